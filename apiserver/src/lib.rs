@@ -1,0 +1,4 @@
+//! The request pipeline of the Kubernetes API over a [`keelson_store::Kv`].
+
+pub mod access;
+pub mod objects;

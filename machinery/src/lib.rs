@@ -1,0 +1,6 @@
+//! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
+//! No I/O, no async; knows nothing of HTTP or the store.
+
+pub mod resource;
+pub mod status;
+pub mod stored;

@@ -1,0 +1,90 @@
+//! The resource table's row: everything that routes, discovery, storage, RBAC and printing derive from.
+
+/// How the objects of a resource are addressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// `/namespaces/{ns}/{resource}/{name}`
+    Namespaced,
+    /// `/{resource}/{name}`
+    Cluster,
+}
+
+/// A subresource that a row serves; `status` and `scale` are generic, others have code of their own in the apiserver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Path segment after the name.
+    pub name: &'static str,
+    /// Group, version and kind of its body as discovery shows it ("" group and version: the resource's own).
+    pub kind: (&'static str, &'static str, &'static str),
+    /// Verbs as discovery shows them.
+    pub verbs: &'static [&'static str],
+}
+
+/// One column of a Table answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Title.
+    pub name: &'static str,
+    /// OpenAPI type: string, integer, date, ...
+    pub kind: &'static str,
+    /// OpenAPI format: name for the first column, "" otherwise.
+    pub format: &'static str,
+    /// Help text.
+    pub description: &'static str,
+    /// 0: always shown; 1: with `-o wide`.
+    pub priority: i32,
+}
+
+/// One built-in resource in one version. Adding a resource is adding a row.
+#[derive(Clone, Copy, Debug)]
+pub struct ResourceDef {
+    /// API group, "" for core.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// Kind; its list is `{kind}List`.
+    pub kind: &'static str,
+    /// Plural, lower case: the path segment.
+    pub plural: &'static str,
+    /// Singular, lower case.
+    pub singular: &'static str,
+    /// Short names for kubectl.
+    pub short_names: &'static [&'static str],
+    /// Categories for kubectl (`all`).
+    pub categories: &'static [&'static str],
+    /// Scope.
+    pub scope: Scope,
+    /// Verbs of the resource itself, sorted, as discovery shows them.
+    pub verbs: &'static [&'static str],
+    /// Subresources.
+    pub subresources: &'static [Subresource],
+    /// Selectable fields beyond metadata.name and metadata.namespace, as field selectors write them.
+    pub selectable_fields: &'static [&'static str],
+    /// Whether updates of the main resource bump metadata.generation (kinds with spec) and keep status.
+    pub has_status: bool,
+}
+
+impl ResourceDef {
+    /// `apiVersion` of its objects.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Store prefix of all its objects: `/registry/<group or core>/<plural>/`. All versions of a group share it.
+    pub fn prefix(&self) -> String {
+        format!("/registry/{}/{}/", if self.group.is_empty() { "core" } else { self.group }, self.plural)
+    }
+
+    /// Store key of one object; `namespace` is ignored for cluster-scoped rows.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        match self.scope {
+            Scope::Namespaced => format!("{}{namespace}/{name}", self.prefix()),
+            Scope::Cluster => format!("{}{name}", self.prefix()),
+        }
+    }
+
+    /// `plural` or `plural.group`, as messages write it.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+}
