@@ -1,8 +1,25 @@
-//! The MVCC state machine and the [`Kv`] trait.
+//! The MVCC state machine on RocksDB, its current state in memory, watches, leases, and the [`Kv`] trait with
+//! its single-member implementation [`LocalKv`].
+//!
+//! Invariants: state changes only by applying [`Command`]s in order, and depends on nothing else (no clock, no
+//! randomness); a revision is published to views before its events reach watchers; history below the compact
+//! revision is never answered, history at or above it always can be.
 
+mod compact;
+mod disk;
+mod error;
+mod generation;
+mod hub;
 pub mod kv;
-pub use kv::*;
+pub mod limits;
+mod machine;
+mod record;
+mod txn;
+mod view;
 
-/// placeholder
-#[derive(Clone)]
-pub struct View;
+pub use error::Fatal;
+pub use kv::*;
+pub use machine::{Entry, Options, StateMachine};
+pub use record::ChainHash;
+pub use txn::check;
+pub use view::{Lease, View};

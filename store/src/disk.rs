@@ -1,0 +1,455 @@
+//! One RocksDB and what is read from it: the state at start, history at past revisions, and events.
+//!
+//! Families: `data` (user key, revision) -> version; `revs` revision -> changed keys and chain hash; `meta`.
+//! Invariant: what history readers need at or above `floor` is in every snapshot taken after they checked
+//! the floor, because the floor rises before anything below it is deleted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
+    Options as DbOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
+};
+
+use crate::limits::{BLOCK_CACHE_BYTES, MAX_OPEN_FILES, WRITE_BUFFER_BYTES};
+use crate::record::{self, RevisionRecord, StateRecord, Version};
+use crate::view::Collector;
+use crate::{Event, EventKind, Fatal, KeyRange, KeyValue, KvError, RangeRequest, RangeResponse, Revision};
+
+/// The column families.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Family {
+    Data,
+    Revs,
+    Meta,
+}
+
+impl Family {
+    const ALL: [Self; 3] = [Self::Data, Self::Revs, Self::Meta];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Revs => "revs",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Removes the directory when it is dropped, if it was superseded.
+struct Dir {
+    path: PathBuf,
+    superseded: AtomicBool,
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if self.superseded.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a superseded state directory");
+        }
+    }
+}
+
+/// An open database. Fields drop in order: first the database closes, then its directory may go.
+pub(crate) struct Disk {
+    db: DB,
+    dir: Dir,
+    wal: bool,
+    /// Nothing below this revision may be read any more.
+    floor: AtomicI64,
+}
+
+impl From<rocksdb::Error> for Fatal {
+    fn from(error: rocksdb::Error) -> Self {
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::Corrupt(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
+fn family_options(cache: &Cache) -> DbOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_block_size(16 * 1024);
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(5);
+    let mut options = DbOptions::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+fn database_options(cache: &Cache) -> DbOptions {
+    let mut options = DbOptions::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1024 * 1024);
+    options.set_paranoid_checks(true);
+    options.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager_with_cache(
+        BLOCK_CACHE_BYTES,
+        false,
+        cache.clone(),
+    ));
+    options
+}
+
+impl Disk {
+    pub fn open(path: &Path, wal: bool) -> Result<Self, Fatal> {
+        std::fs::create_dir_all(path)
+            .map_err(|error| Fatal::Io(format!("cannot create {}: {error}", path.display())))?;
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let options = family_options(&cache);
+        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
+        let db = DB::open_cf_descriptors(&database_options(&cache), path, families)?;
+        let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
+        Ok(Self { db, dir, wal, floor: AtomicI64::new(0) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.dir.path
+    }
+
+    /// Lets the directory be removed once nobody reads it any more.
+    pub fn supersede(&self) {
+        self.dir.superseded.store(true, Ordering::Release);
+    }
+
+    pub fn floor(&self) -> Revision {
+        self.floor.load(Ordering::SeqCst)
+    }
+
+    pub fn raise_floor(&self, revision: Revision) {
+        self.floor.fetch_max(revision, Ordering::SeqCst);
+    }
+
+    pub fn family(&self, family: Family) -> Result<&ColumnFamily, Fatal> {
+        self.db
+            .cf_handle(family.name())
+            .ok_or_else(|| Fatal::Corrupt(format!("column family {} is missing", family.name())))
+    }
+
+    /// Writes a batch. With the log it is durable when this returns (if `sync`), without it after a flush.
+    pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), Fatal> {
+        let mut options = WriteOptions::default();
+        if self.wal {
+            options.set_sync(sync);
+        } else {
+            options.disable_wal(true);
+        }
+        Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    pub fn flush(&self) -> Result<(), Fatal> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let mut families = Vec::new();
+        for family in Family::ALL {
+            families.push(self.family(family)?);
+        }
+        Ok(self.db.flush_cfs_opt(&families, &options)?)
+    }
+
+    pub fn checkpoint(&self, to: &Path) -> Result<(), Fatal> {
+        let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.db)?;
+        Ok(checkpoint.create_checkpoint(to)?)
+    }
+
+    /// The state record that would be found after a crash now.
+    pub fn persisted_state(&self) -> Result<Option<StateRecord>, Fatal> {
+        let mut options = ReadOptions::default();
+        if !self.wal {
+            options.set_read_tier(ReadTier::Persisted);
+        }
+        let record = self.db.get_pinned_cf_opt(self.family(Family::Meta)?, record::STATE_KEY, &options)?;
+        record.map(|record| record::decode_state(&record)).transpose()
+    }
+
+    /// The state record as it is now.
+    pub fn state(&self) -> Result<Option<StateRecord>, Fatal> {
+        let record = self.db.get_pinned_cf(self.family(Family::Meta)?, record::STATE_KEY)?;
+        record.map(|record| record::decode_state(&record)).transpose()
+    }
+
+    /// A pair of numbers from the meta family.
+    pub fn pair(&self, db_key: &[u8]) -> Result<Option<(i64, i64)>, Fatal> {
+        let record = self.db.get_pinned_cf(self.family(Family::Meta)?, db_key)?;
+        record.map(|record| record::decode_pair(db_key, &record)).transpose()
+    }
+
+    /// Bytes of the live table files and write buffers.
+    pub fn size_bytes(&self) -> u64 {
+        let mut sum = 0;
+        for family in Family::ALL {
+            let Ok(handle) = self.family(family) else { continue };
+            for property in ["rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables"] {
+                sum += self.db.property_int_value_cf(handle, property).ok().flatten().unwrap_or(0);
+            }
+        }
+        sum
+    }
+
+    /// The newest version of every living key, in key order.
+    pub fn load_keys(&self, mut each: impl FnMut(KeyValue)) -> Result<(), Fatal> {
+        let snapshot = self.db.snapshot();
+        self.scan(&snapshot, &KeyRange::From(Default::default()), Revision::MAX, |kv| {
+            each(kv);
+            Ok(())
+        })
+    }
+
+    /// Every lease's id, granted and checkpointed TTL.
+    pub fn load_leases(&self) -> Result<Vec<(i64, i64, i64)>, Fatal> {
+        let mut found = Vec::new();
+        let mut cursor = self.db.raw_iterator_cf(self.family(Family::Meta)?);
+        cursor.seek(record::LEASE_PREFIX);
+        while let Some((db_key, value)) = cursor.item() {
+            if !db_key.starts_with(record::LEASE_PREFIX) {
+                break;
+            }
+            let (granted, checkpointed) = record::decode_pair(db_key, value)?;
+            found.push((record::split_lease_key(db_key)?, granted, checkpointed));
+            cursor.next();
+        }
+        cursor.status()?;
+        Ok(found)
+    }
+
+    /// A snapshot in which everything at or above `revision` can be read.
+    fn snapshot_at(&self, revision: Revision) -> Result<Snapshot<'_>, KvError> {
+        let snapshot = self.db.snapshot();
+        let floor = self.floor();
+        if revision < floor { Err(KvError::Compacted(floor)) } else { Ok(snapshot) }
+    }
+
+    /// Answers a range request at a past revision.
+    pub fn query_past(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
+        let snapshot = self.snapshot_at(request.revision)?;
+        let mut collector = Collector::new(request);
+        self.scan(&snapshot, &request.range, request.revision, |kv| {
+            collector.push(&Arc::new(kv));
+            Ok(())
+        })?;
+        Ok(collector.finish())
+    }
+
+    /// Visits the living keys of an interval as they were at `revision`, in key order.
+    fn scan(
+        &self,
+        snapshot: &Snapshot<'_>,
+        range: &KeyRange,
+        revision: Revision,
+        mut each: impl FnMut(KeyValue) -> Result<(), Fatal>,
+    ) -> Result<(), Fatal> {
+        let mut options = ReadOptions::default();
+        match range {
+            KeyRange::Key(key) => {
+                let mut past = record::data_key(key, 0);
+                past.push(0);
+                options.set_iterate_upper_bound(past);
+            }
+            KeyRange::Range(_, end) => options.set_iterate_upper_bound(record::key_prefix(end)),
+            KeyRange::From(_) => {}
+        }
+        let mut cursor = snapshot.raw_iterator_cf_opt(self.family(Family::Data)?, options);
+        cursor.seek(record::key_prefix(range.start()));
+        let mut done: Vec<u8> = Vec::new();
+        while let Some((db_key, value)) = cursor.item() {
+            let (escaped, found) = record::split_data_key(db_key)?;
+            if escaped == done {
+                skip_key(&mut cursor, &done)?;
+                continue;
+            }
+            if found > revision {
+                let mut at = escaped.to_vec();
+                at.extend_from_slice(&(!(revision as u64)).to_be_bytes());
+                cursor.seek(at);
+                continue;
+            }
+            if let Version::Put(kv) = record::decode_version(db_key, value)? {
+                each(kv)?;
+            }
+            done.clear();
+            done.extend_from_slice(escaped);
+            cursor.next();
+        }
+        Ok(cursor.status()?)
+    }
+
+    /// Events of `range` in the revisions from `from` to at most `to`, at most `limit` revisions: the events of
+    /// each revision, and the revision to go on from.
+    pub fn events(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        to: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, Revision), KvError> {
+        let snapshot = self.snapshot_at(from)?;
+        let mut revisions = snapshot.raw_iterator_cf_opt(self.family(Family::Revs)?, ReadOptions::default());
+        revisions.seek(record::revision_key(from));
+        let mut events = Vec::new();
+        let mut next = from;
+        while let Some((db_key, value)) = revisions.item() {
+            let revision = record::split_revision_key(db_key)?;
+            if revision > to || (next - from) as usize >= limit {
+                break;
+            }
+            if revision != next {
+                return Err(Fatal::Corrupt(format!("revision {next} is missing from history")).into());
+            }
+            let RevisionRecord { changes, .. } = record::decode_revision(db_key, value)?;
+            for (kind, key) in changes.into_iter().filter(|(_, key)| range.contains(key)) {
+                events.push(Arc::new(self.event(&snapshot, kind, &key, revision)?));
+            }
+            next = revision + 1;
+            revisions.next();
+        }
+        revisions.status().map_err(Fatal::from)?;
+        if next == from && from <= to {
+            return Err(Fatal::Corrupt(format!("revision {from} is missing from history")).into());
+        }
+        Ok((events, next))
+    }
+
+    fn event(&self, snapshot: &Snapshot<'_>, kind: EventKind, key: &[u8], revision: Revision) -> Result<Event, Fatal> {
+        let mut options = ReadOptions::default();
+        let mut past = record::data_key(key, 0);
+        past.push(0);
+        options.set_iterate_upper_bound(past);
+        let mut cursor = snapshot.raw_iterator_cf_opt(self.family(Family::Data)?, options);
+        let db_key = record::data_key(key, revision);
+        cursor.seek(&db_key);
+        let now = match cursor.item() {
+            Some((found, value)) if found == db_key => record::decode_version(found, value)?,
+            _ => {
+                return Err(Fatal::Corrupt(format!("{} has no version {revision}", key.escape_ascii())));
+            }
+        };
+        cursor.next();
+        let prev = match cursor.item() {
+            Some((found, value)) => record::decode_version(found, value)?,
+            None => Version::Tombstone,
+        };
+        cursor.status()?;
+        let kv = match (kind, now) {
+            (EventKind::Put, Version::Put(kv)) => kv,
+            (EventKind::Delete, Version::Tombstone) => deleted(key, revision),
+            _ => return Err(Fatal::Corrupt(format!("{} has another kind of version {revision}", key.escape_ascii()))),
+        };
+        let prev = match prev {
+            Version::Put(kv) => Some(Arc::new(kv)),
+            Version::Tombstone => None,
+        };
+        Ok(Event { kind, kv: Arc::new(kv), prev, memo: OnceLock::new() })
+    }
+
+    /// The chain hash of a revision whose record is still there.
+    pub fn hash_at(&self, revision: Revision) -> Result<record::ChainHash, KvError> {
+        let db_key = record::revision_key(revision);
+        let found = self.db.get_pinned_cf(self.family(Family::Revs)?, db_key).map_err(Fatal::from)?;
+        match found {
+            Some(value) => Ok(record::decode_revision(&db_key, &value)?.hash),
+            None => Err(KvError::Compacted(self.floor())),
+        }
+    }
+
+    /// One step of forgetting history below `to`: handles revisions from `from` on and returns where to go on.
+    pub fn compact_step(&self, from: Revision, to: Revision, limit: usize) -> Result<Revision, Fatal> {
+        let mut batch = WriteBatch::default();
+        let (data, revs) = (self.family(Family::Data)?, self.family(Family::Revs)?);
+        let mut cursor = self.db.raw_iterator_cf(revs);
+        cursor.seek(record::revision_key(from));
+        let mut next = to;
+        let mut handled = 0;
+        while let Some((db_key, value)) = cursor.item() {
+            let revision = record::split_revision_key(db_key)?;
+            if revision > to || handled >= limit {
+                next = revision.min(to);
+                break;
+            }
+            for (_, key) in record::decode_revision(db_key, value)?.changes {
+                self.drop_superseded(&mut batch, data, &key, to)?;
+            }
+            if revision < to {
+                batch.delete_cf(revs, db_key);
+            }
+            handled += 1;
+            cursor.next();
+        }
+        cursor.status()?;
+        let progress = record::encode_pair(record::COMPACTED_KEY, (next, 0));
+        batch.put_cf(self.family(Family::Meta)?, record::COMPACTED_KEY, progress);
+        self.write(batch, false)?;
+        Ok(next)
+    }
+
+    /// Deletes the versions of a key below the newest one at or below `to`, and that one too if it is a tombstone
+    /// that no watcher from `to` on can ask for.
+    fn drop_superseded(
+        &self,
+        batch: &mut WriteBatch,
+        data: &ColumnFamily,
+        key: &[u8],
+        to: Revision,
+    ) -> Result<(), Fatal> {
+        let mut options = ReadOptions::default();
+        let mut past = record::data_key(key, 0);
+        past.push(0);
+        options.set_iterate_upper_bound(past);
+        let mut cursor = self.db.raw_iterator_cf_opt(data, options);
+        cursor.seek(record::data_key(key, to));
+        let Some((db_key, value)) = cursor.item() else { return Ok(cursor.status()?) };
+        let (_, newest) = record::split_data_key(db_key)?;
+        if newest < to && record::decode_version(db_key, value)? == Version::Tombstone {
+            batch.delete_cf(data, db_key);
+        }
+        cursor.next();
+        while let Some(db_key) = cursor.key() {
+            batch.delete_cf(data, db_key);
+            cursor.next();
+        }
+        Ok(cursor.status()?)
+    }
+}
+
+/// The `kv` of a deletion's event.
+pub(crate) fn deleted(key: &[u8], revision: Revision) -> KeyValue {
+    KeyValue {
+        key: bytes::Bytes::copy_from_slice(key),
+        value: Default::default(),
+        create_revision: 0,
+        mod_revision: revision,
+        version: 0,
+        lease: 0,
+    }
+}
+
+/// Moves past the remaining versions of a key: a few steps, as most keys have few versions, then a seek.
+fn skip_key(cursor: &mut DBRawIterator<'_>, escaped: &[u8]) -> Result<(), Fatal> {
+    const STEPS: usize = 4;
+    for _ in 0..STEPS {
+        cursor.next();
+        match cursor.key() {
+            Some(db_key) if record::split_data_key(db_key)?.0 == escaped => {}
+            _ => return Ok(()),
+        }
+    }
+    let mut past = escaped.to_vec();
+    past.extend_from_slice(&[0xff; 9]);
+    cursor.seek(past);
+    Ok(())
+}

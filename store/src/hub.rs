@@ -1,0 +1,417 @@
+//! Watches: recent events in memory, an index of who wants which, and cursors that fall back to history.
+//!
+//! Invariants: the ring holds every revision from its first to the hub's current one; a watcher's queue holds
+//! whole revisions, all below its `behind` cursor if it has one; a watcher without `behind` has received
+//! everything up to the hub's current revision. Locks are taken hub first, watcher second.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_EVENTS};
+use crate::{Event, KeyRange, KvError, Revision, Watch, WatchBatch, WatchRequest};
+
+/// The events of one revision.
+pub(crate) type RevisionEvents = (Revision, Vec<Arc<Event>>);
+
+type WatcherId = u64;
+
+/// What a watcher is to be told, filled by the hub and drained by its stream.
+#[derive(Default)]
+struct Inbox {
+    queue: VecDeque<Arc<Event>>,
+    /// Set when the queue overflowed or the watch began in the past: read from here.
+    behind: Option<Revision>,
+    /// Answer with an empty batch at this revision if there is nothing newer.
+    progress: Option<Revision>,
+    /// Ends the watch after the queue.
+    end: Option<KvError>,
+}
+
+struct Watcher {
+    id: WatcherId,
+    range: KeyRange,
+    /// First revision wanted (it may lie in the future).
+    start: Revision,
+    inbox: Mutex<Inbox>,
+    waker: AtomicWaker,
+}
+
+impl Watcher {
+    fn deliver(&self, revision: Revision, events: &[Arc<Event>]) {
+        if revision < self.start {
+            return;
+        }
+        let mut inbox = self.inbox.lock();
+        if inbox.behind.is_some() {
+            return;
+        }
+        // A revision's events stay together, even if they alone exceed the queue.
+        if !inbox.queue.is_empty() && inbox.queue.len() + events.len() > WATCH_QUEUE_EVENTS {
+            inbox.behind = Some(revision);
+        } else {
+            inbox.queue.extend(events.iter().cloned());
+        }
+        drop(inbox);
+        self.waker.wake();
+    }
+}
+
+/// Finds the watchers of a key in time proportional to them and to the number of distinct prefix lengths.
+#[derive(Default)]
+struct Index {
+    keys: HashMap<Bytes, Vec<Arc<Watcher>>>,
+    prefixes: HashMap<Bytes, Vec<Arc<Watcher>>>,
+    /// Number of watched prefixes by length.
+    lengths: BTreeMap<usize, usize>,
+    /// Intervals that are not prefixes, looked at one by one.
+    others: Vec<Arc<Watcher>>,
+}
+
+enum Slot<'a> {
+    Key(&'a Bytes),
+    Prefix(&'a Bytes),
+    Other,
+}
+
+fn slot(range: &KeyRange) -> Slot<'_> {
+    match range {
+        KeyRange::Key(key) => Slot::Key(key),
+        KeyRange::Range(start, _) | KeyRange::From(start) if *range == KeyRange::prefix(start.clone()) => {
+            Slot::Prefix(start)
+        }
+        KeyRange::Range(..) | KeyRange::From(_) => Slot::Other,
+    }
+}
+
+impl Index {
+    fn insert(&mut self, watcher: Arc<Watcher>) {
+        match slot(&watcher.range) {
+            Slot::Key(key) => self.keys.entry(key.clone()).or_default().push(watcher.clone()),
+            Slot::Prefix(prefix) => {
+                *self.lengths.entry(prefix.len()).or_default() += 1;
+                self.prefixes.entry(prefix.clone()).or_default().push(watcher.clone());
+            }
+            Slot::Other => self.others.push(watcher),
+        }
+    }
+
+    fn remove(&mut self, watcher: &Watcher) {
+        let same = |other: &Arc<Watcher>| other.id != watcher.id;
+        match slot(&watcher.range) {
+            Slot::Key(key) => remove_from(&mut self.keys, key, watcher.id),
+            Slot::Prefix(prefix) => {
+                remove_from(&mut self.prefixes, prefix, watcher.id);
+                if let Some(count) = self.lengths.get_mut(&prefix.len()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&prefix.len());
+                    }
+                }
+            }
+            Slot::Other => self.others.retain(same),
+        }
+    }
+
+    fn each(&self, key: &[u8], mut visit: impl FnMut(&Arc<Watcher>)) {
+        if let Some(watchers) = self.keys.get(key) {
+            watchers.iter().for_each(&mut visit);
+        }
+        for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
+            if let Some(watchers) = self.prefixes.get(&key[..length]) {
+                watchers.iter().for_each(&mut visit);
+            }
+        }
+        self.others.iter().filter(|watcher| watcher.range.contains(key)).for_each(&mut visit);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.keys.values().chain(self.prefixes.values()).flatten().chain(&self.others)
+    }
+}
+
+fn remove_from(map: &mut HashMap<Bytes, Vec<Arc<Watcher>>>, key: &Bytes, id: WatcherId) {
+    if let Some(watchers) = map.get_mut(key) {
+        watchers.retain(|other| other.id != id);
+        if watchers.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+/// Recent revisions, dense and bounded by bytes.
+struct Ring {
+    revisions: VecDeque<(Vec<Arc<Event>>, usize)>,
+    first: Revision,
+    bytes: usize,
+    limit_bytes: usize,
+}
+
+impl Ring {
+    fn push(&mut self, events: Vec<Arc<Event>>) {
+        let size = |event: &Arc<Event>| {
+            let prev = event.prev.as_ref().map_or(0, |kv| kv.value.len());
+            event.kv.key.len() + event.kv.value.len() + prev + size_of::<Event>()
+        };
+        let bytes = events.iter().map(size).sum();
+        self.bytes += bytes;
+        self.revisions.push_back((events, bytes));
+        while self.bytes > self.limit_bytes
+            && let Some((_, bytes)) = self.revisions.pop_front()
+        {
+            self.bytes -= bytes;
+            self.first += 1;
+        }
+    }
+}
+
+struct State {
+    ring: Ring,
+    index: Index,
+    current: Revision,
+    disk: Arc<Disk>,
+    next_id: WatcherId,
+    watchers: usize,
+    stopped: Option<KvError>,
+}
+
+/// Where events are published and watches are opened.
+#[derive(Clone)]
+pub(crate) struct Hub(Arc<Mutex<State>>);
+
+impl Hub {
+    pub fn new(disk: Arc<Disk>, current: Revision, limit_bytes: usize) -> Self {
+        let ring = Ring { revisions: VecDeque::new(), first: current + 1, bytes: 0, limit_bytes };
+        let index = Index::default();
+        Self(Arc::new(Mutex::new(State { ring, index, current, disk, next_id: 0, watchers: 0, stopped: None })))
+    }
+
+    /// Hands out revisions that views already show, in order.
+    pub fn publish(&self, revisions: Vec<RevisionEvents>) {
+        let mut state = self.0.lock();
+        for (revision, events) in revisions {
+            debug_assert_eq!(revision, state.current + 1, "revisions are dense");
+            state.dispatch(revision, &events);
+            state.ring.push(events);
+            state.current = revision;
+        }
+    }
+
+    /// Asks every watcher that has nothing queued to report the current revision.
+    pub fn progress(&self) {
+        let state = self.0.lock();
+        for watcher in state.index.all() {
+            let mut inbox = watcher.inbox.lock();
+            if inbox.behind.is_none() && watcher.start <= state.current + 1 {
+                inbox.progress = Some(state.current);
+                drop(inbox);
+                watcher.waker.wake();
+            }
+        }
+    }
+
+    /// Goes on with another database at another revision: every watcher continues from history.
+    pub fn replace(&self, disk: Arc<Disk>, current: Revision) {
+        let mut state = self.0.lock();
+        let resume = state.current + 1;
+        for watcher in state.index.all() {
+            let mut inbox = watcher.inbox.lock();
+            let from = resume.max(watcher.start);
+            inbox.progress = None;
+            if current + 1 < resume {
+                inbox.end.get_or_insert(KvError::Compacted(current));
+            } else if inbox.behind.is_none() && from <= current {
+                inbox.behind = Some(from);
+            }
+            drop(inbox);
+            watcher.waker.wake();
+        }
+        state.disk = disk;
+        state.current = current;
+        state.ring.revisions.clear();
+        state.ring.bytes = 0;
+        state.ring.first = current + 1;
+    }
+
+    /// Ends all watches and refuses new ones.
+    pub fn stop(&self, why: &str) {
+        let mut state = self.0.lock();
+        let error = KvError::Stopped(why.to_string());
+        for watcher in state.index.all() {
+            watcher.inbox.lock().end.get_or_insert(error.clone());
+            watcher.waker.wake();
+        }
+        state.stopped.get_or_insert(error);
+    }
+
+    /// Opens a watch.
+    pub fn watch(&self, request: WatchRequest) -> Result<Watch, KvError> {
+        let mut state = self.0.lock();
+        if let Some(error) = &state.stopped {
+            return Err(error.clone());
+        }
+        if state.watchers >= MAX_WATCHERS {
+            return Err(KvError::Overloaded);
+        }
+        let start = if request.start_revision <= 0 { state.current + 1 } else { request.start_revision };
+        let floor = state.disk.floor();
+        if start < floor {
+            return Err(KvError::Compacted(floor));
+        }
+        let behind = (start <= state.current).then_some(start);
+        state.next_id += 1;
+        let watcher = Arc::new(Watcher {
+            id: state.next_id,
+            range: request.range,
+            start,
+            inbox: Mutex::new(Inbox { behind, ..Inbox::default() }),
+            waker: AtomicWaker::new(),
+        });
+        state.watchers += 1;
+        state.index.insert(watcher.clone());
+        Ok(Box::pin(Cursor { hub: self.clone(), watcher, ended: false }))
+    }
+}
+
+impl State {
+    fn dispatch(&self, revision: Revision, events: &[Arc<Event>]) {
+        if let [event] = events {
+            self.index.each(&event.kv.key, |watcher| watcher.deliver(revision, events));
+            return;
+        }
+        let mut wanted: HashMap<WatcherId, (Arc<Watcher>, Vec<Arc<Event>>)> = HashMap::new();
+        for event in events {
+            self.index.each(&event.kv.key, |watcher| {
+                let entry = wanted.entry(watcher.id).or_insert_with(|| (watcher.clone(), Vec::new()));
+                entry.1.push(event.clone());
+            });
+        }
+        for (watcher, events) in wanted.values() {
+            watcher.deliver(revision, events);
+        }
+    }
+}
+
+/// What a step of catching up found.
+enum Caught {
+    /// Events of whole revisions up to the revision.
+    Batch(WatchBatch),
+    /// Nothing of interest in this step; there is more to read.
+    Nothing,
+    /// The watcher receives live events again.
+    Live,
+}
+
+/// The stream side of a watcher.
+struct Cursor {
+    hub: Hub,
+    watcher: Arc<Watcher>,
+    ended: bool,
+}
+
+impl Cursor {
+    /// Takes what is queued.
+    fn drain(&self) -> Option<Result<WatchBatch, KvError>> {
+        let mut inbox = self.watcher.inbox.lock();
+        if !inbox.queue.is_empty() {
+            inbox.progress = None;
+            let events: Vec<_> = inbox.queue.drain(..).collect();
+            let revision = events.last().map_or(0, |event| event.kv.mod_revision);
+            return Some(Ok(WatchBatch { revision, events }));
+        }
+        if let Some(error) = inbox.end.clone() {
+            return Some(Err(error));
+        }
+        if inbox.behind.is_some() {
+            return None;
+        }
+        inbox.progress.take().map(|revision| Ok(WatchBatch { revision, events: Vec::new() }))
+    }
+
+    /// Reads one step from the ring or from history, if the watcher is behind.
+    fn catch_up(&self) -> Result<Caught, KvError> {
+        let state = self.hub.0.lock();
+        let mut inbox = self.watcher.inbox.lock();
+        let Some(from) = inbox.behind else { return Ok(Caught::Live) };
+        if from > state.current {
+            inbox.behind = None;
+            return Ok(Caught::Live);
+        }
+        if from >= state.ring.first {
+            let skip = (from - state.ring.first) as usize;
+            let mut events = Vec::new();
+            let mut next = from;
+            for (revision, _) in state.ring.revisions.iter().skip(skip).take(WATCH_CATCH_UP_REVISIONS) {
+                events.extend(revision.iter().filter(|event| self.watcher.range.contains(&event.kv.key)).cloned());
+                next += 1;
+            }
+            inbox.behind = (next <= state.current).then_some(next);
+            return Ok(caught(events, next, inbox.behind.is_none()));
+        }
+        let (disk, to) = (state.disk.clone(), state.current);
+        drop(inbox);
+        drop(state);
+        let (events, next) = disk.events(&self.watcher.range, from, to, WATCH_CATCH_UP_REVISIONS)?;
+        // The hub changes `behind` only where it is not set, so it is still `from`.
+        self.watcher.inbox.lock().behind = Some(next);
+        Ok(caught(events, next, false))
+    }
+}
+
+fn caught(events: Vec<Arc<Event>>, next: Revision, live: bool) -> Caught {
+    match (events.is_empty(), live) {
+        (false, _) => Caught::Batch(WatchBatch { revision: next - 1, events }),
+        (true, true) => Caught::Live,
+        (true, false) => Caught::Nothing,
+    }
+}
+
+impl Stream for Cursor {
+    type Item = Result<WatchBatch, KvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.watcher.waker.register(context.waker());
+        if let Some(item) = self.drain() {
+            self.ended = item.is_err();
+            return Poll::Ready(Some(item));
+        }
+        match self.catch_up() {
+            Ok(Caught::Batch(batch)) => Poll::Ready(Some(Ok(batch))),
+            Ok(Caught::Nothing) => {
+                // Lets other tasks run between steps.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            // Events may have arrived between the two locks.
+            Ok(Caught::Live) => match self.drain() {
+                Some(item) => {
+                    self.ended = item.is_err();
+                    Poll::Ready(Some(item))
+                }
+                None => Poll::Pending,
+            },
+            Err(error) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        let mut state = self.hub.0.lock();
+        state.index.remove(&self.watcher);
+        state.watchers -= 1;
+    }
+}
