@@ -1,2 +1,39 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: the developer's commands. A command is a row in [`Command`] and a file.
+//!
+//! Invariant: this crate does not depend on RocksDB, so that it builds on a machine where nothing is set up yet.
+
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of Keelson.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building needs and prepare the prebuilt RocksDB archive (once per machine)
+    Setup,
+    /// Check crate arrows, file headers and function lengths
+    Tidy,
+    /// Set up, then run all tests
+    Test,
+    /// What CI runs: setup, fmt, clippy, tidy, deny, tests
+    Ci,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Setup => setup::run(),
+        Command::Tidy => tidy::run(),
+        Command::Test => test::run_tests(),
+        Command::Ci => test::ci(),
+    }
+}

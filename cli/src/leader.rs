@@ -1,0 +1,91 @@
+//! Fenced leadership: runs the controllers and the scheduler on the member that leads the Raft group.
+//!
+//! Invariant: a component runs with a [`Fence`] whose store key was created by this member after it became the leader.
+//! A new leader deletes the old key first, so every write of a deposed leader fails its comparison, however late it comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use keelson_client::Fence;
+use keelson_store::{Compare, DeleteRequest, Kv, KvError, KeyRange, LeaseId, Op, PutRequest, Txn};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// The lease's time to live in seconds: the longest that the key outlives a leader that vanished.
+const LEASE_TTL_SECONDS: i64 = 10;
+/// How often it is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+/// Pause after a failed attempt to take the key.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What runs while this member leads; it must end when the token is cancelled.
+pub type Task = Box<dyn Fn(Fence, CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Runs `task` whenever this member leads, until `stop` is cancelled.
+pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task, stop: CancellationToken) {
+    let mut leadership = kv.leadership();
+    let mut leads = false;
+    while !stop.is_cancelled() {
+        if !leads {
+            tokio::select! {
+                next = leadership.next() => match next { Some(now) => leads = now, None => return },
+                () = stop.cancelled() => return,
+            }
+            continue;
+        }
+        let (fence, lease) = match take(kv.as_ref(), name, &holder).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                warn!(component = name, %error, "cannot take the leader key yet");
+                tokio::select! {
+                    next = leadership.next() => match next { Some(now) => leads = now, None => return },
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                    () = stop.cancelled() => return,
+                }
+                continue;
+            }
+        };
+        info!(component = name, "leading");
+        let running = stop.child_token();
+        let mut work = tokio::spawn(task(fence, running.clone()));
+        loop {
+            tokio::select! {
+                next = leadership.next() => {
+                    leads = next.unwrap_or(false);
+                    if !leads { break }
+                }
+                () = tokio::time::sleep(RENEW_INTERVAL) => {
+                    if let Err(error) = kv.lease_keep_alive(lease).await {
+                        warn!(component = name, %error, "lost the leader lease");
+                        break;
+                    }
+                }
+                _ = &mut work => break,
+                () = stop.cancelled() => break,
+            }
+        }
+        running.cancel();
+        if !work.is_finished() {
+            work.abort();
+        }
+        info!(component = name, "no longer leading");
+    }
+}
+
+/// Creates the leader key anew; its create revision is the fence.
+async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId), KvError> {
+    let key = Bytes::from(format!("/keelson/leader/{name}"));
+    let lease = kv.lease_grant(0, LEASE_TTL_SECONDS).await?;
+    let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(key.clone()), prev_kv: false });
+    kv.txn(Txn { success: vec![delete], ..Txn::default() }).await?;
+    let put = Op::Put(PutRequest { lease, ..PutRequest::new(key.clone(), holder.to_owned()) });
+    let created =
+        kv.txn(Txn { compare: vec![Compare::create_revision(key.clone(), 0)], success: vec![put], failure: vec![] }).await?;
+    if !created.succeeded {
+        return Err(KvError::Unavailable("another member took the leader key".into()));
+    }
+    Ok((Fence { key, create_revision: created.revision }, lease))
+}

@@ -1,0 +1,58 @@
+//! Running other programs, and finding the repository.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The root of the checkout.
+pub fn repository() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(PathBuf::from).unwrap_or(manifest)
+}
+
+/// What Keelson keeps per machine outside checkouts: `$KEELSON_CACHE`, or `~/.cache/keelson`.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("KEELSON_CACHE") {
+        return Ok(dir.into());
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set: set it, or KEELSON_CACHE")?;
+    Ok(PathBuf::from(home).join(".cache/keelson"))
+}
+
+/// A command that runs in the checkout.
+pub fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(repository());
+    command
+}
+
+/// A step shown to the person who waits.
+pub fn step(text: &str) {
+    println!("==> {text}");
+}
+
+/// Runs a command with its output shown; an error names it.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}");
+    let status = command.status().with_context(|| format!("cannot start {shown}"))?;
+    if !status.success() {
+        bail!("{shown} failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it prints.
+pub fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let output = command.output().with_context(|| format!("cannot start {shown}"))?;
+    if !output.status.success() {
+        bail!("{shown} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether this process may install packages and make network namespaces.
+pub fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
+}
