@@ -458,6 +458,9 @@ pub trait Kv: Send + Sync + 'static {
     /// Opens a watch on this member.
     fn watch(&self, request: WatchRequest) -> Result<Watch, KvError>;
 
+    /// Makes every idle watch on this member yield an empty batch at the current revision, soon.
+    fn progress(&self);
+
     /// Forgets history below `revision`.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>>;
 

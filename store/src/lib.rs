@@ -6,12 +6,16 @@
 //! revision is never answered, history at or above it always can be.
 
 mod compact;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod disk;
 mod error;
 mod generation;
 mod hub;
 pub mod kv;
+mod lease;
 pub mod limits;
+mod local;
 mod machine;
 mod record;
 mod txn;
@@ -19,6 +23,8 @@ mod view;
 
 pub use error::Fatal;
 pub use kv::*;
+pub use lease::{CHECKPOINT_INTERVAL_MILLIS, Clock, Due, LeaseClock, MonotonicClock};
+pub use local::{LocalKv, choose_lease_id};
 pub use machine::{Entry, Options, StateMachine};
 pub use record::ChainHash;
 pub use txn::check;

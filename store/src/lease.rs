@@ -1,0 +1,166 @@
+//! When leases expire. The state machine knows durations only; the member that leads keeps their deadlines here.
+//!
+//! Invariant: a lease is never reported as expired before its TTL has passed since it was granted, renewed, or
+//! taken over by this leader with what its checkpoint left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::{KvError, Lease, LeaseId, LeaseStatus, View};
+
+/// How often the remaining time of a long lease is recorded.
+pub const CHECKPOINT_INTERVAL_MILLIS: u64 = 300_000;
+/// Most leases reported as expired by one tick.
+pub const EXPIRED_PER_TICK_LEASES: usize = 1_000;
+/// How long an expired lease is not reported again, while its revocation is under way.
+const REVOKE_RETRY_MILLIS: u64 = 3_000;
+
+/// A clock that never goes back.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since an arbitrary point.
+    fn now_millis(&self) -> u64;
+}
+
+/// The machine's monotonic clock.
+#[derive(Debug)]
+pub struct MonotonicClock(Instant);
+
+impl Default for MonotonicClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for MonotonicClock {
+    fn now_millis(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+struct Deadline {
+    expires: u64,
+    checkpoint: u64,
+    /// Renewed after a checkpoint: that checkpoint must be taken back.
+    stale_checkpoint: bool,
+    /// Not to be reported as expired before this.
+    quiet_until: u64,
+}
+
+/// What is due now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Leases to revoke.
+    pub expired: Vec<LeaseId>,
+    /// Remaining seconds to record; 0 takes an earlier record back.
+    pub checkpoints: Vec<(LeaseId, i64)>,
+}
+
+/// Deadlines of all leases while this member leads.
+pub struct LeaseClock {
+    clock: Arc<dyn Clock>,
+    deadlines: Mutex<Option<HashMap<LeaseId, Deadline>>>,
+}
+
+fn millis(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+}
+
+fn seconds(millis: u64) -> i64 {
+    i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
+impl Deadline {
+    fn new(now: u64, remaining: i64) -> Self {
+        Self {
+            expires: now.saturating_add(millis(remaining)),
+            checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MILLIS),
+            stale_checkpoint: false,
+            quiet_until: 0,
+        }
+    }
+}
+
+impl LeaseClock {
+    /// A clock that does not lead yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, deadlines: Mutex::new(None) }
+    }
+
+    /// Begins to lead: each lease has what its checkpoint left, or all of its TTL, and `grace_millis` for the time
+    /// in which nobody could renew it.
+    pub fn lead(&self, view: &View, grace_millis: u64) {
+        let now = self.clock.now_millis().saturating_add(grace_millis);
+        let take_over = |lease: &Arc<Lease>| {
+            let left = if lease.checkpointed_ttl > 0 { lease.checkpointed_ttl } else { lease.granted_ttl };
+            (lease.id, Deadline::new(now, left))
+        };
+        *self.deadlines.lock() = Some(view.leases().map(take_over).collect());
+    }
+
+    /// Stops to lead: nothing expires here any more.
+    pub fn resign(&self) {
+        *self.deadlines.lock() = None;
+    }
+
+    /// Renews a lease and returns its TTL. Refused when this member does not lead or the lease has expired.
+    pub fn renew(&self, view: &View, id: LeaseId) -> Result<i64, KvError> {
+        let now = self.clock.now_millis();
+        let mut deadlines = self.deadlines.lock();
+        let Some(deadlines) = deadlines.as_mut() else { return Err(not_leading()) };
+        let lease = view.lease(id).ok_or(KvError::LeaseNotFound)?;
+        if deadlines.get(&id).is_some_and(|deadline| deadline.expires <= now) {
+            return Err(KvError::LeaseNotFound);
+        }
+        let stale_checkpoint = lease.checkpointed_ttl > 0;
+        deadlines.insert(id, Deadline { stale_checkpoint, ..Deadline::new(now, lease.granted_ttl) });
+        Ok(lease.granted_ttl)
+    }
+
+    /// A lease as seen from outside. Refused when this member does not lead.
+    pub fn status(&self, view: &View, id: LeaseId) -> Result<LeaseStatus, KvError> {
+        let now = self.clock.now_millis();
+        let deadlines = self.deadlines.lock();
+        let Some(deadlines) = deadlines.as_ref() else { return Err(not_leading()) };
+        let lease = view.lease(id).ok_or(KvError::LeaseNotFound)?;
+        let left = deadlines.get(&id).map_or(lease.granted_ttl, |found| seconds(found.expires.saturating_sub(now)));
+        Ok(LeaseStatus {
+            id,
+            granted_ttl: lease.granted_ttl,
+            remaining_ttl: left,
+            keys: lease.keys().cloned().collect(),
+        })
+    }
+
+    /// What is due now; to be called a few times per second with the current view. Leases granted since the last
+    /// call begin to run, revoked ones are forgotten.
+    pub fn tick(&self, view: &View) -> Due {
+        let now = self.clock.now_millis();
+        let mut guard = self.deadlines.lock();
+        let mut due = Due::default();
+        let Some(deadlines) = guard.as_mut() else { return due };
+        deadlines.retain(|id, _| view.lease(*id).is_some());
+        for lease in view.leases() {
+            let deadline = deadlines.entry(lease.id).or_insert_with(|| Deadline::new(now, lease.granted_ttl));
+            if deadline.expires <= now {
+                if deadline.quiet_until <= now && due.expired.len() < EXPIRED_PER_TICK_LEASES {
+                    deadline.quiet_until = now.saturating_add(REVOKE_RETRY_MILLIS);
+                    due.expired.push(lease.id);
+                }
+            } else if deadline.stale_checkpoint {
+                deadline.stale_checkpoint = false;
+                due.checkpoints.push((lease.id, 0));
+            } else if deadline.checkpoint <= now {
+                deadline.checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MILLIS);
+                due.checkpoints.push((lease.id, seconds(deadline.expires - now)));
+            }
+        }
+        due
+    }
+}
+
+fn not_leading() -> KvError {
+    KvError::Unavailable("this member does not keep the leases' time".into())
+}

@@ -1,0 +1,254 @@
+//! A [`Kv`] of one member: the state machine, one writer thread that commits groups with one sync, and one thread
+//! that revokes expired leases.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+
+use crate::limits::{LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_REQUESTS};
+use crate::{
+    Applied, Clock, Command, Entry, Fatal, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
+    Options, RangeRequest, RangeResponse, Revision, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest,
+};
+
+const LEASE_TICK: Duration = Duration::from_millis(500);
+
+type Answer = Result<Applied, KvError>;
+
+struct Request {
+    command: Command,
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// A single-member store. Every acknowledged write is synced to RocksDB's log.
+pub struct LocalKv {
+    machine: Arc<StateMachine>,
+    leases: Arc<LeaseClock>,
+    requests: Option<SyncSender<Request>>,
+    stop_ticking: Option<SyncSender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl LocalKv {
+    /// Opens or creates the store in `dir`, on the machine's clock.
+    pub fn open(dir: &Path) -> Result<Self, Fatal> {
+        Self::open_with(dir, Options::default(), Arc::new(MonotonicClock::default()))
+    }
+
+    /// Opens or creates the store in `dir`. `options.wal` is always on here.
+    pub fn open_with(dir: &Path, options: Options, clock: Arc<dyn Clock>) -> Result<Self, Fatal> {
+        let machine = Arc::new(StateMachine::open(dir, Options { wal: true, ..options })?);
+        let leases = Arc::new(LeaseClock::new(clock));
+        leases.lead(&machine.view(), 0);
+        let (requests, received) = sync_channel(LOCAL_QUEUE_REQUESTS);
+        let (stop_ticking, stopped) = sync_channel(1);
+        let writer = spawn("store-write", {
+            let machine = machine.clone();
+            move || write(&machine, &received)
+        })?;
+        let ticker = spawn("store-leases", {
+            let (machine, leases, requests) = (machine.clone(), leases.clone(), requests.clone());
+            move || tick(&machine, &leases, &requests, &stopped)
+        })?;
+        let (requests, stop_ticking) = (Some(requests), Some(stop_ticking));
+        Ok(Self { machine, leases, requests, stop_ticking, threads: vec![ticker, writer] })
+    }
+
+    /// The state machine underneath.
+    pub fn machine(&self) -> &Arc<StateMachine> {
+        &self.machine
+    }
+
+    fn submit(&self, command: Command) -> BoxFuture<'_, Answer> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request { command, answer: Some(answer) };
+        let sent = match &self.requests {
+            None => Err(stopped()),
+            Some(requests) => requests.try_send(request).map_err(|error| match error {
+                TrySendError::Full(_) => KvError::Overloaded,
+                TrySendError::Disconnected(_) => stopped(),
+            }),
+        };
+        async move {
+            sent?;
+            answered.await.map_err(|_| stopped())?
+        }
+        .boxed()
+    }
+
+    fn submit_unit(&self, command: Command) -> BoxFuture<'_, Result<(), KvError>> {
+        let answer = self.submit(command);
+        async move { answer.await.map(|_| ()) }.boxed()
+    }
+}
+
+impl Drop for LocalKv {
+    fn drop(&mut self) {
+        self.stop_ticking = None;
+        self.requests = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        self.machine.stop("the store is closed");
+    }
+}
+
+fn stopped() -> KvError {
+    KvError::Stopped("the store's writer has stopped".into())
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fatal> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|error| Fatal::Io(format!("cannot start thread {name}: {error}")))
+}
+
+/// The writer: takes what has queued up, applies it as one batch, answers.
+fn write(machine: &StateMachine, received: &Receiver<Request>) {
+    while let Ok(first) = received.recv() {
+        let mut answers = vec![first.answer];
+        let mut index = machine.applied().0 + 1;
+        let mut entries = vec![Entry { index, meta: Bytes::new(), command: Some(first.command) }];
+        while entries.len() < LOCAL_BATCH_COMMANDS
+            && let Ok(next) = received.try_recv()
+        {
+            index += 1;
+            answers.push(next.answer);
+            entries.push(Entry { index, meta: Bytes::new(), command: Some(next.command) });
+        }
+        match machine.apply(&entries) {
+            Ok(results) => {
+                for (answer, result) in answers.into_iter().zip(results) {
+                    reply(answer, result);
+                }
+            }
+            Err(fatal) => {
+                for answer in answers {
+                    reply(answer, Err(fatal.clone().into()));
+                }
+            }
+        }
+    }
+}
+
+fn reply(answer: Option<oneshot::Sender<Answer>>, result: Answer) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _ = answer.send(result);
+    }
+}
+
+/// Revokes expired leases and records the remaining time of long ones.
+fn tick(machine: &StateMachine, leases: &LeaseClock, requests: &SyncSender<Request>, stopped: &Receiver<()>) {
+    while stopped.recv_timeout(LEASE_TICK) == Err(RecvTimeoutError::Timeout) {
+        let due = leases.tick(&machine.view());
+        let mut commands: Vec<_> = due.expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect();
+        if !due.checkpoints.is_empty() {
+            commands.push(Command::LeaseCheckpoint(due.checkpoints));
+        }
+        for command in commands {
+            // When the queue is full the next tick tries again.
+            let _ = requests.try_send(Request { command, answer: None });
+        }
+    }
+}
+
+impl Kv for LocalKv {
+    fn view(&self) -> View {
+        self.machine.view()
+    }
+
+    fn barrier(&self) -> BoxFuture<'_, Result<Revision, KvError>> {
+        futures::future::ready(Ok(self.machine.view().revision())).boxed()
+    }
+
+    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
+        self.machine.view().query(request)
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+        let answer = match crate::check(&txn) {
+            Ok(()) => self.submit(Command::Txn(txn)),
+            Err(error) => futures::future::ready(Err(error)).boxed(),
+        };
+        async move {
+            match answer.await? {
+                Applied::Txn(response) => Ok(response),
+                Applied::Done(_) => Err(KvError::Stopped("a transaction got another command's answer".into())),
+            }
+        }
+        .boxed()
+    }
+
+    fn watch(&self, request: WatchRequest) -> Result<Watch, KvError> {
+        self.machine.watch(request)
+    }
+
+    fn progress(&self) {
+        self.machine.progress();
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
+        self.submit_unit(Command::Compact(revision))
+    }
+
+    fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>> {
+        async move {
+            let chosen = if id == 0 { choose_lease_id(&self.machine.view()) } else { id };
+            self.submit(Command::LeaseGrant { id: chosen, ttl }).await?;
+            Ok(chosen)
+        }
+        .boxed()
+    }
+
+    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        self.submit_unit(Command::LeaseRevoke { id })
+    }
+
+    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {
+        futures::future::ready(self.leases.renew(&self.machine.view(), id)).boxed()
+    }
+
+    fn lease_status(&self, id: LeaseId) -> BoxFuture<'_, Result<LeaseStatus, KvError>> {
+        futures::future::ready(self.leases.status(&self.machine.view(), id)).boxed()
+    }
+
+    fn leases(&self) -> Vec<LeaseId> {
+        self.machine.view().leases().map(|lease| lease.id).collect()
+    }
+
+    fn status(&self) -> KvStatus {
+        let view = self.machine.view();
+        KvStatus {
+            is_leader: true,
+            applied_index: view.applied_index(),
+            revision: view.revision(),
+            db_size: self.machine.size_bytes(),
+            ..KvStatus::default()
+        }
+    }
+
+    fn leadership(&self) -> Pin<Box<dyn Stream<Item = bool> + Send>> {
+        futures::stream::once(futures::future::ready(true)).chain(futures::stream::pending()).boxed()
+    }
+}
+
+/// A random positive id that is free in `view`, seeded by the operating system.
+pub fn choose_lease_id(view: &View) -> LeaseId {
+    loop {
+        let id = (RandomState::new().build_hasher().finish() >> 1) as LeaseId;
+        if id != 0 && view.lease(id).is_none() {
+            return id;
+        }
+    }
+}
