@@ -1,6 +1,10 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod decode;
+pub mod names;
 pub mod resource;
+pub mod resources;
+pub mod selector;
 pub mod status;
 pub mod stored;

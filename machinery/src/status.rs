@@ -69,3 +69,195 @@ impl std::fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
+
+/// The kind of the object that a refusal is.
+const KIND: &str = "Status";
+
+impl Status {
+    fn failure(code: u16, reason: &str, message: impl Into<String>) -> Self {
+        Self { status: "Failure".into(), message: message.into(), reason: reason.into(), details: None, code }
+    }
+
+    fn with_details(mut self, group: &str, kind: &str, name: &str) -> Self {
+        self.details =
+            Some(Box::new(Details { name: name.into(), group: group.into(), kind: kind.into(), ..Details::default() }));
+        self
+    }
+
+    /// The answer to a delete that is done: names what was deleted.
+    pub fn deleted(group: &str, plural: &str, name: &str, uid: &str) -> Self {
+        let mut status =
+            Self { status: "Success".into(), code: 200, ..Self::default() }.with_details(group, plural, name);
+        if let Some(details) = &mut status.details {
+            details.uid = uid.into();
+        }
+        status
+    }
+
+    /// 404 for an object.
+    pub fn not_found(group: &str, plural: &str, name: &str) -> Self {
+        Self::failure(404, "NotFound", format!("{} {name:?} not found", qualified(plural, group)))
+            .with_details(group, plural, name)
+    }
+
+    /// 404 for a path.
+    pub fn no_such_path() -> Self {
+        let mut status = Self::failure(404, "NotFound", "the server could not find the requested resource");
+        status.details = Some(Box::default());
+        status
+    }
+
+    /// 409 for a create of what exists.
+    pub fn already_exists(group: &str, plural: &str, name: &str) -> Self {
+        Self::failure(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(plural, group)))
+            .with_details(group, plural, name)
+    }
+
+    /// 409 with a reason.
+    pub fn conflict(group: &str, plural: &str, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(plural, group));
+        Self::failure(409, "Conflict", message).with_details(group, plural, name)
+    }
+
+    /// 409 because another writer came first.
+    pub fn modified(group: &str, plural: &str, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(group, plural, name, why)
+    }
+
+    /// 422 with causes.
+    pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
+        let errors: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let list = match &errors[..] {
+            [] => String::new(),
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let mut status =
+            Self::failure(422, "Invalid", format!("{} {name:?} is invalid: {list}", qualified(kind, group)))
+                .with_details(group, kind, name);
+        if let Some(details) = &mut status.details {
+            details.causes = causes;
+        }
+        status
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::failure(400, "BadRequest", message)
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::failure(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 403 for a resource; `group`, `plural` and `name` may be empty.
+    pub fn forbidden(group: &str, plural: &str, name: &str, why: &str) -> Self {
+        let what = qualified(plural, group);
+        let message = match (plural.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {why}"),
+            (false, true) => format!("{what} is forbidden: {why}"),
+            (false, false) => format!("{what} {name:?} is forbidden: {why}"),
+        };
+        Self::failure(403, "Forbidden", message).with_details(group, plural, name)
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        let mut status =
+            Self::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        status.details = Some(Box::default());
+        status
+    }
+
+    /// 406.
+    pub fn not_acceptable(accepted: &str) -> Self {
+        let message = format!("only the following media types are accepted: {accepted}");
+        Self::failure(406, "NotAcceptable", message)
+    }
+
+    /// 415.
+    pub fn unsupported_media_type(accepted: &str) -> Self {
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+        Self::failure(415, "UnsupportedMediaType", message)
+    }
+
+    /// 413.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::failure(413, "RequestEntityTooLarge", message)
+    }
+
+    /// 410: the resource version is compacted.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::failure(410, "Expired", message)
+    }
+
+    /// 500.
+    pub fn internal(why: &str) -> Self {
+        let mut status = Self::failure(500, "InternalError", format!("Internal error occurred: {why}"));
+        let cause = Cause { message: why.into(), ..Cause::default() };
+        status.details = Some(Box::new(Details { causes: vec![cause], ..Details::default() }));
+        status
+    }
+
+    /// 503.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::failure(503, "ServiceUnavailable", message)
+    }
+
+    /// 504.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::failure(504, "Timeout", message)
+    }
+
+    /// 429.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i32) -> Self {
+        let mut status = Self::failure(429, "TooManyRequests", message);
+        status.details = Some(Box::new(Details { retry_after_seconds, ..Details::default() }));
+        status
+    }
+
+    /// The JSON that is sent: with kind, apiVersion and metadata.
+    pub fn to_value(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["kind"] = KIND.into();
+        value["apiVersion"] = "v1".into();
+        value["metadata"] = serde_json::json!({});
+        value
+    }
+}
+
+impl Cause {
+    /// A field that must be set.
+    pub fn required(field: impl Into<String>, detail: &str) -> Self {
+        let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+        Self { reason: "FieldValueRequired".into(), message, field: field.into() }
+    }
+
+    /// A value that is not allowed there.
+    pub fn invalid(field: impl Into<String>, value: &serde_json::Value, detail: &str) -> Self {
+        Self {
+            reason: "FieldValueInvalid".into(),
+            message: format!("Invalid value: {value}: {detail}"),
+            field: field.into(),
+        }
+    }
+
+    /// A value outside a fixed set; `supported` in the order in which it is shown.
+    pub fn not_supported(field: impl Into<String>, value: &serde_json::Value, supported: &[&str]) -> Self {
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
+        Self { reason: "FieldValueNotSupported".into(), message, field: field.into() }
+    }
+
+    /// Something that may not be set.
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+        Self { reason: "FieldValueForbidden".into(), message: format!("Forbidden: {detail}"), field: field.into() }
+    }
+}
+
+fn qualified(plural: &str, group: &str) -> String {
+    if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
+}

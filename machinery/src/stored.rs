@@ -1,10 +1,19 @@
 //! A stored object: a small decoded head (for selectors, indexes, watches) and the canonical JSON, as one byte string.
 //!
-//! Layout: version byte 1; u32 LE head length; head; JSON. The JSON has sorted keys and no
-//! `metadata.resourceVersion`: the revision is spliced in at `Head::splice` when the object is served.
-//! Invariant: `encode` then `Stored::parse` gives the same head and JSON; a value that is not of this form is refused.
+//! Layout: version byte 1; u32 LE length of the head; head; JSON. The head is a list of u32-LE-length-prefixed strings
+//! with u32 LE counts before lists. The JSON has sorted keys and no `metadata.resourceVersion`: the revision is spliced
+//! in at [`Head::splice`] when the object is served.
+//! Invariant: [`encode`] then [`Stored::parse`] gives the same head and JSON; a value of another form is refused.
 
 use bytes::Bytes;
+use serde_json::Value;
+
+use crate::resource::ResourceDef;
+
+/// First byte of every stored value.
+const VERSION: u8 = 1;
+/// Where the metadata's first key begins.
+const METADATA: &[u8] = b"\"metadata\":{";
 
 /// What selectors and indexes need to know of an object without parsing it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +34,13 @@ pub struct Head {
     pub splice: u32,
 }
 
+impl Head {
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok().map(|i| self.labels[i].1.as_str())
+    }
+}
+
 /// A stored value, split; both parts share the value's memory.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -32,4 +48,234 @@ pub struct Stored {
     pub head: Head,
     /// The JSON without resource version.
     pub json: Bytes,
+}
+
+/// Why a value is not a stored object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a stored object (version, length or text is wrong)")]
+pub struct Malformed;
+
+/// Encodes an object for the store. `metadata.resourceVersion` is left out; `selectable` are the values of the row's
+/// selectable fields ([`crate::selector::fields_of`]).
+pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
+    let mut object = std::borrow::Cow::Borrowed(object);
+    if object["metadata"].get("resourceVersion").is_some() {
+        object.to_mut()["metadata"].as_object_mut().ok_or(Malformed)?.remove("resourceVersion");
+    }
+    let json = serde_json::to_vec(&*object).map_err(|_| Malformed)?;
+    let head = head_of(def, &object, &json)?;
+    let mut out = Vec::with_capacity(json.len() + 256);
+    out.extend([VERSION, 0, 0, 0, 0]);
+    for text in [&head.namespace, &head.name, &head.uid] {
+        put(&mut out, text);
+    }
+    put_count(&mut out, head.labels.len());
+    for (key, value) in &head.labels {
+        put(&mut out, key);
+        put(&mut out, value);
+    }
+    for list in [&head.owners, &head.fields] {
+        put_count(&mut out, list.len());
+        for text in list {
+            put(&mut out, text);
+        }
+    }
+    put_count(&mut out, head.splice as usize);
+    let length = u32::try_from(out.len() - 5).map_err(|_| Malformed)?;
+    out[1..5].copy_from_slice(&length.to_le_bytes());
+    out.extend(json);
+    Ok(out.into())
+}
+
+fn head_of(def: &ResourceDef, object: &Value, json: &[u8]) -> Result<Head, Malformed> {
+    let metadata = object["metadata"].as_object().ok_or(Malformed)?;
+    let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let splice = splice_offset(json).ok_or(Malformed)?;
+    Ok(Head {
+        namespace: text("namespace"),
+        name: text("name"),
+        uid: text("uid"),
+        labels: metadata
+            .get("labels")
+            .and_then(Value::as_object)
+            .map(|m| m.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect())
+            .unwrap_or_default(),
+        owners: metadata
+            .get("ownerReferences")
+            .and_then(Value::as_array)
+            .map(|l| l.iter().map(|o| o["uid"].as_str().unwrap_or_default().to_owned()).collect())
+            .unwrap_or_default(),
+        fields: crate::selector::fields_of(def, object),
+        splice,
+    })
+}
+
+/// Offset after the top-level `"metadata":{`: strings and nesting are followed, so the same text inside a value does not
+/// mislead.
+fn splice_offset(json: &[u8]) -> Option<u32> {
+    let (mut depth, mut in_string, mut escaped) = (0_u32, false, false);
+    for (i, &byte) in json.iter().enumerate() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => {
+                if depth == 1 && json[i..].starts_with(METADATA) && matches!(json[i - 1], b'{' | b',') {
+                    return u32::try_from(i + METADATA.len()).ok();
+                }
+                in_string = true;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    put_count(out, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    // Objects are limited to megabytes, so no part of one has a length beyond u32.
+    out.extend_from_slice(&(count as u32).to_le_bytes());
+}
+
+/// Takes the parts of a head off its bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn count(&mut self) -> Result<usize, Malformed> {
+        let (number, rest) = self.0.split_first_chunk::<4>().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(u32::from_le_bytes(*number) as usize)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        let length = self.count()?;
+        if length > self.0.len() {
+            return Err(Malformed);
+        }
+        let (text, rest) = self.0.split_at(length);
+        self.0 = rest;
+        std::str::from_utf8(text).map_err(|_| Malformed)
+    }
+
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+        let count = self.count()?;
+        // A length prefix takes four bytes, so a count beyond this is a lie, not a large list.
+        if count > self.0.len() / 4 {
+            return Err(Malformed);
+        }
+        (0..count).map(|_| item(self)).collect()
+    }
+}
+
+impl Stored {
+    /// Splits a stored value.
+    pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
+        let (&[version, a, b, c, d], rest) = value.split_first_chunk::<5>().ok_or(Malformed)?;
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if version != VERSION || length > rest.len() {
+            return Err(Malformed);
+        }
+        let mut reader = Reader(&rest[..length]);
+        let owned = |r: &mut Reader<'_>| r.text().map(str::to_owned);
+        let head = Head {
+            namespace: owned(&mut reader)?,
+            name: owned(&mut reader)?,
+            uid: owned(&mut reader)?,
+            labels: reader.list(|r| Ok((r.text()?.to_owned(), r.text()?.to_owned())))?,
+            owners: reader.list(owned)?,
+            fields: reader.list(owned)?,
+            splice: reader.count()? as u32,
+        };
+        let json = value.slice(5 + length..);
+        if !reader.0.is_empty() || head.splice as usize > json.len() {
+            return Err(Malformed);
+        }
+        Ok(Self { head, json })
+    }
+
+    /// Appends the object's JSON with its resource version.
+    pub fn write_json(&self, revision: i64, out: &mut Vec<u8>) {
+        let (before, after) = self.json.split_at(self.head.splice as usize);
+        out.extend_from_slice(before);
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(revision.to_string().as_bytes());
+        out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
+        out.extend_from_slice(after);
+    }
+
+    /// The object, parsed, with its resource version.
+    pub fn to_value(&self, revision: i64) -> Result<Value, Malformed> {
+        let mut value: Value = serde_json::from_slice(&self.json).map_err(|_| Malformed)?;
+        value["metadata"]["resourceVersion"] = Value::String(revision.to_string());
+        Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{ResourceDef, Scope};
+    use serde_json::json;
+
+    const PODS: ResourceDef = ResourceDef {
+        group: "",
+        version: "v1",
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        verbs: &[],
+        subresources: &[],
+        selectable_fields: &["spec.nodeName", "status.phase"],
+        has_status: true,
+    };
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let object = json!({"apiVersion": "v1", "data": {"x": "\"metadata\":{ \\"}, "kind": "Pod",
+            "metadata": {"labels": {"b": "2", "a": "1"}, "name": "n", "namespace": "ns", "resourceVersion": "7", "uid": "u",
+                         "ownerReferences": [{"uid": "o"}]},
+            "spec": {"nodeName": "node-1"}});
+        let stored = Stored::parse(&encode(&PODS, &object).unwrap()).unwrap();
+        assert_eq!(
+            (stored.head.name.as_str(), stored.head.namespace.as_str(), stored.head.uid.as_str()),
+            ("n", "ns", "u")
+        );
+        assert_eq!(stored.head.label("b"), Some("2"));
+        assert_eq!(stored.head.owners, ["o"]);
+        assert_eq!(stored.head.fields, ["node-1", ""]);
+        let mut json = Vec::new();
+        stored.write_json(42, &mut json);
+        let mut expected = object.clone();
+        expected["metadata"]["resourceVersion"] = "42".into();
+        assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), expected);
+        assert_eq!(stored.to_value(42).unwrap(), expected);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn other_bytes_are_refused_without_a_panic(bytes: Vec<u8>) {
+            let _ = Stored::parse(&bytes.into());
+        }
+
+        #[test]
+        fn a_cut_value_is_refused(cut in 0_usize..40) {
+            let value = encode(&PODS, &json!({"metadata": {"name": "n", "labels": {"a": "b"}}})).unwrap();
+            proptest::prop_assert!(Stored::parse(&value.slice(..cut.min(value.len() - 30))).is_err());
+        }
+    }
 }

@@ -1,0 +1,128 @@
+//! Reading request bodies: JSON and YAML into values, duplicate keys found, depth limited.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting that is read.
+pub const MAX_DEPTH: usize = 100;
+
+/// A body, read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The object; of duplicate keys the last one counts.
+    pub value: Value,
+    /// Paths of keys that came twice (`spec.replicas`).
+    pub duplicates: Vec<String>,
+}
+
+/// Reads JSON.
+pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
+    let mut duplicates = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
+    let value = seed.deserialize(&mut deserializer).map_err(|e| e.to_string())?;
+    deserializer.end().map_err(|e| e.to_string())?;
+    Ok(Decoded { value, duplicates })
+}
+
+/// Reads YAML (one document).
+pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?;
+    let value: Value = serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+struct Strict<'a> {
+    path: String,
+    depth: usize,
+    duplicates: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.depth > MAX_DEPTH {
+            return Err(D::Error::custom("exceeded max depth"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let path = format!("{}[{}]", self.path, list.len());
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            match access.next_element_seed(seed)? {
+                Some(item) => list.push(item),
+                None => return Ok(list.into()),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            if map.contains_key(&key) {
+                self.duplicates.push(path.clone());
+            }
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            map.insert(key, access.next_value_seed(seed)?);
+        }
+        Ok(map.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn duplicates_are_found_and_the_last_counts() {
+        let got = json(br#"{"spec":{"a":1,"a":2},"l":[{"b":1,"b":null}]}"#).unwrap();
+        assert_eq!(got.value, json!({"spec": {"a": 2}, "l": [{"b": null}]}));
+        assert_eq!(got.duplicates, ["spec.a", "l[0].b"]);
+    }
+
+    #[test]
+    fn bad_bodies_are_refused() {
+        let deep = "[".repeat(5000);
+        for bad in ["", "{", "{} x", "nul", deep.as_str()] {
+            assert!(json(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(9)]);
+        }
+        assert!(yaml(b"a: [").is_err());
+        assert_eq!(yaml(b"a: {b: 1}").unwrap().value, json!({"a": {"b": 1}}));
+    }
+}
