@@ -119,8 +119,19 @@ impl Disk {
         Ok(Self { db, dir, wal, floor: AtomicI64::new(0) })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.dir.path
+    /// The state record of a database that nobody writes to.
+    pub fn read_state_in(path: &Path) -> Result<Option<StateRecord>, Fatal> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let options = family_options(&cache);
+        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
+        let mut database = DbOptions::default();
+        database.set_max_open_files(MAX_OPEN_FILES);
+        let db = DB::open_cf_descriptors_read_only(&database, path, families, false)?;
+        let meta = db
+            .cf_handle(Family::Meta.name())
+            .ok_or_else(|| Fatal::Corrupt(format!("{} has no family meta", path.display())))?;
+        let record = db.get_pinned_cf(meta, record::STATE_KEY)?;
+        record.map(|record| record::decode_state(&record)).transpose()
     }
 
     /// Lets the directory be removed once nobody reads it any more.
@@ -423,6 +434,24 @@ impl Disk {
             cursor.next();
         }
         Ok(cursor.status()?)
+    }
+}
+
+#[cfg(test)]
+impl Disk {
+    pub fn raw_iterator(&self, family: Family) -> Result<DBRawIterator<'_>, Fatal> {
+        Ok(self.db.raw_iterator_cf(self.family(family)?))
+    }
+
+    pub fn raw_get(&self, family: Family, db_key: &[u8]) -> Option<Vec<u8>> {
+        self.db.get_cf(self.family(family).ok()?, db_key).ok()?
+    }
+
+    pub fn raw_put(&self, family: Family, db_key: &[u8], record: &[u8]) {
+        let family = self.family(family).expect("the family is there");
+        let mut batch = WriteBatch::default();
+        batch.put_cf(family, db_key, record);
+        self.write(batch, false).expect("written");
     }
 }
 

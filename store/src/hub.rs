@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -176,7 +176,8 @@ struct State {
     ring: Ring,
     index: Index,
     current: Revision,
-    disk: Arc<Disk>,
+    /// Weak, so that a forgotten watch does not keep a closed store's files locked.
+    disk: Weak<Disk>,
     next_id: WatcherId,
     watchers: usize,
     stopped: Option<KvError>,
@@ -187,9 +188,9 @@ struct State {
 pub(crate) struct Hub(Arc<Mutex<State>>);
 
 impl Hub {
-    pub fn new(disk: Arc<Disk>, current: Revision, limit_bytes: usize) -> Self {
+    pub fn new(disk: &Arc<Disk>, current: Revision, limit_bytes: usize) -> Self {
         let ring = Ring { revisions: VecDeque::new(), first: current + 1, bytes: 0, limit_bytes };
-        let index = Index::default();
+        let (index, disk) = (Index::default(), Arc::downgrade(disk));
         Self(Arc::new(Mutex::new(State { ring, index, current, disk, next_id: 0, watchers: 0, stopped: None })))
     }
 
@@ -218,7 +219,7 @@ impl Hub {
     }
 
     /// Goes on with another database at another revision: every watcher continues from history.
-    pub fn replace(&self, disk: Arc<Disk>, current: Revision) {
+    pub fn replace(&self, disk: &Arc<Disk>, current: Revision) {
         let mut state = self.0.lock();
         let resume = state.current + 1;
         for watcher in state.index.all() {
@@ -233,7 +234,7 @@ impl Hub {
             drop(inbox);
             watcher.waker.wake();
         }
-        state.disk = disk;
+        state.disk = Arc::downgrade(disk);
         state.current = current;
         state.ring.revisions.clear();
         state.ring.bytes = 0;
@@ -261,7 +262,7 @@ impl Hub {
             return Err(KvError::Overloaded);
         }
         let start = if request.start_revision <= 0 { state.current + 1 } else { request.start_revision };
-        let floor = state.disk.floor();
+        let floor = state.disk.upgrade().ok_or_else(closed)?.floor();
         if start < floor {
             return Err(KvError::Compacted(floor));
         }
@@ -278,6 +279,10 @@ impl Hub {
         state.index.insert(watcher.clone());
         Ok(Box::pin(Cursor { hub: self.clone(), watcher, ended: false }))
     }
+}
+
+fn closed() -> KvError {
+    KvError::Stopped("the store is closed".into())
 }
 
 impl State {
@@ -355,7 +360,7 @@ impl Cursor {
             inbox.behind = (next <= state.current).then_some(next);
             return Ok(caught(events, next, inbox.behind.is_none()));
         }
-        let (disk, to) = (state.disk.clone(), state.current);
+        let (disk, to) = (state.disk.upgrade().ok_or_else(closed)?, state.current);
         drop(inbox);
         drop(state);
         let (events, next) = disk.events(&self.watcher.range, from, to, WATCH_CATCH_UP_REVISIONS)?;

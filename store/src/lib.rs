@@ -18,6 +18,9 @@ pub mod limits;
 mod local;
 mod machine;
 mod record;
+mod snapshot;
+#[cfg(test)]
+mod tests;
 mod txn;
 mod view;
 
@@ -27,5 +30,6 @@ pub use lease::{CHECKPOINT_INTERVAL_MILLIS, Clock, Due, LeaseClock, MonotonicClo
 pub use local::{LocalKv, choose_lease_id};
 pub use machine::{Entry, Options, StateMachine};
 pub use record::ChainHash;
+pub use snapshot::{CheckpointInfo, inspect_checkpoint};
 pub use txn::check;
 pub use view::{Lease, View};

@@ -79,7 +79,7 @@ impl StateMachine {
         let state = load(disk.clone())?;
         let compactor = Compactor::start()?;
         compactor.request(disk.clone(), state.compact_revision);
-        let hub = Hub::new(disk, state.revision, options.watch_ring_bytes);
+        let hub = Hub::new(&disk, state.revision, options.watch_ring_bytes);
         Ok(Self {
             root: dir.to_path_buf(),
             options,
@@ -210,6 +210,12 @@ impl StateMachine {
             self.compactor.request(disk, compact_revision);
         }
         Ok(())
+    }
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        self.hub.stop("the store is closed");
     }
 }
 
