@@ -5,7 +5,7 @@ use crate::resource::{ResourceDef, Scope, Subresource};
 /// The eight verbs of an ordinary resource.
 const STANDARD: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-const STATUS: Subresource = STATUS;
+const STATUS: Subresource = Subresource { name: "status", kind: ("", "", ""), verbs: &["get", "patch", "update"] };
 const SCALE: Subresource =
     Subresource { name: "scale", kind: ("autoscaling", "v1", "Scale"), verbs: &["get", "patch", "update"] };
 
