@@ -189,8 +189,9 @@ impl Model {
 }
 
 struct Sut {
-    dir: TempDir,
+    /// Before its directory, so that it closes first.
     machine: StateMachine,
+    dir: TempDir,
     log: Vec<Entry>,
 }
 
@@ -201,7 +202,7 @@ fn directory() -> TempDir {
 
 /// `PROPTEST_CASES` asks for more.
 fn config() -> ProptestConfig {
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 32 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 64 };
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -209,16 +210,31 @@ fn open(dir: &Path) -> StateMachine {
     StateMachine::open(dir, Options { wal: false, watch_ring_bytes: 1_500 }).expect("opens")
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).expect("listed") {
-        let entry = entry.expect("listed");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).expect("created");
-            copy_tree(&entry.path(), &target);
-        } else if let Err(error) = std::fs::copy(entry.path(), target) {
-            // The running database may remove files that it no longer needs.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+/// Names and lengths of all files.
+fn listing(dir: &Path) -> BTreeMap<std::path::PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).expect("listed") {
+        let path = entry.expect("listed").path();
+        match path.is_dir() {
+            true => found.extend(listing(&path)),
+            false => found.extend([(path.clone(), path.metadata().map_or(0, |file| file.len()))]),
+        }
+    }
+    found
+}
+
+/// The files as a crash would leave them: copied at a moment in which the database changed none of them.
+fn copy_as_of_a_crash(from: &Path) -> TempDir {
+    loop {
+        let to = directory();
+        let before = listing(from);
+        let copied = before.keys().try_for_each(|file| {
+            let target = to.path().join(file.strip_prefix(from).expect("it lies there"));
+            std::fs::create_dir_all(target.parent().expect("it has a parent"))?;
+            std::fs::copy(file, target).map(|_| ())
+        });
+        if copied.is_ok() && listing(from) == before {
+            return to;
         }
     }
 }
@@ -241,9 +257,8 @@ impl Sut {
     }
 
     fn crash(self) -> Self {
-        let dir = directory();
         let (durable, hash) = (self.machine.flushed_index().expect("readable"), self.machine.view().hash());
-        copy_tree(self.dir.path(), dir.path());
+        let dir = copy_as_of_a_crash(self.dir.path());
         let machine = open(dir.path());
         let (applied, meta) = machine.applied();
         assert!(applied >= durable, "what counted as durable is there");
