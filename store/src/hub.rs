@@ -236,6 +236,7 @@ impl Hub {
             drop(inbox);
             watcher.waker.wake();
         }
+        state.stopped = None;
         state.disk = Arc::downgrade(disk);
         state.current = current;
         state.ring.revisions.clear();

@@ -291,7 +291,7 @@ impl Pending {
         let (succeeded, responses, changes) = match ran {
             Ok(ran) => ran,
             // A disk that fails to answer must not become a refusal that other members do not give.
-            Err(KvError::Stopped(why)) => return Err(Fatal::Io(why)),
+            Err(KvError::Stopped(why)) => return Err(self.state.disk.failure().unwrap_or(Fatal::Io(why))),
             Err(error) => return Ok(Err(error)),
         };
         self.record(changes)?;
