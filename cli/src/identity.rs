@@ -18,8 +18,6 @@ pub struct Identity {
     pub member_id: u64,
     /// Its name.
     pub name: String,
-    /// Where its peers reach it.
-    pub peer_address: String,
     /// Addresses of Services, the same on all members.
     pub service_cidr: String,
     /// Addresses of pods, the same on all members.
@@ -107,7 +105,6 @@ mod tests {
             cluster_id: 1,
             member_id: 2,
             name: "a".into(),
-            peer_address: "127.0.0.1:2380".into(),
             service_cidr: "10.96.0.0/16".into(),
             cluster_cidr: "10.244.0.0/16".into(),
         };

@@ -2,9 +2,12 @@
 //! No I/O, no async; knows nothing of HTTP or the store.
 
 pub mod decode;
+pub mod defaults;
 pub mod names;
+pub mod patch;
 pub mod resource;
 pub mod resources;
 pub mod selector;
 pub mod status;
 pub mod stored;
+pub mod validate;
