@@ -39,8 +39,6 @@ pub struct Config {
     pub pki: Arc<keelson_pki::ClusterPki>,
     /// Addresses of Services, such as `10.96.0.0/16`.
     pub service_cidr: String,
-    /// How the server proves itself to node agents.
-    pub node_client: rustls::ClientConfig,
     /// Further paths.
     pub extensions: Vec<(&'static str, Extension)>,
     /// Cancelled when the server stops: ends watches.
@@ -52,7 +50,6 @@ pub struct ApiServer {
     pub(crate) objects: Objects,
     pub(crate) pki: Arc<keelson_pki::ClusterPki>,
     pub(crate) service_cidr: String,
-    pub(crate) node_client: Arc<rustls::ClientConfig>,
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Arc<dyn Authorizer>,
@@ -76,7 +73,6 @@ impl ApiServer {
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,
-            node_client: Arc::new(config.node_client),
             stop: config.stop,
             extensions: config.extensions,
             inflight: Semaphore::new(MAX_INFLIGHT),

@@ -140,5 +140,6 @@ fn default_data_dir() -> PathBuf {
 
 /// Reads durations as Kubernetes' flags write them: `300ms`, `40s`, `5m`, `1h30m`.
 fn config_duration(text: &str) -> Result<std::time::Duration, String> {
-    crate::config::duration(text).ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
+    crate::config::duration(text)
+        .ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
 }

@@ -2,8 +2,8 @@
 
 mod args;
 mod config;
-mod identity;
 mod hollow;
+mod identity;
 mod leader;
 mod logging;
 mod server;

@@ -29,31 +29,37 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let data = DataDir::open(&args.data_dir)?;
     let (identity, pki) = member(&args, &data)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: stop what uses it, or choose another with --secure-port"))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: stop what uses it, or choose another with --secure-port")
+    })?;
     let directory = data.join("store");
     let kv: Arc<dyn Kv> = Arc::new(
         tokio::task::spawn_blocking(move || LocalKv::open(&directory)).await?.context("cannot open the store")?,
     );
     let stop = CancellationToken::new();
     let advertised = advertised(&args);
-    let node_client = pki.cluster.issue_client("keelson-apiserver", &[MASTERS])?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
-        node_client: keelson_pki::client_config(pki.cluster.certificate(), keelson_pki::Identity::Certificate(&node_client))?,
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
         extensions: Vec::new(),
         stop: stop.clone(),
     });
-    keelson_apiserver::bootstrap::run(&Objects { kv: kv.clone() }).await.map_err(|s| anyhow::anyhow!("bootstrap: {s}"))?;
+    keelson_apiserver::bootstrap::run(&Objects { kv: kv.clone() })
+        .await
+        .map_err(|s| anyhow::anyhow!("bootstrap: {s}"))?;
     let serving = serving_certificate(&pki.cluster, &args, advertised)?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let kubeconfig = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
     let url = format!("https://{}", SocketAddr::new(advertised, args.secure_port));
     let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
-    let text = keelson_pki::kubeconfig("keelson", &url, pki.cluster.certificate(), "kubernetes-admin", Credential::Certificate(&admin));
+    let text = keelson_pki::kubeconfig(
+        "keelson",
+        &url,
+        pki.cluster.certificate(),
+        "kubernetes-admin",
+        Credential::Certificate(&admin),
+    );
     write_private(&kubeconfig, text.as_bytes())?;
 
     let serve = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
@@ -74,10 +80,9 @@ fn member(args: &ServerArgs, data: &DataDir) -> Result<(Identity, Arc<ClusterPki
     let stored = data.identity()?;
     let pki = match ClusterPki::load(&directory)? {
         Some(pki) => pki,
-        None if stored.is_some() => bail!(
-            "{} has no keys though a member lives here: restore the directory from a backup",
-            directory.display()
-        ),
+        None if stored.is_some() => {
+            bail!("{} has no keys though a member lives here: restore the directory from a backup", directory.display())
+        }
         None => {
             let pki = ClusterPki::create()?;
             pki.save(&directory)?;
@@ -109,7 +114,9 @@ fn member(args: &ServerArgs, data: &DataDir) -> Result<(Identity, Arc<ClusterPki
 
 fn hostname() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
-    name.into_string().map(|n| n.to_lowercase()).map_err(|_| anyhow::anyhow!("the host's name is not text: choose one with --name"))
+    name.into_string()
+        .map(|n| n.to_lowercase())
+        .map_err(|_| anyhow::anyhow!("the host's name is not text: choose one with --name"))
 }
 
 /// The address that the kubeconfig names.
@@ -122,10 +129,17 @@ fn advertised(args: &ServerArgs) -> IpAddr {
 
 /// The API's certificate, with its CA appended so that joins pinned to the CA's hash can check it.
 fn serving_certificate(ca: &Authority, args: &ServerArgs, advertised: IpAddr) -> Result<Issued> {
-    let mut names: Vec<String> =
-        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-            .map(str::to_owned)
-            .to_vec();
+    let mut names: Vec<String> = [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     names.push(advertised.to_string());
     names.extend(hostname());
     names.extend(args.tls_san.iter().cloned());
@@ -145,9 +159,19 @@ fn first_service_address(cidr: &str) -> Option<String> {
 }
 
 /// Starts what runs on the leader, and the pretended nodes.
-fn components(args: &ServerArgs, identity: &Identity, kv: &Arc<dyn Kv>, server: &Arc<ApiServer>, stop: &CancellationToken) {
+fn components(
+    args: &ServerArgs,
+    identity: &Identity,
+    kv: &Arc<dyn Kv>,
+    server: &Arc<ApiServer>,
+    stop: &CancellationToken,
+) {
     let client = |user: &str, agent: &str| {
-        let user = UserInfo { name: user.into(), groups: vec![MASTERS.into(), "system:authenticated".into()], ..UserInfo::default() };
+        let user = UserInfo {
+            name: user.into(),
+            groups: vec![MASTERS.into(), "system:authenticated".into()],
+            ..UserInfo::default()
+        };
         Client::new(Arc::new(InProcess::new(server.clone(), user)), agent)
     };
     if !args.no_controllers {
@@ -160,7 +184,8 @@ fn components(args: &ServerArgs, identity: &Identity, kv: &Arc<dyn Kv>, server: 
     }
     if !args.no_scheduler {
         let client = client("system:kube-scheduler", "kube-scheduler");
-        let task: leader::Task = Box::new(move |fence, running| Box::pin(keelson_scheduler::run(client.fenced(fence), running)));
+        let task: leader::Task =
+            Box::new(move |fence, running| Box::pin(keelson_scheduler::run(client.fenced(fence), running)));
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }
     if args.hollow > 0 {

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod https;
 pub mod transport;
 
 pub use api::{Api, Client, Error, List, ListParams, Object, PatchType, WatchEvent};

@@ -217,7 +217,6 @@ impl Shape {
         Some(self.encode(kind, kv, stored, revision))
     }
 
-
     fn encode(&self, kind: &str, kv: &KeyValue, stored: &Stored, revision: i64) -> Bytes {
         if self.format == Format::Json {
             let mut out = Vec::with_capacity(stored.json.len() + 80);
