@@ -3,8 +3,10 @@
 
 pub mod decode;
 pub mod names;
+pub mod quantity;
 pub mod resource;
 pub mod resources;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod stored;
