@@ -1,0 +1,285 @@
+//! Pretended nodes: they register, send heartbeats and report their pods as running, without running anything.
+//! One watch of pods serves all of them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use keelson_client::{Client, Error, ListParams, WatchEvent};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::hollow_status;
+use crate::node::{self, LEASE_RENEWAL, Machine};
+
+/// How many writes of all hollow nodes run at a time.
+const PARALLEL_WRITES: usize = 64;
+/// Pause after a failed list or watch.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long pods that end by themselves run.
+const RUN_TO_END: Duration = Duration::from_secs(2);
+/// Pods whose work may be pending at a time.
+const PENDING: usize = 65_536;
+
+/// Which nodes to pretend.
+#[derive(Clone, Debug)]
+pub struct HollowConfig {
+    /// Node names are `PREFIX0`, `PREFIX1` and so on.
+    pub prefix: String,
+    /// How many nodes.
+    pub count: u32,
+    /// CPUs of each, as a quantity.
+    pub cpu: String,
+    /// Memory of each, as a quantity.
+    pub memory: String,
+}
+
+impl Default for HollowConfig {
+    fn default() -> Self {
+        Self { prefix: "hollow-".into(), count: 1, cpu: "4".into(), memory: "8Gi".into() }
+    }
+}
+
+/// One hollow node's memory.
+struct Hollow {
+    machine: Machine,
+    node: Mutex<Option<Node>>,
+    addresses: Mutex<Addresses>,
+}
+
+/// Pod addresses in use on one node, by pod uid.
+#[derive(Default)]
+struct Addresses(BTreeMap<String, u32>);
+
+impl Addresses {
+    /// The address of `uid` within `cidr`: the one it has, or the lowest free one after network and gateway.
+    fn of(&mut self, uid: &str, cidr: &str) -> Option<Ipv4Addr> {
+        let (base, bits) = cidr.split_once('/')?;
+        let base: u32 = base.parse::<Ipv4Addr>().ok()?.into();
+        let size = 1u32.checked_shl(32u32.checked_sub(bits.parse().ok()?)?)?;
+        let host = match self.0.get(uid) {
+            Some(host) => *host,
+            None => {
+                let used: std::collections::BTreeSet<u32> = self.0.values().copied().collect();
+                let host = (2..size.saturating_sub(1)).find(|h| !used.contains(h))?;
+                self.0.insert(uid.into(), host);
+                host
+            }
+        };
+        Some(Ipv4Addr::from(base + host))
+    }
+}
+
+struct Fleet {
+    client: Client,
+    nodes: BTreeMap<String, Hollow>,
+}
+
+/// Runs the hollow nodes until `cancel`.
+pub async fn run(config: HollowConfig, client: Client, cancel: CancellationToken) {
+    let nodes = (0..config.count).map(|i| (format!("{}{i}", config.prefix), hollow(&config, i))).collect();
+    let fleet = Arc::new(Fleet { client: client.with_user_agent("keelson-hollow"), nodes });
+    tracing::info!(nodes = config.count, "hollow nodes start");
+    let (queue, pods) = tokio::sync::mpsc::channel(PENDING);
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = heartbeats(&fleet) => {}
+        () = watch(&fleet, &queue) => {}
+        () = work(&fleet, pods, &queue) => {}
+    }
+}
+
+fn hollow(config: &HollowConfig, index: u32) -> Hollow {
+    let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 31, 0, 1)).wrapping_add(index));
+    let id = format!("{:032x}", 0x6b65_656c_736f_6e00_u128 + u128::from(index));
+    let machine = Machine {
+        ip: ip.to_string(),
+        port: 10250,
+        cpu: config.cpu.clone(),
+        memory: config.memory.clone(),
+        storage: "100Gi".into(),
+        runtime: "hollow://1.0".into(),
+        kernel: "hollow".into(),
+        os_image: "Keelson hollow node".into(),
+        machine_id: id.clone(),
+        boot_id: id,
+        labels: BTreeMap::from([("keelson.dev/hollow".into(), "true".into())]),
+    };
+    Hollow { machine, node: Mutex::default(), addresses: Mutex::default() }
+}
+
+async fn heartbeats(fleet: &Arc<Fleet>) {
+    let mut tick = tokio::time::interval(LEASE_RENEWAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        futures::stream::iter(&fleet.nodes)
+            .for_each_concurrent(PARALLEL_WRITES, |(name, hollow)| async move {
+                if let Err(error) = beat(fleet, name, hollow).await {
+                    tracing::warn!(node = %name, %error, "heartbeat of a hollow node failed");
+                    *hollow.node.lock() = None;
+                }
+            })
+            .await;
+    }
+}
+
+/// Registers the node, or refreshes its status, and renews its lease. The cached node spares a read; a node that was
+/// deleted or changed by others makes the write fail and is read anew with the next beat.
+async fn beat(fleet: &Fleet, name: &str, hollow: &Hollow) -> Result<(), Error> {
+    let known = hollow.node.lock().clone().filter(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
+    let node = match known {
+        Some(node) => node::update(&fleet.client, name, &hollow.machine, None, node).await?,
+        None => node::register(&fleet.client, name, &hollow.machine, None).await?,
+    };
+    let uid = node.metadata.uid.clone().unwrap_or_default();
+    *hollow.node.lock() = Some(node);
+    node::renew(&fleet.client, name, &uid).await
+}
+
+type Queue = tokio::sync::mpsc::Sender<Pod>;
+
+async fn watch(fleet: &Arc<Fleet>, queue: &Queue) {
+    loop {
+        if let Err(error) = watch_once(fleet, queue).await {
+            tracing::warn!(%error, "watch of pods failed");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn watch_once(fleet: &Arc<Fleet>, queue: &Queue) -> Result<(), Error> {
+    let api = fleet.client.all::<Pod>();
+    let mut params = ListParams { field_selector: Some("spec.nodeName!=".into()), ..ListParams::default() };
+    let list = api.list(&params).await?;
+    for pod in list.items {
+        offer(fleet, pod, queue).await;
+    }
+    params.resource_version = Some(list.resource_version);
+    let mut events = std::pin::pin!(api.watch(&params).await?);
+    while let Some(event) = events.try_next().await? {
+        match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => offer(fleet, pod, queue).await,
+            WatchEvent::Deleted(pod) => forget(fleet, &pod),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => return Err(Error::Status(Box::new(status))),
+        }
+    }
+    Ok(())
+}
+
+async fn offer(fleet: &Fleet, pod: Pod, queue: &Queue) {
+    if node_of(&pod).is_some_and(|n| fleet.nodes.contains_key(n)) && hollow_status::needs_work(&pod) {
+        // The queue closes only when the whole fleet stops.
+        let _ = queue.send(pod).await;
+    }
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn forget(fleet: &Fleet, pod: &Pod) {
+    if let (Some(hollow), Some(uid)) = (node_of(pod).and_then(|n| fleet.nodes.get(n)), &pod.metadata.uid) {
+        hollow.addresses.lock().0.remove(uid);
+    }
+}
+
+async fn work(fleet: &Arc<Fleet>, pods: tokio::sync::mpsc::Receiver<Pod>, queue: &Queue) {
+    let pods = futures::stream::unfold(pods, |mut pods| async { pods.recv().await.map(|pod| (pod, pods)) });
+    pods.for_each_concurrent(PARALLEL_WRITES, |pod| async move {
+        match advance(fleet, &pod).await {
+            Ok(()) => {}
+            Err(e) if e.is_conflict() || e.is_not_found() => {} // a newer event comes, or nothing is left to do
+            Err(error) => {
+                tracing::warn!(pod = ?pod.metadata.name, %error, "status of a hollow pod could not be written");
+                again(pod, queue, RETRY);
+            }
+        }
+    })
+    .await;
+}
+
+fn again(pod: Pod, queue: &Queue, after: Duration) {
+    let queue = queue.downgrade();
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        if let Some(queue) = queue.upgrade() {
+            let _ = queue.send(pod).await;
+        }
+    });
+}
+
+/// Takes the pod one step further.
+async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<(), Error> {
+    let meta = &pod.metadata;
+    let (Some(name), Some(namespace), Some(uid)) = (&meta.name, &meta.namespace, &meta.uid) else { return Ok(()) };
+    let Some(hollow) = node_of(pod).and_then(|n| fleet.nodes.get(n)) else { return Ok(()) };
+    let api = fleet.client.namespaced::<Pod>(namespace);
+    if meta.deletion_timestamp.is_some() {
+        api.delete(name, &json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})).await?;
+        hollow.addresses.lock().0.remove(uid);
+        return Ok(());
+    }
+    let cidr = hollow.node.lock().as_ref().and_then(|n| n.spec.as_ref()?.pod_cidr.clone());
+    let cidr = cidr.unwrap_or_else(|| "10.244.0.0/24".into());
+    let Some(ip) = hollow.addresses.lock().of(uid, &cidr) else {
+        tracing::warn!(pod = %name, %cidr, "no pod address is free");
+        return Ok(());
+    };
+    let mut next = pod.clone();
+    next.status = Some(hollow_status::next(pod, &hollow.machine.ip, &ip.to_string())?);
+    let written = api.replace_status(name, &next).await?;
+    if hollow_status::ends(&written) {
+        let fleet = fleet.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(RUN_TO_END).await;
+            if let Err(error) = finish(&fleet, written).await {
+                tracing::debug!(%error, "a hollow pod could not be finished; it may be gone");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Reports a pod that ends by itself as succeeded.
+async fn finish(fleet: &Fleet, pod: Pod) -> Result<(), Error> {
+    let (Some(name), Some(namespace)) = (&pod.metadata.name, &pod.metadata.namespace) else { return Ok(()) };
+    let api = fleet.client.namespaced::<Pod>(namespace);
+    loop {
+        let Some(mut current) = api.get_opt(name).await? else { return Ok(()) };
+        if current.metadata.uid != pod.metadata.uid || !hollow_status::ends(&current) {
+            return Ok(());
+        }
+        current.status = Some(hollow_status::succeeded(&current)?);
+        match api.replace_status(name, &current).await {
+            Err(e) if e.is_conflict() => {}
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_distinct_stable_and_end() {
+        let mut addresses = Addresses::default();
+        let a = addresses.of("a", "10.244.3.0/29").unwrap();
+        assert_eq!(a.to_string(), "10.244.3.2");
+        assert_eq!(addresses.of("b", "10.244.3.0/29").unwrap().to_string(), "10.244.3.3");
+        assert_eq!(addresses.of("a", "10.244.3.0/29").unwrap(), a);
+        addresses.0.remove("a");
+        assert_eq!(addresses.of("c", "10.244.3.0/29").unwrap(), a);
+        for i in 0..3 {
+            assert!(addresses.of(&i.to_string(), "10.244.3.0/29").is_some());
+        }
+        assert!(addresses.of("z", "10.244.3.0/29").is_none());
+        assert!(addresses.of("z", "nonsense").is_none());
+    }
+}

@@ -1,0 +1,273 @@
+//! A node as the API sees it: its object, its status and the Lease that says it lives. Real and hollow nodes share this.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use keelson_client::{Client, Error};
+use serde_json::json;
+
+/// The namespace of all node leases.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// How often a node renews its lease.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(10);
+/// How long a lease holds.
+const LEASE_SECONDS: i32 = 40;
+/// A status that did not change is written anew after this time.
+const STATUS_REFRESH: i64 = 300;
+/// The version of Kubernetes whose kubelet this agent stands for.
+pub const KUBELET_VERSION: &str = concat!("v1.36.2+keelson", env!("CARGO_PKG_VERSION"));
+
+/// What a node knows about its machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Address of the node that others reach.
+    pub ip: String,
+    /// Port of the agent's server.
+    pub port: i32,
+    /// CPUs, as a quantity.
+    pub cpu: String,
+    /// Memory, as a quantity.
+    pub memory: String,
+    /// Disk space for pods, as a quantity.
+    pub storage: String,
+    /// Name and version of the runtime (`containerd://1.6.20`).
+    pub runtime: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Name of the operating system's image.
+    pub os_image: String,
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// Identity of this boot.
+    pub boot_id: String,
+    /// Labels beyond the usual ones.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Kubernetes' name of the processor architecture.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// The labels that every node bears.
+pub fn labels(name: &str, machine: &Machine) -> BTreeMap<String, String> {
+    let mut labels = machine.labels.clone();
+    for (key, value) in [
+        ("kubernetes.io/hostname", name),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture()),
+    ] {
+        labels.insert(key.into(), value.into());
+    }
+    labels
+}
+
+/// The conditions; `not_ready` says why the node cannot run pods yet.
+fn conditions(previous: &[NodeCondition], not_ready: Option<&str>) -> Vec<NodeCondition> {
+    let ready = match not_ready {
+        None => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        Some(why) => ("Ready", "False", "KubeletNotReady", why),
+    };
+    let wanted = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ready,
+    ];
+    let mut conditions: Vec<NodeCondition> =
+        previous.iter().filter(|c| wanted.iter().all(|w| w.0 != c.type_)).cloned().collect();
+    for (kind, status, reason, message) in wanted {
+        let old = previous.iter().find(|c| c.type_ == kind && c.status == status);
+        conditions.push(NodeCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time: Some(now()),
+            last_transition_time: old.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now())),
+        });
+    }
+    conditions
+}
+
+/// The status of node `name` after `previous`.
+pub fn status(
+    name: &str,
+    machine: &Machine,
+    previous: &NodeStatus,
+    not_ready: Option<&str>,
+) -> Result<NodeStatus, serde_json::Error> {
+    let resources = json!({
+        "cpu": machine.cpu, "memory": machine.memory, "ephemeral-storage": machine.storage,
+        "hugepages-1Gi": "0", "hugepages-2Mi": "0", "pods": "110",
+    });
+    let mut status: NodeStatus = serde_json::from_value(json!({
+        "capacity": resources,
+        "allocatable": resources,
+        "addresses": [{"type": "InternalIP", "address": machine.ip}, {"type": "Hostname", "address": name}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": machine.port}},
+        "nodeInfo": {
+            "architecture": architecture(), "operatingSystem": "linux", "bootID": machine.boot_id,
+            "containerRuntimeVersion": machine.runtime, "kernelVersion": machine.kernel, "kubeProxyVersion": "",
+            "kubeletVersion": KUBELET_VERSION, "machineID": machine.machine_id, "osImage": machine.os_image,
+            "systemUUID": machine.machine_id,
+        },
+    }))?;
+    status.conditions = Some(conditions(previous.conditions.as_deref().unwrap_or_default(), not_ready));
+    status.images = previous.images.clone();
+    status.volumes_attached = previous.volumes_attached.clone();
+    status.volumes_in_use = previous.volumes_in_use.clone();
+    Ok(status)
+}
+
+/// Whether two statuses say the same, but for heartbeats.
+fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let still = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    still(a) == still(b)
+}
+
+/// Whether the last heartbeat in the status is old.
+fn stale(status: &NodeStatus) -> bool {
+    let beat = |c: &NodeCondition| c.last_heartbeat_time.as_ref().map(|t| t.0.as_second());
+    let last = status.conditions.iter().flatten().filter(|c| c.type_ == "Ready").filter_map(beat).max();
+    last.is_none_or(|last| Timestamp::now().as_second() - last >= STATUS_REFRESH)
+}
+
+/// Makes sure that the node exists and its labels and status are right; returns the node.
+pub async fn register(client: &Client, name: &str, machine: &Machine, not_ready: Option<&str>) -> Result<Node, Error> {
+    let api = client.cluster::<Node>();
+    let node = match api.get_opt(name).await? {
+        Some(node) => node,
+        None => {
+            let node: Node = serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": labels(name, machine),
+                    "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+            }))?;
+            match api.create(&node).await {
+                Ok(node) => node,
+                Err(e) if e.is_already_exists() => api.get(name).await?,
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    let node = relabel(client, name, machine, node).await?;
+    update(client, name, machine, not_ready, node).await
+}
+
+async fn relabel(client: &Client, name: &str, machine: &Machine, mut node: Node) -> Result<Node, Error> {
+    let present = node.metadata.labels.get_or_insert_default();
+    let wanted = labels(name, machine);
+    if wanted.iter().all(|(k, v)| present.get(k) == Some(v)) {
+        return Ok(node);
+    }
+    present.extend(wanted);
+    client.cluster::<Node>().replace(name, &node).await
+}
+
+/// Writes the node's status if it changed or is stale.
+pub async fn update(
+    client: &Client,
+    name: &str,
+    machine: &Machine,
+    not_ready: Option<&str>,
+    mut node: Node,
+) -> Result<Node, Error> {
+    let previous = node.status.clone().unwrap_or_default();
+    let wanted = status(name, machine, &previous, not_ready)?;
+    if same(&previous, &wanted) && !stale(&previous) {
+        return Ok(node);
+    }
+    node.status = Some(wanted);
+    client.cluster::<Node>().replace_status(name, &node).await
+}
+
+/// Renews the node's lease, or makes it.
+pub async fn renew(client: &Client, name: &str, node_uid: &str) -> Result<(), Error> {
+    let api = client.namespaced::<Lease>(LEASE_NAMESPACE);
+    let renew_time = Some(MicroTime(Timestamp::now()));
+    if let Some(mut lease) = api.get_opt(name).await? {
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(name.into());
+        spec.lease_duration_seconds = Some(LEASE_SECONDS);
+        spec.renew_time = renew_time;
+        api.replace(name, &lease).await?;
+        return Ok(());
+    }
+    let mut lease: Lease = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node_uid}]},
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS},
+    }))?;
+    lease.spec.get_or_insert_default().renew_time = renew_time;
+    api.create(&lease).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            ip: "10.0.0.1".into(),
+            port: 10250,
+            cpu: "4".into(),
+            memory: "8Gi".into(),
+            storage: "10Gi".into(),
+            runtime: "containerd://1.6.20".into(),
+            kernel: "6.1".into(),
+            os_image: "Debian".into(),
+            machine_id: "m".into(),
+            boot_id: "b".into(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_status_keeps_its_transition_times_and_knows_its_age() {
+        let mut first = status("n", &machine(), &NodeStatus::default(), Some("no network")).unwrap();
+        assert!(!stale(&first));
+        let old = Time(Timestamp::from_second(1).unwrap());
+        for condition in first.conditions.iter_mut().flatten() {
+            condition.last_transition_time = Some(old.clone());
+            condition.last_heartbeat_time = Some(old.clone());
+        }
+        assert!(stale(&first));
+        let again = status("n", &machine(), &first, Some("no network")).unwrap();
+        assert!(same(&first, &again));
+        let ready = status("n", &machine(), &first, None).unwrap();
+        assert!(!same(&first, &ready));
+        for condition in ready.conditions.iter().flatten() {
+            assert_eq!(condition.last_transition_time == Some(old.clone()), condition.type_ != "Ready");
+        }
+    }
+
+    #[test]
+    fn foreign_conditions_stay() {
+        let foreign =
+            NodeCondition { type_: "NetworkUnavailable".into(), status: "False".into(), ..Default::default() };
+        let previous = NodeStatus { conditions: Some(vec![foreign]), ..Default::default() };
+        let status = status("n", &machine(), &previous, None).unwrap();
+        assert_eq!(status.conditions.unwrap().len(), 5);
+    }
+}
