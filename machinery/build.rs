@@ -3,7 +3,7 @@
 //! the build.
 //!
 //! Output, one item per line: `T <type>`, `K <group> <version> <kind>` (of the type before), and
-//! `F <json name> <type expression> <list strategy>`; the expressions are explained in `src/schema.rs`.
+//! `F <json name> <type expression> <list strategy>` (`!` before the type of a required field); the expressions are explained in `src/schema.rs`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,7 @@ struct Field<'a> {
     rust: &'a str,
     json: Option<&'a str>,
     kind: String,
+    required: bool,
     strategy: String,
 }
 
@@ -83,8 +84,9 @@ fn describe(module: &str, source: &str, out: &mut String) -> Outcome<()> {
     let mut fields = Vec::new();
     for line in lines[start + 1..].iter().take_while(|l| **l != "}") {
         let Some((rust, kind)) = line.trim().strip_prefix("pub ").and_then(|f| f.split_once(": ")) else { continue };
+        let required = !kind.starts_with("Option<");
         let kind = expression(kind.trim_end_matches(','))?;
-        fields.push(Field { rust, json: None, kind, strategy: String::new() });
+        fields.push(Field { rust, json: None, kind, required, strategy: String::new() });
     }
     for (index, line) in lines.iter().enumerate() {
         let line = line.trim();
@@ -105,9 +107,10 @@ fn describe(module: &str, source: &str, out: &mut String) -> Outcome<()> {
     if let (Some(group), Some(version), Some(kind)) = (constant("GROUP"), constant("VERSION"), constant("KIND")) {
         writeln!(out, "K {} {version} {kind}", if group.is_empty() { "-" } else { group })?;
     }
-    for Field { rust, json, kind, strategy } in fields {
+    for Field { rust, json, kind, required, strategy } in fields {
         let json = json.ok_or_else(|| format!("no JSON name for {rust}"))?;
-        writeln!(out, "F {json} {kind} {strategy}")?;
+        let mark = if required { "!" } else { "" };
+        writeln!(out, "F {json} {mark}{kind} {strategy}")?;
     }
     Ok(())
 }

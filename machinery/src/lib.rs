@@ -1,12 +1,14 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod conform;
+pub mod quantity;
+pub mod schema;
+
 pub mod decode;
 pub mod names;
-pub mod quantity;
 pub mod resource;
 pub mod resources;
-pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod stored;

@@ -62,6 +62,8 @@ pub struct Field {
     pub kind: Type,
     /// How it is merged, if it is a list.
     pub list: ListStrategy,
+    /// Whether it is written even when empty.
+    pub required: bool,
 }
 
 /// An object type.
@@ -107,7 +109,9 @@ fn read(table: &'static str) -> Table {
                 out.kinds.insert((if group == "-" { "" } else { group }, version, kind), current);
                 if let Some(definition) = out.definitions.get_mut(current) {
                     for key in ["apiVersion", "kind"] {
-                        definition.fields.insert(key, Field { kind: Type::String, list: ListStrategy::Atomic });
+                        definition
+                            .fields
+                            .insert(key, Field { kind: Type::String, list: ListStrategy::Atomic, required: true });
                     }
                 }
             }
@@ -118,7 +122,10 @@ fn read(table: &'static str) -> Table {
                     _ => ListStrategy::Atomic,
                 };
                 if let Some(definition) = out.definitions.get_mut(current) {
-                    definition.fields.insert(name, Field { kind: expression(kind), list });
+                    definition.fields.insert(
+                        name,
+                        Field { kind: expression(kind.trim_start_matches('!')), list, required: kind.starts_with('!') },
+                    );
                 }
             }
             _ => {}
