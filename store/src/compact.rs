@@ -79,7 +79,7 @@ fn run(target: &Target, woken: &Receiver<()>) {
                 }
                 Ok(false) => {}
                 Err(fatal) => {
-                    tracing::error!(%fatal, "cannot compact history");
+                    disk.fail(&fatal);
                     *target.lock() = None;
                 }
             }

@@ -14,7 +14,9 @@ use rocksdb::{
     Options as DbOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
-use crate::limits::{BLOCK_CACHE_BYTES, MAX_OPEN_FILES, WRITE_BUFFER_BYTES};
+use crate::limits::{
+    BLOCK_CACHE_BYTES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES, WATCH_CATCH_UP_REVISIONS, WRITE_BUFFER_BYTES,
+};
 use crate::record::{self, RevisionRecord, StateRecord, Version};
 use crate::view::Collector;
 use crate::{Event, EventKind, Fatal, KeyRange, KeyValue, KvError, RangeRequest, RangeResponse, Revision};
@@ -62,6 +64,8 @@ pub(crate) struct Disk {
     wal: bool,
     /// Nothing below this revision may be read any more.
     floor: AtomicI64,
+    /// The first damage found; nothing is applied to this database any more.
+    failure: OnceLock<Fatal>,
 }
 
 impl From<rocksdb::Error> for Fatal {
@@ -116,7 +120,7 @@ impl Disk {
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
         let db = DB::open_cf_descriptors(&database_options(&cache), path, families)?;
         let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
-        Ok(Self { db, dir, wal, floor: AtomicI64::new(0) })
+        Ok(Self { db, dir, wal, floor: AtomicI64::new(0), failure: OnceLock::new() })
     }
 
     /// The state record of a database that nobody writes to.
@@ -137,6 +141,22 @@ impl Disk {
     /// Lets the directory be removed once nobody reads it any more.
     pub fn supersede(&self) {
         self.dir.superseded.store(true, Ordering::Release);
+    }
+
+    pub fn failure(&self) -> Option<Fatal> {
+        self.failure.get().cloned()
+    }
+
+    pub fn fail(&self, fatal: &Fatal) {
+        if self.failure.set(fatal.clone()).is_ok() {
+            tracing::error!(%fatal, path = %self.dir.path.display(), "the store is damaged");
+        }
+    }
+
+    /// Remembers damage and turns it into what the reader is told.
+    fn damaged(&self, fatal: Fatal) -> KvError {
+        self.fail(&fatal);
+        fatal.into()
     }
 
     pub fn floor(&self) -> Revision {
@@ -253,7 +273,8 @@ impl Disk {
         self.scan(&snapshot, &request.range, request.revision, |kv| {
             collector.push(&Arc::new(kv));
             Ok(())
-        })?;
+        })
+        .map_err(|fatal| self.damaged(fatal))?;
         Ok(collector.finish())
     }
 
@@ -266,6 +287,8 @@ impl Disk {
         mut each: impl FnMut(KeyValue) -> Result<(), Fatal>,
     ) -> Result<(), Fatal> {
         let mut options = ReadOptions::default();
+        // Loading everything must not leave the cache full of what is in memory now.
+        options.fill_cache(revision != Revision::MAX);
         match range {
             KeyRange::Key(key) => {
                 let mut past = record::data_key(key, 0);
@@ -300,38 +323,49 @@ impl Disk {
         Ok(cursor.status()?)
     }
 
-    /// Events of `range` in the revisions from `from` to at most `to`, at most `limit` revisions: the events of
-    /// each revision, and the revision to go on from.
+    /// Events of `range` in whole revisions from `from` to at most `to`, until enough was read for one step; and the
+    /// revision to go on from.
     pub fn events(
         &self,
         range: &KeyRange,
         from: Revision,
         to: Revision,
-        limit: usize,
     ) -> Result<(Vec<Arc<Event>>, Revision), KvError> {
         let snapshot = self.snapshot_at(from)?;
+        self.read_events(&snapshot, range, from, to).map_err(|fatal| self.damaged(fatal))
+    }
+
+    fn read_events(
+        &self,
+        snapshot: &Snapshot<'_>,
+        range: &KeyRange,
+        from: Revision,
+        to: Revision,
+    ) -> Result<(Vec<Arc<Event>>, Revision), Fatal> {
         let mut revisions = snapshot.raw_iterator_cf_opt(self.family(Family::Revs)?, ReadOptions::default());
         revisions.seek(record::revision_key(from));
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::new(), 0);
         let mut next = from;
         while let Some((db_key, value)) = revisions.item() {
             let revision = record::split_revision_key(db_key)?;
-            if revision > to || (next - from) as usize >= limit {
+            if revision > to || (next - from) as usize >= WATCH_CATCH_UP_REVISIONS || bytes >= WATCH_CATCH_UP_BYTES {
                 break;
             }
             if revision != next {
-                return Err(Fatal::Corrupt(format!("revision {next} is missing from history")).into());
+                return Err(Fatal::Corrupt(format!("revision {next} is missing from history")));
             }
             let RevisionRecord { changes, .. } = record::decode_revision(db_key, value)?;
             for (kind, key) in changes.into_iter().filter(|(_, key)| range.contains(key)) {
-                events.push(Arc::new(self.event(&snapshot, kind, &key, revision)?));
+                let event = self.event(snapshot, kind, &key, revision)?;
+                bytes += event.size_bytes();
+                events.push(Arc::new(event));
             }
             next = revision + 1;
             revisions.next();
         }
-        revisions.status().map_err(Fatal::from)?;
+        revisions.status()?;
         if next == from && from <= to {
-            return Err(Fatal::Corrupt(format!("revision {from} is missing from history")).into());
+            return Err(Fatal::Corrupt(format!("revision {from} is missing from history")));
         }
         Ok((events, next))
     }
@@ -371,9 +405,12 @@ impl Disk {
     /// The chain hash of a revision whose record is still there.
     pub fn hash_at(&self, revision: Revision) -> Result<record::ChainHash, KvError> {
         let db_key = record::revision_key(revision);
-        let found = self.db.get_pinned_cf(self.family(Family::Revs)?, db_key).map_err(Fatal::from)?;
-        match found {
-            Some(value) => Ok(record::decode_revision(&db_key, &value)?.hash),
+        let read = || {
+            let found = self.db.get_pinned_cf(self.family(Family::Revs)?, db_key)?;
+            found.map(|value| record::decode_revision(&db_key, &value)).transpose()
+        };
+        match read().map_err(|fatal| self.damaged(fatal))? {
+            Some(record) => Ok(record.hash),
             None => Err(KvError::Compacted(self.floor())),
         }
     }

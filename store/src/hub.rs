@@ -15,7 +15,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use crate::disk::Disk;
-use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_EVENTS};
+use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_BYTES, WATCH_QUEUE_EVENTS};
 use crate::{Event, KeyRange, KvError, Revision, Watch, WatchBatch, WatchRequest};
 
 /// The events of one revision.
@@ -27,6 +27,8 @@ type WatcherId = u64;
 #[derive(Default)]
 struct Inbox {
     queue: VecDeque<Arc<Event>>,
+    /// Sizes of the queued events.
+    queue_bytes: usize,
     /// Set when the queue overflowed or the watch began in the past: read from here.
     behind: Option<Revision>,
     /// Answer with an empty batch at this revision if there is nothing newer.
@@ -54,9 +56,13 @@ impl Watcher {
             return;
         }
         // A revision's events stay together, even if they alone exceed the queue.
-        if !inbox.queue.is_empty() && inbox.queue.len() + events.len() > WATCH_QUEUE_EVENTS {
+        let bytes: usize = events.iter().map(|event| event.size_bytes()).sum();
+        let full =
+            inbox.queue.len() + events.len() > WATCH_QUEUE_EVENTS || inbox.queue_bytes + bytes > WATCH_QUEUE_BYTES;
+        if full && !inbox.queue.is_empty() {
             inbox.behind = Some(revision);
         } else {
+            inbox.queue_bytes += bytes;
             inbox.queue.extend(events.iter().cloned());
         }
         drop(inbox);
@@ -156,11 +162,7 @@ struct Ring {
 
 impl Ring {
     fn push(&mut self, events: Vec<Arc<Event>>) {
-        let size = |event: &Arc<Event>| {
-            let prev = event.prev.as_ref().map_or(0, |kv| kv.value.len());
-            event.kv.key.len() + event.kv.value.len() + prev + size_of::<Event>()
-        };
-        let bytes = events.iter().map(size).sum();
+        let bytes = events.iter().map(|event| event.size_bytes()).sum();
         self.bytes += bytes;
         self.revisions.push_back((events, bytes));
         while self.bytes > self.limit_bytes
@@ -234,6 +236,7 @@ impl Hub {
             drop(inbox);
             watcher.waker.wake();
         }
+        state.stopped = None;
         state.disk = Arc::downgrade(disk);
         state.current = current;
         state.ring.revisions.clear();
@@ -314,7 +317,7 @@ enum Caught {
     Live,
 }
 
-/// The stream side of a watcher.
+/// The stream side of a watcher. Polling one that has fallen out of the ring reads a bounded step from disk.
 struct Cursor {
     hub: Hub,
     watcher: Arc<Watcher>,
@@ -327,6 +330,7 @@ impl Cursor {
         let mut inbox = self.watcher.inbox.lock();
         if !inbox.queue.is_empty() {
             inbox.progress = None;
+            inbox.queue_bytes = 0;
             let events: Vec<_> = inbox.queue.drain(..).collect();
             let revision = events.last().map_or(0, |event| event.kv.mod_revision);
             return Some(Ok(WatchBatch { revision, events }));
@@ -363,7 +367,7 @@ impl Cursor {
         let (disk, to) = (state.disk.upgrade().ok_or_else(closed)?, state.current);
         drop(inbox);
         drop(state);
-        let (events, next) = disk.events(&self.watcher.range, from, to, WATCH_CATCH_UP_REVISIONS)?;
+        let (events, next) = disk.events(&self.watcher.range, from, to)?;
         // The hub changes `behind` only where it is not set, so it is still `from`.
         self.watcher.inbox.lock().behind = Some(next);
         Ok(caught(events, next, false))

@@ -70,6 +70,14 @@ impl KeyRange {
         }
     }
 
+    /// Bytes of the interval's bounds.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Key(key) | Self::From(key) => key.len(),
+            Self::Range(start, end) => start.len() + end.len(),
+        }
+    }
+
     /// The first key that may lie in the interval.
     pub fn start(&self) -> &Bytes {
         match self {
@@ -308,6 +316,35 @@ pub enum Command {
     Compact(Revision),
 }
 
+impl Command {
+    /// Bytes of keys and values in the command, for queues and batches that are bounded by size.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Txn(txn) => txn.size_bytes(),
+            Self::LeaseCheckpoint(remaining) => size_of_val(remaining.as_slice()),
+            Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } | Self::Compact(_) => size_of::<Self>(),
+        }
+    }
+}
+
+impl Txn {
+    /// Bytes of keys and values in the transaction, and its operations' own size.
+    pub fn size_bytes(&self) -> usize {
+        let of_op = |op: &Op| match op {
+            Op::Range(request) => request.range.size_bytes(),
+            Op::Put(put) => put.key.len() + put.value.len(),
+            Op::Delete(request) => request.range.size_bytes(),
+            Op::Txn(inner) => inner.size_bytes(),
+        };
+        let of_compare = |compare: &Compare| {
+            let value = if let CompareTarget::Value(value) = &compare.target { value.len() } else { 0 };
+            size_of::<Compare>() + compare.range.size_bytes() + value
+        };
+        let ops = self.success.iter().chain(&self.failure).map(|op| size_of::<Op>() + of_op(op));
+        ops.sum::<usize>() + self.compare.iter().map(of_compare).sum::<usize>()
+    }
+}
+
 /// What applying a [`Command`] answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Applied {
@@ -383,6 +420,14 @@ pub struct Event {
     pub memo: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
+impl Event {
+    /// Bytes of memory that the event keeps, without its memo.
+    pub fn size_bytes(&self) -> usize {
+        let prev = self.prev.as_ref().map_or(0, |kv| kv.value.len());
+        size_of::<Self>() + self.kv.key.len() + self.kv.value.len() + prev
+    }
+}
+
 /// What to watch.
 #[derive(Clone, Debug)]
 pub struct WatchRequest {
@@ -440,7 +485,7 @@ pub struct KvStatus {
 /// A linearizable key-value store with revisions, watches and leases.
 ///
 /// Invariant: once a write was acknowledged, or [`Kv::barrier`] returned, [`Kv::view`] on this member
-/// shows it. Contract tests in `tests/contract.rs` run on every implementation.
+/// shows it. The tests in the module `contract` (a feature) run on every implementation.
 pub trait Kv: Send + Sync + 'static {
     /// The current state on this member; O(1), immutable, no barrier.
     fn view(&self) -> View;

@@ -16,6 +16,10 @@ pub const MAX_LEASE_TTL_SECONDS: i64 = 9_000_000_000;
 pub const WATCH_RING_BYTES: usize = 8 * 1024 * 1024;
 /// Events that wait in one watcher's queue before it falls back to reading history.
 pub const WATCH_QUEUE_EVENTS: usize = 1024;
+/// Bytes of keys and values that wait in one watcher's queue before it falls back to reading history.
+pub const WATCH_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of events after which one step of reading history ends.
+pub const WATCH_CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
 /// Revisions that a watcher reads from the ring or from history in one step.
 pub const WATCH_CATCH_UP_REVISIONS: usize = 512;
 /// Most watchers of one store.
@@ -32,3 +36,7 @@ pub const MAX_OPEN_FILES: i32 = 64;
 pub const LOCAL_QUEUE_REQUESTS: usize = 8192;
 /// Commands that the local store commits with one sync.
 pub const LOCAL_BATCH_COMMANDS: usize = 512;
+/// Bytes of keys and values in requests that wait for the local store's writer.
+pub const LOCAL_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of keys and values after which the local store's batch is full.
+pub const LOCAL_BATCH_BYTES: usize = 16 * 1024 * 1024;

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 
-use crate::limits::{LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_REQUESTS};
+use crate::limits::{LOCAL_BATCH_BYTES, LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_BYTES, LOCAL_QUEUE_REQUESTS};
 use crate::{
     Applied, Clock, Command, Entry, Fatal, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
     Options, RangeRequest, RangeResponse, Revision, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest,
@@ -26,6 +27,8 @@ type Answer = Result<Applied, KvError>;
 
 struct Request {
     command: Command,
+    /// The command's share of the queue's bytes.
+    bytes: usize,
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -34,6 +37,7 @@ pub struct LocalKv {
     machine: Arc<StateMachine>,
     leases: Arc<LeaseClock>,
     requests: Option<SyncSender<Request>>,
+    queued_bytes: Arc<AtomicUsize>,
     stop_ticking: Option<SyncSender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -51,16 +55,17 @@ impl LocalKv {
         leases.lead(&machine.view(), 0);
         let (requests, received) = sync_channel(LOCAL_QUEUE_REQUESTS);
         let (stop_ticking, stopped) = sync_channel(1);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
         let writer = spawn("store-write", {
-            let machine = machine.clone();
-            move || write(&machine, &received)
+            let (machine, queued_bytes) = (machine.clone(), queued_bytes.clone());
+            move || write(&machine, &received, &queued_bytes)
         })?;
         let ticker = spawn("store-leases", {
             let (machine, leases, requests) = (machine.clone(), leases.clone(), requests.clone());
             move || tick(&machine, &leases, &requests, &stopped)
         })?;
         let (requests, stop_ticking) = (Some(requests), Some(stop_ticking));
-        Ok(Self { machine, leases, requests, stop_ticking, threads: vec![ticker, writer] })
+        Ok(Self { machine, leases, requests, queued_bytes, stop_ticking, threads: vec![ticker, writer] })
     }
 
     /// The state machine underneath.
@@ -70,19 +75,29 @@ impl LocalKv {
 
     fn submit(&self, command: Command) -> BoxFuture<'_, Answer> {
         let (answer, answered) = oneshot::channel();
-        let request = Request { command, answer: Some(answer) };
-        let sent = match &self.requests {
-            None => Err(stopped()),
-            Some(requests) => requests.try_send(request).map_err(|error| match error {
-                TrySendError::Full(_) => KvError::Overloaded,
-                TrySendError::Disconnected(_) => stopped(),
-            }),
-        };
+        let sent = self.enqueue(command, answer);
         async move {
             sent?;
             answered.await.map_err(|_| stopped())?
         }
         .boxed()
+    }
+
+    fn enqueue(&self, command: Command, answer: oneshot::Sender<Answer>) -> Result<(), KvError> {
+        let Some(requests) = &self.requests else { return Err(stopped()) };
+        let bytes = command.size_bytes();
+        let release = || self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > LOCAL_QUEUE_BYTES {
+            release();
+            return Err(KvError::Overloaded);
+        }
+        requests.try_send(Request { command, bytes, answer: Some(answer) }).map_err(|error| {
+            release();
+            match error {
+                TrySendError::Full(_) => KvError::Overloaded,
+                TrySendError::Disconnected(_) => stopped(),
+            }
+        })
     }
 
     fn submit_unit(&self, command: Command) -> BoxFuture<'_, Result<(), KvError>> {
@@ -114,29 +129,23 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 }
 
 /// The writer: takes what has queued up, applies it as one batch, answers.
-fn write(machine: &StateMachine, received: &Receiver<Request>) {
+fn write(machine: &StateMachine, received: &Receiver<Request>, queued_bytes: &AtomicUsize) {
     while let Ok(first) = received.recv() {
-        let mut answers = vec![first.answer];
-        let mut index = machine.applied().0 + 1;
-        let mut entries = vec![Entry { index, meta: Bytes::new(), command: Some(first.command) }];
-        while entries.len() < LOCAL_BATCH_COMMANDS
-            && let Ok(next) = received.try_recv()
-        {
-            index += 1;
-            answers.push(next.answer);
-            entries.push(Entry { index, meta: Bytes::new(), command: Some(next.command) });
+        let first_index = machine.applied().0 + 1;
+        let (mut answers, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(request) = next {
+            queued_bytes.fetch_sub(request.bytes, Ordering::Relaxed);
+            bytes += request.bytes;
+            let index = first_index + entries.len() as u64;
+            answers.push(request.answer);
+            entries.push(Entry { index, meta: Bytes::new(), command: Some(request.command) });
+            let full = entries.len() >= LOCAL_BATCH_COMMANDS || bytes >= LOCAL_BATCH_BYTES;
+            next = if full { None } else { received.try_recv().ok() };
         }
         match machine.apply(&entries) {
-            Ok(results) => {
-                for (answer, result) in answers.into_iter().zip(results) {
-                    reply(answer, result);
-                }
-            }
-            Err(fatal) => {
-                for answer in answers {
-                    reply(answer, Err(fatal.clone().into()));
-                }
-            }
+            Ok(results) => answers.into_iter().zip(results).for_each(|(answer, result)| reply(answer, result)),
+            Err(fatal) => answers.into_iter().for_each(|answer| reply(answer, Err(fatal.clone().into()))),
         }
     }
 }
@@ -158,7 +167,7 @@ fn tick(machine: &StateMachine, leases: &LeaseClock, requests: &SyncSender<Reque
         }
         for command in commands {
             // When the queue is full the next tick tries again.
-            let _ = requests.try_send(Request { command, answer: None });
+            let _ = requests.try_send(Request { command, bytes: 0, answer: None });
         }
     }
 }

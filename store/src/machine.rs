@@ -56,8 +56,8 @@ pub struct StateMachine {
     pub(crate) root: PathBuf,
     pub(crate) options: Options,
     pub(crate) published: ArcSwap<State>,
-    /// Held while applying; the reason why nothing may be applied any more.
-    pub(crate) failed: Mutex<Option<Fatal>>,
+    /// Held while applying or installing.
+    pub(crate) applying: Mutex<()>,
     pub(crate) hub: Hub,
     pub(crate) compactor: Compactor,
 }
@@ -84,7 +84,7 @@ impl StateMachine {
             root: dir.to_path_buf(),
             options,
             published: ArcSwap::from_pointee(state),
-            failed: Mutex::new(None),
+            applying: Mutex::new(()),
             hub,
             compactor,
         })
@@ -147,17 +147,23 @@ impl StateMachine {
     /// Applies entries in order and returns an answer for each that has a command. To be called by one thread at
     /// a time (others wait). With `Options::wal` the batch is durable when this returns.
     pub fn apply(&self, entries: &[Entry]) -> Result<Vec<Result<Applied, KvError>>, Fatal> {
-        let mut failed = self.failed.lock();
-        if let Some(fatal) = &*failed {
-            return Err(fatal.clone());
+        let _applying = self.applying.lock();
+        if let Some(fatal) = self.failure() {
+            return Err(fatal);
         }
-        let result = self.apply_batch(entries);
-        if let Err(fatal) = &result {
-            tracing::error!(%fatal, "the state machine stops");
-            *failed = Some(fatal.clone());
-            self.hub.stop(&fatal.to_string());
-        }
-        result
+        self.apply_batch(entries).inspect_err(|fatal| self.fail(fatal))
+    }
+
+    /// Why this machine applies nothing any more, if so. Its owner must then stop the process or replace the state.
+    pub fn failure(&self) -> Option<Fatal> {
+        self.published.load().disk.failure()
+    }
+
+    /// Stops applying and ends all watches.
+    pub(crate) fn fail(&self, fatal: &Fatal) {
+        tracing::error!(%fatal, "the state machine stops");
+        self.published.load().disk.fail(fatal);
+        self.hub.stop(&fatal.to_string());
     }
 
     fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Result<Applied, KvError>>, Fatal> {
@@ -176,8 +182,10 @@ impl StateMachine {
                 answers.push(pending.run(command)?);
             }
             pending.state.applied = entry.index;
-            pending.state.meta = Bytes::copy_from_slice(&entry.meta);
+            pending.state.meta = entry.meta.clone();
         }
+        // Not a slice of a larger buffer, which it would keep alive.
+        pending.state.meta = Bytes::copy_from_slice(&pending.state.meta);
         self.commit(pending)?;
         Ok(answers)
     }
@@ -221,8 +229,16 @@ impl Drop for StateMachine {
 
 /// Reads the whole current state from disk.
 pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
-    let stored = disk.state()?;
-    let stored = stored.unwrap_or_else(|| StateRecord { revision: 1, ..StateRecord::default() });
+    let stored = match disk.state()? {
+        Some(stored) => stored,
+        None => {
+            let first = StateRecord { revision: 1, ..StateRecord::default() };
+            let mut batch = WriteBatch::default();
+            batch.put_cf(disk.family(Family::Meta)?, record::STATE_KEY, record::encode_state(&first));
+            disk.write(batch, true)?;
+            first
+        }
+    };
     disk.raise_floor(stored.compact_revision);
     let mut state = State {
         keys: RedBlackTreeMapSync::new_sync(),
@@ -238,12 +254,19 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
         let lease = Lease { id, granted_ttl, checkpointed_ttl, keys: RedBlackTreeSetSync::new_sync() };
         state.leases.insert_mut(id, Arc::new(lease));
     }
+    let mut lost = false;
     disk.load_keys(|kv| {
+        if kv.mod_revision > stored.revision {
+            lost = true;
+        }
         if kv.lease != 0 {
             state.change_lease(kv.lease, |lease| lease.keys.insert_mut(kv.key.clone()));
         }
         state.keys.insert_mut(ByKey(Arc::new(kv)), ());
     })?;
+    if lost {
+        return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
+    }
     Ok(state)
 }
 
@@ -268,7 +291,7 @@ impl Pending {
         let (succeeded, responses, changes) = match ran {
             Ok(ran) => ran,
             // A disk that fails to answer must not become a refusal that other members do not give.
-            Err(KvError::Stopped(why)) => return Err(Fatal::Io(why)),
+            Err(KvError::Stopped(why)) => return Err(self.state.disk.failure().unwrap_or(Fatal::Io(why))),
             Err(error) => return Ok(Err(error)),
         };
         self.record(changes)?;

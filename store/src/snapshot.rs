@@ -51,12 +51,10 @@ impl StateMachine {
 
     /// Replaces the whole state by the checkpoint in `dir`, which is moved away. After a crash either the old or the
     /// new state is there. Watches go on from the new state's history, or are cut as compacted. When the checkpoint
-    /// is not readable the old state stays.
+    /// is not readable the old state stays. A machine whose own files are damaged applies again afterwards; watches
+    /// that ended stay ended.
     pub fn install(&self, dir: &Path) -> Result<CheckpointInfo, Fatal> {
-        let mut failed = self.failed.lock();
-        if let Some(fatal) = &*failed {
-            return Err(fatal.clone());
-        }
+        let _applying = self.applying.lock();
         let info = inspect_checkpoint(dir)?;
         let number = generation::number(&self.root)? + 1;
         let target = generation::path(&self.root, number);
@@ -76,8 +74,7 @@ impl StateMachine {
         };
         if let Err(fatal) = generation::switch(&self.root, number) {
             // Whether the switch reached the disk is unknown.
-            *failed = Some(fatal.clone());
-            self.hub.stop(&fatal.to_string());
+            self.fail(&fatal);
             return Err(fatal);
         }
         let (revision, compact_revision) = (state.revision, state.compact_revision);

@@ -301,6 +301,24 @@ fn a_checkpoint_beyond_a_compaction_cuts_watches() {
 }
 
 #[test]
+fn a_damaged_member_heals_by_a_checkpoint() {
+    let (from, to) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (leader, follower) = (open(from.path()), open(to.path()));
+    let mut watch = watch_all(&follower, 0);
+    put(&leader, "a", "1");
+    follower.fail(&Fatal::Corrupt("found by a test".into()));
+    assert_eq!(follower.apply(&[]), Err(Fatal::Corrupt("found by a test".into())));
+    assert!(matches!(ready(&mut watch).pop(), Some(Err(KvError::Stopped(_)))));
+    let copy = from.path().join("snapshot");
+    leader.checkpoint(&copy).expect("a checkpoint");
+    follower.install(&copy).expect("installed");
+    assert_eq!(follower.failure(), None);
+    let mut watch = watch_all(&follower, 2);
+    let next = put(&follower, "b", "2");
+    assert_eq!(ready_revisions(&mut watch), [2, next]);
+}
+
+#[test]
 fn a_directory_that_is_no_checkpoint_is_refused_and_changes_nothing() {
     let (dir, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let machine = open(dir.path());

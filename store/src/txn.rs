@@ -25,8 +25,10 @@ pub(crate) struct Change {
 
 /// Checks what can be told without looking at the state: empty keys, duplicates, limits.
 pub fn check(txn: &Txn) -> Result<(), KvError> {
-    let mut sizes = Sizes::default();
-    sizes.txn(txn, 1)?;
+    Form::default().txn(txn, 1)?;
+    if txn.size_bytes() > MAX_TXN_BYTES {
+        return Err(KvError::TooLarge);
+    }
     for branch in [&txn.success, &txn.failure] {
         Written::default().branch(branch)?;
     }
@@ -42,63 +44,47 @@ pub(crate) fn reads_history(txn: &Txn) -> bool {
     })
 }
 
+/// Counts operations and checks each one's form.
 #[derive(Default)]
-struct Sizes {
+struct Form {
     ops: usize,
-    bytes: usize,
 }
 
-impl Sizes {
+impl Form {
     fn txn(&mut self, txn: &Txn, depth: usize) -> Result<(), KvError> {
-        if depth > MAX_TXN_DEPTH {
-            return Err(KvError::TooManyOps);
-        }
         self.ops += txn.compare.len() + txn.success.len() + txn.failure.len();
-        if self.ops > MAX_TXN_OPS {
+        if depth > MAX_TXN_DEPTH || self.ops > MAX_TXN_OPS {
             return Err(KvError::TooManyOps);
         }
         for compare in &txn.compare {
-            self.range(&compare.range)?;
+            check_range(&compare.range)?;
         }
         for op in txn.success.iter().chain(&txn.failure) {
             match op {
-                Op::Range(request) => self.range(&request.range)?,
-                Op::Delete(request) => self.range(&request.range)?,
-                Op::Put(put) => self.put(put)?,
+                Op::Range(request) => check_range(&request.range)?,
+                Op::Delete(request) => check_range(&request.range)?,
+                Op::Put(request) => check_put(request)?,
                 Op::Txn(inner) => self.txn(inner, depth + 1)?,
             }
         }
         Ok(())
     }
+}
 
-    fn put(&mut self, put: &PutRequest) -> Result<(), KvError> {
-        if put.key.is_empty() {
-            return Err(KvError::EmptyKey);
-        }
-        if put.key.len() > MAX_KEY_BYTES || put.value.len() > MAX_VALUE_BYTES {
-            return Err(KvError::TooLarge);
-        }
-        self.add(put.key.len())?;
-        self.add(put.value.len())
+fn check_put(put: &PutRequest) -> Result<(), KvError> {
+    if put.key.is_empty() {
+        return Err(KvError::EmptyKey);
     }
-
-    fn range(&mut self, range: &KeyRange) -> Result<(), KvError> {
-        match range {
-            KeyRange::Key(key) if key.is_empty() => Err(KvError::EmptyKey),
-            KeyRange::Key(key) | KeyRange::From(key) => self.add(key.len()),
-            KeyRange::Range(start, end) => {
-                self.add(start.len())?;
-                self.add(end.len())
-            }
-        }
+    if put.key.len() > MAX_KEY_BYTES || put.value.len() > MAX_VALUE_BYTES {
+        return Err(KvError::TooLarge);
     }
+    Ok(())
+}
 
-    fn add(&mut self, bytes: usize) -> Result<(), KvError> {
-        self.bytes += bytes;
-        if self.bytes > MAX_TXN_BYTES {
-            return Err(KvError::TooLarge);
-        }
-        Ok(())
+fn check_range(range: &KeyRange) -> Result<(), KvError> {
+    match range {
+        KeyRange::Key(key) if key.is_empty() => Err(KvError::EmptyKey),
+        _ => Ok(()),
     }
 }
 
@@ -106,7 +92,8 @@ impl Sizes {
 #[derive(Clone, Default)]
 struct Written {
     puts: BTreeSet<Bytes>,
-    deletes: Vec<KeyRange>,
+    deleted_keys: BTreeSet<Bytes>,
+    deleted_ranges: Vec<KeyRange>,
 }
 
 impl Written {
@@ -116,23 +103,29 @@ impl Written {
             match op {
                 Op::Range(_) => {}
                 Op::Delete(delete) => {
-                    if self.puts.iter().any(|key| delete.range.contains(key)) {
+                    let first_put = self.puts.range(delete.range.start().clone()..).next();
+                    if first_put.is_some_and(|key| delete.range.contains(key)) {
                         return Err(KvError::DuplicateKey);
                     }
-                    self.deletes.push(delete.range.clone());
+                    match &delete.range {
+                        KeyRange::Key(key) => drop(self.deleted_keys.insert(key.clone())),
+                        range => self.deleted_ranges.push(range.clone()),
+                    }
                 }
                 Op::Put(put) => {
-                    let deleted = self.deletes.iter().any(|range| range.contains(&put.key));
+                    let deleted = self.deleted_keys.contains(&put.key)
+                        || self.deleted_ranges.iter().any(|range| range.contains(&put.key));
                     if deleted || !self.puts.insert(put.key.clone()) {
                         return Err(KvError::DuplicateKey);
                     }
                 }
                 Op::Txn(inner) => {
-                    let mut other = self.clone();
+                    let (mut other, before) = (self.clone(), self.deleted_ranges.len());
                     self.branch(&inner.success)?;
                     other.branch(&inner.failure)?;
                     self.puts.append(&mut other.puts);
-                    self.deletes.append(&mut other.deletes);
+                    self.deleted_keys.append(&mut other.deleted_keys);
+                    self.deleted_ranges.extend(other.deleted_ranges.drain(before..));
                 }
             }
         }
