@@ -2,6 +2,7 @@
 //! No I/O, no async; knows nothing of HTTP or the store.
 
 pub mod conform;
+pub mod kind_defaults;
 pub mod quantity;
 pub mod schema;
 
