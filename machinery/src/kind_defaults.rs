@@ -33,10 +33,8 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
             webhooks(def.kind, object);
         }
-        ("apiregistration.k8s.io", "APIService") => {
-            if object["spec"]["service"].is_object() {
-                fill(&mut object["spec"]["service"], &[("port", json!(443))]);
-            }
+        ("apiregistration.k8s.io", "APIService") if object["spec"]["service"].is_object() => {
+            fill(&mut object["spec"]["service"], &[("port", json!(443))]);
         }
         _ => {}
     }
