@@ -1,6 +1,11 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod conform;
+pub mod kind_defaults;
+pub mod quantity;
+pub mod schema;
+
 pub mod decode;
 pub mod names;
 pub mod resource;

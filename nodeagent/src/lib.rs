@@ -4,4 +4,5 @@
 
 pub mod hollow;
 mod hollow_status;
+pub mod join;
 pub mod node;

@@ -1,0 +1,288 @@
+//! Brings a decoded object into the form of its type: unknown fields are taken out and told, values of a wrong type are
+//! refused with the words of the API's decoder, nulls and empty optional lists and maps are left out, times and
+//! quantities get their canonical form.
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::quantity::Quantity;
+use crate::resource::ResourceDef;
+use crate::schema::{self, Definition, Type};
+
+/// Most unknown fields that are told (they are all removed).
+const MAX_UNKNOWN: usize = 100;
+
+/// Conforms an object of a row's kind. Gives the paths of unknown fields (`spec.containers[0].imagee`), in order; an
+/// object without a known type is left as it is.
+pub fn conform(def: &ResourceDef, object: &mut Value) -> Result<Vec<String>, String> {
+    match schema::of_kind(def.group, def.version, def.kind) {
+        Some(definition) => conform_to(definition, object),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Conforms an object to a type.
+pub fn conform_to(definition: &Definition, object: &mut Value) -> Result<Vec<String>, String> {
+    let mut walk = Walk { unknown: Vec::new() };
+    let at = Place { path: String::new(), fields: String::new(), of: definition.name.to_owned() };
+    match object {
+        Value::Object(map) => walk.object(definition, map, &at)?,
+        other => return Err(format!("json: cannot unmarshal {} into Go value of type v1.{}", name(other), at.of)),
+    }
+    Ok(walk.unknown)
+}
+
+/// Where the walk is.
+struct Place {
+    /// Path with list indexes, as unknown fields are told.
+    path: String,
+    /// Path of field names only, as the decoder's errors have it.
+    fields: String,
+    /// Name of the type that has the field.
+    of: String,
+}
+
+struct Walk {
+    unknown: Vec<String>,
+}
+
+impl Walk {
+    fn object(&mut self, definition: &Definition, map: &mut Map<String, Value>, at: &Place) -> Result<(), String> {
+        map.retain(|key, _| {
+            let known = definition.fields.contains_key(key.as_str());
+            if !known && self.unknown.len() < MAX_UNKNOWN {
+                self.unknown.push(join(&at.path, key));
+            }
+            known
+        });
+        for (key, value) in map.iter_mut() {
+            let Some(field) = definition.fields.get(key.as_str()) else { continue };
+            let place =
+                Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
+            self.value(&field.kind, value, &place)?;
+        }
+        map.retain(|key, value| {
+            let required = definition.fields.get(key.as_str()).is_some_and(|f| f.required);
+            match (value, definition.fields.get(key.as_str()).map(|f| &f.kind)) {
+                (Value::Null, _) => false,
+                (Value::Object(m), Some(Type::Map(_))) => required || !m.is_empty(),
+                (Value::Array(l), Some(Type::List(_))) => required || !l.is_empty(),
+                _ => true,
+            }
+        });
+        Ok(())
+    }
+
+    fn value(&mut self, kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
+        if value.is_null() || *kind == Type::Any {
+            return Ok(());
+        }
+        match (kind, &mut *value) {
+            (Type::Object(path), Value::Object(map)) => match schema::definition(path) {
+                Some(definition) => self.object(definition, map, at),
+                None => Ok(()),
+            },
+            (Type::List(item), Value::Array(list)) => {
+                for (index, element) in list.iter_mut().enumerate() {
+                    element_of(item, element);
+                    let place =
+                        Place { path: format!("{}[{index}]", at.path), fields: at.fields.clone(), of: at.of.clone() };
+                    self.value(item, element, &place)?;
+                }
+                Ok(())
+            }
+            (Type::Map(item), Value::Object(map)) => {
+                for (key, element) in map.iter_mut() {
+                    element_of(item, element);
+                    let place = Place { path: join(&at.path, key), fields: at.fields.clone(), of: at.of.clone() };
+                    self.value(item, element, &place)?;
+                }
+                Ok(())
+            }
+            _ => scalar(kind, value, at),
+        }
+    }
+}
+
+/// A null in a list or map is the type's empty value.
+fn element_of(kind: &Type, element: &mut Value) {
+    if element.is_null() {
+        *element = match kind {
+            Type::String | Type::Bytes => "".into(),
+            Type::Int32 | Type::Int64 | Type::Float64 => 0.into(),
+            Type::Bool => false.into(),
+            Type::Object(_) | Type::Map(_) => Map::new().into(),
+            Type::List(_) => Vec::<Value>::new().into(),
+            Type::Quantity => "0".into(),
+            Type::Any | Type::IntOrString | Type::Time | Type::MicroTime => return,
+        };
+    }
+}
+
+fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
+    let mismatch = |value: &Value| {
+        let given = match value {
+            Value::Number(n) if matches!(kind, Type::Int32 | Type::Int64) => format!("number {n}"),
+            other => name(other).to_owned(),
+        };
+        format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {}", at.of, at.fields, go_type(kind))
+    };
+    match (kind, &*value) {
+        (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) | (Type::Float64, Value::Number(_)) => Ok(()),
+        (Type::Int32 | Type::IntOrString, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
+            Ok(())
+        }
+        (Type::Int64, Value::Number(n)) if n.as_i64().is_some() => Ok(()),
+        (Type::IntOrString, Value::String(_)) => Ok(()),
+        (Type::Bytes, Value::String(text)) => check_base64(text),
+        (Type::Quantity, Value::String(text)) => {
+            *value = Quantity::parse(text).map_err(|e| e.to_string())?.to_string().into();
+            Ok(())
+        }
+        (Type::Quantity, Value::Number(number)) => {
+            *value = Quantity::parse(&number.to_string()).map_err(|e| e.to_string())?.to_string().into();
+            Ok(())
+        }
+        (Type::Time | Type::MicroTime, Value::String(text)) => {
+            *value = time(kind, text)?.into();
+            Ok(())
+        }
+        (_, other) => Err(mismatch(other)),
+    }
+}
+
+/// The canonical form of a time.
+fn time(kind: &Type, text: &str) -> Result<String, String> {
+    let micro = *kind == Type::MicroTime;
+    let (layout, format) = if micro {
+        ("2006-01-02T15:04:05.000000Z07:00", "%Y-%m-%dT%H:%M:%S.%6fZ")
+    } else {
+        ("2006-01-02T15:04:05Z07:00", "%Y-%m-%dT%H:%M:%SZ")
+    };
+    let parsed: Timestamp =
+        text.parse().map_err(|_| format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))?;
+    Ok(parsed.strftime(format).to_string())
+}
+
+fn check_base64(text: &str) -> Result<(), String> {
+    use base64::DecodeError;
+    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(_) => return Ok(()),
+        Err(DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol { offset: at, .. }) => at,
+        Err(_) => text.len(),
+    };
+    Err(format!("illegal base64 data at input byte {at}"))
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// What the decoder calls a JSON value.
+fn name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// The Go type that the decoder names.
+fn go_type(kind: &Type) -> String {
+    match kind {
+        Type::Any => "interface {}".into(),
+        Type::String | Type::Time | Type::MicroTime | Type::Quantity => "string".into(),
+        Type::Int32 | Type::IntOrString => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Float64 => "float64".into(),
+        Type::Bool => "bool".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::List(item) => format!("[]{}", go_type(item)),
+        Type::Map(item) => format!("map[string]{}", go_type(item)),
+        Type::Object(path) => {
+            let parts: Vec<&str> = path.rsplitn(3, '.').collect();
+            format!("{}.{}", parts.get(1).unwrap_or(&"v1"), parts.first().unwrap_or(path))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::find;
+    use serde_json::json;
+
+    fn conformed(group: &str, plural: &str, mut object: Value) -> (Value, Result<Vec<String>, String>) {
+        let told = conform(find(group, "v1", plural).unwrap(), &mut object);
+        (object, told)
+    }
+
+    #[test]
+    fn unknown_fields_are_told_and_removed() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "bogusTop": 1, "metadata": {"name": "p", "bogusMeta": {}},
+            "spec": {"containers": [{"name": "c", "bogus1": true, "ports": [{"containerPort": 1, "bogusPort": 2}]}],
+                     "nodeSelector": null, "volumes": [], "securityContext": {}}});
+        let (pod, told) = conformed("", "pods", pod);
+        let expected =
+            ["bogusTop", "metadata.bogusMeta", "spec.containers[0].bogus1", "spec.containers[0].ports[0].bogusPort"];
+        assert_eq!(told.unwrap(), expected);
+        let left = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}]}], "securityContext": {}}});
+        assert_eq!(pod, left);
+    }
+
+    #[test]
+    fn wrong_types_are_refused_in_the_decoders_words() {
+        let cannot = "json: cannot unmarshal";
+        for (group, plural, object, expected) in [
+            (
+                "apps",
+                "deployments",
+                json!({"spec": {"replicas": "x"}}),
+                format!("{cannot} string into Go struct field DeploymentSpec.spec.replicas of type int32"),
+            ),
+            (
+                "",
+                "configmaps",
+                json!({"data": {"a": []}}),
+                format!("{cannot} array into Go struct field ConfigMap.data of type string"),
+            ),
+            (
+                "",
+                "configmaps",
+                json!({"metadata": "x"}),
+                format!("{cannot} string into Go struct field ConfigMap.metadata of type v1.ObjectMeta"),
+            ),
+            (
+                "",
+                "configmaps",
+                json!({"metadata": {"labels": {"a": 1}}}),
+                format!("{cannot} number into Go struct field ObjectMeta.metadata.labels of type string"),
+            ),
+            ("", "secrets", json!({"data": {"a": "!"}}), "illegal base64 data at input byte 0".into()),
+            (
+                "coordination.k8s.io",
+                "leases",
+                json!({"spec": {"renewTime": "yesterday"}}),
+                "parsing time \"yesterday\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"yesterday\" as \"2006\""
+                    .into(),
+            ),
+        ] {
+            assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn values_get_their_canonical_form() {
+        let pod = json!({"metadata": {"creationTimestamp": "2026-01-02T03:04:05.6+01:00", "labels": {"a": null}},
+            "spec": {"containers": [{"resources": {"limits": {"cpu": 1, "memory": "1024Mi"}}}]}});
+        let (pod, told) = conformed("", "pods", pod);
+        assert_eq!(told.unwrap(), Vec::<String>::new());
+        assert_eq!(pod["metadata"], json!({"creationTimestamp": "2026-01-02T02:04:05Z", "labels": {"a": ""}}));
+        assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+    }
+}

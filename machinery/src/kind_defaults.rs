@@ -1,0 +1,276 @@
+//! Default values of the kinds beyond pods, services and deployments, as upstream's `SetDefaults_*` functions have them.
+//! Pod templates are filled in by the caller.
+
+use serde_json::{Value, json};
+
+use crate::resource::ResourceDef;
+
+/// Seconds that an admission webhook may take.
+const WEBHOOK_TIMEOUT_SECONDS: i32 = 10;
+
+/// Fills in defaults of an object of the row's kind; what is set stays.
+pub fn set(def: &ResourceDef, object: &mut Value) {
+    match (def.group, def.kind) {
+        ("apps", "DaemonSet") => daemon_set(object),
+        ("apps", "StatefulSet") => stateful_set(object),
+        ("batch", "Job") => job(object),
+        ("batch", "CronJob") => cron_job(object),
+        ("", "ReplicationController") => replication_controller(object),
+        ("", "PersistentVolume") => persistent_volume(object),
+        ("", "PersistentVolumeClaim") => claim(object),
+        ("", "Endpoints") => endpoints(object),
+        ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(object),
+        ("", "LimitRange") => limit_range(object),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
+        ("storage.k8s.io", "StorageClass") => {
+            fill(object, &[("reclaimPolicy", json!("Delete")), ("volumeBindingMode", json!("Immediate"))]);
+        }
+        ("storage.k8s.io", "CSIDriver") => csi_driver(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => fill(&mut object["spec"], &[("minReplicas", json!(1))]),
+        ("scheduling.k8s.io", "PriorityClass") => {
+            fill(object, &[("preemptionPolicy", json!("PreemptLowerPriority"))]);
+        }
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
+            webhooks(def.kind, object);
+        }
+        ("apiregistration.k8s.io", "APIService") if object["spec"]["service"].is_object() => {
+            fill(&mut object["spec"]["service"], &[("port", json!(443))]);
+        }
+        _ => {}
+    }
+}
+
+/// Sets the keys that are absent.
+fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
+    if object.is_null() {
+        *object = json!({});
+    }
+    let Some(map) = object.as_object_mut() else { return };
+    for (key, value) in defaults {
+        map.entry(*key).or_insert_with(|| value.clone());
+    }
+}
+
+/// The items of a list, none if it is absent; the object is not changed by looking.
+fn items<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn daemon_set(object: &mut Value) {
+    let spec = &mut object["spec"];
+    fill(spec, &[("revisionHistoryLimit", json!(10)), ("updateStrategy", json!({}))]);
+    let strategy = &mut spec["updateStrategy"];
+    fill(strategy, &[("type", json!("RollingUpdate"))]);
+    if strategy["type"] == "RollingUpdate" {
+        fill(strategy, &[("rollingUpdate", json!({}))]);
+        fill(&mut strategy["rollingUpdate"], &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))]);
+    }
+}
+
+fn stateful_set(object: &mut Value) {
+    let spec = &mut object["spec"];
+    let defaults = [
+        ("replicas", json!(1)),
+        ("podManagementPolicy", json!("OrderedReady")),
+        ("revisionHistoryLimit", json!(10)),
+        ("updateStrategy", json!({})),
+        ("persistentVolumeClaimRetentionPolicy", json!({})),
+    ];
+    fill(spec, &defaults);
+    fill(
+        &mut spec["persistentVolumeClaimRetentionPolicy"],
+        &[("whenDeleted", json!("Retain")), ("whenScaled", json!("Retain"))],
+    );
+    let strategy = &mut spec["updateStrategy"];
+    fill(strategy, &[("type", json!("RollingUpdate"))]);
+    if strategy["type"] == "RollingUpdate" {
+        fill(strategy, &[("rollingUpdate", json!({}))]);
+        fill(&mut strategy["rollingUpdate"], &[("partition", json!(0))]);
+    }
+    for template in items(spec, "volumeClaimTemplates") {
+        fill(template, &[("apiVersion", json!("v1")), ("kind", json!("PersistentVolumeClaim"))]);
+        claim(template);
+    }
+}
+
+fn job(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
+        fill(spec, &[("completions", json!(1))]);
+    }
+    let per_index = spec.get("backoffLimitPerIndex").is_some();
+    let after = if spec.get("podFailurePolicy").is_some() { "Failed" } else { "TerminatingOrFailed" };
+    let defaults = [
+        ("parallelism", json!(1)),
+        ("backoffLimit", if per_index { json!(i32::MAX) } else { json!(6) }),
+        ("completionMode", json!("NonIndexed")),
+        ("suspend", json!(false)),
+        ("podReplacementPolicy", json!(after)),
+        ("manualSelector", json!(false)),
+    ];
+    fill(spec, &defaults);
+}
+
+fn cron_job(object: &mut Value) {
+    let defaults = [
+        ("concurrencyPolicy", json!("Allow")),
+        ("suspend", json!(false)),
+        ("successfulJobsHistoryLimit", json!(3)),
+        ("failedJobsHistoryLimit", json!(1)),
+    ];
+    fill(&mut object["spec"], &defaults);
+}
+
+fn replication_controller(object: &mut Value) {
+    let spec = &mut object["spec"];
+    fill(spec, &[("replicas", json!(1))]);
+    let labels = spec["template"]["metadata"]["labels"].clone();
+    if labels.is_object() {
+        fill(spec, &[("selector", labels)]);
+    }
+}
+
+fn persistent_volume(object: &mut Value) {
+    let defaults = [("persistentVolumeReclaimPolicy", json!("Retain")), ("volumeMode", json!("Filesystem"))];
+    fill(&mut object["spec"], &defaults);
+    if object["spec"]["hostPath"].is_object() {
+        fill(&mut object["spec"]["hostPath"], &[("type", json!(""))]);
+    }
+    fill(&mut object["status"], &[("phase", json!("Pending"))]);
+}
+
+fn claim(object: &mut Value) {
+    fill(&mut object["spec"], &[("volumeMode", json!("Filesystem"))]);
+    fill(&mut object["status"], &[("phase", json!("Pending"))]);
+}
+
+fn endpoints(object: &mut Value) {
+    for subset in items(object, "subsets") {
+        for port in items(subset, "ports") {
+            fill(port, &[("protocol", json!("TCP"))]);
+        }
+    }
+}
+
+fn endpoint_slice(object: &mut Value) {
+    for port in items(object, "ports") {
+        fill(port, &[("name", json!("")), ("protocol", json!("TCP"))]);
+    }
+}
+
+fn limit_range(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec") else { return };
+    for limit in items(spec, "limits").filter(|l| l["type"] == "Container") {
+        // A default is what is set, else the maximum; a default request what is set, else the default, else the minimum.
+        for (key, sources) in [("default", &["max"][..]), ("defaultRequest", &["default", "min"])] {
+            for source in sources {
+                let Some(amounts) = limit.get(source).and_then(Value::as_object).cloned() else { continue };
+                let amounts: Vec<(String, Value)> = amounts.into_iter().collect();
+                let amounts: Vec<(&str, Value)> = amounts.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+                fill(limit, &[(key, json!({}))]);
+                fill(&mut limit[key], &amounts);
+            }
+        }
+    }
+}
+
+fn network_policy(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
+    let has_egress = spec.get("egress").and_then(Value::as_array).is_some_and(|e| !e.is_empty());
+    let types = if has_egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    fill(spec, &[("podSelector", json!({})), ("policyTypes", types)]);
+    for direction in ["ingress", "egress"] {
+        for rule in items(spec, direction) {
+            for port in items(rule, "ports") {
+                fill(port, &[("protocol", json!("TCP"))]);
+            }
+        }
+    }
+}
+
+fn csi_driver(object: &mut Value) {
+    let defaults = [
+        ("attachRequired", json!(true)),
+        ("podInfoOnMount", json!(false)),
+        ("storageCapacity", json!(false)),
+        ("fsGroupPolicy", json!("ReadWriteOnceWithFSType")),
+        ("volumeLifecycleModes", json!(["Persistent"])),
+        ("requiresRepublish", json!(false)),
+        ("seLinuxMount", json!(false)),
+    ];
+    fill(&mut object["spec"], &defaults);
+}
+
+fn webhooks(kind: &str, object: &mut Value) {
+    for webhook in items(object, "webhooks") {
+        let defaults = [
+            ("failurePolicy", json!("Fail")),
+            ("matchPolicy", json!("Equivalent")),
+            ("namespaceSelector", json!({})),
+            ("objectSelector", json!({})),
+            ("timeoutSeconds", json!(WEBHOOK_TIMEOUT_SECONDS)),
+        ];
+        fill(webhook, &defaults);
+        if kind == "MutatingWebhookConfiguration" {
+            fill(webhook, &[("reinvocationPolicy", json!("Never"))]);
+        }
+        if webhook["clientConfig"]["service"].is_object() {
+            fill(&mut webhook["clientConfig"]["service"], &[("port", json!(443))]);
+        }
+        for rule in items(webhook, "rules") {
+            fill(rule, &[("scope", json!("*"))]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{RESOURCES, find};
+
+    #[test]
+    fn kinds_get_their_defaults() {
+        for (group, plural, mut object, path, expected) in [
+            ("apps", "daemonsets", json!({}), "/spec/updateStrategy/rollingUpdate/maxUnavailable", json!(1)),
+            ("apps", "daemonsets", json!({}), "/spec/revisionHistoryLimit", json!(10)),
+            ("apps", "statefulsets", json!({}), "/spec/updateStrategy/rollingUpdate", json!({"partition": 0})),
+            ("batch", "jobs", json!({"spec": {}}), "/spec/completions", json!(1)),
+            ("batch", "cronjobs", json!({"spec": {"suspend": true}}), "/spec/suspend", json!(true)),
+            (
+                "",
+                "endpoints",
+                json!({"subsets": [{"ports": [{"port": 1}]}]}),
+                "/subsets/0/ports/0/protocol",
+                json!("TCP"),
+            ),
+            (
+                "",
+                "limitranges",
+                json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}}]}}),
+                "/spec/limits/0/defaultRequest/cpu",
+                json!("2"),
+            ),
+            (
+                "networking.k8s.io",
+                "networkpolicies",
+                json!({"spec": {"egress": [{}]}}),
+                "/spec/policyTypes",
+                json!(["Ingress", "Egress"]),
+            ),
+        ] {
+            set(find(group, "v1", plural).unwrap(), &mut object);
+            assert_eq!(object.pointer(path), Some(&expected), "{plural} {path}");
+        }
+    }
+
+    #[test]
+    fn filling_in_twice_changes_nothing() {
+        for row in RESOURCES {
+            let mut object = json!({"metadata": {"name": "n"}, "spec": {}});
+            set(row, &mut object);
+            let once = object.clone();
+            set(row, &mut object);
+            assert_eq!(object, once, "{}", row.qualified());
+        }
+    }
+}

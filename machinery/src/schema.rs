@@ -1,0 +1,201 @@
+//! The types of the API: field names, types and list strategies, from the table that `build.rs` derives.
+//!
+//! The table is text, read once; a few thousand fields take about a millisecond. Type expressions: `[T` list, `{T` map
+//! from strings, `string`, `int32`, `int64`, `float64`, `bool`, `bytes` (base64), `quantity`, `intorstring`, `time`,
+//! `microtime`, `any`, otherwise the path of an object type.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// The table.
+const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.txt"));
+
+/// How a list is merged by patches and server-side apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListStrategy {
+    /// As one value.
+    #[default]
+    Atomic,
+    /// As a set of plain values.
+    Set,
+    /// By the values of these fields of its items: the patch merge key where the API names one, else the list map keys.
+    Map(Vec<&'static str>),
+}
+
+/// A type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Anything.
+    Any,
+    /// A text.
+    String,
+    /// 32 bits.
+    Int32,
+    /// 64 bits.
+    Int64,
+    /// A number.
+    Float64,
+    /// true or false.
+    Bool,
+    /// Base64.
+    Bytes,
+    /// A resource quantity: text or number.
+    Quantity,
+    /// Number or text.
+    IntOrString,
+    /// RFC 3339.
+    Time,
+    /// RFC 3339 with microseconds.
+    MicroTime,
+    /// A list.
+    List(Box<Type>),
+    /// A map from strings.
+    Map(Box<Type>),
+    /// An object: path of its type.
+    Object(&'static str),
+}
+
+/// A field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its type.
+    pub kind: Type,
+    /// How it is merged, if it is a list.
+    pub list: ListStrategy,
+    /// Whether it is written even when empty.
+    pub required: bool,
+}
+
+/// An object type.
+#[derive(Debug, Default)]
+pub struct Definition {
+    /// Its name without the package (`PodSpec`).
+    pub name: &'static str,
+    /// Fields by JSON name; kinds have `apiVersion` and `kind` too.
+    pub fields: HashMap<&'static str, Field>,
+}
+
+#[derive(Default)]
+struct Table {
+    definitions: HashMap<&'static str, Definition>,
+    kinds: HashMap<(&'static str, &'static str, &'static str), &'static str>,
+}
+
+static SCHEMA: LazyLock<Table> = LazyLock::new(|| read(TABLE));
+
+/// The type of a kind.
+pub fn of_kind(group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
+    let path = SCHEMA.kinds.get(&(group, version, kind))?;
+    SCHEMA.definitions.get(path)
+}
+
+/// The type of a path, as [`Type::Object`] names it.
+pub fn definition(path: &str) -> Option<&'static Definition> {
+    SCHEMA.definitions.get(path)
+}
+
+fn read(table: &'static str) -> Table {
+    let mut out = Table::default();
+    let mut current = "";
+    for line in table.lines() {
+        let words: Vec<&'static str> = line.split(' ').collect();
+        match words[..] {
+            ["T", path] => {
+                current = path;
+                let name = path.rsplit('.').next().unwrap_or(path);
+                out.definitions.insert(path, Definition { name, fields: HashMap::new() });
+            }
+            ["K", group, version, kind] => {
+                out.kinds.insert((if group == "-" { "" } else { group }, version, kind), current);
+                if let Some(definition) = out.definitions.get_mut(current) {
+                    for key in ["apiVersion", "kind"] {
+                        definition
+                            .fields
+                            .insert(key, Field { kind: Type::String, list: ListStrategy::Atomic, required: true });
+                    }
+                }
+            }
+            ["F", name, kind, ref rest @ ..] => {
+                let list = match rest {
+                    ["map", keys] if !keys.is_empty() => ListStrategy::Map(keys.split(',').collect()),
+                    ["set", ..] => ListStrategy::Set,
+                    _ => ListStrategy::Atomic,
+                };
+                if let Some(definition) = out.definitions.get_mut(current) {
+                    definition.fields.insert(
+                        name,
+                        Field { kind: expression(kind.trim_start_matches('!')), list, required: kind.starts_with('!') },
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn expression(text: &'static str) -> Type {
+    if let Some(item) = text.strip_prefix('[') {
+        return Type::List(Box::new(expression(item)));
+    }
+    if let Some(value) = text.strip_prefix('{') {
+        return Type::Map(Box::new(expression(value)));
+    }
+    match text {
+        "any" => Type::Any,
+        "string" => Type::String,
+        "int32" => Type::Int32,
+        "int64" => Type::Int64,
+        "float64" => Type::Float64,
+        "bool" => Type::Bool,
+        "bytes" => Type::Bytes,
+        "quantity" => Type::Quantity,
+        "intorstring" => Type::IntOrString,
+        "time" => Type::Time,
+        "microtime" => Type::MicroTime,
+        path => Type::Object(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::RESOURCES;
+
+    #[test]
+    fn every_served_kind_has_a_type() {
+        for row in RESOURCES {
+            // Reviews and bindings included; component statuses are computed.
+            let found = of_kind(row.group, row.version, row.kind);
+            assert!(found.is_some_and(|d| d.fields.contains_key("metadata")), "{}", row.qualified());
+        }
+    }
+
+    #[test]
+    fn every_type_that_is_named_exists() {
+        fn check(kind: &Type, of: &str) {
+            match kind {
+                Type::Object(path) => assert!(definition(path).is_some(), "{path} in {of}"),
+                Type::List(inner) | Type::Map(inner) => check(inner, of),
+                _ => {}
+            }
+        }
+        for (path, definition) in &SCHEMA.definitions {
+            for field in definition.fields.values() {
+                check(&field.kind, path);
+            }
+        }
+    }
+
+    #[test]
+    fn lists_know_their_keys() {
+        let pod = definition("api.core.v1.PodSpec").unwrap();
+        assert_eq!(pod.fields["containers"].list, ListStrategy::Map(vec!["name"]));
+        assert_eq!(pod.fields["tolerations"].list, ListStrategy::Atomic);
+        let container = definition("api.core.v1.Container").unwrap();
+        assert_eq!(container.fields["ports"].list, ListStrategy::Map(vec!["containerPort"]));
+        let meta = definition("apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
+        assert_eq!(meta.fields["finalizers"].list, ListStrategy::Set);
+        assert_eq!(meta.fields["ownerReferences"].list, ListStrategy::Map(vec!["uid"]));
+    }
+}
