@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
 use keelson_machinery::stored::Stored;
-use keelson_store::{Kv, KeyRange};
+use keelson_store::{KeyRange, Kv};
 use serde_json::Value;
 
 /// Reads objects from the replica.

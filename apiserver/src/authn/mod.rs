@@ -41,11 +41,7 @@ impl Authentication {
 
     /// The user of a request. `peer_certs` were verified by TLS against the cluster's CA. A certificate goes before a
     /// token; with neither the user is anonymous.
-    pub fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        peer_certs: &[CertificateDer<'_>],
-    ) -> Result<UserInfo, AuthnError> {
+    pub fn authenticate(&self, headers: &HeaderMap, peer_certs: &[CertificateDer<'_>]) -> Result<UserInfo, AuthnError> {
         if let Some(certificate) = peer_certs.first() {
             let (name, groups) = keelson_pki::subject_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
             if !name.is_empty() {
@@ -54,7 +50,9 @@ impl Authentication {
         }
         match bearer(headers)? {
             Some(token) => self.token(token, &[keelson_pki::service_account::ISSUER]),
-            None => Ok(UserInfo { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..UserInfo::default() }),
+            None => {
+                Ok(UserInfo { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..UserInfo::default() })
+            }
         }
     }
 

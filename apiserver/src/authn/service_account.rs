@@ -8,8 +8,11 @@ use crate::access::UserInfo;
 
 impl Authentication {
     pub(super) fn service_account(&self, token: &str, audiences: &[&str]) -> Result<UserInfo, AuthnError> {
-        let claims =
-            self.pki.service_account.verify(token, audiences).map_err(|e| AuthnError(format!("invalid bearer token: {e}")))?;
+        let claims = self
+            .pki
+            .service_account
+            .verify(token, audiences)
+            .map_err(|e| AuthnError(format!("invalid bearer token: {e}")))?;
         let private = &claims.kubernetes;
         let namespace = private.namespace.as_str();
         let account = &private.serviceaccount;

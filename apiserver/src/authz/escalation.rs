@@ -51,9 +51,10 @@ impl Authorization {
                 if self.allowed(user, "bind", plural, namespace, target) {
                     return Ok(());
                 }
-                let rules = self.policy().role(reference, namespace).map_err(|_| {
-                    Status::not_found(def.group, plural, target)
-                })?;
+                let rules = self
+                    .policy()
+                    .role(reference, namespace)
+                    .map_err(|_| Status::not_found(def.group, plural, target))?;
                 (rules.as_ref().clone(), "bind", plural, target)
             }
             _ => return Ok(()),

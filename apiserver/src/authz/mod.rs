@@ -74,7 +74,6 @@ pub fn refusal(user: &UserInfo, attributes: &Attributes, reason: &str) -> Status
     let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
     let place =
         if namespace.is_empty() { "at the cluster scope".into() } else { format!("in the namespace {namespace:?}") };
-    let why =
-        format!("User {:?} cannot {verb} resource {full:?} in API group {group:?} {place}{reason}", user.name);
+    let why = format!("User {:?} cannot {verb} resource {full:?} in API group {group:?} {place}{reason}", user.name);
     Status::forbidden(group, resource, name, &why)
 }

@@ -65,7 +65,8 @@ impl Authorization {
             }
             ("", "secrets" | "configmaps" | "persistentvolumeclaims" | "persistentvolumeclaims/status") => {
                 let reads = matches!(asked.verb.as_str(), "get" | "list" | "watch");
-                if reads && !asked.name.is_empty() && self.refers(node, &asked.resource, &asked.namespace, &asked.name) {
+                if reads && !asked.name.is_empty() && self.refers(node, &asked.resource, &asked.namespace, &asked.name)
+                {
                     return Decision::Allow;
                 }
                 refused(format!("no relationship found between node '{node}' and this object"))
@@ -91,9 +92,9 @@ impl Authorization {
                 Some(field) => field == node,
                 None => true,
             };
-            here && stored.to_value(kv.mod_revision).is_ok_and(|pod| {
-                pod["spec"]["nodeName"] == node && mentions(&pod["spec"], resource, name)
-            })
+            here && stored
+                .to_value(kv.mod_revision)
+                .is_ok_and(|pod| pod["spec"]["nodeName"] == node && mentions(&pod["spec"], resource, name))
         })
     }
 }

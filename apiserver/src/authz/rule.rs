@@ -88,7 +88,8 @@ impl Rule {
             }
             for group in &self.groups {
                 for resource in &self.resources {
-                    let atom = Self { verbs: one(verb), groups: one(group), resources: one(resource), ..Self::default() };
+                    let atom =
+                        Self { verbs: one(verb), groups: one(group), resources: one(resource), ..Self::default() };
                     if self.names.is_empty() {
                         atoms.push(atom.clone());
                     }

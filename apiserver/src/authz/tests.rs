@@ -49,10 +49,21 @@ async fn a_matrix_of_users() {
         (user("root", &["system:masters"]), ask("delete", "", "nodes", "", "x"), true),
         (user("system:kube-scheduler", &[]), ask("create", "", "pods/binding", "default", "x"), true),
         (user("system:kube-scheduler", &[]), ask("delete", "", "secrets", "default", "x"), false),
-        (user("system:bootstrap:abcdef", &["system:bootstrappers"]),
-         ask("create", "certificates.k8s.io", "certificatesigningrequests", "", ""), true),
-        (user("system:anonymous", &["system:unauthenticated"]), ask("get", "", "configmaps", "kube-public", "cluster-info"), true),
-        (user("system:anonymous", &["system:unauthenticated"]), ask("list", "", "configmaps", "kube-public", ""), false),
+        (
+            user("system:bootstrap:abcdef", &["system:bootstrappers"]),
+            ask("create", "certificates.k8s.io", "certificatesigningrequests", "", ""),
+            true,
+        ),
+        (
+            user("system:anonymous", &["system:unauthenticated"]),
+            ask("get", "", "configmaps", "kube-public", "cluster-info"),
+            true,
+        ),
+        (
+            user("system:anonymous", &["system:unauthenticated"]),
+            ask("list", "", "configmaps", "kube-public", ""),
+            false,
+        ),
         (node.clone(), ask("update", "", "nodes/status", "", "a"), true),
         (node.clone(), ask("update", "", "nodes/status", "", "b"), false),
         (node.clone(), ask("update", "coordination.k8s.io", "leases", "kube-node-lease", "a"), true),
@@ -80,8 +91,10 @@ async fn a_new_binding_counts_at_once_and_aggregation_works() {
     assert_eq!(authorization.authorize(&jane, &what), Decision::Allow);
     assert_ne!(authorization.authorize(&jane, &ask("create", "apps", "deployments", "other", "")), Decision::Allow);
     let def = keelson_machinery::resources::find("rbac.authorization.k8s.io", "v1", "roles").unwrap();
-    let role = |resource: &str| json!({"metadata": {"name": "r"},
-        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [resource]}]});
+    let role = |resource: &str| {
+        json!({"metadata": {"name": "r"},
+        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [resource]}]})
+    };
     assert!(authorization.check_escalation(&jane, def, "default", &role("pods"), None).is_ok());
     assert!(authorization.check_escalation(&jane, def, "default", &role("nodes"), None).is_err());
     assert!(authorization.check_escalation(&jane, def, "other", &role("pods"), None).is_err());
@@ -90,5 +103,8 @@ async fn a_new_binding_counts_at_once_and_aggregation_works() {
 #[test]
 fn refusals_read_as_upstream() {
     let message = refusal(&user("jane", &[]), &ask("list", "", "pods", "default", ""), "").message;
-    assert_eq!(message, r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#);
+    assert_eq!(
+        message,
+        r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#
+    );
 }

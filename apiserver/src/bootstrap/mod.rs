@@ -119,8 +119,7 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
         return Ok(false);
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
-    object["metadata"]["creationTimestamp"] =
-        jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    object["metadata"]["creationTimestamp"] = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
     let value = encode(def, &object).map_err(|e| BootstrapError::Object(format!("{key}: {e}")))?;
     let txn = Txn {
         compare: vec![Compare::mod_revision(key.clone(), 0)],

@@ -56,7 +56,9 @@ impl Rule {
             let groups: Vec<&str> = self.groups.split(' ').map(|g| if g == "core" { "" } else { g }).collect();
             rule["apiGroups"] = json!(groups);
         }
-        for (key, list) in [("resources", self.resources), ("resourceNames", self.names), ("nonResourceURLs", self.urls)] {
+        for (key, list) in
+            [("resources", self.resources), ("resourceNames", self.names), ("nonResourceURLs", self.urls)]
+        {
             if !list.is_empty() {
                 rule[key] = json!(words(list));
             }
