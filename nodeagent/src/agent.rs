@@ -238,10 +238,10 @@ impl Agent {
         match api.replace_status(name, &next).await {
             Ok(written) => {
                 let uid = written.metadata.uid.clone().unwrap_or_default();
-                if let Some(known) = self.pods.lock().known.get_mut(&uid) {
-                    if known.metadata.resource_version == pod.metadata.resource_version {
-                        *known = written;
-                    }
+                if let Some(known) = self.pods.lock().known.get_mut(&uid)
+                    && known.metadata.resource_version == pod.metadata.resource_version
+                {
+                    *known = written;
                 }
                 Ok(())
             }
