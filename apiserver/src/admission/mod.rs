@@ -5,6 +5,8 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pods;
 mod service_account;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
