@@ -2,6 +2,7 @@
 
 mod escalation;
 mod node;
+pub(crate) use node::node_of;
 mod rbac;
 mod rule;
 #[cfg(test)]
