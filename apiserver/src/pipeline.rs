@@ -14,7 +14,7 @@ use keelson_store::Kv;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Admission, AdmissionPlugin, Attributes, Authorizer, Decision, UserInfo};
+use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{ResourceRequest, Target, target};
@@ -53,7 +53,7 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
-    admission: Vec<Box<dyn AdmissionPlugin>>,
+    admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
@@ -66,10 +66,14 @@ impl ApiServer {
     /// Puts a server together.
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
+        let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         Arc::new(Self {
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
-            authorizer: Arc::new(authz::Authorization::new(objects.clone())),
-            admission: admission::chain(&objects),
+            admission: admission::Chain::new(&admission::Parts {
+                objects: objects.clone(),
+                authorization: authorizer.clone(),
+            }),
+            authorizer,
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,
@@ -178,13 +182,7 @@ impl ApiServer {
 
     /// Runs the admission chain: all mutating steps, then all validating ones.
     pub(crate) async fn admit(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        for plugin in &self.admission {
-            plugin.mutate(request).await?;
-        }
-        for plugin in &self.admission {
-            plugin.validate(request).await?;
-        }
-        Ok(())
+        self.admission.admit(request).await
     }
 
     /// Makes this member's view new enough for a read: a barrier, unless the client asked for any version.

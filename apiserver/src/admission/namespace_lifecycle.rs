@@ -28,7 +28,7 @@ impl AdmissionPlugin for NamespaceLifecycle {
         if def.group == "authorization.k8s.io" {
             return Ok(());
         }
-        let Some(object) = self.0.find("", "v1", "namespaces", "", namespace) else {
+        let Some(object) = self.0.object("", "v1", "namespaces", "", namespace) else {
             return Err(Status::not_found("", "namespaces", namespace));
         };
         if object["status"]["phase"] != "Terminating" && object["metadata"].get("deletionTimestamp").is_none() {

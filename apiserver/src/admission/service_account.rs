@@ -26,7 +26,7 @@ impl AdmissionPlugin for ServiceAccount {
         }
         let spec = &mut pod["spec"];
         let name = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default").to_owned();
-        let Some(account) = self.0.find("", "v1", "serviceaccounts", &namespace, &name) else {
+        let Some(account) = self.0.object("", "v1", "serviceaccounts", &namespace, &name) else {
             let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
             return Err(Status::forbidden("", "pods", &pod_name, &why));
         };
