@@ -1,4 +1,24 @@
-//! The request pipeline of the Kubernetes API over a [`keelson_store::Kv`].
+//! The request pipeline of the Kubernetes API over a [`keelson_store::Kv`]: authentication, authorization, admission, the
+//! verbs and subresources of every row, discovery.
+//!
+//! Invariants: there is one call site of authorization; a request writes with one transaction; a panic fails one request.
 
 pub mod access;
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod bootstrap;
+mod discovery;
 pub mod objects;
+mod pipeline;
+pub mod request;
+mod server;
+mod services;
+mod strategy;
+mod subresources;
+mod table;
+mod verbs;
+
+pub use pipeline::{ApiServer, Config, Extension, InProcess};
+pub use server::serve;

@@ -1,21 +1,159 @@
-//! Reading Kubernetes objects straight from this member's replica, for the parts of the apiserver that
-//! decide (authentication, authorization, admission).
+//! Objects in the store: reading them from this member's replica and writing them in one transaction each.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use keelson_client::Fence;
 use keelson_machinery::resource::ResourceDef;
-use keelson_store::Kv;
+use keelson_machinery::status::Status;
+use keelson_machinery::stored::{self, Stored};
+use keelson_store::{Compare, DeleteRequest, KeyRange, KeyValue, Kv, KvError, Op, PutRequest, Revision, Txn};
+use serde_json::Value;
 
-/// Reads objects from the replica.
+/// Reads and writes objects.
 #[derive(Clone)]
 pub struct Objects {
     /// The store.
     pub kv: Arc<dyn Kv>,
 }
 
+/// What a write did not do because a guard failed.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The object is not as it was when it was read.
+    Changed,
+    /// Anything else, as the client sees it.
+    Status(Status),
+}
+
+impl From<Status> for WriteError {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// Further parts of a write's transaction.
+#[derive(Default)]
+pub struct Extra {
+    /// Further guards: if one of these fails the write is refused with the Status beside it.
+    pub guards: Vec<(Compare, Status)>,
+    /// Further operations.
+    pub ops: Vec<Op>,
+    /// Lease to attach the object to.
+    pub lease: i64,
+}
+
 impl Objects {
-    /// Store key of an object as bytes.
-    pub fn key(def: &ResourceDef, namespace: &str, name: &str) -> bytes::Bytes {
+    /// Store key of an object.
+    pub fn key(def: &ResourceDef, namespace: &str, name: &str) -> Bytes {
         def.key(namespace, name).into()
+    }
+
+    /// The range of all objects of a row, or of one namespace.
+    pub fn range(def: &ResourceDef, namespace: &str) -> KeyRange {
+        let prefix = if namespace.is_empty() { def.prefix() } else { format!("{}{namespace}/", def.prefix()) };
+        KeyRange::prefix(prefix)
+    }
+
+    /// The stored form of an object on this member.
+    pub fn find(&self, def: &ResourceDef, namespace: &str, name: &str) -> Option<Arc<KeyValue>> {
+        self.kv.view().get(&Self::key(def, namespace, name)).cloned()
+    }
+
+    /// An object, parsed, with its revision.
+    pub fn get(&self, def: &ResourceDef, namespace: &str, name: &str) -> Result<Option<(Value, Revision)>, Status> {
+        self.find(def, namespace, name).map(|kv| Ok((parse(&kv)?, kv.mod_revision))).transpose()
+    }
+
+    /// All objects of a row (of one namespace, if one is named), parsed.
+    pub fn list(&self, def: &ResourceDef, namespace: &str) -> Result<Vec<Value>, Status> {
+        self.kv.view().range(&Self::range(def, namespace)).map(|kv| parse(kv)).collect()
+    }
+
+    /// Writes an object if its key was last changed at `expected` (0: if it does not exist). Returns the new revision.
+    pub async fn put(
+        &self,
+        def: &ResourceDef,
+        object: &Value,
+        expected: Revision,
+        fence: Option<&Fence>,
+        extra: Extra,
+    ) -> Result<Revision, WriteError> {
+        let key = key_of(def, object);
+        let value = stored::encode(def, object).map_err(|e| Status::internal(&e.to_string()))?;
+        let put = Op::Put(PutRequest { lease: extra.lease, ..PutRequest::new(key.clone(), value) });
+        self.write(key, expected, put, fence, extra).await
+    }
+
+    /// Deletes an object if its key was last changed at `expected`. Returns the revision of the deletion.
+    pub async fn delete(
+        &self,
+        def: &ResourceDef,
+        object: &Value,
+        expected: Revision,
+        fence: Option<&Fence>,
+        extra: Extra,
+    ) -> Result<Revision, WriteError> {
+        let key = key_of(def, object);
+        let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(key.clone()), prev_kv: false });
+        self.write(key, expected, delete, fence, extra).await
+    }
+
+    async fn write(
+        &self,
+        key: Bytes,
+        expected: Revision,
+        op: Op,
+        fence: Option<&Fence>,
+        extra: Extra,
+    ) -> Result<Revision, WriteError> {
+        let mut compare = vec![Compare::mod_revision(key.clone(), expected)];
+        compare.extend(fence.map(|f| Compare::create_revision(f.key.clone(), f.create_revision)));
+        compare.extend(extra.guards.iter().map(|(guard, _)| guard.clone()));
+        let mut success = vec![op];
+        success.extend(extra.ops);
+        let response = self.kv.txn(Txn { compare, success, failure: vec![] }).await.map_err(status_of)?;
+        if response.succeeded {
+            return Ok(response.revision);
+        }
+        let view = self.kv.view();
+        if let Some(fence) = fence
+            && view.get(&fence.key).map_or(0, |kv| kv.create_revision) != fence.create_revision
+        {
+            let why = "the leader lease of the writer is lost";
+            return Err(Status::conflict("", "leases", &String::from_utf8_lossy(&fence.key), why).into());
+        }
+        if view.get(&key).map_or(0, |kv| kv.mod_revision) != expected {
+            return Err(WriteError::Changed);
+        }
+        Err(extra.guards.into_iter().next().map_or(WriteError::Changed, |(_, status)| status.into()))
+    }
+}
+
+fn key_of(def: &ResourceDef, object: &Value) -> Bytes {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    Objects::key(def, text("namespace"), text("name"))
+}
+
+/// Parses a stored object; its resource version is the key's revision.
+pub fn parse(kv: &KeyValue) -> Result<Value, Status> {
+    Stored::parse(&kv.value)
+        .and_then(|s| s.to_value(kv.mod_revision))
+        .map_err(|e| Status::internal(&format!("{}: {e}", String::from_utf8_lossy(&kv.key))))
+}
+
+/// What the client sees of the store's refusals.
+pub fn status_of(error: KvError) -> Status {
+    match error {
+        KvError::Compacted(_) => Status::expired("The provided resource version is too old."),
+        KvError::FutureRevision => Status::timeout("Too large resource version"),
+        KvError::Overloaded => {
+            Status::too_many_requests("the store has too many requests under way, please try again later", 1)
+        }
+        KvError::TooLarge | KvError::TooManyOps => Status::too_large("etcdserver: request is too large"),
+        KvError::Unavailable(why) => {
+            Status::unavailable(format!("the store has no leader right now ({why}), please try again"))
+        }
+        other => Status::internal(&other.to_string()),
     }
 }

@@ -13,7 +13,9 @@ pub fn with_file(argv: Vec<OsString>) -> Result<Vec<OsString>> {
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read the config file {file:?}"))?;
     let flags = flags(&text).with_context(|| format!("config file {file:?}"))?;
     let mut result: Vec<OsString> = argv.iter().take(2).cloned().collect();
-    result.extend(flags.into_iter().filter(|(key, _)| std::env::var_os(variable(key)).is_none()).map(|(_, flag)| flag.into()));
+    result.extend(
+        flags.into_iter().filter(|(key, _)| std::env::var_os(variable(key)).is_none()).map(|(_, flag)| flag.into()),
+    );
     result.extend(argv.into_iter().skip(2));
     Ok(result)
 }
@@ -97,9 +99,15 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in
-            [("40s", Some(40_000)), ("1h30m", Some(5_400_000)), ("300ms", Some(300)), ("", None), ("5", None), ("s", None), ("5d", None)]
-        {
+        for (text, millis) in [
+            ("40s", Some(40_000)),
+            ("1h30m", Some(5_400_000)),
+            ("300ms", Some(300)),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("5d", None),
+        ] {
             assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
         }
     }

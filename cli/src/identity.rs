@@ -18,8 +18,6 @@ pub struct Identity {
     pub member_id: u64,
     /// Its name.
     pub name: String,
-    /// Where its peers reach it.
-    pub peer_address: String,
     /// Addresses of Services, the same on all members.
     pub service_cidr: String,
     /// Addresses of pods, the same on all members.
@@ -64,7 +62,9 @@ impl DataDir {
     pub fn identity(&self) -> Result<Option<Identity>> {
         let file = self.join("member.json");
         match fs::read(&file) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))?)),
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))?))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| file.display().to_string()),
         }
@@ -107,7 +107,6 @@ mod tests {
             cluster_id: 1,
             member_id: 2,
             name: "a".into(),
-            peer_address: "127.0.0.1:2380".into(),
             service_cidr: "10.96.0.0/16".into(),
             cluster_cidr: "10.244.0.0/16".into(),
         };

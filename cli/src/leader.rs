@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use keelson_client::Fence;
-use keelson_store::{Compare, DeleteRequest, Kv, KvError, KeyRange, LeaseId, Op, PutRequest, Txn};
+use keelson_store::{Compare, DeleteRequest, KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -82,8 +82,9 @@ async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId),
     let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(key.clone()), prev_kv: false });
     kv.txn(Txn { success: vec![delete], ..Txn::default() }).await?;
     let put = Op::Put(PutRequest { lease, ..PutRequest::new(key.clone(), holder.to_owned()) });
-    let created =
-        kv.txn(Txn { compare: vec![Compare::create_revision(key.clone(), 0)], success: vec![put], failure: vec![] }).await?;
+    let created = kv
+        .txn(Txn { compare: vec![Compare::create_revision(key.clone(), 0)], success: vec![put], failure: vec![] })
+        .await?;
     if !created.succeeded {
         return Err(KvError::Unavailable("another member took the leader key".into()));
     }

@@ -1,2 +1,43 @@
-//! placeholder
-fn main() {}
+//! The `keelson` binary: composes the crates into a server, an agent and the tools around them.
+
+mod args;
+mod config;
+mod hollow;
+mod identity;
+mod leader;
+mod logging;
+mod server;
+mod token;
+
+use clap::{CommandFactory, FromArgMatches};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keelson: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let argv = config::with_file(std::env::args_os().collect())?;
+    if argv.len() < 2 {
+        args::Args::command().print_help()?;
+        return Ok(());
+    }
+    let matches = args::Args::command().args_override_self(true).get_matches_from(argv);
+    let args = args::Args::from_arg_matches(&matches)?;
+    logging::init(args.log_format, &args.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("keelson").build()?;
+    runtime.block_on(async {
+        match args.command {
+            args::Command::Server(args) => server::run(*args).await,
+            args::Command::Token(args) => token::run(args).await,
+        }
+    })
+}

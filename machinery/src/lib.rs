@@ -7,9 +7,12 @@ pub mod quantity;
 pub mod schema;
 
 pub mod decode;
+pub mod defaults;
 pub mod names;
+pub mod patch;
 pub mod resource;
 pub mod resources;
 pub mod selector;
 pub mod status;
 pub mod stored;
+pub mod validate;

@@ -1,0 +1,230 @@
+//! What a request asks for: path and query taken apart once, before anything else looks at it.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use keelson_machinery::resource::{ResourceDef, Scope};
+use keelson_machinery::resources;
+use keelson_machinery::status::Status;
+
+use crate::access::Attributes;
+
+/// Query parameters, decoded; of repeated ones all values.
+#[derive(Clone, Debug, Default)]
+pub struct Query(BTreeMap<String, Vec<String>>);
+
+impl Query {
+    /// Takes a query string apart.
+    pub fn parse(query: Option<&str>) -> Self {
+        let mut map: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            map.entry(decode(key, true)).or_default().push(decode(value, true));
+        }
+        Self(map)
+    }
+
+    /// The first value of a parameter; `None` if absent or empty.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|v| v.first()).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    /// All values of a parameter.
+    pub fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A boolean as Kubernetes reads it: absent, `0` and `false` are false, all else is true.
+    pub fn flag(&self, key: &str) -> bool {
+        self.0
+            .get(key)
+            .and_then(|v| v.first())
+            .is_some_and(|v| !matches!(v.as_str(), "0" | "false" | "False" | "FALSE"))
+    }
+
+    /// A number; text that is none is a 400.
+    pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
+        self.get(key)
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    Status::bad_request(format!(
+                        "error converting {key} from {text:?}: strconv.ParseInt: parsing {text:?}: invalid syntax"
+                    ))
+                })
+            })
+            .transpose()
+    }
+}
+
+/// Percent-decodes; `+` is a space in queries only.
+fn decode(text: &str, plus: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (bytes[i], hex(i + 1), hex(i + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                i += 3;
+                continue;
+            }
+            (b'+', ..) if plus => out.push(b' '),
+            (byte, ..) => out.push(byte),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A request for a resource.
+#[derive(Clone, Debug)]
+pub struct ResourceRequest {
+    /// The row.
+    pub def: &'static ResourceDef,
+    /// get, list, watch, create, update, patch, delete, deletecollection.
+    pub verb: &'static str,
+    /// Namespace; "" for cluster-scoped requests and those across namespaces.
+    pub namespace: String,
+    /// Name or "".
+    pub name: String,
+    /// Subresource or "".
+    pub subresource: String,
+    /// What follows the subresource in the path (proxy).
+    pub rest: String,
+    /// Query.
+    pub query: Query,
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A resource.
+    Resource(ResourceRequest),
+    /// Any other path.
+    Path(String),
+}
+
+/// Takes a request's line apart.
+pub fn target(method: &Method, uri: &http::Uri) -> Result<Target, Status> {
+    let path = uri.path();
+    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (group, version, rest) = match parts[..] {
+        ["api", version, ref rest @ ..] if !rest.is_empty() => ("", version, rest),
+        ["apis", group, version, ref rest @ ..] if !rest.is_empty() => (group, version, rest),
+        _ => return Ok(Target::Path(path.to_owned())),
+    };
+    let query = Query::parse(uri.query());
+    let (mut namespace, mut rest) = ("", rest);
+    if let ["namespaces", ns, inner @ ..] = rest {
+        // `/namespaces/x`, `/namespaces/x/status` and `/namespaces/x/finalize` are about the namespace itself.
+        if !(inner.is_empty() || matches!(inner, ["status" | "finalize"])) {
+            (namespace, rest) = (ns, inner);
+        }
+    }
+    let find = |plural: &str| resources::find(group, version, plural).ok_or_else(Status::no_such_path);
+    let (def, name, subresource, tail) = match *rest {
+        [plural] => (find(plural)?, "", "", String::new()),
+        [plural, name] => (find(plural)?, name, "", String::new()),
+        [plural, name, sub, ref tail @ ..] => (find(plural)?, name, sub, tail.join("/")),
+        [] => return Err(Status::no_such_path()),
+    };
+    if def.scope == Scope::Cluster && !namespace.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
+        return Err(Status::no_such_path());
+    }
+    let verb = verb(method, name, &query).ok_or_else(Status::method_not_allowed)?;
+    Ok(Target::Resource(ResourceRequest {
+        def,
+        verb,
+        namespace: namespace.into(),
+        name: name.into(),
+        subresource: subresource.into(),
+        rest: tail,
+        query,
+    }))
+}
+
+fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
+    Some(match *method {
+        Method::GET | Method::HEAD if name.is_empty() => {
+            if query.flag("watch") {
+                "watch"
+            } else {
+                "list"
+            }
+        }
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if name.is_empty() => "deletecollection",
+        Method::DELETE => "delete",
+        _ => return None,
+    })
+}
+
+impl Target {
+    /// As authorizers see it.
+    pub fn attributes(&self, method: &Method) -> Attributes {
+        match self {
+            Self::Resource(r) => Attributes {
+                verb: r.verb.into(),
+                group: r.def.group.into(),
+                version: r.def.version.into(),
+                resource: r.def.plural.into(),
+                subresource: r.subresource.clone(),
+                // A namespace's own namespace is itself, so that roles in it may name it.
+                namespace: if r.def.plural == "namespaces" && r.def.group.is_empty() {
+                    r.name.clone()
+                } else {
+                    r.namespace.clone()
+                },
+                name: r.name.clone(),
+                path: String::new(),
+            },
+            Self::Path(path) => {
+                Attributes { verb: method.as_str().to_ascii_lowercase(), path: path.clone(), ..Attributes::default() }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for (method, uri, expected) in [
+            ("GET", "/api/v1/pods", "pods list   "),
+            ("GET", "/api/v1/pods?watch=1", "pods watch   "),
+            ("GET", "/api/v1/namespaces/x", "namespaces get  x "),
+            ("PUT", "/api/v1/namespaces/x/finalize", "namespaces update  x finalize"),
+            ("POST", "/api/v1/namespaces/x/pods", "pods create x  "),
+            ("POST", "/api/v1/namespaces/x/pods/a/binding", "pods create x a binding"),
+            ("DELETE", "/apis/apps/v1/namespaces/x/deployments", "deployments deletecollection x  "),
+            ("PATCH", "/apis/apps/v1/namespaces/x/deployments/a%2Db/status", "deployments patch x a-b status"),
+        ] {
+            let method: Method = method.parse().unwrap();
+            let Target::Resource(r) = target(&method, &uri.parse().unwrap()).unwrap() else { panic!("{uri}") };
+            assert_eq!(
+                format!("{} {} {} {} {}", r.def.plural, r.verb, r.namespace, r.name, r.subresource),
+                expected,
+                "{uri}"
+            );
+        }
+        for (uri, code) in [
+            ("/api/v1/nope", 404),
+            ("/apis/apps/v1/pods", 404),
+            ("/api/v1/namespaces/x/nodes", 404),
+            ("/api/v1/pods/a/nope", 404),
+        ] {
+            assert_eq!(target(&Method::GET, &uri.parse().unwrap()).unwrap_err().code, code, "{uri}");
+        }
+        assert!(matches!(target(&Method::GET, &"/version".parse().unwrap()), Ok(Target::Path(_))));
+    }
+}

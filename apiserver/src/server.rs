@@ -1,0 +1,119 @@
+//! Serving over TLS: HTTP/1.1 and HTTP/2, client certificates, upgrades, an orderly end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use keelson_client::Body;
+use keelson_machinery::status::Status;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{ApiServer, body};
+
+/// A TLS handshake must be done within this.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Pause after accept failed (out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Requests under way at the end get this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Accepts connections until `stop` is cancelled.
+pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    debug!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = connection(server, stream, peer, acceptor, stop).await {
+                debug!(%peer, %error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.acquire_many(MAX_CONNECTIONS as u32)).await;
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let certificates: Arc<[CertificateDer<'static>]> =
+        stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, certificates) = (server.clone(), certificates.clone());
+        async move { Ok::<_, Infallible>(handle(&server, &certificates, peer, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(1000);
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    tokio::select! {
+        result = served.as_mut() => result,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    }
+}
+
+async fn handle(
+    server: &ApiServer,
+    certificates: &[CertificateDer<'static>],
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, incoming) = request.into_parts();
+    // Nothing that came from outside may pass for what only in-process callers set.
+    parts.extensions.clear();
+    if let Some(upgrade) = upgrade {
+        parts.extensions.insert(upgrade);
+    }
+    let bytes = match Limited::new(incoming, body::MAX_BODY_BYTES).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return body::refusal(&Status::too_large(format!("limit is {}", body::MAX_BODY_BYTES)));
+        }
+        Err(error) => return body::refusal(&Status::bad_request(format!("the body could not be read: {error}"))),
+    };
+    let user = match server.authenticator.authenticate(&parts.headers, certificates) {
+        Ok(user) => user,
+        Err(why) => {
+            debug!(%peer, %why, "authentication failed");
+            return body::refusal(&Status::unauthorized());
+        }
+    };
+    server.call(user, Request::from_parts(parts, bytes)).await
+}

@@ -1,0 +1,88 @@
+//! POST of a new object.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::status::Status;
+
+use super::Call;
+use crate::access::{Admission, Operation};
+use crate::objects::WriteError;
+use crate::{ApiServer, body, services, strategy};
+
+/// Attempts to find a free generated name.
+const GENERATE_NAME_ATTEMPTS: usize = 8;
+
+impl ApiServer {
+    /// Creates an object.
+    pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        let (def, dry_run) = (call.request.def, call.dry_run()?);
+        let decoded = body::object(call.headers, call.body)?;
+        let mut warnings = Vec::new();
+        let mut object = decoded.value;
+        strategy::fit(call.request, &mut object)?;
+        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
+        let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
+        for attempt in 1.. {
+            let mut candidate = object.clone();
+            strategy::prepare_create(def, &mut candidate)?;
+            let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let mut admission = Admission {
+                operation: Operation::Create,
+                def,
+                subresource: "",
+                namespace: &call.request.namespace,
+                name: &name,
+                user: call.user,
+                object: Some(&mut candidate),
+                old: None,
+                dry_run,
+                warnings: &mut warnings,
+            };
+            self.admit(&mut admission).await?;
+            strategy::check(def, &candidate, None)?;
+            let taken = Status::already_exists(def.group, def.plural, &name);
+            let mut extra = services::allocate(self, def, &mut candidate, None)?;
+            if dry_run {
+                if self.objects.find(def, &call.request.namespace, &name).is_some() {
+                    return Err(taken);
+                }
+                return call.answer(201, &candidate, &warnings);
+            }
+            extra.lease = self.event_lease(def).await?;
+            match self.objects.put(def, &candidate, 0, call.fence, extra).await {
+                Ok(revision) => {
+                    candidate["metadata"]["resourceVersion"] = revision.to_string().into();
+                    return call.answer(201, &candidate, &warnings);
+                }
+                Err(WriteError::Status(status))
+                    if status.reason == "AllocationRace" && attempt < GENERATE_NAME_ATTEMPTS => {}
+                Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
+                Err(WriteError::Changed) => return Err(taken),
+                Err(WriteError::Status(status)) => return Err(status),
+            }
+        }
+        Err(Status::internal("no free name was found"))
+    }
+
+    /// Duplicate fields are refused with `fieldValidation=Strict`, warned of with `Warn` (the default), else ignored.
+    pub(crate) fn check_fields(
+        &self,
+        call: &Call<'_>,
+        duplicates: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let texts: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        match call.request.query.get("fieldValidation").unwrap_or("Warn") {
+            "Ignore" => Ok(()),
+            "Warn" => {
+                warnings.extend(texts);
+                Ok(())
+            }
+            "Strict" if texts.is_empty() => Ok(()),
+            "Strict" => Err(Status::bad_request(format!("strict decoding error: {}", texts.join(", ")))),
+            other => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! GET of one object: the stored bytes with the resource version spliced in.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::status::Status;
+use keelson_machinery::stored::Stored;
+
+use super::Call;
+use crate::objects::{Objects, parse};
+use crate::table::{self, Format};
+use crate::{ApiServer, body};
+
+impl ApiServer {
+    /// Serves one object.
+    pub(crate) async fn get(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        self.fresh(call.request.query.get("resourceVersion")).await?;
+        let request = call.request;
+        let view = self.objects.kv.view();
+        let kv =
+            view.get(&Objects::key(request.def, &request.namespace, &request.name)).ok_or_else(|| call.not_found())?;
+        if table::negotiate(call.headers)? != Format::Json {
+            return call.answer(200, &parse(kv)?, &[]);
+        }
+        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+        let mut json = Vec::with_capacity(stored.json.len() + 40);
+        stored.write_json(kv.mod_revision, &mut json);
+        Ok(body::json(200, json))
+    }
+}

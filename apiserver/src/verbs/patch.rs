@@ -1,0 +1,50 @@
+//! PATCH: JSON patch, merge patch and strategic merge patch, applied to the object as it is stored.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::decode;
+use keelson_machinery::patch;
+use keelson_machinery::status::Status;
+
+use super::Call;
+use crate::{ApiServer, body};
+
+const ACCEPTED: &str =
+    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+
+impl ApiServer {
+    /// Patches an object.
+    pub(crate) async fn patch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        let kind = body::content_type(call.headers);
+        if !ACCEPTED.split(", ").any(|accepted| accepted == kind) {
+            return Err(Status::unsupported_media_type(ACCEPTED));
+        }
+        let decoded = decode::json(call.body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let mut warnings = Vec::new();
+        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
+        let def = call.request.def;
+        self.fresh(None).await?;
+        let object = self
+            .change(call, &mut warnings, |old, revision| {
+                let mut new = old.clone();
+                match kind {
+                    "application/json-patch+json" => patch::json(&mut new, &decoded.value)?,
+                    "application/merge-patch+json" => patch::merge(&mut new, &decoded.value),
+                    _ => patch::strategic(def.kind, &mut new, &decoded.value)?,
+                }
+                if new["kind"] != old["kind"] || new["apiVersion"] != old["apiVersion"] {
+                    return Err(Status::bad_request("a patch may not change kind or apiVersion"));
+                }
+                if new["metadata"]["name"] != old["metadata"]["name"] || !new["metadata"].is_object() {
+                    return Err(Status::bad_request("a patch may not change metadata.name"));
+                }
+                // A resource version in the patch is a precondition; the stored one is in `old`.
+                if new["metadata"]["resourceVersion"].as_str().is_some_and(|v| v != revision.to_string()) {
+                    return Err(Status::modified(def.group, def.plural, &call.request.name));
+                }
+                Ok(new)
+            })
+            .await?;
+        call.answer(200, &object, &warnings)
+    }
+}

@@ -1,0 +1,111 @@
+//! PUT: replaces an object or one of its subresources that are parts of it (status).
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::status::Status;
+use serde_json::Value;
+
+use super::Call;
+use crate::access::{Admission, Operation};
+use crate::objects::WriteError;
+use crate::{ApiServer, body, services, strategy};
+
+/// Attempts of an update that names no resource version.
+const UPDATE_ATTEMPTS: usize = 5;
+
+impl ApiServer {
+    /// Replaces an object.
+    pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        let decoded = body::object(call.headers, call.body)?;
+        let mut warnings = Vec::new();
+        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
+        let mut object = decoded.value;
+        strategy::fit(call.request, &mut object)?;
+        let def = call.request.def;
+        if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+            return Err(Status::bad_request("name must be provided"));
+        }
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        self.fresh(None).await?;
+        let object = self
+            .change(call, &mut warnings, |old, revision| {
+                if !version.is_empty() && version != revision.to_string() {
+                    return Err(Status::modified(def.group, def.plural, &call.request.name));
+                }
+                if let (Some(asked), Some(uid)) = (object["metadata"]["uid"].as_str(), old["metadata"]["uid"].as_str())
+                    && asked != uid
+                {
+                    let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}");
+                    return Err(Status::conflict(def.group, def.plural, &call.request.name, &why));
+                }
+                Ok(object.clone())
+            })
+            .await?;
+        call.answer(200, &object, &warnings)
+    }
+
+    /// Reads, changes and writes an object until no other writer comes between. `edit` gets the stored object and its
+    /// revision and returns the new one.
+    pub(crate) async fn change(
+        &self,
+        call: &Call<'_>,
+        warnings: &mut Vec<String>,
+        edit: impl Fn(&Value, i64) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
+        let request = call.request;
+        let (def, dry_run) = (request.def, call.dry_run()?);
+        for _ in 0..UPDATE_ATTEMPTS {
+            let Some((old, revision)) = self.objects.get(def, &request.namespace, &request.name)? else {
+                return Err(call.not_found());
+            };
+            let mut new = edit(&old, revision)?;
+            strategy::prepare_update(def, &request.subresource, &old, &mut new);
+            let mut admission = Admission {
+                operation: Operation::Update,
+                def,
+                subresource: &request.subresource,
+                namespace: &request.namespace,
+                name: &request.name,
+                user: call.user,
+                object: Some(&mut new),
+                old: Some(&old),
+                dry_run,
+                warnings,
+            };
+            self.admit(&mut admission).await?;
+            strategy::check(def, &new, Some(&old))?;
+            let extra = services::allocate(self, def, &mut new, Some(&old))?;
+            new["metadata"]["resourceVersion"] = revision.to_string().into();
+            if new == old || dry_run {
+                return Ok(new);
+            }
+            let gone = is_released(&new);
+            let written = if gone {
+                self.objects.delete(def, &new, revision, call.fence, services::release(def, &new)).await
+            } else {
+                self.objects.put(def, &new, revision, call.fence, extra).await
+            };
+            match written {
+                Ok(now) => {
+                    if !gone {
+                        new["metadata"]["resourceVersion"] = now.to_string().into();
+                    }
+                    return Ok(new);
+                }
+                Err(WriteError::Changed) => {}
+                Err(WriteError::Status(status)) => return Err(status),
+            }
+        }
+        Err(Status::modified(def.group, def.plural, &request.name))
+    }
+}
+
+/// An object that waits for deletion and has lost its last finalizer and grace period goes with this write.
+fn is_released(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let list_is_empty = |v: &Value| v.as_array().is_none_or(Vec::is_empty);
+    metadata["deletionTimestamp"].is_string()
+        && list_is_empty(&metadata["finalizers"])
+        && list_is_empty(&object["spec"]["finalizers"])
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}

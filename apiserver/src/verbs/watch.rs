@@ -1,0 +1,236 @@
+//! Watch: a cursor on the store's watch hub, turned into ADDED, MODIFIED and DELETED by the selectors on both sides of a
+//! change.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::{Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use keelson_client::Body;
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::status::Status;
+use keelson_machinery::stored::Stored;
+use keelson_store::{Event, EventKind, KeyValue, KvError, WatchRequest};
+use rand::RngExt;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::list::Selectors;
+use crate::objects::{Objects, parse, status_of};
+use crate::request::Query;
+use crate::table::{self, Format};
+use crate::{ApiServer, body};
+
+/// Pause between bookmarks.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without `timeoutSeconds` ends after this to twice this, as upstream's.
+const MIN_TIMEOUT_SECONDS: u64 = 1800;
+
+/// How one watcher wants its events.
+struct Shape {
+    def: &'static ResourceDef,
+    selectors: Selectors,
+    format: Format,
+    query: Query,
+}
+
+impl ApiServer {
+    /// Serves a watch.
+    pub(crate) async fn watch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        let request = call.request;
+        let query = &request.query;
+        let shape = Shape {
+            def: request.def,
+            selectors: Selectors::of(request)?,
+            format: table::negotiate(call.headers)?,
+            query: query.clone(),
+        };
+        let timeout = match query.number("timeoutSeconds")? {
+            Some(seconds) if seconds > 0 => seconds as u64,
+            _ => rand::rng().random_range(MIN_TIMEOUT_SECONDS..2 * MIN_TIMEOUT_SECONDS),
+        };
+        let version = query.get("resourceVersion");
+        let initial = query.flag("sendInitialEvents")
+            || (matches!(version, None | Some("0")) && query.get("sendInitialEvents").is_none());
+        self.fresh(version).await?;
+        let view = self.objects.kv.view();
+        let range = Objects::range(request.def, &request.namespace);
+        let mut first: Vec<Bytes> = Vec::new();
+        let start = if initial {
+            for kv in view.range(&range) {
+                let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+                if shape.selectors.matches(&stored.head) {
+                    first.push(shape.encode("ADDED", kv, &stored, kv.mod_revision));
+                }
+            }
+            if query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks") {
+                first.push(bookmark(shape.def, view.revision(), true));
+            }
+            view.revision() + 1
+        } else {
+            let version: i64 = version.unwrap_or_default().parse().map_err(|_| {
+                Status::bad_request(format!("invalid resourceVersion {:?}", version.unwrap_or_default()))
+            })?;
+            version + 1
+        };
+        let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
+            Ok(watch) => {
+                let bookmarks = query.flag("allowWatchBookmarks");
+                let events = events(shape, watch, start - 1, bookmarks);
+                let end = tokio::time::sleep(Duration::from_secs(timeout));
+                let all = futures::stream::iter(first)
+                    .chain(events)
+                    .take_until(end)
+                    .take_until(self.stop.clone().cancelled_owned());
+                StreamBody::new(all.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))))
+                    .map_err(|never| match never {})
+                    .boxed_unsync()
+            }
+            Err(KvError::Compacted(compacted)) => body::full(error_event(&too_old(start - 1, compacted))),
+            Err(error) => return Err(status_of(error)),
+        });
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+}
+
+fn too_old(asked: i64, compacted: i64) -> Status {
+    Status::expired(format!("too old resource version: {asked} ({compacted})"))
+}
+
+fn error_event(status: &Status) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+}
+
+fn bookmark(def: &ResourceDef, revision: i64, initial_end: bool) -> Bytes {
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    if initial_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let object = json!({"kind": def.kind, "apiVersion": def.api_version(), "metadata": metadata});
+    format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+}
+
+/// State of one watcher between events.
+struct Cursor {
+    shape: Shape,
+    watch: keelson_store::Watch,
+    revision: i64,
+    bookmarks: Option<tokio::time::Interval>,
+    ended: bool,
+}
+
+fn events(
+    shape: Shape,
+    watch: keelson_store::Watch,
+    revision: i64,
+    bookmarks: bool,
+) -> impl Stream<Item = Bytes> + Send {
+    let interval = bookmarks.then(|| {
+        let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL;
+        tokio::time::interval_at(start, BOOKMARK_INTERVAL)
+    });
+    let cursor = Cursor { shape, watch, revision, bookmarks: interval, ended: false };
+    futures::stream::unfold(cursor, |mut cursor| async move {
+        loop {
+            if cursor.ended {
+                return None;
+            }
+            let next = match &mut cursor.bookmarks {
+                Some(interval) => tokio::select! {
+                    biased;
+                    next = cursor.watch.next() => next,
+                    _ = interval.tick() => {
+                        let bytes = bookmark(cursor.shape.def, cursor.revision, false);
+                        return Some((bytes, cursor));
+                    }
+                },
+                None => cursor.watch.next().await,
+            };
+            let out = match next? {
+                Ok(batch) => {
+                    cursor.revision = cursor.revision.max(batch.revision);
+                    batch.events.iter().filter_map(|event| cursor.shape.event(event)).fold(
+                        Vec::new(),
+                        |mut all, bytes| {
+                            all.extend_from_slice(&bytes);
+                            all
+                        },
+                    )
+                }
+                Err(error) => {
+                    cursor.ended = true;
+                    let status = match error {
+                        KvError::Compacted(compacted) => too_old(cursor.revision, compacted),
+                        other => status_of(other),
+                    };
+                    error_event(&status).to_vec()
+                }
+            };
+            if !out.is_empty() {
+                return Some((out.into(), cursor));
+            }
+        }
+    })
+}
+
+/// Both sides of a change with their heads, and the JSON forms of the event: decoded and encoded once for all watchers.
+struct Decoded {
+    now: Option<Stored>,
+    before: Option<Stored>,
+    json: [std::sync::OnceLock<Bytes>; 3],
+}
+
+fn decoded(event: &Event) -> Option<Arc<Decoded>> {
+    let memo = event.memo.get_or_init(|| {
+        let stored = |kv: &Arc<KeyValue>| Stored::parse(&kv.value).ok();
+        let now = if event.kind == EventKind::Put { stored(&event.kv) } else { None };
+        Arc::new(Decoded { now, before: event.prev.as_ref().and_then(stored), json: Default::default() })
+    });
+    memo.clone().downcast().ok()
+}
+
+impl Shape {
+    /// What this watcher sees of a change, if anything.
+    fn event(&self, event: &Event) -> Option<Bytes> {
+        let decoded = decoded(event)?;
+        let chosen = |stored: &Option<Stored>| stored.as_ref().is_some_and(|s| self.selectors.matches(&s.head));
+        let (kind, index) = match (chosen(&decoded.before), chosen(&decoded.now)) {
+            (false, true) => ("ADDED", 0),
+            (true, true) => ("MODIFIED", 1),
+            (true, false) => ("DELETED", 2),
+            (false, false) => return None,
+        };
+        // A deletion shows the object as it last was, at the revision of the deletion.
+        let (kv, stored) = match kind {
+            "DELETED" => (event.prev.as_ref()?, decoded.before.as_ref()?),
+            _ => (&event.kv, decoded.now.as_ref()?),
+        };
+        let revision = event.kv.mod_revision;
+        if self.format == Format::Json {
+            return Some(decoded.json[index].get_or_init(|| self.encode(kind, kv, stored, revision)).clone());
+        }
+        Some(self.encode(kind, kv, stored, revision))
+    }
+
+    fn encode(&self, kind: &str, kv: &KeyValue, stored: &Stored, revision: i64) -> Bytes {
+        if self.format == Format::Json {
+            let mut out = Vec::with_capacity(stored.json.len() + 80);
+            out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+            stored.write_json(revision, &mut out);
+            out.extend_from_slice(b"}\n");
+            return out.into();
+        }
+        let mut object: Value = match parse(kv) {
+            Ok(object) => object,
+            Err(status) => return error_event(&status),
+        };
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
+        let object = table::single(self.def, self.format, &object, &self.query);
+        format!("{}\n", json!({"type": kind, "object": object})).into()
+    }
+}

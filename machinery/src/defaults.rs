@@ -1,0 +1,198 @@
+//! Default values, as upstream's `SetDefaults_*` functions fill them in.
+
+use serde_json::{Value, json};
+
+use crate::resource::ResourceDef;
+
+/// Fills in defaults; what is set stays.
+pub fn set(def: &ResourceDef, object: &mut Value) {
+    match (def.group, def.kind) {
+        ("", "Pod") => pod_spec(&mut object["spec"]),
+        ("", "Namespace") => {
+            let name = object["metadata"]["name"].clone();
+            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+            default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
+            default(&mut object["status"], "phase", json!("Active"));
+        }
+        ("", "Secret") => default(object, "type", json!("Opaque")),
+        ("", "Service") => service(object),
+        ("apps", "Deployment") => deployment(object),
+        ("apps", "ReplicaSet") => {
+            default(&mut object["spec"], "replicas", json!(1));
+            template(object);
+        }
+        ("apps", "DaemonSet" | "StatefulSet") | ("batch", "Job") => template(object),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding" | "RoleBinding") => {
+            default(&mut object["roleRef"], "apiGroup", json!("rbac.authorization.k8s.io"));
+            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+                if subject["kind"] != "ServiceAccount" {
+                    default(subject, "apiGroup", json!("rbac.authorization.k8s.io"));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn default(object: &mut Value, key: &str, value: Value) {
+    if object.is_null() {
+        *object = json!({});
+    }
+    if let Some(map) = object.as_object_mut() {
+        map.entry(key).or_insert(value);
+    }
+}
+
+fn deployment(object: &mut Value) {
+    let spec = &mut object["spec"];
+    default(spec, "replicas", json!(1));
+    default(spec, "revisionHistoryLimit", json!(10));
+    default(spec, "progressDeadlineSeconds", json!(600));
+    default(spec, "strategy", json!({}));
+    default(&mut spec["strategy"], "type", json!("RollingUpdate"));
+    if spec["strategy"]["type"] == "RollingUpdate" {
+        default(&mut spec["strategy"], "rollingUpdate", json!({}));
+        default(&mut spec["strategy"]["rollingUpdate"], "maxUnavailable", json!("25%"));
+        default(&mut spec["strategy"]["rollingUpdate"], "maxSurge", json!("25%"));
+    }
+    template(object);
+}
+
+fn template(object: &mut Value) {
+    if object["spec"]["template"]["spec"].is_object() {
+        pod_spec(&mut object["spec"]["template"]["spec"]);
+    }
+}
+
+fn pod_spec(spec: &mut Value) {
+    default(spec, "restartPolicy", json!("Always"));
+    default(spec, "dnsPolicy", json!("ClusterFirst"));
+    default(spec, "schedulerName", json!("default-scheduler"));
+    default(spec, "terminationGracePeriodSeconds", json!(30));
+    default(spec, "securityContext", json!({}));
+    default(spec, "enableServiceLinks", json!(true));
+    if let Some(account) = spec["serviceAccountName"].as_str().map(str::to_owned) {
+        default(spec, "serviceAccount", account.into());
+    }
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            self::container(container, host_network);
+        }
+    }
+    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        let only_name = volume.as_object().is_some_and(|v| v.len() == 1);
+        if only_name {
+            volume["emptyDir"] = json!({});
+        }
+        for source in ["configMap", "secret", "projected", "downwardAPI"] {
+            if volume[source].is_object() {
+                default(&mut volume[source], "defaultMode", json!(0o644));
+            }
+        }
+        if volume["hostPath"].is_object() {
+            default(&mut volume["hostPath"], "type", json!(""));
+        }
+    }
+}
+
+fn container(container: &mut Value, host_network: bool) {
+    let image = container["image"].as_str().unwrap_or_default();
+    let tag = image.rsplit('/').next().unwrap_or_default();
+    let latest = !image.contains('@') && (!tag.contains(':') || tag.ends_with(":latest"));
+    default(container, "imagePullPolicy", json!(if latest { "Always" } else { "IfNotPresent" }));
+    default(container, "terminationMessagePath", json!("/dev/termination-log"));
+    default(container, "terminationMessagePolicy", json!("File"));
+    default(container, "resources", json!({}));
+    if let Some(limits) = container["resources"]["limits"].as_object().cloned() {
+        for (name, quantity) in limits {
+            default(&mut container["resources"], "requests", json!({}));
+            default(&mut container["resources"]["requests"], &name, quantity);
+        }
+    }
+    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        default(port, "protocol", json!("TCP"));
+        if host_network {
+            let number = port["containerPort"].clone();
+            default(port, "hostPort", number);
+        }
+    }
+    for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+        if variable["valueFrom"]["fieldRef"].is_object() {
+            default(&mut variable["valueFrom"]["fieldRef"], "apiVersion", json!("v1"));
+        }
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if container[probe].is_object() {
+            self::probe(&mut container[probe]);
+        } else if let Some(map) = container.as_object_mut() {
+            map.remove(probe);
+        }
+    }
+}
+
+fn probe(probe: &mut Value) {
+    for (key, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
+        default(probe, key, json!(value));
+    }
+    if probe["httpGet"].is_object() {
+        default(&mut probe["httpGet"], "path", json!("/"));
+        default(&mut probe["httpGet"], "scheme", json!("HTTP"));
+    }
+}
+
+fn service(object: &mut Value) {
+    let spec = &mut object["spec"];
+    default(spec, "type", json!("ClusterIP"));
+    default(spec, "sessionAffinity", json!("None"));
+    let kind = spec["type"].as_str().unwrap_or_default().to_owned();
+    if kind != "ExternalName" {
+        default(spec, "internalTrafficPolicy", json!("Cluster"));
+        default(spec, "ipFamilies", json!(["IPv4"]));
+        default(spec, "ipFamilyPolicy", json!("SingleStack"));
+    }
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        default(spec, "externalTrafficPolicy", json!("Cluster"));
+    }
+    if kind == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", json!(true));
+    }
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        default(port, "protocol", json!("TCP"));
+        let number = port["port"].clone();
+        default(port, "targetPort", number);
+    }
+    default(&mut object["status"], "loadBalancer", json!({}));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::find;
+
+    #[test]
+    fn pods_and_deployments() {
+        let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "x/y:1", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": "1"}}}], "volumes": [{"name": "v"}]}});
+        set(find("", "v1", "pods").unwrap(), &mut pod);
+        for (path, expected) in [
+            ("/spec/restartPolicy", json!("Always")),
+            ("/spec/containers/0/imagePullPolicy", json!("IfNotPresent")),
+            ("/spec/containers/0/ports/0/protocol", json!("TCP")),
+            ("/spec/containers/0/resources/requests/cpu", json!("1")),
+            ("/spec/volumes/0/emptyDir", json!({})),
+        ] {
+            assert_eq!(pod.pointer(path), Some(&expected), "{path}");
+        }
+        assert_eq!(pod.pointer("/spec/containers/0/livenessProbe"), None);
+        let again = pod.clone();
+        set(find("", "v1", "pods").unwrap(), &mut pod);
+        assert_eq!(pod, again, "defaults are filled in once");
+        let mut deployment =
+            json!({"spec": {"strategy": {"type": "Recreate"}, "template": {"spec": {"containers": [{"image": "a"}]}}}});
+        set(find("apps", "v1", "deployments").unwrap(), &mut deployment);
+        assert_eq!(deployment.pointer("/spec/strategy"), Some(&json!({"type": "Recreate"})));
+        assert_eq!(deployment.pointer("/spec/template/spec/containers/0/imagePullPolicy"), Some(&json!("Always")));
+    }
+}
