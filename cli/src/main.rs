@@ -2,7 +2,6 @@
 
 mod args;
 mod config;
-mod hollow;
 mod identity;
 mod leader;
 mod logging;

@@ -9,6 +9,7 @@ use keelson_apiserver::access::UserInfo;
 use keelson_apiserver::objects::Objects;
 use keelson_apiserver::{ApiServer, Config, InProcess};
 use keelson_client::Client;
+use keelson_nodeagent::hollow::HollowConfig;
 use keelson_pki::{Authority, CertificateSlot, ClusterPki, Credential, Issued};
 use keelson_store::{Kv, LocalKv};
 use rand::RngExt;
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity, write_private};
-use crate::{hollow, leader};
+use crate::leader;
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
@@ -189,7 +190,8 @@ fn components(
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }
     if args.hollow > 0 {
-        tokio::spawn(hollow::run(client("system:nodes", "kubelet"), args.hollow, stop.clone()));
+        let config = HollowConfig { count: args.hollow, ..HollowConfig::default() };
+        tokio::spawn(keelson_nodeagent::hollow::run(config, client("system:nodes", "kubelet"), stop.clone()));
     }
 }
 

@@ -126,7 +126,7 @@ pub enum WatchEvent<K> {
     /// Nothing at or below this resource version comes any more.
     Bookmark(serde_json::Value),
     /// The watch ends.
-    Error(Status),
+    Error(Box<Status>),
 }
 
 /// Access to the API as one identity.

@@ -82,7 +82,7 @@ impl<K: Object> Cache<K> {
                         version = object["metadata"]["resourceVersion"].as_str().map_or(version, str::to_owned);
                     }
                     // Most often 410: the revision is compacted.
-                    WatchEvent::Error(status) => return Err(Error::Status(Box::new(status))),
+                    WatchEvent::Error(status) => return Err(Error::Status(status)),
                 }
             }
         }

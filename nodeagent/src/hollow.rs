@@ -166,7 +166,7 @@ async fn watch_once(fleet: &Arc<Fleet>, queue: &Queue) -> Result<(), Error> {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => offer(fleet, pod, queue).await,
             WatchEvent::Deleted(pod) => forget(fleet, &pod),
             WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(status) => return Err(Error::Status(Box::new(status))),
+            WatchEvent::Error(status) => return Err(Error::Status(status)),
         }
     }
     Ok(())
