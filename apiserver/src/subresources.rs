@@ -212,6 +212,48 @@ async fn approve(server: &ApiServer, call: &Call<'_>) -> Answer {
     call.answer(200, &object, &[])
 }
 
+/// What a token says of an object.
+fn bound(object: &Value) -> Bound {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    Bound { name: text("name"), uid: text("uid") }
+}
+
+/// Binds a token to the object that the request names, if it names one: it must exist and have the uid given.
+fn bind_token(
+    server: &ApiServer,
+    namespace: &str,
+    reference: &Value,
+    kubernetes: &mut Kubernetes,
+) -> Result<(), Status> {
+    if !reference.is_object() {
+        return Ok(());
+    }
+    let text = |key: &str| reference[key].as_str().unwrap_or_default();
+    let (kind, name) = (text("kind"), text("name"));
+    let plural = match kind {
+        "Pod" => "pods",
+        "Secret" => "secrets",
+        other => {
+            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of type {other}")));
+        }
+    };
+    let def = keelson_machinery::resources::find("", "v1", plural).ok_or_else(Status::no_such_path)?;
+    let (object, _) = server.objects.get(def, namespace, name)?.ok_or_else(|| Status::not_found("", plural, name))?;
+    let found = bound(&object);
+    if !text("uid").is_empty() && text("uid") != found.uid {
+        let why = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+            text("uid")
+        );
+        return Err(Status::conflict("", plural, name, &why));
+    }
+    match plural {
+        "pods" => kubernetes.pod = Some(found),
+        _ => kubernetes.secret = Some(found),
+    }
+    Ok(())
+}
+
 /// TokenRequest: a token for a service account, bound to its audience and, if asked, to an object.
 async fn token(server: &ApiServer, call: &Call<'_>) -> Answer {
     let request = call.request;
@@ -234,40 +276,9 @@ async fn token(server: &ApiServer, call: &Call<'_>) -> Answer {
     if audiences.is_empty() {
         audiences.push(ISSUER.into());
     }
-    let bound = |object: &Value| Bound {
-        name: object["metadata"]["name"].as_str().unwrap_or_default().into(),
-        uid: object["metadata"]["uid"].as_str().unwrap_or_default().into(),
-    };
     let mut kubernetes =
         Kubernetes { namespace: request.namespace.clone(), serviceaccount: bound(&account), ..Kubernetes::default() };
-    if let Some(reference) = spec["boundObjectRef"].as_object() {
-        let text = |key: &str| reference.get(key).and_then(Value::as_str).unwrap_or_default();
-        let (kind, name) = (text("kind"), text("name"));
-        let plural = match kind {
-            "Pod" => "pods",
-            "Secret" => "secrets",
-            other => {
-                return Err(Status::bad_request(format!(
-                    "cannot bind token for serviceaccount to object of type {other}"
-                )));
-            }
-        };
-        let def = keelson_machinery::resources::find("", "v1", plural).ok_or_else(Status::no_such_path)?;
-        let (object, _) =
-            server.objects.get(def, &request.namespace, name)?.ok_or_else(|| Status::not_found("", plural, name))?;
-        let found = bound(&object);
-        if !text("uid").is_empty() && text("uid") != found.uid {
-            let why = format!(
-                "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
-                text("uid")
-            );
-            return Err(Status::conflict("", plural, name, &why));
-        }
-        match plural {
-            "pods" => kubernetes.pod = Some(found),
-            _ => kubernetes.secret = Some(found),
-        }
-    }
+    bind_token(server, &request.namespace, &spec["boundObjectRef"], &mut kubernetes)?;
     let now = jiff::Timestamp::now().as_second();
     let claims = Claims {
         aud: audiences.clone(),
