@@ -182,7 +182,13 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn request(signer: &str, user: &str, groups: &[&str], usages: &[&str], conditions: Value) -> CertificateSigningRequest {
+    fn request(
+        signer: &str,
+        user: &str,
+        groups: &[&str],
+        usages: &[&str],
+        conditions: Value,
+    ) -> CertificateSigningRequest {
         serde_json::from_value(json!({
             "metadata": {"name": "c"},
             "spec": {"signerName": signer, "request": "eA==", "username": user, "groups": groups, "usages": usages},
