@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_client::Fence;
 use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Stored};
 use keelson_store::{Compare, DeleteRequest, KeyRange, KeyValue, Kv, KvError, Op, PutRequest, Revision, Txn};
@@ -68,6 +69,17 @@ impl Objects {
     /// All objects of a row (of one namespace, if one is named), parsed.
     pub fn list(&self, def: &ResourceDef, namespace: &str) -> Result<Vec<Value>, Status> {
         self.kv.view().range(&Self::range(def, namespace)).map(|kv| parse(kv)).collect()
+    }
+
+    /// An object by group, version and plural; `None` also for a value that cannot be read (it is logged).
+    pub fn object(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let kv = self.find(resources::find(group, version, plural)?, namespace, name)?;
+        readable(&kv)
+    }
+
+    /// All objects of a row (of one namespace, if one is named) that can be read.
+    pub fn all(&self, def: &ResourceDef, namespace: &str) -> Vec<Value> {
+        self.kv.view().range(&Self::range(def, namespace)).filter_map(|kv| readable(kv)).collect()
     }
 
     /// Writes an object if its key was last changed at `expected` (0: if it does not exist). Returns the new revision.
@@ -140,6 +152,10 @@ pub fn parse(kv: &KeyValue) -> Result<Value, Status> {
     Stored::parse(&kv.value)
         .and_then(|s| s.to_value(kv.mod_revision))
         .map_err(|e| Status::internal(&format!("{}: {e}", String::from_utf8_lossy(&kv.key))))
+}
+
+fn readable(kv: &KeyValue) -> Option<Value> {
+    parse(kv).inspect_err(|status| tracing::error!(error = status.message, "an object cannot be read")).ok()
 }
 
 /// What the client sees of the store's refusals.

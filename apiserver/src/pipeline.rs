@@ -14,12 +14,12 @@ use keelson_store::Kv;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Admission, AdmissionPlugin, Attributes, Authorizer, Decision, UserInfo};
-use crate::authn::Authenticator;
+use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
+use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, body, discovery, subresources};
+use crate::{admission, authn, authz, body, discovery, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -51,9 +51,9 @@ pub struct ApiServer {
     pub(crate) pki: Arc<keelson_pki::ClusterPki>,
     pub(crate) service_cidr: String,
     pub(crate) stop: CancellationToken,
-    pub(crate) authenticator: Authenticator,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
-    admission: Vec<Box<dyn AdmissionPlugin>>,
+    pub(crate) authenticator: Authentication,
+    pub(crate) authorizer: Arc<authz::Authorization>,
+    admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
@@ -66,10 +66,14 @@ impl ApiServer {
     /// Puts a server together.
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
+        let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         Arc::new(Self {
-            authenticator: Authenticator::new(objects.clone(), config.pki.clone()),
-            authorizer: crate::authz::chain(objects.clone()),
-            admission: admission::chain(&objects),
+            authenticator: Authentication::new(objects.clone(), config.pki.clone()),
+            admission: admission::Chain::new(&admission::Parts {
+                objects: objects.clone(),
+                authorization: authorizer.clone(),
+            }),
+            authorizer,
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,
@@ -162,99 +166,23 @@ impl ApiServer {
 
     /// The one place where requests are authorized.
     fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Status> {
-        let reason = match self.authorizer.authorize(user, attributes) {
-            Decision::Allow => return Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
-        };
-        if attributes.resource.is_empty() {
-            let why = format!("User {:?} cannot {} path {:?}", user.name, attributes.verb, attributes.path);
-            return Err(Status::forbidden("", "", "", &why));
+        match self.authorizer.authorize(user, attributes) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(authz::refusal(user, attributes, &reason)),
         }
-        let what = match attributes.subresource.as_str() {
-            "" => attributes.resource.clone(),
-            sub => format!("{}/{sub}", attributes.resource),
-        };
-        let place = if attributes.namespace.is_empty() || attributes.resource == "namespaces" {
-            "at the cluster scope".to_owned()
-        } else {
-            format!("in the namespace {:?}", attributes.namespace)
-        };
-        let mut why = format!(
-            "User {:?} cannot {} resource {what:?} in API group {:?} {place}",
-            user.name, attributes.verb, attributes.group
-        );
-        if !reason.is_empty() {
-            why = format!("{why}: {reason}");
-        }
-        Err(Status::forbidden(&attributes.group, &attributes.resource, &attributes.name, &why))
     }
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        let all = |name: &str| {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect::<Vec<_>>()
-        };
-        let (names, groups) = (all("impersonate-user"), all("impersonate-group"));
-        if names.is_empty() {
-            if groups.is_empty() && all("impersonate-uid").is_empty() {
-                return Ok(user);
-            }
-            return Err(Status::bad_request("requested [{Group}] without impersonating a user"));
+        match authn::impersonate(headers, &user, &*self.authorizer) {
+            Ok(other) => Ok(other.unwrap_or(user)),
+            Err(refused) => Err(authz::refusal(&user, &refused.0, &refused.1)),
         }
-        let name = names[0].clone();
-        let may = |resource: &str, group: &str, namespace: &str, name: &str| {
-            self.authorize(
-                &user,
-                &Attributes {
-                    verb: "impersonate".into(),
-                    group: group.into(),
-                    resource: resource.into(),
-                    namespace: namespace.into(),
-                    name: name.into(),
-                    ..Attributes::default()
-                },
-            )
-        };
-        let mut other = UserInfo { name: name.clone(), groups, ..UserInfo::default() };
-        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-            Some((namespace, account)) => {
-                may("serviceaccounts", "", namespace, account)?;
-                if other.groups.is_empty() {
-                    other.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-                }
-            }
-            None => may("users", "", "", &name)?,
-        }
-        for group in &other.groups {
-            may("groups", "", "", group)?;
-        }
-        if let Some(uid) = all("impersonate-uid").into_iter().next() {
-            may("uids", "authentication.k8s.io", "", &uid)?;
-            other.uid = uid;
-        }
-        for (header, value) in headers {
-            if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
-                let value = value.to_str().unwrap_or_default().to_owned();
-                may(&format!("userextras/{key}"), "authentication.k8s.io", "", &value)?;
-                other.extra.entry(key.to_owned()).or_default().push(value);
-            }
-        }
-        let automatic = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-        if !other.groups.iter().any(|g| g == automatic) {
-            other.groups.push(automatic.into());
-        }
-        Ok(other)
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.
     pub(crate) async fn admit(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        for plugin in &self.admission {
-            plugin.mutate(request).await?;
-        }
-        for plugin in &self.admission {
-            plugin.validate(request).await?;
-        }
-        Ok(())
+        self.admission.admit(request).await
     }
 
     /// Makes this member's view new enough for a read: a barrier, unless the client asked for any version.

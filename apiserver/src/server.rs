@@ -57,6 +57,8 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<Serve
             drop(permit);
         });
     }
+    // New connections are refused at once, not left waiting.
+    drop(listener);
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.acquire_many(MAX_CONNECTIONS as u32)).await;
 }
 

@@ -67,6 +67,17 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
     Ok(())
 }
 
+/// Brings a body into the form of its kind; gives the unknown fields, which are removed.
+pub fn conform(def: &ResourceDef, object: &mut Value) -> Result<Vec<String>, Status> {
+    keelson_machinery::conform::conform(def, object).map_err(|why| cannot_be_handled(def, &why))
+}
+
+/// The refusal of a body that is not of the form of its kind.
+pub fn cannot_be_handled(def: &ResourceDef, why: &str) -> Status {
+    let kind = def.kind;
+    Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", def.version))
+}
+
 /// Checks the kind of an object that is only answered, not stored.
 pub fn fit_virtual(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     let def = request.def;

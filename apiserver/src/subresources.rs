@@ -7,7 +7,7 @@ use keelson_machinery::status::{Cause, Status};
 use keelson_pki::service_account::{Bound, Claims, ISSUER, Kubernetes};
 use serde_json::{Value, json};
 
-use crate::access::{Attributes, Decision, UserInfo};
+use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::verbs::Call;
 use crate::{ApiServer, body, strategy};
 
@@ -304,6 +304,11 @@ pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
     let spec = review["spec"].clone();
     review["status"] = match call.request.def.plural {
         "selfsubjectreviews" => json!({"userInfo": user_info(call.user)}),
+        "selfsubjectrulesreviews" => {
+            let namespace = spec["namespace"].as_str().unwrap_or_default();
+            let (resource_rules, path_rules) = server.authorizer.rules_for(call.user, namespace);
+            json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false})
+        }
         "selfsubjectaccessreviews" => decide(server, call.user, &spec)?,
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
             let list = |key: &str| {
@@ -326,7 +331,7 @@ pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
             let audiences = if audiences.is_empty() { vec![ISSUER] } else { audiences };
             match server.authenticator.token(spec["token"].as_str().unwrap_or_default(), &audiences) {
                 Ok(user) => json!({"authenticated": true, "user": user_info(&user), "audiences": audiences}),
-                Err(error) => json!({"user": {}, "error": error}),
+                Err(error) => json!({"user": {}, "error": error.to_string()}),
             }
         }
         other => {

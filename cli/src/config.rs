@@ -114,9 +114,11 @@ mod tests {
 
     #[test]
     fn a_file_becomes_flags() {
-        let got = flags("name: a\nhollow: 3\ncluster-init: true\nno-scheduler: false\ntls-san: [x, y]\n").unwrap();
+        let got =
+            flags("name: a\nhollow: 3\ncluster-init: true\nno-scheduler: false\ntls-san: [a.example, b.example]\n")
+                .unwrap();
         let got: Vec<_> = got.into_iter().map(|(_, flag)| flag).collect();
-        assert_eq!(got, ["--cluster-init", "--hollow=3", "--name=a", "--tls-san=x,y"]);
+        assert_eq!(got, ["--cluster-init", "--hollow=3", "--name=a", "--tls-san=a.example,b.example"]);
         assert!(flags("[1]").is_err());
         assert!(flags("a: {b: c}").is_err());
     }

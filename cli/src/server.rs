@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
-use keelson_apiserver::objects::Objects;
 use keelson_apiserver::{ApiServer, Config, InProcess};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
@@ -46,9 +45,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
         extensions: Vec::new(),
         stop: stop.clone(),
     });
-    keelson_apiserver::bootstrap::run(&Objects { kv: kv.clone() })
-        .await
-        .map_err(|s| anyhow::anyhow!("bootstrap: {s}"))?;
+    keelson_apiserver::bootstrap::ensure(kv.as_ref(), keelson_apiserver::bootstrap::objects()).await?;
     let serving = serving_certificate(&pki.cluster, &args, advertised)?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let kubeconfig = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));

@@ -23,6 +23,9 @@ pub type Key = (String, String);
 /// Pause after a failed list or watch: between the first and twice that.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Pause after a watch that ended in order.
+const REWATCH: Duration = Duration::from_millis(50);
+
 /// The cache.
 pub struct Cache<K> {
     objects: RwLock<HashMap<Key, Arc<K>>>,
@@ -85,6 +88,8 @@ impl<K: Object> Cache<K> {
                     WatchEvent::Error(status) => return Err(Error::Status(status)),
                 }
             }
+            // A server that stops ends watches at once; asking again without a pause would never yield.
+            tokio::time::sleep(REWATCH).await;
         }
     }
 

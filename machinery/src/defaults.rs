@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::kind_defaults;
 use crate::resource::ResourceDef;
 
 /// Fills in defaults; what is set stays.
@@ -11,7 +12,10 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("", "Namespace") => {
             let name = object["metadata"]["name"].clone();
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
-            default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
+            // A namespace that is being deleted loses its finalizers for good.
+            if object["metadata"].get("deletionTimestamp").is_none() {
+                default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
+            }
             default(&mut object["status"], "phase", json!("Active"));
         }
         ("", "Secret") => default(object, "type", json!("Opaque")),
@@ -21,7 +25,17 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             default(&mut object["spec"], "replicas", json!(1));
             template(object);
         }
-        ("apps", "DaemonSet" | "StatefulSet") | ("batch", "Job") => template(object),
+        ("apps", "DaemonSet" | "StatefulSet") | ("batch", "Job") | ("", "ReplicationController") => template(object),
+        ("batch", "CronJob") => {
+            if let Some(job) = object.pointer_mut("/spec/jobTemplate") {
+                template(job);
+            }
+        }
+        ("", "PodTemplate") => {
+            if let Some(spec) = object.pointer_mut("/template/spec").filter(|s| s.is_object()) {
+                pod_spec(spec);
+            }
+        }
         ("rbac.authorization.k8s.io", "ClusterRoleBinding" | "RoleBinding") => {
             default(&mut object["roleRef"], "apiGroup", json!("rbac.authorization.k8s.io"));
             for subject in object["subjects"].as_array_mut().into_iter().flatten() {
@@ -32,6 +46,7 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         }
         _ => {}
     }
+    kind_defaults::set(def, object);
 }
 
 fn default(object: &mut Value, key: &str, value: Value) {

@@ -2,7 +2,16 @@
 //!
 //! Invariant: all that an agent knows can be had again from the API and the container runtime, so it may die any time.
 
+pub mod agent;
+mod cni;
+mod cri;
 pub mod hollow;
 mod hollow_status;
 pub mod join;
+mod machine;
 pub mod node;
+mod pod_config;
+mod pod_status;
+mod pod_worker;
+
+pub use agent::{Agent, AgentConfig, AgentError};

@@ -20,7 +20,8 @@ impl ApiServer {
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
-        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
+        let unknown = strategy::conform(def, &mut object)?;
+        self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
@@ -65,14 +66,16 @@ impl ApiServer {
         Err(Status::internal("no free name was found"))
     }
 
-    /// Duplicate fields are refused with `fieldValidation=Strict`, warned of with `Warn` (the default), else ignored.
+    /// Unknown and duplicate fields are refused with `fieldValidation=Strict`, warned of with `Warn` (the default), else ignored.
     pub(crate) fn check_fields(
         &self,
         call: &Call<'_>,
+        unknown: &[String],
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let texts: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+        let texts: Vec<String> = unknown.chain(duplicates.iter().map(|d| format!("duplicate field {d:?}"))).collect();
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {
@@ -80,7 +83,10 @@ impl ApiServer {
                 Ok(())
             }
             "Strict" if texts.is_empty() => Ok(()),
-            "Strict" => Err(Status::bad_request(format!("strict decoding error: {}", texts.join(", ")))),
+            "Strict" => {
+                let why = format!("strict decoding error: {}", texts.join(", "));
+                Err(strategy::cannot_be_handled(call.request.def, &why))
+            }
             other => Err(Status::bad_request(format!(
                 "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
             ))),

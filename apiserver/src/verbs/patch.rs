@@ -1,10 +1,13 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch, applied to the object as it is stored.
 
+use std::sync::Mutex;
+
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::conform::conform;
 use keelson_machinery::decode;
 use keelson_machinery::patch;
-use keelson_machinery::status::Status;
+use keelson_machinery::status::{Cause, Status};
 
 use super::Call;
 use crate::{ApiServer, body};
@@ -21,7 +24,9 @@ impl ApiServer {
         }
         let decoded = decode::json(call.body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
         let mut warnings = Vec::new();
-        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
+        self.check_fields(call, &[], &decoded.duplicates, &mut warnings)?;
+        let strict = call.request.query.get("fieldValidation") == Some("Strict");
+        let unknown = Mutex::new(Vec::new());
         let def = call.request.def;
         self.fresh(None).await?;
         let object = self
@@ -31,6 +36,18 @@ impl ApiServer {
                     "application/json-patch+json" => patch::json(&mut new, &decoded.value)?,
                     "application/merge-patch+json" => patch::merge(&mut new, &decoded.value),
                     _ => patch::strategic(def.kind, &mut new, &decoded.value)?,
+                }
+                let problem = |why: String| {
+                    let cause = Cause::invalid("patch", &decoded.value.to_string().into(), &why);
+                    Status::invalid("", "", "", vec![cause])
+                };
+                let told = conform(def, &mut new).map_err(problem)?;
+                if strict && !told.is_empty() {
+                    let list: Vec<String> = told.iter().map(|path| format!("unknown field {path:?}")).collect();
+                    return Err(problem(format!("strict decoding error: {}", list.join(", "))));
+                }
+                if let Ok(mut unknown) = unknown.lock() {
+                    *unknown = told;
                 }
                 if new["kind"] != old["kind"] || new["apiVersion"] != old["apiVersion"] {
                     return Err(Status::bad_request("a patch may not change kind or apiVersion"));
@@ -45,6 +62,9 @@ impl ApiServer {
                 Ok(new)
             })
             .await?;
+        if !strict {
+            self.check_fields(call, &unknown.into_inner().unwrap_or_default(), &[], &mut warnings)?;
+        }
         call.answer(200, &object, &warnings)
     }
 }

@@ -18,10 +18,11 @@ impl ApiServer {
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let decoded = body::object(call.headers, call.body)?;
         let mut warnings = Vec::new();
-        self.check_fields(call, &decoded.duplicates, &mut warnings)?;
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
         let def = call.request.def;
+        let unknown = strategy::conform(def, &mut object)?;
+        self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
             return Err(Status::bad_request("name must be provided"));
         }

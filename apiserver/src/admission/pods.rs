@@ -1,0 +1,113 @@
+//! Pods get their priority and the default tolerations; new nodes start tainted.
+
+use keelson_machinery::resources::find;
+use keelson_machinery::status::Status;
+use serde_json::{Value, json};
+
+use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::objects::Objects;
+
+/// The object of a create of this core resource itself, no subresource.
+pub(super) fn created<'a>(request: &'a mut Admission<'_>, plural: &str) -> Option<&'a mut Value> {
+    let here = request.operation == Operation::Create
+        && request.subresource.is_empty()
+        && (request.def.group, request.def.plural) == ("", plural);
+    if here { request.object.as_deref_mut() } else { None }
+}
+
+/// The list under a key, made if it is absent.
+pub(super) fn list<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> {
+    let slot = value.as_object_mut()?.entry(key).or_insert(Value::Null);
+    if slot.is_null() {
+        *slot = json!([]);
+    }
+    slot.as_array_mut()
+}
+
+pub(super) struct TaintNodesByCondition;
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for TaintNodesByCondition {
+    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+        let Some(node) = created(request, "nodes") else { return Ok(()) };
+        if node["spec"].is_null() {
+            node["spec"] = json!({});
+        }
+        if let Some(taints) = list(&mut node["spec"], "taints")
+            && !taints.iter().any(|t| t["key"] == taint["key"] && t["effect"] == taint["effect"])
+        {
+            taints.push(taint);
+        }
+        Ok(())
+    }
+}
+
+/// Seconds that a pod stays on a node that is not ready or cannot be reached.
+const TOLERATION_SECONDS: i64 = 300;
+
+pub(super) struct DefaultTolerationSeconds;
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for DefaultTolerationSeconds {
+    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let Some(tolerations) = created(request, "pods").and_then(|pod| list(&mut pod["spec"], "tolerations")) else {
+            return Ok(());
+        };
+        for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+            let tolerates = |t: &Value| {
+                let any_key = t["key"].as_str().unwrap_or_default().is_empty();
+                let effect = t["effect"].as_str().unwrap_or_default();
+                (any_key || t["key"] == key) && matches!(effect, "" | "NoExecute")
+            };
+            if !tolerations.iter().any(tolerates) {
+                tolerations.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
+                    "tolerationSeconds": TOLERATION_SECONDS}));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Priority(pub(super) Objects);
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for Priority {
+    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let pod_name = request.name.to_owned();
+        let Some(pod) = created(request, "pods") else { return Ok(()) };
+        let Some(spec) = pod["spec"].as_object_mut() else { return Ok(()) };
+        let Some(def) = find("scheduling.k8s.io", "v1", "priorityclasses") else { return Ok(()) };
+        let wanted = spec.get("priorityClassName").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let class = match wanted {
+            Some(name) => Some(self.0.get(def, "", name).ok_or_else(|| {
+                let why = format!("no PriorityClass with name {name} was found");
+                Status::forbidden("", "pods", &pod_name, &why)
+            })?),
+            // Of several defaults the lowest counts.
+            None => self
+                .0
+                .list(def, "")
+                .into_iter()
+                .filter(|class| class["globalDefault"] == true)
+                .min_by_key(|class| class["value"].as_i64()),
+        };
+        let priority = class.as_ref().and_then(|class| class["value"].as_i64()).unwrap_or(0);
+        let policy = class.as_ref().and_then(|class| class["preemptionPolicy"].as_str());
+        let policy = policy.unwrap_or("PreemptLowerPriority").to_owned();
+        if spec.get("priority").is_some_and(|given| !given.is_null() && *given != priority) {
+            let why = format!(
+                "the integer value of priority ({}) must not be provided in pod spec; priority admission controller \
+                 computed {priority} from the given PriorityClass name",
+                spec["priority"]
+            );
+            return Err(Status::forbidden("", "pods", &pod_name, &why));
+        }
+        if let Some(class) = &class {
+            spec.insert("priorityClassName".into(), class["metadata"]["name"].clone());
+        }
+        spec.insert("priority".into(), priority.into());
+        spec.insert("preemptionPolicy".into(), policy.into());
+        Ok(())
+    }
+}

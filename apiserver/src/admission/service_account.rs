@@ -1,0 +1,70 @@
+//! Every pod has a service account that exists, and its token mounted unless somebody said no.
+
+use keelson_machinery::status::Status;
+use serde_json::{Value, json};
+
+use super::pods::{created, list};
+use crate::access::{Admission, AdmissionPlugin};
+use crate::objects::Objects;
+
+/// Where containers find the token.
+const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Lifetime of a mounted token in seconds: an hour, and some for renewal.
+const TOKEN_SECONDS: i64 = 3607;
+/// Annotation of pods that a kubelet mirrors from files; those have no account.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+pub(super) struct ServiceAccount(pub(super) Objects);
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for ServiceAccount {
+    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let (namespace, pod_name) = (request.namespace.to_owned(), request.name.to_owned());
+        let Some(pod) = created(request, "pods") else { return Ok(()) };
+        if !pod["spec"].is_object() || pod["metadata"]["annotations"].get(MIRROR).is_some() {
+            return Ok(());
+        }
+        let spec = &mut pod["spec"];
+        let name = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default").to_owned();
+        let Some(account) = self.0.object("", "v1", "serviceaccounts", &namespace, &name) else {
+            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+            return Err(Status::forbidden("", "pods", &pod_name, &why));
+        };
+        spec["serviceAccountName"] = name.clone().into();
+        spec["serviceAccount"] = name.into();
+        let secrets = account["imagePullSecrets"].as_array().filter(|list| !list.is_empty());
+        if let (Some(secrets), true) = (secrets, spec["imagePullSecrets"].as_array().is_none_or(Vec::is_empty)) {
+            spec["imagePullSecrets"] = json!(secrets);
+        }
+        let mount = spec["automountServiceAccountToken"].as_bool();
+        if mount.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
+            mount_token(spec);
+        }
+        Ok(())
+    }
+}
+
+fn mount_token(spec: &mut Value) {
+    let token = uuid::Uuid::new_v4().simple().to_string();
+    let volume = format!("kube-api-access-{}", &token[..5]);
+    let mut used = false;
+    for key in ["initContainers", "containers"] {
+        for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(mounts) = list(container, "volumeMounts")
+                && !mounts.iter().any(|mount| mount["mountPath"] == MOUNT_PATH)
+            {
+                mounts.push(json!({"name": volume, "readOnly": true, "mountPath": MOUNT_PATH}));
+                used = true;
+            }
+        }
+    }
+    let sources = json!([
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace",
+            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+    ]);
+    if let (true, Some(volumes)) = (used, list(spec, "volumes")) {
+        volumes.push(json!({"name": volume, "projected": {"defaultMode": 420, "sources": sources}}));
+    }
+}

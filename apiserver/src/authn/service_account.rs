@@ -1,0 +1,55 @@
+//! Service account tokens: signed by the cluster, and alive only as long as what they are bound to.
+
+use keelson_pki::service_account::Bound;
+use serde_json::Value;
+
+use super::{Authentication, AuthnError, with_groups};
+use crate::access::UserInfo;
+
+impl Authentication {
+    pub(super) fn service_account(&self, token: &str, audiences: &[&str]) -> Result<UserInfo, AuthnError> {
+        let claims = self
+            .pki
+            .service_account
+            .verify(token, audiences)
+            .map_err(|e| AuthnError(format!("invalid bearer token: {e}")))?;
+        let private = &claims.kubernetes;
+        let namespace = private.namespace.as_str();
+        let account = &private.serviceaccount;
+        let subject = format!("system:serviceaccount:{namespace}:{}", account.name);
+        if subject != claims.sub {
+            return Err(AuthnError("invalid bearer token: the subject is not the account".into()));
+        }
+        self.still("serviceaccounts", namespace, account)?;
+        if let Some(secret) = &private.secret {
+            self.still("secrets", namespace, secret)?;
+        }
+        if let Some(pod) = &private.pod {
+            self.still("pods", namespace, pod)?;
+        }
+        if let (Some(node), None) = (&private.node, &private.pod) {
+            self.still("nodes", "", node)?;
+        }
+        let groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        let mut user = with_groups(subject, groups);
+        user.uid = account.uid.clone();
+        user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.jti)]);
+        for (kind, bound) in [("pod", &private.pod), ("node", &private.node)] {
+            if let Some(bound) = bound {
+                user.extra.insert(format!("authentication.kubernetes.io/{kind}-name"), vec![bound.name.clone()]);
+                user.extra.insert(format!("authentication.kubernetes.io/{kind}-uid"), vec![bound.uid.clone()]);
+            }
+        }
+        Ok(user)
+    }
+
+    /// Whether a bound object is still the one that the token was made for.
+    fn still(&self, plural: &str, namespace: &str, bound: &Bound) -> Result<(), AuthnError> {
+        let object = self.objects.object("", "v1", plural, namespace, &bound.name);
+        let uid = object.as_ref().map(|o| &o["metadata"]["uid"]);
+        if uid.and_then(Value::as_str) == Some(bound.uid.as_str()) {
+            return Ok(());
+        }
+        Err(AuthnError(format!("invalid bearer token: {plural} {namespace}/{} is gone or another", bound.name)))
+    }
+}

@@ -1,0 +1,109 @@
+//! The node's pod network: a bridge with addresses of the node's pod CIDR, routes to the other nodes and masquerading.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
+use tokio::process::Command;
+
+/// The bridge that pods of this node hang on.
+pub const BRIDGE: &str = "keelson0";
+/// The file in the CNI's configuration directory.
+const FILE: &str = "10-keelson.conflist";
+
+/// The network configuration for pods of `cidr`. The bridge plugin masquerades what leaves the pod network itself.
+fn conflist(cidr: &str) -> String {
+    let value = json!({
+        "cniVersion": "0.4.0",
+        "name": "keelson",
+        "plugins": [
+            {"type": "bridge", "bridge": BRIDGE, "isGateway": true, "hairpinMode": true, "ipMasq": false,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    });
+    format!("{value:#}\n")
+}
+
+/// Writes the configuration if it is not there yet, whole or not at all.
+pub fn write(dir: &Path, cidr: &str) -> std::io::Result<()> {
+    let (path, wanted) = (dir.join(FILE), conflist(cidr));
+    if std::fs::read_to_string(&path).is_ok_and(|present| present == wanted) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir)?;
+    let new = dir.join(".keelson.new");
+    std::fs::write(&new, wanted)?;
+    std::fs::rename(new, path)
+}
+
+/// The routes that this node needs: pod CIDR to node address, of all other nodes.
+pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
+    let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(me));
+    let hollow = |n: &Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key("keelson.dev/hollow"));
+    others
+        .filter(|n| !hollow(n))
+        .filter_map(|node| {
+            let cidr = node.spec.as_ref()?.pod_cidr.clone()?;
+            let addresses = node.status.as_ref()?.addresses.as_ref()?;
+            let ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
+            Some((cidr, ip))
+        })
+        .collect()
+}
+
+/// Sets a route. Both arguments come from parsed API fields; no shell is involved.
+pub async fn set_route(cidr: &str, via: IpAddr) -> std::io::Result<()> {
+    run("ip", &["route", "replace", cidr, "via", &via.to_string()]).await
+}
+
+/// Lets packets be forwarded, and hides pods behind the node's address when they leave the cluster's network.
+pub async fn prepare(cluster_cidr: &str) -> std::io::Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    let rule = ["POSTROUTING", "-s", cluster_cidr, "!", "-d", cluster_cidr, "-j", "MASQUERADE"];
+    let with = |verb: &'static str| ["-w", "-t", "nat", verb].into_iter().chain(rule).collect::<Vec<_>>();
+    if run("iptables", &with("-C")).await.is_ok() {
+        return Ok(());
+    }
+    run("iptables", &with("-A")).await
+}
+
+async fn run(program: &str, arguments: &[&str]) -> std::io::Result<()> {
+    let output = Command::new(program).args(arguments).output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(std::io::Error::other(format!("{program} {}: {message}", arguments.join(" "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_lead_to_the_other_real_nodes() {
+        let node = |name: &str, cidr: &str, ip: &str| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr},
+                "status": {"addresses": [{"type": "InternalIP", "address": ip}]}}))
+            .unwrap()
+        };
+        let mut hollow = node("h", "10.244.2.0/24", "172.31.0.1");
+        hollow.metadata.labels = Some([("keelson.dev/hollow".to_owned(), "true".to_owned())].into());
+        let nodes = [node("a", "10.244.0.0/24", "10.0.0.1"), node("b", "10.244.1.0/24", "10.0.0.2"), hollow];
+        let routes = routes("a", &nodes);
+        assert_eq!(routes.into_iter().collect::<Vec<_>>(), [("10.244.1.0/24".into(), "10.0.0.2".parse().unwrap())]);
+    }
+
+    #[test]
+    fn the_configuration_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "10.244.1.0/24").unwrap();
+        let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+        assert!(text.contains("10.244.1.0/24"));
+        write(dir.path(), "10.244.1.0/24").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
