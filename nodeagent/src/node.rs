@@ -10,6 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use keelson_client::{Client, Error};
 use serde_json::json;
 
+/// Attempts to write a status that others write beside.
+const UPDATE_ATTEMPTS: usize = 5;
+
 /// The namespace of all node leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How often a node renews its lease.
@@ -192,13 +195,21 @@ pub async fn update(
     not_ready: Option<&str>,
     mut node: Node,
 ) -> Result<Node, Error> {
-    let previous = node.status.clone().unwrap_or_default();
-    let wanted = status(name, machine, &previous, not_ready)?;
-    if same(&previous, &wanted) && !stale(&previous) {
-        return Ok(node);
+    let nodes = client.cluster::<Node>();
+    for _ in 1..UPDATE_ATTEMPTS {
+        let previous = node.status.clone().unwrap_or_default();
+        let wanted = status(name, machine, &previous, not_ready)?;
+        if same(&previous, &wanted) && !stale(&previous) {
+            return Ok(node);
+        }
+        node.status = Some(wanted);
+        match nodes.replace_status(name, &node).await {
+            // Controllers write taints and address ranges meanwhile.
+            Err(error) if error.is_conflict() => node = nodes.get(name).await?,
+            result => return result,
+        }
     }
-    node.status = Some(wanted);
-    client.cluster::<Node>().replace_status(name, &node).await
+    nodes.replace_status(name, &node).await
 }
 
 /// Renews the node's lease, or makes it.

@@ -80,14 +80,14 @@ impl AdmissionPlugin for Priority {
         let Some(def) = find("scheduling.k8s.io", "v1", "priorityclasses") else { return Ok(()) };
         let wanted = spec.get("priorityClassName").and_then(Value::as_str).filter(|name| !name.is_empty());
         let class = match wanted {
-            Some(name) => Some(self.0.get(def, "", name).ok_or_else(|| {
+            Some(name) => Some(self.0.object(def.group, def.version, def.plural, "", name).ok_or_else(|| {
                 let why = format!("no PriorityClass with name {name} was found");
                 Status::forbidden("", "pods", &pod_name, &why)
             })?),
             // Of several defaults the lowest counts.
             None => self
                 .0
-                .list(def, "")
+                .all(def, "")
                 .into_iter()
                 .filter(|class| class["globalDefault"] == true)
                 .min_by_key(|class| class["value"].as_i64()),
