@@ -7,6 +7,7 @@ use keelson_machinery::{defaults, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
+use crate::access::UserInfo;
 use crate::request::ResourceRequest;
 
 /// Longest prefix that `generateName` contributes.
@@ -130,6 +131,23 @@ pub fn prepare_create(def: &ResourceDef, object: &mut Value) -> Result<(), Statu
     Ok(())
 }
 
+/// Writes into a certificate request who made it: approval depends on it, so what the client says does not count.
+pub fn record_requester(def: &ResourceDef, object: &mut Value, user: &UserInfo) {
+    if !is_certificate_request(def) || !object["spec"].is_object() {
+        return;
+    }
+    object["spec"]["username"] = user.name.as_str().into();
+    object["spec"]["groups"] = json!(user.groups);
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("uid");
+        spec.remove("extra");
+    }
+}
+
+fn is_certificate_request(def: &ResourceDef) -> bool {
+    (def.group, def.plural) == ("certificates.k8s.io", "certificatesigningrequests")
+}
+
 /// A name from `generateName`.
 pub fn generate_name(prefix: &str) -> String {
     let mut end = prefix.len().min(GENERATE_NAME_MAX);
@@ -175,6 +193,9 @@ pub fn prepare_update(def: &ResourceDef, subresource: &str, old: &Value, new: &m
                 new.as_object_mut().map(|m| m.remove("status"));
             }
         }
+    }
+    if is_certificate_request(def) {
+        new["spec"] = old["spec"].clone();
     }
     let kept = [
         "uid",

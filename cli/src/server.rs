@@ -61,7 +61,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     write_private(&kubeconfig, text.as_bytes())?;
 
     let serve = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
-    components(&args, &identity, &kv, &server, &stop);
+    components(&args, &identity, &pki, &kv, &server, &stop);
     tokio::spawn(compact(kv.clone(), args.compaction_interval, stop.clone()));
     info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
     println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
@@ -160,6 +160,7 @@ fn first_service_address(cidr: &str) -> Option<String> {
 fn components(
     args: &ServerArgs,
     identity: &Identity,
+    pki: &Arc<ClusterPki>,
     kv: &Arc<dyn Kv>,
     server: &Arc<ApiServer>,
     stop: &CancellationToken,
@@ -175,8 +176,9 @@ fn components(
     if !args.no_controllers {
         let client = client("system:kube-controller-manager", "kube-controller-manager");
         let cluster_cidr = identity.cluster_cidr.clone();
+        let pki = pki.clone();
         let task: leader::Task = Box::new(move |fence, running| {
-            Box::pin(keelson_controllers::run(client.fenced(fence), cluster_cidr.clone(), running))
+            Box::pin(keelson_controllers::run(client.fenced(fence), cluster_cidr.clone(), pki.clone(), running))
         });
         tokio::spawn(leader::run(kv.clone(), "controllers", identity.name.clone(), task, stop.clone()));
     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a plan reads no clock, no randomness and no network; the runner writes only through a fenced client.
 
+mod csr;
 mod deployment;
 mod namespace;
 mod node;
@@ -11,8 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use keelson_client::{Cache, Client, Error, Key, Object};
+use keelson_pki::ClusterPki;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -26,6 +29,8 @@ const BEHIND: Duration = Duration::from_millis(20);
 pub struct Context {
     client: Client,
     cluster_cidr: String,
+    authority: Arc<ClusterPki>,
+    requests: Arc<Cache<CertificateSigningRequest>>,
     namespaces: Arc<Cache<Namespace>>,
     nodes: Arc<Cache<Node>>,
     pods: Arc<Cache<Pod>>,
@@ -34,7 +39,7 @@ pub struct Context {
 }
 
 /// Runs all controllers until `stop` is cancelled.
-pub async fn run(client: Client, cluster_cidr: String, stop: CancellationToken) {
+pub async fn run(client: Client, cluster_cidr: String, authority: Arc<ClusterPki>, stop: CancellationToken) {
     let notify = Arc::new(Notify::new());
     let context = Context {
         namespaces: Cache::start(&client, notify.clone(), stop.clone()),
@@ -42,15 +47,18 @@ pub async fn run(client: Client, cluster_cidr: String, stop: CancellationToken) 
         pods: Cache::start(&client, notify.clone(), stop.clone()),
         replica_sets: Cache::start(&client, notify.clone(), stop.clone()),
         deployments: Cache::start(&client, notify.clone(), stop.clone()),
+        requests: Cache::start(&client, notify.clone(), stop.clone()),
         client,
         cluster_cidr,
+        authority,
     };
     tokio::join!(
         context.namespaces.synced(),
         context.nodes.synced(),
         context.pods.synced(),
         context.replica_sets.synced(),
-        context.deployments.synced()
+        context.deployments.synced(),
+        context.requests.synced()
     );
     loop {
         tokio::select! {
@@ -84,6 +92,10 @@ impl Context {
         for key in self.nodes.drain() {
             let result = node::reconcile(self, &key).await;
             self.settle("node", &self.nodes, &key, result);
+        }
+        for key in self.requests.drain() {
+            let result = csr::reconcile(self, &key).await;
+            self.settle("certificate signing", &self.requests, &key, result);
         }
         for key in deployments {
             let result = deployment::reconcile(self, &key).await;

@@ -1,7 +1,9 @@
-//! Namespaces: a default service account in each, and an end that takes everything in it along.
+//! Namespaces: a default service account and the cluster's CA in each, and an end that takes everything in it along.
+
+use std::collections::BTreeMap;
 
 use http::Method;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Error, Key};
 use keelson_machinery::resource::Scope;
@@ -9,6 +11,9 @@ use keelson_machinery::resources::RESOURCES;
 use serde_json::Value;
 
 use crate::Context;
+
+/// Where pods find the certificate to check the API server by.
+const ROOT_CA: &str = "kube-root-ca.crt";
 
 pub(crate) async fn reconcile(context: &Context, key: &Key) -> Result<(), Error> {
     let Some(namespace) = context.namespaces.get(key) else { return Ok(()) };
@@ -26,7 +31,33 @@ pub(crate) async fn reconcile(context: &Context, key: &Key) -> Result<(), Error>
             }
         }
     }
-    Ok(())
+    publish_root_ca(context, &key.1).await
+}
+
+/// Makes or repairs the ConfigMap that holds the cluster's CA.
+async fn publish_root_ca(context: &Context, namespace: &str) -> Result<(), Error> {
+    let maps = context.client.namespaced::<ConfigMap>(namespace);
+    let data = Some(BTreeMap::from([("ca.crt".to_owned(), context.authority.cluster.certificate().to_owned())]));
+    if let Some(mut there) = maps.get_opt(ROOT_CA).await? {
+        if there.data != data {
+            there.data = data;
+            maps.replace(ROOT_CA, &there).await?;
+        }
+        return Ok(());
+    }
+    let about = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such \
+                 as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across \
+                 distributions of Kubernetes clusters.";
+    let metadata = ObjectMeta {
+        name: Some(ROOT_CA.into()),
+        namespace: Some(namespace.into()),
+        annotations: Some(BTreeMap::from([("kubernetes.io/description".to_owned(), about.to_owned())])),
+        ..ObjectMeta::default()
+    };
+    match maps.create(&ConfigMap { metadata, data, ..ConfigMap::default() }).await {
+        Err(error) if !error.is_already_exists() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Deletes what is in the namespace; when nothing is left the namespace is let go.

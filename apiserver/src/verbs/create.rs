@@ -26,6 +26,7 @@ impl ApiServer {
         for attempt in 1.. {
             let mut candidate = object.clone();
             strategy::prepare_create(def, &mut candidate)?;
+            strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let mut admission = Admission {
                 operation: Operation::Create,
