@@ -60,6 +60,9 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
 
 /// A refusal.
 pub fn refusal(status: &Status) -> Response<Body> {
+    if status.is_page() {
+        return self::text(status.code, format!("{}\n", status.message));
+    }
     let mut response = value(status.code, &status.to_value());
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());

@@ -2,9 +2,11 @@
 //! No I/O, no async; knows nothing of HTTP or the store.
 
 pub mod conform;
+pub mod jsonpath;
 pub mod kind_defaults;
 pub mod quantity;
 pub mod schema;
+pub mod structural;
 
 pub mod decode;
 pub mod defaults;

@@ -7,7 +7,7 @@ use keelson_machinery::status::Status;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, services, strategy};
+use crate::{ApiServer, body, crd, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -16,16 +16,19 @@ impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let (def, dry_run) = (call.request.def, call.dry_run()?);
+        if call.request.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
+            return Err(crd::strategy::terminating(call.request));
+        }
         let decoded = body::object(call.headers, call.body)?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
-        let unknown = strategy::conform(def, &mut object)?;
+        let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
-            strategy::prepare_create(def, &mut candidate)?;
+            strategy::prepare_create(call.request, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let mut admission = Admission {
@@ -41,7 +44,7 @@ impl ApiServer {
                 warnings: &mut warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(def, &candidate, None)?;
+            strategy::check(call.request, &candidate, None, &mut warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
             let mut extra = services::allocate(self, def, &mut candidate, None)?;
             if dry_run {
@@ -51,7 +54,7 @@ impl ApiServer {
                 return call.answer(201, &candidate, &warnings);
             }
             extra.lease = self.event_lease(def).await?;
-            match self.objects.put(def, &candidate, 0, call.fence, extra).await {
+            match self.objects.put(def, &call.request.to_store(&candidate), 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, &warnings);

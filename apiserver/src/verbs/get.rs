@@ -3,10 +3,9 @@
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::Stored;
 
 use super::Call;
-use crate::objects::{Objects, parse};
+use crate::objects::Objects;
 use crate::table::{self, Format};
 use crate::{ApiServer, body};
 
@@ -19,11 +18,13 @@ impl ApiServer {
         let kv =
             view.get(&Objects::key(request.def, &request.namespace, &request.name)).ok_or_else(|| call.not_found())?;
         if table::negotiate(call.headers)? != Format::Json {
-            return call.answer(200, &parse(kv)?, &[]);
+            return call.answer(200, &request.value(kv)?, &[]);
         }
-        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+        let stored = request.stored(kv)?;
         let mut json = Vec::with_capacity(stored.json.len() + 40);
         stored.write_json(kv.mod_revision, &mut json);
-        Ok(body::json(200, json))
+        let mut response = body::json(200, json);
+        call.deprecated(&mut response);
+        Ok(response)
     }
 }

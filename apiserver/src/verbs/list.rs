@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 use super::Call;
-use crate::objects::{Objects, parse, status_of};
+use crate::objects::{Objects, status_of};
 use crate::request::ResourceRequest;
 use crate::table::{self, Format};
 use crate::{ApiServer, body};
@@ -82,15 +82,15 @@ impl ApiServer {
         }
         let format = table::negotiate(call.headers)?;
         if format != Format::Json {
-            let items = page.items.iter().map(|(kv, _)| parse(kv)).collect::<Result<Vec<_>, _>>()?;
+            let items = page.items.iter().map(|(kv, _)| call.request.value(kv)).collect::<Result<Vec<_>, _>>()?;
             return Ok(body::value(200, &table::list(def, format, &items, metadata, &call.request.query)));
         }
         let size: usize = page.items.iter().map(|(_, s)| s.json.len() + 40).sum();
         let mut out = Vec::with_capacity(size + 200);
         out.extend_from_slice(
             format!(
-                "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                def.kind,
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                def.list_kind(),
                 def.api_version()
             )
             .as_bytes(),
@@ -102,7 +102,9 @@ impl ApiServer {
             stored.write_json(kv.mod_revision, &mut out);
         }
         out.extend_from_slice(b"]}");
-        Ok(body::json(200, out))
+        let mut response = body::json(200, out);
+        call.deprecated(&mut response);
+        Ok(response)
     }
 
     async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
@@ -138,7 +140,7 @@ impl ApiServer {
         } else {
             Box::new(self.past(range.clone(), after.as_deref(), at).await?.into_iter())
         };
-        cut(keys, &selectors, limit, at)
+        cut(request, keys, &selectors, limit, at)
     }
 
     /// Keys of an interval at a past revision, after `after`.
@@ -167,6 +169,7 @@ impl ApiServer {
 
 /// Takes the first `limit` chosen objects (0: all) and says how it goes on.
 fn cut(
+    request: &ResourceRequest,
     keys: impl Iterator<Item = Arc<KeyValue>>,
     selectors: &Selectors,
     limit: usize,
@@ -175,7 +178,7 @@ fn cut(
     let mut keys = keys;
     let mut page = Page { revision, items: Vec::new(), next: None, remaining: None };
     for kv in keys.by_ref() {
-        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+        let stored = request.stored(&kv)?;
         if !selectors.matches(&stored.head) {
             continue;
         }

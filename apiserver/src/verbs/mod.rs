@@ -52,8 +52,18 @@ impl Call<'_> {
             Format::Json => body::value(code, object),
             format => body::value(code, &table::single(self.request.def, format, object, &self.request.query)),
         };
+        self.deprecated(&mut response);
         body::warn(&mut response, warnings);
         Ok(response)
+    }
+
+    /// Warns of a deprecated version.
+    pub fn deprecated(&self, response: &mut Response<Body>) {
+        if let Some(custom) = &self.request.custom
+            && !custom.version().warning.is_empty()
+        {
+            body::warn(response, std::slice::from_ref(&custom.version().warning));
+        }
     }
 
     /// 404 for the object that the request names.
