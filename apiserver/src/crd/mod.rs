@@ -47,7 +47,6 @@ impl Table {
         rows.get(group)?.get(plural)?.serve(version)
     }
 
-
     /// The groups, sorted, with what is served of them.
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
         let rows = self.0.load();
