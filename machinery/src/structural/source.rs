@@ -37,7 +37,7 @@ enum Level {
 /// What is wrong with a version's schema, and what is odd about it (warnings).
 pub fn problems(source: &Value, path: &str) -> (Vec<Cause>, Vec<String>) {
     let mut walk = Walk::default();
-    walk.node(source, path, Level::Root, source);
+    walk.node(source, path, Level::Root);
     walk.defaults(source, path);
     (walk.causes, walk.warnings)
 }
@@ -87,7 +87,7 @@ impl Walk {
         self.causes.push(Cause::invalid(field, value, why));
     }
 
-    fn node(&mut self, node: &Value, path: &str, level: Level, root: &Value) {
+    fn node(&mut self, node: &Value, path: &str, level: Level) {
         self.keywords(node, path);
         self.kind(node, path, level);
         self.lists(node, path);
@@ -98,7 +98,7 @@ impl Walk {
             self.value_validation(node, inner, &at, path);
         }
         for (at, inner, level) in below(node, path) {
-            self.node(inner, &at, level, root);
+            self.node(inner, &at, level);
         }
     }
 
