@@ -10,6 +10,7 @@ pub mod decode;
 pub mod defaults;
 pub mod names;
 pub mod patch;
+pub mod protobuf;
 pub mod resource;
 pub mod resources;
 pub mod selector;
