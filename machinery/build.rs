@@ -51,8 +51,7 @@ fn source_of(package: &str) -> Outcome<PathBuf> {
     let cargo = env::var("CARGO")?;
     let target = env::var("TARGET")?;
     // All features: `k8s-pb` is an optional dependency, whose sources are read but which is never compiled.
-    let arguments =
-        ["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", &target];
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", &target];
     let output = Command::new(cargo).args(arguments).current_dir(env::var("CARGO_MANIFEST_DIR")?).output()?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());

@@ -83,13 +83,7 @@ fn types(schema: &str) -> Vec<(String, Fields)> {
 }
 
 /// Writes the fields of `message` that the type has, and takes them out of `fields`.
-fn message(
-    messages: &Messages,
-    path: &str,
-    message_key: &str,
-    fields: &mut Fields,
-    out: &mut String,
-) -> Outcome<()> {
+fn message(messages: &Messages, path: &str, message_key: &str, fields: &mut Fields, out: &mut String) -> Outcome<()> {
     let Some(list) = messages.get(message_key) else { return Err(format!("no message {message_key}").into()) };
     for field in list {
         if let Some((name, kind)) = fields.remove(&field.name) {
@@ -167,8 +161,7 @@ fn read(module: &str, source: &str, messages: &mut Messages) -> Outcome<()> {
             }
         } else if let (Some(rest), false) = (line.strip_prefix("pub "), attribute.is_empty()) {
             let mut declaration = rest.to_owned();
-            while !(declaration.ends_with(',')
-                && declaration.matches('<').count() == declaration.matches('>').count())
+            while !(declaration.ends_with(',') && declaration.matches('<').count() == declaration.matches('>').count())
             {
                 declaration += lines.next().ok_or("a field without end")?;
             }

@@ -17,3 +17,4 @@ pub mod selector;
 pub mod status;
 pub mod stored;
 pub mod validate;
+pub mod yaml;

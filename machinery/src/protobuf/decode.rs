@@ -59,7 +59,13 @@ impl Walk {
         Ok(())
     }
 
-    fn field(&mut self, field: &Field, raw: Raw<'_>, object: &mut Map<String, Value>, depth: usize) -> Result<(), Error> {
+    fn field(
+        &mut self,
+        field: &Field,
+        raw: Raw<'_>,
+        object: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Result<(), Error> {
         match &field.shape {
             Shape::List(item) => {
                 let slot = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));

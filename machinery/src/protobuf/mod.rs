@@ -110,12 +110,7 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, Error> {
 }
 
 /// Encodes a stored object with its resource version; `scratch` is reused between calls.
-pub fn encode_stored(
-    api_version: &str,
-    kind: &str,
-    stored: &Stored,
-    revision: i64,
-) -> Result<Vec<u8>, Error> {
+pub fn encode_stored(api_version: &str, kind: &str, stored: &Stored, revision: i64) -> Result<Vec<u8>, Error> {
     let (group, version) = group_version(api_version);
     let message = table::of_kind(group, version, kind).ok_or(Error::UnknownKind)?;
     let mut json = Vec::with_capacity(stored.json.len() + 40);
