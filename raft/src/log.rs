@@ -367,3 +367,29 @@ impl RaftLogStorage<TypeConfig> for Log {
         self.write(records).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::log::{StoreBuilder, Suite};
+
+    use super::*;
+    use crate::machine::Machine;
+
+    struct Fresh;
+
+    impl StoreBuilder<TypeConfig, Log, Machine, tempfile::TempDir> for Fresh {
+        async fn build(&self) -> Result<(tempfile::TempDir, Log, Machine), openraft::StorageError<TypeConfig>> {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store = keelson_store::StateMachine::open(&dir.path().join("state"), keelson_store::Options::default());
+            let machine = Machine::new(Arc::new(store.expect("a store")), &dir.path().join("snapshots"));
+            let log = Log::open(&dir.path().join("log")).expect("a log");
+            Ok((dir, log, machine.expect("a state machine")))
+        }
+    }
+
+    /// openraft's own tests of what it expects from a log and a state machine.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn openrafts_suite() {
+        Suite::test_all(Fresh).await.expect("the suite passes");
+    }
+}

@@ -12,18 +12,37 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 
-use crate::limits::{PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
+use tokio::time::Instant;
+
+use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
 use crate::message::{Change, Refusal};
 use crate::replica::{Inner, refused};
 use crate::types::{Member, TypeConfig};
 
 type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
-fn index(written: Written) -> Result<u64, Refusal> {
-    Ok(written.map_err(refused)?.log_id.index)
+/// How long a change waits for the one before it.
+const CHANGE_WAIT: Duration = Duration::from_millis(LEADER_WAIT_MILLIS);
+
+fn in_progress(written: &Written) -> bool {
+    use openraft::errors::ChangeMembershipError::InProgress;
+    matches!(written, Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(InProgress(_)))))
 }
 
 impl Inner {
+    /// Tries a change until the one before it is done.
+    async fn try_change(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Result<u64, Refusal> {
+        let deadline = Instant::now() + CHANGE_WAIT;
+        loop {
+            let written = self.raft.change_membership(change.clone(), retain).await;
+            if in_progress(&written) && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            return Ok(written.map_err(refused)?.log_id.index);
+        }
+    }
+
     /// Changes the membership as the leader; returns the index after which the change holds.
     pub(crate) async fn change_here(&self, change: Change) -> Result<u64, Refusal> {
         if !self.is_leading() {
@@ -41,7 +60,7 @@ impl Inner {
                 };
                 let node = Member { joining: old.joining, ..member };
                 let change = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
-                index(self.raft.change_membership(change, true).await)
+                self.try_change(change, true).await
             }
             Change::Transfer(id) => self.transfer_here(id).await,
         }
@@ -51,13 +70,13 @@ impl Inner {
         let members = self.members();
         if members.iter().any(|(found, ..)| *found == id) {
             let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
-            return index(self.raft.change_membership(change, true).await);
+            return self.try_change(change, true).await;
         }
         if let Some((old, ..)) = members.iter().find(|(_, found, _)| found.name == member.name) {
             tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
             self.remove_here(*old).await?;
         }
-        index(self.raft.add_learner(id, member, false).await)
+        self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
     }
 
     async fn promote_here(&self, id: u64) -> Result<u64, Refusal> {
@@ -69,7 +88,7 @@ impl Inner {
             )),
             Some(_) => {
                 let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-                index(self.raft.change_membership(change, true).await)
+                self.try_change(change, true).await
             }
         }
     }
@@ -85,7 +104,7 @@ impl Inner {
             Some((_, _, true)) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
             Some(_) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
         };
-        index(self.raft.change_membership(change, false).await)
+        self.try_change(change, false).await
     }
 
     async fn transfer_here(&self, id: u64) -> Result<u64, Refusal> {

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,11 +124,6 @@ impl Network {
         let channel = self.channels.lock().entry(address.to_owned()).or_insert_with(|| self.channel(address)).clone();
         let limit = Duration::from_millis(PEER_REQUEST_MILLIS);
         ask(&mut Self::client(channel), to, question, body, limit).await
-    }
-
-    /// Asks whoever answers at an address.
-    pub async fn ask_any(&self, address: SocketAddr, question: &Ask) -> Result<Answer, AskError> {
-        self.ask(0, &address.to_string(), question, Bytes::new()).await
     }
 }
 

@@ -177,6 +177,7 @@ impl Wal {
         for (at, number) in numbers.iter().enumerate() {
             reader.segment(dir, *number, at + 1 == numbers.len())?;
         }
+        reader.whole()?;
         let Reader { mut recovered, segments, active, offset, sequence } = reader;
         let pool = segment::Pool::start(dir, SEGMENT_BYTES)?;
         let state = recovered.state.clone();
@@ -372,16 +373,29 @@ impl Reader {
     fn entry(&mut self, log_id: LogId, place: Place) -> io::Result<u64> {
         let index = log_id.index;
         let entries = &mut self.recovered.entries;
-        let expected = entries.last().map(|(last, _)| last.index).or(self.recovered.state.purged.map(|p| p.index));
-        // Without segments that are gone, the first entry found may be any at or before the purged one.
         let stale = self.recovered.state.purged.is_some_and(|purged| index <= purged.index);
         if !stale {
-            if expected.is_some_and(|last| index != last + 1) {
-                return Err(corrupt(format!("entry {index} does not follow {expected:?}")));
+            // The entries before the first found may have gone with their segments: `whole` looks at that.
+            if let Some((last, _)) = entries.last()
+                && index != last.index + 1
+            {
+                return Err(corrupt(format!("entry {index} follows entry {}", last.index)));
             }
             entries.push((log_id, place));
         }
         Ok(index)
+    }
+
+    /// Checks that nothing is missing between what was purged and the first entry.
+    fn whole(&self) -> io::Result<()> {
+        let purged = self.recovered.state.purged.map(|purged| purged.index);
+        let next = purged.map_or(0, |purged| purged + 1);
+        match self.recovered.entries.first() {
+            Some((first, _)) if first.index != next => {
+                Err(corrupt(format!("the first entry is {} where {next} is needed", first.index)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn truncate(&mut self, first: u64) {

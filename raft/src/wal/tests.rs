@@ -31,22 +31,22 @@ fn what_was_written_is_there_again() {
     let (mut wal, recovered) = Wal::open(dir.path()).unwrap();
     assert!(recovered.entries.is_empty() && recovered.state.vote.is_none());
     let vote = Vote::new_committed(3, 7);
-    let mut records = entries(1..=3, 100);
+    let mut records = entries(0..=2, 100);
     records.vote(vote).unwrap();
     wal.write(records).unwrap();
     let mut cut = Records::default();
-    cut.truncate(3).unwrap();
+    cut.truncate(2).unwrap();
     wal.write(cut).unwrap();
-    let mut more = entries(3..=5, 50);
-    more.committed(codec::log_id(1, 4)).unwrap();
+    let mut more = entries(2..=4, 50);
+    more.committed(codec::log_id(1, 3)).unwrap();
     let written = wal.write(more).unwrap();
     drop(wal);
     let (_wal, recovered) = Wal::open(dir.path()).unwrap();
-    assert_eq!(indexes(&recovered), [1, 2, 3, 4, 5]);
-    assert_eq!((recovered.state.vote, recovered.state.committed), (Some(vote), Some(codec::log_id(1, 4))));
+    assert_eq!(indexes(&recovered), [0, 1, 2, 3, 4]);
+    assert_eq!((recovered.state.vote, recovered.state.committed), (Some(vote), Some(codec::log_id(1, 3))));
     assert_eq!(recovered.entries[2].1, written.places[0].1);
     let bytes = read(&recovered.files[0].1, recovered.entries[4].1).unwrap();
-    assert_eq!(codec::entry_size_bytes(&codec::entry(&bytes).unwrap()), codec::entry_size_bytes(&entry(5, 50)));
+    assert_eq!(codec::entry_size_bytes(&codec::entry(&bytes).unwrap()), codec::entry_size_bytes(&entry(4, 50)));
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn purged_segments_go_and_state_stays() {
     first.vote(vote).unwrap();
     wal.write(first).unwrap();
     let mut gone = Vec::new();
-    for index in 1..=30 {
+    for index in 0..=30 {
         wal.write(entries(index..=index, 3 * 1024 * 1024)).unwrap();
-        if index % 10 == 0 {
+        if index % 10 == 9 {
             let mut purge = Records::default();
             purge.purged(codec::log_id(1, index - 2)).unwrap();
             gone.extend(wal.write(purge).unwrap().closed);
@@ -69,8 +69,8 @@ fn purged_segments_go_and_state_stays() {
     assert!(gone.len() >= 3, "{gone:?}");
     drop(wal);
     let (_wal, recovered) = Wal::open(dir.path()).unwrap();
-    assert_eq!(indexes(&recovered), [29, 30]);
-    assert_eq!((recovered.state.vote, recovered.state.purged), (Some(vote), Some(codec::log_id(1, 28))));
+    assert_eq!(indexes(&recovered), [28, 29, 30]);
+    assert_eq!((recovered.state.vote, recovered.state.purged), (Some(vote), Some(codec::log_id(1, 27))));
     assert!(recovered.files.iter().all(|(number, _)| !gone.contains(number)));
 }
 
@@ -78,7 +78,7 @@ fn purged_segments_go_and_state_stays() {
 fn a_purge_beyond_the_end_empties_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();
-    wal.write(entries(1..=3, 10)).unwrap();
+    wal.write(entries(0..=3, 10)).unwrap();
     let mut purge = Records::default();
     purge.purged(codec::log_id(4, 100)).unwrap();
     wal.write(purge).unwrap();
@@ -93,7 +93,7 @@ fn a_torn_end_is_cut_and_damage_before_it_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();
     let mut ends = Vec::new();
-    for index in 1..=3 {
+    for index in 0..=2 {
         ends.push(wal.write(entries(index..=index, 100)).unwrap().places[0].1);
     }
     drop(wal);
@@ -112,7 +112,7 @@ fn a_torn_end_is_cut_and_damage_before_it_is_refused() {
     }
     fs::write(&path, &whole).unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();
-    wal.write(entries(4..=4, 10)).unwrap();
+    wal.write(entries(3..=3, 10)).unwrap();
     drop(wal);
     assert_eq!(Wal::open(dir.path()).unwrap().1.entries.len(), 4);
 }
@@ -121,12 +121,12 @@ fn a_torn_end_is_cut_and_damage_before_it_is_refused() {
 fn a_segment_that_was_only_named_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let (mut wal, _) = Wal::open(dir.path()).unwrap();
-    wal.write(entries(1..=1, 10)).unwrap();
+    wal.write(entries(0..=0, 10)).unwrap();
     drop(wal);
     fs::write(segment::path(dir.path(), 2), vec![0; 4096]).unwrap();
     let (mut wal, recovered) = Wal::open(dir.path()).unwrap();
     assert_eq!(recovered.entries.len(), 1);
-    wal.write(entries(2..=2, 10)).unwrap();
+    wal.write(entries(1..=1, 10)).unwrap();
     fs::remove_file(segment::path(dir.path(), 1)).unwrap();
     drop(wal);
     assert!(Wal::open(dir.path()).unwrap().1.entries.is_empty(), "nothing is left without segments");
