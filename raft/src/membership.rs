@@ -7,6 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use keelson_store::{ChainHash, Kv, KvError, Revision};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -14,10 +18,11 @@ use openraft::raft::ClientWriteResponse;
 
 use tokio::time::Instant;
 
+use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url};
 use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
-use crate::message::{Change, Refusal};
-use crate::replica::{Inner, refused};
-use crate::types::{Member, TypeConfig};
+use crate::message::{Answer, Ask, Change, Refusal};
+use crate::replica::{Inner, Replica, odd_answer, refused};
+use crate::types::{Node, TypeConfig};
 
 type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
@@ -31,7 +36,7 @@ fn in_progress(written: &Written) -> bool {
 
 impl Inner {
     /// Tries a change until the one before it is done.
-    async fn try_change(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Result<u64, Refusal> {
+    async fn try_change(&self, change: ChangeMembers<u64, Node>, retain: bool) -> Result<u64, Refusal> {
         let deadline = Instant::now() + CHANGE_WAIT;
         loop {
             let written = self.raft.change_membership(change.clone(), retain).await;
@@ -50,15 +55,15 @@ impl Inner {
         }
         tracing::info!(?change, "the membership changes");
         match change {
-            Change::Join(id, member) => self.join_here(id, Member { joining: true, ..member }).await,
-            Change::AddLearner(id, member) => self.join_here(id, Member { joining: false, ..member }).await,
+            Change::Join(id, member) => self.join_here(id, Node { joining: true, ..member }).await,
+            Change::AddLearner(id, member) => self.join_here(id, Node { joining: false, ..member }).await,
             Change::Promote(id) => self.promote_here(id).await,
             Change::Remove(id) => self.remove_here(id).await,
             Change::Update(id, member) => {
                 let Some((_, old, _)) = self.members().into_iter().find(|(found, ..)| *found == id) else {
-                    return Err(Refusal::Membership(format!("there is no member {id:x}")));
+                    return Err(Refusal::Membership(ClusterError::MemberNotFound));
                 };
-                let node = Member { joining: old.joining, ..member };
+                let node = Node { joining: old.joining, ..member };
                 let change = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
                 self.try_change(change, true).await
             }
@@ -66,7 +71,7 @@ impl Inner {
         }
     }
 
-    async fn join_here(&self, id: u64, member: Member) -> Result<u64, Refusal> {
+    async fn join_here(&self, id: u64, member: Node) -> Result<u64, Refusal> {
         let members = self.members();
         if members.iter().any(|(found, ..)| *found == id) {
             let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
@@ -81,11 +86,9 @@ impl Inner {
 
     async fn promote_here(&self, id: u64) -> Result<u64, Refusal> {
         match self.members().into_iter().find(|(found, ..)| *found == id) {
-            None => Err(Refusal::Membership("etcdserver: member not found".into())),
-            Some((_, _, true)) => Err(Refusal::Membership("etcdserver: can only promote a learner member".into())),
-            Some(_) if !self.caught_up(id) => Err(Refusal::Membership(
-                "etcdserver: can only promote a learner member which is in sync with leader".into(),
-            )),
+            None => Err(Refusal::Membership(ClusterError::MemberNotFound)),
+            Some((_, _, true)) => Err(Refusal::Membership(ClusterError::NotLearner)),
+            Some(_) if !self.caught_up(id) => Err(Refusal::Membership(ClusterError::LearnerNotReady)),
             Some(_) => {
                 let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
                 self.try_change(change, true).await
@@ -97,9 +100,9 @@ impl Inner {
         let members = self.members();
         let voters = members.iter().filter(|(_, _, votes)| *votes).count();
         let change = match members.iter().find(|(found, ..)| *found == id) {
-            None => return Err(Refusal::Membership("etcdserver: member not found".into())),
+            None => return Err(Refusal::Membership(ClusterError::MemberNotFound)),
             Some((_, _, true)) if voters == 1 => {
-                return Err(Refusal::Membership("the only voting member cannot be removed".into()));
+                return Err(Refusal::Membership(ClusterError::NotEnoughStarted));
             }
             Some((_, _, true)) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
             Some(_) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
@@ -109,11 +112,9 @@ impl Inner {
 
     async fn transfer_here(&self, id: u64) -> Result<u64, Refusal> {
         if !self.members().iter().any(|(found, _, votes)| *found == id && *votes) {
-            return Err(Refusal::Membership("etcdserver: bad leader transferee".into()));
+            return Err(Refusal::Membership(ClusterError::BadTransferee));
         }
-        let failed = |error: openraft::errors::Fatal<TypeConfig>| {
-            Refusal::Failed(keelson_store::KvError::Stopped(error.to_string()))
-        };
+        let failed = |error: openraft::errors::Fatal<TypeConfig>| Refusal::Failed(KvError::Stopped(error.to_string()));
         self.raft.trigger().transfer_leader(id).await.map_err(failed)?;
         let metrics = self.raft.metrics();
         let last = metrics.borrow_watched().last_applied;
@@ -150,6 +151,163 @@ pub async fn promote(inner: Arc<Inner>) {
                 Ok(_) => tracing::info!(name = member.name, "a new member has caught up and votes now"),
                 Err(error) => tracing::warn!(name = member.name, %error, "a new member cannot be promoted yet"),
             }
+        }
+    }
+}
+
+/// A failed change as the cluster's users see it.
+fn cluster_error(refusal: Refusal) -> ClusterError {
+    match refusal {
+        Refusal::Membership(error) => error,
+        Refusal::NotLeader(_) => ClusterError::NotLeader,
+        Refusal::Failed(error) => error.into(),
+    }
+}
+
+/// `host:port` of a peer URL.
+fn peer_address(urls: &[String]) -> Result<String, ClusterError> {
+    match urls {
+        [url] if is_member_url(url) => {
+            let (_, authority) = url.split_once("://").ok_or(ClusterError::BadUrls)?;
+            Ok(authority.trim_end_matches('/').to_owned())
+        }
+        _ => Err(ClusterError::BadUrls),
+    }
+}
+
+fn listed((id, node, votes): (u64, Node, bool)) -> Member {
+    let peer_urls = vec![format!("https://{}", node.peer_address)];
+    Member { id, name: node.name, peer_urls, client_urls: node.client_urls, is_learner: !votes }
+}
+
+impl Replica {
+    /// Changes the membership, wherever the leader is; this member knows of the change when this returns.
+    pub async fn change(&self, change: Change) -> Result<(), ClusterError> {
+        // A member that removes itself hears no more of the log.
+        let leaves = change == Change::Remove(self.0.id);
+        let answer = self.0.ask_leader(Ask::Change(change), Bytes::new()).await?;
+        let Answer::Changed(changed) = answer else { return Err(odd_answer().into()) };
+        let index = changed.map_err(cluster_error)?;
+        if !leaves {
+            self.0.wait_applied(index).await?;
+        }
+        Ok(())
+    }
+
+    /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.
+    pub fn nodes(&self) -> Vec<(u64, Node, bool)> {
+        self.0.members()
+    }
+}
+
+impl Cluster for Replica {
+    fn cluster_id(&self) -> u64 {
+        self.0.cluster_id
+    }
+
+    fn member_id(&self) -> u64 {
+        self.0.id
+    }
+
+    fn standing(&self) -> Standing {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let errors = metrics.running_state.as_ref().err().map(ToString::to_string).into_iter().collect();
+        Standing {
+            term: metrics.current_term,
+            leader: metrics.current_leader.unwrap_or(0),
+            committed: metrics.cluster_committed.map_or(0, |log_id| log_id.index),
+            applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            is_learner: !metrics.membership_config.voter_ids().any(|id| id == self.0.id),
+            errors,
+        }
+    }
+
+    fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {
+        async move {
+            if linearizable {
+                self.barrier().await?;
+            }
+            Ok(self.nodes().into_iter().map(listed).collect())
+        }
+        .boxed()
+    }
+
+    fn add(&self, peer_urls: Vec<String>, learner: bool) -> BoxFuture<'_, Result<Member, ClusterError>> {
+        async move {
+            let peer_address = peer_address(&peer_urls)?;
+            if self.nodes().iter().any(|(_, node, _)| node.peer_address == peer_address) {
+                return Err(ClusterError::PeerUrlExists);
+            }
+            if learner && self.nodes().iter().any(|(_, node, votes)| !votes && !node.joining) {
+                return Err(ClusterError::TooManyLearners);
+            }
+            let id = choose_member_id(&self.nodes());
+            let node = Node { peer_address, ..Node::default() };
+            let change = if learner { Change::AddLearner(id, node) } else { Change::Join(id, node) };
+            self.change(change).await?;
+            Ok(Member { id, peer_urls, is_learner: true, ..Member::default() })
+        }
+        .boxed()
+    }
+
+    fn remove(&self, id: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.change(Change::Remove(id)).boxed()
+    }
+
+    fn update(&self, id: u64, peer_urls: Vec<String>) -> BoxFuture<'_, Result<(), ClusterError>> {
+        async move {
+            let peer_address = peer_address(&peer_urls)?;
+            let Some((_, node, _)) = self.nodes().into_iter().find(|(found, ..)| *found == id) else {
+                return Err(ClusterError::MemberNotFound);
+            };
+            self.change(Change::Update(id, Node { peer_address, ..node })).await
+        }
+        .boxed()
+    }
+
+    fn promote(&self, id: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.change(Change::Promote(id)).boxed()
+    }
+
+    fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        async move {
+            if !self.0.is_leading() {
+                return Err(ClusterError::NotLeader);
+            }
+            if to == self.0.id {
+                return Ok(());
+            }
+            self.change(Change::Transfer(to)).await?;
+            let mut metrics = self.0.raft.metrics();
+            let deadline = Instant::now() + CHANGE_WAIT;
+            while metrics.borrow_and_update().current_leader != Some(to) {
+                let moved = tokio::time::timeout_at(deadline, metrics.changed()).await;
+                if !matches!(moved, Ok(Ok(()))) {
+                    return Err(KvError::Unavailable("leadership has not moved in time".into()).into());
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn hash_at(&self, revision: Revision) -> Result<(Revision, ChainHash), KvError> {
+        let view = self.view();
+        if revision <= 0 || revision == view.revision() {
+            return Ok((view.revision(), view.hash()));
+        }
+        Ok((revision, self.machine().hash_at(revision)?))
+    }
+}
+
+/// A random id that no member has.
+fn choose_member_id(nodes: &[(u64, Node, bool)]) -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    loop {
+        let id = RandomState::new().build_hasher().finish();
+        if id != 0 && !nodes.iter().any(|(found, ..)| *found == id) {
+            return id;
         }
     }
 }

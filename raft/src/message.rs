@@ -8,8 +8,9 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterError;
 use crate::codec;
-use crate::types::{Entry, LogId, Member, SnapshotMeta, TypeConfig, Vote};
+use crate::types::{Entry, LogId, Node, SnapshotMeta, TypeConfig, Vote};
 
 /// A question to another member.
 #[derive(Serialize, Deserialize)]
@@ -40,15 +41,15 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A new member as a learner; it is promoted when it has caught up. One of the same name is replaced.
-    Join(u64, Member),
+    Join(u64, Node),
     /// A new learner that stays one until promoted by hand.
-    AddLearner(u64, Member),
+    AddLearner(u64, Node),
     /// A learner becomes a voter.
     Promote(u64),
     /// A member leaves.
     Remove(u64),
     /// A member's addresses.
-    Update(u64, Member),
+    Update(u64, Node),
     /// Leadership goes to this member.
     Transfer(u64),
 }
@@ -80,8 +81,8 @@ pub enum Refusal {
     #[error("{0}")]
     Failed(KvError),
     /// A membership change that is not possible, and why.
-    #[error("{0}")]
-    Membership(String),
+    #[error(transparent)]
+    Membership(ClusterError),
 }
 
 /// An answer.

@@ -35,7 +35,7 @@ use crate::limits::{
 };
 use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
-use crate::types::{Member, TypeConfig, Vote};
+use crate::types::{Node, TypeConfig, Vote};
 
 /// Name that every member's peer certificate carries: who a member is follows from the peer CA and its id, not from
 /// its address.
@@ -114,7 +114,7 @@ impl Network {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn peer(&self, target: u64, member: &Member) -> Peer {
+    fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
         Peer { target, client: Self::client(self.channel(&address)), address }
     }
@@ -178,11 +178,11 @@ fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_client(&mut self, target: u64, node: &Node) -> Peer {
         self.peer(target, node)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Peer {
         self.peer(target, node)
     }
 }

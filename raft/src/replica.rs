@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use keelson_store::{
     Applied, Clock, Command, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
-    Revision, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
+    Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
 };
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
@@ -30,10 +30,12 @@ use crate::log::Log;
 use crate::machine::{Incoming, Machine};
 use crate::message::{Answer, Ask, Change, PeerStatus, Refusal};
 use crate::network::{AskError, Network};
-use crate::types::{Member, Outcome, Proposal, Raft};
+use crate::types::{Node, Outcome, Proposal, Raft};
 
 /// How a replica is opened.
 pub struct Options {
+    /// The cluster's id.
+    pub cluster_id: u64,
     /// This member's id, never 0, never used before by another.
     pub id: u64,
     /// Where log, state and snapshots are.
@@ -66,10 +68,11 @@ pub enum OpenError {
 
 /// A replicated store. Dropping it stops nothing: see [`Replica::shutdown`].
 #[derive(Clone)]
-pub struct Replica(Arc<Inner>);
+pub struct Replica(pub(crate) Arc<Inner>);
 
 /// What the tasks of a replica share.
 pub struct Inner {
+    pub(crate) cluster_id: u64,
     pub(crate) id: u64,
     pub(crate) version: String,
     pub(crate) raft: Raft,
@@ -107,7 +110,7 @@ impl Replica {
     /// Opens or creates this member's part. A new one waits until [`Replica::initialize`] or until it is added by
     /// a member of a cluster ([`Replica::join`]).
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { id, dir, version, clock, listener, server_tls, client_tls } = options;
+        let Options { cluster_id, id, dir, version, clock, listener, server_tls, client_tls } = options;
         let (store, log, machine) = tokio::task::spawn_blocking(move || {
             let store = Arc::new(StateMachine::open(&dir.join("state"), keelson_store::Options::default())?);
             let log = Log::open(&dir.join("log")).map_err(OpenError::Log)?;
@@ -123,6 +126,7 @@ impl Replica {
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
+            cluster_id,
             id,
             version,
             raft,
@@ -144,7 +148,7 @@ impl Replica {
     }
 
     /// Makes a new cluster of this member alone; nothing if it already belongs to one.
-    pub async fn initialize(&self, member: Member) -> Result<(), OpenError> {
+    pub async fn initialize(&self, member: Node) -> Result<(), OpenError> {
         let failed = |error: String| OpenError::Raft(error);
         if self.is_initialized().await? {
             return Ok(());
@@ -159,7 +163,7 @@ impl Replica {
     }
 
     /// Asks the members at these addresses to add this one, which they promote when it has caught up.
-    pub async fn join(&self, member: Member, addresses: &[String]) -> Result<(), KvError> {
+    pub async fn join(&self, member: Node, addresses: &[String]) -> Result<(), KvError> {
         let change = Change::Join(self.0.id, member);
         let deadline = Instant::now() + Duration::from_millis(LEADER_WAIT_MILLIS * 4);
         let mut why = String::from("no address of a member is known");
@@ -169,7 +173,7 @@ impl Replica {
                 match asked {
                     Ok(Answer::Changed(Ok(_))) => return Ok(()),
                     Ok(Answer::Changed(Err(Refusal::Membership(refused)))) => {
-                        return Err(KvError::Unavailable(refused));
+                        return Err(KvError::Unavailable(refused.to_string()));
                     }
                     Ok(Answer::Changed(Err(refusal))) => why = format!("{address}: {refusal}"),
                     Ok(_) => why = format!("{address} gave an answer to another question"),
@@ -181,19 +185,6 @@ impl Replica {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-
-    /// Changes the membership, wherever the leader is.
-    pub async fn change(&self, change: Change) -> Result<(), KvError> {
-        let answer = self.0.ask_leader(Ask::Change(change), Bytes::new()).await?;
-        let Answer::Changed(changed) = answer else { return Err(odd_answer()) };
-        let index = changed.map_err(unavailable)?;
-        self.0.wait_applied(index).await
-    }
-
-    /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.
-    pub fn members(&self) -> Vec<(u64, Member, bool)> {
-        self.0.members()
     }
 
     /// Asks a member how it stands; itself without the network.
@@ -270,7 +261,7 @@ impl Replica {
     }
 }
 
-fn odd_answer() -> KvError {
+pub(crate) fn odd_answer() -> KvError {
     KvError::Unavailable("a member gave an answer to another question".into())
 }
 
@@ -288,7 +279,7 @@ pub(crate) fn refused(
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => Refusal::NotLeader(to.leader_id),
         RaftError::APIError(error @ ClientWriteError::ChangeMembershipError(_)) => {
-            Refusal::Membership(error.to_string())
+            Refusal::Membership(crate::cluster::ClusterError::Unsupported(error.to_string()))
         }
         RaftError::APIError(error) => Refusal::Failed(KvError::Unavailable(error.to_string())),
         RaftError::Fatal(fatal) => Refusal::Failed(KvError::Stopped(fatal.to_string())),
@@ -296,7 +287,7 @@ pub(crate) fn refused(
 }
 
 impl Inner {
-    pub(crate) fn members(&self) -> Vec<(u64, Member, bool)> {
+    pub(crate) fn members(&self) -> Vec<(u64, Node, bool)> {
         let metrics = self.raft.metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
@@ -671,6 +662,10 @@ impl Kv for Replica {
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
         self.command(Command::Compact(revision))
+    }
+
+    fn change_settings(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), KvError>> {
+        self.command(Command::Settings(change))
     }
 
     fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>> {

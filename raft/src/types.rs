@@ -15,7 +15,7 @@ openraft::declare_raft_types!(
         D = Proposal,
         R = Outcome,
         NodeId = u64,
-        Node = Member,
+        Node = Node,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = openraft_rt_tokio::TokioRuntime,
 );
@@ -35,7 +35,7 @@ pub type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
 
 /// Who a member is and where it is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub struct Node {
     /// Its name, unique in the cluster.
     pub name: String,
     /// `host:port` of its peer service.

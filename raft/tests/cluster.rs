@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use keelson_pki::ClusterPki;
-use keelson_raft::{Change, Member, Options, PEER_NAME, Replica};
+use keelson_raft::{Change, Node as Record, Options, PEER_NAME, Replica};
 use keelson_store::{KeyRange, Kv, KvError, MonotonicClock, Op, PutRequest, RangeRequest, Txn, WatchRequest, contract};
 use tokio::net::TcpListener;
 
 struct Node {
     replica: Replica,
-    member: Member,
+    member: Record,
 }
 
 async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> Node {
@@ -21,6 +21,7 @@ async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> N
     let issued = pki.peer.issue_peer(&format!("member-{id}"), &[PEER_NAME.to_owned()]).expect("a certificate");
     let peer_address = listener.local_addr().expect("an address").to_string();
     let options = Options {
+        cluster_id: 1,
         id,
         dir: dir.join(id.to_string()),
         version: "test".into(),
@@ -30,7 +31,7 @@ async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> N
         client_tls: keelson_pki::peer_client_config(&issued, pki.peer.certificate()).expect("a configuration"),
     };
     let replica = Replica::open(options).await.expect("the replica opens");
-    Node { replica, member: Member { name: format!("m{id}"), peer_address, ..Member::default() } }
+    Node { replica, member: Record { name: format!("m{id}"), peer_address, ..Record::default() } }
 }
 
 async fn cluster(pki: &ClusterPki, dir: &Path, count: u64) -> Vec<Node> {
@@ -50,7 +51,7 @@ async fn cluster(pki: &ClusterPki, dir: &Path, count: u64) -> Vec<Node> {
 
 /// Waits until so many members vote.
 async fn voters(replica: &Replica, count: usize) {
-    until(|| replica.members().iter().filter(|(_, _, votes)| *votes).count() == count, "all vote").await;
+    until(|| replica.nodes().iter().filter(|(_, _, votes)| *votes).count() == count, "all vote").await;
 }
 
 async fn until(done: impl Fn() -> bool, what: &str) {
@@ -172,7 +173,7 @@ async fn a_member_without_its_disk_is_replaced_through_a_snapshot() {
     let addresses: Vec<String> = nodes.iter().map(|node| node.member.peer_address.clone()).collect();
     fresh.replica.join(fresh.member.clone(), &addresses).await.expect("the member joins");
     voters(&nodes[leads].replica, 3).await;
-    assert!(nodes[leads].replica.members().iter().all(|(found, ..)| *found != id));
+    assert!(nodes[leads].replica.nodes().iter().all(|(found, ..)| *found != id));
     fresh.replica.barrier().await.expect("a barrier");
     assert_eq!(fresh.replica.view().count(&KeyRange::prefix("n/")), 5000);
     let revision = fresh.replica.view().revision();
