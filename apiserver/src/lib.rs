@@ -16,6 +16,7 @@ pub mod request;
 mod server;
 mod services;
 mod strategy;
+mod streams;
 mod subresources;
 mod table;
 mod verbs;
