@@ -1,1 +1,5 @@
-//! The replicated `Kv` over openraft. Nothing is built here yet: `keelson_store::LocalKv` serves one member meanwhile.
+//! The replicated `Kv` over openraft, the [`Cluster`] it belongs to, and the etcd v3 API in front of both.
+
+pub mod cluster;
+
+pub use cluster::{Cluster, ClusterError, Member, SingleMember};

@@ -375,3 +375,26 @@ fn leases_expire_after_their_time_and_not_before() {
     next_leader.resign();
     assert_eq!(next_leader.tick(&machine.view()), crate::Due::default());
 }
+
+#[test]
+fn settings_are_there_after_reopening() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |value: &'static str| {
+        Command::Settings(crate::SettingsChange {
+            guards: Vec::new(),
+            writes: vec![("user/a".into(), Some(value.into())), ("user/b".into(), None)],
+        })
+    };
+    {
+        let machine = open(dir.path());
+        let before = machine.view().revision();
+        apply(&machine, write("1")).expect("accepted");
+        apply(&machine, write("2")).expect("accepted");
+        assert_eq!(machine.view().revision(), before, "settings have no revision");
+        machine.flush().expect("flushed");
+    }
+    let machine = open(dir.path());
+    let view = machine.view();
+    let found: Vec<_> = view.settings(b"user/").map(|(name, value)| (&name[..], &value[..])).collect();
+    assert_eq!(found, [(&b"user/a"[..], &b"2"[..])]);
+}

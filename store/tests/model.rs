@@ -140,7 +140,7 @@ impl Model {
                 }
                 self.compact_revision = *revision;
             }
-            Command::LeaseCheckpoint(_) => {}
+            Command::LeaseCheckpoint(_) | Command::Settings(_) => {}
         }
         Ok(())
     }
