@@ -19,7 +19,7 @@ use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, discovery, streams, subresources};
+use crate::{admission, authn, authz, body, discovery, negotiate, respond, streams, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -88,9 +88,10 @@ impl ApiServer {
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+        let media = negotiate::media_of_refusal(request.headers());
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => body::refusal(&status),
+            Ok(Err(status)) => respond::refusal(media, &status),
             Err(_) => {
                 tracing::error!("a request panicked; it was answered with 500");
                 body::refusal(&Status::internal("the request panicked"))
