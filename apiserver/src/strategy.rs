@@ -199,7 +199,7 @@ fn has_generation(def: &ResourceDef) -> bool {
 /// changed spec counts a generation.
 pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     let (def, subresource) = (request.def, request.subresource.as_str());
-    if subresource == "status" {
+    if matches!(subresource, "status" | "approval") {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
         *new = old.clone();

@@ -144,9 +144,9 @@ fn light(kv: &KeyValue) -> Option<Value> {
     let mut object = parse(kv).inspect_err(|e| warn!(error = e.message, "a definition cannot be read")).ok()?;
     object["spec"].as_object_mut()?.remove("versions");
     object["metadata"].as_object_mut()?.remove("managedFields");
-    object["metadata"]["annotations"]
-        .as_object_mut()
-        .map(|annotations| annotations.retain(|key, _| key == definition::APPROVED));
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        annotations.retain(|key, _| key == definition::APPROVED);
+    }
     Some(object)
 }
 

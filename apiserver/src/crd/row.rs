@@ -222,7 +222,7 @@ fn row(object: &Value, version: &Value) -> &'static ResourceDef {
         version["selectableFields"],
     ])
     .to_string();
-    *ROWS.lock().entry(identity).or_insert_with(|| Box::leak(Box::new(make(spec, names, version))))
+    ROWS.lock().entry(identity).or_insert_with(|| Box::leak(Box::new(make(spec, names, version))))
 }
 
 fn leak(text: &str) -> &'static str {

@@ -7,7 +7,7 @@ use keelson_machinery::status::Status;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, crd, services, strategy};
+use crate::{ApiServer, crd, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -19,7 +19,7 @@ impl ApiServer {
         if call.request.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
             return Err(crd::strategy::terminating(call.request));
         }
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;

@@ -9,7 +9,7 @@ use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::request::ResourceRequest;
-use crate::{ApiServer, body, crd, services, strategy};
+use crate::{ApiServer, crd, services, strategy};
 
 /// Attempts of an update that names no resource version.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -17,7 +17,7 @@ const UPDATE_ATTEMPTS: usize = 5;
 impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
