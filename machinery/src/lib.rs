@@ -7,6 +7,7 @@ pub mod quantity;
 pub mod schema;
 
 pub mod decode;
+pub mod fields;
 pub mod defaults;
 pub mod names;
 pub mod patch;
