@@ -11,6 +11,8 @@ pub mod body;
 pub mod bootstrap;
 mod discovery;
 pub mod objects;
+mod options;
+mod ownership;
 mod pipeline;
 pub mod request;
 mod server;

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use crate::presence;
+
 /// The table.
 const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.txt"));
 
@@ -80,8 +82,10 @@ pub struct Field {
     pub retain_keys: bool,
     /// Whether it is one value for server-side apply, if it is a map or an object.
     pub atomic: bool,
-    /// Whether it is written even when empty.
+    /// Whether the API requires it.
     pub required: bool,
+    /// Whether it is written even when empty.
+    pub present: bool,
 }
 
 /// An object type.
@@ -150,6 +154,7 @@ fn read(table: &'static str) -> Table {
                 };
                 field.retain_keys = flags.contains(&"retainKeys");
                 field.atomic = flags.contains(&"atomic");
+                field.present = presence::is_present(current, name, &field.kind, field.required);
                 if let Some(definition) = out.definitions.get_mut(current) {
                     definition.fields.insert(name, field);
                 }
@@ -168,6 +173,7 @@ fn field(kind: &'static str, list: ListStrategy) -> Field {
         retain_keys: false,
         atomic: false,
         required: kind.starts_with('!'),
+        present: true,
     }
 }
 

@@ -15,8 +15,17 @@ const MAX_UPDATE_MANAGERS: usize = 10;
 const OLD_UPDATES: &str = "ancient-changes";
 
 /// Metadata that nobody owns, because the server writes it.
-const UNOWNED_METADATA: &[&str] =
-    &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
+const UNOWNED_METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
 
 /// Who writes, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,11 +187,8 @@ impl Managed {
         taken = taken.difference(&unowned());
         if !taken.is_empty() {
             let before = self.entries.get(&id).map(|e| e.set.clone()).unwrap_or_default();
-            let entry = Entry {
-                set: before.union(&taken),
-                version: writer.api_version.into(),
-                time: Some(writer.now.into()),
-            };
+            let entry =
+                Entry { set: before.union(&taken), version: writer.api_version.into(), time: Some(writer.now.into()) };
             self.entries.insert(id, entry);
         }
         self.cap();
@@ -293,14 +299,7 @@ impl Managed {
     }
 
     /// Puts back what pruning took although some manager owns it.
-    fn add_back_owned(
-        &self,
-        kind: &Kind<'_>,
-        node: Node<'_>,
-        merged: &Value,
-        pruned: Value,
-        version: &str,
-    ) -> Value {
+    fn add_back_owned(&self, kind: &Kind<'_>, node: Node<'_>, merged: &Value, pruned: Value, version: &str) -> Value {
         let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
         for entry in self.entries.values() {
             let all = owned.entry(&entry.version).or_default();

@@ -97,9 +97,7 @@ impl<'a> Fields<'a> {
                 let embedded = root || flag(schema, "x-kubernetes-embedded-resource");
                 match name {
                     "apiVersion" | "kind" if embedded => Some(Node::Field(&TEXT, None, false)),
-                    "metadata" if embedded => {
-                        Some(schema::definition(OBJECT_META).map_or(Node::Free, Node::Object))
-                    }
+                    "metadata" if embedded => Some(schema::definition(OBJECT_META).map_or(Node::Free, Node::Object)),
                     _ => schema.get("properties").and_then(|p| p.get(name)).map(Node::Structural),
                 }
             }
@@ -143,9 +141,7 @@ impl<'a> Node<'a> {
 
     fn declared(&self) -> Atom<'a> {
         match *self {
-            Self::Object(definition) => {
-                Atom::Map { atomic: definition.atomic, fields: Fields::Definition(definition) }
-            }
+            Self::Object(definition) => Atom::Map { atomic: definition.atomic, fields: Fields::Definition(definition) },
             Self::Field(kind, list, atomic) => field(kind, list, atomic),
             Self::Custom(schema) => Atom::Map { atomic: false, fields: Fields::Structural(schema, true) },
             Self::Structural(schema) => structural(schema),

@@ -12,7 +12,13 @@ fn same_version<'a>(_: &str, object: &Value) -> Option<(Node<'a>, Value)> {
     schema::of_kind("apps", "v1", "Deployment").map(|d| (Node::Object(d), object.clone()))
 }
 
-fn applied(managed: &mut Managed, live: &Value, manager: &str, config: Value, force: bool) -> Result<Value, Vec<String>> {
+fn applied(
+    managed: &mut Managed,
+    live: &Value,
+    manager: &str,
+    config: Value,
+    force: bool,
+) -> Result<Value, Vec<String>> {
     let ignored = FieldSet::of(&[&["status"]]);
     let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let writer = Writer { manager, api_version: "apps/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
@@ -71,7 +77,9 @@ fn appliers_own_what_they_send_and_others_conflict() {
 #[test]
 fn what_an_applier_leaves_out_goes_unless_another_owns_it() {
     let mut managed = Managed::default();
-    let both = containers(json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]));
+    let both = containers(
+        json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]),
+    );
     let live = applied(&mut managed, &json!({}), "one", both, false).unwrap();
     let shared = containers(json!([{"name": "a", "env": [{"name": "X", "value": "1"}]}]));
     let live = applied(&mut managed, &live, "two", shared, false).unwrap();
@@ -106,13 +114,15 @@ fn merged_lists_keep_the_appliers_order() {
 #[test]
 fn updates_take_changed_fields_from_appliers() {
     let mut managed = Managed::default();
-    let live = applied(&mut managed, &json!({}), "one", json!({"spec": {"replicas": 1, "paused": true}}), false).unwrap();
+    let live =
+        applied(&mut managed, &json!({}), "one", json!({"spec": {"replicas": 1, "paused": true}}), false).unwrap();
     let ignored = FieldSet::of(&[&["status"]]);
     let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let writer = Writer { manager: "hand", api_version: "apps/v1", subresource: "", now: "2026-01-02T00:00:00Z" };
     let new = json!({"spec": {"replicas": 2, "paused": true}, "status": {"replicas": 9}});
     managed.update(&kind, &writer, &live, &new);
-    let sets: Vec<Value> = managed.encode().unwrap().as_array().unwrap().iter().map(|e| e["fieldsV1"].clone()).collect();
+    let sets: Vec<Value> =
+        managed.encode().unwrap().as_array().unwrap().iter().map(|e| e["fieldsV1"].clone()).collect();
     assert_eq!(sets, [json!({"f:spec": {"f:paused": {}}}), json!({"f:spec": {"f:replicas": {}}})]);
     for round in 0..20 {
         let name = format!("m{round}");

@@ -44,8 +44,8 @@ fn check(node: Node<'_>, value: &Value, path: &str) -> Result<(), String> {
             let Value::Array(list) = value else { return wrong(format!("expected list, got {}", go_pointer(value))) };
             let mut seen = std::collections::BTreeSet::new();
             for (index, inner) in list.iter().enumerate() {
-                let element = element(&listing, index, inner)
-                    .map_err(|why| format!("{}element {index}: {why}", prefix(path)))?;
+                let element =
+                    element(&listing, index, inner).map_err(|why| format!("{}element {index}: {why}", prefix(path)))?;
                 let at = format!("{path}{element}");
                 if listing != Listing::Atomic && !seen.insert(element.clone()) {
                     return wrong(format!("duplicate entries for key {element}"));
@@ -195,12 +195,7 @@ pub fn merge(node: Node<'_>, live: Option<&Value>, applied: Option<&Value>) -> R
     overlay(node, live, applied, "")
 }
 
-fn overlay(
-    node: Node<'_>,
-    live: Option<&Value>,
-    applied: Option<&Value>,
-    path: &str,
-) -> Result<Option<Value>, String> {
+fn overlay(node: Node<'_>, live: Option<&Value>, applied: Option<&Value>, path: &str) -> Result<Option<Value>, String> {
     let leaf = || Ok(applied.or(live).cloned());
     let Some(decisive) = applied.filter(|v| !v.is_null()).or(live) else { return leaf() };
     match node.atom(Some(decisive)) {
@@ -328,13 +323,7 @@ pub fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
     out
 }
 
-fn differ(
-    node: Node<'_>,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<PathElement>,
-    out: &mut Comparison,
-) {
+fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<PathElement>, out: &mut Comparison) {
     if old == new {
         return;
     }
