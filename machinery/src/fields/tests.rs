@@ -1,3 +1,5 @@
+//! Tests of merging, comparing and ownership.
+
 use serde_json::{Value, json};
 
 use super::managers::Kind;
