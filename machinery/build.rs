@@ -1,18 +1,22 @@
 //! Derives the schema table from the sources of the `k8s-openapi` crate (per type its fields and their types) and of
-//! `k8s-pb` (how they are merged). The sources are generated and regular, so they are read line by line; what is not
-//! understood fails the build.
+//! `k8s-pb` (how they are merged; for protobuf field numbers see `build/numbers.rs`). The sources are generated and
+//! regular, so they are read line by line; what is not understood fails the build.
 //!
 //! Output, one item per line: `T <type> [atomic]`, `K <group> <version> <kind>` (of the type before), and
 //! `F <json name> <type expression> <list type> <list keys> <patch key> [atomic] [retainKeys]` (`!` before the type of a
 //! required field; `-` for none); the expressions are explained in `src/schema.rs`.
 
-#[path = "build/markers.rs"]
-mod markers;
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+
+#[path = "build/markers.rs"]
+mod markers;
+#[path = "build/newer.rs"]
+mod newer;
+#[path = "build/numbers.rs"]
+mod numbers;
 
 /// Directory in the crate: the Kubernetes version that is served.
 const VERSION_DIR: &str = "src/v1_36";
@@ -21,12 +25,14 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build/markers.rs");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=Cargo.toml");
     let packages = packages()?;
     let root = source_of(&packages, "k8s-openapi")?.join(VERSION_DIR);
     let mut markers = markers::Markers::default();
-    markers.collect(&source_of(&packages, "k8s-pb")?.join("src"), "")?;
+    let messages = source_of(&packages, "k8s-pb")?.join("src");
+    println!("cargo::rerun-if-changed={}", messages.display());
+    markers.collect(&messages, "")?;
     println!("cargo::rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     collect(&root, &mut files)?;
@@ -39,7 +45,9 @@ fn main() -> Outcome<()> {
         describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out)
             .map_err(|why| format!("{}: {why}", file.display()))?;
     }
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("schema.txt"), out)?;
+    let directory = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
+    fs::write(directory.join("schema.txt"), out)?;
     Ok(())
 }
 
@@ -47,6 +55,7 @@ fn main() -> Outcome<()> {
 fn packages() -> Outcome<serde_json::Value> {
     let cargo = env::var("CARGO")?;
     let target = env::var("TARGET")?;
+    // All features: `k8s-pb` is an optional dependency, whose sources are read but which is never compiled.
     let arguments = ["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", &target];
     let output = Command::new(cargo).args(arguments).current_dir(env::var("CARGO_MANIFEST_DIR")?).output()?;
     if !output.status.success() {

@@ -10,7 +10,7 @@ use super::Call;
 use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, options, ownership, services, strategy};
+use crate::{ApiServer, options, ownership, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -19,7 +19,7 @@ impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         options::check(call, "CreateOptions", false)?;
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, options, ownership, services, strategy};
+use crate::{ApiServer, options, ownership, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         options::check(call, "UpdateOptions", false)?;
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
