@@ -18,6 +18,7 @@ mod respond;
 mod server;
 mod services;
 mod strategy;
+mod streams;
 mod subresources;
 mod table;
 mod verbs;
