@@ -13,6 +13,8 @@ mod crd;
 mod discovery;
 pub mod negotiate;
 pub mod objects;
+mod options;
+mod ownership;
 mod pipeline;
 pub mod request;
 mod respond;

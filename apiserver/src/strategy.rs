@@ -3,7 +3,7 @@
 use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, validate};
+use keelson_machinery::{defaults, presence, schema, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -124,9 +124,7 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
         let generated = generate_name(prefix);
         metadata.insert("name".into(), generated.into());
     }
-    for server_side in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"]
-    {
+    for server_side in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(server_side);
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
@@ -134,21 +132,33 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     if has_generation(def) {
         metadata.insert("generation".into(), 1.into());
     }
-    if def.has_status
-        && let Some(map) = object.as_object_mut()
-    {
-        map.remove("status");
+    // A node comes with the status that its agent saw.
+    if def.has_status && def.plural != "nodes" {
+        reset_status(def, object);
     }
-    settle(def, object, None);
+    if crd::is_definition(def) {
+        crd::definition::prepare(object, None);
+    }
     Ok(())
 }
 
-/// Null is absent and defaults are filled in; custom resources have both done by their schemas.
-fn settle(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
+/// Gives an object the status of one that nobody has acted on yet.
+fn reset_status(def: &ResourceDef, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+        if let Some(definition) = schema::of_kind(def.group, def.version, def.kind) {
+            presence::fill(definition, map);
+        }
+    }
+    defaults::set(def, object);
+}
+
+/// Fills in what the client may leave out, before anything looks at the object.
+/// Custom resources have it from their schemas.
+pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
     if def.custom {
         return;
     }
-    drop_nulls(object);
     defaults::set(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, old);
@@ -244,26 +254,15 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
             }
         }
     }
-    new["metadata"].as_object_mut().map(|m| m.remove("managedFields"));
-    settle(def, new, Some(old));
+    if crd::is_definition(def) {
+        crd::definition::prepare(new, Some(old));
+    }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
         false => subresource.is_empty() && old.get("spec") != new.get("spec"),
     };
     if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
-    }
-}
-
-/// Null means absent in Kubernetes' objects.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
     }
 }
 

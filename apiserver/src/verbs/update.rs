@@ -9,7 +9,16 @@ use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::request::ResourceRequest;
-use crate::{ApiServer, crd, services, strategy};
+use crate::{ApiServer, crd, options, ownership, services, strategy};
+
+/// Who keeps `managedFields` of a change up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// The change compares what was and what is.
+    Compare,
+    /// The edit has done it.
+    Done,
+}
 
 /// Attempts of an update that names no resource version.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -17,6 +26,7 @@ const UPDATE_ATTEMPTS: usize = 5;
 impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        options::check(call, "UpdateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
@@ -63,6 +73,17 @@ impl ApiServer {
         warnings: &mut Vec<String>,
         edit: impl Fn(&Value, i64) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
+        self.change_tracked(call, warnings, Tracking::Compare, edit).await
+    }
+
+    /// As [`Self::change`], with the ownership of fields kept up as `tracking` says.
+    pub(crate) async fn change_tracked(
+        &self,
+        call: &Call<'_>,
+        warnings: &mut Vec<String>,
+        tracking: Tracking,
+        edit: impl Fn(&Value, i64) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
         let request = call.request;
         let (def, dry_run) = (request.def, call.dry_run()?);
         for _ in 0..UPDATE_ATTEMPTS {
@@ -70,6 +91,10 @@ impl ApiServer {
                 return Err(call.not_found());
             };
             let mut new = edit(&old, revision)?;
+            strategy::complete(def, &mut new, Some(&old));
+            if tracking == Tracking::Compare {
+                ownership::track(call, Some(&old), &mut new);
+            }
             strategy::prepare_update(request, &old, &mut new);
             let mut admission = Admission {
                 operation: Operation::Update,
@@ -87,6 +112,7 @@ impl ApiServer {
             strategy::check(request, &new, Some(&old), warnings)?;
             let extra = services::allocate(self, def, &mut new, Some(&old))?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
+            ownership::keep_times(&old, &mut new);
             if new == old || dry_run {
                 return Ok(new);
             }
