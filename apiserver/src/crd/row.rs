@@ -32,6 +32,7 @@ pub struct Version {
     /// The row.
     pub def: &'static ResourceDef,
     schema: OnceLock<Schema>,
+    given: OnceLock<Value>,
 }
 
 /// A definition.
@@ -88,6 +89,7 @@ impl Definition {
                 scale: scale_paths(version),
                 def: row(&object, version),
                 schema: OnceLock::new(),
+                given: OnceLock::new(),
             })
             .collect();
         Some(Self {
@@ -109,6 +111,11 @@ impl Definition {
     /// The schema of a version.
     pub fn schema(&self, index: usize) -> &Schema {
         self.versions[index].schema.get_or_init(|| Schema::parse(&self.schema_source(index)))
+    }
+
+    /// The schema of a version as it was given, kept: what apply walks.
+    pub fn schema_given(&self, index: usize) -> &Value {
+        self.versions[index].given.get_or_init(|| self.schema_source(index))
     }
 
     /// The schema of a version as it was given.
