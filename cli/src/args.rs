@@ -33,6 +33,8 @@ Examples:
 pub enum Command {
     /// Run a cluster of one server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// Run the store alone, in etcd's place: its API, its flags
+    Store(Box<crate::store::StoreArgs>),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
 }

@@ -211,7 +211,8 @@ async fn compact(kv: Arc<dyn Kv>, interval: Duration, stop: CancellationToken) {
     }
 }
 
-async fn terminated() -> Result<()> {
+/// Returns when the process is told to stop.
+pub async fn terminated() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
