@@ -64,8 +64,24 @@ impl Transport for Https {
     }
 }
 
+/// Where a server is and how to speak to it: the current context of a kubeconfig.
+pub struct Access {
+    /// `https://host:port`.
+    pub server: String,
+    /// Whom to trust and the client's certificate. No ALPN is set.
+    pub tls: rustls::ClientConfig,
+    /// A bearer token, if the context has one.
+    pub token: Option<String>,
+}
+
 /// A client as the current context of a kubeconfig says.
 pub fn from_kubeconfig(path: &Path, user_agent: &str) -> std::io::Result<Client> {
+    let access = access(path)?;
+    Ok(Client::new(Arc::new(Https::new(&access.server, access.tls, access.token)), user_agent))
+}
+
+/// What the current context of a kubeconfig says.
+pub fn access(path: &Path) -> std::io::Result<Access> {
     let text = std::fs::read_to_string(path)?;
     let config: Value = serde_saphyr::from_str(&text).map_err(std::io::Error::other)?;
     let named = |list: &str, name: &Value| -> Value {
@@ -92,5 +108,5 @@ pub fn from_kubeconfig(path: &Path, user_agent: &str) -> std::io::Result<Client>
     let identity = issued.as_ref().map_or(keelson_pki::Identity::None, keelson_pki::Identity::Certificate);
     let tls = keelson_pki::client_config(&ca, identity).map_err(std::io::Error::other)?;
     let token = user["token"].as_str().map(str::to_owned);
-    Ok(Client::new(Arc::new(Https::new(server, tls, token)), user_agent))
+    Ok(Access { server: server.to_owned(), tls, token })
 }

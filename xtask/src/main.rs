@@ -2,6 +2,7 @@
 //!
 //! Invariant: this crate does not depend on RocksDB, so that it builds on a machine where nothing is set up yet.
 
+mod bench;
 mod setup;
 mod shell;
 mod test;
@@ -25,6 +26,12 @@ enum Command {
     Tidy,
     /// Set up, then run all tests
     Test,
+    /// Measure the release build: `cargo xtask bench list` shows what there is
+    Bench {
+        /// The benchmark's name and its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "list")]
+        args: Vec<String>,
+    },
     /// What CI runs: setup, fmt, clippy, tidy, deny, tests
     Ci,
 }
@@ -34,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::run(),
         Command::Tidy => tidy::run(),
         Command::Test => test::run_tests(),
+        Command::Bench { args } => bench::run_bench(&args),
         Command::Ci => test::ci(),
     }
 }
