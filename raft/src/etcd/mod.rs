@@ -5,6 +5,7 @@
 
 pub mod alarm;
 pub mod auth;
+mod authority;
 pub mod bolt;
 pub mod convert;
 pub mod election;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
+use super::authority::AuthorityFix;
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{PeerName, TlsSlot};
 use super::{Front, election, health as own_health, kv, lease, lock, maintenance, members, watch};
@@ -126,7 +127,7 @@ async fn exchange(
         request.extensions_mut().insert(name.clone());
         request
     }));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(AuthorityFix::new(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
