@@ -40,3 +40,9 @@ pub mod etcd {
     /// All files of the API as a serialized `FileDescriptorSet`.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.descriptors"));
 }
+
+/// What members of one cluster say to each other.
+#[allow(missing_docs, clippy::all)]
+pub mod peer {
+    tonic::include_proto!("keelson.peer.v1");
+}

@@ -44,7 +44,7 @@ pub struct Standing {
 }
 
 /// What a change of the cluster is refused for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum ClusterError {
     /// No member has this id.
     #[error("member not found")]

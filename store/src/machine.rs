@@ -48,7 +48,7 @@ pub struct Entry {
     /// Opaque to the store, kept with the applied index (a log id, a membership).
     pub meta: Bytes,
     /// What to do; `None` for entries that only carry `meta`.
-    pub command: Option<Command>,
+    pub command: Option<Arc<Command>>,
 }
 
 /// The replicated state of one member, in memory and on disk.
@@ -176,7 +176,7 @@ impl StateMachine {
         let mut pending = self.pending();
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(Command::Txn(txn)) = &entry.command
+            if let Some(Command::Txn(txn)) = entry.command.as_deref()
                 && txn::reads_history(txn)
                 && !pending.events.is_empty()
             {

@@ -7,6 +7,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod up;
 
 use clap::{Parser, Subcommand};
 
@@ -22,6 +23,10 @@ struct Args {
 enum Command {
     /// Install what building needs and prepare the prebuilt RocksDB archive (once per machine)
     Setup,
+    /// Bring up a cluster on this machine: three servers and two agents in namespaces (needs root)
+    Up(up::UpArgs),
+    /// Remove all that `up` made
+    Down(up::Where),
     /// Check crate arrows, file headers and function lengths
     Tidy,
     /// Set up, then run all tests
@@ -39,6 +44,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Setup => setup::run(),
+        Command::Up(args) => up::up(&args),
+        Command::Down(place) => up::down(&place),
         Command::Tidy => tidy::run(),
         Command::Test => test::run_tests(),
         Command::Bench { args } => bench::run_bench(&args),
