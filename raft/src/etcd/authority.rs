@@ -363,7 +363,7 @@ mod tests {
             let (_, code, length) = CODES.iter().find(|(symbol, ..)| *symbol == byte).expect("a known character");
             bits += &format!("{code:0width$b}", width = usize::from(*length));
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let chunks = bits.as_bytes().chunks(8).map(|byte| std::str::from_utf8(byte).expect("bits"));

@@ -33,6 +33,8 @@ pub enum Bucket {
     Inline(Vec<u8>),
 }
 
+/// What is done with the flags, key and value of each element.
+type Element<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<()> + 'a;
 /// What is visited in a bucket.
 type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
@@ -146,7 +148,7 @@ impl Bolt {
         }
     }
 
-    fn walk(&self, page: &[u8], depth: usize, each: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn walk(&self, page: &[u8], depth: usize, each: &mut Element<'_>) -> Result<()> {
         if depth > MAX_DEPTH {
             return Err(damaged("its tree is too deep"));
         }
