@@ -258,8 +258,7 @@ impl Class {
     pub fn new(pod: &Pod, syms: &mut Interner) -> Self {
         let (meta, spec) = (&pod.metadata, &pod.spec);
         let labels = labels(&meta.labels);
-        let mut node_selector: Vec<_> =
-            spec.node_selector.iter().map(|(k, v)| (syms.sym(k), syms.sym(v))).collect();
+        let mut node_selector: Vec<_> = spec.node_selector.iter().map(|(k, v)| (syms.sym(k), syms.sym(v))).collect();
         node_selector.sort_unstable();
         let mut this = Self {
             namespace: meta.namespace.as_str().into(),
@@ -290,8 +289,7 @@ impl Class {
         let namespace = &pod.metadata.namespace;
         if let Some(node) = &affinity.node_affinity {
             let required = node.required_during_scheduling_ignored_during_execution.as_ref();
-            self.required =
-                required.map(|r| r.node_selector_terms.iter().map(|t| NodeTerm::new(t, syms)).collect());
+            self.required = required.map(|r| r.node_selector_terms.iter().map(|t| NodeTerm::new(t, syms)).collect());
             for term in node.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
                 self.preferred.push((term.weight, NodeTerm::new(&term.preference, syms)));
             }
@@ -323,11 +321,7 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let ports = pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports).filter(|p| p.host_port > 0);
     let or = |text: &str, default: &str| if text.is_empty() { default.into() } else { text.into() };
     let mut ports: Vec<HostPort> = ports
-        .map(|p| HostPort {
-            port: p.host_port,
-            protocol: or(&p.protocol, "TCP"),
-            ip: or(&p.host_ip, "0.0.0.0"),
-        })
+        .map(|p| HostPort { port: p.host_port, protocol: or(&p.protocol, "TCP"), ip: or(&p.host_ip, "0.0.0.0") })
         .collect();
     ports.sort();
     ports.dedup();

@@ -90,7 +90,7 @@ impl Classes {
     }
 
     /// How many classes there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.index.len()
     }
 
@@ -107,17 +107,17 @@ impl Classes {
         namespaces: &HashMap<Arc<str>, Labels>,
     ) {
         let Some(entry) = &mut self.entries[id as usize] else { return };
-        if entry.matchers_seen == matchers.len() && entry.groups_seen == groups.len() {
+        if entry.matchers_seen == matchers.known() && entry.groups_seen == groups.known() {
             return;
         }
         let labels = namespaces.get(&entry.class.namespace);
         entry.matched.extend(matchers.matching(entry.matchers_seen, &entry.class, labels));
-        entry.matchers_seen = matchers.len();
+        entry.matchers_seen = matchers.known();
         let mut news = groups.matching(entry.groups_seen, &entry.class, labels).peekable();
         if news.peek().is_some() {
             Arc::make_mut(&mut entry.groups).extend(news);
         }
-        entry.groups_seen = groups.len();
+        entry.groups_seen = groups.known();
     }
 
     /// Numbers of the selectors that select pods of a class, ascending.

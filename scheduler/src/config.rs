@@ -190,7 +190,10 @@ impl Config {
         let wire: Wire = serde_json::from_value(value).map_err(|e| ConfigError::Form(e.to_string()))?;
         if wire.kind != "KubeSchedulerConfiguration" || !API_VERSIONS.contains(&wire.api_version.as_str()) {
             let (kind, version) = (&wire.kind, &wire.api_version);
-            return Err(refused(format!("expected KubeSchedulerConfiguration of {}, not {kind} of {version}", API_VERSIONS[0])));
+            return Err(refused(format!(
+                "expected KubeSchedulerConfiguration of {}, not {kind} of {version}",
+                API_VERSIONS[0]
+            )));
         }
         if !wire.extenders.is_empty() {
             return Err(refused("extenders are not served by this version of keelson"));
@@ -241,11 +244,7 @@ impl Sets {
             rows.map(|(plugin, p)| Enabled { plugin, weight: p.weight }).collect::<Vec<_>>()
         };
         let others = (0..PLUGINS.len()).filter(|i| PLUGINS[*i].points & (points::FILTER | points::SCORE) == 0);
-        Self {
-            filters: all(points::PRE_FILTER | points::FILTER),
-            scores: all(points::SCORE),
-            others: others.collect(),
-        }
+        Self { filters: all(points::PRE_FILTER | points::FILTER), scores: all(points::SCORE), others: others.collect() }
     }
 
     fn apply(&mut self, set: &WireSet, point: u16) -> Result<(), ConfigError> {
@@ -351,8 +350,8 @@ impl Profile {
 
     fn arguments(&mut self, name: &str, args: &Value, syms: &mut Interner) -> Result<(), ConfigError> {
         let known = |fields: &[&str]| -> Result<(), ConfigError> {
-            let unknown = args.as_object().into_iter().flatten().map(|(k, _)| k.as_str());
-            let unknown = unknown.filter(|k| !matches!(*k, "apiVersion" | "kind") && !fields.contains(k)).next();
+            let mut given = args.as_object().into_iter().flatten().map(|(k, _)| k.as_str());
+            let unknown = given.find(|k| !matches!(*k, "apiVersion" | "kind") && !fields.contains(k));
             unknown.map_or(Ok(()), |k| Err(refused(format!("{name}Args has no field {k:?}"))))
         };
         let number = |key: &str, default: i64| args[key].as_i64().unwrap_or(default);
@@ -427,11 +426,9 @@ impl Profile {
         let affinity: NodeAffinity =
             serde_json::from_value(added.clone()).map_err(|e| ConfigError::Form(e.to_string()))?;
         let required = affinity.required_during_scheduling_ignored_during_execution;
-        self.added_affinity =
-            required.map(|r| r.node_selector_terms.iter().map(|t| NodeTerm::new(t, syms)).collect());
+        self.added_affinity = required.map(|r| r.node_selector_terms.iter().map(|t| NodeTerm::new(t, syms)).collect());
         let preferred = affinity.preferred_during_scheduling_ignored_during_execution.unwrap_or_default();
-        self.added_preferences =
-            preferred.iter().map(|p| (p.weight, NodeTerm::new(&p.preference, syms))).collect();
+        self.added_preferences = preferred.iter().map(|p| (p.weight, NodeTerm::new(&p.preference, syms))).collect();
         Ok(())
     }
 
@@ -531,7 +528,10 @@ mod tests {
             (json!({"profiles": [{}, {}]}), "two profiles"),
             (json!({"podInitialBackoffSeconds": 20}), "podMaxBackoffSeconds"),
             (json!({"profiles": [{"pluginConfig": [{"name": "Nice"}]}]}), "unknown plugin"),
-            (json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}), "no field"),
+            (
+                json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}),
+                "no field",
+            ),
             (json!({"percentageOfNodesToScore": 101}), "0-100"),
         ] {
             let error = parse(value.clone()).unwrap_err().to_string();

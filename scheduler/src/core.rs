@@ -283,7 +283,7 @@ impl Core {
     pub fn next(&mut self, now: Millis) -> Option<Act> {
         let queued = self.queue.pop(now)?;
         let pod = queued.pod.clone();
-        let Some(profile) = self.profiles.get(&pod.class.scheduler).cloned() else { return None };
+        let profile = self.profiles.get(&pod.class.scheduler).cloned()?;
         let budgets = self.budgets();
         match schedule(&mut self.view, &profile, &pod, &mut self.start, &budgets, &mut self.random) {
             Outcome::Placed(placement) => {

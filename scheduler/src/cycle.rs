@@ -213,8 +213,7 @@ impl<'a> Cycle<'a> {
         let mut scores = Scores { total: vec![0; nodes.len()], parts: Vec::new() };
         for enabled in &self.profile.scores {
             let plugin = &PLUGINS[enabled.plugin];
-            let acts =
-                plugin.pre_score.is_none_or(|p| p(self.view, self.pod, self.profile, &mut self.state, nodes));
+            let acts = plugin.pre_score.is_none_or(|p| p(self.view, self.pod, self.profile, &mut self.state, nodes));
             let Some(score) = plugin.score.filter(|_| acts) else { continue };
             let mut part = vec![0; nodes.len()];
             score(&self.context(), nodes, &mut part);
@@ -443,12 +442,7 @@ fn rejected(
 }
 
 /// A pod that no node can take: why, and whether others could make room.
-fn failed(
-    cycle: &mut Cycle<'_>,
-    order: &[Slot],
-    budgets: &[(Arc<str>, Budget)],
-    random: &mut impl Rng,
-) -> Failure {
+fn failed(cycle: &mut Cycle<'_>, order: &[Slot], budgets: &[(Arc<str>, Budget)], random: &mut impl Rng) -> Failure {
     let diagnosis = cycle.diagnose(order);
     let mut message = diagnosis.message(order.len());
     let (pod, profile) = (cycle.pod, cycle.profile);

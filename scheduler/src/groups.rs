@@ -45,7 +45,7 @@ impl Groups {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn known(&self) -> usize {
         self.list.len()
     }
 

@@ -68,7 +68,7 @@ impl Matchers {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn known(&self) -> usize {
         self.list.len()
     }
 

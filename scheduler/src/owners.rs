@@ -11,11 +11,13 @@ use crate::selector::{Selector, label};
 pub const KINDS: [&str; 3] = ["ReplicationController", "ReplicaSet", "StatefulSet"];
 
 type Name = (Arc<str>, Arc<str>);
+/// Selectors of services by name.
+type Services = BTreeMap<Arc<str>, BTreeMap<String, String>>;
 
 /// Selectors of services and owners.
 #[derive(Default)]
 pub struct Owners {
-    services: HashMap<Arc<str>, BTreeMap<Arc<str>, BTreeMap<String, String>>>,
+    services: HashMap<Arc<str>, Services>,
     owners: HashMap<(&'static str, Name), Selector>,
 }
 
@@ -54,7 +56,7 @@ impl Owners {
             result.require(key, value);
         }
         if let Some((kind, name)) = &class.owner
-            && let Some(kind) = KINDS.iter().find(|k| **k == **kind)
+            && let Some(kind) = KINDS.iter().find(|k| ***k == **kind)
             && let Some(selector) = self.owners.get(&(*kind, (class.namespace.clone(), name.clone())))
         {
             result.and(selector);

@@ -133,12 +133,18 @@ mod tests {
 
     #[test]
     fn what_pods_request() {
-        let container = |cpu: &str, memory: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}});
-        let sidecar = |cpu: &str| json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
+        let container =
+            |cpu: &str, memory: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}});
+        let sidecar =
+            |cpu: &str| json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
         let table: Vec<(&str, Value, [i64; 4])> = vec![
             ("nothing", json!({"containers": [{"name": "c"}]}), [0, 0, 100, 200 << 20]),
             ("two", json!({"containers": [container("1", "1Ki"), container("250m", "1")]}), [1250, 1025, 1250, 1025]),
-            ("a large init container", json!({"containers": [container("1", "1")], "initContainers": [container("2", "0")]}), [2000, 1, 2000, 1]),
+            (
+                "a large init container",
+                json!({"containers": [container("1", "1")], "initContainers": [container("2", "0")]}),
+                [2000, 1, 2000, 1],
+            ),
             (
                 "a sidecar runs along",
                 json!({"containers": [container("1", "1")], "initContainers": [sidecar("1"), container("1500m", "1")]}),

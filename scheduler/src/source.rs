@@ -7,11 +7,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, BodyStream};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{
-    Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service,
-};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass};
 use keelson_client::Client;
 use keelson_client::api::MAX_WATCH_EVENT_BYTES;
 use serde::Deserialize;
@@ -128,7 +126,7 @@ fn budget(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
         let status = object.status.unwrap_or_default();
         Budget {
             selector: object.spec.and_then(|s| s.selector).as_ref().map(Selector::new),
-            allowed: status.disruptions_allowed.into(),
+            allowed: status.disruptions_allowed.unwrap_or(0).into(),
             disrupted: status.disrupted_pods.unwrap_or_default().into_keys().collect(),
         }
     });
@@ -333,7 +331,11 @@ async fn watch(
         let there = event.kind != "DELETED";
         if source.path != "/api/v1/pods" {
             let key = (metadata.namespace, metadata.name);
-            if there { drop(known.insert(key)) } else { drop(known.remove(&key)) }
+            if there {
+                known.insert(key);
+            } else {
+                known.remove(&key);
+            }
         }
         send(source, event.object.get(), there, news).await?;
     }

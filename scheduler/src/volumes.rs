@@ -154,9 +154,9 @@ impl Volumes {
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
         let capacity = spec.capacity.unwrap_or_default();
         let name: Arc<str> = meta.name.as_deref().unwrap_or_default().into();
-        let claim = spec.claim_ref.map(|c| {
-            (c.namespace.unwrap_or_default(), c.name.unwrap_or_default(), c.uid.unwrap_or_default())
-        });
+        let claim = spec
+            .claim_ref
+            .map(|c| (c.namespace.unwrap_or_default(), c.name.unwrap_or_default(), c.uid.unwrap_or_default()));
         if claim.is_some() {
             self.assumed.remove(&name);
         }

@@ -33,12 +33,7 @@ pub fn filter(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> F
     refusal(context, slot, [pods, cpu, memory], why)
 }
 
-fn refusal(
-    context: &Context<'_>,
-    slot: Slot,
-    [pods, cpu, memory]: [bool; 3],
-    mut why: Option<&mut Reasons>,
-) -> Fit {
+fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
     let (row, node) = (&context.view.rows[slot as usize], &context.view.nodes[slot as usize]);
     let requests = &context.pod.class.requests;
     let (mut lacking, mut never) = (pods || cpu || memory, false);

@@ -228,10 +228,12 @@ fn sum(
     }
     for (slot, pods) in matcher.map_or(&[][..], |m| view.matchers.counts(m)).iter().enumerate() {
         let domain = topology.of(slot as Slot);
-        if *pods > 0 && domain != NONE && counts(slot as Slot) {
-            if let Some(sum) = &mut sums[domain as usize] {
-                *sum += pods;
-            }
+        if *pods > 0
+            && domain != NONE
+            && counts(slot as Slot)
+            && let Some(sum) = &mut sums[domain as usize]
+        {
+            *sum += pods;
         }
     }
     (sums, domains)

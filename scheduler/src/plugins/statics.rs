@@ -89,12 +89,11 @@ fn verdict(
         return ABSENT;
     }
     let mut bits = 0;
-    if !named.is_empty() && !named.iter().any(|n| *n == node.name) {
+    if !named.is_empty() && !named.contains(&node.name) {
         bits |= NOT_NAMED;
     }
     if node.unschedulable {
-        let taint =
-            Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
+        let taint = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
         if !class.tolerates(&taint) {
             bits |= UNSCHEDULABLE;
         }
@@ -167,8 +166,7 @@ pub fn score_taints(context: &Context<'_>, nodes: &[Slot], scores: &mut [i64]) {
     let class = &context.pod.class;
     for (score, slot) in scores.iter_mut().zip(nodes) {
         let taints = context.view.nodes[*slot as usize].taints.iter().filter(|t| t.effect == "PreferNoSchedule");
-        let tolerated =
-            |t: &&Taint| class.tolerations.iter().filter(|x| x.for_preferences()).any(|x| x.tolerates(t));
+        let tolerated = |t: &&Taint| class.tolerations.iter().filter(|x| x.for_preferences()).any(|x| x.tolerates(t));
         *score = taints.filter(|t| !tolerated(t)).count() as i64;
     }
     normalize(scores, true);

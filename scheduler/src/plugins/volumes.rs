@@ -82,9 +82,8 @@ pub fn filter_restrictions(context: &Context<'_>, slot: Slot, why: Option<&mut R
         (VolumeUse::Shared(one, reads), VolumeUse::Shared(other, also)) => one == other && !(*reads && *also),
         _ => false,
     };
-    let taken = disks(context.pod).any(|d| {
-        view.nodes[slot as usize].pods.iter().any(|p| disks(p).any(|other| conflict(d, other)))
-    });
+    let taken = disks(context.pod)
+        .any(|d| view.nodes[slot as usize].pods.iter().any(|p| disks(p).any(|other| conflict(d, other))));
     let reason = if taken {
         "node(s) had no available disk"
     } else if context.state.volumes.exclusive.iter().any(|c| view.volumes.users(c, None) > 0) {
@@ -163,13 +162,15 @@ pub fn pre_filter_binding(view: &mut View, pod: &PodInfo, _: &Profile, state: &m
         let claim = match view.volumes.claims.get(&key) {
             Some(claim) => claim,
             None if own => {
-                let why = format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}");
+                let why =
+                    format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}");
                 return Err(Rejection::never(why));
             }
             None => return Err(missing(name)),
         };
         if claim.lost {
-            let why = format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {:?}", claim.volume);
+            let why =
+                format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {:?}", claim.volume);
             return Err(Rejection::never(why));
         }
         if claim.deleting {
@@ -280,9 +281,8 @@ fn provisionable(view: &View, claim: &Claim, slot: Slot) -> Result<(), &'static 
         return Err(NOTHING);
     }
     if view.volumes.capacity_drivers.contains(&class.provisioner) {
-        let mut labels: Labels = (node.labels.iter())
-            .map(|(k, v)| (view.syms.text(*k).clone(), view.syms.text(*v).clone()))
-            .collect();
+        let mut labels: Labels =
+            (node.labels.iter()).map(|(k, v)| (view.syms.text(*k).clone(), view.syms.text(*v).clone())).collect();
         labels.sort();
         if !view.volumes.has_room(&claim.class, claim.request, &labels) {
             return Err("node(s) did not have enough free storage");
@@ -310,7 +310,8 @@ pub fn pre_filter_zone(view: &mut View, pod: &PodInfo, _: &Profile, state: &mut 
 /// The node must be where the volumes are.
 pub fn filter_zone(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
     let (view, node) = (context.view, &context.view.nodes[slot as usize]);
-    let value = |label: &str| view.syms.find(label).and_then(|k| node_label(&node.labels, k)).map(|v| view.syms.text(v));
+    let value =
+        |label: &str| view.syms.find(label).and_then(|k| node_label(&node.labels, k)).map(|v| view.syms.text(v));
     if ZONE_LABELS.iter().all(|l| value(l).is_none()) {
         // A cluster without zones.
         return Fit::Yes;
