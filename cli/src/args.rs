@@ -165,6 +165,9 @@ pub enum TokenCommand {
         /// How long it is good for
         #[arg(long, default_value = "24h", value_parser = config_duration)]
         ttl: std::time::Duration,
+        /// Print the command with which a node joins by it, instead of the token alone
+        #[arg(long)]
+        print_join_command: bool,
     },
     /// List the tokens
     List {

@@ -172,6 +172,8 @@ impl Transport for Https {
 pub struct Access {
     /// `https://host:port`.
     pub server: String,
+    /// Certificate of the CA that signs for the server, as PEM.
+    pub ca: String,
     /// Whom to trust and the client's certificate. No ALPN is set.
     pub tls: rustls::ClientConfig,
     /// A bearer token, if the context has one.
@@ -217,7 +219,7 @@ pub fn access(path: &Path) -> std::io::Result<Access> {
     let identity = issued.as_ref().map_or(keelson_pki::Identity::None, keelson_pki::Identity::Certificate);
     let tls = keelson_pki::client_config(&ca, identity).map_err(std::io::Error::other)?;
     let token = user["token"].as_str().map(str::to_owned);
-    Ok(Access { server: server.to_owned(), tls, token })
+    Ok(Access { server: server.to_owned(), ca, tls, token })
 }
 
 #[cfg(test)]
