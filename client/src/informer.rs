@@ -124,13 +124,23 @@ struct Head {
 impl<K: Object> Informer<K> {
     /// Starts an informer of all objects of the kind; `indexes` are beyond those of namespace and owner.
     pub fn start(client: &Client, indexes: &[(&'static str, IndexFn<K>)], stop: CancellationToken) -> Arc<Self> {
+        Self::start_selected(client, ListParams::default(), indexes, stop)
+    }
+
+    /// Starts an informer of the objects that the selectors of `params` choose.
+    pub fn start_selected(
+        client: &Client,
+        params: ListParams,
+        indexes: &[(&'static str, IndexFn<K>)],
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let informer = Arc::new(Self::empty(indexes));
         let (this, client) = (informer.clone(), client.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    result = this.follow(&client) => match result {
+                    result = this.follow(&client, &params) => match result {
                         Ok(()) => debug!(kind = K::KIND, "watch ended; listing again"),
                         Err(error) => warn!(kind = K::KIND, %error, "cannot list or watch; trying again"),
                     }
@@ -171,12 +181,12 @@ impl<K: Object> Informer<K> {
     }
 
     /// Lists, then watches until the watch breaks.
-    async fn follow(&self, client: &Client) -> Result<(), Error> {
+    async fn follow(&self, client: &Client, base: &ListParams) -> Result<(), Error> {
         let api = client.all::<K>();
-        let mut version = self.list(&api).await?;
+        let mut version = self.list(&api, base).await?;
         self.synced.send_replace(true);
         loop {
-            let params = ListParams { resource_version: Some(version.clone()), ..ListParams::default() };
+            let params = ListParams { resource_version: Some(version.clone()), ..base.clone() };
             let events = api.watch_lines(&params).await?;
             futures::pin_mut!(events);
             while let Some(line) = events.next().await {
@@ -203,8 +213,8 @@ impl<K: Object> Informer<K> {
     }
 
     /// Lists in pages and replaces what is stored.
-    async fn list(&self, api: &crate::Api<K>) -> Result<String, Error> {
-        let mut params = ListParams { limit: PAGE_OBJECTS, ..ListParams::default() };
+    async fn list(&self, api: &crate::Api<K>, base: &ListParams) -> Result<String, Error> {
+        let mut params = ListParams { limit: PAGE_OBJECTS, ..base.clone() };
         let mut fresh = HashSet::new();
         loop {
             let page = api.list_raw(&params).await?;
