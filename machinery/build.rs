@@ -1,4 +1,5 @@
-//! Derives the schema table from the sources of the `k8s-openapi` crate: per type its fields, their types and how their
+//! Derives the schema table from the sources of the `k8s-openapi` crate (and that of protobuf field numbers, see
+//! `build/numbers.rs`): per type its fields, their types and how their
 //! lists are merged. The sources are generated and regular, so they are read line by line; what is not understood fails
 //! the build.
 //!
@@ -10,6 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "build/newer.rs"]
+mod newer;
+#[path = "build/numbers.rs"]
+mod numbers;
+
 /// Directory in the crate: the Kubernetes version that is served.
 const VERSION_DIR: &str = "src/v1_36";
 
@@ -17,6 +23,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=Cargo.toml");
     let root = source_of("k8s-openapi")?.join(VERSION_DIR);
     println!("cargo::rerun-if-changed={}", root.display());
@@ -31,7 +38,11 @@ fn main() -> Outcome<()> {
         describe(&module.join("."), &fs::read_to_string(file)?, &mut out)
             .map_err(|why| format!("{}: {why}", file.display()))?;
     }
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("schema.txt"), out)?;
+    let directory = PathBuf::from(env::var("OUT_DIR")?);
+    let messages = source_of("k8s-pb")?.join("src");
+    println!("cargo::rerun-if-changed={}", messages.display());
+    fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
+    fs::write(directory.join("schema.txt"), out)?;
     Ok(())
 }
 
@@ -39,7 +50,8 @@ fn main() -> Outcome<()> {
 fn source_of(package: &str) -> Outcome<PathBuf> {
     let cargo = env::var("CARGO")?;
     let target = env::var("TARGET")?;
-    let arguments = ["metadata", "--format-version", "1", "--locked", "--filter-platform", &target];
+    // All features: `k8s-pb` is an optional dependency, whose sources are read but which is never compiled.
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", &target];
     let output = Command::new(cargo).args(arguments).current_dir(env::var("CARGO_MANIFEST_DIR")?).output()?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());

@@ -1,11 +1,11 @@
 //! Compiles the protocol files: one list.
 
 /// The files, relative to `proto/`.
-const FILES: &[&str] = &["cri.proto"];
+const FILES: &[&str] = &["cri.proto", "peer.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
-    tonic_prost_build::configure().build_transport(true).compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_transport(true).bytes(".keelson.peer.v1").compile_fds(descriptors)?;
     Ok(())
 }

@@ -33,10 +33,13 @@ pub fn is_virtual(def: &ResourceDef) -> bool {
 pub async fn serve(
     server: &ApiServer,
     call: &Call<'_>,
-    _upgrade: Option<hyper::upgrade::OnUpgrade>,
-    _uri: &Uri,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    uri: &Uri,
 ) -> Answer {
     let request = call.request;
+    if is_stream(&request.subresource) {
+        return crate::streams::serve(server, call, upgrade, uri).await;
+    }
     match (request.def.plural, request.subresource.as_str(), request.verb) {
         (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
         (_, "scale", "update" | "patch") => set_scale(server, call).await,
@@ -77,9 +80,8 @@ fn scale(object: &Value) -> Value {
 }
 
 async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = body::object(call.headers, call.body)
-        .or_else(|_| keelson_machinery::decode::json(call.body).map_err(Status::bad_request))?
-        .value;
+    let input =
+        call.object().or_else(|_| keelson_machinery::decode::json(call.body).map_err(Status::bad_request))?.value;
     let patch = call.request.verb == "patch";
     let mut warnings = Vec::new();
     let object = server
@@ -121,7 +123,7 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
 
 /// Binds a pod to a node: once, and only a pod that is not going away.
 async fn bind(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
-    let binding = body::object(call.headers, call.body)?.value;
+    let binding = call.object()?.value;
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     if node.is_empty() {
         let cause = Cause::required("target.name", "");
@@ -169,10 +171,9 @@ async fn bind(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
         );
         match server.objects.put(def, &new, revision, call.fence, Default::default()).await {
             Ok(_) => {
-                return Ok(body::value(
-                    201,
-                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-                ));
+                let done =
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+                return call.answer(201, &done, &[]);
             }
             Err(crate::objects::WriteError::Changed) => {}
             Err(crate::objects::WriteError::Status(status)) => return Err(status),
@@ -189,7 +190,7 @@ fn set_condition(object: &mut Value, condition: Value) {
 }
 
 async fn finalize(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = body::object(call.headers, call.body)?.value;
+    let input = call.object()?.value;
     let object = server
         .change(call, &mut Vec::new(), |old, _| {
             let mut new = old.clone();
@@ -201,7 +202,7 @@ async fn finalize(server: &ApiServer, call: &Call<'_>) -> Answer {
 }
 
 async fn approve(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = body::object(call.headers, call.body)?.value;
+    let input = call.object()?.value;
     let object = server
         .change(call, &mut Vec::new(), |old, _| {
             let mut new = old.clone();
@@ -257,7 +258,7 @@ fn bind_token(
 /// TokenRequest: a token for a service account, bound to its audience and, if asked, to an object.
 async fn token(server: &ApiServer, call: &Call<'_>) -> Answer {
     let request = call.request;
-    let mut review = body::object(call.headers, call.body)?.value;
+    let mut review = call.object()?.value;
     let (account, _) =
         server.objects.get(request.def, &request.namespace, &request.name)?.ok_or_else(|| call.not_found())?;
     let spec = &review["spec"];
@@ -301,12 +302,12 @@ async fn token(server: &ApiServer, call: &Call<'_>) -> Answer {
         .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
         .unwrap_or_default();
     review["status"] = json!({"token": token, "expirationTimestamp": expires});
-    Ok(body::value(201, &review))
+    call.answer(201, &review, &[])
 }
 
 /// Answers the kinds that are only asked.
 pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let mut review = body::object(call.headers, call.body)?.value;
+    let mut review = call.object()?.value;
     if call.request.def.plural == "bindings" {
         let name = review["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         return bind(server, call, &name).await;
@@ -350,7 +351,7 @@ pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
             return Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) });
         }
     };
-    Ok(body::value(201, &review))
+    call.answer(201, &review, &[])
 }
 
 fn user_info(user: &UserInfo) -> Value {

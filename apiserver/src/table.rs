@@ -1,78 +1,71 @@
 //! Answers in the forms that people's tools ask for: Table and PartialObjectMetadata.
 
-use http::{HeaderMap, header};
 use keelson_machinery::resource::{Column, ResourceDef};
 use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
+use crate::negotiate::{Accepted, Format};
 use crate::request::Query;
 
-/// The form of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The object.
-    Json,
-    /// A table with its printer columns.
-    Table,
-    /// Only the metadata.
-    Metadata,
-}
-
-const ACCEPTED: &str = "application/json";
-
-/// Chooses the form from the Accept header.
-pub fn negotiate(headers: &HeaderMap) -> Result<Format, Status> {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()) else { return Ok(Format::Json) };
-    for choice in accept.split(',') {
-        let mut parts = choice.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
-            continue;
-        }
-        let mut kind = "";
-        for parameter in parts {
-            if let Some(value) = parameter.strip_prefix("as=") {
-                kind = value;
-            }
-        }
-        return Ok(match kind {
-            "Table" => Format::Table,
-            "PartialObjectMetadata" | "PartialObjectMetadataList" => Format::Metadata,
-            _ => Format::Json,
-        });
-    }
-    Err(Status::not_acceptable(ACCEPTED))
-}
-
 /// One object in another form.
-pub fn single(def: &ResourceDef, format: Format, object: &Value, query: &Query) -> Value {
-    match format {
-        Format::Metadata => partial(object),
+pub fn single(def: &ResourceDef, accepted: Accepted, object: &Value, query: &Query) -> Result<Value, Status> {
+    Ok(match accepted.format {
+        Format::Metadata => partial(accepted, object),
         Format::Table => {
             let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-            table(def, std::slice::from_ref(object), metadata, query)
+            table(def, accepted, std::slice::from_ref(object), metadata, query)
         }
-        Format::Json => object.clone(),
-    }
+        Format::Object => object.clone(),
+        Format::MetadataList => {
+            let what = go_name(def, "");
+            let message =
+                format!("you requested PartialObjectMetadataList, but the requested object is not a list ({what})");
+            return Err(Status { message, ..Status::not_acceptable("") });
+        }
+    })
 }
 
 /// A collection in another form.
-pub fn list(def: &ResourceDef, format: Format, items: &[Value], metadata: Value, query: &Query) -> Value {
-    match format {
-        Format::Metadata => json!({
-            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-            "items": items.iter().map(partial).collect::<Vec<_>>(),
+pub fn list(
+    def: &ResourceDef,
+    accepted: Accepted,
+    items: &[Value],
+    metadata: Value,
+    query: &Query,
+) -> Result<Value, Status> {
+    Ok(match accepted.format {
+        Format::MetadataList => {
+            // Within a list the kind is not repeated on the wire, but JSON has always had it.
+            let items: Vec<Value> = items.iter().map(|item| partial(accepted, item)).collect();
+            json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": accepted.meta_version(), "metadata": metadata, "items": items,
+            })
+        }
+        Format::Table => table(def, accepted, items, metadata, query),
+        Format::Object => json!({
+            "kind": format!("{}List", def.kind), "apiVersion": def.api_version(), "metadata": metadata, "items": items,
         }),
-        _ => table(def, items, metadata, query),
-    }
+        Format::Metadata => {
+            let what = go_name(def, "List");
+            let message = format!("you requested PartialObjectMetadata, but the requested object is a list ({what})");
+            return Err(Status { message, ..Status::not_acceptable("") });
+        }
+    })
 }
 
-fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+/// The type that upstream's messages name.
+fn go_name(def: &ResourceDef, suffix: &str) -> String {
+    let group = def.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    format!("*{group}.{}{suffix}", def.kind)
 }
 
-fn table(def: &ResourceDef, items: &[Value], metadata: Value, query: &Query) -> Value {
+/// The metadata of an object.
+pub fn partial(accepted: Accepted, object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.meta_version(), "metadata": object["metadata"]})
+}
+
+fn table(def: &ResourceDef, accepted: Accepted, items: &[Value], metadata: Value, query: &Query) -> Value {
     let columns = columns(def);
     let definitions: Vec<Value> = columns
         .iter()
@@ -85,12 +78,12 @@ fn table(def: &ResourceDef, items: &[Value], metadata: Value, query: &Query) -> 
             match query.get("includeObject") {
                 Some("None") => {}
                 Some("Object") => row["object"] = item.clone(),
-                _ => row["object"] = partial(item),
+                _ => row["object"] = partial(accepted, item),
             }
             row
         })
         .collect();
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
+    json!({"kind": "Table", "apiVersion": accepted.meta_version(), "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
 }
 
 const fn column(name: &'static str, kind: &'static str, priority: i32) -> Column {

@@ -26,13 +26,17 @@ const EXAMPLES: &str = "\
 Examples:
   keelson server                                   a one-node cluster; prints where its kubeconfig is
   keelson server --hollow 3                        the same with three pretended nodes: no root, no containers
-  keelson token create                             a bootstrap token";
+  keelson token create                             a bootstrap token
+  keelson agent --server https://HOST:6443 --token T --ca-hash sha256:H
+                                                   this machine becomes a node (root, containerd)";
 
 /// What `keelson` does.
 #[derive(Subcommand)]
 pub enum Command {
     /// Run a cluster of one server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// Join this machine to a cluster as a node and run pods on it
+    Agent(Box<AgentArgs>),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
 }
@@ -84,6 +88,56 @@ pub struct ServerArgs {
     pub write_kubeconfig: Option<PathBuf>,
 }
 
+/// Flags of `keelson agent`.
+#[derive(Flags, Clone, Debug)]
+pub struct AgentArgs {
+    /// Read further flags from this YAML file (keys are flag names; the command line and the environment win)
+    #[arg(long, env = "KEELSON_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// URL of a server; may be given several times, any that answers is used
+    #[arg(long, env = "KEELSON_SERVER", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// Bootstrap token to join with
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Hash of the cluster's CA: sha256:<64 hex digits>
+    #[arg(long, env = "KEELSON_CA_HASH")]
+    pub ca_hash: Option<String>,
+    /// Use this kubeconfig of the node instead of joining
+    #[arg(long, env = "KEELSON_KUBECONFIG", conflicts_with_all = ["server", "token", "ca_hash"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the agent keeps its credentials and its pods' volumes
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value_os_t = default_data_dir().join("agent"))]
+    pub data_dir: PathBuf,
+    /// Name of the node (default: the host's name)
+    #[arg(long, env = "KEELSON_NAME")]
+    pub name: Option<String>,
+    /// Socket of the container runtime
+    #[arg(long, env = "KEELSON_RUNTIME_ENDPOINT", default_value = "unix:///run/containerd/containerd.sock")]
+    pub runtime_endpoint: String,
+    /// Address at which others reach this node (default: the one that leads to the server)
+    #[arg(long, env = "KEELSON_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Port of the agent's own server
+    #[arg(long, env = "KEELSON_PORT", default_value_t = 10250)]
+    pub port: u16,
+    /// Where the logs of containers go (default: /var/log/pods)
+    #[arg(long, env = "KEELSON_LOG_DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Directory from which the runtime reads network configurations
+    #[arg(long, env = "KEELSON_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Addresses of all pods
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
+    /// Address of the cluster's name server
+    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
+    pub cluster_dns: Option<IpAddr>,
+    /// The cluster's domain
+    #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
 /// Flags that tools share.
 #[derive(Flags, Clone, Debug)]
 pub struct Access {
@@ -111,6 +165,9 @@ pub enum TokenCommand {
         /// How long it is good for
         #[arg(long, default_value = "24h", value_parser = config_duration)]
         ttl: std::time::Duration,
+        /// Print the command with which a node joins by it, instead of the token alone
+        #[arg(long)]
+        print_join_command: bool,
     },
     /// List the tokens
     List {

@@ -50,6 +50,8 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let kubeconfig = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
     let url = format!("https://{}", SocketAddr::new(advertised, args.secure_port));
+    let info = keelson_apiserver::bootstrap::cluster_info(&url, pki.cluster.certificate(), &[]);
+    keelson_apiserver::bootstrap::ensure(kv.as_ref(), vec![info]).await?;
     let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
     let text = keelson_pki::kubeconfig(
         "keelson",
@@ -110,7 +112,8 @@ fn member(args: &ServerArgs, data: &DataDir) -> Result<(Identity, Arc<ClusterPki
     Ok((identity, Arc::new(pki)))
 }
 
-fn hostname() -> Result<String> {
+/// The host's name in lower case.
+pub fn hostname() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
     name.into_string()
         .map(|n| n.to_lowercase())
@@ -211,7 +214,8 @@ async fn compact(kv: Arc<dyn Kv>, interval: Duration, stop: CancellationToken) {
     }
 }
 
-async fn terminated() -> Result<()> {
+/// Waits for SIGTERM or SIGINT.
+pub async fn terminated() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -8,7 +8,7 @@ use keelson_client::{Client, ListParams};
 use keelson_pki::token;
 use serde_json::json;
 
-use crate::args::{TokenArgs, TokenCommand};
+use crate::args::{Access, TokenArgs, TokenCommand};
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 
@@ -22,13 +22,27 @@ pub async fn run(args: TokenArgs) -> Result<()> {
     let client = keelson_client::https::from_kubeconfig(&access.kubeconfig, "keelson")
         .with_context(|| format!("cannot use {}: name another with --kubeconfig", access.kubeconfig.display()))?;
     match args.command {
-        TokenCommand::Create { ttl, .. } => create(&client, ttl).await,
+        TokenCommand::Create { access, ttl, print_join_command } => {
+            let token = create(&client, ttl).await?;
+            match print_join_command {
+                true => println!("{}", join_command(&access, &token)?),
+                false => println!("{token}"),
+            }
+            Ok(())
+        }
         TokenCommand::List { .. } => list(&client).await,
         TokenCommand::Delete { token, .. } => delete(&client, &token).await,
     }
 }
 
-async fn create(client: &Client, ttl: std::time::Duration) -> Result<()> {
+/// What makes a machine a node; `keelson server --join URL` takes the same token and hash.
+fn join_command(access: &Access, token: &str) -> Result<String> {
+    let cluster = keelson_client::https::access(&access.kubeconfig)?;
+    let hash = keelson_pki::public_key_hash(&cluster.ca)?;
+    Ok(format!("keelson agent --server {} --token {token} --ca-hash {hash}", cluster.server))
+}
+
+async fn create(client: &Client, ttl: std::time::Duration) -> Result<String> {
     let made = token::generate();
     let (id, secret) = token::parse(&made).context("a generated token is not of its form")?;
     let expires = jiff::Timestamp::now() + jiff::SignedDuration::try_from(ttl)?;
@@ -45,8 +59,7 @@ async fn create(client: &Client, ttl: std::time::Duration) -> Result<()> {
         },
     }))?;
     client.namespaced::<Secret>("kube-system").create(&object).await?;
-    println!("{made}");
-    Ok(())
+    Ok(made)
 }
 
 async fn list(client: &Client) -> Result<()> {

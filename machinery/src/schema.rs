@@ -85,8 +85,12 @@ static SCHEMA: LazyLock<Table> = LazyLock::new(|| read(TABLE));
 
 /// The type of a kind.
 pub fn of_kind(group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
-    let path = SCHEMA.kinds.get(&(group, version, kind))?;
-    SCHEMA.definitions.get(path)
+    definition(path_of_kind(group, version, kind)?)
+}
+
+/// The path of a kind's type.
+pub fn path_of_kind(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    SCHEMA.kinds.get(&(group, version, kind)).copied()
 }
 
 /// The type of a path, as [`Type::Object`] names it.

@@ -5,3 +5,9 @@
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
+
+/// What members of one cluster say to each other.
+#[allow(missing_docs, clippy::all)]
+pub mod peer {
+    tonic::include_proto!("keelson.peer.v1");
+}

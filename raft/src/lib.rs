@@ -1,1 +1,25 @@
-//! The replicated `Kv` over openraft. Nothing is built here yet: `keelson_store::LocalKv` serves one member meanwhile.
+//! A replicated [`keelson_store::Kv`]: openraft over a write-ahead log, the peers' network and the store's state machine;
+//! the [`Cluster`] that a store belongs to; the etcd v3 API in front of both.
+//!
+//! Invariants: a write is acknowledged when a majority has it on disk and this member has applied it; a barrier
+//! confirms leadership with a majority; time of leases is kept by the leader only.
+
+mod barrier;
+pub mod cluster;
+mod codec;
+pub mod limits;
+mod log;
+mod machine;
+mod membership;
+mod message;
+mod network;
+mod replica;
+mod service;
+mod types;
+mod wal;
+
+pub use cluster::{Cluster, ClusterError, Member, SingleMember};
+pub use message::{Change, PeerStatus};
+pub use network::PEER_NAME;
+pub use replica::{OpenError, Options, Replica};
+pub use types::Node;

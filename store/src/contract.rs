@@ -9,7 +9,7 @@ use futures::StreamExt;
 
 use crate::{
     Compare, CompareOp, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, Kv, KvError, Op, OpResponse,
-    PutRequest, RangeRequest, Revision, SortTarget, Txn, TxnResponse, Watch, WatchRequest,
+    PutRequest, RangeRequest, Revision, SettingsChange, SortTarget, Txn, TxnResponse, Watch, WatchRequest,
 };
 
 type Store = Arc<dyn Kv>;
@@ -27,6 +27,7 @@ pub async fn all(kv: Store) {
     watch_progress(&kv).await;
     slow_watchers_lose_nothing(&kv).await;
     leases(&kv).await;
+    settings(&kv).await;
     compaction(&kv).await;
 }
 
@@ -329,4 +330,19 @@ pub async fn compaction(kv: &Store) {
     let mut watch = watch(kept).expect("the watch opens");
     let found = events(&mut watch, 2).await;
     assert_eq!(found[0].kv.mod_revision, kept);
+}
+
+/// Settings change atomically and only while their guards hold; they have no revision.
+pub async fn settings(kv: &Store) {
+    let one = |name: &'static str, value: Option<&'static str>| {
+        vec![(Bytes::from_static(name.as_bytes()), value.map(|value| Bytes::from_static(value.as_bytes())))]
+    };
+    let change = |guards, writes| kv.change_settings(SettingsChange { guards, writes });
+    change(one("c/set/a", None), one("c/set/a", Some("1"))).await.expect("it was absent");
+    assert_eq!(kv.view().setting(b"c/set/a").map(|value| &value[..]), Some(&b"1"[..]));
+    let refused = change(one("c/set/a", None), one("c/set/b", Some("2"))).await;
+    assert_eq!(refused, Err(KvError::SettingsConflict));
+    assert_eq!(kv.view().settings(b"c/set/").count(), 1, "a refused change changes nothing");
+    change(one("c/set/a", Some("1")), one("c/set/a", None)).await.expect("it is what it was");
+    assert_eq!(kv.view().setting(b"c/set/a"), None);
 }

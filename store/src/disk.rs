@@ -259,6 +259,22 @@ impl Disk {
         Ok(found)
     }
 
+    /// Every setting.
+    pub fn load_settings(&self) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, Fatal> {
+        let mut found = Vec::new();
+        let mut cursor = self.db.raw_iterator_cf(self.family(Family::Meta)?);
+        cursor.seek(record::SETTING_PREFIX);
+        while let Some((db_key, value)) = cursor.item() {
+            if !db_key.starts_with(record::SETTING_PREFIX) {
+                break;
+            }
+            found.push(record::decode_setting(db_key, value)?);
+            cursor.next();
+        }
+        cursor.status()?;
+        Ok(found)
+    }
+
     /// A snapshot in which everything at or above `revision` can be read.
     fn snapshot_at(&self, revision: Revision) -> Result<Snapshot<'_>, KvError> {
         let snapshot = self.db.snapshot();

@@ -314,6 +314,26 @@ pub enum Command {
     LeaseCheckpoint(Vec<(LeaseId, i64)>),
     /// Forget history below this revision.
     Compact(Revision),
+    /// Change settings.
+    Settings(SettingsChange),
+}
+
+/// A change of settings: small replicated records beside the keys (users, roles, alarms). They have no revision,
+/// no history and no watchers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsChange {
+    /// What each of these must be (`None`: absent), or nothing is changed.
+    pub guards: Vec<(Bytes, Option<Bytes>)>,
+    /// What is set or removed.
+    pub writes: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl SettingsChange {
+    /// Bytes of names and values in the change.
+    pub fn size_bytes(&self) -> usize {
+        let of = |(name, value): &(Bytes, Option<Bytes>)| name.len() + value.as_ref().map_or(0, Bytes::len);
+        self.guards.iter().chain(&self.writes).map(of).sum()
+    }
 }
 
 impl Command {
@@ -322,6 +342,7 @@ impl Command {
         match self {
             Self::Txn(txn) => txn.size_bytes(),
             Self::LeaseCheckpoint(remaining) => size_of_val(remaining.as_slice()),
+            Self::Settings(change) => change.size_bytes(),
             Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } | Self::Compact(_) => size_of::<Self>(),
         }
     }
@@ -396,6 +417,9 @@ pub enum KvError {
     /// The store has stopped; carries why.
     #[error("store stopped: {0}")]
     Stopped(String),
+    /// A guard of a change of settings did not hold.
+    #[error("the settings have changed meanwhile")]
+    SettingsConflict,
 }
 
 /// What happened to a key.
@@ -508,6 +532,9 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Forgets history below `revision`.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>>;
+
+    /// Changes settings (see [`View::setting`]); [`KvError::SettingsConflict`] if a guard does not hold.
+    fn change_settings(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), KvError>>;
 
     /// Grants a lease of `ttl` seconds; `id` 0 lets the store choose. Returns the id.
     fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>>;

@@ -18,7 +18,8 @@ use futures::{FutureExt, Stream, StreamExt};
 use crate::limits::{LOCAL_BATCH_BYTES, LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_BYTES, LOCAL_QUEUE_REQUESTS};
 use crate::{
     Applied, Clock, Command, Entry, Fatal, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
-    Options, RangeRequest, RangeResponse, Revision, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest,
+    Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch,
+    WatchRequest,
 };
 
 const LEASE_TICK: Duration = Duration::from_millis(500);
@@ -139,7 +140,7 @@ fn write(machine: &StateMachine, received: &Receiver<Request>, queued_bytes: &At
             bytes += request.bytes;
             let index = first_index + entries.len() as u64;
             answers.push(request.answer);
-            entries.push(Entry { index, meta: Bytes::new(), command: Some(request.command) });
+            entries.push(Entry { index, meta: Bytes::new(), command: Some(Arc::new(request.command)) });
             let full = entries.len() >= LOCAL_BATCH_COMMANDS || bytes >= LOCAL_BATCH_BYTES;
             next = if full { None } else { received.try_recv().ok() };
         }
@@ -209,6 +210,10 @@ impl Kv for LocalKv {
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
         self.submit_unit(Command::Compact(revision))
+    }
+
+    fn change_settings(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), KvError>> {
+        self.submit_unit(Command::Settings(change))
     }
 
     fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>> {

@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 use crate::compact::Compactor;
 use crate::disk::{Disk, Family, deleted};
 use crate::hub::{Hub, RevisionEvents};
-use crate::limits::{MAX_LEASE_TTL_SECONDS, WATCH_RING_BYTES};
+use crate::limits::{MAX_KEY_BYTES, MAX_LEASE_TTL_SECONDS, MAX_VALUE_BYTES, WATCH_RING_BYTES};
 use crate::record::{self, ChainHash, RevisionRecord, StateRecord};
 use crate::txn::{self, Change};
 use crate::view::{ByKey, Lease, State};
 use crate::{
-    Applied, Command, Event, EventKind, Fatal, KeyValue, KvError, LeaseId, Revision, TxnResponse, View, Watch,
-    WatchRequest,
+    Applied, Command, Event, EventKind, Fatal, KeyValue, KvError, LeaseId, Revision, SettingsChange, TxnResponse, View,
+    Watch, WatchRequest,
 };
 
 /// How a [`StateMachine`] is opened.
@@ -48,7 +48,7 @@ pub struct Entry {
     /// Opaque to the store, kept with the applied index (a log id, a membership).
     pub meta: Bytes,
     /// What to do; `None` for entries that only carry `meta`.
-    pub command: Option<Command>,
+    pub command: Option<Arc<Command>>,
 }
 
 /// The replicated state of one member, in memory and on disk.
@@ -170,7 +170,7 @@ impl StateMachine {
         let mut pending = self.pending();
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(Command::Txn(txn)) = &entry.command
+            if let Some(Command::Txn(txn)) = entry.command.as_deref()
                 && txn::reads_history(txn)
                 && !pending.events.is_empty()
             {
@@ -243,6 +243,7 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     let mut state = State {
         keys: RedBlackTreeMapSync::new_sync(),
         leases: RedBlackTreeMapSync::new_sync(),
+        settings: RedBlackTreeMapSync::new_sync(),
         revision: stored.revision,
         compact_revision: stored.compact_revision,
         hash: stored.hash,
@@ -253,6 +254,9 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     for (id, granted_ttl, checkpointed_ttl) in disk.load_leases()? {
         let lease = Lease { id, granted_ttl, checkpointed_ttl, keys: RedBlackTreeSetSync::new_sync() };
         state.leases.insert_mut(id, Arc::new(lease));
+    }
+    for (name, value) in disk.load_settings()? {
+        state.settings.insert_mut(name, value);
     }
     let mut lost = false;
     disk.load_keys(|kv| {
@@ -279,6 +283,7 @@ impl Pending {
             Command::LeaseRevoke { id } => self.lease_revoke(*id),
             Command::LeaseCheckpoint(remaining) => self.lease_checkpoint(remaining),
             Command::Compact(revision) => Ok(self.compact(*revision)),
+            Command::Settings(change) => self.settings(change),
         }
     }
 
@@ -365,6 +370,36 @@ impl Pending {
             if let Some(lease) = self.state.leases.get(id).cloned() {
                 let checkpointed_ttl = (*seconds).clamp(0, lease.granted_ttl);
                 self.write_lease(Lease { checkpointed_ttl, ..Lease::clone(&lease) })?;
+            }
+        }
+        Ok(self.done())
+    }
+
+    fn settings(&mut self, change: &SettingsChange) -> Result<Result<Applied, KvError>, Fatal> {
+        let is = |(name, value): &(Bytes, Option<Bytes>)| self.state.settings.get(name) == value.as_ref();
+        if !change.guards.iter().all(is) {
+            return Ok(Err(KvError::SettingsConflict));
+        }
+        let fits = |(name, value): &(Bytes, Option<Bytes>)| {
+            name.len() <= MAX_KEY_BYTES && value.as_ref().is_none_or(|value| value.len() <= MAX_VALUE_BYTES)
+        };
+        if !change.writes.iter().all(fits) {
+            return Ok(Err(KvError::TooLarge));
+        }
+        for (name, value) in &change.writes {
+            let meta = self.state.disk.family(Family::Meta)?;
+            let db_key = record::setting_key(name);
+            // Copied, so that neither keeps the buffer of a whole request alive.
+            match value {
+                Some(value) => {
+                    let (name, value) = record::join(name, value);
+                    self.batch.put_cf(meta, &db_key, record::encode_setting(&db_key, &value));
+                    self.state.settings.insert_mut(name, value);
+                }
+                None => {
+                    self.batch.delete_cf(meta, &db_key);
+                    self.state.settings.remove_mut(name);
+                }
             }
         }
         Ok(self.done())

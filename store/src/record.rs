@@ -110,6 +110,24 @@ pub(crate) fn lease_key(id: LeaseId) -> Vec<u8> {
     out
 }
 
+/// Database key of a setting.
+pub(crate) fn setting_key(name: &[u8]) -> Vec<u8> {
+    [SETTING_PREFIX, name].concat()
+}
+
+/// Encodes a setting's value.
+pub(crate) fn encode_setting(db_key: &[u8], value: &[u8]) -> Vec<u8> {
+    seal(db_key, [&[0; CRC_BYTES], value].concat())
+}
+
+/// Name and value of a setting found under `db_key`.
+pub(crate) fn decode_setting(db_key: &[u8], record: &[u8]) -> Result<(Bytes, Bytes), Fatal> {
+    let name = db_key.strip_prefix(SETTING_PREFIX).ok_or_else(|| corrupt("setting", db_key))?;
+    Ok(join(name, unseal("setting", db_key, record)?))
+}
+
+/// Where settings begin in the meta family.
+pub(crate) const SETTING_PREFIX: &[u8] = b"setting/";
 /// Where leases begin in the meta family.
 pub(crate) const LEASE_PREFIX: &[u8] = b"lease/";
 /// Key of the state record in the meta family.

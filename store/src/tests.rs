@@ -20,7 +20,7 @@ fn open(dir: &Path) -> StateMachine {
 fn apply(machine: &StateMachine, command: Command) -> Result<Applied, KvError> {
     let index = machine.applied().0 + 1;
     let meta = Bytes::from(format!("meta {index}"));
-    let entry = Entry { index, meta, command: Some(command) };
+    let entry = Entry { index, meta, command: Some(Arc::new(command)) };
     machine.apply(&[entry]).expect("not fatal").pop().expect("one answer")
 }
 
@@ -101,7 +101,7 @@ fn the_same_commands_give_the_same_hash_however_they_are_batched() {
     let entry = |(at, command): (usize, &Command)| Entry {
         index: at as u64 + 1,
         meta: Bytes::new(),
-        command: Some(command.clone()),
+        command: Some(Arc::new(command.clone())),
     };
     let entries: Vec<_> = commands.iter().enumerate().map(entry).collect();
     one.apply(&entries).expect("applied");
@@ -125,7 +125,7 @@ fn a_transaction_reads_history_that_its_own_batch_made() {
         Command::Txn(Txn { success: vec![Op::Put(PutRequest::new("a", "3")), Op::Range(read)], ..Txn::default() }),
     ];
     let entries: Vec<_> =
-        (1..).zip(commands).map(|(index, c)| Entry { index, meta: Bytes::new(), command: Some(c) }).collect();
+        (1..).zip(commands).map(|(index, c)| Entry { index, meta: Bytes::new(), command: Some(Arc::new(c)) }).collect();
     let answers = machine.apply(&entries).expect("applied");
     let Ok(Applied::Txn(response)) = &answers[2] else { panic!("{answers:?}") };
     let crate::OpResponse::Range(found) = &response.responses[1] else { panic!("{response:?}") };
@@ -191,7 +191,7 @@ fn damage_is_refused_when_it_is_read() {
     disk.raw_put(Family::Data, &db_key, &bad);
     let request = RangeRequest { revision, ..RangeRequest::new(KeyRange::Key("a".into())) };
     assert!(matches!(machine.view().query(&request), Err(KvError::Stopped(why)) if why.contains("corruption")));
-    let read = Entry { index: 9, meta: Bytes::new(), command: Some(txn(Op::Range(request))) };
+    let read = Entry { index: 9, meta: Bytes::new(), command: Some(Arc::new(txn(Op::Range(request)))) };
     assert!(machine.apply(std::slice::from_ref(&read)).is_err(), "a member must not answer unlike the others");
     assert!(machine.apply(&[]).is_err(), "and it stays stopped");
     // A damaged current version is found at start.
@@ -374,4 +374,27 @@ fn leases_expire_after_their_time_and_not_before() {
     assert_eq!(next_leader.tick(&machine.view()).checkpoints, [(2, 0)]);
     next_leader.resign();
     assert_eq!(next_leader.tick(&machine.view()), crate::Due::default());
+}
+
+#[test]
+fn settings_are_there_after_reopening() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |value: &'static str| {
+        Command::Settings(crate::SettingsChange {
+            guards: Vec::new(),
+            writes: vec![("user/a".into(), Some(value.into())), ("user/b".into(), None)],
+        })
+    };
+    {
+        let machine = open(dir.path());
+        let before = machine.view().revision();
+        apply(&machine, write("1")).expect("accepted");
+        apply(&machine, write("2")).expect("accepted");
+        assert_eq!(machine.view().revision(), before, "settings have no revision");
+        machine.flush().expect("flushed");
+    }
+    let machine = open(dir.path());
+    let view = machine.view();
+    let found: Vec<_> = view.settings(b"user/").map(|(name, value)| (&name[..], &value[..])).collect();
+    assert_eq!(found, [(&b"user/a"[..], &b"2"[..])]);
 }

@@ -65,6 +65,7 @@ impl Lease {
 pub(crate) struct State {
     pub keys: RedBlackTreeMapSync<ByKey, ()>,
     pub leases: RedBlackTreeMapSync<LeaseId, Arc<Lease>>,
+    pub settings: RedBlackTreeMapSync<Bytes, Bytes>,
     pub revision: Revision,
     pub compact_revision: Revision,
     pub hash: ChainHash,
@@ -287,6 +288,18 @@ impl View {
     /// All leases in the order of their ids.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.0.leases.values()
+    }
+
+    /// One setting.
+    pub fn setting(&self, name: &[u8]) -> Option<&Bytes> {
+        self.0.settings.get(name)
+    }
+
+    /// The settings whose names begin with `prefix`, in order.
+    pub fn settings<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a Bytes, &'a Bytes)> {
+        let from = Bounds(Bound::Included(prefix.to_vec()), Bound::Unbounded);
+        let all = self.0.settings.range::<[u8], Bounds>(from);
+        all.take_while(move |(name, _)| name.starts_with(prefix))
     }
 
     /// Answers a range request; at a past revision by reading history from disk (which may block).

@@ -2,10 +2,12 @@
 //!
 //! Invariant: this crate does not depend on RocksDB, so that it builds on a machine where nothing is set up yet.
 
+mod bench;
 mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod up;
 
 use clap::{Parser, Subcommand};
 
@@ -21,10 +23,20 @@ struct Args {
 enum Command {
     /// Install what building needs and prepare the prebuilt RocksDB archive (once per machine)
     Setup,
+    /// Bring up a cluster on this machine: three servers and two agents in namespaces (needs root)
+    Up(up::UpArgs),
+    /// Remove all that `up` made
+    Down(up::Where),
     /// Check crate arrows, file headers and function lengths
     Tidy,
     /// Set up, then run all tests
     Test,
+    /// Measure the release build: `cargo xtask bench list` shows what there is
+    Bench {
+        /// The benchmark's name and its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "list")]
+        args: Vec<String>,
+    },
     /// What CI runs: setup, fmt, clippy, tidy, deny, tests
     Ci,
 }
@@ -32,8 +44,11 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Setup => setup::run(),
+        Command::Up(args) => up::up(&args),
+        Command::Down(place) => up::down(&place),
         Command::Tidy => tidy::run(),
         Command::Test => test::run_tests(),
+        Command::Bench { args } => bench::run_bench(&args),
         Command::Ci => test::ci(),
     }
 }

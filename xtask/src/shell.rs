@@ -20,6 +20,13 @@ pub fn cache() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/keelson"))
 }
 
+/// Where cargo puts what it builds.
+pub fn target_dir() -> Result<PathBuf> {
+    let metadata = output(&mut command("cargo", &["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    metadata["target_directory"].as_str().map(PathBuf::from).context("cargo names no target directory")
+}
+
 /// A command that runs in the checkout.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);

@@ -8,9 +8,18 @@ use anyhow::Result;
 use crate::shell::{self, command, run, step};
 use crate::{setup, tidy};
 
-/// Packages without which the tests of whole clusters say that they skip.
-const TEST_PACKAGES: &[&str] =
-    &["containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "busybox-static"];
+/// What whole clusters need; without it their tests say that they skip.
+pub const CLUSTER_PACKAGES: &[&str] = &[
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "nftables",
+    "iptables",
+    "iproute2",
+    "util-linux",
+    "busybox-static",
+    "curl",
+];
 /// The checker of licences and sources; fixed, so that CI does not change by itself.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -18,7 +27,7 @@ const CARGO_DENY: &str = "0.20.2";
 pub fn run_tests() -> Result<()> {
     setup::run()?;
     if shell::is_root() {
-        setup::packages(TEST_PACKAGES)?;
+        setup::packages(CLUSTER_PACKAGES)?;
     }
     step("tests");
     // The cluster tests run the binary that a user would.

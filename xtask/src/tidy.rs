@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-controllers", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("keelson-scheduler", &["keelson-client", "keelson-machinery"]),
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
+    ("xtask", &["keelson-testbed"]),
+    ("keelson-bench", &["keelson-client", "keelson-proto"]),
     (
         "keelson",
         &[

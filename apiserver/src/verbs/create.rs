@@ -7,7 +7,7 @@ use keelson_machinery::status::Status;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, services, strategy};
+use crate::{ApiServer, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -16,7 +16,7 @@ impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let (def, dry_run) = (call.request.def, call.dry_run()?);
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;

@@ -12,7 +12,7 @@ use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::{Objects, WriteError};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, body, services};
+use crate::{ApiServer, body, respond, services, table};
 
 /// Attempts while other writers come between.
 const DELETE_ATTEMPTS: usize = 8;
@@ -41,7 +41,7 @@ impl ApiServer {
                 let mut status = Status::deleted(def.group, def.plural, &call.request.name, uid).to_value();
                 // A success carries no code.
                 status.as_object_mut().map(|m| m.remove("code"));
-                Ok(body::value(200, &status))
+                call.answer(200, &status, &[])
             }
         }
     }
@@ -69,13 +69,10 @@ impl ApiServer {
                 Err(status) => return Err(status),
             }
         }
-        let list = json!({
-            "kind": format!("{}List", request.def.kind),
-            "apiVersion": request.def.api_version(),
-            "metadata": {"resourceVersion": self.objects.kv.view().revision().to_string()},
-            "items": items,
-        });
-        Ok(body::value(200, &list))
+        let metadata = json!({"resourceVersion": self.objects.kv.view().revision().to_string()});
+        let accepted = call.accepted()?;
+        let list = table::list(request.def, accepted, &items, metadata, &request.query)?;
+        respond::object(200, accepted.media, &list, call.pretty())
     }
 
     async fn delete_one(&self, call: &Call<'_>, request: &ResourceRequest, options: &Value) -> Result<Outcome, Status> {
@@ -128,7 +125,11 @@ impl ApiServer {
 
 /// `DeleteOptions` from the body, with those of the query.
 fn options(call: &Call<'_>) -> Result<Value, Status> {
-    let mut options = if call.body.is_empty() { json!({}) } else { body::object(call.headers, call.body)?.value };
+    let mut options = if call.body.is_empty() {
+        json!({})
+    } else {
+        body::object(call.headers, call.body, ("v1", "DeleteOptions"))?.value
+    };
     let query = &call.request.query;
     if let Some(seconds) = query.number("gracePeriodSeconds")? {
         options["gracePeriodSeconds"] = seconds.into();

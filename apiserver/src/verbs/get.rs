@@ -2,13 +2,14 @@
 
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::protobuf;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::Stored;
 
 use super::Call;
+use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse};
-use crate::table::{self, Format};
-use crate::{ApiServer, body};
+use crate::{ApiServer, body, respond};
 
 impl ApiServer {
     /// Serves one object.
@@ -18,10 +19,17 @@ impl ApiServer {
         let view = self.objects.kv.view();
         let kv =
             view.get(&Objects::key(request.def, &request.namespace, &request.name)).ok_or_else(|| call.not_found())?;
-        if table::negotiate(call.headers)? != Format::Json {
+        let accepted = call.accepted()?;
+        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+        if accepted.format == Format::Object && accepted.media == Media::Protobuf {
+            let encoded =
+                protobuf::encode_stored(&request.def.api_version(), request.def.kind, &stored, kv.mod_revision)
+                    .map_err(|e| Status::internal(&e.to_string()))?;
+            return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, encoded));
+        }
+        if accepted != Accepted::default() || call.pretty() {
             return call.answer(200, &parse(kv)?, &[]);
         }
-        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
         let mut json = Vec::with_capacity(stored.json.len() + 40);
         stored.write_json(kv.mod_revision, &mut json);
         Ok(body::json(200, json))

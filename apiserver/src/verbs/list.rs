@@ -4,6 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::protobuf;
+use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{Head, Stored};
@@ -13,10 +15,10 @@ use serde_json::json;
 use std::sync::Arc;
 
 use super::Call;
+use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse, status_of};
 use crate::request::ResourceRequest;
-use crate::table::{self, Format};
-use crate::{ApiServer, body};
+use crate::{ApiServer, body, respond, table};
 
 /// Where the next page begins.
 #[derive(Serialize, Deserialize)]
@@ -68,6 +70,17 @@ struct Page {
     remaining: Option<usize>,
 }
 
+impl Page {
+    /// The list in protobuf.
+    fn protobuf(&self, def: &ResourceDef, metadata: &serde_json::Value) -> Result<Vec<u8>, protobuf::Error> {
+        let mut list = protobuf::List::new(&def.api_version(), def.kind)?;
+        for (kv, stored) in &self.items {
+            list.push_stored(stored, kv.mod_revision)?;
+        }
+        list.finish(metadata)
+    }
+}
+
 impl ApiServer {
     /// Serves a collection.
     pub(crate) async fn list(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -80,10 +93,15 @@ impl ApiServer {
                 metadata["remainingItemCount"] = remaining.into();
             }
         }
-        let format = table::negotiate(call.headers)?;
-        if format != Format::Json {
+        let accepted = call.accepted()?;
+        if accepted.format == Format::Object && accepted.media == Media::Protobuf {
+            let bytes = page.protobuf(def, &metadata).map_err(|e| Status::internal(&e.to_string()))?;
+            return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));
+        }
+        if accepted != Accepted::default() || call.pretty() {
             let items = page.items.iter().map(|(kv, _)| parse(kv)).collect::<Result<Vec<_>, _>>()?;
-            return Ok(body::value(200, &table::list(def, format, &items, metadata, &call.request.query)));
+            let list = table::list(def, accepted, &items, metadata, &call.request.query)?;
+            return respond::object(200, accepted.media, &list, call.pretty());
         }
         let size: usize = page.items.iter().map(|(_, s)| s.json.len() + 40).sum();
         let mut out = Vec::with_capacity(size + 200);

@@ -10,13 +10,14 @@ pub mod watch;
 
 use http::{HeaderMap, Response};
 use keelson_client::{Body, Fence};
+use keelson_machinery::decode::Decoded;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
 use crate::access::UserInfo;
+use crate::negotiate::{self, Accepted, Format};
 use crate::request::ResourceRequest;
-use crate::table::Format;
-use crate::{body, table};
+use crate::{body, respond, table};
 
 /// What a verb gets to see of a request.
 pub struct Call<'a> {
@@ -48,12 +49,37 @@ impl Call<'_> {
 
     /// One object as the client wants it.
     pub fn answer(&self, code: u16, object: &Value, warnings: &[String]) -> Result<Response<Body>, Status> {
-        let mut response = match table::negotiate(self.headers)? {
-            Format::Json => body::value(code, object),
-            format => body::value(code, &table::single(self.request.def, format, object, &self.request.query)),
-        };
+        let (def, accepted) = (self.request.def, self.accepted()?);
+        // Only the row's own objects have other forms; a Status or Scale is answered as it is.
+        let converted = (accepted.format != Format::Object && object["kind"] == def.kind)
+            .then(|| table::single(def, accepted, object, &self.request.query))
+            .transpose()?;
+        let mut response = respond::object(code, accepted.media, converted.as_ref().unwrap_or(object), self.pretty())?;
         body::warn(&mut response, warnings);
         Ok(response)
+    }
+
+    /// The form of the answer.
+    pub fn accepted(&self) -> Result<Accepted, Status> {
+        negotiate::negotiate(self.headers, self.request.def, self.request.verb == "watch")
+    }
+
+    /// Whether JSON is written for people.
+    pub fn pretty(&self) -> bool {
+        negotiate::is_pretty(self.headers, self.request.query.get("pretty"))
+    }
+
+    /// The object in the body.
+    pub fn object(&self) -> Result<Decoded, Status> {
+        let def = self.request.def;
+        let own = (def.api_version(), def.kind);
+        let subresource = def.subresources.iter().find(|s| s.name == self.request.subresource);
+        let (api_version, kind) = match subresource.map(|s| s.kind) {
+            Some((_, "", kind)) => (own.0, if kind.is_empty() { own.1 } else { kind }),
+            Some((group, version, kind)) => (format!("{group}/{version}"), kind),
+            None => own,
+        };
+        body::object(self.headers, self.body, (&api_version, kind))
     }
 
     /// 404 for the object that the request names.

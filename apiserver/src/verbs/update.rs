@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, body, services, strategy};
+use crate::{ApiServer, services, strategy};
 
 /// Attempts of an update that names no resource version.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -16,7 +16,7 @@ const UPDATE_ATTEMPTS: usize = 5;
 impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let decoded = body::object(call.headers, call.body)?;
+        let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;

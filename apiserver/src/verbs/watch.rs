@@ -2,7 +2,7 @@
 //! change.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http::{Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keelson_client::Body;
+use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::Stored;
@@ -20,10 +21,10 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::list::Selectors;
+use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse, status_of};
 use crate::request::Query;
-use crate::table::{self, Format};
-use crate::{ApiServer, body};
+use crate::{ApiServer, body, table};
 
 /// Pause between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 struct Shape {
     def: &'static ResourceDef,
     selectors: Selectors,
-    format: Format,
+    accepted: Accepted,
     query: Query,
 }
 
@@ -46,7 +47,7 @@ impl ApiServer {
         let shape = Shape {
             def: request.def,
             selectors: Selectors::of(request)?,
-            format: table::negotiate(call.headers)?,
+            accepted: call.accepted()?,
             query: query.clone(),
         };
         let timeout = match query.number("timeoutSeconds")? {
@@ -68,7 +69,7 @@ impl ApiServer {
                 }
             }
             if query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks") {
-                first.push(bookmark(shape.def, view.revision(), true));
+                first.push(shape.bookmark(view.revision(), true));
             }
             view.revision() + 1
         } else {
@@ -77,6 +78,7 @@ impl ApiServer {
             })?;
             version + 1
         };
+        let media = shape.accepted.media;
         let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
             Ok(watch) => {
                 let bookmarks = query.flag("allowWatchBookmarks");
@@ -90,10 +92,10 @@ impl ApiServer {
                     .map_err(|never| match never {})
                     .boxed_unsync()
             }
-            Err(KvError::Compacted(compacted)) => body::full(error_event(&too_old(start - 1, compacted))),
+            Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
             Err(error) => return Err(status_of(error)),
         });
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media.stream_type()));
         Ok(response)
     }
 }
@@ -102,17 +104,20 @@ fn too_old(asked: i64, compacted: i64) -> Status {
     Status::expired(format!("too old resource version: {asked} ({compacted})"))
 }
 
-fn error_event(status: &Status) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+/// An event about an object that is not stored.
+fn event(media: Media, kind: &str, object: &Value) -> Bytes {
+    if media == Media::Protobuf {
+        match protobuf::encode(object) {
+            Ok(object) => return protobuf::watch_frame(kind, &object).into(),
+            Err(why) => tracing::error!(%why, kind, "an event has no protobuf form"),
+        }
+        return Bytes::new();
+    }
+    format!("{}\n", json!({"type": kind, "object": object})).into()
 }
 
-fn bookmark(def: &ResourceDef, revision: i64, initial_end: bool) -> Bytes {
-    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-    if initial_end {
-        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-    }
-    let object = json!({"kind": def.kind, "apiVersion": def.api_version(), "metadata": metadata});
-    format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+fn error_event(media: Media, status: &Status) -> Bytes {
+    event(media, "ERROR", &status.to_value())
 }
 
 /// State of one watcher between events.
@@ -145,7 +150,7 @@ fn events(
                     biased;
                     next = cursor.watch.next() => next,
                     _ = interval.tick() => {
-                        let bytes = bookmark(cursor.shape.def, cursor.revision, false);
+                        let bytes = cursor.shape.bookmark(cursor.revision, false);
                         return Some((bytes, cursor));
                     }
                 },
@@ -168,7 +173,7 @@ fn events(
                         KvError::Compacted(compacted) => too_old(cursor.revision, compacted),
                         other => status_of(other),
                     };
-                    error_event(&status).to_vec()
+                    error_event(cursor.shape.accepted.media, &status).to_vec()
                 }
             };
             if !out.is_empty() {
@@ -178,18 +183,24 @@ fn events(
     })
 }
 
-/// Both sides of a change with their heads, and the JSON forms of the event: decoded and encoded once for all watchers.
+/// Both sides of a change with their heads, and the JSON and protobuf forms of the event: decoded and encoded once for all watchers.
 struct Decoded {
     now: Option<Stored>,
     before: Option<Stored>,
-    json: [std::sync::OnceLock<Bytes>; 3],
+    json: [OnceLock<Bytes>; 3],
+    protobuf: [OnceLock<Bytes>; 3],
 }
 
 fn decoded(event: &Event) -> Option<Arc<Decoded>> {
     let memo = event.memo.get_or_init(|| {
         let stored = |kv: &Arc<KeyValue>| Stored::parse(&kv.value).ok();
         let now = if event.kind == EventKind::Put { stored(&event.kv) } else { None };
-        Arc::new(Decoded { now, before: event.prev.as_ref().and_then(stored), json: Default::default() })
+        Arc::new(Decoded {
+            now,
+            before: event.prev.as_ref().and_then(stored),
+            json: Default::default(),
+            protobuf: Default::default(),
+        })
     });
     memo.clone().downcast().ok()
 }
@@ -211,26 +222,49 @@ impl Shape {
             _ => (&event.kv, decoded.now.as_ref()?),
         };
         let revision = event.kv.mod_revision;
-        if self.format == Format::Json {
-            return Some(decoded.json[index].get_or_init(|| self.encode(kind, kv, stored, revision)).clone());
-        }
-        Some(self.encode(kind, kv, stored, revision))
+        let shared = match (self.accepted.format, self.accepted.media) {
+            (Format::Object, Media::Json) => &decoded.json[index],
+            (Format::Object, Media::Protobuf) => &decoded.protobuf[index],
+            _ => return Some(self.encode(kind, kv, stored, revision)),
+        };
+        Some(shared.get_or_init(|| self.encode(kind, kv, stored, revision)).clone())
     }
 
     fn encode(&self, kind: &str, kv: &KeyValue, stored: &Stored, revision: i64) -> Bytes {
-        if self.format == Format::Json {
+        let Accepted { format, media, .. } = self.accepted;
+        if format == Format::Object && media == Media::Json {
             let mut out = Vec::with_capacity(stored.json.len() + 80);
             out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
             stored.write_json(revision, &mut out);
             out.extend_from_slice(b"}\n");
             return out.into();
         }
-        let mut object: Value = match parse(kv) {
-            Ok(object) => object,
-            Err(status) => return error_event(&status),
-        };
-        object["metadata"]["resourceVersion"] = revision.to_string().into();
-        let object = table::single(self.def, self.format, &object, &self.query);
-        format!("{}\n", json!({"type": kind, "object": object})).into()
+        if format == Format::Object && media == Media::Protobuf {
+            return match protobuf::encode_stored(&self.def.api_version(), self.def.kind, stored, revision) {
+                Ok(object) => protobuf::watch_frame(kind, &object).into(),
+                Err(why) => error_event(media, &Status::internal(&why.to_string())),
+            };
+        }
+        let converted = parse(kv).and_then(|mut object| {
+            object["metadata"]["resourceVersion"] = revision.to_string().into();
+            table::single(self.def, self.accepted, &object, &self.query)
+        });
+        match converted {
+            Ok(object) => event(media, kind, &object),
+            Err(status) => error_event(media, &status),
+        }
+    }
+
+    /// Tells the revision up to which the watcher has seen everything.
+    fn bookmark(&self, revision: i64, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let mut object = json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata});
+        if self.accepted.format == Format::Metadata {
+            object = table::partial(self.accepted, &object);
+        }
+        event(self.accepted.media, "BOOKMARK", &object)
     }
 }

@@ -1,0 +1,88 @@
+//! Measures the real binary from outside. A benchmark is a row in [`BENCHES`] and a file with `pub async fn run`.
+//!
+//! Run it as `cargo xtask bench NAME`, which builds driver and server for release. Results that are worth keeping go to
+//! `docs/benchmarks.md` with the command and the machine.
+
+mod api;
+mod load;
+mod process;
+mod report;
+mod start;
+mod watchers;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::report::Report;
+
+/// How to measure.
+#[derive(Parser, Clone, Debug)]
+#[command(bin_name = "cargo xtask bench")]
+pub struct Options {
+    /// Which benchmark (`all` for all, `list` to see them)
+    pub name: String,
+    /// The binary to measure
+    #[arg(long, default_value = "target/release/keelson")]
+    pub keelson: PathBuf,
+    /// A tenth of the work: to see that it runs, not to be recorded
+    #[arg(long)]
+    pub quick: bool,
+    /// How often things are repeated that are done as a whole, such as a start
+    #[arg(long, default_value_t = 5)]
+    pub repeat: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Options {
+    /// `full`, or a tenth of it with `--quick`.
+    pub fn amount(&self, full: usize) -> usize {
+        if self.quick { (full / 10).max(1) } else { full }
+    }
+}
+
+/// A benchmark.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(Options) -> BoxFuture<'static, Result<Report>>,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "start",
+        about: "exec to ready, first pod, running pod; idle memory",
+        run: |o| start::run(o).boxed(),
+    },
+    Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if options.name == "list" {
+        for bench in BENCHES {
+            println!("{:<12}{}", bench.name, bench.about);
+        }
+        return Ok(());
+    }
+    let chosen: Vec<&Bench> = BENCHES.iter().filter(|b| options.name == "all" || b.name == options.name).collect();
+    if chosen.is_empty() {
+        bail!("no benchmark is called {:?}: see `cargo xtask bench list`", options.name);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    for bench in chosen {
+        let report = runtime.block_on((bench.run)(options.clone()))?;
+        if options.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            print!("{}", report.table(bench.name));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Every limit of the replicated store, with its unit in its name.
+
+/// Largest message between members, and largest value that the codec reads.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of entries that one message to a follower carries, unless a single entry is larger.
+pub const APPEND_BYTES: usize = 2 * 1024 * 1024;
+/// Entries that one message to a follower carries.
+pub const APPEND_ENTRIES: u64 = 4096;
+/// Size of one segment of the log.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that one frame of the log gathers before it is written.
+pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Writes that wait for the log's thread.
+pub const LOG_QUEUE_WRITES: usize = 1024;
+/// Bytes of recent entries kept in memory.
+pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Entries after which a snapshot is taken and the log before it may go.
+pub const SNAPSHOT_ENTRIES: u64 = 20_000;
+/// Entries kept before the last snapshot for followers that lag a little.
+pub const KEPT_ENTRIES: u64 = 2_000;
+/// Commands that one step applies.
+pub const APPLY_ENTRIES: usize = 512;
+/// Bytes of commands that one step applies.
+pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of commands that were proposed here and are not yet answered.
+pub const PROPOSED_BYTES: usize = 64 * 1024 * 1024;
+/// Commands that were proposed here and are not yet answered.
+pub const PROPOSED_COMMANDS: usize = 16 * 1024;
+/// How often the leader tells that it lives.
+pub const HEARTBEAT_MILLIS: u64 = 100;
+/// Shortest silence of the leader after which a member stands for election.
+pub const ELECTION_MIN_MILLIS: u64 = 400;
+/// Longest such silence.
+pub const ELECTION_MAX_MILLIS: u64 = 700;
+/// Longest time for one request to another member, snapshots excepted.
+pub const PEER_REQUEST_MILLIS: u64 = 5_000;
+/// Longest time to connect to another member.
+pub const PEER_CONNECT_MILLIS: u64 = 1_000;
+/// Requests of other members that are served at once on one connection.
+pub const PEER_STREAMS: u32 = 1_024;
+/// Bytes of a snapshot in one message.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+/// Longest time that the transfer of a snapshot may take.
+pub const SNAPSHOT_TRANSFER_MILLIS: u64 = 600_000;
+/// How long a request waits for a leader to be elected.
+pub const LEADER_WAIT_MILLIS: u64 = 5_000;
+/// How often expired leases are looked for.
+pub const LEASE_TICK_MILLIS: u64 = 500;
+/// How often learners are looked at for promotion.
+pub const PROMOTION_MILLIS: u64 = 200;
+/// A learner that lags by at most this many entries is promoted.
+pub const PROMOTION_LAG_ENTRIES: u64 = 200;

@@ -1,0 +1,248 @@
+//! The state machine as openraft sees it: applies entries to the store's, builds and installs snapshots.
+//!
+//! Invariant: the log id and the membership that belong to the applied state are stored with it, atomically.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use keelson_store::{Applied, Fatal, KvError, StateMachine, inspect_checkpoint};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::codec;
+use crate::limits::{APPLY_BYTES, APPLY_ENTRIES};
+use crate::types::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// A snapshot's files.
+pub type SnapshotData = SnapshotDir;
+
+/// A directory that holds a checkpoint; removed with its last handle unless it was installed.
+#[derive(Clone, Debug)]
+pub struct SnapshotDir(Arc<OwnedDir>);
+
+#[derive(Debug)]
+struct OwnedDir(PathBuf);
+
+impl Drop for OwnedDir {
+    fn drop(&mut self) {
+        // Installed ones have moved away.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl SnapshotDir {
+    /// Takes over a directory.
+    pub fn own(path: PathBuf) -> Self {
+        Self(Arc::new(OwnedDir(path)))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.0
+    }
+}
+
+/// The blob that the store keeps with its applied index.
+type Meta = (Option<LogId>, StoredMembership);
+
+fn read_meta(blob: &Bytes) -> io::Result<Meta> {
+    if blob.is_empty() { Ok(Meta::default()) } else { Ok(codec::decode(blob)?) }
+}
+
+fn fatal(error: Fatal) -> io::Error {
+    io::Error::other(error)
+}
+
+struct Shared {
+    store: Arc<StateMachine>,
+    /// Snapshots are built and received here.
+    dir: PathBuf,
+    current: Mutex<Option<(SnapshotMeta, SnapshotDir)>>,
+    counter: std::sync::atomic::AtomicU64,
+    applied: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn fresh_path(&self) -> PathBuf {
+        let number = self.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.dir.join(number.to_string())
+    }
+
+    /// Writes a checkpoint of what is applied and makes it the current snapshot.
+    fn build(&self) -> io::Result<(SnapshotMeta, SnapshotDir)> {
+        let dir = SnapshotDir::own(self.fresh_path());
+        let info = self.store.checkpoint(dir.path()).map_err(fatal)?;
+        let (last_log_id, last_membership) = read_meta(&info.meta)?;
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        *self.current.lock() = Some((meta.clone(), dir.clone()));
+        Ok((meta, dir))
+    }
+}
+
+/// Snapshots that are being received: where to put them.
+#[derive(Clone)]
+pub struct Incoming(Arc<Shared>);
+
+impl Incoming {
+    /// A fresh, empty directory.
+    pub fn directory(&self) -> io::Result<SnapshotDir> {
+        let path = self.0.fresh_path();
+        fs::create_dir(&path)?;
+        Ok(SnapshotDir::own(path))
+    }
+}
+
+/// The state machine.
+pub struct Machine {
+    shared: Arc<Shared>,
+    membership: StoredMembership,
+}
+
+impl Machine {
+    /// A machine over the store's state, with `dir` for snapshots. What is there from a former process is removed:
+    /// snapshots are only in transit there.
+    pub fn new(store: Arc<StateMachine>, dir: &Path) -> io::Result<Self> {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir_all(dir)?,
+        }
+        let (_, membership) = read_meta(&store.applied().1)?;
+        let (current, counter) = (Mutex::new(None), std::sync::atomic::AtomicU64::new(1));
+        let applied = watch::Sender::new(store.applied().0);
+        let shared = Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied });
+        Ok(Self { shared, membership })
+    }
+
+    /// Where snapshots are received.
+    pub fn incoming(&self) -> Incoming {
+        Incoming(self.shared.clone())
+    }
+
+    /// Follows the last applied index.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
+    fn apply_group(&mut self, group: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut entries = Vec::with_capacity(group.len());
+        let mut responders = Vec::with_capacity(group.len());
+        for (entry, responder) in group {
+            let log_id = entry.log_id();
+            let command = match &entry.payload {
+                EntryPayload::Blank => None,
+                EntryPayload::Normal(proposal) => Some(proposal.command()?),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(log_id), membership.clone());
+                    None
+                }
+            };
+            let meta = codec::encode(&(Some(log_id), &self.membership))?.into();
+            responders.push((responder, command.is_some()));
+            entries.push(keelson_store::Entry { index: log_id.index, meta, command });
+        }
+        let mut answers = self.shared.store.apply(&entries).map_err(fatal)?.into_iter();
+        if let Some(last) = entries.last() {
+            self.shared.applied.send_replace(last.index);
+        }
+        for (responder, commanded) in responders {
+            let answer: Option<Result<Applied, KvError>> = if commanded { answers.next() } else { None };
+            if let Some(responder) = responder {
+                responder.send(Outcome(answer));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        read_meta(&self.shared.store.applied().1)
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(APPLY_ENTRIES);
+        while let Some(chunk) = chunks.next().await {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            for item in chunk {
+                let (entry, responder) = item?;
+                bytes += codec::entry_size_bytes(&entry);
+                group.push((entry, responder));
+                if bytes >= APPLY_BYTES {
+                    self.apply_group(std::mem::take(&mut group))?;
+                    bytes = 0;
+                }
+            }
+            if !group.is_empty() {
+                self.apply_group(group)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.shared.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let wanted = meta.clone();
+        let installed = tokio::task::spawn_blocking(move || {
+            let (found, _) = read_meta(&inspect_checkpoint(snapshot.path()).map_err(fatal)?.meta)?;
+            if found != wanted.last_log_id {
+                let why = format!("the snapshot holds {found:?} where {:?} was announced", wanted.last_log_id);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            shared.store.install(snapshot.path()).map_err(fatal)?;
+            *shared.current.lock() = None;
+            shared.applied.send_replace(shared.store.applied().0);
+            shared.build()
+        });
+        let (installed, _) = installed.await.map_err(io::Error::other)??;
+        self.membership = installed.last_membership;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Built>> {
+        if let Some((meta, snapshot)) = self.shared.current.lock().clone() {
+            return Ok(Some(Snapshot { meta, snapshot }));
+        }
+        // After a restart the log may begin after what a follower needs: a snapshot can always be made.
+        if self.shared.store.applied().0 == 0 {
+            return Ok(None);
+        }
+        let shared = self.shared.clone();
+        let (meta, snapshot) =
+            tokio::task::spawn_blocking(move || shared.build()).await.map_err(io::Error::other)??;
+        Ok(Some(Snapshot { meta, snapshot }))
+    }
+}
+
+/// A snapshot with its files.
+pub type Built = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Builds a snapshot beside the writes.
+pub struct Builder(Arc<Shared>);
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Built> {
+        let shared = self.0.clone();
+        let (meta, snapshot) =
+            tokio::task::spawn_blocking(move || shared.build()).await.map_err(io::Error::other)??;
+        Ok(Snapshot { meta, snapshot })
+    }
+}

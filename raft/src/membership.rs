@@ -1,0 +1,313 @@
+//! Changes of the membership, carried out by the leader.
+//!
+//! Invariant: a member that joins becomes a voter only after its log has caught up, so that a change of membership
+//! never costs availability.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use keelson_store::{ChainHash, Kv, KvError, Revision};
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url};
+use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
+use crate::message::{Answer, Ask, Change, Refusal};
+use crate::replica::{Inner, Replica, odd_answer, refused};
+use crate::types::{Node, TypeConfig};
+
+type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+/// How long a change waits for the one before it.
+const CHANGE_WAIT: Duration = Duration::from_millis(LEADER_WAIT_MILLIS);
+
+fn in_progress(written: &Written) -> bool {
+    use openraft::errors::ChangeMembershipError::InProgress;
+    matches!(written, Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(InProgress(_)))))
+}
+
+impl Inner {
+    /// Tries a change until the one before it is done.
+    async fn try_change(&self, change: ChangeMembers<u64, Node>, retain: bool) -> Result<u64, Refusal> {
+        let deadline = Instant::now() + CHANGE_WAIT;
+        loop {
+            let written = self.raft.change_membership(change.clone(), retain).await;
+            if in_progress(&written) && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            return Ok(written.map_err(refused)?.log_id.index);
+        }
+    }
+
+    /// Changes the membership as the leader; returns the index after which the change holds.
+    pub(crate) async fn change_here(&self, change: Change) -> Result<u64, Refusal> {
+        if !self.is_leading() {
+            return Err(Refusal::NotLeader(None));
+        }
+        tracing::info!(?change, "the membership changes");
+        match change {
+            Change::Join(id, member) => self.join_here(id, Node { joining: true, ..member }).await,
+            Change::AddLearner(id, member) => self.join_here(id, Node { joining: false, ..member }).await,
+            Change::Promote(id) => self.promote_here(id).await,
+            Change::Remove(id) => self.remove_here(id).await,
+            Change::Update(id, member) => {
+                let Some((_, old, _)) = self.members().into_iter().find(|(found, ..)| *found == id) else {
+                    return Err(Refusal::Membership(ClusterError::MemberNotFound));
+                };
+                let node = Node { joining: old.joining, ..member };
+                let change = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
+                self.try_change(change, true).await
+            }
+            Change::Transfer(id) => self.transfer_here(id).await,
+        }
+    }
+
+    async fn join_here(&self, id: u64, member: Node) -> Result<u64, Refusal> {
+        let members = self.members();
+        if members.iter().any(|(found, ..)| *found == id) {
+            let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
+            return self.try_change(change, true).await;
+        }
+        if let Some((old, ..)) = members.iter().find(|(_, found, _)| found.name == member.name) {
+            tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
+            self.remove_here(*old).await?;
+        }
+        self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
+    }
+
+    async fn promote_here(&self, id: u64) -> Result<u64, Refusal> {
+        match self.members().into_iter().find(|(found, ..)| *found == id) {
+            None => Err(Refusal::Membership(ClusterError::MemberNotFound)),
+            Some((_, _, true)) => Err(Refusal::Membership(ClusterError::NotLearner)),
+            Some(_) if !self.caught_up(id) => Err(Refusal::Membership(ClusterError::LearnerNotReady)),
+            Some(_) => {
+                let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                self.try_change(change, true).await
+            }
+        }
+    }
+
+    async fn remove_here(&self, id: u64) -> Result<u64, Refusal> {
+        let members = self.members();
+        let voters = members.iter().filter(|(_, _, votes)| *votes).count();
+        let change = match members.iter().find(|(found, ..)| *found == id) {
+            None => return Err(Refusal::Membership(ClusterError::MemberNotFound)),
+            Some((_, _, true)) if voters == 1 => {
+                return Err(Refusal::Membership(ClusterError::NotEnoughStarted));
+            }
+            Some((_, _, true)) => ChangeMembers::RemoveVoters(BTreeSet::from([id])),
+            Some(_) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+        };
+        self.try_change(change, false).await
+    }
+
+    async fn transfer_here(&self, id: u64) -> Result<u64, Refusal> {
+        if !self.members().iter().any(|(found, _, votes)| *found == id && *votes) {
+            return Err(Refusal::Membership(ClusterError::BadTransferee));
+        }
+        let failed = |error: openraft::errors::Fatal<TypeConfig>| Refusal::Failed(KvError::Stopped(error.to_string()));
+        self.raft.trigger().transfer_leader(id).await.map_err(failed)?;
+        let metrics = self.raft.metrics();
+        let last = metrics.borrow_watched().last_applied;
+        Ok(last.map_or(0, |last| last.index))
+    }
+
+    /// Whether a learner's log is nearly as long as the leader's.
+    fn caught_up(&self, id: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref().and_then(|progress| progress.get(&id)).copied().flatten();
+        let last = metrics.last_log_index.unwrap_or(0);
+        matched.is_some_and(|matched| matched.index + PROMOTION_LAG_ENTRIES >= last)
+    }
+}
+
+/// Promotes joining learners that have caught up, while this member leads.
+pub async fn promote(inner: Arc<Inner>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(PROMOTION_MILLIS));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = inner.stopping().cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if !inner.is_leading() {
+            continue;
+        }
+        for (id, member, votes) in inner.members() {
+            if votes || !member.joining || !inner.caught_up(id) {
+                continue;
+            }
+            match inner.promote_here(id).await {
+                Ok(_) => tracing::info!(name = member.name, "a new member has caught up and votes now"),
+                Err(error) => tracing::warn!(name = member.name, %error, "a new member cannot be promoted yet"),
+            }
+        }
+    }
+}
+
+/// A failed change as the cluster's users see it.
+fn cluster_error(refusal: Refusal) -> ClusterError {
+    match refusal {
+        Refusal::Membership(error) => error,
+        Refusal::NotLeader(_) => ClusterError::NotLeader,
+        Refusal::Failed(error) => error.into(),
+    }
+}
+
+/// `host:port` of a peer URL.
+fn peer_address(urls: &[String]) -> Result<String, ClusterError> {
+    match urls {
+        [url] if is_member_url(url) => {
+            let (_, authority) = url.split_once("://").ok_or(ClusterError::BadUrls)?;
+            Ok(authority.trim_end_matches('/').to_owned())
+        }
+        _ => Err(ClusterError::BadUrls),
+    }
+}
+
+fn listed((id, node, votes): (u64, Node, bool)) -> Member {
+    let peer_urls = vec![format!("https://{}", node.peer_address)];
+    Member { id, name: node.name, peer_urls, client_urls: node.client_urls, is_learner: !votes }
+}
+
+impl Replica {
+    /// Changes the membership, wherever the leader is; this member knows of the change when this returns.
+    pub async fn change(&self, change: Change) -> Result<(), ClusterError> {
+        // A member that removes itself hears no more of the log.
+        let leaves = change == Change::Remove(self.0.id);
+        let answer = self.0.ask_leader(Ask::Change(change), Bytes::new()).await?;
+        let Answer::Changed(changed) = answer else { return Err(odd_answer().into()) };
+        let index = changed.map_err(cluster_error)?;
+        if !leaves {
+            self.0.wait_applied(index).await?;
+        }
+        Ok(())
+    }
+
+    /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.
+    pub fn nodes(&self) -> Vec<(u64, Node, bool)> {
+        self.0.members()
+    }
+}
+
+impl Cluster for Replica {
+    fn cluster_id(&self) -> u64 {
+        self.0.cluster_id
+    }
+
+    fn member_id(&self) -> u64 {
+        self.0.id
+    }
+
+    fn standing(&self) -> Standing {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let errors = metrics.running_state.as_ref().err().map(ToString::to_string).into_iter().collect();
+        Standing {
+            term: metrics.current_term,
+            leader: metrics.current_leader.unwrap_or(0),
+            committed: metrics.cluster_committed.map_or(0, |log_id| log_id.index),
+            applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            is_learner: !metrics.membership_config.voter_ids().any(|id| id == self.0.id),
+            errors,
+        }
+    }
+
+    fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {
+        async move {
+            if linearizable {
+                self.barrier().await?;
+            }
+            Ok(self.nodes().into_iter().map(listed).collect())
+        }
+        .boxed()
+    }
+
+    fn add(&self, peer_urls: Vec<String>, learner: bool) -> BoxFuture<'_, Result<Member, ClusterError>> {
+        async move {
+            let peer_address = peer_address(&peer_urls)?;
+            if self.nodes().iter().any(|(_, node, _)| node.peer_address == peer_address) {
+                return Err(ClusterError::PeerUrlExists);
+            }
+            if learner && self.nodes().iter().any(|(_, node, votes)| !votes && !node.joining) {
+                return Err(ClusterError::TooManyLearners);
+            }
+            let id = choose_member_id(&self.nodes());
+            let node = Node { peer_address, ..Node::default() };
+            let change = if learner { Change::AddLearner(id, node) } else { Change::Join(id, node) };
+            self.change(change).await?;
+            Ok(Member { id, peer_urls, is_learner: true, ..Member::default() })
+        }
+        .boxed()
+    }
+
+    fn remove(&self, id: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.change(Change::Remove(id)).boxed()
+    }
+
+    fn update(&self, id: u64, peer_urls: Vec<String>) -> BoxFuture<'_, Result<(), ClusterError>> {
+        async move {
+            let peer_address = peer_address(&peer_urls)?;
+            let Some((_, node, _)) = self.nodes().into_iter().find(|(found, ..)| *found == id) else {
+                return Err(ClusterError::MemberNotFound);
+            };
+            self.change(Change::Update(id, Node { peer_address, ..node })).await
+        }
+        .boxed()
+    }
+
+    fn promote(&self, id: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.change(Change::Promote(id)).boxed()
+    }
+
+    fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
+        async move {
+            if !self.0.is_leading() {
+                return Err(ClusterError::NotLeader);
+            }
+            if to == self.0.id {
+                return Ok(());
+            }
+            self.change(Change::Transfer(to)).await?;
+            let mut metrics = self.0.raft.metrics();
+            let deadline = Instant::now() + CHANGE_WAIT;
+            while metrics.borrow_and_update().current_leader != Some(to) {
+                let moved = tokio::time::timeout_at(deadline, metrics.changed()).await;
+                if !matches!(moved, Ok(Ok(()))) {
+                    return Err(KvError::Unavailable("leadership has not moved in time".into()).into());
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn hash_at(&self, revision: Revision) -> Result<(Revision, ChainHash), KvError> {
+        let view = self.view();
+        if revision <= 0 || revision == view.revision() {
+            return Ok((view.revision(), view.hash()));
+        }
+        Ok((revision, self.machine().hash_at(revision)?))
+    }
+}
+
+/// A random id that no member has.
+fn choose_member_id(nodes: &[(u64, Node, bool)]) -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    loop {
+        let id = RandomState::new().build_hasher().finish();
+        if id != 0 && !nodes.iter().any(|(found, ..)| *found == id) {
+            return id;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The way to other members: gRPC over mutual TLS, one connection for replication and one for everything that must not
+//! wait behind it.
+
+use std::future::Future;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use keelson_proto::peer::peer_client::PeerClient;
+use keelson_proto::peer::{Frame, SnapshotPart};
+use openraft::OptionalSend;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::codec;
+use crate::limits::{
+    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TRANSFER_MILLIS,
+};
+use crate::machine::{Built, SnapshotData};
+use crate::message::{self, Answer, Ask, SnapshotHead};
+use crate::types::{Node, TypeConfig, Vote};
+
+/// Name that every member's peer certificate carries: who a member is follows from the peer CA and its id, not from
+/// its address.
+pub const PEER_NAME: &str = "keelson-peer";
+
+type RpcError = RPCError<TypeConfig>;
+
+/// Makes connections to members.
+#[derive(Clone)]
+pub struct Network {
+    tls: Arc<ClientConfig>,
+    /// For questions of this member's own, by the other's address.
+    channels: Arc<Mutex<std::collections::HashMap<String, Channel>>>,
+}
+
+/// The way to one member.
+pub struct Peer {
+    target: u64,
+    address: String,
+    client: PeerClient<Channel>,
+}
+
+fn unreachable(error: impl std::fmt::Display) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+fn broken(error: impl std::fmt::Display) -> RpcError {
+    RPCError::Network(NetworkError::from_string(error))
+}
+
+/// A connection that is being lost is tried again at once by openraft; one that cannot be made is waited for.
+fn of_status(status: &tonic::Status) -> RpcError {
+    unreachable(format!("{}: {}", status.code(), status.message()))
+}
+
+async fn connect(
+    tls: Arc<ClientConfig>,
+    uri: Uri,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let address = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+    let connect = async {
+        let stream = TcpStream::connect(&address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(PEER_NAME).map_err(std::io::Error::other)?;
+        TlsConnector::from(tls).connect(name, stream).await
+    };
+    let limit = Duration::from_millis(PEER_CONNECT_MILLIS);
+    let stream = tokio::time::timeout(limit, connect).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    Ok(TokioIo::new(stream))
+}
+
+impl Network {
+    /// A network with this identity.
+    pub fn new(tls: Arc<ClientConfig>) -> Self {
+        Self { tls, channels: Arc::default() }
+    }
+
+    fn channel(&self, address: &str) -> Channel {
+        let tls = self.tls.clone();
+        let connector = tower::service_fn(move |uri: Uri| connect(tls.clone(), uri));
+        // An address that is no address fails at each request, with the reason.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap_or_else(|_| Endpoint::from_static("http://invalid.invalid:1"));
+        endpoint
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(8 * 1024 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .connect_with_connector_lazy(connector)
+    }
+
+    fn client(channel: Channel) -> PeerClient<Channel> {
+        PeerClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    fn peer(&self, target: u64, member: &Node) -> Peer {
+        let address = member.peer_address.clone();
+        Peer { target, client: Self::client(self.channel(&address)), address }
+    }
+
+    /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
+    pub async fn ask(&self, to: u64, address: &str, question: &Ask, body: Bytes) -> Result<Answer, AskError> {
+        let channel = self.channels.lock().entry(address.to_owned()).or_insert_with(|| self.channel(address)).clone();
+        let limit = Duration::from_millis(PEER_REQUEST_MILLIS);
+        ask(&mut Self::client(channel), to, question, body, limit).await
+    }
+}
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It was not sent.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have been sent and done.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl From<codec::Error> for AskError {
+    fn from(error: codec::Error) -> Self {
+        Self::Unknown(error.to_string())
+    }
+}
+
+async fn ask(
+    client: &mut PeerClient<Channel>,
+    to: u64,
+    question: &Ask,
+    body: Bytes,
+    limit: Duration,
+) -> Result<Answer, AskError> {
+    let frame = message::frame(to, question, body)?;
+    let answered = tokio::time::timeout(limit, client.ask(frame)).await;
+    let answered = answered.map_err(|_| AskError::Unknown(format!("no answer within {limit:?}")))?;
+    let frame = answered.map_err(|status| {
+        let why = format!("{}: {}", status.code(), status.message());
+        let refused = matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::ResourceExhausted);
+        let unconnected = std::error::Error::source(&status).is_some_and(is_connect_error);
+        if refused || unconnected { AskError::NotSent(why) } else { AskError::Unknown(why) }
+    })?;
+    Ok(codec::decode(&frame.into_inner().head)?)
+}
+
+/// Whether the error came before anything was sent.
+fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<tonic::ConnectError>().is_some() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Peer {
+        self.peer(target, node)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Peer {
+        self.peer(target, node)
+    }
+}
+
+impl Peer {
+    async fn ask(&mut self, question: &Ask, option: &RPCOption) -> Result<Answer, RpcError> {
+        let limit = option.hard_ttl();
+        ask(&mut self.client, self.target, question, Bytes::new(), limit)
+            .await
+            .map_err(|error| unreachable(format!("member {} at {}: {error}", self.target, self.address)))
+    }
+
+    async fn append_stream<S>(&mut self, input: S, limit: Duration) -> Result<Responses, RpcError>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let target = self.target;
+        // An entry that cannot be encoded ends the stream; the log would not have taken it.
+        let frames = input.map(move |request| message::append_frame(target, &request)).take_while(|framed| {
+            if let Err(error) = framed {
+                tracing::error!(%error, "an entry cannot be sent");
+            }
+            std::future::ready(framed.is_ok())
+        });
+        let frames = frames.filter_map(|framed| std::future::ready(framed.ok()));
+        let opened = tokio::time::timeout(limit, self.client.append(frames)).await;
+        let responses = opened.map_err(|_| unreachable("no answer"))?.map_err(|status| of_status(&status))?;
+        Ok(Box::pin(responses.into_inner().map(|frame| match frame {
+            Ok(frame) => codec::decode::<StreamAppendResult<TypeConfig>>(&frame.head).map_err(broken),
+            Err(status) => Err(of_status(&status)),
+        })))
+    }
+}
+
+type Responses = BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RpcError>>;
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let limit = option.hard_ttl();
+        let mut responses = self.append_stream(futures::stream::iter([rpc]), limit).await?;
+        let answered = tokio::time::timeout(limit, responses.next()).await.map_err(|_| unreachable("no answer"))?;
+        Ok(answered.ok_or_else(|| broken("the stream ended without an answer"))??.into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let responses: BoxStream<'s, _> = self.append_stream(input, option.soft_ttl()).await?;
+            Ok(responses)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        match self.ask(&Ask::Vote(rpc), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            _ => Err(broken("an answer to another question")),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        match self.ask(&Ask::PreVote(rpc), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            _ => Err(broken("an answer to another question")),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        match self.ask(&Ask::Transfer(req), &option).await? {
+            Answer::Transfer(response) => Ok(response),
+            _ => Err(broken("an answer to another question")),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Built,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let head = codec::encode(&SnapshotHead { vote, meta: snapshot.meta.clone() }).map_err(broken)?;
+        let (parts, receiver) = mpsc::channel(4);
+        let (target, data) = (self.target, snapshot.snapshot.clone());
+        let reading = tokio::task::spawn_blocking(move || read_parts(target, head.into(), data.path(), &parts));
+        let limit = Duration::from_millis(SNAPSHOT_TRANSFER_MILLIS);
+        let sending = tokio::time::timeout(limit, self.client.install(ReceiverStream::new(receiver)));
+        let frame = tokio::select! {
+            sent = sending => sent.map_err(|_| unreachable("the snapshot took too long"))?,
+            closed = cancel => return Err(closed.into()),
+        };
+        if let Ok(Err(error)) = reading.await {
+            return Err(broken(format!("cannot read the snapshot: {error}")).into());
+        }
+        let frame = frame.map_err(|status| of_status(&status))?.into_inner();
+        match codec::decode(&frame.head).map_err(broken)? {
+            Answer::Installed(response) => Ok(response),
+            _ => Err(broken("an answer to another question").into()),
+        }
+    }
+}
+
+/// Reads a snapshot's files part by part. Ends early without an error when the receiver has gone.
+fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<SnapshotPart>) -> std::io::Result<()> {
+    let empty = || SnapshotPart { to, ..SnapshotPart::default() };
+    if parts.blocking_send(SnapshotPart { head, ..empty() }).is_err() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let mut reader = std::fs::File::open(entry.path())?;
+        let mut sent = 0;
+        loop {
+            let mut data = Vec::new();
+            reader.by_ref().take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut data)?;
+            sent += data.len() as u64;
+            let last = data.len() < SNAPSHOT_CHUNK_BYTES;
+            let (crc32c, file_length) = (crc32c::crc32c(&data), if last { sent } else { 0 });
+            let part = SnapshotPart { file: file.clone(), data: data.into(), crc32c, file_length, ..empty() };
+            if parts.blocking_send(part).is_err() {
+                return Ok(());
+            }
+            if last {
+                break;
+            }
+        }
+    }
+    // Whether the receiver is still there shows in its answer.
+    let _ = parts.blocking_send(SnapshotPart { end: true, ..empty() });
+    Ok(())
+}
+
+/// A frame as an answer.
+pub fn answer_frame<T: serde::Serialize>(answer: &T) -> Result<Frame, tonic::Status> {
+    message::frame(0, answer, Bytes::new()).map_err(|error| tonic::Status::internal(error.to_string()))
+}

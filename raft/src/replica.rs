@@ -1,0 +1,729 @@
+//! One member's replica: opens the log and the state, runs Raft, and gives them out as a [`Kv`].
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use keelson_store::{
+    Applied, Clock, Command, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
+    Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
+};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::barrier::Barrier;
+use crate::limits::*;
+use crate::log::Log;
+use crate::machine::{Incoming, Machine};
+use crate::message::{Answer, Ask, Change, PeerStatus, Refusal};
+use crate::network::{AskError, Network};
+use crate::types::{Node, Outcome, Proposal, Raft};
+
+/// How a replica is opened.
+pub struct Options {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// This member's id, never 0, never used before by another.
+    pub id: u64,
+    /// Where log, state and snapshots are.
+    pub dir: PathBuf,
+    /// Shown by [`PeerStatus`].
+    pub version: String,
+    /// Tells the time to leases.
+    pub clock: Arc<dyn Clock>,
+    /// Where peers connect.
+    pub listener: TcpListener,
+    /// Identity towards peers that connect.
+    pub server_tls: Arc<ServerConfig>,
+    /// Identity towards peers that this member connects to.
+    pub client_tls: Arc<ClientConfig>,
+}
+
+/// Why a replica cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log cannot be read.
+    #[error("cannot open the Raft log: {0}")]
+    Log(std::io::Error),
+    /// The state cannot be read.
+    #[error("cannot open the store: {0}")]
+    Store(#[from] keelson_store::Fatal),
+    /// Raft does not start.
+    #[error("cannot start Raft: {0}")]
+    Raft(String),
+}
+
+/// A replicated store. Dropping it stops nothing: see [`Replica::shutdown`].
+#[derive(Clone)]
+pub struct Replica(pub(crate) Arc<Inner>);
+
+/// What the tasks of a replica share.
+pub struct Inner {
+    pub(crate) cluster_id: u64,
+    pub(crate) id: u64,
+    pub(crate) version: String,
+    pub(crate) raft: Raft,
+    pub(crate) store: Arc<StateMachine>,
+    pub(crate) incoming: Incoming,
+    pub(crate) network: Network,
+    leases: LeaseClock,
+    applied: watch::Receiver<u64>,
+    leading: watch::Sender<bool>,
+    barrier: Barrier,
+    proposed_bytes: AtomicUsize,
+    proposed: AtomicUsize,
+    stop: CancellationToken,
+}
+
+fn config() -> Result<Arc<Config>, OpenError> {
+    let config = Config {
+        cluster_name: "keelson".into(),
+        heartbeat_interval: HEARTBEAT_MILLIS,
+        election_timeout_min: ELECTION_MIN_MILLIS,
+        election_timeout_max: ELECTION_MAX_MILLIS,
+        install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
+        max_payload_entries: APPEND_ENTRIES,
+        replication_lag_threshold: SNAPSHOT_ENTRIES * 4,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        purge_batch_size: 256,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|error| OpenError::Raft(error.to_string()))
+}
+
+impl Replica {
+    /// Opens or creates this member's part. A new one waits until [`Replica::initialize`] or until it is added by
+    /// a member of a cluster ([`Replica::join`]).
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let Options { cluster_id, id, dir, version, clock, listener, server_tls, client_tls } = options;
+        let (store, log, machine) = tokio::task::spawn_blocking(move || {
+            let store = Arc::new(StateMachine::open(&dir.join("state"), keelson_store::Options::default())?);
+            let log = Log::open(&dir.join("log")).map_err(OpenError::Log)?;
+            let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
+            Ok::<_, OpenError>((store, log, machine))
+        })
+        .await
+        .map_err(|error| OpenError::Raft(error.to_string()))??;
+        let (incoming, applied) = (machine.incoming(), machine.applied());
+        let network = Network::new(client_tls);
+        let raft = Raft::new(id, config()?, network.clone(), log, machine)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let stop = CancellationToken::new();
+        let inner = Arc::new(Inner {
+            cluster_id,
+            id,
+            version,
+            raft,
+            store,
+            incoming,
+            network,
+            leases: LeaseClock::new(clock),
+            applied,
+            leading: watch::Sender::new(false),
+            barrier: Barrier::default(),
+            proposed_bytes: AtomicUsize::new(0),
+            proposed: AtomicUsize::new(0),
+            stop: stop.clone(),
+        });
+        tokio::spawn(crate::service::serve(inner.clone(), listener, server_tls, stop));
+        tokio::spawn(lead(inner.clone()));
+        tokio::spawn(crate::membership::promote(inner.clone()));
+        Ok(Self(inner))
+    }
+
+    /// Makes a new cluster of this member alone; nothing if it already belongs to one.
+    pub async fn initialize(&self, member: Node) -> Result<(), OpenError> {
+        let failed = |error: String| OpenError::Raft(error);
+        if self.is_initialized().await? {
+            return Ok(());
+        }
+        let members = std::collections::BTreeMap::from([(self.0.id, member)]);
+        self.0.raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Whether this member has ever belonged to a cluster.
+    pub async fn is_initialized(&self) -> Result<bool, OpenError> {
+        self.0.raft.is_initialized().await.map_err(|error| OpenError::Raft(error.to_string()))
+    }
+
+    /// Asks the members at these addresses to add this one, which they promote when it has caught up.
+    pub async fn join(&self, member: Node, addresses: &[String]) -> Result<(), KvError> {
+        let change = Change::Join(self.0.id, member);
+        let deadline = Instant::now() + Duration::from_millis(LEADER_WAIT_MILLIS * 4);
+        let mut why = String::from("no address of a member is known");
+        loop {
+            for address in addresses {
+                let asked = self.0.network.ask(0, address, &Ask::Change(change.clone()), Bytes::new()).await;
+                match asked {
+                    Ok(Answer::Changed(Ok(_))) => return Ok(()),
+                    Ok(Answer::Changed(Err(Refusal::Membership(refused)))) => {
+                        return Err(KvError::Unavailable(refused.to_string()));
+                    }
+                    Ok(Answer::Changed(Err(refusal))) => why = format!("{address}: {refusal}"),
+                    Ok(_) => why = format!("{address} gave an answer to another question"),
+                    Err(error) => why = format!("{address}: {error}"),
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(KvError::Unavailable(why));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Asks a member how it stands; itself without the network.
+    pub async fn status_of(&self, id: u64) -> Result<PeerStatus, KvError> {
+        if id == self.0.id {
+            return Ok(self.0.peer_status());
+        }
+        match self.0.ask_member(id, &Ask::Status).await? {
+            Answer::Status(status) => Ok(status),
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// Asks a member for its chain hash at a revision.
+    pub async fn hash_of(&self, id: u64, revision: Revision) -> Result<[u8; 32], KvError> {
+        if id == self.0.id {
+            return self.0.store.hash_at(revision);
+        }
+        match self.0.ask_member(id, &Ask::Hash(revision)).await? {
+            Answer::Hash(hash) => hash,
+            _ => Err(odd_answer()),
+        }
+    }
+
+    /// The state machine underneath.
+    pub fn machine(&self) -> &Arc<StateMachine> {
+        &self.0.store
+    }
+
+    /// Resolves with the reason when Raft has stopped on an error: the process must then end.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut metrics = self.0.raft.metrics();
+        let stop = self.0.stop.clone();
+        async move {
+            loop {
+                let state = metrics.borrow_and_update().running_state.clone();
+                match state {
+                    Err(fatal) if !stop.is_cancelled() => return fatal.to_string(),
+                    Err(_) => std::future::pending::<()>().await,
+                    Ok(()) => {}
+                }
+                if metrics.changed().await.is_err() {
+                    if stop.is_cancelled() {
+                        std::future::pending::<()>().await;
+                    }
+                    return "Raft has stopped".into();
+                }
+            }
+        }
+    }
+
+    /// Stops: hands leadership over if there is somebody to take it, ends watches, makes the state durable.
+    pub async fn shutdown(&self) {
+        if *self.0.leading.borrow()
+            && let Some((id, ..)) = self.0.members().into_iter().find(|(id, _, votes)| *votes && *id != self.0.id)
+            && self.0.raft.trigger().transfer_leader(id).await.is_ok()
+        {
+            let mut leading = self.0.leading.subscribe();
+            let gone = leading.wait_for(|leading| !leading);
+            let _ = tokio::time::timeout(Duration::from_millis(ELECTION_MAX_MILLIS), gone).await;
+        }
+        self.0.stop.cancel();
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop in order");
+        }
+        let store = self.0.store.clone();
+        let flushed = tokio::task::spawn_blocking(move || {
+            store.stop("the member stops");
+            store.flush()
+        });
+        if let Ok(Err(error)) = flushed.await {
+            tracing::warn!(%error, "the state was not flushed; the log has what is missing");
+        }
+    }
+}
+
+pub(crate) fn odd_answer() -> KvError {
+    KvError::Unavailable("a member gave an answer to another question".into())
+}
+
+fn unavailable(refusal: Refusal) -> KvError {
+    match refusal {
+        Refusal::Failed(error) => error,
+        other => KvError::Unavailable(other.to_string()),
+    }
+}
+
+/// What Raft's refusal means for whoever asked the leader.
+pub(crate) fn refused(
+    error: RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
+) -> Refusal {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => Refusal::NotLeader(to.leader_id),
+        RaftError::APIError(error @ ClientWriteError::ChangeMembershipError(_)) => {
+            Refusal::Membership(crate::cluster::ClusterError::Unsupported(error.to_string()))
+        }
+        RaftError::APIError(error) => Refusal::Failed(KvError::Unavailable(error.to_string())),
+        RaftError::Fatal(fatal) => Refusal::Failed(KvError::Stopped(fatal.to_string())),
+    }
+}
+
+impl Inner {
+    pub(crate) fn members(&self) -> Vec<(u64, Node, bool)> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    pub(crate) fn is_leading(&self) -> bool {
+        *self.leading.borrow()
+    }
+
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    pub(crate) fn peer_status(&self) -> PeerStatus {
+        let metrics = self.raft.metrics();
+        let (leader, term) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.current_term)
+        };
+        let view = self.store.view();
+        PeerStatus {
+            leader_id: leader.unwrap_or(0),
+            term,
+            applied_index: view.applied_index(),
+            revision: view.revision(),
+            db_size: self.store.size_bytes(),
+            version: self.version.clone(),
+        }
+    }
+
+    /// Waits until this member has applied an index.
+    pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), KvError> {
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        let limit = Duration::from_millis(PEER_REQUEST_MILLIS);
+        match tokio::time::timeout(limit, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(KvError::Stopped("the state machine has stopped".into())),
+            Err(_) => Err(KvError::Unavailable(format!("this member did not apply entry {index} within {limit:?}"))),
+        }
+    }
+
+    /// Writes as the leader.
+    pub(crate) async fn propose_here(&self, encoded: Bytes) -> Result<(u64, Result<Applied, KvError>), Refusal> {
+        self.write_here(Proposal::from_encoded(encoded)).await
+    }
+
+    async fn write_here(&self, proposal: Proposal) -> Result<(u64, Result<Applied, KvError>), Refusal> {
+        let written = self.raft.client_write(proposal).await.map_err(refused)?;
+        let Outcome(Some(answer)) = written.data else {
+            return Err(Refusal::Failed(KvError::Stopped("a command was applied without an answer".into())));
+        };
+        Ok((written.log_id.index, answer))
+    }
+
+    /// An index that a linearizable read must have applied, as the leader.
+    pub(crate) async fn read_index_here(&self) -> Result<u64, Refusal> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(error) => Err(read_refused(error)),
+        }
+    }
+
+    /// Whether a majority has heard of this leader within its lease.
+    async fn lease_here(&self) -> Result<(), Refusal> {
+        self.raft.get_read_log_id(ReadPolicy::LeaseRead).await.map(|_| ()).map_err(read_refused)
+    }
+
+    pub(crate) async fn keep_alive_here(&self, id: LeaseId) -> Result<i64, Refusal> {
+        self.lease_here().await?;
+        self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)
+    }
+
+    pub(crate) async fn remaining_here(&self, id: LeaseId) -> Result<i64, Refusal> {
+        self.lease_here().await?;
+        let status = self.leases.status(&self.store.view(), id).map_err(Refusal::Failed)?;
+        Ok(status.remaining_ttl)
+    }
+
+    async fn ask_member(&self, id: u64, question: &Ask) -> Result<Answer, KvError> {
+        let Some((_, member, _)) = self.members().into_iter().find(|(found, ..)| *found == id) else {
+            return Err(KvError::Unavailable(format!("there is no member {id:x}")));
+        };
+        let asked = self.network.ask(id, &member.peer_address, question, Bytes::new()).await;
+        asked.map_err(|error| KvError::Unavailable(format!("member {}: {error}", member.name)))
+    }
+
+    /// Answers as the leader what [`Inner::ask_leader`] asks.
+    async fn answer_here(&self, question: &Ask) -> Result<Answer, KvError> {
+        Ok(match question {
+            Ask::ReadIndex => Answer::ReadIndex(self.read_index_here().await),
+            Ask::KeepAlive(id) => Answer::Seconds(self.keep_alive_here(*id).await),
+            Ask::RemainingTtl(id) => Answer::Seconds(self.remaining_here(*id).await),
+            Ask::Change(change) => Answer::Changed(self.change_here(change.clone()).await),
+            _ => return Err(KvError::Stopped("a question that is not for the leader".into())),
+        })
+    }
+
+    /// Asks whoever leads, for as long as nobody does or the one asked says that it does not.
+    pub(crate) async fn ask_leader(&self, question: Ask, body: Bytes) -> Result<Answer, KvError> {
+        let mut patience = Patience::new(self);
+        loop {
+            let leader = patience.leader().await?;
+            let answer = if leader == self.id {
+                self.answer_here(&question).await?
+            } else {
+                match self.forward(leader, &question, body.clone()).await {
+                    Ok(answer) => answer,
+                    Err(AskError::NotSent(why)) => {
+                        patience.wait(why).await?;
+                        continue;
+                    }
+                    Err(AskError::Unknown(why)) => return Err(KvError::Unavailable(why)),
+                }
+            };
+            let not_leader = matches!(
+                &answer,
+                Answer::ReadIndex(Err(Refusal::NotLeader(_)))
+                    | Answer::Seconds(Err(Refusal::NotLeader(_)))
+                    | Answer::Changed(Err(Refusal::NotLeader(_)))
+                    | Answer::Proposed(Err(Refusal::NotLeader(_)))
+            );
+            if !not_leader {
+                return Ok(answer);
+            }
+            patience.wait("the leader has changed".into()).await?;
+        }
+    }
+
+    async fn forward(&self, leader: u64, question: &Ask, body: Bytes) -> Result<Answer, AskError> {
+        let Some((_, member, _)) = self.members().into_iter().find(|(id, ..)| *id == leader) else {
+            return Err(AskError::NotSent(format!("the leader {leader:x} is no member")));
+        };
+        self.network.ask(leader, &member.peer_address, question, body).await
+    }
+
+    /// Replicates a command, wherever the leader is.
+    async fn propose(&self, command: Command) -> Result<Applied, KvError> {
+        let proposal = Proposal::new(command).map_err(|_| KvError::TooLarge)?;
+        let _admitted = self.admit(proposal.encoded.len())?;
+        let mut patience = Patience::new(self);
+        while patience.leader().await? == self.id {
+            match self.write_here(proposal.clone()).await {
+                Ok((_, answer)) => return answer,
+                Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
+                Err(refusal) => return Err(unavailable(refusal)),
+            }
+        }
+        match self.ask_leader_to_write(&proposal).await? {
+            (index, Ok(applied)) => {
+                self.wait_applied(index).await?;
+                Ok(applied)
+            }
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    async fn ask_leader_to_write(&self, proposal: &Proposal) -> Result<(u64, Result<Applied, KvError>), KvError> {
+        let mut patience = Patience::new(self);
+        loop {
+            let leader = patience.leader().await?;
+            let written = if leader == self.id {
+                self.write_here(proposal.clone()).await
+            } else {
+                match self.forward(leader, &Ask::Propose, proposal.encoded.clone()).await {
+                    Ok(Answer::Proposed(written)) => written,
+                    Ok(_) => return Err(odd_answer()),
+                    Err(AskError::NotSent(why)) => {
+                        patience.wait(why).await?;
+                        continue;
+                    }
+                    Err(AskError::Unknown(why)) => return Err(KvError::Unavailable(why)),
+                }
+            };
+            match written {
+                Ok(written) => return Ok(written),
+                Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
+                Err(refusal) => return Err(unavailable(refusal)),
+            }
+        }
+    }
+
+    /// Counts a proposal while it is under way.
+    fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
+        let admitted = Admitted { inner: self, bytes };
+        let before = self.proposed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let count = self.proposed.fetch_add(1, Ordering::Relaxed);
+        if before > PROPOSED_BYTES || count > PROPOSED_COMMANDS { Err(KvError::Overloaded) } else { Ok(admitted) }
+    }
+}
+
+fn read_refused(
+    error: RaftError<crate::types::TypeConfig, LinearizableReadError<crate::types::TypeConfig>>,
+) -> Refusal {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => Refusal::NotLeader(to.leader_id),
+        RaftError::APIError(error) => Refusal::Failed(KvError::Unavailable(error.to_string())),
+        RaftError::Fatal(fatal) => Refusal::Failed(KvError::Stopped(fatal.to_string())),
+    }
+}
+
+struct Admitted<'a> {
+    inner: &'a Inner,
+    bytes: usize,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.inner.proposed_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.inner.proposed.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long a request waits for a leader.
+struct Patience<'a> {
+    inner: &'a Inner,
+    deadline: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Self { inner, deadline: Instant::now() + Duration::from_millis(LEADER_WAIT_MILLIS) }
+    }
+
+    /// Who leads; waits while nobody does.
+    async fn leader(&mut self) -> Result<u64, KvError> {
+        if let Some(leader) = self.inner.leader() {
+            return Ok(leader);
+        }
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let (leader, state) = {
+                let metrics = metrics.borrow_and_update();
+                (metrics.current_leader, metrics.running_state.clone())
+            };
+            match (leader, state) {
+                (_, Err(fatal)) => return Err(KvError::Stopped(fatal.to_string())),
+                (Some(leader), _) => return Ok(leader),
+                (None, _) => {}
+            }
+            match tokio::time::timeout_at(self.deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(KvError::Stopped("Raft has stopped".into())),
+                Err(_) => return Err(KvError::Unavailable("no member has been elected".into())),
+            }
+        }
+    }
+
+    /// Waits a little for things to change.
+    async fn wait(&mut self, why: String) -> Result<(), KvError> {
+        if Instant::now() >= self.deadline {
+            return Err(KvError::Unavailable(why));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok(())
+    }
+}
+
+/// Follows whether this member leads; while it does, keeps the time of leases.
+async fn lead(inner: Arc<Inner>) {
+    let mut metrics = inner.raft.metrics();
+    let mut tick = tokio::time::interval(Duration::from_millis(LEASE_TICK_MILLIS));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut leading = false;
+    loop {
+        let elected = {
+            let metrics = metrics.borrow_and_update();
+            metrics.state == ServerState::Leader && metrics.running_state.is_ok()
+        };
+        if elected && !leading {
+            // Leases may have been renewed with the former leader: they run only once all it wrote is here.
+            if inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok() {
+                inner.leases.lead(&inner.store.view(), ELECTION_MAX_MILLIS);
+                leading = true;
+                inner.leading.send_replace(true);
+                tracing::info!(member = format!("{:x}", inner.id), "this member leads");
+            }
+        } else if !elected && leading {
+            inner.leases.resign();
+            leading = false;
+            inner.leading.send_replace(false);
+            tracing::info!(member = format!("{:x}", inner.id), "this member no longer leads");
+        }
+        tokio::select! {
+            () = inner.stop.cancelled() => break,
+            changed = metrics.changed() => if changed.is_err() { break },
+            _ = tick.tick() => if leading { expire(&inner).await },
+        }
+    }
+    inner.leases.resign();
+    inner.leading.send_replace(false);
+}
+
+/// Revokes expired leases and records the remaining time of long ones.
+async fn expire(inner: &Inner) {
+    let due = inner.leases.tick(&inner.store.view());
+    if due.expired.is_empty() && due.checkpoints.is_empty() {
+        return;
+    }
+    if inner.lease_here().await.is_err() {
+        return;
+    }
+    let mut commands: Vec<_> = due.expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect();
+    if !due.checkpoints.is_empty() {
+        commands.push(Command::LeaseCheckpoint(due.checkpoints));
+    }
+    let proposals = commands.into_iter().filter_map(|command| Proposal::new(command).ok());
+    for written in futures::future::join_all(proposals.map(|proposal| inner.write_here(proposal))).await {
+        // The next ticks try again.
+        if let Err(error) = written {
+            tracing::debug!(%error, "an expired lease is still there");
+        }
+    }
+}
+
+impl Replica {
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<(), KvError>> {
+        async move { self.0.propose(command).await.map(|_| ()) }.boxed()
+    }
+}
+
+impl Kv for Replica {
+    fn view(&self) -> View {
+        self.0.store.view()
+    }
+
+    fn barrier(&self) -> BoxFuture<'_, Result<Revision, KvError>> {
+        let inner = self.0.clone();
+        let round = self.0.barrier.join(move || {
+            async move {
+                let Answer::ReadIndex(index) = inner.ask_leader(Ask::ReadIndex, Bytes::new()).await? else {
+                    return Err(odd_answer());
+                };
+                inner.wait_applied(index.map_err(unavailable)?).await
+            }
+            .boxed()
+        });
+        async move {
+            round.await?;
+            Ok(self.0.store.view().revision())
+        }
+        .boxed()
+    }
+
+    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
+        self.0.store.view().query(request)
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+        async move {
+            keelson_store::check(&txn)?;
+            match self.0.propose(Command::Txn(txn)).await? {
+                Applied::Txn(response) => Ok(response),
+                Applied::Done(_) => Err(KvError::Stopped("a transaction got another command's answer".into())),
+            }
+        }
+        .boxed()
+    }
+
+    fn watch(&self, request: WatchRequest) -> Result<Watch, KvError> {
+        self.0.store.watch(request)
+    }
+
+    fn progress(&self) {
+        self.0.store.progress();
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
+        self.command(Command::Compact(revision))
+    }
+
+    fn change_settings(&self, change: SettingsChange) -> BoxFuture<'_, Result<(), KvError>> {
+        self.command(Command::Settings(change))
+    }
+
+    fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>> {
+        async move {
+            let chosen = if id == 0 { choose_lease_id(&self.0.store.view()) } else { id };
+            self.0.propose(Command::LeaseGrant { id: chosen, ttl }).await?;
+            Ok(chosen)
+        }
+        .boxed()
+    }
+
+    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        self.command(Command::LeaseRevoke { id })
+    }
+
+    fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {
+        async move {
+            match self.0.ask_leader(Ask::KeepAlive(id), Bytes::new()).await? {
+                Answer::Seconds(seconds) => seconds.map_err(unavailable),
+                _ => Err(odd_answer()),
+            }
+        }
+        .boxed()
+    }
+
+    fn lease_status(&self, id: LeaseId) -> BoxFuture<'_, Result<LeaseStatus, KvError>> {
+        async move {
+            let Answer::Seconds(seconds) = self.0.ask_leader(Ask::RemainingTtl(id), Bytes::new()).await? else {
+                return Err(odd_answer());
+            };
+            let remaining_ttl = seconds.map_err(unavailable)?;
+            self.barrier().await?;
+            let view = self.0.store.view();
+            let lease = view.lease(id).ok_or(KvError::LeaseNotFound)?;
+            let keys = lease.keys().cloned().collect();
+            Ok(LeaseStatus { id, granted_ttl: lease.granted_ttl, remaining_ttl, keys })
+        }
+        .boxed()
+    }
+
+    fn leases(&self) -> Vec<LeaseId> {
+        self.0.store.view().leases().map(|lease| lease.id).collect()
+    }
+
+    fn status(&self) -> KvStatus {
+        let status = self.0.peer_status();
+        KvStatus {
+            member_id: self.0.id,
+            leader_id: status.leader_id,
+            is_leader: self.0.is_leading(),
+            term: status.term,
+            applied_index: status.applied_index,
+            revision: status.revision,
+            db_size: status.db_size,
+        }
+    }
+
+    fn leadership(&self) -> Pin<Box<dyn Stream<Item = bool> + Send>> {
+        WatchStream::new(self.0.leading.subscribe()).boxed()
+    }
+}

@@ -1,0 +1,209 @@
+//! The peer service: what other members may ask of this one.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use keelson_proto::peer::peer_server::{Peer, PeerServer};
+use keelson_proto::peer::{Frame, SnapshotPart};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::codec;
+use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_STREAMS};
+use crate::machine::{Built, SnapshotDir};
+use crate::message::{self, Answer, Ask, SnapshotHead};
+use crate::network::answer_frame;
+use crate::replica::Inner;
+
+/// Serves peers until `stop`.
+pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+    let service = PeerServer::new(Service(inner))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let acceptor = TlsAcceptor::from(tls);
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, acceptor.clone(), service.clone());
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = connection => {}
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: others may be closed meanwhile.
+                tracing::warn!(%error, "cannot accept a peer's connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: PeerServer<Service>) {
+    let from = stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, from, "cannot set TCP_NODELAY");
+    }
+    let limit = Duration::from_millis(PEER_CONNECT_MILLIS);
+    let stream = match tokio::time::timeout(limit, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::warn!(%error, from, "a peer's TLS handshake failed"),
+        Err(_) => return tracing::warn!(from, "a peer's TLS handshake took too long"),
+    };
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(2)))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .max_concurrent_streams(PEER_STREAMS)
+        .initial_stream_window_size(8 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, from, "a peer's connection ended");
+    }
+}
+
+/// The service's implementation.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+fn malformed(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+impl Service {
+    fn meant(&self, to: u64) -> Result<(), Status> {
+        let own = self.0.id;
+        if to == own || to == 0 {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("this is member {own:x}, not {to:x}")))
+    }
+
+    async fn answer(&self, question: Ask, frame: Frame) -> Result<Answer, Status> {
+        let inner = &self.0;
+        Ok(match question {
+            Ask::Vote(request) => Answer::Vote(inner.raft.vote(request).await.map_err(stopped)?),
+            Ask::PreVote(request) => Answer::Vote(inner.raft.pre_vote(request).await.map_err(stopped)?),
+            Ask::Transfer(request) => {
+                Answer::Transfer(inner.raft.handle_transfer_leader(request).await.map_err(stopped)?)
+            }
+            Ask::Propose => Answer::Proposed(inner.propose_here(frame.body).await),
+            Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
+            Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),
+            Ask::RemainingTtl(id) => Answer::Seconds(inner.remaining_here(id).await),
+            Ask::Change(change) => Answer::Changed(inner.change_here(change).await),
+            Ask::Hash(revision) => Answer::Hash(inner.store.hash_at(revision)),
+            Ask::Status => Answer::Status(inner.peer_status()),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for Service {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+    async fn append(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::AppendStream>, Status> {
+        let service = self.clone();
+        let requests = request.into_inner().map(move |frame| {
+            let frame = frame?;
+            service.meant(frame.to)?;
+            message::read_append(frame).map_err(malformed)
+        });
+        // The first bad request ends the stream; what came before it is answered.
+        let requests = requests.take_while(|request| std::future::ready(request.is_ok()));
+        let requests = requests.filter_map(|request| std::future::ready(request.ok()));
+        let answers = self.0.raft.stream_append(requests).map_err(stopped);
+        let frames = answers.map(|answer| answer.and_then(|answer| answer_frame(&answer)));
+        Ok(Response::new(Box::pin(frames)))
+    }
+
+    async fn ask(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let frame = request.into_inner();
+        self.meant(frame.to)?;
+        let question = codec::decode(&frame.head).map_err(malformed)?;
+        Ok(Response::new(answer_frame(&self.answer(question, frame).await?)?))
+    }
+
+    async fn install(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<Frame>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.ok_or_else(|| malformed("an empty snapshot"))?;
+        self.meant(first.to)?;
+        let SnapshotHead { vote, meta } = codec::decode(&first.head).map_err(malformed)?;
+        let snapshot = self.0.incoming.directory().map_err(stopped)?;
+        receive(parts, &snapshot).await?;
+        tracing::info!(last = ?meta.last_log_id, "a snapshot has arrived");
+        let built = Built { meta, snapshot };
+        let response = self.0.raft.install_full_snapshot(vote, built).await.map_err(stopped)?;
+        Ok(Response::new(answer_frame(&Answer::Installed(response))?))
+    }
+}
+
+/// Receives a snapshot's files; all are whole and on disk when this returns.
+async fn receive(mut parts: Streaming<SnapshotPart>, snapshot: &SnapshotDir) -> Result<(), Status> {
+    let mut open: Option<(String, File, u64)> = None;
+    while let Some(part) = parts.message().await? {
+        if part.end {
+            if open.is_some() {
+                return Err(malformed("a file of the snapshot is not whole"));
+            }
+            return File::open(snapshot.path()).and_then(|dir| dir.sync_all()).map_err(stopped);
+        }
+        let directory = snapshot.path().to_owned();
+        // Files are written beside the tasks that must not wait for a disk.
+        let written = tokio::task::spawn_blocking(move || write_part(open, &part, &directory));
+        open = written.await.map_err(stopped)??;
+    }
+    Err(Status::aborted("the snapshot ended before its end"))
+}
+
+type OpenFile = Option<(String, File, u64)>;
+
+fn write_part(open: OpenFile, part: &SnapshotPart, directory: &std::path::Path) -> Result<OpenFile, Status> {
+    if crc32c::crc32c(&part.data) != part.crc32c {
+        return Err(malformed("a part of the snapshot was damaged on its way"));
+    }
+    let plain = !part.file.is_empty() && !part.file.contains(['/', '\0']) && !part.file.starts_with('.');
+    if !plain {
+        return Err(malformed("a file's name in the snapshot is not plain"));
+    }
+    let (name, mut file, written) = match open {
+        Some(open) if open.0 == part.file => open,
+        Some(_) => return Err(malformed("files of the snapshot are mixed")),
+        None => {
+            let path = directory.join(&part.file);
+            (part.file.clone(), fs::File::create_new(path).map_err(stopped)?, 0)
+        }
+    };
+    file.write_all(&part.data).map_err(stopped)?;
+    let written = written + part.data.len() as u64;
+    if part.data.len() == crate::limits::SNAPSHOT_CHUNK_BYTES {
+        return Ok(Some((name, file, written)));
+    }
+    if part.file_length != written {
+        return Err(malformed("a file of the snapshot has not its length"));
+    }
+    file.sync_all().map_err(stopped)?;
+    Ok(None)
+}

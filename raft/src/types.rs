@@ -1,0 +1,93 @@
+//! The types that openraft is used with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_store::{Applied, Command, KvError};
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+
+openraft::declare_raft_types!(
+    /// Keelson's choice of openraft's types.
+    pub TypeConfig:
+        D = Proposal,
+        R = Outcome,
+        NodeId = u64,
+        Node = Node,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+);
+
+/// A log entry.
+pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// A log entry's identity.
+pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// A vote.
+pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+/// A membership and the log entry it came with.
+pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+/// What a snapshot contains.
+pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+/// The Raft node.
+pub type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
+
+/// Who a member is and where it is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// `host:port` of its peer service.
+    pub peer_address: String,
+    /// URLs at which clients reach it; empty until it has told them.
+    pub client_urls: Vec<String>,
+    /// Whether it is to be promoted as soon as it has caught up.
+    pub joining: bool,
+}
+
+/// A command on its way through the log: encoded once by its proposer, decoded once on each other member.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The command in the codec's form.
+    pub encoded: Bytes,
+    #[serde(skip)]
+    command: Option<Arc<Command>>,
+}
+
+impl Proposal {
+    /// Encodes a command.
+    pub fn new(command: Command) -> Result<Self, codec::Error> {
+        Ok(Self { encoded: codec::encode(&command)?.into(), command: Some(Arc::new(command)) })
+    }
+
+    /// A proposal as it came from the log or from another member.
+    pub fn from_encoded(encoded: Bytes) -> Self {
+        Self { encoded, command: None }
+    }
+
+    /// The command.
+    pub fn command(&self) -> Result<Arc<Command>, codec::Error> {
+        match &self.command {
+            Some(command) => Ok(command.clone()),
+            None => Ok(Arc::new(codec::decode(&self.encoded)?)),
+        }
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Proposal {
+    // Values may be secrets: only the size is told.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "command of {} bytes", self.encoded.len())
+    }
+}
+
+/// What applying an entry answered: `None` for entries that carry no command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome(pub Option<Result<Applied, KvError>>);
