@@ -100,7 +100,7 @@ fn spread(
         endpoints.into_iter().map(|e| (identity(&e), e)).collect();
     let mut kept: Vec<(&Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
     for slice in slices {
-        let stay = slice.endpoints.iter().filter_map(|e| left.remove(&identity(e))).collect();
+        let stay = slice.endpoints.iter().flatten().filter_map(|e| left.remove(&identity(e))).collect();
         kept.push((slice, stay));
     }
     let mut left: Vec<Endpoint> = left.into_values().collect();
@@ -118,12 +118,12 @@ fn spread(
             plan.delete.push(slice.clone());
             continue;
         }
-        let mut new = EndpointSlice { endpoints, ..(**slice).clone() };
+        let mut new = EndpointSlice { endpoints: Some(endpoints), ..(**slice).clone() };
         let model = blank(shape);
         let before = slice.metadata.annotations.clone().unwrap_or_default();
         new.metadata.labels = model.metadata.labels;
         new.metadata.owner_references = model.metadata.owner_references;
-        let changed = new.endpoints != slice.endpoints
+        let changed = new.endpoints.as_deref() != Some(slice.endpoints.as_deref().unwrap_or_default())
             || new.metadata.labels != slice.metadata.labels
             || new.metadata.owner_references != slice.metadata.owner_references;
         if changed {
@@ -135,7 +135,7 @@ fn spread(
         }
     }
     for chunk in left.chunks(MAX_ENDPOINTS) {
-        plan.create.push(EndpointSlice { endpoints: chunk.to_vec(), ..blank(shape) });
+        plan.create.push(EndpointSlice { endpoints: Some(chunk.to_vec()), ..blank(shape) });
     }
     if placeholder {
         plan.create.push(blank(shape));
