@@ -98,7 +98,10 @@ fn names_are_the_nodes(subject: &CsrSubject, node: Option<&Node>, taken: &[IpAdd
     let known: Vec<&str> = addresses.map(|a| a.address.as_str()).chain(node.metadata.name.as_deref()).collect();
     let reserved = |name: &str| name == "localhost" || name == "kubernetes" || name.starts_with("kubernetes.");
     subject.dns.iter().all(|d| known.contains(&d.as_str()) && !reserved(d))
-        && subject.ips.iter().all(|ip| known.contains(&ip.to_string().as_str()) && !ip.is_loopback() && !taken.contains(ip))
+        && subject
+            .ips
+            .iter()
+            .all(|ip| known.contains(&ip.to_string().as_str()) && !ip.is_loopback() && !taken.contains(ip))
 }
 
 /// Decides; `node` is the Node that the subject names, `taken` are addresses that no node may claim.
@@ -268,7 +271,10 @@ mod tests {
     fn nodes_get_client_certificates_of_their_own() {
         let node = subject("system:node:a", &[]);
         let approved = |user: &str, groups: &[&str], usages: &[&str], subject: &Result<CsrSubject, String>| {
-            matches!(plan(&request(KUBELET_CLIENT, user, groups, usages, json!([])), subject, None, &[]), Plan::Approve(_))
+            matches!(
+                plan(&request(KUBELET_CLIENT, user, groups, usages, json!([])), subject, None, &[]),
+                Plan::Approve(_)
+            )
         };
         assert!(approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &node));
         assert!(approved("system:node:a", &[NODES], CLIENT_USE, &node));
@@ -317,11 +323,23 @@ mod tests {
     fn requests_go_when_they_are_of_no_use() {
         for (status, hours) in [
             (json!({}), 24),
-            (json!({"conditions": [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}), 1),
-            (json!({"certificate": "eA==", "conditions":
-                [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}), 6),
-            (json!({"conditions": [{"type": "Denied", "status": "True", "lastUpdateTime": "2026-01-01T07:00:00Z"}]}), 8),
-            (json!({"conditions": [{"type": "Failed", "status": "True", "lastUpdateTime": "2026-01-01T02:00:00Z"}]}), 3),
+            (
+                json!({"conditions": [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}),
+                1,
+            ),
+            (
+                json!({"certificate": "eA==", "conditions":
+                [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}),
+                6,
+            ),
+            (
+                json!({"conditions": [{"type": "Denied", "status": "True", "lastUpdateTime": "2026-01-01T07:00:00Z"}]}),
+                8,
+            ),
+            (
+                json!({"conditions": [{"type": "Failed", "status": "True", "lastUpdateTime": "2026-01-01T02:00:00Z"}]}),
+                3,
+            ),
         ] {
             let mut request = request(CLIENT, "u", &[], CLIENT_USE, json!([]));
             let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::Config;
 use context::Context;
-use runtime::Work::{Keyed, Loop};
 use runtime::Controller;
+use runtime::Work::{Keyed, Loop};
 
 /// Declares a row for a controller that looks at keys.
 macro_rules! keyed {
@@ -39,7 +39,10 @@ macro_rules! keyed {
     };
 }
 
-const fn looped(name: &'static str, body: fn(std::sync::Arc<Context>) -> futures::future::BoxFuture<'static, ()>) -> Controller {
+const fn looped(
+    name: &'static str,
+    body: fn(std::sync::Arc<Context>) -> futures::future::BoxFuture<'static, ()>,
+) -> Controller {
     Controller { name, work: Loop(body) }
 }
 
@@ -76,7 +79,12 @@ static CONTROLLERS: &[Controller] = &[
         housekeeping::root_ca::watch,
         housekeeping::root_ca::reconcile
     ),
-    keyed!("clusterrole-aggregation-controller", 2, housekeeping::aggregation::watch, housekeeping::aggregation::reconcile),
+    keyed!(
+        "clusterrole-aggregation-controller",
+        2,
+        housekeeping::aggregation::watch,
+        housekeeping::aggregation::reconcile
+    ),
     keyed!("bootstrap-signer-controller", 1, housekeeping::bootstrap::watch_signer, housekeeping::bootstrap::sign),
     keyed!("token-cleaner-controller", 1, housekeeping::bootstrap::watch_cleaner, housekeeping::bootstrap::clean),
     keyed!("certificatesigningrequest-approving-and-signing-controller", 4, csr::watch, csr::reconcile),

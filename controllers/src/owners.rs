@@ -77,7 +77,9 @@ fn claim_of(candidate: &ObjectMeta, owner: &ObjectMeta, matches: bool) -> Claim 
         Some(_) if matches => Claim::Keep,
         Some(_) if owner.deletion_timestamp.is_some() => Claim::Ignore,
         Some(_) => Claim::Release,
-        None if owner.deletion_timestamp.is_some() || !matches || candidate.deletion_timestamp.is_some() => Claim::Ignore,
+        None if owner.deletion_timestamp.is_some() || !matches || candidate.deletion_timestamp.is_some() => {
+            Claim::Ignore
+        }
         None => Claim::Adopt,
     }
 }
@@ -141,8 +143,7 @@ async fn is_still_there<O: Object + Resource<Scope = NamespaceResourceScope>>(
 ) -> Result<bool, Error> {
     let name = owner.metadata().name.as_deref().unwrap_or_default();
     let fresh = client.namespaced::<O>(namespace).get_opt(name).await?;
-    Ok(fresh
-        .is_some_and(|f| f.metadata().uid == owner.metadata().uid && f.metadata().deletion_timestamp.is_none()))
+    Ok(fresh.is_some_and(|f| f.metadata().uid == owner.metadata().uid && f.metadata().deletion_timestamp.is_none()))
 }
 
 #[cfg(test)]

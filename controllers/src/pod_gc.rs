@@ -105,9 +105,7 @@ async fn gone_nodes(context: &Context, pods: &[Arc<Pod>], missing: &mut HashMap<
     }
     let mut gone = Vec::new();
     for (name, since) in missing.iter() {
-        if since.elapsed() >= QUARANTINE
-            && matches!(context.client.cluster::<Node>().get_opt(name).await, Ok(None))
-        {
+        if since.elapsed() >= QUARANTINE && matches!(context.client.cluster::<Node>().get_opt(name).await, Ok(None)) {
             gone.push(name.clone());
         }
     }
@@ -160,7 +158,8 @@ mod tests {
             Arc::new(serde_json::from_value(value).unwrap())
         };
         let node = |name: &str| -> Option<Arc<Node>> {
-            let taints = if name == "off" { json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]) } else { json!([]) };
+            let taints =
+                if name == "off" { json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]) } else { json!([]) };
             let ready = if name == "off" { "Unknown" } else { "True" };
             matches!(name, "on" | "off").then(|| {
                 Arc::new(

@@ -305,11 +305,15 @@ mod tests {
         let set: ReplicaSet = serde_json::from_value(json!({"metadata": {"name": "r", "generation": 2},
             "spec": {"selector": {}}, "status": {"replicas": 1, "terminatingReplicas": 0, "observedGeneration": 2}}))
         .unwrap();
-        let (counts, now) = (Counts { replicas: 1, ..Counts::default() }, Time("2026-01-01T00:00:00Z".parse().unwrap()));
+        let (counts, now) =
+            (Counts { replicas: 1, ..Counts::default() }, Time("2026-01-01T00:00:00Z".parse().unwrap()));
         assert!(set.with_status(&counts, None, now.clone()).is_none());
         let failed = set.with_status(&counts, Some(("FailedCreate", "quota".into())), now.clone()).unwrap();
         let conditions = failed.status.as_ref().and_then(|s| s.conditions.clone()).unwrap();
-        assert_eq!((conditions[0].type_.as_str(), conditions[0].reason.as_deref()), ("ReplicaFailure", Some("FailedCreate")));
+        assert_eq!(
+            (conditions[0].type_.as_str(), conditions[0].reason.as_deref()),
+            ("ReplicaFailure", Some("FailedCreate"))
+        );
         assert!(failed.with_status(&counts, Some(("FailedCreate", "other".into())), now.clone()).is_none());
         assert_eq!(failed.with_status(&counts, None, now).unwrap().status.unwrap().conditions, None);
     }

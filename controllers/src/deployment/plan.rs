@@ -201,7 +201,13 @@ mod tests {
             ("new ones are ready", bounds(4, 1, 1), set("n", 2, 2, 5), vec![set("o", 3, 3, 5)], "o=1"),
             ("the last", bounds(4, 1, 1), set("n", 4, 4, 5), vec![set("o", 1, 1, 5)], "o=0"),
             ("too many", bounds(2, 1, 1), set("n", 4, 4, 5), vec![], "n=2"),
-            ("sick ones go first", bounds(4, 0, 1), set("n", 0, 0, 4), vec![set("o", 2, 0, 4), set("p", 2, 2, 4)], "o=1"),
+            (
+                "sick ones go first",
+                bounds(4, 0, 1),
+                set("n", 0, 0, 4),
+                vec![set("o", 2, 0, 4), set("p", 2, 2, 4)],
+                "o=1",
+            ),
             ("no unavailability", bounds(3, 1, 0), set("n", 1, 0, 4), vec![set("o", 3, 3, 4)], ""),
         ] {
             assert_eq!(shown(&rolled(&bounds, &new, &old)), expected, "{what}");
@@ -263,7 +269,10 @@ mod tests {
         let old: Vec<Set> = [("a", 0, "1"), ("b", 0, "2"), ("c", 1, "3"), ("d", 0, "4")]
             .map(|(name, size, revision)| {
                 let mut s = (*set(name, size, size, 1)).clone();
-                s.metadata.annotations.get_or_insert_default().insert(super::super::sets::REVISION.into(), revision.into());
+                s.metadata
+                    .annotations
+                    .get_or_insert_default()
+                    .insert(super::super::sets::REVISION.into(), revision.into());
                 Arc::new(s)
             })
             .into();

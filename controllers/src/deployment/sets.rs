@@ -137,7 +137,10 @@ pub fn is_of_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
 }
 
 /// Splits the sets into the one of the template (the oldest, should there be several) and the others, oldest first.
-pub fn split(mut sets: Vec<Arc<ReplicaSet>>, template: &PodTemplateSpec) -> (Option<Arc<ReplicaSet>>, Vec<Arc<ReplicaSet>>) {
+pub fn split(
+    mut sets: Vec<Arc<ReplicaSet>>,
+    template: &PodTemplateSpec,
+) -> (Option<Arc<ReplicaSet>>, Vec<Arc<ReplicaSet>>) {
     sets.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.metadata.name.clone()));
     let new = sets.iter().position(|s| is_of_template(s, template)).map(|i| sets.remove(i));
     (new, sets)

@@ -149,10 +149,10 @@ pub fn status(
             judge(deployment, new, &status, current, &mut conditions, now);
         }
     }
-    let failures = all.iter().filter_map(|s| {
+    let mut failures = all.iter().filter_map(|s| {
         s.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
     });
-    match failures.last() {
+    match failures.next_back() {
         Some(failure) => {
             let (reason, message) = (failure.reason.as_deref().unwrap_or_default(), failure.message.clone());
             set_condition(
@@ -249,17 +249,33 @@ mod tests {
         for (what, before, set, expected) in [
             ("begins", json!({}), set(2, 0), "MinimumReplicasUnavailable=False ReplicaSetUpdated=True"),
             ("is done", json!({}), set(2, 2), "MinimumReplicasAvailable=True NewReplicaSetAvailable=True"),
-            ("waits", progressing("ReplicaSetUpdated", "2026-01-01T00:09:30Z"), set(2, 0),
-                "MinimumReplicasUnavailable=False ReplicaSetUpdated=True"),
-            ("is stuck", progressing("ReplicaSetUpdated", "2026-01-01T00:08:00Z"), set(2, 0),
-                "MinimumReplicasUnavailable=False ProgressDeadlineExceeded=False"),
-            ("was done", progressing("NewReplicaSetAvailable", "2026-01-01T00:00:00Z"), set(2, 1),
-                "MinimumReplicasUnavailable=False NewReplicaSetAvailable=True"),
+            (
+                "waits",
+                progressing("ReplicaSetUpdated", "2026-01-01T00:09:30Z"),
+                set(2, 0),
+                "MinimumReplicasUnavailable=False ReplicaSetUpdated=True",
+            ),
+            (
+                "is stuck",
+                progressing("ReplicaSetUpdated", "2026-01-01T00:08:00Z"),
+                set(2, 0),
+                "MinimumReplicasUnavailable=False ProgressDeadlineExceeded=False",
+            ),
+            (
+                "was done",
+                progressing("NewReplicaSetAvailable", "2026-01-01T00:00:00Z"),
+                set(2, 1),
+                "MinimumReplicasUnavailable=False NewReplicaSetAvailable=True",
+            ),
         ] {
             let deployment = deployment(before);
             let status = status(&deployment, Some(&set), std::slice::from_ref(&set), true, &now);
             assert_eq!(reasons(&status), expected, "{what}");
-            assert_eq!(stuck_check(&deployment, &status, &now).is_some(), matches!(what, "begins" | "waits" | "was done"), "{what}");
+            assert_eq!(
+                stuck_check(&deployment, &status, &now).is_some(),
+                matches!(what, "begins" | "waits" | "was done"),
+                "{what}"
+            );
         }
     }
 

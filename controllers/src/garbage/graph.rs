@@ -155,9 +155,7 @@ impl Graph {
     pub fn blocking(&self, uid: &str) -> Vec<(String, Item)> {
         let dependents = self.dependents.get(uid).into_iter().flatten();
         let items = dependents.filter_map(|d| Some((d.clone(), self.items.get(d)?.clone())));
-        items
-            .filter(|(_, i)| i.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true)))
-            .collect()
+        items.filter(|(_, i)| i.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))).collect()
     }
 
     /// What is known of an owner that `item` names.
@@ -208,27 +206,27 @@ mod tests {
     fn work_follows_from_changes() {
         let mut graph = Graph::default();
         let delete = |uid: &str| Work::Delete(uid.into());
-        assert!(graph.upsert("a", item("a", &[], Value::Null)).is_empty());
-        assert!(graph.upsert("b", item("b", &["a"], Value::Null)).is_empty(), "its owner is there");
-        assert_eq!(graph.upsert("c", item("c", &["missing"], Value::Null)), [delete("c")]);
+        assert!(graph.upsert("a", item("a", &[], json!({}))).is_empty());
+        assert!(graph.upsert("b", item("b", &["a"], json!({}))).is_empty(), "its owner is there");
+        assert_eq!(graph.upsert("c", item("c", &["missing"], json!({}))), [delete("c")]);
         let mut work = graph.upsert("a", item("a", &[], going(FOREGROUND)));
         work.sort();
         assert_eq!(work, [delete("a"), delete("b")], "waits for b");
         assert_eq!(graph.blocking("a").len(), 1);
         assert_eq!(graph.remove("b"), [delete("a")], "a may go");
         assert_eq!(graph.upsert("o", item("o", &[], going(ORPHAN))), [Work::Orphan("o".into())]);
-        graph.upsert("p", item("p", &["o"], Value::Null));
+        graph.upsert("p", item("p", &["o"], json!({})));
         assert_eq!(graph.remove("o"), [delete("p")]);
         assert_eq!(graph.dependents_of("o"), ["p"]);
-        graph.upsert("p", item("p", &[], Value::Null));
+        graph.upsert("p", item("p", &[], json!({})));
         assert!(graph.dependents.is_empty() || !graph.dependents.contains_key("o"));
     }
 
     #[test]
     fn an_owner_elsewhere_is_not_the_one_meant() {
         let mut graph = Graph::default();
-        graph.upsert("a", item("a", &[], Value::Null));
-        let mut foreign = item("b", &["a"], Value::Null);
+        graph.upsert("a", item("a", &[], json!({})));
+        let mut foreign = item("b", &["a"], json!({}));
         assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Solid);
         foreign.place.namespace = "other".into();
         assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Unknown);

@@ -68,10 +68,8 @@ impl Monitor {
             let _ = first.send(());
         }
         loop {
-            let path = format!(
-                "{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}",
-                self.resource.path("", "")
-            );
+            let path =
+                format!("{}?watch=true&allowWatchBookmarks=true&resourceVersion={version}", self.resource.path("", ""));
             let events = self.collector.client.lines(&path, METADATA_ONLY).await?;
             futures::pin_mut!(events);
             while let Some(line) = events.next().await {

@@ -15,10 +15,8 @@ fn plan(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>>
     let aggregation = role.aggregation_rule.as_ref()?;
     let mut chosen: Vec<&Arc<ClusterRole>> = Vec::new();
     for selector in aggregation.cluster_role_selectors.iter().flatten().map(Selector::new) {
-        let mut matching: Vec<&Arc<ClusterRole>> = all
-            .iter()
-            .filter(|r| r.metadata.name != role.metadata.name && selector.matches(&r.metadata))
-            .collect();
+        let mut matching: Vec<&Arc<ClusterRole>> =
+            all.iter().filter(|r| r.metadata.name != role.metadata.name && selector.matches(&r.metadata)).collect();
         matching.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         chosen.extend(matching);
     }
@@ -59,7 +57,10 @@ mod tests {
     #[test]
     fn rules_are_joined_once() {
         let role = |name: &str, label: &str, rules: Value| -> Arc<ClusterRole> {
-            Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": {label: "1"}}, "rules": rules})).unwrap())
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": name, "labels": {label: "1"}}, "rules": rules}))
+                    .unwrap(),
+            )
         };
         let rule = |resource: &str| json!({"apiGroups": [""], "resources": [resource], "verbs": ["get"]});
         let all = [

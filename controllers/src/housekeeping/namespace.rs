@@ -33,19 +33,29 @@ struct Found {
     discovery_errors: Vec<String>,
 }
 
-/// The conditions that say what was found. Those that were never true stay as they are.
-fn conditions(found: &Found, before: &[NamespaceCondition], now: &Time) -> Vec<NamespaceCondition> {
+/// A condition, why it is true if it is, and reason and message if it is not.
+type Row<'a> = (&'a str, Option<(&'a str, String)>, (&'a str, &'a str));
+
+/// What was found, as conditions.
+fn rows(found: &Found) -> [Row<'static>; 5] {
     let list = |counts: &BTreeMap<String, usize>, with: &dyn Fn(&str, usize) -> String| {
         counts.iter().map(|(what, n)| with(what, *n)).collect::<Vec<_>>().join(", ")
     };
     let remaining = list(&found.remaining, &|what, n| format!("{what} has {n} resource instances"));
     let waiting = list(&found.finalizers, &|what, n| format!("{what} in {n} resource instances"));
-    let rows: [(&str, Option<(&str, String)>, (&str, &str)); 5] = [
+    [
         (
             "NamespaceDeletionDiscoveryFailure",
-            (!found.discovery_errors.is_empty())
-                .then(|| ("DiscoveryFailed", format!("Discovery failed for some groups, {} failing: {}",
-                    found.discovery_errors.len(), found.discovery_errors.join(", ")))),
+            (!found.discovery_errors.is_empty()).then(|| {
+                (
+                    "DiscoveryFailed",
+                    format!(
+                        "Discovery failed for some groups, {} failing: {}",
+                        found.discovery_errors.len(),
+                        found.discovery_errors.join(", ")
+                    ),
+                )
+            }),
             ("ResourcesDiscovered", "All resources successfully discovered"),
         ),
         (
@@ -56,14 +66,21 @@ fn conditions(found: &Found, before: &[NamespaceCondition], now: &Time) -> Vec<N
         (
             "NamespaceDeletionContentFailure",
             (!found.content_errors.is_empty()).then(|| {
-                ("ContentDeletionFailed", format!("Failed to delete all resource types, {} remaining: {}",
-                    found.content_errors.len(), found.content_errors.join(", ")))
+                (
+                    "ContentDeletionFailed",
+                    format!(
+                        "Failed to delete all resource types, {} remaining: {}",
+                        found.content_errors.len(),
+                        found.content_errors.join(", ")
+                    ),
+                )
             }),
             ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
         ),
         (
             "NamespaceContentRemaining",
-            (!remaining.is_empty()).then(|| ("SomeResourcesRemain", format!("Some resources are remaining: {remaining}"))),
+            (!remaining.is_empty())
+                .then(|| ("SomeResourcesRemain", format!("Some resources are remaining: {remaining}"))),
             ("ContentRemoved", "All content successfully removed"),
         ),
         (
@@ -73,9 +90,13 @@ fn conditions(found: &Found, before: &[NamespaceCondition], now: &Time) -> Vec<N
             }),
             ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
         ),
-    ];
+    ]
+}
+
+/// The conditions that say what was found. Those that were never true stay as they are.
+fn conditions(found: &Found, before: &[NamespaceCondition], now: &Time) -> Vec<NamespaceCondition> {
     let mut conditions = before.to_vec();
-    for (kind, failure, (ok_reason, ok_message)) in rows {
+    for (kind, failure, (ok_reason, ok_message)) in rows(found) {
         let status = if failure.is_some() { "True" } else { "False" };
         let (reason, message) = failure.unwrap_or((ok_reason, ok_message.to_owned()));
         let old = conditions.iter().position(|c| c.type_ == kind);
@@ -202,7 +223,8 @@ mod tests {
 
     #[test]
     fn conditions_say_what_remains() {
-        let (early, late) = (Time("2026-01-01T00:00:00Z".parse().unwrap()), Time("2026-01-01T00:01:00Z".parse().unwrap()));
+        let (early, late) =
+            (Time("2026-01-01T00:00:00Z".parse().unwrap()), Time("2026-01-01T00:01:00Z".parse().unwrap()));
         let found = Found {
             remaining: BTreeMap::from([("configmaps.".to_owned(), 1), ("jobs.batch".to_owned(), 2)]),
             finalizers: BTreeMap::from([("a.example/hold".to_owned(), 1)]),

@@ -31,11 +31,7 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
 fn plan(namespace: &str, certificate: &str, before: Option<&ConfigMap>) -> Option<ConfigMap> {
     let data = Some(BTreeMap::from([("ca.crt".to_owned(), certificate.to_owned())]));
     let mut wanted = before.cloned().unwrap_or_else(|| ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(NAME.into()),
-            namespace: Some(namespace.into()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(NAME.into()), namespace: Some(namespace.into()), ..ObjectMeta::default() },
         ..ConfigMap::default()
     });
     wanted.data = data;

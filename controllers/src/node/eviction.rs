@@ -32,7 +32,9 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
     match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
-        "Equal" | "" => !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+        "Equal" | "" => {
+            !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
+        }
         _ => false,
     }
 }
@@ -144,13 +146,30 @@ mod tests {
             ("for ever", json!([{"key": "k", "operator": "Exists"}]), vec![taint.clone()], Plan::Keep),
             ("everything", json!([{"operator": "Exists"}]), vec![taint.clone()], Plan::Keep),
             ("another value", json!([{"key": "k", "value": "w"}]), vec![taint.clone()], Plan::EvictAt(now)),
-            ("another effect", json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]), vec![taint.clone()], Plan::EvictAt(now)),
-            ("for a while", json!([{"key": "k", "value": "v", "tolerationSeconds": 300}]), vec![taint.clone()],
-                Plan::EvictAt(at("2026-01-01T01:04:00Z"))),
-            ("no longer", json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 60}]), vec![early],
-                Plan::EvictAt(at("2026-01-01T00:01:00Z"))),
-            ("the shortest", json!([{"key": "k", "operator": "Exists"}, {"key": "k", "operator": "Exists", "tolerationSeconds": 120}]),
-                vec![taint], Plan::EvictAt(at("2026-01-01T01:01:00Z"))),
+            (
+                "another effect",
+                json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]),
+                vec![taint.clone()],
+                Plan::EvictAt(now),
+            ),
+            (
+                "for a while",
+                json!([{"key": "k", "value": "v", "tolerationSeconds": 300}]),
+                vec![taint.clone()],
+                Plan::EvictAt(at("2026-01-01T01:04:00Z")),
+            ),
+            (
+                "no longer",
+                json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 60}]),
+                vec![early],
+                Plan::EvictAt(at("2026-01-01T00:01:00Z")),
+            ),
+            (
+                "the shortest",
+                json!([{"key": "k", "operator": "Exists"}, {"key": "k", "operator": "Exists", "tolerationSeconds": 120}]),
+                vec![taint],
+                Plan::EvictAt(at("2026-01-01T01:01:00Z")),
+            ),
         ] {
             let pod = serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).unwrap();
             assert_eq!(plan(&pod, &taints, bound, now), expected, "{what}");

@@ -153,7 +153,8 @@ mod tests {
     fn taints_follow_the_conditions() {
         let now = Time("2026-01-01T00:01:00Z".parse().unwrap());
         let ready = |status: &str| json!([{"type": "Ready", "status": status}]);
-        let unreachable = json!([{"key": UNREACHABLE, "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"}]);
+        let unreachable =
+            json!([{"key": UNREACHABLE, "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"}]);
         let mine = json!([{"key": "mine", "effect": "NoExecute"}]);
         for (what, node, evict, expected) in [
             ("new", node(Value::Null, json!([]), false), true, "not-ready:NoSchedule"),
@@ -161,11 +162,24 @@ mod tests {
             ("not ready", node(ready("False"), json!([]), false), true, "not-ready:NoExecute not-ready:NoSchedule"),
             ("zone is down", node(ready("Unknown"), json!([]), false), false, "unreachable:NoSchedule"),
             ("unreachable", node(ready("Unknown"), unreachable.clone(), false), false, "same"),
-            ("is back but sick", node(ready("False"), unreachable, false), false, "not-ready:NoExecute not-ready:NoSchedule"),
+            (
+                "is back but sick",
+                node(ready("False"), unreachable, false),
+                false,
+                "not-ready:NoExecute not-ready:NoSchedule",
+            ),
             ("others stay", node(ready("True"), mine.clone(), true), true, "mine:NoExecute unschedulable:NoSchedule"),
             ("nothing to do", node(ready("True"), mine, false), true, "same"),
-            ("pressure", node(json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]), json!([]), false),
-                true, "disk-pressure:NoSchedule"),
+            (
+                "pressure",
+                node(
+                    json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]),
+                    json!([]),
+                    false,
+                ),
+                true,
+                "disk-pressure:NoSchedule",
+            ),
         ] {
             assert_eq!(shown(taints(&node, evict, &now)), expected, "{what}");
         }

@@ -71,7 +71,8 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
         monitor.context.cache.nodes.subscribe(move |change| {
             // Heartbeats alone are no reason for a look at once.
             let judged = |n: &Option<Arc<Node>>| {
-                n.as_ref().map(|n| (ready_status(n).to_owned(), n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()))))
+                n.as_ref()
+                    .map(|n| (ready_status(n).to_owned(), n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()))))
             };
             if judged(&change.old) != judged(&change.new) {
                 wake.notify_one();
@@ -154,7 +155,10 @@ impl Monitor {
             let zone = zone_of(node);
             let evict = health::wants_eviction(node)
                 && rates.as_ref().and_then(|r| r.get(&zone)).is_some_and(|rate| {
-                    self.limiters.entry(zone.clone()).or_insert_with(|| Limiter::new(since_start)).allow(*rate, since_start)
+                    self.limiters
+                        .entry(zone.clone())
+                        .or_insert_with(|| Limiter::new(since_start))
+                        .allow(*rate, since_start)
                 });
             let wanted = health::taints(node, evict, time);
             let wanted = match rates {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Error, Key};
 
@@ -18,6 +20,8 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Most addresses of one object; further ones are left out.
 const MAX_ADDRESSES: usize = 1000;
 
+/// Addresses; true for those that are not ready.
+type Addresses = Vec<(bool, EndpointAddress)>;
 /// Port name, number, protocol and application protocol.
 type Port = (String, i32, String, Option<String>);
 
@@ -61,7 +65,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             }
         }
     }
-    let mut by_port: BTreeMap<Port, Vec<(bool, EndpointAddress)>> = BTreeMap::new();
+    let mut by_port: BTreeMap<Port, Addresses> = BTreeMap::new();
     let mut portless = Vec::new();
     for ((down, _, _), (address, ports)) in by_address {
         if ports.is_empty() && is_headless(service) {
@@ -76,27 +80,20 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
 }
 
 /// Ports with the same addresses become one subset.
-fn together(
-    by_port: BTreeMap<Port, Vec<(bool, EndpointAddress)>>,
-    portless: Vec<(bool, EndpointAddress)>,
-) -> Vec<EndpointSubset> {
-    let mut groups: Vec<(Vec<(bool, EndpointAddress)>, Vec<EndpointPort>)> = Vec::new();
+fn together(by_port: BTreeMap<Port, Addresses>, portless: Addresses) -> Vec<EndpointSubset> {
+    let mut groups: Vec<(Addresses, Vec<EndpointPort>)> = Vec::new();
     if !portless.is_empty() {
         groups.push((portless, Vec::new()));
     }
     for ((name, port, protocol, app_protocol), addresses) in by_port {
-        let port = EndpointPort {
-            name: (!name.is_empty()).then_some(name),
-            port,
-            protocol: Some(protocol),
-            app_protocol,
-        };
+        let port =
+            EndpointPort { name: (!name.is_empty()).then_some(name), port, protocol: Some(protocol), app_protocol };
         match groups.iter_mut().find(|(a, ports)| *a == addresses && !ports.is_empty()) {
             Some((_, ports)) => ports.push(port),
             None => groups.push((addresses, vec![port])),
         }
     }
-    let subset = |(addresses, ports): (Vec<(bool, EndpointAddress)>, Vec<EndpointPort>)| {
+    let subset = |(addresses, ports): (Addresses, Vec<EndpointPort>)| {
         let of = |down: bool| {
             let of: Vec<EndpointAddress> = addresses.iter().filter(|a| a.0 == down).map(|a| a.1.clone()).collect();
             (!of.is_empty()).then_some(of)
@@ -134,10 +131,10 @@ fn plan(service: &Service, pods: &[Arc<Pod>], before: Option<&Endpoints>) -> Opt
     if same {
         return None;
     }
-    if let Some(time) = super::trigger_time(service, pods) {
-        if trigger.as_ref() != Some(&time) {
-            annotations.insert(TRIGGER_TIME.into(), time);
-        }
+    if let Some(time) = super::trigger_time(service, pods)
+        && trigger.as_ref() != Some(&time)
+    {
+        annotations.insert(TRIGGER_TIME.into(), time);
     }
     wanted.metadata = ObjectMeta {
         name: service.metadata.name.clone(),
@@ -178,7 +175,9 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(service) = context.cache.services.get(&key) else {
         // Without its Service the object goes, whoever made it.
         if let Some(before) = before {
-            ignore_missing(api.delete(&key.1, &serde_json::json!({"preconditions": {"uid": before.metadata.uid}})).await)?;
+            ignore_missing(
+                api.delete(&key.1, &serde_json::json!({"preconditions": {"uid": before.metadata.uid}})).await,
+            )?;
         }
         return Ok(None);
     };
@@ -227,13 +226,16 @@ mod tests {
         let ips = |list: &Option<Vec<EndpointAddress>>| {
             list.iter().flatten().map(|a| a.ip.trim_start_matches("10.0.0.").to_owned()).collect::<Vec<_>>().join(",")
         };
-        let ports = |s: &EndpointSubset| s.ports.iter().flatten().map(|p| p.port.to_string()).collect::<Vec<_>>().join(",");
+        let ports =
+            |s: &EndpointSubset| s.ports.iter().flatten().map(|p| p.port.to_string()).collect::<Vec<_>>().join(",");
         subsets.iter().map(|s| format!("{}|{}:{}", ips(&s.addresses), ips(&s.not_ready_addresses), ports(s))).collect()
     }
 
     #[test]
     fn addresses_with_the_same_ports_are_together() {
-        let service = service(json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "web", "port": 81, "targetPort": "web"}]));
+        let service = service(
+            json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "web", "port": 81, "targetPort": "web"}]),
+        );
         let pods = [
             pod("a", true, json!([{"name": "web", "containerPort": 9000}])),
             pod("bb", false, json!([{"name": "web", "containerPort": 9001}])),
@@ -241,8 +243,11 @@ mod tests {
         assert_eq!(shown(&subsets(&service, &pods).0), ["1|2:8080", "1|:9000", "|2:9001"]);
         assert_eq!(shown(&subsets(&service, &pods[..1]).0), ["1|:8080,9000"]);
         assert!(subsets(&service, &[]).0.is_empty());
-        let ended = Arc::new(serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": []},
-            "status": {"phase": "Succeeded", "podIP": "10.0.0.9"}})).unwrap());
+        let ended = Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": []},
+            "status": {"phase": "Succeeded", "podIP": "10.0.0.9"}}))
+            .unwrap(),
+        );
         assert!(subsets(&service, &[ended]).0.is_empty());
     }
 

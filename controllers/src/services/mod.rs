@@ -55,9 +55,8 @@ pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
             let sidecars = spec.init_containers.iter().flatten();
             let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
             let mut ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-            let found = ports.find(|p| {
-                p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
-            });
+            let found =
+                ports.find(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
             found.map(|p| p.container_port)
         }
     }
@@ -98,8 +97,7 @@ pub fn watch_pods(context: &Arc<Context>, queue: &Keys) {
         let pods = [old, new];
         let namespace = pods.iter().flatten().find_map(|p| p.metadata.namespace.clone()).unwrap_or_default();
         let services = context.cache.services.in_namespace(&namespace);
-        let touches =
-            |s: &Service| selector(s).is_some_and(|m| pods.iter().flatten().any(|p| m.matches(&p.metadata)));
+        let touches = |s: &Service| selector(s).is_some_and(|m| pods.iter().flatten().any(|p| m.matches(&p.metadata)));
         services.iter().filter(|s| touches(s)).map(|s| key(&**s)).collect::<Vec<Key>>()
     });
 }

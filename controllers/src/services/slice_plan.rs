@@ -220,13 +220,13 @@ mod tests {
     fn slice(name: &str, port: i32, endpoints: std::ops::Range<usize>) -> Arc<EndpointSlice> {
         Arc::new(EndpointSlice {
             metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
-            endpoints: endpoints.map(endpoint).collect(),
+            endpoints: Some(endpoints.map(endpoint).collect()),
             ..blank(&shape(port))
         })
     }
 
     fn sizes(plan: &Plan) -> (Vec<usize>, Vec<usize>, usize) {
-        let count = |slices: &[EndpointSlice]| slices.iter().map(|s| s.endpoints.len()).collect();
+        let count = |slices: &[EndpointSlice]| slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
         (count(&plan.create), count(&plan.update), plan.delete.len())
     }
 
@@ -238,7 +238,12 @@ mod tests {
             ("same", 0..50, vec![slice("a", 1, 0..50)], (vec![], vec![], 0)),
             ("one more", 0..51, vec![slice("a", 1, 0..50)], (vec![], vec![51], 0)),
             ("one less", 1..50, vec![slice("a", 1, 0..50)], (vec![], vec![49], 0)),
-            ("the fullest is filled", 0..160, vec![slice("a", 1, 0..10), slice("b", 1, 10..100)], (vec![], vec![60, 100], 0)),
+            (
+                "the fullest is filled",
+                0..160,
+                vec![slice("a", 1, 0..10), slice("b", 1, 10..100)],
+                (vec![], vec![60, 100], 0),
+            ),
             ("an emptied one goes", 0..10, vec![slice("a", 1, 0..10), slice("b", 1, 10..20)], (vec![], vec![], 1)),
             ("other ports", 0..10, vec![slice("a", 2, 0..10)], (vec![10], vec![], 1)),
         ] {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Key};
 
@@ -197,8 +195,22 @@ mod tests {
             ("going", json!({}), going, [false, true, true], None, 1),
             ("down", json!({}), down.clone(), [false, false, false], None, 1),
             ("published", json!({"spec": {"publishNotReadyAddresses": true}}), down, [true, true, false], None, 1),
-            ("near", json!({"spec": {"trafficDistribution": "PreferClose"}}), json!({}), [true, true, false], Some("z1"), 1),
-            ("two families", json!({"spec": {"ipFamilies": ["IPv4", "IPv6"]}}), json!({}), [true, true, false], None, 2),
+            (
+                "near",
+                json!({"spec": {"trafficDistribution": "PreferClose"}}),
+                json!({}),
+                [true, true, false],
+                Some("z1"),
+                1,
+            ),
+            (
+                "two families",
+                json!({"spec": {"ipFamilies": ["IPv4", "IPv6"]}}),
+                json!({}),
+                [true, true, false],
+                None,
+                2,
+            ),
         ] {
             let groups = wanted(&service(service_part), &[pod(pod_part)], |_| Some(node.clone()));
             assert_eq!(groups.len(), slices, "{what}");
