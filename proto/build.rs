@@ -1,7 +1,7 @@
 //! Compiles the protocol files: one list.
 
 /// The files, relative to `proto/`.
-const FILES: &[&str] = &["cri.proto", "peer.proto"];
+const FILES: &[&str] = &["cri.proto", "peer.proto", "health.proto", "containerd_events.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

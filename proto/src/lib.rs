@@ -11,3 +11,15 @@ pub mod cri {
 pub mod peer {
     tonic::include_proto!("keelson.peer.v1");
 }
+
+/// gRPC's health check.
+#[allow(missing_docs, clippy::all)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// The stream of events that containerd has beside the container runtime interface.
+#[allow(missing_docs, clippy::all)]
+pub mod containerd_events {
+    tonic::include_proto!("containerd.services.events.v1");
+}
