@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_proto::etcd::health as pb;
+use keelson_proto::health as pb;
 use pb::health_check_response::ServingStatus;
 use pb::health_server::Health;
 use tokio_stream::wrappers::ReceiverStream;
