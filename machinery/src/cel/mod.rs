@@ -26,9 +26,9 @@ mod value;
 
 use std::collections::BTreeMap;
 
-pub use ast::{Expr, Kind};
+pub use ast::{Expr, Kind, Macro};
 pub use eval::{Bindings, Budget};
-pub use types::{ObjectType, Type, escape};
+pub use types::{ObjectType, Type, escape, unescape};
 pub use value::{Key, LazyMap, Opaque, Outcome, Value};
 
 /// Longest expression that is compiled, bytes.
