@@ -230,6 +230,7 @@ async fn a_pod_runs_fails_over_an_agent_and_ends() {
         port: 10250,
         credentials: None,
         cluster_cidr: "10.244.0.0/16".into(),
+        resolv_conf: "/etc/resolv.conf".into(),
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
     };
