@@ -191,13 +191,6 @@ impl Runtime {
         Ok(std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect())
     }
 
-    /// Whether the image is here.
-    pub async fn has_image(&self, image: &str) -> Result<bool, tonic::Status> {
-        let image = Some(cri::ImageSpec { image: image.into(), ..Default::default() });
-        let request = cri::ImageStatusRequest { image, verbose: false };
-        Ok(self.images.clone().image_status(request).await?.into_inner().image.is_some())
-    }
-
     /// What the runtime knows of an image.
     pub async fn image(&self, image: &str) -> Result<Option<cri::Image>, tonic::Status> {
         let image = Some(cri::ImageSpec { image: image.into(), ..Default::default() });

@@ -13,8 +13,10 @@ use crate::agent::Agent;
 
 /// Pause before the stream is opened again.
 const RETRY: Duration = Duration::from_secs(1);
-/// The containers of CRI in containerd, when one starts, ends or runs out of memory.
-const FILTER: &str = r#"namespace=="k8s.io",topic~="^/tasks/(start|exit|oom)$""#;
+/// When a container is looked at after an event of it: after the first pause, then the second, and so on.
+const ECHOES: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(150), Duration::from_secs(1)];
+/// The containers of CRI in containerd, when one ends or runs out of memory.
+const FILTER: &str = r#"namespace=="k8s.io",topic~="^/tasks/(exit|oom)$""#;
 
 /// Follows the runtime's events for ever.
 pub async fn follow(agent: Arc<Agent>) {
@@ -48,16 +50,28 @@ async fn cri(agent: &Agent) -> Result<(), tonic::Status> {
     Ok(())
 }
 
-async fn containerd(agent: &Agent) -> Result<(), tonic::Status> {
+async fn containerd(agent: &Arc<Agent>) -> Result<(), tonic::Status> {
     let ask = SubscribeRequest { filters: vec![FILTER.into()] };
     let mut events = agent.runtime.events.clone().subscribe(ask).await?.into_inner();
     agent.evented.store(true, Ordering::Relaxed);
     while let Some(envelope) = events.message().await? {
         let packed = envelope.event.unwrap_or_default();
         match TaskEvent::decode(packed.value.as_slice()) {
-            Ok(event) => agent.changed(&event.container_id),
+            Ok(event) => echo(agent, event.container_id),
             Err(error) => tracing::debug!(%error, topic = envelope.topic, "an event that is not understood"),
         }
     }
     Ok(())
+}
+
+/// The runtime's own bookkeeping hears of an event at the same time as we do, so what it says of the container is asked
+/// for again a little later.
+fn echo(agent: &Arc<Agent>, id: String) {
+    let agent = agent.clone();
+    tokio::spawn(async move {
+        for pause in ECHOES {
+            tokio::time::sleep(pause).await;
+            agent.changed(&id);
+        }
+    });
 }

@@ -24,6 +24,8 @@ const MESSAGE_PATH: &str = "/dev/termination-log";
 const MAX_MESSAGE: u64 = 4096;
 /// Bytes and lines of a log that stand for a last word.
 const MAX_LOG: (u64, usize) = (2048, 80);
+/// Longest wait for the first list of Services.
+const SERVICES: Duration = Duration::from_secs(10);
 /// Longest first hook.
 const HOOK: Duration = Duration::from_secs(600);
 
@@ -158,7 +160,9 @@ impl Worker {
     ) -> Result<cri::ContainerConfig, SpecError> {
         let facts = self.facts();
         let namespace = text(of.metadata.namespace.as_ref());
-        self.agent.services.synced().await;
+        if tokio::time::timeout(SERVICES, self.agent.services.synced()).await.is_err() {
+            return Err(SpecError::new("services have not yet been read at least once, cannot construct envvars"));
+        }
         let services = self.agent.services.list();
         let links = of.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
         let services = env::of_services(services.iter().map(AsRef::as_ref), &namespace, links);

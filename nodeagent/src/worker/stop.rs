@@ -115,6 +115,7 @@ impl Worker {
 
     /// A pod that is to be deleted: ends it, says so, and gives back all it had.
     pub(super) async fn terminate(&mut self, of: &Pod, seen: &Running) -> Result<Next, StepError> {
+        self.probes.clear();
         self.stop_all(Some(of), seen).await?;
         let seen = self.look().await?;
         if seen.up().next().is_some() {
