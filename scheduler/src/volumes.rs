@@ -103,7 +103,7 @@ pub struct Volumes {
     /// Claims.
     pub claims: HashMap<ClaimKey, Claim>,
     /// Volumes.
-    pub volumes: BTreeMap<Arc<str>, Volume>,
+    pub volumes: BTreeMap<Arc<str>, Arc<Volume>>,
     /// Storage classes.
     pub classes: HashMap<Arc<str>, Class>,
     /// Most volumes per node and CSI driver.
@@ -173,7 +173,7 @@ impl Volumes {
             deleting: meta.deletion_timestamp.is_some(),
             driver: spec.csi.map(|c| c.driver.as_str().into()),
         };
-        self.volumes.insert(name, parsed);
+        self.volumes.insert(name, Arc::new(parsed));
     }
 
     /// Forgets a volume.

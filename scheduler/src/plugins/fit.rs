@@ -6,7 +6,8 @@ use super::{Context, Fit, MAX_SCORE, Reasons, State};
 use crate::config::{Profile, Strategy};
 use crate::intern::Sym;
 use crate::queue::Happening;
-use crate::view::{PodInfo, Slot, View};
+use crate::resources::Requests;
+use crate::view::{PodInfo, Row, Slot, View};
 
 /// A resource that scores look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +22,28 @@ pub enum Resource {
 
 /// Whether what is requested still fits.
 pub fn filter(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
-    let row = &context.view.rows[slot as usize];
     let requests = &context.pod.class.requests;
-    let lacks = |request: i64, allocatable: i64, used: i64| request > 0 && request > allocatable - used;
-    let pods = row.pods + 1 > row.allocatable_pods;
-    let cpu = lacks(requests.cpu, row.allocatable_cpu, row.cpu);
-    let memory = lacks(requests.memory, row.allocatable_memory, row.memory);
-    if !pods && !cpu && !memory && requests.extra.is_empty() {
+    let lacks = lacks(&context.view.rows[slot as usize], requests);
+    if lacks == [false; 3] && requests.extra.is_empty() {
         return Fit::Yes;
     }
-    refusal(context, slot, [pods, cpu, memory], why)
+    refusal(context, slot, lacks, why)
+}
+
+/// Whether a node lacks room for one more pod, CPU, memory.
+pub fn lacks(row: &Row, requests: &Requests) -> [bool; 3] {
+    let lacks = |request: i64, allocatable: i64, used: i64| request > 0 && request > allocatable - used;
+    [
+        row.pods + 1 > row.allocatable_pods,
+        lacks(requests.cpu, row.allocatable_cpu, row.cpu),
+        lacks(requests.memory, row.allocatable_memory, row.memory),
+    ]
+}
+
+/// What users read of [`lacks`].
+pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
+    let texts = ["Too many pods", "Insufficient cpu", "Insufficient memory"];
+    lacks.into_iter().zip(texts).filter(|(lacks, _)| *lacks).map(|(_, text)| text)
 }
 
 fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
@@ -39,8 +52,7 @@ fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mu
     let (mut lacking, mut never) = (pods || cpu || memory, false);
     never |= (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory);
     if let Some(why) = why.as_deref_mut() {
-        let texts = [(pods, "Too many pods"), (cpu, "Insufficient cpu"), (memory, "Insufficient memory")];
-        why.extend(texts.into_iter().filter(|(lacks, _)| *lacks).map(|(_, text)| Cow::Borrowed(text)));
+        why.extend(texts([pods, cpu, memory]).map(Cow::Borrowed));
     }
     for (resource, amount) in &requests.extra {
         let (allocatable, used) = node.extra(*resource);
