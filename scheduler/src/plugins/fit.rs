@@ -152,33 +152,47 @@ pub fn pre_score_balanced(_: &mut View, pod: &PodInfo, profile: &Profile, _: &mu
     })
 }
 
-/// The more alike the shares of the resources that are requested, the better.
+/// How much more alike the pod makes the shares of the resources that are requested. A node whose shares stay as alike as they
+/// are gets three quarters of the points.
 pub fn score_balanced(context: &Context<'_>, nodes: &[Slot], scores: &mut [i64]) {
     let resources = &context.profile.balanced_resources;
+    let (mut before, mut after) = (Vec::with_capacity(resources.len()), Vec::with_capacity(resources.len()));
     for (score, slot) in scores.iter_mut().zip(nodes) {
-        let (mut count, mut total, mut first) = (0_u32, 0.0, [0.0; 2]);
-        let fraction = |resource: &Resource| {
+        before.clear();
+        after.clear();
+        for resource in resources {
             let (requested, allocatable) = share(context, *slot, *resource, true);
-            (allocatable != 0).then(|| (requested as f64 / allocatable as f64).min(1.0))
-        };
-        for part in resources.iter().filter_map(fraction) {
-            if let Some(place) = first.get_mut(count as usize) {
-                *place = part;
+            if allocatable != 0 {
+                let own = own_request(context, *resource);
+                before.push(((requested - own) as f64 / allocatable as f64).min(1.0));
+                after.push((requested as f64 / allocatable as f64).min(1.0));
             }
-            count += 1;
-            total += part;
         }
-        let deviation = match count {
-            0 | 1 => 0.0,
-            2 => ((first[0] - first[1]) / 2.0).abs(),
-            _ => {
-                let mean = total / f64::from(count);
-                let squares: f64 = resources.iter().filter_map(fraction).map(|p| (p - mean) * (p - mean)).sum();
-                (squares / f64::from(count)).sqrt()
-            }
-        };
-        *score = ((1.0 - deviation) * MAX_SCORE as f64) as i64;
+        *score = MAX_SCORE / 2 + (MAX_SCORE / 2 + evenness(&after) - evenness(&before)) / 2;
     }
+}
+
+fn own_request(context: &Context<'_>, resource: Resource) -> i64 {
+    let requests = &context.pod.class.requests;
+    match resource {
+        Resource::Cpu => requests.cpu,
+        Resource::Memory => requests.memory,
+        Resource::Other(sym) => requests.extra.iter().find(|(s, _)| *s == sym).map_or(0, |(_, amount)| *amount),
+    }
+}
+
+/// How alike shares are: all points less the standard deviation.
+fn evenness(shares: &[f64]) -> i64 {
+    let deviation = match shares {
+        [] | [_] => 0.0,
+        [a, b] => ((a - b) / 2.0).abs(),
+        _ => {
+            let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+            let squares: f64 = shares.iter().map(|p| (p - mean) * (p - mean)).sum();
+            (squares / shares.len() as f64).sqrt()
+        }
+    };
+    ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }
 
 /// A node came or grew, or a pod left or shrank, so that the pod fits there now.
