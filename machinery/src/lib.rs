@@ -8,6 +8,7 @@ pub mod schema;
 
 pub mod decode;
 pub mod defaults;
+pub mod docs;
 pub mod names;
 pub mod patch;
 pub mod protobuf;

@@ -2,6 +2,7 @@
 //! change.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ struct Shape {
     selectors: Selectors,
     accepted: Accepted,
     query: Query,
+    /// Whether the columns of the table were told.
+    told: AtomicBool,
 }
 
 impl ApiServer {
@@ -49,6 +52,7 @@ impl ApiServer {
             selectors: Selectors::of(request)?,
             accepted: call.accepted()?,
             query: query.clone(),
+            told: AtomicBool::new(false),
         };
         let timeout = match query.number("timeoutSeconds")? {
             Some(seconds) if seconds > 0 => seconds as u64,
@@ -250,7 +254,12 @@ impl Shape {
             table::single(self.def, self.accepted, &object, &self.query)
         });
         match converted {
-            Ok(object) => event(media, kind, &object),
+            Ok(mut object) => {
+                if format == Format::Table && self.told.swap(true, Ordering::Relaxed) {
+                    object["columnDefinitions"] = Value::Null;
+                }
+                event(media, kind, &object)
+            }
             Err(status) => error_event(media, &status),
         }
     }
