@@ -659,7 +659,7 @@ fn created(object: &Value) -> Vec<Value> {
     vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
 }
 
-/// How the objects of a row are shown.
+/// How the objects of a built-in row are shown.
 pub fn of(def: &ResourceDef) -> &'static Printer {
     PRINTERS.iter().find(|p| p.plural == def.plural && p.group == def.group).unwrap_or(&OTHER)
 }
