@@ -108,7 +108,7 @@ fn describe(
     else {
         // Enums and wrappers of one value are known by name to `expression`.
         let declared = |l: &&str| l.starts_with("pub enum ") || l.starts_with("pub struct ") && l.contains('(');
-        if let Some(start) = lines.iter().position(|l| declared(&l)) {
+        if let Some(start) = lines.iter().position(declared) {
             let name = lines[start].split(['(', ' ', '{']).nth(2).unwrap_or_default();
             docs::describe(&format!("{module}.{name}"), &lines[..=start], start, &[], texts)?;
         }
