@@ -14,13 +14,15 @@ mod machine;
 mod membership;
 mod message;
 mod network;
+mod peer_tls;
 mod replica;
 mod service;
 mod types;
 mod wal;
 
 pub use cluster::{Cluster, ClusterError, Member, SingleMember};
-pub use message::{Change, PeerStatus};
+pub use message::{Change, PeerStatus, Roll};
 pub use network::PEER_NAME;
-pub use replica::{OpenError, Options, Replica};
+pub use peer_tls::PeerTls;
+pub use replica::{OpenError, Options, Replica, Setup, Tuning};
 pub use types::Node;
