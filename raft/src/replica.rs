@@ -440,7 +440,7 @@ impl Inner {
         Ok(status.remaining_ttl)
     }
 
-    async fn ask_member(&self, id: u64, question: &Ask) -> Result<Answer, KvError> {
+    pub(crate) async fn ask_member(&self, id: u64, question: &Ask) -> Result<Answer, KvError> {
         let Some((_, member, _)) = self.members().into_iter().find(|(found, ..)| *found == id) else {
             return Err(KvError::Unavailable(format!("there is no member {id:x}")));
         };
