@@ -29,8 +29,7 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Runs the store until it is told to stop.
 pub async fn run(args: StoreArgs) -> Result<()> {
     args.check()?;
-    let retention =
-        compaction::Retention::parse(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
+    let retention = compaction::Retention::parse(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
     let data = DataDir::open(&args.data_dir.clone().unwrap_or_else(|| format!("{}.keelson", args.name).into()))?;
     let stop = CancellationToken::new();
     let (client_tls, peer_tls) = certificates(&args, &stop)?;
@@ -60,12 +59,7 @@ pub async fn run(args: StoreArgs) -> Result<()> {
 }
 
 /// Opens this member's replica, and makes the cluster if it is new.
-async fn replica(
-    args: &StoreArgs,
-    data: &DataDir,
-    identity: &StoreIdentity,
-    tls: Option<PeerTls>,
-) -> Result<Replica> {
+async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls: Option<PeerTls>) -> Result<Replica> {
     let mut listeners = Vec::new();
     for url in &args.listen_peer_urls {
         let (address, secure) = listen_address(url)?;
