@@ -35,6 +35,8 @@ Examples:
 pub enum Command {
     /// Run a cluster of one server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// Run the store alone, in etcd's place: its API, its flags
+    Store(Box<crate::store::StoreArgs>),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
     /// Make, list and delete bootstrap tokens

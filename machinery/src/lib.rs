@@ -3,12 +3,15 @@
 
 pub mod conform;
 pub mod conversion;
+pub mod jsonpath;
 pub mod kind_defaults;
 pub mod quantity;
 pub mod schema;
+pub mod structural;
 
 pub mod decode;
 pub mod defaults;
+pub mod docs;
 pub mod fields;
 pub mod names;
 pub mod patch;

@@ -7,19 +7,26 @@
 mod barrier;
 pub mod cluster;
 mod codec;
+pub mod etcd;
 pub mod limits;
 mod log;
 mod machine;
 mod membership;
 mod message;
 mod network;
+mod offline;
+mod peer_tls;
 mod replica;
+mod roll;
 mod service;
 mod types;
 mod wal;
 
 pub use cluster::{Cluster, ClusterError, Member, SingleMember};
-pub use message::{Change, PeerStatus};
+pub use message::{Change, PeerStatus, Roll};
 pub use network::PEER_NAME;
-pub use replica::{OpenError, Options, Replica};
+pub use offline::{force_new_cluster, seed};
+pub use peer_tls::PeerTls;
+pub use replica::{OpenError, Options, Replica, Setup, Tuning};
+pub use roll::ask_roll;
 pub use types::Node;

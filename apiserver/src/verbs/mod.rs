@@ -44,12 +44,22 @@ impl Call<'_> {
     pub fn answer(&self, code: u16, object: &Value, warnings: &[String]) -> Result<Response<Body>, Status> {
         let (def, accepted) = (self.request.def, self.accepted()?);
         // Only the row's own objects have other forms; a Status or Scale is answered as it is.
-        let converted = (accepted.format != Format::Object && object["kind"] == def.kind)
+        let converted = (accepted.format != Format::Object && table::is_shown(def, object))
             .then(|| table::single(def, accepted, object, &self.request.query))
             .transpose()?;
         let mut response = respond::object(code, accepted.media, converted.as_ref().unwrap_or(object), self.pretty())?;
+        self.deprecated(&mut response);
         body::warn(&mut response, warnings);
         Ok(response)
+    }
+
+    /// Warns of a deprecated version.
+    pub fn deprecated(&self, response: &mut Response<Body>) {
+        if let Some(custom) = &self.request.custom
+            && !custom.version().warning.is_empty()
+        {
+            body::warn(response, std::slice::from_ref(&custom.version().warning));
+        }
     }
 
     /// The form of the answer.
