@@ -23,11 +23,18 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The table's name.
 const TABLE: &str = "keelson_services";
 
+/// Chains that choose among so many endpoints are there from the start. `nft` 1.0 cannot add a rule that looks into a map
+/// which it did not declare in the same script, so a larger number makes the table anew.
+const SIZES: usize = 64;
+
 /// What is in one family's table.
 #[derive(Default)]
 struct Table {
     elements: Elements,
+    /// Numbers of endpoints beyond [`SIZES`] for which there are chains.
     sizes: HashSet<usize>,
+    /// Whether the kernel's table must be made anew.
+    outgrown: bool,
     chains: Chains,
     contributions: HashMap<Key, Contribution>,
 }
@@ -43,9 +50,9 @@ fn pick(family: Family, size: usize) -> String {
 }
 
 fn sticky(family: Family, name: &str, rules: &str) -> String {
-    let word = family.word();
+    let (word, address) = (family.word(), family.kind());
     let mut script = format!(
-        "add map {word} {TABLE} {name} {{ typeof {word} saddr . {word} daddr . meta l4proto . th dport : {word} daddr . th dport; \
+        "add map {word} {TABLE} {name} {{ type {address} : {address} . inet_service; \
          size 65536; flags dynamic,timeout; timeout 3h; }}\nadd chain {word} {TABLE} {name}\n"
     );
     for rule in rules.lines() {
@@ -57,7 +64,7 @@ fn sticky(family: Family, name: &str, rules: &str) -> String {
 /// The table with everything but elements. It replaces what is there.
 fn skeleton(family: Family, pods: &[String]) -> String {
     let word = family.word();
-    let address = if family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" };
+    let address = family.kind();
     let mine = pods.iter().filter(|cidr| cidr.contains(':') == (family == Family::V6));
     let mine = mine.cloned().collect::<Vec<_>>().join(", ");
     let from_outside = if mine.is_empty() {
@@ -117,10 +124,8 @@ impl Table {
             }
             return;
         }
-        for size in &new.sizes {
-            if self.sizes.insert(*size) {
-                *script += &pick(family, *size);
-            }
+        for size in new.sizes.iter().filter(|size| **size > SIZES) {
+            self.outgrown |= self.sizes.insert(*size);
         }
         for (name, rules) in &new.chains {
             if self.chains.insert(name.clone(), rules.clone()).is_none() {
@@ -152,7 +157,7 @@ impl Table {
     /// The whole table.
     fn whole(&self, family: Family, pods: &[String]) -> String {
         let mut script = skeleton(family, pods);
-        self.sizes.iter().for_each(|size| script += &pick(family, *size));
+        (1..=SIZES).chain(self.sizes.iter().copied()).for_each(|size| script += &pick(family, size));
         self.chains.iter().for_each(|(name, rules)| script += &sticky(family, name, rules));
         script + &self.elements.all().script(&format!("{} {TABLE}", family.word()))
     }
@@ -218,7 +223,7 @@ impl Proxy {
                 table.take(*family, key, new, &mut change, &mut chains);
             }
             let removed = table.unused(*family);
-            if !self.applied {
+            if !self.applied || std::mem::take(&mut table.outgrown) {
                 script += &table.whole(*family, &self.pods);
             } else if !(change.is_empty() && chains.is_empty()) {
                 script += &chains;
@@ -247,7 +252,7 @@ mod tests {
         wanted.elements.insert(("services", "1.1.1.1 . tcp . 80".into()), "goto pick2".into());
         wanted.chains.insert("sticky_1".into(), "rule\n".into());
         table.take(Family::V4, &key, wanted.clone(), &mut change, &mut script);
-        assert!(script.contains("add chain ip keelson_services pick2") && script.contains("sticky_1 rule"));
+        assert!(script.contains("sticky_1 rule"));
         assert!(table.whole(Family::V4, &["10.0.0.0/8".into()]).contains("goto pick2"));
         let (mut change, mut script) = (Change::default(), String::new());
         table.take(Family::V4, &key, wanted, &mut change, &mut script);
@@ -255,5 +260,54 @@ mod tests {
         table.take(Family::V4, &key, Contribution::default(), &mut change, &mut script);
         assert!(change.script("t").starts_with("delete element t services"));
         assert!(table.unused(Family::V4).contains("delete chain ip keelson_services sticky_1"));
+    }
+
+    /// Gives scripts to the packet filter of a network namespace of its own, one after another.
+    fn refused(scripts: &[&str]) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = String::from("true");
+        for (i, script) in scripts.iter().enumerate() {
+            let path = dir.path().join(i.to_string());
+            std::fs::write(&path, script).unwrap();
+            command += &format!(" && nft -f {}", path.display());
+        }
+        let output = std::process::Command::new("unshare").args(["--net", "sh", "-c", &command]).output().unwrap();
+        (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    fn the_packet_filter_takes_it() {
+        if !nix::unistd::geteuid().is_root() || !std::path::Path::new("/usr/sbin/nft").exists() {
+            eprintln!("skipped: not root, or no nft");
+            return;
+        }
+        let site = Site { node: "a".into(), ..Site::default() };
+        for family in Family::ALL {
+            let (ip, to) = if family == Family::V4 { ("10.96.0.5", "10.1.0.2") } else { ("fd00::5", "fd01::2") };
+            let mut table = Table::default();
+            let mut whole = String::new();
+            for affinity in ["None", "ClientIP"] {
+                let service = serde_json::from_value(serde_json::json!({"spec": {"type": "NodePort", "clusterIP": ip,
+                    "externalIPs": [ip], "sessionAffinity": affinity,
+                    "ports": [{"port": 80, "nodePort": 30080, "protocol": "UDP"}, {"name": "x", "port": 81}]}}))
+                .unwrap();
+                let slice: EndpointSlice = serde_json::from_value(
+                    serde_json::json!({"addressType": "any", "ports": [{"name": "", "port": 8080}],
+                    "endpoints": [{"addresses": [to], "nodeName": "a"}]}),
+                )
+                .unwrap();
+                let wanted = contribution(family, &service, &[&slice], &site);
+                let (mut change, mut script) = (Change::default(), String::new());
+                table.take(family, &("n".into(), "s".into()), wanted, &mut change, &mut script);
+                let unused = table.unused(family);
+                let words = format!("{} {TABLE}", family.word());
+                script = format!("{script}{}{unused}", change.script(&words));
+                if !whole.is_empty() {
+                    assert_eq!(refused(&[&whole, &script]), None, "{script}");
+                }
+                whole = table.whole(family, &["10.244.0.0/16".into(), "fd01::/48".into()]);
+                assert_eq!(refused(&[&whole, &whole]), None, "{whole}");
+            }
+        }
     }
 }

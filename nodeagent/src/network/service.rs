@@ -32,6 +32,14 @@ impl Family {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// The type of its addresses in the packet filter.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4_addr",
+            Self::V6 => "ipv6_addr",
+        }
+    }
+
     /// As the packet filter calls it.
     pub fn word(self) -> &'static str {
         match self {
@@ -263,15 +271,24 @@ impl Builder<'_> {
         let word = self.family.word();
         let digest = Sha256::digest(format!("{key}|{targets:?}|{seconds}"));
         let name = format!("sticky_{}", digest[..8].iter().map(|b| format!("{b:02x}")).collect::<String>());
-        let by = format!("{word} saddr . {word} daddr . meta l4proto . th dport");
-        let send = format!("dnat {word} to {by} map @{name}\n");
+        let transport = key.split(" . ").find(|part| matches!(*part, "tcp" | "udp" | "sctp")).unwrap_or("tcp");
+        let send = format!("meta l4proto {transport} dnat {word} to {word} saddr map @{name}\n");
         let mut rules = send.clone();
+        if self.family == Family::V6 {
+            // `nft` 1.0 cannot remember an address and port of this length, so the client's address itself chooses.
+            let choices: Vec<String> =
+                targets.iter().enumerate().map(|(i, (to, port))| format!("{i} : {to} . {port}")).collect();
+            let (count, choices) = (targets.len(), choices.join(", "));
+            rules = format!("meta l4proto {transport} dnat ip6 to jhash ip6 saddr mod {count} map {{ {choices} }}\n");
+            self.out.chains.insert(name.clone(), rules);
+            return name;
+        }
         for (index, (to, port)) in targets.iter().enumerate() {
             let left = targets.len() - index;
             if left > 1 {
                 rules += &format!("numgen random mod {left} 0 ");
             }
-            rules += &format!("update @{name} {{ {by} timeout {seconds}s : {to} . {port} }}\n");
+            rules += &format!("update @{name} {{ {word} saddr timeout {seconds}s : {to} . {port} }}\n");
             rules += &send;
         }
         self.out.chains.insert(name.clone(), rules);
