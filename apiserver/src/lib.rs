@@ -13,6 +13,7 @@ mod crd;
 mod discovery;
 pub mod negotiate;
 pub mod objects;
+mod openapi;
 mod options;
 mod ownership;
 mod pipeline;
