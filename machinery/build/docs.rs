@@ -85,7 +85,7 @@ fn prose(before: &[&str]) -> String {
         end -= 1;
     }
     let comment = before[..end].iter().rev().map_while(|l| l.trim().strip_prefix("///")).collect::<Vec<_>>();
-    let mut text = String::new();
+    let (mut text, mut after_indented) = (String::new(), false);
     for line in comment.into_iter().rev() {
         let line = line.strip_prefix(' ').unwrap_or(line);
         if line.trim_start().starts_with('+') || line.starts_with("TODO") {
@@ -93,15 +93,18 @@ fn prose(before: &[&str]) -> String {
         }
         let line = line.replace("<http", "http").replace('>', "");
         let apart = text.is_empty() || text.ends_with('\n');
+        let indented = line.starts_with([' ', '\t']);
         if line.trim().is_empty() {
             text.push_str(if apart { "" } else { "\n\n" });
-        } else if line.starts_with([' ', '\t']) {
-            text.push_str(if apart { "" } else { "\n" });
-            text.push_str(&line[1..]);
         } else {
-            text.push_str(if apart { "" } else { " " });
-            text.push_str(line.trim());
+            text.push_str(match (apart, indented || after_indented) {
+                (true, _) => "",
+                (false, true) => "\n",
+                (false, false) => " ",
+            });
+            text.push_str(if indented { &line[1..] } else { line.trim() });
         }
+        after_indented = indented;
     }
     text.trim().to_owned()
 }

@@ -1,6 +1,6 @@
 //! The values of the texts that have a closed set of them: the types of the API's crate do not say.
 
-/// The rows: values, and the fields that take them.
+/// The rows: values, and the fields (or lists and maps of them) that take them.
 pub const ENUMS: &[(&[&str], &[&str])] = &[
     (
         &["Equivalent", "Exact"],
@@ -165,6 +165,77 @@ pub const ENUMS: &[(&[&str], &[&str])] = &[
         &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"],
         &["apiextensions_apiserver.pkg.apis.apiextensions.v1.ValidationRule.reason"],
     ),
+    (
+        &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"],
+        &[
+            "api.admissionregistration.v1.NamedRuleWithOperations.operations",
+            "api.admissionregistration.v1.RuleWithOperations.operations",
+        ],
+    ),
+    (
+        &["Audit", "Deny", "Warn"],
+        &["api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec.validationActions"],
+    ),
+    (
+        &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"],
+        &[
+            "api.core.v1.PersistentVolumeClaimSpec.accessModes",
+            "api.core.v1.PersistentVolumeClaimStatus.accessModes",
+            "api.core.v1.PersistentVolumeSpec.accessModes",
+        ],
+    ),
+    (
+        &[
+            "ControllerResizeInProgress",
+            "ControllerResizeInfeasible",
+            "NodeResizeInProgress",
+            "NodeResizeInfeasible",
+            "NodeResizePending",
+        ],
+        &["api.core.v1.PersistentVolumeClaimStatus.allocatedResourceStatuses"],
+    ),
+    (
+        &[
+            "BestEffort",
+            "CrossNamespacePodAffinity",
+            "NotBestEffort",
+            "NotTerminating",
+            "PriorityClass",
+            "Terminating",
+            "VolumeAttributesClass",
+        ],
+        &["api.core.v1.ResourceQuotaSpec.scopes"],
+    ),
+    (&["", "IPv4", "IPv6"], &["api.core.v1.ServiceSpec.ipFamilies"]),
+    (
+        &[
+            "any",
+            "cert sign",
+            "client auth",
+            "code signing",
+            "content commitment",
+            "crl sign",
+            "data encipherment",
+            "decipher only",
+            "digital signature",
+            "email protection",
+            "encipher only",
+            "ipsec end system",
+            "ipsec tunnel",
+            "ipsec user",
+            "key agreement",
+            "key encipherment",
+            "microsoft sgc",
+            "netscape sgc",
+            "ocsp signing",
+            "s/mime",
+            "server auth",
+            "signing",
+            "timestamping",
+        ],
+        &["api.certificates.v1.CertificateSigningRequestSpec.usages"],
+    ),
+    (&["Egress", "Ingress"], &["api.networking.v1.NetworkPolicySpec.policyTypes"]),
 ];
 
 /// Signals of Linux by their names.

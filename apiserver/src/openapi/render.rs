@@ -53,13 +53,12 @@ impl<'a> Renderer<'a> {
             item.insert(operation.method.to_owned(), rendered);
         }
         let kind = path.operations[0].kind.2;
-        let mut all: Vec<(String, Value)> =
-            shared.iter().map(|n| ((*n).to_owned(), self.query(n, &path.operations[0]))).collect();
+        let mut all: Vec<_> = shared.iter().map(|n| ((*n, "query"), self.query(n, &path.operations[0]))).collect();
         for name in &path.parameters {
             let parameter = parameters::path(self.flavour, name, kind);
-            all.push(((*name).to_owned(), self.shared(name, parameter)));
+            all.push(((*name, "path"), self.shared(name, parameter)));
         }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.sort_by_key(|(place, _)| *place);
         if !all.is_empty() {
             item.insert("parameters".into(), all.into_iter().map(|(_, p)| p).collect());
         }

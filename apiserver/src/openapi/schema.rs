@@ -1,6 +1,7 @@
 //! Schemas of types, as OpenAPI version 2 and 3 write them, from the schema table and the texts that describe it.
 
 use keelson_machinery::docs::Docs;
+use keelson_machinery::protobuf;
 use keelson_machinery::schema::{self, Definition, Field, PatchStrategy, Type};
 use serde_json::{Map, Value, json};
 
@@ -14,8 +15,42 @@ const TIME: &str = "apimachinery.pkg.apis.meta.v1.Time";
 const MICRO_TIME: &str = "apimachinery.pkg.apis.meta.v1.MicroTime";
 const RAW: &str = "apimachinery.pkg.runtime.RawExtension";
 
-/// Required by the API's crate but not by the API.
-const NOT_REQUIRED: &[&str] = &["metadata"];
+/// Required by the API's crate but not by the API, beyond the metadata of kinds.
+const NOT_REQUIRED: &[&str] = &[
+    "api.core.v1.ConfigMapEnvSource.name",
+    "api.core.v1.ConfigMapKeySelector.name",
+    "api.core.v1.ConfigMapProjection.name",
+    "api.core.v1.ConfigMapVolumeSource.name",
+    "api.core.v1.LocalObjectReference.name",
+    "api.core.v1.SecretEnvSource.name",
+    "api.core.v1.SecretKeySelector.name",
+    "api.core.v1.SecretProjection.name",
+];
+/// Required by the API but not by its crate.
+const REQUIRED: &[&str] = &["api.core.v1.Event.metadata", "api.events.v1.Event.eventTime"];
+
+/// Fields with a zero as default though they may be left out.
+const ZEROS: &[&str] = &[
+    "api.apps.v1.StatefulSetOrdinals.start",
+    "api.authentication.v1.TokenRequestStatus.token",
+    "api.autoscaling.v1.ScaleSpec.replicas",
+    "api.batch.v1.PodFailurePolicyOnPodConditionsPattern.status",
+    "api.core.v1.GRPCAction.service",
+    "api.core.v1.NodeRuntimeHandler.name",
+    "api.core.v1.ReplicationControllerSpec.minReadySeconds",
+    "api.flowcontrol.v1.FlowSchemaSpec.matchingPrecedence",
+    "api.flowcontrol.v1.QueuingConfiguration.handSize",
+    "api.flowcontrol.v1.QueuingConfiguration.queueLengthLimit",
+    "api.flowcontrol.v1.QueuingConfiguration.queues",
+    "api.rbac.v1.RoleRef.apiGroup",
+    "apimachinery.pkg.apis.meta.v1.APIGroup.preferredVersion",
+];
+/// Fields without a default though they are always there.
+const NO_ZEROS: &[&str] = &[
+    "api.authentication.v1.TokenRequestSpec.boundObjectRef",
+    "api.authentication.v1.TokenReviewSpec.token",
+    "api.core.v1.ImageVolumeStatus.imageRef",
+];
 
 /// Values that fields have when nobody sets them, beyond the zeros that the types tell.
 const DEFAULTS: &[(&str, &str)] = &[
@@ -150,8 +185,10 @@ impl<'a> Schemas<'a> {
         for name in names {
             let field = &definition.fields[name];
             let of_kind = is_kind && matches!(name, "apiVersion" | "kind");
-            if field.required && !of_kind && !NOT_REQUIRED.contains(&name) {
-                required.push(Value::from(name));
+            let full = format!("{path}.{name}");
+            let needed = field.required && name != "metadata" && !NOT_REQUIRED.contains(&full.as_str());
+            if !of_kind && needed || REQUIRED.contains(&full.as_str()) {
+                required.push(name);
             }
             properties.insert(
                 name.to_owned(),
@@ -160,7 +197,9 @@ impl<'a> Schemas<'a> {
         }
         let mut out = json!({"type": "object", "properties": properties});
         if !required.is_empty() {
-            out["required"] = required.into();
+            // In the order of the API's own structs, which number their fields as they come.
+            required.sort_by_key(|name| protobuf::number_of(path, name));
+            out["required"] = json!(required);
         }
         if definition.atomic {
             out["x-kubernetes-map-type"] = "atomic".into();
@@ -223,6 +262,11 @@ impl<'a> Schemas<'a> {
 
     /// A reference with what is said of this use of it.
     fn beside(&self, reference: Value, mut said: Value) -> Value {
+        if said["description"] == ""
+            && let Some(fields) = said.as_object_mut()
+        {
+            fields.remove("description");
+        }
         if self.flavour == Flavour::V2 {
             if let Some(fields) = said.as_object_mut() {
                 fields.remove("default");
@@ -242,7 +286,8 @@ impl<'a> Schemas<'a> {
         let values = enums::values(&full);
         let mut said = Map::new();
         let mut text = self.docs.of(&full).unwrap_or_default();
-        if let Some(values) = values {
+        let of_items = values.is_some() && matches!(field.kind, Type::List(_) | Type::Map(_));
+        if let Some(values) = values.filter(|_| !of_items) {
             text += "\n\nPossible enum values:";
             values.iter().for_each(|value| text += &format!("\n - `{value:?}`"));
             said.insert("enum".into(), json!(values));
@@ -254,7 +299,11 @@ impl<'a> Schemas<'a> {
             said.insert("default".into(), default);
         }
         markers(&full, field, &mut said);
-        let kind = self.of_type(&field.kind, field.any);
+        let mut kind = self.of_type(&field.kind, field.any);
+        if of_items {
+            let items = if matches!(field.kind, Type::List(_)) { "items" } else { "additionalProperties" };
+            kind[items]["enum"] = json!(values);
+        }
         if kind.get("$ref").is_some() {
             return self.beside(kind, said.into());
         }
@@ -309,7 +358,8 @@ fn default(full: &str, field: &Field, flavour: Flavour) -> Option<Value> {
         _ => {}
     }
     let (path, name) = full.rsplit_once('.')?;
-    if !field.present || keelson_machinery::presence::is_pointer(path, name) {
+    let present = field.present && !keelson_machinery::presence::is_pointer(path, name) && !NO_ZEROS.contains(&full);
+    if !present && !ZEROS.contains(&full) {
         return None;
     }
     Some(match field.kind {
