@@ -1,6 +1,6 @@
 //! The command line: one table of flags, from which parsing, help, the config file and the environment derive.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as Flags, Parser, Subcommand};
@@ -26,13 +26,20 @@ const EXAMPLES: &str = "\
 Examples:
   keelson server                                   a one-node cluster; prints where its kubeconfig is
   keelson server --hollow 3                        the same with three pretended nodes: no root, no containers
-  keelson token create                             a bootstrap token";
+  keelson server --cluster-init                    the first of several servers
+  keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
+                                                   a further server of that cluster
+  keelson token create --server --print-join-command
+                                                   a token for it, and the command to type there
+  keelson member list                              the servers of the cluster";
 
 /// What `keelson` does.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run a cluster of one server: store, API server, controllers and scheduler
+    /// Run a server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// List, remove and promote the servers of a cluster, and hand leadership over
+    Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
 }
@@ -55,6 +62,22 @@ pub struct ServerArgs {
     /// Address at which others reach this server (default: the bind address, or 127.0.0.1)
     #[arg(long, env = "KEELSON_ADVERTISE_ADDRESS")]
     pub advertise_address: Option<IpAddr>,
+    /// Address for the other servers of the cluster (default: the advertised address, port 2380; with neither
+    /// --cluster-init nor --join a free port of this host)
+    #[arg(long, env = "KEELSON_PEER_ADDRESS")]
+    pub peer_address: Option<SocketAddr>,
+    /// Begin a cluster that other servers will join
+    #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
+    pub cluster_init: bool,
+    /// Join the cluster of the server at this URL; only the first start needs it
+    #[arg(long, env = "KEELSON_JOIN", requires = "token", requires = "ca_hash", value_name = "https://HOST:6443")]
+    pub join: Option<String>,
+    /// Token to join with, from `keelson token create --server`
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Hash of the cluster's CA, from the same command
+    #[arg(long, env = "KEELSON_CA_HASH", value_name = "sha256:H")]
+    pub ca_hash: Option<String>,
     /// Name of this member (default: the host's name)
     #[arg(long, env = "KEELSON_NAME")]
     pub name: Option<String>,
@@ -111,6 +134,12 @@ pub enum TokenCommand {
         /// How long it is good for
         #[arg(long, default_value = "24h", value_parser = config_duration)]
         ttl: std::time::Duration,
+        /// A token with which servers join; it gives access to the cluster's keys, so keep its life short
+        #[arg(long)]
+        server: bool,
+        /// Print the command to type on the machine that joins
+        #[arg(long)]
+        print_join_command: bool,
         /// Print the command with which a node joins by it, instead of the token alone
         #[arg(long)]
         print_join_command: bool,
@@ -128,6 +157,43 @@ pub enum TokenCommand {
         access: Access,
         /// The token or its id
         token: String,
+    },
+}
+
+/// `keelson member ...`
+#[derive(Flags, Clone, Debug)]
+pub struct MemberArgs {
+    /// How the cluster is reached.
+    #[command(flatten)]
+    pub access: Access,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: MemberCommand,
+}
+
+/// What can be done with members.
+#[derive(Subcommand, Clone, Debug)]
+pub enum MemberCommand {
+    /// List the members
+    List {
+        /// Print JSON
+        #[arg(short, long, value_parser = ["json"])]
+        output: Option<String>,
+    },
+    /// Remove a member for good, by its id or name
+    Remove {
+        /// Its id or name
+        member: String,
+    },
+    /// Give a learner its vote
+    Promote {
+        /// Its id or name
+        member: String,
+    },
+    /// Hand leadership over
+    TransferLeader {
+        /// The id or name of the member that is to lead
+        member: String,
     },
 }
 

@@ -3,8 +3,11 @@
 mod args;
 mod config;
 mod identity;
+mod join;
 mod leader;
 mod logging;
+mod member;
+mod replica;
 mod server;
 mod token;
 
@@ -36,6 +39,7 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,
+            args::Command::Member(args) => member::run(args).await,
             args::Command::Token(args) => token::run(args).await,
         }
     })

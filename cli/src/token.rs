@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
+use keelson_apiserver::bootstrap::SERVER_JOIN_GROUP;
 use keelson_client::{Client, ListParams};
 use keelson_pki::token;
 use serde_json::json;
@@ -11,6 +12,8 @@ use serde_json::json;
 use crate::args::{Access, TokenArgs, TokenCommand};
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
+/// The group as which nodes join; upstream's default roles know it.
+const NODE_JOIN_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 
 /// Runs the command.
 pub async fn run(args: TokenArgs) -> Result<()> {
@@ -55,7 +58,7 @@ async fn create(client: &Client, ttl: std::time::Duration) -> Result<String> {
             "expiration": STANDARD.encode(expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             "usage-bootstrap-authentication": STANDARD.encode("true"),
             "usage-bootstrap-signing": STANDARD.encode("true"),
-            "auth-extra-groups": STANDARD.encode("system:bootstrappers:kubeadm:default-node-token"),
+            "auth-extra-groups": STANDARD.encode(groups),
         },
     }))?;
     client.namespaced::<Secret>("kube-system").create(&object).await?;
