@@ -19,7 +19,7 @@ use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, discovery, negotiate, respond, subresources};
+use crate::{admission, authn, authz, body, discovery, negotiate, respond, streams, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -53,6 +53,7 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
+    pub(crate) agents: streams::Agents,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -74,6 +75,7 @@ impl ApiServer {
                 authorization: authorizer.clone(),
             }),
             authorizer,
+            agents: streams::Agents::new(&config.pki),
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,

@@ -170,7 +170,7 @@ fn has_generation(def: &ResourceDef) -> bool {
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
 /// changed spec counts a generation.
 pub fn prepare_update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
-    if subresource == "status" {
+    if matches!(subresource, "status" | "approval") {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
         *new = old.clone();

@@ -33,10 +33,13 @@ pub fn is_virtual(def: &ResourceDef) -> bool {
 pub async fn serve(
     server: &ApiServer,
     call: &Call<'_>,
-    _upgrade: Option<hyper::upgrade::OnUpgrade>,
-    _uri: &Uri,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    uri: &Uri,
 ) -> Answer {
     let request = call.request;
+    if is_stream(&request.subresource) {
+        return crate::streams::serve(server, call, upgrade, uri).await;
+    }
     match (request.def.plural, request.subresource.as_str(), request.verb) {
         (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
         (_, "scale", "update" | "patch") => set_scale(server, call).await,

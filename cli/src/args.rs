@@ -7,6 +7,11 @@ use clap::{Args as Flags, Parser, Subcommand};
 
 use crate::logging::LogFormat;
 
+/// Addresses of Services unless told otherwise.
+pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/16";
+/// Addresses of pods unless told otherwise.
+pub const DEFAULT_CLUSTER_CIDR: &str = "10.244.0.0/16";
+
 /// Kubernetes' control plane, datastore and node agent as one program.
 #[derive(Parser)]
 #[command(name = "keelson", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -26,11 +31,14 @@ const EXAMPLES: &str = "\
 Examples:
   keelson server                                   a one-node cluster; prints where its kubeconfig is
   keelson server --hollow 3                        the same with three pretended nodes: no root, no containers
+  keelson token create --print-join-command        a bootstrap token, and the command that makes a machine a node
+  keelson agent --server https://HOST:6443 --token T --ca-hash sha256:H
+                                                   this machine becomes a node (root, containerd)
   keelson server --cluster-init                    the first of several servers
+  keelson token create --server --print-join-command
+                                                   a token for a further server, and the command to type there
   keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
                                                    a further server of that cluster
-  keelson token create --server --print-join-command
-                                                   a token for it, and the command to type there
   keelson member list                              the servers of the cluster";
 
 /// What `keelson` does.
@@ -38,6 +46,8 @@ Examples:
 pub enum Command {
     /// Run a server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// Join this machine to a cluster as a node and run pods on it
+    Agent(Box<AgentArgs>),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
@@ -85,10 +95,10 @@ pub struct ServerArgs {
     #[arg(long, env = "KEELSON_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
     /// Addresses of Services
-    #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: String,
     /// Addresses of pods; each node gets a /24 of it
-    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
@@ -105,6 +115,56 @@ pub struct ServerArgs {
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
+}
+
+/// Flags of `keelson agent`.
+#[derive(Flags, Clone, Debug)]
+pub struct AgentArgs {
+    /// Read further flags from this YAML file (keys are flag names; the command line and the environment win)
+    #[arg(long, env = "KEELSON_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// URL of a server; may be given several times, any that answers is used
+    #[arg(long, env = "KEELSON_SERVER", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// Bootstrap token to join with
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Hash of the cluster's CA: sha256:<64 hex digits>
+    #[arg(long, env = "KEELSON_CA_HASH")]
+    pub ca_hash: Option<String>,
+    /// Use this kubeconfig of the node instead of joining
+    #[arg(long, env = "KEELSON_KUBECONFIG", conflicts_with_all = ["server", "token", "ca_hash"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the agent keeps its credentials and its pods' volumes
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value_os_t = default_data_dir().join("agent"))]
+    pub data_dir: PathBuf,
+    /// Name of the node (default: the host's name)
+    #[arg(long, env = "KEELSON_NAME")]
+    pub name: Option<String>,
+    /// Socket of the container runtime
+    #[arg(long, env = "KEELSON_RUNTIME_ENDPOINT", default_value = "unix:///run/containerd/containerd.sock")]
+    pub runtime_endpoint: String,
+    /// Address at which others reach this node (default: the one that leads to the server)
+    #[arg(long, env = "KEELSON_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Port of the agent's own server
+    #[arg(long, env = "KEELSON_PORT", default_value_t = 10250)]
+    pub port: u16,
+    /// Where the logs of containers go (default: /var/log/pods)
+    #[arg(long, env = "KEELSON_LOG_DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Directory from which the runtime reads network configurations
+    #[arg(long, env = "KEELSON_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Addresses of all pods
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
+    pub cluster_cidr: String,
+    /// Address of the cluster's name server
+    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
+    pub cluster_dns: Option<IpAddr>,
+    /// The cluster's domain
+    #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
 }
 
 /// Flags that tools share.
@@ -137,10 +197,7 @@ pub enum TokenCommand {
         /// A token with which servers join; it gives access to the cluster's keys, so keep its life short
         #[arg(long)]
         server: bool,
-        /// Print the command to type on the machine that joins
-        #[arg(long)]
-        print_join_command: bool,
-        /// Print the command with which a node joins by it, instead of the token alone
+        /// Print the command to type on the machine that joins, instead of the token alone
         #[arg(long)]
         print_join_command: bool,
     },

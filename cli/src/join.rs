@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use keelson_apiserver::Extension;
-use keelson_apiserver::bootstrap::SERVER_JOIN_PATH;
 use keelson_client::Transport;
 use keelson_client::https::Https;
 use keelson_machinery::status::Status;
@@ -18,6 +17,8 @@ use serde_json::value::RawValue;
 
 use crate::identity::Identity;
 
+/// Where a server asks; the role of server tokens names it.
+pub const PATH: &str = "/keelson/v1/join";
 /// Largest answer that a joining server reads.
 const WELCOME_BYTES: usize = 1024 * 1024;
 
@@ -43,14 +44,14 @@ pub fn extension(replica: Replica, identity: Identity, pki: Arc<ClusterPki>) -> 
         let welcome = welcome(&replica, &identity, &pki);
         async move {
             if method != http::Method::POST {
-                return Err(Status::method_not_supported());
+                return Err(Status::method_not_allowed());
             }
             let bytes = welcome.map_err(|error| Status::internal(&format!("cannot gather the keys: {error}")))?;
-            Ok(keelson_apiserver::json(http::StatusCode::OK, bytes))
+            Ok(keelson_apiserver::body::json(200, bytes))
         }
         .boxed()
     };
-    (SERVER_JOIN_PATH, Arc::new(answer))
+    (PATH, Arc::new(answer))
 }
 
 fn welcome(replica: &Replica, identity: &Identity, pki: &ClusterPki) -> Result<Vec<u8>> {
@@ -68,7 +69,7 @@ fn welcome(replica: &Replica, identity: &Identity, pki: &ClusterPki) -> Result<V
 pub async fn ask(url: &str, token: &str, ca_hash: &str) -> Result<Welcome> {
     let tls = keelson_pki::client_config_pinned(ca_hash)?;
     let transport = Https::new(url, tls, Some(token.to_owned()));
-    let request = http::Request::post(SERVER_JOIN_PATH).body(Bytes::new())?;
+    let request = http::Request::post(PATH).body(Bytes::new())?;
     let response = transport.call(request).await.with_context(|| {
         format!("cannot reach a server of the cluster with CA {ca_hash} at {url}: check --join and --ca-hash")
     })?;

@@ -1,5 +1,6 @@
 //! The `keelson` binary: composes the crates into a server, an agent and the tools around them.
 
+mod agent;
 mod args;
 mod config;
 mod identity;
@@ -40,6 +41,7 @@ fn run() -> anyhow::Result<()> {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,
             args::Command::Member(args) => member::run(args).await,
+            args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
         }
     })

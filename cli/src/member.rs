@@ -60,14 +60,14 @@ pub fn extension(replica: Replica) -> (&'static str, Extension) {
                 http::Method::GET => serde_json::to_vec(&list(&replica).await.map_err(refused)?),
                 http::Method::POST => {
                     let request = serde_json::from_slice(&body)
-                        .map_err(|error| Status::bad_request(&format!("not a change of members: {error}")))?;
+                        .map_err(|error| Status::bad_request(format!("not a change of members: {error}")))?;
                     change(&replica, request).await.map_err(refused)?;
                     Ok(b"{}".to_vec())
                 }
-                _ => return Err(Status::method_not_supported()),
+                _ => return Err(Status::method_not_allowed()),
             };
             let bytes = answer.map_err(|error| Status::internal(&error.to_string()))?;
-            Ok(keelson_apiserver::json(http::StatusCode::OK, bytes))
+            Ok(keelson_apiserver::body::json(200, bytes))
         }
         .boxed()
     };
@@ -76,8 +76,8 @@ pub fn extension(replica: Replica) -> (&'static str, Extension) {
 
 fn refused(error: ClusterError) -> Status {
     match error {
-        ClusterError::Kv(error) => Status::service_unavailable(&error.to_string()),
-        other => Status::bad_request(&other.to_string()),
+        ClusterError::Kv(error) => Status::unavailable(error.to_string()),
+        other => Status::bad_request(other.to_string()),
     }
 }
 
@@ -136,7 +136,8 @@ pub async fn run(args: MemberArgs) -> Result<()> {
     let path = args.access.kubeconfig;
     let transport = keelson_client::https::transport_of(&path)
         .with_context(|| format!("cannot use {}: name another with --kubeconfig", path.display()))?;
-    let send = |request: http::Request<Bytes>| async {
+    let transport = &transport;
+    let send = &|request: http::Request<Bytes>| async move {
         let response = transport.call(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
@@ -146,11 +147,13 @@ pub async fn run(args: MemberArgs) -> Result<()> {
         }
         Ok(body)
     };
-    let post = |request: Request| async {
-        let request = http::Request::post(PATH)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(serde_json::to_vec(&request)?.into())?;
-        send(request).await
+    let post = |request: Request| {
+        let bytes = serde_json::to_vec(&request);
+        async move {
+            let request =
+                http::Request::post(PATH).header(http::header::CONTENT_TYPE, "application/json").body(bytes?.into())?;
+            send(request).await
+        }
     };
     match args.command {
         MemberCommand::List { output } => {

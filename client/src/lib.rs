@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod connection;
 pub mod https;
 pub mod transport;
 

@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::{Running, Runtime};
+use crate::join::{self, Credentials, JoinError};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::pod_worker::{self, Step};
 use crate::{cni, machine};
@@ -44,6 +45,8 @@ pub struct AgentConfig {
     pub node_ip: IpAddr,
     /// Port of the agent's server.
     pub port: u16,
+    /// With these a certificate for the agent's server is asked for; without them there is no server.
+    pub credentials: Option<Credentials>,
     /// Network of all pods.
     pub cluster_cidr: String,
     /// The cluster's name server, if there is one.
@@ -61,6 +64,9 @@ pub enum AgentError {
     /// A directory cannot be made.
     #[error("data directory: {0}")]
     File(#[from] std::io::Error),
+    /// The agent's server cannot listen.
+    #[error("cannot listen on {0}: {1}; stop what uses it, or choose another with --port")]
+    Listen(std::net::SocketAddr, std::io::Error),
 }
 
 /// The pods of this node by uid, as the API last said.
@@ -79,6 +85,8 @@ pub struct Agent {
     pods: Mutex<Pods>,
     /// Pods with a step under way.
     busy: Mutex<HashSet<String>>,
+    /// Told when the node was registered.
+    registered: tokio::sync::Notify,
     /// Failed starts of containers.
     pub(crate) failures: Mutex<pod_worker::Failures>,
 }
@@ -95,15 +103,54 @@ impl Agent {
             machine,
             pods: Mutex::default(),
             busy: Mutex::default(),
+            registered: tokio::sync::Notify::new(),
             failures: Mutex::default(),
         });
+        let server = agent.clone().server().await?;
         tokio::select! {
             () = cancel.cancelled() => {}
+            () = server => {}
             () = agent.heartbeats() => {}
             () = agent.watch() => {}
             () = agent.relist() => {}
         }
         Ok(())
+    }
+
+    /// The agent's server, listening; it does nothing if the agent has no credentials.
+    async fn server(self: Arc<Self>) -> Result<impl Future<Output = ()>, AgentError> {
+        let mut bound = None;
+        if let Some(credentials) = self.config.credentials.clone() {
+            // A node has one address that counts, but tools on the node itself use the loopback interface.
+            let any: IpAddr = if self.config.node_ip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+            let address = std::net::SocketAddr::new(any, self.config.port);
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| AgentError::Listen(address, e))?;
+            bound = Some((listener, credentials));
+        }
+        Ok(async move {
+            let Some((listener, credentials)) = bound else { return std::future::pending().await };
+            // The request is approved for the names that the Node object has, so the node must be there first.
+            self.registered.notified().await;
+            let tls = loop {
+                match self.serving(&credentials).await {
+                    Ok(tls) => break tls,
+                    Err(error) => tracing::warn!(%error, "no certificate for the agent's server; trying again"),
+                }
+                tokio::time::sleep(RETRY * 10).await;
+            };
+            crate::server::serve(self, listener, tls).await;
+        })
+    }
+
+    async fn serving(&self, credentials: &Credentials) -> Result<Arc<rustls::ServerConfig>, JoinError> {
+        let (node, ip) = (&self.config.node_name, self.config.node_ip.to_string());
+        let issued = join::serving(credentials, node, &[node.clone(), ip], &self.config.data_dir).await?;
+        Ok(keelson_pki::server_config(keelson_pki::CertificateSlot::new(&issued)?, &credentials.ca)?)
+    }
+
+    /// The pods of this node, as the API last said.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().known.values().map(|p| Arc::new(p.clone())).collect()
     }
 
     async fn heartbeats(&self) {
@@ -127,6 +174,7 @@ impl Agent {
         let not_ready = self.runtime.not_ready().await;
         let node = node::register(client, name, &machine, not_ready.as_deref()).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
+        self.registered.notify_one();
         if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
                 tracing::error!(%error, "the network configuration could not be written");

@@ -107,6 +107,30 @@ impl Runtime {
         Ok(pods)
     }
 
+    /// The containers that bear these labels, newest first.
+    pub async fn containers(&self, labels: HashMap<String, String>) -> Result<Vec<cri::Container>, tonic::Status> {
+        let filter = Some(cri::ContainerFilter { label_selector: labels, ..Default::default() });
+        let answer = self.pods.clone().list_containers(cri::ListContainersRequest { filter }).await?;
+        let mut containers = answer.into_inner().containers;
+        containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        Ok(containers)
+    }
+
+    /// The sandboxes that bear these labels, newest first.
+    pub async fn sandboxes(&self, labels: HashMap<String, String>) -> Result<Vec<PodSandbox>, tonic::Status> {
+        let filter = Some(cri::PodSandboxFilter { label_selector: labels, ..Default::default() });
+        let answer = self.pods.clone().list_pod_sandbox(cri::ListPodSandboxRequest { filter }).await?;
+        let mut sandboxes = answer.into_inner().items;
+        sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        Ok(sandboxes)
+    }
+
+    /// The status of one container.
+    pub async fn container(&self, id: &str) -> Result<ContainerStatus, tonic::Status> {
+        let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
+        Ok(self.pods.clone().container_status(request).await?.into_inner().status.unwrap_or_default())
+    }
+
     /// The pod addresses of a sandbox.
     pub async fn addresses(&self, sandbox: &str) -> Result<Vec<String>, tonic::Status> {
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.into(), verbose: false };

@@ -141,6 +141,35 @@ pub async fn serving(
     Ok(issued)
 }
 
+/// The credentials in a kubeconfig, if it holds a client certificate: with them a serving certificate can be asked for.
+pub fn credentials_of(kubeconfig: &Path) -> Result<Option<Credentials>, JoinError> {
+    let Some(text) = read(kubeconfig)? else { return Ok(None) };
+    let malformed = |e: &dyn std::fmt::Display| JoinError::Answer(format!("{}: {e}", kubeconfig.display()));
+    let config: Value = serde_saphyr::from_str(&text).map_err(|e| malformed(&e))?;
+    let named = |list: &str, name: &Value| -> Value {
+        let mut entries = config[list].as_array().into_iter().flatten();
+        entries.find(|e| e["name"] == *name).cloned().unwrap_or_default()
+    };
+    let context = &named("contexts", &config["current-context"])["context"];
+    let (cluster, user) =
+        (&named("clusters", &context["cluster"])["cluster"], &named("users", &context["user"])["user"]);
+    let data = |of: &Value, key: &str| -> Result<Option<String>, JoinError> {
+        if let Some(encoded) = of[format!("{key}-data")].as_str() {
+            let bytes = STANDARD.decode(encoded).map_err(|e| malformed(&e))?;
+            return String::from_utf8(bytes).map(Some).map_err(|e| malformed(&e));
+        }
+        of[key].as_str().map_or(Ok(None), |path| read(Path::new(path)))
+    };
+    let parts = (
+        cluster["server"].as_str(),
+        data(cluster, "certificate-authority")?,
+        data(user, "client-certificate")?,
+        data(user, "client-key")?,
+    );
+    let (Some(server), Some(ca), Some(certificate), Some(key)) = parts else { return Ok(None) };
+    Ok(Some(Credentials { servers: vec![server.into()], ca, client: Issued { certificate, key } }))
+}
+
 /// The CA of the kubeconfig in `cluster-info`.
 fn cluster_ca(info: &Value) -> Result<String, JoinError> {
     let wrong = |what: &str| JoinError::Answer(format!("cluster-info: {what}"));

@@ -13,5 +13,6 @@ pub mod node;
 mod pod_config;
 mod pod_status;
 mod pod_worker;
+mod server;
 
 pub use agent::{Agent, AgentConfig, AgentError};

@@ -40,6 +40,21 @@ pub fn containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default()
 }
 
+/// The names of all containers of the pod.
+pub fn names(pod: &Pod) -> impl Iterator<Item = &str> {
+    let ephemeral = pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
+    let main = init_containers(pod).iter().chain(containers(pod)).map(|c| c.name.as_str());
+    main.chain(ephemeral.iter().map(|c| c.name.as_str()))
+}
+
+/// Why a container waits, as the status says.
+pub fn waiting_reason<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let found = lists.into_iter().flatten().flatten().find(|c| c.name == container)?;
+    found.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+}
+
 /// The pod's restart policy; that of init containers of a pod that always restarts is OnFailure.
 pub fn policy(pod: &Pod, init: bool) -> Option<&str> {
     let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());

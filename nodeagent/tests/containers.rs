@@ -228,6 +228,7 @@ async fn a_pod_runs_fails_over_an_agent_and_ends() {
         cni_conf_dir: runtime.dir.path().join("net.d"),
         node_ip: [127, 0, 0, 1].into(),
         port: 10250,
+        credentials: None,
         cluster_cidr: "10.244.0.0/16".into(),
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),

@@ -6,6 +6,14 @@ pub(super) type Binding = (&'static str, &'static str, &'static str, &'static st
 /// The bindings.
 pub(super) const BINDINGS: &[Binding] = &[
     ("", "cluster-admin", "ClusterRole", "cluster-admin", &["group:system:masters"]),
+    (
+        "",
+        "keelson:apiserver-kubelet-client",
+        "ClusterRole",
+        "system:kubelet-api-admin",
+        &["user:kube-apiserver-kubelet-client"],
+    ),
+    ("", "keelson:node-network", "ClusterRole", "keelson:node-network", &["group:system:nodes"]),
     ("", "system:basic-user", "ClusterRole", "system:basic-user", &["group:system:authenticated"]),
     (
         "",

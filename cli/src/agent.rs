@@ -1,0 +1,166 @@
+//! `keelson agent`: joins this machine to a cluster, or comes back to it, and runs the pods that are bound to it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Endpoints;
+use keelson_client::https::{Https, transport_of};
+use keelson_client::{Client, Transport};
+use keelson_nodeagent::join::{self, Credentials};
+use keelson_nodeagent::{Agent, AgentConfig};
+use keelson_pki::{Identity, client_config};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::args::AgentArgs;
+use crate::identity::DataDir;
+
+/// How often the list of servers is brought up to date.
+const SERVERS_REFRESH: Duration = Duration::from_secs(30);
+
+/// Runs the agent until it is told to stop. Pods go on running then.
+pub async fn run(args: AgentArgs) -> Result<()> {
+    let data = DataDir::open(&args.data_dir)?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => crate::server::hostname()?,
+    };
+    let runtime_socket = socket(&args.runtime_endpoint)?;
+    let (https, credentials) = connect(&args, &name).await?;
+    let node_ip = match args.node_ip {
+        Some(ip) => ip,
+        None => own_address(&https.servers()).await?,
+    };
+    let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
+    let stop = CancellationToken::new();
+    tokio::spawn(follow_servers(https.clone(), client.clone(), stop.clone()));
+    let config = AgentConfig {
+        node_name: name.clone(),
+        client,
+        runtime_socket,
+        data_dir: args.data_dir.clone(),
+        log_dir: args.log_dir.clone().unwrap_or_else(|| "/var/log/pods".into()),
+        cni_conf_dir: args.cni_conf_dir.clone(),
+        node_ip,
+        port: args.port,
+        credentials,
+        cluster_cidr: args.cluster_cidr.clone(),
+        cluster_dns: args.cluster_dns,
+        cluster_domain: args.cluster_domain.clone(),
+    };
+    info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
+    let running = Agent::run(config, stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        result = &mut running => result?,
+        result = crate::server::terminated() => {
+            result?;
+            info!("stopping; pods go on running");
+            stop.cancel();
+            running.await?;
+        }
+    }
+    drop(data);
+    Ok(())
+}
+
+/// A transport with the node's identity: from a kubeconfig, an earlier join or a join now.
+async fn connect(args: &AgentArgs, name: &str) -> Result<(Arc<Https>, Option<Credentials>)> {
+    if let Some(kubeconfig) = &args.kubeconfig {
+        let https = transport_of(kubeconfig)
+            .with_context(|| format!("cannot use {}: name another with --kubeconfig", kubeconfig.display()))?;
+        let credentials = join::credentials_of(kubeconfig)?;
+        return Ok((Arc::new(https), credentials));
+    }
+    if args.server.is_empty() {
+        bail!("name a server with --server https://HOST:6443 (and --token and --ca-hash), or a --kubeconfig");
+    }
+    let (Some(token), Some(hash)) = (&args.token, &args.ca_hash) else {
+        bail!("joining needs --token and --ca-hash; `keelson token create --print-join-command` prints both");
+    };
+    let credentials = join::join(&args.server, token, hash, name, &args.data_dir).await?;
+    let tls = client_config(&credentials.ca, Identity::Certificate(&credentials.client))?;
+    Ok((Arc::new(Https::to_any(&credentials.servers, tls, None)), Some(credentials)))
+}
+
+fn socket(endpoint: &str) -> Result<PathBuf> {
+    match endpoint.strip_prefix("unix://") {
+        Some(path) => Ok(path.into()),
+        None if endpoint.starts_with('/') => Ok(endpoint.into()),
+        None => bail!(
+            "--runtime-endpoint {endpoint}: only Unix sockets are supported, such as unix:///run/containerd/containerd.sock"
+        ),
+    }
+}
+
+/// The address from which the first server that can be routed to would be called.
+async fn own_address(servers: &[String]) -> Result<IpAddr> {
+    for server in servers {
+        let Ok(uri) = server.parse::<http::Uri>() else { continue };
+        let (host, port) = (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(443));
+        for address in tokio::net::lookup_host((host, port)).await.into_iter().flatten() {
+            let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+            let socket = tokio::net::UdpSocket::bind(any).await?;
+            if socket.connect(address).await.is_ok() {
+                return Ok(socket.local_addr()?.ip());
+            }
+        }
+    }
+    bail!("the node's address cannot be told from the servers' addresses: set it with --node-ip")
+}
+
+/// Keeps the transport's list of servers as the `kubernetes` endpoints say; those named at the start stay behind them.
+async fn follow_servers(https: Arc<Https>, client: Client, stop: CancellationToken) {
+    let given = https.servers();
+    loop {
+        match client.namespaced::<Endpoints>("default").get_opt("kubernetes").await {
+            Ok(endpoints) => {
+                let mut servers = endpoints.map(|e| urls(&e)).unwrap_or_default();
+                servers.extend(given.iter().filter(|g| !servers.contains(g)).cloned().collect::<Vec<_>>());
+                https.set_servers(&servers);
+            }
+            Err(error) => warn!(%error, "the list of servers could not be read; the known ones are used"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SERVERS_REFRESH) => {}
+        }
+    }
+}
+
+fn urls(endpoints: &Endpoints) -> Vec<String> {
+    let mut urls = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let https = |p: &&k8s_openapi::api::core::v1::EndpointPort| p.name.as_deref() == Some("https");
+        let Some(port) = subset.ports.iter().flatten().find(https).map(|p| p.port) else { continue };
+        for address in subset.addresses.iter().flatten() {
+            let host = if address.ip.contains(':') { format!("[{}]", address.ip) } else { address.ip.clone() };
+            urls.push(format!("https://{host}:{port}"));
+        }
+    }
+    urls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_the_endpoints() {
+        let endpoints: Endpoints = serde_json::from_value(serde_json::json!({"subsets": [{
+            "addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "ports": [{"name": "https", "port": 6443}]}]}))
+        .unwrap();
+        assert_eq!(urls(&endpoints), ["https://10.0.0.1:6443", "https://[fd00::1]:6443"]);
+        assert!(urls(&Endpoints::default()).is_empty());
+    }
+
+    #[test]
+    fn runtime_endpoints() {
+        assert_eq!(socket("unix:///run/x.sock").unwrap(), PathBuf::from("/run/x.sock"));
+        assert_eq!(socket("/run/x.sock").unwrap(), PathBuf::from("/run/x.sock"));
+        assert!(socket("tcp://1.2.3.4:5").is_err());
+    }
+}
