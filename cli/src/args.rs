@@ -171,7 +171,7 @@ pub struct AgentArgs {
 #[derive(Flags, Clone, Debug)]
 pub struct Access {
     /// The admin's kubeconfig
-    #[arg(long, env = "KUBECONFIG", default_value_os_t = default_data_dir().join("admin.kubeconfig"))]
+    #[arg(long, global = true, env = "KUBECONFIG", default_value_os_t = default_data_dir().join("admin.kubeconfig"))]
     pub kubeconfig: PathBuf,
 }
 
