@@ -10,6 +10,7 @@ mod logging;
 mod member;
 mod replica;
 mod server;
+mod store;
 mod token;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -41,6 +42,7 @@ fn run() -> anyhow::Result<()> {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,
             args::Command::Member(args) => member::run(args).await,
+            args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
         }

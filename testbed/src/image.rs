@@ -58,11 +58,31 @@ fn busybox() -> Result<Vec<u8>> {
         bail!("busybox is not installed: apt-get install busybox-static");
     };
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    // A dynamic program names its loader; in an image without libraries it could not start.
-    if bytes.windows(9).any(|window| window == b"ld-linux-" || window == b"/ld-musl-") {
+    // In an image without libraries a dynamic program could not start.
+    if names_a_loader(&bytes) != Some(false) {
         bail!("{} is not statically linked: apt-get install busybox-static", path.display());
     }
     Ok(bytes)
+}
+
+/// Whether a 64-bit little-endian ELF program has a PT_INTERP header, which names the loader of its libraries.
+fn names_a_loader(elf: &[u8]) -> Option<bool> {
+    const INTERP: usize = 3;
+    let number = |at: usize, length: usize| {
+        let bytes = elf.get(at..at.checked_add(length)?)?;
+        Some(bytes.iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)))
+    };
+    if elf.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (offset, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    for i in 0..count {
+        let at = offset.checked_add(i * size)?;
+        if number(at, 4)? == INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 fn layer(busybox: &[u8]) -> Vec<u8> {
@@ -135,6 +155,18 @@ impl Tar {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn a_loader_is_found() {
+        let mut elf = vec![0; 64 + 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (elf[32], elf[54], elf[56], elf[64]) = (64, 56, 1, 1);
+        assert_eq!(names_a_loader(&elf), Some(false));
+        elf[64] = 3;
+        assert_eq!(names_a_loader(&elf), Some(true));
+        assert_eq!(names_a_loader(&elf[..64]), None, "cut short");
+        assert_eq!(names_a_loader(b"#!/bin/sh\n"), None);
+    }
 
     #[test]
     fn tar_reads_what_is_written() {

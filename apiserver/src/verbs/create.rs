@@ -4,10 +4,13 @@ use http::Response;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 
+use serde_json::Value;
+
 use super::Call;
+use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, services, strategy};
+use crate::{ApiServer, crd, options, ownership, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -15,17 +18,36 @@ const GENERATE_NAME_ATTEMPTS: usize = 8;
 impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let (def, dry_run) = (call.request.def, call.dry_run()?);
+        if call.request.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
+            return Err(crd::strategy::terminating(call.request));
+        }
+        options::check(call, "CreateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
-        let unknown = strategy::conform(def, &mut object)?;
+        let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
+        self.insert(call, object, &mut warnings, Tracking::Compare).await
+    }
+
+    /// Stores a decoded object as a new one.
+    pub(crate) async fn insert(
+        &self,
+        call: &Call<'_>,
+        object: Value,
+        warnings: &mut Vec<String>,
+        tracking: Tracking,
+    ) -> Result<Response<Body>, Status> {
+        let (def, dry_run) = (call.request.def, call.dry_run()?);
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
-            strategy::prepare_create(def, &mut candidate)?;
+            strategy::complete(def, &mut candidate, None);
+            if tracking == Tracking::Compare {
+                ownership::track(call, None, &mut candidate);
+            }
+            strategy::prepare_create(call.request, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let mut admission = Admission {
@@ -38,23 +60,23 @@ impl ApiServer {
                 object: Some(&mut candidate),
                 old: None,
                 dry_run,
-                warnings: &mut warnings,
+                warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(def, &candidate, None)?;
+            strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
             let mut extra = services::allocate(self, def, &mut candidate, None)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);
                 }
-                return call.answer(201, &candidate, &warnings);
+                return call.answer(201, &candidate, warnings);
             }
             extra.lease = self.event_lease(def).await?;
-            match self.objects.put(def, &candidate, 0, call.fence, extra).await {
+            match self.objects.put(def, &call.request.to_store(&candidate), 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
-                    return call.answer(201, &candidate, &warnings);
+                    return call.answer(201, &candidate, warnings);
                 }
                 Err(WriteError::Status(status))
                     if status.reason == "AllocationRace" && attempt < GENERATE_NAME_ATTEMPTS => {}

@@ -8,7 +8,17 @@ use serde_json::Value;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, services, strategy};
+use crate::request::ResourceRequest;
+use crate::{ApiServer, crd, options, ownership, services, strategy};
+
+/// Who keeps `managedFields` of a change up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// The change compares what was and what is.
+    Compare,
+    /// The edit has done it.
+    Done,
+}
 
 /// Attempts of an update that names no resource version.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -16,17 +26,21 @@ const UPDATE_ATTEMPTS: usize = 5;
 impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        options::check(call, "UpdateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
         let def = call.request.def;
-        let unknown = strategy::conform(def, &mut object)?;
+        let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
             return Err(Status::bad_request("name must be provided"));
         }
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        if version.is_empty() && def.custom {
+            return Err(crd::strategy::version_required(call.request));
+        }
         self.fresh(None).await?;
         let object = self
             .change(call, &mut warnings, |old, revision| {
@@ -45,6 +59,12 @@ impl ApiServer {
         call.answer(200, &object, &warnings)
     }
 
+    /// The object that a request names, in its version, with its revision.
+    pub(crate) fn current(&self, request: &ResourceRequest) -> Result<Option<(Value, i64)>, Status> {
+        let found = self.objects.find(request.def, &request.namespace, &request.name);
+        found.map(|kv| Ok((request.value(&kv)?, kv.mod_revision))).transpose()
+    }
+
     /// Reads, changes and writes an object until no other writer comes between. `edit` gets the stored object and its
     /// revision and returns the new one.
     pub(crate) async fn change(
@@ -53,14 +73,29 @@ impl ApiServer {
         warnings: &mut Vec<String>,
         edit: impl Fn(&Value, i64) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
+        self.change_tracked(call, warnings, Tracking::Compare, edit).await
+    }
+
+    /// As [`Self::change`], with the ownership of fields kept up as `tracking` says.
+    pub(crate) async fn change_tracked(
+        &self,
+        call: &Call<'_>,
+        warnings: &mut Vec<String>,
+        tracking: Tracking,
+        edit: impl Fn(&Value, i64) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
         let request = call.request;
         let (def, dry_run) = (request.def, call.dry_run()?);
         for _ in 0..UPDATE_ATTEMPTS {
-            let Some((old, revision)) = self.objects.get(def, &request.namespace, &request.name)? else {
+            let Some((old, revision)) = self.current(request)? else {
                 return Err(call.not_found());
             };
             let mut new = edit(&old, revision)?;
-            strategy::prepare_update(def, &request.subresource, &old, &mut new);
+            strategy::complete(def, &mut new, Some(&old));
+            if tracking == Tracking::Compare {
+                ownership::track(call, Some(&old), &mut new);
+            }
+            strategy::prepare_update(request, &old, &mut new);
             let mut admission = Admission {
                 operation: Operation::Update,
                 def,
@@ -74,9 +109,10 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(def, &new, Some(&old))?;
+            strategy::check(request, &new, Some(&old), warnings)?;
             let extra = services::allocate(self, def, &mut new, Some(&old))?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
+            ownership::keep_times(&old, &mut new);
             if new == old || dry_run {
                 return Ok(new);
             }
@@ -84,7 +120,7 @@ impl ApiServer {
             let written = if gone {
                 self.objects.delete(def, &new, revision, call.fence, services::release(def, &new)).await
             } else {
-                self.objects.put(def, &new, revision, call.fence, extra).await
+                self.objects.put(def, &request.to_store(&new), revision, call.fence, extra).await
             };
             match written {
                 Ok(now) => {
