@@ -74,8 +74,11 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("api.resource.v1.DeviceToleration.operator", "Equal"),
 ];
 
+/// A type, the field that says which of the others counts, and the others with its values for them.
+type Union = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Types of which one field says which of the others counts.
-const UNIONS: &[(&str, &str, &[(&str, &str)])] = &[
+const UNIONS: &[Union] = &[
     ("api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
     ("api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
     ("api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
