@@ -1,16 +1,18 @@
-//! Derives the schema table from the sources of the `k8s-openapi` crate (and that of protobuf field numbers, see
-//! `build/numbers.rs`): per type its fields, their types and how their
-//! lists are merged. The sources are generated and regular, so they are read line by line; what is not understood fails
-//! the build.
+//! Derives the schema table from the sources of the `k8s-openapi` crate (per type its fields and their types) and of
+//! `k8s-pb` (how they are merged; for protobuf field numbers see `build/numbers.rs`). The sources are generated and
+//! regular, so they are read line by line; what is not understood fails the build.
 //!
-//! Output, one item per line: `T <type>`, `K <group> <version> <kind>` (of the type before), and
-//! `F <json name> <type expression> <list strategy>` (`!` before the type of a required field); the expressions are explained in `src/schema.rs`.
+//! Output, one item per line: `T <type> [atomic]`, `K <group> <version> <kind>` (of the type before), and
+//! `F <json name> <type expression> <list type> <list keys> <patch key> [atomic] [retainKeys]` (`!` before the type of a
+//! required field; `-` for none); the expressions are explained in `src/schema.rs`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "build/markers.rs"]
+mod markers;
 #[path = "build/newer.rs"]
 mod newer;
 #[path = "build/numbers.rs"]
@@ -25,7 +27,12 @@ fn main() -> Outcome<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=Cargo.toml");
-    let root = source_of("k8s-openapi")?.join(VERSION_DIR);
+    let packages = packages()?;
+    let root = source_of(&packages, "k8s-openapi")?.join(VERSION_DIR);
+    let mut markers = markers::Markers::default();
+    let messages = source_of(&packages, "k8s-pb")?.join("src");
+    println!("cargo::rerun-if-changed={}", messages.display());
+    markers.collect(&messages, "")?;
     println!("cargo::rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     collect(&root, &mut files)?;
@@ -35,19 +42,17 @@ fn main() -> Outcome<()> {
         let relative = file.strip_prefix(&root)?;
         let module: Vec<&str> =
             relative.parent().into_iter().flat_map(Path::iter).filter_map(|part| part.to_str()).collect();
-        describe(&module.join("."), &fs::read_to_string(file)?, &mut out)
+        describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out)
             .map_err(|why| format!("{}: {why}", file.display()))?;
     }
     let directory = PathBuf::from(env::var("OUT_DIR")?);
-    let messages = source_of("k8s-pb")?.join("src");
-    println!("cargo::rerun-if-changed={}", messages.display());
     fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
     fs::write(directory.join("schema.txt"), out)?;
     Ok(())
 }
 
-/// Where cargo keeps the sources of a dependency of the workspace.
-fn source_of(package: &str) -> Outcome<PathBuf> {
+/// The workspace's dependencies, optional ones included.
+fn packages() -> Outcome<serde_json::Value> {
     let cargo = env::var("CARGO")?;
     let target = env::var("TARGET")?;
     // All features: `k8s-pb` is an optional dependency, whose sources are read but which is never compiled.
@@ -56,7 +61,11 @@ fn source_of(package: &str) -> Outcome<PathBuf> {
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Where cargo keeps the sources of a dependency of the workspace.
+fn source_of(metadata: &serde_json::Value, package: &str) -> Outcome<PathBuf> {
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let manifest = packages.iter().find(|p| p["name"] == package).and_then(|p| p["manifest_path"].as_str());
     let manifest = Path::new(manifest.ok_or_else(|| format!("{package} is not a dependency of the workspace"))?);
@@ -75,17 +84,16 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Outcome<()> {
     Ok(())
 }
 
-/// One field: its name in Rust, its name in JSON, its type, its list strategy.
+/// One field: its name in Rust, its name in JSON, its type.
 struct Field<'a> {
     rust: &'a str,
     json: Option<&'a str>,
     kind: String,
     required: bool,
-    strategy: String,
 }
 
 /// Writes what one source file says of its type.
-fn describe(module: &str, source: &str, out: &mut String) -> Outcome<()> {
+fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut String) -> Outcome<()> {
     let lines: Vec<&str> = source.lines().collect();
     let Some(start) = lines.iter().position(|l| l.starts_with("pub struct ") && l.ends_with(" {") && !l.contains('<'))
     else {
@@ -98,20 +106,18 @@ fn describe(module: &str, source: &str, out: &mut String) -> Outcome<()> {
         let Some((rust, kind)) = line.trim().strip_prefix("pub ").and_then(|f| f.split_once(": ")) else { continue };
         let required = !kind.starts_with("Option<");
         let kind = expression(kind.trim_end_matches(','))?;
-        fields.push(Field { rust, json: None, kind, required, strategy: String::new() });
+        fields.push(Field { rust, json: None, kind, required });
     }
-    for (index, line) in lines.iter().enumerate() {
-        let line = line.trim();
+    for line in lines.iter().map(|line| line.trim()) {
         if let Some((json, rust)) = line.split_once(" => Field::Key_") {
             let rust = rust.trim_end_matches(',');
             if let Some(field) = fields.iter_mut().find(|f| f.rust == rust) {
                 field.json = Some(json.trim_matches('"'));
             }
-        } else if let Some(call) = line.strip_prefix("crate::merge_strategies::list::") {
-            strategy(call, &lines[index + 1..], &mut fields)?;
         }
     }
-    writeln!(out, "T {module}.{name}")?;
+    let kind_path = format!("{module}.{name}");
+    writeln!(out, "T {kind_path}{}", if markers.is_atomic(&kind_path) { " atomic" } else { "" })?;
     let constant = |key: &str| {
         let prefix = format!("const {key}: &'static str = \"");
         lines.iter().find_map(|l| l.trim().strip_prefix(prefix.as_str())).map(|v| v.trim_end_matches("\";"))
@@ -119,46 +125,19 @@ fn describe(module: &str, source: &str, out: &mut String) -> Outcome<()> {
     if let (Some(group), Some(version), Some(kind)) = (constant("GROUP"), constant("VERSION"), constant("KIND")) {
         writeln!(out, "K {} {version} {kind}", if group.is_empty() { "-" } else { group })?;
     }
-    for Field { rust, json, kind, required, strategy } in fields {
+    for Field { rust, json, kind, required } in fields {
         let json = json.ok_or_else(|| format!("no JSON name for {rust}"))?;
         let mark = if required { "!" } else { "" };
-        writeln!(out, "F {json} {mark}{kind} {strategy}")?;
+        let marks = markers.field(&kind_path, json);
+        let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let keys = or_none(&marks.keys.join(","));
+        // `-` as a merge key merges plain values, which the table writes as `.`.
+        let patch = if marks.merge_key == "-" { ".".to_owned() } else { or_none(&marks.merge_key) };
+        let atomic = if marks.atomic { " atomic" } else { "" };
+        let retain = if marks.retain_keys { " retainKeys" } else { "" };
+        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}", or_none(&marks.list))?;
     }
     Ok(())
-}
-
-/// Reads one `list::...(&mut self.field, ...)` call of the merge code: the list's strategy and its keys.
-fn strategy(call: &str, following: &[&str], fields: &mut [Field<'_>]) -> Outcome<()> {
-    let (name, rest) = call.split_once('(').ok_or("a call without arguments")?;
-    let first = if rest.is_empty() { following.first().map_or("", |l| l.trim()) } else { rest };
-    let Some(rust) = first.trim_start_matches("&mut self.").split(',').next() else { return Ok(()) };
-    let keys: Vec<String> = match name {
-        "map" => following
-            .iter()
-            .take_while(|l| l.trim() != ");")
-            .flat_map(|l| l.split("lhs.").skip(1))
-            .filter_map(|part| part.split(' ').next())
-            .map(camel)
-            .collect(),
-        _ => Vec::new(),
-    };
-    if let Some(field) = fields.iter_mut().find(|f| f.rust == rust) {
-        field.strategy = format!("{name} {}", keys.join(","));
-    }
-    Ok(())
-}
-
-/// The JSON name of a merge key.
-fn camel(rust: &str) -> String {
-    let mut out = String::new();
-    for (index, word) in rust.trim_end_matches('_').split('_').enumerate() {
-        let mut letters = word.chars();
-        match letters.next() {
-            Some(first) if index > 0 => out.extend(first.to_uppercase().chain(letters)),
-            _ => out.push_str(word),
-        }
-    }
-    out
 }
 
 /// A Rust type as an expression of the table.

@@ -12,6 +12,8 @@ pub mod bootstrap;
 mod discovery;
 pub mod negotiate;
 pub mod objects;
+mod options;
+mod ownership;
 mod pipeline;
 pub mod request;
 mod respond;

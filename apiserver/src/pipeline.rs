@@ -168,7 +168,7 @@ impl ApiServer {
     }
 
     /// The one place where requests are authorized.
-    fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Status> {
+    pub(crate) fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Status> {
         match self.authorizer.authorize(user, attributes) {
             Decision::Allow => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(authz::refusal(user, attributes, &reason)),

@@ -3,7 +3,7 @@
 use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, validate};
+use keelson_machinery::{defaults, presence, schema, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -111,9 +111,7 @@ pub fn prepare_create(def: &ResourceDef, object: &mut Value) -> Result<(), Statu
         let generated = generate_name(prefix);
         metadata.insert("name".into(), generated.into());
     }
-    for server_side in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"]
-    {
+    for server_side in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(server_side);
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
@@ -121,14 +119,27 @@ pub fn prepare_create(def: &ResourceDef, object: &mut Value) -> Result<(), Statu
     if has_generation(def) {
         metadata.insert("generation".into(), 1.into());
     }
-    if def.has_status
-        && let Some(map) = object.as_object_mut()
-    {
-        map.remove("status");
+    // A node comes with the status that its agent saw.
+    if def.has_status && def.plural != "nodes" {
+        reset_status(def, object);
     }
-    drop_nulls(object);
-    defaults::set(def, object);
     Ok(())
+}
+
+/// Gives an object the status of one that nobody has acted on yet.
+fn reset_status(def: &ResourceDef, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+        if let Some(definition) = schema::of_kind(def.group, def.version, def.kind) {
+            presence::fill(definition, map);
+        }
+    }
+    defaults::set(def, object);
+}
+
+/// Fills in what the client may leave out, before anything looks at the object.
+pub fn complete(def: &ResourceDef, object: &mut Value) {
+    defaults::set(def, object);
 }
 
 /// Writes into a certificate request who made it: approval depends on it, so what the client says does not count.
@@ -215,23 +226,8 @@ pub fn prepare_update(def: &ResourceDef, subresource: &str, old: &Value, new: &m
             }
         }
     }
-    new["metadata"].as_object_mut().map(|m| m.remove("managedFields"));
-    drop_nulls(new);
-    defaults::set(def, new);
     if subresource.is_empty() && has_generation(def) && old.get("spec") != new.get("spec") {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
-    }
-}
-
-/// Null means absent in Kubernetes' objects.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
     }
 }
 

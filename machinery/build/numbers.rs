@@ -70,7 +70,7 @@ fn types(schema: &str) -> Vec<(String, Fields)> {
     for line in schema.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
-            ["T", path] => types.push((path.to_owned(), BTreeMap::new())),
+            ["T", path, ..] => types.push((path.to_owned(), BTreeMap::new())),
             ["F", name, kind, ..] => {
                 if let Some((_, fields)) = types.last_mut() {
                     fields.insert(plain(name), (name.to_owned(), kind.trim_start_matches('!').to_owned()));

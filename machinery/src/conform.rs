@@ -6,6 +6,7 @@ use base64::Engine as _;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::presence;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
 use crate::schema::{self, Definition, Type};
@@ -62,15 +63,15 @@ impl Walk {
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
         }
-        map.retain(|key, value| {
-            let required = definition.fields.get(key.as_str()).is_some_and(|f| f.required);
-            match (value, definition.fields.get(key.as_str()).map(|f| &f.kind)) {
-                (Value::Null, _) => false,
-                (Value::Object(m), Some(Type::Map(_))) => required || !m.is_empty(),
-                (Value::Array(l), Some(Type::List(_))) => required || !l.is_empty(),
-                _ => true,
-            }
+        map.retain(|key, value| match (value, definition.fields.get(key.as_str()).map(|f| &f.kind)) {
+            (Value::Null, _) => false,
+            (Value::Object(m), Some(Type::Map(_))) => !m.is_empty(),
+            (Value::Array(l), Some(Type::List(_))) => !l.is_empty(),
+            _ => true,
         });
+        // The API's structs leave out an optional scalar that has its zero value, unless they point to it; which of
+        // these do is not known here, so what the client sent stays.
+        presence::fill(definition, map);
         Ok(())
     }
 
@@ -231,7 +232,8 @@ mod tests {
             ["bogusTop", "metadata.bogusMeta", "spec.containers[0].bogus1", "spec.containers[0].ports[0].bogusPort"];
         assert_eq!(told.unwrap(), expected);
         let left = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
-            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}]}], "securityContext": {}}});
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}], "resources": {}}], "securityContext": {}},
+            "status": {}});
         assert_eq!(pod, left);
     }
 

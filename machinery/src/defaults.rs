@@ -8,7 +8,7 @@ use crate::resource::ResourceDef;
 /// Fills in defaults; what is set stays.
 pub fn set(def: &ResourceDef, object: &mut Value) {
     match (def.group, def.kind) {
-        ("", "Pod") => pod_spec(&mut object["spec"]),
+        ("", "Pod") => pod(object),
         ("", "Namespace") => {
             let name = object["metadata"]["name"].clone();
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
@@ -79,20 +79,51 @@ fn template(object: &mut Value) {
     }
 }
 
+/// What pods get and their templates do not.
+fn pod(object: &mut Value) {
+    let spec = &mut object["spec"];
+    default(spec, "enableServiceLinks", json!(true));
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            requests(container);
+            if host_network {
+                host_ports(container);
+            }
+        }
+    }
+    pod_spec(spec);
+}
+
+/// What a container limits and does not request, it requests.
+fn requests(container: &mut Value) {
+    if let Some(limits) = container["resources"]["limits"].as_object().cloned() {
+        for (name, quantity) in limits {
+            default(&mut container["resources"], "requests", json!({}));
+            default(&mut container["resources"]["requests"], &name, quantity);
+        }
+    }
+}
+
+fn host_ports(container: &mut Value) {
+    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let number = port["containerPort"].clone();
+        default(port, "hostPort", number);
+    }
+}
+
 fn pod_spec(spec: &mut Value) {
     default(spec, "restartPolicy", json!("Always"));
     default(spec, "dnsPolicy", json!("ClusterFirst"));
     default(spec, "schedulerName", json!("default-scheduler"));
     default(spec, "terminationGracePeriodSeconds", json!(30));
     default(spec, "securityContext", json!({}));
-    default(spec, "enableServiceLinks", json!(true));
     if let Some(account) = spec["serviceAccountName"].as_str().map(str::to_owned) {
         default(spec, "serviceAccount", account.into());
     }
-    let host_network = spec["hostNetwork"] == true;
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            self::container(container, host_network);
+            self::container(container);
         }
     }
     for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -111,7 +142,7 @@ fn pod_spec(spec: &mut Value) {
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     let image = container["image"].as_str().unwrap_or_default();
     let tag = image.rsplit('/').next().unwrap_or_default();
     let latest = !image.contains('@') && (!tag.contains(':') || tag.ends_with(":latest"));
@@ -119,18 +150,8 @@ fn container(container: &mut Value, host_network: bool) {
     default(container, "terminationMessagePath", json!("/dev/termination-log"));
     default(container, "terminationMessagePolicy", json!("File"));
     default(container, "resources", json!({}));
-    if let Some(limits) = container["resources"]["limits"].as_object().cloned() {
-        for (name, quantity) in limits {
-            default(&mut container["resources"], "requests", json!({}));
-            default(&mut container["resources"]["requests"], &name, quantity);
-        }
-    }
     for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         default(port, "protocol", json!("TCP"));
-        if host_network {
-            let number = port["containerPort"].clone();
-            default(port, "hostPort", number);
-        }
     }
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
         if variable["valueFrom"]["fieldRef"].is_object() {

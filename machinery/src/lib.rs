@@ -2,14 +2,17 @@
 //! No I/O, no async; knows nothing of HTTP or the store.
 
 pub mod conform;
+pub mod conversion;
 pub mod kind_defaults;
 pub mod quantity;
 pub mod schema;
 
 pub mod decode;
 pub mod defaults;
+pub mod fields;
 pub mod names;
 pub mod patch;
+pub mod presence;
 pub mod protobuf;
 pub mod resource;
 pub mod resources;

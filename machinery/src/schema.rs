@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use crate::presence;
+
 /// The table.
 const TABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/schema.txt"));
 
@@ -18,8 +20,20 @@ pub enum ListStrategy {
     Atomic,
     /// As a set of plain values.
     Set,
-    /// By the values of these fields of its items: the patch merge key where the API names one, else the list map keys.
+    /// By the values of these fields of its items.
     Map(Vec<&'static str>),
+}
+
+/// How a list is merged by strategic merge patches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PatchStrategy {
+    /// The patch's list is the new one.
+    #[default]
+    Replace,
+    /// Plain values are added.
+    MergeValues,
+    /// Items are merged by the value of this field.
+    MergeBy(&'static str),
 }
 
 /// A type.
@@ -60,10 +74,18 @@ pub enum Type {
 pub struct Field {
     /// Its type.
     pub kind: Type,
-    /// How it is merged, if it is a list.
+    /// How server-side apply merges it, if it is a list.
     pub list: ListStrategy,
-    /// Whether it is written even when empty.
+    /// How strategic merge patches merge it, if it is a list.
+    pub patch: PatchStrategy,
+    /// Whether a strategic merge patch says which keys remain (`$retainKeys`).
+    pub retain_keys: bool,
+    /// Whether it is one value for server-side apply, if it is a map or an object.
+    pub atomic: bool,
+    /// Whether the API requires it.
     pub required: bool,
+    /// Whether it is written even when empty.
+    pub present: bool,
 }
 
 /// An object type.
@@ -71,6 +93,10 @@ pub struct Field {
 pub struct Definition {
     /// Its name without the package (`PodSpec`).
     pub name: &'static str,
+    /// Its path, as [`Type::Object`] has it.
+    pub path: &'static str,
+    /// Whether it is one value for server-side apply.
+    pub atomic: bool,
     /// Fields by JSON name; kinds have `apiVersion` and `kind` too.
     pub fields: HashMap<&'static str, Field>,
 }
@@ -104,38 +130,55 @@ fn read(table: &'static str) -> Table {
     for line in table.lines() {
         let words: Vec<&'static str> = line.split(' ').collect();
         match words[..] {
-            ["T", path] => {
+            ["T", path, ref flags @ ..] => {
                 current = path;
                 let name = path.rsplit('.').next().unwrap_or(path);
-                out.definitions.insert(path, Definition { name, fields: HashMap::new() });
+                let atomic = flags.contains(&"atomic");
+                out.definitions.insert(path, Definition { name, path, atomic, fields: HashMap::new() });
             }
             ["K", group, version, kind] => {
                 out.kinds.insert((if group == "-" { "" } else { group }, version, kind), current);
                 if let Some(definition) = out.definitions.get_mut(current) {
                     for key in ["apiVersion", "kind"] {
-                        definition
-                            .fields
-                            .insert(key, Field { kind: Type::String, list: ListStrategy::Atomic, required: true });
+                        definition.fields.insert(key, field("!string", ListStrategy::Atomic));
                     }
                 }
             }
-            ["F", name, kind, ref rest @ ..] => {
-                let list = match rest {
-                    ["map", keys] if !keys.is_empty() => ListStrategy::Map(keys.split(',').collect()),
-                    ["set", ..] => ListStrategy::Set,
+            ["F", name, kind, list, keys, patch, ref flags @ ..] => {
+                let list = match list {
+                    "map" if keys != "-" => ListStrategy::Map(keys.split(',').collect()),
+                    "set" => ListStrategy::Set,
                     _ => ListStrategy::Atomic,
                 };
+                let mut field = field(kind, list);
+                field.patch = match patch {
+                    "-" => PatchStrategy::Replace,
+                    "." => PatchStrategy::MergeValues,
+                    key => PatchStrategy::MergeBy(key),
+                };
+                field.retain_keys = flags.contains(&"retainKeys");
+                field.atomic = flags.contains(&"atomic");
+                field.present = presence::is_present(current, name, &field.kind, field.required);
                 if let Some(definition) = out.definitions.get_mut(current) {
-                    definition.fields.insert(
-                        name,
-                        Field { kind: expression(kind.trim_start_matches('!')), list, required: kind.starts_with('!') },
-                    );
+                    definition.fields.insert(name, field);
                 }
             }
             _ => {}
         }
     }
     out
+}
+
+fn field(kind: &'static str, list: ListStrategy) -> Field {
+    Field {
+        kind: expression(kind.trim_start_matches('!')),
+        list,
+        patch: PatchStrategy::Replace,
+        retain_keys: false,
+        atomic: false,
+        required: kind.starts_with('!'),
+        present: true,
+    }
 }
 
 fn expression(text: &'static str) -> Type {
@@ -197,7 +240,9 @@ mod tests {
         assert_eq!(pod.fields["containers"].list, ListStrategy::Map(vec!["name"]));
         assert_eq!(pod.fields["tolerations"].list, ListStrategy::Atomic);
         let container = definition("api.core.v1.Container").unwrap();
-        assert_eq!(container.fields["ports"].list, ListStrategy::Map(vec!["containerPort"]));
+        assert_eq!(container.fields["ports"].list, ListStrategy::Map(vec!["containerPort", "protocol"]));
+        assert_eq!(container.fields["ports"].patch, PatchStrategy::MergeBy("containerPort"));
+        assert!(definition("apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap().atomic);
         let meta = definition("apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
         assert_eq!(meta.fields["finalizers"].list, ListStrategy::Set);
         assert_eq!(meta.fields["ownerReferences"].list, ListStrategy::Map(vec!["uid"]));

@@ -127,7 +127,13 @@ impl Status {
 
     /// 422 with causes.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
-        let errors: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let mut errors: Vec<String> = Vec::with_capacity(causes.len());
+        for text in causes.iter().map(|c| format!("{}: {}", c.field, c.message)) {
+            // The message tells every problem once.
+            if !errors.contains(&text) {
+                errors.push(text);
+            }
+        }
         let list = match &errors[..] {
             [] => String::new(),
             [one] => one.clone(),
@@ -202,6 +208,11 @@ impl Status {
         status
     }
 
+    /// 500 for what upstream reports without a reason.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message)
+    }
+
     /// 503.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::failure(503, "ServiceUnavailable", message)
@@ -250,6 +261,28 @@ impl Cause {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
         Self { reason: "FieldValueNotSupported".into(), message, field: field.into() }
+    }
+
+    /// A text of too many bytes.
+    pub fn too_long(field: impl Into<String>, bytes: usize) -> Self {
+        let message = format!("Too long: may not be more than {bytes} bytes");
+        Self { reason: "FieldValueTooLong".into(), message, field: field.into() }
+    }
+
+    /// A value that may be there once.
+    pub fn duplicate(field: impl Into<String>, value: &serde_json::Value) -> Self {
+        Self { reason: "FieldValueDuplicate".into(), message: format!("Duplicate value: {value}"), field: field.into() }
+    }
+
+    /// A value that names nothing.
+    pub fn not_found(field: impl Into<String>, value: &serde_json::Value) -> Self {
+        Self { reason: "FieldValueNotFound".into(), message: format!("Not found: {value}"), field: field.into() }
+    }
+
+    /// More items than allowed.
+    pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
+        let message = format!("Too many: {actual}: must have at most {max} items");
+        Self { reason: "FieldValueTooMany".into(), message, field: field.into() }
     }
 
     /// Something that may not be set.

@@ -4,10 +4,13 @@ use http::Response;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 
+use serde_json::Value;
+
 use super::Call;
+use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, services, strategy};
+use crate::{ApiServer, options, ownership, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -15,16 +18,32 @@ const GENERATE_NAME_ATTEMPTS: usize = 8;
 impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let (def, dry_run) = (call.request.def, call.dry_run()?);
+        options::check(call, "CreateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
-        let unknown = strategy::conform(def, &mut object)?;
+        let unknown = strategy::conform(call.request.def, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
+        self.insert(call, object, &mut warnings, Tracking::Compare).await
+    }
+
+    /// Stores a decoded object as a new one.
+    pub(crate) async fn insert(
+        &self,
+        call: &Call<'_>,
+        object: Value,
+        warnings: &mut Vec<String>,
+        tracking: Tracking,
+    ) -> Result<Response<Body>, Status> {
+        let (def, dry_run) = (call.request.def, call.dry_run()?);
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
+            strategy::complete(def, &mut candidate);
+            if tracking == Tracking::Compare {
+                ownership::track(call, None, &mut candidate);
+            }
             strategy::prepare_create(def, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -38,7 +57,7 @@ impl ApiServer {
                 object: Some(&mut candidate),
                 old: None,
                 dry_run,
-                warnings: &mut warnings,
+                warnings,
             };
             self.admit(&mut admission).await?;
             strategy::check(def, &candidate, None)?;
@@ -48,13 +67,13 @@ impl ApiServer {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);
                 }
-                return call.answer(201, &candidate, &warnings);
+                return call.answer(201, &candidate, warnings);
             }
             extra.lease = self.event_lease(def).await?;
             match self.objects.put(def, &candidate, 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
-                    return call.answer(201, &candidate, &warnings);
+                    return call.answer(201, &candidate, warnings);
                 }
                 Err(WriteError::Status(status))
                     if status.reason == "AllocationRace" && attempt < GENERATE_NAME_ATTEMPTS => {}

@@ -1,5 +1,6 @@
 //! The verbs: one file each, serving every row of the resource table.
 
+pub mod apply;
 pub mod create;
 pub mod delete;
 pub mod get;
@@ -34,17 +35,9 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// `dryRun=All`; other values are refused.
+    /// Whether nothing is to be stored; other values than `All` were refused with the options.
     pub fn dry_run(&self) -> Result<bool, Status> {
-        match self.request.query.all("dryRun") {
-            [] => Ok(false),
-            [all] if all == "All" => Ok(true),
-            [none] if none.is_empty() => Ok(false),
-            other => Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: {:?}: supported values: \"All\"",
-                other.first().map(String::as_str).unwrap_or_default()
-            ))),
-        }
+        Ok(self.request.query.all("dryRun").iter().any(|v| v == "All"))
     }
 
     /// One object as the client wants it.

@@ -9,8 +9,8 @@ use keelson_machinery::decode;
 use keelson_machinery::patch;
 use keelson_machinery::status::{Cause, Status};
 
-use super::Call;
-use crate::{ApiServer, body};
+use super::{Call, apply};
+use crate::{ApiServer, body, options};
 
 const ACCEPTED: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
@@ -19,6 +19,10 @@ impl ApiServer {
     /// Patches an object.
     pub(crate) async fn patch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let kind = body::content_type(call.headers);
+        if kind == apply::MEDIA_TYPE {
+            return self.apply(call).await;
+        }
+        options::check(call, "PatchOptions", false)?;
         if !ACCEPTED.split(", ").any(|accepted| accepted == kind) {
             return Err(Status::unsupported_media_type(ACCEPTED));
         }

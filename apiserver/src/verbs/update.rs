@@ -8,7 +8,16 @@ use serde_json::Value;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, services, strategy};
+use crate::{ApiServer, options, ownership, services, strategy};
+
+/// Who keeps `managedFields` of a change up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// The change compares what was and what is.
+    Compare,
+    /// The edit has done it.
+    Done,
+}
 
 /// Attempts of an update that names no resource version.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -16,6 +25,7 @@ const UPDATE_ATTEMPTS: usize = 5;
 impl ApiServer {
     /// Replaces an object.
     pub(crate) async fn update(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        options::check(call, "UpdateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
@@ -53,6 +63,17 @@ impl ApiServer {
         warnings: &mut Vec<String>,
         edit: impl Fn(&Value, i64) -> Result<Value, Status>,
     ) -> Result<Value, Status> {
+        self.change_tracked(call, warnings, Tracking::Compare, edit).await
+    }
+
+    /// As [`Self::change`], with the ownership of fields kept up as `tracking` says.
+    pub(crate) async fn change_tracked(
+        &self,
+        call: &Call<'_>,
+        warnings: &mut Vec<String>,
+        tracking: Tracking,
+        edit: impl Fn(&Value, i64) -> Result<Value, Status>,
+    ) -> Result<Value, Status> {
         let request = call.request;
         let (def, dry_run) = (request.def, call.dry_run()?);
         for _ in 0..UPDATE_ATTEMPTS {
@@ -60,6 +81,10 @@ impl ApiServer {
                 return Err(call.not_found());
             };
             let mut new = edit(&old, revision)?;
+            strategy::complete(def, &mut new);
+            if tracking == Tracking::Compare {
+                ownership::track(call, Some(&old), &mut new);
+            }
             strategy::prepare_update(def, &request.subresource, &old, &mut new);
             let mut admission = Admission {
                 operation: Operation::Update,
@@ -77,6 +102,7 @@ impl ApiServer {
             strategy::check(def, &new, Some(&old))?;
             let extra = services::allocate(self, def, &mut new, Some(&old))?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
+            ownership::keep_times(&old, &mut new);
             if new == old || dry_run {
                 return Ok(new);
             }

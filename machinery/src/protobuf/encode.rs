@@ -270,7 +270,7 @@ impl<'de> DeserializeSeed<'de> for Slot<'_> {
                     return Ok(());
                 }
                 let start = self.encoder.out.len();
-                schema_or(self.encoder, &value).map_err(D::Error::custom)?;
+                schema_or(self.encoder, self.shape, &value).map_err(D::Error::custom)?;
                 self.end(start, BYTES);
                 Ok(())
             }
@@ -280,7 +280,7 @@ impl<'de> DeserializeSeed<'de> for Slot<'_> {
 }
 
 /// The three unions of a JSON schema: with a truth value, with a list of schemas, with a list of texts.
-fn schema_or(encoder: &mut Encoder, value: &Value) -> Result<(), serde_json::Error> {
+fn schema_or(encoder: &mut Encoder, shape: &Shape, value: &Value) -> Result<(), serde_json::Error> {
     let schema = table::by_path(SCHEMA).ok_or_else(|| serde_json::Error::custom("JSON schemas are not known"))?;
     let one = |encoder: &mut Encoder, number: u32, value: &Value| {
         put_key(&mut encoder.out, number, BYTES);
@@ -298,6 +298,10 @@ fn schema_or(encoder: &mut Encoder, value: &Value) -> Result<(), serde_json::Err
                     other => one(encoder, 2, other)?,
                 }
             }
+        }
+        other if *shape == Shape::SchemaOrBool => {
+            put_number(&mut encoder.out, 1, 1);
+            return one(encoder, 2, other);
         }
         other => return one(encoder, 1, other),
     }

@@ -7,6 +7,8 @@ mod decode;
 mod encode;
 mod presence;
 mod table;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use encode::Encoder;

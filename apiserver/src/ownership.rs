@@ -1,0 +1,229 @@
+//! Field ownership of requests: who the writer is, what a request cannot change, and `metadata.managedFields` kept up.
+
+use keelson_machinery::fields::{ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, validate};
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::status::{Cause, Details, Status};
+use keelson_machinery::{conversion, presence, schema};
+use serde_json::{Value, json};
+
+use crate::strategy;
+use crate::verbs::Call;
+
+/// Longest name of a manager, bytes.
+const MAX_MANAGER_BYTES: usize = 128;
+/// The manager that fields belong to that were there before anything was tracked.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// The manager whose client-side configuration is taken over by server-side apply.
+const KUBECTL: &str = "kubectl";
+/// Where client-side apply keeps what it applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The writer's name: what the request says, else the first word of the client's name.
+pub fn manager(call: &Call<'_>) -> String {
+    if let Some(name) = call.request.query.get("fieldManager") {
+        return name.to_owned();
+    }
+    let agent = call.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let first = agent.split('/').next().unwrap_or_default();
+    first.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_BYTES).collect()
+}
+
+/// Fields that a request to a subresource ("" for the object itself) does not change.
+fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
+    match (subresource, def.group, def.plural) {
+        ("", ..) if def.has_status => FieldSet::of(&[&["status"]]),
+        ("status", "apps", "deployments") => FieldSet::of(&[&["spec"], &["metadata", "labels"]]),
+        ("status", "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _) => {
+            FieldSet::of(&[&["spec"], &["metadata"]])
+        }
+        ("status", ..) => FieldSet::of(&[&["spec"]]),
+        _ => FieldSet::default(),
+    }
+}
+
+/// The schema of a row's kind.
+fn node(def: &ResourceDef) -> Node<'static> {
+    schema::of_kind(def.group, def.version, def.kind).map_or(Node::Free, Node::Object)
+}
+
+/// An object of the row in another of its versions, with that version's schema.
+fn convert(def: &ResourceDef, version: &str, object: &Value) -> Option<(Node<'static>, Value)> {
+    if version == def.api_version() {
+        return Some((node(def), object.clone()));
+    }
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let other = keelson_machinery::resources::find_kind(group, version, def.kind)?;
+    Some((node(other), conversion::convert(object, other)?))
+}
+
+fn without_managers(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+fn set_managers(object: &mut Value, managed: &Managed) {
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    match managed.encode() {
+        Some(list) => metadata.insert("managedFields".into(), list),
+        None => metadata.remove("managedFields"),
+    };
+}
+
+/// The managers that an update starts from: those it sends, if it may and they can be read, else the stored ones.
+fn starting(live: &Value, new: &Value, subresource: &str) -> Managed {
+    let stored = || Managed::decode(live["metadata"].get("managedFields")).unwrap_or_default();
+    if !subresource.is_empty() {
+        return stored();
+    }
+    let sent = new["metadata"].get("managedFields");
+    // One empty entry is how a client says that it wants none.
+    if sent.and_then(Value::as_array).is_some_and(|list| list.len() == 1 && is_empty_entry(&list[0])) {
+        return Managed::default();
+    }
+    match Managed::decode(sent) {
+        Ok(managed) if !managed.is_empty() => managed,
+        _ => stored(),
+    }
+}
+
+fn is_empty_entry(entry: &Value) -> bool {
+    entry.as_object().is_none_or(|e| e.values().all(|v| v.is_null() || v == ""))
+}
+
+/// Notes in the object who wrote which fields; `live` is the stored object or `None` for a new one.
+pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
+    let request = call.request;
+    let (def, subresource) = (request.def, request.subresource.as_str());
+    let empty = || schema::of_kind(def.group, def.version, def.kind).map_or_else(|| json!({}), presence::empty);
+    let mut managed = starting(live.unwrap_or(&Value::Null), new, subresource);
+    if let Some(metadata) = new["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    // An object whose managers were wiped stays untracked until it is applied.
+    if live.is_some() && managed.is_empty() {
+        return;
+    }
+    let before = live.map_or_else(empty, without_managers);
+    let (name, version, now) = (manager(call), def.api_version(), strategy::now());
+    let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
+    let ignored = ignored(def, subresource);
+    let convert = |version: &str, object: &Value| convert(def, version, object);
+    managed.update(&Kind { node: node(def), convert: &convert, ignored: &ignored }, &writer, &before, new);
+    set_managers(new, &managed);
+}
+
+/// Lays an applied configuration over the stored object (`None`: there is none yet).
+pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, Status> {
+    let request = call.request;
+    let (def, subresource) = (request.def, request.subresource.as_str());
+    let node = node(def);
+    if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    validate(node, config).map_err(|why| untypable(def, config, &why))?;
+    let empty = schema::of_kind(def.group, def.version, def.kind).map_or_else(|| json!({}), presence::empty);
+    let mut managed = Managed::decode(live.and_then(|l| l["metadata"].get("managedFields")))
+        .map_err(|why| Status::unknown(format!("failed to decode managed fields: {why}")))?;
+    let before = live.map_or_else(|| empty.clone(), without_managers);
+    let (name, version, now) = (manager(call), def.api_version(), strategy::now());
+    let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
+    let ignored = ignored(def, subresource);
+    let convert = |version: &str, object: &Value| convert(def, version, object);
+    let kind = Kind { node, convert: &convert, ignored: &ignored };
+    if managed.is_empty() && live.is_some() {
+        let untracked = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
+        managed.update(&kind, &untracked, &empty, &before);
+    }
+    let mut attempt = managed.clone();
+    let mut result = attempt.apply(&kind, &writer, &before, config, force);
+    if let Err(ApplyError::Conflicts(conflicts)) = &result
+        && name == KUBECTL
+    {
+        let left = beyond_last_applied(node, &before, conflicts);
+        if left.is_empty() {
+            attempt = managed;
+            result = attempt.apply(&kind, &writer, &before, config, true);
+        } else {
+            return Err(conflict(&left));
+        }
+    }
+    let mut new = match result {
+        Ok(new) => new.unwrap_or(before),
+        Err(ApplyError::Conflicts(conflicts)) => return Err(conflict(&conflicts)),
+        Err(ApplyError::Merge(why)) => {
+            return Err(Status::unknown(format!("failed to create typed live object ({}): {why}", shown(def, config))));
+        }
+    };
+    set_managers(&mut new, &attempt);
+    if name == KUBECTL && new["metadata"]["annotations"].get(LAST_APPLIED).is_some() {
+        new["metadata"]["annotations"][LAST_APPLIED] = format!("{config}\n").into();
+    }
+    Ok(new)
+}
+
+/// Conflicts about fields that were not applied on the client's side before: those may be taken over.
+fn beyond_last_applied(node: Node<'_>, live: &Value, conflicts: &[Conflict]) -> Vec<Conflict> {
+    let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
+    let Ok(last) = serde_json::from_str::<Value>(text) else { return conflicts.to_vec() };
+    let owned = keelson_machinery::fields::field_set(node, &last).paths();
+    conflicts.iter().filter(|c| !owned.contains(&c.path)).cloned().collect()
+}
+
+fn shown(def: &ResourceDef, object: &Value) -> String {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let group = if def.group.is_empty() { "/".to_owned() } else { format!("{}/", def.group) };
+    format!("{}/{}; {group}{}, Kind={}", text("namespace"), text("name"), def.version, def.kind)
+}
+
+fn untypable(def: &ResourceDef, config: &Value, why: &str) -> Status {
+    Status::unknown(format!("failed to create typed patch object ({}): {why}", shown(def, config)))
+}
+
+/// 409 for an apply, with a cause for each field.
+fn conflict(conflicts: &[Conflict]) -> Status {
+    let causes = conflicts.iter().map(|c| Cause {
+        reason: "FieldManagerConflict".into(),
+        message: format!("conflict with {}", c.manager),
+        field: c.path.clone(),
+    });
+    let message = match conflicts {
+        [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.path),
+        many => {
+            let mut lines = Vec::new();
+            let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
+            managers.sort_unstable();
+            managers.dedup();
+            for name in managers {
+                lines.push(format!("conflicts with {name}:"));
+                lines.extend(many.iter().filter(|c| c.manager == name).map(|c| format!("- {}", c.path)));
+            }
+            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
+        }
+    };
+    Status {
+        status: "Failure".into(),
+        message,
+        reason: "Conflict".into(),
+        details: Some(Box::new(Details { causes: causes.collect(), ..Details::default() })),
+        code: 409,
+    }
+}
+
+/// Gives a write that changes nothing but the times of managers the stored times, so that it is no write.
+pub fn keep_times(old: &Value, new: &mut Value) {
+    let timeless = |object: &Value| {
+        let mut list = object["metadata"].get("managedFields").cloned().unwrap_or_default();
+        for entry in list.as_array_mut().into_iter().flatten() {
+            entry.as_object_mut().map(|e| e.remove("time"));
+        }
+        list
+    };
+    if timeless(old) == timeless(new)
+        && let Some(stored) = old["metadata"].get("managedFields")
+    {
+        new["metadata"]["managedFields"] = stored.clone();
+    }
+}

@@ -1,0 +1,121 @@
+//! Server-side apply: `PATCH` with `application/apply-patch+yaml`.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::decode;
+use keelson_machinery::resource::Scope;
+use keelson_machinery::status::Status;
+use serde_json::{Value, json};
+
+use super::Call;
+use super::update::Tracking;
+use crate::access::Attributes;
+use crate::{ApiServer, options, ownership, strategy};
+
+/// The media type of applied configurations.
+pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
+
+impl ApiServer {
+    /// Applies a configuration: changes the object, or creates it.
+    pub(crate) async fn apply(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        options::check(call, "PatchOptions", true)?;
+        let config = read(call)?;
+        let force = call.request.query.flag("force");
+        self.fresh(None).await?;
+        let (request, def) = (call.request, call.request.def);
+        if self.objects.find(def, &request.namespace, &request.name).is_none() {
+            return self.apply_new(call, &config).await;
+        }
+        let mut warnings = Vec::new();
+        let object = self
+            .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
+                let mut new = ownership::apply(call, Some(old), &config, force)?;
+                let version = config["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                if !version.is_empty() && version != revision.to_string() {
+                    return Err(Status::modified(def.group, def.plural, &request.name));
+                }
+                strategy::conform(def, &mut new)?;
+                Ok(new)
+            })
+            .await?;
+        call.answer(200, &object, &warnings)
+    }
+
+    /// Creates the object that a configuration describes.
+    async fn apply_new(&self, call: &Call<'_>, config: &Value) -> Result<Response<Body>, Status> {
+        let (request, def) = (call.request, call.request.def);
+        if !request.subresource.is_empty() {
+            return Err(call.not_found());
+        }
+        let mut object = ownership::apply(call, None, config, false)?;
+        let metadata = &mut object["metadata"];
+        if let Some(uid) = metadata["uid"].as_str().filter(|u| !u.is_empty()) {
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(Status::conflict(def.group, def.plural, &request.name, &why));
+        }
+        if metadata["name"].as_str().unwrap_or_default().is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                request.name
+            )));
+        }
+        if let Some(map) = metadata.as_object_mut() {
+            map.remove("resourceVersion");
+            if def.scope == Scope::Namespaced {
+                map.insert("namespace".into(), request.namespace.as_str().into());
+            }
+        }
+        let create = Attributes {
+            verb: "create".into(),
+            group: def.group.into(),
+            version: def.version.into(),
+            resource: def.plural.into(),
+            namespace: request.namespace.clone(),
+            name: request.name.clone(),
+            ..Attributes::default()
+        };
+        self.authorize(call.user, &create)?;
+        strategy::conform(def, &mut object)?;
+        self.insert(call, object, &mut Vec::new(), Tracking::Done).await
+    }
+}
+
+/// Reads the configuration and checks that it is meant for the object that the request names.
+fn read(call: &Call<'_>) -> Result<Value, Status> {
+    let (request, def) = (call.request, call.request.def);
+    let mut config =
+        decode::yaml(call.body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?.value;
+    if !config.is_object() {
+        return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
+    }
+    let text = |key: &str| config[key].as_str().unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != def.api_version() || kind != def.kind {
+        let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+        return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
+    }
+    if config["metadata"].is_null() {
+        config["metadata"] = json!({});
+    }
+    let Some(metadata) = config["metadata"].as_object() else { return Ok(config) };
+    let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (name, namespace) = (text("name").to_owned(), text("namespace").to_owned());
+    if !name.is_empty() && name != request.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            request.name
+        )));
+    }
+    if def.scope == Scope::Namespaced && !namespace.is_empty() && namespace != request.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if metadata.is_empty()
+        && let Some(map) = config.as_object_mut()
+    {
+        map.remove("metadata");
+    }
+    Ok(config)
+}

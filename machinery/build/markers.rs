@@ -1,0 +1,114 @@
+//! Reads how lists, maps and objects are merged from the comments of the `k8s-pb` crate, whose messages carry the markers
+//! of the API's sources (`+listType=map`, `+patchMergeKey=name`, ...). What that crate does not have is in
+//! [`SAME_AS`] and [`SETS`].
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// Markers of one field.
+#[derive(Clone, Default)]
+pub struct Marks {
+    /// `atomic`, `set`, `map` or "" for lists.
+    pub list: String,
+    /// Keys of a list map.
+    pub keys: Vec<String>,
+    /// Whether a map or object is one value.
+    pub atomic: bool,
+    /// Key by which strategic merge patches merge the list; `-` merges plain values; "" replaces.
+    pub merge_key: String,
+    /// Whether strategic merge patches replace the keys that they do not retain.
+    pub retain_keys: bool,
+}
+
+/// Markers of all messages: by type path, then by field name without separators in lower case.
+#[derive(Default)]
+pub struct Markers {
+    fields: HashMap<String, HashMap<String, Marks>>,
+    atomic: Vec<String>,
+}
+
+/// Types without markers of their own there, with the ones whose markers they share.
+const SAME_AS: &[(&str, &str)] = &[
+    (
+        "api.admissionregistration.v1.MutatingAdmissionPolicySpec",
+        "api.admissionregistration.v1beta1.MutatingAdmissionPolicySpec",
+    ),
+    ("api.core.v1.EphemeralContainer", "api.core.v1.EphemeralContainerCommon"),
+];
+
+/// Lists of newer types that are sets.
+const SETS: &[(&str, &str)] = &[("api.core.v1.NodeAllocatableResourceClaimStatus", "containers")];
+
+impl Markers {
+    /// Reads all messages below a directory; `module` is the path so far.
+    pub fn collect(&mut self, directory: &Path, module: &str) -> std::io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+            let inner = if module.is_empty() { name.clone() } else { format!("{module}.{name}") };
+            if path.is_dir() {
+                self.collect(&path, &inner)?;
+            } else if name == "mod.rs" {
+                self.read(module, &fs::read_to_string(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The markers of a field.
+    pub fn field(&self, kind: &str, json: &str) -> Marks {
+        if SETS.contains(&(kind, json)) {
+            return Marks { list: "set".into(), ..Marks::default() };
+        }
+        let same = SAME_AS.iter().find(|(new, _)| *new == kind).map_or(kind, |(_, old)| old);
+        let find = |kind: &str| self.fields.get(kind).and_then(|f| f.get(&plain(json)));
+        find(same).or_else(|| find(kind)).cloned().unwrap_or_default()
+    }
+
+    /// Whether an object type is one value.
+    pub fn is_atomic(&self, kind: &str) -> bool {
+        self.atomic.iter().any(|k| k == kind)
+    }
+
+    fn read(&mut self, module: &str, source: &str) {
+        let (mut kind, mut marks, mut atomic) = (String::new(), Marks::default(), false);
+        for line in source.lines().map(str::trim) {
+            if let Some(marker) = line.strip_prefix("/// +") {
+                note(marker.trim_start_matches("k8s:"), &mut marks, &mut atomic);
+            } else if let Some(name) = line.strip_prefix("pub struct ") {
+                kind = format!("{module}.{}", name.trim_end_matches(" {").trim_end_matches('{').trim());
+                if std::mem::take(&mut atomic) {
+                    self.atomic.push(kind.clone());
+                }
+                marks = Marks::default();
+            } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
+                let field = plain(field.trim_start_matches("r#"));
+                marks.atomic |= std::mem::take(&mut atomic);
+                self.fields.entry(kind.clone()).or_default().insert(field, std::mem::take(&mut marks));
+            }
+        }
+    }
+}
+
+fn note(marker: &str, marks: &mut Marks, atomic: &mut bool) {
+    let (name, value) = marker.split_once('=').unwrap_or((marker, ""));
+    match name {
+        "listType" => marks.list = value.into(),
+        "listMapKey" if !marks.keys.iter().any(|k| k == value) => marks.keys.push(value.into()),
+        "structType" | "mapType" if value == "atomic" => *atomic = true,
+        "patchMergeKey" => marks.merge_key = value.into(),
+        "patchStrategy" => {
+            marks.retain_keys |= value.contains("retainKeys");
+            if value.contains("merge") && marks.merge_key.is_empty() {
+                marks.merge_key = "-".into();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A name without case and separators: `pod_i_ps` and `podIPs` are the same field.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
+}

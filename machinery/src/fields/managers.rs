@@ -1,0 +1,391 @@
+//! Who owns which fields: `metadata.managedFields` as a map, kept up by updates and by server-side apply.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::path::PathElement;
+use super::set::FieldSet;
+use super::shape::Node;
+use super::typed::{self, Comparison};
+
+/// Most managers that got fields by updating; the oldest beyond are merged into one.
+const MAX_UPDATE_MANAGERS: usize = 10;
+/// The manager that the oldest updates are merged into.
+const OLD_UPDATES: &str = "ancient-changes";
+
+/// Metadata that nobody owns, because the server writes it.
+const UNOWNED_METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
+
+/// Who writes, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer<'a> {
+    /// Name of the manager.
+    pub manager: &'a str,
+    /// `apiVersion` of what it sends.
+    pub api_version: &'a str,
+    /// Subresource that it writes, or "".
+    pub subresource: &'a str,
+    /// Current time.
+    pub now: &'a str,
+}
+
+/// Identity of an entry. Appliers keep theirs when they change to another version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Id {
+    manager: String,
+    operation: &'static str,
+    version: String,
+    subresource: String,
+}
+
+const APPLY: &str = "Apply";
+const UPDATE: &str = "Update";
+
+impl Id {
+    fn new(manager: &str, operation: &'static str, version: &str, subresource: &str) -> Self {
+        let version = if operation == APPLY { "" } else { version };
+        Self { manager: manager.into(), operation, version: version.into(), subresource: subresource.into() }
+    }
+
+    /// As conflicts name it.
+    fn shown(&self) -> String {
+        let mut out = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            out += &format!(" with subresource {:?}", self.subresource);
+        }
+        if self.operation == UPDATE {
+            out += &format!(" using {}", self.version);
+        }
+        out
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    set: FieldSet,
+    version: String,
+    time: Option<String>,
+}
+
+/// The managers of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Managed {
+    entries: BTreeMap<Id, Entry>,
+}
+
+/// A field that another manager owns with another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The other manager, as messages name it.
+    pub manager: String,
+    /// The field.
+    pub path: String,
+}
+
+/// Why an apply failed.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// Others own fields that would change.
+    Conflicts(Vec<Conflict>),
+    /// The values do not merge.
+    Merge(String),
+}
+
+/// An object in a version: the schema of that version and the object in it; `None` for versions that do not exist.
+pub type Convert<'a> = dyn Fn(&str, &Value) -> Option<(Node<'a>, Value)> + 'a;
+
+/// What both operations need to know of an object's kind.
+pub struct Kind<'a> {
+    /// Its schema in the writer's version.
+    pub node: Node<'a>,
+    /// Other versions of it.
+    pub convert: &'a Convert<'a>,
+    /// Fields that the request cannot change.
+    pub ignored: &'a FieldSet,
+}
+
+impl Managed {
+    /// Reads `metadata.managedFields`.
+    pub fn decode(list: Option<&Value>) -> Result<Self, String> {
+        let mut out = Self::default();
+        for (index, entry) in list.and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
+            let operation = match text("operation") {
+                APPLY => APPLY,
+                UPDATE => UPDATE,
+                _ => return Err("operation must be `Apply` or `Update`".into()),
+            };
+            let version = text("apiVersion");
+            if version.is_empty() {
+                return Err("apiVersion must not be empty".into());
+            }
+            match text("fieldsType") {
+                "FieldsV1" => {}
+                "" => return Err(format!("missing fieldsType in managed fields entry {index}")),
+                other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {index}")),
+            }
+            let set = match entry.get("fieldsV1") {
+                Some(fields) => FieldSet::from_v1(fields)?,
+                None => FieldSet::default(),
+            };
+            let manager = Some(text("manager")).filter(|m| !m.is_empty()).unwrap_or("unknown");
+            let id = Id::new(manager, operation, version, text("subresource"));
+            let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
+            out.entries.insert(id, Entry { set, version: version.into(), time });
+        }
+        Ok(out)
+    }
+
+    /// As `metadata.managedFields`; `None` if nobody owns anything.
+    pub fn encode(&self) -> Option<Value> {
+        let mut entries: Vec<(&Id, &Entry)> = self.entries.iter().filter(|(_, e)| !e.set.is_empty()).collect();
+        entries.sort_by(|(a, x), (b, y)| {
+            (a.operation, &x.time, &a.manager, &x.version, &a.subresource).cmp(&(
+                b.operation,
+                &y.time,
+                &b.manager,
+                &y.version,
+                &b.subresource,
+            ))
+        });
+        let list: Vec<Value> = entries.into_iter().map(|(id, entry)| encode_entry(id, entry)).collect();
+        (!list.is_empty()).then_some(Value::Array(list))
+    }
+
+    /// Whether nobody owns anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The same managers, each set with its version changed by `change`: `None` drops the manager.
+    pub fn map(&self, change: impl Fn(&str, &FieldSet) -> Option<(String, FieldSet)>) -> Self {
+        let entries = self.entries.iter().filter_map(|(id, entry)| {
+            let (version, set) = change(&entry.version, &entry.set)?;
+            let id = Id::new(&id.manager, id.operation, &version, &id.subresource);
+            Some((id, Entry { set, version, time: entry.time.clone() }))
+        });
+        Self { entries: entries.collect() }
+    }
+
+    /// Notes an update from one object to another.
+    pub fn update(&mut self, kind: &Kind<'_>, writer: &Writer<'_>, old: &Value, new: &Value) {
+        let id = Id::new(writer.manager, UPDATE, writer.api_version, writer.subresource);
+        // The writer's earlier entry counts as another's: it loses what is removed and keeps the rest.
+        let Ok(changes) = self.take_changed(kind, writer.api_version, None, old, new, true) else { return };
+        let mut taken = changes.modified.union(&changes.added).without(kind.ignored);
+        taken = taken.difference(&unowned());
+        if !taken.is_empty() {
+            let before = self.entries.get(&id).map(|e| e.set.clone()).unwrap_or_default();
+            let entry =
+                Entry { set: before.union(&taken), version: writer.api_version.into(), time: Some(writer.now.into()) };
+            self.entries.insert(id, entry);
+        }
+        self.cap();
+    }
+
+    /// Applies a configuration: gives the new object, or `None` if it is as it was.
+    pub fn apply(
+        &mut self,
+        kind: &Kind<'_>,
+        writer: &Writer<'_>,
+        live: &Value,
+        config: &Value,
+        force: bool,
+    ) -> Result<Option<Value>, ApplyError> {
+        let id = Id::new(writer.manager, APPLY, writer.api_version, writer.subresource);
+        let merged = typed::merge(kind.node, Some(live), Some(config)).map_err(ApplyError::Merge)?;
+        let merged = merged.unwrap_or_else(|| json!({}));
+        let last = self.entries.get(&id).cloned();
+        let set = typed::field_set(kind.node, config).without(kind.ignored);
+        let time = last.as_ref().and_then(|l| l.time.clone());
+        self.entries.insert(id.clone(), Entry { set, version: writer.api_version.into(), time });
+        let new = match &last {
+            Some(last) if !last.set.is_empty() => self.prune(kind, writer.api_version, merged, last),
+            _ => merged,
+        };
+        self.take_changed(kind, writer.api_version, Some(&id), live, &new, force).map_err(ApplyError::Conflicts)?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.set = entry.set.difference(&unowned());
+            if entry.set.is_empty() {
+                self.entries.remove(&id);
+            }
+        }
+        if new == *live {
+            return Ok(None);
+        }
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.time = Some(writer.now.into());
+        }
+        Ok(Some(new))
+    }
+
+    /// Takes away from all other managers what changed; without `force` this is refused where they own it.
+    fn take_changed(
+        &mut self,
+        kind: &Kind<'_>,
+        version: &str,
+        own: Option<&Id>,
+        old: &Value,
+        new: &Value,
+        force: bool,
+    ) -> Result<Comparison, Vec<Conflict>> {
+        let mut versions: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
+        versions.insert(version.into(), Some(without(&typed::compare(kind.node, old, new), kind.ignored)));
+        let mut conflicts = Vec::new();
+        let mut left: Vec<(Id, Option<FieldSet>)> = Vec::new();
+        for (id, entry) in &self.entries {
+            if own == Some(id) {
+                continue;
+            }
+            let changes = versions.entry(entry.version.clone()).or_insert_with(|| {
+                let (node, old) = (kind.convert)(&entry.version, old)?;
+                let (_, new) = (kind.convert)(&entry.version, new)?;
+                Some(without(&typed::compare(node, &old, &new), kind.ignored))
+            });
+            let Some(changes) = changes else {
+                // A version that is no longer served: its fields cannot be named any more.
+                left.push((id.clone(), None));
+                continue;
+            };
+            let lost = entry.set.intersection(&changes.modified.union(&changes.added));
+            conflicts.extend(lost.paths().into_iter().map(|path| Conflict { manager: id.shown(), path }));
+            let rest = entry.set.difference(&lost).difference(&changes.removed);
+            if rest != entry.set {
+                left.push((id.clone(), Some(rest)));
+            }
+        }
+        if !force && !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        for (id, rest) in left {
+            match (rest, self.entries.get_mut(&id)) {
+                (Some(rest), Some(entry)) => entry.set = rest,
+                _ => {
+                    self.entries.remove(&id);
+                }
+            }
+        }
+        self.entries.retain(|_, entry| !entry.set.is_empty());
+        Ok(versions.remove(version).flatten().unwrap_or_default())
+    }
+
+    /// Removes what the applier had before and does not name any more, unless others own it.
+    fn prune(&self, kind: &Kind<'_>, version: &str, merged: Value, last: &Entry) -> Value {
+        let (node, merged) = match last.version == version {
+            true => (kind.node, merged),
+            // An applier that changed its version is pruned in the new one only: the old fields have no place there.
+            false => match (kind.convert)(version, &merged) {
+                Some((node, converted)) => (node, converted),
+                None => return merged,
+            },
+        };
+        let whole = last.set.with_named_parents(node);
+        let pruned = typed::remove(node, &merged, &whole).unwrap_or_else(|| json!({}));
+        let pruned = self.add_back_owned(kind, node, &merged, pruned, version);
+        let named = |value: &Value| typed::field_set(node, value).with_named_parents(node);
+        let dangling = named(&merged).difference(&named(&pruned)).intersection(&whole);
+        typed::remove(node, &merged, &dangling).unwrap_or_else(|| json!({}))
+    }
+
+    /// Puts back what pruning took although some manager owns it.
+    fn add_back_owned(&self, kind: &Kind<'_>, node: Node<'_>, merged: &Value, pruned: Value, version: &str) -> Value {
+        let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
+        for entry in self.entries.values() {
+            let all = owned.entry(&entry.version).or_default();
+            *all = all.union(&entry.set);
+        }
+        let mut pruned = pruned;
+        for (at, set) in owned {
+            let view = if at == version { Some((node, merged.clone())) } else { (kind.convert)(at, merged) };
+            let Some((node, whole)) = view else { continue };
+            let now = if at == version { Some(pruned.clone()) } else { (kind.convert)(at, &pruned).map(|(_, v)| v) };
+            let Some(now) = now else { continue };
+            let named = |value: &Value| typed::field_set(node, value).with_named_parents(node);
+            let gone = named(&whole).difference(&named(&now).union(&set.with_named_parents(node)));
+            let kept = typed::remove(node, &whole, &gone).unwrap_or_else(|| json!({}));
+            pruned = if at == version { kept } else { (kind.convert)(version, &kept).map_or(pruned, |(_, v)| v) };
+        }
+        pruned
+    }
+
+    /// Merges the oldest updates into one manager per version while there are too many.
+    fn cap(&mut self) {
+        let mut updates: Vec<(Option<String>, Id)> = self
+            .entries
+            .iter()
+            .filter(|(id, _)| id.operation == UPDATE)
+            .map(|(id, entry)| (entry.time.clone(), id.clone()))
+            .collect();
+        if updates.len() <= MAX_UPDATE_MANAGERS {
+            return;
+        }
+        updates.sort();
+        let mut count = updates.len();
+        let mut first_of: BTreeMap<String, Id> = BTreeMap::new();
+        for (time, id) in updates {
+            if count <= MAX_UPDATE_MANAGERS {
+                break;
+            }
+            let version = id.version.clone();
+            let Some(first) = first_of.get(&version) else {
+                first_of.insert(version, id);
+                continue;
+            };
+            let bucket = Id::new(OLD_UPDATES, UPDATE, &version, "");
+            if !self.entries.contains_key(&bucket)
+                && let Some(entry) = self.entries.remove(first)
+            {
+                self.entries.insert(bucket.clone(), entry);
+            }
+            let merged = self.entries.remove(&id).map(|e| e.set).unwrap_or_default();
+            if let Some(entry) = self.entries.get_mut(&bucket) {
+                entry.set = entry.set.union(&merged);
+                entry.time = time;
+            }
+            count -= 1;
+        }
+    }
+}
+
+fn without(changes: &Comparison, ignored: &FieldSet) -> Comparison {
+    Comparison {
+        added: changes.added.without(ignored),
+        modified: changes.modified.without(ignored),
+        removed: changes.removed.without(ignored),
+    }
+}
+
+fn unowned() -> FieldSet {
+    let mut set = FieldSet::of(&[&["apiVersion"], &["kind"], &["metadata"]]);
+    for name in UNOWNED_METADATA {
+        set.insert(&[PathElement::Field("metadata".into()), PathElement::Field((*name).into())]);
+    }
+    set
+}
+
+fn encode_entry(id: &Id, entry: &Entry) -> Value {
+    let mut map = Map::new();
+    map.insert("manager".into(), id.manager.as_str().into());
+    map.insert("operation".into(), id.operation.into());
+    map.insert("apiVersion".into(), entry.version.as_str().into());
+    if let Some(time) = &entry.time {
+        map.insert("time".into(), time.as_str().into());
+    }
+    map.insert("fieldsType".into(), "FieldsV1".into());
+    map.insert("fieldsV1".into(), entry.set.to_v1());
+    if !id.subresource.is_empty() {
+        map.insert("subresource".into(), id.subresource.as_str().into());
+    }
+    Value::Object(map)
+}

@@ -1,0 +1,17 @@
+//! Field ownership: sets of field paths, the schema's view of how values merge, and the bookkeeping of
+//! `metadata.managedFields` behind server-side apply.
+
+mod managers;
+mod path;
+mod set;
+mod shape;
+mod typed;
+
+pub use managers::{ApplyError, Conflict, Convert, Kind, Managed, Writer};
+pub use path::PathElement;
+pub use set::FieldSet;
+pub use shape::Node;
+pub use typed::{Comparison, compare, field_set, merge, remove, validate};
+
+#[cfg(test)]
+mod tests;

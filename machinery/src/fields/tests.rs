@@ -1,0 +1,160 @@
+//! Tests of merging, comparing and ownership.
+
+use serde_json::{Value, json};
+
+use super::managers::Kind;
+use super::*;
+use crate::schema;
+
+fn deployment() -> Node<'static> {
+    Node::Object(schema::of_kind("apps", "v1", "Deployment").unwrap())
+}
+
+fn same_version<'a>(_: &str, object: &Value) -> Option<(Node<'a>, Value)> {
+    schema::of_kind("apps", "v1", "Deployment").map(|d| (Node::Object(d), object.clone()))
+}
+
+fn applied(
+    managed: &mut Managed,
+    live: &Value,
+    manager: &str,
+    config: Value,
+    force: bool,
+) -> Result<Value, Vec<String>> {
+    let ignored = FieldSet::of(&[&["status"]]);
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
+    let writer = Writer { manager, api_version: "apps/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
+    match managed.apply(&kind, &writer, live, &config, force) {
+        Ok(new) => Ok(new.unwrap_or_else(|| live.clone())),
+        Err(ApplyError::Conflicts(list)) => {
+            Err(list.into_iter().map(|c| format!("{} {}", c.manager, c.path)).collect())
+        }
+        Err(ApplyError::Merge(why)) => Err(vec![why]),
+    }
+}
+
+fn containers(list: Value) -> Value {
+    json!({"spec": {"template": {"spec": {"containers": list}}}})
+}
+
+#[test]
+fn sets_read_and_write_fields_v1() {
+    for text in [
+        json!({"f:data": {".": {}, "f:a": {}}}),
+        json!({"f:spec": {"f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}}}),
+        json!({"f:finalizers": {"v:\"x\"": {}}, "f:l": {"i:3": {}}}),
+    ] {
+        assert_eq!(FieldSet::from_v1(&text).unwrap().to_v1(), text);
+    }
+    for bad in [json!([]), json!({"x:data": {}}), json!({"k:{": {}}), json!({"f:a": 1})] {
+        assert!(FieldSet::from_v1(&bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn appliers_own_what_they_send_and_others_conflict() {
+    let mut managed = Managed::default();
+    let first = containers(json!([{"name": "a", "image": "1", "ports": [{"containerPort": 80}]}]));
+    let live = applied(&mut managed, &json!({}), "one", first, false).unwrap();
+    let other = containers(json!([{"name": "a", "image": "2"}]));
+    assert_eq!(
+        applied(&mut managed.clone(), &live, "two", other.clone(), false).unwrap_err(),
+        [r#""one" .spec.template.spec.containers[name="a"].image"#]
+    );
+    let live = applied(&mut managed, &live, "two", other, true).unwrap();
+    assert_eq!(live.pointer("/spec/template/spec/containers/0/image"), Some(&json!("2")));
+    let entries = managed.encode().unwrap();
+    assert_eq!(entries.as_array().unwrap().len(), 2);
+    assert_eq!(
+        entries[0]["fieldsV1"].pointer("/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"a\"}/f:image"),
+        None,
+        "the first lost the image"
+    );
+    // A port without a protocol is keyed by TCP.
+    let ports = "/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"a\"}/f:ports";
+    let key = "k:{\"containerPort\":80,\"protocol\":\"TCP\"}";
+    assert!(entries[0]["fieldsV1"].pointer(ports).is_some_and(|p| p.get(key).is_some()));
+}
+
+#[test]
+fn what_an_applier_leaves_out_goes_unless_another_owns_it() {
+    let mut managed = Managed::default();
+    let both = containers(
+        json!([{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]),
+    );
+    let live = applied(&mut managed, &json!({}), "one", both, false).unwrap();
+    let shared = containers(json!([{"name": "a", "env": [{"name": "X", "value": "1"}]}]));
+    let live = applied(&mut managed, &live, "two", shared, false).unwrap();
+    let less = containers(json!([{"name": "a", "image": "1"}]));
+    let live = applied(&mut managed, &live, "one", less, false).unwrap();
+    assert_eq!(live.pointer("/spec/template/spec/containers/0/env"), Some(&json!([{"name": "X", "value": "1"}])));
+    let none = applied(&mut managed, &live, "two", json!({}), false).unwrap();
+    assert_eq!(none.pointer("/spec/template/spec/containers/0"), Some(&json!({"name": "a", "image": "1"})));
+    assert_eq!(managed.encode().unwrap().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn merged_lists_keep_the_appliers_order() {
+    let items = |names: &[&str]| containers(names.iter().map(|n| json!({"name": n})).collect());
+    for (live, config, expected) in [
+        (vec!["a", "b", "c"], vec!["c", "a"], vec!["b", "c", "a"]),
+        (vec!["a", "b"], vec!["x", "b"], vec!["a", "x", "b"]),
+        (vec![], vec!["b", "a"], vec!["b", "a"]),
+        (vec!["a", "b"], vec![], vec!["a", "b"]),
+    ] {
+        let merged = merge(deployment(), Some(&items(&live)), Some(&items(&config))).unwrap().unwrap();
+        let names: Vec<&str> = merged["spec"]["template"]["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
+        assert_eq!(names, expected, "{live:?} {config:?}");
+    }
+}
+
+#[test]
+fn updates_take_changed_fields_from_appliers() {
+    let mut managed = Managed::default();
+    let live =
+        applied(&mut managed, &json!({}), "one", json!({"spec": {"replicas": 1, "paused": true}}), false).unwrap();
+    let ignored = FieldSet::of(&[&["status"]]);
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
+    let writer = Writer { manager: "hand", api_version: "apps/v1", subresource: "", now: "2026-01-02T00:00:00Z" };
+    let new = json!({"spec": {"replicas": 2, "paused": true}, "status": {"replicas": 9}});
+    managed.update(&kind, &writer, &live, &new);
+    let sets: Vec<Value> =
+        managed.encode().unwrap().as_array().unwrap().iter().map(|e| e["fieldsV1"].clone()).collect();
+    assert_eq!(sets, [json!({"f:spec": {"f:paused": {}}}), json!({"f:spec": {"f:replicas": {}}})]);
+    for round in 0..20 {
+        let name = format!("m{round}");
+        let writer = Writer { manager: &name, api_version: "apps/v1", subresource: "", now: "2026-01-03T00:00:00Z" };
+        let labelled = json!({"metadata": {"labels": {(name.clone()): "x"}}});
+        managed.update(&kind, &writer, &json!({"metadata": {"labels": {}}}), &labelled);
+    }
+    let entries = managed.encode().unwrap();
+    let updates = entries.as_array().unwrap().iter().filter(|e| e["operation"] == "Update").count();
+    assert_eq!(updates, 10);
+    assert!(entries.as_array().unwrap().iter().any(|e| e["manager"] == "ancient-changes"));
+}
+
+#[test]
+fn values_that_do_not_fit_are_told_by_path() {
+    for (object, expected) in [
+        (json!({"bogus": 1}), ".bogus: field not declared in schema"),
+        (json!({"metadata": {"labels": ["x"]}}), ".metadata.labels: expected map, got &{[x]}"),
+        (
+            json!({"metadata": {"name": ["x"]}}),
+            ".metadata.name: expected string, got &value.valueUnstructured{Value:[]interface {}{\"x\"}}",
+        ),
+        (json!({"spec": {"replicas": "x"}}), ".spec.replicas: expected numeric (int or float), got string"),
+        (
+            containers(json!([{"name": "a"}, {"name": "a"}])),
+            ".spec.template.spec.containers: duplicate entries for key [name=\"a\"]",
+        ),
+    ] {
+        assert_eq!(validate(deployment(), &object).unwrap_err(), expected);
+    }
+    let broken = json!([{"manager": "x", "operation": "Guess", "apiVersion": "v1"}]);
+    assert!(Managed::decode(Some(&broken)).is_err());
+}

@@ -1,0 +1,448 @@
+//! Operations on values by their schema: the set of fields that a value has, merging, comparing, removing.
+
+use serde_json::{Map, Value};
+
+use super::path::PathElement;
+use super::set::FieldSet;
+use super::shape::{Atom, Fields, Listing, Node, Scalar};
+
+/// What changed between two values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Only in the second.
+    pub added: FieldSet,
+    /// In both, with other values.
+    pub modified: FieldSet,
+    /// Only in the first.
+    pub removed: FieldSet,
+}
+
+/// Checks a value against its schema; the messages are those of upstream's library, with the path in front.
+pub fn validate(node: Node<'_>, value: &Value) -> Result<(), String> {
+    check(node, value, "")
+}
+
+fn check(node: Node<'_>, value: &Value, path: &str) -> Result<(), String> {
+    if value.is_null() {
+        return Ok(());
+    }
+    let wrong = |why: String| Err(format!("{}{why}", prefix(path)));
+    match node.atom(Some(value)) {
+        Atom::Scalar(scalar) => check_scalar(scalar, value).or_else(wrong),
+        Atom::Map { fields, .. } => {
+            let Value::Object(map) = value else { return wrong(format!("expected map, got {}", go_pointer(value))) };
+            for (key, inner) in map {
+                let path = format!("{path}.{key}");
+                let Some(field) = fields.field(key) else {
+                    return Err(format!("{path}: field not declared in schema"));
+                };
+                check(field, inner, &path)?;
+            }
+            Ok(())
+        }
+        Atom::List { listing, item } => {
+            let Value::Array(list) = value else { return wrong(format!("expected list, got {}", go_pointer(value))) };
+            let mut seen = std::collections::BTreeSet::new();
+            for (index, inner) in list.iter().enumerate() {
+                let element =
+                    element(&listing, index, inner).map_err(|why| format!("{}element {index}: {why}", prefix(path)))?;
+                let at = format!("{path}{element}");
+                if listing != Listing::Atomic && !seen.insert(element.clone()) {
+                    return wrong(format!("duplicate entries for key {element}"));
+                }
+                check(item, inner, &at)?;
+            }
+            Ok(())
+        }
+        Atom::Deduced => Ok(()),
+    }
+}
+
+fn prefix(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
+}
+
+fn check_scalar(scalar: Scalar, value: &Value) -> Result<(), String> {
+    match (scalar, value) {
+        (Scalar::String, Value::String(_)) | (Scalar::Number, Value::Number(_)) | (Scalar::Bool, Value::Bool(_)) => {
+            Ok(())
+        }
+        (Scalar::Any, Value::String(_) | Value::Number(_) | Value::Bool(_)) => Ok(()),
+        (Scalar::String, _) => {
+            Err(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(value)))
+        }
+        (Scalar::Number, _) => Err(format!("expected numeric (int or float), got {}", go_type(value))),
+        (Scalar::Bool, _) => Err(format!("expected boolean, got {}", go_pointer(value))),
+        (Scalar::Any, _) => Err(format!("expected any scalar, got {}", go_pointer(value))),
+    }
+}
+
+/// The name of a value's Go type.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// A value as Go's `%v` prints it.
+fn go_plain(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", list.iter().map(go_plain).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let parts: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_plain(v))).collect();
+            format!("map[{}]", parts.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn go_pointer(value: &Value) -> String {
+    format!("&{{{}}}", go_plain(value))
+}
+
+/// A value as Go's `%#v` prints it.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::Array(list) => {
+            format!("[]interface {{}}{{{}}}", list.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let parts: Vec<String> =
+                map.iter().map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), go_syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", parts.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The step to an item of a list.
+fn element(listing: &Listing, index: usize, item: &Value) -> Result<PathElement, String> {
+    match listing {
+        Listing::Atomic => Ok(PathElement::Index(index)),
+        Listing::Set => match item {
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
+            Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
+            value => Ok(PathElement::Value(value.clone())),
+        },
+        Listing::Map(keys) => {
+            let map = match item {
+                Value::Null => return Err("associative list with keys may not have a null element".into()),
+                Value::Object(map) => map,
+                _ => return Err("associative list with keys may not have non-map elements".into()),
+            };
+            let mut key = Vec::with_capacity(keys.len());
+            for (name, default) in keys {
+                let Some(value) = map.get(name).or(default.as_ref()) else {
+                    return Err(format!(
+                        "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
+                    ));
+                };
+                key.push((name.clone(), value.clone()));
+            }
+            key.sort_by(|a, b| a.0.cmp(&b.0));
+            Ok(PathElement::Key(key))
+        }
+    }
+}
+
+/// The fields that a value has.
+pub fn field_set(node: Node<'_>, value: &Value) -> FieldSet {
+    let mut out = FieldSet::default();
+    gather(node, value, &mut Vec::new(), &mut out);
+    out
+}
+
+fn gather(node: Node<'_>, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
+    match (node.atom(Some(value)), value) {
+        (Atom::Map { atomic: false, fields }, Value::Object(map)) => {
+            for (key, inner) in map {
+                path.push(PathElement::Field(key.clone()));
+                gather(fields.field(key).unwrap_or(Node::Free), inner, path, out);
+                let empty = inner.is_null() || inner.as_object().is_some_and(Map::is_empty);
+                if empty || fields.named(key).is_none() {
+                    out.insert(path);
+                }
+                path.pop();
+            }
+        }
+        (Atom::List { listing, item }, Value::Array(list)) if listing != Listing::Atomic => {
+            for (index, inner) in list.iter().enumerate() {
+                let Ok(step) = element(&listing, index, inner) else { continue };
+                path.push(step);
+                gather(item, inner, path, out);
+                out.insert(path);
+                path.pop();
+            }
+        }
+        (Atom::Map { atomic: false, .. } | Atom::Deduced, _) => {}
+        (Atom::List { listing, .. }, _) if listing != Listing::Atomic => {}
+        _ => out.insert(path),
+    }
+}
+
+/// A value with another's fields laid over it.
+pub fn merge(node: Node<'_>, live: Option<&Value>, applied: Option<&Value>) -> Result<Option<Value>, String> {
+    overlay(node, live, applied, "")
+}
+
+fn overlay(node: Node<'_>, live: Option<&Value>, applied: Option<&Value>, path: &str) -> Result<Option<Value>, String> {
+    let leaf = || Ok(applied.or(live).cloned());
+    let Some(decisive) = applied.filter(|v| !v.is_null()).or(live) else { return leaf() };
+    match node.atom(Some(decisive)) {
+        Atom::Map { atomic: false, fields } => {
+            let (left, right) = (live.and_then(Value::as_object), applied.and_then(Value::as_object));
+            if left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty) {
+                return leaf();
+            }
+            overlay_maps(fields, left, right, path)
+        }
+        Atom::List { listing, item } if listing != Listing::Atomic => {
+            let (left, right) = (live.and_then(Value::as_array), applied.and_then(Value::as_array));
+            if left.is_none_or(Vec::is_empty) && right.is_none_or(Vec::is_empty) {
+                return leaf();
+            }
+            overlay_lists(&listing, item, left.map_or(&[], Vec::as_slice), right.map_or(&[], Vec::as_slice), path)
+        }
+        _ => leaf(),
+    }
+}
+
+fn overlay_maps(
+    fields: Fields<'_>,
+    left: Option<&Map<String, Value>>,
+    right: Option<&Map<String, Value>>,
+    path: &str,
+) -> Result<Option<Value>, String> {
+    let mut out = Map::new();
+    let rest = right.into_iter().flatten().filter(|(key, _)| left.is_none_or(|l| !l.contains_key(*key)));
+    for (key, _) in left.into_iter().flatten().chain(rest) {
+        let node = fields.field(key).unwrap_or(Node::Free);
+        let merged =
+            overlay(node, left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)), &format!("{path}.{key}"))?;
+        if let Some(merged) = merged {
+            out.insert(key.clone(), merged);
+        }
+    }
+    Ok((!out.is_empty()).then_some(Value::Object(out)))
+}
+
+/// The steps to the items of a list. An item whose step came before has no value to merge with.
+fn index<'v>(
+    listing: &Listing,
+    list: &'v [Value],
+    path: &str,
+    unique: bool,
+) -> Result<(Vec<PathElement>, Indexed<'v>), String> {
+    let (mut steps, mut values) = (Vec::with_capacity(list.len()), Indexed::new());
+    for (index, item) in list.iter().enumerate() {
+        let step = element(listing, index, item).map_err(|why| format!("{}element {index}: {why}", prefix(path)))?;
+        let before = values.insert(step.clone(), Some(item));
+        if before.is_some() {
+            if unique {
+                return Err(format!("{}duplicate entries for key {step}", prefix(path)));
+            }
+            values.insert(step.clone(), None);
+        }
+        steps.push(step);
+    }
+    Ok((steps, values))
+}
+
+type Indexed<'v> = std::collections::BTreeMap<PathElement, Option<&'v Value>>;
+
+/// Merges two lists by their keys. The applied list's order holds among its items; items that only the live list has stay
+/// near their neighbours.
+fn overlay_lists(
+    listing: &Listing,
+    item: Node<'_>,
+    left: &[Value],
+    right: &[Value],
+    path: &str,
+) -> Result<Option<Value>, String> {
+    let (left_steps, left_values) = index(listing, left, path, false)?;
+    let (right_steps, right_values) = index(listing, right, path, true)?;
+    let mut shared = right_steps.iter().filter(|step| left_values.contains_key(step));
+    let mut next_shared = shared.next();
+    let mut merged = std::collections::BTreeSet::new();
+    let mut out = Vec::with_capacity(left.len() + right.len());
+    let (mut l, mut r) = (0, 0);
+    let combine = |step: &PathElement| {
+        let (ours, theirs) = (left_values.get(step).copied().flatten(), right_values.get(step).copied().flatten());
+        overlay(item, ours, theirs, &format!("{path}{step}"))
+    };
+    while l < left_steps.len() || r < right_steps.len() {
+        if let (Some(ours), Some(theirs)) = (left_steps.get(l), right_steps.get(r)) {
+            if ours == theirs {
+                merged.insert(ours);
+                out.extend(combine(ours)?);
+                (l, r, next_shared) = (l + 1, r + 1, shared.next());
+                continue;
+            }
+            // An item of both lists, but not the one whose turn it is.
+            if right_values.contains_key(ours) && next_shared.is_some_and(|next| next != ours) {
+                l += 1;
+                continue;
+            }
+        }
+        if let Some(ours) = left_steps.get(l) {
+            if !right_values.contains_key(ours) {
+                out.push(left[l].clone());
+                l += 1;
+                continue;
+            }
+            if merged.contains(ours) {
+                l += 1;
+            }
+        }
+        if let Some(theirs) = right_steps.get(r) {
+            merged.insert(theirs);
+            out.extend(combine(theirs)?);
+            r += 1;
+            if next_shared == Some(theirs) {
+                next_shared = shared.next();
+            }
+        }
+    }
+    Ok((!out.is_empty()).then_some(Value::Array(out)))
+}
+
+/// What changed from one value to another.
+pub fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
+    let mut out = Comparison::default();
+    differ(node, Some(old), Some(new), &mut Vec::new(), &mut out);
+    out
+}
+
+fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<PathElement>, out: &mut Comparison) {
+    if old == new {
+        return;
+    }
+    let Some(decisive) = new.filter(|v| !v.is_null()).or(old) else { return };
+    let inner = match node.atom(Some(decisive)) {
+        Atom::Map { atomic: false, fields } => {
+            let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            let both_empty = left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty);
+            if !both_empty {
+                differ_maps(fields, left, right, path, out);
+            }
+            !both_empty
+        }
+        Atom::List { listing, item } if listing != Listing::Atomic => {
+            let (left, right) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
+            let both_empty = left.is_none_or(Vec::is_empty) && right.is_none_or(Vec::is_empty);
+            if !both_empty {
+                let (left, right) = (left.map_or(&[][..], Vec::as_slice), right.map_or(&[][..], Vec::as_slice));
+                differ_lists(&listing, item, left, right, path, out);
+            }
+            !both_empty
+        }
+        _ => false,
+    };
+    match (old, new) {
+        (None, Some(_)) => out.added.insert(path),
+        (Some(_), None) => out.removed.insert(path),
+        _ if !inner => out.modified.insert(path),
+        _ => {}
+    }
+}
+
+fn differ_maps(
+    fields: Fields<'_>,
+    left: Option<&Map<String, Value>>,
+    right: Option<&Map<String, Value>>,
+    path: &mut Vec<PathElement>,
+    out: &mut Comparison,
+) {
+    let rest = right.into_iter().flatten().filter(|(key, _)| left.is_none_or(|l| !l.contains_key(*key)));
+    for (key, _) in left.into_iter().flatten().chain(rest) {
+        path.push(PathElement::Field(key.clone()));
+        let node = fields.field(key).unwrap_or(Node::Free);
+        differ(node, left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)), path, out);
+        path.pop();
+    }
+}
+
+fn differ_lists(
+    listing: &Listing,
+    item: Node<'_>,
+    left: &[Value],
+    right: &[Value],
+    path: &mut Vec<PathElement>,
+    out: &mut Comparison,
+) {
+    type Groups<'v> = std::collections::BTreeMap<PathElement, (Vec<&'v Value>, Vec<&'v Value>)>;
+    let mut groups = Groups::new();
+    for (i, value) in left.iter().enumerate() {
+        if let Ok(step) = element(listing, i, value) {
+            groups.entry(step).or_default().0.push(value);
+        }
+    }
+    for (i, value) in right.iter().enumerate() {
+        if let Ok(step) = element(listing, i, value) {
+            groups.entry(step).or_default().1.push(value);
+        }
+    }
+    for (step, (old, new)) in groups {
+        path.push(step);
+        match (&old[..], &new[..]) {
+            ([_, _, ..], _) | (_, [_, _, ..]) if old.is_empty() => out.added.insert(path),
+            ([_, _, ..], _) | (_, [_, _, ..]) if new.is_empty() => out.removed.insert(path),
+            ([_, _, ..], _) | (_, [_, _, ..]) => {
+                if old != new {
+                    out.modified.insert(path);
+                }
+            }
+            _ => differ(item, old.first().copied(), new.first().copied(), path, out),
+        }
+        path.pop();
+    }
+}
+
+/// A value without the fields of a set; `None` when nothing is left of a map or list.
+pub fn remove(node: Node<'_>, value: &Value, gone: &FieldSet) -> Option<Value> {
+    match (node.atom(Some(value)), value) {
+        (Atom::Map { atomic: false, fields }, Value::Object(map)) => {
+            let mut out = Map::new();
+            for (key, inner) in map {
+                let step = PathElement::Field(key.clone());
+                if gone.has(&step) {
+                    continue;
+                }
+                let left = match gone.below(&step) {
+                    Some(below) => remove(fields.field(key).unwrap_or(Node::Free), inner, below),
+                    None => Some(inner.clone()),
+                };
+                out.extend(left.map(|left| (key.clone(), left)));
+            }
+            (!out.is_empty()).then_some(Value::Object(out))
+        }
+        (Atom::List { listing, item }, Value::Array(list)) if listing != Listing::Atomic => {
+            let mut out = Vec::with_capacity(list.len());
+            for (index, inner) in list.iter().enumerate() {
+                let Ok(step) = element(&listing, index, inner) else {
+                    out.push(inner.clone());
+                    continue;
+                };
+                if gone.has(&step) {
+                    continue;
+                }
+                match gone.below(&step) {
+                    Some(below) => out.extend(remove(item, inner, below)),
+                    None => out.push(inner.clone()),
+                }
+            }
+            (!out.is_empty()).then_some(Value::Array(out))
+        }
+        _ => Some(value.clone()),
+    }
+}
