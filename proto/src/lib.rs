@@ -6,6 +6,41 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+/// The etcd v3 API, each package under its own name, since they refer to each other by it.
+#[allow(missing_docs, clippy::all)]
+pub mod etcd {
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
+    /// gRPC's health checks.
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
+    /// gRPC's reflection.
+    pub mod reflection {
+        tonic::include_proto!("grpc.reflection.v1");
+    }
+    /// gRPC's reflection under its older name, which many clients still use.
+    pub mod reflection_v1alpha {
+        tonic::include_proto!("grpc.reflection.v1alpha");
+    }
+
+    /// All files of the API as a serialized `FileDescriptorSet`.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.descriptors"));
+}
+
 /// What members of one cluster say to each other.
 #[allow(missing_docs, clippy::all)]
 pub mod peer {
