@@ -6,35 +6,39 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
 use serde_json::{Value, json};
 
-use crate::body;
+use crate::{body, crd};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Serves a discovery path; `None` if it is none.
-pub fn serve(path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Response<Body>> {
+    let all = Rows::of(customs);
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let aggregated = accept.split(',').any(|part| part.replace(' ', "").starts_with(AGGREGATED));
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let value = match parts[..] {
         ["version"] => version(),
-        [] => json!({"paths": paths()}),
-        ["api"] if aggregated => return Some(aggregated_answer(|group| group.is_empty())),
-        ["apis"] if aggregated => return Some(aggregated_answer(|group| !group.is_empty())),
+        [] => json!({"paths": all.paths()}),
+        ["api"] if aggregated => return Some(all.aggregated_answer(|group| group.is_empty())),
+        ["apis"] if aggregated => return Some(all.aggregated_answer(|group| !group.is_empty())),
         ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
         ["apis"] => {
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups().iter().map(|g| group(g)).collect::<Vec<_>>()})
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all.groups().iter().map(|g| all.group(g)).collect::<Vec<_>>()})
         }
-        ["apis", name] if groups().contains(&name) => {
-            let mut document = group(name);
+        ["apis", name] if all.groups().contains(&name) => {
+            let mut document = all.group(name);
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
         }
-        ["openapi", "v3"] => openapi_root(),
-        ["openapi", "v3", "api", version] => openapi("", version)?,
-        ["openapi", "v3", "apis", group, version] => openapi(group, version)?,
-        ["api", version] => resource_list("", version)?,
-        ["apis", group, version] => resource_list(group, version)?,
+        ["openapi", "v3"] => all.openapi_root(),
+        ["openapi", "v3", "api", version] => all.openapi("", version)?,
+        ["openapi", "v3", "apis", group, version] => match crd::openapi::document(customs, group, version) {
+            Some(document) => document,
+            None => all.openapi(group, version)?,
+        },
+        ["api", version] => all.resource_list("", version)?,
+        ["apis", group, version] => all.resource_list(group, version)?,
         _ => return None,
     };
     Some(body::value(200, &value))
@@ -49,160 +53,183 @@ fn version() -> Value {
     })
 }
 
-fn paths() -> Vec<String> {
-    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-    for group in groups() {
-        paths.push(format!("/apis/{group}"));
-        paths.extend(versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
+/// All rows: the table's, then those of definitions, groups by name and versions by priority.
+struct Rows(Vec<&'static ResourceDef>);
+
+impl Rows {
+    fn of(customs: &crd::Table) -> Self {
+        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().collect();
+        for (group, definitions) in customs.groups() {
+            if RESOURCES.iter().any(|row| row.group == group) {
+                continue;
+            }
+            let versions = definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served).map(|v| v.def));
+            let mut of_group: Vec<&'static ResourceDef> = versions.collect();
+            of_group.sort_by(|a, b| crd::by_priority(a.version, b.version).then(a.plural.cmp(b.plural)));
+            rows.extend(of_group);
+        }
+        Self(rows)
     }
-    paths.extend(["/healthz", "/livez", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
-    paths
-}
 
-/// Named groups in the table's order.
-fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = Vec::new();
-    for row in RESOURCES.iter().filter(|r| !r.group.is_empty()) {
-        if !groups.contains(&row.group) {
-            groups.push(row.group);
+    fn paths(&self) -> Vec<String> {
+        let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+        for group in self.groups() {
+            paths.push(format!("/apis/{group}"));
+            paths.extend(self.versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
         }
+        paths.extend(["/healthz", "/livez", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
+        paths
     }
-    groups
-}
 
-fn versions(group: &str) -> Vec<&'static str> {
-    let mut versions: Vec<&str> = Vec::new();
-    for row in RESOURCES.iter().filter(|r| r.group == group) {
-        if !versions.contains(&row.version) {
-            versions.push(row.version);
+    /// Named groups in the table's order.
+    fn groups(&self) -> Vec<&'static str> {
+        let mut groups: Vec<&str> = Vec::new();
+        for row in self.0.iter().filter(|r| !r.group.is_empty()) {
+            if !groups.contains(&row.group) {
+                groups.push(row.group);
+            }
         }
+        groups
     }
-    versions
-}
 
-fn group(name: &str) -> Value {
-    let versions: Vec<Value> =
-        versions(name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
-    json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
-}
-
-fn rows(group: &str, version: &str) -> Vec<&'static ResourceDef> {
-    RESOURCES.iter().filter(|r| r.group == group && r.version == version).collect()
-}
-
-fn resource_list(group: &str, version: &str) -> Option<Value> {
-    let rows = rows(group, version);
-    let first = rows.first()?;
-    let mut resources = Vec::new();
-    for row in &rows {
-        let namespaced = row.scope == Scope::Namespaced;
-        let mut resource = json!({
-            "name": row.plural, "singularName": row.singular, "namespaced": namespaced, "kind": row.kind, "verbs": row.verbs
-        });
-        if !row.short_names.is_empty() {
-            resource["shortNames"] = json!(row.short_names);
+    fn versions(&self, group: &str) -> Vec<&'static str> {
+        let mut versions: Vec<&str> = Vec::new();
+        for row in self.0.iter().filter(|r| r.group == group) {
+            if !versions.contains(&row.version) {
+                versions.push(row.version);
+            }
         }
-        if !row.categories.is_empty() {
-            resource["categories"] = json!(row.categories);
-        }
-        resources.push(resource);
-        for sub in row.subresources {
-            let (g, v, kind) = sub.kind;
-            let kind = if kind.is_empty() { row.kind } else { kind };
+        versions
+    }
+
+    fn group(&self, name: &str) -> Value {
+        let versions: Vec<Value> =
+            self.versions(name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+        json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
+    }
+
+    fn rows(&self, group: &str, version: &str) -> Vec<&'static ResourceDef> {
+        self.0.iter().copied().filter(|r| r.group == group && r.version == version).collect()
+    }
+
+    fn resource_list(&self, group: &str, version: &str) -> Option<Value> {
+        let rows = self.rows(group, version);
+        let first = rows.first()?;
+        let mut resources = Vec::new();
+        for row in &rows {
+            let namespaced = row.scope == Scope::Namespaced;
             let mut resource = json!({
-                "name": format!("{}/{}", row.plural, sub.name), "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": sub.verbs
+                "name": row.plural, "singularName": row.singular, "namespaced": namespaced, "kind": row.kind, "verbs": row.verbs
             });
-            if !v.is_empty() {
-                resource["group"] = g.into();
-                resource["version"] = v.into();
+            if !row.short_names.is_empty() {
+                resource["shortNames"] = json!(row.short_names);
+            }
+            if !row.categories.is_empty() {
+                resource["categories"] = json!(row.categories);
             }
             resources.push(resource);
-        }
-    }
-    Some(
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
-    )
-}
-
-/// The OpenAPI v3 documents there are: one for each group and version.
-fn openapi_root() -> Value {
-    let mut paths = json!({"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}});
-    for group in groups() {
-        for version in versions(group) {
-            let path = format!("apis/{group}/{version}");
-            paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
-        }
-    }
-    json!({"paths": paths})
-}
-
-/// Paths and query parameters of a group and version, by which clients learn what the server validates. Schemas of the
-/// kinds are not published yet.
-fn openapi(group: &str, version: &str) -> Option<Value> {
-    let rows = rows(group, version);
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    rows.first()?;
-    let parameter =
-        |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
-    let mut paths = json!({});
-    for row in rows {
-        let gvk = json!({"group": row.group, "version": row.version, "kind": row.kind});
-        let operation = |action: &str, parameters: &[&str]| {
-            json!({
-                "operationId": format!("{action}{}", row.kind),
-                "parameters": parameters.iter().map(|p| parameter(p)).collect::<Vec<_>>(),
-                "responses": {"200": {"description": "OK"}},
-                "x-kubernetes-action": action,
-                "x-kubernetes-group-version-kind": gvk,
-            })
-        };
-        let place = if row.scope == Scope::Namespaced { "/namespaces/{namespace}" } else { "" };
-        let (mut all, mut one) = (json!({}), json!({}));
-        for verb in row.verbs {
-            match *verb {
-                "list" => {
-                    all["get"] = operation(
-                        "list",
-                        &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"],
-                    )
+            for sub in row.subresources {
+                let (g, v, kind) = sub.kind;
+                let kind = if kind.is_empty() { row.kind } else { kind };
+                let mut resource = json!({
+                    "name": format!("{}/{}", row.plural, sub.name), "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": sub.verbs
+                });
+                if !v.is_empty() {
+                    resource["group"] = g.into();
+                    resource["version"] = v.into();
                 }
-                "create" => all["post"] = operation("post", &["dryRun", "fieldValidation"]),
-                "get" => one["get"] = operation("get", &[]),
-                "update" => one["put"] = operation("put", &["dryRun", "fieldValidation"]),
-                "patch" => one["patch"] = operation("patch", &["dryRun", "fieldValidation"]),
-                "delete" => one["delete"] = operation("delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"]),
-                _ => {}
+                resources.push(resource);
             }
         }
-        paths[format!("{root}{place}/{}", row.plural)] = all;
-        if one.as_object().is_some_and(|o| !o.is_empty()) {
-            paths[format!("{root}{place}/{}/{{name}}", row.plural)] = one;
-        }
+        Some(
+            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
+        )
     }
-    let info = json!({"title": "Kubernetes", "version": "v1.36.2"});
-    Some(json!({"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}))
-}
 
-fn aggregated_answer(choose: impl Fn(&str) -> bool) -> Response<Body> {
-    let mut names = vec![""];
-    names.extend(groups());
-    let items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(aggregated_group).collect();
-    let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    let mut response = body::value(200, &document);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(AGGREGATED));
-    response
-}
+    /// The OpenAPI v3 documents there are: one for each group and version.
+    fn openapi_root(&self) -> Value {
+        let mut paths = json!({"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}});
+        for group in self.groups() {
+            for version in self.versions(group) {
+                let path = format!("apis/{group}/{version}");
+                paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
+            }
+        }
+        json!({"paths": paths})
+    }
 
-fn aggregated_group(group: &str) -> Value {
-    let versions: Vec<Value> = versions(group)
-        .iter()
-        .map(|version| {
-            let resources: Vec<Value> = rows(group, version).iter().map(|row| aggregated_resource(row)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
-        })
-        .collect();
-    let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
-    json!({"metadata": metadata, "versions": versions})
+    /// Paths and query parameters of a group and version, by which clients learn what the server validates. Schemas of the
+    /// kinds are not published yet.
+    fn openapi(&self, group: &str, version: &str) -> Option<Value> {
+        let rows = self.rows(group, version);
+        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        rows.first()?;
+        let parameter =
+            |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+        let mut paths = json!({});
+        for row in rows {
+            let gvk = json!({"group": row.group, "version": row.version, "kind": row.kind});
+            let operation = |action: &str, parameters: &[&str]| {
+                json!({
+                    "operationId": format!("{action}{}", row.kind),
+                    "parameters": parameters.iter().map(|p| parameter(p)).collect::<Vec<_>>(),
+                    "responses": {"200": {"description": "OK"}},
+                    "x-kubernetes-action": action,
+                    "x-kubernetes-group-version-kind": gvk,
+                })
+            };
+            let place = if row.scope == Scope::Namespaced { "/namespaces/{namespace}" } else { "" };
+            let (mut all, mut one) = (json!({}), json!({}));
+            for verb in row.verbs {
+                match *verb {
+                    "list" => {
+                        all["get"] = operation(
+                            "list",
+                            &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"],
+                        )
+                    }
+                    "create" => all["post"] = operation("post", &["dryRun", "fieldValidation"]),
+                    "get" => one["get"] = operation("get", &[]),
+                    "update" => one["put"] = operation("put", &["dryRun", "fieldValidation"]),
+                    "patch" => one["patch"] = operation("patch", &["dryRun", "fieldValidation"]),
+                    "delete" => {
+                        one["delete"] = operation("delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"])
+                    }
+                    _ => {}
+                }
+            }
+            paths[format!("{root}{place}/{}", row.plural)] = all;
+            if one.as_object().is_some_and(|o| !o.is_empty()) {
+                paths[format!("{root}{place}/{}/{{name}}", row.plural)] = one;
+            }
+        }
+        let info = json!({"title": "Kubernetes", "version": "v1.36.2"});
+        Some(json!({"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}))
+    }
+
+    fn aggregated_answer(&self, choose: impl Fn(&str) -> bool) -> Response<Body> {
+        let mut names = vec![""];
+        names.extend(self.groups());
+        let items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(|g| self.aggregated_group(g)).collect();
+        let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
+        let mut response = body::value(200, &document);
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(AGGREGATED));
+        response
+    }
+
+    fn aggregated_group(&self, group: &str) -> Value {
+        let versions: Vec<Value> = self
+            .versions(group)
+            .iter()
+            .map(|version| {
+                let resources: Vec<Value> =
+                    self.rows(group, version).iter().map(|row| aggregated_resource(row)).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            })
+            .collect();
+        let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+        json!({"metadata": metadata, "versions": versions})
+    }
 }
 
 fn aggregated_resource(row: &ResourceDef) -> Value {

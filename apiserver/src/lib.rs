@@ -9,6 +9,7 @@ pub mod authn;
 pub mod authz;
 pub mod body;
 pub mod bootstrap;
+mod crd;
 mod discovery;
 pub mod negotiate;
 pub mod objects;

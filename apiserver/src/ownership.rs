@@ -6,6 +6,7 @@ use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::{conversion, presence, schema};
 use serde_json::{Value, json};
 
+use crate::request::ResourceRequest;
 use crate::strategy;
 use crate::verbs::Call;
 
@@ -42,18 +43,32 @@ fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
 }
 
 /// The schema of a row's kind.
-fn node(def: &ResourceDef) -> Node<'static> {
+fn node(request: &ResourceRequest) -> Node<'_> {
+    match &request.custom {
+        Some(custom) => Node::Custom(custom.definition.schema_given(custom.index)),
+        None => built_in(request.def),
+    }
+}
+
+fn built_in(def: &ResourceDef) -> Node<'static> {
     schema::of_kind(def.group, def.version, def.kind).map_or(Node::Free, Node::Object)
 }
 
 /// An object of the row in another of its versions, with that version's schema.
-fn convert(def: &ResourceDef, version: &str, object: &Value) -> Option<(Node<'static>, Value)> {
+fn convert<'a>(request: &'a ResourceRequest, version: &str, object: &Value) -> Option<(Node<'a>, Value)> {
+    let def = request.def;
     if version == def.api_version() {
-        return Some((node(def), object.clone()));
+        return Some((node(request), object.clone()));
     }
     let (group, version) = version.split_once('/').unwrap_or(("", version));
+    if let Some(custom) = &request.custom {
+        let index = custom.definition.versions.iter().position(|v| group == def.group && v.name == version)?;
+        let mut object = object.clone();
+        object["apiVersion"] = custom.definition.versions[index].def.api_version().into();
+        return Some((Node::Custom(custom.definition.schema_given(index)), object));
+    }
     let other = keelson_machinery::resources::find_kind(group, version, def.kind)?;
-    Some((node(other), conversion::convert(object, other)?))
+    Some((built_in(other), conversion::convert(object, other)?))
 }
 
 fn without_managers(object: &Value) -> Value {
@@ -110,8 +125,8 @@ pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
     let (name, version, now) = (manager(call), def.api_version(), strategy::now());
     let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
-    let convert = |version: &str, object: &Value| convert(def, version, object);
-    managed.update(&Kind { node: node(def), convert: &convert, ignored: &ignored }, &writer, &before, new);
+    let convert = |version: &str, object: &Value| convert(request, version, object);
+    managed.update(&Kind { node: node(request), convert: &convert, ignored: &ignored }, &writer, &before, new);
     set_managers(new, &managed);
 }
 
@@ -119,7 +134,7 @@ pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
 pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, Status> {
     let request = call.request;
     let (def, subresource) = (request.def, request.subresource.as_str());
-    let node = node(def);
+    let node = node(request);
     if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -131,7 +146,7 @@ pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool)
     let (name, version, now) = (manager(call), def.api_version(), strategy::now());
     let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
-    let convert = |version: &str, object: &Value| convert(def, version, object);
+    let convert = |version: &str, object: &Value| convert(request, version, object);
     let kind = Kind { node, convert: &convert, ignored: &ignored };
     if managed.is_empty() && live.is_some() {
         let untracked = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };

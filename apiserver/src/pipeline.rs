@@ -19,7 +19,7 @@ use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, discovery, negotiate, respond, streams, subresources};
+use crate::{admission, authn, authz, body, crd, discovery, negotiate, respond, streams, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -53,6 +53,7 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
+    pub(crate) customs: crd::Table,
     pub(crate) agents: streams::Agents,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
@@ -64,11 +65,12 @@ pub struct ApiServer {
 type Answer = Result<Response<Body>, Status>;
 
 impl ApiServer {
-    /// Puts a server together.
+    /// Puts a server together and starts what it does in the background; to be called inside a runtime.
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
-        Arc::new(Self {
+        let server = Arc::new(Self {
+            customs: crd::Table::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
@@ -83,7 +85,9 @@ impl ApiServer {
             extensions: config.extensions,
             inflight: Semaphore::new(MAX_INFLIGHT),
             event_lease: tokio::sync::Mutex::new((0, 0)),
-        })
+        });
+        crd::controller::start(&server);
+        server
     }
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
@@ -102,7 +106,7 @@ impl ApiServer {
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let target = target(&parts.method, &parts.uri)?;
+        let target = target(&parts.method, &parts.uri, &self.customs)?;
         let user = self.impersonate(user, &parts.headers)?;
         let attributes = target.attributes(&parts.method);
         self.authorize(&user, &attributes)?;
@@ -163,7 +167,7 @@ impl ApiServer {
             "/healthz" | "/livez" => Ok(body::text(200, "ok")),
             "/readyz" => self.objects.kv.barrier().await.map(|_| body::text(200, "ok")).map_err(status_of),
             "/openid/v1/jwks" => Ok(body::value(200, &self.pki.service_account.jwks())),
-            _ => discovery::serve(path, headers).ok_or_else(Status::no_such_path),
+            _ => discovery::serve(path, headers, &self.customs).ok_or_else(Status::no_such_path),
         }
     }
 

@@ -6,8 +6,13 @@ use http::Method;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
+use keelson_machinery::stored::Stored;
+use keelson_store::KeyValue;
+use serde_json::Value;
 
 use crate::access::Attributes;
+use crate::crd;
+use crate::objects::parse;
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +87,8 @@ fn decode(text: &str, plus: bool) -> String {
 pub struct ResourceRequest {
     /// The row.
     pub def: &'static ResourceDef,
+    /// What the row says beyond names, if it is a custom resource's.
+    pub custom: Option<crd::Custom>,
     /// get, list, watch, create, update, patch, delete, deletecollection.
     pub verb: &'static str,
     /// Namespace; "" for cluster-scoped requests and those across namespaces.
@@ -96,6 +103,32 @@ pub struct ResourceRequest {
     pub query: Query,
 }
 
+impl ResourceRequest {
+    /// A stored object with its head, in the version that is asked for.
+    pub(crate) fn stored(&self, kv: &KeyValue) -> Result<Stored, Status> {
+        match &self.custom {
+            Some(custom) => custom.stored(kv),
+            None => Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string())),
+        }
+    }
+
+    /// An object of this version as it goes to the store.
+    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> std::borrow::Cow<'a, Value> {
+        match &self.custom {
+            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)),
+            None => std::borrow::Cow::Borrowed(object),
+        }
+    }
+
+    /// A stored object, parsed, in the version that is asked for.
+    pub(crate) fn value(&self, kv: &KeyValue) -> Result<Value, Status> {
+        match &self.custom {
+            Some(custom) => custom.read(kv),
+            None => parse(kv),
+        }
+    }
+}
+
 /// What a request asks for.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -105,8 +138,8 @@ pub enum Target {
     Path(String),
 }
 
-/// Takes a request's line apart.
-pub fn target(method: &Method, uri: &http::Uri) -> Result<Target, Status> {
+/// Takes a request's line apart; rows that are not built in are looked up in `customs`.
+pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> Result<Target, Status> {
     let path = uri.path();
     let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -123,22 +156,33 @@ pub fn target(method: &Method, uri: &http::Uri) -> Result<Target, Status> {
             (namespace, rest) = (ns, inner);
         }
     }
-    let find = |plural: &str| resources::find(group, version, plural).ok_or_else(Status::no_such_path);
-    let (def, name, subresource, tail) = match *rest {
+    let find = |plural: &str| match resources::find(group, version, plural) {
+        Some(def) => Ok((def, None)),
+        None if resources::RESOURCES.iter().any(|row| row.group == group) => Err(Status::no_such_path()),
+        None => {
+            let custom = customs.find(group, version, plural).ok_or_else(Status::no_such_page)?;
+            Ok((custom.def(), Some(custom)))
+        }
+    };
+    let ((def, custom), name, subresource, tail) = match *rest {
         [plural] => (find(plural)?, "", "", String::new()),
         [plural, name] => (find(plural)?, name, "", String::new()),
         [plural, name, sub, ref tail @ ..] => (find(plural)?, name, sub, tail.join("/")),
         [] => return Err(Status::no_such_path()),
     };
     if def.scope == Scope::Cluster && !namespace.is_empty() {
-        return Err(Status::no_such_path());
+        return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
     if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
-        return Err(Status::no_such_path());
+        return Err(match def.custom {
+            true => Status::not_found(def.group, def.plural, name),
+            false => Status::no_such_path(),
+        });
     }
     let verb = verb(method, name, &query).ok_or_else(Status::method_not_allowed)?;
     Ok(Target::Resource(ResourceRequest {
         def,
+        custom,
         verb,
         namespace: namespace.into(),
         name: name.into(),
@@ -210,7 +254,9 @@ mod tests {
             ("PATCH", "/apis/apps/v1/namespaces/x/deployments/a%2Db/status", "deployments patch x a-b status"),
         ] {
             let method: Method = method.parse().unwrap();
-            let Target::Resource(r) = target(&method, &uri.parse().unwrap()).unwrap() else { panic!("{uri}") };
+            let Target::Resource(r) = target(&method, &uri.parse().unwrap(), &crd::Table::default()).unwrap() else {
+                panic!("{uri}")
+            };
             assert_eq!(
                 format!("{} {} {} {} {}", r.def.plural, r.verb, r.namespace, r.name, r.subresource),
                 expected,
@@ -223,8 +269,15 @@ mod tests {
             ("/api/v1/namespaces/x/nodes", 404),
             ("/api/v1/pods/a/nope", 404),
         ] {
-            assert_eq!(target(&Method::GET, &uri.parse().unwrap()).unwrap_err().code, code, "{uri}");
+            assert_eq!(
+                target(&Method::GET, &uri.parse().unwrap(), &crd::Table::default()).unwrap_err().code,
+                code,
+                "{uri}"
+            );
         }
-        assert!(matches!(target(&Method::GET, &"/version".parse().unwrap()), Ok(Target::Path(_))));
+        assert!(matches!(
+            target(&Method::GET, &"/version".parse().unwrap(), &crd::Table::default()),
+            Ok(Target::Path(_))
+        ));
     }
 }

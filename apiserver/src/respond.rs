@@ -30,6 +30,9 @@ pub fn object(code: u16, media: Media, object: &Value, pretty: bool) -> Result<R
 
 /// A refusal.
 pub fn refusal(media: Media, status: &Status) -> Response<Body> {
+    if status.is_page() {
+        return body::text(status.code, format!("{}\n", status.message));
+    }
     let value = status.to_value();
     let mut response = object(status.code, media, &value, false).unwrap_or_else(|_| body::value(status.code, &value));
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {

@@ -8,6 +8,7 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
+use crate::crd;
 use crate::request::ResourceRequest;
 
 /// Longest prefix that `generateName` contributes.
@@ -24,6 +25,9 @@ pub fn now() -> String {
 /// Refuses a body that is of another kind, name or namespace than the request's path, and fills in what the path says.
 pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     let def = request.def;
+    if def.custom {
+        crd::strategy::fit(request, object)?;
+    }
     let (kind, version) =
         (object["kind"].as_str().unwrap_or_default(), object["apiVersion"].as_str().unwrap_or_default());
     if kind.is_empty() && version.is_empty() {
@@ -68,8 +72,16 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
 }
 
 /// Brings a body into the form of its kind; gives the unknown fields, which are removed.
-pub fn conform(def: &ResourceDef, object: &mut Value) -> Result<Vec<String>, Status> {
-    keelson_machinery::conform::conform(def, object).map_err(|why| cannot_be_handled(def, &why))
+pub fn conform(request: &ResourceRequest, object: &mut Value) -> Result<Vec<String>, Status> {
+    conform_text(request, object).map_err(|why| cannot_be_handled(request.def, &why))
+}
+
+/// The same, with what is wrong as text.
+pub fn conform_text(request: &ResourceRequest, object: &mut Value) -> Result<Vec<String>, String> {
+    match &request.custom {
+        Some(custom) => crd::strategy::conform(custom, object),
+        None => keelson_machinery::conform::conform(request.def, object),
+    }
 }
 
 /// The refusal of a body that is not of the form of its kind.
@@ -95,7 +107,8 @@ pub fn fit_virtual(request: &ResourceRequest, object: &mut Value) -> Result<(), 
 }
 
 /// Gives a new object its identity and defaults.
-pub fn prepare_create(def: &ResourceDef, object: &mut Value) -> Result<(), Status> {
+pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
+    let def = request.def;
     let metadata =
         object["metadata"].as_object_mut().ok_or_else(|| Status::bad_request("metadata must be an object"))?;
     if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
@@ -123,6 +136,9 @@ pub fn prepare_create(def: &ResourceDef, object: &mut Value) -> Result<(), Statu
     if def.has_status && def.plural != "nodes" {
         reset_status(def, object);
     }
+    if crd::is_definition(def) {
+        crd::definition::prepare(object, None);
+    }
     Ok(())
 }
 
@@ -143,8 +159,15 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
 }
 
 /// Fills in what the client may leave out, before anything looks at the object.
-pub fn complete(def: &ResourceDef, object: &mut Value) {
+/// Custom resources have it from their schemas.
+pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
+    if def.custom {
+        return;
+    }
     defaults::set(def, object);
+    if crd::is_definition(def) {
+        crd::definition::prepare(object, old);
+    }
 }
 
 /// Writes into a certificate request who made it: approval depends on it, so what the client says does not count.
@@ -178,14 +201,19 @@ pub fn generate_name(prefix: &str) -> String {
 
 /// Kinds whose main resource counts generations: those with a spec and a status of their own.
 fn has_generation(def: &ResourceDef) -> bool {
-    (def.has_status
-        && !matches!(def.plural, "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"))
+    def.custom
+        || (def.has_status
+            && !matches!(
+                def.plural,
+                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
+            ))
         || matches!(def.plural, "networkpolicies")
 }
 
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
 /// changed spec counts a generation.
-pub fn prepare_update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
+pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
+    let (def, subresource) = (request.def, request.subresource.as_str());
     if matches!(subresource, "status" | "approval") {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
@@ -231,15 +259,35 @@ pub fn prepare_update(def: &ResourceDef, subresource: &str, old: &Value, new: &m
             }
         }
     }
-    if subresource.is_empty() && has_generation(def) && old.get("spec") != new.get("spec") {
+    if crd::is_definition(def) {
+        crd::definition::prepare(new, Some(old));
+    }
+    let changed = match def.custom {
+        true => crd::strategy::counts_generation(def.has_status, old, new),
+        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+    };
+    if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
     }
 }
 
 /// Checks a new or changed object; all problems are told at once.
-pub fn check(def: &ResourceDef, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+pub fn check(
+    request: &ResourceRequest,
+    new: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let def = request.def;
     let mut causes = metadata_causes(def, &new["metadata"]);
     causes.extend(validate::validate(def, new, old));
+    if let Some(custom) = &request.custom {
+        causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if crd::is_definition(def) {
+        let (problems, odd) = crd::definition::validate(new, old);
+        causes.extend(problems);
+        warnings.extend(odd);
+    }
     if causes.is_empty() {
         return Ok(());
     }

@@ -56,13 +56,19 @@ pub async fn serve(
 }
 
 fn scale_of(server: &ApiServer, call: &Call<'_>) -> Result<Value, Status> {
-    let request = call.request;
-    let (object, _) =
-        server.objects.get(request.def, &request.namespace, &request.name)?.ok_or_else(|| call.not_found())?;
-    Ok(scale(&object))
+    let (object, _) = server.current(call.request)?.ok_or_else(|| call.not_found())?;
+    scale(call, &object)
 }
 
-fn scale(object: &Value) -> Value {
+/// The Scale of an object: by the paths of its definition, or by the usual fields.
+fn scale(call: &Call<'_>, object: &Value) -> Result<Value, Status> {
+    match &call.request.custom {
+        Some(custom) => crate::crd::scale::scale(custom, object),
+        None => Ok(built_in_scale(object)),
+    }
+}
+
+fn built_in_scale(object: &Value) -> Value {
     let metadata = &object["metadata"];
     let labels = object["spec"]["selector"]["matchLabels"].as_object();
     let selector: Vec<String> =
@@ -86,7 +92,7 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
     let mut warnings = Vec::new();
     let object = server
         .change(call, &mut warnings, |old, revision| {
-            let mut new_scale = scale(old);
+            let mut new_scale = scale(call, old)?;
             match (patch, body::content_type(call.headers)) {
                 (true, "application/json-patch+json") => keelson_machinery::patch::json(&mut new_scale, &input)?,
                 (true, _) => keelson_machinery::patch::merge(&mut new_scale, &input),
@@ -103,6 +109,11 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
                 }
             }
             let replicas = new_scale["spec"]["replicas"].as_i64().unwrap_or(0);
+            if let Some(custom) = &call.request.custom {
+                let mut new = old.clone();
+                crate::crd::scale::set(custom, &mut new, replicas);
+                return Ok(new);
+            }
             if replicas < 0 {
                 let cause = Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
                 return Err(Status::invalid("autoscaling", "Scale", &call.request.name, vec![cause]));
@@ -118,7 +129,7 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
             Ok(new)
         })
         .await?;
-    call.answer(200, &scale(&object), &warnings)
+    call.answer(200, &scale(call, &object)?, &warnings)
 }
 
 /// Binds a pod to a node: once, and only a pod that is not going away.

@@ -1,5 +1,7 @@
 //! Answers in the forms that people's tools ask for: Table and PartialObjectMetadata.
 
+use std::borrow::Cow;
+
 use keelson_machinery::resource::{Column, ResourceDef};
 use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::Status;
@@ -162,7 +164,22 @@ const EVENTS: &[Column] = &[
 const CREATED: &[Column] = &[NAME, column("Created At", "string", 0)];
 const OTHERS: &[Column] = &[NAME, AGE];
 
-fn columns(def: &ResourceDef) -> &'static [Column] {
+/// What every object's name is described as.
+const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some \
+    resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended \
+    for creation idempotence and configuration definition. Cannot be updated. More info: \
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+
+/// The columns of a row: those of a custom resource are its definition's.
+fn columns(def: &ResourceDef) -> Cow<'static, [Column]> {
+    if !def.custom {
+        return Cow::Borrowed(built_in_columns(def));
+    }
+    let name = Column { description: NAME_DESCRIPTION, ..NAME };
+    std::iter::once(name).chain(def.columns.iter().map(|(column, _)| *column)).collect::<Vec<_>>().into()
+}
+
+fn built_in_columns(def: &ResourceDef) -> &'static [Column] {
     match (def.group, def.plural) {
         ("", "pods") => PODS,
         ("apps", "deployments") => DEPLOYMENTS,
@@ -180,6 +197,10 @@ fn columns(def: &ResourceDef) -> &'static [Column] {
 
 fn cells(def: &ResourceDef, object: &Value) -> Vec<Value> {
     let name = object["metadata"]["name"].clone();
+    if def.custom {
+        let cells = crate::crd::cells(def, object, |since| age(Some(since)));
+        return std::iter::once(name).chain(cells).collect();
+    }
     let age: Value = age(object["metadata"]["creationTimestamp"].as_str()).into();
     let (spec, status) = (&object["spec"], &object["status"]);
     let number = |of: &Value, key: &str| of[key].as_i64().unwrap_or(0);

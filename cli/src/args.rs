@@ -35,6 +35,8 @@ Examples:
 pub enum Command {
     /// Run a cluster of one server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
+    /// Run the store alone, in etcd's place: its API, its flags
+    Store(Box<crate::store::StoreArgs>),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
     /// Make, list and delete bootstrap tokens
@@ -74,6 +76,9 @@ pub struct ServerArgs {
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
+    /// A node that gives no sign of life for this long is unreachable
+    #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
+    pub node_monitor_grace_period: std::time::Duration,
     /// Pretended nodes to run in this process
     #[arg(long, env = "KEELSON_HOLLOW", default_value_t = 0)]
     pub hollow: u32,

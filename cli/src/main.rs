@@ -7,6 +7,7 @@ mod identity;
 mod leader;
 mod logging;
 mod server;
+mod store;
 mod token;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -37,6 +38,7 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,
+            args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
         }

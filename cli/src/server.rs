@@ -178,10 +178,10 @@ fn components(
     };
     if !args.no_controllers {
         let client = client("system:kube-controller-manager", "kube-controller-manager");
-        let cluster_cidr = identity.cluster_cidr.clone();
-        let pki = pki.clone();
+        let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
+        config.node_monitor_grace_period = args.node_monitor_grace_period;
         let task: leader::Task = Box::new(move |fence, running| {
-            Box::pin(keelson_controllers::run(client.fenced(fence), cluster_cidr.clone(), pki.clone(), running))
+            Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
         });
         tokio::spawn(leader::run(kv.clone(), "controllers", identity.name.clone(), task, stop.clone()));
     }

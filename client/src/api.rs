@@ -176,10 +176,21 @@ impl Client {
         content_type: Option<&str>,
         body: Bytes,
     ) -> Result<http::Response<Body>, Error> {
+        self.send_accepting(JSON, method, path_and_query, content_type, body).await
+    }
+
+    async fn send_accepting(
+        &self,
+        accept: &str,
+        method: http::Method,
+        path_and_query: &str,
+        content_type: Option<&str>,
+        body: Bytes,
+    ) -> Result<http::Response<Body>, Error> {
         let mut request = http::Request::builder()
             .method(method)
             .uri(path_and_query)
-            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::ACCEPT, accept)
             .header(http::header::USER_AGENT, &*self.user_agent);
         if let Some(content_type) = content_type {
             request = request.header(http::header::CONTENT_TYPE, content_type);
@@ -205,6 +216,36 @@ impl Client {
         Ok(serde_json::from_slice(&bytes)?)
     }
 }
+
+impl Client {
+    /// Reads a JSON answer in the form that `accept` names.
+    pub async fn read<T: DeserializeOwned>(&self, path_and_query: &str, accept: &str) -> Result<T, Error> {
+        let response = self.send_accepting(accept, http::Method::GET, path_and_query, None, Bytes::new()).await?;
+        let bytes = refuse(response).await?.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// The lines of an answer that stays open.
+    pub async fn lines(
+        &self,
+        path_and_query: &str,
+        accept: &str,
+    ) -> Result<impl Stream<Item = Result<String, Error>> + Send + use<>, Error> {
+        let response = self.send_accepting(accept, http::Method::GET, path_and_query, None, Bytes::new()).await?;
+        let response = refuse(response).await?;
+        let reader = tokio_util::io::StreamReader::new(
+            BodyStream::new(response.into_body()).try_filter_map(|f| async { Ok(f.into_data().ok()) }).boxed(),
+        );
+        let lines = tokio_util::codec::FramedRead::new(
+            reader,
+            tokio_util::codec::LinesCodec::new_with_max_length(MAX_WATCH_EVENT_BYTES),
+        );
+        Ok(lines.map(|line| Ok(line.map_err(std::io::Error::other)?)))
+    }
+}
+
+/// The usual form of answers.
+const JSON: &str = "application/json";
 
 /// Turns a response that is not a success into [`Error::Status`].
 async fn refuse(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
@@ -281,15 +322,24 @@ impl<K: Object> Api<K> {
 
     /// Lists objects.
     pub async fn list(&self, params: &ListParams) -> Result<List<K>, Error> {
+        self.list_as(params).await
+    }
+
+    /// Lists objects without decoding them.
+    pub(crate) async fn list_raw(&self, params: &ListParams) -> Result<List<Box<serde_json::value::RawValue>>, Error> {
+        self.list_as(params).await
+    }
+
+    async fn list_as<T: DeserializeOwned>(&self, params: &ListParams) -> Result<List<T>, Error> {
         #[derive(Deserialize)]
-        #[serde(bound(deserialize = "K: DeserializeOwned"))]
-        struct Raw<K> {
+        #[serde(bound(deserialize = "T: DeserializeOwned"))]
+        struct Raw<T> {
             metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta,
-            items: Option<Vec<K>>,
+            items: Option<Vec<T>>,
         }
         let limit = params.limit.to_string();
         let path = self.path(None, None, &Self::list_query(params, &limit));
-        let raw: Raw<K> = self.client.request(http::Method::GET, &path, None, Bytes::new()).await?;
+        let raw: Raw<T> = self.client.request(http::Method::GET, &path, None, Bytes::new()).await?;
         Ok(List {
             items: raw.items.unwrap_or_default(),
             resource_version: raw.metadata.resource_version.unwrap_or_default(),
@@ -303,22 +353,18 @@ impl<K: Object> Api<K> {
         &self,
         params: &ListParams,
     ) -> Result<impl Stream<Item = Result<WatchEvent<K>, Error>> + Send + use<K>, Error> {
+        Ok(self.watch_lines(params).await?.map(|line| Ok(serde_json::from_str(&line?)?)))
+    }
+
+    /// Like [`Api::watch`], with events as they come.
+    pub(crate) async fn watch_lines(
+        &self,
+        params: &ListParams,
+    ) -> Result<impl Stream<Item = Result<String, Error>> + Send + use<K>, Error> {
         let limit = String::new();
         let mut query = Self::list_query(params, &limit);
         query.extend([("watch", "true"), ("allowWatchBookmarks", "true")]);
-        let response = self.client.send(http::Method::GET, &self.path(None, None, &query), None, Bytes::new()).await?;
-        let response = refuse(response).await?;
-        let reader = tokio_util::io::StreamReader::new(
-            BodyStream::new(response.into_body()).try_filter_map(|f| async { Ok(f.into_data().ok()) }).boxed(),
-        );
-        let lines = tokio_util::codec::FramedRead::new(
-            reader,
-            tokio_util::codec::LinesCodec::new_with_max_length(MAX_WATCH_EVENT_BYTES),
-        );
-        Ok(lines.map(|line| {
-            let line = line.map_err(std::io::Error::other)?;
-            Ok(serde_json::from_str(&line)?)
-        }))
+        self.client.lines(&self.path(None, None, &query), JSON).await
     }
 
     /// Creates an object.

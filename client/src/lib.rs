@@ -5,9 +5,16 @@
 pub mod api;
 pub mod cache;
 pub mod connection;
+pub mod discovery;
+pub mod events;
 pub mod https;
+pub mod informer;
+pub mod queue;
 pub mod transport;
 
 pub use api::{Api, Client, Error, List, ListParams, Object, PatchType, WatchEvent};
-pub use cache::{Cache, Key};
+pub use cache::Cache;
+pub use events::Recorder;
+pub use informer::{Change, Informer, Key};
+pub use queue::Queue;
 pub use transport::{Body, Fence, Transport};

@@ -3,6 +3,8 @@
 //! Invariant: only requests that an approver (this one or an administrator) approved are signed, and no signature is
 //! made for a subject or usage that the signer's rules do not allow.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -11,12 +13,15 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use keelson_client::{Error, Key};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use keelson_client::Key;
 use keelson_pki::{CsrSubject, read_csr};
+use serde_json::json;
 use tracing::info;
 
-use crate::Context;
+use crate::context::Context;
+use crate::pods::until;
+use crate::runtime::{Keys, Outcome, watch_own};
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -26,6 +31,11 @@ const NODES: &str = "system:nodes";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// Lifetime of a certificate unless less is asked for.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A request that was decided is kept for this long.
+const DECIDED: SignedDuration = SignedDuration::from_hours(1);
+/// One that nobody decided, or nobody signed.
+const PENDING: SignedDuration = SignedDuration::from_hours(24);
+const PENDING_APPROVED: SignedDuration = SignedDuration::from_hours(1);
 /// Shortest lifetime that the API lets one ask for.
 const SHORTEST: Duration = Duration::from_secs(600);
 
@@ -82,17 +92,25 @@ fn signer_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> 
 }
 
 /// Whether each name asked for is one of the node's own: its name, or an address that its Node object shows.
-fn names_are_the_nodes(subject: &CsrSubject, node: Option<&Node>) -> bool {
+fn names_are_the_nodes(subject: &CsrSubject, node: Option<&Node>, taken: &[IpAddr]) -> bool {
     let Some(node) = node else { return false };
     let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
     let known: Vec<&str> = addresses.map(|a| a.address.as_str()).chain(node.metadata.name.as_deref()).collect();
     let reserved = |name: &str| name == "localhost" || name == "kubernetes" || name.starts_with("kubernetes.");
     subject.dns.iter().all(|d| known.contains(&d.as_str()) && !reserved(d))
-        && subject.ips.iter().all(|ip| known.contains(&ip.to_string().as_str()) && !ip.is_loopback())
+        && subject
+            .ips
+            .iter()
+            .all(|ip| known.contains(&ip.to_string().as_str()) && !ip.is_loopback() && !taken.contains(ip))
 }
 
-/// Decides; `node` is the Node that the subject names.
-fn plan(request: &CertificateSigningRequest, subject: &Result<CsrSubject, String>, node: Option<&Node>) -> Plan {
+/// Decides; `node` is the Node that the subject names, `taken` are addresses that no node may claim.
+fn plan(
+    request: &CertificateSigningRequest,
+    subject: &Result<CsrSubject, String>,
+    node: Option<&Node>,
+    taken: &[IpAddr],
+) -> Plan {
     let spec = &request.spec;
     let issued = request.status.as_ref().is_some_and(|s| s.certificate.is_some());
     if ![CLIENT, KUBELET_CLIENT, KUBELET_SERVING].contains(&spec.signer_name.as_str())
@@ -119,7 +137,7 @@ fn plan(request: &CertificateSigningRequest, subject: &Result<CsrSubject, String
         KUBELET_CLIENT if bootstrapper => {
             Plan::Approve("Auto approving kubelet client certificate after SubjectAccessReview.")
         }
-        KUBELET_SERVING if user == subject.common_name && names_are_the_nodes(subject, node) => {
+        KUBELET_SERVING if user == subject.common_name && names_are_the_nodes(subject, node, taken) => {
             Plan::Approve("Auto approving kubelet serving certificate for the node's own names.")
         }
         _ => Plan::Leave,
@@ -138,43 +156,83 @@ fn condition(kind: &str, reason: &str, message: &str) -> CertificateSigningReque
     }
 }
 
-pub(crate) async fn reconcile(context: &Context, key: &Key) -> Result<(), Error> {
-    let Some(request) = context.requests.get(key) else { return Ok(()) };
+pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.requests, queue);
+}
+
+/// Approves or signs one request.
+pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(request) = context.cache.requests.get(&key) else { return Ok(None) };
     let pem = String::from_utf8_lossy(&request.spec.request.0).into_owned();
     let subject = read_csr(&pem).map_err(|e| e.to_string());
     let node = subject.as_ref().ok().and_then(|s| s.common_name.strip_prefix(NODE_PREFIX));
-    let node = node.and_then(|n| context.nodes.get(&(String::new(), n.to_owned())));
+    let node = node.and_then(|n| context.cache.nodes.named("", n));
     let mut changed = (*request).clone();
     let status = changed.status.get_or_insert_default();
     let api = context.client.cluster::<CertificateSigningRequest>();
-    match plan(&request, &subject, node.as_deref()) {
-        Plan::Leave => {}
+    let written = match plan(&request, &subject, node.as_deref(), &context.config.reserved_addresses) {
+        Plan::Leave => return Ok(None),
         Plan::Approve(message) => {
             status.conditions.get_or_insert_default().push(condition("Approved", "AutoApproved", message));
-            let _: CertificateSigningRequest = api.replace_subresource(&key.1, "approval", &changed).await?;
-            info!(request = key.1, "approved a certificate request");
+            info!(request = key.1, "approving a certificate request");
+            api.replace_subresource(&key.1, "approval", &changed).await?
         }
         Plan::Fail(why) => {
             status.conditions.get_or_insert_default().push(condition("Failed", "SignerValidationFailure", &why));
-            api.replace_status(&key.1, &changed).await?;
+            api.replace_status(&key.1, &changed).await?
         }
         Plan::Sign => {
             let asked = request.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
             let lifetime = asked.unwrap_or(LIFETIME).clamp(SHORTEST, LIFETIME);
             let usages = request.spec.usages.clone().unwrap_or_default();
-            match context.authority.cluster.sign_csr(&pem, &usages, lifetime) {
+            match context.config.authority.cluster.sign_csr(&pem, &usages, lifetime) {
                 Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
-                Err(error) => status.conditions.get_or_insert_default().push(condition(
-                    "Failed",
-                    "SigningError",
-                    &error.to_string(),
-                )),
+                Err(error) => {
+                    let failed = condition("Failed", "SigningError", &error.to_string());
+                    status.conditions.get_or_insert_default().push(failed);
+                }
             }
-            api.replace_status(&key.1, &changed).await?;
-            info!(request = key.1, signer = request.spec.signer_name, "signed a certificate request");
+            info!(request = key.1, signer = request.spec.signer_name, "signing a certificate request");
+            api.replace_status(&key.1, &changed).await?
         }
+    };
+    context.settle(&context.cache.requests, &written).await;
+    Ok(None)
+}
+
+/// When a request has served its purpose and is deleted: an hour after it was decided, a day after it was made, and once
+/// its certificate has expired. `None` if nothing is known yet.
+fn useless_at(request: &CertificateSigningRequest) -> Option<Timestamp> {
+    let after = |from: Timestamp, age: SignedDuration| from.checked_add(age).ok();
+    let since = |kind: &str| {
+        let conditions = request.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let decided = conditions.into_iter().find(|c| c.type_ == kind)?;
+        decided.last_update_time.as_ref().map(|t| t.0)
+    };
+    let issued = request.status.as_ref().is_some_and(|s| s.certificate.is_some());
+    let decided = since("Denied").or_else(|| since("Failed")).or_else(|| since("Approved").filter(|_| issued));
+    let approved = since("Approved").is_some() && !issued;
+    let age = if approved { PENDING_APPROVED } else { PENDING };
+    let created = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    match decided {
+        Some(at) => after(at, DECIDED),
+        None => after(created?, age),
     }
-    Ok(())
+}
+
+/// Deletes one request that has served its purpose.
+pub(crate) async fn clean(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(request) = context.cache.requests.get(&key) else { return Ok(None) };
+    let Some(at) = useless_at(&request) else { return Ok(None) };
+    let now = Timestamp::now();
+    if at > now {
+        return Ok(until(at, now));
+    }
+    let options = json!({"preconditions": {"uid": request.metadata.uid}});
+    match context.client.cluster::<CertificateSigningRequest>().delete(&key.1, &options).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +271,10 @@ mod tests {
     fn nodes_get_client_certificates_of_their_own() {
         let node = subject("system:node:a", &[]);
         let approved = |user: &str, groups: &[&str], usages: &[&str], subject: &Result<CsrSubject, String>| {
-            matches!(plan(&request(KUBELET_CLIENT, user, groups, usages, json!([])), subject, None), Plan::Approve(_))
+            matches!(
+                plan(&request(KUBELET_CLIENT, user, groups, usages, json!([])), subject, None, &[]),
+                Plan::Approve(_)
+            )
         };
         assert!(approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &node));
         assert!(approved("system:node:a", &[NODES], CLIENT_USE, &node));
@@ -237,7 +298,7 @@ mod tests {
             (&["localhost"], Some(&node), false),
             (&[], Some(&node), false),
         ] {
-            let plan = plan(&request, &subject("system:node:a", names), node);
+            let plan = plan(&request, &subject("system:node:a", names), node, &[]);
             assert_eq!(matches!(plan, Plan::Approve(_)), good, "{names:?}");
         }
     }
@@ -247,14 +308,44 @@ mod tests {
         let node = subject("system:node:a", &[]);
         let approved = json!([{"type": "Approved", "status": "True"}]);
         let at = |signer, conditions| request(signer, "someone", &[], CLIENT_USE, conditions);
-        assert_eq!(plan(&at(KUBELET_CLIENT, json!([])), &node, None), Plan::Leave);
-        assert_eq!(plan(&at(KUBELET_CLIENT, approved.clone()), &node, None), Plan::Sign);
-        assert_eq!(plan(&at("example.com/other", approved.clone()), &node, None), Plan::Leave);
-        assert!(matches!(plan(&at(KUBELET_CLIENT, approved.clone()), &subject("x", &[]), None), Plan::Fail(_)));
+        assert_eq!(plan(&at(KUBELET_CLIENT, json!([])), &node, None, &[]), Plan::Leave);
+        assert_eq!(plan(&at(KUBELET_CLIENT, approved.clone()), &node, None, &[]), Plan::Sign);
+        assert_eq!(plan(&at("example.com/other", approved.clone()), &node, None, &[]), Plan::Leave);
+        assert!(matches!(plan(&at(KUBELET_CLIENT, approved.clone()), &subject("x", &[]), None, &[]), Plan::Fail(_)));
         let mut masters = subject("root", &[]).unwrap();
         masters.organizations = vec!["system:masters".into()];
-        assert!(matches!(plan(&at(CLIENT, approved), &Ok(masters), None), Plan::Fail(_)));
+        assert!(matches!(plan(&at(CLIENT, approved), &Ok(masters), None, &[]), Plan::Fail(_)));
         let denied = json!([{"type": "Approved", "status": "True"}, {"type": "Denied", "status": "True"}]);
-        assert_eq!(plan(&at(KUBELET_CLIENT, denied), &node, None), Plan::Leave);
+        assert_eq!(plan(&at(KUBELET_CLIENT, denied), &node, None, &[]), Plan::Leave);
+    }
+
+    #[test]
+    fn requests_go_when_they_are_of_no_use() {
+        for (status, hours) in [
+            (json!({}), 24),
+            (
+                json!({"conditions": [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}),
+                1,
+            ),
+            (
+                json!({"certificate": "eA==", "conditions":
+                [{"type": "Approved", "status": "True", "lastUpdateTime": "2026-01-01T05:00:00Z"}]}),
+                6,
+            ),
+            (
+                json!({"conditions": [{"type": "Denied", "status": "True", "lastUpdateTime": "2026-01-01T07:00:00Z"}]}),
+                8,
+            ),
+            (
+                json!({"conditions": [{"type": "Failed", "status": "True", "lastUpdateTime": "2026-01-01T02:00:00Z"}]}),
+                3,
+            ),
+        ] {
+            let mut request = request(CLIENT, "u", &[], CLIENT_USE, json!([]));
+            let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+            request.metadata.creation_timestamp = Some(Time(start));
+            request.status = serde_json::from_value(status.clone()).unwrap();
+            assert_eq!(useless_at(&request), start.checked_add(SignedDuration::from_hours(hours)).ok(), "{status}");
+        }
     }
 }

@@ -3,9 +3,11 @@
 
 pub mod conform;
 pub mod conversion;
+pub mod jsonpath;
 pub mod kind_defaults;
 pub mod quantity;
 pub mod schema;
+pub mod structural;
 
 pub mod decode;
 pub mod defaults;

@@ -34,6 +34,19 @@ pub fn dns_label(text: &str) -> Option<String> {
     })
 }
 
+/// What is wrong with a DNS-1035 label (it starts with a letter), if anything is.
+pub fn dns_label_1035(text: &str) -> Option<String> {
+    if text.len() > LABEL_MAX {
+        return Some(format!("must be no more than {LABEL_MAX} bytes"));
+    }
+    (!is_dns_label(text) || !text.starts_with(|c: char| c.is_ascii_lowercase())).then(|| {
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end \
+         with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is \
+         '[a-z]([-a-z0-9]*[a-z0-9])?')"
+            .into()
+    })
+}
+
 /// What is wrong with a DNS-1123 subdomain, if anything is.
 pub fn dns_subdomain(text: &str) -> Option<String> {
     if text.len() > SUBDOMAIN_MAX {

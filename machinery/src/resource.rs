@@ -35,7 +35,8 @@ pub struct Column {
     pub priority: i32,
 }
 
-/// One built-in resource in one version. Adding a resource is adding a row.
+/// One resource in one version. Adding a built-in resource is adding a row; a CustomResourceDefinition makes rows at run
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub struct ResourceDef {
     /// API group, "" for core.
@@ -62,6 +63,12 @@ pub struct ResourceDef {
     pub selectable_fields: &'static [&'static str],
     /// Whether updates of the main resource bump metadata.generation (kinds with spec) and keep status.
     pub has_status: bool,
+    /// Kind of its lists where it is not `{kind}List`, else "".
+    pub list_kind: &'static str,
+    /// Whether it comes from a CustomResourceDefinition.
+    pub custom: bool,
+    /// Printer columns of a custom resource after the name, with the JSONPath of their cells.
+    pub columns: &'static [(Column, &'static str)],
 }
 
 impl ResourceDef {
@@ -81,6 +88,11 @@ impl ResourceDef {
             Scope::Namespaced => format!("{}{namespace}/{name}", self.prefix()),
             Scope::Cluster => format!("{}{name}", self.prefix()),
         }
+    }
+
+    /// Kind of its lists.
+    pub fn list_kind(&self) -> String {
+        if self.list_kind.is_empty() { format!("{}List", self.kind) } else { self.list_kind.to_owned() }
     }
 
     /// `plural` or `plural.group`, as messages write it.

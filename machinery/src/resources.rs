@@ -30,6 +30,9 @@ const fn row(
         subresources: &[],
         selectable_fields: &[],
         has_status: false,
+        list_kind: "",
+        custom: false,
+        columns: &[],
     }
 }
 

@@ -107,6 +107,16 @@ impl Status {
         status
     }
 
+    /// 404 for a path of which nothing is known: no object of the API, a page.
+    pub fn no_such_page() -> Self {
+        Self::failure(404, "", "404 page not found")
+    }
+
+    /// Whether the refusal is sent as plain text.
+    pub fn is_page(&self) -> bool {
+        self.code == 404 && self.reason.is_empty() && self.details.is_none()
+    }
+
     /// 409 for a create of what exists.
     pub fn already_exists(group: &str, plural: &str, name: &str) -> Self {
         Self::failure(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(plural, group)))

@@ -242,6 +242,9 @@ mod tests {
         subresources: &[],
         selectable_fields: &["spec.nodeName", "status.phase"],
         has_status: true,
+        list_kind: "",
+        custom: false,
+        columns: &[],
     };
 
     #[test]

@@ -150,7 +150,7 @@ impl Runtime {
     /// Fetches an image.
     pub async fn pull(&self, image: &str) -> Result<(), tonic::Status> {
         let image = Some(cri::ImageSpec { image: image.into(), ..Default::default() });
-        self.images.clone().pull_image(cri::PullImageRequest { image, sandbox_config: None }).await?;
+        self.images.clone().pull_image(cri::PullImageRequest { image, auth: None, sandbox_config: None }).await?;
         Ok(())
     }
 

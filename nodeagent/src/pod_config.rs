@@ -347,7 +347,7 @@ pub fn resources(spec: &Container) -> cri::LinuxContainerResources {
         cpu_quota: limit.map_or(0, |cpu| ((cpu * 100_000.0) as i64).max(1000)),
         cpu_shares: ((request * 1024.0) as i64).max(2),
         memory_limit_in_bytes: of(&wanted.limits, "memory").map_or(0, |m| m as i64),
-        oom_score_adj: 0,
+        ..Default::default()
     }
 }
 
@@ -374,6 +374,7 @@ fn security(pod: &Pod, own: Option<&SecurityContext>) -> cri::LinuxContainerSecu
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: unless(&hidden),
         readonly_paths: unless(&fixed),
+        ..Default::default()
     }
 }
 
@@ -401,6 +402,7 @@ pub async fn container(
             container_path: mount.mount_path.clone(),
             host_path: path.to_string_lossy().into_owned(),
             readonly: mount.read_only == Some(true),
+            ..Default::default()
         });
     }
     let all = |list: &Option<Vec<String>>| list.iter().flatten().map(|a| expand(a, &envs)).collect();

@@ -24,10 +24,6 @@ pub mod etcd {
     pub mod v3electionpb {
         tonic::include_proto!("v3electionpb");
     }
-    /// gRPC's health checks.
-    pub mod health {
-        tonic::include_proto!("grpc.health.v1");
-    }
     /// gRPC's reflection.
     pub mod reflection {
         tonic::include_proto!("grpc.reflection.v1");
@@ -45,4 +41,16 @@ pub mod etcd {
 #[allow(missing_docs, clippy::all)]
 pub mod peer {
     tonic::include_proto!("keelson.peer.v1");
+}
+
+/// gRPC's health check.
+#[allow(missing_docs, clippy::all)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// The stream of events that containerd has beside the container runtime interface.
+#[allow(missing_docs, clippy::all)]
+pub mod containerd_events {
+    tonic::include_proto!("containerd.services.events.v1");
 }

@@ -3,11 +3,13 @@
 //! Invariant: member ids are never 0 and never used twice in a cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use keelson_store::{ChainHash, Kv, KvError, LocalKv, Revision};
+use keelson_store::{ChainHash, Kv, KvError, LocalKv, Revision, StateMachine};
 use parking_lot::RwLock;
+use sha2::{Digest, Sha256};
 
 /// A member of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +113,36 @@ pub trait Cluster: Send + Sync + 'static {
     /// The chain hash of this member's history at a revision that is not compacted (0: the current one), and that
     /// revision.
     fn hash_at(&self, revision: Revision) -> Result<(Revision, ChainHash), KvError>;
+
+    /// Returns once history below `revision` is gone from this member's disk.
+    fn compacted(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>>;
+}
+
+/// The id of a member that a cluster is made with: every member computes the same from the same settings.
+pub fn member_id_of(peer_urls: &[String], cluster_token: &str) -> u64 {
+    let mut urls = peer_urls.to_vec();
+    urls.sort();
+    digest(urls.iter().map(String::as_bytes).chain([cluster_token.as_bytes()]))
+}
+
+/// The id of a cluster that is made of these members.
+pub fn cluster_id_of(members: &[u64]) -> u64 {
+    let mut ids: Vec<_> = members.iter().map(|id| id.to_be_bytes()).collect();
+    ids.sort_unstable();
+    digest(ids.iter().map(<[u8; 8]>::as_slice))
+}
+
+/// A number made of parts, never 0 nor all ones.
+fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let sum: [u8; 32] = hash.finalize().into();
+    let mut head = [0; 8];
+    head.copy_from_slice(&sum[..8]);
+    u64::from_be_bytes(head).clamp(1, u64::MAX - 1)
 }
 
 /// Whether text can be a member's URL: `http` or `https`, a host, a port, no path.
@@ -208,6 +240,24 @@ impl Cluster for SingleMember {
             return Ok((view.revision(), view.hash()));
         }
         Ok((revision, self.kv.machine().hash_at(revision)?))
+    }
+
+    fn compacted(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
+        wait_compacted(self.kv.machine(), revision).boxed()
+    }
+}
+
+/// Waits until a state machine has forgotten what lies below `revision`.
+pub async fn wait_compacted(machine: &StateMachine, revision: Revision) -> Result<(), KvError> {
+    const LOOK: Duration = Duration::from_millis(10);
+    loop {
+        if let Some(fatal) = machine.failure() {
+            return Err(fatal.into());
+        }
+        if machine.compacted_on_disk()? >= revision {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -7,6 +7,7 @@
 mod barrier;
 pub mod cluster;
 mod codec;
+pub mod etcd;
 pub mod limits;
 mod log;
 mod machine;

@@ -18,7 +18,7 @@ use openraft::raft::ClientWriteResponse;
 
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url};
+use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url, wait_compacted};
 use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
 use crate::message::{Answer, Ask, Change, Refusal};
 use crate::replica::{Inner, Replica, odd_answer, refused};
@@ -298,6 +298,10 @@ impl Cluster for Replica {
             return Ok((view.revision(), view.hash()));
         }
         Ok((revision, self.machine().hash_at(revision)?))
+    }
+
+    fn compacted(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
+        wait_compacted(self.machine(), revision).boxed()
     }
 }
 

@@ -1,85 +1,166 @@
-//! Amounts of resources: requests of pods, what nodes have left.
+//! What a pod requests, in integers: thousandths of a CPU, bytes, whole pieces of anything else.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use keelson_machinery::quantity::Quantity;
 
-/// Amounts by resource name, in thousandths (cpu: millicores; memory: millibytes).
-pub type Amounts = BTreeMap<String, i128>;
+use crate::intern::{Interner, Sym};
+use crate::wire::{Container, Pod, PodSpec, Quantities};
 
-/// Units of quantities, in thousandths of one.
-const UNITS: &[(&str, i128)] = &[
-    ("Ki", 1000 << 10),
-    ("Mi", 1000 << 20),
-    ("Gi", 1000 << 30),
-    ("Ti", 1000 << 40),
-    ("Pi", 1000 << 50),
-    ("Ei", 1000 << 60),
-    ("m", 1),
-    ("k", 1_000_000),
-    ("M", 1_000_000_000),
-    ("G", 1_000_000_000_000),
-    ("T", 1_000_000_000_000_000),
-    ("P", 1_000_000_000_000_000_000),
-    ("E", 1_000_000_000_000_000_000_000),
-];
+/// What scores count for a container that requests no CPU, in thousandths.
+const DEFAULT_MILLI_CPU: i64 = 100;
+/// What scores count for a container that requests no memory, in bytes.
+const DEFAULT_MEMORY_BYTES: i64 = 200 << 20;
 
-/// A quantity in thousandths, rounded up; what is no quantity counts as 0 (the API refuses such).
-pub fn milli(quantity: &Quantity) -> i128 {
-    let text = quantity.0.as_str();
-    let found = UNITS.iter().find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)));
-    let (number, unit) = found.unwrap_or((text, 1000));
-    match number.split_once('.') {
-        None => number.parse::<i128>().map(|n| n.saturating_mul(unit)).unwrap_or(0),
-        Some(_) => number.parse::<f64>().map(|n| (n * unit as f64).ceil() as i128).unwrap_or(0),
+/// What a pod requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Requests {
+    /// Thousandths of a CPU.
+    pub cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// CPU as scores count it: with a default for containers that request none.
+    pub nonzero_cpu: i64,
+    /// Memory as scores count it.
+    pub nonzero_memory: i64,
+    /// Everything else that is more than 0, sorted.
+    pub extra: Vec<(Sym, i64)>,
+}
+
+/// A quantity of a resource as an integer; what is no quantity counts as 0 (the API refuses such).
+pub fn amount(name: &str, quantity: &Written) -> i64 {
+    let quantity = Quantity::parse(&quantity.0).unwrap_or_default();
+    if name == "cpu" { quantity.millis() } else { quantity.units() }
+}
+
+type Sums = BTreeMap<String, i64>;
+
+fn sums(quantities: &Quantities) -> Sums {
+    quantities.iter().map(|(name, quantity)| (name.clone(), amount(name, quantity))).collect()
+}
+
+fn raise(into: &mut Sums, other: &Sums) {
+    for (name, amount) in other {
+        let entry = into.entry(name.clone()).or_default();
+        *entry = (*entry).max(*amount);
     }
 }
 
-/// What a pod asks for: the sum of its containers, or the largest init container if that is more.
-pub fn requests(spec: &PodSpec) -> Amounts {
-    let mut sum = Amounts::new();
-    let of = |container: &k8s_openapi::api::core::v1::Container| -> Amounts {
-        let requests = container.resources.as_ref().and_then(|r| r.requests.clone()).unwrap_or_default();
-        requests.iter().map(|(name, quantity)| (name.clone(), milli(quantity))).collect()
-    };
+fn plus(into: &mut Sums, other: &Sums) {
+    for (name, amount) in other {
+        *into.entry(name.clone()).or_default() += amount;
+    }
+}
+
+/// Requests of a container: of the spec or, while a resize is under way, of what it holds if that is more.
+fn of_container(pod: &Pod, container: &Container) -> Sums {
+    let mut requests = sums(&container.resources.requests);
+    let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
+    if let Some(status) = statuses.into_iter().find(|s| s.name == container.name) {
+        raise(&mut requests, &sums(&status.allocated_resources));
+        raise(&mut requests, &sums(&status.resources.requests));
+    }
+    requests
+}
+
+/// Sum over containers and sidecars, or the largest init container with the sidecars started before it.
+fn total(spec: &PodSpec, of: impl Fn(&Container) -> Sums) -> Sums {
+    let mut running = Sums::new();
     for container in &spec.containers {
-        add(&mut sum, &of(container));
+        plus(&mut running, &of(container));
     }
-    for container in spec.init_containers.iter().flatten() {
-        for (name, amount) in of(container) {
-            let entry = sum.entry(name).or_default();
-            *entry = (*entry).max(amount);
+    let (mut sidecars, mut initial) = (Sums::new(), Sums::new());
+    for container in &spec.init_containers {
+        let mut requests = of(container);
+        if container.restart_policy == "Always" {
+            plus(&mut running, &requests);
+            plus(&mut sidecars, &requests);
+            requests = sidecars.clone();
+        } else {
+            plus(&mut requests, &sidecars);
         }
+        raise(&mut initial, &requests);
     }
-    for (name, quantity) in spec.overhead.iter().flatten() {
-        *sum.entry(name.clone()).or_default() += milli(quantity);
-    }
-    sum
+    raise(&mut running, &initial);
+    running
 }
 
-/// Adds amounts.
-pub fn add(sum: &mut Amounts, amounts: &Amounts) {
-    for (name, amount) in amounts {
-        *sum.entry(name.clone()).or_default() += amount;
-    }
+/// Which resources a pod may request as a whole.
+fn pod_level(name: &str) -> bool {
+    name == "cpu" || name == "memory" || name.starts_with("hugepages-")
 }
 
-/// Whether a pod still uses its node.
-pub fn occupies(pod: &Pod) -> bool {
-    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+/// What a pod requests.
+pub fn requests(pod: &Pod, syms: &mut Interner) -> Requests {
+    let spec = &pod.spec;
+    let whole: Sums = sums(&spec.resources.requests).into_iter().filter(|(name, _)| pod_level(name)).collect();
+    let mut exact = total(spec, |c| of_container(pod, c));
+    let mut nonzero = total(spec, |c| {
+        let mut requests = of_container(pod, c);
+        for (name, default) in [("cpu", DEFAULT_MILLI_CPU), ("memory", DEFAULT_MEMORY_BYTES)] {
+            if !whole.contains_key(name) && !c.resources.requests.contains_key(name) {
+                requests.insert(name.into(), default);
+            }
+        }
+        requests
+    });
+    let overhead = sums(&spec.overhead);
+    for sum in [&mut exact, &mut nonzero] {
+        sum.extend(whole.iter().map(|(name, amount)| (name.clone(), *amount)));
+        plus(sum, &overhead);
+    }
+    let get = |sums: &Sums, name: &str| sums.get(name).copied().unwrap_or(0);
+    let mut extra: Vec<(Sym, i64)> = exact
+        .iter()
+        .filter(|(name, amount)| **amount > 0 && !matches!(name.as_str(), "cpu" | "memory" | "pods"))
+        .map(|(name, amount)| (syms.sym(name), *amount))
+        .collect();
+    extra.sort_unstable();
+    Requests {
+        cpu: get(&exact, "cpu"),
+        memory: get(&exact, "memory"),
+        nonzero_cpu: get(&nonzero, "cpu"),
+        nonzero_memory: get(&nonzero, "memory"),
+        extra,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
-    fn quantities() {
-        for (text, expected) in
-            [("1", 1000), ("250m", 250), ("1.5", 1500), ("1Ki", 1_024_000), ("2M", 2_000_000_000), ("x", 0)]
-        {
-            assert_eq!(milli(&Quantity(text.into())), expected, "{text}");
+    fn what_pods_request() {
+        let container =
+            |cpu: &str, memory: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}});
+        let sidecar =
+            |cpu: &str| json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
+        let table: Vec<(&str, Value, [i64; 4])> = vec![
+            ("nothing", json!({"containers": [{"name": "c"}]}), [0, 0, 100, 200 << 20]),
+            ("two", json!({"containers": [container("1", "1Ki"), container("250m", "1")]}), [1250, 1025, 1250, 1025]),
+            (
+                "a large init container",
+                json!({"containers": [container("1", "1")], "initContainers": [container("2", "0")]}),
+                [2000, 1, 2000, 1],
+            ),
+            (
+                "a sidecar runs along",
+                json!({"containers": [container("1", "1")], "initContainers": [sidecar("1"), container("1500m", "1")]}),
+                [2500, 1, 2500, 1 + (200 << 20)],
+            ),
+            ("overhead", json!({"containers": [container("1", "1")], "overhead": {"cpu": "10m"}}), [1010, 1, 1010, 1]),
+            (
+                "the pod as a whole",
+                json!({"containers": [container("1", "1")], "resources": {"requests": {"cpu": "3"}}}),
+                [3000, 1, 3000, 1],
+            ),
+        ];
+        for (what, spec, expected) in table {
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let got = requests(&pod, &mut Interner::default());
+            assert_eq!([got.cpu, got.memory, got.nonzero_cpu, got.nonzero_memory], expected, "{what}");
         }
     }
 }

@@ -294,6 +294,13 @@ impl Disk {
         Ok(collector.finish())
     }
 
+    /// Visits every living key as it was at `revision`, in key order.
+    pub fn scan_at(&self, revision: Revision, each: impl FnMut(KeyValue) -> Result<(), Fatal>) -> Result<(), KvError> {
+        let snapshot = self.snapshot_at(revision)?;
+        let all = KeyRange::From(Default::default());
+        self.scan(&snapshot, &all, revision, each).map_err(|fatal| self.damaged(fatal))
+    }
+
     /// Visits the living keys of an interval as they were at `revision`, in key order.
     fn scan(
         &self,

@@ -125,7 +125,9 @@ impl LeaseClock {
         let deadlines = self.deadlines.lock();
         let Some(deadlines) = deadlines.as_ref() else { return Err(not_leading()) };
         let lease = view.lease(id).ok_or(KvError::LeaseNotFound)?;
-        let left = deadlines.get(&id).map_or(lease.granted_ttl, |found| seconds(found.expires.saturating_sub(now)));
+        // Whole seconds that are left: the lease ends less than one second after them.
+        let left = |found: &Deadline| i64::try_from(found.expires.saturating_sub(now) / 1000).unwrap_or(i64::MAX);
+        let left = deadlines.get(&id).map_or(lease.granted_ttl, left);
         Ok(LeaseStatus {
             id,
             granted_ttl: lease.granted_ttl,

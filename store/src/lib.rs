@@ -31,5 +31,5 @@ pub use local::{LocalKv, choose_lease_id};
 pub use machine::{Entry, Options, StateMachine};
 pub use record::ChainHash;
 pub use snapshot::{CheckpointInfo, inspect_checkpoint};
-pub use txn::check;
+pub use txn::{check, only_reads};
 pub use view::{Lease, View};

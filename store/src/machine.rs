@@ -129,6 +129,12 @@ impl StateMachine {
         self.flushed_index()
     }
 
+    /// Revision below which the background compaction has removed everything from disk.
+    pub fn compacted_on_disk(&self) -> Result<Revision, Fatal> {
+        let disk = self.published.load().disk.clone();
+        Ok(disk.pair(record::COMPACTED_KEY)?.map_or(0, |(progress, _)| progress))
+    }
+
     /// Bytes on disk and in write buffers.
     pub fn size_bytes(&self) -> u64 {
         self.published.load().disk.size_bytes()

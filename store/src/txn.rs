@@ -13,7 +13,7 @@ use crate::record::join;
 use crate::view::State;
 use crate::{
     Compare, CompareOp, CompareTarget, DeleteRequest, KeyRange, KeyValue, KvError, Op, OpResponse, PutRequest,
-    RangeRequest, RangeResponse, Revision, Txn,
+    RangeRequest, RangeResponse, Revision, Txn, TxnResponse, View,
 };
 
 /// One key's change in a revision.
@@ -262,5 +262,25 @@ fn compares(compare: &Compare, kv: Option<&KeyValue>) -> bool {
         CompareOp::NotEqual => ordering.is_ne(),
         CompareOp::Greater => ordering.is_gt(),
         CompareOp::Less => ordering.is_lt(),
+    }
+}
+
+/// Whether a transaction only reads, whichever way it goes.
+pub fn only_reads(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| match op {
+        Op::Range(_) => true,
+        Op::Txn(inner) => only_reads(inner),
+        Op::Put(_) | Op::Delete(_) => false,
+    })
+}
+
+impl View {
+    /// Runs a transaction that only reads ([`only_reads`]) on this picture; may block on disk if it names revisions.
+    pub fn read_txn(&self, txn: &Txn) -> Result<TxnResponse, KvError> {
+        check(txn)?;
+        let mut state = State::clone(&self.0);
+        let (succeeded, responses, changes) = run(&mut state, txn)?;
+        debug_assert!(changes.is_empty(), "a reading transaction changes nothing");
+        Ok(TxnResponse { revision: self.revision(), succeeded, responses })
     }
 }

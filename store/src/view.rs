@@ -12,7 +12,7 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::disk::Disk;
 use crate::record::ChainHash;
-use crate::{KeyRange, KeyValue, KvError, LeaseId, RangeRequest, RangeResponse, Revision, SortTarget};
+use crate::{Event, Fatal, KeyRange, KeyValue, KvError, LeaseId, RangeRequest, RangeResponse, Revision, SortTarget};
 
 /// A key-value pair that orders and looks up by its key alone, so that the key is kept once.
 #[derive(Clone, Debug)]
@@ -300,6 +300,17 @@ impl View {
         let from = Bounds(Bound::Included(prefix.to_vec()), Bound::Unbounded);
         let all = self.0.settings.range::<[u8], Bounds>(from);
         all.take_while(move |(name, _)| name.starts_with(prefix))
+    }
+
+    /// Visits every key as it was at a revision that is not compacted, in key order; blocks on disk.
+    pub fn scan_at(&self, revision: Revision, each: impl FnMut(KeyValue) -> Result<(), Fatal>) -> Result<(), KvError> {
+        self.0.disk.scan_at(revision, each)
+    }
+
+    /// Events of whole revisions from `from` to at most `to` (which must not be beyond this view), until enough was
+    /// read for one step; and the revision to go on from. Blocks on disk.
+    pub fn history(&self, from: Revision, to: Revision) -> Result<(Vec<Arc<Event>>, Revision), KvError> {
+        self.0.disk.events(&KeyRange::From(Bytes::new()), from, to)
     }
 
     /// Answers a range request; at a past revision by reading history from disk (which may block).

@@ -15,7 +15,7 @@ use keelson_machinery::stored::encode;
 use keelson_store::{Compare, Kv, KvError, Op, PutRequest, Txn};
 use serde_json::{Value, json};
 
-pub use cluster_info::{cluster_info, signature};
+pub use cluster_info::cluster_info;
 pub use token_secret::BootstrapTokenSecret;
 
 /// Why the first objects could not be written.

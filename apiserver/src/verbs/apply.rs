@@ -34,7 +34,7 @@ impl ApiServer {
                 if !version.is_empty() && version != revision.to_string() {
                     return Err(Status::modified(def.group, def.plural, &request.name));
                 }
-                strategy::conform(def, &mut new)?;
+                strategy::conform(request, &mut new)?;
                 Ok(new)
             })
             .await?;
@@ -76,7 +76,7 @@ impl ApiServer {
             ..Attributes::default()
         };
         self.authorize(call.user, &create)?;
-        strategy::conform(def, &mut object)?;
+        strategy::conform(request, &mut object)?;
         self.insert(call, object, &mut Vec::new(), Tracking::Done).await
     }
 }

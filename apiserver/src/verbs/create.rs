@@ -10,7 +10,7 @@ use super::Call;
 use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, options, ownership, services, strategy};
+use crate::{ApiServer, crd, options, ownership, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -18,12 +18,15 @@ const GENERATE_NAME_ATTEMPTS: usize = 8;
 impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        if call.request.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
+            return Err(crd::strategy::terminating(call.request));
+        }
         options::check(call, "CreateOptions", false)?;
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
-        let unknown = strategy::conform(call.request.def, &mut object)?;
+        let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         self.insert(call, object, &mut warnings, Tracking::Compare).await
     }
@@ -40,11 +43,11 @@ impl ApiServer {
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
-            strategy::complete(def, &mut candidate);
+            strategy::complete(def, &mut candidate, None);
             if tracking == Tracking::Compare {
                 ownership::track(call, None, &mut candidate);
             }
-            strategy::prepare_create(def, &mut candidate)?;
+            strategy::prepare_create(call.request, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let mut admission = Admission {
@@ -60,7 +63,7 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(def, &candidate, None)?;
+            strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
             let mut extra = services::allocate(self, def, &mut candidate, None)?;
             if dry_run {
@@ -70,7 +73,7 @@ impl ApiServer {
                 return call.answer(201, &candidate, warnings);
             }
             extra.lease = self.event_lease(def).await?;
-            match self.objects.put(def, &candidate, 0, call.fence, extra).await {
+            match self.objects.put(def, &call.request.to_store(&candidate), 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, warnings);

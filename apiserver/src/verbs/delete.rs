@@ -5,14 +5,13 @@ use keelson_client::Body;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::Stored;
 use serde_json::{Value, json};
 
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::{Objects, WriteError};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, body, respond, services, table};
+use crate::{ApiServer, body, crd, respond, services, table};
 
 /// Attempts while other writers come between.
 const DELETE_ATTEMPTS: usize = 8;
@@ -58,7 +57,7 @@ impl ApiServer {
         let view = self.objects.kv.view();
         let mut items = Vec::new();
         for kv in view.range(&Objects::range(request.def, &request.namespace)) {
-            let head = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?.head;
+            let head = request.stored(kv)?.head;
             if !labels.matches(|key| head.label(key)) || !fields.matches(&head) {
                 continue;
             }
@@ -78,7 +77,7 @@ impl ApiServer {
     async fn delete_one(&self, call: &Call<'_>, request: &ResourceRequest, options: &Value) -> Result<Outcome, Status> {
         let (def, dry_run) = (request.def, call.dry_run()?);
         for _ in 0..DELETE_ATTEMPTS {
-            let Some((old, revision)) = self.objects.get(def, &request.namespace, &request.name)? else {
+            let Some((old, revision)) = self.current(request)? else {
                 return Err(Status::not_found(def.group, def.plural, &request.name));
             };
             preconditions(request, options, &old)?;
@@ -102,7 +101,9 @@ impl ApiServer {
             }
             let result = match &waiting {
                 Some(new) if *new == old => return Ok(Outcome::Waiting(old)),
-                Some(new) => self.objects.put(def, new, revision, call.fence, Default::default()).await,
+                Some(new) => {
+                    self.objects.put(def, &request.to_store(new), revision, call.fence, Default::default()).await
+                }
                 None => self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await,
             };
             match result {
@@ -182,6 +183,9 @@ fn pending(def: &ResourceDef, options: &Value, old: &Value) -> Result<Option<Val
             list.push(finalizer.into());
         }
         new["metadata"]["finalizers"] = list.into();
+    }
+    if crd::is_definition(def) {
+        crd::definition::terminate(&mut new);
     }
     let grace = grace(def, options, old);
     let has_finalizers = [&new["metadata"]["finalizers"], &new["spec"]["finalizers"]]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::Call;
 use crate::negotiate::{Accepted, Format, Media};
-use crate::objects::{Objects, parse, status_of};
+use crate::objects::{Objects, status_of};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, body, respond, table};
 
@@ -99,16 +99,18 @@ impl ApiServer {
             return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));
         }
         if accepted != Accepted::default() || call.pretty() {
-            let items = page.items.iter().map(|(kv, _)| parse(kv)).collect::<Result<Vec<_>, _>>()?;
+            let items = page.items.iter().map(|(kv, _)| call.request.value(kv)).collect::<Result<Vec<_>, _>>()?;
             let list = table::list(def, accepted, &items, metadata, &call.request.query)?;
-            return respond::object(200, accepted.media, &list, call.pretty());
+            let mut response = respond::object(200, accepted.media, &list, call.pretty())?;
+            call.deprecated(&mut response);
+            return Ok(response);
         }
         let size: usize = page.items.iter().map(|(_, s)| s.json.len() + 40).sum();
         let mut out = Vec::with_capacity(size + 200);
         out.extend_from_slice(
             format!(
-                "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                def.kind,
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                def.list_kind(),
                 def.api_version()
             )
             .as_bytes(),
@@ -120,7 +122,9 @@ impl ApiServer {
             stored.write_json(kv.mod_revision, &mut out);
         }
         out.extend_from_slice(b"]}");
-        Ok(body::json(200, out))
+        let mut response = body::json(200, out);
+        call.deprecated(&mut response);
+        Ok(response)
     }
 
     async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
@@ -156,7 +160,7 @@ impl ApiServer {
         } else {
             Box::new(self.past(range.clone(), after.as_deref(), at).await?.into_iter())
         };
-        cut(keys, &selectors, limit, at)
+        cut(request, keys, &selectors, limit, at)
     }
 
     /// Keys of an interval at a past revision, after `after`.
@@ -185,6 +189,7 @@ impl ApiServer {
 
 /// Takes the first `limit` chosen objects (0: all) and says how it goes on.
 fn cut(
+    request: &ResourceRequest,
     keys: impl Iterator<Item = Arc<KeyValue>>,
     selectors: &Selectors,
     limit: usize,
@@ -193,7 +198,7 @@ fn cut(
     let mut keys = keys;
     let mut page = Page { revision, items: Vec::new(), next: None, remaining: None };
     for kv in keys.by_ref() {
-        let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+        let stored = request.stored(&kv)?;
         if !selectors.matches(&stored.head) {
             continue;
         }

@@ -48,8 +48,18 @@ impl Call<'_> {
             .then(|| table::single(def, accepted, object, &self.request.query))
             .transpose()?;
         let mut response = respond::object(code, accepted.media, converted.as_ref().unwrap_or(object), self.pretty())?;
+        self.deprecated(&mut response);
         body::warn(&mut response, warnings);
         Ok(response)
+    }
+
+    /// Warns of a deprecated version.
+    pub fn deprecated(&self, response: &mut Response<Body>) {
+        if let Some(custom) = &self.request.custom
+            && !custom.version().warning.is_empty()
+        {
+            body::warn(response, std::slice::from_ref(&custom.version().warning));
+        }
     }
 
     /// The form of the answer.

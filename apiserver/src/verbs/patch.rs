@@ -4,16 +4,18 @@ use std::sync::Mutex;
 
 use http::Response;
 use keelson_client::Body;
-use keelson_machinery::conform::conform;
 use keelson_machinery::decode;
 use keelson_machinery::patch;
 use keelson_machinery::status::{Cause, Status};
 
 use super::{Call, apply};
-use crate::{ApiServer, body, options};
+use crate::{ApiServer, body, options, strategy};
 
 const ACCEPTED: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+
+/// Custom resources have no strategic merge patch: their schemas do not say how.
+const ACCEPTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 impl ApiServer {
     /// Patches an object.
@@ -23,8 +25,9 @@ impl ApiServer {
             return self.apply(call).await;
         }
         options::check(call, "PatchOptions", false)?;
-        if !ACCEPTED.split(", ").any(|accepted| accepted == kind) {
-            return Err(Status::unsupported_media_type(ACCEPTED));
+        let accepted = if call.request.def.custom { ACCEPTED_CUSTOM } else { ACCEPTED };
+        if !accepted.split(", ").any(|accepted| accepted == kind) {
+            return Err(Status::unsupported_media_type(accepted));
         }
         let decoded = decode::json(call.body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
         let mut warnings = Vec::new();
@@ -45,7 +48,7 @@ impl ApiServer {
                     let cause = Cause::invalid("patch", &decoded.value.to_string().into(), &why);
                     Status::invalid("", "", "", vec![cause])
                 };
-                let told = conform(def, &mut new).map_err(problem)?;
+                let told = strategy::conform_text(call.request, &mut new).map_err(problem)?;
                 if strict && !told.is_empty() {
                     let list: Vec<String> = told.iter().map(|path| format!("unknown field {path:?}")).collect();
                     return Err(problem(format!("strict decoding error: {}", list.join(", "))));

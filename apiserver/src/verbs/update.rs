@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, options, ownership, services, strategy};
+use crate::request::ResourceRequest;
+use crate::{ApiServer, crd, options, ownership, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +32,15 @@ impl ApiServer {
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
         let def = call.request.def;
-        let unknown = strategy::conform(def, &mut object)?;
+        let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
             return Err(Status::bad_request("name must be provided"));
         }
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        if version.is_empty() && def.custom {
+            return Err(crd::strategy::version_required(call.request));
+        }
         self.fresh(None).await?;
         let object = self
             .change(call, &mut warnings, |old, revision| {
@@ -53,6 +57,12 @@ impl ApiServer {
             })
             .await?;
         call.answer(200, &object, &warnings)
+    }
+
+    /// The object that a request names, in its version, with its revision.
+    pub(crate) fn current(&self, request: &ResourceRequest) -> Result<Option<(Value, i64)>, Status> {
+        let found = self.objects.find(request.def, &request.namespace, &request.name);
+        found.map(|kv| Ok((request.value(&kv)?, kv.mod_revision))).transpose()
     }
 
     /// Reads, changes and writes an object until no other writer comes between. `edit` gets the stored object and its
@@ -77,15 +87,15 @@ impl ApiServer {
         let request = call.request;
         let (def, dry_run) = (request.def, call.dry_run()?);
         for _ in 0..UPDATE_ATTEMPTS {
-            let Some((old, revision)) = self.objects.get(def, &request.namespace, &request.name)? else {
+            let Some((old, revision)) = self.current(request)? else {
                 return Err(call.not_found());
             };
             let mut new = edit(&old, revision)?;
-            strategy::complete(def, &mut new);
+            strategy::complete(def, &mut new, Some(&old));
             if tracking == Tracking::Compare {
                 ownership::track(call, Some(&old), &mut new);
             }
-            strategy::prepare_update(def, &request.subresource, &old, &mut new);
+            strategy::prepare_update(request, &old, &mut new);
             let mut admission = Admission {
                 operation: Operation::Update,
                 def,
@@ -99,7 +109,7 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(def, &new, Some(&old))?;
+            strategy::check(request, &new, Some(&old), warnings)?;
             let extra = services::allocate(self, def, &mut new, Some(&old))?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
@@ -110,7 +120,7 @@ impl ApiServer {
             let written = if gone {
                 self.objects.delete(def, &new, revision, call.fence, services::release(def, &new)).await
             } else {
-                self.objects.put(def, &new, revision, call.fence, extra).await
+                self.objects.put(def, &request.to_store(&new), revision, call.fence, extra).await
             };
             match written {
                 Ok(now) => {

@@ -24,7 +24,7 @@ use super::list::Selectors;
 use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse, status_of};
 use crate::request::Query;
-use crate::{ApiServer, body, table};
+use crate::{ApiServer, body, crd, table};
 
 /// Pause between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,6 +34,7 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 /// How one watcher wants its events.
 struct Shape {
     def: &'static ResourceDef,
+    custom: Option<crd::Custom>,
     selectors: Selectors,
     accepted: Accepted,
     query: Query,
@@ -46,6 +47,7 @@ impl ApiServer {
         let query = &request.query;
         let shape = Shape {
             def: request.def,
+            custom: request.custom.clone(),
             selectors: Selectors::of(request)?,
             accepted: call.accepted()?,
             query: query.clone(),
@@ -63,7 +65,7 @@ impl ApiServer {
         let mut first: Vec<Bytes> = Vec::new();
         let start = if initial {
             for kv in view.range(&range) {
-                let stored = Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string()))?;
+                let stored = request.stored(kv)?;
                 if shape.selectors.matches(&stored.head) {
                     first.push(shape.encode("ADDED", kv, &stored, kv.mod_revision));
                 }
@@ -192,23 +194,28 @@ struct Decoded {
 }
 
 fn decoded(event: &Event) -> Option<Arc<Decoded>> {
-    let memo = event.memo.get_or_init(|| {
-        let stored = |kv: &Arc<KeyValue>| Stored::parse(&kv.value).ok();
-        let now = if event.kind == EventKind::Put { stored(&event.kv) } else { None };
-        Arc::new(Decoded {
-            now,
-            before: event.prev.as_ref().and_then(stored),
-            json: Default::default(),
-            protobuf: Default::default(),
-        })
-    });
+    let memo = event.memo.get_or_init(|| Arc::new(decode(event, |kv| Stored::parse(&kv.value).ok())));
     memo.clone().downcast().ok()
+}
+
+fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decoded {
+    let now = if event.kind == EventKind::Put { stored(&event.kv) } else { None };
+    Decoded {
+        now,
+        before: event.prev.as_ref().and_then(|kv| stored(kv)),
+        json: Default::default(),
+        protobuf: Default::default(),
+    }
 }
 
 impl Shape {
     /// What this watcher sees of a change, if anything.
     fn event(&self, event: &Event) -> Option<Bytes> {
-        let decoded = decoded(event)?;
+        let decoded = match &self.custom {
+            // Each version has its own form, and its schema may have changed: nothing is shared.
+            Some(custom) => Arc::new(decode(event, |kv| custom.stored(kv).ok())),
+            None => decoded(event)?,
+        };
         let chosen = |stored: &Option<Stored>| stored.as_ref().is_some_and(|s| self.selectors.matches(&s.head));
         let (kind, index) = match (chosen(&decoded.before), chosen(&decoded.now)) {
             (false, true) => ("ADDED", 0),
@@ -245,7 +252,8 @@ impl Shape {
                 Err(why) => error_event(media, &Status::internal(&why.to_string())),
             };
         }
-        let converted = parse(kv).and_then(|mut object| {
+        let object = self.custom.as_ref().map_or_else(|| parse(kv), |custom| custom.read(kv));
+        let converted = object.and_then(|mut object| {
             object["metadata"]["resourceVersion"] = revision.to_string().into();
             table::single(self.def, self.accepted, &object, &self.query)
         });

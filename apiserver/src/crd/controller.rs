@@ -1,0 +1,233 @@
+//! Follows the definitions: puts rows into the table, accepts names, and deletes the objects of a definition that goes.
+//!
+//! Every member runs this. Writes name the version of the definition that they were decided on, so of several members
+//! one writes and the others see that nothing is left to do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request};
+use keelson_machinery::resource::ResourceDef;
+use keelson_store::{EventKind, KeyRange, KeyValue, WatchRequest};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::{GROUP, PLURAL, definition, names, range};
+use crate::ApiServer;
+use crate::access::UserInfo;
+use crate::objects::parse;
+
+/// Changes that may wait for the part that writes.
+const MAX_WAITING: usize = 1024;
+/// Pause before what failed or is not done is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Name that the server's own writes are recorded under.
+const AGENT: &str = "kube-apiserver";
+
+/// A definition that changed, by store key.
+type Change = (String, Option<Arc<KeyValue>>);
+
+/// Starts the tasks that follow the definitions.
+pub fn start(server: &Arc<ApiServer>) {
+    let (changed, changes) = mpsc::channel(MAX_WAITING);
+    tokio::spawn(stopped_by(server.clone(), follow(server.clone(), changed)));
+    tokio::spawn(stopped_by(server.clone(), reconcile(server.clone(), changes)));
+}
+
+async fn stopped_by(server: Arc<ApiServer>, task: impl Future<Output = ()>) {
+    let stop = server.stop.clone();
+    drop(server);
+    stop.run_until_cancelled(task).await;
+}
+
+/// Keeps the table up to date; what changed goes on to [`reconcile`].
+async fn follow(server: Arc<ApiServer>, changed: mpsc::Sender<Change>) {
+    loop {
+        let view = server.objects.kv.view();
+        let mut changes: Vec<Change> = view.range(&range()).map(|kv| (text(&kv.key), Some(kv.clone()))).collect();
+        for (group, definitions) in server.customs.groups() {
+            for name in definitions.iter().map(|d| &d.name) {
+                let key = format!("/registry/{GROUP}/{PLURAL}/{name}");
+                if !changes.iter().any(|(known, _)| *known == key) {
+                    debug!(group, name, "a definition went unseen");
+                    changes.push((key, None));
+                }
+            }
+        }
+        if tell(&server, &changed, changes).await.is_err() {
+            return;
+        }
+        let request = WatchRequest { range: range(), start_revision: view.revision() + 1 };
+        drop(view);
+        let Ok(mut watch) = server.objects.kv.watch(request) else {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        };
+        while let Some(Ok(batch)) = watch.next().await {
+            let changes = batch.events.iter().map(|event| {
+                let now = (event.kind == EventKind::Put).then(|| event.kv.clone());
+                (text(&event.kv.key), now)
+            });
+            if tell(&server, &changed, changes.collect()).await.is_err() {
+                return;
+            }
+        }
+        // Too far behind, or another store: begin anew.
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn text(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+async fn tell(server: &ApiServer, changed: &mpsc::Sender<Change>, changes: Vec<Change>) -> Result<(), ()> {
+    server.customs.change(&changes);
+    for change in changes {
+        changed.send(change).await.map_err(|_| ())?;
+    }
+    Ok(())
+}
+
+/// What the writing part remembers of a definition: everything but its versions.
+type Known = HashMap<String, Value>;
+
+async fn reconcile(server: Arc<ApiServer>, mut changes: mpsc::Receiver<Change>) {
+    let mut known = Known::new();
+    let mut again: Vec<String> = Vec::new();
+    loop {
+        let change = if again.is_empty() {
+            changes.recv().await
+        } else {
+            match tokio::time::timeout(RETRY, changes.recv()).await {
+                Ok(change) => change,
+                Err(_) => {
+                    let mut left = Vec::new();
+                    for name in std::mem::take(&mut again) {
+                        if known.contains_key(&name) && !settle(&server, &known, &name).await {
+                            left.push(name);
+                        }
+                    }
+                    again = left;
+                    continue;
+                }
+            }
+        };
+        let Some((key, value)) = change else { return };
+        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        let before = known.remove(&name);
+        if let Some(object) = value.as_ref().and_then(|kv| light(kv)) {
+            known.insert(name.clone(), object);
+        }
+        let mut affected = vec![name.clone()];
+        let names_of = |object: Option<&Value>| object.map(|o| o["status"]["acceptedNames"].clone());
+        if names_of(before.as_ref()) != names_of(known.get(&name)) {
+            let group = before.as_ref().or(known.get(&name)).map(|o| o["spec"]["group"].clone());
+            let waiting = known.iter().filter(|(other, object)| {
+                **other != name && Some(&object["spec"]["group"]) == group.as_ref() && !accepted(object)
+            });
+            affected.extend(waiting.map(|(other, _)| other.clone()));
+        }
+        for name in affected.into_iter().filter(|name| known.contains_key(name)).collect::<Vec<_>>() {
+            if !settle(&server, &known, &name).await && !again.contains(&name) {
+                again.push(name);
+            }
+        }
+    }
+}
+
+fn light(kv: &KeyValue) -> Option<Value> {
+    let mut object = parse(kv).inspect_err(|e| warn!(error = e.message, "a definition cannot be read")).ok()?;
+    object["spec"].as_object_mut()?.remove("versions");
+    object["metadata"].as_object_mut()?.remove("managedFields");
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        annotations.retain(|key, _| key == definition::APPROVED);
+    }
+    Some(object)
+}
+
+fn accepted(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.is_some_and(|list| list.iter().any(|c| c["type"] == "NamesAccepted" && c["status"] == "True"))
+}
+
+/// Does what a definition needs; whether nothing is left that only time can change.
+async fn settle(server: &Arc<ApiServer>, known: &Known, name: &str) -> bool {
+    let Some(object) = known.get(name) else { return true };
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        return clean_up(server, object, name).await;
+    }
+    let same_group = |other: &&Value| other["spec"]["group"] == object["spec"]["group"];
+    let others: Vec<&Value> =
+        known.iter().filter(|(key, _)| *key != name).map(|(_, value)| value).filter(same_group).collect();
+    let Some(status) = names::status(object, &others) else { return true };
+    let patch = json!({"metadata": {"resourceVersion": object["metadata"]["resourceVersion"]}, "status": status});
+    // A conflict means that a newer version is on its way here.
+    matches!(write(server, Method::PATCH, &format!("{name}/status"), Some(&patch)).await, 200..300 | 404 | 409)
+}
+
+async fn clean_up(server: &Arc<ApiServer>, object: &Value, name: &str) -> bool {
+    let finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !finalizers.iter().any(|f| f == definition::CLEANUP) {
+        return true;
+    }
+    let group = object["spec"]["group"].as_str().unwrap_or_default();
+    let plural = object["spec"]["names"]["plural"].as_str().unwrap_or_default();
+    let served = server.customs.groups().into_iter().filter(|(g, _)| g == group).flat_map(|(_, all)| all);
+    let def = served.filter(|d| d.name == name).find_map(|d| d.versions.iter().find(|v| v.served).map(|v| v.def));
+    if let Some(def) = def
+        && !delete_all(server, def).await
+    {
+        return false;
+    }
+    let left = server.objects.kv.view().count(&KeyRange::prefix(format!("/registry/{group}/{plural}/")));
+    if left > 0 && def.is_some() {
+        debug!(name, left, "objects of a definition wait for their finalizers");
+        return false;
+    }
+    let rest: Vec<&Value> = finalizers.iter().filter(|f| *f != definition::CLEANUP).collect();
+    let patch = json!({"metadata": {"resourceVersion": object["metadata"]["resourceVersion"], "finalizers": rest}});
+    matches!(write(server, Method::PATCH, name, Some(&patch)).await, 200..300 | 404 | 409)
+}
+
+async fn delete_all(server: &Arc<ApiServer>, def: &'static ResourceDef) -> bool {
+    if server.objects.kv.view().count(&KeyRange::prefix(def.prefix())) == 0 {
+        return true;
+    }
+    let path = format!("/apis/{}/{}/{}", def.group, def.version, def.plural);
+    matches!(call(server, Method::DELETE, &path, None).await, 200..300)
+}
+
+async fn write(server: &Arc<ApiServer>, method: Method, tail: &str, body: Option<&Value>) -> u16 {
+    call(server, method, &format!("/apis/{GROUP}/v1/{PLURAL}/{tail}"), body).await
+}
+
+/// A request of the server to itself; gives the code of the answer.
+pub async fn call(server: &Arc<ApiServer>, method: Method, path: &str, body: Option<&Value>) -> u16 {
+    let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, kind)
+        .header(http::header::USER_AGENT, AGENT)
+        .body(bytes);
+    let Ok(request) = request else { return 400 };
+    let user = UserInfo {
+        name: "system:apiserver".into(),
+        groups: vec!["system:masters".into(), "system:authenticated".into()],
+        ..UserInfo::default()
+    };
+    let response = server.call(user, request).await;
+    let code = response.status().as_u16();
+    if code >= 400 && code != 404 && code != 409 {
+        let body =
+            http_body_util::BodyExt::collect(response.into_body()).await.map(|b| b.to_bytes()).unwrap_or_default();
+        warn!(path, code, answer = %String::from_utf8_lossy(&body[..body.len().min(500)]), "the server's own request was refused");
+    }
+    code
+}

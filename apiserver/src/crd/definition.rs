@@ -1,0 +1,431 @@
+//! CustomResourceDefinitions themselves: their defaults, what they may say, and how they begin to be deleted.
+
+use keelson_machinery::names::{dns_label_1035, dns_subdomain};
+use keelson_machinery::status::Cause;
+use keelson_machinery::structural::{Schema, source};
+use serde_json::{Value, json};
+
+use super::names::set_condition;
+
+/// The finalizer that deletes a definition's objects.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// Annotation that approves a definition in a group of the community.
+pub const APPROVED: &str = "api-approved.kubernetes.io";
+const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const NOT_WEBHOOK: &str = "should not be set when strategy is not set to Webhook";
+
+/// Whether a group belongs to the community.
+pub fn is_protected(group: &str) -> bool {
+    ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|domain| group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
+fn list(of: &Value) -> impl Iterator<Item = &Value> {
+    of.as_array().into_iter().flatten()
+}
+
+/// Fills in defaults and what the server keeps: the versions in which objects are or were stored.
+pub fn prepare(object: &mut Value, old: Option<&Value>) {
+    if !object["spec"].is_object() {
+        return;
+    }
+    let names = &mut object["spec"]["names"];
+    if let Some(kind) = names["kind"].as_str().map(str::to_owned) {
+        for (key, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+            if names[key].as_str().unwrap_or_default().is_empty() {
+                names[key] = value.into();
+            }
+        }
+    }
+    let conversion = &mut object["spec"]["conversion"];
+    if conversion["strategy"].as_str().unwrap_or_default().is_empty() {
+        conversion["strategy"] = "None".into();
+    }
+    if let Some(service) = object.pointer_mut("/spec/conversion/webhook/clientConfig/service")
+        && service.is_object()
+        && service.get("port").is_none()
+    {
+        service["port"] = 443.into();
+    }
+    if object["spec"]["preserveUnknownFields"] == false
+        && let Some(spec) = object["spec"].as_object_mut()
+    {
+        spec.remove("preserveUnknownFields");
+    }
+    let storage = list(&object["spec"]["versions"]).find(|v| v["storage"] == true).map(|v| v["name"].clone());
+    match old {
+        None => {
+            let stored = storage.map_or(Value::Null, |name| json!([name]));
+            object["status"] =
+                json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null, "storedVersions": stored});
+        }
+        Some(_) => {
+            let stored = &mut object["status"]["storedVersions"];
+            if let (Some(name), Some(known)) = (storage, stored.as_array_mut())
+                && !known.contains(&name)
+            {
+                known.push(name);
+            }
+        }
+    }
+}
+
+/// Marks a definition whose deletion begins.
+pub fn terminate(object: &mut Value) {
+    let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !finalizers.iter().any(|f| f == CLEANUP) {
+        finalizers.push(CLEANUP.into());
+    }
+    object["metadata"]["finalizers"] = finalizers.into();
+    let condition = json!({"type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
+        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"});
+    set_condition(&mut object["status"], condition);
+}
+
+/// What is wrong with a definition; warnings beside it.
+pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>) {
+    let mut check = Check { causes: Vec::new(), warnings: Vec::new() };
+    check.names(object);
+    check.versions(object, old);
+    check.parts(&object["spec"], old.map(|old| &old["spec"]));
+    check.conversion(&object["spec"]);
+    check.approval(object, old);
+    if let Some(old) = old.filter(|old| established(old)) {
+        for field in ["group", "scope"] {
+            check.same(&object["spec"][field], &old["spec"][field], &format!("spec.{field}"));
+        }
+        for field in ["kind", "plural"] {
+            let path = format!("spec.names.{field}");
+            check.same(&object["spec"]["names"][field], &old["spec"]["names"][field], &path);
+        }
+    }
+    if old.is_some_and(|old| {
+        old["spec"]["group"] != object["spec"]["group"]
+            || old["spec"]["names"]["plural"] != object["spec"]["names"]["plural"]
+    }) {
+        // The name follows from what may not change: one problem is told, not two.
+        check.causes.retain(|cause| cause.field != "metadata.name");
+    }
+    (check.causes, check.warnings)
+}
+
+fn established(object: &Value) -> bool {
+    list(&object["status"]["conditions"]).any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+struct Check {
+    causes: Vec<Cause>,
+    warnings: Vec<String>,
+}
+
+impl Check {
+    fn invalid(&mut self, field: impl Into<String>, value: &Value, why: &str) {
+        self.causes.push(Cause::invalid(field, value, why));
+    }
+
+    fn required(&mut self, field: impl Into<String>, why: &str) {
+        self.causes.push(Cause::required(field, why));
+    }
+
+    fn same(&mut self, new: &Value, old: &Value, field: &str) {
+        if new != old {
+            self.invalid(field, new, "field is immutable");
+        }
+    }
+
+    fn names(&mut self, object: &Value) {
+        let (spec, names) = (&object["spec"], &object["spec"]["names"]);
+        let (group, plural) = (text(spec, "group"), text(names, "plural"));
+        if object["metadata"]["name"] != format!("{plural}.{group}") {
+            self.invalid("metadata.name", &object["metadata"]["name"], "must be spec.names.plural+\".\"+spec.group");
+        }
+        if group.is_empty() {
+            self.required("spec.group", "");
+        } else if let Some(problem) = dns_subdomain(group) {
+            self.invalid("spec.group", &spec["group"], &problem);
+        } else if !group.contains('.') {
+            self.invalid("spec.group", &spec["group"], "should be a domain with at least one dot");
+        }
+        match text(spec, "scope") {
+            "Cluster" | "Namespaced" => {}
+            "" => self.required("spec.scope", ""),
+            _ => self.causes.push(Cause::not_supported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"])),
+        }
+        for key in ["plural", "singular"] {
+            if let Some(problem) = dns_label_1035(text(names, key)) {
+                self.invalid(format!("spec.names.{key}"), &names[key], &problem);
+            }
+        }
+        for key in ["kind", "listKind"] {
+            if let Some(problem) = dns_label_1035(&text(names, key).to_lowercase()) {
+                let why = format!("may have mixed case, but should otherwise match: {problem}");
+                self.invalid(format!("spec.names.{key}"), &names[key], &why);
+            }
+        }
+        for key in ["shortNames", "categories"] {
+            for (index, name) in list(&names[key]).enumerate() {
+                if let Some(problem) = name.as_str().and_then(dns_label_1035) {
+                    self.invalid(format!("spec.names.{key}[{index}]"), name, &problem);
+                }
+            }
+        }
+        if !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
+            self.invalid("spec.names.listKind", &names["listKind"], "kind and listKind may not be the same");
+        }
+        if spec["preserveUnknownFields"] == true {
+            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+            self.invalid("spec.preserveUnknownFields", &spec["preserveUnknownFields"], why);
+        }
+    }
+
+    fn versions(&mut self, object: &Value, old: Option<&Value>) {
+        let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
+        let shared = shared(&versions, |v| &v["schema"]);
+        let shown: Value = versions.iter().map(|v| internal(v, shared)).collect();
+        let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
+        if let Some(problem) = names.first().and_then(|name| dns_label_1035(name)) {
+            self.invalid("spec.version", &versions[0]["name"], &problem);
+        }
+        for (index, version) in versions.iter().enumerate() {
+            let at = format!("spec.versions[{index}]");
+            if let Some(problem) = dns_label_1035(names[index]) {
+                self.invalid(format!("{at}.name"), &version["name"], &problem);
+            }
+            if !version["deprecationWarning"].is_null() && version["deprecated"] != true {
+                let field = format!("{at}.deprecationWarning");
+                self.invalid(field, &version["deprecationWarning"], "can only be set for deprecated versions");
+            }
+            if version["schema"]["openAPIV3Schema"].is_null() {
+                self.required(format!("{at}.schema.openAPIV3Schema"), "");
+            }
+        }
+        let storage: Vec<&&Value> = versions.iter().filter(|v| v["storage"] == true).collect();
+        if storage.len() != 1 {
+            self.invalid("spec.versions", &shown, "must have exactly one version marked as storage version");
+        }
+        if (1..names.len()).any(|i| names[..i].contains(&names[i])) {
+            self.invalid("spec.versions", &shown, "must contain unique version names");
+        }
+        self.stored(object, old, &names, storage.last().map(|v| text(v, "name")));
+    }
+
+    fn stored(&mut self, object: &Value, old: Option<&Value>, names: &[&str], storage: Option<&str>) {
+        let known = &object["status"]["storedVersions"];
+        let stored: Vec<&str> = list(known).filter_map(Value::as_str).collect();
+        if stored.is_empty() {
+            self.invalid("status.storedVersions", known, "must have at least one stored version");
+            return;
+        }
+        for (index, version) in stored.iter().enumerate().filter(|(_, v)| !names.contains(v)) {
+            let why = format!(
+                "missing from spec.versions; {version} was previously a storage version, and must remain in spec.versions until a \
+                 storage migration ensures no data remains persisted in {version} and removes {version} from status.storedVersions"
+            );
+            self.invalid(format!("status.storedVersions[{index}]"), &known[index], &why);
+        }
+        if let (None, Some(storage)) = (old, storage)
+            && !stored.contains(&storage)
+        {
+            self.invalid("status.storedVersions", known, &format!("must have the storage version {storage}"));
+        }
+    }
+
+    /// Schemas, subresources, columns and selectable fields: told once if all versions share them.
+    fn parts(&mut self, spec: &Value, old: Option<&Value>) {
+        let versions: Vec<&Value> = list(&spec["versions"]).collect();
+        for (index, version) in versions.iter().enumerate() {
+            let place = |key: &str, shared: bool| {
+                if shared { format!("spec.{key}") } else { format!("spec.versions[{index}].{key}") }
+            };
+            let before = old.and_then(|old| list(&old["versions"]).find(|v| v["name"] == version["name"]));
+            let same_schema = shared(&versions, |v| &v["schema"]);
+            if !(same_schema && index > 0) && version["schema"]["openAPIV3Schema"].is_object() {
+                let at = if same_schema { "spec.validation".to_owned() } else { place("schema", false) };
+                let schema = &version["schema"]["openAPIV3Schema"];
+                // What was accepted once stays acceptable.
+                if before.is_none_or(|before| before["schema"]["openAPIV3Schema"] != *schema) {
+                    let (causes, warnings) = source::problems(schema, &format!("{at}.openAPIV3Schema"));
+                    self.causes.extend(causes);
+                    self.warnings.extend(warnings);
+                }
+            }
+            for (key, check) in [
+                ("subresources", Self::subresources as fn(&mut Self, &Value, &str)),
+                ("additionalPrinterColumns", Self::columns),
+            ] {
+                let same = shared(&versions, |v| &v[key]);
+                if !(same && index > 0) {
+                    check(self, &version[key], &place(key, same));
+                }
+            }
+            let same = shared(&versions, |v| &v["selectableFields"]) && same_schema;
+            if !(same && index > 0) {
+                self.selectable(version, &place("selectableFields", same));
+            }
+        }
+    }
+
+    fn subresources(&mut self, subresources: &Value, at: &str) {
+        let scale = &subresources["scale"];
+        if !scale.is_object() {
+            return;
+        }
+        for (key, under, optional) in [
+            ("specReplicasPath", ".spec", false),
+            ("statusReplicasPath", ".status", false),
+            ("labelSelectorPath", "", true),
+        ] {
+            let (path, field) = (text(scale, key), format!("{at}.scale.{key}"));
+            if path.is_empty() {
+                if !optional {
+                    self.required(field, "");
+                }
+            } else if !simple(path) {
+                self.invalid(field, &scale[key], "must be a simple json path starting with .");
+            } else if !under.is_empty() && !path.starts_with(&format!("{under}.")) {
+                self.invalid(field, &scale[key], &format!("should be a json path under {under}"));
+            } else if optional && !path.starts_with(".spec.") && !path.starts_with(".status.") {
+                self.invalid(field, &scale[key], "should be a json path under either .spec or .status");
+            }
+        }
+    }
+
+    fn columns(&mut self, columns: &Value, at: &str) {
+        for (index, column) in list(columns).enumerate() {
+            let at = format!("{at}[{index}]");
+            if text(column, "name").is_empty() {
+                self.required(format!("{at}.name"), "");
+            }
+            match text(column, "type") {
+                "" => self.required(format!("{at}.type"), &format!("must be one of {}", COLUMN_TYPES.join(","))),
+                kind if !COLUMN_TYPES.contains(&kind) => {
+                    let why = format!("must be one of {}", COLUMN_TYPES.join(","));
+                    self.invalid(format!("{at}.type"), &column["type"], &why);
+                }
+                _ => {}
+            }
+            let format = text(column, "format");
+            if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
+                let why = format!("must be one of {}", COLUMN_FORMATS.join(","));
+                self.invalid(format!("{at}.format"), &column["format"], &why);
+            }
+            match text(column, "jsonPath") {
+                "" => self.required(format!("{at}.JSONPath"), ""),
+                path if !path.starts_with('.') => {
+                    self.invalid(
+                        format!("{at}.JSONPath"),
+                        &column["jsonPath"],
+                        "must be a simple json path starting with .",
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn selectable(&mut self, version: &Value, at: &str) {
+        let schema = Schema::parse(&version["schema"]["openAPIV3Schema"]);
+        let mut seen = Vec::new();
+        for (index, field) in list(&version["selectableFields"]).enumerate() {
+            let (path, at) = (text(field, "jsonPath"), format!("{at}[{index}].jsonPath"));
+            if path.is_empty() {
+                self.required(at, "");
+                continue;
+            }
+            let found = path.trim_start_matches('.').split('.').try_fold(&schema, |s, key| s.properties.get(key));
+            match found.filter(|_| path.starts_with('.') && !path.starts_with(".metadata")) {
+                None => self.invalid(at, &field["jsonPath"], "is an invalid path: does not refer to a valid field"),
+                Some(found) if !matches!(found.kind.as_str(), "string" | "boolean" | "integer") => {
+                    let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+                    self.invalid(at, &field["jsonPath"], why);
+                }
+                Some(_) if seen.contains(&path) => {
+                    let message = format!("Duplicate value: {path:?}");
+                    self.causes.push(Cause { reason: "FieldValueDuplicate".into(), message, field: at });
+                }
+                Some(_) => seen.push(path),
+            }
+        }
+    }
+
+    fn conversion(&mut self, spec: &Value) {
+        let conversion = &spec["conversion"];
+        let (config, reviews) =
+            (&conversion["webhook"]["clientConfig"], &conversion["webhook"]["conversionReviewVersions"]);
+        match text(conversion, "strategy") {
+            "None" => {
+                if !config.is_null() {
+                    self.causes.push(Cause::forbidden("spec.conversion.webhookClientConfig", NOT_WEBHOOK));
+                }
+                if list(reviews).next().is_some() {
+                    self.causes.push(Cause::forbidden("spec.conversion.conversionReviewVersions", NOT_WEBHOOK));
+                }
+            }
+            "Webhook" => {
+                if config.is_null() {
+                    let why = "required when strategy is set to Webhook";
+                    self.required("spec.conversion.webhookClientConfig", why);
+                } else if config["url"].is_null() == config["service"].is_null() {
+                    let why = "exactly one of url or service is required";
+                    self.required("spec.conversion.webhookClientConfig", why);
+                }
+                if list(reviews).next().is_none() {
+                    self.required("spec.conversion.conversionReviewVersions", "");
+                } else if !list(reviews).any(|v| v == "v1" || v == "v1beta1") {
+                    let why = "must include at least one of v1, v1beta1";
+                    self.invalid("spec.conversion.conversionReviewVersions", reviews, why);
+                }
+            }
+            _ => {
+                let supported = ["None", "Webhook"];
+                self.causes.push(Cause::not_supported("spec.conversion.strategy", &conversion["strategy"], &supported));
+            }
+        }
+    }
+
+    fn approval(&mut self, object: &Value, old: Option<&Value>) {
+        if old.is_some() || !is_protected(text(&object["spec"], "group")) {
+            return;
+        }
+        let given = &object["metadata"]["annotations"][APPROVED];
+        let field = format!("metadata.annotations[{APPROVED}]");
+        let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+        match given.as_str().unwrap_or_default() {
+            "" => self.required(field, &format!("protected groups must have approval annotation {APPROVED:?}, {see}")),
+            url if url.starts_with("unapproved") || url.split_once("://").is_some_and(|(_, rest)| !rest.is_empty()) => {
+            }
+            _ => {
+                let why = format!(
+                    "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
+                );
+                self.invalid(field, given, &why);
+            }
+        }
+    }
+}
+
+fn simple(path: &str) -> bool {
+    path.starts_with('.') && path[1..].split('.').all(|part| !part.is_empty()) && !path.contains(['[', '*'])
+}
+
+/// Whether all versions say the same of something.
+fn shared<'a>(versions: &[&'a Value], of: impl Fn(&'a Value) -> &'a Value) -> bool {
+    versions.windows(2).all(|pair| of(pair[0]) == of(pair[1]))
+}
+
+/// A version as messages show it: what all versions share is not in it.
+fn internal(version: &Value, shared_schema: bool) -> Value {
+    let or_null = |key: &str| version.get(key).cloned().unwrap_or(Value::Null);
+    json!({
+        "Name": version["name"], "Served": version["served"] == true, "Storage": version["storage"] == true,
+        "Deprecated": version["deprecated"] == true, "DeprecationWarning": or_null("deprecationWarning"),
+        "Schema": if shared_schema { Value::Null } else { or_null("schema") },
+        "Subresources": Value::Null, "AdditionalPrinterColumns": Value::Null, "SelectableFields": Value::Null,
+    })
+}

@@ -1,0 +1,116 @@
+//! Custom resources: rows of the resource table that CustomResourceDefinitions make at run time.
+//!
+//! The table of them follows the store: a task watches the definitions and puts an immutable map in place after each
+//! change, so a request finds a row with two look-ups and no lock. Built-in rows are looked up first and pay nothing.
+
+mod cells;
+pub(crate) mod controller;
+pub(crate) mod definition;
+mod names;
+pub(crate) mod openapi;
+mod row;
+pub(crate) mod scale;
+pub(crate) mod strategy;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources::find;
+use keelson_store::{KeyRange, KeyValue};
+
+pub use cells::cells;
+pub use row::{Custom, Definition};
+
+/// Group of the definitions.
+pub(crate) const GROUP: &str = "apiextensions.k8s.io";
+/// Plural of the definitions.
+pub(crate) const PLURAL: &str = "customresourcedefinitions";
+
+/// Whether a row is that of the definitions.
+pub(crate) fn is_definition(def: &ResourceDef) -> bool {
+    (def.group, def.plural) == (GROUP, PLURAL)
+}
+
+/// The definitions that are served, by group and plural.
+type Rows = BTreeMap<String, BTreeMap<String, Arc<Definition>>>;
+
+/// The run-time rows.
+#[derive(Default)]
+pub struct Table(ArcSwap<Rows>);
+
+impl Table {
+    /// The row of a group, version and plural, if a definition serves it.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Custom> {
+        let rows = self.0.load();
+        rows.get(group)?.get(plural)?.serve(version)
+    }
+
+    /// The groups, sorted, with what is served of them.
+    pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
+        let rows = self.0.load();
+        rows.iter().map(|(group, plurals)| (group.clone(), plurals.values().cloned().collect())).collect()
+    }
+
+    /// Takes over changed definitions (`None`: it is gone), named by their store keys.
+    pub(crate) fn change(&self, changes: &[(String, Option<Arc<KeyValue>>)]) {
+        let mut rows = (*self.0.load_full()).clone();
+        for (key, value) in changes {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            let Some((plural, group)) = name.split_once('.') else { continue };
+            let definition = value.as_ref().and_then(Definition::read);
+            match definition {
+                Some(definition) => {
+                    rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
+                }
+                None => {
+                    if let Some(plurals) = rows.get_mut(group) {
+                        plurals.remove(plural);
+                        if plurals.is_empty() {
+                            rows.remove(group);
+                        }
+                    }
+                }
+            }
+        }
+        self.0.store(Arc::new(rows));
+    }
+}
+
+/// Where the definitions are in the store.
+pub(crate) fn range() -> KeyRange {
+    KeyRange::prefix(find(GROUP, "v1", PLURAL).map(ResourceDef::prefix).unwrap_or_default())
+}
+
+/// Versions by priority, as discovery lists them: v2, v1, v2beta1, v1beta1, v1alpha1, then others by name.
+pub(crate) fn by_priority(a: &str, b: &str) -> std::cmp::Ordering {
+    priority(b).cmp(&priority(a)).then_with(|| a.cmp(b))
+}
+
+/// Stability (3: stable, 2: beta, 1: alpha, 0: no Kubernetes version), major and minor number.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let none = (0, 0, 0);
+    let Some(rest) = version.strip_prefix('v') else { return none };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let Ok(major) = rest[..digits].parse() else { return none };
+    let (stability, minor) = match &rest[digits..] {
+        "" => return (3, major, 0),
+        tail if tail.starts_with("beta") => (2, &tail[4..]),
+        tail if tail.starts_with("alpha") => (1, &tail[5..]),
+        _ => return none,
+    };
+    minor.parse().map_or(none, |minor| (stability, major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered() {
+        let mut versions = ["foo", "v1beta1", "v2", "v10", "v1alpha2", "v2alpha1", "v1", "v1beta2", "bar"];
+        versions.sort_by(|a, b| by_priority(a, b));
+        assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v2alpha1", "v1alpha2", "bar", "foo"]);
+    }
+}

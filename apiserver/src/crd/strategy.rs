@@ -1,0 +1,148 @@
+//! What happens to custom resources between decoding and the store.
+
+use keelson_machinery::conform::conform_to;
+use keelson_machinery::resource::Scope;
+use keelson_machinery::schema;
+use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::structural::{
+    Failure, apply_defaults, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
+};
+use serde_json::{Value, json};
+
+use super::{Custom, scale};
+use crate::request::ResourceRequest;
+
+/// Where the metadata's type is.
+const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
+/// Told when rules of CEL were not checked.
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to \
+    complete validation";
+
+/// Refuses a body of another version or kind; a cluster-scoped object loses its namespace.
+pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
+    let def = request.def;
+    let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    if version != def.api_version() {
+        if version.is_empty() {
+            object["apiVersion"] = def.api_version().into();
+        } else {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({})",
+                def.api_version()
+            )));
+        }
+    }
+    if kind.is_empty() {
+        object["kind"] = def.kind.into();
+    } else if kind != def.kind {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let cause = Cause::invalid("kind", &object["kind"], &format!("must be {}", def.kind));
+        return Err(Status::invalid(def.group, &kind, name, vec![cause]));
+    }
+    if def.scope == Scope::Cluster
+        && let Some(metadata) = object["metadata"].as_object_mut()
+    {
+        metadata.remove("namespace");
+    }
+    Ok(())
+}
+
+/// Brings a body into the form of its schema; gives the unknown fields.
+pub fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>, String> {
+    let mut unknown = Vec::new();
+    if let Some(definition) = schema::definition(OBJECT_META)
+        && object.get("metadata").is_some()
+    {
+        let told = conform_to(definition, &mut object["metadata"])?;
+        unknown.extend(told.into_iter().map(|field| format!("metadata.{field}")));
+    }
+    integral_numbers(object);
+    let schema = custom.schema();
+    let mut pruned = prune(schema, object);
+    pruned.extend(unknown);
+    drop_forbidden_nulls(schema, object);
+    apply_defaults(schema, object);
+    Ok(pruned)
+}
+
+/// Whether anything but metadata (and status, if it is a subresource) differs: that counts a generation.
+pub fn counts_generation(has_status: bool, old: &Value, new: &Value) -> bool {
+    let relevant = |key: &str| key != "metadata" && !(has_status && key == "status");
+    let part = |object: &Value| {
+        let fields = object.as_object().into_iter().flatten().filter(|(key, _)| relevant(key));
+        fields.map(|(key, value)| (key.clone(), value.clone())).collect::<serde_json::Map<_, _>>()
+    };
+    part(old) != part(new)
+}
+
+/// Problems of a new object, or of a change: what an update leaves as it was is not held against it.
+pub fn check(custom: &Custom, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let schema = custom.schema();
+    let mut causes = Vec::new();
+    let failures: Vec<Failure> = if subresource == "status" {
+        match (schema.properties.get("status"), new.get("status")) {
+            (Some(part), Some(status)) => validate(part, status, "status"),
+            _ => Vec::new(),
+        }
+    } else {
+        validate(schema, new, "")
+    };
+    let before: Vec<Failure> = match old {
+        Some(old) if !failures.is_empty() => ratchet(custom, subresource, old),
+        _ => Vec::new(),
+    };
+    let failures: Vec<Failure> = failures
+        .into_iter()
+        .filter(|failure| {
+            let known = before.iter().any(|b| b.cause == failure.cause);
+            !(known && unchanged(&failure.cause.field, new, old))
+        })
+        .collect();
+    let blocked = schema.has_rules && failures.iter().any(Failure::blocks_rules);
+    if blocked {
+        causes.push(Cause::invalid("<nil>", &Value::Null, UNCHECKED));
+    }
+    causes.extend(failures.into_iter().map(|f| f.cause));
+    duplicates(schema, new, "", &mut causes);
+    causes.extend(scale::problems(custom, new));
+    causes
+}
+
+fn ratchet(custom: &Custom, subresource: &str, old: &Value) -> Vec<Failure> {
+    let schema = custom.schema();
+    match (subresource, schema.properties.get("status"), old.get("status")) {
+        ("status", Some(part), Some(status)) => validate(part, status, "status"),
+        ("status", ..) => Vec::new(),
+        _ => validate(schema, old, ""),
+    }
+}
+
+/// Whether the value that a cause is about is the same as before.
+fn unchanged(field: &str, new: &Value, old: Option<&Value>) -> bool {
+    let Some(old) = old else { return false };
+    let pointer = format!("/{}", field.replace('[', ".").replace(']', "").replace('.', "/"));
+    // A missing field is told under its own name: then what surrounds it counts.
+    let place = |object: &Value| object.pointer(&pointer).cloned();
+    match (place(new), place(old)) {
+        (None, None) => {
+            let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+            new.pointer(parent) == old.pointer(parent)
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// An update says which version of the object it changes.
+pub fn version_required(request: &ResourceRequest) -> Status {
+    let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+    Status::invalid(request.def.group, request.def.plural, &request.name, vec![cause])
+}
+
+/// The refusal of a create while the definition goes.
+pub fn terminating(request: &ResourceRequest) -> Status {
+    let def = request.def;
+    let mut status = Status::method_not_allowed();
+    status.message = format!("create not allowed while custom resource definition is terminating: {}", def.qualified());
+    status
+}

@@ -1,0 +1,228 @@
+//! What the controllers share: configuration, client, one informer of each kind, event recorders, the clock.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use keelson_client::{Client, Informer, ListParams, Recorder};
+use keelson_pki::ClusterPki;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for an informer to show a write just made; it takes milliseconds.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// What controllers are told from outside.
+#[derive(Clone)]
+pub struct Config {
+    /// Addresses of pods; nodes get ranges of it.
+    pub cluster_cidr: String,
+    /// Signs certificates and is published as root CA.
+    pub authority: Arc<ClusterPki>,
+    /// A node that says nothing for this long is unreachable.
+    pub node_monitor_grace_period: Duration,
+    /// Addresses that belong to servers: no node gets a certificate for them.
+    pub reserved_addresses: Vec<IpAddr>,
+}
+
+impl Config {
+    /// The usual configuration.
+    pub fn new(cluster_cidr: String, authority: Arc<ClusterPki>) -> Self {
+        Self {
+            cluster_cidr,
+            authority,
+            node_monitor_grace_period: Duration::from_secs(40),
+            reserved_addresses: Vec::new(),
+        }
+    }
+}
+
+/// Pods by the node they are on.
+pub const BY_NODE: &str = "node";
+/// Pods of a namespace that no controller owns.
+pub const ORPHANS: &str = "orphans";
+
+fn node_of(pod: &Pod) -> Vec<String> {
+    pod.spec.iter().filter_map(|s| s.node_name.clone()).collect()
+}
+
+fn orphan_of(pod: &Pod) -> Vec<String> {
+    if crate::owners::controller_of(&pod.metadata).is_some() {
+        return Vec::new();
+    }
+    vec![pod.metadata.namespace.clone().unwrap_or_default()]
+}
+
+/// Declares the informers: field, kind, further indexes, field selector.
+macro_rules! informers {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty, $indexes:expr, $fields:expr;)*) => {
+        /// One informer of each kind that a controller reads.
+        pub struct Informers { $($(#[$doc])* pub $field: Arc<Informer<$kind>>,)* }
+
+        impl Informers {
+            fn start(client: &Client, stop: &CancellationToken) -> Self {
+                Self { $($field: {
+                    let fields: Option<&str> = $fields;
+                    let params = ListParams { field_selector: fields.map(str::to_owned), ..ListParams::default() };
+                    Informer::start_selected(client, params, $indexes, stop.clone())
+                },)* }
+            }
+
+            async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+
+            #[cfg(test)]
+            fn empty() -> Self {
+                Self { $($field: Informer::of(Vec::new(), $indexes),)* }
+            }
+        }
+    };
+}
+
+informers! {
+    /// Pods.
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of)], None;
+    /// Nodes.
+    nodes: Node, &[], None;
+    /// Namespaces.
+    namespaces: Namespace, &[], None;
+    /// Services.
+    services: Service, &[], None;
+    /// Endpoints.
+    endpoints: Endpoints, &[], None;
+    /// EndpointSlices.
+    endpoint_slices: EndpointSlice, &[], None;
+    /// ReplicaSets.
+    replica_sets: ReplicaSet, &[], None;
+    /// ReplicationControllers.
+    replication_controllers: ReplicationController, &[], None;
+    /// Deployments.
+    deployments: Deployment, &[], None;
+    /// StatefulSets.
+    stateful_sets: StatefulSet, &[], None;
+    /// DaemonSets.
+    daemon_sets: DaemonSet, &[], None;
+    /// ControllerRevisions.
+    revisions: ControllerRevision, &[], None;
+    /// Jobs.
+    jobs: Job, &[], None;
+    /// CronJobs.
+    cron_jobs: CronJob, &[], None;
+    /// HorizontalPodAutoscalers.
+    autoscalers: HorizontalPodAutoscaler, &[], None;
+    /// PodDisruptionBudgets.
+    budgets: PodDisruptionBudget, &[], None;
+    /// ResourceQuotas.
+    quotas: ResourceQuota, &[], None;
+    /// ServiceAccounts.
+    service_accounts: ServiceAccount, &[], None;
+    /// The ConfigMaps with the cluster's CA.
+    root_cas: ConfigMap, &[], Some("metadata.name=kube-root-ca.crt");
+    /// The ConfigMap that joining nodes read first.
+    cluster_info: ConfigMap, &[], Some("metadata.name=cluster-info");
+    /// Bootstrap tokens.
+    tokens: Secret, &[], Some("type=bootstrap.kubernetes.io/token");
+    /// Tokens of service accounts kept as Secrets.
+    account_secrets: Secret, &[], Some("type=kubernetes.io/service-account-token");
+    /// Certificate requests.
+    requests: CertificateSigningRequest, &[], None;
+    /// Leases; those of nodes are their heartbeats.
+    leases: Lease, &[], None;
+    /// PersistentVolumeClaims.
+    claims: PersistentVolumeClaim, &[], None;
+    /// PersistentVolumes.
+    volumes: PersistentVolume, &[], None;
+    /// StorageClasses.
+    storage_classes: StorageClass, &[], None;
+    /// VolumeAttachments.
+    attachments: VolumeAttachment, &[], None;
+    /// CSINodes.
+    csi_nodes: CSINode, &[], None;
+    /// ClusterRoles.
+    cluster_roles: ClusterRole, &[], None;
+}
+
+/// What the controllers share.
+pub struct Context {
+    /// Writes under this; fenced.
+    pub client: Client,
+    /// What was told from outside.
+    pub config: Config,
+    /// The informers.
+    pub cache: Informers,
+    /// Cancelled when the controllers must stop.
+    pub stop: CancellationToken,
+    recorders: Mutex<HashMap<&'static str, Recorder>>,
+}
+
+impl Context {
+    /// Starts the informers and waits for their first lists.
+    pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
+        let cache = Informers::start(&client, &stop);
+        cache.synced().await;
+        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default() })
+    }
+
+    /// The recorder of events of `component`.
+    pub fn recorder(&self, component: &'static str) -> Recorder {
+        self.recorders.lock().entry(component).or_insert_with(|| Recorder::start(&self.client, component)).clone()
+    }
+
+    /// The time, in whole seconds as the API has it.
+    pub fn now(&self) -> Time {
+        let now = Timestamp::now();
+        Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+    }
+
+    /// Waits until `informer` shows the object that a write answered with.
+    pub async fn settle<K: keelson_client::Object>(&self, informer: &Informer<K>, written: &K) {
+        if let Some(version) = &written.metadata().resource_version {
+            informer.caught_up(version, CATCH_UP).await;
+        }
+    }
+
+    /// Waits until `informer` shows that an object goes.
+    pub async fn settle_gone<K: keelson_client::Object>(&self, informer: &Informer<K>, deleted: &K) {
+        let metadata = deleted.metadata();
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        informer.going(&keelson_client::informer::key(deleted), uid, CATCH_UP).await;
+    }
+
+    /// A context of empty informers whose client reaches nothing.
+    #[cfg(test)]
+    pub fn for_tests() -> Arc<Self> {
+        struct Nowhere;
+        impl keelson_client::Transport for Nowhere {
+            fn call(
+                &self,
+                _: http::Request<bytes::Bytes>,
+            ) -> futures::future::BoxFuture<'_, std::io::Result<http::Response<keelson_client::Body>>> {
+                Box::pin(async { Err(std::io::Error::other("there is no server in this test")) })
+            }
+        }
+        Arc::new(Self {
+            client: Client::new(Arc::new(Nowhere), "test"),
+            config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
+            cache: Informers::empty(),
+            stop: CancellationToken::new(),
+            recorders: Mutex::default(),
+        })
+    }
+}

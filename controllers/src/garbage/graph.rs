@@ -1,0 +1,234 @@
+//! Who owns whom: every object of every kind, by uid, with the references in both directions.
+//!
+//! Invariant: an item is in the `dependents` of exactly the uids that its owner references name.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use keelson_client::discovery::ApiResource;
+
+/// Finalizer of an owner that waits for its dependents to be gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// Finalizer of an owner whose dependents are to be freed.
+pub const ORPHAN: &str = "orphan";
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub resource: Arc<ApiResource>,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// One object.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub place: Place,
+    pub owners: Vec<OwnerReference>,
+    /// It is being deleted.
+    pub going: bool,
+    /// It waits for its dependents.
+    pub foreground: bool,
+    /// Its dependents are to be freed.
+    pub orphan: bool,
+}
+
+impl Item {
+    pub fn new(resource: Arc<ApiResource>, metadata: &ObjectMeta) -> Self {
+        let going = metadata.deletion_timestamp.is_some();
+        let has = |finalizer: &str| going && metadata.finalizers.iter().flatten().any(|f| f == finalizer);
+        Self {
+            place: Place {
+                resource,
+                namespace: metadata.namespace.clone().unwrap_or_default(),
+                name: metadata.name.clone().unwrap_or_default(),
+            },
+            owners: metadata.owner_references.clone().unwrap_or_default(),
+            going,
+            foreground: has(FOREGROUND),
+            orphan: has(ORPHAN),
+        }
+    }
+}
+
+/// Something to look at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Work {
+    /// Whether the item with this uid is to be deleted.
+    Delete(String),
+    /// The dependents of the item with this uid are to be freed.
+    Orphan(String),
+}
+
+/// The graph.
+#[derive(Default)]
+pub struct Graph {
+    items: HashMap<String, Item>,
+    dependents: HashMap<String, HashSet<String>>,
+}
+
+/// What the graph knows of an owner.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// It is there.
+    Solid,
+    /// It is there and waits for its dependents to be gone.
+    Waiting,
+    /// It is not in the graph, or at another place than the reference says: the API must be asked.
+    Unknown,
+}
+
+impl Graph {
+    /// An item came or changed; returns what to look at.
+    pub fn upsert(&mut self, uid: &str, item: Item) -> Vec<Work> {
+        let before = self.items.insert(uid.to_owned(), item.clone());
+        let mut work = Vec::new();
+        let was: HashSet<&str> = before.iter().flat_map(|b| b.owners.iter().map(|o| o.uid.as_str())).collect();
+        let is: HashSet<&str> = item.owners.iter().map(|o| o.uid.as_str()).collect();
+        for gone in was.difference(&is) {
+            self.unlink(gone, uid);
+            work.extend(self.foreground(gone));
+        }
+        for new in is.difference(&was) {
+            self.dependents.entry((*new).to_owned()).or_default().insert(uid.to_owned());
+        }
+        let unsettled = item.owners.iter().any(|o| self.owner(&item, o) != Owner::Solid);
+        let owners_changed = before.as_ref().is_none_or(|b| b.owners != item.owners);
+        if owners_changed && unsettled && !item.going {
+            work.push(Work::Delete(uid.to_owned()));
+        }
+        if let Some(before) = &before {
+            // An owner that waits may no longer be blocked by this one.
+            for old in before.owners.iter().filter(|o| o.block_owner_deletion == Some(true)) {
+                let still = item.owners.iter().any(|o| o.uid == old.uid && o.block_owner_deletion == Some(true));
+                if !still {
+                    work.extend(self.foreground(&old.uid));
+                }
+            }
+        }
+        if item.orphan {
+            work.push(Work::Orphan(uid.to_owned()));
+        }
+        if item.foreground && before.is_none_or(|b| !b.foreground) {
+            work.extend(self.dependents_of(uid).into_iter().map(Work::Delete));
+            work.push(Work::Delete(uid.to_owned()));
+        }
+        work
+    }
+
+    /// An item is gone; returns what to look at.
+    pub fn remove(&mut self, uid: &str) -> Vec<Work> {
+        let Some(item) = self.items.remove(uid) else { return Vec::new() };
+        let mut work = Vec::new();
+        for owner in &item.owners {
+            self.unlink(&owner.uid, uid);
+            work.extend(self.foreground(&owner.uid));
+        }
+        work.extend(self.dependents_of(uid).into_iter().map(Work::Delete));
+        work
+    }
+
+    fn unlink(&mut self, owner: &str, dependent: &str) {
+        if let Some(set) = self.dependents.get_mut(owner) {
+            set.remove(dependent);
+            if set.is_empty() {
+                self.dependents.remove(owner);
+            }
+        }
+    }
+
+    fn foreground(&self, uid: &str) -> Option<Work> {
+        self.items.get(uid).filter(|i| i.foreground).map(|_| Work::Delete(uid.to_owned()))
+    }
+
+    pub fn get(&self, uid: &str) -> Option<&Item> {
+        self.items.get(uid)
+    }
+
+    /// Uids of what names this uid as an owner.
+    pub fn dependents_of(&self, uid: &str) -> Vec<String> {
+        self.dependents.get(uid).into_iter().flatten().cloned().collect()
+    }
+
+    /// Dependents that keep an owner waiting.
+    pub fn blocking(&self, uid: &str) -> Vec<(String, Item)> {
+        let dependents = self.dependents.get(uid).into_iter().flatten();
+        let items = dependents.filter_map(|d| Some((d.clone(), self.items.get(d)?.clone())));
+        items.filter(|(_, i)| i.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))).collect()
+    }
+
+    /// What is known of an owner that `item` names.
+    pub fn owner(&self, item: &Item, reference: &OwnerReference) -> Owner {
+        let Some(owner) = self.items.get(&reference.uid) else { return Owner::Unknown };
+        let place = &owner.place;
+        let reachable = !place.resource.namespaced || place.namespace == item.place.namespace;
+        if !reachable || place.name != reference.name || place.resource.kind != reference.kind {
+            return Owner::Unknown;
+        }
+        if owner.foreground { Owner::Waiting } else { Owner::Solid }
+    }
+
+    /// Uids of the items of a resource.
+    pub fn of_resource(&self, resource: &ApiResource) -> Vec<String> {
+        self.items.iter().filter(|(_, i)| *i.place.resource == *resource).map(|(uid, _)| uid.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn item(name: &str, owners: &[&str], rest: Value) -> Item {
+        let owners: Vec<Value> = owners
+            .iter()
+            .map(|o| json!({"uid": o, "name": o, "kind": "ConfigMap", "apiVersion": "v1", "blockOwnerDeletion": true}))
+            .collect();
+        let mut metadata = json!({"name": name, "namespace": "d", "ownerReferences": owners});
+        keelson_machinery::patch::merge(&mut metadata, &rest);
+        let resource = ApiResource {
+            group: String::new(),
+            version: "v1".into(),
+            kind: "ConfigMap".into(),
+            plural: "configmaps".into(),
+            namespaced: true,
+            verbs: Vec::new(),
+        };
+        Item::new(Arc::new(resource), &serde_json::from_value(metadata).unwrap())
+    }
+
+    fn going(finalizer: &str) -> Value {
+        json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [finalizer]})
+    }
+
+    #[test]
+    fn work_follows_from_changes() {
+        let mut graph = Graph::default();
+        let delete = |uid: &str| Work::Delete(uid.into());
+        assert!(graph.upsert("a", item("a", &[], json!({}))).is_empty());
+        assert!(graph.upsert("b", item("b", &["a"], json!({}))).is_empty(), "its owner is there");
+        assert_eq!(graph.upsert("c", item("c", &["missing"], json!({}))), [delete("c")]);
+        let mut work = graph.upsert("a", item("a", &[], going(FOREGROUND)));
+        work.sort();
+        assert_eq!(work, [delete("a"), delete("b")], "waits for b");
+        assert_eq!(graph.blocking("a").len(), 1);
+        assert_eq!(graph.remove("b"), [delete("a")], "a may go");
+        assert_eq!(graph.upsert("o", item("o", &[], going(ORPHAN))), [Work::Orphan("o".into())]);
+        graph.upsert("p", item("p", &["o"], json!({})));
+        assert_eq!(graph.remove("o"), [delete("p")]);
+        assert_eq!(graph.dependents_of("o"), ["p"]);
+        graph.upsert("p", item("p", &[], json!({})));
+        assert!(graph.dependents.is_empty() || !graph.dependents.contains_key("o"));
+    }
+
+    #[test]
+    fn an_owner_elsewhere_is_not_the_one_meant() {
+        let mut graph = Graph::default();
+        graph.upsert("a", item("a", &[], json!({})));
+        let mut foreign = item("b", &["a"], json!({}));
+        assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Solid);
+        foreign.place.namespace = "other".into();
+        assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Unknown);
+    }
+}

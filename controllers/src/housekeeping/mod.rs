@@ -1,0 +1,9 @@
+//! Housekeeping: namespaces' ends, service accounts and their tokens, the cluster's CA in each namespace, bootstrap tokens,
+//! aggregated roles.
+
+pub mod accounts;
+pub mod aggregation;
+pub mod bootstrap;
+pub mod namespace;
+pub mod root_ca;
+pub mod token_secrets;

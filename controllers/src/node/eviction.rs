@@ -1,0 +1,178 @@
+//! Eviction by taints: a pod that does not tolerate a NoExecute taint of its node is deleted, one that tolerates it for a
+//! while when that is over.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use keelson_client::informer::key;
+use keelson_client::{Change, Key};
+use serde_json::json;
+
+use crate::context::{BY_NODE, Context};
+use crate::pods;
+use crate::runtime::{Keys, Outcome, watch_with};
+
+const COMPONENT: &str = "taint-eviction-controller";
+
+/// What becomes of a pod.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// It stays.
+    Keep,
+    /// It goes at this time, or now if that is past.
+    EvictAt(Timestamp),
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => true,
+        "Equal" | "" => {
+            !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
+        }
+        _ => false,
+    }
+}
+
+/// Decides for a pod on a node with these taints; `bound` is since when the pod is there.
+fn plan(pod: &Pod, taints: &[Taint], bound: Timestamp, now: Timestamp) -> Plan {
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let mut first: Option<Timestamp> = None;
+    for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
+        let matching: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        if matching.is_empty() {
+            return Plan::EvictAt(now);
+        }
+        // Of several the shortest counts; one without seconds lasts for ever.
+        let Some(seconds) = matching.iter().filter_map(|t| t.toleration_seconds).min() else { continue };
+        let since = taint.time_added.as_ref().map_or(bound, |t| t.0.max(bound));
+        let at = since.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
+        first = Some(first.map_or(at, |f| f.min(at)));
+    }
+    first.map_or(Plan::Keep, Plan::EvictAt)
+}
+
+pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
+    watch_with(&context.cache.pods, queue, |change: &Change<Pod>| {
+        let place = |pod: &Option<Arc<Pod>>| {
+            pod.as_ref().and_then(|p| p.spec.as_ref()).map(|s| (s.node_name.clone(), s.tolerations.clone()))
+        };
+        let Some(new) = &change.new else { return Vec::new() };
+        if place(&change.old) == place(&change.new) || new.spec.as_ref().is_none_or(|s| s.node_name.is_none()) {
+            return Vec::new();
+        }
+        vec![key(&**new)]
+    });
+    let weak = Arc::downgrade(context);
+    watch_with(&context.cache.nodes, queue, move |change: &Change<Node>| {
+        let taints = |node: &Option<Arc<Node>>| {
+            let taints = node.as_ref().and_then(|n| n.spec.as_ref()?.taints.clone()).unwrap_or_default();
+            taints.into_iter().filter(|t| t.effect == "NoExecute").collect::<Vec<_>>()
+        };
+        let (Some(node), Some(context)) = (&change.new, weak.upgrade()) else { return Vec::new() };
+        if taints(&change.old) == taints(&change.new) {
+            return Vec::new();
+        }
+        let pods = context.cache.pods.by(BY_NODE, node.metadata.name.as_deref().unwrap_or_default());
+        pods.iter().map(|p| key(&**p)).collect()
+    });
+}
+
+/// Looks at one pod.
+pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(pod) = context.cache.pods.get(&key) else { return Ok(None) };
+    let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return Ok(None) };
+    let Some(node) = context.cache.nodes.named("", node) else { return Ok(None) };
+    if pods::is_going(&pod) {
+        return Ok(None);
+    }
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let bound = pods::condition(&pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
+    let bound = bound.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    let now = Timestamp::now();
+    match plan(&pod, taints, bound, now) {
+        Plan::Keep => Ok(None),
+        Plan::EvictAt(at) if at > now => Ok(pods::until(at, now)),
+        Plan::EvictAt(_) => evict(&context, &pod).await,
+    }
+}
+
+async fn evict(context: &Context, pod: &Pod) -> Outcome {
+    let (namespace, name) =
+        (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
+    let message = format!("Marking for deletion Pod {namespace}/{name}");
+    context.recorder(COMPONENT).normal(pod, "TaintManagerEviction", message);
+    let api = context.client.namespaced::<Pod>(namespace);
+    let mut changed = pod.clone();
+    let why = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("DeletionByTaintManager".into()),
+        message: Some("Taint manager: deleting due to NoExecute taint".into()),
+        last_transition_time: Some(context.now()),
+        ..PodCondition::default()
+    };
+    if pods::set_condition(&mut changed, why) {
+        api.replace_status(name, &changed).await?;
+    }
+    match api.delete(name, &json!({"preconditions": {"uid": pod.metadata.uid}})).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_decide_when() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let (bound, now) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T01:00:00Z"));
+        let taint: Taint = serde_json::from_value(
+            json!({"key": "k", "value": "v", "effect": "NoExecute", "timeAdded": "2026-01-01T00:59:00Z"}),
+        )
+        .unwrap();
+        let early = Taint { time_added: None, ..taint.clone() };
+        let soft = Taint { effect: "NoSchedule".into(), ..taint.clone() };
+        for (what, tolerations, taints, expected) in [
+            ("none", json!([]), vec![taint.clone()], Plan::EvictAt(now)),
+            ("no taint that evicts", json!([]), vec![soft], Plan::Keep),
+            ("for ever", json!([{"key": "k", "operator": "Exists"}]), vec![taint.clone()], Plan::Keep),
+            ("everything", json!([{"operator": "Exists"}]), vec![taint.clone()], Plan::Keep),
+            ("another value", json!([{"key": "k", "value": "w"}]), vec![taint.clone()], Plan::EvictAt(now)),
+            (
+                "another effect",
+                json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]),
+                vec![taint.clone()],
+                Plan::EvictAt(now),
+            ),
+            (
+                "for a while",
+                json!([{"key": "k", "value": "v", "tolerationSeconds": 300}]),
+                vec![taint.clone()],
+                Plan::EvictAt(at("2026-01-01T01:04:00Z")),
+            ),
+            (
+                "no longer",
+                json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 60}]),
+                vec![early],
+                Plan::EvictAt(at("2026-01-01T00:01:00Z")),
+            ),
+            (
+                "the shortest",
+                json!([{"key": "k", "operator": "Exists"}, {"key": "k", "operator": "Exists", "tolerationSeconds": 120}]),
+                vec![taint],
+                Plan::EvictAt(at("2026-01-01T01:01:00Z")),
+            ),
+        ] {
+            let pod = serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).unwrap();
+            assert_eq!(plan(&pod, &taints, bound, now), expected, "{what}");
+        }
+    }
+}

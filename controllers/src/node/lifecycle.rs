@@ -1,0 +1,266 @@
+//! The node lifecycle: a node that gives no sign of life for the grace period becomes unknown, its pods count as not
+//! ready, and taints keep new pods away and evict those that are there.
+//!
+//! Invariant: a sign of life is a change of the node's Lease or of its Ready condition's heartbeat, measured by this
+//! process's own clock: a node whose clock is wrong is judged right.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_client::{Error, PatchType};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::health::{self, ready_status};
+use super::zones::{self, Limiter, zone_of};
+use crate::context::{BY_NODE, Context};
+use crate::pods;
+
+const COMPONENT: &str = "node-controller";
+/// Where nodes keep their leases.
+const LEASES: &str = "kube-node-lease";
+/// A new node may be silent for this long, or for the grace period if that is longer.
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// How often all nodes are looked at, at most and at least.
+const PERIOD: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Nodes and pods that are written at a time.
+const PARALLEL_WRITES: usize = 32;
+
+/// The last sign of life of a node.
+struct Sign {
+    lease: Option<k8s_openapi::jiff::Timestamp>,
+    heartbeat: Option<k8s_openapi::jiff::Timestamp>,
+    at: Instant,
+    /// Whether it has ever reported.
+    reported: bool,
+}
+
+/// What this leader knows.
+struct Monitor {
+    context: Arc<Context>,
+    grace: Duration,
+    start: Instant,
+    signs: HashMap<String, Sign>,
+    /// What Ready was at the last look.
+    readiness: HashMap<String, String>,
+    limiters: BTreeMap<String, Limiter>,
+    all_down: bool,
+}
+
+/// Watches all nodes.
+pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let grace = context.config.node_monitor_grace_period;
+        let mut monitor = Monitor {
+            grace,
+            start: Instant::now(),
+            signs: HashMap::new(),
+            readiness: HashMap::new(),
+            limiters: BTreeMap::new(),
+            all_down: false,
+            context,
+        };
+        let changed = Arc::new(tokio::sync::Notify::new());
+        let wake = changed.clone();
+        monitor.context.cache.nodes.subscribe(move |change| {
+            // Heartbeats alone are no reason for a look at once.
+            let judged = |n: &Option<Arc<Node>>| {
+                n.as_ref()
+                    .map(|n| (ready_status(n).to_owned(), n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()))))
+            };
+            if judged(&change.old) != judged(&change.new) {
+                wake.notify_one();
+            }
+        });
+        let period = (grace / 8).clamp(PERIOD.0, PERIOD.1);
+        loop {
+            monitor.look().await;
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = changed.notified() => tokio::time::sleep(PERIOD.0 / 10).await,
+            }
+        }
+    })
+}
+
+impl Monitor {
+    /// Looks at all nodes.
+    async fn look(&mut self) {
+        let nodes = self.context.cache.nodes.list_all();
+        let names: std::collections::HashSet<&str> = nodes.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
+        self.signs.retain(|name, _| names.contains(name.as_str()));
+        self.readiness.retain(|name, _| names.contains(name.as_str()));
+        let (now, time) = (Instant::now(), self.context.now());
+        let silent: Vec<Node> = nodes
+            .iter()
+            .filter(|n| n.metadata.deletion_timestamp.is_none() && self.is_silent(n, now))
+            .filter_map(|n| health::silenced(n, &time))
+            .collect();
+        let context = &self.context;
+        let written: Vec<Node> = futures::stream::iter(silent)
+            .map(|node| async move { silence(context, node).await })
+            .buffer_unordered(PARALLEL_WRITES)
+            .filter_map(|node| async { node })
+            .collect()
+            .await;
+        if let Some(last) = written.last() {
+            context.settle(&context.cache.nodes, last).await;
+        }
+        let nodes = self.context.cache.nodes.list_all();
+        self.taint(&nodes, &time).await;
+        self.mark_pods(&nodes, &time).await;
+    }
+
+    /// Notes signs of life; tells whether there was none for the grace period.
+    fn is_silent(&mut self, node: &Node, now: Instant) -> bool {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let lease = self.context.cache.leases.named(LEASES, name);
+        let lease = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
+        let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let ready = conditions.into_iter().find(|c| c.type_ == "Ready");
+        let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref().map(|t| t.0));
+        let sign = self.signs.entry(name.to_owned()).or_insert(Sign { lease, heartbeat, at: now, reported: false });
+        sign.reported |= ready.is_some_and(|c| c.reason.as_deref() != Some("NodeStatusNeverUpdated"));
+        if sign.lease != lease || sign.heartbeat != heartbeat {
+            (sign.lease, sign.heartbeat, sign.at) = (lease, heartbeat, now);
+        }
+        let grace = if sign.reported { self.grace } else { self.grace.max(STARTUP_GRACE) };
+        now.duration_since(sign.at) > grace
+    }
+
+    /// Brings the taints of all nodes up to date, as fast as their zones allow.
+    async fn taint(&mut self, nodes: &[Arc<Node>], time: &Time) {
+        let states = zones::states(nodes.iter().map(|n| &**n));
+        let since_start = self.start.elapsed();
+        let rates = zones::rates(&states);
+        if rates.is_none() != self.all_down {
+            self.all_down = rates.is_none();
+            if self.all_down {
+                warn!(nodes = nodes.len(), "no node is ready: the view may be wrong, so no pod is evicted");
+            } else {
+                info!("some nodes are ready again: evictions go on");
+                // Nobody is blamed for the time in which all seemed down.
+                let now = Instant::now();
+                self.signs.values_mut().for_each(|s| s.at = now);
+            }
+        }
+        let mut changes: Vec<(Arc<Node>, Vec<Taint>)> = Vec::new();
+        for node in nodes.iter().filter(|n| n.metadata.deletion_timestamp.is_none()) {
+            let zone = zone_of(node);
+            let evict = health::wants_eviction(node)
+                && rates.as_ref().and_then(|r| r.get(&zone)).is_some_and(|rate| {
+                    self.limiters
+                        .entry(zone.clone())
+                        .or_insert_with(|| Limiter::new(since_start))
+                        .allow(*rate, since_start)
+                });
+            let wanted = health::taints(node, evict, time);
+            let wanted = match rates {
+                Some(_) => wanted,
+                None => {
+                    let mut view = (**node).clone();
+                    if let Some(taints) = wanted.clone() {
+                        view.spec.get_or_insert_default().taints = Some(taints);
+                    }
+                    health::spared(&view).or(wanted)
+                }
+            };
+            changes.extend(wanted.map(|taints| (node.clone(), taints)));
+        }
+        let context = &self.context;
+        futures::stream::iter(changes)
+            .for_each_concurrent(PARALLEL_WRITES, |(node, taints)| async move {
+                if let Err(error) = write_taints(context, &node, &taints).await
+                    && !error.is_conflict()
+                    && !error.is_not_found()
+                {
+                    warn!(node = node.metadata.name, %error, "cannot taint a node; trying again");
+                }
+            })
+            .await;
+    }
+
+    /// Pods of nodes that are no longer ready are not ready either.
+    async fn mark_pods(&mut self, nodes: &[Arc<Node>], time: &Time) {
+        let mut marked = Vec::new();
+        for node in nodes {
+            let (name, status) = (node.metadata.name.clone().unwrap_or_default(), ready_status(node));
+            if status == "True" || node.status.as_ref().is_none_or(|s| s.conditions.is_none()) {
+                self.readiness.insert(name, status.to_owned());
+                continue;
+            }
+            let before = self.readiness.get(&name).map(String::as_str);
+            if before == Some("True") {
+                let message = format!("Node {name} status is now: NodeNotReady");
+                self.context.recorder(COMPONENT).normal(&**node, "NodeNotReady", message);
+            }
+            let context = &self.context;
+            let pods: Vec<Arc<Pod>> =
+                context.cache.pods.by(BY_NODE, &name).into_iter().filter(|p| pods::is_ready(p)).collect();
+            let results = futures::stream::iter(pods)
+                .map(|pod| async move { mark_not_ready(context, &pod, time).await })
+                .buffer_unordered(PARALLEL_WRITES)
+                .collect::<Vec<_>>();
+            if results.await.into_iter().all(|done| done) {
+                marked.push((name, status.to_owned()));
+            }
+        }
+        self.readiness.extend(marked);
+    }
+}
+
+async fn silence(context: &Context, node: Node) -> Option<Node> {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    match context.client.cluster::<Node>().replace_status(&name, &node).await {
+        Ok(written) => {
+            warn!(node = name, "gave no sign of life for the grace period");
+            Some(written)
+        }
+        // It changed: that is a sign of life, or the next look judges anew.
+        Err(error) if error.is_conflict() || error.is_not_found() => None,
+        Err(error) => {
+            warn!(node = name, %error, "cannot write that a node is silent; trying again");
+            None
+        }
+    }
+}
+
+async fn write_taints(context: &Context, node: &Node, taints: &[Taint]) -> Result<(), Error> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let patch = json!({
+        "metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
+        "spec": {"taints": if taints.is_empty() { serde_json::Value::Null } else { json!(taints) }},
+    });
+    let written = context.client.cluster::<Node>().patch(name, None, PatchType::Merge, &patch).await?;
+    context.settle(&context.cache.nodes, &written).await;
+    Ok(())
+}
+
+/// Writes that a pod is not ready; true if that is so now.
+async fn mark_not_ready(context: &Context, pod: &Pod, time: &Time) -> bool {
+    let (namespace, name) =
+        (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
+    let mut changed = pod.clone();
+    let old = pods::condition(pod, "Ready").cloned().unwrap_or_default();
+    pods::set_condition(
+        &mut changed,
+        PodCondition { status: "False".into(), last_transition_time: Some(time.clone()), ..old },
+    );
+    context.recorder(COMPONENT).warning(pod, "NodeNotReady", "Node is not ready");
+    match context.client.namespaced::<Pod>(namespace).replace_status(name, &changed).await {
+        Ok(_) => true,
+        Err(error) if error.is_not_found() => true,
+        Err(error) => {
+            if !error.is_conflict() {
+                warn!(namespace, name, %error, "cannot mark a pod as not ready; trying again");
+            }
+            false
+        }
+    }
+}

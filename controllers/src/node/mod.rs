@@ -1,0 +1,7 @@
+//! Nodes: their ranges of pod addresses, their health, and the eviction of pods by taints.
+
+pub mod eviction;
+pub mod health;
+pub mod lifecycle;
+pub mod ranges;
+pub mod zones;

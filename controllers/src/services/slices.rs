@@ -1,0 +1,227 @@
+//! EndpointSlices: the addresses behind a Service, a hundred to an object, with zones and hints for traffic that stays near.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::{Change, Key};
+
+use super::slice_plan::{self, Groups, Shape};
+use super::{TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port};
+use crate::context::Context;
+use crate::owners::controller_reference;
+use crate::pods;
+use crate::runtime::{Keys, Outcome, watch_with};
+
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// The endpoint that a pod is, for an address.
+fn endpoint(pod: &Pod, address: String, service: &Service, node: Option<&Node>) -> Endpoint {
+    let (serving, terminating) = (pods::is_ready(pod), pods::is_going(pod));
+    let anyway = publishes_not_ready(service);
+    let zone = node.and_then(|n| n.metadata.labels.as_ref()?.get(ZONE).cloned());
+    let node_name = pod.spec.as_ref().and_then(|s| s.node_name.clone());
+    let ready = anyway || (serving && !terminating);
+    let spread = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
+    let for_zones = zone.clone().map(|name| vec![ForZone { name }]);
+    let for_nodes = node_name.clone().map(|name| vec![ForNode { name }]);
+    let hints = match spread {
+        Some("PreferClose" | "PreferSameZone") if ready => {
+            for_zones.map(|z| EndpointHints { for_zones: Some(z), for_nodes: None })
+        }
+        Some("PreferSameNode") if ready => Some(EndpointHints { for_zones, for_nodes }),
+        _ => None,
+    };
+    Endpoint {
+        addresses: vec![address],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            serving: Some(serving || anyway),
+            terminating: Some(terminating),
+        }),
+        hostname: hostname(pod, service),
+        node_name,
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        zone,
+        hints,
+        ..Endpoint::default()
+    }
+}
+
+/// The ports of a Service as this pod has them.
+fn ports(pod: &Pod, service: &Service) -> Vec<(String, Option<i32>, String, Option<String>)> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let mut ports: Vec<_> = ports
+        .iter()
+        .filter_map(|port| {
+            let number = target_port(pod, port)?;
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+            Some((port.name.clone().unwrap_or_default(), Some(number), protocol, port.app_protocol.clone()))
+        })
+        .collect();
+    ports.sort();
+    ports
+}
+
+fn families(service: &Service) -> Vec<String> {
+    let families = service.spec.as_ref().and_then(|s| s.ip_families.clone()).filter(|f| !f.is_empty());
+    families.unwrap_or_else(|| vec!["IPv4".into()])
+}
+
+/// Groups the pods' addresses by family and ports.
+fn wanted(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    node: impl Fn(&str) -> Option<Arc<Node>>,
+) -> BTreeMap<Shape, Vec<Endpoint>> {
+    let mut groups = Groups::default();
+    for pod in pods.iter().filter(|p| is_endpoint(p, true)) {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).and_then(&node);
+        let status = pod.status.as_ref();
+        let all = status.iter().flat_map(|s| s.pod_ips.iter().flatten().map(|ip| ip.ip.clone()));
+        let mut addresses: Vec<String> = all.chain(status.and_then(|s| s.pod_ip.clone())).collect();
+        addresses.dedup();
+        for family in families(service) {
+            let of_family = |ip: &&String| ip.contains(':') == (family == "IPv6");
+            let Some(address) = addresses.iter().find(of_family) else { continue };
+            let shape = Shape { address_type: family, ports: ports(pod, service) };
+            groups.add(shape, endpoint(pod, address.clone(), service, node.as_deref()));
+        }
+    }
+    groups.into_map()
+}
+
+fn blank(service: &Service, shape: &Shape, trigger: Option<&str>) -> EndpointSlice {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    for own in [HEADLESS, SERVICE_NAME, MANAGED_BY] {
+        labels.remove(own);
+    }
+    labels.insert(SERVICE_NAME.into(), service.metadata.name.clone().unwrap_or_default());
+    labels.insert(MANAGED_BY.into(), CONTROLLER.into());
+    if is_headless(service) {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    EndpointSlice {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", service.metadata.name.as_deref().unwrap_or_default())),
+            namespace: service.metadata.namespace.clone(),
+            labels: Some(labels),
+            annotations: trigger.map(|t| BTreeMap::from([(TRIGGER_TIME.to_owned(), t.to_owned())])),
+            owner_references: Some(vec![controller_reference(service)]),
+            ..ObjectMeta::default()
+        },
+        address_type: shape.address_type.clone(),
+        ports: shape.ports(),
+        ..EndpointSlice::default()
+    }
+}
+
+/// The Service that a slice says it belongs to, if `controller` manages it.
+pub fn service_of(slice: &EndpointSlice, controller: &str) -> Option<Key> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let ours = labels.get(MANAGED_BY).is_some_and(|m| m == controller);
+    ours.then(|| Some((slice.metadata.namespace.clone()?, labels.get(SERVICE_NAME)?.clone())))?
+}
+
+pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
+    super::watch_pods(context, queue);
+    watch_with(&context.cache.endpoint_slices, queue, |change: &Change<EndpointSlice>| {
+        [&change.old, &change.new].into_iter().flatten().filter_map(|s| service_of(s, CONTROLLER)).collect()
+    });
+}
+
+pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(service) = context.cache.services.get(&key) else { return Ok(None) };
+    let external = service.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName");
+    if selector(&service).is_none() || external || service.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    let mut existing = context.cache.endpoint_slices.in_namespace(&key.0);
+    existing.retain(|s| service_of(s, CONTROLLER).as_ref() == Some(&key));
+    let pods = selected(&context, &service);
+    let wanted = wanted(&service, &pods, |node| context.cache.nodes.named("", node));
+    // The Service's own time counts once; later changes come from pods.
+    let created = existing.is_empty().then(|| super::trigger_time(&service, &pods)).flatten();
+    let mut undated = (*service).clone();
+    undated.metadata.creation_timestamp = None;
+    let trigger = created.or_else(|| super::trigger_time(&undated, &pods));
+    let blank = |shape: &Shape| blank(&service, shape, trigger.as_deref());
+    let plan = slice_plan::plan(wanted, &existing, blank, &families(&service));
+    if let Some(newest) = slice_plan::act(&context.client, &key.0, plan).await? {
+        context.settle(&context.cache.endpoint_slices, &newest).await;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(value: Value) -> Arc<Pod> {
+        let mut whole = json!({"metadata": {"namespace": "d", "name": "p", "uid": "u"},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+                "conditions": [{"type": "Ready", "status": "True"}]}});
+        keelson_machinery::patch::merge(&mut whole, &value);
+        Arc::new(serde_json::from_value(whole).unwrap())
+    }
+
+    fn service(value: Value) -> Service {
+        let mut whole = json!({"metadata": {"namespace": "d", "name": "s"}, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}});
+        keelson_machinery::patch::merge(&mut whole, &value);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn conditions_hints_and_families() {
+        let node: Arc<Node> = Arc::new(serde_json::from_value(json!({"metadata": {"labels": {ZONE: "z1"}}})).unwrap());
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let down = json!({"status": {"conditions": []}});
+        for (what, service_part, pod_part, conditions, hint, slices) in [
+            ("ready", json!({}), json!({}), [true, true, false], None, 1),
+            ("going", json!({}), going, [false, true, true], None, 1),
+            ("down", json!({}), down.clone(), [false, false, false], None, 1),
+            ("published", json!({"spec": {"publishNotReadyAddresses": true}}), down, [true, true, false], None, 1),
+            (
+                "near",
+                json!({"spec": {"trafficDistribution": "PreferClose"}}),
+                json!({}),
+                [true, true, false],
+                Some("z1"),
+                1,
+            ),
+            (
+                "two families",
+                json!({"spec": {"ipFamilies": ["IPv4", "IPv6"]}}),
+                json!({}),
+                [true, true, false],
+                None,
+                2,
+            ),
+        ] {
+            let groups = wanted(&service(service_part), &[pod(pod_part)], |_| Some(node.clone()));
+            assert_eq!(groups.len(), slices, "{what}");
+            let endpoint = &groups.values().next().unwrap()[0];
+            let c = endpoint.conditions.as_ref().unwrap();
+            assert_eq!([c.ready, c.serving, c.terminating].map(|c| c == Some(true)), conditions, "{what}");
+            let zones = endpoint.hints.as_ref().and_then(|h| h.for_zones.as_ref());
+            assert_eq!(zones.map(|z| z[0].name.as_str()), hint, "{what}");
+            assert_eq!(endpoint.zone.as_deref(), Some("z1"));
+        }
+        let ended = pod(json!({"status": {"phase": "Failed"}}));
+        assert!(wanted(&service(json!({})), &[ended], |_| None).is_empty());
+    }
+}

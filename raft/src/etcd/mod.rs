@@ -1,0 +1,99 @@
+//! The etcd v3 API over a [`Kv`] and its [`Cluster`]: one file a service.
+//!
+//! Invariant: what is answered with a revision was visible here at that revision; a linearizable read runs after a
+//! barrier.
+
+pub mod alarm;
+pub mod auth;
+mod authority;
+pub mod bolt;
+pub mod convert;
+pub mod election;
+pub mod error;
+pub mod health;
+pub mod kv;
+pub mod lease;
+pub mod limits;
+pub mod lock;
+pub mod maintenance;
+pub mod members;
+pub mod serve;
+pub mod session;
+pub mod snapshot;
+pub mod tls;
+pub mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_proto::etcd::etcdserverpb as pb;
+use keelson_store::{Kv, Revision};
+
+use crate::Cluster;
+
+/// The etcd version whose API this is, told to clients.
+pub const API_VERSION: &str = "3.7.0";
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most operations in one branch of a transaction.
+    pub max_txn_ops: usize,
+    /// Largest request.
+    pub max_request_bytes: usize,
+    /// Size from which writes are refused; 0 is no limit.
+    pub quota_bytes: u64,
+    /// How often an idle watch that asked for it is told of progress.
+    pub progress_interval: Duration,
+    /// Shortest TTL that is granted.
+    pub min_lease_ttl_seconds: i64,
+    /// Where snapshots are put together before they are sent.
+    pub spool_dir: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_txn_ops: limits::MAX_TXN_OPS,
+            max_request_bytes: limits::MAX_REQUEST_BYTES,
+            quota_bytes: 0,
+            progress_interval: limits::PROGRESS_INTERVAL,
+            min_lease_ttl_seconds: limits::MIN_LEASE_TTL_SECONDS,
+            spool_dir: std::env::temp_dir(),
+        }
+    }
+}
+
+/// What all services share.
+pub struct Front {
+    /// The keys.
+    pub kv: Arc<dyn Kv>,
+    /// The members.
+    pub cluster: Arc<dyn Cluster>,
+    /// How to serve.
+    pub options: Options,
+    progress: watch::ProgressRequests,
+}
+
+impl Front {
+    /// A front of a store.
+    pub fn new(kv: Arc<dyn Kv>, cluster: Arc<dyn Cluster>, options: Options) -> Arc<Self> {
+        Arc::new(Self { kv, cluster, options, progress: watch::ProgressRequests::default() })
+    }
+
+    /// The header of an answer at `revision`.
+    pub fn header(&self, revision: Revision) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader {
+            cluster_id: self.cluster.cluster_id(),
+            member_id: self.cluster.member_id(),
+            revision,
+            raft_term: self.cluster.standing().term,
+        })
+    }
+
+    /// The header of an answer at the current revision.
+    pub fn header_now(&self) -> Option<pb::ResponseHeader> {
+        self.header(self.kv.view().revision())
+    }
+}

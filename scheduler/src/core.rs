@@ -1,0 +1,362 @@
+//! The scheduler without its surroundings: changes of the cluster go in, decisions come out. No clock, no network, no chance of
+//! its own: the time and the seed are given.
+//!
+//! Invariant: a pod is in the queue, or its placement is being written ([`Core::finished`] tells how that went), or it is
+//! placed; never in two of these.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::config::{Config, Profile};
+use crate::cycle::{Failure, Outcome, schedule};
+use crate::plugins::preemption::Budget;
+use crate::plugins::volumes::Promise;
+use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
+use crate::selector::{Labels, Selector};
+use crate::view::{PodInfo, View};
+use crate::wire;
+
+/// Something of the cluster that changed.
+#[derive(Debug)]
+pub enum Change {
+    /// A pod is there or changed.
+    Pod(Box<wire::Pod>),
+    /// A pod is gone (its uid).
+    PodGone(String),
+    /// These are all the pods (their uids): others are gone.
+    OnlyPods(std::collections::HashSet<String>),
+    /// A node is there or changed.
+    Node(Box<wire::Node>),
+    /// A node is gone.
+    NodeGone(String),
+    /// A namespace and its labels; none if it is gone.
+    Namespace(String, Option<Labels>),
+    /// A service's namespace, name and selector; none if it is gone.
+    Service(String, String, Option<BTreeMap<String, String>>),
+    /// An owner's kind, namespace, name and selector; none if it is gone.
+    Owner(&'static str, String, String, Option<Selector>),
+    /// A disruption budget's namespace and name; none if it is gone.
+    Budget(String, String, Option<Budget>),
+    /// A claim.
+    Claim(Box<k8s_openapi::api::core::v1::PersistentVolumeClaim>),
+    /// A claim is gone.
+    ClaimGone(String, String),
+    /// A volume.
+    Volume(Box<k8s_openapi::api::core::v1::PersistentVolume>),
+    /// A volume is gone.
+    VolumeGone(String),
+    /// A storage class.
+    StorageClass(Box<k8s_openapi::api::storage::v1::StorageClass>),
+    /// A storage class is gone.
+    StorageClassGone(String),
+    /// What a node's drivers can attach.
+    CsiNode(Box<k8s_openapi::api::storage::v1::CSINode>),
+    /// The same, gone.
+    CsiNodeGone(String),
+    /// Whether a driver reports how much room it has.
+    CsiDriver(String, bool),
+    /// How much room a driver has, or that this report is gone.
+    Capacity(Box<k8s_openapi::api::storage::v1::CSIStorageCapacity>, bool),
+}
+
+/// What has to be written.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Bind a pod to a node; tell [`Core::finished`] how it went.
+    Bind {
+        /// The pod.
+        pod: Arc<PodInfo>,
+        /// The node.
+        node: Arc<str>,
+        /// Volumes first.
+        promise: Promise,
+    },
+    /// Tell the pod why it is not scheduled, and make room for it.
+    Fail {
+        /// The pod.
+        pod: Arc<PodInfo>,
+        /// Why.
+        message: String,
+        /// The node kept for it; empty: none any more.
+        nominate: Option<Arc<str>>,
+        /// Pods that have to go.
+        victims: Vec<Arc<PodInfo>>,
+        /// Pods for which the node was kept and is no longer.
+        unseated: Vec<Arc<PodInfo>>,
+    },
+}
+
+/// Counts of what happened, for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Attempts that found a node.
+    pub scheduled: u64,
+    /// Attempts that found none.
+    pub unschedulable: u64,
+    /// Bindings that failed.
+    pub errors: u64,
+    /// Attempts to preempt.
+    pub preemption_attempts: u64,
+    /// Pods pushed out.
+    pub victims: u64,
+    /// Pods that entered the queue, by what made them: `PodAdd`, `ScheduleAttemptFailure`, an event.
+    pub incoming: BTreeMap<&'static str, u64>,
+}
+
+/// The scheduler.
+pub struct Core {
+    /// The cluster.
+    pub view: View,
+    /// What waits.
+    pub queue: Queue,
+    /// What happened.
+    pub tally: Tally,
+    profiles: HashMap<Arc<str>, Arc<Profile>>,
+    budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
+    writing: HashMap<Arc<str>, Queued>,
+    start: usize,
+    random: StdRng,
+}
+
+impl Core {
+    /// A scheduler that knows nothing of the cluster yet. `config` makes the configuration with the names interned.
+    pub fn new<E>(
+        config: impl FnOnce(&mut crate::intern::Interner) -> Result<Config, E>,
+        seed: u64,
+    ) -> Result<Self, E> {
+        let mut view = View::default();
+        let config = config(&mut view.syms)?;
+        let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let backoff = Backoff { initial: millis(config.initial_backoff), most: millis(config.max_backoff) };
+        let profiles = config.profiles.into_iter().map(|p| (p.name.as_str().into(), Arc::new(p))).collect();
+        Ok(Self {
+            view,
+            queue: Queue::new(backoff),
+            tally: Tally::default(),
+            profiles,
+            budgets: BTreeMap::new(),
+            writing: HashMap::new(),
+            start: 0,
+            random: StdRng::seed_from_u64(seed),
+        })
+    }
+
+    /// The profile of a scheduler name.
+    pub fn profile(&self, name: &str) -> Option<&Arc<Profile>> {
+        self.profiles.get(name)
+    }
+
+    /// How many placements are being written.
+    pub fn writing(&self) -> usize {
+        self.writing.len()
+    }
+
+    /// Takes over a change.
+    pub fn apply(&mut self, change: Change, now: Millis) {
+        match change {
+            Change::Pod(pod) => self.pod(&pod, now),
+            Change::PodGone(uid) => self.pod_gone(&uid, now),
+            Change::OnlyPods(uids) => self.only_pods(&uids, now),
+            Change::Node(node) => {
+                let change = self.view.set_node(&node);
+                if change != Default::default()
+                    && let Some(slot) = self.view.slot(&node.metadata.name)
+                {
+                    self.happened(&Happening::Node { slot, change }, now);
+                }
+            }
+            Change::NodeGone(name) => {
+                self.view.remove_node(&name);
+                self.happened(&Happening::NodeGone, now);
+            }
+            Change::Namespace(name, labels) => self.view.set_namespace(&name, labels),
+            Change::Service(namespace, name, selector) => self.view.owners.set_service(&namespace, &name, selector),
+            Change::Owner(kind, namespace, name, selector) => {
+                self.view.owners.set_owner(kind, &namespace, &name, selector);
+            }
+            Change::Budget(namespace, name, budget) => {
+                let key = (namespace.as_str().into(), name.as_str().into());
+                match budget {
+                    Some(budget) => drop(self.budgets.insert(key, budget)),
+                    None => drop(self.budgets.remove(&key)),
+                }
+            }
+            other => {
+                self.volumes(other);
+                self.happened(&Happening::Volumes, now);
+            }
+        }
+    }
+
+    fn volumes(&mut self, change: Change) {
+        let View { volumes, syms, .. } = &mut self.view;
+        match change {
+            Change::Claim(claim) => volumes.set_claim(&claim),
+            Change::ClaimGone(namespace, name) => volumes.remove_claim(&namespace, &name),
+            Change::Volume(volume) => volumes.set_volume(&volume, syms),
+            Change::VolumeGone(name) => volumes.remove_volume(&name),
+            Change::StorageClass(class) => volumes.set_class(&class),
+            Change::StorageClassGone(name) => drop(volumes.classes.remove(name.as_str())),
+            Change::CsiNode(node) => volumes.set_limits(&node),
+            Change::CsiNodeGone(name) => drop(volumes.limits.remove(name.as_str())),
+            Change::CsiDriver(name, true) => drop(volumes.capacity_drivers.insert(name)),
+            Change::CsiDriver(name, false) => drop(volumes.capacity_drivers.remove(&name)),
+            Change::Capacity(capacity, gone) => volumes.set_capacity(&capacity, gone),
+            _ => {}
+        }
+    }
+
+    fn happened(&mut self, what: &Happening, now: Millis) {
+        self.queue.happened(&self.view, what, now);
+    }
+
+    fn pod(&mut self, pod: &wire::Pod, now: Millis) {
+        if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
+            return self.pod_gone(&pod.metadata.uid, now);
+        }
+        let info = self.view.compile(pod);
+        if !info.node.is_empty() {
+            return self.placed(info, now);
+        }
+        if info.terminating {
+            return self.pod_gone(&info.uid, now);
+        }
+        // A decision is newer than what the watch says of the time before.
+        if self.view.placed(&info.uid).is_some() {
+            return;
+        }
+        let Some(profile) = self.profiles.get(&info.class.scheduler) else { return };
+        let gated = info.gated && profile.gates;
+        // A node that was just nominated is not in the watch's copy yet.
+        if !info.nominated.is_empty() {
+            self.view.nominate(&info, &info.nominated);
+        }
+        if self.queue.get(&info.uid).is_none() {
+            *self.tally.incoming.entry("PodAdd").or_default() += 1;
+        }
+        self.queue.set(info, now, gated);
+    }
+
+    fn placed(&mut self, info: Arc<PodInfo>, now: Millis) {
+        self.queue.remove(&info.uid);
+        self.writing.remove(&info.uid);
+        self.view.denominate(&info.uid);
+        let node = info.node.clone();
+        let old = self.view.placed(&info.uid).cloned();
+        let slot = self.view.place(info.clone(), &node);
+        match old {
+            None => self.happened(&Happening::Came { pod: info }, now),
+            Some((before, old)) => {
+                if old.class.labels != info.class.labels {
+                    self.happened(&Happening::Relabelled { old: old.clone(), new: info.clone() }, now);
+                }
+                let shrunk = old.class.requests != info.class.requests || (info.terminating && !old.terminating);
+                if before != slot || shrunk {
+                    self.happened(&Happening::Left { slot: before, pod: old }, now);
+                }
+            }
+        }
+    }
+
+    fn pod_gone(&mut self, uid: &str, now: Millis) {
+        self.queue.remove(uid);
+        self.writing.remove(uid);
+        self.view.denominate(uid);
+        if let Some((slot, pod)) = self.view.displace(uid) {
+            self.happened(&Happening::Left { slot, pod }, now);
+        }
+    }
+
+    fn only_pods(&mut self, uids: &std::collections::HashSet<String>, now: Millis) {
+        let placed = self.view.all_placed().map(|(_, p)| p.uid.clone());
+        let known = placed.chain(self.queue.pods().map(|q| q.pod.uid.clone()));
+        let gone: Vec<Arc<str>> = known.filter(|uid| !uids.contains(&**uid)).collect();
+        for uid in gone {
+            self.pod_gone(&uid, now);
+        }
+    }
+
+    /// Decides on the next pod. `None`: there is none to try now.
+    pub fn next(&mut self, now: Millis) -> Option<Act> {
+        let queued = self.queue.pop(now)?;
+        let pod = queued.pod.clone();
+        let profile = self.profiles.get(&pod.class.scheduler).cloned()?;
+        let budgets = self.budgets();
+        match schedule(&mut self.view, &profile, &pod, &mut self.start, &budgets, &mut self.random) {
+            Outcome::Placed(placement) => {
+                self.tally.scheduled += 1;
+                let node = self.view.nodes[placement.slot as usize].name.clone();
+                self.view.denominate(&pod.uid);
+                self.view.place(pod.clone(), &node);
+                for (volume, claim) in &placement.promise.bind {
+                    self.view.volumes.assumed.insert(volume.clone(), claim.clone());
+                }
+                self.writing.insert(pod.uid.clone(), queued);
+                self.happened(&Happening::Came { pod: pod.clone() }, now);
+                Some(Act::Bind { pod, node, promise: placement.promise })
+            }
+            Outcome::Failed(failure) => Some(self.failed(queued, failure, now)),
+        }
+    }
+
+    fn budgets(&self) -> Vec<(Arc<str>, Budget)> {
+        // Few clusters have many; a pod that can be placed does not need them at all.
+        self.budgets.iter().map(|((namespace, _), budget)| (namespace.clone(), budget.clone())).collect()
+    }
+
+    fn failed(&mut self, queued: Queued, failure: Failure, now: Millis) -> Act {
+        self.tally.unschedulable += 1;
+        let pod = queued.pod.clone();
+        let (mut nominate, mut victims, mut unseated) = (None, Vec::new(), Vec::new());
+        if let Some(candidate) = failure.preemption {
+            self.tally.preemption_attempts += 1;
+            self.tally.victims += candidate.victims.len() as u64;
+            let node = self.view.nodes[candidate.slot as usize].name.clone();
+            let lower = self.view.nominated.get(&node).into_iter().flatten();
+            unseated = lower.filter(|p| p.class.priority < pod.class.priority && p.uid != pod.uid).cloned().collect();
+            for other in &unseated {
+                self.view.denominate(&other.uid);
+            }
+            self.view.nominate(&pod, &node);
+            nominate = Some(node);
+            victims = candidate.victims;
+        } else if failure.clear_nomination {
+            self.view.denominate(&pod.uid);
+            nominate = Some("".into());
+        }
+        *self.tally.incoming.entry("ScheduleAttemptFailure").or_default() += 1;
+        let pod = self.requeue(queued, failure.refused_by, nominate.as_ref(), now);
+        Act::Fail { pod, message: failure.message, nominate, victims, unseated }
+    }
+
+    /// Puts a pod back, with the node that is kept for it.
+    fn requeue(&mut self, mut queued: Queued, refused_by: u32, node: Option<&Arc<str>>, now: Millis) -> Arc<PodInfo> {
+        if let Some(node) = node {
+            queued.pod = Arc::new(PodInfo { nominated: node.clone(), ..(*queued.pod).clone() });
+        }
+        let pod = queued.pod.clone();
+        self.queue.refuse(queued, refused_by, now);
+        pod
+    }
+
+    /// Tells how the writing of a binding went.
+    pub fn finished(&mut self, uid: &str, success: bool, now: Millis) {
+        if success {
+            // The pod stays where it is; the watch replaces what is known of it.
+            self.writing.remove(uid);
+            return;
+        }
+        let Some(queued) = self.writing.remove(uid) else { return };
+        self.tally.errors += 1;
+        self.view.volumes.assumed.retain(|_, claim| !queued.pod.class.volumes.iter().any(|v| {
+            matches!(v, crate::class::VolumeUse::Claim(name, _) if *name == claim.1 && claim.0 == queued.pod.class.namespace)
+        }));
+        if let Some((slot, pod)) = self.view.displace(uid) {
+            self.happened(&Happening::Left { slot, pod }, now);
+        }
+        self.queue.retry(queued, now);
+    }
+}

@@ -1,0 +1,210 @@
+//! NodeResourcesFit and NodeResourcesBalancedAllocation: what nodes have left.
+
+use std::borrow::Cow;
+
+use super::{Context, Fit, MAX_SCORE, Reasons, State};
+use crate::config::{Profile, Strategy};
+use crate::intern::Sym;
+use crate::queue::Happening;
+use crate::view::{PodInfo, Slot, View};
+
+/// A resource that scores look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// CPU.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Any other.
+    Other(Sym),
+}
+
+/// Whether what is requested still fits.
+pub fn filter(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
+    let row = &context.view.rows[slot as usize];
+    let requests = &context.pod.class.requests;
+    let lacks = |request: i64, allocatable: i64, used: i64| request > 0 && request > allocatable - used;
+    let pods = row.pods + 1 > row.allocatable_pods;
+    let cpu = lacks(requests.cpu, row.allocatable_cpu, row.cpu);
+    let memory = lacks(requests.memory, row.allocatable_memory, row.memory);
+    if !pods && !cpu && !memory && requests.extra.is_empty() {
+        return Fit::Yes;
+    }
+    refusal(context, slot, [pods, cpu, memory], why)
+}
+
+fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
+    let (row, node) = (&context.view.rows[slot as usize], &context.view.nodes[slot as usize]);
+    let requests = &context.pod.class.requests;
+    let (mut lacking, mut never) = (pods || cpu || memory, false);
+    never |= (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory);
+    if let Some(why) = why.as_deref_mut() {
+        let texts = [(pods, "Too many pods"), (cpu, "Insufficient cpu"), (memory, "Insufficient memory")];
+        why.extend(texts.into_iter().filter(|(lacks, _)| *lacks).map(|(_, text)| Cow::Borrowed(text)));
+    }
+    for (resource, amount) in &requests.extra {
+        let (allocatable, used) = node.extra(*resource);
+        if *amount <= allocatable - used || context.profile.ignores(*resource) {
+            continue;
+        }
+        lacking = true;
+        never |= *amount > allocatable;
+        if let Some(why) = why.as_deref_mut() {
+            why.push(format!("Insufficient {}", context.view.syms.text(*resource)).into());
+        }
+    }
+    match (lacking, never) {
+        (false, _) => Fit::Yes,
+        (true, false) => Fit::No,
+        (true, true) => Fit::Never,
+    }
+}
+
+/// What a node would have requested of a resource with the pod on it, and what it has; 0 and 0 if the resource does not count.
+fn share(context: &Context<'_>, slot: Slot, resource: Resource, exact: bool) -> (i64, i64) {
+    let row = &context.view.rows[slot as usize];
+    let requests = &context.pod.class.requests;
+    match resource {
+        Resource::Cpu if exact => (row.cpu + requests.cpu, row.allocatable_cpu),
+        Resource::Cpu => (row.nonzero_cpu + requests.nonzero_cpu, row.allocatable_cpu),
+        Resource::Memory if exact => (row.memory + requests.memory, row.allocatable_memory),
+        Resource::Memory => (row.nonzero_memory + requests.nonzero_memory, row.allocatable_memory),
+        Resource::Other(sym) => {
+            let wanted = requests.extra.iter().find(|(s, _)| *s == sym).map_or(0, |(_, amount)| *amount);
+            // Of a resource that the pod does not want, nodes need not keep any.
+            if wanted == 0 {
+                return (0, 0);
+            }
+            let (allocatable, used) = context.view.nodes[slot as usize].extra(sym);
+            (used + wanted, allocatable)
+        }
+    }
+}
+
+/// Scores by the profile's strategy.
+pub fn score(context: &Context<'_>, nodes: &[Slot], scores: &mut [i64]) {
+    let strategy = &context.profile.strategy;
+    for (score, slot) in scores.iter_mut().zip(nodes) {
+        let (mut sum, mut weights) = (0, 0);
+        for (resource, weight) in &context.profile.fit_resources {
+            let (requested, allocatable) = share(context, *slot, *resource, false);
+            if allocatable == 0 {
+                continue;
+            }
+            let one = strategy_score(strategy, requested, allocatable);
+            if matches!(strategy, Strategy::RequestedToCapacityRatio(_)) && one <= 0 {
+                continue;
+            }
+            sum += one * weight;
+            weights += weight;
+        }
+        *score = match (weights, strategy) {
+            (0, _) => 0,
+            (_, Strategy::RequestedToCapacityRatio(_)) => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        };
+    }
+}
+
+fn strategy_score(strategy: &Strategy, requested: i64, allocatable: i64) -> i64 {
+    match strategy {
+        Strategy::LeastAllocated if requested > allocatable => 0,
+        Strategy::LeastAllocated => (allocatable - requested) * MAX_SCORE / allocatable,
+        Strategy::MostAllocated => requested.min(allocatable) * MAX_SCORE / allocatable,
+        Strategy::RequestedToCapacityRatio(shape) if requested > allocatable => on_shape(shape, 100),
+        Strategy::RequestedToCapacityRatio(shape) => on_shape(shape, requested * 100 / allocatable),
+    }
+}
+
+/// The value of a piecewise linear function at `x`.
+fn on_shape(shape: &[(i64, i64)], x: i64) -> i64 {
+    for (i, (at, value)) in shape.iter().enumerate() {
+        if x <= *at {
+            if i == 0 {
+                return *value;
+            }
+            let (before, start) = shape[i - 1];
+            return start + (value - start) * (x - before) / (at - before);
+        }
+    }
+    shape.last().map_or(0, |(_, value)| *value)
+}
+
+/// A pod that requests nothing is not balanced: it would always go to the same nodes.
+pub fn pre_score_balanced(_: &mut View, pod: &PodInfo, profile: &Profile, _: &mut State, _: &[Slot]) -> bool {
+    let requests = &pod.class.requests;
+    profile.balanced_resources.iter().any(|r| match r {
+        Resource::Cpu => requests.cpu > 0,
+        Resource::Memory => requests.memory > 0,
+        Resource::Other(sym) => requests.extra.iter().any(|(s, amount)| s == sym && *amount > 0),
+    })
+}
+
+/// The more alike the shares of the resources that are requested, the better.
+pub fn score_balanced(context: &Context<'_>, nodes: &[Slot], scores: &mut [i64]) {
+    let resources = &context.profile.balanced_resources;
+    for (score, slot) in scores.iter_mut().zip(nodes) {
+        let (mut count, mut total, mut first) = (0_u32, 0.0, [0.0; 2]);
+        let fraction = |resource: &Resource| {
+            let (requested, allocatable) = share(context, *slot, *resource, true);
+            (allocatable != 0).then(|| (requested as f64 / allocatable as f64).min(1.0))
+        };
+        for part in resources.iter().filter_map(fraction) {
+            if let Some(place) = first.get_mut(count as usize) {
+                *place = part;
+            }
+            count += 1;
+            total += part;
+        }
+        let deviation = match count {
+            0 | 1 => 0.0,
+            2 => ((first[0] - first[1]) / 2.0).abs(),
+            _ => {
+                let mean = total / f64::from(count);
+                let squares: f64 = resources.iter().filter_map(fraction).map(|p| (p - mean) * (p - mean)).sum();
+                (squares / f64::from(count)).sqrt()
+            }
+        };
+        *score = ((1.0 - deviation) * MAX_SCORE as f64) as i64;
+    }
+}
+
+/// A node came or grew, or a pod left or shrank, so that the pod fits there now.
+pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
+    let slot = match what {
+        Happening::Node { slot, change } if change.added || change.allocatable => *slot,
+        Happening::Left { slot, .. } => *slot,
+        Happening::Itself => return true,
+        _ => return false,
+    };
+    let (Some(row), Some(node)) = (view.rows.get(slot as usize), view.nodes.get(slot as usize)) else { return false };
+    let requests = &pod.class.requests;
+    row.pods < row.allocatable_pods
+        && (requests.cpu == 0 || requests.cpu <= row.allocatable_cpu - row.cpu)
+        && (requests.memory == 0 || requests.memory <= row.allocatable_memory - row.memory)
+        && requests.extra.iter().all(|(resource, amount)| {
+            let (allocatable, used) = node.extra(*resource);
+            *amount <= allocatable - used
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strategies() {
+        let shape = Strategy::RequestedToCapacityRatio(vec![(0, 0), (70, 100), (100, 50)]);
+        for (strategy, requested, allocatable, expected) in [
+            (&Strategy::LeastAllocated, 25, 100, 75),
+            (&Strategy::LeastAllocated, 101, 100, 0),
+            (&Strategy::MostAllocated, 25, 100, 25),
+            (&Strategy::MostAllocated, 125, 100, 100),
+            (&shape, 35, 100, 50),
+            (&shape, 85, 100, 75),
+            (&shape, 200, 100, 50),
+        ] {
+            assert_eq!(strategy_score(strategy, requested, allocatable), expected, "{strategy:?} {requested}");
+        }
+    }
+}
