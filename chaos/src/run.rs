@@ -281,7 +281,8 @@ fn wait_serving(runtime: &Runtime, clients: &[Client]) -> Result<()> {
 
 async fn statuses(clients: &[Client]) -> Vec<Option<pb::StatusResponse>> {
     let mut asked = Vec::new();
-    for client in clients.iter().cloned() {
+    for client in clients {
+        let client = client.clone();
         asked.push(tokio::spawn(async move { tokio::time::timeout(STATUS, client.status()).await.ok()?.ok() }));
     }
     let mut answers = Vec::new();
