@@ -237,10 +237,7 @@ fn make_trouble(
         std::thread::sleep(quiet.min(Duration::from_nanos(end.saturating_sub(shared.now()))));
         let Some(row) = nemesis::choose(faults, &mut rng).filter(|_| shared.now() < end) else { continue };
         let start = shared.now();
-        let (what, lasts) = match row.begin(victims, &mut rng) {
-            Ok(begun) => begun,
-            Err(error) => (format!("could not be done: {error:#}"), Duration::ZERO),
-        };
+        let (what, lasts) = row.begin(victims, &mut rng).with_context(|| format!("nemesis {}", row.name))?;
         println!("{:>7.1} s  {}: {what}", start as f64 / 1e9, row.name);
         std::thread::sleep(lasts);
         row.end(victims)?;
