@@ -224,6 +224,19 @@ fn watchers_go_from_history_to_ring_to_live() {
 }
 
 #[test]
+fn history_begins_with_the_first_change() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let machine = open(dir.path());
+    let mut early = watch_all(&machine, 1);
+    let value = "v".repeat(100);
+    let last = (0..60).map(|at| put(&machine, &format!("k{}", at % 7), &value)).last().expect("some");
+    // The ring has lost the beginning by now.
+    for watch in [&mut early, &mut watch_all(&machine, 1)] {
+        assert_eq!(ready_revisions(watch), (2..=last).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_slow_watcher_is_cut_only_by_compaction() {
     let dir = tempfile::tempdir().expect("a directory");
     let machine = open(dir.path());
