@@ -42,7 +42,8 @@ impl Client {
     /// Does not connect before it is used. Must be called in a runtime.
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT).timeout(TIMEOUT);
-        let endpoint = endpoint.http2_keep_alive_interval(CONNECT).keep_alive_timeout(CONNECT).keep_alive_while_idle(true);
+        let endpoint =
+            endpoint.http2_keep_alive_interval(CONNECT).keep_alive_timeout(CONNECT).keep_alive_while_idle(true);
         Ok(Self { channel: endpoint.connect_lazy() })
     }
 

@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn seconds_have_percentiles() {
         let million = 1_000_000;
-        let samples: Vec<Sample> = (1..=100).map(|i| sample(0, i * million, true)).chain([sample(0, 5, false)]).collect();
+        let samples: Vec<Sample> =
+            (1..=100).map(|i| sample(0, i * million, true)).chain([sample(0, 5, false)]).collect();
         let seconds = seconds(&samples);
         assert_eq!((seconds.len(), seconds[0].ok, seconds[0].failed), (1, 100, 1));
         assert_eq!((seconds[0].p50, seconds[0].p99, seconds[0].max), (51.0, 100.0, 100.0));

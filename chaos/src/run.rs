@@ -260,7 +260,11 @@ fn judge(
         if let Err(error) = runtime.block_on(workload.finish(&mut process)) {
             report.broken.push(format!("{}: {error:#}", row.name));
         }
-        report.workloads.push(WorkloadReport { name: row.name.into(), about: row.about.into(), checked: workload.check() });
+        report.workloads.push(WorkloadReport {
+            name: row.name.into(),
+            about: row.about.into(),
+            checked: workload.check(),
+        });
     }
     Ok(())
 }

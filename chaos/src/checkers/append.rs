@@ -70,11 +70,7 @@ fn reads(operation: &Op) -> impl Iterator<Item = (u64, &Vec<u64>)> {
 }
 
 /// The order of each key's elements: its longest read, of which all others are beginnings.
-fn orders(
-    history: &[Op],
-    writers: &BTreeMap<(u64, u64), usize>,
-    faults: &mut Vec<Fault>,
-) -> BTreeMap<u64, Vec<u64>> {
+fn orders(history: &[Op], writers: &BTreeMap<(u64, u64), usize>, faults: &mut Vec<Fault>) -> BTreeMap<u64, Vec<u64>> {
     let mut orders: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for operation in history {
         for (key, list) in reads(operation) {
@@ -326,27 +322,56 @@ mod tests {
             ("lost", vec![first(), second(), read(5, &[1])], vec!["cycle-with-time"]),
             ("stale", vec![first(), read(3, &[]), read(5, &[1])], vec!["cycle-with-time"]),
             ("against time", vec![first(), second(), read(5, &[2, 1])], vec!["cycle-with-time"]),
-            ("two orders", vec![both(&[Append(1, 1)], &[]), both(&[Append(1, 2)], &[]), read(10, &[1, 2]),
-                read(10, &[2, 1])], vec!["incompatible-orders"]),
+            (
+                "two orders",
+                vec![both(&[Append(1, 1)], &[]), both(&[Append(1, 2)], &[]), read(10, &[1, 2]), read(10, &[2, 1])],
+                vec!["incompatible-orders"],
+            ),
             ("invented", vec![read(5, &[9])], vec!["invented"]),
             ("twice", vec![first(), read(5, &[1, 1])], vec!["duplicate"]),
             ("aborted", vec![ended(first(), Outcome::Failed), read(5, &[1])], vec!["aborted-read"]),
             ("unknown, applied", vec![ended(first(), Outcome::Unknown), read(5, &[1])], vec![]),
             ("unknown, later", vec![ended(first(), Outcome::Unknown), read(5, &[]), read(7, &[1])], vec![]),
-            ("unknown, undone", vec![ended(first(), Outcome::Unknown), read(5, &[1]), read(7, &[])],
-                vec!["cycle-with-time"]),
+            (
+                "unknown, undone",
+                vec![ended(first(), Outcome::Unknown), read(5, &[1]), read(7, &[])],
+                vec!["cycle-with-time"],
+            ),
             ("half", vec![both(&[Append(1, 1), Append(1, 2)], &[]), read(10, &[1])], vec!["half-a-transaction"]),
-            ("write skew", vec![both(&[Read(1), Append(2, 1)], &[&[]]), both(&[Read(2), Append(1, 2)], &[&[]]),
-                txn(10, 11, &[Read(1), Read(2)], &[&[2], &[1]])], vec!["cycle-with-missed"]),
-            ("lost update", vec![both(&[Read(1), Append(1, 1)], &[&[]]), both(&[Read(1), Append(1, 2)], &[&[]]),
-                read(10, &[1, 2])], vec!["cycle-with-one-missed"]),
-            ("a circle of reads", vec![both(&[Append(1, 1), Read(2)], &[&[2]]), both(&[Append(2, 2), Read(1)], &[&[1]])],
-                vec!["cycle-of-reads"]),
-            ("long fork", vec![both(&[Append(1, 1)], &[]), both(&[Append(2, 2)], &[]),
-                both(&[Read(1), Read(2)], &[&[1], &[]]), both(&[Read(1), Read(2)], &[&[], &[2]])],
-                vec!["cycle-with-missed"]),
-            ("torn", vec![both(&[Append(1, 1), Append(2, 1)], &[]), both(&[Read(1), Read(2)], &[&[1], &[]])],
-                vec!["cycle-with-one-missed"]),
+            (
+                "write skew",
+                vec![
+                    both(&[Read(1), Append(2, 1)], &[&[]]),
+                    both(&[Read(2), Append(1, 2)], &[&[]]),
+                    txn(10, 11, &[Read(1), Read(2)], &[&[2], &[1]]),
+                ],
+                vec!["cycle-with-missed"],
+            ),
+            (
+                "lost update",
+                vec![both(&[Read(1), Append(1, 1)], &[&[]]), both(&[Read(1), Append(1, 2)], &[&[]]), read(10, &[1, 2])],
+                vec!["cycle-with-one-missed"],
+            ),
+            (
+                "a circle of reads",
+                vec![both(&[Append(1, 1), Read(2)], &[&[2]]), both(&[Append(2, 2), Read(1)], &[&[1]])],
+                vec!["cycle-of-reads"],
+            ),
+            (
+                "long fork",
+                vec![
+                    both(&[Append(1, 1)], &[]),
+                    both(&[Append(2, 2)], &[]),
+                    both(&[Read(1), Read(2)], &[&[1], &[]]),
+                    both(&[Read(1), Read(2)], &[&[], &[2]]),
+                ],
+                vec!["cycle-with-missed"],
+            ),
+            (
+                "torn",
+                vec![both(&[Append(1, 1), Append(2, 1)], &[]), both(&[Read(1), Read(2)], &[&[1], &[]])],
+                vec!["cycle-with-one-missed"],
+            ),
         ] {
             assert_eq!(check(&history).kinds(), kinds, "{name}: {:?}", check(&history));
         }

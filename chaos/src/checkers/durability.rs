@@ -95,11 +95,8 @@ mod tests {
 
     #[test]
     fn ends() {
-        let write = |value: Option<&str>, revision| Acknowledged {
-            key: "a".into(),
-            value: value.map(str::to_owned),
-            revision,
-        };
+        let write =
+            |value: Option<&str>, revision| Acknowledged { key: "a".into(), value: value.map(str::to_owned), revision };
         let wrote = vec![write(Some("x"), 2), write(Some("y"), 3)];
         for (name, acknowledged, members, kinds) in [
             ("there", wrote.clone(), vec![member("1", 3, &[("a", "y", 3)], 7)], vec![]),
@@ -110,12 +107,24 @@ mod tests {
             ("behind", wrote.clone(), vec![member("1", 2, &[("a", "x", 2)], 7)], vec!["revision-lost", "lost"]),
             ("deleted", vec![write(None, 4)], vec![member("1", 4, &[], 7)], vec![]),
             ("deletion lost", vec![write(None, 4)], vec![member("1", 4, &[("a", "y", 3)], 7)], vec!["lost"]),
-            ("same", wrote.clone(), vec![member("1", 3, &[("a", "y", 3)], 7), member("2", 3, &[("a", "y", 3)], 7)],
-                vec![]),
-            ("different", wrote.clone(), vec![member("1", 5, &[("a", "z", 5)], 7), member("2", 5, &[("a", "y", 4)], 7)],
-                vec!["members-differ"]),
-            ("history", wrote.clone(), vec![member("1", 3, &[("a", "y", 3)], 7), member("2", 3, &[("a", "y", 3)], 8)],
-                vec!["hashes-differ"]),
+            (
+                "same",
+                wrote.clone(),
+                vec![member("1", 3, &[("a", "y", 3)], 7), member("2", 3, &[("a", "y", 3)], 7)],
+                vec![],
+            ),
+            (
+                "different",
+                wrote.clone(),
+                vec![member("1", 5, &[("a", "z", 5)], 7), member("2", 5, &[("a", "y", 4)], 7)],
+                vec!["members-differ"],
+            ),
+            (
+                "history",
+                wrote.clone(),
+                vec![member("1", 3, &[("a", "y", 3)], 7), member("2", 3, &[("a", "y", 3)], 8)],
+                vec!["hashes-differ"],
+            ),
         ] {
             let verdict = check(&acknowledged, &members);
             assert_eq!(verdict.kinds(), kinds, "{name}: {verdict:?}");

@@ -189,15 +189,35 @@ mod tests {
             ("a value nobody wrote", vec![write(1, 2, 7), read(3, 4, Some(9))], false),
             ("swap", vec![write(1, 2, 7), op(3, 4, Swap(7, 8), Some((None, true))), read(5, 6, Some(8))], true),
             ("swap of another", vec![write(1, 2, 7), op(3, 4, Swap(6, 8), Some((None, true)))], false),
-            ("both swaps won", vec![write(1, 2, 7), op(3, 9, Swap(7, 8), Some((None, true))),
-                op(3, 9, Swap(7, 9), Some((None, true)))], false),
-            ("one swap won", vec![write(1, 2, 7), op(3, 9, Swap(7, 8), Some((None, true))),
-                op(3, 9, Swap(7, 9), Some((None, false)))], true),
+            (
+                "both swaps won",
+                vec![
+                    write(1, 2, 7),
+                    op(3, 9, Swap(7, 8), Some((None, true))),
+                    op(3, 9, Swap(7, 9), Some((None, true))),
+                ],
+                false,
+            ),
+            (
+                "one swap won",
+                vec![
+                    write(1, 2, 7),
+                    op(3, 9, Swap(7, 8), Some((None, true))),
+                    op(3, 9, Swap(7, 9), Some((None, false))),
+                ],
+                true,
+            ),
             ("deleted", vec![write(1, 2, 7), op(3, 4, Delete, Some((None, true))), read(5, 6, None)], true),
-            ("deleted twice", vec![write(1, 2, 7), op(3, 4, Delete, Some((None, true))),
-                op(5, 6, Delete, Some((None, true)))], false),
-            ("a failure that took effect", vec![Operation { outcome: Outcome::Failed, ..write(1, 2, 7) },
-                read(3, 4, Some(7))], false),
+            (
+                "deleted twice",
+                vec![write(1, 2, 7), op(3, 4, Delete, Some((None, true))), op(5, 6, Delete, Some((None, true)))],
+                false,
+            ),
+            (
+                "a failure that took effect",
+                vec![Operation { outcome: Outcome::Failed, ..write(1, 2, 7) }, read(3, 4, Some(7))],
+                false,
+            ),
         ] {
             assert_eq!(linearizable(&history) == Verdict::Valid, good, "{name}: {:?}", linearizable(&history));
         }

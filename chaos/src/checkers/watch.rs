@@ -164,8 +164,11 @@ mod tests {
         let e = |event: &Event| Events(vec![event.clone()]);
         for (name, said, kinds) in [
             ("all", vec![Began(1), e(&one), both(), e(&again)], vec![]),
-            ("in one message", vec![Began(1), Events(vec![one.clone(), two.clone(), three.clone(), again.clone()])],
-                vec![]),
+            (
+                "in one message",
+                vec![Began(1), Events(vec![one.clone(), two.clone(), three.clone(), again.clone()])],
+                vec![],
+            ),
             ("not the end yet", vec![Began(1), e(&one)], vec![]),
             ("from the middle", vec![Began(4), both()], vec![]),
             ("resumed", vec![Began(1), e(&one), Began(3), both()], vec![]),
@@ -173,12 +176,18 @@ mod tests {
             ("one is missing", vec![Began(1), both()], vec!["missed"]),
             ("half a revision", vec![Began(1), e(&one), e(&two), e(&again)], vec!["torn-revision"]),
             ("twice in a message", vec![Began(1), Events(vec![one.clone(), one.clone()])], vec!["duplicate"]),
-            ("out of order", vec![Began(1), Events(vec![again.clone(), one.clone(), two.clone(), three.clone()])],
-                vec!["unordered", "not-in-log"]),
+            (
+                "out of order",
+                vec![Began(1), Events(vec![again.clone(), one.clone(), two.clone(), three.clone()])],
+                vec!["unordered", "not-in-log"],
+            ),
             ("of another prefix", vec![Began(1), e(&one), e(&log[1])], vec!["not-in-log"]),
             ("wrong value", vec![Began(1), e(&event(2, "a/1", "q"))], vec!["wrong-event"]),
-            ("wrong previous", vec![Began(5), e(&Event { previous: Some("q".into()), ..again.clone() })],
-                vec!["wrong-previous"]),
+            (
+                "wrong previous",
+                vec![Began(5), e(&Event { previous: Some("q".into()), ..again.clone() })],
+                vec!["wrong-previous"],
+            ),
             ("progress", vec![Began(1), e(&one), Progress(3), both(), Progress(9)], vec!["bookmark-too-far"]),
             ("progress in order", vec![Began(1), e(&one), Progress(3), both(), e(&again), Progress(9)], vec![]),
             ("compacted", vec![Began(1), Compacted(5), Began(5), e(&again)], vec![]),

@@ -61,7 +61,9 @@ async fn run(client: &Client, steps: &[Step]) -> Answer<Vec<Vec<u64>>> {
     })?;
     let found: Vec<(Vec<u64>, i64)> = etcd::ranges(&before)
         .iter()
-        .map(|range| range.kvs.first().map_or((Vec::new(), 0), |pair| (parse(&etcd::text(&pair.value)), pair.mod_revision)))
+        .map(|range| {
+            range.kvs.first().map_or((Vec::new(), 0), |pair| (parse(&etcd::text(&pair.value)), pair.mod_revision))
+        })
         .collect();
     let place = |wanted: u64| keys.iter().position(|key| *key == wanted).unwrap_or(0);
     let mut lists: Vec<Vec<u64>> = found.iter().map(|(list, _)| list.clone()).collect();

@@ -89,8 +89,14 @@ async fn hold_lease(process: &mut Process) -> Option<Lease> {
     let client = process.client();
     let call = client.txn(pb::TxnRequest { success, ..Default::default() });
     process.perform((), true, call, |_| ()).await.1?;
-    let mut lease =
-        Lease { id, ttl: TTL.unsigned_abs() * 1_000_000_000, renewed: vec![sent], revoked: None, keys: KEYS, looks: vec![] };
+    let mut lease = Lease {
+        id,
+        ttl: TTL.unsigned_abs() * 1_000_000_000,
+        renewed: vec![sent],
+        revoked: None,
+        keys: KEYS,
+        looks: vec![],
+    };
     let renewals = process.below(RENEWALS);
     let end = process.shared.now() + 4 * lease.ttl;
     for step in 0.. {
