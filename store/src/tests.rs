@@ -368,7 +368,7 @@ fn leases_expire_after_their_time_and_not_before() {
     assert_eq!(clock.renew(&view, 1), Ok(10));
     set(19_998);
     assert_eq!(clock.tick(&view).expired, []);
-    assert_eq!(clock.status(&view, 1).expect("known").remaining_ttl, 1);
+    assert_eq!(clock.status(&view, 1).expect("known").remaining_ttl, 0, "less than a second is left");
     set(19_999);
     assert_eq!(clock.tick(&view).expired, [1]);
     assert_eq!(clock.tick(&view).expired, [], "it is being revoked");
