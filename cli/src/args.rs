@@ -54,6 +54,8 @@ pub enum Command {
     Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
+    Chaos(Box<keelson_chaos::ChaosArgs>),
 }
 
 /// Flags of `keelson server`.
