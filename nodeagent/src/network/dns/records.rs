@@ -109,17 +109,15 @@ fn external(service: &Service) -> Option<String> {
     spec.external_name.clone().filter(|_| is).map(|n| n.trim_end_matches('.').to_ascii_lowercase())
 }
 
+/// Name, protocol and number of a port.
+type NamedPort = (String, String, u16);
+
 /// The endpoints of a headless Service that may be named.
-fn endpoints(
-    cluster: &dyn Cluster,
-    service: &Service,
-    namespace: &str,
-    name: &str,
-) -> Vec<(Endpoint, Vec<(String, String, u16)>)> {
+fn endpoints(cluster: &dyn Cluster, service: &Service, namespace: &str, name: &str) -> Vec<(Endpoint, Vec<NamedPort>)> {
     let early = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
     let mut found = Vec::new();
     for slice in cluster.slices(namespace, name) {
-        let ports: Vec<(String, String, u16)> = (slice.ports.iter().flatten())
+        let ports: Vec<NamedPort> = (slice.ports.iter().flatten())
             .filter_map(|p| {
                 let protocol = p.protocol.as_deref().unwrap_or("TCP").to_ascii_lowercase();
                 Some((p.name.clone().unwrap_or_default(), protocol, u16::try_from(p.port?).ok()?))
