@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
+use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
@@ -53,9 +54,10 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
-    pub(crate) customs: crd::Table,
+    pub(crate) customs: Arc<crd::Table>,
     documents: openapi::Documents,
     pub(crate) agents: streams::Agents,
+    pub(crate) hooks: Arc<Hooks>,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -70,14 +72,19 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
+        let customs: Arc<crd::Table> = Arc::default();
+        let hooks = Arc::new(Hooks::new(objects.clone()));
         let server = Arc::new(Self {
-            customs: crd::Table::default(),
+            customs: customs.clone(),
             documents: openapi::Documents::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
                 authorization: authorizer.clone(),
+                customs,
+                hooks: hooks.clone(),
             }),
+            hooks,
             authorizer,
             agents: streams::Agents::new(&config.pki),
             objects,

@@ -1,20 +1,28 @@
 //! The admission chain: what objects become, and what is refused, between decoding and storing.
 
+mod cache;
 mod escalation;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pods;
+mod policies;
+pub(crate) mod review;
 mod service_account;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::sync::Arc;
 
 use keelson_machinery::status::Status;
+use serde_json::Value;
 
 use crate::access::{Admission, AdmissionPlugin};
 use crate::authz::Authorization;
+use crate::hooks::Hooks;
 use crate::objects::Objects;
+use crate::{crd, strategy};
 
 /// What plugins are made from.
 pub struct Parts {
@@ -22,6 +30,37 @@ pub struct Parts {
     pub objects: Objects,
     /// For the checks of RBAC writes.
     pub authorization: Arc<Authorization>,
+    /// The rows of custom resources.
+    pub customs: Arc<crd::Table>,
+    /// Calls of webhooks.
+    pub hooks: Arc<Hooks>,
+}
+
+/// Takes over an object that an extension changed: it is brought into the form of its kind again. Whether it is another.
+fn refit(request: &mut Admission<'_>, customs: &crd::Table, mut changed: Value) -> Result<bool, Status> {
+    let def = request.def;
+    let custom = customs.find(def.group, def.version, def.plural).filter(|_| def.custom);
+    let formed = match &custom {
+        Some(custom) => crd::strategy::conform(custom, &mut changed),
+        None => keelson_machinery::conform::conform(def, &mut changed),
+    };
+    formed.map_err(|why| {
+        Status::internal(&format!("an admission extension made an object that cannot be read: {why}"))
+    })?;
+    strategy::complete(def, &mut changed, request.old);
+    let Some(object) = request.object.as_deref_mut() else { return Ok(false) };
+    for key in ["name", "namespace", "uid", "resourceVersion", "managedFields"] {
+        if object["metadata"].get(key) != changed["metadata"].get(key) && key != "managedFields" {
+            let why = format!("an admission extension changed metadata.{key}");
+            return Err(Status::internal(&why));
+        }
+        if let Some(value) = object["metadata"].get(key) {
+            changed["metadata"][key] = value.clone();
+        }
+    }
+    let differs = *object != changed;
+    *object = changed;
+    Ok(differs)
 }
 
 /// Makes a plugin.
@@ -35,6 +74,10 @@ pub const CHAIN: &[(&str, Make)] = &[
     ("TaintNodesByCondition", |_| Box::new(pods::TaintNodesByCondition)),
     ("Priority", |parts| Box::new(pods::Priority(parts.objects.clone()))),
     ("DefaultTolerationSeconds", |_| Box::new(pods::DefaultTolerationSeconds)),
+    ("MutatingAdmissionPolicy", |parts| Box::new(policies::Mutating::new(parts))),
+    ("MutatingAdmissionWebhook", |parts| Box::new(webhooks::Mutating::new(parts))),
+    ("ValidatingAdmissionPolicy", |parts| Box::new(policies::Validating::new(parts))),
+    ("ValidatingAdmissionWebhook", |parts| Box::new(webhooks::Validating::new(parts))),
     ("RBACEscalation", |parts| Box::new(escalation::Escalation(parts.authorization.clone()))),
 ];
 
