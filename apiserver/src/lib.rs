@@ -19,6 +19,7 @@ mod openapi;
 mod options;
 mod ownership;
 mod pipeline;
+mod quota;
 pub mod request;
 mod respond;
 mod server;

@@ -20,7 +20,7 @@ use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, crd, discovery, negotiate, openapi, respond, streams, subresources};
+use crate::{admission, authn, authz, body, crd, discovery, negotiate, openapi, quota, respond, streams, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -57,7 +57,7 @@ pub struct ApiServer {
     pub(crate) customs: Arc<crd::Table>,
     documents: openapi::Documents,
     pub(crate) agents: streams::Agents,
-    pub(crate) hooks: Arc<Hooks>,
+    pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -82,9 +82,9 @@ impl ApiServer {
                 objects: objects.clone(),
                 authorization: authorizer.clone(),
                 customs,
-                hooks: hooks.clone(),
+                hooks,
             }),
-            hooks,
+            turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),
             objects,

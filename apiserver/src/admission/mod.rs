@@ -1,17 +1,23 @@
 //! The admission chain: what objects become, and what is refused, between decoding and storing.
 
 mod cache;
+mod classes;
 mod escalation;
+mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod pods;
 mod policies;
 pub(crate) mod review;
+mod security_checks;
 mod service_account;
 #[cfg(test)]
 mod tests;
 mod webhooks;
+
+pub(crate) use limit_ranger::{Amounts, amounts, pod_amounts};
 
 use std::sync::Arc;
 
@@ -69,11 +75,18 @@ pub type Make = fn(&Parts) -> Box<dyn AdmissionPlugin>;
 /// The plugins in their order. Adding one is adding a row.
 pub const CHAIN: &[(&str, Make)] = &[
     ("NamespaceLifecycle", |parts| Box::new(namespace_lifecycle::NamespaceLifecycle(parts.objects.clone()))),
+    ("LimitRanger", |parts| Box::new(limit_ranger::LimitRanger(parts.objects.clone()))),
     ("ServiceAccount", |parts| Box::new(service_account::ServiceAccount(parts.objects.clone()))),
-    ("NodeRestriction", |_| Box::new(node_restriction::NodeRestriction)),
+    ("NodeRestriction", |parts| Box::new(node_restriction::NodeRestriction(parts.objects.clone()))),
     ("TaintNodesByCondition", |_| Box::new(pods::TaintNodesByCondition)),
+    ("PodSecurity", |parts| Box::new(pod_security::PodSecurity(parts.objects.clone()))),
     ("Priority", |parts| Box::new(pods::Priority(parts.objects.clone()))),
     ("DefaultTolerationSeconds", |_| Box::new(pods::DefaultTolerationSeconds)),
+    ("DefaultStorageClass", |parts| Box::new(classes::DefaultStorageClass(parts.objects.clone()))),
+    ("StorageObjectInUseProtection", |_| Box::new(classes::StorageObjectInUseProtection)),
+    ("PersistentVolumeClaimResize", |parts| Box::new(classes::PersistentVolumeClaimResize(parts.objects.clone()))),
+    ("RuntimeClass", |parts| Box::new(classes::RuntimeClass(parts.objects.clone()))),
+    ("DefaultIngressClass", |parts| Box::new(classes::DefaultIngressClass(parts.objects.clone()))),
     ("MutatingAdmissionPolicy", |parts| Box::new(policies::Mutating::new(parts))),
     ("MutatingAdmissionWebhook", |parts| Box::new(webhooks::Mutating::new(parts))),
     ("ValidatingAdmissionPolicy", |parts| Box::new(policies::Validating::new(parts))),
