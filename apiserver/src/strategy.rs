@@ -8,8 +8,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::crd;
 use crate::request::ResourceRequest;
+use crate::{admission, crd};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -207,7 +207,8 @@ fn has_generation(def: &ResourceDef) -> bool {
                 def.plural,
                 "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
             ))
-        || matches!(def.plural, "networkpolicies")
+        || def.plural == "networkpolicies"
+        || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))
 }
 
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
@@ -270,7 +271,9 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+        false => {
+            subresource.is_empty() && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
+        }
     };
     if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
@@ -289,6 +292,8 @@ pub fn check(
     causes.extend(validate::validate(def, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if def.group == "admissionregistration.k8s.io" {
+        causes.extend(admission::registration::problems(def.kind, new, old));
     } else if crd::is_definition(def) {
         let (problems, odd) = crd::definition::validate(new, old);
         causes.extend(problems);

@@ -10,6 +10,7 @@ mod node_restriction;
 mod pod_security;
 mod pods;
 mod policies;
+pub(crate) mod registration;
 pub(crate) mod review;
 mod security_checks;
 mod service_account;
