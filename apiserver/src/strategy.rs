@@ -205,7 +205,7 @@ fn has_generation(def: &ResourceDef) -> bool {
         || (def.has_status
             && !matches!(
                 def.plural,
-                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
+                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "resourcequotas"
             ))
         || def.plural == "networkpolicies"
         || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))

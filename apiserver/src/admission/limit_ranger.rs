@@ -31,7 +31,7 @@ fn amount(value: &Value) -> Option<Quantity> {
     }
 }
 
-fn items<'a>(list: &'a Value) -> impl Iterator<Item = &'a Value> {
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 

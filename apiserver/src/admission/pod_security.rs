@@ -162,10 +162,9 @@ impl AdmissionPlugin for PodSecurity {
             return Ok(());
         }
         let is_pod = (request.def.group, request.def.plural) == ("", "pods");
-        let relevant = match (is_pod, request.subresource, request.operation) {
-            (_, "", Operation::Create) | (true, "ephemeralcontainers", _) => true,
-            (false, "", Operation::Update) => true,
-            _ => false,
+        let relevant = match request.subresource {
+            "" => request.operation == Operation::Create || !is_pod,
+            subresource => is_pod && subresource == "ephemeralcontainers",
         };
         let Some(object) = request.object.as_deref().filter(|_| relevant) else { return Ok(()) };
         let Some(pod) = template(request.def.plural, object).filter(|pod| pod["spec"].is_object()) else {

@@ -79,7 +79,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|key| items(&pod["spec"][key]))
 }
 
-fn names_of<'a>(pod: &'a Value, chosen: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn names_of(pod: &Value, chosen: impl Fn(&Value) -> bool) -> Vec<&str> {
     containers(pod).filter(|c| chosen(c)).map(|c| text(&c["name"])).collect()
 }
 
