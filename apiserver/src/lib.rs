@@ -12,6 +12,8 @@ pub mod bootstrap;
 mod crd;
 mod discovery;
 pub mod endpoints;
+mod health;
+mod metrics;
 pub mod negotiate;
 pub mod objects;
 mod openapi;
@@ -27,6 +29,7 @@ mod streams;
 mod subresources;
 mod table;
 mod verbs;
+mod wire;
 
 pub use pipeline::{ApiServer, Config, Extension, InProcess};
 pub use server::serve;
