@@ -6,6 +6,7 @@ mod config;
 mod identity;
 mod leader;
 mod logging;
+mod scheduler;
 mod server;
 mod store;
 mod token;
@@ -40,6 +41,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Server(args) => server::run(*args).await,
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
+            args::Command::Scheduler(args) => scheduler::run(args).await,
             args::Command::Token(args) => token::run(args).await,
         }
     })

@@ -25,6 +25,7 @@ const MASTERS: &str = "system:masters";
 
 /// Runs a server until it is told to stop.
 pub async fn run(args: ServerArgs) -> Result<()> {
+    let scheduler_config = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
     let data = DataDir::open(&args.data_dir)?;
     let (identity, pki) = member(&args, &data)?;
@@ -63,7 +64,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     write_private(&kubeconfig, text.as_bytes())?;
 
     let serve = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
-    components(&args, &identity, &pki, &kv, &server, &stop);
+    components(&args, scheduler_config, &identity, &pki, &kv, &server, &stop);
     tokio::spawn(compact(kv.clone(), args.compaction_interval, stop.clone()));
     info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
     println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
@@ -162,6 +163,7 @@ fn first_service_address(cidr: &str) -> Option<String> {
 /// Starts what runs on the leader, and the pretended nodes.
 fn components(
     args: &ServerArgs,
+    scheduler_config: Option<serde_json::Value>,
     identity: &Identity,
     pki: &Arc<ClusterPki>,
     kv: &Arc<dyn Kv>,
@@ -187,8 +189,9 @@ fn components(
     }
     if !args.no_scheduler {
         let client = client("system:kube-scheduler", "kube-scheduler");
-        let task: leader::Task =
-            Box::new(move |fence, running| Box::pin(keelson_scheduler::run(client.fenced(fence), running)));
+        let task: leader::Task = Box::new(move |fence, running| {
+            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler_config.clone(), running))
+        });
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }
     if args.hollow > 0 {

@@ -29,4 +29,5 @@ pub mod view;
 pub mod volumes;
 pub mod wire;
 
+pub use config::Config;
 pub use run::run;

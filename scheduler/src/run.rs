@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use keelson_client::Client;
 use rand::RngExt;
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::act::{Bind, Done, Writer};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::core::{Act, Core};
+use crate::intern::Interner;
 use crate::plugins::volumes::Promise;
 use crate::queue::Millis;
 use crate::source::{News, SOURCES, follow};
@@ -27,9 +29,13 @@ const PODS_PER_TURN: usize = 128;
 /// Longest sleep; a clock that jumps must not stop the queue, milliseconds.
 const MAX_SLEEP: Millis = 1000;
 
-/// Schedules until `stop` is cancelled.
-pub async fn run(client: Client, stop: CancellationToken) {
-    let core = Core::new(|syms| Ok::<_, ConfigError>(Config::standard(syms)), rand::rng().random());
+/// Schedules until `stop` is cancelled, as a KubeSchedulerConfiguration says or by upstream's defaults.
+pub async fn run(client: Client, config: Option<Value>, stop: CancellationToken) {
+    let config = |syms: &mut Interner| match config {
+        Some(value) => Config::parse(value, syms),
+        None => Ok(Config::standard(syms)),
+    };
+    let core = Core::new(config, rand::rng().random());
     match core {
         Ok(core) => drive(core, client, stop).await,
         Err(error) => error!(%error, "the scheduler cannot start"),
