@@ -17,6 +17,7 @@ pub mod names;
 pub mod patch;
 pub mod presence;
 pub mod protobuf;
+pub mod qos;
 pub mod resource;
 pub mod resources;
 pub mod selector;
