@@ -19,7 +19,9 @@ use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, crd, discovery, negotiate, openapi, respond, streams, subresources};
+use crate::{
+    admission, authn, authz, bindings, body, crd, discovery, negotiate, openapi, respond, streams, subresources,
+};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -114,6 +116,9 @@ impl ApiServer {
         self.authorize(&user, &attributes)?;
         let fence = parts.extensions.remove::<Fence>();
         match target {
+            Target::Path(path) if path == bindings::PATH => {
+                bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await
+            }
             Target::Path(path) => self.path(&parts, &path, bytes).await,
             Target::Resource(request) => {
                 let call = Call {
