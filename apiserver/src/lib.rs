@@ -7,6 +7,7 @@ pub mod access;
 pub mod admission;
 pub mod authn;
 pub mod authz;
+mod bindings;
 pub mod body;
 pub mod bootstrap;
 mod crd;

@@ -23,7 +23,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, body, crd, discovery, health, metrics, negotiate, openapi, respond, streams, subresources,
+    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, respond, streams,
+    subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -122,6 +123,9 @@ impl ApiServer {
         match target {
             Target::Path(path) => {
                 self.authorize(&user, &attributes)?;
+                if path == bindings::PATH {
+                    return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
+                }
                 self.path(&parts, &path, bytes).await
             }
             Target::Resource(request) => {
