@@ -152,9 +152,15 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
     }
     defaults::set(def, object);
     if (def.group, def.plural) == ("", "pods") {
-        let class = qos::class(object);
         object["status"]["phase"] = "Pending".into();
-        object["status"]["qosClass"] = class.into();
+        settle_status(def, object);
+    }
+}
+
+/// Brings what a new object's status says of its spec up to date: admission may have changed that.
+pub fn settle_status(def: &ResourceDef, object: &mut Value) {
+    if (def.group, def.plural) == ("", "pods") && object["status"].is_object() {
+        object["status"]["qosClass"] = qos::class(object).into();
     }
 }
 

@@ -63,6 +63,7 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
+            strategy::settle_status(def, &mut candidate);
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
@@ -99,7 +100,7 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let texts: Vec<String> = unknown.chain(duplicates.iter().map(|d| format!("duplicate field {d:?}"))).collect();
+        let texts: Vec<String> = unknown.chain(duplicates.iter().cloned()).collect();
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {
