@@ -24,8 +24,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, quota, respond, streams,
-    subresources,
+    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, quota, respond,
+    streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
