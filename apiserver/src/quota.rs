@@ -74,15 +74,7 @@ pub fn charge(
     }
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     let refuse = |why: String| Status::forbidden(def.group, def.plural, name, &why);
-    let (after, before) = (usage(def, new), old.map(|old| usage(def, old)).unwrap_or_default());
-    let delta: Amounts = after
-        .iter()
-        .map(|(resource, amount)| (resource.clone(), *amount - before.get(resource).copied().unwrap_or_default()))
-        .chain(
-            before.iter().filter(|(r, _)| !after.contains_key(*r)).map(|(r, a)| (r.clone(), Quantity::default() - *a)),
-        )
-        .filter(|(_, amount)| !amount.is_zero())
-        .collect();
+    let delta = delta(def, new, old);
     let quota_def = find("", "v1", "resourcequotas").ok_or_else(Status::no_such_path)?;
     for (quota, revision) in list.iter().filter(|(quota, _)| in_scope(quota, def, new)) {
         let quota_name = quota["metadata"]["name"].as_str().unwrap_or_default();
@@ -130,6 +122,17 @@ pub fn charge(
         extra.ops.push(Op::Put(PutRequest::new(key, value)));
     }
     Ok(())
+}
+
+/// What a write adds to the usage (or takes from it), without what stays the same.
+fn delta(def: &ResourceDef, new: &Value, old: Option<&Value>) -> Amounts {
+    let (after, before) = (usage(def, new), old.map(|old| usage(def, old)).unwrap_or_default());
+    let grown = after
+        .iter()
+        .map(|(resource, amount)| (resource.clone(), *amount - before.get(resource).copied().unwrap_or_default()));
+    let gone = before.iter().filter(|(resource, _)| !after.contains_key(*resource));
+    let gone = gone.map(|(resource, amount)| (resource.clone(), Quantity::default() - *amount));
+    grown.chain(gone).filter(|(_, amount)| !amount.is_zero()).collect()
 }
 
 fn one() -> Quantity {
