@@ -250,10 +250,7 @@ impl ApiServer {
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer) {
-            Ok(other) => Ok(other.unwrap_or(user)),
-            Err(refused) => Err(authz::refusal(&user, &refused.0, &refused.1)),
-        }
+        Ok(authn::impersonate(headers, &user, &*self.authorizer)?.unwrap_or(user))
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.
