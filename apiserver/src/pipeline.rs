@@ -79,8 +79,8 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
-        let customs: Arc<crd::Table> = Arc::default();
         let hooks = Arc::new(Hooks::new(objects.clone()));
+        let customs = Arc::new(crd::Table::new(hooks.clone()));
         let server = Arc::new(Self {
             customs: customs.clone(),
             documents: openapi::Documents::default(),

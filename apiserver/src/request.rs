@@ -123,11 +123,11 @@ impl ResourceRequest {
     }
 
     /// An object of this version as it goes to the store.
-    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> std::borrow::Cow<'a, Value> {
-        match &self.custom {
-            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)),
+    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> Result<std::borrow::Cow<'a, Value>, Status> {
+        Ok(match &self.custom {
+            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)?),
             None => std::borrow::Cow::Borrowed(object),
-        }
+        })
     }
 
     /// A stored object, parsed, in the version that is asked for.
