@@ -21,6 +21,7 @@ mod ownership;
 mod pipeline;
 pub mod request;
 mod respond;
+pub mod scheduling;
 mod server;
 mod services;
 mod strategy;

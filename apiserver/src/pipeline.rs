@@ -20,7 +20,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, crd, discovery, negotiate, openapi, respond, streams, subresources,
+    admission, authn, authz, bindings, body, crd, discovery, negotiate, openapi, respond, scheduling, streams,
+    subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -58,6 +59,7 @@ pub struct ApiServer {
     pub(crate) customs: crd::Table,
     documents: openapi::Documents,
     pub(crate) agents: streams::Agents,
+    pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -74,6 +76,7 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         let server = Arc::new(Self {
             customs: crd::Table::default(),
+            advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
@@ -118,6 +121,9 @@ impl ApiServer {
         match target {
             Target::Path(path) if path == bindings::PATH => {
                 bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await
+            }
+            Target::Path(path) if path == scheduling::WHAT_IF && parts.method == Method::POST => {
+                self.advise(scheduling::Question::WhatIf(bytes)).await
             }
             Target::Path(path) => self.path(&parts, &path, bytes).await,
             Target::Resource(request) => {
