@@ -7,6 +7,7 @@ mod api;
 mod load;
 mod process;
 mod report;
+mod scheduler;
 mod start;
 mod watchers;
 
@@ -60,6 +61,11 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench {
+        name: "scheduler",
+        about: "10,000 pods on 5,000 hollow nodes, created to bound",
+        run: |o| scheduler::run(o).boxed(),
+    },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
 
