@@ -4,6 +4,7 @@
 //! `docs/benchmarks.md` with the command and the machine.
 
 mod api;
+mod cluster;
 mod load;
 mod process;
 mod report;
@@ -65,6 +66,11 @@ const BENCHES: &[Bench] = &[
         name: "scheduler",
         about: "10,000 pods on 5,000 hollow nodes, created to bound",
         run: |o| scheduler::run(o).boxed(),
+    },
+    Bench {
+        name: "cluster",
+        about: "exec to a running container, three servers and two agents, a dead leader; needs root",
+        run: |o| cluster::run(o).boxed(),
     },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
