@@ -19,7 +19,7 @@ use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::network::endpoints::Endpoints;
-use crate::network::{dns, proxy};
+use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
@@ -166,7 +166,7 @@ impl Agent {
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
             () = runtime_events::follow(agent.clone()) => {}
-            () = agent.clone().network() => {}
+            () = agent.clone().network(stop.clone()) => {}
         }
         agent.pods.dismiss();
         Ok(())
@@ -218,8 +218,8 @@ impl Agent {
         self.labels.lock().get("topology.kubernetes.io/zone").cloned()
     }
 
-    /// Serves Services and names, once the node has its network.
-    async fn network(self: Arc<Self>) {
+    /// Serves Services, policies and names, once the node has its network.
+    async fn network(self: Arc<Self>, stop: CancellationToken) {
         self.networked.notified().await;
         let names = async {
             match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
@@ -229,7 +229,10 @@ impl Agent {
         };
         let services =
             async { if self.config.proxy { proxy::run(self.clone()).await } else { std::future::pending().await } };
-        tokio::join!(names, services);
+        let policies = async {
+            if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
+        };
+        tokio::join!(names, services, policies);
     }
 
     /// What containers may learn of the node.
