@@ -124,6 +124,16 @@ pub struct Agent {
     registered: Notify,
 }
 
+/// Ends the workers with the agent, also when it is dropped in the middle: two workers of one pod would undo each
+/// other's work.
+struct Dismissal(Arc<Agent>);
+
+impl Drop for Dismissal {
+    fn drop(&mut self) {
+        self.0.pods.dismiss();
+    }
+}
+
 impl Agent {
     /// Runs the agent until `cancel`; containers go on running then.
     pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
@@ -157,6 +167,7 @@ impl Agent {
             starting: Semaphore::new(starts),
             registered: Notify::new(),
         });
+        let _workers = Dismissal(agent.clone());
         let server = agent.clone().server().await?;
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -168,7 +179,6 @@ impl Agent {
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
         }
-        agent.pods.dismiss();
         Ok(())
     }
 
