@@ -126,8 +126,8 @@ fn ready(pod: &Value) -> bool {
 
 type Row = (&'static str, Value, fn(&Value) -> bool);
 
-fn rows() -> Vec<Row> {
-    let sleep = "exec /bin/busybox sleep 1000";
+/// Pods with volumes and with containers that come one after another.
+fn composed() -> Vec<Row> {
     let mut volumes = pod(
         "Never",
         json!({
@@ -152,6 +152,19 @@ fn rows() -> Vec<Row> {
         init("side", "trap 'exit 0' TERM; echo side >> /e/order; while :; do sleep 0.1; done", "Always".into()),
         init("two", "echo two >> /e/order", Value::Null)
     ]);
+    vec![
+        ("volumes", volumes, |p| {
+            p["status"]["phase"] == "Succeeded" && first(p)["state"]["terminated"]["message"] == "bye\n"
+        }),
+        ("sidecar", sidecar, |p| {
+            let side = &p["status"]["initContainerStatuses"][1]["state"]["terminated"];
+            p["status"]["phase"] == "Succeeded" && side["exitCode"] == 0
+        }),
+    ]
+}
+
+fn rows() -> Vec<Row> {
+    let sleep = "exec /bin/busybox sleep 1000";
     let mut late = pod("Always", json!({"command": shell(sleep)}));
     late["activeDeadlineSeconds"] = 2.into();
     let probe = |command: &str| json!({"exec": {"command": ["/bin/busybox", "sh", "-c", command]}, "periodSeconds": 1, "failureThreshold": 1});
@@ -159,14 +172,8 @@ fn rows() -> Vec<Row> {
     missing["volumes"] = json!([{"name": "v", "configMap": {"name": "none"}}]);
     let mut refused = pod("Always", json!({"command": shell(sleep)}));
     refused["hostUsers"] = false.into();
-    vec![
-        ("volumes", volumes, |p| {
-            p["status"]["phase"] == "Succeeded" && first(p)["state"]["terminated"]["message"] == "bye\n"
-        }),
-        ("sidecar", sidecar, |p| {
-            p["status"]["phase"] == "Succeeded"
-                && p["status"]["initContainerStatuses"][1]["state"]["terminated"]["exitCode"] == 0
-        }),
+    let mut all = composed();
+    all.extend(vec![
         ("late", late, |p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded"),
         ("live", pod("Always", json!({"command": shell(sleep), "livenessProbe": probe("false")})), |p| {
             first(p)["restartCount"].as_i64() >= Some(1)
@@ -213,7 +220,8 @@ fn rows() -> Vec<Row> {
             p["status"]["phase"] == "Pending" && first(p)["state"]["waiting"]["reason"] == "ContainerCreating"
         }),
         ("refused", refused, |p| p["status"]["phase"] == "Pending"),
-    ]
+    ]);
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
