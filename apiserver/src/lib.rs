@@ -10,6 +10,7 @@ pub mod authz;
 mod bindings;
 pub mod body;
 pub mod bootstrap;
+mod components;
 mod crd;
 mod discovery;
 pub mod endpoints;

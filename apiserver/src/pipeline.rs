@@ -24,8 +24,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, quota, respond,
-    scheduling, streams, subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
+    request, respond, scheduling, streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -112,6 +112,15 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
+        let warning = request::deprecation(request.uri().path());
+        let mut response = self.answer(media, user, request).await;
+        if let Some(warning) = warning {
+            body::warn(&mut response, &[warning.to_owned()]);
+        }
+        response
+    }
+
+    async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::refusal(media, &status),
@@ -187,6 +196,9 @@ impl ApiServer {
         }
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
+        }
+        if components::is_computed(call) {
+            return self.components(call).await;
         }
         match verb {
             "get" => self.get(call).await,
