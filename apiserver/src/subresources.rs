@@ -7,7 +7,7 @@ use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
 use crate::verbs::Call;
-use crate::{ApiServer, bindings, body, reviews, tokens};
+use crate::{ApiServer, bindings, body, reviews, scheduling, tokens};
 
 type Answer = Result<Response<Body>, Status>;
 
@@ -43,7 +43,11 @@ pub async fn serve(
         ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
         ("serviceaccounts", "token", "create") => tokens::create(server, call).await,
         ("serviceaccounts", "token", _) => Err(Status::method_not_allowed()),
-        ("pods", "binding", _) => Err(Status::method_not_allowed()),
+        ("pods", scheduling::SUBRESOURCE, "get") => {
+            let (namespace, name) = (request.namespace.clone(), request.name.clone());
+            server.advise(scheduling::Question::Explain { namespace, name }).await
+        }
+        ("pods", "binding" | scheduling::SUBRESOURCE, _) => Err(Status::method_not_allowed()),
         (plural, subresource, _) => {
             let message = format!("the subresource {plural}/{subresource} is not served by this version of keelson");
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
