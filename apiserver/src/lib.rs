@@ -26,6 +26,7 @@ mod pipeline;
 mod quota;
 pub mod request;
 mod respond;
+pub mod scheduling;
 mod server;
 mod services;
 mod strategy;

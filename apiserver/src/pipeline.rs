@@ -25,7 +25,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
-    request, respond, streams, subresources,
+    request, respond, scheduling, streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -64,6 +64,7 @@ pub struct ApiServer {
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
@@ -83,6 +84,7 @@ impl ApiServer {
         let hooks = Arc::new(Hooks::new(objects.clone()));
         let server = Arc::new(Self {
             customs: customs.clone(),
+            advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
@@ -143,6 +145,9 @@ impl ApiServer {
                 self.authorize(&user, &attributes)?;
                 if path == bindings::PATH {
                     return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
+                }
+                if path == scheduling::WHAT_IF && parts.method == Method::POST {
+                    return self.advise(scheduling::Question::WhatIf(bytes)).await;
                 }
                 self.path(&parts, &path, bytes).await
             }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
+use crate::scheduling;
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -192,7 +193,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     if def.scope == Scope::Cluster && !namespace.is_empty() {
         return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
-    if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
+    if !subresource.is_empty()
+        && !def.subresources.iter().any(|s| s.name == subresource)
+        && !scheduling::is_served(def, subresource)
+    {
         return Err(match def.custom {
             true => Status::not_found(def.group, def.plural, name),
             false => Status::no_such_path(),
