@@ -113,7 +113,9 @@ impl ApiServer {
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
         let warning = request::deprecation(request.uri().path());
-        let mut response = self.answer(media, user, request).await;
+        let gzip = respond::accepts_gzip(request.headers());
+        let answer = self.answer(media, user, request).await;
+        let mut response = respond::compressed(gzip, answer).await;
         if let Some(warning) = warning {
             body::warn(&mut response, &[warning.to_owned()]);
         }
