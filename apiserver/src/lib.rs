@@ -15,6 +15,7 @@ mod components;
 mod crd;
 mod discovery;
 pub mod endpoints;
+mod flow;
 mod health;
 pub mod hooks;
 mod metrics;
