@@ -4,8 +4,10 @@
 
 mod context;
 mod csr;
+mod daemonset;
 mod deployment;
 mod garbage;
+mod history;
 mod housekeeping;
 mod node;
 mod owners;
@@ -14,6 +16,7 @@ mod pods;
 mod replicaset;
 mod runtime;
 mod services;
+mod statefulset;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -56,6 +59,8 @@ static CONTROLLERS: &[Controller] = &[
         replicaset::watch::<ReplicationController>,
         replicaset::reconcile::<ReplicationController>
     ),
+    keyed!("statefulset-controller", 8, statefulset::watch, statefulset::reconcile),
+    keyed!("daemonset-controller", 4, daemonset::watch, daemonset::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
