@@ -3,12 +3,14 @@
 //! Invariant: a plan reads no clock, no randomness and no network; the runner writes only through a fenced client.
 
 mod context;
+mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;
 mod garbage;
 mod history;
 mod housekeeping;
+mod job;
 mod node;
 mod owners;
 mod pod_gc;
@@ -61,6 +63,9 @@ static CONTROLLERS: &[Controller] = &[
     ),
     keyed!("statefulset-controller", 8, statefulset::watch, statefulset::reconcile),
     keyed!("daemonset-controller", 4, daemonset::watch, daemonset::reconcile),
+    keyed!("job-controller", 8, job::watch, job::reconcile),
+    keyed!("cronjob-controller", 4, cronjob::watch, cronjob::reconcile),
+    keyed!("ttl-after-finished-controller", 2, job::ttl::watch, job::ttl::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),

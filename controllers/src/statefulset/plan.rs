@@ -93,7 +93,7 @@ pub fn steps(shape: &Shape, pods: &Pods, update: &str, now: Timestamp) -> Vec<St
     if !fill(shape, pods, now, &mut steps) {
         return steps;
     }
-    if !shrink(shape, pods, now, &mut steps) {
+    if !shrink(shape, pods, &mut steps) {
         return steps;
     }
     if !shape.on_delete && !steps.iter().any(|s| matches!(s, Step::Create(..) | Step::Delete(_) | Step::Restart(_))) {
@@ -130,21 +130,16 @@ fn fill(shape: &Shape, pods: &Pods, now: Timestamp, steps: &mut Vec<Step>) -> bo
     true
 }
 
-/// Deletes what is beyond the size, downwards. An ordered set waits for each to be gone, and does not delete a pod while
-/// another one is not well. False if it waits.
-fn shrink(shape: &Shape, pods: &Pods, now: Timestamp, steps: &mut Vec<Step>) -> bool {
+/// Deletes what is beyond the size, downwards. An ordered set waits for each to be gone; it comes here only when all that
+/// stay are well. False if it waits.
+fn shrink(shape: &Shape, pods: &Pods, steps: &mut Vec<Step>) -> bool {
     let condemned: Vec<(&i32, &Arc<Pod>)> = pods.iter().rev().filter(|(o, _)| !shape.holds(**o)).collect();
-    // The lowest pod that is not well may go though it is not.
-    let sick = condemned.iter().rev().find(|(_, p)| !shape.is_available(p, now)).map(|(o, _)| **o);
     for (ordinal, pod) in condemned {
         if pods::is_going(pod) {
             if shape.ordered {
                 return false;
             }
             continue;
-        }
-        if shape.ordered && !shape.is_available(pod, now) && sick != Some(*ordinal) {
-            return false;
         }
         steps.push(Step::Delete(*ordinal));
         if shape.ordered {
@@ -263,7 +258,7 @@ mod tests {
             ("a failed one is made anew", 2, "RF", "!1"),
             ("shrinks from the top", 1, "RRR", "-2"),
             ("waits for what goes", 1, "RRG", ""),
-            ("waits for one that is not well", 1, "RPR", ""),
+            ("from the top whatever is below", 1, "RPR", "-2"),
             ("one that is not well may go", 1, "RRP", "-2"),
             ("a sick one below stops it", 1, "PRR", ""),
             ("rolls from the top", 3, "rrr", "-2"),
