@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_pki::ClusterPki;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
@@ -170,19 +170,33 @@ pub struct Context {
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
+    listeners: RwLock<Vec<Listener>>,
 }
+
+/// Hears the namespace of an object that came or went.
+pub type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Context {
     /// Starts the informers and waits for their first lists.
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default() })
+        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default(), listeners: RwLock::default() })
     }
 
     /// The recorder of events of `component`.
     pub fn recorder(&self, component: &'static str) -> Recorder {
         self.recorders.lock().entry(component).or_insert_with(|| Recorder::start(&self.client, component)).clone()
+    }
+
+    /// Calls `listener` whenever an object of any kind came to a namespace or went.
+    pub fn on_object(&self, listener: Listener) {
+        self.listeners.write().push(listener);
+    }
+
+    /// Tells the listeners.
+    pub fn tell_object(&self, namespace: &str) {
+        self.listeners.read().iter().for_each(|listener| listener(namespace));
     }
 
     /// The time, in whole seconds as the API has it.
@@ -223,6 +237,7 @@ impl Context {
             cache: Informers::empty(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
+            listeners: RwLock::default(),
         })
     }
 }

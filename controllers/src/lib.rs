@@ -7,6 +7,7 @@ mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod garbage;
 mod history;
 mod housekeeping;
@@ -15,6 +16,7 @@ mod node;
 mod owners;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replicaset;
 mod runtime;
 mod services;
@@ -66,6 +68,8 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("job-controller", 8, job::watch, job::reconcile),
     keyed!("cronjob-controller", 4, cronjob::watch, cronjob::reconcile),
     keyed!("ttl-after-finished-controller", 2, job::ttl::watch, job::ttl::reconcile),
+    keyed!("disruption-controller", 4, disruption::watch, disruption::reconcile),
+    keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
