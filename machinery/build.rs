@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "build/docs.rs"]
+mod docs;
 #[path = "build/markers.rs"]
 mod markers;
 #[path = "build/newer.rs"]
@@ -37,17 +39,18 @@ fn main() -> Outcome<()> {
     let mut files = Vec::new();
     collect(&root, &mut files)?;
     files.sort();
-    let mut out = String::new();
+    let (mut out, mut texts) = (String::new(), String::new());
     for file in &files {
         let relative = file.strip_prefix(&root)?;
         let module: Vec<&str> =
             relative.parent().into_iter().flat_map(Path::iter).filter_map(|part| part.to_str()).collect();
-        describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out)
+        describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out, &mut texts)
             .map_err(|why| format!("{}: {why}", file.display()))?;
     }
     let directory = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
     fs::write(directory.join("schema.txt"), out)?;
+    fs::write(directory.join("docs.bin"), docs::compress(&texts)?)?;
     Ok(())
 }
 
@@ -93,11 +96,22 @@ struct Field<'a> {
 }
 
 /// Writes what one source file says of its type.
-fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut String) -> Outcome<()> {
+fn describe(
+    module: &str,
+    source: &str,
+    markers: &markers::Markers,
+    out: &mut String,
+    texts: &mut String,
+) -> Outcome<()> {
     let lines: Vec<&str> = source.lines().collect();
     let Some(start) = lines.iter().position(|l| l.starts_with("pub struct ") && l.ends_with(" {") && !l.contains('<'))
     else {
         // Enums and wrappers of one value are known by name to `expression`.
+        let declared = |l: &&str| l.starts_with("pub enum ") || l.starts_with("pub struct ") && l.contains('(');
+        if let Some(start) = lines.iter().position(declared) {
+            let name = lines[start].split(['(', ' ', '{']).nth(2).unwrap_or_default();
+            docs::describe(&format!("{module}.{name}"), &lines[..=start], start, &[], texts)?;
+        }
         return Ok(());
     };
     let name = lines[start].trim_start_matches("pub struct ").trim_end_matches(" {");
@@ -116,6 +130,14 @@ fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut St
             }
         }
     }
+    let named = |f: &Field<'_>| Some((f.rust.to_owned(), f.json?.to_owned()));
+    docs::describe(
+        &format!("{module}.{name}"),
+        &lines,
+        start,
+        &fields.iter().filter_map(named).collect::<Vec<_>>(),
+        texts,
+    )?;
     let kind_path = format!("{module}.{name}");
     writeln!(out, "T {kind_path}{}", if markers.is_atomic(&kind_path) { " atomic" } else { "" })?;
     let constant = |key: &str| {

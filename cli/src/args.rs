@@ -135,6 +135,9 @@ pub struct AgentArgs {
     /// Addresses of all pods
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,
+    /// The node's resolver configuration, which pods inherit
+    #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Address of the cluster's name server
     #[arg(long, env = "KEELSON_CLUSTER_DNS")]
     pub cluster_dns: Option<IpAddr>,
