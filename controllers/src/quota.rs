@@ -25,7 +25,8 @@ const GATHER: Duration = Duration::from_millis(200);
 const RECOUNT: Duration = Duration::from_secs(300);
 
 /// Kinds that are counted under a plain name: their path segment.
-const PLAIN: [&str; 5] = ["configmaps", "secrets", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims"];
+const PLAIN: [&str; 5] =
+    ["configmaps", "secrets", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims"];
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.quotas, queue);
@@ -148,7 +149,8 @@ fn same(before: Option<&ResourceQuotaStatus>, after: &ResourceQuotaStatus) -> bo
         list.into_iter().flatten().map(|(name, text)| (name.clone(), Quantity::parse(&text.0).ok())).collect()
     };
     before.is_some_and(|b| {
-        amounts(b.hard.as_ref()) == amounts(after.hard.as_ref()) && amounts(b.used.as_ref()) == amounts(after.used.as_ref())
+        amounts(b.hard.as_ref()) == amounts(after.hard.as_ref())
+            && amounts(b.used.as_ref()) == amounts(after.used.as_ref())
     })
 }
 
@@ -161,8 +163,10 @@ mod tests {
     fn pods_are_counted_within_the_scopes() {
         let pod = |phase: &str, cpu: &str| -> Arc<Pod> {
             Arc::new(
-                serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
-                    "status": {"phase": phase}}))
+                serde_json::from_value(
+                    json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+                    "status": {"phase": phase}}),
+                )
                 .unwrap(),
             )
         };

@@ -12,15 +12,8 @@ use crate::selector::LabelOp;
 pub type Usage = BTreeMap<String, Quantity>;
 
 /// Kinds of the core group that are counted under their plain name too.
-const PLAIN: [&str; 7] = [
-    "configmaps",
-    "persistentvolumeclaims",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "pods",
-];
+const PLAIN: [&str; 7] =
+    ["configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "secrets", "services", "pods"];
 
 fn one() -> Quantity {
     Quantity::from_units(1, Format::DecimalSi)
@@ -80,8 +73,7 @@ fn service(object: &Value) -> Usage {
     let kind = object["spec"]["type"].as_str().unwrap_or("ClusterIP");
     let ports = object["spec"]["ports"].as_array().map_or(0, Vec::len) as i64;
     let zero = Quantity::from_units(0, Format::DecimalSi);
-    let mut usage =
-        Usage::from([("services.loadbalancers".to_owned(), zero), ("services.nodeports".to_owned(), zero)]);
+    let mut usage = Usage::from([("services.loadbalancers".to_owned(), zero), ("services.nodeports".to_owned(), zero)]);
     let nodeports = match kind {
         "NodePort" => ports,
         "LoadBalancer" if object["spec"]["allocateLoadBalancerNodePorts"] == false => {
@@ -203,14 +195,17 @@ fn has_scope(plural: &str, object: &Value, scope: &str, operator: &LabelOp) -> b
 }
 
 fn best_effort(pod: &Value) -> bool {
-    let compute = |usage: Usage| usage.iter().any(|(name, n)| matches!(name.as_str(), "cpu" | "memory") && !n.is_zero());
+    let compute =
+        |usage: Usage| usage.iter().any(|(name, n)| matches!(name.as_str(), "cpu" | "memory") && !n.is_zero());
     !compute(pod_amounts(pod, "requests")) && !compute(pod_amounts(pod, "limits"))
 }
 
 fn crosses_namespaces(affinity: &Value) -> bool {
     ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
-        let required = affinity[*kind]["requiredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten();
-        let preferred = affinity[*kind]["preferredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten();
+        let required =
+            affinity[*kind]["requiredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten();
+        let preferred =
+            affinity[*kind]["preferredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten();
         let mut terms = required.chain(preferred.map(|p| &p["podAffinityTerm"]));
         terms.any(|t| t["namespaces"].as_array().is_some_and(|n| !n.is_empty()) || t["namespaceSelector"].is_object())
     })
@@ -222,7 +217,8 @@ pub fn applies(quota: &Value, plural: &str, object: &Value) -> bool {
     let mut scopes = scopes.map(|s| (s, LabelOp::Exists));
     let selected = quota["spec"]["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten();
     let mut selected = selected.map(|e| {
-        let values = || e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        let values =
+            || e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         let operator = match e["operator"].as_str() {
             Some("In") => LabelOp::In(values()),
             Some("NotIn") => LabelOp::NotIn(values()),
@@ -251,19 +247,37 @@ mod tests {
             ("secrets", json!({}), "count/secrets=1 secrets=1"),
             ("events", json!({}), "count/events=1"),
             ("pods", json!({"status": {"phase": "Failed"}}), "count/pods=1"),
-            ("pods", json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "128Mi"}}}]}}),
-                "count/pods=1 cpu=250m limits.memory=128Mi pods=1 requests.cpu=250m"),
-            ("pods", json!({"spec": {"containers": [container(json!({"cpu": 1}))], "initContainers": [container(json!({"cpu": "3"}))]}}),
-                "count/pods=1 cpu=3 pods=1 requests.cpu=3"),
-            ("pods", json!({"spec": {"containers": [container(json!({"a.example/gpu": "2"}))], "overhead": {"cpu": "1"}}}),
-                "count/pods=1 cpu=1 pods=1 requests.a.example/gpu=2 requests.cpu=1"),
-            ("services", json!({"spec": {"type": "NodePort", "ports": [{}, {}]}}),
-                "count/services=1 services=1 services.loadbalancers=0 services.nodeports=2"),
-            ("services", json!({"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{}, {"nodePort": 1}]}}),
-                "count/services=1 services=1 services.loadbalancers=1 services.nodeports=1"),
-            ("persistentvolumeclaims", json!({"spec": {"storageClassName": "s", "resources": {"requests": {"storage": "1Gi"}}}}),
+            (
+                "pods",
+                json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "128Mi"}}}]}}),
+                "count/pods=1 cpu=250m limits.memory=128Mi pods=1 requests.cpu=250m",
+            ),
+            (
+                "pods",
+                json!({"spec": {"containers": [container(json!({"cpu": 1}))], "initContainers": [container(json!({"cpu": "3"}))]}}),
+                "count/pods=1 cpu=3 pods=1 requests.cpu=3",
+            ),
+            (
+                "pods",
+                json!({"spec": {"containers": [container(json!({"a.example/gpu": "2"}))], "overhead": {"cpu": "1"}}}),
+                "count/pods=1 cpu=1 pods=1 requests.a.example/gpu=2 requests.cpu=1",
+            ),
+            (
+                "services",
+                json!({"spec": {"type": "NodePort", "ports": [{}, {}]}}),
+                "count/services=1 services=1 services.loadbalancers=0 services.nodeports=2",
+            ),
+            (
+                "services",
+                json!({"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{}, {"nodePort": 1}]}}),
+                "count/services=1 services=1 services.loadbalancers=1 services.nodeports=1",
+            ),
+            (
+                "persistentvolumeclaims",
+                json!({"spec": {"storageClassName": "s", "resources": {"requests": {"storage": "1Gi"}}}}),
                 "count/persistentvolumeclaims=1 persistentvolumeclaims=1 requests.storage=1Gi \
-                 s.storageclass.storage.k8s.io/persistentvolumeclaims=1 s.storageclass.storage.k8s.io/requests.storage=1Gi"),
+                 s.storageclass.storage.k8s.io/persistentvolumeclaims=1 s.storageclass.storage.k8s.io/requests.storage=1Gi",
+            ),
         ] {
             assert_eq!(shown(&usage("", plural, &object)), expected, "{plural} {object}");
         }
@@ -273,9 +287,7 @@ mod tests {
     #[test]
     fn scopes_choose_pods() {
         let quota = |scopes: Value| json!({"spec": {"scopes": scopes}});
-        let class = |operator: &str, values: Value| {
-            json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator, "values": values}]}}})
-        };
+        let class = |operator: &str, values: Value| json!({"spec": {"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator, "values": values}]}}});
         let plain = json!({"spec": {"containers": [{}]}});
         let busy = json!({"spec": {"activeDeadlineSeconds": 5, "priorityClassName": "high",
             "containers": [{"resources": {"limits": {"cpu": "1"}}}]}});
@@ -289,7 +301,11 @@ mod tests {
             (class("NotIn", json!(["high"])), true, false),
             (class("Exists", json!([])), false, true),
         ] {
-            assert_eq!((applies(&quota, "pods", &plain), applies(&quota, "pods", &busy)), (of_plain, of_busy), "{quota}");
+            assert_eq!(
+                (applies(&quota, "pods", &plain), applies(&quota, "pods", &busy)),
+                (of_plain, of_busy),
+                "{quota}"
+            );
         }
         assert!(!applies(&quota(json!(["BestEffort"])), "secrets", &json!({})));
     }

@@ -36,7 +36,10 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
         let versions = [&change.old, &change.new];
         let chosen = |budget: &Arc<PodDisruptionBudget>| {
             let selector = selector(budget);
-            versions.iter().filter_map(|p| p.as_ref()).any(|p| selector.as_ref().is_some_and(|s| s.matches(&p.metadata)))
+            versions
+                .iter()
+                .filter_map(|p| p.as_ref())
+                .any(|p| selector.as_ref().is_some_and(|s| s.matches(&p.metadata)))
         };
         budgets.iter().filter(|b| chosen(b)).map(|b| key(&**b)).collect()
     });
@@ -68,8 +71,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
             for name in given_up {
                 let there = pods.iter().find(|p| p.metadata.name.as_ref() == Some(&name));
                 if let Some(pod) = there {
-                    let message =
-                        format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", key.0, key.1);
+                    let message = format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", key.0, key.1);
                     recorder.warning(&**pod, "NotDeleted", message);
                 }
             }
@@ -87,7 +89,8 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         }
     };
     let again = status.disrupted_pods.iter().flatten().filter_map(|(_, at)| {
-        pods::until(at.0.checked_add(plan::EVICTION_TIMEOUT).ok()?, now.0).map(|d| d + std::time::Duration::from_secs(1))
+        pods::until(at.0.checked_add(plan::EVICTION_TIMEOUT).ok()?, now.0)
+            .map(|d| d + std::time::Duration::from_secs(1))
     });
     let again = again.min();
     if budget.status.as_ref() != Some(&status) {

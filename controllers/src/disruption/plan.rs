@@ -77,7 +77,13 @@ pub fn status(
 }
 
 /// The conditions with DisruptionAllowed saying this.
-pub fn conditions(budget: &PodDisruptionBudget, state: &str, reason: &str, message: &str, now: &Time) -> Vec<Condition> {
+pub fn conditions(
+    budget: &PodDisruptionBudget,
+    state: &str,
+    reason: &str,
+    message: &str,
+    now: &Time,
+) -> Vec<Condition> {
     let mut all = budget.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut new = Condition {
         type_: "DisruptionAllowed".into(),
@@ -145,7 +151,8 @@ mod tests {
     #[test]
     fn an_allowed_eviction_counts_until_it_happened_or_is_given_up() {
         let now = Time("2026-01-01T00:10:00Z".parse().unwrap());
-        let disrupted = json!({"p0": "2026-01-01T00:09:00Z", "p1": "2026-01-01T00:00:00Z", "gone": "2026-01-01T00:09:00Z"});
+        let disrupted =
+            json!({"p0": "2026-01-01T00:09:00Z", "p1": "2026-01-01T00:00:00Z", "gone": "2026-01-01T00:09:00Z"});
         let budget = budget(json!({"minAvailable": 1}), disrupted);
         let (status, given_up) = status(&budget, &pods(3, 3), (3, 1), &now);
         assert_eq!((status.current_healthy, status.disruptions_allowed, given_up), (2, 1, vec!["p1".to_owned()]));
