@@ -82,7 +82,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
             recorder.warning(&*budget, "CalculateExpectedPodCountFailed", message);
             // Rather no eviction than one too many.
             PodDisruptionBudgetStatus {
-                disruptions_allowed: 0,
+                disruptions_allowed: Some(0),
                 conditions: Some(plan::conditions(&budget, "False", "SyncFailed", &error.to_string(), &now)),
                 ..budget.status.clone().unwrap_or_default()
             }

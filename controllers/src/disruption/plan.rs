@@ -65,10 +65,10 @@ pub fn status(
     let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
     let (state, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
     let status = PodDisruptionBudgetStatus {
-        current_healthy: healthy,
-        desired_healthy: desired,
-        expected_pods: expected,
-        disruptions_allowed: allowed,
+        current_healthy: Some(healthy),
+        desired_healthy: Some(desired),
+        expected_pods: Some(expected),
+        disruptions_allowed: Some(allowed),
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
         observed_generation: budget.metadata.generation,
         conditions: Some(conditions(budget, state, reason, "", now)),
@@ -132,19 +132,23 @@ mod tests {
     fn budgets() {
         let now = Time("2026-01-01T00:10:00Z".parse().unwrap());
         for (spec, scale, ready, expected) in [
-            (json!({"minAvailable": 2}), 0, 3, (3, 2, 1)),
-            (json!({"minAvailable": 2}), 0, 1, (3, 2, 0)),
-            (json!({"minAvailable": "50%"}), 3, 3, (3, 2, 1)),
-            (json!({"maxUnavailable": 1}), 3, 3, (3, 2, 1)),
-            (json!({"maxUnavailable": "34%"}), 3, 3, (3, 1, 2)),
-            (json!({"maxUnavailable": 5}), 3, 3, (3, 0, 3)),
-            (json!({"maxUnavailable": 1}), 0, 3, (0, 0, 0)),
+            (json!({"minAvailable": 2}), 0, 3, [3, 2, 1]),
+            (json!({"minAvailable": 2}), 0, 1, [3, 2, 0]),
+            (json!({"minAvailable": "50%"}), 3, 3, [3, 2, 1]),
+            (json!({"maxUnavailable": 1}), 3, 3, [3, 2, 1]),
+            (json!({"maxUnavailable": "34%"}), 3, 3, [3, 1, 2]),
+            (json!({"maxUnavailable": 5}), 3, 3, [3, 0, 3]),
+            (json!({"maxUnavailable": 1}), 0, 3, [0, 0, 0]),
         ] {
             let budget = budget(spec.clone(), json!({}));
             let pods = pods(3, ready);
             let numbers = self::expected(budget.spec.as_ref().unwrap(), scale, 3);
             let (status, _) = status(&budget, &pods, numbers, &now);
-            assert_eq!((status.expected_pods, status.desired_healthy, status.disruptions_allowed), expected, "{spec}");
+            assert_eq!(
+                (status.expected_pods, status.desired_healthy, status.disruptions_allowed),
+                expected.map(Some).into(),
+                "{spec}"
+            );
         }
     }
 
@@ -155,7 +159,10 @@ mod tests {
             json!({"p0": "2026-01-01T00:09:00Z", "p1": "2026-01-01T00:00:00Z", "gone": "2026-01-01T00:09:00Z"});
         let budget = budget(json!({"minAvailable": 1}), disrupted);
         let (status, given_up) = status(&budget, &pods(3, 3), (3, 1), &now);
-        assert_eq!((status.current_healthy, status.disruptions_allowed, given_up), (2, 1, vec!["p1".to_owned()]));
+        assert_eq!(
+            (status.current_healthy, status.disruptions_allowed, given_up),
+            (Some(2), Some(1), vec!["p1".to_owned()])
+        );
         assert_eq!(status.disrupted_pods.map(|d| d.into_keys().collect::<Vec<_>>()), Some(vec!["p0".to_owned()]));
     }
 }
