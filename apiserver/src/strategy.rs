@@ -135,6 +135,9 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     // A node comes with the status that its agent saw.
     if def.has_status && def.plural != "nodes" {
         reset_status(def, object);
+        if def.group.is_empty() && def.plural == "pods" {
+            object["status"]["phase"] = "Pending".into();
+        }
     }
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
@@ -259,7 +262,7 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+        false => matches!(subresource, "" | "scale") && old.get("spec") != new.get("spec"),
     };
     if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();

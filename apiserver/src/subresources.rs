@@ -70,7 +70,11 @@ fn scale(call: &Call<'_>, object: &Value) -> Result<Value, Status> {
 
 fn built_in_scale(object: &Value) -> Value {
     let metadata = &object["metadata"];
-    let labels = object["spec"]["selector"]["matchLabels"].as_object();
+    let selector = &object["spec"]["selector"];
+    // A ReplicationController's selector is the labels themselves.
+    let is_plain = object["kind"] == "ReplicationController";
+    let labels = if is_plain { selector.as_object() } else { selector["matchLabels"].as_object() };
+    let replicas = object["spec"]["replicas"].as_i64().unwrap_or(0);
     let selector: Vec<String> =
         labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
     json!({
@@ -80,7 +84,7 @@ fn built_in_scale(object: &Value) -> Value {
             "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "spec": if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) },
         "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")},
     })
 }
@@ -120,12 +124,6 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
             }
             let mut new = old.clone();
             new["spec"]["replicas"] = replicas.into();
-            // `change` treats a subresource other than status as the main resource, so the generation is counted here.
-            if new["spec"] != old["spec"]
-                && let Some(generation) = old["metadata"]["generation"].as_i64()
-            {
-                new["metadata"]["generation"] = (generation + 1).into();
-            }
             Ok(new)
         })
         .await?;

@@ -37,6 +37,8 @@ pub struct Config {
     pub authority: Arc<ClusterPki>,
     /// A node that says nothing for this long is unreachable.
     pub node_monitor_grace_period: Duration,
+    /// Whether claims of a cluster without storage classes get directories of nodes.
+    pub local_path: bool,
     /// Addresses that belong to servers: no node gets a certificate for them.
     pub reserved_addresses: Vec<IpAddr>,
 }
@@ -48,6 +50,7 @@ impl Config {
             cluster_cidr,
             authority,
             node_monitor_grace_period: Duration::from_secs(40),
+            local_path: true,
             reserved_addresses: Vec::new(),
         }
     }
@@ -98,7 +101,7 @@ macro_rules! informers {
 
 informers! {
     /// Pods.
-    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of)], None;
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (crate::volumes::BY_CLAIM, crate::volumes::claims_index)], None;
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.

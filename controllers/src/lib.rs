@@ -21,6 +21,7 @@ mod replicaset;
 mod runtime;
 mod services;
 mod statefulset;
+mod volumes;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -73,6 +74,28 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
+    // One worker each: two claims must not take the same volume.
+    keyed!(
+        "persistentvolumeclaim-binder-controller",
+        1,
+        volumes::binder::watch_claims,
+        volumes::binder::reconcile_claim
+    ),
+    keyed!("persistentvolume-binder-controller", 1, volumes::binder::watch_volumes, volumes::binder::reconcile_volume),
+    keyed!(
+        "persistentvolumeclaim-protection-controller",
+        4,
+        volumes::protection::watch_claims,
+        volumes::protection::reconcile_claim
+    ),
+    keyed!(
+        "persistentvolume-protection-controller",
+        4,
+        volumes::protection::watch_volumes,
+        volumes::protection::reconcile_volume
+    ),
+    keyed!("ephemeral-volume-controller", 4, volumes::ephemeral::watch, volumes::ephemeral::reconcile),
+    looped("local-path-provisioner", volumes::local_path::run),
     // One worker: two would give the same range twice.
     keyed!("node-ipam-controller", 1, node::ranges::watch, node::ranges::reconcile),
     looped("node-lifecycle-controller", node::lifecycle::run),

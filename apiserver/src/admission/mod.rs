@@ -5,6 +5,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pods;
 mod service_account;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,8 @@ pub const CHAIN: &[(&str, Make)] = &[
     ("TaintNodesByCondition", |_| Box::new(pods::TaintNodesByCondition)),
     ("Priority", |parts| Box::new(pods::Priority(parts.objects.clone()))),
     ("DefaultTolerationSeconds", |_| Box::new(pods::DefaultTolerationSeconds)),
+    ("DefaultStorageClass", |parts| Box::new(storage::DefaultStorageClass(parts.objects.clone()))),
+    ("StorageObjectInUseProtection", |_| Box::new(storage::InUseProtection)),
     ("RBACEscalation", |parts| Box::new(escalation::Escalation(parts.authorization.clone()))),
 ];
 
