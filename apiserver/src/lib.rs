@@ -14,6 +14,7 @@ mod discovery;
 pub mod endpoints;
 pub mod negotiate;
 pub mod objects;
+mod openapi;
 mod options;
 mod ownership;
 mod pipeline;

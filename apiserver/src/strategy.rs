@@ -3,7 +3,7 @@
 use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, presence, schema, validate};
+use keelson_machinery::{defaults, presence, qos, schema, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -154,6 +154,11 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
         }
     }
     defaults::set(def, object);
+    if (def.group, def.plural) == ("", "pods") {
+        let class = qos::class(object);
+        object["status"]["phase"] = "Pending".into();
+        object["status"]["qosClass"] = class.into();
+    }
 }
 
 /// Fills in what the client may leave out, before anything looks at the object.
@@ -216,9 +221,15 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
         *new = old.clone();
-        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do.
+        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do; not so those
+        // of custom resources.
+        if def.custom
+            && let Some(fields) = conditions_metadata.get("managedFields")
+        {
+            new["metadata"]["managedFields"] = fields.clone();
+        }
         for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            if let Some(value) = conditions_metadata.get(key) {
+            if let Some(value) = conditions_metadata.get(key).filter(|_| !def.custom) {
                 new["metadata"][key] = value.clone();
             }
         }

@@ -54,6 +54,8 @@ pub enum Command {
     Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
+    Chaos(Box<keelson_chaos::ChaosArgs>),
 }
 
 /// Flags of `keelson server`.
@@ -171,8 +173,14 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// Address of the cluster's name server
-    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
-    pub cluster_dns: Option<IpAddr>,
+    #[arg(long, env = "KEELSON_CLUSTER_DNS", default_value = "10.96.0.10")]
+    pub cluster_dns: IpAddr,
+    /// Do not serve cluster names on this node (another name server has the address)
+    #[arg(long, env = "KEELSON_NO_DNS")]
+    pub no_dns: bool,
+    /// Do not serve Services on this node (another proxy does)
+    #[arg(long, env = "KEELSON_NO_PROXY")]
+    pub no_proxy: bool,
     /// The cluster's domain
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod args;
+mod chaos;
 mod config;
 mod identity;
 mod join;
@@ -45,6 +46,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
+            args::Command::Chaos(args) => chaos::run(*args).await,
         }
     })
 }
