@@ -12,6 +12,7 @@ pub mod bootstrap;
 mod crd;
 mod discovery;
 pub mod endpoints;
+mod eviction;
 pub mod negotiate;
 pub mod objects;
 mod openapi;

@@ -137,6 +137,8 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
         reset_status(def, object);
         if def.group.is_empty() && def.plural == "pods" {
             object["status"]["phase"] = "Pending".into();
+        } else if def.group.is_empty() && def.plural == "persistentvolumes" {
+            object["status"]["lastPhaseTransitionTime"] = now().into();
         }
     }
     if crd::is_definition(def) {

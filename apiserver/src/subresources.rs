@@ -44,6 +44,7 @@ pub async fn serve(
         (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
         (_, "scale", "update" | "patch") => set_scale(server, call).await,
         ("pods", "binding", "create") => bind(server, call, &request.name).await,
+        ("pods", "eviction", "create") => crate::eviction::evict(server, call).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => approve(server, call).await,
