@@ -4,6 +4,7 @@
 //! `docs/benchmarks.md` with the command and the machine.
 
 mod api;
+mod controllers;
 mod load;
 mod process;
 mod report;
@@ -60,6 +61,11 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench {
+        name: "controllers",
+        about: "a Deployment of 5,000 replicas made, rolled over, scaled to nothing",
+        run: |o| controllers::run(o).boxed(),
+    },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
 

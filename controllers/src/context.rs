@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -158,6 +159,8 @@ informers! {
     attachments: VolumeAttachment, &[], None;
     /// CSINodes.
     csi_nodes: CSINode, &[], None;
+    /// ResourceClaims.
+    resource_claims: ResourceClaim, &[], None;
     /// ClusterRoles.
     cluster_roles: ClusterRole, &[], None;
 }

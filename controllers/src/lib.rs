@@ -2,6 +2,7 @@
 //!
 //! Invariant: a plan reads no clock, no randomness and no network; the runner writes only through a fenced client.
 
+mod autoscaler;
 mod context;
 mod cronjob;
 mod csr;
@@ -18,6 +19,7 @@ mod pod_gc;
 mod pods;
 mod quota;
 mod replicaset;
+mod resource_claims;
 mod runtime;
 mod services;
 mod statefulset;
@@ -69,6 +71,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("job-controller", 8, job::watch, job::reconcile),
     keyed!("cronjob-controller", 4, cronjob::watch, cronjob::reconcile),
     keyed!("ttl-after-finished-controller", 2, job::ttl::watch, job::ttl::reconcile),
+    keyed!("horizontal-pod-autoscaler-controller", 4, autoscaler::watch, autoscaler::reconcile),
     keyed!("disruption-controller", 4, disruption::watch, disruption::reconcile),
     keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
@@ -95,6 +98,8 @@ static CONTROLLERS: &[Controller] = &[
         volumes::protection::reconcile_volume
     ),
     keyed!("ephemeral-volume-controller", 4, volumes::ephemeral::watch, volumes::ephemeral::reconcile),
+    keyed!("resourceclaim-controller", 4, resource_claims::watch, resource_claims::reconcile),
+    keyed!("resourceclaim-release-controller", 2, resource_claims::watch_claims, resource_claims::release),
     looped("local-path-provisioner", volumes::local_path::run),
     // One worker: two would give the same range twice.
     keyed!("node-ipam-controller", 1, node::ranges::watch, node::ranges::reconcile),

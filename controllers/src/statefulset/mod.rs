@@ -157,6 +157,7 @@ impl Look<'_> {
                 let message = format!("{verb} {what} in StatefulSet {set} successful");
                 recorder.normal(&**self.set, &format!("Successful{reason}"), message);
             }
+            Err(error) if error.is_namespace_terminating() => {}
             Err(error) => {
                 let message = format!("{verb} {what} in StatefulSet {set} failed error: {error}");
                 recorder.warning(&**self.set, &format!("Failed{reason}"), message);
