@@ -4,6 +4,7 @@
 //! `docs/benchmarks.md` with the command and the machine.
 
 mod api;
+mod cluster;
 mod controllers;
 mod load;
 mod process;
@@ -65,6 +66,11 @@ const BENCHES: &[Bench] = &[
         name: "controllers",
         about: "a Deployment of 5,000 replicas made, rolled over, scaled to nothing",
         run: |o| controllers::run(o).boxed(),
+    },
+    Bench {
+        name: "cluster",
+        about: "exec to a running container, three servers and two agents, a dead leader; needs root",
+        run: |o| cluster::run(o).boxed(),
     },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
