@@ -156,7 +156,7 @@ fn pod_resources(pod: &Value) -> Usage {
             let compute = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
             let extended = !compute && name.contains('/');
             let pages = name.starts_with("hugepages-");
-            if compute && plain || pages && plain {
+            if plain && (compute || pages) {
                 usage.insert(name.clone(), amount);
             }
             if compute || (extended || pages) && plain {

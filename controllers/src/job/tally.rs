@@ -157,7 +157,8 @@ pub fn tally(job: &Job, pods: &[Arc<Pod>], finishing: bool, now: Timestamp) -> T
             continue;
         }
         let ended_early = pods::is_going(pod) && !pods::is_finished(pod);
-        if !policy::is_failed(pod, job) && !(finishing && ended_early) {
+        let counts = policy::is_failed(pod, job) || finishing && ended_early;
+        if !counts {
             continue;
         }
         if ended_early && !finishing {

@@ -253,7 +253,8 @@ pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
         let named = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| !n.is_empty());
         let named = named.map(|n| (String::new(), n));
         // A claim that is gone frees what was reserved for it.
-        let reserved = change.new.is_none().then(|| context.cache.volumes.list_all()).unwrap_or_default();
+        let gone = change.new.is_none();
+        let reserved = if gone { context.cache.volumes.list_all() } else { Vec::new() };
         named.into_iter().chain(reserved.iter().filter(|v| plan::refers_to(v, claim)).map(|v| key(&**v))).collect()
     });
 }
