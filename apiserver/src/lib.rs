@@ -17,6 +17,7 @@ pub mod endpoints;
 mod eviction;
 mod health;
 pub mod hooks;
+mod jobs;
 mod metrics;
 pub mod negotiate;
 pub mod objects;

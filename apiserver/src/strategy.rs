@@ -135,12 +135,11 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     // A node comes with the status that its agent saw.
     if def.has_status && def.plural != "nodes" {
         reset_status(def, object);
-        if def.group.is_empty() && def.plural == "pods" {
-            object["status"]["phase"] = "Pending".into();
-        } else if def.group.is_empty() && def.plural == "persistentvolumes" {
+        if (def.group, def.plural) == ("", "persistentvolumes") {
             object["status"]["lastPhaseTransitionTime"] = now().into();
         }
     }
+    crate::jobs::prepare(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }

@@ -48,8 +48,12 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     });
 }
 
+/// What the Job's pods are; a Job without a selector adopts nothing.
 fn selector(job: &Job) -> Selector {
-    Selector::new(&job.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default())
+    match job.spec.as_ref().and_then(|s| s.selector.as_ref()) {
+        Some(selector) if !owners::is_empty_selector(selector) => Selector::new(selector),
+        _ => Selector::of_labels(&Default::default()),
+    }
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
