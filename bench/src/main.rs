@@ -9,6 +9,7 @@ mod controllers;
 mod load;
 mod process;
 mod report;
+mod scheduler;
 mod start;
 mod watchers;
 
@@ -66,6 +67,11 @@ const BENCHES: &[Bench] = &[
         name: "controllers",
         about: "a Deployment of 5,000 replicas made, rolled over, scaled to nothing",
         run: |o| controllers::run(o).boxed(),
+    },
+    Bench {
+        name: "scheduler",
+        about: "10,000 pods on 5,000 hollow nodes, created to bound",
+        run: |o| scheduler::run(o).boxed(),
     },
     Bench {
         name: "cluster",
