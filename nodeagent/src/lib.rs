@@ -17,10 +17,12 @@ pub mod node;
 mod objects;
 mod pod_status;
 mod pods;
+mod pressure;
 mod probe;
 mod runtime_events;
 mod server;
 mod spec;
+mod stats;
 mod volumes;
 mod worker;
 
