@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
+use crate::scheduling;
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +86,20 @@ fn decode(text: &str, plus: bool) -> String {
         i += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What is said of a path of a built-in resource that is deprecated.
+pub fn deprecation(path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix("/api/v1/")?;
+    let rest = match rest.strip_prefix("namespaces/").and_then(|inner| inner.split_once('/')) {
+        Some((_, inner)) => inner,
+        None => rest,
+    };
+    match rest.split('/').next().unwrap_or_default() {
+        "endpoints" => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        "componentstatuses" => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
 }
 
 /// A request for a resource.
@@ -178,7 +193,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     if def.scope == Scope::Cluster && !namespace.is_empty() {
         return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
-    if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
+    if !subresource.is_empty()
+        && !def.subresources.iter().any(|s| s.name == subresource)
+        && !scheduling::is_served(def, subresource)
+    {
         return Err(match def.custom {
             true => Status::not_found(def.group, def.plural, name),
             false => Status::no_such_path(),
@@ -245,6 +263,15 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deprecated_paths() {
+        assert!(deprecation("/api/v1/namespaces/x/endpoints/y").is_some_and(|text| text.contains("EndpointSlice")));
+        assert!(deprecation("/api/v1/componentstatuses").is_some());
+        for path in ["/api/v1/namespaces/endpoints", "/api/v1/pods", "/apis/apps/v1/endpoints"] {
+            assert_eq!(deprecation(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn paths() {

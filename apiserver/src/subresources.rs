@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::verbs::Call;
-use crate::{ApiServer, bindings, body, strategy};
+use crate::{ApiServer, bindings, body, scheduling, strategy};
 
 /// Shortest and longest life of a requested token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
@@ -48,7 +48,11 @@ pub async fn serve(
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => approve(server, call).await,
         ("serviceaccounts", "token", "create") => token(server, call).await,
-        ("pods", "binding", _) => Err(Status::method_not_allowed()),
+        ("pods", scheduling::SUBRESOURCE, "get") => {
+            let (namespace, name) = (request.namespace.clone(), request.name.clone());
+            server.advise(scheduling::Question::Explain { namespace, name }).await
+        }
+        ("pods", "binding" | scheduling::SUBRESOURCE, _) => Err(Status::method_not_allowed()),
         (plural, subresource, _) => {
             let message = format!("the subresource {plural}/{subresource} is not served by this version of keelson");
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
