@@ -23,7 +23,7 @@ use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, Thresholds};
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
@@ -80,6 +80,8 @@ pub struct AgentConfig {
     pub cluster_domain: String,
     /// Whether the agent serves Services on this node.
     pub proxy: bool,
+    /// When pods are ended to save the node.
+    pub eviction: Thresholds,
 }
 
 /// Why an agent could not start.

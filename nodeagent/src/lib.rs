@@ -27,3 +27,4 @@ mod volumes;
 mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError};
+pub use pressure::Thresholds;

@@ -13,24 +13,75 @@ use crate::agent::Agent;
 use crate::cgroup;
 use crate::pod_status::Doom;
 use crate::spec::pod;
-use crate::spec::resources::{Qos, amount, qos};
+use crate::spec::resources::{Qos, amount, millis, qos};
 use crate::stats::{Disk, memory};
 
 /// How often the node looks after itself.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Memory that must be left, bytes.
-const MIN_MEMORY: u64 = 100 << 20;
-/// Parts of the disk and of its inodes that must be left, in hundredths.
-const MIN_DISK: u64 = 10;
-const MIN_INODES: u64 = 5;
-/// Images go from when the disk is filled this far until it is filled that far, in hundredths.
-const IMAGES_HIGH: u64 = 85;
-const IMAGES_LOW: u64 = 80;
+/// Bytes of unused images that are removed at once when the disk is short.
+const RECLAIM: u64 = 2 << 30;
 /// How long a pressure is told after it has passed: schedulers should not swing to and fro.
 const HOLD: u32 = 30;
 /// Bytes of a log before it is rotated, and how many old ones are kept.
 const MAX_LOG: u64 = 10 << 20;
 const OLD_LOGS: usize = 4;
+
+/// An amount below which a resource must not fall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// Bytes, or a number.
+    Amount(u64),
+    /// Hundredths of all there is.
+    Percent(u64),
+}
+
+impl Threshold {
+    fn is_crossed(self, available: u64, all: u64) -> bool {
+        match self {
+            Self::Amount(least) => available < least,
+            Self::Percent(part) => u128::from(available) * 100 < u128::from(all) * u128::from(part),
+        }
+    }
+}
+
+/// When pods are ended to save the node. Nothing is watched that has no threshold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thresholds {
+    /// `memory.available`
+    pub memory: Option<Threshold>,
+    /// `nodefs.available`
+    pub disk: Option<Threshold>,
+    /// `nodefs.inodesFree`
+    pub inodes: Option<Threshold>,
+}
+
+impl std::str::FromStr for Thresholds {
+    type Err = String;
+
+    /// Reads `memory.available<100Mi,nodefs.available<5%`; an empty text watches nothing.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut thresholds = Self::default();
+        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (signal, value) = part.split_once('<').ok_or_else(|| format!("{part:?} is not SIGNAL<AMOUNT"))?;
+            let threshold = match value.strip_suffix('%') {
+                Some(number) => number.parse().ok().filter(|n| *n <= 100).map(Threshold::Percent),
+                None => millis(value).and_then(|m| u64::try_from(m / 1000).ok()).map(Threshold::Amount),
+            };
+            let threshold = threshold.ok_or_else(|| format!("{value:?} is neither a quantity nor a part in %"))?;
+            match signal {
+                "memory.available" => thresholds.memory = Some(threshold),
+                "nodefs.available" => thresholds.disk = Some(threshold),
+                "nodefs.inodesFree" => thresholds.inodes = Some(threshold),
+                other => {
+                    return Err(format!(
+                        "{other:?} is not watched: memory.available, nodefs.available and nodefs.inodesFree are"
+                    ));
+                }
+            }
+        }
+        Ok(thresholds)
+    }
+}
 
 /// What the node is short of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,11 +92,14 @@ pub struct Pressure {
     pub disk: bool,
 }
 
-fn pressure(available_memory: Option<u64>, disk: Option<Disk>) -> Pressure {
+fn pressure(thresholds: &Thresholds, memory: Option<(u64, u64)>, disk: Option<Disk>) -> Pressure {
+    let crossed = |threshold: Option<Threshold>, available, all| {
+        all > 0 && threshold.is_some_and(|t: Threshold| t.is_crossed(available, all))
+    };
     Pressure {
-        memory: available_memory.is_some_and(|a| a < MIN_MEMORY),
+        memory: memory.is_some_and(|(all, available)| crossed(thresholds.memory, available, all)),
         disk: disk.is_some_and(|d| {
-            d.available * 100 < d.capacity * MIN_DISK || d.inodes > 0 && d.inodes_free * 100 < d.inodes * MIN_INODES
+            crossed(thresholds.disk, d.available, d.capacity) || crossed(thresholds.inodes, d.inodes_free, d.inodes)
         }),
     }
 }
@@ -93,11 +147,16 @@ pub async fn run(agent: Arc<Agent>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let disk = Disk::of(&agent.config.data_dir).ok();
-        let found = pressure(memory().map(|(_, available)| available), disk);
+        let found = pressure(&agent.config.eviction, memory(), disk);
         if found.memory {
             agent.evict("memory");
         } else if found.disk {
-            agent.evict("ephemeral-storage");
+            // What nobody uses goes first.
+            match agent.remove_images().await {
+                Ok(0) => agent.evict("ephemeral-storage"),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(error = error.message(), "unused images could not be removed"),
+            }
         }
         hold.0 = if found.memory { HOLD } else { hold.0.saturating_sub(1) };
         hold.1 = if found.disk { HOLD } else { hold.1.saturating_sub(1) };
@@ -105,11 +164,6 @@ pub async fn run(agent: Arc<Agent>) {
         let before = std::mem::replace(&mut *agent.pressure.lock(), told);
         if before != told {
             agent.report_now.notify_one();
-        }
-        if let Some(disk) = disk.filter(|d| d.available * 100 < d.capacity * (100 - IMAGES_HIGH))
-            && let Err(error) = agent.remove_images(disk).await
-        {
-            tracing::warn!(error = error.message(), "unused images could not be removed");
         }
         if let Err(error) = agent.rotate_logs().await {
             tracing::warn!(%error, "logs could not be rotated");
@@ -133,8 +187,8 @@ impl Agent {
         self.pods.condemn(&chosen.uid, Doom { reason: "Evicted", message });
     }
 
-    /// Removes images that no container uses, the largest first, until the disk has room again.
-    async fn remove_images(&self, disk: Disk) -> Result<(), tonic::Status> {
+    /// Removes images that no container uses, the largest first. Returns how many bytes that was.
+    async fn remove_images(&self) -> Result<u64, tonic::Status> {
         let mut images = self.runtime.images.clone();
         let all = images.list_images(cri::ListImagesRequest {}).await?.into_inner().images;
         let containers = self.runtime.containers(Default::default()).await?;
@@ -149,17 +203,17 @@ impl Agent {
         };
         let mut unused: Vec<cri::Image> = all.into_iter().filter(idle).collect();
         unused.sort_by_key(|i| std::cmp::Reverse(i.size));
-        let mut excess = (disk.capacity * (100 - IMAGES_LOW) / 100).saturating_sub(disk.available);
+        let mut removed = 0;
         for image in unused {
-            if excess == 0 {
+            if removed >= RECLAIM {
                 break;
             }
             tracing::info!(image = image.id, bytes = image.size, "an unused image is removed: the disk fills up");
             let spec = Some(cri::ImageSpec { image: image.id, ..Default::default() });
             images.remove_image(cri::RemoveImageRequest { image: spec }).await?;
-            excess = excess.saturating_sub(image.size);
+            removed += image.size;
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Logs of running containers that have grown too large, with the containers' ids.
@@ -219,15 +273,21 @@ mod tests {
     #[test]
     fn when_the_node_is_short() {
         let disk = |available, inodes_free| Some(Disk { capacity: 1000, available, inodes: 1000, inodes_free });
+        let thresholds: Thresholds =
+            "memory.available<100Mi, nodefs.available<10%,nodefs.inodesFree<5%".parse().unwrap();
         for (memory, disk, wanted) in [
-            (Some(1 << 30), disk(500, 500), (false, false)),
-            (Some(1 << 20), disk(500, 500), (true, false)),
+            (Some((2 << 30, 1 << 30)), disk(500, 500), (false, false)),
+            (Some((2 << 30, 1 << 20)), disk(500, 500), (true, false)),
             (None, disk(99, 500), (false, true)),
             (None, disk(500, 49), (false, true)),
             (None, None, (false, false)),
         ] {
-            let got = pressure(memory, disk);
+            let got = pressure(&thresholds, memory, disk);
             assert_eq!((got.memory, got.disk), wanted, "{memory:?} {disk:?}");
+            assert_eq!(pressure(&Thresholds::default(), memory, disk), Pressure::default());
+        }
+        for wrong in ["memory.available", "memory.available<x", "memory.available<101%", "imagefs.available<1%"] {
+            assert!(wrong.parse::<Thresholds>().is_err(), "{wrong}");
         }
     }
 
