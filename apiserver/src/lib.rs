@@ -10,6 +10,7 @@ pub mod authz;
 pub mod body;
 pub mod bootstrap;
 mod crd;
+mod deletion;
 mod discovery;
 pub mod negotiate;
 pub mod objects;

@@ -1,9 +1,8 @@
 //! What happens to every object between decoding and the store: identity, metadata rules, generation, status.
 
-use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, presence, schema, validate};
+use keelson_machinery::{defaults, prepare, rules, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -129,28 +128,22 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), now().into());
-    if has_generation(def) {
-        metadata.insert("generation".into(), 1.into());
+    let first = if def.custom { Some(1) } else { rules::first_generation(&rules::of(def)) };
+    match first {
+        Some(generation) => metadata.insert("generation".into(), generation.into()),
+        None => metadata.remove("generation"),
+    };
+    if def.custom {
+        if def.has_status {
+            object.as_object_mut().map(|map| map.remove("status"));
+        }
+        return Ok(());
     }
-    // A node comes with the status that its agent saw.
-    if def.has_status && def.plural != "nodes" {
-        reset_status(def, object);
-    }
+    prepare::create(def, object, &now());
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }
     Ok(())
-}
-
-/// Gives an object the status of one that nobody has acted on yet.
-fn reset_status(def: &ResourceDef, object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove("status");
-        if let Some(definition) = schema::of_kind(def.group, def.version, def.kind) {
-            presence::fill(definition, map);
-        }
-    }
-    defaults::set(def, object);
 }
 
 /// Fills in what the client may leave out, before anything looks at the object.
@@ -194,76 +187,53 @@ pub fn generate_name(prefix: &str) -> String {
     format!("{}{suffix}", &prefix[..end])
 }
 
-/// Kinds whose main resource counts generations: those with a spec and a status of their own.
-fn has_generation(def: &ResourceDef) -> bool {
-    def.custom
-        || (def.has_status
-            && !matches!(
-                def.plural,
-                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
-            ))
-        || matches!(def.plural, "networkpolicies")
-}
-
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
 /// changed spec counts a generation.
 pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     let (def, subresource) = (request.def, request.subresource.as_str());
-    if matches!(subresource, "status" | "approval") {
-        let status = new.get("status").cloned();
-        let conditions_metadata = new["metadata"].clone();
-        *new = old.clone();
-        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do.
-        for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            if let Some(value) = conditions_metadata.get(key) {
-                new["metadata"][key] = value.clone();
-            }
-        }
-        match status {
-            Some(status) => new["status"] = status,
-            None => {
-                new.as_object_mut().map(|m| m.remove("status"));
-            }
-        }
-    } else if def.has_status {
-        match old.get("status") {
-            Some(status) => new["status"] = status.clone(),
-            None => {
-                new.as_object_mut().map(|m| m.remove("status"));
-            }
-        }
+    let generation = old["metadata"].get("generation").cloned();
+    set(&mut new["metadata"], "generation", generation);
+    if def.custom {
+        crd::strategy::prepare_update(def, subresource, old, new);
+    } else {
+        prepare::update(def, subresource, old, new, &now());
     }
-    if is_certificate_request(def) {
-        new["spec"] = old["spec"].clone();
-    }
-    let kept = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "name",
-        "namespace",
-        "generateName",
-    ];
-    for key in kept {
-        match old["metadata"].get(key) {
-            Some(value) => new["metadata"][key] = value.clone(),
-            None => {
-                new["metadata"].as_object_mut().map(|m| m.remove(key));
-            }
-        }
-    }
+    keep_identity(old, new);
     if crd::is_definition(def) {
         crd::definition::prepare(new, Some(old));
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+        false => subresource != "status" && rules::counts(&rules::of(def), old, new),
     };
-    if has_generation(def) && changed {
+    if changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
     }
+}
+
+/// What an update leaves out or may not say stays; what it says otherwise is left to validation.
+fn keep_identity(old: &Value, new: &mut Value) {
+    let old = &old["metadata"];
+    for key in ["uid", "name", "namespace"] {
+        if new["metadata"][key].as_str().unwrap_or_default().is_empty() {
+            set(&mut new["metadata"], key, old.get(key).cloned());
+        }
+    }
+    for key in ["creationTimestamp", "deletionTimestamp"] {
+        set(&mut new["metadata"], key, old.get(key).cloned());
+    }
+    if new["metadata"]["deletionGracePeriodSeconds"].is_null() {
+        set(&mut new["metadata"], "deletionGracePeriodSeconds", old.get("deletionGracePeriodSeconds").cloned());
+    }
+    new["metadata"].as_object_mut().map(|m| m.remove("selfLink"));
+}
+
+fn set(object: &mut Value, key: &str, value: Option<Value>) {
+    let Some(map) = object.as_object_mut() else { return };
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    };
 }
 
 /// Checks a new or changed object; all problems are told at once.
@@ -274,8 +244,7 @@ pub fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
     let def = request.def;
-    let mut causes = metadata_causes(def, &new["metadata"]);
-    causes.extend(validate::validate(def, new, old));
+    let mut causes = validation::validate(def, &request.subresource, new, old);
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
     } else if crd::is_definition(def) {
@@ -287,26 +256,4 @@ pub fn check(
         return Ok(());
     }
     Err(Status::invalid(def.group, def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))
-}
-
-fn metadata_causes(def: &ResourceDef, metadata: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    let name = metadata["name"].as_str().unwrap_or_default();
-    let problem = match (def.group, def.plural) {
-        ("rbac.authorization.k8s.io", _) => names::path_segment(name),
-        ("", "namespaces" | "services") => names::dns_label(name),
-        ("certificates.k8s.io", _) => names::dns_subdomain(name),
-        _ => names::dns_subdomain(name),
-    };
-    causes.extend(problem.map(|p| Cause::invalid("metadata.name", &metadata["name"], &p)));
-    for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
-        causes.extend(names::qualified_name(key).map(|p| Cause::invalid("metadata.labels", &json!(key), &p)));
-        let text = value.as_str().unwrap_or_default();
-        causes.extend(names::label_value(text).map(|p| Cause::invalid("metadata.labels", value, &p)));
-    }
-    for (key, _) in metadata["annotations"].as_object().into_iter().flatten() {
-        let lower = key.to_lowercase();
-        causes.extend(names::qualified_name(&lower).map(|p| Cause::invalid("metadata.annotations", &json!(key), &p)));
-    }
-    causes
 }

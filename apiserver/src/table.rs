@@ -46,7 +46,7 @@ pub fn list(
         }
         Format::Table => table(def, accepted, items, metadata, query),
         Format::Object => json!({
-            "kind": format!("{}List", def.kind), "apiVersion": def.api_version(), "metadata": metadata, "items": items,
+            "kind": format!("{}List", def.kind), "apiVersion": def.api_version(), "metadata": metadata, "items": bare(def, items),
         }),
         Format::Metadata => {
             let what = go_name(def, "List");
@@ -60,6 +60,16 @@ pub fn list(
 fn go_name(def: &ResourceDef, suffix: &str) -> String {
     let group = def.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
     format!("*{group}.{}{suffix}", def.kind)
+}
+
+/// Items of a list: built-in ones do not repeat what the list says of their kind.
+fn bare(def: &ResourceDef, items: &[Value]) -> Vec<Value> {
+    let mut items = items.to_vec();
+    for item in items.iter_mut().filter_map(Value::as_object_mut).filter(|_| !def.custom) {
+        item.remove("kind");
+        item.remove("apiVersion");
+    }
+    items
 }
 
 /// The metadata of an object.

@@ -34,6 +34,28 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     Ok(Decoded { value, duplicates: Vec::new() })
 }
 
+/// An error of the JSON parser in the words of Go's.
+pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".into();
+    }
+    let mut lines = body.split(|b| *b == b'\n');
+    let line = lines.nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let at = error.column().saturating_sub(1);
+    let found = line.get(at).map_or(' ', |b| char::from(*b));
+    let before: String = line[..at.min(line.len())].iter().map(|b| char::from(*b)).collect();
+    // A literal that goes wrong names what was expected of it.
+    for literal in ["null", "true", "false"] {
+        for length in 1..literal.len() {
+            if before.ends_with(&literal[..length]) && !before[..before.len() - length].ends_with(char::is_alphanumeric) {
+                let expected = &literal[length..=length];
+                return format!("invalid character {found:?} in literal {literal} (expecting '{expected}')");
+            }
+        }
+    }
+    format!("invalid character {found:?} looking for beginning of value")
+}
+
 struct Strict<'a> {
     path: String,
     depth: usize,

@@ -12,10 +12,6 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("", "Namespace") => {
             let name = object["metadata"]["name"].clone();
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
-            // A namespace that is being deleted loses its finalizers for good.
-            if object["metadata"].get("deletionTimestamp").is_none() {
-                default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
-            }
             default(&mut object["status"], "phase", json!("Active"));
         }
         ("", "Secret") => default(object, "type", json!("Opaque")),

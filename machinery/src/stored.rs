@@ -1,7 +1,7 @@
 //! A stored object: a small decoded head (for selectors, indexes, watches) and the canonical JSON, as one byte string.
 //!
 //! Layout: version byte 1; u32 LE length of the head; head; JSON. The head is a list of u32-LE-length-prefixed strings
-//! with u32 LE counts before lists. The JSON has sorted keys and no `metadata.resourceVersion`: the revision is spliced
+//! with u32 LE counts before lists. The JSON has kind, version and metadata first, then sorted keys, and no `metadata.resourceVersion`: the revision is spliced
 //! in at [`Head::splice`] when the object is served.
 //! Invariant: [`encode`] then [`Stored::parse`] gives the same head and JSON; a value of another form is refused.
 
@@ -62,7 +62,7 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     if object["metadata"].get("resourceVersion").is_some() {
         object.to_mut()["metadata"].as_object_mut().ok_or(Malformed)?.remove("resourceVersion");
     }
-    let json = serde_json::to_vec(&*object).map_err(|_| Malformed)?;
+    let json = ordered(&object)?;
     let head = head_of(def, &object, &json)?;
     let mut out = Vec::with_capacity(json.len() + 256);
     out.extend([VERSION, 0, 0, 0, 0]);
@@ -85,6 +85,25 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     out[1..5].copy_from_slice(&length.to_le_bytes());
     out.extend(json);
     Ok(out.into())
+}
+
+/// The JSON with kind, version and metadata first, as the API writes it; the rest is sorted.
+fn ordered(object: &Value) -> Result<Vec<u8>, Malformed> {
+    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
+    let map = object.as_object().ok_or(Malformed)?;
+    let first = FIRST.iter().filter_map(|key| map.get_key_value(*key));
+    let rest = map.iter().filter(|(key, _)| !FIRST.contains(&key.as_str()));
+    let mut out = vec![b'{'];
+    for (key, value) in first.chain(rest) {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut out, key).map_err(|_| Malformed)?;
+        out.push(b':');
+        serde_json::to_writer(&mut out, value).map_err(|_| Malformed)?;
+    }
+    out.push(b'}');
+    Ok(out)
 }
 
 fn head_of(def: &ResourceDef, object: &Value, json: &[u8]) -> Result<Head, Malformed> {
@@ -179,6 +198,14 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Appends the resource version and what follows it in the metadata.
+fn splice(revision: i64, after: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    out.extend_from_slice(revision.to_string().as_bytes());
+    out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
+    out.extend_from_slice(after);
+}
+
 impl Stored {
     /// Splits a stored value.
     pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
@@ -209,10 +236,20 @@ impl Stored {
     pub fn write_json(&self, revision: i64, out: &mut Vec<u8>) {
         let (before, after) = self.json.split_at(self.head.splice as usize);
         out.extend_from_slice(before);
-        out.extend_from_slice(b"\"resourceVersion\":\"");
-        out.extend_from_slice(revision.to_string().as_bytes());
-        out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
-        out.extend_from_slice(after);
+        splice(revision, after, out);
+    }
+
+    /// Appends the object's JSON as an item of a list: with its resource version, without kind and version.
+    pub fn write_item(&self, revision: i64, out: &mut Vec<u8>) {
+        let start = (self.head.splice as usize).saturating_sub(METADATA.len());
+        let begins = self.json.starts_with(b"{\"kind\":") || self.json.starts_with(b"{\"apiVersion\":");
+        if !begins || start == 0 {
+            return self.write_json(revision, out);
+        }
+        out.push(b'{');
+        let (before, after) = (&self.json[start..self.head.splice as usize], &self.json[self.head.splice as usize..]);
+        out.extend_from_slice(before);
+        splice(revision, after, out);
     }
 
     /// The object, parsed, with its resource version.

@@ -119,7 +119,11 @@ impl ApiServer {
             if index > 0 {
                 out.push(b',');
             }
-            stored.write_json(kv.mod_revision, &mut out);
+            // Built-in items do not repeat what the list says of their kind.
+            match def.custom {
+                true => stored.write_json(kv.mod_revision, &mut out),
+                false => stored.write_item(kv.mod_revision, &mut out),
+            }
         }
         out.extend_from_slice(b"]}");
         let mut response = body::json(200, out);
