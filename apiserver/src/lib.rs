@@ -12,8 +12,10 @@ pub mod bootstrap;
 mod crd;
 mod deletion;
 mod discovery;
+pub mod endpoints;
 pub mod negotiate;
 pub mod objects;
+mod openapi;
 mod options;
 mod ownership;
 mod pipeline;
@@ -29,3 +31,4 @@ mod verbs;
 
 pub use pipeline::{ApiServer, Config, Extension, InProcess};
 pub use server::serve;
+pub use services::first_address as first_service_address;

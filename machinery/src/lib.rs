@@ -14,6 +14,7 @@ pub mod structural;
 
 pub mod decode;
 pub mod defaults;
+pub mod docs;
 pub mod fields;
 pub mod names;
 pub mod patch;

@@ -4,7 +4,6 @@
 use serde_json::{Map, Value, json};
 
 use crate::qos;
-use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
 use crate::{defaults, presence, schema};
 
@@ -50,7 +49,7 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
 
 fn pod(object: &mut Value) {
     object["status"]["phase"] = "Pending".into();
-    object["status"]["qosClass"] = qos::class(&object["spec"]).into();
+    object["status"]["qosClass"] = qos::class(object).into();
     if object["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
         object["status"]["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
@@ -254,11 +253,6 @@ fn put(object: &mut Value, key: &str, value: Option<Value>) {
         }
         (None, _) => {}
     }
-}
-
-/// Whether an amount is written and above nothing.
-pub(crate) fn is_positive(amount: Option<&Value>) -> bool {
-    amount.and_then(Value::as_str).and_then(|text| Quantity::parse(text).ok()).is_some_and(|q| !q.is_zero() && !q.is_negative())
 }
 
 #[cfg(test)]

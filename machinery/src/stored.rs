@@ -1,8 +1,8 @@
 //! A stored object: a small decoded head (for selectors, indexes, watches) and the canonical JSON, as one byte string.
 //!
 //! Layout: version byte 1; u32 LE length of the head; head; JSON. The head is a list of u32-LE-length-prefixed strings
-//! with u32 LE counts before lists. The JSON has kind, version and metadata first, then sorted keys, and no `metadata.resourceVersion`: the revision is spliced
-//! in at [`Head::splice`] when the object is served.
+//! with u32 LE counts before lists. The JSON says first what the object is, then has sorted keys. It has no
+//! `metadata.resourceVersion`: the revision is spliced in at [`Head::splice`] when the object is served.
 //! Invariant: [`encode`] then [`Stored::parse`] gives the same head and JSON; a value of another form is refused.
 
 use bytes::Bytes;
@@ -14,6 +14,11 @@ use crate::resource::ResourceDef;
 const VERSION: u8 = 1;
 /// Where the metadata's first key begins.
 const METADATA: &[u8] = b"\"metadata\":{";
+
+/// How the JSON of a row's objects begins.
+pub fn intro(def: &ResourceDef) -> Vec<u8> {
+    format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", def.api_version(), def.kind).into()
+}
 
 /// What selectors and indexes need to know of an object without parsing it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +67,7 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     if object["metadata"].get("resourceVersion").is_some() {
         object.to_mut()["metadata"].as_object_mut().ok_or(Malformed)?.remove("resourceVersion");
     }
-    let json = ordered(&object)?;
+    let json = text_of(&object)?;
     let head = head_of(def, &object, &json)?;
     let mut out = Vec::with_capacity(json.len() + 256);
     out.extend([VERSION, 0, 0, 0, 0]);
@@ -87,20 +92,20 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     Ok(out.into())
 }
 
-/// The JSON with kind, version and metadata first, as the API writes it; the rest is sorted.
-fn ordered(object: &Value) -> Result<Vec<u8>, Malformed> {
-    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
-    let map = object.as_object().ok_or(Malformed)?;
-    let first = FIRST.iter().filter_map(|key| map.get_key_value(*key));
-    let rest = map.iter().filter(|(key, _)| !FIRST.contains(&key.as_str()));
-    let mut out = vec![b'{'];
-    for (key, value) in first.chain(rest) {
-        if out.len() > 1 {
-            out.push(b',');
-        }
+/// The object's JSON: what it is comes first, so that lists can leave it out, then the other fields by name.
+fn text_of(object: &Value) -> Result<Vec<u8>, Malformed> {
+    let object = object.as_object().ok_or(Malformed)?;
+    let mut out = Vec::with_capacity(1024);
+    let first = ["apiVersion", "kind"].iter().filter_map(|key| object.get_key_value(*key));
+    let others = object.iter().filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"));
+    for (key, value) in first.chain(others) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
         serde_json::to_writer(&mut out, key).map_err(|_| Malformed)?;
         out.push(b':');
         serde_json::to_writer(&mut out, value).map_err(|_| Malformed)?;
+    }
+    if out.is_empty() {
+        out.push(b'{');
     }
     out.push(b'}');
     Ok(out)
@@ -198,14 +203,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends the resource version and what follows it in the metadata.
-fn splice(revision: i64, after: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
-    out.extend_from_slice(after);
-}
-
 impl Stored {
     /// Splits a stored value.
     pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
@@ -236,20 +233,22 @@ impl Stored {
     pub fn write_json(&self, revision: i64, out: &mut Vec<u8>) {
         let (before, after) = self.json.split_at(self.head.splice as usize);
         out.extend_from_slice(before);
-        splice(revision, after, out);
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(revision.to_string().as_bytes());
+        out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
+        out.extend_from_slice(after);
     }
 
-    /// Appends the object's JSON as an item of a list: with its resource version, without kind and version.
-    pub fn write_item(&self, revision: i64, out: &mut Vec<u8>) {
-        let start = (self.head.splice as usize).saturating_sub(METADATA.len());
-        let begins = self.json.starts_with(b"{\"kind\":") || self.json.starts_with(b"{\"apiVersion\":");
-        if !begins || start == 0 {
+    /// Appends the object's JSON with its resource version and without what `intro` ([`intro`]) says it is, as lists of
+    /// built-in kinds have it.
+    pub fn write_item(&self, intro: &[u8], revision: i64, out: &mut Vec<u8>) {
+        if !self.json.starts_with(intro) || (self.head.splice as usize) < intro.len() {
             return self.write_json(revision, out);
         }
+        let json = self.json.slice(intro.len()..);
+        let head = Head { splice: self.head.splice - intro.len() as u32, ..Head::default() };
         out.push(b'{');
-        let (before, after) = (&self.json[start..self.head.splice as usize], &self.json[self.head.splice as usize..]);
-        out.extend_from_slice(before);
-        splice(revision, after, out);
+        Self { head, json }.write_json(revision, out);
     }
 
     /// The object, parsed, with its resource version.
@@ -304,6 +303,10 @@ mod tests {
         expected["metadata"]["resourceVersion"] = "42".into();
         assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), expected);
         assert_eq!(stored.to_value(42).unwrap(), expected);
+        let mut item = Vec::new();
+        stored.write_item(br#"{"apiVersion":"v1","kind":"Pod","#, 42, &mut item);
+        expected.as_object_mut().unwrap().retain(|key, _| key != "apiVersion" && key != "kind");
+        assert_eq!(serde_json::from_slice::<Value>(&item).unwrap(), expected);
     }
 
     proptest::proptest! {

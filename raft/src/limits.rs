@@ -29,11 +29,13 @@ pub const PROPOSED_COMMANDS: usize = 16 * 1024;
 /// How often the leader tells that it lives.
 pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.
-pub const ELECTION_MIN_MILLIS: u64 = 400;
+pub const ELECTION_MIN_MILLIS: u64 = 500;
 /// Longest such silence.
-pub const ELECTION_MAX_MILLIS: u64 = 700;
+pub const ELECTION_MAX_MILLIS: u64 = 875;
 /// Longest time for one request to another member, snapshots excepted.
 pub const PEER_REQUEST_MILLIS: u64 = 5_000;
+/// Pause before replication to a member that cannot be reached is tried again.
+pub const PEER_RETRY_MILLIS: u64 = 100;
 /// Longest time to connect to another member.
 pub const PEER_CONNECT_MILLIS: u64 = 1_000;
 /// Requests of other members that are served at once on one connection.
@@ -50,3 +52,5 @@ pub const LEASE_TICK_MILLIS: u64 = 500;
 pub const PROMOTION_MILLIS: u64 = 200;
 /// A learner that lags by at most this many entries is promoted.
 pub const PROMOTION_LAG_ENTRIES: u64 = 200;
+/// How often a member without a leader asks whether it was removed.
+pub const REMOVAL_LOOK_MILLIS: u64 = 1_000;

@@ -196,7 +196,7 @@ enum Found {
 
 impl Reader {
     /// Entries of a range, at most `bytes` of them but at least one.
-    fn entries(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
+    pub fn entries(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
         let found = self.find(range, bytes)?;
         let read = |found| match found {
             Found::Memory(entry) => Ok(entry),

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::limits::{APPLY_BYTES, APPLY_ENTRIES};
-use crate::types::{LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::types::{Entry, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// A snapshot's files.
 pub type SnapshotData = SnapshotDir;
@@ -54,6 +54,11 @@ type Meta = (Option<LogId>, StoredMembership);
 
 fn read_meta(blob: &Bytes) -> io::Result<Meta> {
     if blob.is_empty() { Ok(Meta::default()) } else { Ok(codec::decode(blob)?) }
+}
+
+/// The blob that says what was applied last.
+pub fn write_meta(log_id: LogId, membership: &StoredMembership) -> io::Result<Bytes> {
+    Ok(codec::encode(&(Some(log_id), membership))?.into())
 }
 
 fn fatal(error: Fatal) -> io::Error {
@@ -130,6 +135,11 @@ impl Machine {
         self.shared.applied.subscribe()
     }
 
+    /// Applies entries for which nobody waits.
+    pub fn replay(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        self.apply_group(entries.into_iter().map(|entry| (entry, None)).collect())
+    }
+
     fn apply_group(&mut self, group: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut entries = Vec::with_capacity(group.len());
         let mut responders = Vec::with_capacity(group.len());
@@ -143,7 +153,7 @@ impl Machine {
                     None
                 }
             };
-            let meta = codec::encode(&(Some(log_id), &self.membership))?.into();
+            let meta = write_meta(log_id, &self.membership)?;
             responders.push((responder, command.is_some()));
             entries.push(keelson_store::Entry { index: log_id.index, meta, command });
         }

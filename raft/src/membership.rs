@@ -77,7 +77,8 @@ impl Inner {
             let change = ChangeMembers::SetNodes(BTreeMap::from([(id, member)]));
             return self.try_change(change, true).await;
         }
-        if let Some((old, ..)) = members.iter().find(|(_, found, _)| found.name == member.name) {
+        let named = |found: &Node| !member.name.is_empty() && found.name == member.name;
+        if let Some((old, ..)) = members.iter().find(|(_, found, _)| named(found)) {
             tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
             self.remove_here(*old).await?;
         }
@@ -164,20 +165,37 @@ fn cluster_error(refusal: Refusal) -> ClusterError {
     }
 }
 
-/// `host:port` of a peer URL.
+/// Peer URLs as a member's record has them.
 fn peer_address(urls: &[String]) -> Result<String, ClusterError> {
-    match urls {
-        [url] if is_member_url(url) => {
-            let (_, authority) = url.split_once("://").ok_or(ClusterError::BadUrls)?;
-            Ok(authority.trim_end_matches('/').to_owned())
-        }
-        _ => Err(ClusterError::BadUrls),
+    if urls.is_empty() || !urls.iter().all(|url| is_member_url(url)) {
+        return Err(ClusterError::BadUrls);
+    }
+    let mut urls: Vec<_> = urls.iter().map(|url| url.trim_end_matches('/')).collect();
+    urls.sort_unstable();
+    Ok(urls.join(","))
+}
+
+impl Node {
+    /// A member that is reached at these peer URLs.
+    pub fn at(name: &str, peer_urls: &[String]) -> Result<Self, ClusterError> {
+        Ok(Self { name: name.to_owned(), peer_address: peer_address(peer_urls)?, ..Self::default() })
+    }
+
+    /// Where it is reached, as URLs.
+    pub fn peer_urls(&self) -> Vec<String> {
+        let url = |text: &str| if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+        self.peer_address.split(',').map(url).collect()
     }
 }
 
 fn listed((id, node, votes): (u64, Node, bool)) -> Member {
-    let peer_urls = vec![format!("https://{}", node.peer_address)];
-    Member { id, name: node.name, peer_urls, client_urls: node.client_urls, is_learner: !votes }
+    let (peer_urls, is_learner) = (node.peer_urls(), !votes && !node.joining);
+    Member { id, name: node.name, peer_urls, client_urls: node.client_urls, is_learner }
+}
+
+/// Whether so many started of so many voting members can go on deciding.
+fn enough(started: usize, members: usize) -> bool {
+    started > members / 2
 }
 
 impl Replica {
@@ -192,6 +210,22 @@ impl Replica {
             self.0.wait_applied(index).await?;
         }
         Ok(())
+    }
+
+    /// Refuses peer URLs that another member than `id` has.
+    fn unused(&self, id: u64, node: &Node) -> Result<(), ClusterError> {
+        let urls = node.peer_urls();
+        let has = |other: &Node| other.peer_urls().iter().any(|url| urls.contains(url));
+        let taken = self.nodes().iter().any(|(found, other, _)| *found != id && has(other));
+        if taken { Err(ClusterError::PeerUrlExists) } else { Ok(()) }
+    }
+
+    /// How many members vote, or will as soon as they can, and how many of these have started; all but `id`.
+    fn started_and_voting(&self, id: u64) -> (usize, usize) {
+        let nodes = self.nodes();
+        let voting = nodes.iter().filter(|(found, node, votes)| *found != id && (*votes || node.joining));
+        let started = voting.clone().filter(|(_, node, _)| !node.name.is_empty());
+        (started.count(), voting.count())
     }
 
     /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.
@@ -218,7 +252,8 @@ impl Cluster for Replica {
             leader: metrics.current_leader.unwrap_or(0),
             committed: metrics.cluster_committed.map_or(0, |log_id| log_id.index),
             applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
-            is_learner: !metrics.membership_config.voter_ids().any(|id| id == self.0.id),
+            is_learner: metrics.membership_config.nodes().any(|(id, node)| *id == self.0.id && !node.joining)
+                && !metrics.membership_config.voter_ids().any(|id| id == self.0.id),
             errors,
         }
     }
@@ -235,24 +270,35 @@ impl Cluster for Replica {
 
     fn add(&self, peer_urls: Vec<String>, learner: bool) -> BoxFuture<'_, Result<Member, ClusterError>> {
         async move {
-            let peer_address = peer_address(&peer_urls)?;
-            if self.nodes().iter().any(|(_, node, _)| node.peer_address == peer_address) {
-                return Err(ClusterError::PeerUrlExists);
-            }
-            if learner && self.nodes().iter().any(|(_, node, votes)| !votes && !node.joining) {
+            let node = Node::at("", &peer_urls)?;
+            self.unused(0, &node)?;
+            let nodes = self.nodes();
+            if learner && nodes.iter().any(|(_, node, votes)| !votes && !node.joining) {
                 return Err(ClusterError::TooManyLearners);
             }
-            let id = choose_member_id(&self.nodes());
-            let node = Node { peer_address, ..Node::default() };
+            let (started, voting) = self.started_and_voting(0);
+            // A second member may always come: without it the first stays alone for ever.
+            if !learner && voting > 1 && !enough(started, voting + 1) {
+                return Err(ClusterError::NotEnoughStarted);
+            }
+            let id = choose_member_id(&nodes);
             let change = if learner { Change::AddLearner(id, node) } else { Change::Join(id, node) };
             self.change(change).await?;
-            Ok(Member { id, peer_urls, is_learner: true, ..Member::default() })
+            Ok(Member { id, peer_urls, is_learner: learner, ..Member::default() })
         }
         .boxed()
     }
 
     fn remove(&self, id: u64) -> BoxFuture<'_, Result<(), ClusterError>> {
-        self.change(Change::Remove(id)).boxed()
+        async move {
+            let votes = self.nodes().into_iter().any(|(found, node, votes)| found == id && (votes || node.joining));
+            let (started, voting) = self.started_and_voting(id);
+            if votes && !enough(started, voting) {
+                return Err(ClusterError::NotEnoughStarted);
+            }
+            self.change(Change::Remove(id)).await
+        }
+        .boxed()
     }
 
     fn update(&self, id: u64, peer_urls: Vec<String>) -> BoxFuture<'_, Result<(), ClusterError>> {
@@ -261,6 +307,7 @@ impl Cluster for Replica {
             let Some((_, node, _)) = self.nodes().into_iter().find(|(found, ..)| *found == id) else {
                 return Err(ClusterError::MemberNotFound);
             };
+            self.unused(id, &Node::at("", &peer_urls)?)?;
             self.change(Change::Update(id, Node { peer_address, ..node })).await
         }
         .boxed()

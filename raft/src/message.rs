@@ -35,6 +35,8 @@ pub enum Ask {
     Hash(i64),
     /// How this member stands.
     Status,
+    /// Who belongs to the cluster.
+    Members,
 }
 
 /// A change of the membership.
@@ -106,6 +108,19 @@ pub enum Answer {
     Status(PeerStatus),
     /// To a snapshot.
     Installed(SnapshotResponse<TypeConfig>),
+    /// To `Members`.
+    Members(Roll),
+}
+
+/// Who belongs to a cluster, as one of its members knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// Last index that the member has applied.
+    pub applied_index: u64,
+    /// Id, record, and whether it votes.
+    pub members: Vec<(u64, Node, bool)>,
 }
 
 /// The head of an append: all but the entries, which are the frame's body.

@@ -21,8 +21,8 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -31,10 +31,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::codec;
 use crate::limits::{
-    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TRANSFER_MILLIS,
+    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_TRANSFER_MILLIS,
 };
 use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
+use crate::peer_tls::{PeerTls, Target};
 use crate::types::{Node, TypeConfig, Vote};
 
 /// Name that every member's peer certificate carries: who a member is follows from the peer CA and its id, not from
@@ -46,7 +48,7 @@ type RpcError = RPCError<TypeConfig>;
 /// Makes connections to members.
 #[derive(Clone)]
 pub struct Network {
-    tls: Arc<ClientConfig>,
+    tls: Option<PeerTls>,
     /// For questions of this member's own, by the other's address.
     channels: Arc<Mutex<std::collections::HashMap<String, Channel>>>,
 }
@@ -54,6 +56,9 @@ pub struct Network {
 /// The way to one member.
 pub struct Peer {
     target: u64,
+    name: String,
+    /// Whether the last attempt to replicate to it failed.
+    lost: bool,
     address: String,
     client: PeerClient<Channel>,
 }
@@ -71,34 +76,53 @@ fn of_status(status: &tonic::Status) -> RpcError {
     unreachable(format!("{}: {}", status.code(), status.message()))
 }
 
-async fn connect(
-    tls: Arc<ClientConfig>,
-    uri: Uri,
-) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let address = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-    let connect = async {
-        let stream = TcpStream::connect(&address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::try_from(PEER_NAME).map_err(std::io::Error::other)?;
-        TlsConnector::from(tls).connect(name, stream).await
+/// A connection to a member, in the clear or not.
+type Connection = Box<dyn Duplex>;
+
+/// What is read and written.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Connects to the first of a member's addresses that answers.
+async fn connect(tls: Option<PeerTls>, targets: Vec<Target>) -> std::io::Result<TokioIo<Connection>> {
+    let mut failure = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the member has no address");
+    for target in &targets {
+        let limit = Duration::from_millis(PEER_CONNECT_MILLIS);
+        match tokio::time::timeout(limit, connect_to(tls.as_ref(), target)).await {
+            Ok(Ok(connection)) => return Ok(TokioIo::new(connection)),
+            Ok(Err(error)) => failure = error,
+            Err(_) => failure = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failure)
+}
+
+async fn connect_to(tls: Option<&PeerTls>, target: &Target) -> std::io::Result<Connection> {
+    let stream = TcpStream::connect(&target.authority).await?;
+    stream.set_nodelay(true)?;
+    if !target.secure {
+        return Ok(Box::new(stream));
+    }
+    let Some(tls) = tls else {
+        let why = "the member is reached over TLS, for which this one has no certificate";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
     };
-    let limit = Duration::from_millis(PEER_CONNECT_MILLIS);
-    let stream = tokio::time::timeout(limit, connect).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
-    Ok(TokioIo::new(stream))
+    let name = tls.name.unwrap_or_else(|| target.host()).to_owned();
+    let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(tls.client.load_full()).connect(name, stream).await?))
 }
 
 impl Network {
     /// A network with this identity.
-    pub fn new(tls: Arc<ClientConfig>) -> Self {
+    pub fn new(tls: Option<PeerTls>) -> Self {
         Self { tls, channels: Arc::default() }
     }
 
     fn channel(&self, address: &str) -> Channel {
-        let tls = self.tls.clone();
-        let connector = tower::service_fn(move |uri: Uri| connect(tls.clone(), uri));
-        // An address that is no address fails at each request, with the reason.
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .unwrap_or_else(|_| Endpoint::from_static("http://invalid.invalid:1"));
+        let (tls, targets) = (self.tls.clone(), Target::list(address));
+        let connector = tower::service_fn(move |_: Uri| connect(tls.clone(), targets.clone()));
+        // Where it leads is the connector's matter.
+        let endpoint = Endpoint::from_static("http://member");
         endpoint
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(2))
@@ -116,7 +140,7 @@ impl Network {
 
     fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
-        Peer { target, client: Self::client(self.channel(&address)), address }
+        Peer { target, name: member.name.clone(), lost: false, client: Self::client(self.channel(&address)), address }
     }
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
@@ -242,8 +266,23 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let responses: BoxStream<'s, _> = self.append_stream(input, option.soft_ttl()).await?;
-            Ok(responses)
+            match self.append_stream(input, option.soft_ttl()).await {
+                Ok(responses) => {
+                    if std::mem::take(&mut self.lost) {
+                        tracing::info!(member = self.name, address = self.address, "the member is reachable again");
+                    }
+                    let responses: BoxStream<'s, _> = responses;
+                    Ok(responses)
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.lost, true) {
+                        tracing::warn!(member = self.name, address = self.address, %error, "the member is unreachable");
+                    }
+                    // openraft's own back-off only holds back requests of a stream that stands.
+                    tokio::time::sleep(Duration::from_millis(PEER_RETRY_MILLIS)).await;
+                    Err(error)
+                }
+            }
         })
     }
 

@@ -1,5 +1,6 @@
 //! One member's replica: opens the log and the state, runs Raft, and gives them out as a [`Kv`].
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,8 +29,9 @@ use crate::barrier::Barrier;
 use crate::limits::*;
 use crate::log::Log;
 use crate::machine::{Incoming, Machine};
-use crate::message::{Answer, Ask, Change, PeerStatus, Refusal};
-use crate::network::{AskError, Network};
+use crate::message::{Answer, Ask, Change, PeerStatus, Refusal, Roll};
+use crate::network::{AskError, Network, PEER_NAME};
+use crate::peer_tls::PeerTls;
 use crate::types::{Node, Outcome, Proposal, Raft};
 
 /// How a replica is opened.
@@ -50,6 +52,59 @@ pub struct Options {
     pub server_tls: Arc<ServerConfig>,
     /// Identity towards peers that this member connects to.
     pub client_tls: Arc<ClientConfig>,
+}
+
+/// How a replica keeps time and its log.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How often the leader tells that it lives.
+    pub heartbeat_millis: u64,
+    /// Shortest silence of the leader after which a member stands for election.
+    pub election_min_millis: u64,
+    /// Longest such silence.
+    pub election_max_millis: u64,
+    /// Entries after which a snapshot is taken and the log before it may go.
+    pub snapshot_entries: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            heartbeat_millis: HEARTBEAT_MILLIS,
+            election_min_millis: ELECTION_MIN_MILLIS,
+            election_max_millis: ELECTION_MAX_MILLIS,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+        }
+    }
+}
+
+/// All that a replica can be opened with; [`Options`] where the defaults suit.
+pub struct Setup {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// This member's id, never 0, never used before by another.
+    pub id: u64,
+    /// Where log, state and snapshots are.
+    pub dir: PathBuf,
+    /// Shown by [`PeerStatus`].
+    pub version: String,
+    /// Tells the time to leases.
+    pub clock: Arc<dyn Clock>,
+    /// Where peers connect, and whether they speak TLS there.
+    pub listeners: Vec<(TcpListener, bool)>,
+    /// What secures connections between members; without it they are in the clear.
+    pub tls: Option<PeerTls>,
+    /// Times and sizes.
+    pub tuning: Tuning,
+}
+
+impl From<Options> for Setup {
+    fn from(options: Options) -> Self {
+        let Options { cluster_id, id, dir, version, clock, listener, server_tls, client_tls } = options;
+        let tls = Some(PeerTls::fixed(server_tls, client_tls, PEER_NAME));
+        let listeners = vec![(listener, true)];
+        Self { cluster_id, id, dir, version, clock, listeners, tls, tuning: Tuning::default() }
+    }
 }
 
 /// Why a replica cannot be opened.
@@ -86,18 +141,19 @@ pub struct Inner {
     proposed_bytes: AtomicUsize,
     proposed: AtomicUsize,
     stop: CancellationToken,
+    tuning: Tuning,
 }
 
-fn config() -> Result<Arc<Config>, OpenError> {
+fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
     let config = Config {
         cluster_name: "keelson".into(),
-        heartbeat_interval: HEARTBEAT_MILLIS,
-        election_timeout_min: ELECTION_MIN_MILLIS,
-        election_timeout_max: ELECTION_MAX_MILLIS,
+        heartbeat_interval: tuning.heartbeat_millis,
+        election_timeout_min: tuning.election_min_millis,
+        election_timeout_max: tuning.election_max_millis,
         install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
         max_payload_entries: APPEND_ENTRIES,
-        replication_lag_threshold: SNAPSHOT_ENTRIES * 4,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_entries),
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
@@ -109,8 +165,8 @@ fn config() -> Result<Arc<Config>, OpenError> {
 impl Replica {
     /// Opens or creates this member's part. A new one waits until [`Replica::initialize`] or until it is added by
     /// a member of a cluster ([`Replica::join`]).
-    pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { cluster_id, id, dir, version, clock, listener, server_tls, client_tls } = options;
+    pub async fn open(setup: impl Into<Setup>) -> Result<Self, OpenError> {
+        let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup.into();
         let (store, log, machine) = tokio::task::spawn_blocking(move || {
             let store = Arc::new(StateMachine::open(&dir.join("state"), keelson_store::Options::default())?);
             let log = Log::open(&dir.join("log")).map_err(OpenError::Log)?;
@@ -120,8 +176,8 @@ impl Replica {
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))??;
         let (incoming, applied) = (machine.incoming(), machine.applied());
-        let network = Network::new(client_tls);
-        let raft = Raft::new(id, config()?, network.clone(), log, machine)
+        let network = Network::new(tls.clone());
+        let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let stop = CancellationToken::new();
@@ -140,8 +196,12 @@ impl Replica {
             proposed_bytes: AtomicUsize::new(0),
             proposed: AtomicUsize::new(0),
             stop: stop.clone(),
+            tuning,
         });
-        tokio::spawn(crate::service::serve(inner.clone(), listener, server_tls, stop));
+        for (listener, secure) in listeners {
+            let tls = tls.clone().filter(|_| secure);
+            tokio::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
+        }
         tokio::spawn(lead(inner.clone()));
         tokio::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
@@ -149,12 +209,20 @@ impl Replica {
 
     /// Makes a new cluster of this member alone; nothing if it already belongs to one.
     pub async fn initialize(&self, member: Node) -> Result<(), OpenError> {
-        let failed = |error: String| OpenError::Raft(error);
+        self.form(BTreeMap::from([(self.0.id, member)])).await
+    }
+
+    /// Makes a new cluster of these members, each of which does the same; nothing if it already belongs to one.
+    pub async fn form(&self, members: BTreeMap<u64, Node>) -> Result<(), OpenError> {
         if self.is_initialized().await? {
             return Ok(());
         }
-        let members = std::collections::BTreeMap::from([(self.0.id, member)]);
-        self.0.raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+        match self.0.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            // Another member was faster and has written to this one's log.
+            Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(OpenError::Raft(error.to_string())),
+        }
     }
 
     /// Whether this member has ever belonged to a cluster.
@@ -244,7 +312,7 @@ impl Replica {
         {
             let mut leading = self.0.leading.subscribe();
             let gone = leading.wait_for(|leading| !leading);
-            let _ = tokio::time::timeout(Duration::from_millis(ELECTION_MAX_MILLIS), gone).await;
+            let _ = tokio::time::timeout(Duration::from_millis(self.0.tuning.election_max_millis), gone).await;
         }
         self.0.stop.cancel();
         if let Err(error) = self.0.raft.shutdown().await {
@@ -372,12 +440,18 @@ impl Inner {
         Ok(status.remaining_ttl)
     }
 
-    async fn ask_member(&self, id: u64, question: &Ask) -> Result<Answer, KvError> {
+    pub(crate) async fn ask_member(&self, id: u64, question: &Ask) -> Result<Answer, KvError> {
         let Some((_, member, _)) = self.members().into_iter().find(|(found, ..)| *found == id) else {
             return Err(KvError::Unavailable(format!("there is no member {id:x}")));
         };
         let asked = self.network.ask(id, &member.peer_address, question, Bytes::new()).await;
         asked.map_err(|error| KvError::Unavailable(format!("member {}: {error}", member.name)))
+    }
+
+    /// Who belongs to the cluster.
+    pub(crate) fn roll(&self) -> Roll {
+        let applied_index = self.store.view().applied_index();
+        Roll { cluster_id: self.cluster_id, applied_index, members: self.members() }
     }
 
     /// Answers as the leader what [`Inner::ask_leader`] asks.
@@ -565,7 +639,7 @@ async fn lead(inner: Arc<Inner>) {
         if elected && !leading {
             // Leases may have been renewed with the former leader: they run only once all it wrote is here.
             if inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok() {
-                inner.leases.lead(&inner.store.view(), ELECTION_MAX_MILLIS);
+                inner.leases.lead(&inner.store.view(), inner.tuning.election_max_millis);
                 leading = true;
                 inner.leading.send_replace(true);
                 tracing::info!(member = format!("{:x}", inner.id), "this member leads");

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use keelson_proto::peer::peer_server::{Peer, PeerServer};
 use keelson_proto::peer::{Frame, SnapshotPart};
-use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -22,14 +22,14 @@ use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_STREAMS};
 use crate::machine::{Built, SnapshotDir};
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::network::answer_frame;
+use crate::peer_tls::PeerTls;
 use crate::replica::Inner;
 
 /// Serves peers until `stop`.
-pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
+pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls>, stop: CancellationToken) {
     let service = PeerServer::new(Service(inner))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let acceptor = TlsAcceptor::from(tls);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -37,7 +37,8 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Arc<ServerConf
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, acceptor.clone(), service.clone());
+                let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.server.load_full()));
+                let connection = connection(stream, acceptor, service.clone());
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -55,17 +56,26 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Arc<ServerConf
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: PeerServer<Service>) {
+async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, service: PeerServer<Service>) {
     let from = stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, from, "cannot set TCP_NODELAY");
     }
+    let Some(acceptor) = acceptor else { return exchange(stream, service, &from).await };
     let limit = Duration::from_millis(PEER_CONNECT_MILLIS);
-    let stream = match tokio::time::timeout(limit, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::warn!(%error, from, "a peer's TLS handshake failed"),
-        Err(_) => return tracing::warn!(from, "a peer's TLS handshake took too long"),
-    };
+    match tokio::time::timeout(limit, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => exchange(stream, service, &from).await,
+        Ok(Err(error)) => tracing::warn!(%error, from, "a peer's TLS handshake failed"),
+        Err(_) => tracing::warn!(from, "a peer's TLS handshake took too long"),
+    }
+}
+
+/// Serves a peer on its connection.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: PeerServer<Service>,
+    from: &str,
+) {
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(Duration::from_secs(2)))
@@ -116,6 +126,7 @@ impl Service {
             Ask::Change(change) => Answer::Changed(inner.change_here(change).await),
             Ask::Hash(revision) => Answer::Hash(inner.store.hash_at(revision)),
             Ask::Status => Answer::Status(inner.peer_status()),
+            Ask::Members => Answer::Members(inner.roll()),
         })
     }
 }

@@ -38,7 +38,7 @@ pub type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
 pub struct Node {
     /// Its name, unique in the cluster.
     pub name: String,
-    /// `host:port` of its peer service.
+    /// `host:port` of its peer service, or its peer URLs with commas between them.
     pub peer_address: String,
     /// URLs at which clients reach it; empty until it has told them.
     pub client_urls: Vec<String>,

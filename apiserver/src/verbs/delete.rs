@@ -125,9 +125,8 @@ impl ApiServer {
         let marked = match plan {
             Plan::Wait => return Ok(Outcome::Waiting(old)),
             Plan::Remove => {
-                let now =
-                    self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await?;
-                return Ok(Outcome::Gone(at_revision(old, now)));
+                self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await?;
+                return Ok(Outcome::Gone(old));
             }
             Plan::Mark(ref new) | Plan::MarkAndRemove(ref new) => new.clone(),
         };
@@ -137,8 +136,8 @@ impl ApiServer {
         if matches!(plan, Plan::Mark(_)) {
             return Ok(Outcome::Waiting(marked));
         }
-        let now = self.objects.delete(def, &marked, now, call.fence, services::release(def, &marked)).await?;
-        Ok(Outcome::Gone(at_revision(marked, now)))
+        self.objects.delete(def, &marked, now, call.fence, services::release(def, &marked)).await?;
+        Ok(Outcome::Gone(marked))
     }
 }
 

@@ -203,9 +203,9 @@ pub fn ephemeral(new: &Value, old: &Value, p: &mut Problems) {
 
 /// Amounts of running containers may change.
 pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
-    if qos::class(&old["spec"]) != qos::class(&new["spec"]) {
+    if qos::class(old) != qos::class(new) {
         let why = "Pod QOS Class may not change as a result of resizing";
-        p.invalid("spec", &json!(qos::class(&new["spec"])), why);
+        p.invalid("spec", &json!(qos::class(new)), why);
     }
     let mut munged = new["spec"].clone();
     for field in ["containers", "initContainers"] {

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod election;
 pub mod error;
 pub mod health;
+pub mod http;
 pub mod kv;
 pub mod lease;
 pub mod limits;

@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use super::authority::AuthorityFix;
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{PeerName, TlsSlot};
-use super::{Front, election, health as own_health, kv, lease, lock, maintenance, members, watch};
+use super::{Front, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, watch};
 
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -48,7 +48,12 @@ pub fn routes(front: &Arc<Front>) -> Router {
             front.clone()
         ))))
         .add_service(health::health_server::HealthServer::new(own_health::HealthService(front.clone())));
-    routes.prepare().into_axum_router()
+    routes.prepare().into_axum_router().merge(own_http::routes(front))
+}
+
+/// The HTTP endpoints alone.
+pub fn http_routes(front: &Arc<Front>) -> Router {
+    own_http::routes(front)
 }
 
 /// Accepts connections until `stop`; then lets what is under way end.

@@ -1,18 +1,19 @@
-//! TLS for clients from certificate files, read again when they change.
+//! TLS from certificate files, read again when they change: towards clients, and between members.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::RootCertStore;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use crate::peer_tls::PeerTls;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -24,8 +25,10 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// The CA of clients; with it every client must have a certificate.
-    pub client_ca: Option<PathBuf>,
+    /// The CA of whoever is at the other end.
+    pub ca: Option<PathBuf>,
+    /// Whether who connects must have a certificate of that CA.
+    pub verify: bool,
 }
 
 /// What is wrong with the files.
@@ -42,14 +45,22 @@ pub enum TlsError {
 /// The current TLS configuration, replaced when the files change.
 pub struct TlsSlot {
     files: TlsFiles,
-    config: ArcSwap<ServerConfig>,
+    config: Arc<ArcSwap<ServerConfig>>,
+    /// For connecting to others with the same identity.
+    client: Arc<ArcSwap<ClientConfig>>,
 }
 
 impl TlsSlot {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let config = configure(&files)?;
-        Ok(Arc::new(Self { files, config: ArcSwap::from_pointee(config) }))
+        let (server, client) = configure(&files)?;
+        let (config, client) = (Arc::new(ArcSwap::from_pointee(server)), Arc::new(ArcSwap::from_pointee(client)));
+        Ok(Arc::new(Self { files, config, client }))
+    }
+
+    /// What secures connections between members, which keeps following the files.
+    pub fn peers(&self) -> PeerTls {
+        PeerTls { server: self.config.clone(), client: self.client.clone(), name: None }
     }
 
     /// What handshakes are made with from now on.
@@ -71,8 +82,9 @@ impl TlsSlot {
             }
             seen = now;
             match configure(&self.files) {
-                Ok(config) => {
-                    self.config.store(Arc::new(config));
+                Ok((server, client)) => {
+                    self.config.store(Arc::new(server));
+                    self.client.store(Arc::new(client));
                     tracing::info!(file = %self.files.certificate.display(), "the certificate was read again");
                 }
                 Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
@@ -81,7 +93,7 @@ impl TlsSlot {
     }
 
     fn changed(&self) -> Vec<Option<SystemTime>> {
-        let files = [Some(&self.files.certificate), Some(&self.files.key), self.files.client_ca.as_ref()];
+        let files = [Some(&self.files.certificate), Some(&self.files.key), self.files.ca.as_ref()];
         files.into_iter().flatten().map(|file| std::fs::metadata(file).and_then(|meta| meta.modified()).ok()).collect()
     }
 }
@@ -93,30 +105,38 @@ fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError
     if found.is_empty() { Err(TlsError::File(file.clone(), "there is no certificate in it".into())) } else { Ok(found) }
 }
 
-fn configure(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-    let config = |error: &dyn std::fmt::Display| TlsError::Config(error.to_string());
+fn roots(file: &PathBuf) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| TlsError::Config(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn configure(files: &TlsFiles) -> Result<(ServerConfig, ClientConfig), TlsError> {
+    fn config(error: impl std::fmt::Display) -> TlsError {
+        TlsError::Config(error.to_string())
+    }
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| config(&error))?;
-    let builder = match &files.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| config(&error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                .build()
-                .map_err(|error| config(&error))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let roots = files.ca.as_ref().map(roots).transpose()?.unwrap_or_else(RootCertStore::empty);
+    let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let server = server.map_err(config)?;
+    let server = if files.verify {
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone().into(), provider.clone());
+        server.with_client_cert_verifier(verifier.build().map_err(config)?)
+    } else {
+        server.with_no_client_auth()
     };
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| TlsError::File(files.key.clone(), error.to_string()))?;
-    let mut made = builder.with_single_cert(certificates(&files.certificate)?, key).map_err(|error| config(&error))?;
-    made.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(made)
+    let failed = |error: rustls::pki_types::pem::Error| TlsError::File(files.key.clone(), error.to_string());
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(failed)?;
+    let chain = certificates(&files.certificate)?;
+    let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(config)?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let client = client.map_err(config)?.with_root_certificates(roots);
+    let mut client = client.with_client_auth_cert(chain, key).map_err(config)?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((server, client))
 }
 
 /// The common name in a client's certificate, if it showed one; beside each of its requests.

@@ -1,0 +1,195 @@
+//! `keelson store`: the store alone, with etcd's API and etcd's flags.
+
+mod compaction;
+mod flags;
+mod identity;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+pub use flags::StoreArgs;
+use keelson_raft::etcd::tls::{TlsFiles, TlsSlot};
+use keelson_raft::etcd::{Front, Options, serve};
+use keelson_raft::{Change, Cluster, Node, PeerTls, Replica, Setup, Tuning, cluster};
+use keelson_store::{Kv, MonotonicClock};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::identity::StoreIdentity;
+use crate::identity::DataDir;
+
+/// How long a member waits before it tells the cluster its client URLs again.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs the store until it is told to stop.
+pub async fn run(args: StoreArgs) -> Result<()> {
+    args.check()?;
+    let retention = compaction::Retention::parse(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
+    let data = DataDir::open(&args.data_dir.clone().unwrap_or_else(|| format!("{}.keelson", args.name).into()))?;
+    let stop = CancellationToken::new();
+    let (client_tls, peer_tls) = certificates(&args, &stop)?;
+    let identity = identity::identity(&args, &data, peer_tls.clone()).await?;
+    let replica = replica(&args, &data, &identity, peer_tls).await?;
+    let (kv, cluster): (Arc<dyn Kv>, Arc<dyn Cluster>) = (Arc::new(replica.clone()), Arc::new(replica.clone()));
+    let front = Front::new(kv.clone(), cluster, options(&args, &data));
+    let servers = serve_clients(&args, &front, client_tls, &stop).await?;
+    tokio::spawn(publish(replica.clone(), args.name.clone(), args.advertise_client_urls.clone()));
+    tokio::spawn(compaction::run(kv, retention, stop.clone()));
+    println!("keelson store is ready at {}", args.advertise_client_urls.join(","));
+    let ended = tokio::select! {
+        told = crate::server::terminated() => told,
+        why = replica.failed() => Err(anyhow::anyhow!("the store has stopped: {why}")),
+        () = replica.removed() => Err(anyhow::anyhow!(
+            "this member was removed from the cluster for good: to let the machine take part again, remove its data \
+             directory and add it as a new member"
+        )),
+    };
+    info!("stopping");
+    stop.cancel();
+    replica.shutdown().await;
+    for server in servers {
+        server.await?;
+    }
+    ended
+}
+
+/// Opens this member's replica, and makes the cluster if it is new.
+async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls: Option<PeerTls>) -> Result<Replica> {
+    let mut listeners = Vec::new();
+    for url in &args.listen_peer_urls {
+        let (address, secure) = listen_address(url)?;
+        if secure && tls.is_none() {
+            bail!("--listen-peer-urls {url} needs --peer-cert-file and --peer-key-file");
+        }
+        listeners.push((listen(&address, "--listen-peer-urls").await?, secure));
+    }
+    let dir = data.join("store");
+    if args.force_new_cluster {
+        let node = Node::at(&identity.name, &identity.peer_urls)?;
+        keelson_raft::force_new_cluster(&dir, identity.member_id, node).await?;
+    }
+    let replica = Replica::open(Setup {
+        cluster_id: identity.cluster_id,
+        id: identity.member_id,
+        dir,
+        version: env!("CARGO_PKG_VERSION").into(),
+        clock: Arc::new(MonotonicClock::default()),
+        listeners,
+        tls,
+        tuning: Tuning {
+            heartbeat_millis: args.heartbeat_interval,
+            election_min_millis: args.election_timeout,
+            // Members must not all stand for election at once.
+            election_max_millis: args.election_timeout * 7 / 4,
+            snapshot_entries: args.snapshot_count.max(1),
+        },
+    })
+    .await?;
+    if !identity.founders.is_empty() {
+        replica.form(identity.nodes()?).await?;
+    }
+    Ok(replica)
+}
+
+/// Serves clients at all of their URLs.
+async fn serve_clients(
+    args: &StoreArgs,
+    front: &Arc<Front>,
+    tls: Option<Arc<TlsSlot>>,
+    stop: &CancellationToken,
+) -> Result<Vec<JoinHandle<()>>> {
+    let mut servers = Vec::new();
+    let all = args.listen_client_urls.iter().map(|url| (url, "--listen-client-urls", serve::routes(front)));
+    let metrics = args.listen_metrics_urls.iter().map(|url| (url, "--listen-metrics-urls", serve::http_routes(front)));
+    for (url, flag, routes) in all.chain(metrics) {
+        let (address, secure) = listen_address(url)?;
+        let tls = match (secure, &tls) {
+            (false, _) => None,
+            (true, Some(slot)) => Some(slot.clone()),
+            (true, None) => bail!("{flag} {url} needs --cert-file and --key-file"),
+        };
+        let listener = listen(&address, flag).await?;
+        let bound: SocketAddr = listener.local_addr()?;
+        info!(%bound, secure, "serving clients");
+        servers.push(tokio::spawn(serve::serve(routes, listener, tls, stop.clone())));
+    }
+    Ok(servers)
+}
+
+async fn listen(address: &str, flag: &str) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}: stop what uses it, or choose another with {flag}"))
+}
+
+/// Tells the cluster this member's name and client URLs, until it knows them.
+async fn publish(replica: Replica, name: String, client_urls: Vec<String>) {
+    loop {
+        let id = replica.member_id();
+        if let Some((_, node, _)) = replica.nodes().into_iter().find(|(found, ..)| *found == id) {
+            if node.name == name && node.client_urls == client_urls {
+                return;
+            }
+            let node = Node { name: name.clone(), client_urls: client_urls.clone(), ..node };
+            if let Err(error) = replica.change(Change::Update(id, node)).await {
+                info!(%error, "cannot tell the cluster this member's client URLs yet");
+            }
+        }
+        tokio::time::sleep(PUBLISH_EVERY).await;
+    }
+}
+
+fn options(args: &StoreArgs, data: &DataDir) -> Options {
+    Options {
+        max_txn_ops: args.max_txn_ops,
+        max_request_bytes: args.max_request_bytes,
+        quota_bytes: args.quota_backend_bytes,
+        progress_interval: args.watch_progress_notify_interval,
+        // One and a half election timeouts, rounded up to seconds.
+        min_lease_ttl_seconds: (args.election_timeout * 3).div_ceil(2 * 1000).max(1) as i64,
+        spool_dir: data.join("spool"),
+    }
+}
+
+/// Host and port of a URL, and whether it is https.
+fn listen_address(url: &str) -> Result<(String, bool)> {
+    if !cluster::is_member_url(url) {
+        bail!("{url} cannot be listened on: write for example http://127.0.0.1:2379");
+    }
+    let secure = url.starts_with("https://");
+    let authority = url.trim_start_matches("https://").trim_start_matches("http://");
+    Ok((authority.trim_end_matches('/').to_owned(), secure))
+}
+
+/// Reads the certificates for clients and for members, and follows their changes.
+fn certificates(args: &StoreArgs, stop: &CancellationToken) -> Result<(Option<Arc<TlsSlot>>, Option<PeerTls>)> {
+    let load = |certificate: &Option<_>, key: &Option<_>, ca: &Option<_>, verify, what: &str| {
+        let files = match (certificate.clone(), key.clone()) {
+            (None, None) => return Ok(None),
+            (Some(certificate), Some(key)) => TlsFiles { certificate, key, ca: ca.clone(), verify },
+            _ => bail!("--{what}cert-file and --{what}key-file belong together"),
+        };
+        check_mode(&files.key);
+        let slot = TlsSlot::load(files)?;
+        tokio::spawn(slot.clone().follow(stop.clone()));
+        Ok(Some(slot))
+    };
+    // As with etcd, a CA for clients means that they must have a certificate.
+    let client = load(&args.cert_file, &args.key_file, &args.trusted_ca_file, args.trusted_ca_file.is_some(), "")?;
+    let ca = &args.peer_trusted_ca_file;
+    let peer = load(&args.peer_cert_file, &args.peer_key_file, ca, ca.is_some(), "peer-")?;
+    Ok((client, peer.map(|slot| slot.peers())))
+}
+
+/// Warns when others may read a key.
+fn check_mode(key: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let open = std::fs::metadata(key).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+    if open {
+        warn!(key = %key.display(), "the key can be read by others: chmod 600 it");
+    }
+}
