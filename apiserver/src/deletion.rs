@@ -150,7 +150,8 @@ fn mark(new: &mut Value, now: Timestamp) {
     if metadata["deletionGracePeriodSeconds"].is_null() {
         count(metadata);
     }
-    let later = metadata["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).is_none_or(|t| t > now);
+    let later =
+        metadata["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).is_none_or(|t| t > now);
     if later {
         metadata["deletionTimestamp"] = written(now);
     }
@@ -183,7 +184,8 @@ fn grace(def: &ResourceDef, given: &Value, new: &mut Value, now: Timestamp) -> G
     if new["metadata"]["deletionTimestamp"].is_string() {
         let Some(before) = running else { return Grace::None };
         let Some(asked) = asked.filter(|asked| *asked < before) else { return Grace::Pending };
-        let end = new["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(now);
+        let end =
+            new["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(now);
         new["metadata"]["deletionTimestamp"] = written(end - SignedDuration::from_secs(before - asked));
         new["metadata"]["deletionGracePeriodSeconds"] = asked.into();
         return Grace::Seconds(asked);
@@ -269,14 +271,18 @@ mod tests {
 
     #[test]
     fn pods_have_grace_that_can_be_shortened() {
-        let running = json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 20}});
+        let running =
+            json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 20}});
         let Plan::Mark(marked) = decide("pods", json!({}), &running) else { panic!("it waits") };
-        let metadata = json!({"generation": 2, "deletionTimestamp": "2026-01-01T00:00:20Z", "deletionGracePeriodSeconds": 20});
+        let metadata =
+            json!({"generation": 2, "deletionTimestamp": "2026-01-01T00:00:20Z", "deletionGracePeriodSeconds": 20});
         assert_eq!(marked["metadata"], metadata);
         assert_eq!(decide("pods", json!({"gracePeriodSeconds": 25}), &marked), Plan::Wait);
         let Plan::Mark(shorter) = decide("pods", json!({"gracePeriodSeconds": 5}), &marked) else { panic!("it waits") };
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
-        let Plan::MarkAndRemove(last) = decide("pods", json!({"gracePeriodSeconds": 0}), &marked) else { panic!("it goes") };
+        let Plan::MarkAndRemove(last) = decide("pods", json!({"gracePeriodSeconds": 0}), &marked) else {
+            panic!("it goes")
+        };
         assert_eq!(last["metadata"]["generation"], 2);
     }
 
@@ -286,7 +292,12 @@ mod tests {
             ("configmaps", json!({}), json!({"metadata": {}}), false),
             ("configmaps", json!({}), json!({"metadata": {"finalizers": ["a/b"]}}), true),
             ("configmaps", json!({"propagationPolicy": "Foreground"}), json!({"metadata": {}}), true),
-            ("configmaps", json!({"propagationPolicy": "Background"}), json!({"metadata": {"finalizers": ["orphan"]}}), false),
+            (
+                "configmaps",
+                json!({"propagationPolicy": "Background"}),
+                json!({"metadata": {"finalizers": ["orphan"]}}),
+                false,
+            ),
             ("replicationcontrollers", json!({}), json!({"metadata": {}}), true),
             ("events", json!({"propagationPolicy": "Orphan"}), json!({"metadata": {}}), false),
             ("namespaces", json!({}), json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}), true),

@@ -2,13 +2,13 @@
 
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, prepare, rules, validation};
+use keelson_machinery::{defaults, prepare, presence, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::crd;
 use crate::request::ResourceRequest;
+use crate::{crd, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -33,16 +33,12 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
         object["kind"] = def.kind.into();
         object["apiVersion"] = def.api_version().into();
     } else if kind != def.kind || version != def.api_version() {
-        let (group, v) = version.rsplit_once('/').unwrap_or(("", version));
-        return Err(Status::bad_request(format!(
-            "{} in version {v:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?}",
-            if kind.is_empty() { "the object" } else { kind },
-            def.kind,
-            if group.is_empty() { v.to_owned() } else { version.to_owned() },
-        )));
+        return Err(other_kind(def, version, kind));
     }
-    if !object["metadata"].is_object() {
+    if object["metadata"].is_null() {
         object["metadata"] = json!({});
+    } else if !object["metadata"].is_object() {
+        conform(request, object)?;
     }
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
     match def.scope {
@@ -68,6 +64,32 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
         )));
     }
     Ok(())
+}
+
+/// The refusal of a body of another kind than belongs there.
+pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
+    let (group, v) = version.split_once('/').unwrap_or(("", version));
+    let why = match resources::find_kind(group, v, kind) {
+        Some(other) => unknown_conversion(other, def),
+        None => not_registered(version, kind),
+    };
+    Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
+}
+
+/// What is said of a kind that nobody knows.
+pub fn not_registered(version: &str, kind: &str) -> String {
+    format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+}
+
+/// What is said of a kind where another belongs.
+pub fn unknown_conversion(from: &ResourceDef, to: &ResourceDef) -> String {
+    let group = to.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    format!("converting ({}.{}) to ({group}.{}): unknown conversion", from.version, from.kind, to.kind)
+}
+
+/// How a value of a wrong form is told of that was not read from text: the first one that is found.
+pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
+    keelson_machinery::conform::unstructured_error(def, object)
 }
 
 /// Brings a body into the form of its kind; gives the unknown fields, which are removed.
@@ -111,7 +133,7 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     let metadata =
         object["metadata"].as_object_mut().ok_or_else(|| Status::bad_request("metadata must be an object"))?;
     if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() {
@@ -140,6 +162,8 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
         return Ok(());
     }
     prepare::create(def, object, &now());
+    services::prepare(def, object, None);
+    settle(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }
@@ -197,6 +221,10 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
         crd::strategy::prepare_update(def, subresource, old, new);
     } else {
         prepare::update(def, subresource, old, new, &now());
+        if subresource.is_empty() {
+            services::prepare(def, new, Some(old));
+        }
+        settle(def, new);
     }
     keep_identity(old, new);
     if crd::is_definition(def) {
@@ -226,6 +254,12 @@ fn keep_identity(old: &Value, new: &mut Value) {
         set(&mut new["metadata"], "deletionGracePeriodSeconds", old.get("deletionGracePeriodSeconds").cloned());
     }
     new["metadata"].as_object_mut().map(|m| m.remove("selfLink"));
+}
+
+fn settle(def: &ResourceDef, object: &mut Value) {
+    if let (Some(definition), Some(map)) = (schema::of_kind(def.group, def.version, def.kind), object.as_object_mut()) {
+        presence::settle(definition, map);
+    }
 }
 
 fn set(object: &mut Value, key: &str, value: Option<Value>) {

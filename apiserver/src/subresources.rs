@@ -8,11 +8,14 @@ use keelson_pki::service_account::{Bound, Claims, ISSUER, Kubernetes};
 use serde_json::{Value, json};
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::request::ResourceRequest;
 use crate::verbs::Call;
-use crate::{ApiServer, body, strategy};
+use crate::{ApiServer, eviction, scale, strategy};
 
 /// Shortest and longest life of a requested token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
+/// Attempts of a binding while other writers come between.
+const BIND_ATTEMPTS: usize = 5;
 /// Life of a token that asks for none, seconds.
 const DEFAULT_TOKEN_SECONDS: i64 = 3600;
 
@@ -41,13 +44,26 @@ pub async fn serve(
         return crate::streams::serve(server, call, upgrade, uri).await;
     }
     match (request.def.plural, request.subresource.as_str(), request.verb) {
-        (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
-        (_, "scale", "update" | "patch") => set_scale(server, call).await,
+        (_, "scale", "get") => {
+            server.fresh(request.query.get("resourceVersion")).await?;
+            let (object, _) = server.current(request)?.ok_or_else(|| call.not_found())?;
+            call.answer(200, &scale::of(call, &object)?, &[])
+        }
+        (_, "scale", "update" | "patch") => scale::set(server, call).await,
+        ("pods", "ephemeralcontainers" | "resize", "get") => server.get(call).await,
+        ("pods", "ephemeralcontainers" | "resize", "update") => server.update(call).await,
+        ("pods", "ephemeralcontainers" | "resize", "patch") => server.patch(call).await,
+        ("pods", "eviction", "create") => eviction::evict(server, call).await,
         ("pods", "binding", "create") => bind(server, call, &request.name).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => approve(server, call).await,
         ("serviceaccounts", "token", "create") => token(server, call).await,
+        (_, subresource, verb)
+            if request.def.subresources.iter().any(|s| s.name == subresource && !s.verbs.contains(&verb)) =>
+        {
+            Err(Status::method_not_allowed())
+        }
         (plural, subresource, _) => {
             let message = format!("the subresource {plural}/{subresource} is not served by this version of keelson");
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
@@ -55,142 +71,78 @@ pub async fn serve(
     }
 }
 
-fn scale_of(server: &ApiServer, call: &Call<'_>) -> Result<Value, Status> {
-    let (object, _) = server.current(call.request)?.ok_or_else(|| call.not_found())?;
-    scale(call, &object)
-}
-
-/// The Scale of an object: by the paths of its definition, or by the usual fields.
-fn scale(call: &Call<'_>, object: &Value) -> Result<Value, Status> {
-    match &call.request.custom {
-        Some(custom) => crate::crd::scale::scale(custom, object),
-        None => Ok(built_in_scale(object)),
-    }
-}
-
-fn built_in_scale(object: &Value) -> Value {
-    let metadata = &object["metadata"];
-    let labels = object["spec"]["selector"]["matchLabels"].as_object();
-    let selector: Vec<String> =
-        labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    json!({
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": {
-            "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
-        },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")},
-    })
-}
-
-async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input =
-        call.object().or_else(|_| keelson_machinery::decode::json(call.body).map_err(Status::bad_request))?.value;
-    let patch = call.request.verb == "patch";
-    let mut warnings = Vec::new();
-    let object = server
-        .change(call, &mut warnings, |old, revision| {
-            let mut new_scale = scale(call, old)?;
-            match (patch, body::content_type(call.headers)) {
-                (true, "application/json-patch+json") => keelson_machinery::patch::json(&mut new_scale, &input)?,
-                (true, _) => keelson_machinery::patch::merge(&mut new_scale, &input),
-                (false, _) => {
-                    let version = input["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-                    if !version.is_empty() && version != revision.to_string() {
-                        return Err(Status::modified(
-                            call.request.def.group,
-                            call.request.def.plural,
-                            &call.request.name,
-                        ));
-                    }
-                    new_scale["spec"] = input["spec"].clone();
-                }
-            }
-            let replicas = new_scale["spec"]["replicas"].as_i64().unwrap_or(0);
-            if let Some(custom) = &call.request.custom {
-                let mut new = old.clone();
-                crate::crd::scale::set(custom, &mut new, replicas);
-                return Ok(new);
-            }
-            if replicas < 0 {
-                let cause = Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
-                return Err(Status::invalid("autoscaling", "Scale", &call.request.name, vec![cause]));
-            }
-            let mut new = old.clone();
-            new["spec"]["replicas"] = replicas.into();
-            // `change` treats a subresource other than status as the main resource, so the generation is counted here.
-            if new["spec"] != old["spec"]
-                && let Some(generation) = old["metadata"]["generation"].as_i64()
-            {
-                new["metadata"]["generation"] = (generation + 1).into();
-            }
-            Ok(new)
-        })
-        .await?;
-    call.answer(200, &scale(call, &object)?, &warnings)
-}
-
-/// Binds a pod to a node: once, and only a pod that is not going away.
+/// Binds a pod to a node: once, and only a pod that is not going away and waits at no gate.
 async fn bind(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
-    let binding = call.object()?.value;
-    let node = binding["target"]["name"].as_str().unwrap_or_default();
-    if node.is_empty() {
-        let cause = Cause::required("target.name", "");
-        return Err(Status::invalid("", "Binding", pod, vec![cause]));
-    }
+    let binding = read_binding(call, pod)?;
     let Some(def) = keelson_machinery::resources::find("", "v1", "pods") else { return Err(Status::no_such_path()) };
-    let request = crate::request::ResourceRequest {
-        def,
-        name: pod.to_owned(),
-        subresource: "status".into(),
-        ..call.request.clone()
-    };
-    for _ in 0..5 {
-        let Some((old, revision)) = server.objects.get(def, &request.namespace, pod)? else {
+    let request = ResourceRequest { def, name: pod.to_owned(), subresource: "binding".into(), ..call.request.clone() };
+    server.fresh(None).await?;
+    for _ in 0..BIND_ATTEMPTS {
+        let Some((old, revision)) = server.current(&request)? else {
             return Err(Status::not_found("", "pods", pod));
         };
-        if let Some(uid) = binding["metadata"]["uid"].as_str().filter(|u| !u.is_empty())
-            && old["metadata"]["uid"] != uid
-        {
-            let found = old["metadata"]["uid"].as_str().unwrap_or_default();
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}");
-            return Err(Status::conflict("", "pods/binding", pod, &why));
+        crate::verbs::update::same_uid(&request, &binding, &old)?;
+        let new = bound_pod(&binding, &old)?;
+        let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        if call.dry_run()? {
+            return call.answer(201, &done, &[]);
         }
-        if old["metadata"]["deletionTimestamp"].is_string() {
-            return Err(Status::conflict(
-                "",
-                "pods/binding",
-                pod,
-                &format!("pod {pod} is being deleted, cannot be assigned to a host"),
-            ));
-        }
-        if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-            return Err(Status::conflict(
-                "",
-                "pods/binding",
-                pod,
-                &format!("pod {pod} is already assigned to node {bound:?}"),
-            ));
-        }
-        let mut new = old.clone();
-        new["spec"]["nodeName"] = node.into();
-        set_condition(
-            &mut new,
-            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()}),
-        );
         match server.objects.put(def, &new, revision, call.fence, Default::default()).await {
-            Ok(_) => {
-                let done =
-                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-                return call.answer(201, &done, &[]);
-            }
+            Ok(_) => return call.answer(201, &done, &[]),
             Err(crate::objects::WriteError::Changed) => {}
             Err(crate::objects::WriteError::Status(status)) => return Err(status),
         }
     }
     Err(Status::modified("", "pods/binding", pod))
+}
+
+fn read_binding(call: &Call<'_>, pod: &str) -> Result<Value, Status> {
+    let binding = call.object()?.value;
+    if binding["metadata"]["name"].as_str().unwrap_or_default() != pod {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let target = &binding["target"];
+    // What is wrong with the target upstream tells as it is, without saying that the binding is invalid.
+    let kind = target["kind"].as_str().unwrap_or_default();
+    if !matches!(kind, "" | "Node") {
+        let why = format!("target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\"");
+        return Err(Status::unknown(why));
+    }
+    if target["name"].as_str().unwrap_or_default().is_empty() {
+        return Err(Status::unknown("target.name: Required value"));
+    }
+    Ok(binding)
+}
+
+/// A pod with what a binding says.
+fn bound_pod(binding: &Value, old: &Value) -> Result<Value, Status> {
+    let pod = old["metadata"]["name"].as_str().unwrap_or_default();
+    let refused = |why: String| Err(Status::conflict("", "pods/binding", pod, &why));
+    if old["metadata"]["deletionTimestamp"].is_string() {
+        return refused(format!("pod {pod} is being deleted, cannot be assigned to a host"));
+    }
+    if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+        return refused(format!("pod {pod} is already assigned to node {bound:?}"));
+    }
+    if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return refused(format!("pod {pod} has non-empty .spec.schedulingGates"));
+    }
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = binding["target"]["name"].clone();
+    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+        new["metadata"]["annotations"][key.as_str()] = value.clone();
+    }
+    // Where the node is: labels that the pod does not have yet.
+    for (key, value) in binding["metadata"]["labels"].as_object().into_iter().flatten() {
+        if old["metadata"]["labels"].get(key.as_str()).is_none() {
+            new["metadata"]["labels"][key.as_str()] = value.clone();
+        }
+    }
+    set_condition(
+        &mut new,
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()}),
+    );
+    Ok(new)
 }
 
 fn set_condition(object: &mut Value, condition: Value) {

@@ -9,6 +9,7 @@ pub mod prepare;
 pub mod qos;
 pub mod quantity;
 pub mod rules;
+pub mod scaling;
 pub mod schema;
 pub mod structural;
 
@@ -26,5 +27,6 @@ pub mod selector;
 pub mod shown;
 pub mod status;
 pub mod stored;
+pub mod strategic;
 pub mod validation;
 pub mod yaml;

@@ -178,7 +178,9 @@ pub fn qualified_name_problems(text: &str) -> Vec<String> {
     };
     match prefix {
         Some("") => problems.push("prefix part must be non-empty".into()),
-        Some(prefix) => problems.extend(subdomain_problems(prefix).iter().map(|problem| format!("prefix part {problem}"))),
+        Some(prefix) => {
+            problems.extend(subdomain_problems(prefix).iter().map(|problem| format!("prefix part {problem}")))
+        }
         None => {}
     }
     if name.is_empty() {

@@ -65,7 +65,8 @@ fn merge_label_keys(object: &mut Value) {
     let Some(affinity) = object.pointer_mut("/spec/affinity") else { return spread(object, &labels) };
     for field in ["podAffinity", "podAntiAffinity"] {
         let Some(group) = affinity.get_mut(field) else { continue };
-        if let Some(terms) = group.get_mut("requiredDuringSchedulingIgnoredDuringExecution").and_then(Value::as_array_mut)
+        if let Some(terms) =
+            group.get_mut("requiredDuringSchedulingIgnoredDuringExecution").and_then(Value::as_array_mut)
         {
             terms.iter_mut().for_each(|term| affinity_term(term, &labels));
         }
@@ -160,13 +161,19 @@ fn job(object: &mut Value) {
         spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] =
             generated["batch.kubernetes.io/controller-uid"].clone();
     }
+    // Read again, a Job without labels bears those of its pods.
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    if object["metadata"].get("labels").is_none_or(|l| l.as_object().is_none_or(Map::is_empty)) {
+        object["metadata"]["labels"] = labels;
+    }
 }
 
 /// Keeps what an update of the object or of a subresource may not change.
 pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value, now: &str) {
     match subresource {
         "status" | "approval" => status(def, subresource, old, new),
-        "finalize" | "ephemeralcontainers" | "resize" | "scale" => keep(new, old, "status"),
+        "ephemeralcontainers" | "resize" => only_containers(subresource, old, new),
+        "finalize" | "scale" => keep(new, old, "status"),
         _ if def.has_status => keep(new, old, "status"),
         _ => {}
     }
@@ -188,6 +195,25 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
     }
 }
 
+/// Of a pod only its ephemeral containers, or the amounts of its containers, change.
+fn only_containers(subresource: &str, old: &Value, new: &mut Value) {
+    let (changed, managers) = (new["spec"].clone(), new["metadata"].get("managedFields").cloned());
+    *new = old.clone();
+    put(&mut new["metadata"], "managedFields", managers);
+    if subresource == "ephemeralcontainers" {
+        return keep(&mut new["spec"], &changed, "ephemeralContainers");
+    }
+    for list in ["containers", "initContainers"] {
+        let wanted: Vec<Value> = changed[list].as_array().cloned().unwrap_or_default();
+        for container in new["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(same) = wanted.iter().find(|c| c["name"] == container["name"]) {
+                keep(container, same, "resources");
+                keep(container, same, "resizePolicy");
+            }
+        }
+    }
+}
+
 fn template_generation(old: &Value, new: &mut Value) {
     let count = |object: &Value| {
         let text = object["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().unwrap_or_default();
@@ -202,8 +228,10 @@ fn template_generation(old: &Value, new: &mut Value) {
 fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
     let strict = matches!(
         (def.group, def.plural),
-        ("storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io" | "apiextensions.k8s.io", _)
-            | ("resource.k8s.io", _)
+        (
+            "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io" | "apiextensions.k8s.io",
+            _
+        ) | ("resource.k8s.io", _)
     );
     for key in keys(old).chain(keys(new).collect::<Vec<_>>().into_iter()) {
         if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
@@ -264,10 +292,22 @@ mod tests {
     fn new_objects_get_what_the_server_writes() {
         let at = "2026-01-01T00:00:00Z";
         for (group, plural, mut object, path, expected) in [
-            ("", "pods", json!({"metadata": {}, "spec": {"schedulingGates": [{"name": "g"}]}}), "/status/conditions/0/reason", json!("SchedulingGated")),
+            (
+                "",
+                "pods",
+                json!({"metadata": {}, "spec": {"schedulingGates": [{"name": "g"}]}}),
+                "/status/conditions/0/reason",
+                json!("SchedulingGated"),
+            ),
             ("", "pods", json!({"metadata": {}, "spec": {}}), "/status/qosClass", json!("BestEffort")),
             ("", "namespaces", json!({"metadata": {}, "spec": {}}), "/spec/finalizers", json!(["kubernetes"])),
-            ("", "persistentvolumes", json!({"metadata": {}, "spec": {}}), "/status/lastPhaseTransitionTime", json!(at)),
+            (
+                "",
+                "persistentvolumes",
+                json!({"metadata": {}, "spec": {}}),
+                "/status/lastPhaseTransitionTime",
+                json!(at),
+            ),
             (
                 "batch",
                 "jobs",

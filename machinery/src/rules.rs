@@ -158,7 +158,13 @@ mod tests {
             ("apps", "deployments", json!({"metadata": {}}), json!({"metadata": {"annotations": {"a": "b"}}}), true),
             ("apps", "replicasets", json!({"metadata": {}}), json!({"metadata": {"annotations": {"a": "b"}}}), false),
             ("apps", "replicasets", json!({"spec": {}}), json!({"spec": {"replicas": 1}}), true),
-            ("discovery.k8s.io", "endpointslices", json!({"metadata": {}}), json!({"metadata": {"labels": {"a": "b"}}}), true),
+            (
+                "discovery.k8s.io",
+                "endpointslices",
+                json!({"metadata": {}}),
+                json!({"metadata": {"labels": {"a": "b"}}}),
+                true,
+            ),
             ("scheduling.k8s.io", "priorityclasses", json!({"description": "a"}), json!({"description": "b"}), false),
         ] {
             let rules = of(find(group, "v1", plural).unwrap());

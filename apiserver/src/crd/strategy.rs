@@ -154,9 +154,7 @@ pub fn prepare_update(def: &keelson_machinery::resource::ResourceDef, subresourc
         let version = new["apiVersion"].clone();
         *new = old.clone();
         new["apiVersion"] = version;
-        for (object, key, value) in
-            [("", "status", status), ("metadata", "managedFields", managers)]
-        {
+        for (object, key, value) in [("", "status", status), ("metadata", "managedFields", managers)] {
             let target = if object.is_empty() { &mut *new } else { &mut new[object] };
             let Some(map) = target.as_object_mut() else { continue };
             match value {

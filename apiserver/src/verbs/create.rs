@@ -65,7 +65,7 @@ impl ApiServer {
             self.admit(&mut admission).await?;
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
-            let mut extra = services::allocate(self, def, &mut candidate, None)?;
+            let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);
@@ -96,8 +96,7 @@ impl ApiServer {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let texts: Vec<String> = unknown.chain(duplicates.iter().map(|d| format!("duplicate field {d:?}"))).collect();
+        let texts = field_problems(unknown, duplicates);
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {
@@ -114,4 +113,10 @@ impl ApiServer {
             ))),
         }
     }
+}
+
+/// Unknown and duplicate fields in words.
+pub(crate) fn field_problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    unknown.chain(duplicates.iter().map(|path| format!("duplicate field {path:?}"))).collect()
 }

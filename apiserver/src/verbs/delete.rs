@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::access::{Admission, Operation};
+use crate::deletion::{self, Plan};
 use crate::objects::{Objects, WriteError};
 use crate::request::ResourceRequest;
-use crate::deletion::{self, Plan};
 use crate::{ApiServer, respond, services, table};
 
 /// Attempts while other writers come between.
@@ -42,6 +42,11 @@ impl ApiServer {
                 call.answer(200, &status, &[])
             }
         }
+    }
+
+    /// Deletes the object that a request names with options of another's.
+    pub(crate) async fn delete_with(&self, call: &Call<'_>, options: &Value) -> Result<(), Status> {
+        self.delete_one(call, call.request, options).await.map(|_| ())
     }
 
     /// Deletes all objects that the selectors choose.

@@ -119,7 +119,7 @@ impl ApiServer {
             };
             self.admit(&mut admission).await?;
             strategy::check(request, &new, Some(&old), warnings)?;
-            let extra = services::allocate(self, def, &mut new, Some(&old))?;
+            let extra = services::allocate(self, def, &mut new, Some(&old), dry_run)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
             if new == old || dry_run {

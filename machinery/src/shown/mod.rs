@@ -17,7 +17,8 @@ const TABLE: &str = include_str!("types.txt");
 /// Fields of a pod's security context that the API has in the pod's spec.
 const MOVED: &[&str] = &["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"];
 /// Metadata that an embedded template shows, in order.
-const META: &[&str] = &["name", "generateName", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"];
+const META: &[&str] =
+    &["name", "generateName", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"];
 /// The rest of it.
 const META_MAPS: &[&str] = &["labels", "annotations", "ownerReferences", "finalizers"];
 
@@ -44,7 +45,8 @@ static TYPES: LazyLock<HashMap<&'static str, Vec<Field>>> = LazyLock::new(|| {
         let name = words.next().unwrap_or_default();
         let field = |word: &'static str| {
             let (names, form) = word.split_once(':').unwrap_or((word, ""));
-            let (go, json) = names.split_once('=').map_or_else(|| (names, json_name(names)), |(g, j)| (g, j.to_owned()));
+            let (go, json) =
+                names.split_once('=').map_or_else(|| (names, json_name(names)), |(g, j)| (g, j.to_owned()));
             Field { go, json, form }
         };
         (name, words.map(field).collect())
@@ -240,8 +242,16 @@ mod tests {
     fn structs_are_shown_in_their_order_with_empty_fields() {
         for (kind, value, expected) in [
             ("DeploymentStrategy", json!({"type": "Slowly"}), r#"{"Type":"Slowly","RollingUpdate":null}"#),
-            ("ServicePort", json!({"port": 1}), r#"{"Name":"","Protocol":"","AppProtocol":null,"Port":1,"TargetPort":0,"NodePort":0}"#),
-            ("CSINodeDriver", json!({"name": "d", "nodeID": "n"}), r#"{"Name":"d","NodeID":"n","TopologyKeys":null,"Allocatable":null}"#),
+            (
+                "ServicePort",
+                json!({"port": 1}),
+                r#"{"Name":"","Protocol":"","AppProtocol":null,"Port":1,"TargetPort":0,"NodePort":0}"#,
+            ),
+            (
+                "CSINodeDriver",
+                json!({"name": "d", "nodeID": "n"}),
+                r#"{"Name":"d","NodeID":"n","TopologyKeys":null,"Allocatable":null}"#,
+            ),
         ] {
             assert_eq!(compact(kind, &value), expected);
         }
@@ -252,7 +262,8 @@ mod tests {
         for (kind, fields) in TYPES.iter() {
             for field in fields {
                 let base = field.form.trim_start_matches(['[', '{']).trim_end_matches('?');
-                let known = matches!(base, "" | "s" | "i" | "b" | "q" | "x" | "t" | "j" | "sel") || TYPES.contains_key(base);
+                let known =
+                    matches!(base, "" | "s" | "i" | "b" | "q" | "x" | "t" | "j" | "sel") || TYPES.contains_key(base);
                 assert!(known, "{kind}.{} has the unknown form {base:?}", field.go);
             }
         }

@@ -66,9 +66,14 @@ pub fn shown_selector(selector: &Value) -> String {
 
 fn status(plural: &str, status: &Value, p: &mut Problems) {
     let fields: &[&str] = match plural {
-        "deployments" => {
-            &["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"]
-        }
+        "deployments" => &[
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+        ],
         "daemonsets" => &[
             "currentNumberScheduled",
             "numberMisscheduled",

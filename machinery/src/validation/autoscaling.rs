@@ -103,7 +103,10 @@ fn source(kind: &str, source: &Value, at: &str, p: &mut Problems) {
             }
             let field = format!("{at}.target.averageUtilization");
             if percent && average {
-                p.forbidden(format!("{at}.target.averageValue"), "may not set both a target raw value and a target utilization");
+                p.forbidden(
+                    format!("{at}.target.averageValue"),
+                    "may not set both a target raw value and a target utilization",
+                );
             } else if !percent && !average {
                 p.required(field, "must set either a target raw value or a target utilization");
             }
@@ -184,7 +187,11 @@ fn rules(rules: &Value, at: &str, p: &mut Problems) {
         let at = format!("{at}.policies[{index}]");
         p.one_of(format!("{at}.type"), &policy["type"], &["Percent", "Pods"]);
         if policy["value"].as_i64().unwrap_or(0) <= 0 {
-            p.invalid(format!("{at}.value"), &json!(policy["value"].as_i64().unwrap_or(0)), "must be greater than zero");
+            p.invalid(
+                format!("{at}.value"),
+                &json!(policy["value"].as_i64().unwrap_or(0)),
+                "must be greater than zero",
+            );
         }
         let period = policy["periodSeconds"].as_i64().unwrap_or(0);
         if period <= 0 {

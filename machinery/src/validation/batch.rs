@@ -340,7 +340,9 @@ fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let limits: Vec<&str> = part.split('-').collect();
         if limits.len() > 2 {
-            return Err(format!("the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
+            return Err(format!(
+                "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
         }
         let first = number(limits[0])?;
         if previous.is_some_and(|p| p >= first) {
@@ -469,7 +471,11 @@ fn time_zone(zone: &Value, p: &mut Problems) {
     if name.is_empty() {
         p.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string");
     } else if name.eq_ignore_ascii_case("Local") {
-        p.invalid("spec.timeZone", zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        p.invalid(
+            "spec.timeZone",
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
     } else if jiff::tz::TimeZone::get(name).is_err() {
         p.invalid("spec.timeZone", &or_empty(zone), &format!("unknown time zone {name}"));
     }

@@ -529,8 +529,7 @@ pub fn running(container: &Value, at: &str, p: &mut Problems) {
         }
         let at = format!("{at}.{field}");
         handler_kinds(probe, &["exec", "httpGet", "tcpSocket", "grpc"], &at, p);
-        for number in
-            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        for number in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
         {
             p.not_negative(format!("{at}.{number}"), &probe[number]);
         }
@@ -568,7 +567,11 @@ fn handler_kinds(handler: &Value, kinds: &[&str], at: &str, p: &mut Problems) {
             "tcpSocket" => p.port_or_name(&format!("{at}.port"), &inner["port"]),
             "grpc" => p.port(format!("{at}.port"), &inner["port"]),
             "sleep" if inner["seconds"].as_i64().is_some_and(|s| s < 0) => {
-                p.invalid(format!("{at}.seconds"), &inner["seconds"], "must be non-negative and less than terminationGracePeriodSeconds");
+                p.invalid(
+                    format!("{at}.seconds"),
+                    &inner["seconds"],
+                    "must be non-negative and less than terminationGracePeriodSeconds",
+                );
             }
             _ => {}
         }

@@ -23,7 +23,9 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
         "resourcequotas" => quota::quota(subresource, new, old, p),
         "podtemplates" => pod::template(&new["template"], "template", p),
         "replicationcontrollers" if subresource == "status" => {
-            for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+            for field in
+                ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+            {
                 p.not_negative(format!("status.{field}"), &new["status"][field]);
             }
             apps::at_most_replicas("replicationcontrollers", &new["status"], p);
@@ -113,7 +115,8 @@ fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
 
 fn docker_config(value: &Value, key: &str, p: &mut Problems) {
     use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
+    let bytes =
+        base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
     if let Err(why) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
         let why = crate::decode::go_json_error(&bytes, &why);
         p.invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), &why);

@@ -38,9 +38,9 @@ fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String
         if let Some(index) = names.iter().position(|name| *name == lower) {
             return Ok(index as i64 + least);
         }
-        let parsed = word.parse::<i64>().map_err(|_| {
-            format!("failed to parse int from {word}: strconv.Atoi: parsing {word:?}: invalid syntax")
-        })?;
+        let parsed = word
+            .parse::<i64>()
+            .map_err(|_| format!("failed to parse int from {word}: strconv.Atoi: parsing {word:?}: invalid syntax"))?;
         if parsed < 0 { Err(format!("negative number ({parsed}) not allowed: {word}")) } else { Ok(parsed) }
     };
     let (start, mut end) = if matches!(limits[0], "*" | "?") {

@@ -110,7 +110,8 @@ fn claim(spec: &Value, path: &str, p: &mut Problems) {
 fn references(list: &Value, known: &[String], path: &str, p: &mut Problems) {
     for (index, name) in items(list).enumerate() {
         if !known.iter().any(|k| name == k) {
-            let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+            let why =
+                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
             p.invalid(format!("{path}[{index}]"), name, why);
         }
         if items(list).take(index).any(|other| other == name) {
@@ -176,7 +177,11 @@ fn device(request: &Value, at: &str, p: &mut Problems) {
         }
         "ExactCount" => {
             if request["count"].as_i64().unwrap_or(0) <= 0 {
-                p.invalid(format!("{at}.count"), &json!(request["count"].as_i64().unwrap_or(0)), "must be greater than zero");
+                p.invalid(
+                    format!("{at}.count"),
+                    &json!(request["count"].as_i64().unwrap_or(0)),
+                    "must be greater than zero",
+                );
             }
         }
         _ => {

@@ -90,9 +90,8 @@ fn rule(rule: &Value, at: &str, p: &mut Problems) {
 }
 
 fn verbs(rule: &Value, at: &str, p: &mut Problems) {
-    const KNOWN: &[&str] = &[
-        "create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch",
-    ];
+    const KNOWN: &[&str] =
+        &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
     let list: Vec<&Value> = items(&rule["verbs"]).collect();
     if list.is_empty() {
         p.required(format!("{at}.verbs"), "verbs must contain at least one value");
@@ -149,12 +148,22 @@ fn subject(subject: &Value, at: &str, p: &mut Problems) {
     let kinds = [("Group", "group"), ("ServiceAccount", "serviceAccount"), ("User", "user")];
     let kind = text(subject, "kind");
     let Some((_, own)) = kinds.iter().find(|(k, _)| *k == kind) else {
-        return p.not_supported(format!("{at}.kind"), &or_empty(&subject["kind"]), &["Group", "ServiceAccount", "User"]);
+        return p.not_supported(
+            format!("{at}.kind"),
+            &or_empty(&subject["kind"]),
+            &["Group", "ServiceAccount", "User"],
+        );
     };
     for (other, field) in kinds.iter().filter(|(_, field)| field != own && has(subject, field)) {
         let _ = other;
         let what = if *field == "serviceAccount" { "service account" } else { field };
-        p.forbidden(format!("{at}.{field}"), &format!("{field} is forbidden when subject kind is not '{}'", kinds.iter().find(|(_, f)| f == field).map_or(what, |(k, _)| k)));
+        p.forbidden(
+            format!("{at}.{field}"),
+            &format!(
+                "{field} is forbidden when subject kind is not '{}'",
+                kinds.iter().find(|(_, f)| f == field).map_or(what, |(k, _)| k)
+            ),
+        );
     }
     let inner = &subject[*own];
     if !inner.is_object() {

@@ -141,8 +141,10 @@ fn owners(list: &Value, p: &mut Problems) {
 
 /// An owner as messages show it: in the order of the API's struct.
 fn reference(owner: &Value) -> String {
-    let mut fields: Vec<String> =
-        ["apiVersion", "kind", "name", "uid"].iter().map(|key| format!("{key:?}:{}", json!(text(owner, key)))).collect();
+    let mut fields: Vec<String> = ["apiVersion", "kind", "name", "uid"]
+        .iter()
+        .map(|key| format!("{key:?}:{}", json!(text(owner, key))))
+        .collect();
     for key in ["controller", "blockOwnerDeletion"] {
         if has(owner, key) {
             fields.push(format!("{key:?}:{}", owner[key]));

@@ -6,20 +6,20 @@ mod meta;
 pub mod selectors;
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod container;
 mod core;
 mod cron;
-mod quota;
+mod devices;
+mod events;
+mod flowcontrol;
 mod networking;
 mod node;
 mod pod;
 mod pod_update;
-mod autoscaling;
-mod devices;
-mod events;
-mod flowcontrol;
 mod policies;
+mod quota;
 mod rbac;
 mod service;
 mod storage;
@@ -32,6 +32,7 @@ use crate::resource::ResourceDef;
 use crate::status::Cause;
 
 pub use check::Problems;
+pub use service::{is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).
 pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {

@@ -198,11 +198,7 @@ fn backend(backend: &Value, at: &str, p: &mut Problems) {
         (false, true) => {
             let service = &backend["service"];
             if p.present(service, "name", &format!("{at}.service")) {
-                p.named(
-                    format!("{at}.service.name"),
-                    &service["name"],
-                    names::dns_label(text(service, "name")),
-                );
+                p.named(format!("{at}.service.name"), &service["name"], names::dns_label(text(service, "name")));
             }
             let (name, number) = (text(&service["port"], "name"), service["port"]["number"].as_i64().unwrap_or(0));
             match (name.is_empty(), number != 0) {

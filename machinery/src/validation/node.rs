@@ -45,8 +45,10 @@ fn taints(list: &Value, p: &mut Problems) {
         selectors::taint_effect(taint, &format!("{at}.effect"), p);
         let pair = (text(taint, "key"), text(taint, "effect"));
         if seen.contains(&pair) {
-            let message =
-                format!("Duplicate value: {}: taints must be unique by key and effect pair", shown::compact("Taint", taint));
+            let message = format!(
+                "Duplicate value: {}: taints must be unique by key and effect pair",
+                shown::compact("Taint", taint)
+            );
             p.0.push(crate::status::Cause { reason: "FieldValueDuplicate".into(), message, field: at });
         }
         seen.push(pair);

@@ -287,8 +287,16 @@ fn security(spec: &Value, path: &str, p: &mut Problems) {
         }
         seen.push(name);
     }
-    p.one_of_if_set(format!("{at}.fsGroupChangePolicy"), &context["fsGroupChangePolicy"], &["OnRootMismatch", "Always"]);
-    p.one_of_if_set(format!("{at}.supplementalGroupsPolicy"), &context["supplementalGroupsPolicy"], &["Merge", "Strict"]);
+    p.one_of_if_set(
+        format!("{at}.fsGroupChangePolicy"),
+        &context["fsGroupChangePolicy"],
+        &["OnRootMismatch", "Always"],
+    );
+    p.one_of_if_set(
+        format!("{at}.supplementalGroupsPolicy"),
+        &context["supplementalGroupsPolicy"],
+        &["Merge", "Strict"],
+    );
     container::profile(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
     container::profile(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
 }

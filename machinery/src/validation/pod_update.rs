@@ -76,7 +76,11 @@ fn deadline(spec: &Value, before: &Value, p: &mut Problems) {
             p.invalid("spec.activeDeadlineSeconds", &json!(new), "must be less than or equal to previous value");
         }
         (None, Some(_)) => {
-            p.invalid("spec.activeDeadlineSeconds", &Value::Null, "must not update from a positive integer to nil value");
+            p.invalid(
+                "spec.activeDeadlineSeconds",
+                &Value::Null,
+                "must not update from a positive integer to nil value",
+            );
         }
         _ => {}
     }
@@ -90,9 +94,8 @@ fn tolerations(spec: &Value, before: &Value, p: &mut Problems) {
         toleration
     };
     for old in items(&before["tolerations"]) {
-        let kept = items(&spec["tolerations"]).any(|new| {
-            new == old || old["effect"] == "NoExecute" && without_seconds(new) == without_seconds(old)
-        });
+        let kept = items(&spec["tolerations"])
+            .any(|new| new == old || old["effect"] == "NoExecute" && without_seconds(new) == without_seconds(old));
         if !kept {
             p.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
             return;
@@ -114,7 +117,8 @@ fn gates(spec: &Value, before: &Value, p: &mut Problems) {
 /// A pod that waits at a gate may get a narrower choice of nodes.
 fn gated(munged: &mut Value, before: &Value, p: &mut Problems) {
     if munged.get("nodeSelector") != before.get("nodeSelector") {
-        let loosened = entries(&before["nodeSelector"]).any(|(key, value)| munged["nodeSelector"].get(key) != Some(value));
+        let loosened =
+            entries(&before["nodeSelector"]).any(|(key, value)| munged["nodeSelector"].get(key) != Some(value));
         if loosened {
             let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
             let shown = if munged["nodeSelector"].is_null() { json!({}) } else { munged["nodeSelector"].clone() };
@@ -235,7 +239,8 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
 }
 
 fn removed(new: &Value, old: &Value, path: &str, p: &mut Problems) {
-    for (list, what) in [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
+    for (list, what) in
+        [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
     {
         if entries(&old[list]).any(|(name, _)| new[list].get(name).is_none()) {
             p.forbidden(format!("{path}.{list}"), what);
@@ -245,7 +250,11 @@ fn removed(new: &Value, old: &Value, path: &str, p: &mut Problems) {
 
 fn differs_beyond_cpu_and_memory(new: &Value, old: &Value) -> bool {
     let others = |list: &Value| {
-        entries(list).filter(|(n, _)| !matches!(n.as_str(), "cpu" | "memory")).map(|(n, v)| (n.clone(), v.clone())).collect::<Vec<_>>()
+        entries(list)
+            .filter(|(n, _)| !matches!(n.as_str(), "cpu" | "memory"))
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect::<Vec<_>>()
     };
-    ["limits", "requests"].iter().any(|list| others(&new[*list]) != others(&old[*list])) || new["claims"] != old["claims"]
+    ["limits", "requests"].iter().any(|list| others(&new[*list]) != others(&old[*list]))
+        || new["claims"] != old["claims"]
 }

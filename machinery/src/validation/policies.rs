@@ -9,7 +9,8 @@ use crate::shown;
 /// Highest priority that users may give.
 const MAX_USER_PRIORITY: i64 = 1_000_000_000;
 /// Classes that the system has, with their values.
-const SYSTEM_CLASSES: &[(&str, i64)] = &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+const SYSTEM_CLASSES: &[(&str, i64)] =
+    &[("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 
 /// An object of one of the groups, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {

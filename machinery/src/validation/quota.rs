@@ -23,14 +23,8 @@ const COUNTED: &[&str] = &[
 /// Amounts of pods that quotas know.
 const AMOUNTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 /// Scopes that are about pods.
-const POD_SCOPES: &[&str] = &[
-    "Terminating",
-    "NotTerminating",
-    "BestEffort",
-    "NotBestEffort",
-    "PriorityClass",
-    "CrossNamespacePodAffinity",
-];
+const POD_SCOPES: &[&str] =
+    &["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity"];
 
 /// A quota, or a change of it.
 pub fn quota(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
@@ -170,7 +164,8 @@ pub fn limit_range(new: &Value, p: &mut Problems) {
         let kind = text(limit, "type");
         let before = p.0.len();
         p.qualified_name(&format!("{at}.type"), kind);
-        if p.0.len() == before && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
+        if p.0.len() == before && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim")
+        {
             let why = "must be a standard limit type or fully qualified";
             p.invalid(format!("{at}.type"), &limit["type"], why);
         }
@@ -233,7 +228,11 @@ fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
     let get = |field: &str| quantity(&limit[field][name]);
     let (max, min, default, request, ratio) =
         (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
-    let mut check = |low: Option<crate::quantity::Quantity>, high: Option<crate::quantity::Quantity>, field: &str, shown: &Value, words: (&str, &str)| {
+    let mut check = |low: Option<crate::quantity::Quantity>,
+                     high: Option<crate::quantity::Quantity>,
+                     field: &str,
+                     shown: &Value,
+                     words: (&str, &str)| {
         if let (Some(low), Some(high)) = (low, high)
             && low > high
         {
@@ -269,7 +268,11 @@ fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
     // What may not be overcommitted has one amount for both.
     let fixed = !super::container::is_native(name) || name.starts_with("hugepages-");
     if kind == "Container" && fixed && default.is_some() && request.is_some() && default != request {
-        let why = format!("default value {} must equal to defaultRequest value {} in non-overcommit resource {name}", of("default"), of("defaultRequest"));
+        let why = format!(
+            "default value {} must equal to defaultRequest value {} in non-overcommit resource {name}",
+            of("default"),
+            of("defaultRequest")
+        );
         p.invalid(format!("{at}.defaultRequest[{name}]"), &of("defaultRequest"), &why.replace('"', ""));
     }
 }

@@ -38,7 +38,8 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
 }
 
 fn load_balancer_status(new: &Value, p: &mut Problems) {
-    if text(&new["spec"], "type") != "LoadBalancer" && items(&new["status"]["loadBalancer"]["ingress"]).next().is_some() {
+    if text(&new["spec"], "type") != "LoadBalancer" && items(&new["status"]["loadBalancer"]["ingress"]).next().is_some()
+    {
         p.forbidden("status.loadBalancer.ingress", "may only be used when `spec.type` is 'LoadBalancer'");
     }
     for (index, entry) in items(&new["status"]["loadBalancer"]["ingress"]).enumerate() {

@@ -218,12 +218,19 @@ fn downward_items(source: &Value, at: &str, p: &mut Problems) {
             p.local_path(&format!("{at}.path"), &item["path"]);
         }
         match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
-            (true, true) => p.invalid(&at, &json!("resource"), "fieldRef and resourceFieldRef can not be specified simultaneously"),
+            (true, true) => {
+                p.invalid(&at, &json!("resource"), "fieldRef and resourceFieldRef can not be specified simultaneously")
+            }
             (true, false) => {
                 super::container::field_ref(&item["fieldRef"], DOWNWARD_FIELDS, &format!("{at}.fieldRef"), p);
             }
             (false, true) => {
-                super::container::resource_field_ref(&item["resourceFieldRef"], true, &format!("{at}.resourceFieldRef"), p);
+                super::container::resource_field_ref(
+                    &item["resourceFieldRef"],
+                    true,
+                    &format!("{at}.resourceFieldRef"),
+                    p,
+                );
             }
             (false, false) => p.required(format!("{at}.fieldRef"), "one of fieldRef and resourceFieldRef is required"),
         }

@@ -114,7 +114,9 @@ fn url(value: &Value, field: &str, p: &mut Problems) {
         let user = host.split('@').next().unwrap_or_default();
         p.invalid(field, &json!(user), &format!("user information is not permitted in the URL"));
     }
-    for (sign, what) in [('#', "fragments are not permitted in the URL"), ('?', "query parameters are not permitted in the URL")] {
+    for (sign, what) in
+        [('#', "fragments are not permitted in the URL"), ('?', "query parameters are not permitted in the URL")]
+    {
         if let Some((_, part)) = rest.split_once(sign) {
             p.invalid(field, &json!(part), what);
         }
@@ -153,7 +155,9 @@ fn service(service: &Value, at: &str, p: &mut Problems) {
 
 fn rule(rule: &Value, at: &str, p: &mut Problems) {
     let list = |field: &str| items(&rule[field]).collect::<Vec<_>>();
-    for (field, what) in [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions"), ("resources", "")] {
+    for (field, what) in
+        [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions"), ("resources", "")]
+    {
         let (values, path) = (list(field), format!("{at}.{field}"));
         if values.is_empty() {
             p.required(&path, "");
@@ -401,7 +405,9 @@ fn param_ref(reference: &Value, p: &mut Problems) {
                 p.required(format!("{at}.{field}"), "one of name or selector must be specified");
             }
         }
-        (true, false) => p.named(format!("{at}.name"), &reference["name"], names::dns_subdomain(text(reference, "name"))),
+        (true, false) => {
+            p.named(format!("{at}.name"), &reference["name"], names::dns_subdomain(text(reference, "name")))
+        }
         (false, true) => selectors::label_selector(&reference["selector"], &format!("{at}.selector"), p),
     }
     let action = &reference["parameterNotFoundAction"];
