@@ -8,14 +8,11 @@ use keelson_pki::service_account::{Bound, Claims, ISSUER, Kubernetes};
 use serde_json::{Value, json};
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
-use crate::request::ResourceRequest;
 use crate::verbs::Call;
-use crate::{ApiServer, eviction, scale, strategy};
+use crate::{ApiServer, bindings, eviction, scale, strategy};
 
 /// Shortest and longest life of a requested token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
-/// Attempts of a binding while other writers come between.
-const BIND_ATTEMPTS: usize = 5;
 /// Life of a token that asks for none, seconds.
 const DEFAULT_TOKEN_SECONDS: i64 = 3600;
 
@@ -54,7 +51,7 @@ pub async fn serve(
         ("pods", "ephemeralcontainers" | "resize", "update") => server.update(call).await,
         ("pods", "ephemeralcontainers" | "resize", "patch") => server.patch(call).await,
         ("pods", "eviction", "create") => eviction::evict(server, call).await,
-        ("pods", "binding", "create") => bind(server, call, &request.name).await,
+        ("pods", "binding", "create") => bindings::create(server, call, &request.name).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => approve(server, call).await,
@@ -69,87 +66,6 @@ pub async fn serve(
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
         }
     }
-}
-
-/// Binds a pod to a node: once, and only a pod that is not going away and waits at no gate.
-async fn bind(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
-    let binding = read_binding(call, pod)?;
-    let Some(def) = keelson_machinery::resources::find("", "v1", "pods") else { return Err(Status::no_such_path()) };
-    let request = ResourceRequest { def, name: pod.to_owned(), subresource: "binding".into(), ..call.request.clone() };
-    server.fresh(None).await?;
-    for _ in 0..BIND_ATTEMPTS {
-        let Some((old, revision)) = server.current(&request)? else {
-            return Err(Status::not_found("", "pods", pod));
-        };
-        crate::verbs::update::same_uid(&request, &binding, &old)?;
-        let new = bound_pod(&binding, &old)?;
-        let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        if call.dry_run()? {
-            return call.answer(201, &done, &[]);
-        }
-        match server.objects.put(def, &new, revision, call.fence, Default::default()).await {
-            Ok(_) => return call.answer(201, &done, &[]),
-            Err(crate::objects::WriteError::Changed) => {}
-            Err(crate::objects::WriteError::Status(status)) => return Err(status),
-        }
-    }
-    Err(Status::modified("", "pods/binding", pod))
-}
-
-fn read_binding(call: &Call<'_>, pod: &str) -> Result<Value, Status> {
-    let binding = call.object()?.value;
-    if binding["metadata"]["name"].as_str().unwrap_or_default() != pod {
-        return Err(Status::bad_request("name in URL does not match name in Binding object"));
-    }
-    let target = &binding["target"];
-    // What is wrong with the target upstream tells as it is, without saying that the binding is invalid.
-    let kind = target["kind"].as_str().unwrap_or_default();
-    if !matches!(kind, "" | "Node") {
-        let why = format!("target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\"");
-        return Err(Status::unknown(why));
-    }
-    if target["name"].as_str().unwrap_or_default().is_empty() {
-        return Err(Status::unknown("target.name: Required value"));
-    }
-    Ok(binding)
-}
-
-/// A pod with what a binding says.
-fn bound_pod(binding: &Value, old: &Value) -> Result<Value, Status> {
-    let pod = old["metadata"]["name"].as_str().unwrap_or_default();
-    let refused = |why: String| Err(Status::conflict("", "pods/binding", pod, &why));
-    if old["metadata"]["deletionTimestamp"].is_string() {
-        return refused(format!("pod {pod} is being deleted, cannot be assigned to a host"));
-    }
-    if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-        return refused(format!("pod {pod} is already assigned to node {bound:?}"));
-    }
-    if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-        return refused(format!("pod {pod} has non-empty .spec.schedulingGates"));
-    }
-    let mut new = old.clone();
-    new["spec"]["nodeName"] = binding["target"]["name"].clone();
-    for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
-        new["metadata"]["annotations"][key.as_str()] = value.clone();
-    }
-    // Where the node is: labels that the pod does not have yet.
-    for (key, value) in binding["metadata"]["labels"].as_object().into_iter().flatten() {
-        if old["metadata"]["labels"].get(key.as_str()).is_none() {
-            new["metadata"]["labels"][key.as_str()] = value.clone();
-        }
-    }
-    set_condition(
-        &mut new,
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()}),
-    );
-    Ok(new)
-}
-
-fn set_condition(object: &mut Value, condition: Value) {
-    let mut list = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    list.retain(|c| c["type"] != condition["type"]);
-    list.push(condition);
-    object["status"]["conditions"] = list.into();
 }
 
 async fn finalize(server: &ApiServer, call: &Call<'_>) -> Answer {
@@ -273,7 +189,7 @@ pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
     let mut review = call.object()?.value;
     if call.request.def.plural == "bindings" {
         let name = review["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        return bind(server, call, &name).await;
+        return bindings::create(server, call, &name).await;
     }
     strategy::fit_virtual(call.request, &mut review)?;
     let spec = review["spec"].clone();

@@ -50,6 +50,8 @@ pub enum Command {
     Store(Box<crate::store::StoreArgs>),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
+    /// Run the scheduler alone, against any Kubernetes API
+    Scheduler(SchedulerArgs),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
@@ -119,6 +121,9 @@ pub struct ServerArgs {
     /// Do not run the scheduler
     #[arg(long, env = "KEELSON_NO_SCHEDULER")]
     pub no_scheduler: bool,
+    /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
+    #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
@@ -181,6 +186,17 @@ pub struct AgentArgs {
     /// The cluster's domain
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// Flags of `keelson scheduler`.
+#[derive(Flags, Clone, Debug)]
+pub struct SchedulerArgs {
+    /// The kubeconfig that says where the API is and as whom to use it
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// KubeSchedulerConfiguration (v1): profiles, plugins, extenders
+    #[arg(long = "scheduler-config", env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Flags that tools share.

@@ -105,8 +105,18 @@ impl Walk {
             (Value::Array(l), Some((Type::List(_), present))) => present || !l.is_empty(),
             _ => true,
         });
-        // The API's structs leave out an optional scalar that has its zero value, unless they point to it; which of
-        // these do is not known here, so what the client sent stays.
+        // The API's structs leave out an optional scalar that has its zero value, unless they point to it.
+        map.retain(|key, value| {
+            let zero = match value {
+                Value::String(text) => text.is_empty(),
+                Value::Bool(truth) => !*truth,
+                Value::Number(number) => number.as_f64() == Some(0.0),
+                _ => false,
+            };
+            let scalar =
+                |kind: &Type| matches!(kind, Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Float64);
+            !zero || definition.fields.get(key.as_str()).is_none_or(|f| f.keeps_zero || !scalar(&f.kind))
+        });
         presence::fill(definition, map);
         Ok(())
     }

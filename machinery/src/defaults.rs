@@ -14,7 +14,7 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
             default(&mut object["status"], "phase", json!("Active"));
         }
-        ("", "Secret") => default(object, "type", json!("Opaque")),
+        ("", "Secret") => secret(object),
         ("", "Service") => service(object),
         ("apps", "Deployment") => deployment(object),
         ("apps", "ReplicaSet") => {
@@ -52,6 +52,17 @@ fn default(object: &mut Value, key: &str, value: Value) {
     if let Some(map) = object.as_object_mut() {
         map.entry(key).or_insert(value);
     }
+}
+
+/// Texts of a secret become data.
+fn secret(object: &mut Value) {
+    use base64::Engine as _;
+    let texts = object.as_object_mut().and_then(|map| map.remove("stringData"));
+    for (key, text) in texts.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        let bytes = text.as_str().unwrap_or_default();
+        object["data"][key.as_str()] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
+    }
+    default(object, "type", json!("Opaque"));
 }
 
 fn deployment(object: &mut Value) {

@@ -195,7 +195,18 @@ fn job(object: &mut Value) {
         ("manualSelector", json!(false)),
     ];
     fill(spec, &defaults);
+    failure_policy(spec);
     labels_of_template(object);
+}
+
+/// A condition of a pod is looked for as true, unless it says otherwise.
+fn failure_policy(spec: &mut Value) {
+    let rules = spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
+        for condition in items(rule, "onPodConditions") {
+            fill(condition, &[("status", json!("True"))]);
+        }
+    }
 }
 
 fn cron_job(object: &mut Value) {

@@ -25,11 +25,28 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
             }
             object["spec"]["finalizers"] = finalizers.into();
         }
-        ("", "persistentvolumes") => object["status"]["lastPhaseTransitionTime"] = now.into(),
-        ("", "persistentvolumeclaims") => data_sources(object),
+        ("", "persistentvolumes") => {
+            protect(object, "kubernetes.io/pv-protection");
+            object["status"]["lastPhaseTransitionTime"] = now.into();
+        }
+        ("storage.k8s.io", "volumeattributesclasses") => protect(object, "kubernetes.io/vac-protection"),
+        ("", "persistentvolumeclaims") => {
+            protect(object, "kubernetes.io/pvc-protection");
+            data_sources(object);
+        }
         ("batch", "jobs") => job(object),
+        ("apps", "statefulsets") => without_max_unavailable(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
         _ => {}
+    }
+}
+
+/// Storage that is in use is not deleted under its users: a finalizer holds it until its controller finds none.
+fn protect(object: &mut Value, finalizer: &str) {
+    let mut list = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !list.iter().any(|f| f == finalizer) {
+        list.push(finalizer.into());
+        object["metadata"]["finalizers"] = list.into();
     }
 }
 
@@ -102,6 +119,13 @@ fn add_requirements(term: &mut Value, field: &str, operator: &str, labels: &Valu
         let mut list = term["labelSelector"]["matchExpressions"].as_array().cloned().unwrap_or_default();
         list.push(json!({"key": key, "operator": operator, "values": [value]}));
         term["labelSelector"]["matchExpressions"] = list.into();
+    }
+}
+
+/// How many pods of a StatefulSet may be away at once is behind a gate that is closed by default.
+fn without_max_unavailable(object: &mut Value) {
+    if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
+        rolling.remove("maxUnavailable");
     }
 }
 
@@ -190,6 +214,7 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         }
         ("", "persistentvolumeclaims", "") => data_sources(new),
         ("apps", "daemonsets", "") => template_generation(old, new),
+        ("apps", "statefulsets", "") => without_max_unavailable(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }

@@ -39,6 +39,8 @@ const STARTS_PER_CPU: usize = 2;
 const MIN_STARTS: usize = 2;
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_secs(1);
+/// Half the pause before a node that is not ready yet looks again; it doubles until it is as long as for others.
+const BEAT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How to run an agent.
 #[derive(Clone)]
@@ -251,18 +253,22 @@ impl Agent {
     }
 
     async fn heartbeats(&self) {
-        let mut tick = tokio::time::interval(LEASE_RENEWAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut prepared = false;
+        let mut pause = BEAT_AGAIN;
         loop {
-            tick.tick().await;
-            if let Err(error) = self.beat(&mut prepared).await {
+            let started = tokio::time::Instant::now();
+            let ready = self.beat(&mut prepared).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the node could not report itself");
-            }
+                false
+            });
+            // Becoming ready takes a few beats; nobody should wait a whole interval for each.
+            pause = if ready { BEAT_AGAIN } else { (pause * 2).min(LEASE_RENEWAL) };
+            tokio::time::sleep_until(started + if ready { LEASE_RENEWAL } else { pause }).await;
         }
     }
 
-    async fn beat(&self, prepared: &mut bool) -> Result<(), Error> {
+    /// Reports the node and prepares its network; returns whether both are as they should be.
+    async fn beat(&self, prepared: &mut bool) -> Result<bool, Error> {
         let (client, name) = (&self.config.client, self.config.node_name.as_str());
         let mut machine = self.machine.clone();
         if let Ok(version) = self.runtime.version().await {
@@ -293,7 +299,7 @@ impl Agent {
                 }
             }
         }
-        Ok(())
+        Ok(not_ready.is_none() && *prepared)
     }
 
     async fn watch(self: &Arc<Self>) {

@@ -118,5 +118,5 @@ impl ApiServer {
 /// Unknown and duplicate fields in words.
 pub(crate) fn field_problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
     let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-    unknown.chain(duplicates.iter().map(|path| format!("duplicate field {path:?}"))).collect()
+    unknown.chain(duplicates.iter().cloned()).collect()
 }

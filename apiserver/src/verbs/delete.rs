@@ -66,8 +66,10 @@ impl ApiServer {
                 continue;
             }
             let one = ResourceRequest { name: head.name, namespace: head.namespace, ..request.clone() };
+            let listed = request.value(kv)?;
             match self.delete_one(call, &one, &options).await {
-                Ok(Outcome::Gone(object) | Outcome::Waiting(object)) => items.push(object),
+                // The answer shows the objects as they were found.
+                Ok(_) => items.push(listed),
                 Err(status) if status.code == 404 => {}
                 Err(status) => return Err(status),
             }
@@ -130,8 +132,8 @@ impl ApiServer {
         let marked = match plan {
             Plan::Wait => return Ok(Outcome::Waiting(old)),
             Plan::Remove => {
-                self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await?;
-                return Ok(Outcome::Gone(old));
+                let now = self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await?;
+                return Ok(Outcome::Gone(at_revision(old, now)));
             }
             Plan::Mark(ref new) | Plan::MarkAndRemove(ref new) => new.clone(),
         };
@@ -141,8 +143,8 @@ impl ApiServer {
         if matches!(plan, Plan::Mark(_)) {
             return Ok(Outcome::Waiting(marked));
         }
-        self.objects.delete(def, &marked, now, call.fence, services::release(def, &marked)).await?;
-        Ok(Outcome::Gone(marked))
+        let now = self.objects.delete(def, &marked, now, call.fence, services::release(def, &marked)).await?;
+        Ok(Outcome::Gone(at_revision(marked, now)))
     }
 }
 

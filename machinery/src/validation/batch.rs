@@ -120,7 +120,7 @@ fn job_spec(spec: &Value, path: &str, p: &mut Problems) {
     p.one_of_if_set(format!("{path}.completionMode"), &spec["completionMode"], &["NonIndexed", "Indexed"]);
     if indexed {
         indexed_limits(spec, path, p);
-    } else {
+    } else if spec["completionMode"] == "NonIndexed" {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if has(spec, field) {
                 p.invalid(format!("{path}.{field}"), &spec[field], INDEXED_ONLY);

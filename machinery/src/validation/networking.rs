@@ -288,7 +288,8 @@ fn policy_port(port: &Value, at: &str, p: &mut Problems) {
         number => {
             p.port(format!("{at}.port"), number);
             if end.as_i64().is_some_and(|end| end < number.as_i64().unwrap_or(0)) {
-                p.invalid(format!("{at}.endPort"), end, "must be greater than or equal to `port`");
+                // Upstream shows the port here.
+                p.invalid(format!("{at}.endPort"), number, "must be greater than or equal to `port`");
             }
             if !end.is_null() {
                 p.port(format!("{at}.endPort"), end);

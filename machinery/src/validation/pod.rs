@@ -174,7 +174,7 @@ fn host_ports(spec: &Value, path: &str, p: &mut Problems) {
             for (i, port) in items(&container["ports"]).enumerate() {
                 let at = format!("{path}.{field}[{index}].ports[{i}].hostPort");
                 let number = port["hostPort"].as_i64().unwrap_or(0);
-                if host_network && number != port["containerPort"].as_i64().unwrap_or(0) {
+                if host_network && number != 0 && number != port["containerPort"].as_i64().unwrap_or(0) {
                     p.invalid(&at, &json!(number), "must match `containerPort` when `hostNetwork` is true");
                 }
                 if number == 0 {

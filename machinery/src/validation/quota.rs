@@ -68,14 +68,14 @@ fn resource(name: &str, amount: &Value, at: &str, p: &mut Problems) {
     }
 }
 
+/// Whether a quota knows a name without a domain.
 fn is_standard(name: &str) -> bool {
     let amount = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
-    COUNTED.contains(&name)
-        || AMOUNTS.contains(&amount)
-        || amount.starts_with("hugepages-")
-        || name == "requests.storage"
-        || name == "storage"
-        || name.starts_with("requests.")
+    COUNTED.contains(&name) || AMOUNTS.contains(&amount) || name == "requests.storage" || is_huge_pages(name)
+}
+
+fn is_huge_pages(name: &str) -> bool {
+    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
 }
 
 /// Whether a scope says anything about a resource.
@@ -86,10 +86,11 @@ fn applies(scope: &str, resource: &str) -> bool {
             matches!(resource, "persistentvolumeclaims" | "requests.storage")
                 || resource.contains(".storageclass.storage.k8s.io/")
         }
+        _ if !POD_SCOPES.contains(&scope) => true,
         _ => {
             let amount =
                 resource.strip_prefix("requests.").or_else(|| resource.strip_prefix("limits.")).unwrap_or(resource);
-            resource == "pods" || AMOUNTS.contains(&amount) || amount.starts_with("hugepages-") && resource != amount
+            resource == "pods" || matches!(amount, "cpu" | "memory")
         }
     }
 }
@@ -101,7 +102,10 @@ fn scopes(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
         if !POD_SCOPES.contains(scope) && *scope != "VolumeAttributesClass" {
             p.invalid(field, list, "unsupported scope");
         }
-        for resource in hard.iter().filter(|resource| is_standard(resource) && !applies(scope, resource)) {
+        for resource in hard
+            .iter()
+            .filter(|resource| is_standard(resource) && !is_huge_pages(resource) && !applies(scope, resource))
+        {
             let _ = resource;
             p.invalid(field, list, "unsupported scope applied to resource");
         }
@@ -125,7 +129,10 @@ fn scope_selector(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
         if !known {
             p.invalid(format!("{field}.scopeName"), &requirement["scopeName"], "unsupported scope");
         }
-        for _ in hard.iter().filter(|resource| is_standard(resource) && !applies(scope, resource)) {
+        for _ in hard
+            .iter()
+            .filter(|resource| is_standard(resource) && !is_huge_pages(resource) && !applies(scope, resource))
+        {
             p.invalid_shown(field, &shown(), "unsupported scope applied to resource");
         }
         let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
