@@ -16,6 +16,7 @@ mod discovery;
 pub mod endpoints;
 mod eviction;
 mod health;
+mod listing;
 mod metrics;
 pub mod negotiate;
 pub mod objects;

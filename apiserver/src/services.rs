@@ -40,7 +40,7 @@ fn kind_of(spec: &Value) -> &str {
 }
 
 fn needs_cluster_ip(spec: &Value) -> bool {
-    kind_of(spec) != "ExternalName"
+    matches!(kind_of(spec), "ClusterIP" | "NodePort" | "LoadBalancer")
 }
 
 fn needs_node_ports(spec: &Value) -> bool {
@@ -370,7 +370,7 @@ impl Allocator<'_> {
             }
             let field = format!("spec.ports[{index}].nodePort");
             // One port for several protocols has one node port.
-            let shared = given.iter().find(|(n, p, _)| *n == number && *p != protocol).map(|(.., node)| *node);
+            let shared = given.iter().find(|(n, ..)| *n == number).map(|(.., node)| *node);
             let chosen = match (wanted, shared) {
                 (0, Some(node)) => node,
                 (0, None) => self.next_port()?,

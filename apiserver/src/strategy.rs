@@ -287,6 +287,7 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
+        warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
         return Ok(());
     }
     Err(Status::invalid(def.group, def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))

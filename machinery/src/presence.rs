@@ -52,6 +52,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("api.core.v1.Event", "reportingComponent"),
     ("api.core.v1.Event", "reportingInstance"),
     ("api.core.v1.EventSeries", "lastObservedTime"),
+    ("api.core.v1.ResourceFieldSelector", "divisor"),
     ("api.discovery.v1.EndpointSlice", "endpoints"),
     ("api.discovery.v1.EndpointSlice", "ports"),
     ("api.events.v1.Event", "deprecatedFirstTimestamp"),

@@ -248,6 +248,18 @@ impl Status {
         Self::failure(504, "Timeout", message)
     }
 
+    /// 504: a version that is not there yet.
+    pub fn too_large_version(wanted: i64, current: i64) -> Self {
+        let mut status = Self::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"));
+        let cause = Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        };
+        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() }));
+        status
+    }
+
     /// 429.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i32) -> Self {
         let mut status = Self::failure(429, "TooManyRequests", message);

@@ -63,9 +63,10 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
+            // Addresses are given out before anything is validated, as upstream does.
+            let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
-            let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Call;
 use crate::access::{Admission, Operation};
-use crate::objects::WriteError;
+use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, crd, options, ownership, services, strategy};
 
@@ -36,7 +36,10 @@ impl ApiServer {
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-            return Err(Status::bad_request("name must be provided"));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                call.request.name
+            )));
         }
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         let rules = rules::of(def);
@@ -60,6 +63,10 @@ impl ApiServer {
                     return Err(Status::invalid(def.group, def.plural, &call.request.name, vec![cause]));
                 }
                 if !version.is_empty() && version != revision.to_string() {
+                    if version.parse::<u64>().is_err() && !def.custom {
+                        let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                        return Err(Status::unknown(why));
+                    }
                     return Err(Status::modified(def.group, def.plural, &call.request.name));
                 }
                 Ok(object.clone())
@@ -118,8 +125,12 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
+            let extra = if request.subresource.is_empty() {
+                services::allocate(self, def, &mut new, Some(&old), dry_run)?
+            } else {
+                Extra::default()
+            };
             strategy::check(request, &new, Some(&old), warnings)?;
-            let extra = services::allocate(self, def, &mut new, Some(&old), dry_run)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
             if new == old || dry_run {

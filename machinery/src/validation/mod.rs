@@ -39,7 +39,15 @@ pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&
     let mut problems = Problems::default();
     meta::validate(def, new, old, &mut problems);
     if !def.custom {
-        kind(def, subresource, new, old, &mut problems);
+        // The older version of an autoscaler is held to the rules of the newer.
+        let rows = (crate::conversion::stored_row(def)).filter(|row| row.group == def.group);
+        match rows {
+            Some(row) => {
+                let old = old.map(|old| crate::conversion::to_stored(def, old));
+                kind(row, subresource, &crate::conversion::to_stored(def, new), old.as_deref(), &mut problems);
+            }
+            None => kind(def, subresource, new, old, &mut problems),
+        }
     }
     problems.0
 }

@@ -82,10 +82,6 @@ fn lease(new: &Value, p: &mut Problems) {
         p.invalid("spec.leaseDurationSeconds", &spec["leaseDurationSeconds"], "must be greater than 0");
     }
     p.not_negative("spec.leaseTransitions", &spec["leaseTransitions"]);
-    if has(spec, "preferredHolder") && text(spec, "strategy").is_empty() {
-        let why = "strategy must be set when preferredHolder is specified";
-        p.forbidden("spec.preferredHolder", why);
-    }
 }
 
 fn runtime_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
