@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
+use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, respond, streams,
-    subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
+    request, respond, streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -59,10 +60,11 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
-    pub(crate) customs: crd::Table,
+    pub(crate) customs: Arc<crd::Table>,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -77,15 +79,20 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
+        let customs: Arc<crd::Table> = Arc::default();
+        let hooks = Arc::new(Hooks::new(objects.clone()));
         let server = Arc::new(Self {
-            customs: crd::Table::default(),
+            customs: customs.clone(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
                 authorization: authorizer.clone(),
+                customs,
+                hooks,
             }),
+            turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),
             objects,
@@ -103,6 +110,15 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
+        let warning = request::deprecation(request.uri().path());
+        let mut response = self.answer(media, user, request).await;
+        if let Some(warning) = warning {
+            body::warn(&mut response, &[warning.to_owned()]);
+        }
+        response
+    }
+
+    async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::refusal(media, &status),
@@ -180,6 +196,9 @@ impl ApiServer {
         }
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
+        }
+        if components::is_computed(call) {
+            return self.components(call).await;
         }
         match verb {
             "get" => self.get(call).await,

@@ -2,13 +2,13 @@
 
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, prepare, presence, resources, rules, schema, validation};
+use keelson_machinery::{defaults, prepare, presence, qos, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::{crd, services};
+use crate::{admission, crd, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -170,6 +170,13 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     Ok(())
 }
 
+/// Brings what a new object's status says of its spec up to date: admission may have changed that.
+pub fn settle_status(def: &ResourceDef, object: &mut Value) {
+    if (def.group, def.plural) == ("", "pods") && object["status"].is_object() {
+        object["status"]["qosClass"] = qos::class(object).into();
+    }
+}
+
 /// Fills in what the client may leave out, before anything looks at the object.
 /// Custom resources have it from their schemas.
 pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
@@ -281,6 +288,8 @@ pub fn check(
     let mut causes = validation::validate(def, &request.subresource, new, old);
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if def.group == "admissionregistration.k8s.io" {
+        causes.extend(admission::registration::problems(def.kind, new, old));
     } else if crd::is_definition(def) {
         let (problems, odd) = crd::definition::validate(new, old);
         causes.extend(problems);

@@ -172,9 +172,7 @@ pub(crate) fn volume_source(holder: &mut Value) {
 }
 
 fn projections(volume: &mut Value) {
-    for path in ["/downwardAPI/items"] {
-        field_versions(volume.pointer_mut(path));
-    }
+    field_versions(volume.pointer_mut("/downwardAPI/items"));
     let sources = volume.pointer_mut("/projected/sources").and_then(Value::as_array_mut);
     for source in sources.into_iter().flatten() {
         field_versions(source.pointer_mut("/downwardAPI/items"));

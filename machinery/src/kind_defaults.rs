@@ -42,10 +42,10 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
                 match_resources(&mut object["spec"]["matchConstraints"]);
             }
         }
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding") => {
-            if object["spec"]["matchResources"].is_object() {
-                match_resources(&mut object["spec"]["matchResources"]);
-            }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding")
+            if object["spec"]["matchResources"].is_object() =>
+        {
+            match_resources(&mut object["spec"]["matchResources"]);
         }
         ("scheduling.k8s.io", "PriorityClass") => {
             fill(object, &[("preemptionPolicy", json!("PreemptLowerPriority"))]);

@@ -258,7 +258,7 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
             _
         ) | ("resource.k8s.io", _)
     );
-    for key in keys(old).chain(keys(new).collect::<Vec<_>>().into_iter()) {
+    for key in keys(old).into_iter().chain(keys(new)) {
         if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
             keep(new, old, &key);
         }
@@ -287,8 +287,8 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
     }
 }
 
-fn keys(object: &Value) -> impl Iterator<Item = String> + use<> {
-    object.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default().into_iter()
+fn keys(object: &Value) -> Vec<String> {
+    object.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
 }
 
 /// Sets or removes a field as it is in the old object.

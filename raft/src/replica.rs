@@ -160,6 +160,9 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
+        // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in
+        // between and went on in the same term would give the place of an acknowledged entry to another one.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| OpenError::Raft(error.to_string()))

@@ -10,7 +10,7 @@ use super::Call;
 use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, crd, options, ownership, services, strategy};
+use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -63,10 +63,13 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
+            strategy::settle_status(def, &mut candidate);
+            let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
+            quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);
@@ -79,8 +82,8 @@ impl ApiServer {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, warnings);
                 }
-                Err(WriteError::Status(status))
-                    if status.reason == "AllocationRace" && attempt < GENERATE_NAME_ATTEMPTS => {}
+                Err(WriteError::Status(status)) if status.reason == quota::RACE && attempt < GENERATE_NAME_ATTEMPTS => {
+                }
                 Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) => return Err(taken),
                 Err(WriteError::Status(status)) => return Err(status),

@@ -10,7 +10,7 @@ use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, crd, options, ownership, services, strategy};
+use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +125,14 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
-            let extra = if request.subresource.is_empty() {
+            let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
+            let mut extra = if request.subresource.is_empty() {
                 services::allocate(self, def, &mut new, Some(&old), dry_run)?
             } else {
                 Extra::default()
             };
             strategy::check(request, &new, Some(&old), warnings)?;
+            quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
             if new == old || dry_run {
@@ -150,6 +152,7 @@ impl ApiServer {
                     return Ok(new);
                 }
                 Err(WriteError::Changed) => {}
+                Err(WriteError::Status(status)) if status.reason == quota::RACE => {}
                 Err(WriteError::Status(status)) => return Err(status),
             }
         }

@@ -147,11 +147,8 @@ fn check_selector(spec: &Value, kind: &str, absent_is_required: bool, p: &mut Pr
 fn match_labels(parsed: &LabelSelector, selector: &Value, template: &Value, p: &mut Problems) {
     let labels = &template["metadata"]["labels"];
     let fits = !selector.is_null() && parsed.matches(|key| labels[key].as_str());
-    if !selectors::is_empty(selector) || selector.is_null() {
-        if !fits {
-            let why = "`selector` does not match template `labels`";
-            p.invalid("spec.template.metadata.labels", labels, why);
-        }
+    if !fits && (!selectors::is_empty(selector) || selector.is_null()) {
+        p.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`");
     }
 }
 

@@ -24,7 +24,6 @@ mod rbac;
 mod service;
 mod storage;
 mod volumes;
-mod webhooks;
 
 use serde_json::Value;
 
@@ -67,7 +66,6 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "networking.k8s.io" | "discovery.k8s.io" => networking::validate(def.plural, new, old, p),
         "rbac.authorization.k8s.io" => rbac::validate(def.plural, new, old, p),
         "storage.k8s.io" => storage::validate(def.plural, subresource, new, old, p),
-        "admissionregistration.k8s.io" => webhooks::validate(def.plural, new, p),
         "autoscaling" => autoscaling::validate(subresource, new, p),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::validate(def.plural, subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),

@@ -51,10 +51,8 @@ pub fn main(new: &Value, old: &Value, p: &mut Problems) {
     if items(&before["schedulingGates"]).next().is_some() {
         gated(&mut munged, before, p);
     }
-    for spec in [&mut munged] {
-        // The deprecated name of the account is not looked at.
-        set(spec, "serviceAccount", before.get("serviceAccount"));
-    }
+    // The deprecated name of the account is not looked at.
+    set(&mut munged, "serviceAccount", before.get("serviceAccount"));
     let difference = shown::difference("PodSpec", before, &munged);
     if !difference.is_empty() {
         p.forbidden("spec", &format!("{MUTABLE}\n{difference}"));

@@ -138,7 +138,7 @@ fn capacity(capacity: &Value, path: &str, p: &mut Problems) {
         let at = format!("{field}[{name}]");
         let Some(amount_read) = quantity(amount) else { continue };
         if amount_read.is_negative() {
-            p.invalid_shown(&at, &amount.as_str().unwrap_or_default(), "must be a valid resource quantity");
+            p.invalid_shown(&at, amount.as_str().unwrap_or_default(), "must be a valid resource quantity");
         }
         if amount_read.is_negative() || amount_read.is_zero() {
             p.invalid(&at, amount, "must be greater than zero");

@@ -129,21 +129,18 @@ pub fn shared_source(name: &str, source: &Value, at: &str, p: &mut Problems) {
         p.present(source, field, at);
     }
     match name {
-        "emptyDir" => {
-            if quantity(&source["sizeLimit"]).is_some_and(|q| q.is_negative()) {
-                p.forbidden(format!("{at}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if quantity(&source["sizeLimit"]).is_some_and(|q| q.is_negative()) => {
+            p.forbidden(format!("{at}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, at, p),
         "nfs" if text(source, "path").starts_with(|c| c != '/') => {
             p.invalid(format!("{at}.path"), &source["path"], "must be an absolute path");
         }
         "gitRepo" => p.local_path(&format!("{at}.directory"), &source["directory"]),
-        "gcePersistentDisk" | "awsElasticBlockStore" => {
-            if source["partition"].as_i64().is_some_and(|n| !(0..=255).contains(&n)) {
-                let why = "must be between 0 and 255, inclusive";
-                p.invalid(format!("{at}.partition"), &source["partition"], why);
-            }
+        "gcePersistentDisk" | "awsElasticBlockStore"
+            if source["partition"].as_i64().is_some_and(|n| !(0..=255).contains(&n)) =>
+        {
+            p.invalid(format!("{at}.partition"), &source["partition"], "must be between 0 and 255, inclusive");
         }
         "cephfs" if items(&source["monitors"]).next().is_none() => p.required(format!("{at}.monitors"), ""),
         "rbd" if items(&source["monitors"]).next().is_none() => p.required(format!("{at}.monitors"), ""),
