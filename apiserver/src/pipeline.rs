@@ -25,7 +25,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
-    request, respond, streams, subresources,
+    request, respond, scheduling, streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -64,6 +64,7 @@ pub struct ApiServer {
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
@@ -79,10 +80,11 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
-        let customs: Arc<crd::Table> = Arc::default();
         let hooks = Arc::new(Hooks::new(objects.clone()));
+        let customs = Arc::new(crd::Table::new(hooks.clone()));
         let server = Arc::new(Self {
             customs: customs.clone(),
+            advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
@@ -111,7 +113,9 @@ impl ApiServer {
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
         let warning = request::deprecation(request.uri().path());
-        let mut response = self.answer(media, user, request).await;
+        let gzip = respond::accepts_gzip(request.headers());
+        let answer = self.answer(media, user, request).await;
+        let mut response = respond::compressed(gzip, answer).await;
         if let Some(warning) = warning {
             body::warn(&mut response, &[warning.to_owned()]);
         }
@@ -141,6 +145,9 @@ impl ApiServer {
                 self.authorize(&user, &attributes)?;
                 if path == bindings::PATH {
                     return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
+                }
+                if path == scheduling::WHAT_IF && parts.method == Method::POST {
+                    return self.advise(scheduling::Question::WhatIf(bytes)).await;
                 }
                 self.path(&parts, &path, bytes).await
             }
@@ -267,10 +274,7 @@ impl ApiServer {
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer) {
-            Ok(other) => Ok(other.unwrap_or(user)),
-            Err(refused) => Err(authz::refusal(&user, &refused.0, &refused.1)),
-        }
+        Ok(authn::impersonate(headers, &user, &*self.authorizer)?.unwrap_or(user))
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.

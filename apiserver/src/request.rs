@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
+use crate::scheduling;
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +63,11 @@ impl Query {
             })
             .transpose()
     }
+}
+
+/// Text with its percent escapes decoded.
+pub fn percent_decoded(text: &str) -> String {
+    decode(text, false)
 }
 
 /// Percent-decodes; `+` is a space in queries only.
@@ -135,11 +141,11 @@ impl ResourceRequest {
     }
 
     /// An object of this version as it goes to the store.
-    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> std::borrow::Cow<'a, Value> {
-        match &self.custom {
-            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)),
+    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> Result<std::borrow::Cow<'a, Value>, Status> {
+        Ok(match &self.custom {
+            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)?),
             None => std::borrow::Cow::Borrowed(object),
-        }
+        })
     }
 
     /// A stored object, parsed, in the version that is asked for.
@@ -200,7 +206,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     if def.scope == Scope::Cluster && !namespace.is_empty() {
         return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
-    if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
+    if !subresource.is_empty()
+        && !def.subresources.iter().any(|s| s.name == subresource)
+        && !scheduling::is_served(def, subresource)
+    {
         return Err(match def.custom {
             true => Status::not_found(def.group, def.plural, name),
             false => Status::no_such_path(),
@@ -241,6 +250,16 @@ fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
     })
 }
 
+/// The name that a list or watch asks for with a field selector: it counts as a name for authorization.
+fn named_by_field(query: &Query) -> String {
+    let selector = query.get("fieldSelector").unwrap_or_default();
+    let name = selector.split(',').find_map(|part| {
+        let (key, value) = part.split_once('=')?;
+        (key == "metadata.name").then(|| value.trim_start_matches('=').to_owned())
+    });
+    name.unwrap_or_default()
+}
+
 impl Target {
     /// As authorizers see it.
     pub fn attributes(&self, method: &Method) -> Attributes {
@@ -257,7 +276,7 @@ impl Target {
                 } else {
                     r.namespace.clone()
                 },
-                name: r.name.clone(),
+                name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
                 path: String::new(),
             },
             Self::Path(path) => {

@@ -137,7 +137,7 @@ impl ApiServer {
             }
             Plan::Mark(ref new) | Plan::MarkAndRemove(ref new) => new.clone(),
         };
-        let stored = request.to_store(&marked);
+        let stored = request.to_store(&marked).map_err(WriteError::Status)?;
         let now = self.objects.put(def, &stored, revision, call.fence, Default::default()).await?;
         let marked = at_revision(marked, now);
         if matches!(plan, Plan::Mark(_)) {
