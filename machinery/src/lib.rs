@@ -9,6 +9,7 @@ pub mod kind_defaults;
 pub mod prepare;
 pub mod qos;
 pub mod quantity;
+pub mod quota;
 pub mod rules;
 pub mod scaling;
 pub mod schema;
