@@ -8,6 +8,7 @@ mod load;
 mod process;
 mod report;
 mod start;
+mod store;
 mod watchers;
 
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench { name: "store", about: "three members of the store against etcd's", run: |o| store::run(o).boxed() },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
 

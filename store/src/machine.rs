@@ -425,7 +425,7 @@ impl Pending {
 }
 
 /// Adds one change to the chain hash.
-fn hash_change(hash: &mut Sha256, key: &[u8], new: Option<&KeyValue>) {
+pub(crate) fn hash_change(hash: &mut Sha256, key: &[u8], new: Option<&KeyValue>) {
     hash.update((key.len() as u64).to_le_bytes());
     hash.update(key);
     match new {

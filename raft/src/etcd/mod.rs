@@ -20,6 +20,7 @@ pub mod maintenance;
 pub mod members;
 pub mod quota;
 pub mod reflection;
+pub mod restore;
 pub mod serve;
 pub mod session;
 pub mod snapshot;

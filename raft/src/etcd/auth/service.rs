@@ -50,7 +50,7 @@ fn found_role(view: &View, name: &str) -> Result<Role, Refusal> {
     role(view, name).ok_or(Refusal::RoleNotFound)
 }
 
-/// A role without a permission, if it had it.
+/// The hash that is kept of a password.
 async fn hash(password: String) -> Result<Bytes, Status> {
     let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password, BCRYPT_COST)).await;
     let hashed = hashed.map_err(|error| Status::internal(error.to_string()))?;
@@ -101,8 +101,9 @@ impl AuthService {
 impl Auth for AuthService {
     async fn auth_enable(
         &self,
-        _request: Request<pb::AuthEnableRequest>,
+        request: Request<pb::AuthEnableRequest>,
     ) -> Result<Response<pb::AuthEnableResponse>, Status> {
+        self.admin(request)?;
         self.change(|view, state| {
             if state.enabled {
                 return Ok(None);
