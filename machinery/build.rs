@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "build/docs.rs"]
+mod docs;
 #[path = "build/markers.rs"]
 mod markers;
 #[path = "build/newer.rs"]
@@ -37,17 +39,19 @@ fn main() -> Outcome<()> {
     let mut files = Vec::new();
     collect(&root, &mut files)?;
     files.sort();
-    let mut out = String::new();
+    let (mut out, mut texts) = (String::new(), String::new());
     for file in &files {
         let relative = file.strip_prefix(&root)?;
         let module: Vec<&str> =
             relative.parent().into_iter().flat_map(Path::iter).filter_map(|part| part.to_str()).collect();
-        describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out)
+        describe(&module.join("."), &fs::read_to_string(file)?, &markers, &mut out, &mut texts)
             .map_err(|why| format!("{}: {why}", file.display()))?;
     }
     let directory = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
     fs::write(directory.join("schema.txt"), out)?;
+    docs::describe_messages(&messages, "", &mut texts)?;
+    fs::write(directory.join("docs.bin"), docs::compress(&texts)?)?;
     Ok(())
 }
 
@@ -89,15 +93,28 @@ struct Field<'a> {
     rust: &'a str,
     json: Option<&'a str>,
     kind: String,
+    /// Path of the type, if it is taken as anything.
+    any: Option<String>,
     required: bool,
 }
 
 /// Writes what one source file says of its type.
-fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut String) -> Outcome<()> {
+fn describe(
+    module: &str,
+    source: &str,
+    markers: &markers::Markers,
+    out: &mut String,
+    texts: &mut String,
+) -> Outcome<()> {
     let lines: Vec<&str> = source.lines().collect();
     let Some(start) = lines.iter().position(|l| l.starts_with("pub struct ") && l.ends_with(" {") && !l.contains('<'))
     else {
         // Enums and wrappers of one value are known by name to `expression`.
+        let declared = |l: &&str| l.starts_with("pub enum ") || l.starts_with("pub struct ") && l.contains('(');
+        if let Some(start) = lines.iter().position(declared) {
+            let name = lines[start].split(['(', ' ', '{']).nth(2).unwrap_or_default();
+            docs::describe(&format!("{module}.{name}"), &lines[..=start], start, &[], texts)?;
+        }
         return Ok(());
     };
     let name = lines[start].trim_start_matches("pub struct ").trim_end_matches(" {");
@@ -105,8 +122,11 @@ fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut St
     for line in lines[start + 1..].iter().take_while(|l| **l != "}") {
         let Some((rust, kind)) = line.trim().strip_prefix("pub ").and_then(|f| f.split_once(": ")) else { continue };
         let required = !kind.starts_with("Option<");
-        let kind = expression(kind.trim_end_matches(','))?;
-        fields.push(Field { rust, json: None, kind, required });
+        let source = kind.trim_end_matches(',');
+        let kind = expression(source)?;
+        let any = kind.ends_with("any").then(|| source.rsplit("crate::").next().unwrap_or_default());
+        let any = any.map(|path| path.trim_end_matches('>').replace("::", "."));
+        fields.push(Field { rust, json: None, kind, any, required });
     }
     for line in lines.iter().map(|line| line.trim()) {
         if let Some((json, rust)) = line.split_once(" => Field::Key_") {
@@ -116,6 +136,14 @@ fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut St
             }
         }
     }
+    let named = |f: &Field<'_>| Some((f.rust.to_owned(), f.json?.to_owned()));
+    docs::describe(
+        &format!("{module}.{name}"),
+        &lines,
+        start,
+        &fields.iter().filter_map(named).collect::<Vec<_>>(),
+        texts,
+    )?;
     let kind_path = format!("{module}.{name}");
     writeln!(out, "T {kind_path}{}", if markers.is_atomic(&kind_path) { " atomic" } else { "" })?;
     let constant = |key: &str| {
@@ -125,7 +153,7 @@ fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut St
     if let (Some(group), Some(version), Some(kind)) = (constant("GROUP"), constant("VERSION"), constant("KIND")) {
         writeln!(out, "K {} {version} {kind}", if group.is_empty() { "-" } else { group })?;
     }
-    for Field { rust, json, kind, required } in fields {
+    for Field { rust, json, kind, any, required } in fields {
         let json = json.ok_or_else(|| format!("no JSON name for {rust}"))?;
         let mark = if required { "!" } else { "" };
         let marks = markers.field(&kind_path, json);
@@ -135,7 +163,8 @@ fn describe(module: &str, source: &str, markers: &markers::Markers, out: &mut St
         let patch = if marks.merge_key == "-" { ".".to_owned() } else { or_none(&marks.merge_key) };
         let atomic = if marks.atomic { " atomic" } else { "" };
         let retain = if marks.retain_keys { " retainKeys" } else { "" };
-        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}", or_none(&marks.list))?;
+        let any = any.map(|path| format!(" is={path}")).unwrap_or_default();
+        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}{any}", or_none(&marks.list))?;
     }
     Ok(())
 }

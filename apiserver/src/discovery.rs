@@ -31,12 +31,6 @@ pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Re
             document["apiVersion"] = "v1".into();
             document
         }
-        ["openapi", "v3"] => all.openapi_root(),
-        ["openapi", "v3", "api", version] => all.openapi("", version)?,
-        ["openapi", "v3", "apis", group, version] => match crd::openapi::document(customs, group, version) {
-            Some(document) => document,
-            None => all.openapi(group, version)?,
-        },
         ["api", version] => all.resource_list("", version)?,
         ["apis", group, version] => all.resource_list(group, version)?,
         _ => return None,
@@ -144,67 +138,6 @@ impl Rows {
         Some(
             json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
         )
-    }
-
-    /// The OpenAPI v3 documents there are: one for each group and version.
-    fn openapi_root(&self) -> Value {
-        let mut paths = json!({"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}});
-        for group in self.groups() {
-            for version in self.versions(group) {
-                let path = format!("apis/{group}/{version}");
-                paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
-            }
-        }
-        json!({"paths": paths})
-    }
-
-    /// Paths and query parameters of a group and version, by which clients learn what the server validates. Schemas of the
-    /// kinds are not published yet.
-    fn openapi(&self, group: &str, version: &str) -> Option<Value> {
-        let rows = self.rows(group, version);
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        rows.first()?;
-        let parameter =
-            |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
-        let mut paths = json!({});
-        for row in rows {
-            let gvk = json!({"group": row.group, "version": row.version, "kind": row.kind});
-            let operation = |action: &str, parameters: &[&str]| {
-                json!({
-                    "operationId": format!("{action}{}", row.kind),
-                    "parameters": parameters.iter().map(|p| parameter(p)).collect::<Vec<_>>(),
-                    "responses": {"200": {"description": "OK"}},
-                    "x-kubernetes-action": action,
-                    "x-kubernetes-group-version-kind": gvk,
-                })
-            };
-            let place = if row.scope == Scope::Namespaced { "/namespaces/{namespace}" } else { "" };
-            let (mut all, mut one) = (json!({}), json!({}));
-            for verb in row.verbs {
-                match *verb {
-                    "list" => {
-                        all["get"] = operation(
-                            "list",
-                            &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"],
-                        )
-                    }
-                    "create" => all["post"] = operation("post", &["dryRun", "fieldValidation"]),
-                    "get" => one["get"] = operation("get", &[]),
-                    "update" => one["put"] = operation("put", &["dryRun", "fieldValidation"]),
-                    "patch" => one["patch"] = operation("patch", &["dryRun", "fieldValidation"]),
-                    "delete" => {
-                        one["delete"] = operation("delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"])
-                    }
-                    _ => {}
-                }
-            }
-            paths[format!("{root}{place}/{}", row.plural)] = all;
-            if one.as_object().is_some_and(|o| !o.is_empty()) {
-                paths[format!("{root}{place}/{}/{{name}}", row.plural)] = one;
-            }
-        }
-        let info = json!({"title": "Kubernetes", "version": "v1.36.2"});
-        Some(json!({"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}))
     }
 
     fn aggregated_answer(&self, choose: impl Fn(&str) -> bool) -> Response<Body> {

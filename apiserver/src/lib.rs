@@ -11,8 +11,10 @@ pub mod body;
 pub mod bootstrap;
 mod crd;
 mod discovery;
+pub mod endpoints;
 pub mod negotiate;
 pub mod objects;
+mod openapi;
 mod options;
 mod ownership;
 mod pipeline;
@@ -28,3 +30,4 @@ mod verbs;
 
 pub use pipeline::{ApiServer, Config, Extension, InProcess};
 pub use server::serve;
+pub use services::first_address as first_service_address;

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::objects::{Objects, status_of};
-use crate::request::{ResourceRequest, Target, target};
+use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, crd, discovery, negotiate, respond, streams, subresources};
+use crate::{admission, authn, authz, body, crd, discovery, negotiate, openapi, respond, streams, subresources};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -54,6 +54,7 @@ pub struct ApiServer {
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
     pub(crate) customs: crd::Table,
+    documents: openapi::Documents,
     pub(crate) agents: streams::Agents,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
@@ -71,6 +72,7 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         let server = Arc::new(Self {
             customs: crd::Table::default(),
+            documents: openapi::Documents::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
@@ -112,7 +114,7 @@ impl ApiServer {
         self.authorize(&user, &attributes)?;
         let fence = parts.extensions.remove::<Fence>();
         match target {
-            Target::Path(path) => self.path(&parts.method, &path, &parts.headers, bytes).await,
+            Target::Path(path) => self.path(&parts, &path, bytes).await,
             Target::Resource(request) => {
                 let call = Call {
                     request: &request,
@@ -156,12 +158,18 @@ impl ApiServer {
         }
     }
 
-    async fn path(&self, method: &Method, path: &str, headers: &HeaderMap, bytes: Bytes) -> Answer {
+    async fn path(&self, parts: &http::request::Parts, path: &str, bytes: Bytes) -> Answer {
+        let (method, headers) = (&parts.method, &parts.headers);
         if let Some((_, extension)) = self.extensions.iter().find(|(p, _)| *p == path) {
             return extension(method.clone(), bytes).await;
         }
         if *method != Method::GET && *method != Method::HEAD {
             return Err(Status::no_such_path());
+        }
+        let query = Query::parse(parts.uri.query());
+        if path.starts_with("/openapi/") {
+            let answer = self.documents.serve(path, &query, headers, &self.customs);
+            return answer.unwrap_or_else(|| Err(Status::no_such_path()));
         }
         match path {
             "/healthz" | "/livez" => Ok(body::text(200, "ok")),

@@ -43,6 +43,11 @@ pub fn allocate(server: &ApiServer, def: &ResourceDef, new: &mut Value, old: Opt
     Ok(extra)
 }
 
+/// The address of the `kubernetes` Service: the first of the range.
+pub fn first_address(cidr: &str) -> Option<Ipv4Addr> {
+    range(cidr).ok().map(|(base, _)| Ipv4Addr::from(base + 1))
+}
+
 fn claim(extra: &mut Extra, key: String, owner: &str) {
     let race =
         Status { reason: "AllocationRace".into(), ..Status::internal("the value was allocated at the same moment") };

@@ -3,7 +3,7 @@
 use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, presence, schema, validate};
+use keelson_machinery::{defaults, presence, qos, schema, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -151,6 +151,11 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
         }
     }
     defaults::set(def, object);
+    if (def.group, def.plural) == ("", "pods") {
+        let class = qos::class(object);
+        object["status"]["phase"] = "Pending".into();
+        object["status"]["qosClass"] = class.into();
+    }
 }
 
 /// Fills in what the client may leave out, before anything looks at the object.

@@ -48,6 +48,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         port: args.port,
         credentials,
         cluster_cidr: args.cluster_cidr.clone(),
+        resolv_conf: args.resolv_conf.clone(),
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain.clone(),
     };

@@ -1,11 +1,16 @@
 //! The command line: one table of flags, from which parsing, help, the config file and the environment derive.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as Flags, Parser, Subcommand};
 
 use crate::logging::LogFormat;
+
+/// Addresses of Services unless told otherwise.
+pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/16";
+/// Addresses of pods unless told otherwise.
+pub const DEFAULT_CLUSTER_CIDR: &str = "10.244.0.0/16";
 
 /// Kubernetes' control plane, datastore and node agent as one program.
 #[derive(Parser)]
@@ -26,21 +31,31 @@ const EXAMPLES: &str = "\
 Examples:
   keelson server                                   a one-node cluster; prints where its kubeconfig is
   keelson server --hollow 3                        the same with three pretended nodes: no root, no containers
-  keelson token create                             a bootstrap token
+  keelson token create --print-join-command        a bootstrap token, and the command that makes a machine a node
   keelson agent --server https://HOST:6443 --token T --ca-hash sha256:H
-                                                   this machine becomes a node (root, containerd)";
+                                                   this machine becomes a node (root, containerd)
+  keelson server --cluster-init                    the first of several servers
+  keelson token create --server --print-join-command
+                                                   a token for a further server, and the command to type there
+  keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
+                                                   a further server of that cluster
+  keelson member list                              the servers of the cluster";
 
 /// What `keelson` does.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run a cluster of one server: store, API server, controllers and scheduler
+    /// Run a server: store, API server, controllers and scheduler
     Server(Box<ServerArgs>),
     /// Run the store alone, in etcd's place: its API, its flags
     Store(Box<crate::store::StoreArgs>),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
+    /// List, remove and promote the servers of a cluster, and hand leadership over
+    Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
+    Chaos(Box<keelson_chaos::ChaosArgs>),
 }
 
 /// Flags of `keelson server`.
@@ -61,6 +76,22 @@ pub struct ServerArgs {
     /// Address at which others reach this server (default: the bind address, or 127.0.0.1)
     #[arg(long, env = "KEELSON_ADVERTISE_ADDRESS")]
     pub advertise_address: Option<IpAddr>,
+    /// Address for the other servers of the cluster (default: the advertised address, port 2380; with neither
+    /// --cluster-init nor --join a free port of this host)
+    #[arg(long, env = "KEELSON_PEER_ADDRESS")]
+    pub peer_address: Option<SocketAddr>,
+    /// Begin a cluster that other servers will join
+    #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
+    pub cluster_init: bool,
+    /// Join the cluster of the server at this URL; only the first start needs it
+    #[arg(long, env = "KEELSON_JOIN", requires = "token", requires = "ca_hash", value_name = "https://HOST:6443")]
+    pub join: Option<String>,
+    /// Token to join with, from `keelson token create --server`
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Hash of the cluster's CA, from the same command
+    #[arg(long, env = "KEELSON_CA_HASH", value_name = "sha256:H")]
+    pub ca_hash: Option<String>,
     /// Name of this member (default: the host's name)
     #[arg(long, env = "KEELSON_NAME")]
     pub name: Option<String>,
@@ -68,10 +99,10 @@ pub struct ServerArgs {
     #[arg(long, env = "KEELSON_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
     /// Addresses of Services
-    #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: String,
     /// Addresses of pods; each node gets a /24 of it
-    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
@@ -133,8 +164,11 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
     /// Addresses of all pods
-    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
+    /// The node's resolver configuration, which pods inherit
+    #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Address of the cluster's name server
     #[arg(long, env = "KEELSON_CLUSTER_DNS")]
     pub cluster_dns: Option<IpAddr>,
@@ -147,7 +181,7 @@ pub struct AgentArgs {
 #[derive(Flags, Clone, Debug)]
 pub struct Access {
     /// The admin's kubeconfig
-    #[arg(long, env = "KUBECONFIG", default_value_os_t = default_data_dir().join("admin.kubeconfig"))]
+    #[arg(long, global = true, env = "KUBECONFIG", default_value_os_t = default_data_dir().join("admin.kubeconfig"))]
     pub kubeconfig: PathBuf,
 }
 
@@ -170,7 +204,10 @@ pub enum TokenCommand {
         /// How long it is good for
         #[arg(long, default_value = "24h", value_parser = config_duration)]
         ttl: std::time::Duration,
-        /// Print the command with which a node joins by it, instead of the token alone
+        /// A token with which servers join; it gives access to the cluster's keys, so keep its life short
+        #[arg(long)]
+        server: bool,
+        /// Print the command to type on the machine that joins, instead of the token alone
         #[arg(long)]
         print_join_command: bool,
     },
@@ -187,6 +224,43 @@ pub enum TokenCommand {
         access: Access,
         /// The token or its id
         token: String,
+    },
+}
+
+/// `keelson member ...`
+#[derive(Flags, Clone, Debug)]
+pub struct MemberArgs {
+    /// How the cluster is reached.
+    #[command(flatten)]
+    pub access: Access,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: MemberCommand,
+}
+
+/// What can be done with members.
+#[derive(Subcommand, Clone, Debug)]
+pub enum MemberCommand {
+    /// List the members
+    List {
+        /// Print JSON
+        #[arg(short, long, value_parser = ["json"])]
+        output: Option<String>,
+    },
+    /// Remove a member for good, by its id or name
+    Remove {
+        /// Its id or name
+        member: String,
+    },
+    /// Give a learner its vote
+    Promote {
+        /// Its id or name
+        member: String,
+    },
+    /// Hand leadership over
+    TransferLeader {
+        /// The id or name of the member that is to lead
+        member: String,
     },
 }
 

@@ -22,6 +22,9 @@ pub struct Identity {
     pub service_cidr: String,
     /// Addresses of pods, the same on all members.
     pub cluster_cidr: String,
+    /// Peer addresses of the members that let this one join; empty for the first.
+    #[serde(default)]
+    pub peers: Vec<String>,
 }
 
 /// A data directory that no other process uses.
@@ -109,6 +112,7 @@ mod tests {
             name: "a".into(),
             service_cidr: "10.96.0.0/16".into(),
             cluster_cidr: "10.244.0.0/16".into(),
+            peers: vec!["10.0.0.1:2380".into()],
         };
         data.record(&identity).unwrap();
         assert_eq!(data.identity().unwrap(), Some(identity));

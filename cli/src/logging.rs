@@ -18,7 +18,8 @@ pub enum LogFormat {
 /// Starts logging to standard error.
 pub fn init(format: LogFormat, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|e| anyhow::anyhow!("--log-level {level:?}: {e}"))?;
-    let filter = if level.contains('=') { filter } else { filter.add_directive("openraft=warn".parse()?) };
+    // openraft warns at each attempt; what matters of that, keelson-raft says once.
+    let filter = if level.contains('=') { filter } else { filter.add_directive("openraft=error".parse()?) };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Auto => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),

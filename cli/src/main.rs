@@ -2,10 +2,14 @@
 
 mod agent;
 mod args;
+mod chaos;
 mod config;
 mod identity;
+mod join;
 mod leader;
 mod logging;
+mod member;
+mod replica;
 mod server;
 mod store;
 mod token;
@@ -38,9 +42,11 @@ fn run() -> anyhow::Result<()> {
     runtime.block_on(async {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,
+            args::Command::Member(args) => member::run(args).await,
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
+            args::Command::Chaos(args) => chaos::run(*args).await,
         }
     })
 }

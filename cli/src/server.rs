@@ -1,115 +1,148 @@
 //! `keelson server`: puts store, API server, controllers and scheduler together in one process.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
+use keelson_apiserver::bootstrap::BootstrapError;
+use keelson_apiserver::endpoints::Place;
 use keelson_apiserver::{ApiServer, Config, InProcess};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
 use keelson_pki::{Authority, CertificateSlot, ClusterPki, Credential, Issued};
-use keelson_store::{Kv, LocalKv};
-use rand::RngExt;
+use keelson_raft::{Cluster, Replica};
+use keelson_store::{Kv, KvError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity, write_private};
-use crate::leader;
+use crate::replica::{self, Addresses};
+use crate::{join, leader, member};
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
+/// Pause between tries to write the first objects while there is no leader.
+const LEADER_RETRY: Duration = Duration::from_millis(20);
+/// How often a server that waits for others says so.
+const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs a server until it is told to stop.
 pub async fn run(args: ServerArgs) -> Result<()> {
     let started = Instant::now();
     let data = DataDir::open(&args.data_dir)?;
-    let (identity, pki) = member(&args, &data)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: stop what uses it, or choose another with --secure-port")
     })?;
-    let directory = data.join("store");
-    let kv: Arc<dyn Kv> = Arc::new(
-        tokio::task::spawn_blocking(move || LocalKv::open(&directory)).await?.context("cannot open the store")?,
-    );
+    let addresses = Addresses::of(&args)?;
+    let (identity, pki) = replica::identity(&args, &data).await?;
+    let replica = replica::open(&data, addresses, &identity, &pki).await?;
     let stop = CancellationToken::new();
-    let advertised = advertised(&args);
+    let result =
+        serve(&args, &data, Member { addresses, identity, pki, replica: replica.clone() }, listener, started, &stop);
+    let result = result.await;
+    stop.cancel();
+    replica.shutdown().await;
+    result
+}
+
+/// This server as a member of its cluster.
+struct Member {
+    addresses: Addresses,
+    identity: Identity,
+    pki: Arc<ClusterPki>,
+    replica: Replica,
+}
+
+/// Serves until a signal comes or the store fails.
+async fn serve(
+    args: &ServerArgs,
+    data: &DataDir,
+    member: Member,
+    listener: TcpListener,
+    started: Instant,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let Member { addresses, identity, pki, replica } = member;
+    let failed = replica.failed();
+    let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
-        extensions: Vec::new(),
+        extensions: vec![
+            join::extension(replica.clone(), identity.clone(), pki.clone()),
+            member::extension(replica.clone()),
+        ],
         stop: stop.clone(),
     });
-    keelson_apiserver::bootstrap::ensure(kv.as_ref(), keelson_apiserver::bootstrap::objects()).await?;
-    let serving = serving_certificate(&pki.cluster, &args, advertised)?;
+    let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
-    let kubeconfig = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let url = format!("https://{}", SocketAddr::new(advertised, args.secure_port));
-    let info = keelson_apiserver::bootstrap::cluster_info(&url, pki.cluster.certificate(), &[]);
-    keelson_apiserver::bootstrap::ensure(kv.as_ref(), vec![info]).await?;
-    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
-    let text = keelson_pki::kubeconfig(
-        "keelson",
-        &url,
-        pki.cluster.certificate(),
-        "kubernetes-admin",
-        Credential::Certificate(&admin),
-    );
-    write_private(&kubeconfig, text.as_bytes())?;
-
-    let serve = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
-    components(&args, &identity, &pki, &kv, &server, &stop);
-    tokio::spawn(compact(kv.clone(), args.compaction_interval, stop.clone()));
-    info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
-    println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
-    terminated().await?;
+    let url = format!("https://{}", addresses.api);
+    let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
+    let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
+    let ready = async {
+        first_objects(kv.as_ref(), &url, &pki).await?;
+        components(args, &identity, &pki, &kv, &server, stop);
+        let place = Place {
+            kv: kv.clone(),
+            client: client(&server, "system:apiserver", "kube-apiserver"),
+            id: identity.member_id,
+            address: addresses.api,
+            service_cidr: identity.service_cidr.clone(),
+        };
+        tokio::spawn(place.keep(stop.clone()));
+        tokio::spawn(compact(replica.clone(), identity.member_id, args.compaction_interval, stop.clone()));
+        info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
+        println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        result = ready => result?,
+        result = terminated() => result?,
+        reason = failed => bail!("the store stopped: {reason}"),
+        ended = &mut serving => bail!("the API server ended: {ended:?}"),
+    }
     info!("stopping");
     stop.cancel();
-    serve.await?;
+    serving.await?;
     Ok(())
 }
 
-/// What the data directory says, or a new cluster.
-fn member(args: &ServerArgs, data: &DataDir) -> Result<(Identity, Arc<ClusterPki>)> {
-    let directory = data.join("pki");
-    let stored = data.identity()?;
-    let pki = match ClusterPki::load(&directory)? {
-        Some(pki) => pki,
-        None if stored.is_some() => {
-            bail!("{} has no keys though a member lives here: restore the directory from a backup", directory.display())
-        }
-        None => {
-            let pki = ClusterPki::create()?;
-            pki.save(&directory)?;
-            pki
-        }
-    };
-    if let Some(identity) = stored {
-        for (flag, given, kept) in [
-            ("--service-cidr", &args.service_cidr, &identity.service_cidr),
-            ("--cluster-cidr", &args.cluster_cidr, &identity.cluster_cidr),
-        ] {
-            if given != kept {
-                bail!("{flag} {given} differs from {kept}, with which this cluster was made; it cannot be changed");
+/// Writes what every cluster has, once there is a leader; says what it waits for.
+async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
+    let waiting = Instant::now();
+    let mut said = Duration::ZERO;
+    loop {
+        let mut objects = keelson_apiserver::bootstrap::objects();
+        objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        match keelson_apiserver::bootstrap::ensure(kv, objects).await {
+            Ok(_) => return Ok(()),
+            Err(BootstrapError::Store(KvError::Unavailable(why))) => {
+                if waiting.elapsed() - said > WAITING_LOG_INTERVAL {
+                    said = waiting.elapsed();
+                    info!(%why, "waiting for a majority of the servers: start the others");
+                }
+                tokio::time::sleep(LEADER_RETRY).await;
             }
+            Err(error) => return Err(error.into()),
         }
-        return Ok((identity, Arc::new(pki)));
     }
-    let mut rng = rand::rng();
-    let identity = Identity {
-        cluster_id: rng.random(),
-        member_id: rng.random_range(1..u64::MAX),
-        name: args.name.clone().map_or_else(hostname, Ok)?,
-        service_cidr: args.service_cidr.clone(),
-        cluster_cidr: args.cluster_cidr.clone(),
-    };
-    data.record(&identity)?;
-    Ok((identity, Arc::new(pki)))
+}
+
+/// The admin's way in.
+fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
+    let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
+    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
+    let credential = Credential::Certificate(&admin);
+    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), "kubernetes-admin", credential);
+    write_private(&path, text.as_bytes())?;
+    Ok(path)
 }
 
 /// The host's name in lower case.
@@ -120,16 +153,8 @@ pub fn hostname() -> Result<String> {
         .map_err(|_| anyhow::anyhow!("the host's name is not text: choose one with --name"))
 }
 
-/// The address that the kubeconfig names.
-fn advertised(args: &ServerArgs) -> IpAddr {
-    args.advertise_address.unwrap_or(match args.bind_address {
-        any if any.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        address => address,
-    })
-}
-
 /// The API's certificate, with its CA appended so that joins pinned to the CA's hash can check it.
-fn serving_certificate(ca: &Authority, args: &ServerArgs, advertised: IpAddr) -> Result<Issued> {
+fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, advertised: IpAddr) -> Result<Issued> {
     let mut names: Vec<String> = [
         "localhost",
         "127.0.0.1",
@@ -144,19 +169,12 @@ fn serving_certificate(ca: &Authority, args: &ServerArgs, advertised: IpAddr) ->
     names.push(advertised.to_string());
     names.extend(hostname());
     names.extend(args.tls_san.iter().cloned());
-    if let Some(first) = first_service_address(&args.service_cidr) {
-        names.push(first);
-    }
+    names.extend(keelson_apiserver::first_service_address(&identity.service_cidr).map(|first| first.to_string()));
     names.sort();
     names.dedup();
     let mut issued = ca.issue_server("keelson-apiserver", &names)?;
     issued.certificate += ca.certificate();
     Ok(issued)
-}
-
-fn first_service_address(cidr: &str) -> Option<String> {
-    let base: Ipv4Addr = cidr.split_once('/')?.0.parse().ok()?;
-    Some(Ipv4Addr::from(u32::from(base) + 1).to_string())
 }
 
 /// Starts what runs on the leader, and the pretended nodes.
@@ -168,16 +186,8 @@ fn components(
     server: &Arc<ApiServer>,
     stop: &CancellationToken,
 ) {
-    let client = |user: &str, agent: &str| {
-        let user = UserInfo {
-            name: user.into(),
-            groups: vec![MASTERS.into(), "system:authenticated".into()],
-            ..UserInfo::default()
-        };
-        Client::new(Arc::new(InProcess::new(server.clone(), user)), agent)
-    };
     if !args.no_controllers {
-        let client = client("system:kube-controller-manager", "kube-controller-manager");
+        let client = client(server, "system:kube-controller-manager", "kube-controller-manager");
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         let task: leader::Task = Box::new(move |fence, running| {
@@ -186,31 +196,42 @@ fn components(
         tokio::spawn(leader::run(kv.clone(), "controllers", identity.name.clone(), task, stop.clone()));
     }
     if !args.no_scheduler {
-        let client = client("system:kube-scheduler", "kube-scheduler");
+        let client = client(server, "system:kube-scheduler", "kube-scheduler");
         let task: leader::Task =
             Box::new(move |fence, running| Box::pin(keelson_scheduler::run(client.fenced(fence), running)));
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }
     if args.hollow > 0 {
         let config = HollowConfig { count: args.hollow, ..HollowConfig::default() };
-        tokio::spawn(keelson_nodeagent::hollow::run(config, client("system:nodes", "kubelet"), stop.clone()));
+        tokio::spawn(keelson_nodeagent::hollow::run(config, client(server, "system:nodes", "kubelet"), stop.clone()));
     }
 }
 
-/// Forgets history that is older than one interval.
-async fn compact(kv: Arc<dyn Kv>, interval: Duration, stop: CancellationToken) {
-    let mut before = kv.view().revision();
+/// A client of the API server in this process.
+fn client(server: &Arc<ApiServer>, user: &str, agent: &str) -> Client {
+    let user = UserInfo {
+        name: user.into(),
+        groups: vec![MASTERS.into(), "system:authenticated".into()],
+        ..UserInfo::default()
+    };
+    Client::new(Arc::new(InProcess::new(server.clone(), user)), agent)
+}
+
+/// Forgets history that is older than one interval. Every member counts the time; the leader asks for it.
+async fn compact(replica: Replica, id: u64, interval: Duration, stop: CancellationToken) {
+    let mut before = replica.view().revision();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }
-        if before > kv.view().compact_revision()
-            && let Err(error) = kv.compact(before).await
+        if before > replica.view().compact_revision()
+            && replica.standing().leader == id
+            && let Err(error) = replica.compact(before).await
         {
             warn!(%error, "compaction failed; it is tried again");
         }
-        before = kv.view().revision();
+        before = replica.view().revision();
     }
 }
 

@@ -11,11 +11,13 @@ pub mod structural;
 
 pub mod decode;
 pub mod defaults;
+pub mod docs;
 pub mod fields;
 pub mod names;
 pub mod patch;
 pub mod presence;
 pub mod protobuf;
+pub mod qos;
 pub mod resource;
 pub mod resources;
 pub mod selector;

@@ -35,6 +35,25 @@ pub struct Column {
     pub priority: i32,
 }
 
+impl Column {
+    /// A column that is always shown.
+    pub const fn new(name: &'static str, kind: &'static str, description: &'static str) -> Self {
+        Self { name, kind, format: "", description, priority: 0 }
+    }
+
+    /// Shown with `-o wide` only.
+    pub const fn wide(mut self) -> Self {
+        self.priority = 1;
+        self
+    }
+
+    /// Names the object.
+    pub const fn named(mut self) -> Self {
+        self.format = "name";
+        self
+    }
+}
+
 /// One resource in one version. Adding a built-in resource is adding a row; a CustomResourceDefinition makes rows at run
 /// time.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! A stored object: a small decoded head (for selectors, indexes, watches) and the canonical JSON, as one byte string.
 //!
 //! Layout: version byte 1; u32 LE length of the head; head; JSON. The head is a list of u32-LE-length-prefixed strings
-//! with u32 LE counts before lists. The JSON has sorted keys and no `metadata.resourceVersion`: the revision is spliced
-//! in at [`Head::splice`] when the object is served.
+//! with u32 LE counts before lists. The JSON says first what the object is, then has sorted keys. It has no
+//! `metadata.resourceVersion`: the revision is spliced in at [`Head::splice`] when the object is served.
 //! Invariant: [`encode`] then [`Stored::parse`] gives the same head and JSON; a value of another form is refused.
 
 use bytes::Bytes;
@@ -14,6 +14,11 @@ use crate::resource::ResourceDef;
 const VERSION: u8 = 1;
 /// Where the metadata's first key begins.
 const METADATA: &[u8] = b"\"metadata\":{";
+
+/// How the JSON of a row's objects begins.
+pub fn intro(def: &ResourceDef) -> Vec<u8> {
+    format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",", def.api_version(), def.kind).into()
+}
 
 /// What selectors and indexes need to know of an object without parsing it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +67,7 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     if object["metadata"].get("resourceVersion").is_some() {
         object.to_mut()["metadata"].as_object_mut().ok_or(Malformed)?.remove("resourceVersion");
     }
-    let json = serde_json::to_vec(&*object).map_err(|_| Malformed)?;
+    let json = text_of(&object)?;
     let head = head_of(def, &object, &json)?;
     let mut out = Vec::with_capacity(json.len() + 256);
     out.extend([VERSION, 0, 0, 0, 0]);
@@ -85,6 +90,25 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     out[1..5].copy_from_slice(&length.to_le_bytes());
     out.extend(json);
     Ok(out.into())
+}
+
+/// The object's JSON: what it is comes first, so that lists can leave it out, then the other fields by name.
+fn text_of(object: &Value) -> Result<Vec<u8>, Malformed> {
+    let object = object.as_object().ok_or(Malformed)?;
+    let mut out = Vec::with_capacity(1024);
+    let first = ["apiVersion", "kind"].iter().filter_map(|key| object.get_key_value(*key));
+    let others = object.iter().filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"));
+    for (key, value) in first.chain(others) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        serde_json::to_writer(&mut out, key).map_err(|_| Malformed)?;
+        out.push(b':');
+        serde_json::to_writer(&mut out, value).map_err(|_| Malformed)?;
+    }
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    Ok(out)
 }
 
 fn head_of(def: &ResourceDef, object: &Value, json: &[u8]) -> Result<Head, Malformed> {
@@ -215,6 +239,18 @@ impl Stored {
         out.extend_from_slice(after);
     }
 
+    /// Appends the object's JSON with its resource version and without what `intro` ([`intro`]) says it is, as lists of
+    /// built-in kinds have it.
+    pub fn write_item(&self, intro: &[u8], revision: i64, out: &mut Vec<u8>) {
+        if !self.json.starts_with(intro) || (self.head.splice as usize) < intro.len() {
+            return self.write_json(revision, out);
+        }
+        let json = self.json.slice(intro.len()..);
+        let head = Head { splice: self.head.splice - intro.len() as u32, ..Head::default() };
+        out.push(b'{');
+        Self { head, json }.write_json(revision, out);
+    }
+
     /// The object, parsed, with its resource version.
     pub fn to_value(&self, revision: i64) -> Result<Value, Malformed> {
         let mut value: Value = serde_json::from_slice(&self.json).map_err(|_| Malformed)?;
@@ -267,6 +303,10 @@ mod tests {
         expected["metadata"]["resourceVersion"] = "42".into();
         assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), expected);
         assert_eq!(stored.to_value(42).unwrap(), expected);
+        let mut item = Vec::new();
+        stored.write_item(br#"{"apiVersion":"v1","kind":"Pod","#, 42, &mut item);
+        expected.as_object_mut().unwrap().retain(|key, _| key != "apiVersion" && key != "kind");
+        assert_eq!(serde_json::from_slice::<Value>(&item).unwrap(), expected);
     }
 
     proptest::proptest! {

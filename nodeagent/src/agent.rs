@@ -1,28 +1,40 @@
 //! The agent of a real node: keeps the node registered and takes every pod, step by step, to where it should be.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use keelson_client::{Client, Error, ListParams, WatchEvent};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use keelson_client::{Cache, Client, Error, ListParams};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::cri::{Running, Runtime};
+use crate::cri::Runtime;
+use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::node::{self, LEASE_RENEWAL, Machine};
-use crate::pod_worker::{self, Step};
-use crate::{cni, machine};
+use crate::objects::Objects;
+use crate::pods::Pods;
+use crate::spec::SpecError;
+use crate::spec::fields::Facts;
+use crate::spec::resources::millis;
+use crate::{cni, machine, runtime_events};
 
-/// How often the runtime is asked what runs, while there are pods.
-const RELIST: Duration = Duration::from_secs(1);
-/// How many of these pass between two looks at the runtime while there are no pods.
-const IDLE_RELISTS: u32 = 10;
+/// How often all that runs is looked at, beside the runtime's events.
+const RELIST: Duration = Duration::from_secs(10);
+/// The same while the runtime tells nothing.
+const RELIST_BLIND: Duration = Duration::from_secs(1);
+/// How often it is looked which objects nobody refers to any more.
+const FORGET: Duration = Duration::from_secs(300);
+/// Starts of containers and sandboxes at once, for each CPU and beside.
+const STARTS_PER_CPU: usize = 2;
+const MIN_STARTS: usize = 2;
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -49,6 +61,8 @@ pub struct AgentConfig {
     pub credentials: Option<Credentials>,
     /// Network of all pods.
     pub cluster_cidr: String,
+    /// The resolver configuration that pods inherit.
+    pub resolv_conf: PathBuf,
     /// The cluster's name server, if there is one.
     pub cluster_dns: Option<IpAddr>,
     /// The cluster's domain.
@@ -69,26 +83,32 @@ pub enum AgentError {
     Listen(std::net::SocketAddr, std::io::Error),
 }
 
-/// The pods of this node by uid, as the API last said.
-#[derive(Default)]
-struct Pods {
-    known: HashMap<String, Pod>,
-    /// Whether the pods were listed once: before, nothing is an orphan.
-    listed: bool,
-}
-
 /// A node's agent.
 pub struct Agent {
     pub(crate) config: AgentConfig,
     pub(crate) runtime: Runtime,
     machine: Machine,
-    pods: Mutex<Pods>,
-    /// Pods with a step under way.
-    busy: Mutex<HashSet<String>>,
+    pub(crate) pods: Pods,
+    /// Takes events for people.
+    pub(crate) events: Recorder,
+    /// The config maps and secrets that pods refer to.
+    pub(crate) objects: Arc<Objects>,
+    /// Grows with every change of them.
+    pub(crate) objects_version: AtomicU64,
+    objects_changed: Arc<Notify>,
+    /// All Services.
+    pub(crate) services: Arc<Cache<Service>>,
+    services_changed: Arc<Notify>,
+    /// Whether the runtime tells by itself what happens.
+    pub(crate) evented: AtomicBool,
+    /// Asks for a look at all that runs.
+    pub(crate) relist: Notify,
+    /// The pods' uids by the ids of their containers and sandboxes.
+    pub(crate) owners: Mutex<HashMap<String, String>>,
+    /// Limits how much is started at once.
+    pub(crate) starting: Semaphore,
     /// Told when the node was registered.
-    registered: tokio::sync::Notify,
-    /// Failed starts of containers.
-    pub(crate) failures: Mutex<pod_worker::Failures>,
+    registered: Notify,
 }
 
 impl Agent {
@@ -97,14 +117,29 @@ impl Agent {
         std::fs::create_dir_all(config.data_dir.join("pods"))?;
         let runtime = Runtime::new(&config.runtime_socket)?;
         let machine = machine::read(&config.node_ip.to_string(), config.port);
+        let stop = cancel.child_token();
+        let _stops = stop.clone().drop_guard();
+        let client = &config.client;
+        let objects_changed = Arc::new(Notify::new());
+        let services_changed = Arc::new(Notify::new());
+        let starts =
+            STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
         let agent = Arc::new(Self {
+            events: Recorder::start(client.clone(), config.node_name.clone()),
+            objects: Arc::new(Objects::new(client, &objects_changed)),
+            objects_version: AtomicU64::new(0),
+            objects_changed,
+            services: Cache::start(client, services_changed.clone(), stop.clone()),
+            services_changed,
             config,
             runtime,
             machine,
-            pods: Mutex::default(),
-            busy: Mutex::default(),
-            registered: tokio::sync::Notify::new(),
-            failures: Mutex::default(),
+            pods: Pods::default(),
+            evented: AtomicBool::new(false),
+            relist: Notify::new(),
+            owners: Mutex::default(),
+            starting: Semaphore::new(starts),
+            registered: Notify::new(),
         });
         let server = agent.clone().server().await?;
         tokio::select! {
@@ -113,7 +148,10 @@ impl Agent {
             () = agent.heartbeats() => {}
             () = agent.watch() => {}
             () = agent.relist() => {}
+            () = agent.follow_objects() => {}
+            () = runtime_events::follow(agent.clone()) => {}
         }
+        agent.pods.dismiss();
         Ok(())
     }
 
@@ -148,9 +186,32 @@ impl Agent {
         Ok(keelson_pki::server_config(keelson_pki::CertificateSlot::new(&issued)?, &credentials.ca)?)
     }
 
-    /// The pods of this node, as the API last said.
-    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.lock().known.values().map(|p| Arc::new(p.clone())).collect()
+    /// A pod's directory.
+    pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.data_dir.join("pods").join(uid)
+    }
+
+    /// The node's addresses.
+    pub(crate) fn host_ips(&self) -> Vec<String> {
+        vec![self.config.node_ip.to_string()]
+    }
+
+    /// What containers may learn of the node.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            node: self.config.node_name.clone(),
+            node_cpu_millis: millis(&self.machine.cpu).unwrap_or(0),
+            node_memory: millis(&self.machine.memory).unwrap_or(0) / 1000,
+            ..Facts::default()
+        }
+    }
+
+    /// The runtime's name for a pod's runtime class.
+    pub(crate) async fn runtime_handler(&self, of: &Pod) -> Result<String, SpecError> {
+        let class = of.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|c| !c.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        let found = self.config.client.cluster::<RuntimeClass>().get_opt(class).await?;
+        found.map(|c| c.handler).ok_or_else(|| SpecError::new(format!("runtime class {class:?} not found")))
     }
 
     async fn heartbeats(&self) {
@@ -195,83 +256,44 @@ impl Agent {
         Ok(())
     }
 
-    async fn watch(&self) {
+    async fn watch(self: &Arc<Self>) {
         loop {
-            if let Err(error) = self.watch_once().await {
+            if let Err(error) = self.watch_pods().await {
                 tracing::warn!(%error, "watch of this node's pods failed");
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn watch_once(&self) -> Result<(), Error> {
-        let api = self.config.client.all::<Pod>();
-        let selector = Some(format!("spec.nodeName={}", self.config.node_name));
-        let mut params = ListParams { field_selector: selector, ..ListParams::default() };
-        let list = api.list(&params).await?;
-        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
-        *self.pods.lock() = Pods { known: list.items.into_iter().map(|p| (uid(&p), p)).collect(), listed: true };
-        params.resource_version = Some(list.resource_version);
-        let mut events = std::pin::pin!(api.watch(&params).await?);
-        while let Some(event) = events.try_next().await? {
-            match event {
-                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                    self.pods.lock().known.insert(uid(&pod), pod);
-                }
-                WatchEvent::Deleted(pod) => {
-                    self.pods.lock().known.remove(&uid(&pod));
-                }
-                WatchEvent::Bookmark(_) => {}
-                WatchEvent::Error(status) => return Err(Error::Status(status)),
-            }
-        }
-        Ok(())
-    }
-
+    /// The safety net under the runtime's events.
     async fn relist(self: &Arc<Self>) {
-        let mut idle = 0;
         loop {
-            tokio::time::sleep(RELIST).await;
-            let (pods, listed) = {
-                let pods = self.pods.lock();
-                (pods.known.clone(), pods.listed)
-            };
-            idle = if pods.is_empty() { idle + 1 } else { IDLE_RELISTS };
-            if !listed || idle < IDLE_RELISTS {
-                continue;
+            let pause = if self.evented.load(Ordering::Relaxed) { RELIST } else { RELIST_BLIND };
+            tokio::select! {
+                () = self.relist.notified() => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            idle = 0;
-            // What is busy is noted before the runtime is asked: a step that ends meanwhile waits for the next round,
-            // which sees its effect.
-            let busy = self.busy.lock().clone();
-            let mut running = match self.runtime.running().await {
-                Ok(running) => running,
-                Err(error) => {
-                    tracing::warn!(error = error.message(), "the container runtime does not answer");
-                    continue;
-                }
-            };
-            for (uid, pod) in pods {
-                let state = running.remove(&uid).unwrap_or_default();
-                self.start(&busy, uid, Step::Sync(Box::new(pod)), state);
-            }
-            for (uid, state) in running {
-                self.start(&busy, uid, Step::Orphan, state);
+            if let Err(error) = self.relist_once().await {
+                tracing::warn!(error = error.message(), "the container runtime does not answer");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
 
-    fn start(self: &Arc<Self>, before: &HashSet<String>, uid: String, step: Step, state: Running) {
-        if before.contains(&uid) || !self.busy.lock().insert(uid.clone()) {
-            return;
-        }
-        let agent = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = pod_worker::step(&agent, &uid, step, state).await {
-                tracing::warn!(pod = %uid, %error, "a step of a pod failed; it is tried again");
+    /// Lets pods look at their volumes when something they may refer to changed.
+    async fn follow_objects(&self) {
+        loop {
+            tokio::select! {
+                () = self.objects_changed.notified() => {
+                    self.objects_version.fetch_add(1, Ordering::Relaxed);
+                    self.pods.wake_all();
+                }
+                () = self.services_changed.notified() => {
+                    self.services.drain();
+                }
+                () = tokio::time::sleep(FORGET) => self.objects.forget_old(),
             }
-            agent.busy.lock().remove(&uid);
-        });
+        }
     }
 
     /// Writes a pod's status if it changed, and remembers what the API made of it.
@@ -285,12 +307,7 @@ impl Agent {
         next.status = Some(status);
         match api.replace_status(name, &next).await {
             Ok(written) => {
-                let uid = written.metadata.uid.clone().unwrap_or_default();
-                if let Some(known) = self.pods.lock().known.get_mut(&uid)
-                    && known.metadata.resource_version == pod.metadata.resource_version
-                {
-                    *known = written;
-                }
+                self.pods.written(pod, written);
                 Ok(())
             }
             Err(e) if e.is_conflict() || e.is_not_found() => Ok(()), // a newer event is on its way

@@ -1,17 +1,21 @@
 //! The container runtime, through CRI on its Unix socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keelson_proto::containerd_events::events_client::EventsClient;
 use keelson_proto::cri::image_service_client::ImageServiceClient;
 use keelson_proto::cri::runtime_service_client::RuntimeServiceClient;
-use keelson_proto::cri::{self, ContainerStatus, PodSandbox};
+use keelson_proto::cri::{self, ContainerState, ContainerStatus, PodSandbox, PodSandboxState};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for a call that does not stop or pull anything.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Longest wait for an image.
+const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Label of sandboxes and containers: the pod's name.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -21,14 +25,34 @@ pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 /// Label: the container's name.
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// Annotation of containers: a hash of what cannot be changed without a new container.
+pub const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
 
 /// A connection to the runtime; cheap to clone, connects again by itself.
 #[derive(Clone)]
 pub struct Runtime {
     /// Pods and containers.
     pub pods: RuntimeServiceClient<Channel>,
+    /// containerd's own events.
+    pub events: EventsClient<Channel>,
     /// Images.
     pub images: ImageServiceClient<Channel>,
+}
+
+/// One run of a container.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The sandbox it belongs to.
+    pub sandbox: String,
+    /// What the runtime says of it.
+    pub status: ContainerStatus,
+}
+
+impl std::ops::Deref for Run {
+    type Target = ContainerStatus;
+    fn deref(&self) -> &ContainerStatus {
+        &self.status
+    }
 }
 
 /// What runs of one pod.
@@ -36,20 +60,45 @@ pub struct Runtime {
 pub struct Running {
     /// Its sandboxes, newest first.
     pub sandboxes: Vec<PodSandbox>,
-    /// Its containers with their statuses, newest first.
-    pub containers: Vec<ContainerStatus>,
+    /// Its containers' runs, newest first.
+    pub containers: Vec<Run>,
 }
+
+impl Running {
+    /// The newest sandbox, if it is up.
+    pub fn sandbox(&self) -> Option<&PodSandbox> {
+        self.sandboxes.first().filter(|s| s.state() == PodSandboxState::SandboxReady)
+    }
+
+    /// The containers that run now.
+    pub fn up(&self) -> impl Iterator<Item = &Run> {
+        self.containers.iter().filter(|c| c.state() == ContainerState::ContainerRunning)
+    }
+
+    /// Ids of all that there is with their states, in order: what the safety net compares.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let sandboxes = self.sandboxes.iter().map(|s| (s.id.clone(), s.state));
+        sandboxes.chain(self.containers.iter().map(|c| (c.id.clone(), c.state))).collect()
+    }
+}
+
+/// Ids of a pod's sandboxes and containers with their states.
+pub type Fingerprint = BTreeSet<(String, i32)>;
 
 impl Runtime {
     /// A client of the runtime at `socket`; it connects with the first call.
     pub fn new(socket: &Path) -> Result<Self, tonic::transport::Error> {
         let socket: PathBuf = socket.into();
-        let endpoint = Endpoint::try_from("http://runtime.invalid")?.timeout(CALL_TIMEOUT);
+        let endpoint = Endpoint::try_from("http://runtime.invalid")?;
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
         }));
-        Ok(Self { pods: RuntimeServiceClient::new(channel.clone()), images: ImageServiceClient::new(channel) })
+        Ok(Self {
+            pods: RuntimeServiceClient::new(channel.clone()),
+            events: EventsClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel),
+        })
     }
 
     /// Name and version, as `containerRuntimeVersion` has it.
@@ -77,34 +126,36 @@ impl Runtime {
         None
     }
 
-    /// All that runs of any pod, by pod uid.
-    pub async fn running(&self) -> Result<HashMap<String, Running>, tonic::Status> {
-        let mut pods: HashMap<String, Running> = HashMap::new();
+    /// Ids and states of all that the runtime has of any pod, by the pod's uid.
+    pub async fn fingerprints(&self) -> Result<HashMap<String, Fingerprint>, tonic::Status> {
+        let mut pods: HashMap<String, Fingerprint> = HashMap::new();
         let mut client = self.pods.clone();
         let sandboxes = client.list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await?.into_inner().items;
-        for sandbox in sandboxes {
-            if let Some(uid) = sandbox.labels.get(POD_UID) {
-                pods.entry(uid.clone()).or_default().sandboxes.push(sandbox);
+        for mut sandbox in sandboxes {
+            if let Some(uid) = sandbox.labels.remove(POD_UID) {
+                pods.entry(uid).or_default().insert((sandbox.id, sandbox.state));
             }
         }
         let containers = client.list_containers(cri::ListContainersRequest { filter: None }).await?.into_inner();
-        for container in containers.containers {
-            let Some(uid) = container.labels.get(POD_UID) else { continue };
-            let request = cri::ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
-            match client.container_status(request).await {
-                Ok(answer) => {
-                    let status = answer.into_inner().status.unwrap_or_default();
-                    pods.entry(uid.clone()).or_default().containers.push(status);
-                }
-                Err(e) if e.code() == tonic::Code::NotFound => {}
-                Err(e) => return Err(e),
+        for mut container in containers.containers {
+            if let Some(uid) = container.labels.remove(POD_UID) {
+                pods.entry(uid).or_default().insert((container.id, container.state));
             }
         }
-        for pod in pods.values_mut() {
-            pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-            pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
-        }
         Ok(pods)
+    }
+
+    /// What runs of one pod.
+    pub async fn pod(&self, uid: &str) -> Result<Running, tonic::Status> {
+        let labels = HashMap::from([(POD_UID.to_owned(), uid.to_owned())]);
+        let (sandboxes, containers) = tokio::try_join!(self.sandboxes(labels.clone()), self.containers(labels))?;
+        let statuses = containers.into_iter().map(async |container| match self.container(&container.id).await {
+            Ok(status) => Ok(Some(Run { sandbox: container.pod_sandbox_id, status })),
+            Err(e) if e.code() == tonic::Code::NotFound => Ok(None),
+            Err(e) => Err(e),
+        });
+        let containers = futures::future::try_join_all(statuses).await?.into_iter().flatten().collect();
+        Ok(Running { sandboxes, containers })
     }
 
     /// The containers that bear these labels, newest first.
@@ -140,37 +191,65 @@ impl Runtime {
         Ok(std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect())
     }
 
-    /// Whether the image is here.
-    pub async fn has_image(&self, image: &str) -> Result<bool, tonic::Status> {
+    /// What the runtime knows of an image.
+    pub async fn image(&self, image: &str) -> Result<Option<cri::Image>, tonic::Status> {
         let image = Some(cri::ImageSpec { image: image.into(), ..Default::default() });
         let request = cri::ImageStatusRequest { image, verbose: false };
-        Ok(self.images.clone().image_status(request).await?.into_inner().image.is_some())
+        Ok(self.images.clone().image_status(request).await?.into_inner().image)
     }
 
-    /// Fetches an image.
-    pub async fn pull(&self, image: &str) -> Result<(), tonic::Status> {
+    /// Fetches an image. Large ones take long, so only the caller limits the time.
+    pub async fn pull(&self, image: &str, auth: Option<cri::AuthConfig>) -> Result<(), tonic::Status> {
         let image = Some(cri::ImageSpec { image: image.into(), ..Default::default() });
-        self.images.clone().pull_image(cri::PullImageRequest { image, auth: None, sandbox_config: None }).await?;
+        let mut request = tonic::Request::new(cri::PullImageRequest { image, auth, sandbox_config: None });
+        request.set_timeout(PULL_TIMEOUT);
+        self.images.clone().pull_image(request).await?;
         Ok(())
+    }
+
+    /// Runs a command in a container and returns its output and exit code.
+    pub async fn exec(
+        &self,
+        container: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<cri::ExecSyncResponse, tonic::Status> {
+        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        let ask = cri::ExecSyncRequest { container_id: container.into(), cmd: command.to_vec(), timeout: seconds };
+        let mut request = tonic::Request::new(ask);
+        request.set_timeout(timeout + CALL_TIMEOUT);
+        Ok(self.pods.clone().exec_sync(request).await?.into_inner())
     }
 
     /// Stops a container: its stop signal, then after `grace` seconds the end.
     pub async fn stop(&self, container: &str, grace: i64) -> Result<(), tonic::Status> {
         let mut request =
             tonic::Request::new(cri::StopContainerRequest { container_id: container.into(), timeout: grace });
-        request.set_timeout(CALL_TIMEOUT);
-        self.pods.clone().stop_container(request).await?;
+        request.set_timeout(CALL_TIMEOUT + Duration::from_secs(grace.max(0).unsigned_abs()));
+        match self.pods.clone().stop_container(request).await {
+            Err(e) if e.code() == tonic::Code::NotFound => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// Removes an ended container.
+    pub async fn remove_container(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = cri::RemoveContainerRequest { container_id: id.into() };
+        self.pods.clone().remove_container(request).await?;
         Ok(())
     }
 
-    /// Stops and removes all that is left of a pod.
-    pub async fn remove(&self, running: &Running) -> Result<(), tonic::Status> {
-        let mut client = self.pods.clone();
-        for sandbox in &running.sandboxes {
-            let pod_sandbox_id = sandbox.id.clone();
-            client.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await?;
-            client.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }).await?;
-        }
+    /// Stops a sandbox: its network is given back, what is left of its containers is killed.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.into() };
+        self.pods.clone().stop_pod_sandbox(request).await?;
+        Ok(())
+    }
+
+    /// Removes a stopped sandbox and its containers.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
+        self.pods.clone().remove_pod_sandbox(request).await?;
         Ok(())
     }
 }

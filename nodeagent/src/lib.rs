@@ -3,16 +3,24 @@
 //! Invariant: all that an agent knows can be had again from the API and the container runtime, so it may die any time.
 
 pub mod agent;
+mod cgroup;
 mod cni;
 mod cri;
+mod events;
+mod handler;
 pub mod hollow;
 mod hollow_status;
 pub mod join;
 mod machine;
 pub mod node;
-mod pod_config;
+mod objects;
 mod pod_status;
-mod pod_worker;
+mod pods;
+mod probe;
+mod runtime_events;
 mod server;
+mod spec;
+mod volumes;
+mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError};

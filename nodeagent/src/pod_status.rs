@@ -1,185 +1,257 @@
 //! What the agent reports of a pod, computed from what the runtime says. Pure.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
-use keelson_proto::cri::{ContainerState, ContainerStatus};
+use keelson_proto::cri::ContainerState;
 use serde_json::{Value, json};
 
-/// Why a container waits: reason and message.
-pub type Waiting = BTreeMap<String, (String, String)>;
+use crate::cri::{Run, Running};
+use crate::spec::pod::{self, Sort};
+use crate::spec::resources;
+use crate::worker::plan::{Waiting, runs};
 
-/// Whether a container that ended with `code` is started again.
-pub fn restarts(policy: Option<&str>, code: i32) -> bool {
-    match policy {
-        Some("Never") => false,
-        Some("OnFailure") => code != 0,
-        _ => true,
-    }
+/// Conditions that the agent owns; others stay as they are.
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Why a pod was ended by the node: reason and message of its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    /// `DeadlineExceeded`, `Evicted` and so on.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
 }
 
-/// Seconds between the end and the `restarts`-th new start: 10 s, doubling up to five minutes.
-pub fn back_off(restarts: u32) -> i64 {
-    if restarts == 0 { 0 } else { (10_i64 << (restarts - 1).min(5)).min(300) }
-}
-
-/// The container's runs, newest first.
-pub fn runs<'a>(name: &str, all: &'a [ContainerStatus]) -> impl Iterator<Item = &'a ContainerStatus> + use<'a> {
-    let name = name.to_owned();
-    all.iter().filter(move |c| c.metadata.as_ref().is_some_and(|m| m.name == name))
-}
-
-/// Containers that run before the others.
-pub fn init_containers(pod: &Pod) -> &[Container] {
-    pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default()
-}
-
-/// The pod's containers.
-pub fn containers(pod: &Pod) -> &[Container] {
-    pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default()
-}
-
-/// The names of all containers of the pod.
-pub fn names(pod: &Pod) -> impl Iterator<Item = &str> {
-    let ephemeral = pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
-    let main = init_containers(pod).iter().chain(containers(pod)).map(|c| c.name.as_str());
-    main.chain(ephemeral.iter().map(|c| c.name.as_str()))
-}
-
-/// Why a container waits, as the status says.
-pub fn waiting_reason<'a>(pod: &'a Pod, container: &str) -> Option<&'a str> {
-    let status = pod.status.as_ref()?;
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let found = lists.into_iter().flatten().flatten().find(|c| c.name == container)?;
-    found.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
-}
-
-/// The pod's restart policy; that of init containers of a pod that always restarts is OnFailure.
-pub fn policy(pod: &Pod, init: bool) -> Option<&str> {
-    let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
-    if init && policy != Some("Never") { Some("OnFailure") } else { policy }
+/// What the status is made from.
+pub struct View<'a> {
+    /// The pod, with the status that the API has.
+    pub pod: &'a Pod,
+    /// What runs.
+    pub seen: &'a Running,
+    /// Why containers wait.
+    pub waiting: &'a Waiting,
+    /// Whether a run has started and is ready, as its probes say.
+    pub found: &'a dyn Fn(&Run) -> (bool, bool),
+    /// What a run left as its last word.
+    pub message: &'a dyn Fn(&Container, &Run) -> Option<String>,
+    /// The node's addresses.
+    pub host_ips: &'a [String],
+    /// The pod's addresses; empty while there is no sandbox.
+    pub addresses: &'a [String],
+    /// Why the node ended the pod, if it did.
+    pub doom: Option<&'a Doom>,
 }
 
 fn time(nanoseconds: i64) -> String {
     format!("{:.0}", Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-fn terminated(status: &ContainerStatus) -> Value {
-    let usual = if status.exit_code == 0 { "Completed" } else { "Error" };
-    json!({"terminated": {
-        "exitCode": status.exit_code,
-        "reason": if status.reason.is_empty() { usual } else { &status.reason },
-        "message": if status.message.is_empty() { Value::Null } else { status.message.clone().into() },
-        "startedAt": time(status.started_at), "finishedAt": time(status.finished_at),
-        "containerID": format!("containerd://{}", status.id),
-    }})
+fn now() -> String {
+    format!("{:.0}", Timestamp::now())
 }
 
-fn container(spec: &Container, init: bool, pod: &Pod, all: &[ContainerStatus], waiting: &Waiting) -> Value {
-    let mut runs = runs(&spec.name, all);
-    let (newest, previous) = (runs.next(), runs.next());
-    let wait = |default: &str| match waiting.get(&spec.name) {
-        Some((reason, message)) => json!({"waiting": {"reason": reason, "message": message}}),
-        None => json!({"waiting": {"reason": default}}),
-    };
-    let idle = if init || init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let mut last = previous.map_or_else(|| json!({}), terminated);
-    let (state, running, done) = match newest.map(|n| (n, n.state())) {
-        Some((n, ContainerState::ContainerRunning)) => {
-            (json!({"running": {"startedAt": time(n.started_at)}}), true, false)
-        }
-        Some((n, ContainerState::ContainerExited)) if waiting.contains_key(&spec.name) => {
-            last = terminated(n);
-            (wait(idle), false, false)
-        }
-        Some((n, ContainerState::ContainerExited)) => (terminated(n), false, n.exit_code == 0),
-        _ => (wait(idle), false, false),
-    };
-    let mut value = json!({
-        "name": spec.name, "image": spec.image, "imageID": newest.map_or("", |n| &n.image_ref),
-        "ready": if init { done } else { running }, "started": running,
-        "restartCount": newest.and_then(|n| n.metadata.as_ref()).map_or(0, |m| m.attempt),
-        "state": state, "lastState": last,
-    });
-    if let Some(newest) = newest {
-        value["containerID"] = format!("containerd://{}", newest.id).into();
+impl View<'_> {
+    fn terminated(&self, container: &Container, run: &Run) -> Value {
+        let usual = if run.exit_code == 0 { "Completed" } else { "Error" };
+        let message = if run.message.is_empty() { (self.message)(container, run) } else { Some(run.message.clone()) };
+        json!({"terminated": {
+            "exitCode": run.exit_code,
+            "reason": if run.reason.is_empty() { usual } else { &run.reason },
+            "message": message,
+            "startedAt": time(run.started_at), "finishedAt": time(run.finished_at),
+            "containerID": format!("containerd://{}", run.id),
+        }})
     }
-    value
-}
 
-/// The pod's phase.
-pub fn phase(pod: &Pod, all: &[ContainerStatus]) -> &'static str {
-    let newest = |c: &Container| runs(&c.name, all).next();
-    let ended = |c: &ContainerStatus| c.state() == ContainerState::ContainerExited;
-    for init in init_containers(pod) {
-        match newest(init) {
-            Some(run) if ended(run) && run.exit_code == 0 => {}
-            Some(run) if ended(run) && !restarts(policy(pod, true), run.exit_code) => return "Failed",
-            _ => return "Pending",
+    fn container(&self, sort: Sort, spec: &Container, initialized: bool) -> Value {
+        let mut runs = runs(&spec.name, self.seen);
+        let (newest, previous) = (runs.next(), runs.next());
+        let idle = if sort == Sort::Main && !initialized { "PodInitializing" } else { "ContainerCreating" };
+        let idle = if matches!(sort, Sort::Init | Sort::Sidecar) { "PodInitializing" } else { idle };
+        let wait = || match self.waiting.get(&spec.name) {
+            Some((reason, message)) if message.is_empty() => json!({"waiting": {"reason": reason}}),
+            Some((reason, message)) => json!({"waiting": {"reason": reason, "message": message}}),
+            None => json!({"waiting": {"reason": idle}}),
+        };
+        let mut last = previous.map_or_else(|| json!({}), |run| self.terminated(spec, run));
+        let mut started = false;
+        let mut ready = false;
+        let state = match newest.map(|n| (n, n.state())) {
+            Some((run, ContainerState::ContainerRunning)) => {
+                (started, ready) = (self.found)(run);
+                ready &= sort != Sort::Init;
+                json!({"running": {"startedAt": time(run.started_at)}})
+            }
+            Some((run, ContainerState::ContainerExited)) if self.waiting.contains_key(&spec.name) => {
+                last = self.terminated(spec, run);
+                wait()
+            }
+            Some((run, ContainerState::ContainerExited)) => {
+                ready = sort == Sort::Init && run.exit_code == 0;
+                self.terminated(spec, run)
+            }
+            _ => wait(),
+        };
+        let attempt = newest.and_then(|n| n.metadata.as_ref()).map(|m| i64::from(m.attempt));
+        let mut value = json!({
+            "name": spec.name, "image": spec.image, "imageID": newest.map_or("", |n| &n.image_ref),
+            "ready": ready, "started": started,
+            "restartCount": attempt.unwrap_or_else(|| self.restarts_before(&spec.name)),
+            "state": state, "lastState": last,
+        });
+        if let Some(newest) = newest {
+            value["containerID"] = format!("containerd://{}", newest.id).into();
         }
+        if let Some(resources) = spec.resources.as_ref().filter(|_| sort != Sort::Ephemeral && newest.is_some()) {
+            value["resources"] = json!({"limits": resources.limits, "requests": resources.requests});
+            value["allocatedResources"] = json!(resources.requests);
+        }
+        value
     }
-    let runs: Vec<_> = containers(pod).iter().map(newest).collect();
-    let over = |r: &&ContainerStatus| ended(r) && !restarts(policy(pod, false), r.exit_code);
-    if runs.iter().flatten().filter(|r| over(r)).count() == runs.len() {
-        let good = runs.iter().flatten().all(|r| r.exit_code == 0);
-        return if good { "Succeeded" } else { "Failed" };
+
+    fn restarts_before(&self, name: &str) -> i64 {
+        let status = self.pod.status.as_ref();
+        let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
+        let found = lists.into_iter().flatten().flatten().flatten().find(|c| c.name == name);
+        found.map_or(0, |c| c.restart_count.into())
     }
-    if runs.iter().any(Option::is_none) { "Pending" } else { "Running" }
-}
 
-fn condition(previous: Option<&PodStatus>, kind: &str, holds: bool, reason: Option<&str>) -> Value {
-    let status = if holds { "True" } else { "False" };
-    let old = previous.and_then(|p| p.conditions.as_ref()?.iter().find(|c| c.type_ == kind && c.status == status));
-    let since = old.and_then(|c| c.last_transition_time.as_ref());
-    let since = since.map_or_else(|| format!("{:.0}", Timestamp::now()), |t| format!("{:.0}", t.0));
-    let reason = reason.filter(|_| !holds);
-    json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since, "reason": reason})
-}
+    /// The pod's phase.
+    fn phase(&self) -> &'static str {
+        if self.doom.is_some() {
+            return "Failed";
+        }
+        let newest = |c: &Container| runs(&c.name, self.seen).next();
+        let over = |sort, c: &Container, run: &Run| {
+            run.state() == ContainerState::ContainerExited && !pod::restarts(self.pod, sort, c, run.exit_code)
+        };
+        let mains: Vec<(&Container, Option<&Run>)> = pod::containers(self.pod).iter().map(|c| (c, newest(c))).collect();
+        if mains.iter().all(|(_, run)| run.is_none()) {
+            for init in pod::init_containers(self.pod).iter().filter(|c| !pod::is_sidecar(c)) {
+                if newest(init).is_some_and(|run| over(Sort::Init, init, run) && run.exit_code != 0) {
+                    return "Failed";
+                }
+            }
+            return "Pending";
+        }
+        if mains.iter().all(|(c, run)| run.is_some_and(|run| over(Sort::Main, c, run))) {
+            let good = mains.iter().all(|(_, run)| run.is_some_and(|run| run.exit_code == 0));
+            return if good { "Succeeded" } else { "Failed" };
+        }
+        let never = |run: &Option<&Run>| run.is_none_or(|r| r.state() == ContainerState::ContainerCreated);
+        if mains.iter().any(|(_, run)| never(run)) { "Pending" } else { "Running" }
+    }
 
-/// The status of the pod. `addresses` are empty while there is no sandbox.
-pub fn status(
-    pod: &Pod,
-    all: &[ContainerStatus],
-    waiting: &Waiting,
-    host_ip: &str,
-    addresses: &[String],
-) -> Result<PodStatus, serde_json::Error> {
-    let previous = pod.status.as_ref();
-    let phase = phase(pod, all);
-    let describe = |list: &[Container], init| -> Vec<Value> {
-        list.iter().map(|c| container(c, init, pod, all, waiting)).collect()
-    };
-    let (init, main) = (describe(init_containers(pod), true), describe(containers(pod), false));
-    let initialized = init.iter().all(|c| c["ready"] == true);
-    let ready = initialized && main.iter().all(|c| c["ready"] == true);
-    let unready = if phase == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
-    let start = previous.and_then(|p| p.start_time.as_ref());
-    let start = start.map_or_else(|| format!("{:.0}", Timestamp::now()), |t| format!("{:.0}", t.0));
-    let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
-    serde_json::from_value(json!({
-        "phase": phase,
-        "observedGeneration": pod.metadata.generation,
-        "conditions": [
-            condition(previous, "PodReadyToStartContainers", !addresses.is_empty(), None),
-            condition(previous, "Initialized", initialized, Some("ContainersNotInitialized")),
-            condition(previous, "Ready", ready, Some(unready)),
-            condition(previous, "ContainersReady", ready, Some(unready)),
-            condition(previous, "PodScheduled", true, None),
-        ],
-        "hostIP": host_ip, "hostIPs": [{"ip": host_ip}],
-        "podIP": addresses.first(), "podIPs": ips,
-        "startTime": start,
-        "qosClass": previous.and_then(|p| p.qos_class.clone()),
-        "initContainerStatuses": init,
-        "containerStatuses": main,
-    }))
+    fn condition(&self, kind: &str, verdict: Option<(&str, String)>) -> Value {
+        let status = if verdict.is_none() { "True" } else { "False" };
+        let previous = self.pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let old = previous.and_then(|p| p.iter().find(|c| c.type_ == kind && c.status == status));
+        let since = old.and_then(|c| c.last_transition_time.as_ref()).map_or_else(now, |t| format!("{:.0}", t.0));
+        let mut condition = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since,
+            "observedGeneration": self.pod.metadata.generation});
+        if let Some((reason, message)) = verdict {
+            condition["reason"] = reason.into();
+            if !message.is_empty() {
+                condition["message"] = message.into();
+            }
+        }
+        condition
+    }
+
+    /// Readiness gates that other controllers have not opened.
+    fn closed_gates(&self) -> Vec<String> {
+        let spec = pod::spec(self.pod);
+        let conditions = self.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let open = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+        let gates = spec.readiness_gates.into_iter().flatten().map(|g| g.condition_type);
+        gates.filter(|kind| !open(kind)).collect()
+    }
+
+    fn conditions(&self, phase: &str, init: &[Value], main: &[Value], initialized: bool) -> Vec<Value> {
+        let names = |list: &mut dyn Iterator<Item = &Value>| -> String {
+            list.filter(|c| c["ready"] != true).filter_map(|c| c["name"].as_str()).collect::<Vec<_>>().join(" ")
+        };
+        let uninitialized = (!initialized && phase != "Succeeded").then(|| {
+            ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", names(&mut init.iter())))
+        });
+        let ended = matches!(phase, "Succeeded" | "Failed");
+        let sidecars = pod::init_containers(self.pod).iter().zip(init).filter(|(c, _)| pod::is_sidecar(c));
+        let unready = names(&mut sidecars.map(|(_, status)| status).chain(main));
+        let unready = if ended {
+            Some((if phase == "Succeeded" { "PodCompleted" } else { "PodFailed" }, String::new()))
+        } else if unready.is_empty() && initialized && !main.is_empty() {
+            None
+        } else {
+            Some(("ContainersNotReady", format!("containers with unready status: [{unready}]")))
+        };
+        let gates = self.closed_gates();
+        let gated = (!gates.is_empty()).then(|| {
+            ("ReadinessGatesNotReady", format!("the status of pod readiness gates is not \"True\": {gates:?}"))
+        });
+        let sandbox = (self.addresses.is_empty() || ended).then(|| ("", String::new()));
+        let mut conditions = vec![
+            self.condition(OURS[0], sandbox),
+            self.condition(OURS[1], uninitialized),
+            self.condition(OURS[2], unready.clone().or(gated)),
+            self.condition(OURS[3], unready),
+            self.condition(OURS[4], None),
+        ];
+        if let Some(first) = conditions.first_mut().and_then(Value::as_object_mut)
+            && first.get("reason").is_some_and(|r| r == "")
+        {
+            first.remove("reason");
+        }
+        let previous = self.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let others = previous.iter().filter(|c| !OURS.contains(&c.type_.as_str()));
+        conditions.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
+        conditions
+    }
+
+    /// The status of the pod.
+    pub fn status(&self) -> Result<PodStatus, serde_json::Error> {
+        let previous = self.pod.status.as_ref();
+        let phase = self.phase();
+        let begun = pod::containers(self.pod).iter().any(|c| runs(&c.name, self.seen).next().is_some());
+        let init: Vec<Value> = (pod::init_containers(self.pod).iter())
+            .map(|c| self.container(if pod::is_sidecar(c) { Sort::Sidecar } else { Sort::Init }, c, true))
+            .collect();
+        let no_init = init.is_empty();
+        let done = |(c, s): (&Container, &Value)| {
+            if pod::is_sidecar(c) { s["started"] == true } else { s["ready"] == true }
+        };
+        let initialized = begun || pod::init_containers(self.pod).iter().zip(&init).all(done);
+        let main: Vec<Value> =
+            (pod::containers(self.pod).iter()).map(|c| self.container(Sort::Main, c, no_init || initialized)).collect();
+        let extra: Vec<Value> = (pod::ephemeral_containers(self.pod).iter())
+            .map(|c| self.container(Sort::Ephemeral, &pod::plain(c), true))
+            .collect();
+        let start = previous.and_then(|p| p.start_time.as_ref()).map_or_else(now, |t| format!("{:.0}", t.0));
+        let listed = |ips: &[String]| -> Vec<Value> { ips.iter().map(|ip| json!({"ip": ip})).collect() };
+        // The address stays known after the pod has ended, as upstream keeps it.
+        let before = previous.and_then(|p| p.pod_ips.as_ref()).into_iter().flatten().map(|ip| ip.ip.clone());
+        let addresses = if self.addresses.is_empty() { before.collect() } else { self.addresses.to_vec() };
+        serde_json::from_value(json!({
+            "phase": phase,
+            "reason": self.doom.map(|d| d.reason), "message": self.doom.map(|d| &d.message),
+            "observedGeneration": self.pod.metadata.generation,
+            "conditions": self.conditions(phase, &init, &main, initialized),
+            "hostIP": self.host_ips.first(), "hostIPs": listed(self.host_ips),
+            "podIP": addresses.first(), "podIPs": listed(&addresses),
+            "startTime": start,
+            "qosClass": previous.and_then(|p| p.qos_class.clone()).unwrap_or(resources::qos(self.pod).name().into()),
+            "nominatedNodeName": previous.and_then(|p| p.nominated_node_name.clone()),
+            "resourceClaimStatuses": previous.and_then(|p| p.resource_claim_statuses.clone()),
+            "initContainerStatuses": (!init.is_empty()).then_some(init),
+            "containerStatuses": main,
+            "ephemeralContainerStatuses": (!extra.is_empty()).then_some(extra),
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_proto::cri::ContainerMetadata;
+    use keelson_proto::cri::{ContainerMetadata, ContainerStatus};
 
     fn pod(policy: &str, init: bool) -> Pod {
         let mut pod = json!({"metadata": {"name": "p", "uid": "u"},
@@ -190,14 +262,31 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
-    fn run(name: &str, state: ContainerState, exit_code: i32, attempt: u32) -> ContainerStatus {
+    fn run(name: &str, state: ContainerState, exit_code: i32, attempt: u32) -> Run {
         let metadata = Some(ContainerMetadata { name: name.into(), attempt });
-        ContainerStatus { id: "x".into(), metadata, state: state.into(), exit_code, ..Default::default() }
+        let status = ContainerStatus { id: "x".into(), metadata, state: state.into(), exit_code, ..Default::default() };
+        Run { sandbox: "s".into(), status }
     }
+
+    fn status(pod: &Pod, runs: Vec<Run>, waiting: &Waiting, ready: bool, doom: Option<&Doom>) -> PodStatus {
+        let seen = Running { sandboxes: vec![], containers: runs };
+        let view = View {
+            pod,
+            seen: &seen,
+            waiting,
+            found: &|_| (true, ready),
+            message: &|_, _| None,
+            host_ips: &["10.0.0.1".into()],
+            addresses: &["10.244.0.2".into()],
+            doom,
+        };
+        view.status().unwrap()
+    }
+
+    use ContainerState::{ContainerExited as Exited, ContainerRunning as Up};
 
     #[test]
     fn phases() {
-        use ContainerState::{ContainerExited as Exited, ContainerRunning as Up};
         for (policy, init, runs, phase) in [
             ("Always", false, vec![], "Pending"),
             ("Always", false, vec![run("c", Up, 0, 0)], "Running"),
@@ -210,20 +299,49 @@ mod tests {
             ("Never", true, vec![run("first", Exited, 1, 0)], "Failed"),
             ("Always", true, vec![run("first", Exited, 0, 0), run("c", Up, 0, 0)], "Running"),
         ] {
-            assert_eq!(super::phase(&pod(policy, init), &runs), phase, "{policy} {init} {runs:?}");
+            let what = format!("{policy} {init} {runs:?}");
+            let status = status(&pod(policy, init), runs, &Waiting::new(), true, None);
+            assert_eq!(status.phase.as_deref(), Some(phase), "{what}");
         }
+    }
+
+    fn holds(status: &PodStatus, kind: &str) -> bool {
+        status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True")
+    }
+
+    #[test]
+    fn readiness_follows_probes_and_gates() {
+        let mut pod = pod("Always", false);
+        let up = || vec![run("c", Up, 0, 0)];
+        assert!(!holds(&status(&pod, up(), &Waiting::new(), false, None), "Ready"));
+        assert!(holds(&status(&pod, up(), &Waiting::new(), true, None), "Ready"));
+        let gates = serde_json::from_value(json!([{"conditionType": "example.com/open"}])).unwrap();
+        pod.spec.as_mut().unwrap().readiness_gates = gates;
+        let closed = status(&pod, up(), &Waiting::new(), true, None);
+        assert!(!holds(&closed, "Ready") && holds(&closed, "ContainersReady"));
+        pod.status =
+            serde_json::from_value(json!({"conditions": [{"type": "example.com/open", "status": "True"}]})).unwrap();
+        let open = status(&pod, up(), &Waiting::new(), true, None);
+        assert!(holds(&open, "Ready") && holds(&open, "example.com/open"));
     }
 
     #[test]
     fn a_crash_loop_waits_and_remembers() {
-        let runs = [run("c", ContainerState::ContainerExited, 7, 3)];
+        let runs = vec![run("c", Exited, 7, 3)];
         let waiting = Waiting::from([("c".into(), ("CrashLoopBackOff".into(), "back-off 40s".into()))]);
-        let status = status(&pod("Always", false), &runs, &waiting, "10.0.0.1", &["10.244.0.2".into()]).unwrap();
+        let status = status(&pod("Always", false), runs, &waiting, true, None);
         let container = &status.container_statuses.unwrap()[0];
         assert_eq!(container.restart_count, 3);
         assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
         let state = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
         assert_eq!(state.reason.as_deref(), Some("CrashLoopBackOff"));
-        assert_eq!([0, 1, 2, 3, 6, 99].map(back_off), [0, 10, 20, 40, 300, 300]);
+    }
+
+    #[test]
+    fn an_evicted_pod_has_failed() {
+        let doom = Doom { reason: "Evicted", message: "low on memory".into() };
+        let status = status(&pod("Always", false), vec![run("c", Exited, 137, 0)], &Waiting::new(), true, Some(&doom));
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+        assert!(!holds(&status, "Ready"));
     }
 }

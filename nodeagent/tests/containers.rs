@@ -163,7 +163,14 @@ impl Transport for OnePod {
                 "GET" if is_pod => {
                     answer(200, &json!({"metadata": {"resourceVersion": "1"}, "items": [self.0.borrow().clone()]}))
                 }
-                "GET" if path.contains("/nodes?") || path.ends_with("/nodes") => {
+                "GET" if path.contains("watch=true") => {
+                    http::Response::new(StreamBody::new(futures::stream::pending()).boxed_unsync())
+                }
+                "GET"
+                    if ["/nodes", "/services"]
+                        .iter()
+                        .any(|list| path.contains(&format!("{list}?")) || path.ends_with(list)) =>
+                {
                     answer(200, &json!({"metadata": {}, "items": []}))
                 }
                 "GET" => answer(404, &json!({"kind": "Status", "code": 404})),
@@ -230,6 +237,7 @@ async fn a_pod_runs_fails_over_an_agent_and_ends() {
         port: 10250,
         credentials: None,
         cluster_cidr: "10.244.0.0/16".into(),
+        resolv_conf: "/etc/resolv.conf".into(),
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
     };

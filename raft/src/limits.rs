@@ -34,6 +34,8 @@ pub const ELECTION_MIN_MILLIS: u64 = 500;
 pub const ELECTION_MAX_MILLIS: u64 = 875;
 /// Longest time for one request to another member, snapshots excepted.
 pub const PEER_REQUEST_MILLIS: u64 = 5_000;
+/// Pause before replication to a member that cannot be reached is tried again.
+pub const PEER_RETRY_MILLIS: u64 = 100;
 /// Longest time to connect to another member.
 pub const PEER_CONNECT_MILLIS: u64 = 1_000;
 /// Requests of other members that are served at once on one connection.

@@ -31,7 +31,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::codec;
 use crate::limits::{
-    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_TRANSFER_MILLIS,
+    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_TRANSFER_MILLIS,
 };
 use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
@@ -55,6 +56,9 @@ pub struct Network {
 /// The way to one member.
 pub struct Peer {
     target: u64,
+    name: String,
+    /// Whether the last attempt to replicate to it failed.
+    lost: bool,
     address: String,
     client: PeerClient<Channel>,
 }
@@ -136,7 +140,7 @@ impl Network {
 
     fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
-        Peer { target, client: Self::client(self.channel(&address)), address }
+        Peer { target, name: member.name.clone(), lost: false, client: Self::client(self.channel(&address)), address }
     }
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
@@ -262,8 +266,23 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let responses: BoxStream<'s, _> = self.append_stream(input, option.soft_ttl()).await?;
-            Ok(responses)
+            match self.append_stream(input, option.soft_ttl()).await {
+                Ok(responses) => {
+                    if std::mem::take(&mut self.lost) {
+                        tracing::info!(member = self.name, address = self.address, "the member is reachable again");
+                    }
+                    let responses: BoxStream<'s, _> = responses;
+                    Ok(responses)
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.lost, true) {
+                        tracing::warn!(member = self.name, address = self.address, %error, "the member is unreachable");
+                    }
+                    // openraft's own back-off only holds back requests of a stream that stands.
+                    tokio::time::sleep(Duration::from_millis(PEER_RETRY_MILLIS)).await;
+                    Err(error)
+                }
+            }
         })
     }
 

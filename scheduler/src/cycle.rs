@@ -2,7 +2,6 @@
 //! best is chosen. If none can, why, and who could make room.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::{Rng, RngExt};
@@ -10,7 +9,7 @@ use rand::{Rng, RngExt};
 use crate::config::Profile;
 use crate::plugins::preemption::{Budget, Candidate, importance, pick, protected};
 use crate::plugins::volumes::{Promise, promised};
-use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, index, statics};
+use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
 use crate::queue::PluginSet;
 use crate::view::{PodInfo, Slot, View};
 
@@ -118,7 +117,7 @@ impl<'a> Cycle<'a> {
             let plugin = statics::explain(bits).and_then(|(name, _)| index(name)).unwrap_or(0);
             return (statics::refuse(bits, why), plugin);
         }
-        if self.view.nominated.is_empty() {
+        if self.view.rows[slot as usize].nominated == 0 {
             return self.judge(slot, why);
         }
         let nominated = self.nominated(slot);
@@ -289,6 +288,48 @@ impl<'a> Cycle<'a> {
         pick(candidates).ok_or(why)
     }
 
+    /// Whether nothing but CPU, memory and the number of pods decides where the pod fits.
+    fn only_resources(&self) -> bool {
+        self.pod.class.requests.extra.is_empty()
+            && self.filters.iter().all(|(plugin, _)| PLUGINS[*plugin].name == "NodeResourcesFit")
+    }
+
+    /// As [`Self::try_without`], with numbers alone.
+    fn try_by_resources(
+        &self,
+        slot: Slot,
+        lower: Vec<Arc<PodInfo>>,
+        budgets: &[(Arc<str>, Budget)],
+    ) -> Result<Candidate, Reasons> {
+        let requests = &self.pod.class.requests;
+        let mut row = self.view.rows[slot as usize];
+        let nominated = if row.nominated == 0 { Vec::new() } else { self.nominated(slot) };
+        for pod in &nominated {
+            row.count(&pod.class.requests, 1);
+        }
+        for pod in &lower {
+            row.count(&pod.class.requests, -1);
+        }
+        let lacks = fit::lacks(&row, requests);
+        if lacks != [false; 3] {
+            return Err(fit::texts(lacks).map(Cow::Borrowed).collect());
+        }
+        let (violating, others) = protected(&lower, budgets);
+        let (mut victims, mut violations) = (Vec::new(), 0);
+        for (pods, counts) in [(violating, 1), (others, 0)] {
+            for pod in pods {
+                row.count(&pod.class.requests, 1);
+                if fit::lacks(&row, requests) != [false; 3] {
+                    row.count(&pod.class.requests, -1);
+                    violations += counts;
+                    victims.push(pod);
+                }
+            }
+        }
+        victims.sort_by_key(|p| importance(p));
+        Ok(Candidate { slot, victims, violations })
+    }
+
     /// Who would have to leave a node; as few and as unimportant as possible.
     fn try_without(&mut self, slot: Slot, budgets: &[(Arc<str>, Budget)]) -> Result<Candidate, Reasons> {
         if self.view.rows[slot as usize].lowest_priority >= self.pod.class.priority {
@@ -299,6 +340,9 @@ impl<'a> Cycle<'a> {
         let pods = self.view.nodes[slot as usize].pods.iter();
         let mut lower: Vec<Arc<PodInfo>> = pods.filter(|p| p.class.priority < priority).cloned().collect();
         lower.sort_by(|a, b| importance(a).cmp(&importance(b)).then_with(|| a.uid.cmp(&b.uid)));
+        if self.only_resources() {
+            return self.try_by_resources(slot, lower, budgets);
+        }
         for pod in &lower {
             self.remove(pod);
         }
@@ -333,7 +377,7 @@ impl<'a> Cycle<'a> {
 /// Why nodes refuse a pod.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
-    reasons: BTreeMap<Cow<'static, str>, usize>,
+    reasons: Vec<(Cow<'static, str>, usize)>,
     /// The plugins that refused.
     pub refused_by: PluginSet,
     /// Nodes on which fewer pods could help.
@@ -342,8 +386,16 @@ pub struct Diagnosis {
 
 impl Diagnosis {
     fn count(&mut self, reason: Cow<'static, str>, nodes: usize) {
-        if nodes > 0 {
-            *self.reasons.entry(reason).or_default() += nodes;
+        if nodes == 0 {
+            return;
+        }
+        // There are few different reasons, and most texts are constants.
+        let same = |(known, _): &&mut (Cow<'static, str>, usize)| {
+            (known.as_ptr() == reason.as_ptr() && known.len() == reason.len()) || *known == reason
+        };
+        match self.reasons.iter_mut().find(same) {
+            Some((_, count)) => *count += nodes,
+            None => self.reasons.push((reason, nodes)),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::groups::Groups;
 use crate::intern::{Interner, Sym};
 use crate::matchers::Matchers;
 use crate::owners::Owners;
-use crate::resources::amount;
+use crate::resources::{Requests, amount};
 use crate::selector::{Labels, NodeLabels, node_label};
 use crate::topology::Topologies;
 use crate::volumes::Volumes;
@@ -83,6 +83,19 @@ pub struct Row {
     pub pods: i32,
     /// The lowest priority of its pods.
     pub lowest_priority: i32,
+    /// Pods that wait for preemption to make room on it.
+    pub nominated: i32,
+}
+
+impl Row {
+    /// Adds what a pod requests, or (`by` -1) takes it away.
+    pub fn count(&mut self, requests: &Requests, by: i64) {
+        self.cpu += by * requests.cpu;
+        self.memory += by * requests.memory;
+        self.nonzero_cpu += by * requests.nonzero_cpu;
+        self.nonzero_memory += by * requests.nonzero_memory;
+        self.pods += by as i32;
+    }
 }
 
 /// What else is known of a node.
@@ -173,6 +186,7 @@ pub struct View {
     pub image_nodes: HashMap<Sym, u32>,
     /// Nodes with a taint that is only a preference.
     pub preference_taints: usize,
+    nominations: HashMap<Arc<str>, Arc<str>>,
     by_name: HashMap<Arc<str>, Slot>,
     placed: HashMap<Arc<str>, (Slot, Arc<PodInfo>)>,
     free: Vec<Slot>,
@@ -246,7 +260,8 @@ impl View {
             (self.nodes.len() - 1) as Slot
         });
         let name: Arc<str> = name.into();
-        self.rows[slot as usize] = Row { lowest_priority: i32::MAX, ..Row::default() };
+        let nominated = self.nominated.get(&name).map_or(0, Vec::len) as i32;
+        self.rows[slot as usize] = Row { lowest_priority: i32::MAX, nominated, ..Row::default() };
         self.nodes[slot as usize] = NodeEntry { name: name.clone(), ..NodeEntry::default() };
         self.by_name.insert(name, slot);
         slot
@@ -404,11 +419,7 @@ impl View {
     fn count(&mut self, slot: Slot, pod: &PodInfo, by: i64) {
         let (class, requests) = (&pod.class, &pod.class.requests);
         let (row, entry) = (&mut self.rows[slot as usize], &mut self.nodes[slot as usize]);
-        row.cpu += by * requests.cpu;
-        row.memory += by * requests.memory;
-        row.nonzero_cpu += by * requests.nonzero_cpu;
-        row.nonzero_memory += by * requests.nonzero_memory;
-        row.pods += by as i32;
+        row.count(requests, by);
         for (resource, amount) in &requests.extra {
             entry.extra_mut(*resource).2 += by * amount;
         }
@@ -477,19 +488,29 @@ impl View {
     pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
         self.denominate(&pod.uid);
         if !node.is_empty() {
-            self.nominated.entry(node.into()).or_default().push(pod.clone());
+            let node: Arc<str> = node.into();
+            self.nominations.insert(pod.uid.clone(), node.clone());
+            self.count_nominated(&node, 1);
+            self.nominated.entry(node).or_default().push(pod.clone());
+        }
+    }
+
+    fn count_nominated(&mut self, node: &str, by: i32) {
+        if let Some(slot) = self.by_name.get(node) {
+            self.rows[*slot as usize].nominated += by;
         }
     }
 
     /// Forgets that.
     pub fn denominate(&mut self, uid: &str) {
-        if self.nominated.is_empty() {
-            return;
-        }
-        self.nominated.retain(|_, pods| {
+        let Some(node) = self.nominations.remove(uid) else { return };
+        self.count_nominated(&node, -1);
+        if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
-            !pods.is_empty()
-        });
+            if pods.is_empty() {
+                self.nominated.remove(&node);
+            }
+        }
     }
 
     /// Pods in namespaces and on nodes, for tests and dumps: `(node, pod)`.

@@ -103,7 +103,7 @@ pub struct Volumes {
     /// Claims.
     pub claims: HashMap<ClaimKey, Claim>,
     /// Volumes.
-    pub volumes: BTreeMap<Arc<str>, Volume>,
+    pub volumes: BTreeMap<Arc<str>, Arc<Volume>>,
     /// Storage classes.
     pub classes: HashMap<Arc<str>, Class>,
     /// Most volumes per node and CSI driver.
@@ -114,7 +114,8 @@ pub struct Volumes {
     pub assumed: HashMap<Arc<str>, ClaimKey>,
     capacities: HashMap<Arc<str>, Capacity>,
     users: HashMap<ClaimKey, HashMap<Slot, u32>>,
-    by_node: HashMap<Slot, HashMap<ClaimKey, u32>>,
+    by_node: Vec<HashMap<ClaimKey, u32>>,
+    nothing: HashMap<ClaimKey, u32>,
 }
 
 impl Volumes {
@@ -173,7 +174,7 @@ impl Volumes {
             deleting: meta.deletion_timestamp.is_some(),
             driver: spec.csi.map(|c| c.driver.as_str().into()),
         };
-        self.volumes.insert(name, parsed);
+        self.volumes.insert(name, Arc::new(parsed));
     }
 
     /// Forgets a volume.
@@ -238,12 +239,12 @@ impl Volumes {
             let VolumeUse::Claim(name, _) = volume else { continue };
             let key = (pod.class.namespace.clone(), name.clone());
             bump(self.users.entry(key.clone()).or_default(), slot, by);
-            bump(self.by_node.entry(slot).or_default(), key.clone(), by);
+            if self.by_node.len() <= slot as usize {
+                self.by_node.resize_with(slot as usize + 1, HashMap::new);
+            }
+            bump(&mut self.by_node[slot as usize], key.clone(), by);
             if self.users.get(&key).is_some_and(HashMap::is_empty) {
                 self.users.remove(&key);
-            }
-            if self.by_node.get(&slot).is_some_and(HashMap::is_empty) {
-                self.by_node.remove(&slot);
             }
         }
     }
@@ -255,8 +256,8 @@ impl Volumes {
     }
 
     /// Claims in use on a node.
-    pub fn claims_on(&self, slot: Slot) -> impl Iterator<Item = &ClaimKey> {
-        self.by_node.get(&slot).into_iter().flatten().map(|(k, _)| k)
+    pub fn claims_on(&self, slot: Slot) -> impl ExactSizeIterator<Item = &ClaimKey> {
+        self.by_node.get(slot as usize).unwrap_or(&self.nothing).keys()
     }
 
     /// The CSI driver of a claim and what identifies its volume.

@@ -47,7 +47,8 @@ impl Testbed {
         fs::rename(&part, &bin).with_context(|| bin.display().to_string())
     }
 
-    fn binary(&self) -> PathBuf {
+    /// Where that copy is, on the machine and on every host.
+    pub fn binary(&self) -> PathBuf {
         self.dir().join("bin/keelson")
     }
 }

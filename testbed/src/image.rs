@@ -18,8 +18,8 @@ const BUSYBOX: &[&str] = &["/bin/busybox", "/usr/bin/busybox", "/usr/lib/initram
 /// Commands that the image offers, as links to busybox.
 const COMMANDS: &[&str] = &[
     "cat", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ls",
-    "mkdir", "nc", "netstat", "nslookup", "ping", "ps", "rm", "sed", "sh", "sleep", "tail", "test", "top", "touch",
-    "true", "uname", "vi", "wc", "wget",
+    "mkdir", "nc", "netstat", "nslookup", "ping", "ps", "rm", "sed", "sh", "sleep", "tail", "tar", "test", "top",
+    "touch", "true", "uname", "vi", "wc", "wget",
 ];
 /// Reaps what is left to it, and ends at once when it is told to.
 const PAUSE_SCRIPT: &str = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done";

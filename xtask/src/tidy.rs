@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-scheduler", &["keelson-client", "keelson-machinery"]),
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
     ("xtask", &["keelson-testbed"]),
+    ("keelson-chaos", &["keelson-proto", "keelson-testbed"]),
     ("keelson-bench", &["keelson-client", "keelson-proto"]),
     (
         "keelson",
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "keelson-machinery",
             "keelson-pki",
             "keelson-proto",
+            "keelson-chaos",
         ],
     ),
 ];

@@ -8,7 +8,7 @@ use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::{Head, Stored};
+use keelson_machinery::stored::{self, Head, Stored};
 use keelson_store::{KeyRange, KeyValue, RangeRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -115,11 +115,16 @@ impl ApiServer {
             )
             .as_bytes(),
         );
+        let intro = if def.custom { Vec::new() } else { stored::intro(def) };
         for (index, (kv, stored)) in page.items.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
             }
-            stored.write_json(kv.mod_revision, &mut out);
+            if def.custom {
+                stored.write_json(kv.mod_revision, &mut out);
+            } else {
+                stored.write_item(&intro, kv.mod_revision, &mut out);
+            }
         }
         out.extend_from_slice(b"]}");
         let mut response = body::json(200, out);

@@ -44,7 +44,7 @@ impl Call<'_> {
     pub fn answer(&self, code: u16, object: &Value, warnings: &[String]) -> Result<Response<Body>, Status> {
         let (def, accepted) = (self.request.def, self.accepted()?);
         // Only the row's own objects have other forms; a Status or Scale is answered as it is.
-        let converted = (accepted.format != Format::Object && object["kind"] == def.kind)
+        let converted = (accepted.format != Format::Object && table::is_shown(def, object))
             .then(|| table::single(def, accepted, object, &self.request.query))
             .transpose()?;
         let mut response = respond::object(code, accepted.media, converted.as_ref().unwrap_or(object), self.pretty())?;

@@ -2,6 +2,7 @@
 //! change.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ struct Shape {
     selectors: Selectors,
     accepted: Accepted,
     query: Query,
+    /// Whether the columns of the table were told.
+    told: AtomicBool,
 }
 
 impl ApiServer {
@@ -51,6 +54,7 @@ impl ApiServer {
             selectors: Selectors::of(request)?,
             accepted: call.accepted()?,
             query: query.clone(),
+            told: AtomicBool::new(false),
         };
         let timeout = match query.number("timeoutSeconds")? {
             Some(seconds) if seconds > 0 => seconds as u64,
@@ -255,7 +259,7 @@ impl Shape {
         let object = self.custom.as_ref().map_or_else(|| parse(kv), |custom| custom.read(kv));
         let converted = object.and_then(|mut object| {
             object["metadata"]["resourceVersion"] = revision.to_string().into();
-            table::single(self.def, self.accepted, &object, &self.query)
+            self.shown(object)
         });
         match converted {
             Ok(object) => event(media, kind, &object),
@@ -263,16 +267,28 @@ impl Shape {
         }
     }
 
+    /// An object in the form that the watcher asked for; the columns of a table are told once.
+    fn shown(&self, object: Value) -> Result<Value, Status> {
+        let mut object = match self.accepted.format {
+            Format::Object => object,
+            _ => table::single(self.def, self.accepted, &object, &self.query)?,
+        };
+        if self.accepted.format == Format::Table && self.told.swap(true, Ordering::Relaxed) {
+            object["columnDefinitions"] = Value::Null;
+        }
+        Ok(object)
+    }
+
     /// Tells the revision up to which the watcher has seen everything.
     fn bookmark(&self, revision: i64, initial_end: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let mut object = json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata});
-        if self.accepted.format == Format::Metadata {
-            object = table::partial(self.accepted, &object);
+        let object = json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata});
+        match self.shown(object) {
+            Ok(object) => event(self.accepted.media, "BOOKMARK", &object),
+            Err(status) => error_event(self.accepted.media, &status),
         }
-        event(self.accepted.media, "BOOKMARK", &object)
     }
 }

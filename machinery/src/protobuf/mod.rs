@@ -46,6 +46,11 @@ pub enum Error {
     UnknownKind,
 }
 
+/// The number of a type's field (that of the struct around it, if it is inlined).
+pub fn number_of(path: &str, field: &str) -> Option<u32> {
+    table::by_path(path)?.field(field).map(|field| field.chain[0])
+}
+
 /// Splits `apiVersion`.
 fn group_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 
 use super::{Answer, Query, Refusal, Server, full};
-use crate::pod_status;
+use crate::spec::pod as pod_spec;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
@@ -69,7 +69,7 @@ fn wanted(query: &Query) -> Result<Wanted, Refusal> {
 pub async fn serve(server: &Server, namespace: &str, pod: &str, container: &str, query: &Query) -> Answer {
     let wanted = wanted(query)?;
     let object = server.pod(namespace, pod)?;
-    if !pod_status::names(&object).any(|n| n == container) {
+    if !pod_spec::names(&object).any(|n| n == container) {
         return Err(Refusal(404, format!("container \"{container}\" not found in pod \"{pod}\"")));
     }
     let runs = server.runs(&object, container).await?;
@@ -78,7 +78,7 @@ pub async fn serve(server: &Server, namespace: &str, pod: &str, container: &str,
         let text = if previous {
             format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
         } else {
-            let reason = pod_status::waiting_reason(&object, container).unwrap_or("ContainerCreating");
+            let reason = pod_spec::waiting_reason(&object, container).unwrap_or("ContainerCreating");
             format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}")
         };
         return Err(Refusal(400, text));

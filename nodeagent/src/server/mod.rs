@@ -209,14 +209,14 @@ impl Server {
 
     /// The pods that the API gave this node.
     fn pods(&self) -> Answer {
-        let pods = self.agent.pods();
+        let pods = self.agent.pods.list();
         let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
         Ok(answer(200, "application/json", list.to_string()))
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<k8s_openapi::api::core::v1::Pod, Refusal> {
         let found =
-            self.agent.pods().into_iter().find(|p| {
+            self.agent.pods.list().into_iter().find(|p| {
                 p.metadata.namespace.as_deref() == Some(namespace) && p.metadata.name.as_deref() == Some(name)
             });
         found.map(|pod| (*pod).clone()).ok_or_else(|| Refusal(404, format!("pod \"{name}\" not found")))

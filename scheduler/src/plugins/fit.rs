@@ -6,7 +6,8 @@ use super::{Context, Fit, MAX_SCORE, Reasons, State};
 use crate::config::{Profile, Strategy};
 use crate::intern::Sym;
 use crate::queue::Happening;
-use crate::view::{PodInfo, Slot, View};
+use crate::resources::Requests;
+use crate::view::{PodInfo, Row, Slot, View};
 
 /// A resource that scores look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +22,28 @@ pub enum Resource {
 
 /// Whether what is requested still fits.
 pub fn filter(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
-    let row = &context.view.rows[slot as usize];
     let requests = &context.pod.class.requests;
-    let lacks = |request: i64, allocatable: i64, used: i64| request > 0 && request > allocatable - used;
-    let pods = row.pods + 1 > row.allocatable_pods;
-    let cpu = lacks(requests.cpu, row.allocatable_cpu, row.cpu);
-    let memory = lacks(requests.memory, row.allocatable_memory, row.memory);
-    if !pods && !cpu && !memory && requests.extra.is_empty() {
+    let lacks = lacks(&context.view.rows[slot as usize], requests);
+    if lacks == [false; 3] && requests.extra.is_empty() {
         return Fit::Yes;
     }
-    refusal(context, slot, [pods, cpu, memory], why)
+    refusal(context, slot, lacks, why)
+}
+
+/// Whether a node lacks room for one more pod, CPU, memory.
+pub fn lacks(row: &Row, requests: &Requests) -> [bool; 3] {
+    let lacks = |request: i64, allocatable: i64, used: i64| request > 0 && request > allocatable - used;
+    [
+        row.pods + 1 > row.allocatable_pods,
+        lacks(requests.cpu, row.allocatable_cpu, row.cpu),
+        lacks(requests.memory, row.allocatable_memory, row.memory),
+    ]
+}
+
+/// What users read of [`lacks`].
+pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
+    let texts = ["Too many pods", "Insufficient cpu", "Insufficient memory"];
+    lacks.into_iter().zip(texts).filter(|(lacks, _)| *lacks).map(|(_, text)| text)
 }
 
 fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
@@ -39,8 +52,7 @@ fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mu
     let (mut lacking, mut never) = (pods || cpu || memory, false);
     never |= (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory);
     if let Some(why) = why.as_deref_mut() {
-        let texts = [(pods, "Too many pods"), (cpu, "Insufficient cpu"), (memory, "Insufficient memory")];
-        why.extend(texts.into_iter().filter(|(lacks, _)| *lacks).map(|(_, text)| Cow::Borrowed(text)));
+        why.extend(texts([pods, cpu, memory]).map(Cow::Borrowed));
     }
     for (resource, amount) in &requests.extra {
         let (allocatable, used) = node.extra(*resource);
@@ -140,33 +152,47 @@ pub fn pre_score_balanced(_: &mut View, pod: &PodInfo, profile: &Profile, _: &mu
     })
 }
 
-/// The more alike the shares of the resources that are requested, the better.
+/// How much more alike the pod makes the shares of the resources that are requested. A node whose shares stay as alike as they
+/// are gets three quarters of the points.
 pub fn score_balanced(context: &Context<'_>, nodes: &[Slot], scores: &mut [i64]) {
     let resources = &context.profile.balanced_resources;
+    let (mut before, mut after) = (Vec::with_capacity(resources.len()), Vec::with_capacity(resources.len()));
     for (score, slot) in scores.iter_mut().zip(nodes) {
-        let (mut count, mut total, mut first) = (0_u32, 0.0, [0.0; 2]);
-        let fraction = |resource: &Resource| {
+        before.clear();
+        after.clear();
+        for resource in resources {
             let (requested, allocatable) = share(context, *slot, *resource, true);
-            (allocatable != 0).then(|| (requested as f64 / allocatable as f64).min(1.0))
-        };
-        for part in resources.iter().filter_map(fraction) {
-            if let Some(place) = first.get_mut(count as usize) {
-                *place = part;
+            if allocatable != 0 {
+                let own = own_request(context, *resource);
+                before.push(((requested - own) as f64 / allocatable as f64).min(1.0));
+                after.push((requested as f64 / allocatable as f64).min(1.0));
             }
-            count += 1;
-            total += part;
         }
-        let deviation = match count {
-            0 | 1 => 0.0,
-            2 => ((first[0] - first[1]) / 2.0).abs(),
-            _ => {
-                let mean = total / f64::from(count);
-                let squares: f64 = resources.iter().filter_map(fraction).map(|p| (p - mean) * (p - mean)).sum();
-                (squares / f64::from(count)).sqrt()
-            }
-        };
-        *score = ((1.0 - deviation) * MAX_SCORE as f64) as i64;
+        *score = MAX_SCORE / 2 + (MAX_SCORE / 2 + evenness(&after) - evenness(&before)) / 2;
     }
+}
+
+fn own_request(context: &Context<'_>, resource: Resource) -> i64 {
+    let requests = &context.pod.class.requests;
+    match resource {
+        Resource::Cpu => requests.cpu,
+        Resource::Memory => requests.memory,
+        Resource::Other(sym) => requests.extra.iter().find(|(s, _)| *s == sym).map_or(0, |(_, amount)| *amount),
+    }
+}
+
+/// How alike shares are: all points less the standard deviation.
+fn evenness(shares: &[f64]) -> i64 {
+    let deviation = match shares {
+        [] | [_] => 0.0,
+        [a, b] => ((a - b) / 2.0).abs(),
+        _ => {
+            let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+            let squares: f64 = shares.iter().map(|p| (p - mean) * (p - mean)).sum();
+            (squares / shares.len() as f64).sqrt()
+        }
+    };
+    ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }
 
 /// A node came or grew, or a pod left or shrank, so that the pod fits there now.

@@ -1,6 +1,5 @@
 //! VolumeRestrictions, NodeVolumeLimits, VolumeBinding and VolumeZone: nodes that can use the pod's volumes.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Context, Fit, Reasons, Rejection, State as All};
@@ -25,12 +24,31 @@ const ZONE_SEPARATOR: &str = "__";
 pub struct State {
     /// Claims that only one pod may use.
     exclusive: Vec<ClaimKey>,
-    /// Volumes that its claims are bound to.
-    bound: Vec<Arc<str>>,
-    /// Claims whose volume is chosen now.
-    waiting: Vec<ClaimKey>,
+    /// Volumes that its claims are bound to, if they restrict the node; `None` for one that does not exist.
+    bound: Vec<Option<Arc<Volume>>>,
+    /// Its claims by the CSI driver that attaches their volumes.
+    drivers: Vec<(Arc<str>, Vec<ClaimKey>)>,
+    /// Claims whose volume is chosen now, the smallest first, so that large volumes are left for large claims.
+    waiting: Vec<Waiting>,
     /// Zones that its volumes demand: label and values.
     zones: Vec<(String, Vec<String>)>,
+}
+
+/// A claim whose volume is chosen when its pod is placed.
+struct Waiting {
+    key: ClaimKey,
+    claim: Claim,
+    /// Volumes that would do, the smallest first.
+    candidates: Vec<(Arc<str>, Arc<Volume>)>,
+}
+
+impl Waiting {
+    fn new(volumes: &Volumes, key: ClaimKey, claim: &Claim) -> Self {
+        let suiting = volumes.volumes.iter().filter(|(name, volume)| suits(volumes, name, volume, &key, claim));
+        let mut candidates: Vec<_> = suiting.map(|(name, volume)| (name.clone(), volume.clone())).collect();
+        candidates.sort_by_key(|(_, volume)| volume.capacity);
+        Self { claim: claim.clone(), candidates, key }
+    }
 }
 
 /// What has to be written before a pod can be bound to the node chosen.
@@ -110,28 +128,34 @@ pub fn hint_restrictions(_: &View, pod: &PodInfo, what: &Happening) -> bool {
 }
 
 /// Whether the pod has volumes that count.
-pub fn pre_filter_limits(_: &mut View, pod: &PodInfo, _: &Profile, _: &mut All) -> Result<bool, Rejection> {
-    Ok(pod.class.volumes.iter().any(|v| matches!(v, VolumeUse::Claim(..) | VolumeUse::Inline(_))))
+pub fn pre_filter_limits(view: &mut View, pod: &PodInfo, _: &Profile, state: &mut All) -> Result<bool, Rejection> {
+    let drivers = &mut state.volumes.drivers;
+    drivers.clear();
+    for (key, _) in claims(pod) {
+        let Some(driver) = view.volumes.driver(&key) else { continue };
+        match drivers.iter_mut().find(|(d, _)| *d == driver) {
+            Some((_, keys)) if keys.contains(&key) => {}
+            Some((_, keys)) => keys.push(key),
+            None => drivers.push((driver, vec![key])),
+        }
+    }
+    Ok(!drivers.is_empty())
 }
 
 /// No more volumes than the drivers on the node can attach.
 pub fn filter_limits(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
-    let (view, pod) = (context.view, context.pod);
+    let view = context.view;
     let node = &view.nodes[slot as usize];
     let Some(limits) = view.volumes.limits.get(&node.name).filter(|l| !l.is_empty()) else { return Fit::Yes };
-    let mut new: HashMap<Arc<str>, HashSet<ClaimKey>> = HashMap::new();
-    for (key, _) in claims(pod).filter(|(key, _)| view.volumes.users(key, Some(slot)) == 0) {
-        if let Some(driver) = view.volumes.driver(&key) {
-            new.entry(driver).or_default().insert(key);
-        }
-    }
-    let mut used: HashMap<Arc<str>, i64> = HashMap::new();
-    for driver in view.volumes.claims_on(slot).filter_map(|key| view.volumes.driver(key)) {
-        *used.entry(driver).or_default() += 1;
-    }
-    let exceeded = new.iter().any(|(driver, claims)| {
-        let limit = limits.get(driver).copied().unwrap_or(i64::MAX);
-        used.get(driver).copied().unwrap_or(0) + claims.len() as i64 > limit
+    let exceeded = context.state.volumes.drivers.iter().any(|(driver, claims)| {
+        let Some(limit) = limits.get(driver) else { return false };
+        let new = claims.iter().filter(|key| view.volumes.users(key, Some(slot)) == 0).count() as i64;
+        // Most nodes have few volumes in all: whose they are need not be known then.
+        let used = || {
+            let mine = |key: &&ClaimKey| view.volumes.driver(key).as_ref() == Some(driver);
+            view.volumes.claims_on(slot).filter(mine).count() as i64
+        };
+        new > 0 && view.volumes.claims_on(slot).len() as i64 + new > *limit && used() + new > *limit
     });
     if !exceeded {
         return Fit::Yes;
@@ -180,25 +204,28 @@ pub fn pre_filter_binding(view: &mut View, pod: &PodInfo, _: &Profile, state: &m
             return Err(Rejection::never(format!("PVC {}/{name} was not created for pod {}", key.0, pod.full_name())));
         }
         if claim.bound {
-            bound.push(claim.volume.as_str().into());
+            let volume = view.volumes.volumes.get(claim.volume.as_str());
+            if volume.is_none_or(|v| v.affinity.is_some()) {
+                bound.push(volume.cloned());
+            }
             continue;
         }
         let waits = view.volumes.classes.get(claim.class.as_str()).is_some_and(|c| c.waits);
         if !claim.volume.is_empty() || !waits {
             return Err(Rejection::never("pod has unbound immediate PersistentVolumeClaims"));
         }
-        waiting.push(key);
+        waiting.push(Waiting::new(&view.volumes, key.clone(), claim));
     }
+    waiting.sort_by_key(|w| w.claim.request);
     Ok(!(bound.is_empty() && waiting.is_empty()))
 }
 
 /// Bound volumes must be usable on the node; for the others there must be one, or room to make one.
 pub fn filter_binding(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> Fit {
     let (view, state) = (context.view, &context.state.volumes);
-    let node = &view.nodes[slot as usize];
     let mut reasons: Vec<&'static str> = Vec::new();
-    for name in &state.bound {
-        match view.volumes.volumes.get(name) {
+    for volume in &state.bound {
+        match volume {
             None => reasons.push("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"),
             Some(volume) if !usable(view, volume, slot) => {
                 reasons.push("node(s) didn't match PersistentVolume's node affinity");
@@ -206,10 +233,11 @@ pub fn filter_binding(context: &Context<'_>, slot: Slot, why: Option<&mut Reason
             Some(_) => {}
         }
     }
-    if let Err(reason) = promise(view, &state.waiting, slot) {
+    if !state.waiting.is_empty()
+        && let Err(reason) = promise(view, &state.waiting, slot)
+    {
         reasons.push(reason);
     }
-    let _ = node;
     if reasons.is_empty() {
         return Fit::Yes;
     }
@@ -230,20 +258,12 @@ pub fn promised(context: &Context<'_>, slot: Slot) -> Promise {
     promise(context.view, &context.state.volumes.waiting, slot).unwrap_or_default()
 }
 
-fn promise(view: &View, waiting: &[ClaimKey], slot: Slot) -> Result<Promise, &'static str> {
+fn promise(view: &View, waiting: &[Waiting], slot: Slot) -> Result<Promise, &'static str> {
     let mut promise = Promise::default();
-    let mut taken: HashSet<&str> = HashSet::new();
-    let mut sorted: Vec<(&ClaimKey, &Claim)> =
-        waiting.iter().filter_map(|key| Some((key, view.volumes.claims.get(key)?))).collect();
-    // The smallest first, so that large volumes are left for large claims.
-    sorted.sort_by_key(|(_, claim)| claim.request);
-    for (key, claim) in sorted {
-        let fitting = |(name, volume): &(&Arc<str>, &Volume)| {
-            !taken.contains(&***name) && suits(&view.volumes, name, volume, key, claim) && usable(view, volume, slot)
-        };
-        let found = view.volumes.volumes.iter().filter(fitting).min_by_key(|(_, volume)| volume.capacity);
+    for Waiting { key, claim, candidates } in waiting {
+        let free = |name: &Arc<str>| promise.bind.iter().all(|(taken, _)| taken != name);
+        let found = candidates.iter().find(|(name, volume)| free(name) && usable(view, volume, slot));
         if let Some((name, _)) = found {
-            taken.insert(name);
             promise.bind.push((name.clone(), key.clone()));
             continue;
         }

@@ -1,0 +1,206 @@
+//! The `kubernetes` Service: its cluster address, and the live servers behind it.
+//!
+//! Each server keeps a key with its address under a lease and, like upstream's lease reconciler, brings the Service, its
+//! Endpoints and its EndpointSlice in line with the keys that are there. All servers do the same work; whoever comes
+//! second finds nothing to do or loses the comparison of versions and looks again.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_client::{Client, Error};
+use keelson_store::{KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn, WatchRequest};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::services;
+
+/// Keys of the servers' addresses.
+const PREFIX: &str = "/keelson/servers/";
+/// A server that does not renew its key is gone after this, seconds (upstream: 15).
+const TTL_SECONDS: i64 = 15;
+/// How often it renews the key and looks whether all is in line (upstream: 10 s).
+const INTERVAL: Duration = Duration::from_secs(5);
+/// The name of all three objects.
+const NAME: &str = "kubernetes";
+/// Time for taking this server out when it stops.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// This server's place behind the Service.
+pub struct Place {
+    /// The store.
+    pub kv: Arc<dyn Kv>,
+    /// Writes the objects.
+    pub client: Client,
+    /// The member's id.
+    pub id: u64,
+    /// Where this server's API is reached.
+    pub address: SocketAddr,
+    /// Addresses of Services; the first is the Service's own.
+    pub service_cidr: String,
+}
+
+impl Place {
+    /// Keeps this server among those behind the Service until `stop`; then takes it out.
+    pub async fn keep(self, stop: CancellationToken) {
+        let key = Bytes::from(format!("{PREFIX}{:016x}", self.id));
+        let mut lease = 0;
+        while !stop.is_cancelled() {
+            // Opened before the keys are read, so that no change falls between.
+            let changes = self.kv.watch(WatchRequest { range: KeyRange::prefix(PREFIX), start_revision: 0 });
+            match register(self.kv.as_ref(), &key, lease, self.address).await {
+                Ok(held) => lease = held,
+                Err(error) => warn!(%error, "cannot tell the other servers of this one yet"),
+            }
+            if let Err(error) = self.reconcile().await {
+                info!(%error, "the kubernetes Service is not in line yet");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = changed(changes, &key) => {}
+            }
+        }
+        if lease != 0 && !matches!(tokio::time::timeout(LEAVE, self.kv.lease_revoke(lease)).await, Ok(Ok(()))) {
+            info!("the kubernetes Service names this server until its lease ends");
+        }
+    }
+
+    async fn reconcile(&self) -> Result<(), Error> {
+        let servers = servers(self.kv.as_ref());
+        if servers.is_empty() {
+            return Ok(());
+        }
+        self.ensure_service().await?;
+        let endpoints = self.client.namespaced::<Endpoints>("default");
+        let wanted: Endpoints = serde_json::from_value(endpoints_of(&servers))?;
+        match endpoints.get_opt(NAME).await? {
+            None => drop(endpoints.create(&wanted).await?),
+            Some(found) if found.subsets != wanted.subsets => {
+                drop(endpoints.replace(NAME, &Endpoints { subsets: wanted.subsets, ..found }).await?);
+            }
+            Some(_) => {}
+        }
+        let slices = self.client.namespaced::<EndpointSlice>("default");
+        let wanted: EndpointSlice = serde_json::from_value(slice_of(&servers))?;
+        match slices.get_opt(NAME).await? {
+            None => drop(slices.create(&wanted).await?),
+            Some(found) if found.endpoints != wanted.endpoints || found.ports != wanted.ports => {
+                let changed = EndpointSlice { endpoints: wanted.endpoints, ports: wanted.ports, ..found };
+                drop(slices.replace(NAME, &changed).await?);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn ensure_service(&self) -> Result<(), Error> {
+        let services = self.client.namespaced::<Service>("default");
+        if services.get_opt(NAME).await?.is_some() {
+            return Ok(());
+        }
+        let mut service = json!({
+            "metadata": {"name": NAME, "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {
+                "type": "ClusterIP",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": self.address.port()}],
+            },
+        });
+        if let Some(first) = services::first_address(&self.service_cidr) {
+            service["spec"]["clusterIP"] = first.to_string().into();
+        }
+        services.create(&serde_json::from_value(service)?).await.map(drop)
+    }
+}
+
+/// Waits until another server's key has changed, or the watch ends.
+async fn changed(watch: Result<keelson_store::Watch, KvError>, own: &Bytes) {
+    let Ok(mut watch) = watch else { return std::future::pending().await };
+    while let Some(Ok(batch)) = watch.next().await {
+        if batch.events.iter().any(|event| event.kv.key != *own) {
+            return;
+        }
+    }
+    // The next round reads everything; a watch that cannot be had must not make it spin.
+    std::future::pending().await
+}
+
+/// Renews the lease, or takes a new one and writes the key.
+async fn register(kv: &dyn Kv, key: &Bytes, lease: LeaseId, address: SocketAddr) -> Result<LeaseId, KvError> {
+    let value = Bytes::from(address.to_string());
+    let there = kv.view().get(key).is_some_and(|kv| kv.value == value && kv.lease == lease);
+    if lease != 0 && there && kv.lease_keep_alive(lease).await.is_ok() {
+        return Ok(lease);
+    }
+    let lease = kv.lease_grant(0, TTL_SECONDS).await?;
+    let put = Op::Put(PutRequest { lease, ..PutRequest::new(key.clone(), value) });
+    kv.txn(Txn { success: vec![put], ..Txn::default() }).await?;
+    Ok(lease)
+}
+
+/// The servers that live, sorted.
+fn servers(kv: &dyn Kv) -> Vec<SocketAddr> {
+    let view = kv.view();
+    let keys = KeyRange::prefix(PREFIX);
+    let found = view.range(&keys);
+    let mut servers: Vec<_> =
+        found.filter_map(|kv| std::str::from_utf8(&kv.value).ok().and_then(|text| text.parse().ok())).collect();
+    servers.sort();
+    servers.dedup();
+    servers
+}
+
+fn ports(port: u16) -> Value {
+    json!([{"name": "https", "port": port, "protocol": "TCP"}])
+}
+
+/// The Endpoints: servers of one port share a subset.
+fn endpoints_of(servers: &[SocketAddr]) -> Value {
+    let subset = |port: u16| {
+        let of_port = servers.iter().filter(|s| s.port() == port);
+        let addresses: Vec<Value> = of_port.map(|s| json!({"ip": s.ip().to_string()})).collect();
+        json!({"addresses": addresses, "ports": ports(port)})
+    };
+    let distinct: BTreeSet<u16> = servers.iter().map(SocketAddr::port).collect();
+    json!({
+        "metadata": {"name": NAME, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": distinct.into_iter().map(subset).collect::<Vec<_>>(),
+    })
+}
+
+/// The EndpointSlice; a slice has one list of ports, so that it holds the servers on the first server's port.
+fn slice_of(servers: &[SocketAddr]) -> Value {
+    let (port, v4) = servers.first().map_or((0, true), |first| (first.port(), first.is_ipv4()));
+    let alike = servers.iter().filter(|s| s.port() == port && s.is_ipv4() == v4);
+    let endpoints: Vec<Value> =
+        alike.map(|s| json!({"addresses": [s.ip().to_string()], "conditions": {"ready": true}})).collect();
+    json!({
+        "metadata": {"name": NAME, "labels": {"kubernetes.io/service-name": NAME}},
+        "addressType": if v4 { "IPv4" } else { "IPv6" },
+        "endpoints": endpoints,
+        "ports": ports(port),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_on_two_ports_are_two_subsets() {
+        let servers: Vec<SocketAddr> =
+            ["10.0.0.1:6443", "10.0.0.1:7443", "10.0.0.2:6443"].iter().map(|s| s.parse().unwrap()).collect();
+        let endpoints = endpoints_of(&servers);
+        assert_eq!(endpoints["subsets"][0]["addresses"], json!([{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]));
+        assert_eq!(endpoints["subsets"][1]["ports"][0]["port"], 7443);
+        let slice = slice_of(&servers);
+        assert_eq!(slice["endpoints"].as_array().unwrap().len(), 2);
+        assert_eq!(slice["addressType"], "IPv4");
+    }
+}

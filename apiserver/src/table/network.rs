@@ -1,0 +1,193 @@
+//! The cells of Services and what leads to them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::text::{NONE, UNSET, age_of, cut, items, joined, labels, or, selector, word};
+
+/// Entries of a list that are shown.
+const SHOWN: usize = 3;
+
+fn name(object: &Value) -> Value {
+    object["metadata"]["name"].clone()
+}
+
+/// Addresses or host names of a load balancer.
+fn balancer(status: &Value) -> Vec<&str> {
+    let entries = items(&status["loadBalancer"]["ingress"]);
+    entries.map(|i| if word(&i["ip"]).is_empty() { word(&i["hostname"]) } else { word(&i["ip"]) }).collect()
+}
+
+/// Cells of a Service.
+pub fn service(object: &Value) -> Vec<Value> {
+    let spec = &object["spec"];
+    let kind = word(&spec["type"]);
+    let own: Vec<&str> = items(&spec["externalIPs"]).map(word).collect();
+    let balancer: BTreeSet<&str> = balancer(&object["status"]).into_iter().filter(|a| !a.is_empty()).collect();
+    let external = match kind {
+        "ExternalName" => spec["externalName"].clone(),
+        "LoadBalancer" => or(&joined(balancer.into_iter().chain(own), ","), "<pending>"),
+        "ClusterIP" | "NodePort" => or(&own.join(","), NONE),
+        _ => "<unknown>".into(),
+    };
+    let ports: Vec<String> = items(&spec["ports"])
+        .map(|p| {
+            let protocol = p["protocol"].as_str().unwrap_or("TCP");
+            match p["nodePort"].as_i64().filter(|n| *n != 0) {
+                Some(node) => format!("{}:{node}/{protocol}", p["port"]),
+                None => format!("{}/{protocol}", p["port"]),
+            }
+        })
+        .collect();
+    let address = items(&spec["clusterIPs"]).next().map_or_else(|| word(&spec["clusterIP"]), word);
+    vec![
+        name(object),
+        kind.into(),
+        or(address, NONE),
+        external,
+        or(&ports.join(","), NONE),
+        age_of(object),
+        labels(&spec["selector"]).into(),
+    ]
+}
+
+/// Cells of an Endpoints.
+pub fn endpoints(object: &Value) -> Vec<Value> {
+    let mut all = Vec::new();
+    for subset in items(&object["subsets"]) {
+        let addresses = || items(&subset["addresses"]).map(|a| word(&a["ip"]));
+        if items(&subset["ports"]).len() == 0 {
+            all.extend(addresses().map(str::to_owned));
+        }
+        for port in items(&subset["ports"]) {
+            all.extend(addresses().map(|ip| match ip.contains(':') {
+                true => format!("[{ip}]:{}", port["port"]),
+                false => format!("{ip}:{}", port["port"]),
+            }));
+        }
+    }
+    let shown = if items(&object["subsets"]).len() == 0 { NONE.into() } else { cut(&all, SHOWN, ",") };
+    vec![name(object), shown.into(), age_of(object)]
+}
+
+/// Cells of an EndpointSlice.
+pub fn endpoint_slice(object: &Value) -> Vec<Value> {
+    let port = |p: &Value| match (&p["port"], p["name"].as_str()) {
+        (Value::Number(number), _) => number.to_string(),
+        (_, Some(name)) => name.to_owned(),
+        _ => "*".into(),
+    };
+    let ports: Vec<String> = items(&object["ports"]).map(port).collect();
+    let addresses = items(&object["endpoints"]).flat_map(|e| items(&e["addresses"])).map(|a| word(a).to_owned());
+    let addresses: Vec<String> = addresses.collect();
+    vec![
+        name(object),
+        object["addressType"].clone(),
+        or(&cut(&ports, SHOWN, ","), UNSET),
+        or(&cut(&addresses, SHOWN, ","), UNSET),
+        age_of(object),
+    ]
+}
+
+/// Cells of an Ingress.
+pub fn ingress(object: &Value) -> Vec<Value> {
+    let spec = &object["spec"];
+    let hosts: Vec<String> = items(&spec["rules"]).take(SHOWN).map(|r| word(&r["host"]).to_owned()).collect();
+    let hosts: Vec<String> = hosts.into_iter().filter(|h| !h.is_empty()).collect();
+    let more = items(&spec["rules"]).len().saturating_sub(SHOWN);
+    let hosts = match (hosts.is_empty(), more) {
+        (true, _) => "*".to_owned(),
+        (false, 0) => hosts.join(","),
+        (false, more) => format!("{} + {more} more...", hosts.join(",")),
+    };
+    let ports = if items(&spec["tls"]).len() > 0 { "80, 443" } else { "80" };
+    vec![
+        name(object),
+        or(word(&spec["ingressClassName"]), NONE),
+        hosts.into(),
+        balancer(&object["status"]).join(",").into(),
+        ports.into(),
+        age_of(object),
+    ]
+}
+
+/// Cells of an IngressClass.
+pub fn ingress_class(object: &Value) -> Vec<Value> {
+    let (spec, parameters) = (&object["spec"], &object["spec"]["parameters"]);
+    let shown = if parameters.is_object() {
+        let group = parameters["apiGroup"].as_str().map(|g| format!(".{g}")).unwrap_or_default();
+        format!("{}{group}/{}", word(&parameters["kind"]), word(&parameters["name"]))
+    } else {
+        NONE.into()
+    };
+    vec![name(object), word(&spec["controller"]).into(), shown.into(), age_of(object)]
+}
+
+/// Cells of an IPAddress. Upstream gives the age without a column for it.
+pub fn ip_address(object: &Value) -> Vec<Value> {
+    let parent = &object["spec"]["parentRef"];
+    let part = |key: &str, before: &str, after: &str| match word(&parent[key]) {
+        "" => String::new(),
+        text => format!("{before}{text}{after}"),
+    };
+    let parent = format!(
+        "{}{}/{}{}",
+        word(&parent["resource"]),
+        part("group", ".", ""),
+        part("namespace", "", "/"),
+        word(&parent["name"])
+    );
+    vec![name(object), parent.into(), age_of(object)]
+}
+
+/// Cells of a NetworkPolicy.
+pub fn network_policy(object: &Value) -> Vec<Value> {
+    vec![name(object), selector(&object["spec"]["podSelector"]), age_of(object)]
+}
+
+/// Cells of a ServiceCIDR.
+pub fn service_cidr(object: &Value) -> Vec<Value> {
+    vec![name(object), joined(items(&object["spec"]["cidrs"]).map(word), ",").into(), age_of(object)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn services_from_outside() {
+        let external = |spec: Value, status: Value| service(&json!({"spec": spec, "status": status}))[3].clone();
+        let balanced = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"hostname": "a.example"}]}});
+        for (spec, status, expected) in [
+            (json!({"type": "ClusterIP"}), json!({}), NONE),
+            (json!({"type": "NodePort", "externalIPs": ["192.0.2.9"]}), json!({}), "192.0.2.9"),
+            (json!({"type": "LoadBalancer"}), json!({}), "<pending>"),
+            (json!({"type": "LoadBalancer", "externalIPs": ["192.0.2.9"]}), balanced, "192.0.2.2,a.example,192.0.2.9"),
+            (json!({"type": "ExternalName", "externalName": "db"}), json!({}), "db"),
+        ] {
+            assert_eq!(external(spec, status), expected);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let object = json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}, {"ip": "fd00::1"}], "ports": [{"port": 80}, {"port": 81}]}]});
+        assert_eq!(endpoints(&object)[1], "192.0.2.1:80,[fd00::1]:80,192.0.2.1:81 + 1 more...");
+        assert_eq!(endpoints(&json!({}))[1], NONE);
+        let slice = json!({"ports": [{"port": 80}, {"name": "all"}, {}], "endpoints": []});
+        assert_eq!(endpoint_slice(&slice)[2..4], [json!("80,all,*"), json!(UNSET)]);
+        let rule = |host: &str| json!({"host": host});
+        let object = json!({"spec": {"rules": [rule("a"), rule("b"), rule("c"), rule("d")], "tls": [{}]}});
+        assert_eq!(ingress(&object)[2..5], [json!("a,b,c + 1 more..."), json!(""), json!("80, 443")]);
+    }
+
+    #[test]
+    fn parents_of_addresses() {
+        let parent = json!({"group": "g.example", "resource": "things", "name": "x"});
+        assert_eq!(ip_address(&json!({"spec": {"parentRef": parent}}))[1], "things.g.example/x");
+        let parent = json!({"resource": "services", "namespace": "d", "name": "x"});
+        assert_eq!(ip_address(&json!({"spec": {"parentRef": parent}}))[1], "services/d/x");
+    }
+}

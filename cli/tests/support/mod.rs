@@ -1,0 +1,120 @@
+//! A server of the test's own, driven with the real kubectl.
+// Each test binary compiles this anew and uses a part of it.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the test gives up; far more than it needs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that ends with the test.
+pub struct Server {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and waits until it is ready; what it says goes to `log` in its directory.
+    pub fn start(dir: &Path, port: u16, flags: &[&str]) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_keelson"))
+            .args(["server", "--bind-address", "127.0.0.1", "--data-dir"])
+            .arg(dir)
+            .args(["--secure-port", &port.to_string()])
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let server = Self { child, dir: dir.to_owned() };
+        server.until("the server is ready", &["get", "--raw", "/readyz"], |out| out == "ok");
+        server
+    }
+
+    /// Its admin's kubeconfig.
+    pub fn kubeconfig(&self) -> String {
+        self.dir.join("admin.kubeconfig").to_string_lossy().into_owned()
+    }
+
+    /// Runs kubectl as the admin.
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        Command::new("kubectl")
+            .args(["--request-timeout=10s", "--kubeconfig"])
+            .arg(self.dir.join("admin.kubeconfig"))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// Output of a command that must succeed.
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args);
+        assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Repeats a command until its output is as wanted.
+    pub fn until(&self, what: &str, args: &[&str], wanted: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.kubectl(args);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() && wanted(text.trim()) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Applies a document.
+    pub fn apply(&self, yaml: &str) -> String {
+        let file = self.dir.join("apply.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        self.run(&["apply", "-f", &file.to_string_lossy()])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port()
+}
+
+/// Whether kubectl is there; says that the test skips otherwise.
+pub fn kubectl_is_there() -> bool {
+    let there = Command::new("kubectl").args(["version", "--client"]).output().is_ok();
+    if !there {
+        eprintln!("SKIPPED: kubectl is not installed");
+    }
+    there
+}
+
+/// Runs keelson to its end: whether it succeeded, and all that it said. It is killed when that takes too long.
+pub fn keelson(args: &[&str]) -> (bool, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keelson"))
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}

@@ -1,0 +1,144 @@
+//! Control groups of pods: `kubepods/<class>/pod<uid>` with the pod's limits, so that its containers together keep to them.
+//! Works on version 1 (a hierarchy for each controller) and version 2. What cannot be set is left to the containers' own.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::spec::pod;
+use crate::spec::resources::{Qos, pod_limits, qos};
+
+/// Where the hierarchies are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// The period of quotas, microseconds.
+const PERIOD: i64 = 100_000;
+/// The group of all pods.
+const PODS: &str = "kubepods";
+
+/// The group of a pod, as the runtime is told: an absolute path below the hierarchies' roots.
+pub fn path(of: &Pod) -> String {
+    let name = format!("pod{}", pod::uid(of));
+    match qos(of) {
+        Qos::Guaranteed => format!("/{PODS}/{name}"),
+        Qos::Burstable => format!("/{PODS}/burstable/{name}"),
+        Qos::BestEffort => format!("/{PODS}/besteffort/{name}"),
+    }
+}
+
+fn is_v2() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// The roots of the hierarchies: one in version 2.
+fn hierarchies() -> Vec<PathBuf> {
+    if is_v2() {
+        return vec![ROOT.into()];
+    }
+    let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let named = |p: &PathBuf| p.file_name().is_some_and(|n| n != "unified");
+    entries.map(|e| e.path()).filter(|p| p.is_dir() && !p.is_symlink()).filter(named).collect()
+}
+
+fn below(path: &str) -> &Path {
+    Path::new(path.trim_start_matches('/'))
+}
+
+/// Makes the pod's group and sets its limits.
+pub fn create(of: &Pod) -> io::Result<()> {
+    let (path, limits) = (path(of), pod_limits(of));
+    if is_v2() {
+        return create_v2(&Path::new(ROOT).join(below(&path)), &limits);
+    }
+    for root in hierarchies() {
+        let group = root.join(below(&path));
+        if !root.join("tasks").exists() {
+            continue;
+        }
+        std::fs::create_dir_all(&group)?;
+        let set = |file: &str, value: i64| match group.join(file) {
+            file if file.exists() => std::fs::write(file, value.to_string()),
+            _ => Ok(()),
+        };
+        set("cpu.shares", limits.shares)?;
+        set("cpu.cfs_period_us", PERIOD)?;
+        set("cpu.cfs_quota_us", limits.quota.unwrap_or(-1))?;
+        set("memory.limit_in_bytes", limits.memory.unwrap_or(-1))?;
+        if group.join("cpuset.cpus").exists() {
+            inherit_cpuset(&root, below(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// In version 1 a new cpuset is empty, and nothing can run in it.
+fn inherit_cpuset(root: &Path, path: &Path) -> io::Result<()> {
+    let mut parent = root.to_owned();
+    for part in path {
+        let group = parent.join(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if std::fs::read_to_string(group.join(file))?.trim().is_empty() {
+                std::fs::write(group.join(file), std::fs::read_to_string(parent.join(file))?)?;
+            }
+        }
+        parent = group;
+    }
+    Ok(())
+}
+
+fn create_v2(group: &Path, limits: &crate::spec::resources::PodLimits) -> io::Result<()> {
+    let mut parent = PathBuf::from(ROOT);
+    for part in group.strip_prefix(ROOT).unwrap_or(group) {
+        let controllers = std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+        let wanted = controllers.split_whitespace().filter(|c| ["cpu", "memory", "cpuset", "io", "pids"].contains(c));
+        let wanted: Vec<String> = wanted.map(|c| format!("+{c}")).collect();
+        std::fs::write(parent.join("cgroup.subtree_control"), wanted.join(" "))?;
+        parent.push(part);
+        std::fs::create_dir_all(&parent)?;
+    }
+    // The weight of so many shares, as the runtimes compute it.
+    let weight = 1 + ((limits.shares - 2) * 9999) / 262_142;
+    let text = |value: Option<i64>| value.map_or("max".to_owned(), |v| v.to_string());
+    std::fs::write(group.join("cpu.weight"), weight.to_string())?;
+    std::fs::write(group.join("cpu.max"), format!("{} {PERIOD}", text(limits.quota)))?;
+    std::fs::write(group.join("memory.max"), text(limits.memory))
+}
+
+/// Removes the groups of a pod of which only the uid is known; what still holds processes stays.
+pub fn remove(uid: &str) {
+    for root in hierarchies() {
+        for class in ["", "burstable", "besteffort"] {
+            let group = root.join(PODS).join(class).join(format!("pod{uid}"));
+            let inner = std::fs::read_dir(&group).into_iter().flatten().flatten().map(|e| e.path());
+            for child in inner.filter(|p| p.is_dir()) {
+                let _ = std::fs::remove_dir(child); // the runtime removes its own; this is for what it forgot
+            }
+            match std::fs::remove_dir(&group) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    tracing::debug!(group = %group.display(), error = %e, "a control group stays");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn groups_by_class() {
+        for (resources, wanted) in [
+            (json!({}), "/kubepods/besteffort/podu"),
+            (json!({"requests": {"cpu": "1"}}), "/kubepods/burstable/podu"),
+            (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "/kubepods/podu"),
+        ] {
+            let of: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"},
+                "spec": {"containers": [{"name": "c", "resources": resources}]}}))
+            .unwrap();
+            assert_eq!(path(&of), wanted);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The configuration of one container.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use keelson_proto::cri;
+use sha2::{Digest, Sha256};
+
+use super::{SpecError, env, pod, resources, security, text};
+use crate::cri::{CONTAINER_HASH, CONTAINER_NAME};
+
+/// Annotation: the container's grace, so that it is known after the pod is gone.
+pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+
+/// What a container's configuration is put together from.
+pub struct Parts<'a> {
+    /// How many runs there were before.
+    pub attempt: u32,
+    /// Its variables.
+    pub variables: Vec<cri::KeyValue>,
+    /// Its mounts.
+    pub mounts: Vec<cri::Mount>,
+    /// Its image, as the runtime knows it.
+    pub image: &'a cri::Image,
+    /// The container whose processes it sees.
+    pub target: Option<&'a str>,
+    /// The node's memory, bytes.
+    pub node_memory: i64,
+}
+
+/// Changes when a running container must be replaced.
+pub fn hash(container: &Container) -> String {
+    let what = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
+    Sha256::digest(what)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The configuration.
+pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::ContainerConfig, SpecError> {
+    let known: BTreeMap<String, String> = parts.variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect();
+    let all = |list: &Option<Vec<String>>| list.iter().flatten().map(|a| env::expand(a, &known)).collect();
+    let mut labels = pod::labels(of);
+    labels.insert(CONTAINER_NAME.into(), container.name.clone());
+    let annotations = [(CONTAINER_HASH.to_owned(), hash(container)), (GRACE.to_owned(), pod::grace(of).to_string())];
+    Ok(cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: parts.attempt }),
+        image: Some(cri::ImageSpec { image: parts.image.id.clone(), ..Default::default() }),
+        command: all(&container.command),
+        args: all(&container.args),
+        working_dir: text(container.working_dir.as_ref()),
+        mounts: parts.mounts,
+        labels,
+        annotations: annotations.into(),
+        log_path: format!("{}/{}.log", container.name, parts.attempt),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(resources::container(of, container, parts.node_memory)),
+            security_context: Some(security::container(of, container, parts.image, parts.target)?),
+        }),
+        envs: parts.variables,
+        ..Default::default()
+    })
+}

@@ -1,0 +1,504 @@
+//! One worker for each pod: it looks at what should be and at what runs, takes the next steps, reports, and waits until
+//! something changes. All that it remembers can be had again, so that it may be started anew at any point.
+
+mod launch;
+pub mod plan;
+mod pull;
+mod stop;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use keelson_proto::cri::{ContainerState, PodSandboxState};
+use tokio::sync::Notify;
+
+use crate::agent::Agent;
+use crate::cgroup;
+use crate::cri::{Run, Running};
+use crate::handler::Target;
+use crate::pod_status::{Doom, View};
+use crate::probe::{Context, Probing};
+use crate::spec::fields::Facts;
+use crate::spec::pod::{self, Sort};
+use crate::spec::{SpecError, dns, sandbox};
+use crate::volumes::sources::{Sources, Tokens};
+use crate::volumes::{self, Places};
+use plan::{Memory, Plan, Waiting};
+
+/// Volumes are looked at anew after this time: tokens run out.
+const REFRESH: Duration = Duration::from_secs(60);
+/// A pod with which nothing is to be done is looked at after this time all the same.
+const IDLE: Duration = Duration::from_secs(600);
+/// The first pause after something failed, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first pause between two runs of a container, the longest, and the time after which all is forgiven, seconds.
+const BACK_OFF: (i64, i64, i64) = (10, 300, 600);
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The runtime refused.
+    #[error("container runtime: {}", .0.message())]
+    Runtime(#[from] tonic::Status),
+    /// The API refused.
+    #[error("{0}")]
+    Api(#[from] keelson_client::Error),
+    /// A directory could not be made or removed.
+    #[error("{0}")]
+    File(#[from] std::io::Error),
+    /// A status could not be made.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Containers were told to stop and did not.
+    #[error("containers still run after they were stopped")]
+    StillRuns,
+}
+
+/// When the next step is due at the latest.
+enum Next {
+    /// After this time.
+    In(Duration),
+    /// Never: nothing is left of the pod.
+    Gone,
+}
+
+/// The pause of a container that ends again and again.
+struct Crash {
+    delay: i64,
+    /// Second of the last new start.
+    at: i64,
+}
+
+/// A start that failed before there was a container.
+struct Failure {
+    count: u32,
+    at: Instant,
+    reason: &'static str,
+    message: String,
+}
+
+impl Failure {
+    fn pause(&self) -> Duration {
+        Duration::from_secs((10_u64 << (self.count - 1).min(5)).min(300))
+    }
+}
+
+/// The worker.
+pub struct Worker {
+    agent: Arc<Agent>,
+    uid: String,
+    wake: Arc<Notify>,
+    /// The pod as it was last seen, for what comes after its end.
+    last: Option<Arc<Pod>>,
+    places: Option<Places>,
+    /// When the volumes were brought up to date, and with which version of the objects.
+    refreshed: (Instant, u64),
+    tokens: Arc<Tokens>,
+    /// Addresses by sandbox.
+    addresses: Option<(String, Vec<String>)>,
+    failures: HashMap<String, Failure>,
+    crashes: HashMap<String, Crash>,
+    /// By the run's id.
+    probes: HashMap<String, Probing>,
+    /// Runs whose first hook has not ended.
+    hooking: HashSet<String>,
+}
+
+/// Works on a pod until nothing is left of it.
+pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
+    let mut worker = Worker {
+        agent: agent.clone(),
+        uid: uid.clone(),
+        wake: wake.clone(),
+        last: None,
+        places: None,
+        refreshed: (Instant::now(), 0),
+        tokens: Arc::default(),
+        addresses: None,
+        failures: HashMap::new(),
+        crashes: HashMap::new(),
+        probes: HashMap::new(),
+        hooking: HashSet::new(),
+    };
+    let mut failed = 0;
+    loop {
+        let pause = match worker.step().await {
+            Ok(Next::Gone) if agent.pods.end(&uid) => return,
+            Ok(Next::Gone) => Duration::ZERO,
+            Ok(Next::In(pause)) => {
+                failed = 0;
+                pause
+            }
+            Err(error) => {
+                let title = worker.last.as_ref().map_or(uid.clone(), |p| pod::title(p));
+                tracing::warn!(pod = title, %error, "a step of a pod failed; it is tried again");
+                failed += 1;
+                RETRY.0.saturating_mul(1 << (failed - 1).min(6)).min(RETRY.1)
+            }
+        };
+        tokio::select! {
+            () = wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+impl Memory for Worker {
+    fn started(&self, run: &Run) -> bool {
+        !self.hooking.contains(&run.id) && self.probes.get(&run.id).is_some_and(|p| p.found().started)
+    }
+
+    fn hopeless(&self, run: &Run) -> Option<&'static str> {
+        self.probes.get(&run.id)?.found().hopeless
+    }
+
+    fn pause(&self, run: &Run) -> Option<(i64, i64)> {
+        let metadata = run.metadata.as_ref()?;
+        let delay = match self.crashes.get(&metadata.name) {
+            Some(crash) if now() - crash.at > BACK_OFF.2 => return None,
+            Some(crash) => crash.delay,
+            // After a new start of the agent the number of runs tells how bad it was.
+            None if metadata.attempt == 0 => return None,
+            None if (run.finished_at - run.started_at) / 1_000_000_000 >= BACK_OFF.2 => return None,
+            None => (BACK_OFF.0 << (metadata.attempt - 1).min(5)).min(BACK_OFF.1),
+        };
+        let left = run.finished_at / 1_000_000_000 + delay - now();
+        (left > 0).then_some((left, delay))
+    }
+}
+
+impl Worker {
+    /// The pod's directory on the node.
+    fn dir(&self) -> PathBuf {
+        self.agent.pod_dir(&self.uid)
+    }
+
+    async fn look(&self) -> Result<Running, tonic::Status> {
+        let seen = self.agent.runtime.pod(&self.uid).await?;
+        self.agent.saw(&self.uid, &seen);
+        Ok(seen)
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        let seen = self.look().await?;
+        match self.agent.pods.get(&self.uid) {
+            None => {
+                self.stop_all(self.last.clone().as_deref(), &seen).await?;
+                self.remove_all().await?;
+                Ok(Next::Gone)
+            }
+            Some(of) => {
+                self.last = Some(of.clone());
+                if of.metadata.deletion_timestamp.is_some() {
+                    return self.terminate(&of, &seen).await;
+                }
+                if pod::is_finished(&of) {
+                    return self.rest(&of, &seen).await;
+                }
+                if let Some(doom) = self.doom(&of) {
+                    return self.fail(&of, &seen, &doom).await;
+                }
+                self.sync(&of, seen).await
+            }
+        }
+    }
+
+    /// Why the node must end the pod, if it must.
+    fn doom(&self, of: &Pod) -> Option<Doom> {
+        if let Some(doom) = self.agent.pods.doom(&self.uid) {
+            return Some(doom);
+        }
+        let left = deadline(of)?;
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message })
+    }
+
+    /// Brings a living pod forward.
+    async fn sync(&mut self, of: &Arc<Pod>, mut seen: Running) -> Result<Next, StepError> {
+        let mut waiting = Waiting::new();
+        let newest = seen.sandboxes.first().map(|s| s.id.clone()).unwrap_or_default();
+        if seen.sandbox().is_none() && plan::plan(of, &seen, &newest, self).over {
+            return self.complete(of, &seen).await;
+        }
+        let sandbox = self.prepare(of, &mut seen, &mut waiting).await?;
+        let mut again = None;
+        if let Some(sandbox) = &sandbox {
+            self.follow_probes(of, &seen);
+            let plan = plan::plan(of, &seen, sandbox, self);
+            if plan.over {
+                return self.complete(of, &seen).await;
+            }
+            again = plan.again;
+            waiting.extend(plan.waiting.clone());
+            if self.carry_out(of, &plan, &seen, sandbox, &mut waiting).await? {
+                seen = self.look().await?;
+                self.follow_probes(of, &seen);
+            }
+        }
+        self.report(of, &seen, &waiting, None).await?;
+        let mut pause = if sandbox.is_some() { REFRESH } else { RETRY.0 * 2 };
+        pause = again.map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
+        pause = deadline(of).map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
+        let left = self.failures.values().map(|f| f.pause().saturating_sub(f.at.elapsed()));
+        Ok(Next::In(left.fold(pause, Duration::min).max(Duration::from_millis(100))))
+    }
+
+    /// Does what the plan says. Returns whether anything changed.
+    async fn carry_out(
+        &mut self,
+        of: &Arc<Pod>,
+        plan: &Plan,
+        seen: &Running,
+        sandbox: &str,
+        waiting: &mut Waiting,
+    ) -> Result<bool, StepError> {
+        let mut changed = false;
+        let stops = plan.stop.iter().filter_map(|stop| {
+            let run = seen.containers.iter().find(|r| r.id == stop.id)?;
+            let container = pod::find(of, &stop.name).map(|(_, c)| c)?;
+            let probe = match stop.probe {
+                Some("startup") => container.startup_probe.as_ref(),
+                Some(_) => container.liveness_probe.as_ref(),
+                None => None,
+            };
+            Some(self.stop_one(Some(of), run, pod::probe_grace(of, probe), &stop.why))
+        });
+        let stopped = futures::future::try_join_all(stops).await?;
+        changed |= !stopped.is_empty();
+        for start in &plan.start {
+            if self.agent.pods.get(&self.uid).is_none_or(|p| p.metadata.deletion_timestamp.is_some()) {
+                break;
+            }
+            match self.launch(of, start, seen, sandbox).await {
+                Ok(()) => changed = true,
+                Err((reason, message)) => {
+                    waiting.insert(start.name.clone(), (reason.into(), message));
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Sandbox and volumes. Returns the sandbox if both are there.
+    async fn prepare(
+        &mut self,
+        of: &Arc<Pod>,
+        seen: &mut Running,
+        waiting: &mut Waiting,
+    ) -> Result<Option<String>, StepError> {
+        let present = seen.sandbox().map(|s| s.id.clone());
+        if present.is_none() {
+            // What is left of an earlier sandbox has no network any more.
+            self.stop_all(Some(of), seen).await?;
+            for old in &seen.sandboxes {
+                self.agent.runtime.stop_sandbox(&old.id).await?;
+            }
+            if let Err(error) = cgroup::create(of) {
+                tracing::debug!(pod = pod::title(of), %error, "the pod's control group could not be set up");
+            }
+            self.report(of, seen, waiting, None).await?;
+        }
+        let stale = self.places.is_none()
+            || self.refreshed.0.elapsed() >= REFRESH
+            || self.refreshed.1 != self.agent.objects_version.load(Ordering::Relaxed);
+        let version = self.agent.objects_version.load(Ordering::Relaxed);
+        let volumes =
+            async { if stale { Some(volumes::set_up(of, &self.dir(), &self.sources(of)).await) } else { None } };
+        let sandbox = async {
+            match &present {
+                Some(id) => Ok(id.clone()),
+                None => self.new_sandbox(of, seen).await,
+            }
+        };
+        let (volumes, sandbox) = tokio::join!(volumes, sandbox);
+        let sandbox = sandbox.inspect_err(|why| {
+            let message = format!("Failed to create pod sandbox: {why}");
+            self.agent.events.warning(of, None, "FailedCreatePodSandBox", message);
+        });
+        match volumes {
+            Some(Ok(places)) => {
+                self.places = Some(places);
+                self.refreshed = (Instant::now(), version);
+            }
+            Some(Err(why)) => {
+                self.agent.events.warning(of, None, "FailedMount", why.to_string());
+                tracing::info!(pod = pod::title(of), error = %why, "volumes are not there yet");
+                if self.places.is_none() {
+                    return Ok(None);
+                }
+            }
+            None => {}
+        }
+        match sandbox {
+            Ok(id) => {
+                self.learn_addresses(of, &id).await?;
+                if present.is_none() {
+                    *seen = self.look().await?;
+                }
+                Ok(Some(id))
+            }
+            Err(why) => {
+                tracing::warn!(pod = pod::title(of), error = %why, "the sandbox could not be made");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn new_sandbox(&self, of: &Pod, seen: &Running) -> Result<String, SpecError> {
+        let attempt = seen.sandboxes.iter().filter_map(|s| s.metadata.as_ref()).map(|m| m.attempt + 1).max();
+        let config = self.sandbox_config(of, attempt.unwrap_or(0))?;
+        std::fs::create_dir_all(&config.log_directory)?;
+        let handler = self.agent.runtime_handler(of).await?;
+        let _permit = self.agent.starting.acquire().await;
+        let request = keelson_proto::cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
+        let made = self.agent.runtime.pods.clone().run_pod_sandbox(request).await;
+        let made = made.map_err(|status| SpecError::new(format!("rpc error: {}", status.message())))?;
+        Ok(made.into_inner().pod_sandbox_id)
+    }
+
+    fn sandbox_config(&self, of: &Pod, attempt: u32) -> Result<keelson_proto::cri::PodSandboxConfig, SpecError> {
+        let config = &self.agent.config;
+        let node = dns::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default());
+        let site = sandbox::Site {
+            logs: &pod::log_directory(&config.log_dir, of),
+            attempt,
+            dns: dns::config(of, config.cluster_dns, &config.cluster_domain, &node)?,
+            domain: &config.cluster_domain,
+            cgroup: cgroup::path(of),
+        };
+        sandbox::config(of, site)
+    }
+
+    async fn learn_addresses(&mut self, of: &Pod, sandbox: &str) -> Result<(), StepError> {
+        if self.addresses.as_ref().is_some_and(|(of, _)| of == sandbox) {
+            return Ok(());
+        }
+        let addresses =
+            if pod::host_network(of) { self.agent.host_ips() } else { self.agent.runtime.addresses(sandbox).await? };
+        self.addresses = Some((sandbox.to_owned(), addresses));
+        Ok(())
+    }
+
+    fn pod_ips(&self) -> Vec<String> {
+        self.addresses.as_ref().map(|(_, ips)| ips.clone()).unwrap_or_default()
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { host_ips: self.agent.host_ips(), pod_ips: self.pod_ips(), ..self.agent.facts() }
+    }
+
+    fn sources(&self, of: &Pod) -> Sources {
+        let mut facts = self.facts();
+        if facts.pod_ips.is_empty() {
+            // A pod that ran before the agent: its volumes must not lose the address.
+            let status = of.status.as_ref().and_then(|s| s.pod_ips.as_ref());
+            facts.pod_ips = status.into_iter().flatten().map(|ip| ip.ip.clone()).collect();
+        }
+        Sources {
+            client: self.agent.config.client.clone(),
+            objects: self.agent.objects.clone(),
+            facts,
+            tokens: self.tokens.clone(),
+        }
+    }
+
+    /// Lets every running container be probed, and nothing else.
+    fn follow_probes(&mut self, of: &Arc<Pod>, seen: &Running) {
+        let up: HashSet<&str> = seen.up().map(|r| r.id.as_str()).collect();
+        self.probes.retain(|id, _| up.contains(id.as_str()));
+        self.hooking.retain(|id| up.contains(id.as_str()));
+        for run in seen.up() {
+            if self.probes.contains_key(&run.id) {
+                continue;
+            }
+            let name = run.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default();
+            let Some((sort, container)) = pod::find(of, name) else { continue };
+            let mut container = container.clone();
+            if sort == Sort::Init {
+                (container.startup_probe, container.liveness_probe, container.readiness_probe) = (None, None, None);
+            }
+            let context = Context {
+                target: Target {
+                    runtime: self.agent.runtime.clone(),
+                    id: run.id.clone(),
+                    ip: self.pod_ips().first().cloned().unwrap_or_default(),
+                    container,
+                },
+                pod: of.clone(),
+                events: self.agent.events.clone(),
+                wake: self.wake.clone(),
+                started_at: Timestamp::from_nanosecond(run.started_at.into()).unwrap_or(Timestamp::UNIX_EPOCH),
+                before: before(of, &run.id),
+            };
+            self.probes.insert(run.id.clone(), Probing::start(context));
+        }
+    }
+
+    fn status(
+        &self,
+        of: &Pod,
+        seen: &Running,
+        waiting: &Waiting,
+        doom: Option<&Doom>,
+    ) -> serde_json::Result<PodStatus> {
+        let found = |run: &Run| {
+            let found = self.probes.get(&run.id).map(Probing::found).unwrap_or_default();
+            let hooked = !self.hooking.contains(&run.id);
+            (found.started && hooked, found.ready && hooked)
+        };
+        let addresses = if seen.sandbox().is_some() { self.pod_ips() } else { Vec::new() };
+        let host_ips = self.agent.host_ips();
+        let message = |container: &Container, run: &Run| launch::last_word(&self.dir(), container, run);
+        let view = View {
+            pod: of,
+            seen,
+            waiting,
+            found: &found,
+            message: &message,
+            host_ips: &host_ips,
+            addresses: &addresses,
+            doom,
+        };
+        view.status()
+    }
+
+    async fn report(&self, of: &Pod, seen: &Running, waiting: &Waiting, doom: Option<&Doom>) -> Result<(), StepError> {
+        let status = self.status(of, seen, waiting, doom)?;
+        Ok(self.agent.report(of, status).await?)
+    }
+}
+
+/// Seconds until the pod's own deadline.
+fn deadline(of: &Pod) -> Option<i64> {
+    let seconds = of.spec.as_ref()?.active_deadline_seconds?;
+    let start = of.status.as_ref()?.start_time.as_ref()?;
+    Some(start.0.as_second() + seconds - now())
+}
+
+/// What the API knows of this very run: started and ready.
+fn before(of: &Pod, id: &str) -> Option<(bool, bool)> {
+    let status = of.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let known = lists.into_iter().flatten().flatten();
+    let mut known = known.filter(|c| c.container_id.as_deref().is_some_and(|i| i.ends_with(id)));
+    known.next().map(|c| (c.started == Some(true), c.ready))
+}
+
+/// Whether the sandbox still has its network.
+fn is_up(sandbox: &keelson_proto::cri::PodSandbox) -> bool {
+    sandbox.state() == PodSandboxState::SandboxReady
+}
+
+/// Whether the run has not ended.
+fn is_running(run: &Run) -> bool {
+    run.state() == ContainerState::ContainerRunning
+}

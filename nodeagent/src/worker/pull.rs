@@ -1,0 +1,195 @@
+//! Images: whether they must be fetched, and with which credentials.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use keelson_proto::cri::{AuthConfig, Image};
+use serde_json::Value;
+
+use super::Worker;
+use crate::spec::text;
+
+/// How often it is looked whether the pod is still wanted while an image comes.
+const STILL_WANTED: Duration = Duration::from_secs(1);
+/// The registry of images that name none.
+const DEFAULT_REGISTRY: &str = "docker.io";
+
+/// Reason and message of a container that waits.
+type Refusal = (&'static str, String);
+
+/// The registry of an image's name.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => DEFAULT_REGISTRY,
+    }
+}
+
+/// The image's name with a tag: `:latest` when there is neither tag nor digest.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// The credentials in the text of a pull secret that fit the image.
+fn credentials(config: &str, image: &str) -> Option<AuthConfig> {
+    let config: Value = serde_json::from_str(config).ok()?;
+    let entries = config.get("auths").unwrap_or(&config).as_object()?;
+    let host = |key: &str| {
+        let key = key.trim_start_matches("https://").trim_start_matches("http://");
+        let host = key.split('/').next().unwrap_or_default().to_owned();
+        if host == "index.docker.io" || host == "registry-1.docker.io" { DEFAULT_REGISTRY.to_owned() } else { host }
+    };
+    let wanted = registry(image);
+    let (key, entry) = entries.iter().find(|(key, _)| host(key) == wanted)?;
+    let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    let mut auth = AuthConfig {
+        username: field("username"),
+        password: field("password"),
+        identity_token: field("identitytoken"),
+        registry_token: field("registrytoken"),
+        server_address: key.clone(),
+        ..AuthConfig::default()
+    };
+    let decoded = STANDARD.decode(field("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':')) {
+        (auth.username, auth.password) = (user.into(), password.trim_end_matches('\0').into());
+    }
+    Some(auth)
+}
+
+impl Worker {
+    /// Makes sure that the container's image is here.
+    pub(super) async fn image(&self, of: &Pod, container: &Container) -> Result<Image, Refusal> {
+        let wanted = text(container.image.as_ref());
+        if wanted.is_empty() {
+            return Err(("InvalidImageName", "the container names no image".into()));
+        }
+        let found = self.inspect(&wanted).await?;
+        let events = &self.agent.events;
+        let always = match container.image_pull_policy.as_deref() {
+            Some(policy) => policy == "Always",
+            None => tagged(&wanted).ends_with(":latest"),
+        };
+        match (found, container.image_pull_policy.as_deref()) {
+            (None, Some("Never")) => {
+                let message = format!("Container image \"{wanted}\" is not present with pull policy of Never");
+                events.warning(of, Some(&container.name), "ErrImageNeverPull", message.clone());
+                Err(("ErrImageNeverPull", message))
+            }
+            (Some(image), _) if !always => {
+                let message = format!("Container image \"{wanted}\" already present on machine");
+                events.normal(of, Some(&container.name), "Pulled", message);
+                Ok(image)
+            }
+            _ => self.pull(of, container, &wanted).await,
+        }
+    }
+
+    async fn inspect(&self, image: &str) -> Result<Option<Image>, Refusal> {
+        let found = self.agent.runtime.image(&tagged(image)).await;
+        found.map_err(|e| ("ImageInspectError", format!("Failed to inspect image \"{image}\": {}", e.message())))
+    }
+
+    async fn pull(&self, of: &Pod, container: &Container, image: &str) -> Result<Image, Refusal> {
+        let (events, name) = (&self.agent.events, Some(container.name.as_str()));
+        events.normal(of, name, "Pulling", format!("Pulling image \"{image}\""));
+        let began = Instant::now();
+        let mut candidates: Vec<Option<AuthConfig>> = self.secrets(of, image).await.into_iter().map(Some).collect();
+        candidates.push(None);
+        let mut failure = String::new();
+        let full = tagged(image);
+        for auth in candidates {
+            let pulled = tokio::select! {
+                pulled = self.agent.runtime.pull(&full, auth) => pulled,
+                () = self.unwanted() => return Err(("ErrImagePull", "the pod is being deleted".into())),
+            };
+            match pulled {
+                Ok(()) => {
+                    let found = self.inspect(image).await?;
+                    let found = found.ok_or(("ErrImagePull", format!("image \"{image}\" is gone after its pull")))?;
+                    let took = began.elapsed().as_secs_f64();
+                    events.normal(
+                        of,
+                        name,
+                        "Pulled",
+                        format!(
+                            "Successfully pulled image \"{image}\" in {took:.3}s. Image size: {} bytes.",
+                            found.size
+                        ),
+                    );
+                    return Ok(found);
+                }
+                Err(status) => failure = status.message().to_owned(),
+            }
+        }
+        let message = format!("Failed to pull image \"{image}\": {failure}");
+        events.warning(of, name, "Failed", message.clone());
+        events.warning(of, name, "Failed", "Error: ErrImagePull");
+        Err(("ErrImagePull", message))
+    }
+
+    /// Returns once the pod is gone or about to go.
+    async fn unwanted(&self) {
+        loop {
+            tokio::time::sleep(STILL_WANTED).await;
+            if self.agent.pods.get(&self.uid).is_none_or(|p| p.metadata.deletion_timestamp.is_some()) {
+                return;
+            }
+        }
+    }
+
+    async fn secrets(&self, of: &Pod, image: &str) -> Vec<AuthConfig> {
+        let namespace = text(of.metadata.namespace.as_ref());
+        let named = of.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
+        let mut found = Vec::new();
+        for reference in named {
+            match self.agent.objects.secrets.get(&namespace, &reference.name).await {
+                Ok(Some(data)) => {
+                    let config = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
+                    let config = config.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+                    found.extend(config.and_then(|config| credentials(&config, image)));
+                }
+                Ok(None) => {
+                    let message = format!(
+                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                        reference.name
+                    );
+                    self.agent.events.warning(of, None, "FailedToRetrieveImagePullSecret", message);
+                }
+                Err(error) => tracing::warn!(secret = reference.name, %error, "a pull secret could not be read"),
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_and_tags() {
+        for (image, host, full) in [
+            ("nginx", "docker.io", "nginx:latest"),
+            ("library/nginx:1", "docker.io", "library/nginx:1"),
+            ("quay.io/a/b", "quay.io", "quay.io/a/b:latest"),
+            ("localhost:5000/x@sha256:00", "localhost:5000", "localhost:5000/x@sha256:00"),
+        ] {
+            assert_eq!((registry(image), tagged(image).as_str()), (host, full), "{image}");
+        }
+    }
+
+    #[test]
+    fn credentials_by_registry() {
+        let config = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="},
+            "quay.io": {"username": "a", "password": "b"}}}"#;
+        let hub = credentials(config, "nginx").unwrap();
+        assert_eq!((hub.username.as_str(), hub.password.as_str()), ("u", "p:q"));
+        assert_eq!(credentials(config, "quay.io/x/y").unwrap().username, "a");
+        assert!(credentials(config, "ghcr.io/x").is_none());
+        assert!(credentials("not json", "x").is_none());
+    }
+}

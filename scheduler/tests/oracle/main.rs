@@ -1,0 +1,170 @@
+//! The scheduler against an oracle: on random clusters that change, filters refuse the same nodes and scores are the same as
+//! what the documented semantics give when everything is counted anew.
+
+mod naive;
+mod random;
+
+use std::sync::Arc;
+
+use keelson_scheduler::config::{Config, ConfigError, Profile};
+use keelson_scheduler::core::{Change, Core};
+use keelson_scheduler::cycle::Cycle;
+use keelson_scheduler::plugins::PLUGINS;
+use keelson_scheduler::view::View;
+use keelson_scheduler::wire;
+use proptest::prelude::*;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use naive::Cluster;
+use random::Maker;
+
+/// Changes of the cluster between questions.
+const ROUNDS: usize = 12;
+/// Changes per round.
+const CHANGES: usize = 6;
+
+fn decode<T: DeserializeOwned>(value: &Value) -> T {
+    serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"))
+}
+
+/// The same cluster twice.
+struct Both {
+    core: Core,
+    naive: Cluster,
+    maker: Maker,
+    profile: Arc<Profile>,
+}
+
+impl Both {
+    fn new(seed: u64) -> Self {
+        let config = |syms: &mut _| {
+            let mut config = Config::standard(syms);
+            for profile in &mut config.profiles {
+                // Constraints that pods do not have themselves need services; they are tested elsewhere.
+                profile.default_constraints.clear();
+                profile.percentage = 100;
+            }
+            Ok::<_, ConfigError>(config)
+        };
+        let core = Core::new(config, seed).unwrap_or_else(|e| panic!("{e}"));
+        let profile = core.profile("default-scheduler").cloned().unwrap_or_else(|| panic!("no profile"));
+        let mut this = Self { core, naive: Cluster::default(), maker: Maker::new(seed), profile };
+        for namespace in Maker::namespaces() {
+            this.set_namespace(namespace);
+        }
+        for i in 0..2 + this.maker.below(8) {
+            this.set_node(&format!("node-{i}"));
+        }
+        this
+    }
+
+    fn set_namespace(&mut self, name: &str) {
+        let team = if self.maker.once_in(2) { "a" } else { "b" };
+        let labels = [("team".to_owned(), team.to_owned())];
+        self.core.apply(Change::Namespace(name.into(), Some(vec![("team".into(), team.into())])), 0);
+        self.naive.namespaces.insert(name.into(), labels.into());
+    }
+
+    fn set_node(&mut self, name: &str) {
+        let node = self.maker.node(name);
+        self.core.apply(Change::Node(Box::new(decode::<wire::Node>(&node))), 0);
+        self.naive.nodes.retain(|n| n["metadata"]["name"] != name);
+        self.naive.nodes.push(node);
+    }
+
+    fn change(&mut self) {
+        match self.maker.below(10) {
+            0 => {
+                let name = format!("node-{}", self.maker.below(10));
+                self.set_node(&name);
+            }
+            1 if self.naive.nodes.len() > 2 => {
+                let at = self.maker.below(self.naive.nodes.len());
+                let node = self.naive.nodes.swap_remove(at);
+                self.core.apply(Change::NodeGone(node["metadata"]["name"].as_str().unwrap_or_default().into()), 0);
+            }
+            2 => {
+                let namespace = self.maker.namespace();
+                self.set_namespace(namespace);
+            }
+            3 | 4 if !self.naive.pods.is_empty() => {
+                let at = self.maker.below(self.naive.pods.len());
+                let pod = self.naive.pods.swap_remove(at);
+                self.core.apply(Change::PodGone(pod["metadata"]["uid"].as_str().unwrap_or_default().into()), 0);
+            }
+            5 if !self.naive.pods.is_empty() => {
+                let at = self.maker.below(self.naive.pods.len());
+                self.naive.pods[at]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+                self.naive.pods[at]["metadata"]["labels"]["app"] = "cache".into();
+                self.core.apply(Change::Pod(Box::new(decode(&self.naive.pods[at]))), 0);
+            }
+            _ => {
+                let mut pod = self.maker.pod();
+                let at = self.maker.below(self.naive.nodes.len());
+                pod["spec"]["nodeName"] = self.naive.nodes[at]["metadata"]["name"].clone();
+                self.core.apply(Change::Pod(Box::new(decode(&pod))), 0);
+                self.naive.pods.push(pod);
+            }
+        }
+    }
+
+    /// Asks both about a new pod.
+    fn compare(&mut self) -> Result<(), TestCaseError> {
+        let pod = self.maker.pod();
+        let info = self.core.view.compile(&decode(&pod));
+        let slots: Vec<(u32, &Value)> = self.naive.nodes.iter().map(|n| (slot(&self.core.view, n), n)).collect();
+        let started = Cycle::start(&mut self.core.view, &self.profile, &info);
+        let mut cycle = started.unwrap_or_else(|(plugin, why)| panic!("{}: {why:?}", PLUGINS[plugin].name));
+        let mut feasible = Vec::new();
+        for (slot, node) in &slots {
+            let ours = cycle.verdict(*slot).map(|(plugin, _)| plugin);
+            let expected = self.naive.refuses(&pod, node);
+            prop_assert_eq!(ours, expected, "filters of {} on {}", &pod, node);
+            if ours.is_none() {
+                feasible.push((*slot, *node));
+            }
+        }
+        let (slots, nodes): (Vec<u32>, Vec<&Value>) = feasible.into_iter().unzip();
+        if nodes.len() < 2 {
+            return Ok(());
+        }
+        let scores = cycle.score(&slots);
+        for enabled in &self.profile.scores {
+            let name = PLUGINS[enabled.plugin].name;
+            if name == "VolumeBinding" {
+                continue;
+            }
+            let expected = self.naive.score(name, &pod, &nodes);
+            match scores.parts.iter().find(|(plugin, ..)| *plugin == enabled.plugin) {
+                Some((_, _, ours)) => prop_assert_eq!(ours, &expected, "{} of {} on {:?}", name, &pod, &nodes),
+                // A plugin that has nothing to say must have had the same to say of all.
+                None => {
+                    prop_assert!(expected.iter().all(|s| *s == expected[0]), "{name} is left out: {expected:?} {pod}")
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn slot(view: &View, node: &Value) -> u32 {
+    let name = node["metadata"]["name"].as_str().unwrap_or_default();
+    view.slot(name).unwrap_or_else(|| panic!("{name} is not known"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Filters and scores equal the oracle's after each round of changes.
+    #[test]
+    fn decisions_equal_the_documented_ones(seed: u64) {
+        let mut both = Both::new(seed);
+        for _ in 0..ROUNDS {
+            for _ in 0..CHANGES {
+                both.change();
+            }
+            both.compare()?;
+        }
+    }
+}
