@@ -44,6 +44,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Server(args) => server::run(*args).await,
             args::Command::Member(args) => member::run(args).await,
             args::Command::Store(args) => store::run(*args).await,
+            args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,

@@ -3,6 +3,7 @@
 mod compaction;
 mod flags;
 mod identity;
+pub mod snapshot;
 
 use std::net::SocketAddr;
 use std::path::Path;

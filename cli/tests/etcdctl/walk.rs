@@ -11,6 +11,66 @@ use super::cluster::{Cluster, Kind, PATIENCE, url};
 /// A step's name and what it said.
 type Said = Vec<(String, String)>;
 
+/// Users and roles, from none to authentication that is on.
+const AUTHENTICATION: &[(&str, &[&str])] = &[
+    ("auth-enable-early", &["auth", "enable"]),
+    ("role-add", &["role", "add", "reader"]),
+    ("role-add-again", &["role", "add", "reader"]),
+    ("role-grant", &["role", "grant-permission", "reader", "read", "pub/", "pub0"]),
+    ("role-grant-prefix", &["role", "grant-permission", "reader", "readwrite", "own/", "--prefix=true"]),
+    ("role-grant-absent", &["role", "grant-permission", "nobody", "read", "x"]),
+    ("role-get", &["role", "get", "reader"]),
+    ("role-get-absent", &["role", "get", "nobody"]),
+    ("role-list", &["role", "list"]),
+    ("user-add", &["user", "add", "ann:secret"]),
+    ("user-add-again", &["user", "add", "ann:secret"]),
+    ("user-add-no-password", &["user", "add", "cn", "--no-password"]),
+    ("user-grant", &["user", "grant-role", "ann", "reader"]),
+    ("user-grant-absent-role", &["user", "grant-role", "ann", "nobody"]),
+    ("user-grant-absent-user", &["user", "grant-role", "bob", "reader"]),
+    ("user-get", &["user", "get", "ann"]),
+    ("user-get-detail", &["user", "get", "ann", "--detail"]),
+    ("user-list", &["user", "list"]),
+    ("auth-enable-no-root", &["auth", "enable"]),
+    ("root-add", &["user", "add", "root:toor"]),
+    ("root-role", &["role", "add", "root"]),
+    ("root-grant", &["user", "grant-role", "root", "root"]),
+    ("put-before-auth", &["put", "pub/1", "x"]),
+    ("auth-enable", &["auth", "enable"]),
+    ("auth-enable-again", &["auth", "enable"]),
+    ("auth-nobody-get", &["get", "pub/1"]),
+    ("auth-nobody-put", &["put", "pub/1", "x"]),
+    ("auth-nobody-user-list", &["user", "list"]),
+    ("auth-wrong-password", &["--user=ann:wrong", "get", "pub/1"]),
+    ("auth-unknown-user", &["--user=zoe:x", "get", "pub/1"]),
+    ("auth-read", &["--user=ann:secret", "get", "pub/1"]),
+    ("auth-read-range", &["--user=ann:secret", "get", "pub/", "--prefix"]),
+    ("auth-read-beyond", &["--user=ann:secret", "get", "a"]),
+    ("auth-read-wide", &["--user=ann:secret", "get", "", "--prefix"]),
+    ("auth-write", &["--user=ann:secret", "put", "own/1", "x"]),
+    ("auth-write-prev", &["--user=ann:secret", "put", "own/1", "y", "--prev-kv"]),
+    ("auth-write-beyond", &["--user=ann:secret", "put", "pub/1", "x"]),
+    ("auth-del", &["--user=ann:secret", "del", "own/1"]),
+    ("auth-del-beyond", &["--user=ann:secret", "del", "pub/1"]),
+    ("auth-user-list", &["--user=ann:secret", "user", "list"]),
+    ("auth-user-get-own", &["--user=ann:secret", "user", "get", "ann"]),
+    ("auth-user-get-other", &["--user=ann:secret", "user", "get", "root"]),
+    ("auth-role-get-own", &["--user=ann:secret", "role", "get", "reader"]),
+    ("auth-root-get", &["--user=root:toor", "get", "a"]),
+    ("auth-root-delete", &["--user=root:toor", "user", "delete", "root"]),
+    ("auth-root-revoke", &["--user=root:toor", "user", "revoke-role", "root", "root"]),
+    ("role-revoke", &["--user=root:toor", "role", "revoke-permission", "reader", "own/", "--prefix=true"]),
+    ("role-revoke-again", &["--user=root:toor", "role", "revoke-permission", "reader", "own/", "--prefix=true"]),
+    ("auth-write-revoked", &["--user=ann:secret", "put", "own/1", "x"]),
+    ("user-revoke", &["--user=root:toor", "user", "revoke-role", "ann", "reader"]),
+    ("user-revoke-again", &["--user=root:toor", "user", "revoke-role", "ann", "reader"]),
+    ("auth-read-revoked", &["--user=ann:secret", "get", "pub/1"]),
+    ("role-delete", &["--user=root:toor", "role", "delete", "reader"]),
+    ("role-delete-again", &["--user=root:toor", "role", "delete", "reader"]),
+    ("user-delete", &["--user=root:toor", "user", "delete", "ann"]),
+    ("user-delete-again", &["--user=root:toor", "user", "delete", "ann"]),
+];
+
 struct Walk<'a> {
     cluster: &'a Cluster,
     endpoints: Vec<String>,
@@ -155,12 +215,8 @@ impl Walk<'_> {
     /// Starts a command that goes on.
     fn start(&self, args: &[&str]) -> Running {
         let mut command = self.cluster.command(&self.endpoints, args);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcdctl starts");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("etcdctl starts");
         let out = BufReader::new(child.stdout.take().expect("its output"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -382,7 +438,8 @@ impl Walk<'_> {
         let status = self.step("snapshot-status", &["snapshot", "status", &file]);
         let fields: Vec<&str> = status.trim().split(", ").collect();
         // Hash, revision, keys, size. Leases of what was killed may end at any time.
-        let there = fields.get(1).is_some_and(|found| found.parse().is_ok_and(|at: i64| (1..=self.revision()).contains(&at)));
+        let there =
+            fields.get(1).is_some_and(|found| found.parse().is_ok_and(|at: i64| (1..=self.revision()).contains(&at)));
         self.note("snapshot-revision", &there.to_string());
         // What one program has saved the other's tools restore: etcd's own here.
         let target = self.cluster.path("restored");
@@ -422,7 +479,10 @@ impl Walk<'_> {
         let other = format!("--peer-urls={}", url(self.cluster.peers[members + 1]));
         self.step("member-update", &["member", "update", &id, &other]);
         let listed = self.quiet(&["member", "list"]);
-        self.note("member-listed", &format!("{} unstarted {}", listed.lines().count(), listed.matches("unstarted").count()));
+        self.note(
+            "member-listed",
+            &format!("{} unstarted {}", listed.lines().count(), listed.matches("unstarted").count()),
+        );
         self.step("member-remove", &["member", "remove", &id]);
         self.step("member-remove-absent", &["member", "remove", &id]);
         self.step("member-add-bad-url", &["member", "add", "x", "--peer-urls=nonsense"]);
@@ -434,64 +494,7 @@ impl Walk<'_> {
     }
 
     fn authentication(&mut self) {
-        for (name, args) in [
-            ("auth-enable-early", &["auth", "enable"][..]),
-            ("role-add", &["role", "add", "reader"]),
-            ("role-add-again", &["role", "add", "reader"]),
-            ("role-grant", &["role", "grant-permission", "reader", "read", "pub/", "pub0"]),
-            ("role-grant-prefix", &["role", "grant-permission", "reader", "readwrite", "own/", "--prefix=true"]),
-            ("role-grant-absent", &["role", "grant-permission", "nobody", "read", "x"]),
-            ("role-get", &["role", "get", "reader"]),
-            ("role-get-absent", &["role", "get", "nobody"]),
-            ("role-list", &["role", "list"]),
-            ("user-add", &["user", "add", "ann:secret"]),
-            ("user-add-again", &["user", "add", "ann:secret"]),
-            ("user-add-no-password", &["user", "add", "cn", "--no-password"]),
-            ("user-grant", &["user", "grant-role", "ann", "reader"]),
-            ("user-grant-absent-role", &["user", "grant-role", "ann", "nobody"]),
-            ("user-grant-absent-user", &["user", "grant-role", "bob", "reader"]),
-            ("user-get", &["user", "get", "ann"]),
-            ("user-get-detail", &["user", "get", "ann", "--detail"]),
-            ("user-list", &["user", "list"]),
-            ("auth-enable-no-root", &["auth", "enable"]),
-            ("root-add", &["user", "add", "root:toor"]),
-            ("root-role", &["role", "add", "root"]),
-            ("root-grant", &["user", "grant-role", "root", "root"]),
-            ("put-before-auth", &["put", "pub/1", "x"]),
-            ("auth-enable", &["auth", "enable"]),
-            ("auth-enable-again", &["auth", "enable"]),
-            ("auth-nobody-get", &["get", "pub/1"]),
-            ("auth-nobody-put", &["put", "pub/1", "x"]),
-            ("auth-nobody-user-list", &["user", "list"]),
-            ("auth-wrong-password", &["--user=ann:wrong", "get", "pub/1"]),
-            ("auth-unknown-user", &["--user=zoe:x", "get", "pub/1"]),
-            ("auth-read", &["--user=ann:secret", "get", "pub/1"]),
-            ("auth-read-range", &["--user=ann:secret", "get", "pub/", "--prefix"]),
-            ("auth-read-beyond", &["--user=ann:secret", "get", "a"]),
-            ("auth-read-wide", &["--user=ann:secret", "get", "", "--prefix"]),
-            ("auth-write", &["--user=ann:secret", "put", "own/1", "x"]),
-            ("auth-write-prev", &["--user=ann:secret", "put", "own/1", "y", "--prev-kv"]),
-            ("auth-write-beyond", &["--user=ann:secret", "put", "pub/1", "x"]),
-            ("auth-del", &["--user=ann:secret", "del", "own/1"]),
-            ("auth-del-beyond", &["--user=ann:secret", "del", "pub/1"]),
-            ("auth-user-list", &["--user=ann:secret", "user", "list"]),
-            ("auth-user-get-own", &["--user=ann:secret", "user", "get", "ann"]),
-            ("auth-user-get-other", &["--user=ann:secret", "user", "get", "root"]),
-            ("auth-role-get-own", &["--user=ann:secret", "role", "get", "reader"]),
-            ("auth-root-get", &["--user=root:toor", "get", "a"]),
-            ("auth-root-delete", &["--user=root:toor", "user", "delete", "root"]),
-            ("auth-root-revoke", &["--user=root:toor", "user", "revoke-role", "root", "root"]),
-            ("role-revoke", &["--user=root:toor", "role", "revoke-permission", "reader", "own/", "--prefix=true"]),
-            ("role-revoke-again", &["--user=root:toor", "role", "revoke-permission", "reader", "own/", "--prefix=true"]),
-            ("auth-write-revoked", &["--user=ann:secret", "put", "own/1", "x"]),
-            ("user-revoke", &["--user=root:toor", "user", "revoke-role", "ann", "reader"]),
-            ("user-revoke-again", &["--user=root:toor", "user", "revoke-role", "ann", "reader"]),
-            ("auth-read-revoked", &["--user=ann:secret", "get", "pub/1"]),
-            ("role-delete", &["--user=root:toor", "role", "delete", "reader"]),
-            ("role-delete-again", &["--user=root:toor", "role", "delete", "reader"]),
-            ("user-delete", &["--user=root:toor", "user", "delete", "ann"]),
-            ("user-delete-again", &["--user=root:toor", "user", "delete", "ann"]),
-        ] {
+        for (name, args) in AUTHENTICATION {
             self.step(name, args);
         }
         let allowed = "\nput own/2 \"x\"\nget pub/1\n\n\n";

@@ -12,9 +12,9 @@ use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::auth::Caller;
 use super::error::{Refusal, of_kv};
 use super::limits::{INLINE_RANGE_KEYS, RANGE_STREAM_PART_BYTES, RANGE_STREAM_PART_KEYS, STREAM_ANSWERS};
-use super::auth::Caller;
 use super::{Front, convert};
 
 /// The service.

@@ -93,11 +93,7 @@ fn revision_of(key: &[u8]) -> io::Result<Revision> {
     head.filter(|revision| *revision > 0 && key.len() >= REVISION_KEY_BYTES).ok_or_else(|| damaged("a revision"))
 }
 
-fn visit(
-    bolt: &Bolt,
-    bucket: &[u8],
-    mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
-) -> Result<(), RestoreError> {
+fn visit(bolt: &Bolt, bucket: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> Result<(), RestoreError> {
     let found: Option<Bucket> = bolt.bucket(bucket)?;
     let Some(found) = found else { return Ok(()) };
     Ok(bolt.visit(&found, &mut each)?)
@@ -120,7 +116,8 @@ pub fn inspect(path: &Path) -> Result<Contents, RestoreError> {
     let verified = verify(&mut file)?;
     let size = file.seek(SeekFrom::End(0))? - if verified { SUM_BYTES } else { 0 };
     let bolt = Bolt::open(file)?;
-    let mut found = Contents { size_bytes: size, verified, compact_revision: compact_revision(&bolt)?, ..Contents::default() };
+    let mut found =
+        Contents { size_bytes: size, verified, compact_revision: compact_revision(&bolt)?, ..Contents::default() };
     visit(&bolt, b"key", |key, _| {
         found.revision = found.revision.max(revision_of(key)?);
         found.changes += 1;

@@ -20,7 +20,10 @@ use tower::ServiceExt;
 use super::authority::AuthorityFix;
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{PeerName, TlsSlot};
-use super::{Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection, watch};
+use super::{
+    Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
+    watch,
+};
 
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(1);

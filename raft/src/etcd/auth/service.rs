@@ -125,9 +125,8 @@ impl Auth for AuthService {
         request: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
         self.admin(request)?;
-        let off = |_: &View, state: AuthState| {
-            Ok(state.enabled.then(|| (AuthState { enabled: false, ..state }, Vec::new())))
-        };
+        let off =
+            |_: &View, state: AuthState| Ok(state.enabled.then(|| (AuthState { enabled: false, ..state }, Vec::new())));
         self.change(off).await?;
         Ok(Response::new(pb::AuthDisableResponse { header: self.header() }))
     }
@@ -175,8 +174,7 @@ impl Auth for AuthService {
             if user(view, &name).is_some() {
                 return Err(Refusal::UserExists);
             }
-            let added =
-                User { name: name.clone().into(), password: password.clone(), roles: Vec::new(), options };
+            let added = User { name: name.clone().into(), password: password.clone(), roles: Vec::new(), options };
             Ok(Some((state, vec![set(user_key(&name), &added)])))
         })
         .await?;

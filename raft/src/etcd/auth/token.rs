@@ -87,7 +87,8 @@ impl TokenKind {
         }
         let (mut public, mut private, mut method, mut ttl) = (None, None, None, super::super::limits::TOKEN_TTL);
         for part in parts {
-            let (name, value) = part.split_once('=').ok_or_else(|| format!("--auth-token: {part} is not NAME=VALUE"))?;
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| format!("--auth-token: {part} is not NAME=VALUE"))?;
             match name {
                 "pub-key" => public = Some(PathBuf::from(value)),
                 "priv-key" => private = Some(PathBuf::from(value)),
@@ -139,12 +140,7 @@ impl TokenKind {
     }
 }
 
-fn keys(
-    algorithm: Algorithm,
-    public: Option<&Path>,
-    private: Option<&Path>,
-    ttl: Duration,
-) -> Result<JwtKeys, String> {
+fn keys(algorithm: Algorithm, public: Option<&Path>, private: Option<&Path>, ttl: Duration) -> Result<JwtKeys, String> {
     use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512};
     let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let bad = |error: jsonwebtoken::errors::Error| format!("--auth-token: a key cannot be used: {error}");
@@ -157,12 +153,17 @@ fn keys(
         }
         _ => {
             let public = public.as_deref().ok_or("--auth-token jwt needs pub-key for this sign-method")?;
-            let (sign, check): (fn(&[u8]) -> _, fn(&[u8]) -> _) = match algorithm {
-                ES256 | ES384 => (EncodingKey::from_ec_pem, DecodingKey::from_ec_pem),
-                EdDSA => (EncodingKey::from_ed_pem, DecodingKey::from_ed_pem),
-                _ => (EncodingKey::from_rsa_pem, DecodingKey::from_rsa_pem),
+            let sign = |key: &[u8]| match algorithm {
+                ES256 | ES384 => EncodingKey::from_ec_pem(key),
+                EdDSA => EncodingKey::from_ed_pem(key),
+                _ => EncodingKey::from_rsa_pem(key),
             };
-            (private.as_deref().map(sign).transpose().map_err(bad)?, check(public).map_err(bad)?)
+            let check = match algorithm {
+                ES256 | ES384 => DecodingKey::from_ec_pem(public),
+                EdDSA => DecodingKey::from_ed_pem(public),
+                _ => DecodingKey::from_rsa_pem(public),
+            };
+            (private.as_deref().map(sign).transpose().map_err(bad)?, check.map_err(bad)?)
         }
     };
     Ok(JwtKeys { algorithm, sign, check, ttl })
