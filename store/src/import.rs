@@ -104,11 +104,9 @@ impl Import {
     /// Ends at `revision`, or where the changes end. With `forget` all history before the end is gone.
     pub fn finish(mut self, revision: Revision, forget: bool) -> Result<Revision, Fatal> {
         let end = revision.max(self.revision);
-        if forget && end > self.revision {
-            // Nothing can be asked for between the last change and the end.
-            self.close()?;
-            self.revision = end;
-        } else {
+        if end > self.revision {
+            // With nothing to ask for between the last change and the end, there is nothing to write either.
+            self.base = if forget { end } else { self.base };
             self.reach(end)?;
         }
         self.close()?;

@@ -427,7 +427,8 @@ impl Walk<'_> {
         self.note("move-leader-moved", &format!("{}", now == Some(to)));
         let other = (to + 1) % members;
         let output = self.cluster.etcdctl(&[url(self.cluster.clients[other])], &["move-leader", &id], "");
-        self.note("move-leader-not-leader", &String::from_utf8_lossy(&output.stderr));
+        let told = String::from_utf8_lossy(&output.stderr);
+        self.note("move-leader-not-leader", told.split(" at ").next().unwrap_or_default());
     }
 
     fn snapshots(&mut self) {
