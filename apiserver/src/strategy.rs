@@ -218,9 +218,15 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
         *new = old.clone();
-        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do.
+        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do; not so those
+        // of custom resources.
+        if def.custom
+            && let Some(fields) = conditions_metadata.get("managedFields")
+        {
+            new["metadata"]["managedFields"] = fields.clone();
+        }
         for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            if let Some(value) = conditions_metadata.get(key) {
+            if let Some(value) = conditions_metadata.get(key).filter(|_| !def.custom) {
                 new["metadata"][key] = value.clone();
             }
         }

@@ -4,6 +4,7 @@
 //! `docs/benchmarks.md` with the command and the machine.
 
 mod api;
+mod cluster;
 mod load;
 mod process;
 mod report;
@@ -62,6 +63,11 @@ const BENCHES: &[Bench] = &[
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
     Bench { name: "store", about: "three members of the store against etcd's", run: |o| store::run(o).boxed() },
+    Bench {
+        name: "cluster",
+        about: "exec to a running container, three servers and two agents, a dead leader; needs root",
+        run: |o| cluster::run(o).boxed(),
+    },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
 

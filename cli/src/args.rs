@@ -52,6 +52,8 @@ pub enum Command {
     Snapshot(crate::store::snapshot::SnapshotArgs),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
+    /// Run the scheduler alone, against any Kubernetes API
+    Scheduler(SchedulerArgs),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
     /// Make, list and delete bootstrap tokens
@@ -121,6 +123,9 @@ pub struct ServerArgs {
     /// Do not run the scheduler
     #[arg(long, env = "KEELSON_NO_SCHEDULER")]
     pub no_scheduler: bool,
+    /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
+    #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
@@ -172,11 +177,28 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// Address of the cluster's name server
-    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
-    pub cluster_dns: Option<IpAddr>,
+    #[arg(long, env = "KEELSON_CLUSTER_DNS", default_value = "10.96.0.10")]
+    pub cluster_dns: IpAddr,
+    /// Do not serve cluster names on this node (another name server has the address)
+    #[arg(long, env = "KEELSON_NO_DNS")]
+    pub no_dns: bool,
+    /// Do not serve Services on this node (another proxy does)
+    #[arg(long, env = "KEELSON_NO_PROXY")]
+    pub no_proxy: bool,
     /// The cluster's domain
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// Flags of `keelson scheduler`.
+#[derive(Flags, Clone, Debug)]
+pub struct SchedulerArgs {
+    /// The kubeconfig that says where the API is and as whom to use it
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// KubeSchedulerConfiguration (v1): profiles, plugins, extenders
+    #[arg(long = "scheduler-config", env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Flags that tools share.

@@ -10,6 +10,7 @@ mod leader;
 mod logging;
 mod member;
 mod replica;
+mod scheduler;
 mod server;
 mod store;
 mod token;
@@ -46,6 +47,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
+            args::Command::Scheduler(args) => scheduler::run(args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,
         }

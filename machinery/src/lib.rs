@@ -1,6 +1,7 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod cel;
 pub mod conform;
 pub mod conversion;
 pub mod jsonpath;

@@ -239,7 +239,9 @@ async fn a_pod_runs_fails_over_an_agent_and_ends() {
         cluster_cidr: "10.244.0.0/16".into(),
         resolv_conf: "/etc/resolv.conf".into(),
         cluster_dns: None,
+        serve_dns: false,
         cluster_domain: "cluster.local".into(),
+        proxy: false,
     };
     let first = CancellationToken::new();
     let agent = tokio::spawn(Agent::run(config.clone(), first.clone()));

@@ -145,11 +145,14 @@ pub struct Inner {
 }
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
+    // The library waits until the leader's lease, which is as long as its longest timeout, is over, and then for its
+    // timeout as well: the silence is the sum of both.
+    let lease = tuning.election_max_millis / 2;
     let config = Config {
         cluster_name: "keelson".into(),
         heartbeat_interval: tuning.heartbeat_millis,
-        election_timeout_min: tuning.election_min_millis,
-        election_timeout_max: tuning.election_max_millis,
+        election_timeout_min: tuning.election_min_millis.saturating_sub(lease),
+        election_timeout_max: lease,
         install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
         max_payload_entries: APPEND_ENTRIES,
         replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),

@@ -111,9 +111,10 @@ impl Host<'_> {
         .with_context(|| self.log_end("keelson"))
     }
 
-    /// Makes a token and says what joins with it.
-    pub fn join_command(&self) -> Result<Join> {
-        let text = self.keelson(&["token", "create", "--print-join-command"])?;
+    /// Makes a token for hosts of a role and says what joins with it.
+    pub fn join_command(&self, role: Role) -> Result<Join> {
+        let server: &[&str] = if role == Role::Server { &["--server"] } else { &[] };
+        let text = self.keelson(&[&["token", "create", "--print-join-command"], server].concat())?;
         parse_join(&text).with_context(|| format!("cannot read the join command {text:?}"))
     }
 

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
     ("xtask", &["keelson-testbed"]),
     ("keelson-chaos", &["keelson-proto", "keelson-testbed"]),
-    ("keelson-bench", &["keelson-client", "keelson-proto"]),
+    ("keelson-bench", &["keelson-client", "keelson-proto", "keelson-testbed"]),
     (
         "keelson",
         &[

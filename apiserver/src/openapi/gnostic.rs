@@ -4,65 +4,13 @@
 
 use serde_json::{Map, Value};
 
-/// A message under construction.
-#[derive(Default)]
-struct Message(Vec<u8>);
+use crate::wire::Message;
 
-impl Message {
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn bytes(&mut self, number: u32, bytes: &[u8]) {
-        self.varint(u64::from(number) << 3 | 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-
-    /// A text, if there is one.
-    fn text(&mut self, number: u32, value: &Value) {
-        if let Some(text) = value.as_str().filter(|t| !t.is_empty()) {
-            self.bytes(number, text.as_bytes());
-        }
-    }
-
-    fn texts(&mut self, number: u32, value: &Value) {
-        for text in value.as_array().into_iter().flatten().filter_map(Value::as_str) {
-            self.bytes(number, text.as_bytes());
-        }
-    }
-
-    fn flag(&mut self, number: u32, value: &Value) {
-        if value == true {
-            self.varint(u64::from(number) << 3);
-            self.varint(1);
-        }
-    }
-
-    fn message(&mut self, number: u32, message: Self) {
-        self.bytes(number, &message.0);
-    }
-
-    /// Pairs of name and value.
-    fn named(&mut self, number: u32, of: &Value, make: impl Fn(&Value) -> Self) {
-        for (name, value) in of.as_object().into_iter().flatten() {
-            let mut pair = Self::default();
-            pair.bytes(1, name.as_bytes());
-            pair.message(2, make(value));
-            self.message(number, pair);
-        }
-    }
-
-    /// The fields of an object that begin with `x-`.
-    fn extensions(&mut self, number: u32, of: &Value) {
-        let extensions = of.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("x-"));
-        let extensions: Map<String, Value> = extensions.map(|(k, v)| (k.clone(), v.clone())).collect();
-        self.named(number, &Value::Object(extensions), any);
-    }
+/// Writes the fields of an object that begin with `x-`.
+fn extensions(out: &mut Message, number: u32, of: &Value) {
+    let extensions = of.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("x-"));
+    let extensions: Map<String, Value> = extensions.map(|(k, v)| (k.clone(), v.clone())).collect();
+    out.named(number, &Value::Object(extensions), any);
 }
 
 fn any(value: &Value) -> Message {
@@ -123,7 +71,7 @@ fn path_item(item: &Value) -> Message {
         }
     }
     parameters(&mut out, 9, &item["parameters"]);
-    out.extensions(10, item);
+    extensions(&mut out, 10, item);
     out
 }
 
@@ -162,7 +110,7 @@ fn operation(operation: &Value) -> Message {
     });
     out.message(9, responses);
     out.texts(10, &operation["schemes"]);
-    out.extensions(13, operation);
+    extensions(&mut out, 13, operation);
     out
 }
 
@@ -211,6 +159,6 @@ fn schema(schema: &Value) -> Message {
         properties.named(1, &schema["properties"], self::schema);
         out.message(25, properties);
     }
-    out.extensions(31, schema);
+    extensions(&mut out, 31, schema);
     out
 }

@@ -97,7 +97,7 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let texts: Vec<String> = unknown.chain(duplicates.iter().map(|d| format!("duplicate field {d:?}"))).collect();
+        let texts: Vec<String> = unknown.chain(duplicates.iter().cloned()).collect();
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {

@@ -142,7 +142,8 @@ fn around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, [u8; 4]) {
     (head, [0x1a, 0, 0x22, 0])
 }
 
-fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+/// A message with what it is around it.
+pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     let (mut out, tail) = around(api_version, kind, message.len());
     out.reserve_exact(message.len() + tail.len());
     out.extend_from_slice(message);
