@@ -8,6 +8,7 @@ mod barrier;
 pub mod cluster;
 mod codec;
 pub mod etcd;
+mod forward;
 pub mod limits;
 mod log;
 mod machine;
@@ -19,6 +20,7 @@ mod peer_tls;
 mod replica;
 mod roll;
 mod service;
+mod suspicion;
 mod types;
 mod wal;
 

@@ -273,6 +273,10 @@ impl Cluster for Replica {
         }
     }
 
+    fn term(&self) -> u64 {
+        self.0.raft.metrics().borrow_watched().current_term
+    }
+
     fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {
         async move {
             if linearizable {

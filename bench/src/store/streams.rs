@@ -136,13 +136,25 @@ pub async fn leases(report: &mut Report, name: &str, cluster: &Cluster, options:
     let tasks = granted.into_iter().map(|(mut client, ids)| {
         tokio::spawn(async move {
             let (requests, receiver) = mpsc::channel(16);
-            let mut answers = client.lease_keep_alive(ReceiverStream::new(receiver)).await?.into_inner();
+            let mut receiver = Some(receiver);
             let mut latencies = Vec::new();
+            let mut answers = None;
             for id in ids {
                 let asked = Instant::now();
                 if requests.send(pb::LeaseKeepAliveRequest { id }).await.is_err() {
                     break;
                 }
+                // etcd begins its answers with the first one: the request must be on its way before.
+                let answers = match &mut answers {
+                    Some(answers) => answers,
+                    None => match receiver.take() {
+                        Some(receiver) => {
+                            let opened = client.lease_keep_alive(ReceiverStream::new(receiver)).await?;
+                            answers.insert(opened.into_inner())
+                        }
+                        None => break,
+                    },
+                };
                 answers.message().await?;
                 latencies.push(asked.elapsed());
             }

@@ -101,7 +101,7 @@ impl Front {
             cluster_id: self.cluster.cluster_id(),
             member_id: self.cluster.member_id(),
             revision,
-            raft_term: self.cluster.standing().term,
+            raft_term: self.cluster.term(),
         })
     }
 
