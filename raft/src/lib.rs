@@ -7,6 +7,7 @@
 mod barrier;
 pub mod cluster;
 mod codec;
+mod compare;
 pub mod etcd;
 mod forward;
 pub mod limits;

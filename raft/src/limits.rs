@@ -54,6 +54,10 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const SNAPSHOT_TRANSFER_MILLIS: u64 = 600_000;
 /// How long a request waits for a leader to be elected.
 pub const LEADER_WAIT_MILLIS: u64 = 5_000;
+/// How often a member looks whether Raft has failed.
+pub const FAILURE_LOOK_MILLIS: u64 = 100;
+/// How often members compare their histories.
+pub const COMPARE_MILLIS: u64 = 5_000;
 /// How often expired leases are looked for.
 pub const LEASE_TICK_MILLIS: u64 = 500;
 /// How often learners are looked at for promotion.

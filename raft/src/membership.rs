@@ -261,7 +261,9 @@ impl Cluster for Replica {
     fn standing(&self) -> Standing {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let errors = metrics.running_state.as_ref().err().map(ToString::to_string).into_iter().collect();
+        let raft = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let store = self.machine().failure().map(|fatal| fatal.to_string());
+        let errors = store.or(raft).into_iter().collect();
         Standing {
             term: metrics.current_term,
             leader: metrics.current_leader.unwrap_or(0),

@@ -213,6 +213,7 @@ impl Replica {
             let tls = tls.clone().filter(|_| secure);
             tokio::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
+        tokio::spawn(crate::compare::run(inner.clone()));
         tokio::spawn(lead(inner.clone()));
         tokio::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
@@ -295,21 +296,16 @@ impl Replica {
 
     /// Resolves with the reason when Raft has stopped on an error: the process must then end.
     pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
-        let mut metrics = self.0.raft.metrics();
+        let metrics = self.0.raft.metrics();
         let stop = self.0.stop.clone();
         async move {
             loop {
-                let state = metrics.borrow_and_update().running_state.clone();
+                let state = metrics.borrow_watched().running_state.clone();
                 match state {
                     Err(fatal) if !stop.is_cancelled() => return fatal.to_string(),
                     Err(_) => std::future::pending::<()>().await,
-                    Ok(()) => {}
-                }
-                if metrics.changed().await.is_err() {
-                    if stop.is_cancelled() {
-                        std::future::pending::<()>().await;
-                    }
-                    return "Raft has stopped".into();
+                    // Looked at now and then: the metrics change with every write.
+                    Ok(()) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
                 }
             }
         }
@@ -519,7 +515,7 @@ impl Inner {
     }
 
     /// Replicates a command, wherever the leader is.
-    async fn propose(&self, command: Command) -> Result<Applied, KvError> {
+    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, KvError> {
         let proposal = Proposal::new(command).map_err(|_| KvError::TooLarge)?;
         let _admitted = self.admit(proposal.encoded.len())?;
         let mut patience = Patience::new(self);
@@ -618,14 +614,15 @@ impl<'a> Patience<'a> {
 
 /// Follows whether this member leads; while it does, keeps the time of leases.
 async fn lead(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
+    // Not all metrics: those change with every write.
+    let mut metrics = inner.raft.server_metrics();
     let mut tick = tokio::time::interval(Duration::from_millis(LEASE_TICK_MILLIS));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leading = false;
     loop {
         let elected = {
             let metrics = metrics.borrow_and_update();
-            metrics.state == ServerState::Leader && metrics.running_state.is_ok()
+            metrics.state == ServerState::Leader
         };
         if elected && !leading {
             // Leases may have been renewed with the former leader: they run only once all it wrote is here.
