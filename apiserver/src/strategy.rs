@@ -8,8 +8,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::crd;
 use crate::request::ResourceRequest;
+use crate::{admission, certificates, crd};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -90,22 +90,6 @@ pub fn cannot_be_handled(def: &ResourceDef, why: &str) -> Status {
     Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", def.version))
 }
 
-/// Checks the kind of an object that is only answered, not stored.
-pub fn fit_virtual(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
-    let def = request.def;
-    for (key, expected) in [("kind", def.kind.to_owned()), ("apiVersion", def.api_version())] {
-        match object[key].as_str().unwrap_or_default() {
-            "" => object[key] = expected.into(),
-            found if found == expected => {}
-            found => return Err(Status::bad_request(format!("{key} {found:?} does not match {expected:?}"))),
-        }
-    }
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    Ok(())
-}
-
 /// Gives a new object its identity and defaults.
 pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     let def = request.def;
@@ -152,9 +136,15 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
     }
     defaults::set(def, object);
     if (def.group, def.plural) == ("", "pods") {
-        let class = qos::class(object);
         object["status"]["phase"] = "Pending".into();
-        object["status"]["qosClass"] = class.into();
+        settle_status(def, object);
+    }
+}
+
+/// Brings what a new object's status says of its spec up to date: admission may have changed that.
+pub fn settle_status(def: &ResourceDef, object: &mut Value) {
+    if (def.group, def.plural) == ("", "pods") && object["status"].is_object() {
+        object["status"]["qosClass"] = qos::class(object).into();
     }
 }
 
@@ -170,21 +160,11 @@ pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// Writes into a certificate request who made it: approval depends on it, so what the client says does not count.
+/// Writes into a certificate request who made it.
 pub fn record_requester(def: &ResourceDef, object: &mut Value, user: &UserInfo) {
-    if !is_certificate_request(def) || !object["spec"].is_object() {
-        return;
+    if certificates::is_request(def) {
+        certificates::record_requester(object, user);
     }
-    object["spec"]["username"] = user.name.as_str().into();
-    object["spec"]["groups"] = json!(user.groups);
-    if let Some(spec) = object["spec"].as_object_mut() {
-        spec.remove("uid");
-        spec.remove("extra");
-    }
-}
-
-fn is_certificate_request(def: &ResourceDef) -> bool {
-    (def.group, def.plural) == ("certificates.k8s.io", "certificatesigningrequests")
 }
 
 /// A name from `generateName`.
@@ -205,9 +185,16 @@ fn has_generation(def: &ResourceDef) -> bool {
         || (def.has_status
             && !matches!(
                 def.plural,
-                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
+                "namespaces"
+                    | "nodes"
+                    | "services"
+                    | "persistentvolumes"
+                    | "persistentvolumeclaims"
+                    | "resourcequotas"
+                    | "certificatesigningrequests"
             ))
-        || matches!(def.plural, "networkpolicies")
+        || def.plural == "networkpolicies"
+        || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))
 }
 
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
@@ -244,8 +231,8 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
             }
         }
     }
-    if is_certificate_request(def) {
-        new["spec"] = old["spec"].clone();
+    if certificates::is_request(def) {
+        certificates::prepare_update(subresource, old, new);
     }
     let kept = [
         "uid",
@@ -270,7 +257,9 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+        false => {
+            subresource.is_empty() && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
+        }
     };
     if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
@@ -289,6 +278,10 @@ pub fn check(
     causes.extend(validate::validate(def, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if certificates::is_request(def) {
+        causes.extend(certificates::problems(&request.subresource, new, old));
+    } else if def.group == "admissionregistration.k8s.io" {
+        causes.extend(admission::registration::problems(def.kind, new, old));
     } else if crd::is_definition(def) {
         let (problems, odd) = crd::definition::validate(new, old);
         causes.extend(problems);

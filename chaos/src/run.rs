@@ -18,7 +18,7 @@ use crate::context::{Process, Shared};
 use crate::etcd::{self, Client};
 use crate::nemesis::{self, Ask, Victims};
 use crate::report::{FaultWindow, Led, Report, WorkloadReport};
-use crate::system::{self, System};
+use crate::system::{self, Program, System};
 use crate::workloads::{self, Workload};
 
 /// How long members may take to serve, at first and after all faults.
@@ -31,6 +31,8 @@ const LEADERS: Duration = Duration::from_millis(300);
 const QUIET: (u64, u64) = (1000, 5000);
 /// How long clients may take to end.
 const CLIENTS_END: Duration = Duration::from_secs(60);
+/// How long a change of the membership is tried.
+const MEMBERSHIP: Duration = Duration::from_secs(30);
 /// Revisions that a compaction keeps.
 const KEPT: i64 = 300;
 
@@ -70,6 +72,12 @@ pub struct ChaosArgs {
     /// List systems, workloads and faults
     #[arg(long)]
     pub list: bool,
+    /// Switch a built-in bug of the members on: needs a binary built with `--features bugs`
+    #[arg(long)]
+    pub bug: Option<String>,
+    /// Let the harness look for each built-in bug in turn
+    #[arg(long, conflicts_with = "bug")]
+    pub self_test: bool,
 }
 
 /// The tables, for people.
@@ -161,11 +169,14 @@ fn in_testbed(
     if faults.iter().any(|row| row.name == "disk-full") {
         hosts.iter().try_for_each(nemesis::small_disk)?;
     }
+    let program = Program { path: program, bug: args.bug.clone() };
     hosts.iter().try_for_each(|host| system.start(&program, host, &hosts))?;
     let runtime = Runtime::new()?;
     let urls: Vec<String> = hosts.iter().map(system::client_url).collect();
     let clients = runtime.block_on(async { urls.iter().map(|url| Client::new(url)).collect::<Result<Vec<_>>>() })?;
     wait_serving(&runtime, &clients).with_context(|| hosts[0].log_end("member"))?;
+    hosts.iter().try_for_each(system::formed)?;
+    let peers: Vec<String> = hosts.iter().map(system::peer_url).collect();
 
     let shared = Arc::new(Shared::new(urls, seed));
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
@@ -177,7 +188,7 @@ fn in_testbed(
         program: &program,
         hosts: &hosts,
         leader: &|| runtime.block_on(leader(&clients)),
-        ask: &|ask| runtime.block_on(obey(&clients, ask)),
+        ask: &|ask| runtime.block_on(patiently(&clients, &peers, ask)),
     };
     let windows = make_trouble(args, &shared, &victims, faults)?;
     println!("==> faults have stopped");
@@ -315,7 +326,20 @@ async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mute
     }
 }
 
-async fn obey(clients: &[Client], ask: Ask) -> Result<()> {
+/// Changes of the membership wait for a leader and for the change before; other requests need not succeed.
+async fn patiently(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + MEMBERSHIP;
+    loop {
+        match obey(clients, peers, ask).await {
+            Err(_) if matches!(ask, Ask::Remove(_) | Ask::Add(_)) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LEADERS).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn obey(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
     let at = leader(clients).await.context("nobody leads")?;
     let client = &clients[at];
     let failed = |failure| anyhow::anyhow!("{failure:?}");
@@ -323,6 +347,22 @@ async fn obey(clients: &[Client], ask: Ask) -> Result<()> {
         Ask::Compact => {
             let answer = client.range(etcd::read("serving")).await.map_err(failed)?;
             client.compact((etcd::revision(&answer.header) - KEPT).max(1)).await.map_err(failed)?;
+        }
+        Ask::Remove(member) => {
+            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
+            let listed = listed.map_err(failed)?.members;
+            // Not there any more: an earlier attempt succeeded without an answer.
+            if let Some(found) = listed.iter().find(|found| found.peer_ur_ls.contains(&peers[member])) {
+                let request = pb::MemberRemoveRequest { id: found.id };
+                etcd::limited(client.members().member_remove(request)).await.map_err(failed)?;
+            }
+        }
+        Ask::Add(member) => {
+            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
+            if !listed.map_err(failed)?.members.iter().any(|found| found.peer_ur_ls.contains(&peers[member])) {
+                let request = pb::MemberAddRequest { peer_ur_ls: vec![peers[member].clone()], is_learner: false };
+                etcd::limited(client.members().member_add(request)).await.map_err(failed)?;
+            }
         }
         Ask::MoveLeader => {
             let heads = statuses(clients).await;

@@ -11,6 +11,15 @@ const PEER_PORT: u16 = 2380;
 /// Where a member keeps its data, as its host sees it: on the machine's disk.
 pub const DATA: &str = "/var/lib/keelson/member";
 
+/// What runs on every host.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is.
+    pub path: String,
+    /// A built-in bug that is switched on.
+    pub bug: Option<String>,
+}
+
 /// A program to test.
 pub struct System {
     /// What it is called on the command line.
@@ -59,8 +68,18 @@ pub fn client_url(host: &Host<'_>) -> String {
     format!("http://{}:{CLIENT_PORT}", host.address())
 }
 
-fn peer_url(host: &Host<'_>) -> String {
+/// The URL at which other members reach a member.
+pub fn peer_url(host: &Host<'_>) -> String {
     format!("http://{}:{PEER_PORT}", host.address())
+}
+
+/// Notes that the cluster is there: who starts without data from now on joins it.
+pub fn formed(host: &Host<'_>) -> Result<()> {
+    std::fs::write(host.dir().join("formed"), b"").context("note that the cluster is formed")
+}
+
+fn is_formed(host: &Host<'_>) -> bool {
+    host.dir().join("formed").exists()
 }
 
 impl System {
@@ -78,7 +97,7 @@ impl System {
     }
 
     /// Starts the member of a host; its data is taken up if there is some.
-    pub fn start(&self, program: &str, host: &Host<'_>, members: &[Host<'_>]) -> Result<()> {
+    pub fn start(&self, program: &Program, host: &Host<'_>, members: &[Host<'_>]) -> Result<()> {
         if !host.processes(self.process)?.is_empty() {
             return Ok(());
         }
@@ -94,10 +113,13 @@ impl System {
             ("--initial-advertise-peer-urls", peer),
             ("--initial-cluster", listed.join(",")),
             ("--initial-cluster-token", "chaos".to_owned()),
+            ("--initial-cluster-state", if is_formed(host) { "existing" } else { "new" }.to_owned()),
         ] {
             flags.extend([flag.to_owned(), value]);
         }
         flags.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
-        host.service("member", program, &flags)
+        let Some(bug) = &program.bug else { return host.service("member", &program.path, &flags) };
+        flags.splice(0..0, [format!("KEELSON_BUG={bug}"), program.path.clone()]);
+        host.service("member", "env", &flags)
     }
 }

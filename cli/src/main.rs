@@ -48,6 +48,8 @@ fn run() -> anyhow::Result<()> {
             args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Scheduler(args) => scheduler::run(args).await,
+            args::Command::ExplainScheduling(args) => scheduler::explain_scheduling(args).await,
+            args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,
         }

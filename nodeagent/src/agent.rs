@@ -19,7 +19,7 @@ use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::network::endpoints::Endpoints;
-use crate::network::{dns, proxy};
+use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
@@ -126,6 +126,16 @@ pub struct Agent {
     registered: Notify,
 }
 
+/// Ends the workers with the agent, also when it is dropped in the middle: two workers of one pod would undo each
+/// other's work.
+struct Dismissal(Arc<Agent>);
+
+impl Drop for Dismissal {
+    fn drop(&mut self) {
+        self.0.pods.dismiss();
+    }
+}
+
 impl Agent {
     /// Runs the agent until `cancel`; containers go on running then.
     pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
@@ -159,6 +169,7 @@ impl Agent {
             starting: Semaphore::new(starts),
             registered: Notify::new(),
         });
+        let _workers = Dismissal(agent.clone());
         let server = agent.clone().server().await?;
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -168,9 +179,8 @@ impl Agent {
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
             () = runtime_events::follow(agent.clone()) => {}
-            () = agent.clone().network() => {}
+            () = agent.clone().network(stop.clone()) => {}
         }
-        agent.pods.dismiss();
         Ok(())
     }
 
@@ -220,8 +230,8 @@ impl Agent {
         self.labels.lock().get("topology.kubernetes.io/zone").cloned()
     }
 
-    /// Serves Services and names, once the node has its network.
-    async fn network(self: Arc<Self>) {
+    /// Serves Services, policies and names, once the node has its network.
+    async fn network(self: Arc<Self>, stop: CancellationToken) {
         self.networked.notified().await;
         let names = async {
             match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
@@ -231,7 +241,10 @@ impl Agent {
         };
         let services =
             async { if self.config.proxy { proxy::run(self.clone()).await } else { std::future::pending().await } };
-        tokio::join!(names, services);
+        let policies = async {
+            if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
+        };
+        tokio::join!(names, services, policies);
     }
 
     /// What containers may learn of the node.

@@ -52,6 +52,11 @@ impl Checker<'_> {
             Kind::Bytes(_) => Type::Bytes,
             Kind::Ident(name) => self.ident(expr.at, name),
             Kind::Select { operand, field, optional } => {
+                if let Kind::Ident(name) = &operand.kind
+                    && let Some(kind) = self.env.variables.get(&format!("{name}.{field}"))
+                {
+                    return kind.clone();
+                }
                 let operand = self.kind(operand);
                 let found = self.field(expr.at, &operand, field);
                 match (optional, &found) {

@@ -89,7 +89,14 @@ impl<'a> Evaluator<'_, 'a> {
             Kind::String(text) => Ok(Value::text(text)),
             Kind::Bytes(bytes) => Ok(Value::Bytes(bytes.as_slice().into())),
             Kind::Ident(name) => self.variable(name, scope),
-            Kind::Select { operand, field, optional } => select(self.eval(operand, scope)?, field, *optional),
+            Kind::Select { operand, field, optional } => {
+                if let Kind::Ident(name) = &operand.kind
+                    && let Some(value) = self.qualified(name, field)
+                {
+                    return Ok(value);
+                }
+                select(self.eval(operand, scope)?, field, *optional)
+            }
             Kind::Has { operand, field } => match self.eval(operand, scope)? {
                 Value::Optional(None) => Ok(Value::Bool(false)),
                 Value::Optional(Some(inner)) => Ok(Value::Bool(inner.field(field).is_some())),
@@ -127,6 +134,12 @@ impl<'a> Evaluator<'_, 'a> {
                 self.expansion(*name, range, variables, arguments, scope)
             }
         }
+    }
+
+    /// A variable whose own name is dotted.
+    fn qualified(&self, name: &str, field: &str) -> Option<Value<'a>> {
+        let dotted = |known: &&str| known.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) == Some(field);
+        self.bindings.keys().find(|known| dotted(known)).and_then(|known| self.bindings.get(known)).cloned()
     }
 
     fn variable(&self, name: &'a str, scope: Option<&Scope<'_, 'a>>) -> Evaluated<'a> {

@@ -96,7 +96,7 @@ pub enum Value<'a> {
     /// the name of a format
     Format(&'static str),
     /// a map that is worked out on demand
-    Lazy(&'a dyn LazyMap<'a>),
+    Lazy(Rc<dyn LazyMap<'a> + 'a>),
     /// something of the caller's
     Opaque(Rc<dyn Opaque>),
 }

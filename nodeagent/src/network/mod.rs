@@ -3,6 +3,7 @@
 pub mod dns;
 pub mod endpoints;
 pub mod nft;
+pub mod policy;
 pub mod proxy;
 mod service;
 mod sets;
