@@ -61,14 +61,20 @@ pub async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Compares once, at this member's revision.
+/// Compares once, at the last revision that all who answer have reached.
 async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
-    let view = inner.store.view();
-    let (revision, own) = (view.revision(), view.hash());
-    drop(view);
-    let mut others = BTreeMap::new();
+    let mut revision = inner.store.view().revision();
+    let mut answering = Vec::new();
     for (id, ..) in inner.members().into_iter().filter(|(id, ..)| *id != inner.id) {
-        // One that does not answer, has not come so far or has compacted it says nothing.
+        if let Ok(Answer::Status(status)) = inner.ask_member(id, &Ask::Status).await {
+            revision = revision.min(status.revision);
+            answering.push(id);
+        }
+    }
+    // Compacted here: the next round looks at a later one.
+    let own = inner.store.hash_at(revision).ok()?;
+    let mut others = BTreeMap::new();
+    for id in answering {
         if let Ok(Answer::Hash(Ok(hash))) = inner.ask_member(id, &Ask::Hash(revision)).await {
             others.insert(id, hash);
         }
