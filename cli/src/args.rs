@@ -113,6 +113,9 @@ pub struct ServerArgs {
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
+    /// Make no storage class of node directories on a cluster without any
+    #[arg(long, env = "KEELSON_NO_LOCAL_PATH")]
+    pub no_local_path: bool,
     /// A node that gives no sign of life for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,
