@@ -40,6 +40,7 @@ pub async fn serve(
         ("pods", "eviction", "create") => crate::eviction::evict(server, call).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
+        ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
         ("certificatesigningrequests", "approval", "update") => server.update(call).await,
         ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
         ("serviceaccounts", "token", "create") => tokens::create(server, call).await,

@@ -27,6 +27,10 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         }
         ("storage.k8s.io", "CSIDriver") => csi_driver(object),
         ("autoscaling", "HorizontalPodAutoscaler") => fill(&mut object["spec"], &[("minReplicas", json!(1))]),
+        ("resource.k8s.io", "ResourceClaim") => device_requests(object.pointer_mut("/spec/devices/requests")),
+        ("resource.k8s.io", "ResourceClaimTemplate") => {
+            device_requests(object.pointer_mut("/spec/spec/devices/requests"))
+        }
         ("scheduling.k8s.io", "PriorityClass") => {
             fill(object, &[("preemptionPolicy", json!("PreemptLowerPriority"))]);
         }
@@ -44,6 +48,23 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             fill(&mut object["spec"]["service"], &[("port", json!(443))]);
         }
         _ => {}
+    }
+}
+
+/// A request is for one device unless it says otherwise.
+fn device_requests(requests: Option<&mut Value>) {
+    let one = |request: &mut Value| {
+        fill(request, &[("allocationMode", json!("ExactCount"))]);
+        if request["allocationMode"] == "ExactCount" {
+            fill(request, &[("count", json!(1))]);
+        }
+    };
+    for request in requests.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(exactly) = request.get_mut("exactly").filter(|e| e.is_object()) {
+            one(exactly);
+        }
+        let choices = request.get_mut("firstAvailable").and_then(Value::as_array_mut);
+        choices.into_iter().flatten().for_each(one);
     }
 }
 
