@@ -187,6 +187,13 @@ pub struct AgentArgs {
     /// Do not serve cluster names on this node (another name server has the address)
     #[arg(long, env = "KEELSON_NO_DNS")]
     pub no_dns: bool,
+    /// When pods are ended to save the node (an empty text: never)
+    #[arg(
+        long,
+        env = "KEELSON_EVICTION_HARD",
+        default_value = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
+    )]
+    pub eviction_hard: keelson_nodeagent::Thresholds,
     /// Do not serve Services on this node (another proxy does)
     #[arg(long, env = "KEELSON_NO_PROXY")]
     pub no_proxy: bool,
