@@ -46,7 +46,6 @@ pub async fn serve(
         ("pods", "binding", "create") => bindings::create(server, call, &request.name).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
-        ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
         ("certificatesigningrequests", "approval", "update") => server.update(call).await,
         ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
         ("serviceaccounts", "token", "create") => tokens::create(server, call).await,
