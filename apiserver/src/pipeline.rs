@@ -24,7 +24,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, request, respond, scheduling, streams, subresources,
+    quota, respond, scheduling, streams, subresources,
 };
 
 /// Headers that tell how a request was sorted.
@@ -113,14 +113,9 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
-        let warning = request::deprecation(request.uri().path());
         let gzip = respond::accepts_gzip(request.headers());
         let answer = self.answer(media, user, request).await;
-        let mut response = respond::compressed(gzip, answer).await;
-        if let Some(warning) = warning {
-            body::warn(&mut response, &[warning.to_owned()]);
-        }
-        response
+        respond::compressed(gzip, answer).await
     }
 
     async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
