@@ -50,6 +50,7 @@ fn main() -> Outcome<()> {
     let directory = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(directory.join("numbers.txt"), numbers::derive(&out, &messages)?)?;
     fs::write(directory.join("schema.txt"), out)?;
+    docs::describe_messages(&messages, "", &mut texts)?;
     fs::write(directory.join("docs.bin"), docs::compress(&texts)?)?;
     Ok(())
 }
@@ -92,6 +93,8 @@ struct Field<'a> {
     rust: &'a str,
     json: Option<&'a str>,
     kind: String,
+    /// Path of the type, if it is taken as anything.
+    any: Option<String>,
     required: bool,
 }
 
@@ -119,8 +122,11 @@ fn describe(
     for line in lines[start + 1..].iter().take_while(|l| **l != "}") {
         let Some((rust, kind)) = line.trim().strip_prefix("pub ").and_then(|f| f.split_once(": ")) else { continue };
         let required = !kind.starts_with("Option<");
-        let kind = expression(kind.trim_end_matches(','))?;
-        fields.push(Field { rust, json: None, kind, required });
+        let source = kind.trim_end_matches(',');
+        let kind = expression(source)?;
+        let any = kind.ends_with("any").then(|| source.rsplit("crate::").next().unwrap_or_default());
+        let any = any.map(|path| path.trim_end_matches('>').replace("::", "."));
+        fields.push(Field { rust, json: None, kind, any, required });
     }
     for line in lines.iter().map(|line| line.trim()) {
         if let Some((json, rust)) = line.split_once(" => Field::Key_") {
@@ -147,7 +153,7 @@ fn describe(
     if let (Some(group), Some(version), Some(kind)) = (constant("GROUP"), constant("VERSION"), constant("KIND")) {
         writeln!(out, "K {} {version} {kind}", if group.is_empty() { "-" } else { group })?;
     }
-    for Field { rust, json, kind, required } in fields {
+    for Field { rust, json, kind, any, required } in fields {
         let json = json.ok_or_else(|| format!("no JSON name for {rust}"))?;
         let mark = if required { "!" } else { "" };
         let marks = markers.field(&kind_path, json);
@@ -157,7 +163,8 @@ fn describe(
         let patch = if marks.merge_key == "-" { ".".to_owned() } else { or_none(&marks.merge_key) };
         let atomic = if marks.atomic { " atomic" } else { "" };
         let retain = if marks.retain_keys { " retainKeys" } else { "" };
-        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}", or_none(&marks.list))?;
+        let any = any.map(|path| format!(" is={path}")).unwrap_or_default();
+        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}{any}", or_none(&marks.list))?;
     }
     Ok(())
 }

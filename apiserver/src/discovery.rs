@@ -1,29 +1,56 @@
 //! Discovery, derived from the resource table: the legacy documents, the aggregated one, and the version.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use keelson_client::Body;
+use keelson_machinery::protobuf;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
+use keelson_machinery::status::Status;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::{body, crd};
+use crate::negotiate::Media;
+use crate::wire::Message;
+use crate::{body, crd, health, negotiate, respond};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_PROTOBUF: &str =
+    "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// What a client accepts of discovery.
+struct Accepted {
+    media: Media,
+    /// The aggregated document where there is one.
+    aggregated: bool,
+}
 
 /// Serves a discovery path; `None` if it is none.
-pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Response<Body>> {
+pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Result<Response<Body>, Status>> {
     let all = Rows::of(customs);
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let aggregated = accept.split(',').any(|part| part.replace(' ', "").starts_with(AGGREGATED));
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let accepted = match accepted(headers) {
+        Ok(accepted) => accepted,
+        Err(status) => return Some(Err(status)),
+    };
     let value = match parts[..] {
         ["version"] => version(),
         [] => json!({"paths": all.paths()}),
-        ["api"] if aggregated => return Some(all.aggregated_answer(|group| group.is_empty())),
-        ["apis"] if aggregated => return Some(all.aggregated_answer(|group| !group.is_empty())),
-        ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
+        ["api"] if accepted.aggregated => return Some(all.aggregated_answer(headers, accepted.media, str::is_empty)),
+        ["apis"] if accepted.aggregated => {
+            return Some(all.aggregated_answer(headers, accepted.media, |group| !group.is_empty()));
+        }
+        ["api"] => {
+            let address = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let addresses = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
+            json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses})
+        }
         ["apis"] => {
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all.groups().iter().map(|g| all.group(g)).collect::<Vec<_>>()})
+            let groups: Vec<Value> = all.groups().iter().map(|g| all.group(g)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", name] if all.groups().contains(&name) => {
             let mut document = all.group(name);
@@ -31,26 +58,64 @@ pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Re
             document["apiVersion"] = "v1".into();
             document
         }
-        ["openapi", "v3"] => all.openapi_root(),
-        ["openapi", "v3", "api", version] => all.openapi("", version)?,
-        ["openapi", "v3", "apis", group, version] => match crd::openapi::document(customs, group, version) {
-            Some(document) => document,
-            None => all.openapi(group, version)?,
+        ["api", version] => all.resource_list(customs, "", version)?,
+        // A group that is there is told from a version that is not.
+        ["apis", group, _] if !all.groups().contains(&group) => return None,
+        ["apis", group, version] => match all.resource_list(customs, group, version) {
+            Some(list) => list,
+            None => return Some(Err(Status::no_such_path())),
         },
-        ["api", version] => all.resource_list("", version)?,
-        ["apis", group, version] => all.resource_list(group, version)?,
         _ => return None,
     };
-    Some(body::value(200, &value))
+    let media = if matches!(parts[..], ["version"] | []) { Media::Json } else { accepted.media };
+    let pretty = matches!(parts[..], ["version"] | []) || negotiate::is_pretty(headers, None);
+    Some(respond::object(200, media, &value, pretty))
+}
+
+/// Chooses among the forms: each media type, plain or aggregated.
+fn accepted(headers: &HeaderMap) -> Result<Accepted, Status> {
+    let all = negotiate::choices(negotiate::accept(headers));
+    let found = all.into_iter().find_map(|(name, parameters)| {
+        let parameter = |key: &str| parameters.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| *v);
+        let media = Media::matching(name)?;
+        match (parameter("as"), parameter("g"), parameter("v")) {
+            ("", ..) => Some(Accepted { media, aggregated: false }),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(Accepted { media, aggregated: true }),
+            _ => None,
+        }
+    });
+    found.ok_or_else(|| {
+        let refusal = Status::not_acceptable(negotiate::MEDIA_TYPES);
+        Status { details: None, ..refusal }
+    })
 }
 
 fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
-        "minCompatibilityMinor": "35", "gitVersion": concat!("v1.36.2+keelson", env!("CARGO_PKG_VERSION")), "gitCommit": "",
+        "minCompatibilityMinor": "35", "gitVersion": "v1.36.2", "gitCommit": concat!("keelson-", env!("CARGO_PKG_VERSION")),
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
     })
+}
+
+/// What names the version in which objects of a row are stored, as upstream computes it: clients migrate when it changes.
+fn storage_version(row: &ResourceDef, customs: &crd::Table) -> Option<String> {
+    if !row.verbs.contains(&"update") {
+        return None;
+    }
+    let (group, version) = match (row.group, row.plural) {
+        ("autoscaling", _) => ("autoscaling", "v2"),
+        ("events.k8s.io", _) => ("", "v1"),
+        (group, "customresourcedefinitions" | "mutatingadmissionpolicies" | "mutatingadmissionpolicybindings") => {
+            (group, "v1beta1")
+        }
+        (group, _) => (group, row.version),
+    };
+    let custom = customs.find(row.group, row.version, row.plural);
+    let version = custom.as_ref().map_or(version, |custom| custom.definition.storage.as_str());
+    let digest = Sha256::digest(format!("{group}/{version}/{}", row.kind));
+    Some(STANDARD.encode(&digest[..8]))
 }
 
 /// All rows: the table's, then those of definitions, groups by name and versions by priority.
@@ -77,7 +142,17 @@ impl Rows {
             paths.push(format!("/apis/{group}"));
             paths.extend(self.versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
         }
-        paths.extend(["/healthz", "/livez", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
+        let others = [
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/version",
+            "/.well-known/openid-configuration",
+        ];
+        paths.extend(others.map(str::to_owned));
+        paths.extend(health::paths());
+        paths.sort();
         paths
     }
 
@@ -112,7 +187,7 @@ impl Rows {
         self.0.iter().copied().filter(|r| r.group == group && r.version == version).collect()
     }
 
-    fn resource_list(&self, group: &str, version: &str) -> Option<Value> {
+    fn resource_list(&self, customs: &crd::Table, group: &str, version: &str) -> Option<Value> {
         let rows = self.rows(group, version);
         let first = rows.first()?;
         let mut resources = Vec::new();
@@ -126,6 +201,9 @@ impl Rows {
             }
             if !row.categories.is_empty() {
                 resource["categories"] = json!(row.categories);
+            }
+            if let Some(hash) = storage_version(row, customs) {
+                resource["storageVersionHash"] = hash.into();
             }
             resources.push(resource);
             for sub in row.subresources {
@@ -141,80 +219,47 @@ impl Rows {
                 resources.push(resource);
             }
         }
-        Some(
-            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
-        )
-    }
-
-    /// The OpenAPI v3 documents there are: one for each group and version.
-    fn openapi_root(&self) -> Value {
-        let mut paths = json!({"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}});
-        for group in self.groups() {
-            for version in self.versions(group) {
-                let path = format!("apis/{group}/{version}");
-                paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
-            }
+        let mut list = json!({"kind": "APIResourceList", "groupVersion": first.api_version(), "resources": resources});
+        if !group.is_empty() {
+            list["apiVersion"] = "v1".into();
         }
-        json!({"paths": paths})
+        Some(list)
     }
 
-    /// Paths and query parameters of a group and version, by which clients learn what the server validates. Schemas of the
-    /// kinds are not published yet.
-    fn openapi(&self, group: &str, version: &str) -> Option<Value> {
-        let rows = self.rows(group, version);
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        rows.first()?;
-        let parameter =
-            |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
-        let mut paths = json!({});
-        for row in rows {
-            let gvk = json!({"group": row.group, "version": row.version, "kind": row.kind});
-            let operation = |action: &str, parameters: &[&str]| {
-                json!({
-                    "operationId": format!("{action}{}", row.kind),
-                    "parameters": parameters.iter().map(|p| parameter(p)).collect::<Vec<_>>(),
-                    "responses": {"200": {"description": "OK"}},
-                    "x-kubernetes-action": action,
-                    "x-kubernetes-group-version-kind": gvk,
-                })
-            };
-            let place = if row.scope == Scope::Namespaced { "/namespaces/{namespace}" } else { "" };
-            let (mut all, mut one) = (json!({}), json!({}));
-            for verb in row.verbs {
-                match *verb {
-                    "list" => {
-                        all["get"] = operation(
-                            "list",
-                            &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"],
-                        )
-                    }
-                    "create" => all["post"] = operation("post", &["dryRun", "fieldValidation"]),
-                    "get" => one["get"] = operation("get", &[]),
-                    "update" => one["put"] = operation("put", &["dryRun", "fieldValidation"]),
-                    "patch" => one["patch"] = operation("patch", &["dryRun", "fieldValidation"]),
-                    "delete" => {
-                        one["delete"] = operation("delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"])
-                    }
-                    _ => {}
-                }
-            }
-            paths[format!("{root}{place}/{}", row.plural)] = all;
-            if one.as_object().is_some_and(|o| !o.is_empty()) {
-                paths[format!("{root}{place}/{}/{{name}}", row.plural)] = one;
-            }
-        }
-        let info = json!({"title": "Kubernetes", "version": "v1.36.2"});
-        Some(json!({"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}))
-    }
-
-    fn aggregated_answer(&self, choose: impl Fn(&str) -> bool) -> Response<Body> {
+    fn aggregated_answer(
+        &self,
+        headers: &HeaderMap,
+        media: Media,
+        choose: impl Fn(&str) -> bool,
+    ) -> Result<Response<Body>, Status> {
         let mut names = vec![""];
         names.extend(self.groups());
         let items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(|g| self.aggregated_group(g)).collect();
         let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-        let mut response = body::value(200, &document);
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(AGGREGATED));
-        response
+        let (kind, bytes) = match media {
+            Media::Json => (AGGREGATED, document.to_string().into_bytes()),
+            Media::Yaml => {
+                let text = keelson_machinery::yaml::write(&document).map_err(|why| Status::internal(&why))?;
+                (AGGREGATED_YAML, text.into_bytes())
+            }
+            Media::Protobuf => (AGGREGATED_PROTOBUF, aggregated_protobuf(&document)),
+        };
+        let digest = Sha256::digest(&bytes);
+        let tag: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        let tag = format!("\"{tag}\"");
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let mut response = if known.split(',').any(|part| part.trim() == tag) {
+            let mut response = Response::new(body::full(Bytes::new()));
+            *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+            response
+        } else {
+            respond::bytes(200, kind, bytes)
+        };
+        if let Ok(tag) = tag.parse() {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
+        Ok(response)
     }
 
     fn aggregated_group(&self, group: &str) -> Value {
@@ -233,7 +278,11 @@ impl Rows {
 }
 
 fn aggregated_resource(row: &ResourceDef) -> Value {
-    let own = |kind: &str| json!({"group": row.group, "version": row.version, "kind": kind});
+    // What is of the row's own group and version says neither.
+    let own = |kind: &str| match row.custom {
+        true => json!({"group": row.group, "version": row.version, "kind": kind}),
+        false => json!({"group": "", "version": "", "kind": kind}),
+    };
     let mut resource = json!({
         "resource": row.plural,
         "responseKind": own(row.kind),
@@ -261,4 +310,55 @@ fn aggregated_resource(row: &ResourceDef) -> Value {
         resource["subresources"] = subs.into();
     }
     resource
+}
+
+/// The aggregated document in protobuf; the schema of the API does not have its types.
+fn aggregated_protobuf(document: &Value) -> Vec<u8> {
+    let kind = |value: &Value| {
+        let mut out = Message::default();
+        out.text(1, &value["group"]);
+        out.text(2, &value["version"]);
+        out.text(3, &value["kind"]);
+        out
+    };
+    let items = |value: &Value, make: &dyn Fn(&Value) -> Message, number: u32, out: &mut Message| {
+        value.as_array().into_iter().flatten().for_each(|item| out.message(number, make(item)));
+    };
+    let subresource = |value: &Value| {
+        let mut out = Message::default();
+        out.text(1, &value["subresource"]);
+        out.message(2, kind(&value["responseKind"]));
+        out.texts(4, &value["verbs"]);
+        out
+    };
+    let resource = |value: &Value| {
+        let mut out = Message::default();
+        out.text(1, &value["resource"]);
+        out.message(2, kind(&value["responseKind"]));
+        out.text(3, &value["scope"]);
+        out.text(4, &value["singularResource"]);
+        out.texts(5, &value["verbs"]);
+        out.texts(6, &value["shortNames"]);
+        out.texts(7, &value["categories"]);
+        items(&value["subresources"], &subresource, 8, &mut out);
+        out
+    };
+    let version = |value: &Value| {
+        let mut out = Message::default();
+        out.text(1, &value["version"]);
+        items(&value["resources"], &resource, 2, &mut out);
+        out.text(3, &value["freshness"]);
+        out
+    };
+    let group = |value: &Value| {
+        let (mut out, mut metadata) = (Message::default(), Message::default());
+        metadata.text(1, &value["metadata"]["name"]);
+        out.message(1, metadata);
+        items(&value["versions"], &version, 2, &mut out);
+        out
+    };
+    let mut out = Message::default();
+    out.message(1, Message::default());
+    items(&document["items"], &group, 2, &mut out);
+    protobuf::envelope("apidiscovery.k8s.io/v2", "APIGroupDiscoveryList", &out.0)
 }

@@ -73,7 +73,8 @@ impl Media {
         }
     }
 
-    fn matching(name: &str) -> Option<Self> {
+    /// What a name stands for.
+    pub fn matching(name: &str) -> Option<Self> {
         Some(match name {
             "application/json" | "*/*" | "application/*" => Self::Json,
             "application/yaml" => Self::Yaml,
@@ -83,15 +84,16 @@ impl Media {
     }
 }
 
-fn accept(headers: &HeaderMap) -> &str {
+/// The header, or that anything is accepted.
+pub fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).map_or("*/*", |v| if v.is_empty() { "*/*" } else { v })
 }
 
 /// A media type with its parameters.
-type Choice<'a> = (&'a str, Vec<(&'a str, &'a str)>);
+pub type Choice<'a> = (&'a str, Vec<(&'a str, &'a str)>);
 
 /// The choices of a header, best first.
-fn choices(header: &str) -> Vec<Choice<'_>> {
+pub fn choices(header: &str) -> Vec<Choice<'_>> {
     let mut list: Vec<(f32, Choice<'_>)> = header
         .split(',')
         .take(MAX_CHOICES)
@@ -151,6 +153,14 @@ pub fn negotiate(headers: &HeaderMap, def: &ResourceDef, streams: bool) -> Resul
         .iter()
         .find_map(|(name, parameters)| choice(name, parameters, known, streams))
         .ok_or_else(|| Status::not_acceptable(if streams { STREAMS } else { MEDIA_TYPES }))
+}
+
+/// Refuses a client that does not accept the only media type that there is.
+pub fn exactly(headers: &HeaderMap, media: &str) -> Result<(), Status> {
+    let found = choices(accept(headers)).iter().any(|(name, _)| matches!(*name, "*/*") || *name == media);
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {media}");
+    let refusal = || Status { message, details: Some(Box::<Details>::default()), ..Status::not_acceptable("") };
+    if found { Ok(()) } else { Err(refusal()) }
 }
 
 /// The media type for a refusal, which is a Status: what the header names first that can be had, else JSON.

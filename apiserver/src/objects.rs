@@ -1,6 +1,7 @@
 //! Objects in the store: reading them from this member's replica and writing them in one transaction each.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_client::Fence;
@@ -124,7 +125,9 @@ impl Objects {
         compare.extend(extra.guards.iter().map(|(guard, _)| guard.clone()));
         let mut success = vec![op];
         success.extend(extra.ops);
+        let started = Instant::now();
         let response = self.kv.txn(Txn { compare, success, failure: vec![] }).await.map_err(status_of)?;
+        crate::metrics::STORE_WRITES.observe(started.elapsed());
         if response.succeeded {
             return Ok(response.revision);
         }

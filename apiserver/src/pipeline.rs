@@ -2,24 +2,31 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use keelson_store::Kv;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
+use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
-use crate::request::{ResourceRequest, Target, target};
+use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
-use crate::{admission, authn, authz, body, crd, discovery, negotiate, respond, streams, subresources};
+use crate::{
+    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, quota, respond,
+    streams, subresources,
+};
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
 const MAX_INFLIGHT: usize = 600;
@@ -53,8 +60,11 @@ pub struct ApiServer {
     pub(crate) stop: CancellationToken,
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
-    pub(crate) customs: crd::Table,
+    pub(crate) customs: Arc<crd::Table>,
+    documents: openapi::Documents,
+    metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     inflight: Semaphore,
@@ -69,13 +79,20 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
+        let customs: Arc<crd::Table> = Arc::default();
+        let hooks = Arc::new(Hooks::new(objects.clone()));
         let server = Arc::new(Self {
-            customs: crd::Table::default(),
+            customs: customs.clone(),
+            documents: openapi::Documents::default(),
+            metrics: metrics::Metrics::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
                 authorization: authorizer.clone(),
+                customs,
+                hooks,
             }),
+            turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),
             objects,
@@ -109,27 +126,50 @@ impl ApiServer {
         let target = target(&parts.method, &parts.uri, &self.customs)?;
         let user = self.impersonate(user, &parts.headers)?;
         let attributes = target.attributes(&parts.method);
-        self.authorize(&user, &attributes)?;
         let fence = parts.extensions.remove::<Fence>();
         match target {
-            Target::Path(path) => self.path(&parts.method, &path, &parts.headers, bytes).await,
-            Target::Resource(request) => {
-                let call = Call {
-                    request: &request,
-                    user: &user,
-                    headers: &parts.headers,
-                    body: &bytes,
-                    fence: fence.as_ref(),
-                };
-                if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
-                    return self.dispatch(&call, upgrade, &parts.uri).await;
+            Target::Path(path) => {
+                self.authorize(&user, &attributes)?;
+                if path == bindings::PATH {
+                    return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
                 }
-                let Ok(_permit) = self.inflight.try_acquire() else {
-                    return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+                self.path(&parts, &path, bytes).await
+            }
+            Target::Resource(request) => {
+                let started = Instant::now();
+                let (headers, fence) = (&parts.headers, fence.as_ref());
+                let call = Call { request: &request, user: &user, headers, body: &bytes, fence };
+                let answer = match self.authorize(&user, &attributes) {
+                    Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
+                    Err(refusal) => Err(refusal),
                 };
-                self.dispatch(&call, upgrade, &parts.uri).await
+                let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
+                let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
+                self.metrics.answered(&request, apply, code, started.elapsed());
+                answer
             }
         }
+    }
+
+    /// A request for a resource, within the limit of those at once.
+    async fn resource(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
+        let request = call.request;
+        if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
+            let held = self.metrics.long_running(request);
+            let response = self.dispatch(call, upgrade, uri).await?;
+            return Ok(response.map(|body| {
+                let whole = body.map_frame(move |frame| {
+                    let _open = &held;
+                    frame
+                });
+                whole.boxed_unsync()
+            }));
+        }
+        let Ok(_permit) = self.inflight.try_acquire() else {
+            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+        };
+        let _held = self.metrics.under_way(request);
+        self.dispatch(call, upgrade, uri).await
     }
 
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
@@ -156,18 +196,47 @@ impl ApiServer {
         }
     }
 
-    async fn path(&self, method: &Method, path: &str, headers: &HeaderMap, bytes: Bytes) -> Answer {
+    async fn path(&self, parts: &http::request::Parts, path: &str, bytes: Bytes) -> Answer {
+        let (method, headers) = (&parts.method, &parts.headers);
         if let Some((_, extension)) = self.extensions.iter().find(|(p, _)| *p == path) {
             return extension(method.clone(), bytes).await;
         }
         if *method != Method::GET && *method != Method::HEAD {
             return Err(Status::no_such_path());
         }
+        let query = Query::parse(parts.uri.query());
+        if path.starts_with("/openapi/") {
+            let answer = self.documents.serve(path, &query, headers, &self.customs);
+            return answer.unwrap_or_else(|| Err(Status::no_such_path()));
+        }
+        let well = async { self.objects.kv.barrier().await.is_ok() };
+        if let Some(answer) = health::serve(path, &query, well, self.stop.is_cancelled()).await {
+            return Ok(answer);
+        }
         match path {
-            "/healthz" | "/livez" => Ok(body::text(200, "ok")),
-            "/readyz" => self.objects.kv.barrier().await.map(|_| body::text(200, "ok")).map_err(status_of),
-            "/openid/v1/jwks" => Ok(body::value(200, &self.pki.service_account.jwks())),
-            _ => discovery::serve(path, headers, &self.customs).ok_or_else(Status::no_such_path),
+            "/metrics" => {
+                let groups = self.customs.groups();
+                let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
+                let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
+                let text = self.metrics.text(&self.objects.kv.view(), customs);
+                Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
+            }
+            "/openid/v1/jwks" => {
+                negotiate::exactly(headers, "application/jwk-set+json")?;
+                Ok(respond::bytes(200, "application/jwk-set+json", self.pki.service_account.jwks().to_string()))
+            }
+            "/.well-known/openid-configuration" => {
+                let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                Ok(body::value(
+                    200,
+                    &json!({
+                        "issuer": keelson_pki::service_account::ISSUER, "jwks_uri": format!("https://{host}/openid/v1/jwks"),
+                        "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                        "id_token_signing_alg_values_supported": ["ES256"],
+                    }),
+                ))
+            }
+            _ => discovery::serve(path, headers, &self.customs).unwrap_or_else(|| Err(Status::no_such_page())),
         }
     }
 

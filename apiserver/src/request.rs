@@ -34,6 +34,11 @@ impl Query {
         self.0.get(key).and_then(|v| v.first()).map(String::as_str).filter(|v| !v.is_empty())
     }
 
+    /// Whether a parameter is there, with or without value.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// All values of a parameter.
     pub fn all(&self, key: &str) -> &[String] {
         self.0.get(key).map(Vec::as_slice).unwrap_or_default()

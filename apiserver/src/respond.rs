@@ -1,6 +1,6 @@
 //! Answers: objects written in the form that the client accepts.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use keelson_client::Body;
 use keelson_machinery::protobuf;
 use keelson_machinery::status::Status;
@@ -15,6 +15,15 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<bytes::Byte
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Whether the client takes answers compressed with gzip.
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    accepted.flat_map(|v| v.split(',')).any(|part| {
+        let (name, quality) = part.split_once(';').unwrap_or((part, ""));
+        matches!(name.trim(), "gzip" | "*") && !matches!(quality.replace(' ', "").as_str(), "q=0" | "q=0.0")
+    })
 }
 
 /// An object (or list) as an answer; it names its own kind.

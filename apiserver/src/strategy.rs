@@ -3,13 +3,13 @@
 use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, presence, schema, validate};
+use keelson_machinery::{defaults, presence, qos, schema, validate};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::crd;
 use crate::request::ResourceRequest;
+use crate::{admission, crd};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -151,6 +151,17 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
         }
     }
     defaults::set(def, object);
+    if (def.group, def.plural) == ("", "pods") {
+        object["status"]["phase"] = "Pending".into();
+        settle_status(def, object);
+    }
+}
+
+/// Brings what a new object's status says of its spec up to date: admission may have changed that.
+pub fn settle_status(def: &ResourceDef, object: &mut Value) {
+    if (def.group, def.plural) == ("", "pods") && object["status"].is_object() {
+        object["status"]["qosClass"] = qos::class(object).into();
+    }
 }
 
 /// Fills in what the client may leave out, before anything looks at the object.
@@ -200,9 +211,10 @@ fn has_generation(def: &ResourceDef) -> bool {
         || (def.has_status
             && !matches!(
                 def.plural,
-                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims"
+                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "resourcequotas"
             ))
-        || matches!(def.plural, "networkpolicies")
+        || def.plural == "networkpolicies"
+        || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))
 }
 
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
@@ -213,9 +225,15 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
         let status = new.get("status").cloned();
         let conditions_metadata = new["metadata"].clone();
         *new = old.clone();
-        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do.
+        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do; not so those
+        // of custom resources.
+        if def.custom
+            && let Some(fields) = conditions_metadata.get("managedFields")
+        {
+            new["metadata"]["managedFields"] = fields.clone();
+        }
         for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            if let Some(value) = conditions_metadata.get(key) {
+            if let Some(value) = conditions_metadata.get(key).filter(|_| !def.custom) {
                 new["metadata"][key] = value.clone();
             }
         }
@@ -259,7 +277,9 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => subresource.is_empty() && old.get("spec") != new.get("spec"),
+        false => {
+            subresource.is_empty() && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
+        }
     };
     if has_generation(def) && changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
@@ -278,6 +298,8 @@ pub fn check(
     causes.extend(validate::validate(def, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if def.group == "admissionregistration.k8s.io" {
+        causes.extend(admission::registration::problems(def.kind, new, old));
     } else if crd::is_definition(def) {
         let (problems, odd) = crd::definition::validate(new, old);
         causes.extend(problems);

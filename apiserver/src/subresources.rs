@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::verbs::Call;
-use crate::{ApiServer, body, strategy};
+use crate::{ApiServer, bindings, body, strategy};
 
 /// Shortest and longest life of a requested token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
@@ -43,11 +43,12 @@ pub async fn serve(
     match (request.def.plural, request.subresource.as_str(), request.verb) {
         (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
         (_, "scale", "update" | "patch") => set_scale(server, call).await,
-        ("pods", "binding", "create") => bind(server, call, &request.name).await,
+        ("pods", "binding", "create") => bindings::create(server, call, &request.name).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => approve(server, call).await,
         ("serviceaccounts", "token", "create") => token(server, call).await,
+        ("pods", "binding", _) => Err(Status::method_not_allowed()),
         (plural, subresource, _) => {
             let message = format!("the subresource {plural}/{subresource} is not served by this version of keelson");
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
@@ -130,74 +131,6 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
         })
         .await?;
     call.answer(200, &scale(call, &object)?, &warnings)
-}
-
-/// Binds a pod to a node: once, and only a pod that is not going away.
-async fn bind(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
-    let binding = call.object()?.value;
-    let node = binding["target"]["name"].as_str().unwrap_or_default();
-    if node.is_empty() {
-        let cause = Cause::required("target.name", "");
-        return Err(Status::invalid("", "Binding", pod, vec![cause]));
-    }
-    let Some(def) = keelson_machinery::resources::find("", "v1", "pods") else { return Err(Status::no_such_path()) };
-    let request = crate::request::ResourceRequest {
-        def,
-        name: pod.to_owned(),
-        subresource: "status".into(),
-        ..call.request.clone()
-    };
-    for _ in 0..5 {
-        let Some((old, revision)) = server.objects.get(def, &request.namespace, pod)? else {
-            return Err(Status::not_found("", "pods", pod));
-        };
-        if let Some(uid) = binding["metadata"]["uid"].as_str().filter(|u| !u.is_empty())
-            && old["metadata"]["uid"] != uid
-        {
-            let found = old["metadata"]["uid"].as_str().unwrap_or_default();
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}");
-            return Err(Status::conflict("", "pods/binding", pod, &why));
-        }
-        if old["metadata"]["deletionTimestamp"].is_string() {
-            return Err(Status::conflict(
-                "",
-                "pods/binding",
-                pod,
-                &format!("pod {pod} is being deleted, cannot be assigned to a host"),
-            ));
-        }
-        if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-            return Err(Status::conflict(
-                "",
-                "pods/binding",
-                pod,
-                &format!("pod {pod} is already assigned to node {bound:?}"),
-            ));
-        }
-        let mut new = old.clone();
-        new["spec"]["nodeName"] = node.into();
-        set_condition(
-            &mut new,
-            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()}),
-        );
-        match server.objects.put(def, &new, revision, call.fence, Default::default()).await {
-            Ok(_) => {
-                let done =
-                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-                return call.answer(201, &done, &[]);
-            }
-            Err(crate::objects::WriteError::Changed) => {}
-            Err(crate::objects::WriteError::Status(status)) => return Err(status),
-        }
-    }
-    Err(Status::modified("", "pods/binding", pod))
-}
-
-fn set_condition(object: &mut Value, condition: Value) {
-    let mut list = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    list.retain(|c| c["type"] != condition["type"]);
-    list.push(condition);
-    object["status"]["conditions"] = list.into();
 }
 
 async fn finalize(server: &ApiServer, call: &Call<'_>) -> Answer {
@@ -321,7 +254,7 @@ pub async fn create_virtual(server: &ApiServer, call: &Call<'_>) -> Answer {
     let mut review = call.object()?.value;
     if call.request.def.plural == "bindings" {
         let name = review["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        return bind(server, call, &name).await;
+        return bindings::create(server, call, &name).await;
     }
     strategy::fit_virtual(call.request, &mut review)?;
     let spec = review["spec"].clone();

@@ -4,6 +4,7 @@
 //! `docs/benchmarks.md` with the command and the machine.
 
 mod api;
+mod cluster;
 mod load;
 mod process;
 mod report;
@@ -60,6 +61,11 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench {
+        name: "cluster",
+        about: "exec to a running container, three servers and two agents, a dead leader; needs root",
+        run: |o| cluster::run(o).boxed(),
+    },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];
 

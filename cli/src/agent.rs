@@ -49,8 +49,10 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         credentials,
         cluster_cidr: args.cluster_cidr.clone(),
         resolv_conf: args.resolv_conf.clone(),
-        cluster_dns: args.cluster_dns,
+        cluster_dns: Some(args.cluster_dns),
+        serve_dns: !args.no_dns,
         cluster_domain: args.cluster_domain.clone(),
+        proxy: !args.no_proxy,
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
     let running = Agent::run(config, stop.clone());

@@ -50,10 +50,21 @@ pub enum Command {
     Store(Box<crate::store::StoreArgs>),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
+    /// Run the scheduler alone, against any Kubernetes API
+    Scheduler(SchedulerArgs),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
+    /// What kubectl does, in the same words (also when this program is called through a link named kubectl)
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// As kubectl takes them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
+    Chaos(Box<keelson_chaos::ChaosArgs>),
 }
 
 /// Flags of `keelson server`.
@@ -117,6 +128,9 @@ pub struct ServerArgs {
     /// Do not run the scheduler
     #[arg(long, env = "KEELSON_NO_SCHEDULER")]
     pub no_scheduler: bool,
+    /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
+    #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
@@ -168,11 +182,28 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// Address of the cluster's name server
-    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
-    pub cluster_dns: Option<IpAddr>,
+    #[arg(long, env = "KEELSON_CLUSTER_DNS", default_value = "10.96.0.10")]
+    pub cluster_dns: IpAddr,
+    /// Do not serve cluster names on this node (another name server has the address)
+    #[arg(long, env = "KEELSON_NO_DNS")]
+    pub no_dns: bool,
+    /// Do not serve Services on this node (another proxy does)
+    #[arg(long, env = "KEELSON_NO_PROXY")]
+    pub no_proxy: bool,
     /// The cluster's domain
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// Flags of `keelson scheduler`.
+#[derive(Flags, Clone, Debug)]
+pub struct SchedulerArgs {
+    /// The kubeconfig that says where the API is and as whom to use it
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// KubeSchedulerConfiguration (v1): profiles, plugins, extenders
+    #[arg(long = "scheduler-config", env = "KEELSON_SCHEDULER_CONFIG")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Flags that tools share.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod args;
+mod chaos;
 mod config;
 mod identity;
 mod join;
@@ -9,6 +10,7 @@ mod leader;
 mod logging;
 mod member;
 mod replica;
+mod scheduler;
 mod server;
 mod store;
 mod token;
@@ -19,10 +21,39 @@ use clap::{CommandFactory, FromArgMatches};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Some(args) = kubectl_arguments() {
+        return kubectl(args);
+    }
     match run() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("keelson: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// The arguments after `keelson kubectl`, or all of them if the program is called through a link named `kubectl`.
+fn kubectl_arguments() -> Option<Vec<String>> {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next()?;
+    if program.rsplit('/').next() == Some("kubectl") {
+        return Some(args.collect());
+    }
+    (args.next()? == "kubectl").then(|| args.collect())
+}
+
+/// Runs kubectl's twin; one thread is enough for one command and starts sooner.
+fn kubectl(args: Vec<String>) -> std::process::ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(keelson_kubectl::run(args));
+            // A thread that still waits for standard input must not hold the process up.
+            runtime.shutdown_background();
+            code.into()
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
             std::process::ExitCode::FAILURE
         }
     }
@@ -44,7 +75,10 @@ fn run() -> anyhow::Result<()> {
             args::Command::Member(args) => member::run(args).await,
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Agent(args) => agent::run(*args).await,
+            args::Command::Scheduler(args) => scheduler::run(args).await,
+            args::Command::Kubectl { args } => std::process::exit(keelson_kubectl::run(args).await.into()),
             args::Command::Token(args) => token::run(args).await,
+            args::Command::Chaos(args) => chaos::run(*args).await,
         }
     })
 }

@@ -33,6 +33,7 @@ const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs a server until it is told to stop.
 pub async fn run(args: ServerArgs) -> Result<()> {
+    let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
     let data = DataDir::open(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
@@ -43,8 +44,14 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let (identity, pki) = replica::identity(&args, &data).await?;
     let replica = replica::open(&data, addresses, &identity, &pki).await?;
     let stop = CancellationToken::new();
-    let result =
-        serve(&args, &data, Member { addresses, identity, pki, replica: replica.clone() }, listener, started, &stop);
+    let result = serve(
+        &args,
+        &data,
+        Member { addresses, identity, pki, replica: replica.clone(), scheduler },
+        listener,
+        started,
+        &stop,
+    );
     let result = result.await;
     stop.cancel();
     replica.shutdown().await;
@@ -57,6 +64,8 @@ struct Member {
     identity: Identity,
     pki: Arc<ClusterPki>,
     replica: Replica,
+    /// KubeSchedulerConfiguration, if one is given.
+    scheduler: Option<serde_json::Value>,
 }
 
 /// Serves until a signal comes or the store fails.
@@ -68,7 +77,7 @@ async fn serve(
     started: Instant,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let Member { addresses, identity, pki, replica } = member;
+    let Member { addresses, identity, pki, replica, scheduler } = member;
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let server = ApiServer::new(Config {
@@ -88,7 +97,7 @@ async fn serve(
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki).await?;
-        components(args, &identity, &pki, &kv, &server, stop);
+        components(args, scheduler, &identity, &pki, &kv, &server, stop);
         let place = Place {
             kv: kv.clone(),
             client: client(&server, "system:apiserver", "kube-apiserver"),
@@ -180,6 +189,7 @@ fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, a
 /// Starts what runs on the leader, and the pretended nodes.
 fn components(
     args: &ServerArgs,
+    scheduler: Option<serde_json::Value>,
     identity: &Identity,
     pki: &Arc<ClusterPki>,
     kv: &Arc<dyn Kv>,
@@ -197,8 +207,9 @@ fn components(
     }
     if !args.no_scheduler {
         let client = client(server, "system:kube-scheduler", "kube-scheduler");
-        let task: leader::Task =
-            Box::new(move |fence, running| Box::pin(keelson_scheduler::run(client.fenced(fence), running)));
+        let task: leader::Task = Box::new(move |fence, running| {
+            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), running))
+        });
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }
     if args.hollow > 0 {

@@ -35,10 +35,20 @@ const SAME_AS: &[(&str, &str)] = &[
         "api.admissionregistration.v1beta1.MutatingAdmissionPolicySpec",
     ),
     ("api.core.v1.EphemeralContainer", "api.core.v1.EphemeralContainerCommon"),
+    ("api.admissionregistration.v1.RuleWithOperations", "api.admissionregistration.v1.Rule"),
+    ("api.admissionregistration.v1.NamedRuleWithOperations", "api.admissionregistration.v1.Rule"),
+    ("api.admissionregistration.v1.NamedRuleWithOperations", "api.admissionregistration.v1.RuleWithOperations"),
 ];
 
-/// Lists of newer types that are sets.
-const SETS: &[(&str, &str)] = &[("api.core.v1.NodeAllocatableResourceClaimStatus", "containers")];
+/// Lists of newer types: how they are merged.
+const LISTS: &[(&str, &str, &str)] = &[
+    ("api.core.v1.NodeAllocatableResourceClaimStatus", "containers", "set"),
+    ("api.core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses", "atomic"),
+    ("api.resource.v1.DeviceAttribute", "bools", "atomic"),
+    ("api.resource.v1.DeviceAttribute", "ints", "atomic"),
+    ("api.resource.v1.DeviceAttribute", "strings", "atomic"),
+    ("api.resource.v1.DeviceAttribute", "versions", "atomic"),
+];
 
 impl Markers {
     /// Reads all messages below a directory; `module` is the path so far.
@@ -58,17 +68,18 @@ impl Markers {
 
     /// The markers of a field.
     pub fn field(&self, kind: &str, json: &str) -> Marks {
-        if SETS.contains(&(kind, json)) {
-            return Marks { list: "set".into(), ..Marks::default() };
+        if let Some((.., list)) = LISTS.iter().find(|(of, name, _)| (*of, *name) == (kind, json)) {
+            return Marks { list: (*list).into(), ..Marks::default() };
         }
-        let same = SAME_AS.iter().find(|(new, _)| *new == kind).map_or(kind, |(_, old)| old);
-        let find = |kind: &str| self.fields.get(kind).and_then(|f| f.get(&plain(json)));
-        find(same).or_else(|| find(kind)).cloned().unwrap_or_default()
+        let same = SAME_AS.iter().filter(|(new, _)| *new == kind).map(|(_, old)| *old);
+        let mut found =
+            same.chain([kind]).filter_map(|kind| self.fields.get(&key(kind)).and_then(|f| f.get(&plain(json))));
+        found.next().cloned().unwrap_or_default()
     }
 
     /// Whether an object type is one value.
     pub fn is_atomic(&self, kind: &str) -> bool {
-        self.atomic.iter().any(|k| k == kind)
+        self.atomic.contains(&key(kind))
     }
 
     fn read(&mut self, module: &str, source: &str) {
@@ -77,7 +88,7 @@ impl Markers {
             if let Some(marker) = line.strip_prefix("/// +") {
                 note(marker.trim_start_matches("k8s:"), &mut marks, &mut atomic);
             } else if let Some(name) = line.strip_prefix("pub struct ") {
-                kind = format!("{module}.{}", name.trim_end_matches(" {").trim_end_matches('{').trim());
+                kind = format!("{module}.{}", plain(name.trim_end_matches(" {").trim_end_matches('{').trim()));
                 if std::mem::take(&mut atomic) {
                     self.atomic.push(kind.clone());
                 }
@@ -106,6 +117,12 @@ fn note(marker: &str, marks: &mut Marks, atomic: &mut bool) {
         }
         _ => {}
     }
+}
+
+/// The path of a type with its name as [`plain`] has it: messages write acronyms as words.
+fn key(path: &str) -> String {
+    let (module, name) = path.rsplit_once('.').unwrap_or(("", path));
+    format!("{module}.{}", plain(name))
 }
 
 /// A name without case and separators: `pod_i_ps` and `podIPs` are the same field.

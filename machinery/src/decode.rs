@@ -13,7 +13,7 @@ pub const MAX_DEPTH: usize = 100;
 pub struct Decoded {
     /// The object; of duplicate keys the last one counts.
     pub value: Value,
-    /// Paths of keys that came twice (`spec.replicas`).
+    /// What is to be said of keys that came twice (`duplicate field "spec.replicas"`).
     pub duplicates: Vec<String>,
 }
 
@@ -24,14 +24,36 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
     let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
     let value = seed.deserialize(&mut deserializer).map_err(|e| e.to_string())?;
     deserializer.end().map_err(|e| e.to_string())?;
+    let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     Ok(Decoded { value, duplicates })
 }
 
-/// Reads YAML (one document).
+/// Reads YAML (one document) as Kubernetes does: version 1.1, in which `yes` and `n` are truth values, also as keys.
 pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    let mut duplicates = Vec::new();
+    let read = |policy, duplicates: &mut Vec<String>| {
+        let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
+        let seed = Strict { path: String::new(), depth: 0, duplicates };
+        serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| seed.deserialize(de))
+    };
+    let value = match read(serde_saphyr::options::DuplicateKeyPolicy::Error, &mut duplicates) {
+        Ok(value) => Ok(value),
+        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
+            let line = location.line();
+            duplicates.push(format!(
+                "yaml: unmarshal errors:\n  line {line}: key {:?} already set in map",
+                key.unwrap_or_default()
+            ));
+            read(serde_saphyr::options::DuplicateKeyPolicy::LastWins, &mut Vec::new())
+        }
+        Err(error) => Err(error),
+    };
+    let value = value.map_err(|error| match error.location() {
+        Some(location) => format!("yaml: line {}: {error}", location.line()),
+        None => format!("yaml: {error}"),
+    })?;
+    Ok(Decoded { value, duplicates })
 }
 
 struct Strict<'a> {
@@ -92,7 +114,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
+        while let Some(Key(key)) = access.next_key::<Key>()? {
             let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
             if map.contains_key(&key) {
                 self.duplicates.push(path.clone());
@@ -101,6 +123,46 @@ impl<'de> Visitor<'de> for Strict<'_> {
             map.insert(key, access.next_value_seed(seed)?);
         }
         Ok(map.into())
+    }
+}
+
+/// A key, which YAML allows to be no text.
+struct Key(String);
+
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Key, E> {
+        Ok(Key(v.into()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Key, E> {
+        Ok(Key(v))
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Key, E> {
+        Ok(Key(v.to_string()))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Key, E> {
+        Ok(Key(v.to_string()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Key, E> {
+        Ok(Key(v.to_string()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Key, E> {
+        Ok(Key(v.to_string()))
+    }
+    fn visit_unit<E>(self) -> Result<Key, E> {
+        Ok(Key("null".into()))
     }
 }
 
@@ -113,7 +175,7 @@ mod tests {
     fn duplicates_are_found_and_the_last_counts() {
         let got = json(br#"{"spec":{"a":1,"a":2},"l":[{"b":1,"b":null}]}"#).unwrap();
         assert_eq!(got.value, json!({"spec": {"a": 2}, "l": [{"b": null}]}));
-        assert_eq!(got.duplicates, ["spec.a", "l[0].b"]);
+        assert_eq!(got.duplicates, ["duplicate field \"spec.a\"", "duplicate field \"l[0].b\""]);
     }
 
     #[test]
@@ -124,5 +186,20 @@ mod tests {
         }
         assert!(yaml(b"a: [").is_err());
         assert_eq!(yaml(b"a: {b: 1}").unwrap().value, json!({"a": {"b": 1}}));
+        assert!(yaml(b"a: 1\nb: [").unwrap_err().starts_with("yaml: line 2"));
+    }
+
+    #[test]
+    fn yaml_is_that_of_version_1_1() {
+        let got = yaml(b"n: \"1\"\n\"y\": no\n3: x\n").unwrap();
+        assert_eq!(got.value, json!({"false": "1", "y": false, "3": "x"}));
+        let got = yaml(b"a: 1\nk: a\nk: b\n").unwrap();
+        assert_eq!(
+            (got.value, got.duplicates),
+            (
+                json!({"a": 1, "k": "b"}),
+                vec!["yaml: unmarshal errors:\n  line 3: key \"k\" already set in map".to_owned()]
+            )
+        );
     }
 }

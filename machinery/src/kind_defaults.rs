@@ -33,6 +33,13 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
             webhooks(def.kind, object);
         }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => {
+            fill(&mut object["spec"], &[("failurePolicy", json!("Fail"))]);
+            match_resources(&mut object["spec"]["matchConstraints"]);
+        }
+        ("admissionregistration.k8s.io", _) if object["spec"]["matchResources"].is_object() => {
+            match_resources(&mut object["spec"]["matchResources"]);
+        }
         ("apiregistration.k8s.io", "APIService") if object["spec"]["service"].is_object() => {
             fill(&mut object["spec"]["service"], &[("port", json!(443))]);
         }
@@ -54,6 +61,21 @@ fn fill(object: &mut Value, defaults: &[(&str, Value)]) {
 /// The items of a list, none if it is absent; the object is not changed by looking.
 fn items<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
     object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// What a policy or its binding is about.
+fn match_resources(constraints: &mut Value) {
+    if !constraints.is_object() {
+        return;
+    }
+    let defaults =
+        [("matchPolicy", json!("Equivalent")), ("namespaceSelector", json!({})), ("objectSelector", json!({}))];
+    fill(constraints, &defaults);
+    for key in ["resourceRules", "excludeResourceRules"] {
+        for rule in items(constraints, key) {
+            fill(rule, &[("scope", json!("*"))]);
+        }
+    }
 }
 
 fn daemon_set(object: &mut Value) {

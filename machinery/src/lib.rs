@@ -1,6 +1,7 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod cel;
 pub mod conform;
 pub mod conversion;
 pub mod jsonpath;
@@ -17,6 +18,7 @@ pub mod names;
 pub mod patch;
 pub mod presence;
 pub mod protobuf;
+pub mod qos;
 pub mod resource;
 pub mod resources;
 pub mod selector;

@@ -123,6 +123,11 @@ pub fn empty(definition: &Definition) -> Value {
     Value::Object(map)
 }
 
+/// Whether a required field is a pointer, which has no zero value.
+pub fn is_pointer(path: &str, field: &str) -> bool {
+    POINTERS.contains(&(path, field))
+}
+
 fn zero(path: &str, field: &str, kind: &Type) -> Value {
     if POINTERS.contains(&(path, field)) || OTHERS.contains(&(path, field)) && matches!(kind, Type::Object(_)) {
         return Value::Null;

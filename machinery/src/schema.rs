@@ -86,6 +86,10 @@ pub struct Field {
     pub required: bool,
     /// Whether it is written even when empty.
     pub present: bool,
+    /// How the API says that the list is merged; "" if it does not say.
+    pub list_type: &'static str,
+    /// Path of its type (or that of its items), if that is taken as anything.
+    pub any: &'static str,
 }
 
 /// An object type.
@@ -119,6 +123,11 @@ pub fn path_of_kind(group: &str, version: &str, kind: &str) -> Option<&'static s
     SCHEMA.kinds.get(&(group, version, kind)).copied()
 }
 
+/// The kinds of a type: group, version and kind.
+pub fn kinds_of(path: &str) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    SCHEMA.kinds.iter().filter(move |(_, of)| **of == path).map(|(kind, _)| *kind)
+}
+
 /// The type of a path, as [`Type::Object`] names it.
 pub fn definition(path: &str) -> Option<&'static Definition> {
     SCHEMA.definitions.get(path)
@@ -145,6 +154,7 @@ fn read(table: &'static str) -> Table {
                 }
             }
             ["F", name, kind, list, keys, patch, ref flags @ ..] => {
+                let list_type = if list == "-" { "" } else { list };
                 let list = match list {
                     "map" if keys != "-" => ListStrategy::Map(keys.split(',').collect()),
                     "set" => ListStrategy::Set,
@@ -158,6 +168,8 @@ fn read(table: &'static str) -> Table {
                 };
                 field.retain_keys = flags.contains(&"retainKeys");
                 field.atomic = flags.contains(&"atomic");
+                field.list_type = list_type;
+                field.any = flags.iter().find_map(|flag| flag.strip_prefix("is=")).unwrap_or_default();
                 field.present = presence::is_present(current, name, &field.kind, field.required);
                 if let Some(definition) = out.definitions.get_mut(current) {
                     definition.fields.insert(name, field);
@@ -178,6 +190,8 @@ fn field(kind: &'static str, list: ListStrategy) -> Field {
         atomic: false,
         required: kind.starts_with('!'),
         present: true,
+        list_type: "",
+        any: "",
     }
 }
 

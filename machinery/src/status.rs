@@ -258,7 +258,7 @@ impl Cause {
     }
 
     /// A value that is not allowed there.
-    pub fn invalid(field: impl Into<String>, value: &serde_json::Value, detail: &str) -> Self {
+    pub fn invalid(field: impl Into<String>, value: &(impl std::fmt::Display + ?Sized), detail: &str) -> Self {
         Self {
             reason: "FieldValueInvalid".into(),
             message: format!("Invalid value: {value}: {detail}"),

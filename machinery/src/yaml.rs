@@ -308,9 +308,9 @@ fn escaped(c: char) -> String {
 /// Whether a reader takes the plain text for a string, and not for a number, a boolean, a time, null or a merge.
 fn reads_as_string(text: &str) -> bool {
     const WORDS: &[&str] = &[
-        "", "~", "null", "Null", "NULL", "<<", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", "n",
-        "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", ".nan", ".NaN", ".NAN", ".inf", ".Inf",
-        ".INF", "+.inf", "+.Inf", "+.INF", "-.inf", "-.Inf", "-.INF",
+        "", "~", "null", "Null", "NULL", "<<", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON",
+        "n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", ".nan", ".NaN", ".NAN", ".inf",
+        ".Inf", ".INF", "+.inf", "+.Inf", "+.INF", "-.inf", "-.Inf", "-.INF",
     ];
     if WORDS.contains(&text) {
         return false;
@@ -323,7 +323,8 @@ fn reads_as_string(text: &str) -> bool {
 
 fn is_integer(text: &str) -> bool {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let of_base = |digits: &str, base| !digits.is_empty() && digits.chars().all(|c| c.is_digit(base)) && digits.len() < 65;
+    let of_base =
+        |digits: &str, base| !digits.is_empty() && digits.chars().all(|c| c.is_digit(base)) && digits.len() < 65;
     let prefixed = |short: &str, long: &str, base| {
         digits.strip_prefix(short).or(digits.strip_prefix(long)).is_some_and(|rest| of_base(rest, base))
     };
@@ -348,10 +349,11 @@ fn is_float(text: &str) -> bool {
         Some((before, after)) => digits(before) && digits(after) && !(before.is_empty() && after.is_empty()),
         None => !mantissa.is_empty() && digits(mantissa),
     };
-    whole && exponent.is_none_or(|e| {
-        let e = e.strip_prefix(['+', '-']).unwrap_or(e);
-        !e.is_empty() && digits(e)
-    })
+    whole
+        && exponent.is_none_or(|e| {
+            let e = e.strip_prefix(['+', '-']).unwrap_or(e);
+            !e.is_empty() && digits(e)
+        })
 }
 
 /// `12:30:45`, which YAML 1.1 takes for a number of base 60.
@@ -365,7 +367,10 @@ fn is_base_60(text: &str) -> bool {
         let t = t.split('.').next().unwrap_or_default();
         matches!(t.len(), 1 | 2) && t.parse::<u8>().is_ok_and(|n| n < 60)
     };
-    digits(first) && first.starts_with(|c: char| c.is_ascii_digit()) && !rest.is_empty() && rest.into_iter().all(sixtieth)
+    digits(first)
+        && first.starts_with(|c: char| c.is_ascii_digit())
+        && !rest.is_empty()
+        && rest.into_iter().all(sixtieth)
 }
 
 /// A date, alone or with a time of day.
@@ -447,7 +452,11 @@ mod tests {
             ("a \nb", "\"a \\nb\""),
         ] {
             let text = write(&json!({"k": value})).unwrap();
-            assert_eq!(text.strip_prefix("k: ").unwrap().trim_end_matches('\n'), expected.trim_end_matches('\n'), "{value:?}");
+            assert_eq!(
+                text.strip_prefix("k: ").unwrap().trim_end_matches('\n'),
+                expected.trim_end_matches('\n'),
+                "{value:?}"
+            );
         }
     }
 

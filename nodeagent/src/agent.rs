@@ -1,6 +1,6 @@
 //! The agent of a real node: keeps the node registered and takes every pod, step by step, to where it should be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
+use crate::network::endpoints::Endpoints;
+use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
@@ -37,6 +39,8 @@ const STARTS_PER_CPU: usize = 2;
 const MIN_STARTS: usize = 2;
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_secs(1);
+/// Half the pause before a node that is not ready yet looks again; it doubles until it is as long as for others.
+const BEAT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How to run an agent.
 #[derive(Clone)]
@@ -65,8 +69,12 @@ pub struct AgentConfig {
     pub resolv_conf: PathBuf,
     /// The cluster's name server, if there is one.
     pub cluster_dns: Option<IpAddr>,
+    /// Whether the agent is that name server on its node.
+    pub serve_dns: bool,
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// Whether the agent serves Services on this node.
+    pub proxy: bool,
 }
 
 /// Why an agent could not start.
@@ -98,7 +106,14 @@ pub struct Agent {
     objects_changed: Arc<Notify>,
     /// All Services.
     pub(crate) services: Arc<Cache<Service>>,
-    services_changed: Arc<Notify>,
+    /// Told when any of them changed.
+    pub(crate) services_changed: Arc<Notify>,
+    /// The Services' endpoints.
+    pub(crate) endpoints: Endpoints,
+    /// Labels of the node, as the API last said.
+    labels: Mutex<BTreeMap<String, String>>,
+    /// Told when the node's network is there.
+    networked: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
     /// Asks for a look at all that runs.
@@ -109,6 +124,16 @@ pub struct Agent {
     pub(crate) starting: Semaphore,
     /// Told when the node was registered.
     registered: Notify,
+}
+
+/// Ends the workers with the agent, also when it is dropped in the middle: two workers of one pod would undo each
+/// other's work.
+struct Dismissal(Arc<Agent>);
+
+impl Drop for Dismissal {
+    fn drop(&mut self) {
+        self.0.pods.dismiss();
+    }
 }
 
 impl Agent {
@@ -131,6 +156,9 @@ impl Agent {
             objects_changed,
             services: Cache::start(client, services_changed.clone(), stop.clone()),
             services_changed,
+            endpoints: Endpoints::start(client, stop.clone()),
+            labels: Mutex::default(),
+            networked: Notify::new(),
             config,
             runtime,
             machine,
@@ -141,6 +169,7 @@ impl Agent {
             starting: Semaphore::new(starts),
             registered: Notify::new(),
         });
+        let _workers = Dismissal(agent.clone());
         let server = agent.clone().server().await?;
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -150,8 +179,8 @@ impl Agent {
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
             () = runtime_events::follow(agent.clone()) => {}
+            () = agent.clone().network(stop.clone()) => {}
         }
-        agent.pods.dismiss();
         Ok(())
     }
 
@@ -196,6 +225,28 @@ impl Agent {
         vec![self.config.node_ip.to_string()]
     }
 
+    /// The zone that the node is in.
+    pub(crate) fn zone(&self) -> Option<String> {
+        self.labels.lock().get("topology.kubernetes.io/zone").cloned()
+    }
+
+    /// Serves Services, policies and names, once the node has its network.
+    async fn network(self: Arc<Self>, stop: CancellationToken) {
+        self.networked.notified().await;
+        let names = async {
+            match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
+                Some(address) => dns::run(self.clone(), address).await,
+                None => std::future::pending().await,
+            }
+        };
+        let services =
+            async { if self.config.proxy { proxy::run(self.clone()).await } else { std::future::pending().await } };
+        let policies = async {
+            if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
+        };
+        tokio::join!(names, services, policies);
+    }
+
     /// What containers may learn of the node.
     pub(crate) fn facts(&self) -> Facts {
         Facts {
@@ -215,18 +266,22 @@ impl Agent {
     }
 
     async fn heartbeats(&self) {
-        let mut tick = tokio::time::interval(LEASE_RENEWAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut prepared = false;
+        let mut pause = BEAT_AGAIN;
         loop {
-            tick.tick().await;
-            if let Err(error) = self.beat(&mut prepared).await {
+            let started = tokio::time::Instant::now();
+            let ready = self.beat(&mut prepared).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the node could not report itself");
-            }
+                false
+            });
+            // Becoming ready takes a few beats; nobody should wait a whole interval for each.
+            pause = if ready { BEAT_AGAIN } else { (pause * 2).min(LEASE_RENEWAL) };
+            tokio::time::sleep_until(started + if ready { LEASE_RENEWAL } else { pause }).await;
         }
     }
 
-    async fn beat(&self, prepared: &mut bool) -> Result<(), Error> {
+    /// Reports the node and prepares its network; returns whether both are as they should be.
+    async fn beat(&self, prepared: &mut bool) -> Result<bool, Error> {
         let (client, name) = (&self.config.client, self.config.node_name.as_str());
         let mut machine = self.machine.clone();
         if let Ok(version) = self.runtime.version().await {
@@ -236,13 +291,17 @@ impl Agent {
         let node = node::register(client, name, &machine, not_ready.as_deref()).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
+        *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
         if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
                 tracing::error!(%error, "the network configuration could not be written");
             }
             if !*prepared {
                 match cni::prepare(&self.config.cluster_cidr).await {
-                    Ok(()) => *prepared = true,
+                    Ok(()) => {
+                        *prepared = true;
+                        self.networked.notify_one();
+                    }
                     Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
                 }
             }
@@ -253,7 +312,7 @@ impl Agent {
                 }
             }
         }
-        Ok(())
+        Ok(not_ready.is_none() && *prepared)
     }
 
     async fn watch(self: &Arc<Self>) {
@@ -288,8 +347,9 @@ impl Agent {
                     self.objects_version.fetch_add(1, Ordering::Relaxed);
                     self.pods.wake_all();
                 }
-                () = self.services_changed.notified() => {
+                () = self.services_changed.notified(), if !self.config.proxy => {
                     self.services.drain();
+                    self.endpoints.drain();
                 }
                 () = tokio::time::sleep(FORGET) => self.objects.forget_old(),
             }

@@ -1,4 +1,4 @@
-//! The node's pod network: a bridge with addresses of the node's pod CIDR, routes to the other nodes and masquerading.
+//! The node's pod network: addresses of the node's pod CIDR, routes to the other nodes and masquerading.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,18 +8,21 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 use tokio::process::Command;
 
-/// The bridge that pods of this node hang on.
-pub const BRIDGE: &str = "keelson0";
+use crate::network::nft;
+
+/// The table of the packet filter.
+const TABLE: &str = "keelson_pods";
 /// The file in the CNI's configuration directory.
 const FILE: &str = "10-keelson.conflist";
 
-/// The network configuration for pods of `cidr`. The bridge plugin masquerades what leaves the pod network itself.
+/// The network configuration for pods of `cidr`. Every pod has a link of its own to the node, and every packet, also one
+/// to a pod of the same node, is routed there: Services and policies see it without help of a bridge.
 fn conflist(cidr: &str) -> String {
     let value = json!({
         "cniVersion": "0.4.0",
         "name": "keelson",
         "plugins": [
-            {"type": "bridge", "bridge": BRIDGE, "isGateway": true, "hairpinMode": true, "ipMasq": false,
+            {"type": "ptp", "ipMasq": false,
              "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}]], "routes": [{"dst": "0.0.0.0/0"}]}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
@@ -62,12 +65,14 @@ pub async fn set_route(cidr: &str, via: IpAddr) -> std::io::Result<()> {
 /// Lets packets be forwarded, and hides pods behind the node's address when they leave the cluster's network.
 pub async fn prepare(cluster_cidr: &str) -> std::io::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-    let rule = ["POSTROUTING", "-s", cluster_cidr, "!", "-d", cluster_cidr, "-j", "MASQUERADE"];
-    let with = |verb: &'static str| ["-w", "-t", "nat", verb].into_iter().chain(rule).collect::<Vec<_>>();
-    if run("iptables", &with("-C")).await.is_ok() {
-        return Ok(());
-    }
-    run("iptables", &with("-A")).await
+    let pods: Vec<&str> = cluster_cidr.split(',').filter(|cidr| !cidr.contains(':')).collect();
+    let pods = pods.join(", ");
+    nft::apply(&format!(
+        "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\nchain leaving {{\n\
+         type nat hook postrouting priority srcnat; policy accept;\n\
+         ip saddr {{ {pods} }} ip daddr != {{ {pods} }} ip daddr != 224.0.0.0/4 ct status & dnat == 0 masquerade\n}}\n}}\n"
+    ))
+    .await
 }
 
 async fn run(program: &str, arguments: &[&str]) -> std::io::Result<()> {

@@ -12,6 +12,7 @@ pub mod hollow;
 mod hollow_status;
 pub mod join;
 mod machine;
+mod network;
 pub mod node;
 mod objects;
 mod pod_status;

@@ -31,7 +31,7 @@ pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.
 pub const ELECTION_MIN_MILLIS: u64 = 500;
 /// Longest such silence.
-pub const ELECTION_MAX_MILLIS: u64 = 875;
+pub const ELECTION_MAX_MILLIS: u64 = 750;
 /// Longest time for one request to another member, snapshots excepted.
 pub const PEER_REQUEST_MILLIS: u64 = 5_000;
 /// Pause before replication to a member that cannot be reached is tried again.

@@ -145,11 +145,14 @@ pub struct Inner {
 }
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
+    // The library waits until the leader's lease, which is as long as its longest timeout, is over, and then for its
+    // timeout as well: the silence is the sum of both.
+    let lease = tuning.election_max_millis / 2;
     let config = Config {
         cluster_name: "keelson".into(),
         heartbeat_interval: tuning.heartbeat_millis,
-        election_timeout_min: tuning.election_min_millis,
-        election_timeout_max: tuning.election_max_millis,
+        election_timeout_min: tuning.election_min_millis.saturating_sub(lease),
+        election_timeout_max: lease,
         install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
         max_payload_entries: APPEND_ENTRIES,
         replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
@@ -157,6 +160,9 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
+        // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in
+        // between and went on in the same term would give the place of an acknowledged entry to another one.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| OpenError::Raft(error.to_string()))

@@ -149,6 +149,20 @@ async fn a_dead_leader_is_replaced_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_killed_needs_an_election_to_lead_again() {
+    let (dir, pki) = (tempfile::tempdir().expect("a directory"), ClusterPki::create().expect("keys"));
+    let mut nodes = cluster(&pki, dir.path(), 1).await;
+    put(&nodes[0].replica, "k", b"v").await.expect("written");
+    let (led, address) = (nodes[0].replica.status().term, nodes[0].member.peer_address.clone());
+    nodes[0].replica.shutdown().await;
+    nodes.clear();
+    let back = node(&pki, dir.path(), 1, Some(&address)).await;
+    back.replica.barrier().await.expect("it leads again");
+    assert!(back.replica.status().term > led, "two leaderships in one term may give one place to two entries");
+    assert_eq!(get(&back.replica, "k").as_deref(), Some(&b"v"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_its_disk_is_replaced_through_a_snapshot() {
     let (dir, pki) = (tempfile::tempdir().expect("a directory"), ClusterPki::create().expect("keys"));
     let mut nodes = cluster(&pki, dir.path(), 3).await;

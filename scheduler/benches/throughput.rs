@@ -221,9 +221,10 @@ fn drain(core: &mut Core, now: u64) -> (usize, usize, usize) {
                 placed += 1;
                 core.finished(&pod.uid, true, now);
             }
-            Act::Fail { victims, nominate, .. } => {
+            Act::Fail { pod, victims, nominate, .. } => {
                 failed += usize::from(nominate.is_none());
                 gone += victims.len();
+                core.told(&pod.uid, now);
                 for victim in victims {
                     core.apply(Change::PodGone(victim.uid.to_string()), now);
                 }

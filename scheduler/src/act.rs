@@ -1,16 +1,18 @@
 //! What the decisions write: bindings, conditions, events, deletions of victims.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use keelson_client::{Client, Error, PatchType};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
-use crate::config::DEFAULT_NAME;
 use crate::core::Act;
+use crate::events::{Events, Note};
 use crate::plugins::volumes::Promise;
 use crate::view::PodInfo;
 use crate::volumes::{ClaimKey, SELECTED_NODE};
@@ -19,41 +21,182 @@ use crate::volumes::{ClaimKey, SELECTED_NODE};
 const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often claims are looked at while they are bound.
 const VOLUME_POLL: Duration = Duration::from_millis(500);
-/// Longest message of an event, bytes.
-const MAX_EVENT_MESSAGE_BYTES: usize = 1024;
 /// Says that a volume was bound by its claim's controller.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// Where keelson's API server takes many bindings at once.
+const BINDINGS: &str = "/keelson/v1/bindings";
 
-/// Carries out one decision. For a binding: whether it succeeded.
-pub async fn carry_out(client: &Client, act: Act) -> Option<(Arc<str>, bool)> {
-    match act {
-        Act::Bind { pod, node, promise } => {
-            let bound = bind(client, &pod, &node, &promise).await;
-            if let Err(error) = &bound {
-                complain(&pod, "cannot bind", error);
-                let message = format!("Binding rejected: {error}");
-                event(client, &pod, &pod, "Warning", "FailedScheduling", "Binding", &message).await;
-            } else {
-                let message = format!("Successfully assigned {} to {node}", pod.full_name());
-                event(client, &pod, &pod, "Normal", "Scheduled", "Binding", &message).await;
-            }
-            Some((pod.uid.clone(), bound.is_ok()))
-        }
-        Act::Fail { pod, message, nominate, victims, unseated } => {
-            for victim in &victims {
-                push_out(client, victim, &pod, nominate.as_deref().unwrap_or_default()).await;
-            }
-            for other in &unseated {
-                let patch = json!({"status": {"nominatedNodeName": null}});
-                if let Err(error) = patch_status(client, other, &patch).await {
-                    complain(other, "cannot clear the nominated node", &error);
+/// A placement to be written.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    /// The pod.
+    pub pod: Arc<PodInfo>,
+    /// The node.
+    pub node: Arc<str>,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// A binding, or not.
+    Bound(Arc<str>, bool),
+    /// A failure.
+    Told(Arc<str>),
+}
+
+/// Writes decisions to an API server.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    events: Events,
+    /// The server takes one binding at a time only.
+    one_by_one: Arc<AtomicBool>,
+}
+
+/// What an item of the answer to many bindings may be.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    message: String,
+}
+
+impl Writer {
+    /// A writer as `client`.
+    pub fn new(client: Client) -> Self {
+        let events = Events::start(&client);
+        Self { client, events, one_by_one: Arc::default() }
+    }
+
+    /// Writes many bindings in one request, if the server takes them so.
+    pub async fn bind_many(&self, bindings: Vec<Bind>) -> Vec<Done> {
+        if !self.one_by_one.load(Ordering::Relaxed) {
+            match self.post_many(&bindings).await {
+                Ok(results) => {
+                    let each = bindings.iter().zip(results);
+                    return each.map(|(binding, result)| self.bound(binding, result)).collect();
+                }
+                Err(error) if error.code() == 404 => self.one_by_one.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    let why = error.to_string();
+                    return bindings.iter().map(|binding| self.bound(binding, Err(why.clone()))).collect();
                 }
             }
-            if let Err(error) = fail(client, &pod, &message, nominate.as_deref()).await {
-                complain(&pod, "cannot write why it is not scheduled", &error);
-            }
-            None
         }
+        let one = |binding: Bind| async move {
+            let result = bind(&self.client, &binding.pod, &binding.node).await.map_err(|e| e.to_string());
+            self.bound(&binding, result)
+        };
+        futures::future::join_all(bindings.into_iter().map(one)).await
+    }
+
+    async fn post_many(&self, bindings: &[Bind]) -> Result<Vec<Result<(), String>>, Error> {
+        let item = |b: &Bind| json!({"namespace": &*b.pod.class.namespace, "name": &*b.pod.name, "uid": &*b.pod.uid, "node": &*b.node});
+        let body = Value::from_iter(bindings.iter().map(item)).to_string().into();
+        let answer: Vec<Option<Refusal>> =
+            self.client.request(http::Method::POST, BINDINGS, Some("application/json"), body).await?;
+        if answer.len() != bindings.len() {
+            return Err(std::io::Error::other("the answer to bindings has another length").into());
+        }
+        Ok(answer.into_iter().map(|refusal| refusal.map_or(Ok(()), |r| Err(r.message))).collect())
+    }
+
+    /// Tells how a binding went.
+    fn bound(&self, binding: &Bind, result: Result<(), String>) -> Done {
+        let Bind { pod, node } = binding;
+        match &result {
+            Ok(()) => {
+                let message = format!("Successfully assigned {} to {node}", pod.full_name());
+                self.tell(pod, None, ("Normal", "Scheduled", "Binding"), message);
+            }
+            Err(why) => {
+                debug!(pod = pod.full_name(), why, "the binding was refused");
+                let message = format!("Binding rejected: {why}");
+                self.tell(pod, None, ("Warning", "FailedScheduling", "Binding"), message);
+            }
+        }
+        Done::Bound(pod.uid.clone(), result.is_ok())
+    }
+
+    /// Carries out one decision.
+    pub async fn carry_out(&self, act: Act) -> Done {
+        match act {
+            Act::Bind { pod, node, promise } => {
+                let result = match volumes(&self.client, &node, &promise).await {
+                    Ok(()) => bind(&self.client, &pod, &node).await,
+                    Err(error) => Err(error),
+                };
+                self.bound(&Bind { pod, node }, result.map_err(|e| e.to_string()))
+            }
+            Act::Fail { pod, message, nominate, victims, unseated } => {
+                for victim in &victims {
+                    self.push_out(victim, &pod, nominate.as_deref().unwrap_or_default()).await;
+                }
+                for other in &unseated {
+                    let patch = json!({"status": {"nominatedNodeName": null}});
+                    if let Err(error) = patch_status(&self.client, other, &patch).await {
+                        complain(other, "cannot clear the nominated node", &error);
+                    }
+                }
+                if let Err(error) = self.fail(&pod, &message, nominate.as_deref()).await {
+                    complain(&pod, "cannot write why it is not scheduled", &error);
+                }
+                Done::Told(pod.uid.clone())
+            }
+        }
+    }
+
+    fn tell(
+        &self,
+        pod: &Arc<PodInfo>,
+        related: Option<&Arc<PodInfo>>,
+        (kind, reason, action): (&'static str, &'static str, &'static str),
+        message: String,
+    ) {
+        let (pod, related, time) = (pod.clone(), related.cloned(), jiff::Timestamp::now());
+        self.events.tell(Note { pod, related, kind, reason, action, message, time });
+    }
+
+    /// Says on the pod why it is not scheduled. What it says already is not written again.
+    async fn fail(&self, pod: &Arc<PodInfo>, message: &str, nominate: Option<&str>) -> Result<(), Error> {
+        let mut status = json!({});
+        let known = pod.condition.as_deref() == Some(message);
+        if !known {
+            status["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+                "lastProbeTime": null, "lastTransitionTime": now(),
+            }]);
+            self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
+        }
+        if let Some(node) = nominate {
+            status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { node.into() };
+        }
+        if known && nominate.is_none() {
+            return Ok(());
+        }
+        // The uid makes sure that a pod of the same name that came later is left alone.
+        patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
+    }
+
+    /// Deletes a pod to make room.
+    async fn push_out(&self, victim: &Arc<PodInfo>, by: &Arc<PodInfo>, node: &str) {
+        if victim.terminating {
+            return;
+        }
+        let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": format!("{}: preempting to accommodate a higher priority pod", by.class.scheduler),
+            "lastProbeTime": null, "lastTransitionTime": now(),
+        }]}});
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": &*victim.uid}});
+        let deleted = match patch_status(&self.client, victim, &patch).await {
+            Ok(()) => self.client.namespaced::<Pod>(&victim.class.namespace).delete(&victim.name, &options).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = deleted {
+            return complain(victim, "cannot delete to make room", &error);
+        }
+        let message = format!("Preempted by pod {} on node {node}", by.uid);
+        self.tell(victim, Some(by), ("Normal", "Preempted", "Preempting"), message);
     }
 }
 
@@ -66,8 +209,7 @@ fn complain(pod: &PodInfo, what: &str, error: &Error) {
     }
 }
 
-async fn bind(client: &Client, pod: &PodInfo, node: &str, promise: &Promise) -> Result<(), Error> {
-    volumes(client, node, promise).await?;
+async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), Error> {
     let namespace = &*pod.class.namespace;
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding",
@@ -117,95 +259,6 @@ async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(
     api.patch(&pod.name, Some("status"), PatchType::Strategic, patch).await.map(drop)
 }
 
-/// Says on the pod why it is not scheduled. What it says already is not written again.
-async fn fail(client: &Client, pod: &PodInfo, message: &str, nominate: Option<&str>) -> Result<(), Error> {
-    let mut status = json!({});
-    let known = pod.condition.as_deref() == Some(message);
-    if !known {
-        status["conditions"] = json!([{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": now(0),
-        }]);
-    }
-    if let Some(node) = nominate {
-        status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { node.into() };
-    }
-    if !known {
-        event(client, pod, pod, "Warning", "FailedScheduling", "Scheduling", message).await;
-    }
-    if !known || nominate.is_some() {
-        // The uid makes sure that a pod of the same name that came later is left alone.
-        patch_status(client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await?;
-    }
-    Ok(())
-}
-
-/// Deletes a pod to make room.
-async fn push_out(client: &Client, victim: &PodInfo, by: &PodInfo, node: &str) {
-    if victim.terminating {
-        return;
-    }
-    let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{
-        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-        "message": format!("{}: preempting to accommodate a higher priority pod", by.class.scheduler),
-        "lastProbeTime": null, "lastTransitionTime": now(0),
-    }]}});
-    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": &*victim.uid}});
-    let deleted = match patch_status(client, victim, &patch).await {
-        Ok(()) => client.namespaced::<Pod>(&victim.class.namespace).delete(&victim.name, &options).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = deleted {
-        return complain(victim, "cannot delete to make room", &error);
-    }
-    let message = format!("Preempted by pod {} on node {node}", by.uid);
-    event(client, victim, by, "Normal", "Preempted", "Preempting", &message).await;
-}
-
-fn now(decimals: usize) -> String {
-    let now = k8s_openapi::jiff::Timestamp::now();
-    let format = if decimals == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%6fZ" };
-    now.strftime(format).to_string()
-}
-
-/// Records an event about a pod. One that cannot be written is lost: it must not hold up what it tells of.
-async fn event(
-    client: &Client,
-    pod: &PodInfo,
-    related: &PodInfo,
-    kind: &str,
-    reason: &str,
-    action: &str,
-    message: &str,
-) {
-    let mut end = message.len().min(MAX_EVENT_MESSAGE_BYTES);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    let reference = |pod: &PodInfo| {
-        json!({
-            "kind": "Pod", "apiVersion": "v1", "namespace": &*pod.class.namespace, "name": &*pod.name,
-            "uid": &*pod.uid, "resourceVersion": &*pod.version,
-        })
-    };
-    let reporter = if pod.class.scheduler.is_empty() { DEFAULT_NAME } else { &*pod.class.scheduler };
-    let time = k8s_openapi::jiff::Timestamp::now();
-    let name = format!("{}.{:x}", pod.name, time.as_nanosecond());
-    let mut value = json!({
-        "metadata": {"name": name, "namespace": &*pod.class.namespace},
-        "involvedObject": reference(pod), "type": kind, "reason": reason, "message": &message[..end],
-        "action": action, "eventTime": now(6), "reportingComponent": reporter, "reportingInstance": reporter,
-        "source": {}, "firstTimestamp": null, "lastTimestamp": null,
-    });
-    if related.uid != pod.uid {
-        value["related"] = reference(related);
-    }
-    let namespace = &*pod.class.namespace;
-    let result = match serde_json::from_value::<Event>(value) {
-        Ok(event) => client.namespaced::<Event>(namespace).create(&event).await.map(drop),
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = result {
-        debug!(pod = pod.full_name(), %error, reason, "the event is lost");
-    }
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

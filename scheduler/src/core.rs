@@ -2,7 +2,7 @@
 //! its own: the time and the seed are given.
 //!
 //! Invariant: a pod is in the queue, or its placement is being written ([`Core::finished`] tells how that went), or it is
-//! placed; never in two of these.
+//! placed; never in two of these. A pod is not decided on while the last decision on it is being written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub enum Act {
         /// Volumes first.
         promise: Promise,
     },
-    /// Tell the pod why it is not scheduled, and make room for it.
+    /// Tell the pod why it is not scheduled, and make room for it; say so with [`Core::told`].
     Fail {
         /// The pod.
         pod: Arc<PodInfo>,
@@ -117,6 +117,8 @@ pub struct Core {
     profiles: HashMap<Arc<str>, Arc<Profile>>,
     budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
     writing: HashMap<Arc<str>, Queued>,
+    /// Pods whose failure is being written; and those of them whose turn came meanwhile.
+    telling: HashMap<Arc<str>, Option<Queued>>,
     start: usize,
     random: StdRng,
 }
@@ -139,6 +141,7 @@ impl Core {
             profiles,
             budgets: BTreeMap::new(),
             writing: HashMap::new(),
+            telling: HashMap::new(),
             start: 0,
             random: StdRng::seed_from_u64(seed),
         })
@@ -229,6 +232,10 @@ impl Core {
             return;
         }
         let Some(profile) = self.profiles.get(&info.class.scheduler) else { return };
+        if let Some(Some(queued)) = self.telling.get_mut(&info.uid) {
+            queued.pod = info;
+            return;
+        }
         let gated = info.gated && profile.gates;
         // A node that was just nominated is not in the watch's copy yet.
         if !info.nominated.is_empty() {
@@ -243,6 +250,7 @@ impl Core {
     fn placed(&mut self, info: Arc<PodInfo>, now: Millis) {
         self.queue.remove(&info.uid);
         self.writing.remove(&info.uid);
+        self.telling.remove(&info.uid);
         self.view.denominate(&info.uid);
         let node = info.node.clone();
         let old = self.view.placed(&info.uid).cloned();
@@ -264,6 +272,7 @@ impl Core {
     fn pod_gone(&mut self, uid: &str, now: Millis) {
         self.queue.remove(uid);
         self.writing.remove(uid);
+        self.telling.remove(uid);
         self.view.denominate(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
@@ -281,7 +290,13 @@ impl Core {
 
     /// Decides on the next pod. `None`: there is none to try now.
     pub fn next(&mut self, now: Millis) -> Option<Act> {
-        let queued = self.queue.pop(now)?;
+        let queued = loop {
+            let queued = self.queue.pop(now)?;
+            match self.telling.get_mut(&queued.pod.uid) {
+                Some(held) => *held = Some(queued),
+                None => break queued,
+            }
+        };
         let pod = queued.pod.clone();
         let profile = self.profiles.get(&pod.class.scheduler).cloned()?;
         let budgets = self.budgets();
@@ -329,6 +344,7 @@ impl Core {
         }
         *self.tally.incoming.entry("ScheduleAttemptFailure").or_default() += 1;
         let pod = self.requeue(queued, failure.refused_by, nominate.as_ref(), now);
+        self.telling.insert(pod.uid.clone(), None);
         Act::Fail { pod, message: failure.message, nominate, victims, unseated }
     }
 
@@ -340,6 +356,13 @@ impl Core {
         let pod = queued.pod.clone();
         self.queue.refuse(queued, refused_by, now);
         pod
+    }
+
+    /// Tells that the writing of a failure is over.
+    pub fn told(&mut self, uid: &str, now: Millis) {
+        if let Some(Some(queued)) = self.telling.remove(uid) {
+            self.queue.again(queued, now);
+        }
     }
 
     /// Tells how the writing of a binding went.

@@ -13,6 +13,7 @@ pub mod classes;
 pub mod config;
 pub mod core;
 pub mod cycle;
+pub mod events;
 pub mod groups;
 pub mod intern;
 pub mod matchers;
@@ -28,4 +29,5 @@ pub mod view;
 pub mod volumes;
 pub mod wire;
 
+pub use config::Config;
 pub use run::run;

@@ -190,6 +190,12 @@ impl Queue {
         self.insert(queued, Target::Retry, now);
     }
 
+    /// Puts back a pod that was taken but not tried.
+    pub fn again(&mut self, mut queued: Queued, now: Millis) {
+        queued.attempts = queued.attempts.saturating_sub(1);
+        self.insert(queued, Target::Active, now);
+    }
+
     /// The next pod to try.
     pub fn pop(&mut self, now: Millis) -> Option<Queued> {
         self.advance(now);

@@ -5,30 +5,37 @@ use std::time::Instant;
 
 use keelson_client::Client;
 use rand::RngExt;
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::act::carry_out;
-use crate::config::{Config, ConfigError};
-use crate::core::Core;
+use crate::act::{Bind, Done, Writer};
+use crate::config::Config;
+use crate::core::{Act, Core};
+use crate::intern::Interner;
+use crate::plugins::volumes::Promise;
 use crate::queue::Millis;
 use crate::source::{News, SOURCES, follow};
 
 /// Changes that wait to be taken over.
 const MAX_NEWS: usize = 8192;
 /// Changes that are taken over at once.
-const NEWS_PER_TURN: usize = 2048;
-/// Writes under way.
-const MAX_WRITES: usize = 256;
-/// Pods that are decided on between looks at the news.
-const PODS_PER_TURN: usize = 64;
+const NEWS_PER_TURN: usize = 1024;
+/// Writes under way; bindings of one batch are one write.
+const MAX_WRITES: usize = 64;
+/// Pods that are decided on between looks at the news; the bindings among them are one batch.
+const PODS_PER_TURN: usize = 128;
 /// Longest sleep; a clock that jumps must not stop the queue, milliseconds.
 const MAX_SLEEP: Millis = 1000;
 
-/// Schedules until `stop` is cancelled.
-pub async fn run(client: Client, stop: CancellationToken) {
-    let core = Core::new(|syms| Ok::<_, ConfigError>(Config::standard(syms)), rand::rng().random());
+/// Schedules until `stop` is cancelled, as a KubeSchedulerConfiguration says or by upstream's defaults.
+pub async fn run(client: Client, config: Option<Value>, stop: CancellationToken) {
+    let config = |syms: &mut Interner| match config {
+        Some(value) => Config::parse(value, syms),
+        None => Ok(Config::standard(syms)),
+    };
+    let core = Core::new(config, rand::rng().random());
     match core {
         Ok(core) => drive(core, client, stop).await,
         Err(error) => error!(%error, "the scheduler cannot start"),
@@ -44,8 +51,8 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
         tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
     }
     drop(sender);
-    let writes = Arc::new(Semaphore::new(MAX_WRITES));
     let (done, mut results) = mpsc::channel(MAX_WRITES);
+    let out = Out { writer: Writer::new(client), writes: Arc::new(Semaphore::new(MAX_WRITES)), done };
     let mut listed = std::collections::HashSet::new();
     let (mut taken, mut finished) = (Vec::new(), Vec::new());
     let mut busy = false;
@@ -68,37 +75,65 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
                 }
             }
         }
-        for (uid, success) in finished.drain(..) {
-            let uid: Arc<str> = uid;
-            core.finished(&uid, success, now());
+        for one in finished.drain(..).flatten() {
+            match one {
+                Done::Bound(uid, success) => core.finished(&uid, success, now()),
+                Done::Told(uid) => core.told(&uid, now()),
+            }
         }
         // Before all is known, decisions would be wrong.
-        busy = listed.len() == SOURCES.len() && turn(&mut core, &client, &writes, &done, now());
+        busy = listed.len() == SOURCES.len() && turn(&mut core, &out, now());
+    }
+}
+
+/// Where decisions go.
+struct Out {
+    writer: Writer,
+    writes: Arc<Semaphore>,
+    done: mpsc::Sender<Vec<Done>>,
+}
+
+impl Out {
+    /// Whether a decision can be written at once, and the bindings made so far too.
+    fn has_room(&self) -> bool {
+        self.writes.available_permits() > 1
+    }
+
+    fn write(&self, work: impl Future<Output = Vec<Done>> + Send + 'static) {
+        let (writes, done) = (self.writes.clone(), self.done.clone());
+        let permit = writes.try_acquire_owned();
+        tokio::spawn(async move {
+            let results = work.await;
+            drop(permit);
+            // The receiver is gone only when the scheduler stops.
+            let _ = done.send(results).await;
+        });
     }
 }
 
 /// Decides on some pods. Whether there may be more to do at once.
-fn turn(
-    core: &mut Core,
-    client: &Client,
-    writes: &Arc<Semaphore>,
-    done: &mpsc::Sender<(Arc<str>, bool)>,
-    now: Millis,
-) -> bool {
+fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
+    let mut batch = Vec::new();
+    let mut more = true;
+    // Without room for its write a decision would only grow old; the next result brings us back.
     for _ in 0..PODS_PER_TURN {
-        // Without room for its write, a decision would only grow old; the next result brings us back.
-        let Ok(permit) = writes.clone().try_acquire_owned() else { return false };
-        let Some(act) = core.next(now) else { return false };
+        let next = if out.has_room() { core.next(now) } else { None };
+        let Some(act) = next else {
+            more = false;
+            break;
+        };
         debug!(?act, "decided");
-        let (client, done) = (client.clone(), done.clone());
-        tokio::spawn(async move {
-            let result = carry_out(&client, act).await;
-            drop(permit);
-            if let Some(result) = result {
-                // The receiver is gone only when the scheduler stops.
-                let _ = done.send(result).await;
+        match act {
+            Act::Bind { pod, node, promise } if promise == Promise::default() => batch.push(Bind { pod, node }),
+            act => {
+                let writer = out.writer.clone();
+                out.write(async move { vec![writer.carry_out(act).await] });
             }
-        });
+        }
     }
-    true
+    if !batch.is_empty() {
+        let writer = out.writer.clone();
+        out.write(async move { writer.bind_many(batch).await });
+    }
+    more
 }

@@ -21,6 +21,9 @@ use crate::record::{self, RevisionRecord, StateRecord, Version};
 use crate::view::Collector;
 use crate::{Event, EventKind, Fatal, KeyRange, KeyValue, KvError, RangeRequest, RangeResponse, Revision};
 
+/// The first revision at which something changed.
+const FIRST_CHANGE: Revision = 2;
+
 /// The column families.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Family {
@@ -354,6 +357,8 @@ impl Disk {
         from: Revision,
         to: Revision,
     ) -> Result<(Vec<Arc<Event>>, Revision), KvError> {
+        // The empty store's own revision changed nothing, so it has no record.
+        let from = from.max(FIRST_CHANGE);
         let snapshot = self.snapshot_at(from)?;
         self.read_events(&snapshot, range, from, to).map_err(|fatal| self.damaged(fatal))
     }

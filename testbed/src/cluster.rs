@@ -47,7 +47,8 @@ impl Testbed {
         fs::rename(&part, &bin).with_context(|| bin.display().to_string())
     }
 
-    fn binary(&self) -> PathBuf {
+    /// Where that copy is, on the machine and on every host.
+    pub fn binary(&self) -> PathBuf {
         self.dir().join("bin/keelson")
     }
 }
@@ -110,9 +111,10 @@ impl Host<'_> {
         .with_context(|| self.log_end("keelson"))
     }
 
-    /// Makes a token and says what joins with it.
-    pub fn join_command(&self) -> Result<Join> {
-        let text = self.keelson(&["token", "create", "--print-join-command"])?;
+    /// Makes a token for hosts of a role and says what joins with it.
+    pub fn join_command(&self, role: Role) -> Result<Join> {
+        let server: &[&str] = if role == Role::Server { &["--server"] } else { &[] };
+        let text = self.keelson(&[&["token", "create", "--print-join-command"], server].concat())?;
         parse_join(&text).with_context(|| format!("cannot read the join command {text:?}"))
     }
 

@@ -244,6 +244,23 @@ impl<'a> Host<'a> {
         Ok(pids(&self.namespace())?.into_iter().filter(named).collect())
     }
 
+    /// Ends everything on this host at once, containers included, as when its power fails. [`Testbed::hosts`] brings it
+    /// back, with the files that it had.
+    pub fn power_off(&self) -> Result<()> {
+        end(&self.namespace())
+    }
+
+    /// Empties the disk of what `keelson` keeps there; it does not run.
+    pub fn wipe(&self) -> Result<()> {
+        for entry in fs::read_dir(self.dir().join("keelson"))? {
+            let entry = entry?;
+            let (path, is_dir) = (entry.path(), entry.file_type()?.is_dir());
+            if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
     /// Sends a signal to the processes whose program is `program`.
     pub fn signal(&self, program: &str, signal: Signal) -> Result<()> {
         for pid in self.processes(program)? {

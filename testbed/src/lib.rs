@@ -6,6 +6,7 @@
 //! and is not in the journal is refused. This crate stays light (no TLS, no runtime): `cargo xtask` depends on it.
 
 mod api;
+mod bring_up;
 mod cgroup;
 mod cluster;
 mod containerd;
@@ -17,6 +18,7 @@ mod remove;
 mod run;
 
 pub use api::Api;
+pub use bring_up::Start;
 pub use cluster::{Join, ServerOptions};
 pub use host::{Host, Role};
 pub use network::Subnet;

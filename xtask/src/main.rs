@@ -3,6 +3,7 @@
 //! Invariant: this crate does not depend on RocksDB, so that it builds on a machine where nothing is set up yet.
 
 mod bench;
+mod chaos;
 mod setup;
 mod shell;
 mod test;
@@ -37,6 +38,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "list")]
         args: Vec<String>,
     },
+    /// Break a cluster on this machine while clients use it: `cargo xtask chaos --list` shows what there is (needs root)
+    Chaos {
+        /// Flags of `keelson chaos`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// What CI runs: setup, fmt, clippy, tidy, deny, tests
     Ci,
 }
@@ -49,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(),
         Command::Test => test::run_tests(),
         Command::Bench { args } => bench::run_bench(&args),
+        Command::Chaos { args } => chaos::run_chaos(&args),
         Command::Ci => test::ci(),
     }
 }

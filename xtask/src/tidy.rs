@@ -19,8 +19,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-controllers", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("keelson-scheduler", &["keelson-client", "keelson-machinery"]),
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
+    ("keelson-kubectl", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("xtask", &["keelson-testbed"]),
-    ("keelson-bench", &["keelson-client", "keelson-proto"]),
+    ("keelson-chaos", &["keelson-proto", "keelson-testbed"]),
+    ("keelson-bench", &["keelson-client", "keelson-proto", "keelson-testbed"]),
     (
         "keelson",
         &[
@@ -31,9 +33,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "keelson-controllers",
             "keelson-scheduler",
             "keelson-nodeagent",
+            "keelson-kubectl",
             "keelson-machinery",
             "keelson-pki",
             "keelson-proto",
+            "keelson-chaos",
         ],
     ),
 ];

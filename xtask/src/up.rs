@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use keelson_testbed::{Api, Host, Join, Plan, Role, ServerOptions, Testbed, image, until};
+use keelson_testbed::{Api, Host, Plan, Role, Start, Testbed, image, until};
 use serde_json::{Value, json};
 
 use crate::shell::{self, command, run, step};
@@ -69,13 +69,12 @@ pub fn up(args: &UpArgs) -> Result<()> {
     let testbed = Testbed::create(&dir, plan)?;
     testbed.install(&binary)?;
     let hosts = testbed.hosts()?;
-    let (servers, agents): (Vec<&Host<'_>>, Vec<&Host<'_>>) = hosts.iter().partition(|h| h.role() == Role::Server);
-    let first = servers.first().context("no server")?;
-    let join = start_servers(args, &servers)?;
-    let api = first.api()?;
-    if let Some(join) = join {
-        start_agents(&agents, &join, &api)?;
+    let mut start = Start::default();
+    if args.hollow > 0 {
+        start.first_flags.extend(["--hollow".into(), args.hollow.to_string()]);
     }
+    testbed.bring_up(&start, &step)?;
+    let api = hosts.first().context("no server")?.api()?;
     if !args.no_sample && (args.agents > 0 || args.hollow > 0) {
         sample(&api)?;
     }
@@ -116,37 +115,6 @@ fn binary(args: &UpArgs) -> Result<PathBuf> {
     step("building for release");
     run(&mut command("cargo", &["build", "--release", "--package", "keelson"]))?;
     Ok(shell::target_dir()?.join("release/keelson"))
-}
-
-/// The first server makes the cluster, the others join it one after another.
-fn start_servers(args: &UpArgs, servers: &[&Host<'_>]) -> Result<Option<Join>> {
-    let (first, others) = servers.split_first().context("no server")?;
-    step(&format!("{}: {}", first.name(), first.url()));
-    let flags = if args.hollow > 0 { vec!["--hollow".into(), args.hollow.to_string()] } else { Vec::new() };
-    first.start_server(&ServerOptions { join: None, flags })?;
-    first.wait_ready()?;
-    if others.is_empty() && args.agents == 0 {
-        return Ok(None);
-    }
-    let join = first.join_command()?;
-    for server in others {
-        step(&format!("{}: {} joins", server.name(), server.url()));
-        server.start_server(&ServerOptions { join: Some(join.clone()), flags: Vec::new() })?;
-        server.wait_ready()?;
-    }
-    Ok(Some(join))
-}
-
-fn start_agents(agents: &[&Host<'_>], join: &Join, api: &Api) -> Result<()> {
-    for agent in agents {
-        step(&format!("{}: containerd, images, agent", agent.name()));
-        agent.start_containerd()?;
-        agent.start_agent(join, &[])?;
-    }
-    for agent in agents {
-        agent.wait_node_ready(api)?;
-    }
-    Ok(())
 }
 
 fn sample(api: &Api) -> Result<()> {

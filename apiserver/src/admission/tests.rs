@@ -15,7 +15,8 @@ async fn a_pod_on_its_way_in() {
     bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
     let objects = Objects { kv };
     let authorization = Arc::new(Authorization::new(objects.clone()));
-    let chain = Chain::new(&Parts { objects, authorization });
+    let hooks = Arc::new(Hooks::new(objects.clone()));
+    let chain = Chain::new(&Parts { objects, authorization, customs: Arc::default(), hooks });
     let admit = async |namespace: &str, pod: &mut Value| {
         let (user, mut warnings) = (UserInfo::default(), Vec::new());
         let mut request = Admission {

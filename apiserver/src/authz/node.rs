@@ -23,6 +23,11 @@ const COMMON: &[(&str, &str, &str)] = &[
     ("certificates.k8s.io", "certificatesigningrequests", "create get list watch"),
     ("storage.k8s.io", "csidrivers", "get list watch"),
     ("node.k8s.io", "runtimeclasses", "get list watch"),
+    // What a proxy reads: upstream it is another program with a role of its own (system:node-proxier).
+    ("discovery.k8s.io", "endpointslices", "get list watch"),
+    ("networking.k8s.io", "networkpolicies", "get list watch"),
+    ("", "namespaces", "get list watch"),
+    ("", "persistentvolumes", "get"),
 ];
 
 /// The same, on the object that has the node's name.

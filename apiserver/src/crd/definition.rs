@@ -125,7 +125,7 @@ struct Check {
 }
 
 impl Check {
-    fn invalid(&mut self, field: impl Into<String>, value: &Value, why: &str) {
+    fn invalid(&mut self, field: impl Into<String>, value: &(impl std::fmt::Display + ?Sized), why: &str) {
         self.causes.push(Cause::invalid(field, value, why));
     }
 
@@ -187,7 +187,8 @@ impl Check {
     fn versions(&mut self, object: &Value, old: Option<&Value>) {
         let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
         let shared = shared(&versions, |v| &v["schema"]);
-        let shown: Value = versions.iter().map(|v| internal(v, shared)).collect();
+        let shown: Vec<String> = versions.iter().map(|v| internal(v, shared)).collect();
+        let shown = format!("[{}]", shown.join(","));
         let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
         if let Some(problem) = names.first().and_then(|name| dns_label_1035(name)) {
             self.invalid("spec.version", &versions[0]["name"], &problem);
@@ -420,12 +421,16 @@ fn shared<'a>(versions: &[&'a Value], of: impl Fn(&'a Value) -> &'a Value) -> bo
 }
 
 /// A version as messages show it: what all versions share is not in it.
-fn internal(version: &Value, shared_schema: bool) -> Value {
+fn internal(version: &Value, shared_schema: bool) -> String {
     let or_null = |key: &str| version.get(key).cloned().unwrap_or(Value::Null);
-    json!({
-        "Name": version["name"], "Served": version["served"] == true, "Storage": version["storage"] == true,
-        "Deprecated": version["deprecated"] == true, "DeprecationWarning": or_null("deprecationWarning"),
-        "Schema": if shared_schema { Value::Null } else { or_null("schema") },
-        "Subresources": Value::Null, "AdditionalPrinterColumns": Value::Null, "SelectableFields": Value::Null,
-    })
+    let schema = if shared_schema { Value::Null } else { or_null("schema") };
+    format!(
+        "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\"Schema\":{schema},\
+         \"Subresources\":null,\"AdditionalPrinterColumns\":null,\"SelectableFields\":null}}",
+        version["name"],
+        version["served"] == true,
+        version["storage"] == true,
+        version["deprecated"] == true,
+        or_null("deprecationWarning"),
+    )
 }

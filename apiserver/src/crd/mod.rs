@@ -47,6 +47,21 @@ impl Table {
         rows.get(group)?.get(plural)?.serve(version)
     }
 
+    /// The row of a kind, if a definition serves it.
+    pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<&'static ResourceDef> {
+        let rows = self.0.load();
+        let custom = rows.get(group)?.values().filter_map(|definition| definition.serve(version));
+        custom.map(|custom| custom.def()).find(|def| def.kind == kind)
+    }
+
+    /// The rows of all versions of a resource that are served.
+    pub fn versions(&self, group: &str, plural: &str) -> Vec<&'static ResourceDef> {
+        let rows = self.0.load();
+        let found = rows.get(group).and_then(|plurals| plurals.get(plural));
+        let versions = found.into_iter().flat_map(|definition| &definition.versions);
+        versions.filter(|version| version.served).map(|version| version.def).collect()
+    }
+
     /// The groups, sorted, with what is served of them.
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
         let rows = self.0.load();

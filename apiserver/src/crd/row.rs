@@ -67,6 +67,11 @@ impl std::fmt::Debug for Custom {
 }
 
 impl Definition {
+    /// What tells this state of the definition from every other.
+    pub fn identity(&self) -> String {
+        format!("{}@{} ", self.name, self.source.mod_revision)
+    }
+
     /// Reads a stored definition; `None` if it is not established.
     pub fn read(source: &Arc<KeyValue>) -> Option<Self> {
         let object =

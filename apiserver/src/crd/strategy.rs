@@ -5,7 +5,7 @@ use keelson_machinery::resource::Scope;
 use keelson_machinery::schema;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::structural::{
-    Failure, apply_defaults, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
+    Failure, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
 };
 use serde_json::{Value, json};
 
@@ -106,6 +106,9 @@ pub fn check(custom: &Custom, subresource: &str, new: &Value, old: Option<&Value
     causes.extend(failures.into_iter().map(|f| f.cause));
     duplicates(schema, new, "", &mut causes);
     causes.extend(scale::problems(custom, new));
+    if schema.has_rules && !blocked {
+        causes.extend(check_rules(schema, new, old));
+    }
     causes
 }
 

@@ -10,7 +10,7 @@ use super::Call;
 use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, crd, options, ownership, services, strategy};
+use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -63,9 +63,12 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
+            strategy::settle_status(def, &mut candidate);
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
+            let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             let mut extra = services::allocate(self, def, &mut candidate, None)?;
+            quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(taken);
@@ -78,8 +81,8 @@ impl ApiServer {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, warnings);
                 }
-                Err(WriteError::Status(status))
-                    if status.reason == "AllocationRace" && attempt < GENERATE_NAME_ATTEMPTS => {}
+                Err(WriteError::Status(status)) if status.reason == quota::RACE && attempt < GENERATE_NAME_ATTEMPTS => {
+                }
                 Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) => return Err(taken),
                 Err(WriteError::Status(status)) => return Err(status),
@@ -97,7 +100,7 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
         let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let texts: Vec<String> = unknown.chain(duplicates.iter().map(|d| format!("duplicate field {d:?}"))).collect();
+        let texts: Vec<String> = unknown.chain(duplicates.iter().cloned()).collect();
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {

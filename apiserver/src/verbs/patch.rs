@@ -45,7 +45,7 @@ impl ApiServer {
                     _ => patch::strategic(def.kind, &mut new, &decoded.value)?,
                 }
                 let problem = |why: String| {
-                    let cause = Cause::invalid("patch", &decoded.value.to_string().into(), &why);
+                    let cause = Cause::invalid("patch", &serde_json::Value::from(decoded.value.to_string()), &why);
                     Status::invalid("", "", "", vec![cause])
                 };
                 let told = strategy::conform_text(call.request, &mut new).map_err(problem)?;

@@ -9,7 +9,7 @@ use super::Call;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::request::ResourceRequest;
-use crate::{ApiServer, crd, options, ownership, services, strategy};
+use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,9 @@ impl ApiServer {
             };
             self.admit(&mut admission).await?;
             strategy::check(request, &new, Some(&old), warnings)?;
-            let extra = services::allocate(self, def, &mut new, Some(&old))?;
+            let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
+            let mut extra = services::allocate(self, def, &mut new, Some(&old))?;
+            quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
             if new == old || dry_run {
@@ -130,6 +132,7 @@ impl ApiServer {
                     return Ok(new);
                 }
                 Err(WriteError::Changed) => {}
+                Err(WriteError::Status(status)) if status.reason == quota::RACE => {}
                 Err(WriteError::Status(status)) => return Err(status),
             }
         }

@@ -250,7 +250,10 @@ async fn evict(session: &Session, pod: &Value) -> Outcome {
                 tokio::time::sleep(BUDGET_RETRY).await;
             }
             Err(error) => {
-                return Err(Failure::new(format!("error when evicting pods/{:?} -n {namespace:?}: {error}", name(pod))));
+                return Err(Failure::new(format!(
+                    "error when evicting pods/{:?} -n {namespace:?}: {error}",
+                    name(pod)
+                )));
             }
         }
     }

@@ -46,6 +46,11 @@ pub enum Error {
     UnknownKind,
 }
 
+/// The number of a type's field (that of the struct around it, if it is inlined).
+pub fn number_of(path: &str, field: &str) -> Option<u32> {
+    table::by_path(path)?.field(field).map(|field| field.chain[0])
+}
+
 /// Splits `apiVersion`.
 fn group_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
@@ -137,7 +142,8 @@ fn around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, [u8; 4]) {
     (head, [0x1a, 0, 0x22, 0])
 }
 
-fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+/// A message with what it is around it.
+pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
     let (mut out, tail) = around(api_version, kind, message.len());
     out.reserve_exact(message.len() + tail.len());
     out.extend_from_slice(message);

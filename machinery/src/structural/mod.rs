@@ -7,6 +7,8 @@ mod defaulting;
 mod formats;
 mod lists;
 mod pruning;
+mod rule_source;
+mod rules;
 pub mod source;
 mod values;
 
@@ -20,6 +22,7 @@ pub use defaulting::{apply_defaults, drop_forbidden_nulls};
 pub use formats::{is_known_format, matches_format};
 pub use lists::duplicates;
 pub use pruning::{integral_numbers, prune};
+pub use rules::{Compiled, check_rules, type_of};
 pub use values::{Failure, FailureKind, validate};
 
 /// What `additionalProperties` says.
@@ -108,6 +111,7 @@ pub struct Schema {
     pub rules: Vec<Rule>,
     /// Whether this node or one below has CEL rules.
     pub has_rules: bool,
+    compiled: OnceLock<Compiled>,
 }
 
 impl Schema {
@@ -159,6 +163,7 @@ impl Schema {
             not: source["not"].is_object().then(|| Box::new(Self::parse(&source["not"]))),
             rules: source["x-kubernetes-validations"].as_array().into_iter().flatten().map(Rule::parse).collect(),
             has_rules: false,
+            compiled: OnceLock::new(),
         };
         schema.has_rules = !schema.rules.is_empty() || schema.children().any(|child| child.has_rules);
         schema

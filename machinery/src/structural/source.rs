@@ -39,6 +39,7 @@ pub fn problems(source: &Value, path: &str) -> (Vec<Cause>, Vec<String>) {
     let mut walk = Walk::default();
     walk.node(source, path, Level::Root);
     walk.defaults(source, path);
+    super::rule_source::problems(source, path, &mut walk.causes);
     (walk.causes, walk.warnings)
 }
 
@@ -169,7 +170,7 @@ impl Walk {
             (Level::Item, "") if !open => {
                 self.causes.push(Cause::required(at, "must not be empty for specified array items"));
             }
-            (Level::Field, "") if !open => {
+            (Level::Field, "") if !open && node.get("$ref").is_none() => {
                 self.causes.push(Cause::required(at, "must not be empty for specified object fields"));
             }
             _ => {}

@@ -4,10 +4,11 @@
 mod naive;
 mod random;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keelson_scheduler::config::{Config, ConfigError, Profile};
-use keelson_scheduler::core::{Change, Core};
+use keelson_scheduler::core::{Act, Change, Core};
 use keelson_scheduler::cycle::Cycle;
 use keelson_scheduler::plugins::PLUGINS;
 use keelson_scheduler::view::View;
@@ -146,6 +147,59 @@ impl Both {
         }
         Ok(())
     }
+
+    /// Lets the scheduler decide on all that waits; each decision must be right by the oracle when it is made.
+    fn decide(&mut self, waiting: &mut BTreeMap<String, Value>, now: u64) -> Result<(), TestCaseError> {
+        while let Some(act) = self.core.next(now) {
+            match act {
+                Act::Bind { pod: info, node, .. } => {
+                    let mut pod = waiting.remove(&*info.uid).unwrap_or_else(|| panic!("{} is bound twice", info.uid));
+                    let at = self.naive.nodes.iter().find(|n| n["metadata"]["name"] == *node);
+                    let at = at.unwrap_or_else(|| panic!("{node} is gone"));
+                    prop_assert_eq!(self.naive.refuses(&pod, at), None, "{} on {}", &pod, at);
+                    let written = !self.maker.once_in(5);
+                    if written {
+                        pod["spec"]["nodeName"] = (*node).into();
+                        self.naive.pods.push(pod);
+                    } else {
+                        waiting.insert(info.uid.to_string(), pod);
+                    }
+                    self.core.finished(&info.uid, written, now);
+                }
+                Act::Fail { pod: info, nominate, victims, .. } => {
+                    let pod = &waiting[&*info.uid];
+                    for victim in &victims {
+                        let gone = |p: &Value| p["metadata"]["uid"] == *victim.uid;
+                        let at =
+                            self.naive.pods.iter().position(gone).unwrap_or_else(|| panic!("{} is no pod", victim.uid));
+                        let gone = self.naive.pods.swap_remove(at);
+                        prop_assert!(gone["spec"]["priority"].as_i64() < pod["spec"]["priority"].as_i64());
+                    }
+                    if let Some(at) = self
+                        .naive
+                        .nodes
+                        .iter()
+                        .find(|n| Some(n["metadata"]["name"].as_str().unwrap_or_default()) == nominate.as_deref())
+                    {
+                        prop_assert_eq!(self.naive.refuses(pod, at), None, "preemption for {} on {}", pod, at);
+                    } else {
+                        prop_assert!(victims.is_empty());
+                        let feasible = self.naive.nodes.iter().find(|n| self.naive.refuses(pod, n).is_none());
+                        // A node may be kept for a more important pod.
+                        prop_assert!(
+                            feasible.is_none() || !self.core.view.nominated.is_empty(),
+                            "{pod} fits on {feasible:?}"
+                        );
+                    }
+                    self.core.told(&info.uid, now);
+                    for victim in victims {
+                        self.core.apply(Change::PodGone(victim.uid.to_string()), now);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn slot(view: &View, node: &Value) -> u32 {
@@ -165,6 +219,31 @@ proptest! {
                 both.change();
             }
             both.compare()?;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens and whichever writes fail, every pod is bound once and to a node that the oracle accepts, and pods
+    /// that fit somewhere are not left waiting.
+    #[test]
+    fn nothing_is_placed_wrongly(seed: u64) {
+        let mut both = Both::new(seed);
+        let mut waiting = BTreeMap::new();
+        for round in 0..ROUNDS as u64 {
+            for _ in 0..CHANGES {
+                both.change();
+            }
+            for _ in 0..CHANGES {
+                let pod = both.maker.pod();
+                waiting.insert(pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), pod.clone());
+                both.core.apply(Change::Pod(Box::new(decode(&pod))), round * 60_000);
+            }
+            both.decide(&mut waiting, round * 60_000)?;
+            // Those that pause after a failure have paused.
+            both.decide(&mut waiting, round * 60_000 + 30_000)?;
         }
     }
 }

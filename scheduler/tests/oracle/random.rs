@@ -84,7 +84,7 @@ impl Maker {
     /// A pod without a node.
     pub fn pod(&mut self) -> Value {
         let number = self.number();
-        let mut spec = json!({"schedulerName": "default-scheduler"});
+        let mut spec = json!({"schedulerName": "default-scheduler", "priority": self.one(&[0, 0, 5, 10])});
         let containers = 1 + self.below(2);
         spec["containers"] = (0..containers).map(|i| self.container(i)).collect();
         if self.once_in(4) {

@@ -1,0 +1,372 @@
+//! What configurations of webhooks and policies may say.
+
+use keelson_machinery::cel::{Env, Program, Type};
+use keelson_machinery::names;
+use keelson_machinery::status::Cause;
+use serde_json::Value;
+
+use super::review::env;
+
+const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+
+fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
+fn list(of: &Value) -> impl Iterator<Item = (usize, &Value)> {
+    of.as_array().into_iter().flatten().enumerate()
+}
+
+/// Problems of an object of the group `admissionregistration.k8s.io`; of what an update leaves as it was none.
+pub(crate) fn problems(kind: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut check = Check(Vec::new());
+    let changed = |key: &str| old.is_none_or(|old| old[key] != new[key]);
+    match kind {
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" if changed("webhooks") => {
+            let mut seen: Vec<&str> = Vec::new();
+            for (index, hook) in list(&new["webhooks"]) {
+                let at = format!("webhooks[{index}]");
+                let name = text(hook, "name");
+                if seen.contains(&name) {
+                    check.0.push(Cause::duplicate(format!("{at}.name"), &hook["name"]));
+                }
+                seen.push(name);
+                check.webhook(hook, &at, kind == "MutatingWebhookConfiguration");
+            }
+        }
+        "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy" if changed("spec") => {
+            check.policy(&new["spec"], kind == "MutatingAdmissionPolicy", text(&new["metadata"], "name"));
+        }
+        "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" if changed("spec") => {
+            check.binding(&new["spec"], kind == "MutatingAdmissionPolicyBinding");
+        }
+        _ => {}
+    }
+    check.0
+}
+
+struct Check(Vec<Cause>);
+
+impl Check {
+    fn one_of(&mut self, at: &str, value: &Value, supported: &[&str]) {
+        if value.as_str().is_some_and(|text| !supported.contains(&text)) {
+            self.0.push(Cause::not_supported(at, value, supported));
+        }
+    }
+
+    fn webhook(&mut self, hook: &Value, at: &str, mutating: bool) {
+        let name = text(hook, "name");
+        if name.split('.').filter(|part| !part.is_empty()).count() < 3 || names::dns_subdomain(name).is_some() {
+            let why = "should be a domain with at least three segments separated by dots";
+            self.0.push(Cause::invalid(format!("{at}.name"), &hook["name"], why));
+        }
+        self.client(&hook["clientConfig"], &format!("{at}.clientConfig"));
+        for (index, rule) in list(&hook["rules"]) {
+            self.rule(rule, &format!("{at}.rules[{index}]"));
+        }
+        match text(hook, "sideEffects") {
+            "" => self.0.push(Cause::required(format!("{at}.sideEffects"), "must specify one of None, NoneOnDryRun")),
+            _ => self.one_of(&format!("{at}.sideEffects"), &hook["sideEffects"], &["None", "NoneOnDryRun"]),
+        }
+        let versions = &hook["admissionReviewVersions"];
+        let place = format!("{at}.admissionReviewVersions");
+        if list(versions).next().is_none() {
+            self.0.push(Cause::required(place, "must specify one of v1, v1beta1"));
+        } else if !list(versions).any(|(_, v)| v == "v1" || v == "v1beta1") {
+            self.0.push(Cause::invalid(place, versions, "must include at least one of v1, v1beta1"));
+        }
+        if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
+            let why = "the timeout value must be between 1 and 30 seconds";
+            self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds, why));
+        }
+        self.one_of(&format!("{at}.failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+        self.one_of(&format!("{at}.matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+        if mutating {
+            self.one_of(&format!("{at}.reinvocationPolicy"), &hook["reinvocationPolicy"], &["IfNeeded", "Never"]);
+        }
+        self.conditions(&hook["matchConditions"], at, &env(false, false, false));
+    }
+
+    fn client(&mut self, client: &Value, at: &str) {
+        let (url, service) = (client["url"].as_str(), client["service"].is_object());
+        if url.is_some() == service {
+            self.0.push(Cause::required(at, "exactly one of url or service is required"));
+            return;
+        }
+        let form = "; desired format: https://host[/path]";
+        if let Some(url) = url {
+            let place = format!("{at}.url");
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            let host = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+            if scheme != "https" {
+                let why = format!("'https' is the only allowed URL scheme{form}");
+                self.0.push(Cause::invalid(place, &Value::from(scheme), &why));
+            } else if host.is_empty() {
+                self.0.push(Cause::invalid(place, &Value::from(host), &format!("host must be specified{form}")));
+            } else if host.contains('@') || url.contains('?') || url.contains('#') {
+                let why = "user information, query parameters and fragments are not permitted in the URL";
+                self.0.push(Cause::invalid(place, &Value::from(url), why));
+            }
+        } else {
+            for key in ["name", "namespace"] {
+                if text(&client["service"], key).is_empty() {
+                    self.0.push(Cause::required(format!("{at}.service.{key}"), &format!("service {key} is required")));
+                }
+            }
+            if let Some(port) = client["service"]["port"].as_i64().filter(|p| !(1..=65535).contains(p)) {
+                let why = "port is not valid: must be between 1 and 65535, inclusive";
+                self.0.push(Cause::invalid(format!("{at}.service.port"), &port, why));
+            }
+        }
+    }
+
+    fn rule(&mut self, rule: &Value, at: &str) {
+        for (key, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions"), ("operations", "operations")]
+        {
+            let values = &rule[key];
+            let count = list(values).count();
+            if count == 0 {
+                self.0.push(Cause::required(format!("{at}.{key}"), ""));
+            } else if count > 1 && list(values).any(|(_, v)| v == "*") {
+                let why = format!("if '*' is present, must not specify other {what}");
+                self.0.push(Cause::invalid(format!("{at}.{key}"), values, &why));
+            }
+        }
+        for (index, operation) in list(&rule["operations"]) {
+            self.one_of(&format!("{at}.operations[{index}]"), operation, &OPERATIONS);
+        }
+        let resources: Vec<&str> = list(&rule["resources"]).filter_map(|(_, r)| r.as_str()).collect();
+        let place = format!("{at}.resources");
+        if resources.is_empty() {
+            self.0.push(Cause::required(place, ""));
+        } else if resources.contains(&"*/*") && resources.len() > 1 {
+            let why = "if '*/*' is present, must not specify other resources";
+            self.0.push(Cause::invalid(place, &rule["resources"], why));
+        } else if resources.contains(&"*") && resources.iter().any(|r| *r != "*" && !r.contains('/')) {
+            let why = "if '*' is present, must not specify other resources without subresources";
+            self.0.push(Cause::invalid(place, &rule["resources"], why));
+        }
+        self.one_of(&format!("{at}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+    }
+
+    fn conditions(&mut self, conditions: &Value, at: &str, env: &Env) {
+        let mut seen = Vec::new();
+        for (index, condition) in list(conditions) {
+            let at = format!("{at}.matchConditions[{index}]");
+            self.expression(condition, "expression", &at, env, &[Type::Bool], "bool");
+            match text(condition, "name") {
+                "" => self.0.push(Cause::required(format!("{at}.name"), "")),
+                name if seen.contains(&name) => self.0.push(Cause::duplicate(format!("{at}.name"), &condition["name"])),
+                name => {
+                    if let Some(problem) = names::qualified_name(name) {
+                        self.0.push(Cause::invalid(format!("{at}.name"), &condition["name"], &problem));
+                    }
+                    seen.push(name);
+                }
+            }
+        }
+    }
+
+    /// Checks an expression; gives its type.
+    fn expression(&mut self, of: &Value, key: &str, at: &str, env: &Env, wanted: &[Type], shown: &str) -> Type {
+        let (source, place) = (text(of, key), format!("{at}.{key}"));
+        if source.trim().is_empty() {
+            self.0.push(Cause::required(place, ""));
+            return Type::Dyn;
+        }
+        match Program::compile(source, env) {
+            Err(why) => {
+                self.0.push(Cause::invalid(place, &of[key], &format!("compilation failed: {why}")));
+                Type::Dyn
+            }
+            Ok(program) => {
+                let kind = program.kind();
+                if !wanted.is_empty() && *kind != Type::Dyn && !wanted.contains(kind) {
+                    self.0.push(Cause::invalid(place, &of[key], &format!("must evaluate to {shown} but got {kind}")));
+                }
+                kind.clone()
+            }
+        }
+    }
+
+    fn policy(&mut self, spec: &Value, mutating: bool, name: &str) {
+        self.one_of("spec.failurePolicy", &spec["failurePolicy"], &["Fail", "Ignore"]);
+        if spec["paramKind"].is_object() {
+            for key in ["apiVersion", "kind"] {
+                if text(&spec["paramKind"], key).is_empty() {
+                    self.0.push(Cause::required(format!("spec.paramKind.{key}"), ""));
+                }
+            }
+        }
+        if !spec["matchConstraints"].is_object() {
+            self.0.push(Cause::required("spec.matchConstraints", ""));
+        } else {
+            self.constraints(&spec["matchConstraints"], "spec.matchConstraints", true);
+        }
+        let params = spec["paramKind"].is_object();
+        self.conditions(&spec["matchConditions"], "spec", &env(params, false, false));
+        let mut env = env(params, false, mutating);
+        let mut variables: Vec<(String, Type)> = Vec::new();
+        env.variables.insert("variables".into(), Type::object("kubernetes.variables", []));
+        for (index, variable) in list(&spec["variables"]) {
+            let at = format!("spec.variables[{index}]");
+            let name = text(variable, "name");
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if name.is_empty() {
+                self.0.push(Cause::required(format!("{at}.name"), "name is not specified"));
+            } else if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(plain) {
+                self.0.push(Cause::invalid(format!("{at}.name"), &variable["name"], "must be a valid CEL identifier"));
+            }
+            let kind = self.expression(variable, "expression", &at, &env, &[], "");
+            variables.push((name.to_owned(), kind));
+            env.variables.insert("variables".into(), Type::object("kubernetes.variables", variables.clone()));
+        }
+        if mutating {
+            self.mutations(&spec["mutations"], &env);
+            self.one_of("spec.reinvocationPolicy", &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
+        } else {
+            self.validations(spec, &env, name);
+        }
+    }
+
+    fn validations(&mut self, spec: &Value, env: &Env, name: &str) {
+        if list(&spec["validations"]).next().is_none() && list(&spec["auditAnnotations"]).next().is_none() {
+            for key in ["validations", "auditAnnotations"] {
+                let why = "validations or auditAnnotations must contain at least one item";
+                self.0.push(Cause::required(format!("spec.{key}"), why));
+            }
+        }
+        for (index, validation) in list(&spec["validations"]) {
+            let at = format!("spec.validations[{index}]");
+            self.expression(validation, "expression", &at, env, &[Type::Bool], "bool");
+            let message = text(validation, "message");
+            if !message.is_empty() && message.trim().is_empty() {
+                let why = "must be non-empty if specified";
+                self.0.push(Cause::invalid(format!("{at}.message"), &validation["message"], why));
+            } else if message.contains('\n') {
+                self.0.push(Cause::invalid(
+                    format!("{at}.message"),
+                    &validation["message"],
+                    "must not contain line breaks",
+                ));
+            }
+            if !text(validation, "messageExpression").is_empty() {
+                self.expression(validation, "messageExpression", &at, env, &[Type::String], "string");
+            }
+            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+            if validation["reason"].as_str().is_some_and(|reason| !reasons.contains(&reason)) {
+                self.0.push(Cause::not_supported(format!("{at}.reason"), &validation["reason"], &reasons[..3]));
+            }
+        }
+        for (index, annotation) in list(&spec["auditAnnotations"]) {
+            let at = format!("spec.auditAnnotations[{index}]");
+            let key = format!("{name}/{}", text(annotation, "key"));
+            if text(annotation, "key").is_empty() {
+                let part = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                            alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+                            '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+                for why in ["name part must be non-empty", part] {
+                    self.0.push(Cause::invalid(format!("{at}.key"), &Value::from(key.as_str()), why));
+                }
+            } else if let Some(problem) = names::qualified_name(&key) {
+                self.0.push(Cause::invalid(format!("{at}.key"), &Value::from(key.as_str()), &problem));
+            }
+            let wanted = [Type::String, Type::Null];
+            self.expression(annotation, "valueExpression", &at, env, &wanted, "one of [string null_type]");
+        }
+    }
+
+    fn mutations(&mut self, mutations: &Value, env: &Env) {
+        if list(mutations).next().is_none() {
+            self.0.push(Cause::required("spec.mutations", "mutations must contain at least one item"));
+        }
+        for (index, mutation) in list(mutations) {
+            let at = format!("spec.mutations[{index}]");
+            let kinds = ["ApplyConfiguration", "JSONPatch"];
+            let (own, other) = match text(mutation, "patchType") {
+                "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+                "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+                "" => {
+                    self.0.push(Cause::required(format!("{at}.patchType"), ""));
+                    continue;
+                }
+                _ => {
+                    self.0.push(Cause::not_supported(format!("{at}.patchType"), &mutation["patchType"], &kinds));
+                    continue;
+                }
+            };
+            if !mutation[other].is_null() {
+                let why = format!("must not be specified when patchType is {}", text(mutation, "patchType"));
+                self.0.push(Cause::invalid(format!("{at}.{other}"), &Value::from(format!("{{{other}}}")), &why));
+            }
+            let place = format!("{at}.{own}");
+            if mutation[own].is_null() {
+                let why = format!("must be specified when patchType is {}", text(mutation, "patchType"));
+                self.0.push(Cause::required(place, &why));
+            } else if own == "jsonPatch" {
+                let wanted = [Type::list(Type::Opaque("JSONPatch"))];
+                self.expression(&mutation[own], "expression", &place, env, &wanted, "list(JSONPatch)");
+            } else {
+                self.expression(&mutation[own], "expression", &place, env, &[Type::object("Object", [])], "Object");
+            }
+        }
+    }
+
+    fn constraints(&mut self, constraints: &Value, at: &str, required: bool) {
+        let rules = &constraints["resourceRules"];
+        if required && list(rules).next().is_none() {
+            self.0.push(Cause::required(format!("{at}.resourceRules"), ""));
+        }
+        for key in ["resourceRules", "excludeResourceRules"] {
+            for (index, rule) in list(&constraints[key]) {
+                self.rule(rule, &format!("{at}.{key}[{index}]"));
+            }
+        }
+        self.one_of(&format!("{at}.matchPolicy"), &constraints["matchPolicy"], &["Equivalent", "Exact"]);
+    }
+
+    fn binding(&mut self, spec: &Value, mutating: bool) {
+        if text(spec, "policyName").is_empty() {
+            self.0.push(Cause::required("spec.policyName", ""));
+        }
+        let reference = &spec["paramRef"];
+        if reference.is_object() {
+            let (name, selector) = (!text(reference, "name").is_empty(), reference["selector"].is_object());
+            if name && selector {
+                for key in ["name", "selector"] {
+                    let why = "name and selector are mutually exclusive";
+                    self.0.push(Cause::forbidden(format!("spec.paramRef.{key}"), why));
+                }
+            } else if !name && !selector {
+                self.0.push(Cause::required("spec.paramRef", "one of name or selector must be specified"));
+            }
+            match text(reference, "parameterNotFoundAction") {
+                "" => self.0.push(Cause::required("spec.paramRef.parameterNotFoundAction", "")),
+                _ => {
+                    let value = &reference["parameterNotFoundAction"];
+                    self.one_of("spec.paramRef.parameterNotFoundAction", value, &["Allow", "Deny"]);
+                }
+            }
+        }
+        if spec["matchResources"].is_object() {
+            self.constraints(&spec["matchResources"], "spec.matchResources", false);
+        }
+        if mutating {
+            return;
+        }
+        let actions = &spec["validationActions"];
+        let has = |wanted: &str| list(actions).any(|(_, action)| action == wanted);
+        if list(actions).next().is_none() {
+            let why = "at least one validation action is required";
+            self.0.push(Cause::required("spec.validationActions", why));
+        }
+        for (index, action) in list(actions) {
+            self.one_of(&format!("spec.validationActions[{index}]"), action, &["Audit", "Deny", "Warn"]);
+        }
+        if has("Deny") && has("Warn") {
+            let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response \
+                       and headers serves no purpose)";
+            self.0.push(Cause::invalid("spec.validationActions", actions, why));
+        }
+    }
+}

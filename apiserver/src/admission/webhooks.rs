@@ -1,0 +1,278 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: others' servers change or refuse objects.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keelson_machinery::cel::{Budget, Program};
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::status::Status;
+use keelson_machinery::{conversion, patch};
+use serde_json::{Value, json};
+
+use super::cache::Cache;
+use super::matching::{is_exempt, matching_version, namespace_of, selected};
+use super::review::{BUDGET, Seen, compile_conditions, conditions, describe, env};
+use super::{Parts, refit};
+use crate::access::{Admission, AdmissionPlugin};
+use crate::authz::Authorization;
+use crate::crd;
+use crate::hooks::Hooks;
+use crate::objects::Objects;
+
+/// Seconds that a webhook has if its configuration does not say.
+const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
+
+/// A webhook of a configuration.
+struct Hook {
+    config: Value,
+    name: String,
+    conditions: Vec<(String, Result<Program, String>)>,
+}
+
+/// What both plugins are made of.
+struct Common {
+    objects: Objects,
+    authorization: Arc<Authorization>,
+    customs: Arc<crd::Table>,
+    client: Arc<Hooks>,
+    hooks: Cache<Vec<Arc<Hook>>>,
+}
+
+impl Common {
+    fn new(parts: &Parts, plurals: &'static [&'static str]) -> Self {
+        Self {
+            objects: parts.objects.clone(),
+            authorization: parts.authorization.clone(),
+            customs: parts.customs.clone(),
+            client: parts.hooks.clone(),
+            hooks: Cache::new(parts.objects.clone(), plurals),
+        }
+    }
+
+    /// The webhooks that may be about a request, with the version in which they want to see it.
+    fn chosen(&self, request: &Admission<'_>) -> Result<Vec<(Arc<Hook>, &'static ResourceDef)>, Status> {
+        if is_exempt(request) {
+            return Ok(Vec::new());
+        }
+        let Some(cached) = self.hooks.get(|lists| lists.into_iter().flatten().flat_map(|c| hooks_of(&c)).collect())
+        else {
+            return Ok(Vec::new());
+        };
+        let mut out = Vec::new();
+        let mut namespace = None;
+        for hook in &cached.1 {
+            let exact = hook.config["matchPolicy"] == "Exact";
+            let rules = &hook.config["rules"];
+            let Some(def) = matching_version(rules, &Value::Null, exact, request, &self.customs) else { continue };
+            if namespace.is_none() {
+                namespace = Some(namespace_of(request, &self.objects)?);
+            }
+            if selected(&hook.config, request, namespace.as_ref().and_then(Option::as_ref)) {
+                out.push((hook.clone(), def));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether a webhook's conditions hold; a refusal if they cannot be told and the webhook must be asked.
+    fn applies(&self, hook: &Hook, request: &Admission<'_>, def: &ResourceDef) -> Result<bool, Status> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let namespace = namespace_of(request, &self.objects)?;
+        let seen = Seen::new(request, def, namespace.as_ref(), &self.authorization);
+        match conditions(&hook.conditions, &seen, &Budget::new(BUDGET)) {
+            Ok(applies) => Ok(applies),
+            Err(_) if ignores_failure(hook) => Ok(false),
+            Err(why) => Err(Status::forbidden(request.def.group, request.def.plural, request.name, &why)),
+        }
+    }
+
+    /// Calls a webhook: its `response`, or `None` if it failed and failures are ignored.
+    async fn call(&self, hook: &Hook, body: Value) -> Result<Option<Value>, Status> {
+        let seconds = hook.config["timeoutSeconds"].as_u64().unwrap_or(DEFAULT_TIMEOUT_SECONDS).clamp(1, 30);
+        let uid = body["request"]["uid"].clone();
+        let answer = self.client.call(&hook.config["clientConfig"], body.to_string().into_bytes(), seconds).await;
+        let checked = answer.and_then(|answer| {
+            let response = &answer["response"];
+            if !response.is_object() {
+                return Err("invalid admission response: the answer has no response".to_owned());
+            }
+            if response["uid"] != uid {
+                return Err(format!(
+                    "invalid admission response: expected response.uid={uid}, got {}",
+                    response["uid"]
+                ));
+            }
+            Ok(answer["response"].clone())
+        });
+        match checked {
+            Ok(response) => Ok(Some(response)),
+            Err(why) if ignores_failure(hook) => {
+                tracing::warn!(webhook = hook.name, %why, "a webhook failed; its policy is to go on");
+                Ok(None)
+            }
+            Err(why) => Err(Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name))),
+        }
+    }
+}
+
+fn ignores_failure(hook: &Hook) -> bool {
+    hook.config["failurePolicy"] == "Ignore"
+}
+
+fn hooks_of(configuration: &Value) -> Vec<Arc<Hook>> {
+    let list = configuration["webhooks"].as_array().cloned().unwrap_or_default();
+    list.into_iter()
+        .map(|config| {
+            Arc::new(Hook {
+                name: config["name"].as_str().unwrap_or_default().to_owned(),
+                conditions: compile_conditions(&config["matchConditions"], &env(false, false, false)),
+                config,
+            })
+        })
+        .collect()
+}
+
+/// Refuses a dry run that would have effects elsewhere.
+fn check_effects(hook: &Hook, request: &Admission<'_>) -> Result<(), Status> {
+    if request.dry_run && !matches!(hook.config["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
+        return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
+    }
+    Ok(())
+}
+
+/// An object in the version that a webhook wants.
+fn in_version(object: &Value, def: &'static ResourceDef) -> Value {
+    if object["apiVersion"] == def.api_version() || object["kind"] != def.kind {
+        return object.clone();
+    }
+    if def.custom {
+        let mut object = object.clone();
+        object["apiVersion"] = def.api_version().into();
+        return object;
+    }
+    conversion::convert(object, def).unwrap_or_else(|| object.clone())
+}
+
+fn body(hook: &Hook, request: &Admission<'_>, def: &'static ResourceDef) -> Value {
+    let versions = hook.config["admissionReviewVersions"].as_array();
+    let version = versions.into_iter().flatten().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1"));
+    let mut asked = describe(request, def);
+    asked["uid"] = uuid::Uuid::new_v4().to_string().into();
+    asked["object"] = request.object.as_deref().map(|o| in_version(o, def)).unwrap_or_default();
+    asked["oldObject"] = request.old.map(|o| in_version(o, def)).unwrap_or_default();
+    json!({
+        "kind": "AdmissionReview",
+        "apiVersion": format!("admission.k8s.io/{}", version.unwrap_or("v1")),
+        "request": asked,
+    })
+}
+
+/// What a webhook's response means: warnings are kept, a refusal becomes one.
+fn judge(hook: &Hook, response: &Value, warnings: &mut Vec<String>) -> Result<(), Status> {
+    warnings.extend(response["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+    if response["allowed"] == true {
+        return Ok(());
+    }
+    let told = &response["status"];
+    let text = |key: &str| told[key].as_str().unwrap_or_default();
+    let denied = format!("admission webhook {:?} denied the request", hook.name);
+    let message = match (text("message"), text("reason")) {
+        ("", "") => format!("{denied} without explanation"),
+        ("", reason) => format!("{denied}: {reason}"),
+        (message, _) => format!("{denied}: {message}"),
+    };
+    let code = told["code"].as_u64().and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c));
+    let details = serde_json::from_value(told["details"].clone()).ok();
+    let reason = text("reason").to_owned();
+    Err(Status { status: "Failure".into(), message, reason, details, code: code.unwrap_or(400) })
+}
+
+pub(super) struct Validating(Common);
+
+impl Validating {
+    pub fn new(parts: &Parts) -> Self {
+        Self(Common::new(parts, &["validatingwebhookconfigurations"]))
+    }
+}
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for Validating {
+    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let mut calls = Vec::new();
+        for (hook, def) in self.0.chosen(request)? {
+            if self.0.applies(&hook, request, def)? {
+                check_effects(&hook, request)?;
+                let body = body(&hook, request, def);
+                calls.push((hook, body));
+            }
+        }
+        // All are asked at once; the first refusal in their order is told.
+        let answers = calls.iter().map(|(hook, body)| self.0.call(hook, body.clone()));
+        let answers = futures::future::join_all(answers).await;
+        for ((hook, _), answer) in calls.iter().zip(answers) {
+            if let Some(response) = answer? {
+                judge(hook, &response, request.warnings)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct Mutating(Common);
+
+impl Mutating {
+    pub fn new(parts: &Parts) -> Self {
+        Self(Common::new(parts, &["mutatingwebhookconfigurations"]))
+    }
+
+    /// Asks one webhook; whether it changed the object.
+    async fn ask(&self, hook: &Hook, request: &mut Admission<'_>, def: &'static ResourceDef) -> Result<bool, Status> {
+        if !self.0.applies(hook, request, def)? {
+            return Ok(false);
+        }
+        check_effects(hook, request)?;
+        let asked = body(hook, request, def);
+        let Some(response) = self.0.call(hook, asked.clone()).await? else { return Ok(false) };
+        judge(hook, &response, request.warnings)?;
+        let Some(encoded) = response["patch"].as_str().filter(|p| !p.is_empty()) else { return Ok(false) };
+        let failed = |why: String| Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name));
+        if response["patchType"] != "JSONPatch" {
+            return Err(failed(format!("invalid admission response: unknown patchType {}", response["patchType"])));
+        }
+        let bytes = STANDARD.decode(encoded).map_err(|e| failed(e.to_string()))?;
+        let changes: Value = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
+        if changes.as_array().is_some_and(Vec::is_empty) {
+            return Ok(false);
+        }
+        let mut changed = asked["request"]["object"].clone();
+        patch::json(&mut changed, &changes).map_err(|status| failed(status.message))?;
+        if def.version != request.def.version {
+            changed = in_version(&changed, request.def);
+        }
+        refit(request, &self.0.customs, changed)
+    }
+}
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for Mutating {
+    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let chosen = self.0.chosen(request)?;
+        let mut after = Vec::with_capacity(chosen.len());
+        for (hook, def) in &chosen {
+            // What an earlier webhook changed may be what a later one looks for.
+            if self.ask(hook, request, def).await? {
+                tracing::debug!(webhook = hook.name, "a webhook changed an object");
+            }
+            after.push(request.object.as_deref().cloned());
+        }
+        for ((hook, def), seen) in chosen.iter().zip(after) {
+            if hook.config["reinvocationPolicy"] == "IfNeeded" && seen.as_ref() != request.object.as_deref() {
+                self.ask(hook, request, def).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Bindings: a pod gets its node, once, and only a pod that is not going away. One at a time as upstream serves them, and many
+//! in one request for schedulers in a hurry.
+//!
+//! Bindings of one request are separate transactions that are under way together, so that they share the store's next write to
+//! disk. One transaction for all would give all pods one resource version, and a client whose watch broke between two events
+//! of one version would never see the second.
+
+use futures::future::join_all;
+use http::{Method, Response};
+use keelson_client::{Body, Fence};
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources;
+use keelson_machinery::status::{Cause, Status};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::access::{Attributes, UserInfo};
+use crate::objects::WriteError;
+use crate::verbs::Call;
+use crate::{ApiServer, body, strategy};
+
+/// Where many bindings are posted.
+pub const PATH: &str = "/keelson/v1/bindings";
+/// Most bindings of one request.
+const MAX_BINDINGS: usize = 1000;
+/// Attempts while others write the same pod.
+const ATTEMPTS: usize = 5;
+
+type Answer = Result<Response<Body>, Status>;
+
+/// Which pod goes where.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Binding<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    /// The pod must still have this uid; empty: any.
+    #[serde(default)]
+    uid: &'a str,
+    node: &'a str,
+}
+
+/// Serves `pods/binding` and `bindings`.
+pub async fn create(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
+    let object = call.object()?.value;
+    let (metadata, target) = (&object["metadata"], &object["target"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if ![pod, ""].contains(&text(&metadata["name"]).as_str()) {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    if !["Node", ""].contains(&text(&target["kind"]).as_str()) {
+        let cause = Cause::not_supported("target.kind", &target["kind"], &["Node", "<empty>"]);
+        return Err(Status::unknown(format!("{}: {}", cause.field, cause.message)));
+    }
+    let (uid, node) = (text(&metadata["uid"]), text(&target["name"]));
+    let binding = Binding { namespace: &call.request.namespace, name: pod, uid: &uid, node: &node };
+    bind(server, &binding, metadata, call.dry_run()?, call.fence).await?;
+    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    call.answer(201, &done, &[])
+}
+
+/// Serves [`PATH`]: a list of bindings; the answer lists for each null or the Status that refuses it.
+pub async fn create_many(
+    server: &ApiServer,
+    user: &UserInfo,
+    method: &Method,
+    bytes: &[u8],
+    fence: Option<&Fence>,
+) -> Answer {
+    if *method != Method::POST {
+        return Err(Status::method_not_allowed());
+    }
+    let bindings: Vec<Binding<'_>> =
+        serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("the list of bindings: {e}")))?;
+    if bindings.len() > MAX_BINDINGS {
+        return Err(Status::bad_request(format!("at most {MAX_BINDINGS} bindings may be posted at once")));
+    }
+    let mut namespaces: Vec<&str> = bindings.iter().map(|b| b.namespace).collect();
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    for namespace in namespaces {
+        let attributes = Attributes {
+            verb: "create".into(),
+            version: "v1".into(),
+            resource: "pods".into(),
+            subresource: "binding".into(),
+            namespace: namespace.into(),
+            ..Attributes::default()
+        };
+        server.authorize(user, &attributes)?;
+    }
+    let results = join_all(bindings.iter().map(|b| bind(server, b, &Value::Null, false, fence))).await;
+    let list: Vec<Value> = results
+        .into_iter()
+        .map(|result| match result {
+            Ok(()) => Ok(Value::Null),
+            Err(status) => serde_json::to_value(&status).map_err(|e| Status::internal(&e.to_string())),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(body::value(200, &Value::from(list)))
+}
+
+fn pods() -> Result<&'static ResourceDef, Status> {
+    resources::find("", "v1", "pods").ok_or_else(Status::no_such_path)
+}
+
+/// Writes one binding; labels and annotations of `metadata` go to the pod.
+async fn bind(
+    server: &ApiServer,
+    binding: &Binding<'_>,
+    metadata: &Value,
+    dry_run: bool,
+    fence: Option<&Fence>,
+) -> Result<(), Status> {
+    if binding.node.is_empty() {
+        return Err(Status::unknown("target.name: Required value"));
+    }
+    let def = pods()?;
+    for _ in 0..ATTEMPTS {
+        let Some((mut pod, revision)) = server.objects.get(def, binding.namespace, binding.name)? else {
+            return Err(Status::not_found("", "pods", binding.name));
+        };
+        check(&pod, binding)?;
+        pod["spec"]["nodeName"] = binding.node.into();
+        set_scheduled(&mut pod);
+        for kind in ["labels", "annotations"] {
+            for (key, value) in metadata[kind].as_object().into_iter().flatten() {
+                pod["metadata"][kind][key] = value.clone();
+            }
+        }
+        if dry_run {
+            return Ok(());
+        }
+        match server.objects.put(def, &pod, revision, fence, Default::default()).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Changed) => {}
+            Err(WriteError::Status(status)) => return Err(status),
+        }
+    }
+    Err(Status::modified("", "pods/binding", binding.name))
+}
+
+/// Whether the pod may be bound as it is.
+fn check(pod: &Value, binding: &Binding<'_>) -> Result<(), Status> {
+    let conflict = |why: &str| Err(Status::conflict("", "pods/binding", binding.name, why));
+    let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    if !binding.uid.is_empty() && binding.uid != found {
+        let uid = binding.uid;
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/pods/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {uid}, UID in object meta: {found}",
+            binding.namespace, binding.name
+        );
+        return Err(Status::conflict("", "pods", binding.name, &why));
+    }
+    if pod["metadata"]["deletionTimestamp"].is_string() {
+        return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", binding.name));
+    }
+    match pod["spec"]["nodeName"].as_str() {
+        None | Some("") => {}
+        Some(bound) => return conflict(&format!("pod {} is already assigned to node {bound:?}", binding.name)),
+    }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return conflict(&format!("pod {} has non-empty .spec.schedulingGates", binding.name));
+    }
+    Ok(())
+}
+
+fn set_scheduled(pod: &mut Value) {
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()});
+    let mut list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    list.retain(|c| c["type"] != condition["type"]);
+    list.push(condition);
+    pod["status"]["conditions"] = list.into();
+}

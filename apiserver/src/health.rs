@@ -1,0 +1,128 @@
+//! `/livez`, `/readyz` and `/healthz`: whether the server lives and may be asked, as a whole and check by check.
+
+use http::Response;
+use keelson_client::Body;
+
+use crate::body;
+use crate::request::Query;
+
+/// One check.
+struct Check {
+    name: &'static str,
+    /// Which of the paths it belongs to: livez, readyz, healthz.
+    of: [bool; 3],
+    /// Whether it needs the store to answer.
+    store: bool,
+}
+
+const fn check(name: &'static str, of: [bool; 3], store: bool) -> Check {
+    Check { name, of, store }
+}
+
+const ALL: [bool; 3] = [true, true, true];
+const READY: [bool; 3] = [false, true, false];
+
+/// The checks under upstream's names. What upstream starts after it listens is part of the process here, or is done before it
+/// listens, so that these are well when the process answers.
+const CHECKS: &[Check] = &[
+    check("ping", ALL, false),
+    check("log", ALL, false),
+    check("etcd", [true, false, true], true),
+    check("etcd-readiness", READY, true),
+    check("informer-sync", READY, false),
+    check("poststarthook/start-apiserver-admission-initializer", ALL, false),
+    check("poststarthook/generic-apiserver-start-informers", ALL, false),
+    check("poststarthook/start-apiextensions-informers", ALL, false),
+    check("poststarthook/start-apiextensions-controllers", ALL, false),
+    check("poststarthook/crd-informer-synced", ALL, false),
+    check("poststarthook/bootstrap-controller", ALL, false),
+    check("poststarthook/rbac/bootstrap-roles", ALL, true),
+    check("poststarthook/scheduling/bootstrap-system-priority-classes", ALL, true),
+    check("poststarthook/priority-and-fairness-config-producer", ALL, true),
+    check("shutdown", READY, false),
+];
+
+/// The paths that there are.
+pub fn paths() -> impl Iterator<Item = String> {
+    ["livez", "readyz", "healthz"].into_iter().enumerate().flat_map(|(index, place)| {
+        let checks = CHECKS.iter().filter(move |c| c.of[index]).map(move |c| format!("/{place}/{}", c.name));
+        std::iter::once(format!("/{place}")).chain(checks)
+    })
+}
+
+/// Answers a path; `None` if it is none of these. `well` says whether the store answers; `stopping` that the server ends.
+pub async fn serve(
+    path: &str,
+    query: &Query,
+    well: impl Future<Output = bool>,
+    stopping: bool,
+) -> Option<Response<Body>> {
+    let (place, one) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let index = ["livez", "readyz", "healthz"].iter().position(|p| *p == place)?;
+    let checks = CHECKS.iter().filter(|c| c.of[index] && (one.is_empty() || c.name == one)).collect::<Vec<_>>();
+    if checks.is_empty() {
+        return None;
+    }
+    let store = if checks.iter().any(|c| c.store) { well.await } else { true };
+    let excluded = query.all("exclude");
+    let (mut text, mut failed) = (String::new(), false);
+    for check in checks {
+        let ok = if check.name == "shutdown" { !stopping } else { store || !check.store };
+        if excluded.iter().any(|name| name == check.name) {
+            text += &format!("[+]{} excluded: ok\n", check.name);
+        } else if ok {
+            text += &format!("[+]{} ok\n", check.name);
+        } else {
+            failed = true;
+            text += &format!("[-]{} failed: reason withheld\n", check.name);
+        }
+    }
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| CHECKS.iter().all(|c| c.name != **name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        text += &format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(","));
+    }
+    if failed {
+        return Some(body::text(500, format!("{text}{place} check failed\n")));
+    }
+    if one.is_empty() && query.has("verbose") {
+        return Some(body::text(200, format!("{text}{place} check passed\n")));
+    }
+    Some(body::text(200, "ok"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn ask(path: &str, query: &str, well: bool) -> Option<(u16, String)> {
+        let answer = serve(path, &Query::parse(Some(query)), std::future::ready(well), false).await?;
+        let status = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        Some((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    #[tokio::test]
+    async fn checks_are_told_one_by_one() {
+        assert_eq!(ask("/healthz", "", true).await.unwrap(), (200, "ok".into()));
+        assert_eq!(ask("/livez/ping", "", false).await.unwrap(), (200, "ok".into()));
+        let (code, text) = ask("/readyz", "verbose", true).await.unwrap();
+        assert!(
+            code == 200 && text.contains("[+]etcd-readiness ok\n") && text.ends_with("readyz check passed\n"),
+            "{text}"
+        );
+        let (code, text) = ask("/readyz", "", false).await.unwrap();
+        assert!(code == 500 && text.contains("[-]etcd-readiness failed: reason withheld\n"), "{text}");
+        let (code, text) = ask("/livez", "verbose&exclude=x&exclude=ping", true).await.unwrap();
+        assert!(
+            code == 200 && text.contains("[+]ping excluded: ok\n") && text.contains("no matches for \"x\"\n"),
+            "{text}"
+        );
+        assert!(ask("/readyz/nope", "", true).await.is_none());
+        assert!(ask("/other", "", true).await.is_none());
+    }
+}

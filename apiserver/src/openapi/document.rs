@@ -1,0 +1,140 @@
+//! Whole documents: one of version 3 for each group and version, one of version 2 for all.
+
+use keelson_machinery::docs::Docs;
+use keelson_machinery::resources::RESOURCES;
+use serde_json::{Value, json};
+
+use super::operations::{self, group_name, tag, title};
+use super::render::Renderer;
+use super::schema::{Flavour, META};
+
+/// Kubernetes' version, as the documents name it.
+const VERSION: &str = "1.36";
+const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// The documents of version 3 that do not come from definitions: their paths below `/openapi/v3/`.
+pub fn names() -> Vec<String> {
+    let mut names: Vec<String> =
+        [".well-known/openid-configuration", "api", "api/v1", "apis", "openid/v1/jwks", "version"]
+            .map(str::to_owned)
+            .into();
+    for (group, version) in versions() {
+        if !group.is_empty() {
+            names.extend([format!("apis/{group}"), format!("apis/{group}/{version}")]);
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Groups and versions of the table.
+fn versions() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<_> = RESOURCES.iter().map(|row| (row.group, row.version)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The document of version 3 of this name.
+pub fn version_3(name: &str) -> Option<Value> {
+    let docs = Docs::unpack();
+    let parts: Vec<&str> = name.split('/').collect();
+    let versions = match parts[..] {
+        ["apis", group, version] => vec![("", "v1"), (group, version)],
+        _ => vec![("", "v1")],
+    };
+    let mut renderer = Renderer::new(Flavour::V3, &docs, versions);
+    match parts[..] {
+        ["api", version] => group_version(&mut renderer, "", version),
+        ["apis", group, version] => group_version(&mut renderer, group, version),
+        _ => about(&mut renderer, name),
+    }
+    if renderer.paths.is_empty() {
+        return None;
+    }
+    let schemas = renderer.schemas.finish();
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": renderer.paths,
+        "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer_token()}},
+    }))
+}
+
+/// The document of version 2.
+pub fn version_2() -> Value {
+    let docs = Docs::unpack();
+    let mut renderer = Renderer::new(Flavour::V2, &docs, versions());
+    for (group, version) in versions() {
+        group_version(&mut renderer, group, version);
+    }
+    for name in names() {
+        about(&mut renderer, &name);
+    }
+    let definitions = renderer.schemas.finish();
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": renderer.paths,
+        "definitions": definitions,
+        "parameters": renderer.parameters,
+        "securityDefinitions": {"BearerToken": bearer_token()},
+        "security": [{"BearerToken": []}],
+    })
+}
+
+fn bearer_token() -> Value {
+    json!({"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"})
+}
+
+/// The paths of a group's version.
+fn group_version(renderer: &mut Renderer<'_>, group: &str, version: &str) {
+    let rows: Vec<_> = RESOURCES.iter().filter(|row| row.group == group && row.version == version).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let root = if group.is_empty() { format!("/api/{version}/") } else { format!("/apis/{group}/{version}/") };
+    let id = format!("get{}{}APIResources", group_name(group), title(version));
+    let answer = format!("{META}APIResourceList");
+    renderer.plain(&root, &tag(group, version), &id, "get available resources", OBJECTS, Some(&answer));
+    for row in rows {
+        for path in operations::paths(row) {
+            renderer.path(&path);
+        }
+    }
+}
+
+/// Paths about the API itself.
+fn about(renderer: &mut Renderer<'_>, name: &str) {
+    let versions = format!("{META}APIVersions");
+    let path = format!("/{name}/");
+    match name.split('/').collect::<Vec<_>>()[..] {
+        ["api"] => {
+            renderer.plain(&path, "core", "getCoreAPIVersions", "get available API versions", OBJECTS, Some(&versions));
+        }
+        ["apis"] => {
+            let answer = format!("{META}APIGroupList");
+            renderer.plain(&path, "apis", "getAPIVersions", "get available API versions", OBJECTS, Some(&answer));
+        }
+        ["apis", group] if RESOURCES.iter().any(|row| row.group == group) => {
+            let (id, answer) = (format!("get{}APIGroup", group_name(group)), format!("{META}APIGroup"));
+            renderer.plain(&path, &tag(group, ""), &id, "get information of a group", OBJECTS, Some(&answer));
+        }
+        ["version"] => {
+            let (text, answer) = ("get the version information for this server", "apimachinery.pkg.version.Info");
+            renderer.plain(&path, "version", "getCodeVersion", text, &OBJECTS[..1], Some(answer));
+        }
+        ["openid", "v1", "jwks"] => {
+            let text = "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)";
+            let media = &["application/jwk-set+json"];
+            renderer.plain(&path, "openid", "getServiceAccountIssuerOpenIDKeyset", text, media, None);
+        }
+        [".well-known", "openid-configuration"] => {
+            let text = "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'";
+            let id = "getServiceAccountIssuerOpenIDConfiguration";
+            renderer.plain(&path, "WellKnown", id, text, &OBJECTS[..1], None);
+        }
+        _ => {}
+    }
+}

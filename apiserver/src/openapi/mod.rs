@@ -1,0 +1,226 @@
+//! OpenAPI: what explains the API to tools. Documents are made from the resource table and the schema table when somebody asks
+//! for one, and kept compressed; those of custom resources are made anew each time.
+
+mod document;
+mod enums;
+mod gnostic;
+mod operations;
+mod parameters;
+mod render;
+mod schema;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use keelson_client::Body;
+use keelson_machinery::status::Status;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+
+use crate::request::Query;
+use crate::{body, crd, respond};
+
+const JSON: &str = "application/json";
+/// The protobuf form of version 2, and a name under which it is asked for too.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+/// Compressed documents that are kept: those of version 3, and two forms of version 2.
+const MAX_KEPT: usize = 64;
+
+/// The documents that were asked for, compressed with gzip.
+#[derive(Default)]
+pub struct Documents(Mutex<HashMap<String, Bytes>>);
+
+impl Documents {
+    /// Serves a path below `/openapi`; `None` if it is none.
+    pub fn serve(
+        &self,
+        path: &str,
+        query: &Query,
+        headers: &HeaderMap,
+        customs: &crd::Table,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let path = path.strip_prefix("/openapi/")?.trim_end_matches('/');
+        Some(match path {
+            "v2" => self.version_2(headers),
+            "v3" => Ok(root(customs)),
+            _ => self.version_3(path.strip_prefix("v3/")?, query, headers, customs)?,
+        })
+    }
+
+    fn version_3(
+        &self,
+        name: &str,
+        query: &Query,
+        headers: &HeaderMap,
+        customs: &crd::Table,
+    ) -> Option<Result<Response<Body>, Status>> {
+        let hash = hashes(customs).remove(name)?;
+        if let Some(asked) = query.get("hash").filter(|asked| *asked != hash) {
+            tracing::debug!(name, asked, "an older document was asked for");
+            let mut response = respond::bytes(301, JSON, Bytes::new());
+            if let Ok(place) = format!("/openapi/v3/{name}?hash={hash}").parse() {
+                response.headers_mut().insert(header::LOCATION, place);
+            }
+            return Some(Ok(response));
+        }
+        if let Err(status) = choose(headers, &[JSON]) {
+            return Some(Err(status));
+        }
+        let mut response = match not_modified(headers, &hash) {
+            Some(response) => response,
+            None => match self.document(name, customs) {
+                Ok(document) => written(headers, JSON, document?),
+                Err(status) => return Some(Err(status)),
+            },
+        };
+        if query.get("hash").is_some() {
+            // The name of this answer has its hash in it, so it is good for ever.
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        }
+        tagged(&mut response, &hash);
+        Some(Ok(response))
+    }
+
+    /// A compressed document of version 3.
+    fn document(&self, name: &str, customs: &crd::Table) -> Result<Option<Bytes>, Status> {
+        if let ["apis", group, version] = name.split('/').collect::<Vec<_>>()[..]
+            && let Some(document) = crd::openapi::document(customs, group, version)
+        {
+            return compress(document.to_string().as_bytes()).map(Some);
+        }
+        self.kept(name, || document::version_3(name).map(|document| document.to_string().into_bytes()))
+    }
+
+    fn version_2(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+        let media = choose(headers, &[JSON, PROTOBUF[0], PROTOBUF[1]])?;
+        let hash = hash_of("v2");
+        let mut response = match not_modified(headers, &hash) {
+            Some(response) => response,
+            None => {
+                let document = if media == JSON {
+                    self.kept("v2", || Some(document::version_2().to_string().into_bytes()))
+                } else {
+                    self.kept("v2 protobuf", || Some(gnostic::encode(&document::version_2())))
+                };
+                written(headers, media, document?.unwrap_or_default())
+            }
+        };
+        tagged(&mut response, &hash);
+        Ok(response)
+    }
+
+    /// A compressed document, made if it is not kept.
+    fn kept(&self, name: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Option<Bytes>, Status> {
+        if let Some(document) = self.0.lock().get(name) {
+            return Ok(Some(document.clone()));
+        }
+        let Some(document) = make() else { return Ok(None) };
+        let document = compress(&document)?;
+        let mut kept = self.0.lock();
+        if kept.len() < MAX_KEPT {
+            kept.insert(name.to_owned(), document.clone());
+        }
+        Ok(Some(document))
+    }
+}
+
+/// The list of documents of version 3.
+fn root(customs: &crd::Table) -> Response<Body> {
+    let paths: BTreeMap<String, Value> = hashes(customs)
+        .into_iter()
+        .map(|(name, hash)| {
+            let url = format!("/openapi/v3/{name}?hash={hash}");
+            (name, json!({"serverRelativeURL": url}))
+        })
+        .collect();
+    body::text(200, json!({"paths": paths}).to_string())
+}
+
+/// The documents of version 3 there are, with their hashes.
+fn hashes(customs: &crd::Table) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> =
+        document::names().into_iter().map(|name| (name.clone(), hash_of(&name))).collect();
+    for (group, definitions) in customs.groups() {
+        let versions = definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served));
+        let mut by_version: BTreeMap<&str, String> = BTreeMap::new();
+        for version in versions {
+            let Some(definition) = definitions.iter().find(|d| d.versions.iter().any(|v| std::ptr::eq(v, version)))
+            else {
+                continue;
+            };
+            *by_version.entry(version.def.version).or_default() += &definition.identity();
+        }
+        for (version, identity) in by_version {
+            let name = format!("apis/{group}/{version}");
+            all.insert(name.clone(), hash_of(&format!("{name} {identity}")));
+        }
+        all.entry(format!("apis/{group}")).or_insert_with(|| hash_of(&group));
+    }
+    all
+}
+
+/// The hash of a document: it depends on nothing but this program's version and the document's identity.
+fn hash_of(identity: &str) -> String {
+    let digest = Sha512::digest(format!("{} {identity}", env!("CARGO_PKG_VERSION")));
+    digest.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// The media type that the client prefers of those there are.
+fn choose(headers: &HeaderMap, all: &[&'static str]) -> Result<&'static str, Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty()).unwrap_or("*/*");
+    let wanted = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
+    let found = wanted.filter_map(|wanted| match wanted {
+        "*/*" | "application/*" => all.first().copied(),
+        _ => all.iter().copied().find(|media| *media == wanted),
+    });
+    let found = found.collect::<Vec<_>>();
+    found.first().copied().ok_or_else(|| {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", all.join(", "));
+        Status { message, ..Status::not_acceptable("") }
+    })
+}
+
+fn not_modified(headers: &HeaderMap, hash: &str) -> Option<Response<Body>> {
+    let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
+    known.split(',').any(|tag| tag.trim().trim_matches('"') == hash).then(|| {
+        let mut response = Response::new(body::full(Bytes::new()));
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+        response
+    })
+}
+
+fn tagged(response: &mut Response<Body>, hash: &str) {
+    if let Ok(tag) = format!("\"{hash}\"").parse() {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+}
+
+fn compress(document: &[u8]) -> Result<Bytes, Status> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let written = encoder.write_all(document).and_then(|()| encoder.finish());
+    written.map(Bytes::from).map_err(|e| Status::internal(&e.to_string()))
+}
+
+/// A compressed document as the client takes it.
+fn written(headers: &HeaderMap, media: &'static str, document: Bytes) -> Response<Body> {
+    if respond::accepts_gzip(headers) {
+        let mut response = respond::bytes(200, media, document);
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        return response;
+    }
+    let mut plain = Vec::with_capacity(document.len() * 12);
+    match flate2::read::GzDecoder::new(&document[..]).read_to_end(&mut plain) {
+        Ok(_) => respond::bytes(200, media, plain),
+        Err(error) => body::refusal(&Status::internal(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Paths and their operations as OpenAPI version 2 and 3 write them.
+
+use keelson_machinery::docs::Docs;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::operations::{Operation, Path, RequestBody, ResponseBody, tag};
+use super::parameters;
+use super::schema::{Flavour, META, Schemas};
+
+const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAMS: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+/// Writes paths into a document.
+pub struct Renderer<'a> {
+    flavour: Flavour,
+    docs: &'a Docs,
+    /// The schemas that the paths name.
+    pub schemas: Schemas<'a>,
+    /// The paths.
+    pub paths: Map<String, Value>,
+    /// Parameters that version 2 writes once.
+    pub parameters: Map<String, Value>,
+}
+
+impl<'a> Renderer<'a> {
+    /// Nothing yet.
+    pub fn new(flavour: Flavour, docs: &'a Docs, versions: Vec<(&'a str, &'a str)>) -> Self {
+        let schemas = Schemas::new(flavour, docs, versions);
+        Self { flavour, docs, schemas, paths: Map::new(), parameters: Map::new() }
+    }
+
+    /// Adds a path of a resource.
+    pub fn path(&mut self, path: &Path) {
+        let query = |operation: &Operation| -> Vec<&'static str> {
+            let pretty = operation.pretty.then_some("pretty");
+            operation.parameters.iter().copied().chain(pretty).collect()
+        };
+        let first = query(&path.operations[0]);
+        let in_all = |name: &&&str| path.operations.iter().all(|o| query(o).contains(*name));
+        let shared: Vec<&str> = first.iter().filter(in_all).copied().collect();
+        let mut item = Map::new();
+        for operation in &path.operations {
+            let own: Vec<&str> = query(operation).into_iter().filter(|name| !shared.contains(name)).collect();
+            let own = own.into_iter().map(|name| self.query(name, operation)).collect();
+            let rendered = self.operation(operation, own);
+            item.insert(operation.method.to_owned(), rendered);
+        }
+        let kind = path.operations[0].kind.2;
+        let mut all: Vec<_> = shared.iter().map(|n| ((*n, "query"), self.query(n, &path.operations[0]))).collect();
+        for name in &path.parameters {
+            let parameter = parameters::path(self.flavour, name, kind);
+            all.push(((*name, "path"), self.shared(name, parameter)));
+        }
+        all.sort_by_key(|(place, _)| *place);
+        if !all.is_empty() {
+            item.insert("parameters".into(), all.into_iter().map(|(_, p)| p).collect());
+        }
+        self.paths.insert(path.path.clone(), item.into());
+    }
+
+    /// Adds a path that is about the API itself; the answer is an object of the type, or a text.
+    pub fn plain(&mut self, path: &str, tag: &str, id: &str, description: &str, media: &[&str], answer: Option<&str>) {
+        let schema = match answer {
+            Some(path) => self.schemas.reference(path),
+            None => json!({"type": "string"}),
+        };
+        let mut operation = json!({"tags": [tag], "description": description, "operationId": id});
+        operation["responses"] =
+            json!({"200": self.answer("OK", media, Some(schema)), "401": {"description": "Unauthorized"}});
+        if self.flavour == Flavour::V2 {
+            operation["produces"] = json!(media);
+            operation["consumes"] = json!(media);
+            operation["schemes"] = json!(["https"]);
+        }
+        self.paths.insert(path.to_owned(), json!({"get": operation}));
+    }
+
+    fn query(&mut self, name: &str, operation: &Operation) -> Value {
+        let of = if operation.answer == ResponseBody::Text { "Log" } else { operation.kind.2 };
+        // `container` and the like are described by the options; `pretty` and the rest by nobody's.
+        let patch = operation.body == RequestBody::Patch;
+        let parameter = parameters::query(self.docs, self.flavour, name, of, patch);
+        self.shared(name, parameter)
+    }
+
+    /// In version 2 a parameter is written once and named elsewhere.
+    fn shared(&mut self, name: &str, parameter: Value) -> Value {
+        if self.flavour == Flavour::V3 {
+            return parameter;
+        }
+        let digest = Sha256::digest(parameter.to_string());
+        let key = format!("{name}-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
+        let reference = json!({"$ref": format!("#/parameters/{key}")});
+        self.parameters.entry(key).or_insert(parameter);
+        reference
+    }
+
+    fn answer(&self, description: &str, media: &[&str], schema: Option<Value>) -> Value {
+        let mut out = json!({"description": description});
+        if let Some(schema) = schema {
+            match self.flavour {
+                Flavour::V2 => out["schema"] = schema,
+                Flavour::V3 => out["content"] = content(media, &schema),
+            }
+        }
+        out
+    }
+
+    fn operation(&mut self, operation: &Operation, mut own: Vec<Value>) -> Value {
+        let (group, version, kind) = operation.kind;
+        let (media, schema): (Vec<&str>, Value) = match &operation.answer {
+            ResponseBody::Object(path) => (OBJECTS.to_vec(), self.schemas.reference(path)),
+            ResponseBody::Stream(path) => ([OBJECTS, STREAMS].concat(), self.schemas.reference(path)),
+            ResponseBody::Text => ([&["text/plain"], OBJECTS].concat(), json!({"type": "string"})),
+            ResponseBody::Anything => (vec!["*/*"], json!({"type": "string"})),
+        };
+        let mut responses = json!({"401": {"description": "Unauthorized"}});
+        for code in operation.codes {
+            let description = match code {
+                201 => "Created",
+                202 => "Accepted",
+                _ => "OK",
+            };
+            responses[code.to_string()] = self.answer(description, &media, Some(schema.clone()));
+        }
+        let of = operation.id.find(|c: char| c.is_uppercase()).map_or("", |at| &operation.id[at..]);
+        let mut out = json!({
+            "tags": [self.tag_of(of, group, version)], "description": operation.description, "operationId": operation.id,
+            "responses": responses, "x-kubernetes-action": operation.action,
+            "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+        });
+        let body = match &operation.body {
+            RequestBody::None => None,
+            RequestBody::Object(path) => Some((vec!["*/*"], self.schemas.reference(path), true)),
+            RequestBody::Patch => Some((PATCHES.to_vec(), self.schemas.reference(&format!("{META}Patch")), true)),
+            RequestBody::DeleteOptions => {
+                Some((vec!["*/*"], self.schemas.reference(&format!("{META}DeleteOptions")), false))
+            }
+        };
+        if self.flavour == Flavour::V2 {
+            out["consumes"] = json!(body.as_ref().map_or(vec!["*/*"], |(media, ..)| media.clone()));
+            out["produces"] = json!(media);
+            out["schemes"] = json!(["https"]);
+        }
+        if let Some((media, schema, required)) = body {
+            match self.flavour {
+                Flavour::V2 => own.insert(0, body_parameter(schema, required)),
+                Flavour::V3 => out["requestBody"] = request_body(&media, &schema, required),
+            }
+        }
+        if !own.is_empty() {
+            out["parameters"] = own.into();
+        }
+        out
+    }
+
+    /// The tag of an operation: that of the row's group, which its name begins with.
+    fn tag_of(&self, id: &str, group: &str, version: &str) -> String {
+        let own = tag(group, version);
+        // Subresources of another group (scale, eviction) are tagged with the row's.
+        let wanted = id.to_lowercase();
+        if wanted.starts_with(&own.replace('_', "").to_lowercase()) {
+            return own;
+        }
+        let groups = keelson_machinery::resources::RESOURCES.iter().map(|row| tag(row.group, row.version));
+        groups.into_iter().find(|tag| wanted.starts_with(&tag.replace('_', "").to_lowercase())).unwrap_or(own)
+    }
+}
+
+fn content(media: &[&str], schema: &Value) -> Value {
+    let entries = media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema})));
+    Value::Object(entries.collect())
+}
+
+fn request_body(media: &[&str], schema: &Value, required: bool) -> Value {
+    let mut body = json!({"content": content(media, schema)});
+    if required {
+        body["required"] = true.into();
+    }
+    body
+}
+
+fn body_parameter(schema: Value, required: bool) -> Value {
+    let mut body = json!({"name": "body", "in": "body", "schema": schema});
+    if required {
+        body["required"] = true.into();
+    }
+    body
+}

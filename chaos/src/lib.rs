@@ -1,0 +1,16 @@
+//! The chaos harness: workloads that note what they did and saw, faults from a seed, and checkers that judge the history.
+//!
+//! Invariant: the faults and what clients attempt follow from the seed alone; times do not, since the world is real.
+
+pub mod checkers;
+pub mod context;
+pub mod etcd;
+pub mod history;
+pub mod nemesis;
+mod plot;
+pub mod report;
+mod run;
+pub mod system;
+pub mod workloads;
+
+pub use run::{ChaosArgs, list, run};

@@ -1,0 +1,124 @@
+//! What clients do while things break: one table. Each workload notes its history and has a checker for it.
+
+mod append;
+mod bank;
+mod lock;
+mod register;
+mod set;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::checkers::Verdict;
+use crate::context::Process;
+
+/// Something that clients do together.
+#[async_trait]
+pub trait Workload: Send + Sync {
+    /// Prepares what clients need, before any fault.
+    async fn prepare(&self, _process: &mut Process) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// One client, until the run ends.
+    async fn client(&self, process: &mut Process);
+
+    /// Reads at the end, when all faults have stopped.
+    async fn finish(&self, _process: &mut Process) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Judges what was noted.
+    fn check(&self) -> Checked;
+}
+
+/// What a workload's checker found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checked {
+    /// Operations that were looked at.
+    pub operations: usize,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// A row of the table.
+pub struct Row {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it does and what is checked.
+    pub about: &'static str,
+    /// Clients that it has.
+    pub clients: u32,
+    /// A new one.
+    pub make: fn() -> Arc<dyn Workload>,
+}
+
+/// All workloads.
+pub const TABLE: &[Row] = &[
+    Row {
+        name: "register",
+        about: "reads, writes, swaps and deletions of single keys: linearizable, with revisions that follow time",
+        clients: 6,
+        make: || Arc::new(register::Registers::default()),
+    },
+    Row {
+        name: "append",
+        about: "transactions that append to lists and read them: strictly serializable",
+        clients: 4,
+        make: || Arc::new(append::Lists::default()),
+    },
+    Row {
+        name: "set",
+        about: "unique elements are added to a set: none is lost, invented or gone for a while",
+        clients: 4,
+        make: || Arc::new(set::Sets::default()),
+    },
+    Row {
+        name: "bank",
+        about: "money moves between accounts: each read of all, now or at a past revision, shows the same sum",
+        clients: 4,
+        make: || Arc::new(bank::Bank::default()),
+    },
+    Row {
+        name: "watch",
+        about: "keys are written, deleted and watched at every member: watches deliver exactly what was committed",
+        clients: 6,
+        make: || Arc::new(watch::Watches::default()),
+    },
+    Row {
+        name: "lock",
+        about: "leases with keys, and locks by them: no lease ends early, holders are fenced",
+        clients: 5,
+        make: || Arc::new(lock::Locks::default()),
+    },
+];
+
+/// The row of a name.
+pub fn find(name: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.name == name)
+}
+
+/// How often something at the end is tried before the run is called broken.
+pub(crate) const ATTEMPTS: u32 = 60;
+/// Pause between attempts.
+pub(crate) const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Repeats an operation until it is answered.
+pub(crate) async fn persist<T, F: Future<Output = crate::etcd::Answer<T>>>(
+    what: &str,
+    mut call: impl FnMut() -> F,
+) -> anyhow::Result<T> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => last = Some(failure),
+        }
+        tokio::time::sleep(ATTEMPT_PAUSE).await;
+    }
+    anyhow::bail!("{what}: no answer after all faults have stopped: {last:?}")
+}

@@ -1,0 +1,362 @@
+//! The parser: by precedence, with a limit on depth; macros become nodes of their own.
+
+use super::ast::{Expr, Kind};
+use super::lexer::{Token, tokens};
+use super::{CompileError, macros, shown};
+
+/// Deepest nesting.
+const MAX_DEPTH: usize = 120;
+/// What may begin an expression, as upstream's parser lists it.
+const STARTS: &str = "'.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+
+type Parsed = Result<Expr, CompileError>;
+
+struct Parser<'s> {
+    source: &'s str,
+    tokens: Vec<(Token, usize)>,
+    next: usize,
+    depth: usize,
+}
+
+/// Parses an expression.
+pub(super) fn parse(source: &str) -> Parsed {
+    let mut parser = Parser { source, tokens: tokens(source)?, next: 0, depth: 0 };
+    let expr = parser.expression()?;
+    match parser.peek() {
+        Token::End => Ok(expr),
+        _ => Err(parser.problem(&format!("extraneous input '{}' expecting <EOF>", parser.word()))),
+    }
+}
+
+impl Parser<'_> {
+    fn peek(&self) -> &Token {
+        &self.tokens[self.next].0
+    }
+
+    fn at(&self) -> usize {
+        self.tokens[self.next].1
+    }
+
+    fn word(&self) -> &str {
+        match self.tokens.get(self.next + 1) {
+            Some((_, end)) => self.source[self.at()..*end].trim_end(),
+            None => "<EOF>",
+        }
+    }
+
+    fn problem(&self, what: &str) -> CompileError {
+        CompileError(shown(self.source, self.at(), &format!("Syntax error: {what}")))
+    }
+
+    fn advance(&mut self) -> Token {
+        let token = self.tokens[self.next].0.clone();
+        self.next = (self.next + 1).min(self.tokens.len() - 1);
+        token
+    }
+
+    fn take(&mut self, symbol: &str) -> bool {
+        let here = matches!(self.peek(), Token::Symbol(s) if *s == symbol);
+        if here {
+            self.next += 1;
+        }
+        here
+    }
+
+    fn expect(&mut self, symbol: &str) -> Result<(), CompileError> {
+        if self.take(symbol) {
+            return Ok(());
+        }
+        Err(self.problem(&format!("mismatched input '{}' expecting '{symbol}'", self.word())))
+    }
+
+    fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, CompileError>) -> Result<T, CompileError> {
+        if self.depth == MAX_DEPTH {
+            return Err(self.problem(&format!("expression recursion limit exceeded: {MAX_DEPTH}")));
+        }
+        self.depth += 1;
+        let out = inner(self);
+        self.depth -= 1;
+        out
+    }
+
+    fn expression(&mut self) -> Parsed {
+        self.deeper(|p| {
+            let condition = p.binary(0)?;
+            let at = p.at();
+            if !p.take("?") {
+                return Ok(condition);
+            }
+            let yes = p.binary(0)?;
+            p.expect(":")?;
+            let no = p.expression()?;
+            Ok(operator(at, "_?_:_", vec![condition, yes, no]))
+        })
+    }
+
+    fn binary(&mut self, level: usize) -> Parsed {
+        const LEVELS: [&[(&str, &str)]; 5] = [
+            &[("||", "_||_")],
+            &[("&&", "_&&_")],
+            &[
+                ("==", "_==_"),
+                ("!=", "_!=_"),
+                ("<=", "_<=_"),
+                (">=", "_>=_"),
+                ("<", "_<_"),
+                (">", "_>_"),
+                ("in", "@in"),
+            ],
+            &[("+", "_+_"), ("-", "_-_")],
+            &[("*", "_*_"), ("/", "_/_"), ("%", "_%_")],
+        ];
+        let Some(operators) = LEVELS.get(level) else { return self.unary() };
+        let mut left = self.binary(level + 1)?;
+        let mut chain = 0;
+        loop {
+            let found = operators.iter().find(|(word, _)| match self.peek() {
+                Token::Symbol(symbol) => symbol == word,
+                Token::Ident(name) => name == word,
+                _ => false,
+            });
+            let Some((_, function)) = found else { return Ok(left) };
+            // A long chain is a deep tree too.
+            chain += 1;
+            if chain > 4 * MAX_DEPTH {
+                return Err(self.problem("expression has too many operators in a row"));
+            }
+            let at = self.at();
+            self.advance();
+            let right = self.binary(level + 1)?;
+            left = operator(at, function, vec![left, right]);
+        }
+    }
+
+    fn unary(&mut self) -> Parsed {
+        let at = self.at();
+        if self.take("!") {
+            let inner = self.deeper(Self::unary)?;
+            return Ok(operator(at, "!_", vec![inner]));
+        }
+        if !self.take("-") {
+            return self.member();
+        }
+        let kind = match self.peek() {
+            Token::Int(n) => Kind::Int(-n),
+            Token::MinInt => Kind::Int(i64::MIN),
+            Token::Double(n) => Kind::Double(-n),
+            _ => {
+                let inner = self.deeper(Self::unary)?;
+                return Ok(operator(at, "-_", vec![inner]));
+            }
+        };
+        self.advance();
+        self.postfix(Expr { at, kind })
+    }
+
+    fn member(&mut self) -> Parsed {
+        let primary = self.primary()?;
+        self.postfix(primary)
+    }
+
+    fn postfix(&mut self, mut expr: Expr) -> Parsed {
+        let mut chain = 0;
+        loop {
+            chain += 1;
+            if chain > 4 * MAX_DEPTH {
+                return Err(self.problem("expression has too many selections in a row"));
+            }
+            let at = self.at();
+            if self.take(".") {
+                expr = self.selection(expr, at)?;
+            } else if self.take(".?") {
+                let field = self.name(at)?;
+                expr = Expr { at, kind: Kind::Select { operand: Box::new(expr), field, optional: true } };
+            } else if matches!(self.peek(), Token::Symbol("[" | "[?")) {
+                let optional = matches!(self.advance(), Token::Symbol("[?"));
+                let index = self.expression()?;
+                self.expect("]")?;
+                expr = operator(at, if optional { "_[?_]" } else { "_[_]" }, vec![expr, index]);
+            } else if let (Token::Symbol("{"), Some(name)) = (self.peek(), dotted(&expr)) {
+                expr = self.structure(at, name)?;
+            } else {
+                return Ok(expr);
+            }
+        }
+    }
+
+    fn selection(&mut self, operand: Expr, at: usize) -> Parsed {
+        let field = self.name(at)?;
+        let open = self.at();
+        if !self.take("(") {
+            return Ok(Expr { at, kind: Kind::Select { operand: Box::new(operand), field, optional: false } });
+        }
+        let arguments = self.arguments()?;
+        let target = Some(Box::new(operand));
+        macros::expand(self.source, Expr { at: open, kind: Kind::Call { function: field, target, arguments } })
+    }
+
+    fn name(&mut self, at: usize) -> Result<String, CompileError> {
+        match self.peek().clone() {
+            Token::Ident(name) => {
+                self.advance();
+                Ok(name)
+            }
+            Token::End => Err(self.problem("no viable alternative at input '.'")),
+            _ => {
+                let input = self.source[at..self.at() + self.word().len()].to_owned();
+                Err(self.problem(&format!("no viable alternative at input '{input}'")))
+            }
+        }
+    }
+
+    fn arguments(&mut self) -> Result<Vec<Expr>, CompileError> {
+        let mut list = Vec::new();
+        if self.take(")") {
+            return Ok(list);
+        }
+        loop {
+            if list.is_empty() && self.starts_nothing() {
+                return Err(self.problem(&format!(
+                    "mismatched input '{}' expecting {{'[', '{{', '(', ')', {STARTS}",
+                    self.word_or_end()
+                )));
+            }
+            list.push(self.expression()?);
+            if !self.take(",") {
+                self.expect(")")?;
+                return Ok(list);
+            }
+        }
+    }
+
+    fn starts_nothing(&self) -> bool {
+        match self.peek() {
+            Token::End => true,
+            Token::Symbol(symbol) => !matches!(*symbol, "[" | "{" | "(" | "." | "-" | "!"),
+            _ => false,
+        }
+    }
+
+    fn word_or_end(&self) -> &str {
+        if *self.peek() == Token::End { "<EOF>" } else { self.word() }
+    }
+
+    fn primary(&mut self) -> Parsed {
+        let at = self.at();
+        let kind = match self.advance() {
+            Token::Int(n) => Kind::Int(n),
+            Token::Uint(n) => Kind::Uint(n),
+            Token::Double(n) => Kind::Double(n),
+            Token::String(text) => Kind::String(text),
+            Token::Bytes(bytes) => Kind::Bytes(bytes),
+            Token::Ident(name) => return self.identifier(at, name),
+            Token::Symbol(".") => {
+                let name = self.name(at)?;
+                return self.identifier(at, name);
+            }
+            Token::Symbol("(") => {
+                let inner = self.expression()?;
+                self.expect(")")?;
+                return Ok(inner);
+            }
+            Token::Symbol("[") => Kind::List(self.items()?),
+            Token::Symbol("[?") => {
+                // `[?x]` as a literal: the first item is optional.
+                let first = self.expression()?;
+                let mut items = vec![(first, true)];
+                if self.take(",") {
+                    items.extend(self.items()?);
+                } else {
+                    self.expect("]")?;
+                }
+                Kind::List(items)
+            }
+            Token::Symbol("{") => Kind::Map(self.entries()?),
+            found => {
+                self.next = self.tokens.iter().position(|(_, o)| *o >= at).unwrap_or(self.next);
+                let word = if matches!(found, Token::End) { "<EOF>" } else { self.word() };
+                return Err(self.problem(&format!("mismatched input '{word}' expecting {{'[', '{{', '(', {STARTS}")));
+            }
+        };
+        Ok(Expr { at, kind })
+    }
+
+    fn identifier(&mut self, at: usize, name: String) -> Parsed {
+        let kind = match name.as_str() {
+            "true" => Kind::Bool(true),
+            "false" => Kind::Bool(false),
+            "null" => Kind::Null,
+            _ if matches!(self.peek(), Token::Symbol("(")) => {
+                let open = self.at();
+                self.advance();
+                let arguments = self.arguments()?;
+                let call = Expr { at: open, kind: Kind::Call { function: name, target: None, arguments } };
+                return macros::expand(self.source, call);
+            }
+            "in" | "as" | "break" | "const" | "continue" | "else" | "for" | "function" | "if" | "import" | "let"
+            | "loop" | "package" | "namespace" | "return" | "var" | "void" | "while" => {
+                let what = format!("Syntax error: reserved identifier: {name}");
+                return Err(CompileError(shown(self.source, at, what.trim_start_matches("Syntax error: "))));
+            }
+            _ => Kind::Ident(name),
+        };
+        Ok(Expr { at, kind })
+    }
+
+    fn items(&mut self) -> Result<Vec<(Expr, bool)>, CompileError> {
+        let mut list = Vec::new();
+        while !self.take("]") {
+            let optional = self.take("?");
+            list.push((self.expression()?, optional));
+            if !self.take(",") {
+                self.expect("]")?;
+                break;
+            }
+        }
+        Ok(list)
+    }
+
+    fn entries(&mut self) -> Result<Vec<(Expr, Expr, bool)>, CompileError> {
+        let mut list = Vec::new();
+        while !self.take("}") {
+            let optional = self.take("?");
+            let key = self.expression()?;
+            self.expect(":")?;
+            list.push((key, self.expression()?, optional));
+            if !self.take(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(list)
+    }
+
+    fn structure(&mut self, at: usize, name: String) -> Parsed {
+        self.expect("{")?;
+        let mut fields = Vec::new();
+        while !self.take("}") {
+            let optional = self.take("?");
+            let field = self.name(self.at())?;
+            self.expect(":")?;
+            fields.push((field, self.expression()?, optional));
+            if !self.take(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(Expr { at, kind: Kind::Struct { name, fields } })
+    }
+}
+
+/// The name `a.b.C` that a chain of selections spells.
+pub(super) fn dotted(expr: &Expr) -> Option<String> {
+    match &expr.kind {
+        Kind::Ident(name) => Some(name.clone()),
+        Kind::Select { operand, field, optional: false } => Some(format!("{}.{field}", dotted(operand)?)),
+        _ => None,
+    }
+}
+
+fn operator(at: usize, function: &str, arguments: Vec<Expr>) -> Expr {
+    Expr { at, kind: Kind::Call { function: function.to_owned(), target: None, arguments } }
+}

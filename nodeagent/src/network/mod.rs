@@ -1,0 +1,9 @@
+//! The network of a node: its pods' addresses, Services, policies and names.
+
+pub mod dns;
+pub mod endpoints;
+pub mod nft;
+pub mod policy;
+pub mod proxy;
+mod service;
+mod sets;

@@ -1,0 +1,307 @@
+//! Pods in real containers of an own containerd. Skipped, with the reason, without root, containerd and busybox.
+
+mod api;
+mod runtime;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Api, Calls};
+use keelson_client::Client;
+use keelson_nodeagent::{Agent, AgentConfig};
+use runtime::Containerd;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How often something awaited is looked at before the test fails.
+const LOOKS: u32 = 900;
+/// The image.
+const BOX: &str = "keelson.test/box:1";
+
+/// An agent over an API and a runtime.
+struct Node {
+    api: Arc<Api>,
+    runtime: Containerd,
+    agent: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// `None`, with a word why, where real containers cannot run.
+    async fn start() -> Option<Self> {
+        if let Err(why) = runtime::can_run() {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+        let runtime = Containerd::start().unwrap();
+        runtime.import().await;
+        let mut node = Self { api: Api::new(), runtime, agent: None };
+        node.start_agent();
+        Some(node)
+    }
+
+    fn start_agent(&mut self) {
+        let at = |name: &str| self.runtime.dir.path().join(name);
+        let config = AgentConfig {
+            node_name: "n".into(),
+            client: Client::new(Arc::new(Calls(self.api.clone())), "test"),
+            runtime_socket: self.runtime.socket(),
+            data_dir: at("data"),
+            log_dir: at("logs"),
+            cni_conf_dir: at("net.d"),
+            node_ip: [127, 0, 0, 1].into(),
+            port: 10250,
+            credentials: None,
+            cluster_cidr: "10.244.0.0/16".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            cluster_dns: None,
+            serve_dns: false,
+            cluster_domain: "cluster.local".into(),
+            proxy: false,
+        };
+        self.agent = Some(tokio::spawn(async move {
+            Agent::run(config, CancellationToken::new()).await.unwrap();
+        }));
+    }
+
+    /// Ends the agent in the middle of whatever it does.
+    async fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.abort();
+            let _ = agent.await;
+        }
+    }
+
+    async fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) {
+        for _ in 0..LOOKS {
+            if holds(&self.api.pod(name)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{name}: {what}: {:#}", self.api.pod(name)["status"]);
+    }
+
+    fn log(&self, pod: &str, file: &str) -> String {
+        let path = format!("logs/default_{pod}_uid-{pod}/{file}");
+        std::fs::read_to_string(self.runtime.dir.path().join(path)).unwrap_or_default()
+    }
+
+    /// Nothing of any pod is left: containers, files, mounts.
+    async fn is_clean(&self) {
+        for _ in 0..LOOKS {
+            let containers = self.runtime.ctr(&["containers", "ls", "-q"]);
+            let dirs = std::fs::read_dir(self.runtime.dir.path().join("data/pods")).unwrap().count();
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let pods = self.runtime.dir.path().join("data/pods").display().to_string();
+            if containers.trim().is_empty() && dirs == 0 && !mounts.contains(&pods) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("something is left: {:?}", self.runtime.ctr(&["containers", "ls"]));
+    }
+}
+
+fn shell(script: &str) -> Value {
+    json!(["/bin/busybox", "sh", "-c", script])
+}
+
+fn pod(policy: &str, container: Value) -> Value {
+    let mut container = container;
+    container["image"] = BOX.into();
+    container["name"] = container["name"].as_str().unwrap_or("c").into();
+    json!({"hostNetwork": true, "restartPolicy": policy, "terminationGracePeriodSeconds": 1, "containers": [container]})
+}
+
+/// The first container's status.
+fn first(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]
+}
+
+fn ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+type Row = (&'static str, Value, fn(&Value) -> bool);
+
+/// Pods with volumes and with containers that come one after another.
+fn composed() -> Vec<Row> {
+    let mut volumes = pod(
+        "Never",
+        json!({
+            "command": shell("cat /cm/a /sub /down/labels; echo; /bin/busybox stat -Lc %a /cm/a; echo bye > /dev/termination-log; echo $FULL $(/bin/busybox id -u)"),
+            "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {"name": "FULL", "value": "$(NAME)-x"}],
+            "securityContext": {"runAsUser": 7},
+            "volumeMounts": [{"name": "cm", "mountPath": "/cm"}, {"name": "cm", "mountPath": "/sub", "subPath": "b"},
+                {"name": "down", "mountPath": "/down"}],
+        }),
+    );
+    volumes["volumes"] = json!([{"name": "cm", "configMap": {"name": "map", "defaultMode": 0o444}},
+        {"name": "down", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]);
+    let mut sidecar = pod("Never", json!({"command": shell("cat /e/order; sleep 1")}));
+    sidecar["volumes"] = json!([{"name": "e", "emptyDir": {"medium": "Memory"}}]);
+    sidecar["containers"][0]["volumeMounts"] = json!([{"name": "e", "mountPath": "/e"}]);
+    let init = |name: &str, script: &str, policy: Value| {
+        json!({"name": name, "image": BOX, "command": shell(script), "restartPolicy": policy,
+            "volumeMounts": [{"name": "e", "mountPath": "/e"}]})
+    };
+    sidecar["initContainers"] = json!([
+        init("one", "echo one >> /e/order", Value::Null),
+        init("side", "trap 'exit 0' TERM; echo side >> /e/order; while :; do sleep 0.1; done", "Always".into()),
+        init("two", "echo two >> /e/order", Value::Null)
+    ]);
+    vec![
+        ("volumes", volumes, |p| {
+            p["status"]["phase"] == "Succeeded" && first(p)["state"]["terminated"]["message"] == "bye\n"
+        }),
+        ("sidecar", sidecar, |p| {
+            let side = &p["status"]["initContainerStatuses"][1]["state"]["terminated"];
+            p["status"]["phase"] == "Succeeded" && side["exitCode"] == 0
+        }),
+    ]
+}
+
+fn rows() -> Vec<Row> {
+    let sleep = "exec /bin/busybox sleep 1000";
+    let mut late = pod("Always", json!({"command": shell(sleep)}));
+    late["activeDeadlineSeconds"] = 2.into();
+    let probe = |command: &str| json!({"exec": {"command": ["/bin/busybox", "sh", "-c", command]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut missing = pod("Always", json!({"command": shell(sleep)}));
+    missing["volumes"] = json!([{"name": "v", "configMap": {"name": "none"}}]);
+    let mut refused = pod("Always", json!({"command": shell(sleep)}));
+    refused["hostUsers"] = false.into();
+    let mut all = composed();
+    all.extend(vec![
+        ("late", late, |p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded"),
+        ("live", pod("Always", json!({"command": shell(sleep), "livenessProbe": probe("false")})), |p| {
+            first(p)["restartCount"].as_i64() >= Some(1)
+        }),
+        ("unready", pod("Always", json!({"command": shell(sleep), "readinessProbe": probe("false")})), |p| {
+            p["status"]["phase"] == "Running" && !ready(p) && first(p)["started"] == true
+        }),
+        (
+            "ready",
+            pod(
+                "Always",
+                json!({"command": shell("touch /x; exec /bin/busybox sleep 1000"), "readinessProbe": probe("test -e /x"), "startupProbe": probe("true")}),
+            ),
+            ready,
+        ),
+        (
+            "crash",
+            pod(
+                "Always",
+                json!({"command": shell("echo dying; exit 3"), "terminationMessagePolicy": "FallbackToLogsOnError"}),
+            ),
+            |p| {
+                first(p)["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+                    && first(p)["lastState"]["terminated"]["message"] == "dying"
+            },
+        ),
+        ("failed", pod("OnFailure", json!({"command": shell("test -e /dev/shm/x && exit 0; exit 1")})), |p| {
+            first(p)["restartCount"].as_i64() >= Some(1)
+        }),
+        ("root", pod("Always", json!({"command": shell(sleep), "securityContext": {"runAsNonRoot": true}})), |p| {
+            first(p)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+        }),
+        ("noimage", pod("Always", json!({"imagePullPolicy": "Never"})), |p| p["status"]["phase"] == "Running"),
+        ("nocommand", pod("Never", json!({"command": ["/none"]})), |p| p["status"]["phase"] == "Failed"),
+        (
+            "hooked",
+            pod(
+                "Always",
+                json!({"command": shell(sleep), "lifecycle": {"postStart": {"exec": {"command": shell("touch /dev/shm/hooked")}}}, "readinessProbe": probe("test -e /dev/shm/hooked")}),
+            ),
+            ready,
+        ),
+        ("missing", missing, |p| {
+            p["status"]["phase"] == "Pending" && first(p)["state"]["waiting"]["reason"] == "ContainerCreating"
+        }),
+        ("refused", refused, |p| p["status"]["phase"] == "Pending"),
+    ]);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_all_sorts() {
+    let Some(mut node) = Node::start().await else { return };
+    node.api.config_map("map", json!({"a": "one\n", "b": "two\n"}));
+    for (name, spec, _) in rows() {
+        node.api.create(name, spec);
+    }
+    for (name, _, holds) in rows() {
+        node.until(name, "comes to its state", holds).await;
+    }
+    let log = node.log("volumes", "c/0.log");
+    for wanted in ["one", "two", "app=\"volumes\"", "444", "volumes-x 7"] {
+        assert!(log.contains(wanted), "{wanted}: {log}");
+    }
+    let order: Vec<_> =
+        node.log("sidecar", "c/0.log").lines().filter_map(|l| l.rsplit(' ').next().map(str::to_owned)).collect();
+    assert_eq!(order, ["one", "side", "two"]);
+    for (name, _, _) in rows() {
+        node.api.delete(name, 1);
+    }
+    for (name, _, _) in rows() {
+        node.until(name, "is confirmed as deleted", Value::is_null).await;
+    }
+    node.is_clean().await;
+    node.kill_agent().await;
+}
+
+/// The ids of the running containers of the pods, each of which must have exactly one.
+fn ids(node: &Node, names: &[String]) -> Vec<Value> {
+    names.iter().map(|name| first(&node.api.pod(name))["containerID"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_outlive_agent_and_runtime() {
+    let Some(mut node) = Node::start().await else { return };
+    let names: Vec<String> = (0..6).map(|i| format!("p{i}")).collect();
+    let spec = || pod("Always", json!({"command": shell("exec /bin/busybox sleep 1000")}));
+    names.iter().for_each(|name| node.api.create(name, spec()));
+    // The agent dies again and again while it starts them.
+    for pause in [30, 90, 200, 350, 500] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        node.kill_agent().await;
+        node.start_agent();
+    }
+    for name in &names {
+        node.until(name, "runs", |p| ready(p) && first(p)["restartCount"] == 0).await;
+    }
+    let before = ids(&node, &names);
+    // The runtime dies, alone and together with the agent; pods that come meanwhile start later.
+    for both in [false, true] {
+        if both {
+            node.kill_agent().await;
+        }
+        node.runtime.crash().unwrap();
+        let late = format!("late{both}");
+        node.api.create(&late, spec());
+        if both {
+            node.start_agent();
+        }
+        node.until(&late, "runs", ready).await;
+    }
+    for name in &names {
+        node.until(name, "still runs", ready).await;
+    }
+    let after: Vec<Value> =
+        names.iter().map(|name| node.api.pod(name)["status"]["containerStatuses"].clone()).collect();
+    assert_eq!(ids(&node, &names), before, "they are the same containers: {after:#?}");
+    let tasks = node.runtime.ctr(&["tasks", "ls", "-q"]);
+    assert_eq!(tasks.lines().count(), 2 * (names.len() + 2), "a sandbox and a container for each pod:\n{tasks}");
+    // Pods deleted while nobody looks are removed by the next agent; one vanishes from the API at once.
+    node.kill_agent().await;
+    let all: Vec<String> = names.iter().cloned().chain(["latefalse".into(), "latetrue".into()]).collect();
+    all.iter().for_each(|name| node.api.delete(name, 1));
+    node.api.forget("p0");
+    node.start_agent();
+    for name in &all {
+        node.until(name, "is confirmed as deleted", Value::is_null).await;
+    }
+    node.is_clean().await;
+    node.kill_agent().await;
+}
