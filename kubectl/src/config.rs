@@ -179,7 +179,10 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
         None if name.is_empty() || parsed.text("context").is_empty() => &nothing,
         None => return Err(Failure::new(format!("context \"{name}\" does not exist"))),
     };
-    let chosen = |flag: &str, key: &str| match parsed.text(flag) {
+    // `create rolebinding --user` names subjects.
+    let is_subject = parsed.command.ends_with("binding");
+    let own = |flag: &str| if flag == "user" && is_subject { "" } else { parsed.text(flag) };
+    let chosen = |flag: &str, key: &str| match own(flag) {
         "" => context[key].as_str().unwrap_or_default().to_owned(),
         given => given.to_owned(),
     };
@@ -191,7 +194,7 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
     let cluster = find("clusters", &chosen("cluster", "cluster"))?;
     let user = match find("users", &chosen("user", "user")) {
         Ok(user) => user,
-        Err(_) if parsed.text("user").is_empty() => Value::Object(Map::new()),
+        Err(_) if own("user").is_empty() => Value::Object(Map::new()),
         Err(_) => return Err(Failure::new(format!("auth info \"{}\" does not exist", parsed.text("user")))),
     };
     let server = match (parsed.text("server"), cluster["server"].as_str()) {

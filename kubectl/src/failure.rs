@@ -70,7 +70,13 @@ fn server(status: &Value) -> String {
         "Invalid" => {
             let details = &status["details"];
             let of = match details["name"].as_str().unwrap_or_default() {
-                "" => format!("The {} is invalid", details["kind"].as_str().unwrap_or_default()),
+                "" if details["kind"].as_str().unwrap_or_default().is_empty() => {
+                    return match message {
+                        "" => "The request is invalid".into(),
+                        message => format!("The request is invalid: {message}"),
+                    };
+                }
+                "" => format!("The {} \"\" is invalid", details["kind"].as_str().unwrap_or_default()),
                 name => format!("The {} \"{name}\" is invalid", details["kind"].as_str().unwrap_or_default()),
             };
             let causes = details["causes"].as_array().map_or(&[][..], Vec::as_slice);

@@ -121,8 +121,7 @@ impl Parsed {
         rest: &mut std::slice::Iter<'_, String>,
         wrong: &impl Fn(String) -> Failure,
     ) -> Outcome {
-        let mut chars = cluster.char_indices();
-        while let Some((at, c)) = chars.next() {
+        for (at, c) in cluster.char_indices() {
             let flag = flags.iter().find(|f| f.short == Some(c));
             let flag = flag.ok_or_else(|| wrong(format!("unknown shorthand flag: '{c}' in -{cluster}")))?;
             let after = &cluster[at + c.len_utf8()..];

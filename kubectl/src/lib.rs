@@ -64,6 +64,23 @@ async fn dispatch(args: &[String]) -> Outcome {
     (command.run)(&session).await
 }
 
+/// Commands of kubectl that are not here yet.
+const NOT_YET: &[&str] = &[
+    "alpha",
+    "attach",
+    "completion",
+    "cp",
+    "debug",
+    "describe",
+    "diff",
+    "explain",
+    "kustomize",
+    "plugin",
+    "port-forward",
+    "proxy",
+    "top",
+];
+
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     let group: Vec<&Command> = match words.first() {
         Some(word) => COMMANDS.iter().filter(|c| c.path.split(' ').next() == Some(word)).collect(),
@@ -71,6 +88,9 @@ fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     };
     if group.is_empty() {
         let word = words.first().copied().unwrap_or_default();
+        if NOT_YET.contains(&word) {
+            return Err(Failure::new(format!("{word} is not supported yet: use upstream's kubectl for it")));
+        }
         return Err(Failure::Error(format!("unknown command {word:?} for \"kubectl\"")));
     }
     if let [_, unknown, ..] = words {

@@ -63,15 +63,12 @@ pub async fn patch(session: &Session) -> Outcome {
         "merge" => "merge-patch",
         "json" => "json-patch",
         other => {
-            return Err(Failure::Plain(format!(
-                "error: --type must be one of [json merge strategic], not {other:?}\nSee 'kubectl patch -h' for help and \
-                 examples"
-            )));
+            return Err(Failure::new(format!("--type must be one of [json merge strategic], not {other:?}")));
         }
     };
     let text = match (parsed.text("patch"), parsed.text("patch-file")) {
         ("", "") => {
-            return Err(parsed.usage("must specify --patch or --patch-file containing the contents of the patch"));
+            return Err(Failure::new("must specify --patch or --patch-file containing the contents of the patch"));
         }
         ("", file) => {
             std::fs::read_to_string(file).map_err(|e| Failure::new(format!("unable to read patch file: {e}")))?
@@ -108,7 +105,12 @@ pub async fn patch(session: &Session) -> Outcome {
         let mut same = (before.clone(), after.clone());
         strip_managed(&mut same.0);
         strip_managed(&mut same.1);
-        changed(parsed, &after, if same.0 == same.1 { "patched (no change)" } else { "patched" })?;
+        let done = if same.0 == same.1 { "patched (no change)" } else { "patched" };
+        match Format::of(parsed)? {
+            // kubectl says nothing of a dry run on the server's side here.
+            Format::Default if parsed.text("dry-run") == "server" => println!("{} {done}", name_of(&after)),
+            _ => changed(parsed, &after, done)?,
+        }
     }
     Ok(())
 }

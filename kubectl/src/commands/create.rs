@@ -137,10 +137,10 @@ pub async fn create_files(session: &Session) -> Outcome {
     }
     let mut failed = None;
     for object in from_files(session).await? {
-        if let Err(error) = create(session, object).await {
-            if let Some(before) = failed.replace(error) {
-                eprintln!("{before}");
-            }
+        if let Err(error) = create(session, object).await
+            && let Some(before) = failed.replace(error)
+        {
+            eprintln!("{before}");
         }
     }
     failed.map_or(Ok(()), Err)

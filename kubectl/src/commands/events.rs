@@ -108,7 +108,7 @@ pub async fn events(session: &Session) -> Outcome {
             _ => age(last_seen(event)),
         };
         let about = &event["involvedObject"];
-        let row = vec![
+        let row = [
             text(&event["metadata"]["namespace"]),
             seen,
             text(&event["type"]),

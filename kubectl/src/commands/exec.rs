@@ -61,7 +61,7 @@ pub async fn exec(session: &Session) -> Outcome {
     let Some(dashed) = &parsed.after_dash else {
         return Err(match parsed.args.len() {
             0 => parsed.usage("pod, type/name or --filename must be specified"),
-            1 => parsed.usage("you must specify at least one command for the container"),
+            1 => Failure::new("you must specify at least one command for the container"),
             _ => Failure::Plain("error: exec [POD] [COMMAND] is not supported anymore. Use exec [POD] -- [COMMAND] instead\nSee 'kubectl exec -h' for help and examples".into()),
         });
     };
@@ -69,7 +69,7 @@ pub async fn exec(session: &Session) -> Outcome {
         return Err(parsed.usage("pod, type/name or --filename must be specified"));
     };
     if dashed.is_empty() {
-        return Err(parsed.usage("you must specify at least one command for the container"));
+        return Err(Failure::new("you must specify at least one command for the container"));
     }
     let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
     let (kind, name) = objects::one(session, &[target]).await?;

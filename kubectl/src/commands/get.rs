@@ -76,11 +76,7 @@ pub async fn get(session: &Session) -> Outcome {
         return Err(Failure::new("a resource cannot be retrieved by name across all namespaces"));
     }
     if named && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
-        let what = if parsed.is_set("selector") { "selectors" } else { "selectors" };
-        return Err(Failure::new(format!(
-            "name cannot be provided when a {} is specified",
-            what.trim_end_matches('s')
-        )));
+        return Err(Failure::new("name cannot be provided when a selector is specified"));
     }
     if parsed.on("watch") || parsed.on("watch-only") {
         return watch(session, &targets, &format).await;

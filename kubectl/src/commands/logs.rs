@@ -120,7 +120,13 @@ pub async fn logs(session: &Session) -> Outcome {
         Some(arg) => {
             let arg = if arg.contains('/') { arg.clone() } else { format!("pods/{arg}") };
             let (kind, name) = objects::one(session, &[arg]).await?;
-            let all = pods_of(session, &kind, &name).await?;
+            let all = pods_of(session, &kind, &name).await.map_err(|error| match error.is_not_found() {
+                true if kind.plural == "pods" => Failure::new(format!(
+                    "error from server (NotFound): pods {name:?} not found in namespace {:?}",
+                    session.namespace().unwrap_or_default()
+                )),
+                _ => error,
+            })?;
             if kind.plural != "pods" && all.len() > 1 && !parsed.on("all-pods") {
                 let first = all[0]["metadata"]["name"].as_str().unwrap_or_default();
                 eprintln!("Found {} pods, using pod/{first}", all.len());

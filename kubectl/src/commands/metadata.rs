@@ -111,13 +111,13 @@ async fn change(
     if !parsed.on("overwrite") {
         let taken = |(key, value): &(&String, &Value)| have.get(*key).is_some_and(|old| old != *value);
         if let Some((key, _)) = set.iter().find(taken) {
-            return Err(Failure::new(match word {
+            return Err(Failure::Plain(match word {
                 "label" => format!(
                     "'{key}' already has a value ({}), and --overwrite is false",
                     have[key].as_str().unwrap_or_default()
                 ),
                 _ => format!(
-                    "--overwrite is false but found the following declared annotation(s): '{key}' already has a value ({})",
+                    "error: --overwrite is false but found the following declared annotation(s): '{key}' already has a value ({})",
                     have[key].as_str().unwrap_or_default()
                 ),
             }));

@@ -118,6 +118,9 @@ pub async fn uncordon(session: &Session) -> Outcome {
     Ok(())
 }
 
+/// Pods, each with a reason.
+type Reasons = Vec<(&'static str, String)>;
+
 /// Why a pod must not be evicted, or is left alone.
 enum Stay {
     Refuse(&'static str),
@@ -165,8 +168,8 @@ pub async fn drain(session: &Session) -> Outcome {
         let query = query(&[("fieldSelector", &fields), ("labelSelector", parsed.text("pod-selector"))]);
         let list = session.get(&format!("/api/v1/pods{query}")).await?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
-        let (mut evicted, mut refused, mut ignored): (Vec<Value>, Vec<(&str, String)>, Vec<(&str, String)>) =
-            Default::default();
+        let mut evicted: Vec<Value> = Vec::new();
+        let (mut refused, mut ignored) = (Reasons::new(), Reasons::new());
         for pod in pods {
             let shown = format!("{}/{}", pod["metadata"]["namespace"].as_str().unwrap_or_default(), name(&pod));
             match stays(session, &pod) {
@@ -176,7 +179,7 @@ pub async fn drain(session: &Session) -> Outcome {
                 None => evicted.push(pod),
             }
         }
-        let grouped = |all: &[(&str, String)]| {
+        let grouped = |all: &Reasons| {
             let mut reasons: Vec<&str> = all.iter().map(|(why, _)| *why).collect();
             reasons.dedup();
             let texts = reasons.iter().map(|reason| {

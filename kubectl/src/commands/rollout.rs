@@ -330,7 +330,7 @@ fn standing(kind: &Kind, object: &Value) -> Outcome<(String, bool)> {
         }
         "statefulsets" => {
             if spec["updateStrategy"]["type"] != "RollingUpdate" {
-                return Err(Failure::new(format!("rollout status is only available for RollingUpdate strategy type")));
+                return Err(Failure::new("rollout status is only available for RollingUpdate strategy type"));
             }
             if !observed {
                 return Ok(("Waiting for statefulset spec update to be observed...".into(), false));

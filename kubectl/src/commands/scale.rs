@@ -57,7 +57,13 @@ pub async fn scale(session: &Session) -> Outcome {
         ));
     }
     let current = parsed.number("current-replicas")?;
-    for (kind, object) in named(session, &parsed.args).await? {
+    let found = named(session, &parsed.args).await.map_err(|error| match &error {
+        Failure::Server(status) if error.is_not_found() => {
+            Failure::new(format!("no objects passed to scale {}", status["message"].as_str().unwrap_or_default()))
+        }
+        _ => error,
+    })?;
+    for (kind, object) in found {
         let path = format!("{}/scale", path_of(&kind, &object));
         if !is_client_dry_run(session)? {
             let scale = session.get(&path).await.map_err(|error| match error.is_not_found() {
@@ -112,7 +118,7 @@ pub async fn autoscale(session: &Session) -> Outcome {
         let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
         let mut autoscaler = json!({
             "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": own, "namespace": object["metadata"]["namespace"]},
+            "metadata": {"name": own},
             "spec": {
                 "maxReplicas": max,
                 "scaleTargetRef": {"apiVersion": kind.api_version(), "kind": kind.kind, "name": name},
@@ -126,17 +132,17 @@ pub async fn autoscale(session: &Session) -> Outcome {
             autoscaler["spec"]["metrics"] =
                 json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
         }
-        create_autoscaler(session, autoscaler).await?;
+        create_autoscaler(session, autoscaler, &object).await?;
     }
     Ok(())
 }
 
-async fn create_autoscaler(session: &Session, object: Value) -> Outcome {
+async fn create_autoscaler(session: &Session, object: Value, target: &Value) -> Outcome {
     let kind = crate::kinds::of_object(session, &object).await?;
     if is_client_dry_run(session)? {
         return changed(&session.parsed, &object, "autoscaled");
     }
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    let namespace = target["metadata"]["namespace"].as_str().unwrap_or_default();
     let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-autoscale")?);
     let made = session.post(&path, &object).await?;
     changed(&session.parsed, &made, "autoscaled")

@@ -150,10 +150,7 @@ async fn until(
             };
         }
         if started.elapsed() >= timeout {
-            return Err(Failure::new(format!(
-                "timed out waiting for the condition on {}/{name}",
-                kind.qualified_plural()
-            )));
+            return Err(Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural)));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -178,6 +175,9 @@ async fn awaited(session: &Session, wanted: &For) -> Outcome<Vec<Awaited>> {
                 For::Create => None,
                 _ => session.get(&path).await.ok().and_then(|o| o["metadata"]["uid"].as_str().map(str::to_owned)),
             };
+            if uid.is_none() && matches!(wanted, For::Delete) {
+                continue;
+            }
             if uid.is_none() && matches!(wanted, For::Condition(..) | For::Path(..)) {
                 session.get(&path).await?;
             }
