@@ -24,8 +24,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, crd, discovery, health, metrics, negotiate, openapi, quota, respond,
-    streams, subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
+    request, respond, scheduling, streams, subresources,
 };
 
 /// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
@@ -64,6 +64,7 @@ pub struct ApiServer {
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
@@ -79,10 +80,11 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
-        let customs: Arc<crd::Table> = Arc::default();
         let hooks = Arc::new(Hooks::new(objects.clone()));
+        let customs = Arc::new(crd::Table::new(hooks.clone()));
         let server = Arc::new(Self {
             customs: customs.clone(),
+            advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
@@ -110,6 +112,17 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
+        let warning = request::deprecation(request.uri().path());
+        let gzip = respond::accepts_gzip(request.headers());
+        let answer = self.answer(media, user, request).await;
+        let mut response = respond::compressed(gzip, answer).await;
+        if let Some(warning) = warning {
+            body::warn(&mut response, &[warning.to_owned()]);
+        }
+        response
+    }
+
+    async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::refusal(media, &status),
@@ -132,6 +145,9 @@ impl ApiServer {
                 self.authorize(&user, &attributes)?;
                 if path == bindings::PATH {
                     return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
+                }
+                if path == scheduling::WHAT_IF && parts.method == Method::POST {
+                    return self.advise(scheduling::Question::WhatIf(bytes)).await;
                 }
                 self.path(&parts, &path, bytes).await
             }
@@ -182,6 +198,9 @@ impl ApiServer {
         }
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
+        }
+        if components::is_computed(call) {
+            return self.components(call).await;
         }
         match verb {
             "get" => self.get(call).await,
@@ -250,10 +269,7 @@ impl ApiServer {
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer) {
-            Ok(other) => Ok(other.unwrap_or(user)),
-            Err(refused) => Err(authz::refusal(&user, &refused.0, &refused.1)),
-        }
+        Ok(authn::impersonate(headers, &user, &*self.authorizer)?.unwrap_or(user))
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.

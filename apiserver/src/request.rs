@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
+use crate::scheduling;
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +67,11 @@ impl Query {
     }
 }
 
+/// Text with its percent escapes decoded.
+pub fn percent_decoded(text: &str) -> String {
+    decode(text, false)
+}
+
 /// Percent-decodes; `+` is a space in queries only.
 fn decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
@@ -85,6 +91,20 @@ fn decode(text: &str, plus: bool) -> String {
         i += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What is said of a path of a built-in resource that is deprecated.
+pub fn deprecation(path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix("/api/v1/")?;
+    let rest = match rest.strip_prefix("namespaces/").and_then(|inner| inner.split_once('/')) {
+        Some((_, inner)) => inner,
+        None => rest,
+    };
+    match rest.split('/').next().unwrap_or_default() {
+        "endpoints" => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        "componentstatuses" => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
+    }
 }
 
 /// A request for a resource.
@@ -118,11 +138,11 @@ impl ResourceRequest {
     }
 
     /// An object of this version as it goes to the store.
-    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> std::borrow::Cow<'a, Value> {
-        match &self.custom {
-            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)),
+    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> Result<std::borrow::Cow<'a, Value>, Status> {
+        Ok(match &self.custom {
+            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)?),
             None => std::borrow::Cow::Borrowed(object),
-        }
+        })
     }
 
     /// A stored object, parsed, in the version that is asked for.
@@ -178,7 +198,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     if def.scope == Scope::Cluster && !namespace.is_empty() {
         return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
-    if !subresource.is_empty() && !def.subresources.iter().any(|s| s.name == subresource) {
+    if !subresource.is_empty()
+        && !def.subresources.iter().any(|s| s.name == subresource)
+        && !scheduling::is_served(def, subresource)
+    {
         return Err(match def.custom {
             true => Status::not_found(def.group, def.plural, name),
             false => Status::no_such_path(),
@@ -216,6 +239,16 @@ fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
     })
 }
 
+/// The name that a list or watch asks for with a field selector: it counts as a name for authorization.
+fn named_by_field(query: &Query) -> String {
+    let selector = query.get("fieldSelector").unwrap_or_default();
+    let name = selector.split(',').find_map(|part| {
+        let (key, value) = part.split_once('=')?;
+        (key == "metadata.name").then(|| value.trim_start_matches('=').to_owned())
+    });
+    name.unwrap_or_default()
+}
+
 impl Target {
     /// As authorizers see it.
     pub fn attributes(&self, method: &Method) -> Attributes {
@@ -232,7 +265,7 @@ impl Target {
                 } else {
                     r.namespace.clone()
                 },
-                name: r.name.clone(),
+                name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
                 path: String::new(),
             },
             Self::Path(path) => {
@@ -245,6 +278,15 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deprecated_paths() {
+        assert!(deprecation("/api/v1/namespaces/x/endpoints/y").is_some_and(|text| text.contains("EndpointSlice")));
+        assert!(deprecation("/api/v1/componentstatuses").is_some());
+        for path in ["/api/v1/namespaces/endpoints", "/api/v1/pods", "/apis/apps/v1/endpoints"] {
+            assert_eq!(deprecation(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn paths() {

@@ -8,6 +8,7 @@ mod cluster;
 mod load;
 mod process;
 mod report;
+mod scheduler;
 mod start;
 mod watchers;
 
@@ -61,6 +62,11 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench {
+        name: "scheduler",
+        about: "10,000 pods on 5,000 hollow nodes, created to bound",
+        run: |o| scheduler::run(o).boxed(),
+    },
     Bench {
         name: "cluster",
         about: "exec to a running container, three servers and two agents, a dead leader; needs root",

@@ -52,6 +52,10 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Run the scheduler alone, against any Kubernetes API
     Scheduler(SchedulerArgs),
+    /// Show for a pod, node by node, which filter refuses it or how the scores add up
+    ExplainScheduling(ExplainArgs),
+    /// Show where pods would go: new ones, those of drained or lost nodes, with more nodes; nothing is written
+    WhatIf(WhatIfArgs),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
     /// What kubectl does, in the same words (also when this program is called through a link named kubectl)
@@ -204,6 +208,51 @@ pub struct SchedulerArgs {
     /// KubeSchedulerConfiguration (v1): profiles, plugins, extenders
     #[arg(long = "scheduler-config", env = "KEELSON_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+}
+
+/// Flags of `keelson explain-scheduling`.
+#[derive(Flags, Clone, Debug)]
+pub struct ExplainArgs {
+    /// The pod: NAME or pod/NAME
+    pub pod: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// json, for machines
+    #[arg(short, long)]
+    pub output: Option<String>,
+    /// How the cluster is reached.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// Flags of `keelson what-if`.
+#[derive(Flags, Clone, Debug)]
+pub struct WhatIfArgs {
+    /// Pods that would be created (a YAML file)
+    #[arg(short, long)]
+    pub filename: Option<PathBuf>,
+    /// How many of each
+    #[arg(long, default_value_t = 1)]
+    pub replicas: usize,
+    /// Nodes that would be drained (comma-separated)
+    #[arg(long, value_delimiter = ',')]
+    pub drain: Vec<String>,
+    /// Nodes that would be lost (comma-separated)
+    #[arg(long, value_delimiter = ',')]
+    pub lose: Vec<String>,
+    /// Nodes that would be added
+    #[arg(long, default_value_t = 0)]
+    pub add_nodes: usize,
+    /// The node that these are like
+    #[arg(long)]
+    pub like: Option<String>,
+    /// json, for machines
+    #[arg(short, long)]
+    pub output: Option<String>,
+    /// How the cluster is reached.
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// Flags that tools share.

@@ -77,6 +77,8 @@ fn run() -> anyhow::Result<()> {
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Scheduler(args) => scheduler::run(args).await,
             args::Command::Kubectl { args } => std::process::exit(keelson_kubectl::run(args).await.into()),
+            args::Command::ExplainScheduling(args) => scheduler::explain_scheduling(args).await,
+            args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,
         }

@@ -1,13 +1,20 @@
-//! `keelson scheduler`: the scheduler alone, against any Kubernetes API; and reading its configuration for `keelson server`.
+//! `keelson scheduler`: the scheduler alone, against any Kubernetes API; what `keelson server` needs for its own; and the
+//! commands that ask it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use futures::FutureExt;
+use keelson_apiserver::scheduling::{Advisor, Question, SUBRESOURCE, WHAT_IF};
+use keelson_client::Client;
+use keelson_machinery::status::Status;
 use keelson_scheduler::Config;
-use serde_json::Value;
+use keelson_scheduler::explain::{Unanswered, explain, what_if};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::SchedulerArgs;
+use crate::args::{ExplainArgs, SchedulerArgs, WhatIfArgs};
 use crate::server::terminated;
 
 /// Runs until told to stop.
@@ -29,4 +36,128 @@ pub fn config(file: Option<&Path>) -> Result<Option<Value>> {
     let value: Value = serde_saphyr::from_str(&text).with_context(|| format!("{file:?} is not YAML"))?;
     Config::parse(value.clone(), &mut Default::default()).with_context(|| format!("{file:?}"))?;
     Ok(Some(value))
+}
+
+/// Answers the API server's questions about scheduling, from the cluster as it is when asked.
+pub fn advisor(client: Client, config: Option<Value>) -> Advisor {
+    let config = Arc::new(config);
+    Arc::new(move |question| {
+        let (client, config) = (client.clone(), config.clone());
+        async move {
+            let config = (*config).as_ref();
+            let answer = match question {
+                Question::Explain { namespace, name } => explain(&client, config, &namespace, &name).await,
+                Question::WhatIf(bytes) => what_if(&client, config, &bytes).await,
+            };
+            answer.map_err(|error| match error {
+                Unanswered::NotFound(what) => {
+                    Status { code: 404, reason: "NotFound".into(), ..Status::bad_request(format!("{what} not found")) }
+                }
+                Unanswered::Invalid(why) => Status::bad_request(why),
+                other => Status::internal(&other.to_string()),
+            })
+        }
+        .boxed()
+    })
+}
+
+fn client(kubeconfig: &Path) -> Result<Client> {
+    keelson_client::https::from_kubeconfig(kubeconfig, "keelson")
+        .with_context(|| format!("cannot use {}: name another with --kubeconfig", kubeconfig.display()))
+}
+
+/// `keelson explain-scheduling`
+pub async fn explain_scheduling(args: ExplainArgs) -> Result<()> {
+    let name = args.pod.strip_prefix("pod/").unwrap_or(&args.pod);
+    let path = format!("/api/v1/namespaces/{}/pods/{name}/{SUBRESOURCE}", args.namespace);
+    let answer: Value = client(&args.access.kubeconfig)?.read(&path, "application/json").await?;
+    match args.output.as_deref() {
+        Some("json") => println!("{answer:#}"),
+        None => print!("{}", explained(&answer)),
+        Some(other) => bail!("-o {other}: only json is known"),
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], |list| list)
+}
+
+/// An explanation as a table.
+fn explained(answer: &Value) -> String {
+    let mut out = format!("pod {} (scheduler {})", text(&answer["pod"]), text(&answer["scheduler"]));
+    out += &match text(&answer["currentNode"]) {
+        "" => ", not on a node\n".to_owned(),
+        node => format!(", on {node}\n"),
+    };
+    if let Some(why) = answer["blocked"].as_str() {
+        out += &format!("blocked: {why}\n");
+    }
+    let best: Vec<&str> = items(&answer["best"]).iter().map(text).collect();
+    match best[..] {
+        [] => out += "no node can take it now\n",
+        [one] => out += &format!("would go to {one}\n"),
+        [first, ..] => {
+            out += &format!("would go to one of {} nodes with the same score, such as {first}\n", best.len())
+        }
+    }
+    out += &format!("\n{:<32} {:>6}  {}\n", "NODE", "SCORE", "WHY");
+    for node in items(&answer["nodes"]) {
+        let why = match node["refusedBy"].as_str() {
+            Some(plugin) => {
+                let reasons: Vec<&str> = items(&node["reasons"]).iter().map(text).collect();
+                format!("{plugin}: {}", reasons.join(", "))
+            }
+            None => {
+                let scores = node["scores"].as_object().into_iter().flatten();
+                scores.map(|(plugin, score)| format!("{plugin}={score}")).collect::<Vec<_>>().join(" ")
+            }
+        };
+        let score = node["score"].as_i64().map_or("-".to_owned(), |s| s.to_string());
+        out += &format!("{:<32} {score:>6}  {why}\n", text(&node["node"]));
+    }
+    out
+}
+
+/// `keelson what-if`
+pub async fn ask_what_if(args: WhatIfArgs) -> Result<()> {
+    let mut question = json!({"drain": args.drain, "lose": args.lose, "replicas": args.replicas});
+    if let Some(file) = &args.filename {
+        let content = std::fs::read_to_string(file).with_context(|| format!("cannot read {file:?}"))?;
+        let pods: Vec<Value> =
+            serde_saphyr::from_multiple(&content).with_context(|| format!("{file:?} is not YAML"))?;
+        question["pods"] = pods.into();
+    }
+    match (args.add_nodes, args.like) {
+        (0, None) => {}
+        (count, Some(like)) if count > 0 => question["addNodes"] = json!({"count": count, "like": like}),
+        _ => bail!("--add-nodes COUNT and --like NODE go together"),
+    }
+    let body = question.to_string().into();
+    let client = client(&args.access.kubeconfig)?;
+    let answer: Value = client.request(http::Method::POST, WHAT_IF, Some("application/json"), body).await?;
+    match args.output.as_deref() {
+        Some("json") => println!("{answer:#}"),
+        None => print!("{}", outlook(&answer)),
+        Some(other) => bail!("-o {other}: only json is known"),
+    }
+    Ok(())
+}
+
+fn outlook(answer: &Value) -> String {
+    let mut out = String::new();
+    for (pod, node) in answer["placed"].as_object().into_iter().flatten() {
+        out += &format!("{pod:<56} -> {}\n", text(node));
+    }
+    for (pod, why) in answer["unschedulable"].as_object().into_iter().flatten() {
+        out += &format!("{pod:<56} unschedulable: {}\n", text(why));
+    }
+    for pod in items(&answer["preempted"]) {
+        out += &format!("{:<56} preempted\n", text(pod));
+    }
+    if out.is_empty() { "nothing would change\n".into() } else { out }
 }

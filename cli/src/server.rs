@@ -206,6 +206,8 @@ fn components(
         tokio::spawn(leader::run(kv.clone(), "controllers", identity.name.clone(), task, stop.clone()));
     }
     if !args.no_scheduler {
+        let asking = client(server, "system:kube-scheduler", "kube-scheduler");
+        server.set_advisor(crate::scheduler::advisor(asking, scheduler.clone()));
         let client = client(server, "system:kube-scheduler", "kube-scheduler");
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), running))

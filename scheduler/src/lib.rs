@@ -14,6 +14,7 @@ pub mod config;
 pub mod core;
 pub mod cycle;
 pub mod events;
+pub mod explain;
 pub mod groups;
 pub mod intern;
 pub mod matchers;

@@ -23,5 +23,10 @@ pub fn run_bench(args: &[String]) -> Result<()> {
     if !given {
         bench.arg("--keelson").arg(built.join("keelson"));
     }
-    run(&mut bench)
+    run(&mut bench)?;
+    if matches!(args.first().map(String::as_str), Some("scheduler" | "all")) {
+        step("scheduling alone");
+        run(&mut command("cargo", &["bench", "--package", "keelson-scheduler"]))?;
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod bindings;
 mod cluster_info;
+mod flow;
 mod roles;
 mod table;
 mod token_secret;
@@ -59,6 +60,7 @@ pub fn objects() -> Vec<Value> {
         .to_value("kube-public"),
     );
     objects.extend(bindings::BINDINGS.iter().map(binding));
+    objects.extend(flow::objects());
     objects
 }
 
@@ -139,6 +141,8 @@ fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
         ("RoleBinding", "rolebindings"),
         ("ConfigMap", "configmaps"),
         ("Secret", "secrets"),
+        ("FlowSchema", "flowschemas"),
+        ("PriorityLevelConfiguration", "prioritylevelconfigurations"),
     ]);
     let api = object["apiVersion"].as_str().unwrap_or_default();
     let (group, version) = api.split_once('/').unwrap_or(("", api));

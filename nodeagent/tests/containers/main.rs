@@ -173,7 +173,7 @@ fn rows() -> Vec<Row> {
     let mut refused = pod("Always", json!({"command": shell(sleep)}));
     refused["hostUsers"] = false.into();
     let mut all = composed();
-    all.extend(vec![
+    let rest: Vec<Row> = vec![
         ("late", late, |p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded"),
         ("live", pod("Always", json!({"command": shell(sleep), "livenessProbe": probe("false")})), |p| {
             first(p)["restartCount"].as_i64() >= Some(1)
@@ -220,7 +220,8 @@ fn rows() -> Vec<Row> {
             p["status"]["phase"] == "Pending" && first(p)["state"]["waiting"]["reason"] == "ContainerCreating"
         }),
         ("refused", refused, |p| p["status"]["phase"] == "Pending"),
-    ]);
+    ];
+    all.extend(rest);
     all
 }
 

@@ -1,0 +1,390 @@
+//! Explanations: why a pod goes where it goes, node by node, and what would happen if the cluster were another. Both work on
+//! a copy of the cluster and write nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keelson_client::{Client, Error};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::{Config, ConfigError};
+use crate::core::{Act, Change, Core};
+use crate::cycle::Cycle;
+use crate::intern::Interner;
+use crate::plugins::PLUGINS;
+use crate::source::snapshot;
+use crate::wire;
+
+/// Most pods that a question may add.
+const MAX_PODS: usize = 10_000;
+/// Most nodes that a question may add.
+const MAX_NODES: usize = 10_000;
+/// When pods that pause have paused, milliseconds.
+const LATER: u64 = 60_000;
+/// What a pod says while it is gated.
+const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
+
+/// Why a question is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// There is no such pod or node.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// The question makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The cluster cannot be read.
+    #[error("{0}")]
+    Client(#[from] Error),
+    /// The scheduler is not configured as it should be.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+}
+
+/// What a node says to a pod.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeVerdict {
+    /// The node.
+    pub node: String,
+    /// The plugin that refuses the pod there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_by: Option<&'static str>,
+    /// Why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// Sum of the weighted scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<i64>,
+    /// Weighted score by plugin.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<&'static str, i64>,
+}
+
+/// Why a pod goes where it goes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Namespace and name.
+    pub pod: String,
+    /// Its profile.
+    pub scheduler: String,
+    /// The node it has.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub current_node: String,
+    /// Why no node is looked at, if none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
+    /// The nodes with the highest score: one of them would be chosen now.
+    pub best: Vec<String>,
+    /// Every node; the best first, then those that refuse.
+    pub nodes: Vec<NodeVerdict>,
+}
+
+/// What if?
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WhatIf {
+    /// Pods that would be created.
+    pub pods: Vec<Value>,
+    /// How many of each.
+    pub replicas: Option<usize>,
+    /// Nodes that would be drained: their pods go elsewhere, except those of daemon sets.
+    pub drain: Vec<String>,
+    /// Nodes that would be lost with all their pods, which come back elsewhere.
+    pub lose: Vec<String>,
+    /// Nodes that would be added.
+    pub add_nodes: Option<AddNodes>,
+}
+
+/// Nodes that would be added.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddNodes {
+    /// They are like this one.
+    pub like: String,
+    /// How many.
+    pub count: usize,
+}
+
+/// What would happen.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outlook {
+    /// Nodes by the pods that would go there.
+    pub placed: BTreeMap<String, String>,
+    /// Reasons by the pods that would find no node.
+    pub unschedulable: BTreeMap<String, String>,
+    /// Pods that would be pushed out.
+    pub preempted: Vec<String>,
+}
+
+/// The cluster as it is now, in a scheduler of its own.
+struct Copy {
+    core: Core,
+    nodes: BTreeMap<String, wire::Node>,
+    pods: BTreeMap<(String, String), wire::Pod>,
+}
+
+impl Copy {
+    async fn of(client: &Client, config: Option<&Value>) -> Result<Self, Unanswered> {
+        Self::new(snapshot(client).await?, config)
+    }
+
+    fn new(changes: Vec<Change>, config: Option<&Value>) -> Result<Self, Unanswered> {
+        let config = |syms: &mut Interner| match config {
+            Some(value) => Config::parse(value.clone(), syms),
+            None => Ok(Config::standard(syms)),
+        };
+        let mut this = Self { core: Core::new(config, 0)?, nodes: BTreeMap::new(), pods: BTreeMap::new() };
+        for change in changes {
+            match &change {
+                Change::Node(node) => drop(this.nodes.insert(node.metadata.name.clone(), (**node).clone())),
+                Change::Pod(pod) => {
+                    let key = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+                    this.pods.insert(key, (**pod).clone());
+                }
+                _ => {}
+            }
+            this.core.apply(change, 0);
+        }
+        Ok(this)
+    }
+
+    /// The pod as if it had no node.
+    fn take(&mut self, namespace: &str, name: &str) -> Option<wire::Pod> {
+        let mut pod = self.pods.get(&(namespace.to_owned(), name.to_owned()))?.clone();
+        self.core.apply(Change::PodGone(pod.metadata.uid.clone()), 0);
+        pod.spec.node_name.clear();
+        Some(pod)
+    }
+
+    fn explain(&mut self, namespace: &str, name: &str) -> Result<Explanation, Unanswered> {
+        let current = self.pods.get(&(namespace.to_owned(), name.to_owned())).map(|p| p.spec.node_name.clone());
+        let pod = self.take(namespace, name).ok_or_else(|| Unanswered::NotFound(format!("pod {namespace}/{name}")))?;
+        let info = self.core.view.compile(&pod);
+        let mut explanation = Explanation {
+            pod: info.full_name(),
+            scheduler: info.class.scheduler.to_string(),
+            current_node: current.unwrap_or_default(),
+            blocked: None,
+            best: Vec::new(),
+            nodes: Vec::new(),
+        };
+        let Some(profile) = self.core.profile(&info.class.scheduler).cloned() else {
+            explanation.blocked = Some(format!("no profile is called {:?}", info.class.scheduler));
+            return Ok(explanation);
+        };
+        let order = self.core.view.order();
+        match Cycle::start(&mut self.core.view, &profile, &info) {
+            Err((plugin, rejection)) => {
+                explanation.blocked = Some(format!("{}: {}", PLUGINS[plugin].name, rejection.reason));
+            }
+            Ok(cycle) => explanation.nodes = verdicts(cycle, &order),
+        }
+        if info.gated && profile.gates {
+            explanation.blocked = Some(GATED.into());
+        }
+        explanation.nodes.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.node.cmp(&b.node)));
+        let highest = explanation.nodes.first().and_then(|n| n.score);
+        let best = explanation.nodes.iter().filter(|n| n.score.is_some() && n.score == highest);
+        explanation.best = best.map(|n| n.node.clone()).collect();
+        Ok(explanation)
+    }
+
+    fn what_if(&mut self, question: &WhatIf) -> Result<Outlook, Unanswered> {
+        let mut asked = self.new_pods(question)?;
+        for name in &question.drain {
+            let node = self.nodes.get_mut(name).ok_or_else(|| Unanswered::NotFound(format!("node {name:?}")))?;
+            node.spec.unschedulable = true;
+            self.core.apply(Change::Node(Box::new(node.clone())), LATER);
+            asked.extend(self.evict(name));
+        }
+        for name in &question.lose {
+            self.nodes.remove(name).ok_or_else(|| Unanswered::NotFound(format!("node {name:?}")))?;
+            self.core.apply(Change::NodeGone(name.clone()), LATER);
+            asked.extend(self.evict(name));
+        }
+        self.more_nodes(question)?;
+        for pod in asked {
+            self.core.apply(Change::Pod(Box::new(pod)), LATER);
+        }
+        Ok(self.decide())
+    }
+
+    fn new_pods(&self, question: &WhatIf) -> Result<Vec<wire::Pod>, Unanswered> {
+        let replicas = question.replicas.unwrap_or(1);
+        if question.pods.len().saturating_mul(replicas) > MAX_PODS {
+            return Err(Unanswered::Invalid(format!("at most {MAX_PODS} pods can be asked about at once")));
+        }
+        let mut pods = Vec::new();
+        for value in &question.pods {
+            let pod: wire::Pod =
+                serde_json::from_value(value.clone()).map_err(|e| Unanswered::Invalid(format!("the pod: {e}")))?;
+            for number in 0..replicas {
+                let mut pod = pod.clone();
+                let meta = &mut pod.metadata;
+                if meta.namespace.is_empty() {
+                    meta.namespace = "default".into();
+                }
+                if replicas > 1 || meta.name.is_empty() {
+                    let base = if meta.name.is_empty() { "pod" } else { meta.name.as_str() };
+                    meta.name = format!("{base}-{number}");
+                }
+                meta.uid = format!("what-if/{}/{}/{}", meta.namespace, meta.name, pods.len());
+                if pod.spec.scheduler_name.is_empty() {
+                    pod.spec.scheduler_name = crate::config::DEFAULT_NAME.into();
+                }
+                pods.push(pod);
+            }
+        }
+        Ok(pods)
+    }
+
+    /// Takes a node's pods away. Returns those that would come back elsewhere: those that a controller makes anew, except a
+    /// daemon set's, which belong to their node.
+    fn evict(&mut self, node: &str) -> Vec<wire::Pod> {
+        let comes_back = |p: &&wire::Pod| {
+            let owner = p.metadata.owner_references.iter().find(|o| o.controller);
+            owner.is_some_and(|o| !matches!(o.kind.as_str(), "DaemonSet" | "Node"))
+        };
+        let here = self.pods.values().filter(|p| p.spec.node_name == node && p.metadata.deletion_timestamp.is_none());
+        let keys: Vec<_> =
+            here.filter(comes_back).map(|p| (p.metadata.namespace.clone(), p.metadata.name.clone())).collect();
+        keys.iter().filter_map(|(namespace, name)| self.take(namespace, name)).collect()
+    }
+
+    fn more_nodes(&mut self, question: &WhatIf) -> Result<(), Unanswered> {
+        let Some(AddNodes { like, count }) = &question.add_nodes else { return Ok(()) };
+        if *count > MAX_NODES {
+            return Err(Unanswered::Invalid(format!("at most {MAX_NODES} nodes can be added")));
+        }
+        let model = self.nodes.get(like).ok_or_else(|| Unanswered::NotFound(format!("node {like:?}")))?.clone();
+        for number in 0..*count {
+            let mut node = model.clone();
+            node.metadata.name = format!("{like}-new-{number}");
+            node.metadata.labels.insert("kubernetes.io/hostname".into(), node.metadata.name.clone());
+            self.core.apply(Change::Node(Box::new(node)), LATER);
+        }
+        Ok(())
+    }
+
+    /// Decides on all pods that wait, as if all writes succeeded.
+    fn decide(&mut self) -> Outlook {
+        let mut outlook = Outlook::default();
+        for now in [LATER, 2 * LATER] {
+            while let Some(act) = self.core.next(now) {
+                match act {
+                    Act::Bind { pod, node, .. } => {
+                        outlook.unschedulable.remove(&pod.full_name());
+                        outlook.placed.insert(pod.full_name(), node.to_string());
+                        self.core.finished(&pod.uid, true, now);
+                    }
+                    Act::Fail { pod, message, victims, .. } => {
+                        outlook.unschedulable.insert(pod.full_name(), message);
+                        self.core.told(&pod.uid, now);
+                        for victim in victims {
+                            outlook.placed.remove(&victim.full_name());
+                            outlook.preempted.push(victim.full_name());
+                            self.core.apply(Change::PodGone(victim.uid.to_string()), now);
+                        }
+                    }
+                }
+            }
+        }
+        outlook
+    }
+}
+
+fn verdicts(mut cycle: Cycle<'_>, order: &Arc<Vec<u32>>) -> Vec<NodeVerdict> {
+    let mut nodes = Vec::with_capacity(order.len());
+    let mut feasible = Vec::new();
+    for slot in order.iter() {
+        let node = cycle.view.nodes[*slot as usize].name.to_string();
+        let (refused_by, reasons) = match cycle.verdict(*slot) {
+            Some((plugin, reasons)) => (Some(plugin), reasons),
+            None => {
+                feasible.push((*slot, nodes.len()));
+                (None, Vec::new())
+            }
+        };
+        nodes.push(NodeVerdict { node, refused_by, reasons, score: None, scores: BTreeMap::new() });
+    }
+    let slots: Vec<u32> = feasible.iter().map(|(slot, _)| *slot).collect();
+    let scores = cycle.score(&slots);
+    for (i, (_, at)) in feasible.iter().enumerate() {
+        nodes[*at].score = Some(scores.total[i]);
+        nodes[*at].scores =
+            scores.parts.iter().map(|(plugin, weight, part)| (PLUGINS[*plugin].name, weight * part[i])).collect();
+    }
+    nodes
+}
+
+/// Explains where a pod goes, as the cluster is now.
+pub async fn explain(
+    client: &Client,
+    config: Option<&Value>,
+    namespace: &str,
+    name: &str,
+) -> Result<Value, Unanswered> {
+    let explanation = Copy::of(client, config).await?.explain(namespace, name)?;
+    Ok(json!(explanation))
+}
+
+/// Tells what would happen if.
+pub async fn what_if(client: &Client, config: Option<&Value>, question: &[u8]) -> Result<Value, Unanswered> {
+    let question: WhatIf =
+        serde_json::from_slice(question).map_err(|e| Unanswered::Invalid(format!("the question: {e}")))?;
+    let outlook = Copy::of(client, config).await?.what_if(&question)?;
+    Ok(json!(outlook))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Copy {
+        let node = |name: &str, cpu: &str| {
+            let value = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+                "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "10"}}});
+            Change::Node(Box::new(serde_json::from_value(value).unwrap()))
+        };
+        let pod = |name: &str, cpu: &str, node: &str| {
+            let value = json!({
+                "metadata": {"name": name, "namespace": "default", "uid": name,
+                    "ownerReferences": [{"kind": "ReplicaSet", "name": "r", "controller": true}]},
+                "spec": {"nodeName": node, "schedulerName": "default-scheduler", "containers": [
+                    {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+            Change::Pod(Box::new(serde_json::from_value(value).unwrap()))
+        };
+        Copy::new(vec![node("a", "2"), node("b", "4"), pod("one", "1", "a"), pod("big", "8", "")], None).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_explained_node_by_node() {
+        let explanation = cluster().explain("default", "one").unwrap();
+        assert_eq!((explanation.current_node.as_str(), explanation.nodes.len()), ("a", 2));
+        assert_eq!(explanation.best, ["b"]);
+        assert!(explanation.nodes[0].scores.contains_key("NodeResourcesFit"), "{explanation:?}");
+        let explanation = cluster().explain("default", "big").unwrap();
+        assert!(explanation.best.is_empty());
+        assert_eq!(explanation.nodes[0].refused_by, Some("NodeResourcesFit"));
+        assert_eq!(explanation.nodes[0].reasons, ["Insufficient cpu"]);
+        assert!(matches!(cluster().explain("default", "none"), Err(Unanswered::NotFound(_))));
+    }
+
+    #[test]
+    fn questions_are_answered() {
+        let ask = |question: Value| cluster().what_if(&serde_json::from_value(question).unwrap());
+        let outlook = ask(json!({"lose": ["a"]})).unwrap();
+        assert_eq!(outlook.placed["default/one"], "b");
+        assert!(outlook.unschedulable["default/big"].starts_with("0/1 nodes are available: 1 Insufficient cpu."));
+        let pod = json!({"metadata": {"name": "new"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
+        let outlook = ask(json!({"pods": [pod], "replicas": 3})).unwrap();
+        assert_eq!((outlook.placed.len(), outlook.unschedulable.len()), (2, 2), "{outlook:?}");
+        let outlook = ask(json!({"pods": [pod], "replicas": 3, "addNodes": {"like": "b", "count": 1}})).unwrap();
+        assert_eq!(outlook.placed.len(), 3, "{outlook:?}");
+        assert!(matches!(ask(json!({"drain": ["z"]})), Err(Unanswered::NotFound(_))));
+    }
+}
