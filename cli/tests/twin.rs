@@ -131,15 +131,16 @@ fn said(server: &Server, program: &str, line: &str) -> String {
     let text = String::from_utf8_lossy(&output.stdout);
     let age = |word: &str| {
         let digits = word.trim_end_matches(['s', 'm', 'h']);
-        digits.len() < word.len() && !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == 'm' || c == 'h')
+        digits.len() < word.len()
+            && !digits.is_empty()
+            && digits.chars().all(|c| c.is_ascii_digit() || c == 'm' || c == 'h')
     };
     let line = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().map(|w| if age(w) { "AGE" } else { w }).collect();
         // Where an age has another length, the columns after it move.
         if words.contains(&"AGE") { words.join(" ") } else { line.trim_end().to_owned() }
     };
-    let lines: Vec<String> =
-        text.lines().filter(|l| l.trim() != "creationTimestamp: null").map(line).collect();
+    let lines: Vec<String> = text.lines().filter(|l| l.trim() != "creationTimestamp: null").map(line).collect();
     format!("{}\nexit {}", lines.join("\n"), output.status.code().unwrap_or(-1))
 }
 
@@ -200,7 +201,8 @@ fn what_the_twin_changes_is_changed() {
         ("delete deployment web".into(), "deployment.apps \"web\" deleted"),
         ("wait --for=delete pod -l app=web --timeout=60s".into(), ""),
     ] {
-        std::fs::write(file.as_ref(), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {a: '1'}\n").unwrap();
+        std::fs::write(file.as_ref(), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {a: '1'}\n")
+            .unwrap();
         let said = said(&server, &twin, &line);
         assert!(said.contains(expected), "{line}: {said}");
     }
