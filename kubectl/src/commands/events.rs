@@ -99,25 +99,27 @@ pub async fn events(session: &Session) -> Outcome {
         let titles = ["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"].map(str::to_owned);
         rows.push(titles[usize::from(!all)..].to_vec());
     }
-    for event in &events {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let count = event["series"]["count"].as_i64().or(event["count"].as_i64()).unwrap_or(0);
-        let first = event["firstTimestamp"].as_str().or(event["eventTime"].as_str()).unwrap_or_default();
-        let seen = match count {
-            n if n > 1 => format!("{} (x{n} over {})", age(last_seen(event)), age(first)),
-            _ => age(last_seen(event)),
-        };
-        let about = &event["involvedObject"];
-        let row = [
-            text(&event["metadata"]["namespace"]),
-            seen,
-            text(&event["type"]),
-            text(&event["reason"]),
-            format!("{}/{}", text(&about["kind"]), text(&about["name"])),
-            text(&event["message"]).trim().to_owned(),
-        ];
-        rows.push(row[usize::from(!all)..].to_vec());
-    }
+    rows.extend(events.iter().map(|event| row(event)[usize::from(!all)..].to_vec()));
     print!("{}", table::align(&rows));
     Ok(())
+}
+
+/// An event's cells, the namespace first.
+fn row(event: &Value) -> [String; 6] {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let count = event["series"]["count"].as_i64().or(event["count"].as_i64()).unwrap_or(0);
+    let first = event["firstTimestamp"].as_str().or(event["eventTime"].as_str()).unwrap_or_default();
+    let seen = match count {
+        n if n > 1 => format!("{} (x{n} over {})", age(last_seen(event)), age(first)),
+        _ => age(last_seen(event)),
+    };
+    let about = &event["involvedObject"];
+    [
+        text(&event["metadata"]["namespace"]),
+        seen,
+        text(&event["type"]),
+        text(&event["reason"]),
+        format!("{}/{}", text(&about["kind"]), text(&about["name"])),
+        text(&event["message"]).trim().to_owned(),
+    ]
 }

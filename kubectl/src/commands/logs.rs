@@ -9,7 +9,7 @@ use http_body_util::BodyStream;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, Parsed, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, SELECT};
 use crate::session::{Session, encode, query};
@@ -142,22 +142,7 @@ pub async fn logs(session: &Session) -> Outcome {
         }
         return Err(Failure::new("timed out waiting for the condition"));
     }
-    let mut streams = Vec::new();
-    for pod in &pods {
-        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let wanted = match (parsed.on("all-containers"), container.is_empty()) {
-            (true, _) => containers(pod),
-            (false, false) => vec![container.clone()],
-            (false, true) => {
-                let (first, several) = default_container(pod);
-                if several {
-                    eprintln!("Defaulted container \"{first}\" out of: {}", listed(pod));
-                }
-                vec![first]
-            }
-        };
-        streams.extend(wanted.into_iter().map(|c| (name.clone(), c)));
-    }
+    let streams = streams(parsed, &pods, &container);
     let limit = usize::try_from(parsed.number("max-log-requests")?).unwrap_or(0);
     if parsed.on("follow") && streams.len() > limit {
         return Err(Failure::new(format!(
@@ -177,6 +162,27 @@ pub async fn logs(session: &Session) -> Outcome {
         stream(session, pod, container, prefix, workload).await?;
     }
     Ok(())
+}
+
+/// The pods' containers whose logs are wanted: names of pod and container.
+fn streams(parsed: &Parsed, pods: &[Value], container: &str) -> Vec<(String, String)> {
+    let mut streams = Vec::new();
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let wanted = match (parsed.on("all-containers"), container.is_empty()) {
+            (true, _) => containers(pod),
+            (false, false) => vec![container.to_owned()],
+            (false, true) => {
+                let (first, several) = default_container(pod);
+                if several {
+                    eprintln!("Defaulted container \"{first}\" out of: {}", listed(pod));
+                }
+                vec![first]
+            }
+        };
+        streams.extend(wanted.into_iter().map(|c| (name.clone(), c)));
+    }
+    streams
 }
 
 /// The containers of a pod as the message about a default lists them.

@@ -279,94 +279,98 @@ pub async fn status(session: &Session) -> Outcome {
     Ok(())
 }
 
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or(0)
+}
+
 /// How a rollout stands: what to say, and whether it is over.
 fn standing(kind: &Kind, object: &Value) -> Outcome<(String, bool)> {
-    let (name, spec, status) = (name(object), &object["spec"], &object["status"]);
-    let number = |value: &Value| value.as_i64().unwrap_or(0);
-    let observed = number(&object["metadata"]["generation"]) <= number(&status["observedGeneration"]);
-    match kind.plural.as_str() {
-        "deployments" => {
-            if !observed {
-                return Ok(("Waiting for deployment spec update to be observed...".into(), false));
-            }
-            let conditions = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
-            if conditions.iter().any(|c| c["type"] == "Progressing" && c["reason"] == "ProgressDeadlineExceeded") {
-                return Err(Failure::new(format!("deployment {name:?} exceeded its progress deadline")));
-            }
-            let replicas = spec["replicas"].as_i64().unwrap_or(1);
-            let (updated, total, available) =
-                (number(&status["updatedReplicas"]), number(&status["replicas"]), number(&status["availableReplicas"]));
-            let waiting = format!("Waiting for deployment {name:?} rollout to finish: ");
-            Ok(if updated < replicas {
-                (format!("{waiting}{updated} out of {replicas} new replicas have been updated..."), false)
-            } else if total > updated {
-                (format!("{waiting}{} old replicas are pending termination...", total - updated), false)
-            } else if available < updated {
-                (format!("{waiting}{available} of {updated} updated replicas are available..."), false)
-            } else {
-                (format!("deployment {name:?} successfully rolled out"), true)
-            })
-        }
-        "daemonsets" => {
-            if spec["updateStrategy"]["type"] != "RollingUpdate" {
-                return Err(Failure::new("rollout status is only available for RollingUpdate strategy type"));
-            }
-            if !observed {
-                return Ok(("Waiting for daemon set spec update to be observed...".into(), false));
-            }
-            let (desired, updated, available) = (
-                number(&status["desiredNumberScheduled"]),
-                number(&status["updatedNumberScheduled"]),
-                number(&status["numberAvailable"]),
-            );
-            let waiting = format!("Waiting for daemon set {name:?} rollout to finish: ");
-            Ok(if updated < desired {
-                (format!("{waiting}{updated} out of {desired} new pods have been updated..."), false)
-            } else if available < desired {
-                (format!("{waiting}{available} of {desired} updated pods are available..."), false)
-            } else {
-                (format!("daemon set {name:?} successfully rolled out"), true)
-            })
-        }
-        "statefulsets" => {
-            if spec["updateStrategy"]["type"] != "RollingUpdate" {
-                return Err(Failure::new("rollout status is only available for RollingUpdate strategy type"));
-            }
-            if !observed {
-                return Ok(("Waiting for statefulset spec update to be observed...".into(), false));
-            }
-            let replicas = spec["replicas"].as_i64().unwrap_or(1);
-            let (ready, updated) = (number(&status["readyReplicas"]), number(&status["updatedReplicas"]));
-            let partition = number(&spec["updateStrategy"]["rollingUpdate"]["partition"]);
-            if ready < replicas {
-                return Ok((format!("Waiting for {} pods to be ready...", replicas - ready), false));
-            }
-            if partition > 0 {
-                return Ok(match updated < replicas - partition {
-                    true => (
-                        format!(
-                            "Waiting for partitioned roll out to finish: {updated} out of {} new pods have been updated...",
-                            replicas - partition
-                        ),
-                        false,
-                    ),
-                    false => (format!("partitioned roll out complete: {updated} new pods have been updated..."), true),
-                });
-            }
-            let revision = status["updateRevision"].as_str().unwrap_or_default();
-            if status["updateRevision"] != status["currentRevision"] {
-                return Ok((
-                    format!(
-                        "waiting for statefulset rolling update to complete {updated} pods at revision {revision}..."
-                    ),
-                    false,
-                ));
-            }
-            let current = number(&status["currentReplicas"]);
-            Ok((format!("statefulset rolling update complete {current} pods at revision {revision}..."), true))
-        }
-        _ => Err(Failure::new(format!("no status viewer has been implemented for {:?}", kind.kind))),
+    let waits_for = match kind.plural.as_str() {
+        "deployments" => "deployment",
+        "daemonsets" => "daemon set",
+        "statefulsets" => "statefulset",
+        _ => return Err(Failure::new(format!("no status viewer has been implemented for {:?}", kind.kind))),
+    };
+    let rolls = object["spec"]["updateStrategy"]["type"] == "RollingUpdate";
+    if kind.plural != "deployments" && !rolls {
+        return Err(Failure::new("rollout status is only available for RollingUpdate strategy type"));
     }
+    if number(&object["metadata"]["generation"]) > number(&object["status"]["observedGeneration"]) {
+        return Ok((format!("Waiting for {waits_for} spec update to be observed..."), false));
+    }
+    match kind.plural.as_str() {
+        "deployments" => deployment_standing(object),
+        "daemonsets" => Ok(daemon_set_standing(object)),
+        _ => Ok(stateful_set_standing(object)),
+    }
+}
+
+fn deployment_standing(object: &Value) -> Outcome<(String, bool)> {
+    let (name, spec, status) = (name(object), &object["spec"], &object["status"]);
+    let conditions = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+    if conditions.iter().any(|c| c["type"] == "Progressing" && c["reason"] == "ProgressDeadlineExceeded") {
+        return Err(Failure::new(format!("deployment {name:?} exceeded its progress deadline")));
+    }
+    let replicas = spec["replicas"].as_i64().unwrap_or(1);
+    let (updated, total, available) =
+        (number(&status["updatedReplicas"]), number(&status["replicas"]), number(&status["availableReplicas"]));
+    let waiting = format!("Waiting for deployment {name:?} rollout to finish: ");
+    Ok(if updated < replicas {
+        (format!("{waiting}{updated} out of {replicas} new replicas have been updated..."), false)
+    } else if total > updated {
+        (format!("{waiting}{} old replicas are pending termination...", total - updated), false)
+    } else if available < updated {
+        (format!("{waiting}{available} of {updated} updated replicas are available..."), false)
+    } else {
+        (format!("deployment {name:?} successfully rolled out"), true)
+    })
+}
+
+fn daemon_set_standing(object: &Value) -> (String, bool) {
+    let (name, status) = (name(object), &object["status"]);
+    let (desired, updated, available) = (
+        number(&status["desiredNumberScheduled"]),
+        number(&status["updatedNumberScheduled"]),
+        number(&status["numberAvailable"]),
+    );
+    let waiting = format!("Waiting for daemon set {name:?} rollout to finish: ");
+    if updated < desired {
+        (format!("{waiting}{updated} out of {desired} new pods have been updated..."), false)
+    } else if available < desired {
+        (format!("{waiting}{available} of {desired} updated pods are available..."), false)
+    } else {
+        (format!("daemon set {name:?} successfully rolled out"), true)
+    }
+}
+
+fn stateful_set_standing(object: &Value) -> (String, bool) {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let replicas = spec["replicas"].as_i64().unwrap_or(1);
+    let (ready, updated) = (number(&status["readyReplicas"]), number(&status["updatedReplicas"]));
+    let partition = number(&spec["updateStrategy"]["rollingUpdate"]["partition"]);
+    let revision = status["updateRevision"].as_str().unwrap_or_default();
+    if ready < replicas {
+        return (format!("Waiting for {} pods to be ready...", replicas - ready), false);
+    }
+    if partition > 0 {
+        let wanted = replicas - partition;
+        return match updated < wanted {
+            true => (
+                format!(
+                    "Waiting for partitioned roll out to finish: {updated} out of {wanted} new pods have been updated..."
+                ),
+                false,
+            ),
+            false => (format!("partitioned roll out complete: {updated} new pods have been updated..."), true),
+        };
+    }
+    if status["updateRevision"] != status["currentRevision"] {
+        let text =
+            format!("waiting for statefulset rolling update to complete {updated} pods at revision {revision}...");
+        return (text, false);
+    }
+    let current = number(&status["currentReplicas"]);
+    (format!("statefulset rolling update complete {current} pods at revision {revision}..."), true)
 }
 
 #[cfg(test)]

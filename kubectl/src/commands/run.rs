@@ -210,32 +210,7 @@ fn service(session: &Session, object: &Value, selector: Value) -> Outcome<Value>
     } else {
         parsed.text("name")
     };
-    let mut ports: Vec<(i64, String)> = Vec::new();
-    match parsed.text("port") {
-        "" => {
-            let spec = match object["kind"].as_str() {
-                Some("Pod" | "Service") => &object["spec"],
-                _ => &object["spec"]["template"]["spec"],
-            };
-            let of_containers = spec["containers"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .flat_map(|c| c["ports"].as_array().into_iter().flatten());
-            for port in of_containers.chain(spec["ports"].as_array().into_iter().flatten()) {
-                let number = port["containerPort"].as_i64().or(port["port"].as_i64()).unwrap_or(0);
-                ports.push((number, port["protocol"].as_str().unwrap_or("TCP").to_owned()));
-            }
-        }
-        given => {
-            for port in given.split(',') {
-                let number = port
-                    .parse()
-                    .map_err(|_| Failure::new(format!("strconv.Atoi: parsing {port:?}: invalid syntax")))?;
-                ports.push((number, "TCP".into()));
-            }
-        }
-    }
+    let ports = ports(parsed.text("port"), object)?;
     if ports.is_empty() {
         return Err(Failure::new("couldn't find port via --port flag or introspection"));
     }
@@ -282,4 +257,35 @@ fn service(session: &Session, object: &Value, selector: Value) -> Outcome<Value>
         service["spec"]["externalIPs"] = json!([parsed.text("external-ip")]);
     }
     Ok(service)
+}
+
+/// The ports that are asked for, or those of the object: number and protocol.
+fn ports(given: &str, object: &Value) -> Outcome<Vec<(i64, String)>> {
+    let mut ports: Vec<(i64, String)> = Vec::new();
+    match given {
+        "" => {
+            let spec = match object["kind"].as_str() {
+                Some("Pod" | "Service") => &object["spec"],
+                _ => &object["spec"]["template"]["spec"],
+            };
+            let of_containers = spec["containers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .flat_map(|c| c["ports"].as_array().into_iter().flatten());
+            for port in of_containers.chain(spec["ports"].as_array().into_iter().flatten()) {
+                let number = port["containerPort"].as_i64().or(port["port"].as_i64()).unwrap_or(0);
+                ports.push((number, port["protocol"].as_str().unwrap_or("TCP").to_owned()));
+            }
+        }
+        given => {
+            for port in given.split(',') {
+                let number = port
+                    .parse()
+                    .map_err(|_| Failure::new(format!("strconv.Atoi: parsing {port:?}: invalid syntax")))?;
+                ports.push((number, "TCP".into()));
+            }
+        }
+    }
+    Ok(ports)
 }
