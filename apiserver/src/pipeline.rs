@@ -10,11 +10,10 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
-use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use keelson_store::Kv;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
@@ -24,12 +23,13 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
-    request, respond, scheduling, streams, subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
+    quota, request, respond, scheduling, streams, subresources,
 };
 
-/// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
-const MAX_INFLIGHT: usize = 600;
+/// Headers that tell how a request was sorted.
+const FLOW_SCHEMA: &str = "x-kubernetes-pf-flowschema-uid";
+const PRIORITY_LEVEL: &str = "x-kubernetes-pf-prioritylevel-uid";
 /// Events expire after this, seconds.
 const EVENT_TTL_SECONDS: i64 = 3600;
 /// Events of this span share a lease, seconds.
@@ -68,7 +68,7 @@ pub struct ApiServer {
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
-    inflight: Semaphore,
+    flow: flow::Flow,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
 }
 
@@ -82,6 +82,7 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         let hooks = Arc::new(Hooks::new(objects.clone()));
         let customs = Arc::new(crd::Table::new(hooks.clone()));
+        let flow = flow::Flow::new(objects.clone());
         let server = Arc::new(Self {
             customs: customs.clone(),
             advisor: std::sync::OnceLock::new(),
@@ -102,7 +103,7 @@ impl ApiServer {
             service_cidr: config.service_cidr,
             stop: config.stop,
             extensions: config.extensions,
-            inflight: Semaphore::new(MAX_INFLIGHT),
+            flow,
             event_lease: tokio::sync::Mutex::new((0, 0)),
         });
         crd::controller::start(&server);
@@ -162,7 +163,11 @@ impl ApiServer {
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
                 self.metrics.answered(&request, apply, code, started.elapsed());
-                answer
+                let Some(warning) = deprecation(&request) else { return answer };
+                let media = negotiate::media_of_refusal(&parts.headers);
+                let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
+                body::warn(&mut response, &[warning.to_owned()]);
+                Ok(response)
             }
         }
     }
@@ -181,11 +186,16 @@ impl ApiServer {
                 whole.boxed_unsync()
             }));
         }
-        let Ok(_permit) = self.inflight.try_acquire() else {
-            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
-        };
+        let attributes = request.attributes();
+        let (_permit, sorted) = self.flow.acquire(call.user, &attributes).await?;
         let _held = self.metrics.under_way(request);
-        self.dispatch(call, upgrade, uri).await
+        let mut response = self.dispatch(call, upgrade, uri).await?;
+        for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {
+            if let Ok(value) = uid.parse() {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        Ok(response)
     }
 
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
@@ -193,6 +203,7 @@ impl ApiServer {
         if !subresource.is_empty() && subresource != "status" {
             return subresources::serve(self, call, upgrade, uri).await;
         }
+        misplaced(call.request)?;
         if subresource.is_empty() && !def.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
@@ -282,8 +293,8 @@ impl ApiServer {
         match version {
             Some("0") => Ok(()),
             Some(text) => {
-                let wanted: i64 = text.parse().map_err(|_| {
-                    Status::bad_request(format!(
+                let wanted = text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()).ok_or_else(|| {
+                    Status::unknown(format!(
                         "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
                     ))
                 })?;
@@ -292,7 +303,7 @@ impl ApiServer {
                 }
                 let revision = self.objects.kv.barrier().await.map_err(status_of)?;
                 if revision < wanted {
-                    return Err(Status::timeout(format!("Too large resource version: {wanted}, current: {revision}")));
+                    return Err(Status::too_large_version(wanted, revision));
                 }
                 Ok(())
             }
@@ -312,6 +323,31 @@ impl ApiServer {
             *lease = (self.objects.kv.lease_grant(0, ttl).await.map_err(status_of)?, now);
         }
         Ok(lease.0)
+    }
+}
+
+/// Refuses requests whose path has a name too many or too few for their verb.
+fn misplaced(request: &ResourceRequest) -> Result<(), Status> {
+    if !request.subresource.is_empty() {
+        return Ok(());
+    }
+    let unnamed = request.name.is_empty();
+    let nowhere = request.def.scope == Scope::Namespaced && request.namespace.is_empty();
+    match request.verb {
+        "create" if !unnamed => Err(Status::method_not_allowed()),
+        "update" | "patch" if unnamed => Err(Status::method_not_allowed()),
+        "create" | "deletecollection" if nowhere && !request.def.custom => Err(Status::method_not_allowed()),
+        "get" | "update" | "patch" | "delete" if nowhere && !request.def.custom => Err(Status::no_such_path()),
+        _ => Ok(()),
+    }
+}
+
+/// What is told of rows that are going out of use.
+fn deprecation(request: &ResourceRequest) -> Option<&'static str> {
+    match (request.def.group, request.def.plural) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 
