@@ -45,6 +45,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Server(args) => server::run(*args).await,
             args::Command::Member(args) => member::run(args).await,
             args::Command::Store(args) => store::run(*args).await,
+            args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Scheduler(args) => scheduler::run(args).await,
             args::Command::ExplainScheduling(args) => scheduler::explain_scheduling(args).await,
