@@ -9,6 +9,7 @@ use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
+use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::request::ResourceRequest;
 use crate::verbs::Call;
@@ -87,7 +88,7 @@ fn refused(why: String, retry_after_seconds: i32) -> Status {
 
 /// Serves `pods/eviction`.
 pub(crate) async fn evict(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = call.object()?.value;
+    let mut input = call.object()?.value;
     let kind = input["kind"].as_str().unwrap_or("Eviction");
     if kind != "Eviction" {
         let (version, kind) = (input["apiVersion"].as_str().unwrap_or_default(), kind);
@@ -105,6 +106,20 @@ pub(crate) async fn evict(server: &ApiServer, call: &Call<'_>) -> Answer {
     let options = if input["deleteOptions"].is_object() { input["deleteOptions"].clone() } else { json!({}) };
     check_uid(&pod, &options)?;
     let dry_run = call.dry_run()? || options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
+    let mut warnings = Vec::new();
+    let mut admission = Admission {
+        operation: Operation::Create,
+        def: call.request.def,
+        subresource: &call.request.subresource,
+        namespace: &call.request.namespace,
+        name,
+        user: call.user,
+        object: Some(&mut input),
+        old: None,
+        dry_run,
+        warnings: &mut warnings,
+    };
+    server.admit(&mut admission).await?;
     if !is_free(&pod) {
         charge(server, call, &pod, dry_run).await?;
     }
@@ -112,7 +127,7 @@ pub(crate) async fn evict(server: &ApiServer, call: &Call<'_>) -> Answer {
         server.delete_named(call, &request, &options).await?;
     }
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    call.answer(201, &done, &[])
+    call.answer(201, &done, &warnings)
 }
 
 fn check_uid(pod: &Value, options: &Value) -> Result<(), Status> {
