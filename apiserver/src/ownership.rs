@@ -130,6 +130,24 @@ pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
     set_managers(new, &managed);
 }
 
+/// Notes in an object that is only answered who sent which of its fields.
+pub fn track_virtual(call: &Call<'_>, object: &mut Value, group: &str) {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let Some(definition) = schema::of_kind(group, "v1", kind) else { return };
+    let version = format!("{group}/v1");
+    let (name, now) = (manager(call), strategy::now());
+    let writer = Writer { manager: &name, api_version: &version, subresource: &call.request.subresource, now: &now };
+    let ignored = FieldSet::of(&[&["status"]]);
+    let node = Node::Object(definition);
+    let convert = |_: &str, object: &Value| Some((node, object.clone()));
+    let mut managed = Managed::default();
+    managed.update(&Kind { node, convert: &convert, ignored: &ignored }, &writer, &presence::empty(definition), object);
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    set_managers(object, &managed);
+}
+
 /// Lays an applied configuration over the stored object (`None`: there is none yet).
 pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, Status> {
     let request = call.request;

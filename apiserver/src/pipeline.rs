@@ -80,8 +80,8 @@ impl ApiServer {
     pub fn new(config: Config) -> Arc<Self> {
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
-        let customs: Arc<crd::Table> = Arc::default();
         let hooks = Arc::new(Hooks::new(objects.clone()));
+        let customs = Arc::new(crd::Table::new(hooks.clone()));
         let server = Arc::new(Self {
             customs: customs.clone(),
             advisor: std::sync::OnceLock::new(),
@@ -113,7 +113,9 @@ impl ApiServer {
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
         let warning = request::deprecation(request.uri().path());
-        let mut response = self.answer(media, user, request).await;
+        let gzip = respond::accepts_gzip(request.headers());
+        let answer = self.answer(media, user, request).await;
+        let mut response = respond::compressed(gzip, answer).await;
         if let Some(warning) = warning {
             body::warn(&mut response, &[warning.to_owned()]);
         }
@@ -267,10 +269,7 @@ impl ApiServer {
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer) {
-            Ok(other) => Ok(other.unwrap_or(user)),
-            Err(refused) => Err(authz::refusal(&user, &refused.0, &refused.1)),
-        }
+        Ok(authn::impersonate(headers, &user, &*self.authorizer)?.unwrap_or(user))
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.

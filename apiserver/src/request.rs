@@ -67,6 +67,11 @@ impl Query {
     }
 }
 
+/// Text with its percent escapes decoded.
+pub fn percent_decoded(text: &str) -> String {
+    decode(text, false)
+}
+
 /// Percent-decodes; `+` is a space in queries only.
 fn decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
@@ -133,11 +138,11 @@ impl ResourceRequest {
     }
 
     /// An object of this version as it goes to the store.
-    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> std::borrow::Cow<'a, Value> {
-        match &self.custom {
-            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)),
+    pub(crate) fn to_store<'a>(&self, object: &'a Value) -> Result<std::borrow::Cow<'a, Value>, Status> {
+        Ok(match &self.custom {
+            Some(custom) => std::borrow::Cow::Owned(custom.to_storage(object)?),
             None => std::borrow::Cow::Borrowed(object),
-        }
+        })
     }
 
     /// A stored object, parsed, in the version that is asked for.
@@ -234,6 +239,16 @@ fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
     })
 }
 
+/// The name that a list or watch asks for with a field selector: it counts as a name for authorization.
+fn named_by_field(query: &Query) -> String {
+    let selector = query.get("fieldSelector").unwrap_or_default();
+    let name = selector.split(',').find_map(|part| {
+        let (key, value) = part.split_once('=')?;
+        (key == "metadata.name").then(|| value.trim_start_matches('=').to_owned())
+    });
+    name.unwrap_or_default()
+}
+
 impl Target {
     /// As authorizers see it.
     pub fn attributes(&self, method: &Method) -> Attributes {
@@ -250,7 +265,7 @@ impl Target {
                 } else {
                     r.namespace.clone()
                 },
-                name: r.name.clone(),
+                name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
                 path: String::new(),
             },
             Self::Path(path) => {

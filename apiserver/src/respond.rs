@@ -1,6 +1,12 @@
 //! Answers: objects written in the form that the client accepts.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::protobuf;
 use keelson_machinery::status::Status;
@@ -8,6 +14,9 @@ use serde_json::Value;
 
 use crate::body;
 use crate::negotiate::Media;
+
+/// Answers smaller than this are not compressed, bytes (upstream's limit).
+const MIN_COMPRESSED_BYTES: u64 = 128 << 10;
 
 /// Bytes as an answer.
 pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<bytes::Bytes>) -> Response<Body> {
@@ -24,6 +33,29 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
         let (name, quality) = part.split_once(';').unwrap_or((part, ""));
         matches!(name.trim(), "gzip" | "*") && !matches!(quality.replace(' ', "").as_str(), "q=0" | "q=0.0")
     })
+}
+
+/// Compresses an answer that is worth it, if the client takes it so; streams and small answers stay as they are.
+pub async fn compressed(gzip: bool, response: Response<Body>) -> Response<Body> {
+    let size = response.body().size_hint().exact().unwrap_or(0);
+    if !gzip || size < MIN_COMPRESSED_BYTES || response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let bytes = match body.collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) => return body::refusal(&Status::internal(&error.to_string())),
+    };
+    let whole = bytes.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(whole.len() / 4), Compression::fast());
+        encoder.write_all(&whole).and_then(|()| encoder.finish())
+    });
+    let Ok(Ok(small)) = written.await else { return Response::from_parts(parts, body::full(bytes)) };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    Response::from_parts(parts, body::full(small))
 }
 
 /// An object (or list) as an answer; it names its own kind.
@@ -48,4 +80,42 @@ pub fn refusal(media: Media, status: &Status) -> Response<Body> {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[tokio::test]
+    async fn large_answers_are_compressed_for_who_takes_them() {
+        let text = "abc ".repeat(100_000);
+        let answer = |text: &str| bytes(200, "application/json", text.to_owned());
+        let plain = compressed(false, answer(&text)).await;
+        assert!(!plain.headers().contains_key(header::CONTENT_ENCODING));
+        let small = compressed(true, answer("abc")).await;
+        assert!(!small.headers().contains_key(header::CONTENT_ENCODING));
+        let large = compressed(true, answer(&text)).await;
+        assert_eq!(large.headers()[header::CONTENT_ENCODING], "gzip");
+        let body = large.into_body().collect().await.unwrap().to_bytes();
+        let mut read = String::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut read).unwrap();
+        assert!(body.len() < text.len() / 10 && read == text);
+    }
+
+    #[test]
+    fn who_takes_gzip() {
+        for (value, expected) in [
+            ("gzip", true),
+            ("deflate, gzip;q=0.5", true),
+            ("*", true),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, value.parse().unwrap());
+            assert_eq!(accepts_gzip(&headers), expected, "{value}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::{admission, crd};
+use crate::{admission, certificates, crd};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -90,22 +90,6 @@ pub fn cannot_be_handled(def: &ResourceDef, why: &str) -> Status {
     Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", def.version))
 }
 
-/// Checks the kind of an object that is only answered, not stored.
-pub fn fit_virtual(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
-    let def = request.def;
-    for (key, expected) in [("kind", def.kind.to_owned()), ("apiVersion", def.api_version())] {
-        match object[key].as_str().unwrap_or_default() {
-            "" => object[key] = expected.into(),
-            found if found == expected => {}
-            found => return Err(Status::bad_request(format!("{key} {found:?} does not match {expected:?}"))),
-        }
-    }
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    Ok(())
-}
-
 /// Gives a new object its identity and defaults.
 pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     let def = request.def;
@@ -176,21 +160,11 @@ pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// Writes into a certificate request who made it: approval depends on it, so what the client says does not count.
+/// Writes into a certificate request who made it.
 pub fn record_requester(def: &ResourceDef, object: &mut Value, user: &UserInfo) {
-    if !is_certificate_request(def) || !object["spec"].is_object() {
-        return;
+    if certificates::is_request(def) {
+        certificates::record_requester(object, user);
     }
-    object["spec"]["username"] = user.name.as_str().into();
-    object["spec"]["groups"] = json!(user.groups);
-    if let Some(spec) = object["spec"].as_object_mut() {
-        spec.remove("uid");
-        spec.remove("extra");
-    }
-}
-
-fn is_certificate_request(def: &ResourceDef) -> bool {
-    (def.group, def.plural) == ("certificates.k8s.io", "certificatesigningrequests")
 }
 
 /// A name from `generateName`.
@@ -211,7 +185,13 @@ fn has_generation(def: &ResourceDef) -> bool {
         || (def.has_status
             && !matches!(
                 def.plural,
-                "namespaces" | "nodes" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "resourcequotas"
+                "namespaces"
+                    | "nodes"
+                    | "services"
+                    | "persistentvolumes"
+                    | "persistentvolumeclaims"
+                    | "resourcequotas"
+                    | "certificatesigningrequests"
             ))
         || def.plural == "networkpolicies"
         || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))
@@ -251,8 +231,8 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
             }
         }
     }
-    if is_certificate_request(def) {
-        new["spec"] = old["spec"].clone();
+    if certificates::is_request(def) {
+        certificates::prepare_update(subresource, old, new);
     }
     let kept = [
         "uid",
@@ -298,6 +278,8 @@ pub fn check(
     causes.extend(validate::validate(def, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
+    } else if certificates::is_request(def) {
+        causes.extend(certificates::problems(&request.subresource, new, old));
     } else if def.group == "admissionregistration.k8s.io" {
         causes.extend(admission::registration::problems(def.kind, new, old));
     } else if crd::is_definition(def) {

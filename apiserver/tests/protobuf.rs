@@ -98,6 +98,11 @@ async fn lists_and_metadata_are_encoded() {
     let only = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
     let partial = decoded(cluster.call("GET", &format!("{MAPS}/x"), only, vec![]).await).await;
     assert_eq!((&partial["kind"], partial.get("data")), (&"PartialObjectMetadata".into(), None));
+    let only = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let list = cluster.call("GET", MAPS, only, vec![]).await;
+    assert_eq!(content_type(&list), MEDIA_TYPE);
+    let bytes = list.into_body().collect().await.unwrap().to_bytes();
+    assert!(bytes.windows(25).any(|w| w == b"PartialObjectMetadataList"));
     let html = cluster.call("GET", MAPS, "text/html", vec![]).await;
     assert_eq!((html.status().as_u16(), content_type(&html)), (406, "application/json"));
     let garbage = cluster.call("POST", MAPS, MEDIA_TYPE, b"k8s\0\xff".to_vec()).await;

@@ -10,7 +10,9 @@ pub mod nemesis;
 mod plot;
 pub mod report;
 mod run;
+mod selftest;
 pub mod system;
 pub mod workloads;
 
 pub use run::{ChaosArgs, list, run};
+pub use selftest::self_test;

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-use crate::system::{DATA, System};
+use crate::system::{DATA, Program, System};
 
 /// Free space that a filled disk keeps, in bytes.
 const DISK_SIZE: &str = "600M";
@@ -24,7 +24,7 @@ pub struct Victims<'a> {
     /// The program that is tested.
     pub system: &'static System,
     /// Where it is.
-    pub program: &'a str,
+    pub program: &'a Program,
     /// The members' hosts.
     pub hosts: &'a [Host<'a>],
     /// Which member leads, if one says so.

@@ -18,7 +18,7 @@ use crate::context::{Process, Shared};
 use crate::etcd::{self, Client};
 use crate::nemesis::{self, Ask, Victims};
 use crate::report::{FaultWindow, Led, Report, WorkloadReport};
-use crate::system::{self, System};
+use crate::system::{self, Program, System};
 use crate::workloads::{self, Workload};
 
 /// How long members may take to serve, at first and after all faults.
@@ -70,6 +70,12 @@ pub struct ChaosArgs {
     /// List systems, workloads and faults
     #[arg(long)]
     pub list: bool,
+    /// Switch a built-in bug of the members on: needs a binary built with `--features bugs`
+    #[arg(long)]
+    pub bug: Option<String>,
+    /// Let the harness look for each built-in bug in turn
+    #[arg(long, conflicts_with = "bug")]
+    pub self_test: bool,
 }
 
 /// The tables, for people.
@@ -161,6 +167,7 @@ fn in_testbed(
     if faults.iter().any(|row| row.name == "disk-full") {
         hosts.iter().try_for_each(nemesis::small_disk)?;
     }
+    let program = Program { path: program, bug: args.bug.clone() };
     hosts.iter().try_for_each(|host| system.start(&program, host, &hosts))?;
     let runtime = Runtime::new()?;
     let urls: Vec<String> = hosts.iter().map(system::client_url).collect();

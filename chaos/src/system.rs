@@ -11,6 +11,15 @@ const PEER_PORT: u16 = 2380;
 /// Where a member keeps its data, as its host sees it: on the machine's disk.
 pub const DATA: &str = "/var/lib/keelson/member";
 
+/// What runs on every host.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is.
+    pub path: String,
+    /// A built-in bug that is switched on.
+    pub bug: Option<String>,
+}
+
 /// A program to test.
 pub struct System {
     /// What it is called on the command line.
@@ -78,7 +87,7 @@ impl System {
     }
 
     /// Starts the member of a host; its data is taken up if there is some.
-    pub fn start(&self, program: &str, host: &Host<'_>, members: &[Host<'_>]) -> Result<()> {
+    pub fn start(&self, program: &Program, host: &Host<'_>, members: &[Host<'_>]) -> Result<()> {
         if !host.processes(self.process)?.is_empty() {
             return Ok(());
         }
@@ -98,6 +107,8 @@ impl System {
             flags.extend([flag.to_owned(), value]);
         }
         flags.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
-        host.service("member", program, &flags)
+        let Some(bug) = &program.bug else { return host.service("member", &program.path, &flags) };
+        flags.splice(0..0, [format!("KEELSON_BUG={bug}"), program.path.clone()]);
+        host.service("member", "env", &flags)
     }
 }

@@ -12,6 +12,12 @@ pub async fn run(args: ChaosArgs) -> Result<()> {
         print!("{}", keelson_chaos::list());
         return Ok(());
     }
+    if args.self_test {
+        if !tokio::task::spawn_blocking(move || keelson_chaos::self_test(&args)).await?? {
+            std::process::exit(FAULTY);
+        }
+        return Ok(());
+    }
     // It has a runtime of its own for its clients, and waits for hosts in between.
     let report = tokio::task::spawn_blocking(move || keelson_chaos::run(&args)).await??;
     if !report.is_clean() {

@@ -113,6 +113,15 @@ impl SigningKey {
         Ok(jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)?.claims)
     }
 
+    /// The audiences of a token that is good but for them: signature, issuer and times are verified.
+    pub fn audiences(&self, token: &str) -> Result<Vec<String>, Error> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[ISSUER]);
+        validation.validate_aud = false;
+        validation.validate_nbf = true;
+        Ok(jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)?.claims.aud)
+    }
+
     /// The public keys as `/openid/v1/jwks` serves them.
     pub fn jwks(&self) -> Value {
         let (x, y) = coordinates(&self.point);

@@ -162,7 +162,7 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         enable_pre_vote: Some(true),
         // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in
         // between and went on in the same term would give the place of an acknowledged entry to another one.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(keelson_store::bugs::is_on("leader-restore")),
         ..Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| OpenError::Raft(error.to_string()))
@@ -703,6 +703,9 @@ impl Kv for Replica {
         let inner = self.0.clone();
         let round = self.0.barrier.join(move || {
             async move {
+                if keelson_store::bugs::is_on("stale-read") {
+                    return Ok(());
+                }
                 let Answer::ReadIndex(index) = inner.ask_leader(Ask::ReadIndex, Bytes::new()).await? else {
                     return Err(odd_answer());
                 };

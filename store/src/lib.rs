@@ -5,6 +5,7 @@
 //! randomness); a revision is published to views before its events reach watchers; history below the compact
 //! revision is never answered, history at or above it always can be.
 
+pub mod bugs;
 mod compact;
 #[cfg(feature = "contract")]
 pub mod contract;

@@ -1,6 +1,7 @@
 //! The admission chain: what objects become, and what is refused, between decoding and storing.
 
 mod cache;
+mod certificates;
 mod classes;
 mod escalation;
 mod limit_ranger;
@@ -87,6 +88,9 @@ pub const CHAIN: &[(&str, Make)] = &[
     ("StorageObjectInUseProtection", |_| Box::new(classes::StorageObjectInUseProtection)),
     ("PersistentVolumeClaimResize", |parts| Box::new(classes::PersistentVolumeClaimResize(parts.objects.clone()))),
     ("RuntimeClass", |parts| Box::new(classes::RuntimeClass(parts.objects.clone()))),
+    ("CertificateApproval", |parts| Box::new(certificates::Approval(parts.authorization.clone()))),
+    ("CertificateSigning", |parts| Box::new(certificates::Signing(parts.authorization.clone()))),
+    ("CertificateSubjectRestriction", |_| Box::new(certificates::SubjectRestriction)),
     ("DefaultIngressClass", |parts| Box::new(classes::DefaultIngressClass(parts.objects.clone()))),
     ("MutatingAdmissionPolicy", |parts| Box::new(policies::Mutating::new(parts))),
     ("MutatingAdmissionWebhook", |parts| Box::new(webhooks::Mutating::new(parts))),

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use keelson_machinery::status::Status;
 use keelson_pki::ClusterPki;
 use rustls::pki_types::CertificateDer;
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::authz;
 use crate::objects::Objects;
 
 /// Group of everybody who proved who they are.
@@ -61,6 +63,15 @@ impl Authentication {
         if let Some((id, secret)) = keelson_pki::token::parse(token) {
             return self.bootstrap_token(id, secret, jiff::Timestamp::now());
         }
+        self.service_account(token, audiences).map(|(user, _)| user)
+    }
+
+    /// The same, with the audiences that the token is meant for.
+    pub fn token_for(&self, token: &str, audiences: &[&str]) -> Result<(UserInfo, Vec<String>), AuthnError> {
+        if let Some((id, secret)) = keelson_pki::token::parse(token) {
+            let user = self.bootstrap_token(id, secret, jiff::Timestamp::now())?;
+            return Ok((user, audiences.iter().map(|a| (*a).to_owned()).collect()));
+        }
         self.service_account(token, audiences)
     }
 }
@@ -84,13 +95,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthnError> {
     }
 }
 
-/// The user that a request wants to act as, if it asks for that and `user` may; `Err` holds why not (answer 403), with
-/// the attributes that were refused.
+/// The user that a request wants to act as, if it asks for that and `user` may.
 pub fn impersonate(
     headers: &HeaderMap,
     user: &UserInfo,
     authorizer: &dyn Authorizer,
-) -> Result<Option<UserInfo>, Box<(Attributes, String)>> {
+) -> Result<Option<UserInfo>, Status> {
     let all = |name: &str| -> Vec<String> {
         headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
     };
@@ -98,8 +108,14 @@ pub fn impersonate(
     let extras: Vec<(String, Vec<String>)> = headers
         .keys()
         .filter_map(|k| k.as_str().strip_prefix("impersonate-extra-"))
-        .map(|key| (key.to_owned(), all(&format!("impersonate-extra-{key}"))))
+        .map(|key| (crate::request::percent_decoded(key), all(&format!("impersonate-extra-{key}"))))
         .collect();
+    let Some(name) = names.into_iter().next().filter(|name| !name.is_empty()) else {
+        if groups.is_empty() && uids.is_empty() && extras.is_empty() {
+            return Ok(None);
+        }
+        return Err(without_a_name(&groups, uids.first(), &extras));
+    };
     let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes {
             verb: "impersonate".into(),
@@ -113,15 +129,8 @@ pub fn impersonate(
         };
         match authorizer.authorize(user, &attributes) {
             Decision::Allow => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(Box::new((attributes, why))),
+            Decision::Deny(why) | Decision::NoOpinion(why) => Err(authz::refusal(user, &attributes, &why)),
         }
-    };
-    let Some(name) = names.into_iter().next() else {
-        if groups.is_empty() && uids.is_empty() && extras.is_empty() {
-            return Ok(None);
-        }
-        let why = "requested impersonation without impersonating a user".to_owned();
-        return Err(Box::new((Attributes { verb: "impersonate".into(), ..Attributes::default() }, why)));
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
@@ -145,4 +154,21 @@ pub fn impersonate(
     acting.uid = uids.into_iter().next().unwrap_or_default();
     acting.extra = extras.into_iter().collect();
     Ok(Some(acting))
+}
+
+/// The refusal of headers that say as whom a request acts, but for the name; in Go's words, as upstream's.
+fn without_a_name(groups: &[String], uid: Option<&String>, extras: &[(String, Vec<String>)]) -> Status {
+    let list = |values: &[String]| {
+        format!("[]string{{{}}}", values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", "))
+    };
+    let groups = if groups.is_empty() { "[]string(nil)".into() } else { list(groups) };
+    let entries: Vec<String> = extras.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+    let extra = match entries.is_empty() {
+        true => "map[string][]string(nil)".to_owned(),
+        false => format!("map[string][]string{{{}}}", entries.join(", ")),
+    };
+    Status::bad_request(format!(
+        "requested &user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:{groups}, Extra:{extra}}} without impersonating a user name",
+        uid.map_or("", String::as_str)
+    ))
 }

@@ -7,18 +7,22 @@ use super::{Authentication, AuthnError, with_groups};
 use crate::access::UserInfo;
 
 impl Authentication {
-    pub(super) fn service_account(&self, token: &str, audiences: &[&str]) -> Result<UserInfo, AuthnError> {
+    pub(super) fn service_account(
+        &self,
+        token: &str,
+        audiences: &[&str],
+    ) -> Result<(UserInfo, Vec<String>), AuthnError> {
         let claims = self
             .pki
             .service_account
             .verify(token, audiences)
-            .map_err(|e| AuthnError(format!("invalid bearer token: {e}")))?;
+            .map_err(|_| AuthnError(self.why_not(token, audiences)))?;
         let private = &claims.kubernetes;
         let namespace = private.namespace.as_str();
         let account = &private.serviceaccount;
         let subject = format!("system:serviceaccount:{namespace}:{}", account.name);
         if subject != claims.sub {
-            return Err(AuthnError("invalid bearer token: the subject is not the account".into()));
+            return Err(AuthnError("service account token has been invalidated".into()));
         }
         self.still("serviceaccounts", namespace, account)?;
         if let Some(secret) = &private.secret {
@@ -40,7 +44,18 @@ impl Authentication {
                 user.extra.insert(format!("authentication.kubernetes.io/{kind}-uid"), vec![bound.uid.clone()]);
             }
         }
-        Ok(user)
+        Ok((user, claims.aud))
+    }
+
+    /// Why a token is not good for these audiences: only whether it is for others is told.
+    fn why_not(&self, token: &str, audiences: &[&str]) -> String {
+        let own = match self.pki.service_account.audiences(token) {
+            Ok(own) if !own.iter().any(|a| audiences.contains(&a.as_str())) => own,
+            _ => return "invalid bearer token".into(),
+        };
+        let shown = |list: Vec<String>| list.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(" ");
+        let wanted = audiences.iter().map(|a| (*a).to_owned()).collect();
+        format!("token audiences [{}] is invalid for the target audiences [{}]", shown(own), shown(wanted))
     }
 
     /// Whether a bound object is still the one that the token was made for.
@@ -50,6 +65,9 @@ impl Authentication {
         if uid.and_then(Value::as_str) == Some(bound.uid.as_str()) {
             return Ok(());
         }
-        Err(AuthnError(format!("invalid bearer token: {plural} {namespace}/{} is gone or another", bound.name)))
+        if plural == "serviceaccounts" && object.is_none() {
+            return Err(AuthnError(format!("serviceaccounts {:?} not found", bound.name)));
+        }
+        Err(AuthnError("service account token has been invalidated".into()))
     }
 }

@@ -54,16 +54,22 @@ impl Authorization {
                 let rules = self
                     .policy()
                     .role(reference, namespace)
-                    .map_err(|_| Status::not_found(def.group, plural, target))?;
+                    .map_err(|_| Status::not_found(def.group, def.plural, target))?;
                 (rules.as_ref().clone(), "bind", plural, target)
             }
             _ => return Ok(()),
         };
         let missing = self.beyond(user, namespace, &rules);
+        let everything =
+            missing.iter().any(|rule| rule.verbs == ["*"] && rule.groups == ["*"] && rule.resources == ["*"]);
+        if everything && verb == "escalate" && object["aggregationRule"].is_object() && !same("aggregationRule") {
+            let why = "must have cluster-admin privileges to use the aggregationRule";
+            return Err(Status::forbidden(def.group, def.plural, name, why));
+        }
         if missing.is_empty() || self.allowed(user, verb, plural, namespace, target) {
             return Ok(());
         }
-        let list: Vec<String> = missing.iter().map(describe).collect();
+        let list: Vec<String> = compact(&missing).iter().map(describe).collect();
         let why = format!(
             "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
             user.name,
@@ -94,6 +100,26 @@ impl Authorization {
     }
 }
 
+/// Rules that differ only in their verbs as one, sorted as they are shown.
+fn compact(rules: &[Rule]) -> Vec<Rule> {
+    let mut out: Vec<Rule> = Vec::new();
+    for rule in rules {
+        let same = |other: &&mut Rule| {
+            (&other.groups, &other.resources, &other.names, &other.urls)
+                == (&rule.groups, &rule.resources, &rule.names, &rule.urls)
+        };
+        match out.iter_mut().find(same) {
+            Some(known) => {
+                let new = rule.verbs.iter().filter(|verb| !known.verbs.contains(verb)).cloned().collect::<Vec<_>>();
+                known.verbs.extend(new);
+            }
+            None => out.push(rule.clone()),
+        }
+    }
+    out.sort_by_key(describe);
+    out
+}
+
 fn describe(rule: &Rule) -> String {
     let parts = [
         ("NonResourceURLs", &rule.urls),
@@ -102,7 +128,15 @@ fn describe(rule: &Rule) -> String {
         ("ResourceNames", &rule.names),
         ("Verbs", &rule.verbs),
     ];
-    let parts: Vec<String> =
-        parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name}:{list:?}")).collect();
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(name, list)| format!("{name}:{}", go_list(list)))
+        .collect();
     format!("{{{}}}", parts.join(", "))
+}
+
+/// A list as Go's `%q` writes it: no commas.
+fn go_list(list: &[String]) -> String {
+    format!("[{}]", list.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(" "))
 }

@@ -1,6 +1,7 @@
 //! Who may do what: `system:masters`, the node authorizer, then RBAC.
 
 mod escalation;
+mod explain;
 mod node;
 pub(crate) use node::node_of;
 mod rbac;

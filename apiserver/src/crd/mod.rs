@@ -5,6 +5,7 @@
 
 mod cells;
 pub(crate) mod controller;
+mod conversion;
 pub(crate) mod definition;
 mod names;
 pub(crate) mod openapi;
@@ -19,6 +20,8 @@ use arc_swap::ArcSwap;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
 use keelson_store::{KeyRange, KeyValue};
+
+use crate::hooks::Hooks;
 
 pub use cells::cells;
 pub use row::{Custom, Definition};
@@ -38,25 +41,33 @@ type Rows = BTreeMap<String, BTreeMap<String, Arc<Definition>>>;
 
 /// The run-time rows.
 #[derive(Default)]
-pub struct Table(ArcSwap<Rows>);
+pub struct Table {
+    rows: ArcSwap<Rows>,
+    hooks: Option<Arc<Hooks>>,
+}
 
 impl Table {
+    /// An empty table whose rows convert by webhook.
+    pub fn new(hooks: Arc<Hooks>) -> Self {
+        Self { rows: ArcSwap::default(), hooks: Some(hooks) }
+    }
+
     /// The row of a group, version and plural, if a definition serves it.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Custom> {
-        let rows = self.0.load();
+        let rows = self.rows.load();
         rows.get(group)?.get(plural)?.serve(version)
     }
 
     /// The row of a kind, if a definition serves it.
     pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<&'static ResourceDef> {
-        let rows = self.0.load();
+        let rows = self.rows.load();
         let custom = rows.get(group)?.values().filter_map(|definition| definition.serve(version));
         custom.map(|custom| custom.def()).find(|def| def.kind == kind)
     }
 
     /// The rows of all versions of a resource that are served.
     pub fn versions(&self, group: &str, plural: &str) -> Vec<&'static ResourceDef> {
-        let rows = self.0.load();
+        let rows = self.rows.load();
         let found = rows.get(group).and_then(|plurals| plurals.get(plural));
         let versions = found.into_iter().flat_map(|definition| &definition.versions);
         versions.filter(|version| version.served).map(|version| version.def).collect()
@@ -64,17 +75,17 @@ impl Table {
 
     /// The groups, sorted, with what is served of them.
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
-        let rows = self.0.load();
+        let rows = self.rows.load();
         rows.iter().map(|(group, plurals)| (group.clone(), plurals.values().cloned().collect())).collect()
     }
 
     /// Takes over changed definitions (`None`: it is gone), named by their store keys.
     pub(crate) fn change(&self, changes: &[(String, Option<Arc<KeyValue>>)]) {
-        let mut rows = (*self.0.load_full()).clone();
+        let mut rows = (*self.rows.load_full()).clone();
         for (key, value) in changes {
             let name = key.rsplit('/').next().unwrap_or_default();
             let Some((plural, group)) = name.split_once('.') else { continue };
-            let definition = value.as_ref().and_then(Definition::read);
+            let definition = value.as_ref().and_then(|value| Definition::read(value, self.hooks.clone()));
             match definition {
                 Some(definition) => {
                     rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
@@ -89,7 +100,7 @@ impl Table {
                 }
             }
         }
-        self.0.store(Arc::new(rows));
+        self.rows.store(Arc::new(rows));
     }
 }
 

@@ -12,6 +12,8 @@ use keelson_store::KeyValue;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::conversion;
+use crate::hooks::Hooks;
 use crate::objects::parse;
 
 /// Verbs of custom resources, in the order in which discovery lists them.
@@ -49,6 +51,7 @@ pub struct Definition {
     pub conversion: Value,
     /// The definition as it is stored; schemas are read from it when they are first needed.
     source: Arc<KeyValue>,
+    hooks: Option<Arc<Hooks>>,
 }
 
 /// A version of a custom resource that a request is about.
@@ -73,7 +76,7 @@ impl Definition {
     }
 
     /// Reads a stored definition; `None` if it is not established.
-    pub fn read(source: &Arc<KeyValue>) -> Option<Self> {
+    pub fn read(source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
         let object =
             parse(source).inspect_err(|e| tracing::error!(error = e.message, "a definition cannot be read")).ok()?;
         let established = object["status"]["conditions"]
@@ -104,6 +107,7 @@ impl Definition {
             terminating: object["metadata"]["deletionTimestamp"].is_string(),
             conversion: spec["conversion"].clone(),
             source: source.clone(),
+            hooks,
         })
     }
 
@@ -155,8 +159,14 @@ impl Custom {
             fit(self.definition.schema(index), &mut object);
         }
         if stored_index != Some(self.index) {
-            object["apiVersion"] = self.def().api_version().into();
             object["kind"] = self.def().kind.into();
+            let definition = &self.definition;
+            object = conversion::convert(
+                &definition.conversion,
+                definition.hooks.as_ref(),
+                object,
+                &self.def().api_version(),
+            )?;
             prune(self.schema(), &mut object);
         }
         Ok(object)
@@ -170,12 +180,17 @@ impl Custom {
     }
 
     /// An object of this version as it goes to the store.
-    pub fn to_storage(&self, object: &Value) -> Value {
-        let mut object = object.clone();
-        if let Some(version) = self.definition.versions.iter().find(|v| v.name == self.definition.storage) {
-            object["apiVersion"] = version.def.api_version().into();
+    pub fn to_storage(&self, object: &Value) -> Result<Value, Status> {
+        let definition = &self.definition;
+        match definition.versions.iter().find(|v| v.name == definition.storage) {
+            Some(version) if version.name != self.version().name => conversion::convert(
+                &definition.conversion,
+                definition.hooks.as_ref(),
+                object.clone(),
+                &version.def.api_version(),
+            ),
+            _ => Ok(object.clone()),
         }
-        object
     }
 }
 

@@ -76,7 +76,7 @@ impl ApiServer {
                 return call.answer(201, &candidate, warnings);
             }
             extra.lease = self.event_lease(def).await?;
-            match self.objects.put(def, &call.request.to_store(&candidate), 0, call.fence, extra).await {
+            match self.objects.put(def, &*call.request.to_store(&candidate)?, 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, warnings);

@@ -102,7 +102,7 @@ impl ApiServer {
             let result = match &waiting {
                 Some(new) if *new == old => return Ok(Outcome::Waiting(old)),
                 Some(new) => {
-                    self.objects.put(def, &request.to_store(new), revision, call.fence, Default::default()).await
+                    self.objects.put(def, &*request.to_store(new)?, revision, call.fence, Default::default()).await
                 }
                 None => self.objects.delete(def, &old, revision, call.fence, services::release(def, &old)).await,
             };

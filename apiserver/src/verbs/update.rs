@@ -122,7 +122,7 @@ impl ApiServer {
             let written = if gone {
                 self.objects.delete(def, &new, revision, call.fence, services::release(def, &new)).await
             } else {
-                self.objects.put(def, &request.to_store(&new), revision, call.fence, extra).await
+                self.objects.put(def, &*request.to_store(&new)?, revision, call.fence, extra).await
             };
             match written {
                 Ok(now) => {

@@ -1,0 +1,282 @@
+//! CertificateSigningRequests: who asks is the server's to say, what may be asked, and what approval and signing may change.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keelson_machinery::names;
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::status::Cause;
+use serde_json::{Value, json};
+
+use crate::access::UserInfo;
+use crate::strategy;
+
+/// Shortest life that may be asked for, seconds.
+const MIN_SECONDS: i64 = 600;
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+/// Whether a row is that of the requests.
+pub fn is_request(def: &ResourceDef) -> bool {
+    (def.group, def.plural) == ("certificates.k8s.io", "certificatesigningrequests")
+}
+
+/// Writes into a request who made it: approval depends on it, so what the client says does not count.
+pub fn record_requester(object: &mut Value, user: &UserInfo) {
+    let Some(spec) = object["spec"].as_object_mut() else { return };
+    spec.insert("username".into(), user.name.as_str().into());
+    spec.insert("groups".into(), json!(user.groups));
+    spec.remove("uid");
+    spec.remove("extra");
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.as_str().into());
+    }
+    if !user.extra.is_empty() {
+        spec.insert("extra".into(), json!(user.extra));
+    }
+}
+
+/// Keeps what an update may not change, and stamps new conditions.
+pub fn prepare_update(subresource: &str, old: &Value, new: &mut Value) {
+    new["spec"] = old["spec"].clone();
+    match subresource {
+        "approval" => {
+            // Approval decides; it does not issue.
+            let conditions = new["status"]["conditions"].clone();
+            new["status"] = old["status"].clone();
+            set_or_remove(&mut new["status"], "conditions", conditions);
+        }
+        "status" => {}
+        _ => {
+            new["status"] = old["status"].clone();
+            return;
+        }
+    }
+    let before = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    for condition in new["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        let known = before.iter().find(|b| b["type"] == condition["type"]);
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = strategy::now().into();
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let same = known.filter(|known| known["status"] == condition["status"]);
+            condition["lastTransitionTime"] =
+                same.map_or_else(|| strategy::now().into(), |known| known["lastTransitionTime"].clone());
+        }
+    }
+}
+
+fn set_or_remove(of: &mut Value, key: &str, value: Value) {
+    let Some(map) = of.as_object_mut() else { return };
+    match value {
+        Value::Null => map.remove(key),
+        value => map.insert(key.into(), value),
+    };
+}
+
+fn pem_of(value: &Value) -> Option<String> {
+    String::from_utf8(STANDARD.decode(value.as_str()?).ok()?).ok()
+}
+
+/// What is wrong with a request.
+pub fn problems(subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if old.is_none() {
+        spec(&new["spec"], &mut causes);
+    }
+    conditions(subresource, new, old, &mut causes);
+    if let Some(old) = old {
+        certificate(&new["status"], &old["status"], &mut causes);
+    }
+    causes
+}
+
+fn spec(spec: &Value, causes: &mut Vec<Cause>) {
+    let pem = pem_of(&spec["request"]);
+    if !pem.as_deref().is_some_and(|pem| pem.contains("-----BEGIN CERTIFICATE REQUEST-----")) {
+        causes.push(Cause::invalid("spec.request", &spec["request"], "PEM block type must be CERTIFICATE REQUEST"));
+    } else if let Some(Err(why)) = pem.as_deref().map(keelson_pki::read_csr) {
+        causes.push(Cause::invalid("spec.request", &spec["request"], &why.to_string()));
+    }
+    let usages = spec["usages"].as_array().cloned().unwrap_or_default();
+    if usages.is_empty() {
+        causes.push(Cause::required("spec.usages", ""));
+    }
+    for (index, usage) in usages.iter().enumerate() {
+        let at = format!("spec.usages[{index}]");
+        if !usage.as_str().is_some_and(|usage| USAGES.contains(&usage)) {
+            causes.push(Cause::not_supported(at.clone(), usage, &USAGES));
+        }
+        if usages[..index].contains(usage) {
+            causes.push(Cause::duplicate(at, usage));
+        }
+    }
+    signer(&spec["signerName"], causes);
+    if let Some(seconds) = spec["expirationSeconds"].as_i64().filter(|s| *s < MIN_SECONDS) {
+        let why = "may not specify a duration less than 600 seconds (10 minutes)";
+        causes.push(Cause::invalid("spec.expirationSeconds", &seconds, why));
+    }
+}
+
+fn signer(value: &Value, causes: &mut Vec<Cause>) {
+    let name = value.as_str().unwrap_or_default();
+    let at = "spec.signerName";
+    if name.is_empty() {
+        causes.push(Cause::required(at, ""));
+        return;
+    }
+    if name == "kubernetes.io/legacy-unknown" {
+        causes.push(Cause::invalid(at, value, "the legacy signerName is not allowed via this API version"));
+        return;
+    }
+    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.is_empty()) else {
+        let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        causes.push(Cause::invalid(at, value, why));
+        return;
+    };
+    for label in domain.split('.') {
+        if let Some(problem) = names::dns_label(label) {
+            let why = format!("validating label {label:?}: {problem}");
+            causes.push(Cause::invalid(at, &Value::from(domain), &why));
+        }
+    }
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        causes.push(Cause::invalid(at, &Value::from(domain), why));
+    }
+    if let Some(problem) = names::dns_subdomain(path) {
+        causes.push(Cause::invalid(at, &Value::from(path), &problem));
+    }
+}
+
+fn kinds(object: Option<&Value>) -> Vec<String> {
+    let list = object.and_then(|o| o["status"]["conditions"].as_array());
+    list.into_iter().flatten().filter_map(|c| c["type"].as_str()).map(str::to_owned).collect()
+}
+
+fn conditions(subresource: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let (now, before) = (kinds(Some(new)), kinds(old));
+    for (index, condition) in new["status"]["conditions"].as_array().into_iter().flatten().enumerate() {
+        let at = format!("status.conditions[{index}]");
+        let kind = condition["type"].as_str().unwrap_or_default();
+        if kind.is_empty() {
+            causes.push(Cause::required(format!("{at}.type"), ""));
+        }
+        if now[..index.min(now.len())].iter().any(|k| k == kind) {
+            causes.push(Cause::duplicate(format!("{at}.type"), &condition["type"]));
+        }
+        match (kind, condition["status"].as_str().unwrap_or_default()) {
+            (_, "") => causes.push(Cause::required(format!("{at}.status"), "")),
+            ("Approved" | "Denied" | "Failed", status) if status != "True" => {
+                causes.push(Cause::not_supported(format!("{at}.status"), &condition["status"], &["True"]));
+            }
+            _ => {}
+        }
+    }
+    let has = |list: &[String], kind: &str| list.iter().any(|k| k == kind);
+    if has(&now, "Approved") && has(&now, "Denied") {
+        let why = "Approved and Denied conditions are mutually exclusive";
+        causes.push(Cause::invalid("status.conditions", &Value::from("Denied"), why));
+    } else if subresource != "approval" {
+        // Only the approval subresource decides.
+        for kind in ["Approved", "Denied"] {
+            if has(&now, kind) && !has(&before, kind) && old.is_some() {
+                let why = format!("updates may not add a condition of type {kind:?}");
+                causes.push(Cause::forbidden("status.conditions", &why));
+            }
+        }
+    }
+    for kind in ["Approved", "Denied", "Failed"] {
+        if has(&before, kind) && !has(&now, kind) {
+            let why = format!("updates may not remove a condition of type {kind:?}");
+            causes.push(Cause::forbidden("status.conditions", &why));
+        }
+    }
+}
+
+fn certificate(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let before = old["certificate"].as_str().unwrap_or_default();
+    let now = new["certificate"].as_str().unwrap_or_default();
+    if now == before {
+        return;
+    }
+    if !before.is_empty() {
+        causes.push(Cause::forbidden("status.certificate", "updates may not modify existing certificate content"));
+    } else if !pem_of(&new["certificate"]).is_some_and(|pem| pem.contains("-----BEGIN CERTIFICATE-----")) {
+        let why = "must contain at least one CERTIFICATE PEM block";
+        causes.push(Cause::invalid("status.certificate", &Value::from("<certificate data>"), why));
+    }
+}
+
+/// The names of what a request asks a certificate for.
+pub fn organizations(object: &Value) -> Vec<String> {
+    let subject = pem_of(&object["spec"]["request"]).and_then(|pem| keelson_pki::read_csr(&pem).ok());
+    subject.map(|subject| subject.organizations).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_approval_decides_and_nothing_is_taken_back() {
+        let with = |kinds: &[&str]| {
+            let list: Vec<Value> = kinds.iter().map(|k| json!({"type": k, "status": "True"})).collect();
+            json!({"spec": {}, "status": {"conditions": list}})
+        };
+        for (subresource, old, new, expected) in [
+            ("approval", vec![], vec!["Approved"], vec![]),
+            ("status", vec![], vec!["Approved"], vec!["updates may not add a condition of type \"Approved\""]),
+            ("approval", vec!["Approved"], vec![], vec!["updates may not remove a condition of type \"Approved\""]),
+            (
+                "approval",
+                vec!["Approved"],
+                vec!["Approved", "Denied"],
+                vec!["\"Denied\": Approved and Denied conditions are mutually exclusive"],
+            ),
+            ("status", vec!["Approved"], vec!["Approved", "Failed"], vec![]),
+        ] {
+            let causes = problems(subresource, &with(&new), Some(&with(&old)));
+            assert_eq!(causes.len(), expected.len(), "{causes:?}");
+            for (cause, expected) in causes.iter().zip(expected) {
+                assert!(cause.message.ends_with(expected), "{}", cause.message);
+            }
+        }
+    }
+
+    #[test]
+    fn signers_have_a_domain_and_a_path() {
+        for (name, good) in [
+            ("example.com/x", true),
+            ("noslash", false),
+            ("UPPER.example/x", false),
+            ("kubernetes.io/legacy-unknown", false),
+        ] {
+            let mut causes = Vec::new();
+            signer(&name.into(), &mut causes);
+            assert_eq!(causes.is_empty(), good, "{name}: {causes:?}");
+        }
+    }
+}

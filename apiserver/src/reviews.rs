@@ -1,0 +1,217 @@
+//! Kinds that are created only to be answered: access reviews, token reviews, and who one is.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::status::{Cause, Status};
+use keelson_pki::service_account::ISSUER;
+use serde_json::{Value, json};
+
+use crate::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::admission::review::user_info;
+use crate::verbs::Call;
+use crate::{ApiServer, ownership, strategy};
+
+fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
+/// Answers a review.
+pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
+    server.fresh(None).await?;
+    let mut review = call.object()?.value;
+    let def = call.request.def;
+    fit(call, &mut review)?;
+    ownership::track_virtual(call, &mut review, def.group);
+    let spec = review["spec"].clone();
+    review["status"] = match def.plural {
+        "selfsubjectreviews" => {
+            review["metadata"]["creationTimestamp"] = strategy::now().into();
+            json!({"userInfo": user_info(call.user)})
+        }
+        "selfsubjectrulesreviews" => {
+            let namespace = text(&spec, "namespace");
+            if namespace.is_empty() {
+                return Err(Status::bad_request("no namespace on request"));
+            }
+            let (resource_rules, path_rules) = server.authorizer.rules_for(call.user, namespace);
+            review["spec"] = json!({});
+            json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false})
+        }
+        "selfsubjectaccessreviews" => {
+            check_attributes(&spec, Vec::new())?;
+            decide(server, call.user, &spec)
+        }
+        "subjectaccessreviews" => {
+            check_attributes(&spec, subject_problems(&spec))?;
+            decide(server, &subject(&spec), &spec)
+        }
+        "localsubjectaccessreviews" => {
+            review["metadata"]["namespace"] = call.request.namespace.as_str().into();
+            check_attributes(&spec, local_problems(&spec, &call.request.namespace))?;
+            decide(server, &subject(&spec), &spec)
+        }
+        "tokenreviews" => token(server, &mut review)?,
+        other => {
+            let message = format!("{other} is not served by this version of keelson");
+            return Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) });
+        }
+    };
+    call.answer(201, &review, &[])
+}
+
+/// Refuses a body of another kind.
+fn fit(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
+    let def = call.request.def;
+    let (kind, version) = (text(review, "kind").to_owned(), text(review, "apiVersion").to_owned());
+    if kind.is_empty() && version.is_empty() {
+        review["kind"] = def.kind.into();
+        review["apiVersion"] = def.api_version().into();
+    } else if kind != def.kind || version != def.api_version() {
+        let v = version.rsplit('/').next().unwrap_or_default();
+        let package = def.group.split('.').next().unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "{kind} in version {v:?} cannot be handled as a {}: converting ({v}.{kind}) to ({package}.{}): unknown conversion",
+            def.kind, def.kind
+        )));
+    }
+    if !review["metadata"].is_object() {
+        review["metadata"] = json!({});
+    }
+    if def.plural == "tokenreviews"
+        && let Some(metadata) = review["metadata"].as_object_mut()
+    {
+        metadata.remove("namespace");
+    }
+    Ok(())
+}
+
+fn subject(spec: &Value) -> UserInfo {
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect()
+    };
+    let extra = spec["extra"].as_object().into_iter().flatten();
+    UserInfo {
+        name: text(spec, "user").into(),
+        uid: text(spec, "uid").into(),
+        groups: list(&spec["groups"]),
+        extra: extra.map(|(key, value)| (key.to_lowercase(), list(value))).collect(),
+    }
+}
+
+fn subject_problems(spec: &Value) -> Vec<Cause> {
+    let nobody = text(spec, "user").is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    let why = "at least one of user or group must be specified";
+    nobody.then(|| Cause::invalid("spec.user", &Value::from(""), why)).into_iter().collect()
+}
+
+fn local_problems(spec: &Value, namespace: &str) -> Vec<Cause> {
+    let mut causes = subject_problems(spec);
+    if spec["resourceAttributes"].is_object() && text(&spec["resourceAttributes"], "namespace") != namespace {
+        let given = Value::from(text(&spec["resourceAttributes"], "namespace"));
+        causes.push(Cause::invalid("spec.resourceAttributes.namespace", &given, "must match metadata.namespace"));
+    }
+    if spec["nonResourceAttributes"].is_object() {
+        let shown = shown_path(&spec["nonResourceAttributes"]);
+        causes.push(Cause::invalid("spec.nonResourceAttributes", &shown, "disallowed on this kind of request"));
+    }
+    causes
+}
+
+fn shown_path(path: &Value) -> String {
+    format!("{{\"Path\":{},\"Verb\":{}}}", Value::from(text(path, "path")), Value::from(text(path, "verb")))
+}
+
+fn check_attributes(spec: &Value, mut causes: Vec<Cause>) -> Result<(), Status> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    match (resource.is_object(), path.is_object()) {
+        (true, true) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            let told = causes.iter().any(|cause| cause.field == "spec.nonResourceAttributes");
+            if !told {
+                causes.push(Cause::invalid("spec.nonResourceAttributes", &shown_path(path), why));
+            }
+        }
+        (false, false) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            causes.push(Cause::invalid("spec.resourceAttributes", &Value::Null, why));
+        }
+        _ => {}
+    }
+    for key in ["fieldSelector", "labelSelector"] {
+        let selector = &resource[key];
+        let (raw, requirements) = (text(selector, "rawSelector"), selector["requirements"].as_array());
+        let at = format!("spec.resourceAttributes.{key}");
+        if !raw.is_empty() && requirements.is_some_and(|r| !r.is_empty()) {
+            let why = "may not specified at the same time as requirements";
+            causes.push(Cause::invalid(format!("{at}.rawSelector"), &selector["rawSelector"], why));
+        } else if selector.is_object() && raw.is_empty() && requirements.is_none_or(Vec::is_empty) {
+            let why = "when specified, requirements or rawSelector is required";
+            causes.push(Cause::required(format!("{at}.requirements"), why));
+        }
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    // Upstream leaves the kind out of these refusals.
+    Err(Status::invalid("authorization.k8s.io", "", "", causes))
+}
+
+fn decide(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let attributes = if resource.is_object() {
+        Attributes {
+            verb: text(resource, "verb").into(),
+            group: text(resource, "group").into(),
+            version: text(resource, "version").into(),
+            resource: text(resource, "resource").into(),
+            subresource: text(resource, "subresource").into(),
+            namespace: text(resource, "namespace").into(),
+            name: text(resource, "name").into(),
+            path: String::new(),
+        }
+    } else {
+        Attributes { verb: text(path, "verb").into(), path: text(path, "path").into(), ..Attributes::default() }
+    };
+    match server.authorizer.authorize(user, &attributes) {
+        Decision::Allow => match server.authorizer.explain(user, &attributes) {
+            Some(reason) => json!({"allowed": true, "reason": reason}),
+            None => json!({"allowed": true}),
+        },
+        Decision::Deny(reason) => json!({"allowed": false, "denied": true, "reason": reason}),
+        Decision::NoOpinion(reason) if reason.is_empty() => json!({"allowed": false}),
+        Decision::NoOpinion(reason) => json!({"allowed": false, "reason": reason}),
+    }
+}
+
+/// The answer to a TokenReview; a token that is good is not repeated.
+fn token(server: &ApiServer, review: &mut Value) -> Result<Value, Status> {
+    let token = text(&review["spec"], "token").to_owned();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let audiences: Vec<String> = review["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
+    let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
+    let wanted: Vec<&str> = audiences.iter().map(String::as_str).collect();
+    // A token that looks like one is a secret, whatever is wrong with it.
+    if token.matches('.').count() == 2 && review["spec"].is_object() {
+        review["spec"].as_object_mut().map(|spec| spec.remove("token"));
+    }
+    Ok(match server.authenticator.token_for(&token, &wanted) {
+        Ok((user, own)) => {
+            review["spec"].as_object_mut().map(|spec| spec.remove("token"));
+            let shared: Vec<&String> = audiences.iter().filter(|a| own.contains(a)).collect();
+            json!({"authenticated": true, "user": user_info(&user), "audiences": shared})
+        }
+        Err(error) => {
+            let error = error.to_string();
+            let error =
+                if error == "invalid bearer token" { error } else { format!("[invalid bearer token, {error}]") };
+            json!({"user": {}, "error": error})
+        }
+    })
+}

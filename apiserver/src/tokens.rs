@@ -1,0 +1,175 @@
+//! TokenRequest: tokens of service accounts, bound to an audience, a time and perhaps an object.
+
+use http::Response;
+use keelson_client::Body;
+use keelson_machinery::status::{Cause, Status};
+use keelson_pki::service_account::{Bound, Claims, ISSUER, Kubernetes};
+use serde_json::{Value, json};
+
+use crate::access::{Admission, Operation};
+use crate::verbs::Call;
+use crate::{ApiServer, ownership, strategy};
+
+/// Shortest and longest life of a requested token, seconds.
+const SECONDS: (i64, i64) = (600, 1 << 32);
+/// Life of a token that asks for none, seconds.
+const DEFAULT_SECONDS: i64 = 3600;
+/// What the token's own field is called in ownership: the server's answer is not the client's.
+const GROUP: &str = "authentication.k8s.io";
+
+fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of[key].as_str().unwrap_or_default()
+}
+
+/// What a token says of an object.
+fn bound(object: &Value) -> Bound {
+    Bound { name: text(&object["metadata"], "name").into(), uid: text(&object["metadata"], "uid").into() }
+}
+
+/// Binds a token to the object that the request names, if it names one: it must exist and have the uid given.
+fn bind(server: &ApiServer, call: &Call<'_>, reference: &Value, kubernetes: &mut Kubernetes) -> Result<(), Status> {
+    if !reference.is_object() {
+        return Ok(());
+    }
+    let (kind, name) = (text(reference, "kind"), text(reference, "name"));
+    let (plural, namespace) = match (text(reference, "apiVersion"), kind) {
+        ("v1", "Pod") => ("pods", call.request.namespace.as_str()),
+        ("v1", "Secret") => ("secrets", call.request.namespace.as_str()),
+        ("v1", "Node") => ("nodes", ""),
+        (version, kind) => {
+            let shown = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+            return Err(Status::bad_request(format!("cannot bind token to object of type {shown}, Kind={kind}")));
+        }
+    };
+    let def = keelson_machinery::resources::find("", "v1", plural).ok_or_else(Status::no_such_path)?;
+    let (object, _) = server.objects.get(def, namespace, name)?.ok_or_else(|| Status::not_found("", plural, name))?;
+    let found = bound(&object);
+    let wanted = text(reference, "uid");
+    if !wanted.is_empty() && wanted != found.uid {
+        let why = format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted \
+             and then recreated"
+        );
+        return Err(Status::conflict("", kind, name, &why));
+    }
+    match plural {
+        "pods" => {
+            if text(&object["spec"], "serviceAccountName") != call.request.name {
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    call.request.name
+                )));
+            }
+            let node = text(&object["spec"], "nodeName");
+            kubernetes.node = server.objects.object("", "v1", "nodes", "", node).map(|node| bound(&node));
+            kubernetes.pod = Some(found);
+        }
+        "nodes" => kubernetes.node = Some(found),
+        _ => kubernetes.secret = Some(found),
+    }
+    Ok(())
+}
+
+/// What is wrong with a request.
+fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
+    for (key, expected) in [("kind", "TokenRequest"), ("apiVersion", "authentication.k8s.io/v1")] {
+        let found = text(review, key).to_owned();
+        if found.is_empty() {
+            review[key] = expected.into();
+        } else if found != expected {
+            let (kind, version) = (text(review, "kind"), text(review, "apiVersion"));
+            return Err(Status::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a TokenRequest: converting ({version}.{kind}) to \
+                 (authentication.TokenRequest): unknown conversion"
+            )));
+        }
+    }
+    let request = call.request;
+    for (key, own, what) in [("name", &request.name, "name"), ("namespace", &request.namespace, "namespace")] {
+        let given = text(&review["metadata"], key);
+        if !given.is_empty() && given != own.as_str() {
+            return Err(Status::bad_request(format!(
+                "the {what} of the provided object does not match the {what} sent on the request"
+            )));
+        }
+    }
+    let seconds = review["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
+    let why = match seconds {
+        s if s < SECONDS.0 => "may not specify a duration less than 10 minutes",
+        s if s > SECONDS.1 => "may not specify a duration larger than 2^32 seconds",
+        _ => return Ok(()),
+    };
+    let cause = Cause::invalid("spec.expirationSeconds", &seconds, why);
+    Err(Status::invalid(GROUP, "TokenRequest", "", vec![cause]))
+}
+
+/// Answers a TokenRequest.
+pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let request = call.request;
+    server.fresh(None).await?;
+    let mut review = call.object()?.value;
+    let (account, _) =
+        server.objects.get(request.def, &request.namespace, &request.name)?.ok_or_else(|| call.not_found())?;
+    if !review["spec"].is_object() {
+        review["spec"] = json!({});
+    }
+    check(call, &mut review)?;
+    let seconds = review["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
+    review["spec"]["expirationSeconds"] = seconds.into();
+    ownership::track_virtual(call, &mut review, GROUP);
+    let mut audiences: Vec<String> = review["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
+    if audiences.is_empty() {
+        audiences.push(ISSUER.into());
+    }
+    review["spec"]["audiences"] = json!(audiences);
+    let mut warnings = Vec::new();
+    let mut admission = Admission {
+        operation: Operation::Create,
+        def: request.def,
+        subresource: &request.subresource,
+        namespace: &request.namespace,
+        name: &request.name,
+        user: call.user,
+        object: Some(&mut review),
+        old: None,
+        dry_run: call.dry_run()?,
+        warnings: &mut warnings,
+    };
+    server.admit(&mut admission).await?;
+    let mut kubernetes =
+        Kubernetes { namespace: request.namespace.clone(), serviceaccount: bound(&account), ..Kubernetes::default() };
+    bind(server, call, &review["spec"]["boundObjectRef"], &mut kubernetes)?;
+    let now = jiff::Timestamp::now().as_second();
+    let claims = Claims {
+        aud: audiences,
+        exp: now + seconds,
+        iat: now,
+        nbf: now,
+        iss: ISSUER.into(),
+        jti: uuid::Uuid::new_v4().to_string(),
+        sub: format!("system:serviceaccount:{}:{}", request.namespace, request.name),
+        kubernetes,
+    };
+    let token = server.pki.service_account.sign(&claims).map_err(|e| Status::internal(&e.to_string()))?;
+    for (key, value) in [
+        ("name", request.name.clone()),
+        ("namespace", request.namespace.clone()),
+        ("uid", claims.kubernetes.serviceaccount.uid.clone()),
+        ("creationTimestamp", strategy::now()),
+    ] {
+        review["metadata"][key] = value.into();
+    }
+    if review["spec"].get("boundObjectRef").is_none() {
+        review["spec"]["boundObjectRef"] = Value::Null;
+    }
+    let expires = jiff::Timestamp::from_second(now + seconds)
+        .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default();
+    review["status"] = json!({"token": token, "expirationTimestamp": expires});
+    call.answer(201, &review, &warnings)
+}
