@@ -341,6 +341,7 @@ impl Core {
     fn decide(&mut self, queued: Queued, advice: Option<&Advice>, now: Millis) -> Option<Act> {
         let pod = queued.pod.clone();
         let profile = self.profiles.get(&pod.class.scheduler).cloned()?;
+        self.view.limit_counters();
         let budgets = self.budgets();
         let terms = Terms { budgets: &budgets, advice };
         match schedule(&mut self.view, &profile, &pod, &mut self.start, &terms, &mut self.random) {
