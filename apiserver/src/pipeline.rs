@@ -14,7 +14,6 @@ use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use keelson_store::Kv;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
@@ -24,12 +23,13 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, components, crd, discovery, health, metrics, negotiate, openapi, quota,
-    request, respond, scheduling, streams, subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
+    quota, request, respond, scheduling, streams, subresources,
 };
 
-/// Requests under way at once, watches and streams not counted (upstream: 400 reading and 200 writing).
-const MAX_INFLIGHT: usize = 600;
+/// Headers that tell how a request was sorted.
+const FLOW_SCHEMA: &str = "x-kubernetes-pf-flowschema-uid";
+const PRIORITY_LEVEL: &str = "x-kubernetes-pf-prioritylevel-uid";
 /// Events expire after this, seconds.
 const EVENT_TTL_SECONDS: i64 = 3600;
 /// Events of this span share a lease, seconds.
@@ -68,7 +68,7 @@ pub struct ApiServer {
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
-    inflight: Semaphore,
+    flow: flow::Flow,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
 }
 
@@ -82,6 +82,7 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         let hooks = Arc::new(Hooks::new(objects.clone()));
         let customs = Arc::new(crd::Table::new(hooks.clone()));
+        let flow = flow::Flow::new(objects.clone());
         let server = Arc::new(Self {
             customs: customs.clone(),
             advisor: std::sync::OnceLock::new(),
@@ -102,7 +103,7 @@ impl ApiServer {
             service_cidr: config.service_cidr,
             stop: config.stop,
             extensions: config.extensions,
-            inflight: Semaphore::new(MAX_INFLIGHT),
+            flow,
             event_lease: tokio::sync::Mutex::new((0, 0)),
         });
         crd::controller::start(&server);
@@ -181,11 +182,16 @@ impl ApiServer {
                 whole.boxed_unsync()
             }));
         }
-        let Ok(_permit) = self.inflight.try_acquire() else {
-            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
-        };
+        let attributes = request.attributes();
+        let (_permit, sorted) = self.flow.acquire(call.user, &attributes).await?;
         let _held = self.metrics.under_way(request);
-        self.dispatch(call, upgrade, uri).await
+        let mut response = self.dispatch(call, upgrade, uri).await?;
+        for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {
+            if let Ok(value) = uid.parse() {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        Ok(response)
     }
 
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {

@@ -152,6 +152,26 @@ impl ResourceRequest {
             None => parse(kv),
         }
     }
+
+    /// As authorizers see it.
+    pub fn attributes(&self) -> Attributes {
+        let r = self;
+        Attributes {
+            verb: r.verb.into(),
+            group: r.def.group.into(),
+            version: r.def.version.into(),
+            resource: r.def.plural.into(),
+            subresource: r.subresource.clone(),
+            // A namespace's own namespace is itself, so that roles in it may name it.
+            namespace: if r.def.plural == "namespaces" && r.def.group.is_empty() {
+                r.name.clone()
+            } else {
+                r.namespace.clone()
+            },
+            name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
+            path: String::new(),
+        }
+    }
 }
 
 /// What a request asks for.
@@ -253,21 +273,7 @@ impl Target {
     /// As authorizers see it.
     pub fn attributes(&self, method: &Method) -> Attributes {
         match self {
-            Self::Resource(r) => Attributes {
-                verb: r.verb.into(),
-                group: r.def.group.into(),
-                version: r.def.version.into(),
-                resource: r.def.plural.into(),
-                subresource: r.subresource.clone(),
-                // A namespace's own namespace is itself, so that roles in it may name it.
-                namespace: if r.def.plural == "namespaces" && r.def.group.is_empty() {
-                    r.name.clone()
-                } else {
-                    r.namespace.clone()
-                },
-                name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
-                path: String::new(),
-            },
+            Self::Resource(r) => r.attributes(),
             Self::Path(path) => {
                 Attributes { verb: method.as_str().to_ascii_lowercase(), path: path.clone(), ..Attributes::default() }
             }

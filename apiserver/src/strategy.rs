@@ -119,7 +119,11 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     // A node comes with the status that its agent saw.
     if def.has_status && def.plural != "nodes" {
         reset_status(def, object);
+        if (def.group, def.plural) == ("", "persistentvolumes") {
+            object["status"]["lastPhaseTransitionTime"] = now().into();
+        }
     }
+    crate::jobs::prepare(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }
@@ -258,7 +262,8 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
         false => {
-            subresource.is_empty() && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
+            matches!(subresource, "" | "scale")
+                && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
         }
     };
     if has_generation(def) && changed {

@@ -37,6 +37,7 @@ pub async fn serve(
         (_, "scale", "get") => scale_of(server, call).and_then(|scale| call.answer(200, &scale, &[])),
         (_, "scale", "update" | "patch") => set_scale(server, call).await,
         ("pods", "binding", "create") => bindings::create(server, call, &request.name).await,
+        ("pods", "eviction", "create") => crate::eviction::evict(server, call).await,
         ("namespaces", "finalize", "update") => finalize(server, call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => server.update(call).await,
@@ -70,7 +71,11 @@ fn scale(call: &Call<'_>, object: &Value) -> Result<Value, Status> {
 
 fn built_in_scale(object: &Value) -> Value {
     let metadata = &object["metadata"];
-    let labels = object["spec"]["selector"]["matchLabels"].as_object();
+    let selector = &object["spec"]["selector"];
+    // A ReplicationController's selector is the labels themselves.
+    let is_plain = object["kind"] == "ReplicationController";
+    let labels = if is_plain { selector.as_object() } else { selector["matchLabels"].as_object() };
+    let replicas = object["spec"]["replicas"].as_i64().unwrap_or(0);
     let selector: Vec<String> =
         labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
     json!({
@@ -80,7 +85,7 @@ fn built_in_scale(object: &Value) -> Value {
             "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
         },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "spec": if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) },
         "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")},
     })
 }
@@ -120,12 +125,6 @@ async fn set_scale(server: &ApiServer, call: &Call<'_>) -> Answer {
             }
             let mut new = old.clone();
             new["spec"]["replicas"] = replicas.into();
-            // `change` treats a subresource other than status as the main resource, so the generation is counted here.
-            if new["spec"] != old["spec"]
-                && let Some(generation) = old["metadata"]["generation"].as_i64()
-            {
-                new["metadata"]["generation"] = (generation + 1).into();
-            }
             Ok(new)
         })
         .await?;

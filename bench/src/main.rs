@@ -5,6 +5,7 @@
 
 mod api;
 mod cluster;
+mod controllers;
 mod load;
 mod process;
 mod report;
@@ -62,6 +63,11 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench {
+        name: "controllers",
+        about: "a Deployment of 5,000 replicas made, rolled over, scaled to nothing",
+        run: |o| controllers::run(o).boxed(),
+    },
     Bench {
         name: "scheduler",
         about: "10,000 pods on 5,000 hollow nodes, created to bound",

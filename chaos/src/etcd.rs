@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keelson_proto::etcd::etcdserverpb as pb;
 use keelson_proto::etcd::mvccpb::KeyValue;
+use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
@@ -64,6 +65,11 @@ impl Client {
     /// For the state of a member.
     pub fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
+    }
+
+    /// For the membership.
+    pub fn members(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
     }
 
     /// Reads keys.

@@ -40,6 +40,10 @@ pub enum Ask {
     Compact,
     /// Hand over leadership.
     MoveLeader,
+    /// Remove a member for good.
+    Remove(usize),
+    /// Add a member at the place of the one that was removed.
+    Add(usize),
 }
 
 /// A row of the table.
@@ -179,6 +183,14 @@ pub const TABLE: &[Row] = &[
         begin: fill,
         end: empty,
         in_all: false,
+    },
+    Row {
+        name: "replace",
+        about: "one member's disk is lost: it is removed, and another one joins in its place",
+        lasts: (500, 4000),
+        begin: replace,
+        end: start_all,
+        in_all: true,
     },
     Row {
         name: "compact",
@@ -427,6 +439,22 @@ fn empty(victims: &Victims<'_>) -> Result<()> {
     }
     // A member that could not write has ended.
     start_all(victims)
+}
+
+fn replace(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
+    if victims.hosts.len() < 3 {
+        return Ok("too few members to spare one".into());
+    }
+    let member = random(victims, rng);
+    let host = &victims.hosts[member];
+    kill(victims, &[member])?;
+    if let Err(error) = (victims.ask)(Ask::Remove(member)) {
+        return Ok(format!("{} could not be removed: {error:#}", host.name()));
+    }
+    host.run("find", &[DATA, "-mindepth", "1", "-delete"])?;
+    (victims.ask)(Ask::Add(member))?;
+    victims.system.start(victims.program, host, victims.hosts)?;
+    Ok(format!("{} lost its disk and was replaced", host.name()))
 }
 
 fn compact(victims: &Victims<'_>, _: &mut StdRng) -> Result<String> {

@@ -31,6 +31,8 @@ const LEADERS: Duration = Duration::from_millis(300);
 const QUIET: (u64, u64) = (1000, 5000);
 /// How long clients may take to end.
 const CLIENTS_END: Duration = Duration::from_secs(60);
+/// How long a change of the membership is tried.
+const MEMBERSHIP: Duration = Duration::from_secs(30);
 /// Revisions that a compaction keeps.
 const KEPT: i64 = 300;
 
@@ -173,6 +175,8 @@ fn in_testbed(
     let urls: Vec<String> = hosts.iter().map(system::client_url).collect();
     let clients = runtime.block_on(async { urls.iter().map(|url| Client::new(url)).collect::<Result<Vec<_>>>() })?;
     wait_serving(&runtime, &clients).with_context(|| hosts[0].log_end("member"))?;
+    hosts.iter().try_for_each(system::formed)?;
+    let peers: Vec<String> = hosts.iter().map(system::peer_url).collect();
 
     let shared = Arc::new(Shared::new(urls, seed));
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
@@ -184,7 +188,7 @@ fn in_testbed(
         program: &program,
         hosts: &hosts,
         leader: &|| runtime.block_on(leader(&clients)),
-        ask: &|ask| runtime.block_on(obey(&clients, ask)),
+        ask: &|ask| runtime.block_on(patiently(&clients, &peers, ask)),
     };
     let windows = make_trouble(args, &shared, &victims, faults)?;
     println!("==> faults have stopped");
@@ -322,7 +326,20 @@ async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mute
     }
 }
 
-async fn obey(clients: &[Client], ask: Ask) -> Result<()> {
+/// Changes of the membership wait for a leader and for the change before; other requests need not succeed.
+async fn patiently(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + MEMBERSHIP;
+    loop {
+        match obey(clients, peers, ask).await {
+            Err(_) if matches!(ask, Ask::Remove(_) | Ask::Add(_)) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LEADERS).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn obey(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
     let at = leader(clients).await.context("nobody leads")?;
     let client = &clients[at];
     let failed = |failure| anyhow::anyhow!("{failure:?}");
@@ -330,6 +347,22 @@ async fn obey(clients: &[Client], ask: Ask) -> Result<()> {
         Ask::Compact => {
             let answer = client.range(etcd::read("serving")).await.map_err(failed)?;
             client.compact((etcd::revision(&answer.header) - KEPT).max(1)).await.map_err(failed)?;
+        }
+        Ask::Remove(member) => {
+            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
+            let listed = listed.map_err(failed)?.members;
+            // Not there any more: an earlier attempt succeeded without an answer.
+            if let Some(found) = listed.iter().find(|found| found.peer_ur_ls.contains(&peers[member])) {
+                let request = pb::MemberRemoveRequest { id: found.id };
+                etcd::limited(client.members().member_remove(request)).await.map_err(failed)?;
+            }
+        }
+        Ask::Add(member) => {
+            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
+            if !listed.map_err(failed)?.members.iter().any(|found| found.peer_ur_ls.contains(&peers[member])) {
+                let request = pb::MemberAddRequest { peer_ur_ls: vec![peers[member].clone()], is_learner: false };
+                etcd::limited(client.members().member_add(request)).await.map_err(failed)?;
+            }
         }
         Ask::MoveLeader => {
             let heads = statuses(clients).await;

@@ -68,8 +68,18 @@ pub fn client_url(host: &Host<'_>) -> String {
     format!("http://{}:{CLIENT_PORT}", host.address())
 }
 
-fn peer_url(host: &Host<'_>) -> String {
+/// The URL at which other members reach a member.
+pub fn peer_url(host: &Host<'_>) -> String {
     format!("http://{}:{PEER_PORT}", host.address())
+}
+
+/// Notes that the cluster is there: who starts without data from now on joins it.
+pub fn formed(host: &Host<'_>) -> Result<()> {
+    std::fs::write(host.dir().join("formed"), b"").context("note that the cluster is formed")
+}
+
+fn is_formed(host: &Host<'_>) -> bool {
+    host.dir().join("formed").exists()
 }
 
 impl System {
@@ -103,6 +113,7 @@ impl System {
             ("--initial-advertise-peer-urls", peer),
             ("--initial-cluster", listed.join(",")),
             ("--initial-cluster-token", "chaos".to_owned()),
+            ("--initial-cluster-state", if is_formed(host) { "existing" } else { "new" }.to_owned()),
         ] {
             flags.extend([flag.to_owned(), value]);
         }

@@ -53,6 +53,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         serve_dns: !args.no_dns,
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
+        eviction: args.eviction_hard,
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
     let running = Agent::run(config, stop.clone());

@@ -113,6 +113,9 @@ pub struct ServerArgs {
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
+    /// Make no storage class of node directories on a cluster without any
+    #[arg(long, env = "KEELSON_NO_LOCAL_PATH")]
+    pub no_local_path: bool,
     /// A node that gives no sign of life for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,
@@ -184,6 +187,13 @@ pub struct AgentArgs {
     /// Do not serve cluster names on this node (another name server has the address)
     #[arg(long, env = "KEELSON_NO_DNS")]
     pub no_dns: bool,
+    /// When pods are ended to save the node (an empty text: never)
+    #[arg(
+        long,
+        env = "KEELSON_EVICTION_HARD",
+        default_value = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
+    )]
+    pub eviction_hard: keelson_nodeagent::Thresholds,
     /// Do not serve Services on this node (another proxy does)
     #[arg(long, env = "KEELSON_NO_PROXY")]
     pub no_proxy: bool,

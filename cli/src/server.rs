@@ -200,6 +200,7 @@ fn components(
         let client = client(server, "system:kube-controller-manager", "kube-controller-manager");
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
+        config.local_path = !args.no_local_path;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
         });

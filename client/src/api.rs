@@ -47,6 +47,12 @@ impl Error {
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Self::Status(s) if s.reason.as_deref() == Some("AlreadyExists"))
     }
+    /// Nothing new may come into the namespace any more.
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::Status(status) if status.details.as_ref().is_some_and(|d| {
+            d.causes.iter().flatten().any(|c| c.reason.as_deref() == Some("NamespaceTerminating"))
+        }))
+    }
     /// The revision asked for is compacted: list again.
     pub fn is_gone(&self) -> bool {
         self.code() == 410

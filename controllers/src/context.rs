@@ -17,12 +17,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_pki::ClusterPki;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
@@ -37,6 +38,8 @@ pub struct Config {
     pub authority: Arc<ClusterPki>,
     /// A node that says nothing for this long is unreachable.
     pub node_monitor_grace_period: Duration,
+    /// Whether claims of a cluster without storage classes get directories of nodes.
+    pub local_path: bool,
     /// Addresses that belong to servers: no node gets a certificate for them.
     pub reserved_addresses: Vec<IpAddr>,
 }
@@ -48,6 +51,7 @@ impl Config {
             cluster_cidr,
             authority,
             node_monitor_grace_period: Duration::from_secs(40),
+            local_path: true,
             reserved_addresses: Vec::new(),
         }
     }
@@ -98,7 +102,7 @@ macro_rules! informers {
 
 informers! {
     /// Pods.
-    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of)], None;
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (crate::volumes::BY_CLAIM, crate::volumes::claims_index)], None;
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.
@@ -155,6 +159,8 @@ informers! {
     attachments: VolumeAttachment, &[], None;
     /// CSINodes.
     csi_nodes: CSINode, &[], None;
+    /// ResourceClaims.
+    resource_claims: ResourceClaim, &[], None;
     /// ClusterRoles.
     cluster_roles: ClusterRole, &[], None;
 }
@@ -170,19 +176,33 @@ pub struct Context {
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
+    listeners: RwLock<Vec<Listener>>,
 }
+
+/// Hears the namespace of an object that came or went.
+pub type Listener = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Context {
     /// Starts the informers and waits for their first lists.
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default() })
+        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default(), listeners: RwLock::default() })
     }
 
     /// The recorder of events of `component`.
     pub fn recorder(&self, component: &'static str) -> Recorder {
         self.recorders.lock().entry(component).or_insert_with(|| Recorder::start(&self.client, component)).clone()
+    }
+
+    /// Calls `listener` whenever an object of any kind came to a namespace or went.
+    pub fn on_object(&self, listener: Listener) {
+        self.listeners.write().push(listener);
+    }
+
+    /// Tells the listeners.
+    pub fn tell_object(&self, namespace: &str) {
+        self.listeners.read().iter().for_each(|listener| listener(namespace));
     }
 
     /// The time, in whole seconds as the API has it.
@@ -223,6 +243,7 @@ impl Context {
             cache: Informers::empty(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
+            listeners: RwLock::default(),
         })
     }
 }

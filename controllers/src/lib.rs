@@ -2,18 +2,28 @@
 //!
 //! Invariant: a plan reads no clock, no randomness and no network; the runner writes only through a fenced client.
 
+mod autoscaler;
 mod context;
+mod cronjob;
 mod csr;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod garbage;
+mod history;
 mod housekeeping;
+mod job;
 mod node;
 mod owners;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replicaset;
+mod resource_claims;
 mod runtime;
 mod services;
+mod statefulset;
+mod volumes;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -56,9 +66,41 @@ static CONTROLLERS: &[Controller] = &[
         replicaset::watch::<ReplicationController>,
         replicaset::reconcile::<ReplicationController>
     ),
+    keyed!("statefulset-controller", 8, statefulset::watch, statefulset::reconcile),
+    keyed!("daemonset-controller", 4, daemonset::watch, daemonset::reconcile),
+    keyed!("job-controller", 8, job::watch, job::reconcile),
+    keyed!("cronjob-controller", 4, cronjob::watch, cronjob::reconcile),
+    keyed!("ttl-after-finished-controller", 2, job::ttl::watch, job::ttl::reconcile),
+    keyed!("horizontal-pod-autoscaler-controller", 4, autoscaler::watch, autoscaler::reconcile),
+    keyed!("disruption-controller", 4, disruption::watch, disruption::reconcile),
+    keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
+    // One worker each: two claims must not take the same volume.
+    keyed!(
+        "persistentvolumeclaim-binder-controller",
+        1,
+        volumes::binder::watch_claims,
+        volumes::binder::reconcile_claim
+    ),
+    keyed!("persistentvolume-binder-controller", 1, volumes::binder::watch_volumes, volumes::binder::reconcile_volume),
+    keyed!(
+        "persistentvolumeclaim-protection-controller",
+        4,
+        volumes::protection::watch_claims,
+        volumes::protection::reconcile_claim
+    ),
+    keyed!(
+        "persistentvolume-protection-controller",
+        4,
+        volumes::protection::watch_volumes,
+        volumes::protection::reconcile_volume
+    ),
+    keyed!("ephemeral-volume-controller", 4, volumes::ephemeral::watch, volumes::ephemeral::reconcile),
+    keyed!("resourceclaim-controller", 4, resource_claims::watch, resource_claims::reconcile),
+    keyed!("resourceclaim-release-controller", 2, resource_claims::watch_claims, resource_claims::release),
+    looped("local-path-provisioner", volumes::local_path::run),
     // One worker: two would give the same range twice.
     keyed!("node-ipam-controller", 1, node::ranges::watch, node::ranges::reconcile),
     looped("node-lifecycle-controller", node::lifecycle::run),

@@ -136,7 +136,7 @@ pub async fn create<K: Object>(
                     }
                 }
                 Err(error) => {
-                    if !is_namespace_going(&error) {
+                    if !error.is_namespace_terminating() {
                         recorder.warning(owner, "FailedCreate", format!("Error creating: {error}"));
                     }
                     failure = Some(error);
@@ -150,7 +150,7 @@ pub async fn create<K: Object>(
     }
     match failure {
         // Nothing can be made there any more; the end of the namespace ends the owner too.
-        Some(error) if is_namespace_going(&error) => Ok(made),
+        Some(error) if error.is_namespace_terminating() => Ok(made),
         Some(error) => Err(error),
         None => Ok(made),
     }
@@ -158,12 +158,6 @@ pub async fn create<K: Object>(
 
 fn version(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
-}
-
-fn is_namespace_going(error: &Error) -> bool {
-    matches!(error, Error::Status(status) if status.details.as_ref().is_some_and(|d| {
-        d.causes.iter().flatten().any(|c| c.reason.as_deref() == Some("NamespaceTerminating"))
-    }))
 }
 
 /// Deletes pods of `owner` and tells of each. Returns once the cache shows them going.

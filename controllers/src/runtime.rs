@@ -81,6 +81,8 @@ async fn worker(
                     queue.add_after(key.clone(), pause);
                 }
             }
+            // The end of the namespace is the end of what was looked at.
+            Ok(Err(error)) if error.is_namespace_terminating() => queue.forget(&key),
             Ok(Err(error)) => {
                 if error.is_conflict() || error.is_not_found() {
                     debug!(controller = name, namespace = key.0, name = key.1, %error, "the cache was behind");

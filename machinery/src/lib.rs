@@ -7,6 +7,7 @@ pub mod conversion;
 pub mod jsonpath;
 pub mod kind_defaults;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod structural;
 

@@ -53,7 +53,9 @@ fn workload(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     {
         causes.push(Cause::invalid("spec.selector", &spec["selector"], "field is immutable"));
     }
-    pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
+    let claims: Vec<&str> =
+        list(&spec["volumeClaimTemplates"]).filter_map(|c| c["metadata"]["name"].as_str()).collect();
+    pod_spec_with(&spec["template"]["spec"], "spec.template.spec", &claims, causes);
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy.as_str().is_some_and(|p| p != "Always") {
         causes.push(Cause::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
@@ -61,7 +63,13 @@ fn workload(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
 }
 
 fn pod_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let volumes: Vec<&str> = list(&spec["volumes"]).filter_map(|v| v["name"].as_str()).collect();
+    pod_spec_with(spec, path, &[], causes);
+}
+
+/// `claims` are volumes that each pod gets beside its own.
+fn pod_spec_with(spec: &Value, path: &str, claims: &[&str], causes: &mut Vec<Cause>) {
+    let own = list(&spec["volumes"]).filter_map(|v| v["name"].as_str());
+    let volumes: Vec<&str> = own.chain(claims.iter().copied()).collect();
     if list(&spec["containers"]).next().is_none() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
     }

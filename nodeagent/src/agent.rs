@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_client::{Cache, Client, Error, ListParams};
 use parking_lot::Mutex;
@@ -23,10 +23,12 @@ use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
+use crate::pressure::{Pressure, Thresholds};
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
-use crate::{cni, machine, runtime_events};
+use crate::stats::Rates;
+use crate::{cni, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
 const RELIST: Duration = Duration::from_secs(10);
@@ -37,6 +39,9 @@ const FORGET: Duration = Duration::from_secs(300);
 /// Starts of containers and sandboxes at once, for each CPU and beside.
 const STARTS_PER_CPU: usize = 2;
 const MIN_STARTS: usize = 2;
+/// Images in the node's status, and names of one.
+const MAX_IMAGES: usize = 50;
+const MAX_IMAGE_NAMES: usize = 5;
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_secs(1);
 /// Half the pause before a node that is not ready yet looks again; it doubles until it is as long as for others.
@@ -75,6 +80,8 @@ pub struct AgentConfig {
     pub cluster_domain: String,
     /// Whether the agent serves Services on this node.
     pub proxy: bool,
+    /// When pods are ended to save the node.
+    pub eviction: Thresholds,
 }
 
 /// Why an agent could not start.
@@ -114,6 +121,12 @@ pub struct Agent {
     labels: Mutex<BTreeMap<String, String>>,
     /// Told when the node's network is there.
     networked: Notify,
+    /// Counts of processor time.
+    pub(crate) rates: Rates,
+    /// What the node is short of.
+    pub(crate) pressure: Mutex<Pressure>,
+    /// Asks for a report of the node before its time.
+    pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
     /// Asks for a look at all that runs.
@@ -159,6 +172,9 @@ impl Agent {
             endpoints: Endpoints::start(client, stop.clone()),
             labels: Mutex::default(),
             networked: Notify::new(),
+            rates: Rates::default(),
+            pressure: Mutex::default(),
+            report_now: Notify::new(),
             config,
             runtime,
             machine,
@@ -178,6 +194,7 @@ impl Agent {
             () = agent.watch() => {}
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
+            () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
         }
@@ -223,6 +240,19 @@ impl Agent {
     /// The node's addresses.
     pub(crate) fn host_ips(&self) -> Vec<String> {
         vec![self.config.node_ip.to_string()]
+    }
+
+    /// The images that the node has, the largest first.
+    async fn images(&self) -> Vec<ContainerImage> {
+        let request = keelson_proto::cri::ListImagesRequest {};
+        let Ok(answer) = self.runtime.images.clone().list_images(request).await else { return Vec::new() };
+        let mut images = answer.into_inner().images;
+        images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+        let report = |i: keelson_proto::cri::Image| {
+            let names: Vec<String> = i.repo_digests.into_iter().chain(i.repo_tags).take(MAX_IMAGE_NAMES).collect();
+            ContainerImage { names: Some(names), size_bytes: i64::try_from(i.size).ok() }
+        };
+        images.into_iter().take(MAX_IMAGES).map(report).collect()
     }
 
     /// The zone that the node is in.
@@ -276,7 +306,10 @@ impl Agent {
             });
             // Becoming ready takes a few beats; nobody should wait a whole interval for each.
             pause = if ready { BEAT_AGAIN } else { (pause * 2).min(LEASE_RENEWAL) };
-            tokio::time::sleep_until(started + if ready { LEASE_RENEWAL } else { pause }).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(started + if ready { LEASE_RENEWAL } else { pause }) => {}
+                () = self.report_now.notified() => {}
+            }
         }
     }
 
@@ -287,8 +320,9 @@ impl Agent {
         if let Ok(version) = self.runtime.version().await {
             machine.runtime = version;
         }
-        let not_ready = self.runtime.not_ready().await;
-        let node = node::register(client, name, &machine, not_ready.as_deref()).await?;
+        let pressure = *self.pressure.lock();
+        let state = node::State { not_ready: self.runtime.not_ready().await, pressure, images: self.images().await };
+        let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
@@ -312,7 +346,7 @@ impl Agent {
                 }
             }
         }
-        Ok(not_ready.is_none() && *prepared)
+        Ok(state.not_ready.is_none() && *prepared)
     }
 
     async fn watch(self: &Arc<Self>) {

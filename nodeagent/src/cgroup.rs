@@ -123,6 +123,46 @@ pub fn remove(uid: &str) {
     }
 }
 
+/// A pod's use of memory and processors, as its group counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, nanoseconds.
+    pub cpu_nanoseconds: u64,
+    /// Memory that is not cache which could be dropped at once, bytes.
+    pub working_set: u64,
+    /// All memory, bytes.
+    pub memory: u64,
+}
+
+fn number(path: PathBuf) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The value of `key` in lines of `key value`.
+fn field(path: PathBuf, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse().ok())
+}
+
+/// The use of a group, given by its path below the hierarchies' roots.
+pub fn usage(path: &str) -> Option<Usage> {
+    let root = Path::new(ROOT);
+    let (cpu_nanoseconds, memory, inactive) = if is_v2() {
+        let group = root.join(below(path));
+        let cpu = field(group.join("cpu.stat"), "usage_usec")? * 1000;
+        let memory = number(group.join("memory.current"))?;
+        (cpu, memory, field(group.join("memory.stat"), "inactive_file ")?)
+    } else {
+        let memory = root.join("memory").join(below(path));
+        (
+            number(root.join("cpuacct").join(below(path)).join("cpuacct.usage"))?,
+            number(memory.join("memory.usage_in_bytes"))?,
+            field(memory.join("memory.stat"), "total_inactive_file ")?,
+        )
+    };
+    Some(Usage { cpu_nanoseconds, memory, working_set: memory.saturating_sub(inactive) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

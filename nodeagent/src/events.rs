@@ -62,6 +62,12 @@ impl Recorder {
         self.push(Noted { namespace, object, warning, reason, message });
     }
 
+    /// Something about the node itself.
+    pub fn node(&self, node: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
+        let object = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": node});
+        self.push(Noted { namespace: "default".into(), object, warning, reason, message: message.into() });
+    }
+
     fn push(&self, mut noted: Noted) {
         if noted.message.len() > MAX_MESSAGE {
             let end = (0..=MAX_MESSAGE).rev().find(|i| noted.message.is_char_boundary(*i)).unwrap_or(0);

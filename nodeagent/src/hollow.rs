@@ -133,8 +133,8 @@ async fn heartbeats(fleet: &Arc<Fleet>) {
 async fn beat(fleet: &Fleet, name: &str, hollow: &Hollow) -> Result<(), Error> {
     let known = hollow.node.lock().clone().filter(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
     let node = match known {
-        Some(node) => node::update(&fleet.client, name, &hollow.machine, None, node).await?,
-        None => node::register(&fleet.client, name, &hollow.machine, None).await?,
+        Some(node) => node::update(&fleet.client, name, &hollow.machine, &node::State::default(), node).await?,
+        None => node::register(&fleet.client, name, &hollow.machine, &node::State::default()).await?,
     };
     let uid = node.metadata.uid.clone().unwrap_or_default();
     *hollow.node.lock() = Some(node);

@@ -17,11 +17,14 @@ pub mod node;
 mod objects;
 mod pod_status;
 mod pods;
+mod pressure;
 mod probe;
 mod runtime_events;
 mod server;
 mod spec;
+mod stats;
 mod volumes;
 mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError};
+pub use pressure::Thresholds;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use keelson_client::{Client, Error};
 use serde_json::json;
+
+use crate::pressure::Pressure;
 
 /// Attempts to write a status that others write beside.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -23,6 +25,17 @@ const LEASE_SECONDS: i32 = 40;
 const STATUS_REFRESH: i64 = 300;
 /// The version of Kubernetes whose kubelet this agent stands for.
 pub const KUBELET_VERSION: &str = concat!("v1.36.2+keelson", env!("CARGO_PKG_VERSION"));
+
+/// How a node fares.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Why it cannot run pods yet.
+    pub not_ready: Option<String>,
+    /// What it is short of.
+    pub pressure: Pressure,
+    /// The images that it has.
+    pub images: Vec<ContainerImage>,
+}
 
 /// What a node knows about its machine.
 #[derive(Clone, Debug)]
@@ -79,15 +92,25 @@ pub fn labels(name: &str, machine: &Machine) -> BTreeMap<String, String> {
     labels
 }
 
-/// The conditions; `not_ready` says why the node cannot run pods yet.
-fn conditions(previous: &[NodeCondition], not_ready: Option<&str>) -> Vec<NodeCondition> {
-    let ready = match not_ready {
+/// The conditions.
+fn conditions(previous: &[NodeCondition], state: &State) -> Vec<NodeCondition> {
+    let ready = match state.not_ready.as_deref() {
         None => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
         Some(why) => ("Ready", "False", "KubeletNotReady", why),
     };
+    let memory = if state.pressure.memory {
+        ("MemoryPressure", "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
+    } else {
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+    };
+    let disk = if state.pressure.disk {
+        ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure")
+    } else {
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+    };
     let wanted = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        memory,
+        disk,
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ready,
     ];
@@ -112,7 +135,7 @@ pub fn status(
     name: &str,
     machine: &Machine,
     previous: &NodeStatus,
-    not_ready: Option<&str>,
+    state: &State,
 ) -> Result<NodeStatus, serde_json::Error> {
     let resources = json!({
         "cpu": machine.cpu, "memory": machine.memory, "ephemeral-storage": machine.storage,
@@ -130,8 +153,8 @@ pub fn status(
             "systemUUID": machine.machine_id,
         },
     }))?;
-    status.conditions = Some(conditions(previous.conditions.as_deref().unwrap_or_default(), not_ready));
-    status.images = previous.images.clone();
+    status.conditions = Some(conditions(previous.conditions.as_deref().unwrap_or_default(), state));
+    status.images = if state.images.is_empty() { previous.images.clone() } else { Some(state.images.clone()) };
     status.volumes_attached = previous.volumes_attached.clone();
     status.volumes_in_use = previous.volumes_in_use.clone();
     Ok(status)
@@ -157,7 +180,7 @@ fn stale(status: &NodeStatus) -> bool {
 }
 
 /// Makes sure that the node exists and its labels and status are right; returns the node.
-pub async fn register(client: &Client, name: &str, machine: &Machine, not_ready: Option<&str>) -> Result<Node, Error> {
+pub async fn register(client: &Client, name: &str, machine: &Machine, state: &State) -> Result<Node, Error> {
     let api = client.cluster::<Node>();
     let node = match api.get_opt(name).await? {
         Some(node) => node,
@@ -174,7 +197,7 @@ pub async fn register(client: &Client, name: &str, machine: &Machine, not_ready:
         }
     };
     let node = relabel(client, name, machine, node).await?;
-    update(client, name, machine, not_ready, node).await
+    update(client, name, machine, state, node).await
 }
 
 async fn relabel(client: &Client, name: &str, machine: &Machine, mut node: Node) -> Result<Node, Error> {
@@ -192,13 +215,13 @@ pub async fn update(
     client: &Client,
     name: &str,
     machine: &Machine,
-    not_ready: Option<&str>,
+    state: &State,
     mut node: Node,
 ) -> Result<Node, Error> {
     let nodes = client.cluster::<Node>();
     for _ in 1..UPDATE_ATTEMPTS {
         let previous = node.status.clone().unwrap_or_default();
-        let wanted = status(name, machine, &previous, not_ready)?;
+        let wanted = status(name, machine, &previous, state)?;
         if same(&previous, &wanted) && !stale(&previous) {
             return Ok(node);
         }
@@ -254,9 +277,13 @@ mod tests {
         }
     }
 
+    fn unready() -> State {
+        State { not_ready: Some("no network".into()), ..State::default() }
+    }
+
     #[test]
     fn a_status_keeps_its_transition_times_and_knows_its_age() {
-        let mut first = status("n", &machine(), &NodeStatus::default(), Some("no network")).unwrap();
+        let mut first = status("n", &machine(), &NodeStatus::default(), &unready()).unwrap();
         assert!(!stale(&first));
         let old = Time(Timestamp::from_second(1).unwrap());
         for condition in first.conditions.iter_mut().flatten() {
@@ -264,9 +291,9 @@ mod tests {
             condition.last_heartbeat_time = Some(old.clone());
         }
         assert!(stale(&first));
-        let again = status("n", &machine(), &first, Some("no network")).unwrap();
+        let again = status("n", &machine(), &first, &unready()).unwrap();
         assert!(same(&first, &again));
-        let ready = status("n", &machine(), &first, None).unwrap();
+        let ready = status("n", &machine(), &first, &State::default()).unwrap();
         assert!(!same(&first, &ready));
         for condition in ready.conditions.iter().flatten() {
             assert_eq!(condition.last_transition_time == Some(old.clone()), condition.type_ != "Ready");
@@ -278,7 +305,7 @@ mod tests {
         let foreign =
             NodeCondition { type_: "NetworkUnavailable".into(), status: "False".into(), ..Default::default() };
         let previous = NodeStatus { conditions: Some(vec![foreign]), ..Default::default() };
-        let status = status("n", &machine(), &previous, None).unwrap();
+        let status = status("n", &machine(), &previous, &State::default()).unwrap();
         assert_eq!(status.conditions.unwrap().len(), 5);
     }
 }

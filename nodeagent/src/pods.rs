@@ -69,6 +69,14 @@ impl Pods {
         self.0.lock().entries.get(uid)?.doom.clone()
     }
 
+    /// Ends a pod.
+    pub fn condemn(&self, uid: &str, doom: Doom) {
+        if let Some(entry) = self.0.lock().entries.get_mut(uid) {
+            entry.doom = Some(doom);
+            entry.wake.notify_one();
+        }
+    }
+
     /// Forgets a pod of which nothing is left. False if it is wanted again.
     pub fn end(&self, uid: &str) -> bool {
         let mut known = self.0.lock();

@@ -1,15 +1,15 @@
 //! Whole documents: one of version 3 for each group and version, one of version 2 for all.
 
+use std::io;
+
 use keelson_machinery::docs::Docs;
 use keelson_machinery::resources::RESOURCES;
-use serde_json::{Value, json};
 
 use super::operations::{self, group_name, tag, title};
 use super::render::Renderer;
 use super::schema::{Flavour, META};
+use super::sink::Sink;
 
-/// Kubernetes' version, as the documents name it.
-const VERSION: &str = "1.36";
 const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// The documents of version 3 that do not come from definitions: their paths below `/openapi/v3/`.
@@ -36,105 +36,84 @@ fn versions() -> Vec<(&'static str, &'static str)> {
     all
 }
 
-/// The document of version 3 of this name.
-pub fn version_3(name: &str) -> Option<Value> {
+/// Writes the document of version 3 of this name; `false` if there is none.
+pub fn version_3(name: &str, sink: &mut dyn Sink) -> io::Result<bool> {
     let docs = Docs::unpack();
     let parts: Vec<&str> = name.split('/').collect();
     let versions = match parts[..] {
         ["apis", group, version] => vec![("", "v1"), (group, version)],
         _ => vec![("", "v1")],
     };
-    let mut renderer = Renderer::new(Flavour::V3, &docs, versions);
+    let mut renderer = Renderer::new(Flavour::V3, &docs, versions, sink);
     match parts[..] {
-        ["api", version] => group_version(&mut renderer, "", version),
-        ["apis", group, version] => group_version(&mut renderer, group, version),
-        _ => about(&mut renderer, name),
+        ["api", version] => group_version(&mut renderer, "", version)?,
+        ["apis", group, version] => group_version(&mut renderer, group, version)?,
+        _ => about(&mut renderer, name)?,
     }
-    if renderer.paths.is_empty() {
-        return None;
-    }
-    let schemas = renderer.schemas.finish();
-    Some(json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": VERSION},
-        "paths": renderer.paths,
-        "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer_token()}},
-    }))
+    renderer.finish()
 }
 
-/// The document of version 2.
-pub fn version_2() -> Value {
+/// Writes the document of version 2.
+pub fn version_2(sink: &mut dyn Sink) -> io::Result<bool> {
     let docs = Docs::unpack();
-    let mut renderer = Renderer::new(Flavour::V2, &docs, versions());
+    let mut renderer = Renderer::new(Flavour::V2, &docs, versions(), sink);
     for (group, version) in versions() {
-        group_version(&mut renderer, group, version);
+        group_version(&mut renderer, group, version)?;
     }
     for name in names() {
-        about(&mut renderer, &name);
+        about(&mut renderer, &name)?;
     }
-    let definitions = renderer.schemas.finish();
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": VERSION},
-        "paths": renderer.paths,
-        "definitions": definitions,
-        "parameters": renderer.parameters,
-        "securityDefinitions": {"BearerToken": bearer_token()},
-        "security": [{"BearerToken": []}],
-    })
-}
-
-fn bearer_token() -> Value {
-    json!({"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"})
+    renderer.finish()
 }
 
 /// The paths of a group's version.
-fn group_version(renderer: &mut Renderer<'_>, group: &str, version: &str) {
+fn group_version(renderer: &mut Renderer<'_>, group: &str, version: &str) -> io::Result<()> {
     let rows: Vec<_> = RESOURCES.iter().filter(|row| row.group == group && row.version == version).collect();
     if rows.is_empty() {
-        return;
+        return Ok(());
     }
     let root = if group.is_empty() { format!("/api/{version}/") } else { format!("/apis/{group}/{version}/") };
     let id = format!("get{}{}APIResources", group_name(group), title(version));
     let answer = format!("{META}APIResourceList");
-    renderer.plain(&root, &tag(group, version), &id, "get available resources", OBJECTS, Some(&answer));
+    renderer.plain(&root, &tag(group, version), &id, "get available resources", OBJECTS, Some(&answer))?;
     for row in rows {
         for path in operations::paths(row) {
-            renderer.path(&path);
+            renderer.path(&path)?;
         }
     }
+    Ok(())
 }
 
 /// Paths about the API itself.
-fn about(renderer: &mut Renderer<'_>, name: &str) {
+fn about(renderer: &mut Renderer<'_>, name: &str) -> io::Result<()> {
     let versions = format!("{META}APIVersions");
     let path = format!("/{name}/");
     match name.split('/').collect::<Vec<_>>()[..] {
         ["api"] => {
-            renderer.plain(&path, "core", "getCoreAPIVersions", "get available API versions", OBJECTS, Some(&versions));
+            renderer.plain(&path, "core", "getCoreAPIVersions", "get available API versions", OBJECTS, Some(&versions))
         }
         ["apis"] => {
             let answer = format!("{META}APIGroupList");
-            renderer.plain(&path, "apis", "getAPIVersions", "get available API versions", OBJECTS, Some(&answer));
+            renderer.plain(&path, "apis", "getAPIVersions", "get available API versions", OBJECTS, Some(&answer))
         }
         ["apis", group] if RESOURCES.iter().any(|row| row.group == group) => {
             let (id, answer) = (format!("get{}APIGroup", group_name(group)), format!("{META}APIGroup"));
-            renderer.plain(&path, &tag(group, ""), &id, "get information of a group", OBJECTS, Some(&answer));
+            renderer.plain(&path, &tag(group, ""), &id, "get information of a group", OBJECTS, Some(&answer))
         }
         ["version"] => {
             let (text, answer) = ("get the version information for this server", "apimachinery.pkg.version.Info");
-            renderer.plain(&path, "version", "getCodeVersion", text, &OBJECTS[..1], Some(answer));
+            renderer.plain(&path, "version", "getCodeVersion", text, &OBJECTS[..1], Some(answer))
         }
         ["openid", "v1", "jwks"] => {
             let text = "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)";
             let media = &["application/jwk-set+json"];
-            renderer.plain(&path, "openid", "getServiceAccountIssuerOpenIDKeyset", text, media, None);
+            renderer.plain(&path, "openid", "getServiceAccountIssuerOpenIDKeyset", text, media, None)
         }
         [".well-known", "openid-configuration"] => {
             let text = "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'";
             let id = "getServiceAccountIssuerOpenIDConfiguration";
-            renderer.plain(&path, "WellKnown", id, text, &OBJECTS[..1], None);
+            renderer.plain(&path, "WellKnown", id, text, &OBJECTS[..1], None)
         }
-        _ => {}
+        _ => Ok(()),
     }
 }

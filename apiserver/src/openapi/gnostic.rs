@@ -2,8 +2,11 @@
 //!
 //! Only what the documents of [`super::document`] have is written. Extensions are YAML there; JSON is YAML.
 
-use serde_json::{Map, Value};
+use std::io;
 
+use serde_json::{Map, Value, json};
+
+use super::sink::{self, Section, Sink};
 use crate::wire::Message;
 
 /// Writes the fields of an object that begin with `x-`.
@@ -26,39 +29,56 @@ fn one_of(number: u32, message: Message) -> Message {
     out
 }
 
-/// The document.
-pub fn encode(document: &Value) -> Vec<u8> {
-    let mut out = Message::default();
-    out.text(1, &document["swagger"]);
-    let mut info = Message::default();
-    info.text(1, &document["info"]["title"]);
-    info.text(2, &document["info"]["version"]);
-    out.message(2, info);
-    let mut paths = Message::default();
-    paths.named(2, &document["paths"], path_item);
-    out.message(8, paths);
-    let mut definitions = Message::default();
-    definitions.named(1, &document["definitions"], schema);
-    out.message(9, definitions);
-    let mut parameters = Message::default();
-    parameters.named(1, &document["parameters"], parameter);
-    out.message(10, parameters);
-    for requirement in document["security"].as_array().into_iter().flatten() {
-        let mut message = Message::default();
-        message.named(1, requirement, |_| Message::default());
-        out.message(12, message);
+/// The document, taken part by part.
+#[derive(Default)]
+pub struct Document {
+    paths: Message,
+    definitions: Message,
+    parameters: Message,
+}
+
+impl Sink for Document {
+    fn entry(&mut self, section: Section, name: &str, value: &Value) -> io::Result<()> {
+        let mut pair = Message::default();
+        pair.bytes(1, name.as_bytes());
+        let (place, number, message) = match section {
+            Section::Paths => (&mut self.paths, 2, path_item(value)),
+            Section::Schemas => (&mut self.definitions, 1, schema(value)),
+            Section::Parameters => (&mut self.parameters, 1, parameter(value)),
+        };
+        pair.message(2, message);
+        place.message(number, pair);
+        Ok(())
     }
-    let mut security = Message::default();
-    security.named(1, &document["securityDefinitions"], |value| {
-        let mut key = Message::default();
-        key.text(1, &value["type"]);
-        key.text(2, &value["name"]);
-        key.text(3, &value["in"]);
-        key.text(4, &value["description"]);
-        one_of(2, key)
-    });
-    out.message(13, security);
-    out.0
+}
+
+impl Document {
+    /// The whole.
+    pub fn finish(self) -> Vec<u8> {
+        let (mut out, mut about) = (Message::default(), Message::default());
+        out.bytes(1, b"2.0");
+        let info = sink::info();
+        about.text(1, &info["title"]);
+        about.text(2, &info["version"]);
+        out.message(2, about);
+        out.message(8, self.paths);
+        out.message(9, self.definitions);
+        out.message(10, self.parameters);
+        let mut requirement = Message::default();
+        requirement.named(1, &json!({"BearerToken": []}), |_| Message::default());
+        out.message(12, requirement);
+        let mut security = Message::default();
+        security.named(1, &sink::bearer_token(), |value| {
+            let mut key = Message::default();
+            key.text(1, &value["type"]);
+            key.text(2, &value["name"]);
+            key.text(3, &value["in"]);
+            key.text(4, &value["description"]);
+            one_of(2, key)
+        });
+        out.message(13, security);
+        out.0
+    }
 }
 
 fn path_item(item: &Value) -> Message {

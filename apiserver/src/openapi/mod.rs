@@ -8,11 +8,13 @@ mod operations;
 mod parameters;
 mod render;
 mod schema;
+mod sink;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use bytes::Bytes;
+use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Response, header};
 use keelson_client::Body;
 use keelson_machinery::status::Status;
@@ -20,6 +22,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
+use self::schema::Flavour;
+use self::sink::Text;
 use crate::request::Query;
 use crate::{body, crd, respond};
 
@@ -94,7 +98,12 @@ impl Documents {
         {
             return compress(document.to_string().as_bytes()).map(Some);
         }
-        self.kept(name, || document::version_3(name).map(|document| document.to_string().into_bytes()))
+        self.kept(name, || {
+            let mut text = Text::new(encoder(), Flavour::V3);
+            let found = document::version_3(name, &mut text)?;
+            let whole = text.finish()?.finish()?;
+            Ok(found.then_some(whole))
+        })
     }
 
     fn version_2(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
@@ -104,9 +113,19 @@ impl Documents {
             Some(response) => response,
             None => {
                 let document = if media == JSON {
-                    self.kept("v2", || Some(document::version_2().to_string().into_bytes()))
+                    self.kept("v2", || {
+                        let mut text = Text::new(encoder(), Flavour::V2);
+                        document::version_2(&mut text)?;
+                        text.finish()?.finish().map(Some)
+                    })
                 } else {
-                    self.kept("v2 protobuf", || Some(gnostic::encode(&document::version_2())))
+                    self.kept("v2 protobuf", || {
+                        let mut whole = gnostic::Document::default();
+                        document::version_2(&mut whole)?;
+                        let mut encoder = encoder();
+                        encoder.write_all(&whole.finish())?;
+                        encoder.finish().map(Some)
+                    })
                 };
                 written(headers, media, document?.unwrap_or_default())
             }
@@ -116,12 +135,12 @@ impl Documents {
     }
 
     /// A compressed document, made if it is not kept.
-    fn kept(&self, name: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Option<Bytes>, Status> {
+    fn kept(&self, name: &str, make: impl FnOnce() -> io::Result<Option<Vec<u8>>>) -> Result<Option<Bytes>, Status> {
         if let Some(document) = self.0.lock().get(name) {
             return Ok(Some(document.clone()));
         }
-        let Some(document) = make() else { return Ok(None) };
-        let document = compress(&document)?;
+        let Some(document) = make().map_err(|e| Status::internal(&e.to_string()))? else { return Ok(None) };
+        let document = Bytes::from(document);
         let mut kept = self.0.lock();
         if kept.len() < MAX_KEPT {
             kept.insert(name.to_owned(), document.clone());
@@ -202,8 +221,12 @@ fn tagged(response: &mut Response<Body>, hash: &str) {
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
 }
 
+fn encoder() -> GzEncoder<Vec<u8>> {
+    GzEncoder::new(Vec::new(), flate2::Compression::default())
+}
+
 fn compress(document: &[u8]) -> Result<Bytes, Status> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let mut encoder = encoder();
     let written = encoder.write_all(document).and_then(|()| encoder.finish());
     written.map(Bytes::from).map_err(|e| Status::internal(&e.to_string()))
 }

@@ -1,5 +1,7 @@
 //! Paths and their operations as OpenAPI version 2 and 3 write them.
 
+use std::io;
+
 use keelson_machinery::docs::Docs;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -7,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::operations::{Operation, Path, RequestBody, ResponseBody, tag};
 use super::parameters;
 use super::schema::{Flavour, META, Schemas};
+use super::sink::{Section, Sink};
 
 const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAMS: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
@@ -22,22 +25,36 @@ pub struct Renderer<'a> {
     flavour: Flavour,
     docs: &'a Docs,
     /// The schemas that the paths name.
-    pub schemas: Schemas<'a>,
-    /// The paths.
-    pub paths: Map<String, Value>,
+    schemas: Schemas<'a>,
+    sink: &'a mut dyn Sink,
+    paths: usize,
     /// Parameters that version 2 writes once.
-    pub parameters: Map<String, Value>,
+    parameters: Map<String, Value>,
 }
 
 impl<'a> Renderer<'a> {
     /// Nothing yet.
-    pub fn new(flavour: Flavour, docs: &'a Docs, versions: Vec<(&'a str, &'a str)>) -> Self {
+    pub fn new(flavour: Flavour, docs: &'a Docs, versions: Vec<(&'a str, &'a str)>, sink: &'a mut dyn Sink) -> Self {
         let schemas = Schemas::new(flavour, docs, versions);
-        Self { flavour, docs, schemas, paths: Map::new(), parameters: Map::new() }
+        Self { flavour, docs, schemas, sink, paths: 0, parameters: Map::new() }
+    }
+
+    /// Hands over what the paths named; whether there were any.
+    pub fn finish(self) -> io::Result<bool> {
+        self.schemas.finish(self.sink)?;
+        for (name, parameter) in &self.parameters {
+            self.sink.entry(Section::Parameters, name, parameter)?;
+        }
+        Ok(self.paths > 0)
+    }
+
+    fn add(&mut self, path: &str, item: &Value) -> io::Result<()> {
+        self.paths += 1;
+        self.sink.entry(Section::Paths, path, item)
     }
 
     /// Adds a path of a resource.
-    pub fn path(&mut self, path: &Path) {
+    pub fn path(&mut self, path: &Path) -> io::Result<()> {
         let query = |operation: &Operation| -> Vec<&'static str> {
             let pretty = operation.pretty.then_some("pretty");
             operation.parameters.iter().copied().chain(pretty).collect()
@@ -62,11 +79,19 @@ impl<'a> Renderer<'a> {
         if !all.is_empty() {
             item.insert("parameters".into(), all.into_iter().map(|(_, p)| p).collect());
         }
-        self.paths.insert(path.path.clone(), item.into());
+        self.add(&path.path, &item.into())
     }
 
     /// Adds a path that is about the API itself; the answer is an object of the type, or a text.
-    pub fn plain(&mut self, path: &str, tag: &str, id: &str, description: &str, media: &[&str], answer: Option<&str>) {
+    pub fn plain(
+        &mut self,
+        path: &str,
+        tag: &str,
+        id: &str,
+        description: &str,
+        media: &[&str],
+        answer: Option<&str>,
+    ) -> io::Result<()> {
         let schema = match answer {
             Some(path) => self.schemas.reference(path),
             None => json!({"type": "string"}),
@@ -79,7 +104,7 @@ impl<'a> Renderer<'a> {
             operation["consumes"] = json!(media);
             operation["schemes"] = json!(["https"]);
         }
-        self.paths.insert(path.to_owned(), json!({"get": operation}));
+        self.add(path, &json!({"get": operation}))
     }
 
     fn query(&mut self, name: &str, operation: &Operation) -> Value {

@@ -1,11 +1,15 @@
 //! Schemas of types, as OpenAPI version 2 and 3 write them, from the schema table and the texts that describe it.
 
+use std::collections::HashSet;
+use std::io;
+
 use keelson_machinery::docs::Docs;
 use keelson_machinery::protobuf;
 use keelson_machinery::schema::{self, Definition, Field, PatchStrategy, Type};
 use serde_json::{Map, Value, json};
 
 use super::enums;
+use super::sink::{Section, Sink};
 
 /// Path of the types that all groups share.
 pub const META: &str = "apimachinery.pkg.apis.meta.v1.";
@@ -106,7 +110,8 @@ pub struct Schemas<'a> {
     docs: &'a Docs,
     /// Group and version of the options of deletion and the events of watches.
     versions: Vec<(&'a str, &'a str)>,
-    done: Map<String, Value>,
+    /// Names of those that are done or open.
+    known: HashSet<String>,
     open: Vec<String>,
 }
 
@@ -121,7 +126,7 @@ pub fn name_of(path: &str) -> String {
 impl<'a> Schemas<'a> {
     /// None yet.
     pub fn new(flavour: Flavour, docs: &'a Docs, versions: Vec<(&'a str, &'a str)>) -> Self {
-        Self { flavour, docs, versions, done: Map::new(), open: Vec::new() }
+        Self { flavour, docs, versions, known: HashSet::new(), open: Vec::new() }
     }
 
     /// A reference to a type, which becomes a part of the document.
@@ -129,20 +134,19 @@ impl<'a> Schemas<'a> {
         let name = name_of(path);
         let place = if self.flavour == Flavour::V2 { "definitions" } else { "components/schemas" };
         let reference = json!({"$ref": format!("#/{place}/{name}")});
-        if !self.done.contains_key(&name) {
-            self.done.insert(name, Value::Null);
+        if self.known.insert(name) {
             self.open.push(path.to_owned());
         }
         reference
     }
 
-    /// All schemas.
-    pub fn finish(mut self) -> Map<String, Value> {
+    /// Hands over all schemas.
+    pub fn finish(mut self, sink: &mut dyn Sink) -> io::Result<()> {
         while let Some(path) = self.open.pop() {
             let schema = self.schema(&path);
-            self.done.insert(name_of(&path), schema);
+            sink.entry(Section::Schemas, &name_of(&path), &schema)?;
         }
-        self.done
+        Ok(())
     }
 
     fn schema(&mut self, path: &str) -> Value {

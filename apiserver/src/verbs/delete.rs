@@ -26,6 +26,27 @@ enum Outcome {
     Waiting(Value),
 }
 
+/// Whether the deletion of such an object is answered with the object, as upstream's strategy for it says; of others with
+/// a Status.
+fn answers_with_object(def: &ResourceDef) -> bool {
+    match def.group {
+        "" => matches!(
+            def.plural,
+            "namespaces"
+                | "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "pods"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
+                | "services"
+        ),
+        "resource.k8s.io" => true,
+        "storage.k8s.io" => def.plural != "csistoragecapacities",
+        _ => false,
+    }
+}
+
 impl ApiServer {
     /// Deletes an object.
     pub(crate) async fn delete(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -33,8 +54,7 @@ impl ApiServer {
         self.fresh(None).await?;
         match self.delete_one(call, call.request, &options).await? {
             Outcome::Waiting(object) => call.answer(200, &object, &[]),
-            // Pods answer with the object, as upstream's strategy for them says; the others with a Status.
-            Outcome::Gone(object) if call.request.def.plural == "pods" => call.answer(200, &object, &[]),
+            Outcome::Gone(object) if answers_with_object(call.request.def) => call.answer(200, &object, &[]),
             Outcome::Gone(object) => {
                 let (def, uid) = (call.request.def, object["metadata"]["uid"].as_str().unwrap_or_default());
                 let mut status = Status::deleted(def.group, def.plural, &call.request.name, uid).to_value();
@@ -72,6 +92,16 @@ impl ApiServer {
         let accepted = call.accepted()?;
         let list = table::list(request.def, accepted, &items, metadata, &request.query)?;
         respond::object(200, accepted.media, &list, call.pretty())
+    }
+
+    /// Deletes an object as part of another request.
+    pub(crate) async fn delete_named(
+        &self,
+        call: &Call<'_>,
+        request: &ResourceRequest,
+        options: &Value,
+    ) -> Result<(), Status> {
+        self.delete_one(call, request, options).await.map(|_| ())
     }
 
     async fn delete_one(&self, call: &Call<'_>, request: &ResourceRequest, options: &Value) -> Result<Outcome, Status> {
@@ -170,6 +200,10 @@ fn pending(def: &ResourceDef, options: &Value, old: &Value) -> Result<Option<Val
     let finalizer = match (options["propagationPolicy"].as_str(), options["orphanDependents"].as_bool()) {
         (Some("Foreground"), _) => Some("foregroundDeletion"),
         (Some("Orphan"), _) | (None, Some(true)) => Some("orphan"),
+        // These two leave what they own, unless told otherwise.
+        (None, None) if matches!((def.group, def.plural), ("", "replicationcontrollers") | ("batch", "jobs")) => {
+            Some("orphan")
+        }
         (Some("Background") | None, _) => None,
         (Some(other), _) => {
             return Err(Status::bad_request(format!(

@@ -7,7 +7,6 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, Replica
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sha2::{Digest, Sha256};
 
 use crate::owners::controller_reference;
 
@@ -25,9 +24,6 @@ const OWN_ANNOTATIONS: [&str; 6] = [
     MAX,
     "deprecated.deployment.rollback.to",
 ];
-/// Characters of a template's hash: those of generated names.
-const HASH_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-const HASH_LENGTH: usize = 10;
 /// Longest revision history that is kept.
 const HISTORY_BYTES: usize = 2000;
 
@@ -112,13 +108,7 @@ impl Bounds {
 
 /// A name for a template: the same template always has the same, until a collision is counted.
 fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let mut hash = Sha256::new();
-    hash.update(serde_json::to_vec(template).unwrap_or_default());
-    if let Some(count) = collisions {
-        hash.update(count.to_le_bytes());
-    }
-    let digest = hash.finalize();
-    digest.iter().take(HASH_LENGTH).map(|b| char::from(HASH_ALPHABET[usize::from(*b) % HASH_ALPHABET.len()])).collect()
+    crate::history::hash(&serde_json::to_vec(template).unwrap_or_default(), collisions)
 }
 
 /// Whether a set is of the Deployment's template; the label with the hash does not count.

@@ -32,6 +32,7 @@ const FIRST_LISTS: Duration = Duration::from_secs(30);
 
 /// What monitors and workers share.
 pub(crate) struct Collector {
+    context: Arc<Context>,
     client: Client,
     graph: Mutex<Graph>,
     queue: Queue<Work>,
@@ -47,6 +48,7 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let collector = Arc::new(Collector {
             client: context.client.clone(),
+            context: context.clone(),
             graph: Mutex::default(),
             queue: Queue::default(),
             resources: RwLock::default(),
@@ -329,13 +331,31 @@ impl Collector {
 
     /// The item is gone before its watch said so.
     fn gone(&self, uid: &str) -> Result<(), Error> {
-        self.graph.lock().remove(uid).into_iter().for_each(|work| self.queue.add(work));
+        let (work, namespace) = {
+            let mut graph = self.graph.lock();
+            let namespace = graph.get(uid).map(|i| i.place.namespace.clone());
+            (graph.remove(uid), namespace)
+        };
+        work.into_iter().for_each(|work| self.queue.add(work));
+        self.tell(namespace);
         Ok(())
+    }
+
+    /// Tells who counts objects that one came or went.
+    fn tell(&self, namespace: Option<String>) {
+        if let Some(namespace) = namespace.filter(|n| !n.is_empty()) {
+            self.context.tell_object(&namespace);
+        }
     }
 
     fn upsert(&self, resource: &Arc<ApiResource>, object: &PartialObject) {
         let Some(uid) = object.metadata.uid.as_deref() else { return };
-        let work = self.graph.lock().upsert(uid, Item::new(resource.clone(), &object.metadata));
+        let (work, new) = {
+            let mut graph = self.graph.lock();
+            let new = graph.get(uid).is_none().then(|| object.metadata.namespace.clone()).flatten();
+            (graph.upsert(uid, Item::new(resource.clone(), &object.metadata)), new)
+        };
         work.into_iter().for_each(|work| self.queue.add(work));
+        self.tell(new);
     }
 }

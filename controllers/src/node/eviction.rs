@@ -9,6 +9,7 @@ use keelson_client::informer::key;
 use keelson_client::{Change, Key};
 use serde_json::json;
 
+use super::fit::tolerates;
 use crate::context::{BY_NODE, Context};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_with};
@@ -22,21 +23,6 @@ enum Plan {
     Keep,
     /// It goes at this time, or now if that is past.
     EvictAt(Timestamp),
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "Equal" | "" => {
-            !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
-        }
-        _ => false,
-    }
 }
 
 /// Decides for a pod on a node with these taints; `bound` is since when the pod is there.

@@ -36,6 +36,9 @@ const MAX_CONNECTIONS: usize = 2000;
 /// Pause after accept failed (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Content type of metrics.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// A refusal: HTTP code and text.
 #[derive(Debug)]
 pub(crate) struct Refusal(pub u16, pub String);
@@ -187,6 +190,9 @@ impl Server {
         match parts[..] {
             ["healthz" | "livez", ..] if get => Ok(answer(200, "text/plain; charset=utf-8", "ok")),
             ["pods"] if get => self.pods(),
+            ["stats", "summary"] if get => Ok(answer(200, "application/json", self.agent.summary().to_string())),
+            ["metrics", "resource"] if get => Ok(answer(200, METRICS, self.agent.resource_metrics())),
+            ["metrics"] if get => Ok(answer(200, METRICS, self.agent.own_metrics())),
             ["containerLogs", namespace, pod, container] if get => {
                 logs::serve(self, namespace, pod, container, &query).await
             }

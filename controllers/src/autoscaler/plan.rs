@@ -1,0 +1,385 @@
+//! Decides how many replicas metrics ask for, and how fast the size may follow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use keelson_machinery::quantity::Quantity;
+
+use crate::pods;
+
+/// A difference from the target of this share is none.
+const TOLERANCE: f64 = 0.1;
+/// CPU of a pod counts only once it has been running for so long, unless it is ready.
+const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
+/// A pod that was never ready after this long is not starting any more.
+const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
+/// Without rules a size falls only after it was too large for so long.
+const DOWN_WINDOW_SECONDS: i32 = 300;
+/// Policies without rules count changes within so long.
+const POLICY_SECONDS: i32 = 15;
+
+/// One pod's value, in thousandths.
+pub type Values = BTreeMap<String, i64>;
+
+/// How pods count.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Groups {
+    pub ready: usize,
+    pub unready: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+/// Sorts pods by whether their values count; those that do not are taken out of `values`.
+pub fn group(pods: &[Arc<Pod>], values: &mut Values, cpu: bool, now: Timestamp) -> Groups {
+    let mut groups = Groups::default();
+    for pod in pods {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        if pods::is_going(pod) || pods::phase(pod) == "Failed" {
+            values.remove(&name);
+        } else if pods::phase(pod) == "Pending" {
+            values.remove(&name);
+            groups.unready.push(name);
+        } else if !values.contains_key(&name) {
+            groups.missing.push(name);
+        } else if cpu && is_starting(pod, now) {
+            values.remove(&name);
+            groups.unready.push(name);
+        } else {
+            groups.ready += 1;
+        }
+    }
+    groups
+}
+
+fn is_starting(pod: &Pod, now: Timestamp) -> bool {
+    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+    let (Some(started), Some(ready)) = (started, pods::condition(pod, "Ready")) else { return true };
+    if ready.status == "True" {
+        return false;
+    }
+    let within = |span: SignedDuration, at: Timestamp| started.checked_add(span).is_ok_and(|end| end > at);
+    let changed = ready.last_transition_time.as_ref().map_or(now, |t| t.0);
+    within(CPU_INITIALIZATION, now) || within(INITIAL_READINESS, changed)
+}
+
+fn ceil(value: f64) -> i32 {
+    value.ceil().clamp(0.0, f64::from(i32::MAX)) as i32
+}
+
+/// The size for values of pods. `target` is each pod's in thousandths, or a percentage of `requests`. Gives also the
+/// present value: an average, or a percentage.
+pub fn by_pods(
+    current: i32,
+    values: &Values,
+    groups: &Groups,
+    requests: Option<&Values>,
+    target: i64,
+    tolerance: Tolerance,
+) -> Result<(i32, i64, i64), String> {
+    let share = |values: &Values| -> (f64, i64, i64) {
+        let total: i64 = values.values().sum();
+        let count = values.len().max(1) as i64;
+        match requests {
+            Some(requests) => {
+                let wanted: i64 = values.keys().filter_map(|name| requests.get(name)).sum();
+                let percent = if wanted == 0 { 0 } else { total * 100 / wanted };
+                (percent as f64 / target.max(1) as f64, percent, total / count)
+            }
+            None => ((total / count) as f64 / target.max(1) as f64, 0, total / count),
+        }
+    };
+    if values.is_empty() {
+        return Err("did not receive metrics for targeted pods (pods might be unready)".into());
+    }
+    let (ratio, percent, average) = share(values);
+    let growing = ratio > 1.0;
+    let rebalance = !groups.unready.is_empty() && growing;
+    if groups.missing.is_empty() && !rebalance {
+        let size = if tolerance.allows(ratio) { current } else { ceil(ratio * groups.ready as f64) };
+        return Ok((size, percent, average));
+    }
+    // What is not known is assumed so that the size changes less.
+    let mut all = values.clone();
+    for name in &groups.missing {
+        let full = match requests {
+            Some(requests) => requests.get(name).copied().unwrap_or(0) * target.max(100) / 100,
+            None => target,
+        };
+        all.insert(name.clone(), if ratio < 1.0 { full } else { 0 });
+    }
+    if rebalance {
+        all.extend(groups.unready.iter().map(|name| (name.clone(), 0)));
+    }
+    let (second, ..) = share(&all);
+    let reversed = (ratio < 1.0 && second > 1.0) || (growing && second < 1.0);
+    if tolerance.allows(second) || reversed {
+        return Ok((current, percent, average));
+    }
+    let size = ceil(second * all.len() as f64);
+    let against = (second < 1.0 && size > current) || (second > 1.0 && size < current);
+    Ok((if against { current } else { size }, percent, average))
+}
+
+/// The size for one value of something else: as a whole, or for each replica.
+pub fn by_value(current: i32, ready: usize, usage: i64, target: i64, each: bool, tolerance: Tolerance) -> i32 {
+    let target = target.max(1) as f64;
+    if each {
+        let ratio = usage as f64 / (target * f64::from(current.max(1)));
+        return if tolerance.allows(ratio) { current } else { ceil(usage as f64 / target) };
+    }
+    let ratio = usage as f64 / target;
+    if tolerance.allows(ratio) { current } else { ceil(ratio * ready as f64) }
+}
+
+/// How far from the target is near enough, upwards and downwards.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    up: f64,
+    down: f64,
+}
+
+impl Tolerance {
+    pub fn of(spec: &HorizontalPodAutoscalerSpec) -> Self {
+        let behavior = spec.behavior.as_ref();
+        let read = |rules: Option<&HPAScalingRules>| {
+            let text = rules.and_then(|r| r.tolerance.as_ref());
+            text.and_then(|t| Quantity::parse(&t.0).ok()).map_or(TOLERANCE, |q| q.millis() as f64 / 1000.0)
+        };
+        Self {
+            up: read(behavior.and_then(|b| b.scale_up.as_ref())),
+            down: read(behavior.and_then(|b| b.scale_down.as_ref())),
+        }
+    }
+
+    fn allows(self, ratio: f64) -> bool {
+        (1.0 - self.down..=1.0 + self.up).contains(&ratio)
+    }
+}
+
+/// What an autoscaler remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Sizes that metrics asked for.
+    recommended: Vec<(Timestamp, i32)>,
+    /// By how much it changed the size.
+    changed: Vec<(Timestamp, i32)>,
+}
+
+/// What limits a size: reason and message of conditions.
+pub type Why = (&'static str, &'static str);
+
+/// The size that is set.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Limited {
+    pub size: i32,
+    pub able: Why,
+    /// True if something limits it.
+    pub limited: (bool, Why),
+}
+
+impl Memory {
+    /// Notes a change that was made.
+    pub fn note(&mut self, by: i32, now: Timestamp) {
+        self.changed.push((now, by));
+    }
+
+    fn since<'a>(list: &'a [(Timestamp, i32)], seconds: i32, now: Timestamp) -> impl Iterator<Item = i32> + 'a {
+        let start = now.checked_sub(SignedDuration::from_secs(seconds.into())).unwrap_or(now);
+        list.iter().filter(move |(at, _)| *at >= start).map(|(_, n)| *n)
+    }
+
+    /// The size that may be set now, for one that metrics ask for.
+    pub fn limit(&mut self, spec: &HorizontalPodAutoscalerSpec, current: i32, wanted: i32, now: Timestamp) -> Limited {
+        let behavior = spec.behavior.clone().unwrap_or_default();
+        let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
+        self.recommended.push((now, wanted));
+        let hour = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(now);
+        self.recommended.retain(|(at, _)| *at >= hour);
+        self.changed.retain(|(at, _)| *at >= hour);
+        let down_window = down.stabilization_window_seconds.unwrap_or(DOWN_WINDOW_SECONDS);
+        let up_window = up.stabilization_window_seconds.unwrap_or(0);
+        let most = Self::since(&self.recommended, down_window, now).max().unwrap_or(wanted);
+        let least = Self::since(&self.recommended, up_window, now).min().unwrap_or(wanted);
+        let stable = current.max(least).min(most);
+        let able = if stable < wanted {
+            (
+                "ScaleUpStabilized",
+                "recent recommendations were lower than current one, applying the lowest recent recommendation",
+            )
+        } else if stable > wanted {
+            (
+                "ScaleDownStabilized",
+                "recent recommendations were higher than current one, applying the highest recent recommendation",
+            )
+        } else {
+            ("ReadyForNewScale", "recommended size matches current size")
+        };
+        let (minimum, maximum) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
+        let (ceiling, floor) = (self.ceiling(&up, current, now), self.floor(&down, current, now));
+        let (size, why) = if stable > current && stable > ceiling.min(maximum) {
+            if ceiling < maximum {
+                (
+                    ceiling,
+                    Some((
+                        "ScaleUpLimit",
+                        "the desired replica count is increasing faster than the maximum scale rate",
+                    )),
+                )
+            } else {
+                (maximum, Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")))
+            }
+        } else if stable < current && stable < floor.max(minimum) {
+            if floor > minimum {
+                (
+                    floor,
+                    Some((
+                        "ScaleDownLimit",
+                        "the desired replica count is decreasing faster than the maximum scale rate",
+                    )),
+                )
+            } else {
+                (minimum, Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")))
+            }
+        } else {
+            (stable.clamp(minimum.min(maximum), maximum), None)
+        };
+        let within = ("DesiredWithinRange", "the desired count is within the acceptable range");
+        Limited { size, able, limited: (why.is_some(), why.unwrap_or(within)) }
+    }
+
+    /// The policies of rules as type, value and period, or those without rules.
+    fn policies(rules: &HPAScalingRules, default: &[(&str, i32)]) -> Vec<(String, i32, i32)> {
+        match &rules.policies {
+            Some(list) => list.iter().map(|p| (p.type_.clone(), p.value, p.period_seconds)).collect(),
+            None => default.iter().map(|(kind, value)| ((*kind).to_owned(), *value, POLICY_SECONDS)).collect(),
+        }
+    }
+
+    fn ceiling(&self, rules: &HPAScalingRules, current: i32, now: Timestamp) -> i32 {
+        let limits =
+            Self::policies(rules, &[("Pods", 4), ("Percent", 100)]).into_iter().map(|(kind, value, period)| {
+                let added: i32 = Self::since(&self.changed, period, now).filter(|n| *n > 0).sum();
+                let start = current - added;
+                match kind.as_str() {
+                    "Percent" => ceil(f64::from(start) * (1.0 + f64::from(value) / 100.0)),
+                    _ => start.saturating_add(value),
+                }
+            });
+        match rules.select_policy.as_deref() {
+            Some("Disabled") => current,
+            Some("Min") => limits.min().unwrap_or(current),
+            _ => limits.max().unwrap_or(current),
+        }
+    }
+
+    fn floor(&self, rules: &HPAScalingRules, current: i32, now: Timestamp) -> i32 {
+        let limits = Self::policies(rules, &[("Percent", 100)]).into_iter().map(|(kind, value, period)| {
+            let removed: i32 = Self::since(&self.changed, period, now).filter(|n| *n < 0).sum();
+            let start = current - removed;
+            match kind.as_str() {
+                "Percent" => (f64::from(start) * (1.0 - f64::from(value) / 100.0)).floor().max(0.0) as i32,
+                _ => (start - value).max(0),
+            }
+        });
+        match rules.select_policy.as_deref() {
+            Some("Disabled") => current,
+            Some("Min") => limits.max().unwrap_or(current),
+            _ => limits.min().unwrap_or(current),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn values(list: &[(&str, i64)]) -> Values {
+        list.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    fn spec(rest: Value) -> HorizontalPodAutoscalerSpec {
+        let mut whole = json!({"scaleTargetRef": {"kind": "D", "name": "d"}, "minReplicas": 2, "maxReplicas": 10});
+        keelson_machinery::patch::merge(&mut whole, &rest);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn sizes_follow_the_values() {
+        let tolerance = Tolerance::of(&spec(json!({})));
+        let requests = values(&[("a", 1000), ("b", 1000), ("c", 1000)]);
+        let unready = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        for (what, used, unready_pods, missing, expected) in [
+            ("at the target", &[("a", 500), ("b", 500)][..], &[][..], &[][..], (2, 50)),
+            ("within the tolerance", &[("a", 540), ("b", 540)], &[], &[], (2, 54)),
+            ("twice the target", &[("a", 1000), ("b", 1000)], &[], &[], (4, 100)),
+            ("half the target", &[("a", 250), ("b", 250)], &[], &[], (1, 25)),
+            ("new ones count as idle", &[("a", 1000), ("b", 1000)], &["c"], &[], (4, 100)),
+            ("unknown ones count as busy", &[("a", 100)], &[], &["b"], (2, 10)),
+        ] {
+            let used = values(used);
+            let groups = Groups { ready: used.len(), unready: unready(unready_pods), missing: unready(missing) };
+            let (size, percent, _) = by_pods(2, &used, &groups, Some(&requests), 50, tolerance).unwrap();
+            assert_eq!((size, percent), expected, "{what}");
+        }
+        assert!(by_pods(2, &Values::new(), &Groups::default(), None, 50, tolerance).is_err());
+        assert_eq!(by_value(2, 2, 30_000, 10_000, false, tolerance), 6);
+        assert_eq!(by_value(2, 2, 30_000, 10_000, true, tolerance), 3);
+        assert_eq!(by_value(3, 3, 30_000, 10_000, true, tolerance), 3);
+    }
+
+    #[test]
+    fn changes_have_a_pace() {
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let limited = |memory: &mut Memory, spec: &HorizontalPodAutoscalerSpec, current, wanted, second| {
+            let found = memory.limit(spec, current, wanted, at(second));
+            (found.size, found.limited.1.0)
+        };
+        let plain = spec(json!({}));
+        let mut memory = Memory::default();
+        assert_eq!(limited(&mut memory, &plain, 3, 9, 0), (7, "ScaleUpLimit"));
+        memory.note(4, at(0));
+        assert_eq!(limited(&mut memory, &plain, 7, 9, 5), (7, "ScaleUpLimit"));
+        assert_eq!(limited(&mut memory, &plain, 7, 20, 30), (10, "TooManyReplicas"));
+        assert_eq!(limited(&mut memory, &plain, 10, 1, 60), (10, "DesiredWithinRange"));
+        assert_eq!(memory.limit(&plain, 10, 1, at(61)).able.0, "ScaleDownStabilized");
+        assert_eq!(limited(&mut memory, &plain, 10, 1, 400), (2, "TooFewReplicas"));
+        let slow = spec(json!({"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0,
+            "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]}, "scaleUp": {"selectPolicy": "Disabled"}}}));
+        let mut memory = Memory::default();
+        assert_eq!(limited(&mut memory, &slow, 5, 2, 0), (4, "ScaleDownLimit"));
+        memory.note(-1, at(0));
+        assert_eq!(limited(&mut memory, &slow, 4, 2, 30), (4, "ScaleDownLimit"));
+        assert_eq!(limited(&mut memory, &slow, 4, 9, 31), (4, "ScaleUpLimit"));
+    }
+
+    #[test]
+    fn pods_count_once_they_have_started() {
+        let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
+        let pod = |name: &str, phase: &str, start: &str, ready: &str, changed: &str| -> Arc<Pod> {
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": []}, "status": {"phase": phase,
+                    "startTime": start, "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": changed}]}}))
+                .unwrap(),
+            )
+        };
+        let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-01T00:09:00Z");
+        let pods = [
+            pod("ready", "Running", new, "True", new),
+            pod("starting", "Running", new, "False", new),
+            pod("never", "Running", old, "False", old),
+            pod("broken", "Running", old, "False", new),
+            pod("pending", "Pending", new, "False", new),
+            pod("failed", "Failed", new, "False", new),
+            pod("silent", "Running", old, "True", old),
+        ];
+        let mut used = values(&[("ready", 1), ("starting", 1), ("never", 1), ("broken", 1), ("failed", 1)]);
+        let groups = group(&pods, &mut used, true, now);
+        assert_eq!((groups.ready, groups.missing.join(" ")), (2, "silent".to_owned()));
+        assert_eq!(groups.unready.join(" "), "starting never pending");
+        assert_eq!(used.into_keys().collect::<Vec<_>>().join(" "), "broken ready");
+    }
+}

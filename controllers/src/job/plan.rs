@@ -1,0 +1,355 @@
+//! Decides what a Job does next: whether its end is decided, which pods are made and which go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::policy;
+use super::tally::{Tally, failures_before, index_of, is_indexed};
+use crate::pods;
+
+/// Most pods that one look creates or deletes.
+const BURST: usize = 500;
+/// Pause after the first failure; it doubles with each further one.
+const FIRST_PAUSE_SECONDS: i64 = 10;
+const LONGEST_PAUSE_SECONDS: i64 = 600;
+
+/// A condition that holds, now.
+pub fn condition(kind: &str, status: &str, reason: &str, message: &str, now: &Time) -> JobCondition {
+    JobCondition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_probe_time: Some(now.clone()),
+        last_transition_time: Some(now.clone()),
+    }
+}
+
+pub fn find<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {
+    job.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+pub fn holds(job: &Job, kind: &str) -> bool {
+    find(job, kind).is_some_and(|c| c.status == "True")
+}
+
+/// Whether the Job has ended.
+pub fn is_finished(job: &Job) -> bool {
+    holds(job, "Complete") || holds(job, "Failed")
+}
+
+pub fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().is_some_and(|s| s.suspend == Some(true))
+}
+
+/// How the Job ends: the condition that says so before all its pods have ended.
+pub fn ending(job: &Job, tally: &Tally, pods: &[Arc<Pod>], now: &Time) -> Option<JobCondition> {
+    let spec = job.spec.as_ref()?;
+    for kind in ["SuccessCriteriaMet", "FailureTarget"] {
+        if let Some(decided) = find(job, kind).filter(|c| c.status == "True") {
+            return Some(decided.clone());
+        }
+    }
+    let failure = |reason: &str, message: &str| Some(condition("FailureTarget", "True", reason, message, now));
+    if let Some(why) = &tally.failure {
+        return failure("PodFailurePolicy", why);
+    }
+    if tally.failed() > spec.backoff_limit.unwrap_or(6) || past_limit_by_restarts(spec, pods) {
+        return failure("BackoffLimitExceeded", "Job has reached the specified backoff limit");
+    }
+    if deadline(job).is_some_and(|at| at <= now.0) {
+        return failure("DeadlineExceeded", "Job was active longer than specified deadline");
+    }
+    if !is_indexed(job) {
+        return None;
+    }
+    let (failed, succeeded) = (tally.failed_indexes.len(), tally.succeeded_indexes.len());
+    if spec.backoff_limit_per_index.is_some() {
+        let most = spec.max_failed_indexes.and_then(|n| usize::try_from(n).ok());
+        if most.is_some_and(|most| failed > most) {
+            return failure(
+                "MaxFailedIndexesExceeded",
+                "Job has exceeded the specified maximal number of failed indexes",
+            );
+        }
+        if failed > 0 && failed + succeeded >= usize::try_from(spec.completions.unwrap_or(0)).unwrap_or(0) {
+            return failure("FailedIndexes", "Job has failed indexes");
+        }
+    }
+    let met = policy::success(spec, &tally.succeeded_indexes)?;
+    Some(condition("SuccessCriteriaMet", "True", "SuccessPolicy", &met, now))
+}
+
+/// Whether so many pods have succeeded that the Job is complete once none is active.
+pub fn is_complete(job: &Job, tally: &Tally, active: usize) -> bool {
+    let wanted = job.spec.as_ref().and_then(|s| s.completions).unwrap_or(1);
+    active == 0 && tally.succeeded(job) >= wanted
+}
+
+/// When the Job has run for too long.
+pub fn deadline(job: &Job) -> Option<Timestamp> {
+    if is_suspended(job) {
+        return None;
+    }
+    let seconds = job.spec.as_ref()?.active_deadline_seconds?;
+    let start = job.status.as_ref()?.start_time.as_ref()?.0;
+    start.checked_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+/// Containers that restart in place count too.
+fn past_limit_by_restarts(spec: &JobSpec, pods: &[Arc<Pod>]) -> bool {
+    if spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) != Some("OnFailure") {
+        return false;
+    }
+    let running = pods.iter().filter(|p| matches!(pods::phase(p), "Running" | "Pending"));
+    let statuses = running
+        .filter_map(|p| p.status.as_ref())
+        .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+    let restarts: i32 = statuses.map(|c| c.restart_count).sum();
+    match spec.backoff_limit.unwrap_or(6) {
+        0 => restarts > 0,
+        limit => restarts >= limit,
+    }
+}
+
+/// What is made or deleted. Both at once never happens.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The pods to make: their indexes, and how often each had failed before.
+    pub create: Vec<(Option<i32>, i32)>,
+    /// Pods that go.
+    pub delete: Vec<Arc<Pod>>,
+    /// When to look again for a pod that may be made then.
+    pub again: Option<Duration>,
+}
+
+/// Brings the number of active pods to what it should be. `terminating` counts only if pods are replaced when they ended.
+pub fn manage(job: &Job, tally: &Tally, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+    let Some(spec) = &job.spec else { return Plan::default() };
+    let mut active: Vec<Arc<Pod>> = pods.iter().filter(|p| pods::is_active(p)).cloned().collect();
+    if is_suspended(job) {
+        return Plan { delete: active, ..Plan::default() };
+    }
+    let size = |n: i32| usize::try_from(n).unwrap_or(0);
+    let parallelism = size(spec.parallelism.unwrap_or(1));
+    let failed_indexes = if spec.backoff_limit_per_index.is_some() { tally.failed_indexes.len() } else { 0 };
+    let wanted = match spec.completions {
+        None if tally.succeeded(job) > 0 => active.len(),
+        None => parallelism,
+        Some(n) => size(n - tally.succeeded(job)).saturating_sub(failed_indexes).min(parallelism),
+    };
+    let mut delete = if is_indexed(job) { misplaced(spec, &mut active) } else { Vec::new() };
+    if active.len() > wanted {
+        pods::sort_for_deletion(&mut active, |_| 0, now);
+        let surplus = active.len() - wanted;
+        delete.extend(active.drain(..surplus));
+    }
+    if !delete.is_empty() {
+        delete.truncate(BURST);
+        return Plan { delete, ..Plan::default() };
+    }
+    let terminating = if policy::only_replaces_failed(job) {
+        pods.iter().filter(|p| pods::is_going(p) && !pods::is_finished(p)).count()
+    } else {
+        0
+    };
+    let missing = wanted.saturating_sub(active.len() + terminating).min(BURST);
+    if missing == 0 {
+        return Plan::default();
+    }
+    if spec.backoff_limit_per_index.is_some() {
+        return indexed_with_limits(spec, tally, &active, missing, now);
+    }
+    if let Some(wait) = backoff(pods, now) {
+        return Plan { again: Some(wait), ..Plan::default() };
+    }
+    let create = if is_indexed(job) {
+        let taken = |i: &i32| tally.succeeded_indexes.contains(i) || active.iter().any(|p| index_of(p) == Some(*i));
+        (0..spec.completions.unwrap_or(0)).filter(|i| !taken(i)).take(missing).map(|i| (Some(i), 0)).collect()
+    } else {
+        vec![(None, 0); missing]
+    };
+    Plan { create, ..Plan::default() }
+}
+
+/// Pods without an index that the Job has, and all but one of those with the same.
+fn misplaced(spec: &JobSpec, active: &mut Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+    let mut seen = std::collections::HashSet::new();
+    active.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone()));
+    let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(active)
+        .into_iter()
+        .partition(|p| index_of(p).is_some_and(|i| i < spec.completions.unwrap_or(0) && seen.insert(i)));
+    *active = keep;
+    drop
+}
+
+/// Each index waits for itself.
+fn indexed_with_limits(spec: &JobSpec, tally: &Tally, active: &[Arc<Pod>], missing: usize, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    for index in 0..spec.completions.unwrap_or(0) {
+        if plan.create.len() == missing {
+            break;
+        }
+        if tally.succeeded_indexes.contains(&index)
+            || tally.failed_indexes.contains(&index)
+            || active.iter().any(|p| index_of(p) == Some(index))
+        {
+            continue;
+        }
+        let Some(failed) = tally.retries.get(&index) else {
+            plan.create.push((Some(index), 0));
+            continue;
+        };
+        let failures = failures_before(failed) + i32::from(policy::meaning(spec, failed) != policy::Meaning::Ignore);
+        match pause(failures, ended_at(failed, now), now) {
+            None => plan.create.push((Some(index), failures)),
+            Some(wait) => plan.again = Some(plan.again.map_or(wait, |a| a.min(wait))),
+        }
+    }
+    plan
+}
+
+/// When a pod ended.
+fn ended_at(pod: &Pod, now: Timestamp) -> Timestamp {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let ends = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
+    let ready = || pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref().map(|t| t.0));
+    let going = || pod.metadata.deletion_timestamp.as_ref().map(|t| t.0.min(now));
+    let made = || pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    ends.max().or_else(ready).or_else(going).or_else(made).unwrap_or(now)
+}
+
+/// How long to wait after so many failures, the last of them at `since`.
+fn pause(failures: i32, since: Timestamp, now: Timestamp) -> Option<Duration> {
+    if failures <= 0 {
+        return None;
+    }
+    let doubled = FIRST_PAUSE_SECONDS.saturating_mul(1_i64 << (failures - 1).clamp(0, 20));
+    let due = since.checked_add(SignedDuration::from_secs(doubled.min(LONGEST_PAUSE_SECONDS))).ok()?;
+    (due > now).then(|| pods::until(due, now))?
+}
+
+/// How long to wait before another pod is made: it grows with the failures since the last success.
+fn backoff(pods: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
+    let last_success = pods.iter().filter(|p| pods::phase(p) == "Succeeded").map(|p| ended_at(p, now)).max();
+    let failures: Vec<Timestamp> = pods
+        .iter()
+        .filter(|p| pods::phase(p) == "Failed")
+        .map(|p| ended_at(p, now))
+        .filter(|at| last_success.is_none_or(|success| *at > success))
+        .collect();
+    pause(failures.len() as i32, *failures.iter().max()?, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tally::{self, FINALIZER, INDEX};
+    use serde_json::{Value, json};
+
+    fn job(spec: Value) -> Job {
+        let mut whole = json!({"metadata": {"name": "j"}, "spec": {"completions": 5, "parallelism": 2, "template": {}},
+            "status": {"startTime": "2026-01-01T00:00:00Z"}});
+        keelson_machinery::patch::merge(&mut whole["spec"], &spec);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    /// `r`unning, `s`ucceeded, `f`ailed; the position is the index.
+    fn pods(text: &str, ended: &str) -> Vec<Arc<Pod>> {
+        let pod = |(i, c): (usize, char)| {
+            let phase = match c {
+                's' => "Succeeded",
+                'f' => "Failed",
+                _ => "Running",
+            };
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {"uid": i.to_string(), "name": i.to_string(), "finalizers": [FINALIZER],
+                    "annotations": {INDEX: i.to_string()}}, "spec": {"containers": []},
+                    "status": {"phase": phase, "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": ended}]}}))
+                .unwrap(),
+            )
+        };
+        text.chars().enumerate().filter(|(_, c)| *c != '-').map(pod).collect()
+    }
+
+    fn planned(spec: Value, text: &str) -> (usize, usize, Option<u64>) {
+        let (job, pods) = (job(spec), pods(text, "2026-01-01T00:00:00Z"));
+        let now: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
+        let tally = tally::tally(&job, &pods, false, now);
+        let plan = manage(&job, &tally, &pods, now);
+        (plan.create.len(), plan.delete.len(), plan.again.map(|d| d.as_secs()))
+    }
+
+    #[test]
+    fn pods_are_made_and_deleted() {
+        for (what, spec, pods, expected) in [
+            ("begins", json!({}), "", (2, 0, None)),
+            ("is full", json!({}), "rr", (0, 0, None)),
+            ("one more", json!({}), "rs", (1, 0, None)),
+            ("only what is missing", json!({}), "ssss", (1, 0, None)),
+            ("is done", json!({}), "sssss", (0, 0, None)),
+            ("too many", json!({"parallelism": 1}), "rrr", (0, 2, None)),
+            ("suspended", json!({"suspend": true}), "rr", (0, 2, None)),
+            ("waits after a failure", json!({}), "f", (0, 0, Some(5))),
+            ("waits longer", json!({}), "ff", (0, 0, Some(15))),
+            ("as many as run", json!({"completions": null}), "", (2, 0, None)),
+            ("one succeeded, no more", json!({"completions": null}), "s", (0, 0, None)),
+            ("the missing index", json!({"completionMode": "Indexed", "completions": 3}), "s-s", (1, 0, None)),
+            ("an index beyond", json!({"completionMode": "Indexed", "completions": 1}), "rr", (0, 1, None)),
+            (
+                "per index",
+                json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimitPerIndex": 1}),
+                "fs",
+                (1, 0, Some(5)),
+            ),
+            (
+                "a failed index",
+                json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimitPerIndex": 0}),
+                "fs",
+                (1, 0, None),
+            ),
+        ] {
+            assert_eq!(planned(spec, pods), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn ends() {
+        for (what, spec, text, expected) in [
+            ("goes on", json!({}), "ff", ""),
+            ("too many failures", json!({"backoffLimit": 1}), "ff", "BackoffLimitExceeded"),
+            ("too long", json!({"activeDeadlineSeconds": 5}), "r", "DeadlineExceeded"),
+            ("not yet too long", json!({"activeDeadlineSeconds": 6}), "r", ""),
+            ("suspended meanwhile", json!({"activeDeadlineSeconds": 5, "suspend": true}), "r", ""),
+            (
+                "all indexes ended",
+                json!({"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 0}),
+                "fs",
+                "FailedIndexes",
+            ),
+            (
+                "too many indexes",
+                json!({"completionMode": "Indexed", "backoffLimitPerIndex": 0, "maxFailedIndexes": 0}),
+                "f",
+                "MaxFailedIndexesExceeded",
+            ),
+            (
+                "success",
+                json!({"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededCount": 1}]}}),
+                "s",
+                "SuccessPolicy",
+            ),
+        ] {
+            let (job, pods) = (job(spec), pods(text, "2026-01-01T00:00:00Z"));
+            let now = Time("2026-01-01T00:00:05Z".parse().unwrap());
+            let tally = tally::tally(&job, &pods, false, now.0);
+            let ending = ending(&job, &tally, &pods, &now);
+            assert_eq!(ending.and_then(|c| c.reason).unwrap_or_default(), expected, "{what}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Binds claims to volumes, and has volumes made for claims that find none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use keelson_client::informer::key;
+use keelson_client::{Change, Error, Key};
+use serde_json::json;
+
+use super::local_path;
+use super::plan::{self, BIND_COMPLETED, BOUND_BY_CONTROLLER, Fate, Phase};
+use crate::context::Context;
+use crate::runtime::{Keys, Outcome, watch_own, watch_with};
+
+const COMPONENT: &str = "persistentvolume-controller";
+/// Annotations of a claim: who is to make its volume, and for which node.
+const PROVISIONER: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Provisioners that were once part of Kubernetes begin with this.
+const IN_TREE: &str = "kubernetes.io/";
+/// A claim that nothing can be made for is looked at again after this.
+const AGAIN: Duration = Duration::from_secs(15);
+
+pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.claims, queue);
+    // A volume that became free or reserved may be what a claim waits for.
+    let weak = Arc::downgrade(context);
+    watch_with(&context.cache.volumes, queue, move |change: &Change<PersistentVolume>| {
+        let (Some(volume), Some(context)) = (change.object(), weak.upgrade()) else { return Vec::new() };
+        let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        if let Some(reference) = reference {
+            let part = |text: &Option<String>| text.clone().unwrap_or_default();
+            return vec![(part(&reference.namespace), part(&reference.name))];
+        }
+        let waiting = context.cache.claims.list_all();
+        waiting.iter().filter(|c| !plan::has_annotation(&c.metadata, BIND_COMPLETED)).map(|c| key(&**c)).collect()
+    });
+    // A pod with a node ends the wait of claims that wait for one.
+    let weak = Arc::downgrade(context);
+    watch_with(&context.cache.pods, queue, move |change: &Change<Pod>| {
+        let node = |pod: &Option<Arc<Pod>>| pod.as_ref().and_then(|p| p.spec.as_ref()?.node_name.clone());
+        let Some(pod) = change.new.as_ref().filter(|_| node(&change.old) != node(&change.new)) else {
+            return Vec::new();
+        };
+        let Some(context) = weak.upgrade() else { return Vec::new() };
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let claims = super::claims_of(pod).map(|name| (namespace.clone(), name));
+        claims.filter(|key| context.cache.claims.get(key).is_some()).collect()
+    });
+}
+
+/// The class of a claim.
+fn class(context: &Context, claim: &PersistentVolumeClaim) -> Option<Arc<StorageClass>> {
+    context.cache.storage_classes.named("", plan::class_of(claim))
+}
+
+/// The node for which the claim's volume is made: the scheduler's choice, or that of a pod which has one.
+fn selected_node(context: &Context, claim: &PersistentVolumeClaim) -> Option<String> {
+    let chosen = claim.metadata.annotations.as_ref().and_then(|a| a.get(SELECTED_NODE)).cloned();
+    let (namespace, name) = key(claim);
+    chosen.or_else(|| {
+        let users = context.cache.pods.by(super::BY_CLAIM, &format!("{namespace}/{name}"));
+        users.iter().find_map(|p| p.spec.as_ref()?.node_name.clone().filter(|n| !n.is_empty()))
+    })
+}
+
+pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
+    let volumes = context.cache.volumes.list_all();
+    let class = class(&context, &claim);
+    let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    let node = selected_node(&context, &claim);
+    match plan::fate(&claim, &volumes, waits && node.is_none()) {
+        Fate::Bind(volume) => bind(&context, &claim, &volume).await.map(|()| None),
+        Fate::Lost(reason, message) => {
+            if phase_of(&claim) != "Lost" {
+                context.recorder(COMPONENT).warning(&*claim, reason, message);
+                set_phase(&context, &claim, "Lost").await?;
+            }
+            Ok(None)
+        }
+        Fate::Wait => {
+            if waits && claim.spec.as_ref().is_none_or(|s| s.volume_name.is_none()) {
+                let message = "waiting for first consumer to be created before binding";
+                context.recorder(COMPONENT).normal(&*claim, "WaitForFirstConsumer", message);
+            }
+            set_phase(&context, &claim, "Pending").await?;
+            Ok(None)
+        }
+        Fate::Provision => {
+            set_phase(&context, &claim, "Pending").await?;
+            provision(&context, &claim, class.as_deref(), node).await
+        }
+    }
+}
+
+fn phase_of(claim: &PersistentVolumeClaim) -> &str {
+    claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+async fn set_phase(context: &Context, claim: &PersistentVolumeClaim, phase: &str) -> Result<(), Error> {
+    if phase_of(claim) == phase {
+        return Ok(());
+    }
+    let mut changed = claim.clone();
+    let status = changed.status.get_or_insert_default();
+    status.phase = Some(phase.into());
+    if phase != "Bound" {
+        (status.access_modes, status.capacity) = (None, None);
+    }
+    write_claim_status(context, &changed).await.map(|_| ())
+}
+
+async fn write_claim_status(
+    context: &Context,
+    changed: &PersistentVolumeClaim,
+) -> Result<PersistentVolumeClaim, Error> {
+    let (namespace, name) = key(changed);
+    let written = context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace_status(&name, changed).await?;
+    context.settle(&context.cache.claims, &written).await;
+    Ok(written)
+}
+
+/// Makes volume and claim refer to each other, then says so in both statuses.
+async fn bind(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<(), Error> {
+    let volume = reserve(context, claim, volume).await?;
+    set_volume_phase(context, &volume, "Bound").await?;
+    let claim = refer(context, claim, &volume).await?;
+    let mut changed = claim.clone();
+    let status = changed.status.get_or_insert_default();
+    status.phase = Some("Bound".into());
+    status.access_modes = volume.spec.as_ref().and_then(|s| s.access_modes.clone());
+    // What grows later is told by who makes it grow.
+    if status.capacity.is_none() {
+        status.capacity = volume.spec.as_ref().and_then(|s| s.capacity.clone());
+    }
+    if changed.status != claim.status {
+        write_claim_status(context, &changed).await?;
+    }
+    Ok(())
+}
+
+async fn reserve(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+) -> Result<PersistentVolume, Error> {
+    let mut changed = volume.clone();
+    let spec = changed.spec.get_or_insert_default();
+    let full = spec.claim_ref.as_ref().is_some_and(|r| r.uid == claim.metadata.uid);
+    if full {
+        return Ok(changed);
+    }
+    let by_us = spec.claim_ref.is_none();
+    spec.claim_ref = Some(ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("PersistentVolumeClaim".into()),
+        namespace: claim.metadata.namespace.clone(),
+        name: claim.metadata.name.clone(),
+        uid: claim.metadata.uid.clone(),
+        resource_version: claim.metadata.resource_version.clone(),
+        field_path: None,
+    });
+    if by_us {
+        changed.metadata.annotations.get_or_insert_default().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    let name = changed.metadata.name.clone().unwrap_or_default();
+    let written = context.client.cluster::<PersistentVolume>().replace(&name, &changed).await?;
+    context.settle(&context.cache.volumes, &written).await;
+    Ok(written)
+}
+
+async fn refer(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+) -> Result<PersistentVolumeClaim, Error> {
+    let mut changed = claim.clone();
+    let spec = changed.spec.get_or_insert_default();
+    let annotations = changed.metadata.annotations.get_or_insert_default();
+    if spec.volume_name != volume.metadata.name {
+        spec.volume_name = volume.metadata.name.clone();
+        annotations.insert(BOUND_BY_CONTROLLER.into(), "yes".into());
+    }
+    annotations.entry(BIND_COMPLETED.into()).or_insert_with(|| "yes".into());
+    if changed == *claim {
+        return Ok(changed);
+    }
+    let (namespace, name) = key(claim);
+    let written = context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace(&name, &changed).await?;
+    context.settle(&context.cache.claims, &written).await;
+    Ok(written)
+}
+
+/// Has a volume made for the claim.
+async fn provision(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    class: Option<&StorageClass>,
+    node: Option<String>,
+) -> Outcome {
+    let recorder = context.recorder(COMPONENT);
+    let name = plan::class_of(claim);
+    if name.is_empty() {
+        let message = "no persistent volumes available for this claim and no storage class is set";
+        recorder.normal(claim, "FailedBinding", message);
+        return Ok(None);
+    }
+    let Some(class) = class else {
+        let message = format!("storageclass.storage.k8s.io {name:?} not found");
+        recorder.warning(claim, "ProvisioningFailed", message);
+        return Ok(Some(AGAIN));
+    };
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
+    if class.provisioner == local_path::PROVISIONER {
+        return local_path::provision(context, claim, class, node).await;
+    }
+    if class.provisioner.starts_with(IN_TREE) {
+        let message = format!("no volume plugin matched name: {}", class.provisioner);
+        recorder.warning(claim, "ProvisioningFailed", message);
+        return Ok(None);
+    }
+    let annotations = claim.metadata.annotations.as_ref();
+    if annotations.and_then(|a| a.get(PROVISIONER[0])) != Some(&class.provisioner) {
+        let wanted: serde_json::Map<String, serde_json::Value> =
+            PROVISIONER.iter().map(|key| ((*key).to_owned(), json!(class.provisioner))).collect();
+        let patch = json!({"metadata": {"uid": claim.metadata.uid, "annotations": wanted}});
+        let (namespace, name) = key(claim);
+        let api = context.client.namespaced::<PersistentVolumeClaim>(&namespace);
+        let written = api.patch(&name, None, keelson_client::PatchType::Merge, &patch).await?;
+        context.settle(&context.cache.claims, &written).await;
+    }
+    let message = format!(
+        "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system \
+         administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
+         registered.",
+        class.provisioner
+    );
+    recorder.normal(claim, "ExternalProvisioning", message);
+    Ok(None)
+}
+
+pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.volumes, queue);
+    let weak = Arc::downgrade(context);
+    watch_with(&context.cache.claims, queue, move |change: &Change<PersistentVolumeClaim>| {
+        let (Some(claim), Some(context)) = (change.object(), weak.upgrade()) else { return Vec::new() };
+        let named = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| !n.is_empty());
+        let named = named.map(|n| (String::new(), n));
+        // A claim that is gone frees what was reserved for it.
+        let gone = change.new.is_none();
+        let reserved = if gone { context.cache.volumes.list_all() } else { Vec::new() };
+        named.into_iter().chain(reserved.iter().filter(|v| plan::refers_to(v, claim)).map(|v| key(&**v))).collect()
+    });
+}
+
+pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(volume) = context.cache.volumes.get(&key) else { return Ok(None) };
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.clone()).unwrap_or_default();
+    let (namespace, name) = (reference.namespace.unwrap_or_default(), reference.name.unwrap_or_default());
+    let mut claim = context.cache.claims.named(&namespace, &name);
+    if !name.is_empty() && claim.as_ref().is_none_or(|c| c.metadata.uid != reference.uid) {
+        // The cache may be behind; only the API's word releases a volume.
+        let fresh = context.client.namespaced::<PersistentVolumeClaim>(&namespace).get_opt(&name).await?;
+        claim = fresh.map(Arc::new);
+    }
+    match plan::phase(&volume, claim.as_deref()) {
+        Phase::Leave => {}
+        Phase::Available => set_volume_phase(&context, &volume, "Available").await?,
+        Phase::Bound => set_volume_phase(&context, &volume, "Bound").await?,
+        Phase::Released { delete } => {
+            set_volume_phase(&context, &volume, "Released").await?;
+            if delete && local_path::is_ours(&volume) {
+                local_path::delete(&context, &volume).await?;
+            }
+        }
+        Phase::Unbind => {
+            let mut changed = (*volume).clone();
+            changed.spec.get_or_insert_default().claim_ref = None;
+            changed.metadata.annotations.get_or_insert_default().remove(BOUND_BY_CONTROLLER);
+            let written = context.client.cluster::<PersistentVolume>().replace(&key.1, &changed).await?;
+            context.settle(&context.cache.volumes, &written).await;
+        }
+    }
+    Ok(None)
+}
+
+async fn set_volume_phase(context: &Context, volume: &PersistentVolume, phase: &str) -> Result<(), Error> {
+    if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase) {
+        return Ok(());
+    }
+    let mut changed = volume.clone();
+    let status = changed.status.get_or_insert_default();
+    status.phase = Some(phase.into());
+    status.last_phase_transition_time = Some(context.now());
+    let name = changed.metadata.name.clone().unwrap_or_default();
+    let written = context.client.cluster::<PersistentVolume>().replace_status(&name, &changed).await?;
+    context.settle(&context.cache.volumes, &written).await;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Claims and volumes that are in use are not deleted: a finalizer holds them until nobody needs them.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keelson_client::{Change, Key, PatchType};
+use serde_json::{Value, json};
+
+use super::{BY_CLAIM, claims_of};
+use crate::context::Context;
+use crate::pods;
+use crate::runtime::{Keys, Outcome, watch_own, watch_with};
+
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
+
+/// The patch that puts the finalizer on what lives, or takes it off what goes and is not used.
+fn plan(metadata: &ObjectMeta, finalizer: &str, used: bool) -> Option<Value> {
+    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+    let held = finalizers.iter().any(|f| f == finalizer);
+    match (metadata.deletion_timestamp.is_some(), held) {
+        (false, false) => finalizers.push(finalizer.into()),
+        (true, true) if !used => finalizers.retain(|f| f != finalizer),
+        _ => return None,
+    }
+    let finalizers = if finalizers.is_empty() { Value::Null } else { json!(finalizers) };
+    Some(
+        json!({"metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": finalizers}}),
+    )
+}
+
+pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.claims, queue);
+    watch_with(&context.cache.pods, queue, |change: &Change<Pod>| {
+        let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p));
+        let Some(pod) = change.object().filter(|_| ended) else { return Vec::new() };
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        claims_of(pod).map(|name| (namespace.clone(), name)).collect()
+    });
+}
+
+/// A pod uses a claim from when it has a node until it has ended.
+fn uses(pod: &Pod) -> bool {
+    !pods::is_finished(pod) && pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty()))
+}
+
+pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
+    let users = context.cache.pods.by(BY_CLAIM, &format!("{}/{}", key.0, key.1));
+    let used = users.iter().any(|p| uses(p));
+    let Some(patch) = plan(&claim.metadata, CLAIM, used) else { return Ok(None) };
+    let api = context.client.namespaced::<PersistentVolumeClaim>(&key.0);
+    match api.patch(&key.1, None, PatchType::Merge, &patch).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        result => result.map(|_| None),
+    }
+}
+
+pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.volumes, queue);
+}
+
+pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(volume) = context.cache.volumes.get(&key) else { return Ok(None) };
+    let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    let Some(patch) = plan(&volume.metadata, VOLUME, bound) else { return Ok(None) };
+    match context.client.cluster::<PersistentVolume>().patch(&key.1, None, PatchType::Merge, &patch).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        result => result.map(|_| None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_stays() {
+        let metadata = |going: bool, held: bool| -> ObjectMeta {
+            let mut value = json!({"finalizers": if held { vec!["other", CLAIM] } else { vec!["other"] }});
+            if going {
+                value["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            serde_json::from_value(value).unwrap()
+        };
+        let shown = |patch: Option<Value>| patch.map(|p| p["metadata"]["finalizers"].as_array().map_or(0, Vec::len));
+        for (going, held, used, expected) in [
+            (false, false, false, Some(2)),
+            (false, true, false, None),
+            (true, true, true, None),
+            (true, true, false, Some(1)),
+            (true, false, false, None),
+        ] {
+            assert_eq!(shown(plan(&metadata(going, held), CLAIM, used)), expected, "{going} {held} {used}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What pods and the node use: as the kernel counts it, in the forms that autoscalers, `kubectl top` and Prometheus read.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::cgroup::{self, Usage};
+use crate::spec::pod;
+
+/// Ticks of the kernel's clock in `/proc/stat`, per second.
+const TICKS: u64 = 100;
+/// Counts that are remembered for rates at most; beyond, all are forgotten.
+const REMEMBERED: usize = 5000;
+/// Rates are taken over at least this time, seconds.
+const MIN_SPAN: f64 = 1.0;
+
+struct Sample {
+    at: Instant,
+    cpu_nanoseconds: u64,
+    /// Thousand-millionths of a processor, when they are known.
+    rate: Option<u64>,
+}
+
+/// Counts of processor time, for rates.
+#[derive(Default)]
+pub struct Rates(Mutex<HashMap<String, Sample>>);
+
+impl Rates {
+    fn of(&self, key: &str, cpu_nanoseconds: u64) -> Option<u64> {
+        let mut samples = self.0.lock();
+        if samples.len() >= REMEMBERED {
+            samples.clear();
+        }
+        let now = Instant::now();
+        let Some(old) = samples.get_mut(key) else {
+            samples.insert(key.to_owned(), Sample { at: now, cpu_nanoseconds, rate: None });
+            return None;
+        };
+        let span = now.duration_since(old.at).as_secs_f64();
+        if span >= MIN_SPAN {
+            let rate = cpu_nanoseconds.saturating_sub(old.cpu_nanoseconds) as f64 / span;
+            *old = Sample { at: now, cpu_nanoseconds, rate: Some(rate as u64) };
+        }
+        old.rate
+    }
+}
+
+/// Bytes and inodes of a file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Disk {
+    /// All bytes.
+    pub capacity: u64,
+    /// Bytes that can be had.
+    pub available: u64,
+    /// All inodes.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+impl Disk {
+    /// The file system that `path` is on.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let stat = nix::sys::statvfs::statvfs(path)?;
+        let unit = stat.fragment_size();
+        Ok(Self {
+            capacity: stat.blocks() * unit,
+            available: stat.blocks_available() * unit,
+            inodes: stat.files(),
+            inodes_free: stat.files_available(),
+        })
+    }
+
+    fn json(self) -> Value {
+        json!({"time": now(), "capacityBytes": self.capacity, "availableBytes": self.available,
+            "usedBytes": self.capacity.saturating_sub(self.available), "inodes": self.inodes,
+            "inodesFree": self.inodes_free, "inodesUsed": self.inodes.saturating_sub(self.inodes_free)})
+    }
+}
+
+/// Memory of the machine, bytes: all, and what can be had.
+pub fn memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = |key: &str| -> Option<u64> {
+        let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some((value("MemTotal:")?, value("MemAvailable:")?))
+}
+
+/// What the machine uses as a whole.
+fn machine() -> Option<Usage> {
+    let (total, available) = memory()?;
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    // User, nice, system, then idle and waiting, which are not use; interrupts and what a hypervisor took.
+    let used: u64 = [0, 1, 2, 5, 6].iter().filter_map(|i| ticks.get(*i)).sum();
+    let in_use = total.saturating_sub(available);
+    Some(Usage { cpu_nanoseconds: used * (1_000_000_000 / TICKS), working_set: in_use, memory: in_use })
+}
+
+fn now() -> String {
+    format!("{:.0}", Timestamp::now())
+}
+
+/// A pod with what it and its running containers use.
+struct PodUsage {
+    of: std::sync::Arc<Pod>,
+    whole: Usage,
+    containers: Vec<(String, String, Usage)>,
+}
+
+impl Agent {
+    fn usages(&self) -> Vec<PodUsage> {
+        let pods = self.pods.list().into_iter().filter(|of| !pod::is_finished(of));
+        pods.filter_map(|of| {
+            let path = cgroup::path(&of);
+            let statuses = of.status.iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]);
+            let running = statuses.flatten().flatten().filter_map(|c| {
+                let started = c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
+                let id = c.container_id.as_deref()?.rsplit('/').next()?;
+                let usage = cgroup::usage(&format!("{path}/{id}"))?;
+                Some((c.name.clone(), format!("{:.0}", started.0), usage))
+            });
+            let containers = running.collect();
+            Some(PodUsage { whole: cgroup::usage(&path)?, containers, of })
+        })
+        .collect()
+    }
+
+    fn cpu(&self, key: &str, usage: &Usage) -> Value {
+        let rate = self.rates.of(key, usage.cpu_nanoseconds);
+        json!({"time": now(), "usageNanoCores": rate, "usageCoreNanoSeconds": usage.cpu_nanoseconds})
+    }
+
+    /// The summary of `/stats/summary`.
+    pub(crate) fn summary(&self) -> Value {
+        let memory_of =
+            |usage: &Usage| json!({"time": now(), "usageBytes": usage.memory, "workingSetBytes": usage.working_set});
+        let pods: Vec<Value> = (self.usages().iter())
+            .map(|p| {
+                let uid = pod::uid(&p.of);
+                let containers: Vec<Value> = (p.containers.iter())
+                    .map(|(name, started, usage)| {
+                        json!({"name": name, "startTime": started, "memory": memory_of(usage),
+                            "cpu": self.cpu(&format!("{uid}/{name}"), usage)})
+                    })
+                    .collect();
+                let start = p.of.status.as_ref().and_then(|s| s.start_time.as_ref());
+                json!({"podRef": {"name": p.of.metadata.name, "namespace": p.of.metadata.namespace, "uid": uid},
+                    "startTime": start, "containers": containers, "cpu": self.cpu(&uid, &p.whole),
+                    "memory": memory_of(&p.whole)})
+            })
+            .collect();
+        let mut node = json!({"nodeName": self.config.node_name});
+        if let Some(usage) = machine() {
+            node["cpu"] = self.cpu("", &usage);
+            node["memory"] = memory_of(&usage);
+            if let Some((_, available)) = memory() {
+                node["memory"]["availableBytes"] = available.into();
+            }
+        }
+        if let Ok(disk) = Disk::of(&self.config.data_dir) {
+            node["fs"] = disk.json();
+        }
+        json!({"node": node, "pods": pods})
+    }
+
+    /// The metrics of `/metrics/resource`.
+    pub(crate) fn resource_metrics(&self) -> String {
+        let mut families: Vec<(&str, &str, Vec<String>)> = vec![
+            ("container_cpu_usage_seconds_total", "counter", vec![]),
+            ("container_memory_working_set_bytes", "gauge", vec![]),
+            ("pod_cpu_usage_seconds_total", "counter", vec![]),
+            ("pod_memory_working_set_bytes", "gauge", vec![]),
+            ("node_cpu_usage_seconds_total", "counter", vec![]),
+            ("node_memory_working_set_bytes", "gauge", vec![]),
+            ("resource_scrape_error", "gauge", vec![]),
+        ];
+        let mut push = |at: usize, labels: String, usage: &Usage| {
+            let seconds = usage.cpu_nanoseconds as f64 / 1e9;
+            let (cpu, memory) = (families[at].0, families[at + 1].0);
+            families[at].2.push(format!("{cpu}{labels} {seconds}"));
+            families[at + 1].2.push(format!("{memory}{labels} {}", usage.working_set));
+        };
+        for p in self.usages() {
+            let (name, namespace) = (p.of.metadata.name.as_deref(), p.of.metadata.namespace.as_deref());
+            let pod = format!("namespace=\"{}\",pod=\"{}\"", namespace.unwrap_or_default(), name.unwrap_or_default());
+            for (container, _, usage) in &p.containers {
+                push(0, format!("{{container=\"{container}\",{pod}}}"), usage);
+            }
+            push(2, format!("{{{pod}}}"), &p.whole);
+        }
+        let machine = machine();
+        if let Some(usage) = &machine {
+            push(4, String::new(), usage);
+        }
+        families[6].2.push(format!("resource_scrape_error {}", i32::from(machine.is_none())));
+        let mut text = String::new();
+        for (name, kind, lines) in families {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE {name} {kind}");
+            lines.iter().for_each(|line| text += &format!("{line}\n"));
+        }
+        text
+    }
+
+    /// The agent's own metrics.
+    pub(crate) fn own_metrics(&self) -> String {
+        let pods = self.pods.list();
+        let running = pods.iter().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"));
+        let rss = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: u64 = rss.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+        format!(
+            "# TYPE kubelet_running_pods gauge\nkubelet_running_pods {}\n# TYPE kubelet_desired_pods gauge\n\
+             kubelet_desired_pods {}\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}\n",
+            running.count(),
+            pods.len(),
+            pages * 4096,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_need_two_counts() {
+        let rates = Rates::default();
+        assert_eq!(rates.of("a", 0), None);
+        assert_eq!(rates.of("a", 5), None, "too soon");
+        let before = Instant::now().checked_sub(std::time::Duration::from_secs(2)).unwrap();
+        rates.0.lock().get_mut("a").unwrap().at = before;
+        let rate = rates.of("a", 2_000_000_000).unwrap();
+        assert!((900_000_000..=1_000_000_000).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn the_machine_is_read() {
+        let usage = machine().unwrap();
+        assert!(usage.cpu_nanoseconds > 0 && usage.memory > 0);
+        assert!(Disk::of(Path::new("/")).unwrap().capacity > 0);
+    }
+}
