@@ -26,7 +26,7 @@ pub fn content_type(headers: &HeaderMap) -> &str {
 pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Decoded, Status> {
     let decoded = match content_type(headers) {
         "application/json" | "" | "*/*" => {
-            decode::json(body).map_err(|e| format!("couldn't get version/kind; json parse error: {}", json_error(&e)))
+            decode::json(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode::yaml(body),
         protobuf::MEDIA_TYPE => protobuf::decode(body, expected)
@@ -43,15 +43,18 @@ pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Resul
         decoded.value = Map::new().into();
     }
     if !decoded.value.is_object() {
-        let why = "couldn't get version/kind; json parse error: the body is not an object";
-        return Err(unrecognized(why.into()));
+        let found = match decoded.value {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        return Err(unrecognized(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
+             APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        )));
     }
     Ok(decoded)
-}
-
-/// An error of the JSON parser as clients know it.
-fn json_error(why: &str) -> String {
-    if why.starts_with("EOF while parsing") { "unexpected end of JSON input".into() } else { why.into() }
 }
 
 /// The beginning of a body: text if it looks like JSON, else hexadecimal.

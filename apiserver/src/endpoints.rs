@@ -54,7 +54,7 @@ impl Place {
         while !stop.is_cancelled() {
             // Opened before the keys are read, so that no change falls between.
             let changes = self.kv.watch(WatchRequest { range: KeyRange::prefix(PREFIX), start_revision: 0 });
-            match register(self.kv.as_ref(), &key, lease, self.address).await {
+            match register(self.kv.as_ref(), &key, lease, reachable(self.address)).await {
                 Ok(held) => lease = held,
                 Err(error) => warn!(%error, "cannot tell the other servers of this one yet"),
             }
@@ -132,6 +132,19 @@ async fn changed(watch: Result<keelson_store::Watch, KvError>, own: &Bytes) {
 }
 
 /// Renews the lease, or takes a new one and writes the key.
+/// Where others reach a server that listens on an address of this machine alone: loopback addresses may not be endpoints.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_loopback() || !address.is_ipv4() {
+        return address;
+    }
+    // No packet is sent: connecting a datagram socket only asks which of the machine's addresses would be used.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").map(|()| s));
+    match socket.and_then(|s| s.local_addr()) {
+        Ok(own) if !own.ip().is_loopback() && !own.ip().is_unspecified() => SocketAddr::new(own.ip(), address.port()),
+        _ => address,
+    }
+}
+
 async fn register(kv: &dyn Kv, key: &Bytes, lease: LeaseId, address: SocketAddr) -> Result<LeaseId, KvError> {
     let value = Bytes::from(address.to_string());
     let there = kv.view().get(key).is_some_and(|kv| kv.value == value && kv.lease == lease);

@@ -1,225 +1,231 @@
-//! Eviction: the deletion of a pod that its PodDisruptionBudget may refuse.
-//!
-//! Invariant: an eviction that a budget allows is first written into the budget, in one compare-and-set; so two evictions
-//! at once never use the same allowance.
+//! Evictions: deletions of pods that ask the disruption budgets first.
 
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources;
 use keelson_machinery::selector::LabelSelector;
-use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::status::{Cause, Details, Status};
 use serde_json::{Value, json};
 
 use crate::objects::WriteError;
-use crate::request::ResourceRequest;
 use crate::verbs::Call;
-use crate::{ApiServer, strategy};
+use crate::{ApiServer, deletion, strategy};
 
-/// Attempts of the budget's write when others write it too.
-const ATTEMPTS: usize = 10;
-/// Most pods whose eviction may be under way for one budget.
-const MAX_DISRUPTED_PODS: usize = 2000;
-/// Seconds after which a client tries again when the budget is not up to date.
+/// Attempts while other writers come between.
+const ATTEMPTS: usize = 5;
+/// Seconds until a budget that is behind is asked again.
 const RETRY_SECONDS: i32 = 10;
+/// Most pods that a budget remembers as going.
+const MAX_DISRUPTED_PODS: usize = 2000;
+const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
-type Answer = Result<Response<Body>, Status>;
-
-/// What the budget's status says of another eviction.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Allowed,
-    /// Refused: the cause, and seconds after which to try again.
-    Refused(String, i32),
+/// Evicts the pod that the request names.
+pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let request = call.request;
+    let eviction = read(call)?;
+    let mut given = eviction["deleteOptions"].clone();
+    if given.is_null() {
+        given = json!({});
+    }
+    if call.dry_run()? {
+        given["dryRun"] = json!(["All"]);
+    }
+    let dry_run = deletion::is_dry_run(&given);
+    server.fresh(None).await?;
+    let (pod, _) = server.current(request)?.ok_or_else(|| call.not_found())?;
+    if !needs_no_budget(&pod) {
+        ask_budget(server, call, &pod, dry_run).await?;
+    }
+    if !dry_run {
+        mark(server, call).await?;
+    }
+    server.delete_with(call, &given).await?;
+    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    call.answer(201, &done, &[])
 }
 
-fn judge(budget: &Value) -> Verdict {
-    let (name, status) = (budget["metadata"]["name"].as_str().unwrap_or_default(), &budget["status"]);
-    let number = |value: &Value| value.as_i64().unwrap_or(0);
-    if number(&status["observedGeneration"]) < number(&budget["metadata"]["generation"]) {
-        let why = format!("The disruption budget {name} is still being processed by the server.");
-        return Verdict::Refused(why, RETRY_SECONDS);
-    }
-    if number(&status["disruptionsAllowed"]) <= 0 {
-        let (desired, healthy) = (number(&status["desiredHealthy"]), number(&status["currentHealthy"]));
-        let conditions = status["conditions"].as_array().into_iter().flatten();
-        let failed = conditions.into_iter().any(|c| c["type"] == "DisruptionAllowed" && c["reason"] == "SyncFailed");
-        let why = if failed || healthy > desired {
-            format!("The disruption budget {name} does not allow evicting pods currently")
-        } else {
-            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently")
+fn read(call: &Call<'_>) -> Result<Value, Status> {
+    let eviction = call.object()?.value;
+    let text = |key: &str| eviction[key].as_str().unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
+    if !known {
+        let (group, v) = version.split_once('/').unwrap_or(("", version));
+        let why = match resources::find_kind(group, v, kind) {
+            Some(other) => {
+                format!("converting ({}.{}) to (policy.Eviction): unknown conversion", other.version, other.kind)
+            }
+            None => strategy::not_registered(version, kind),
         };
-        return Verdict::Refused(why, 0);
+        return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));
     }
-    if status["disruptedPods"].as_object().is_some_and(|d| d.len() > MAX_DISRUPTED_PODS) {
-        return Verdict::Refused(
-            format!("The disruption budget {name} has too many evictions under way"),
-            RETRY_SECONDS,
-        );
+    if eviction["metadata"]["name"].as_str().unwrap_or_default() != call.request.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    Verdict::Allowed
+    Ok(eviction)
 }
 
-/// Whether a pod may go whatever its budget says: it has ended, goes already, or has not begun.
-fn is_free(pod: &Value) -> bool {
+/// A pod that does not run, or goes already, disrupts nothing.
+fn needs_no_budget(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
         || pod["metadata"]["deletionTimestamp"].is_string()
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-/// Whether the budget lets a pod go that is not ready.
-fn unready_may_go(budget: &Value) -> bool {
-    let (status, always) = (&budget["status"], budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow");
-    let number = |key: &str| status[key].as_i64().unwrap_or(0);
-    always || (number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0)
-}
-
-fn refused(why: String, retry_after_seconds: i32) -> Status {
-    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-    let mut status = Status::too_many_requests(message, retry_after_seconds);
-    let cause = Cause { reason: "DisruptionBudget".into(), message: why, field: String::new() };
-    let details = status.details.get_or_insert_default();
-    details.causes.push(cause);
-    status
-}
-
-/// Serves `pods/eviction`.
-pub(crate) async fn evict(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = call.object()?.value;
-    let kind = input["kind"].as_str().unwrap_or("Eviction");
-    if kind != "Eviction" {
-        let (version, kind) = (input["apiVersion"].as_str().unwrap_or_default(), kind);
-        return Err(Status::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a Eviction: converting ({version}.{kind}) to \
-             (policy.Eviction): unknown conversion"
-        )));
-    }
-    let name = &call.request.name;
-    if input["metadata"]["name"].as_str().is_some_and(|n| n != name) {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-    }
-    let request = ResourceRequest { subresource: String::new(), ..call.request.clone() };
-    let Some((pod, _)) = server.current(&request)? else { return Err(Status::not_found("", "pods", name)) };
-    let options = if input["deleteOptions"].is_object() { input["deleteOptions"].clone() } else { json!({}) };
-    check_uid(&pod, &options)?;
-    let dry_run = call.dry_run()? || options["dryRun"].as_array().is_some_and(|d| !d.is_empty());
-    if !is_free(&pod) {
-        charge(server, call, &pod, dry_run).await?;
-    }
-    if !dry_run {
-        server.delete_named(call, &request, &options).await?;
-    }
-    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    call.answer(201, &done, &[])
-}
-
-fn check_uid(pod: &Value, options: &Value) -> Result<(), Status> {
-    let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
-    let Some(wanted) = options["preconditions"]["uid"].as_str().filter(|wanted| *wanted != found) else {
-        return Ok(());
-    };
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let why = format!(
-        "the UID in the precondition ({wanted}) does not match the UID in record ({found}). The object might have been \
-         deleted and then recreated"
-    );
-    Err(Status::conflict("", "Pod", name, &why))
-}
-
-/// The budgets that choose a pod.
-fn budgets(server: &ApiServer, pod: &Value) -> Result<Vec<Value>, Status> {
-    let Some(def) = keelson_machinery::resources::find("policy", "v1", "poddisruptionbudgets") else {
-        return Ok(Vec::new());
-    };
-    let mut all = server.objects.list(def, pod["metadata"]["namespace"].as_str().unwrap_or_default())?;
-    let labels = &pod["metadata"]["labels"];
-    all.retain(|b| {
-        b["spec"]["selector"].is_object()
-            && LabelSelector::from_object(&b["spec"]["selector"]).is_ok_and(|s| s.matches(|k| labels[k].as_str()))
-    });
-    Ok(all)
-}
-
-/// Charges the pod's budget with the eviction, if the budget allows it.
-async fn charge(server: &ApiServer, call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<(), Status> {
-    let found = budgets(server, pod)?;
-    let [budget] = &found[..] else {
-        if found.is_empty() {
-            return Ok(());
-        }
-        let message =
-            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-        return Err(Status { reason: String::new(), details: None, message: message.into(), ..Status::internal("") });
-    };
-    let def =
-        keelson_machinery::resources::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
-    let text = |value: &Value, key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
-    let (namespace, name) = (text(budget, "namespace"), text(budget, "name"));
+/// Takes one disruption off the pod's budget, or refuses.
+async fn ask_budget(server: &ApiServer, call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<(), Status> {
+    let Some(def) = resources::find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
     for _ in 0..ATTEMPTS {
-        let Some((mut budget, revision)) = server.objects.get(def, &namespace, &name)? else { return Ok(()) };
-        if !is_ready(pod) && unready_may_go(&budget) {
+        let mut matching = budgets(server, def, &call.request.namespace, pod)?;
+        let Some((mut budget, revision)) = matching.pop() else { return Ok(()) };
+        if !matching.is_empty() {
+            return Err(Status::unknown(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+        if !is_ready(pod) && unhealthy_may_go(&budget) {
             return Ok(());
         }
-        if let Verdict::Refused(why, retry) = judge(&budget) {
-            return Err(refused(why, retry));
-        }
+        take(&mut budget, &call.request.name, &strategy::now())?;
         if dry_run {
             return Ok(());
         }
-        let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(1);
-        budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
-        if !budget["status"]["disruptedPods"].is_object() {
-            budget["status"]["disruptedPods"] = json!({});
-        }
-        budget["status"]["disruptedPods"][text(pod, "name")] = strategy::now().into();
         match server.objects.put(def, &budget, revision, call.fence, Default::default()).await {
             Ok(_) => return Ok(()),
             Err(WriteError::Changed) => {}
             Err(WriteError::Status(status)) => return Err(status),
         }
     }
-    Err(Status::modified("policy", "poddisruptionbudgets", &name))
+    Err(Status::too_many_requests(REFUSED, RETRY_SECONDS))
+}
+
+/// The budgets that cover a pod.
+fn budgets(
+    server: &ApiServer,
+    def: &'static ResourceDef,
+    namespace: &str,
+    pod: &Value,
+) -> Result<Vec<(Value, i64)>, Status> {
+    let labels = &pod["metadata"]["labels"];
+    let mut out = Vec::new();
+    for kv in server.objects.kv.view().range(&crate::objects::Objects::range(def, namespace)) {
+        let budget = crate::objects::parse(kv)?;
+        let selector = &budget["spec"]["selector"];
+        let covers = selector.is_object()
+            && LabelSelector::from_object(selector).is_ok_and(|s| s.matches(|key| labels[key].as_str()));
+        if covers {
+            out.push((budget, kv.mod_revision));
+        }
+    }
+    Ok(out)
+}
+
+/// Whether pods that are not ready may go without using up the budget.
+fn unhealthy_may_go(budget: &Value) -> bool {
+    let status = |key: &str| budget["status"][key].as_i64().unwrap_or(0);
+    match budget["spec"]["unhealthyPodEvictionPolicy"].as_str() {
+        Some("AlwaysAllow") => true,
+        _ => status("currentHealthy") >= status("desiredHealthy") && status("desiredHealthy") > 0,
+    }
+}
+
+fn refused(why: String, retry_after_seconds: i32) -> Status {
+    let cause = Cause { reason: "DisruptionBudget".into(), message: why, field: String::new() };
+    let details = Details { causes: vec![cause], retry_after_seconds, ..Details::default() };
+    Status { details: Some(Box::new(details)), ..Status::too_many_requests(REFUSED, retry_after_seconds) }
+}
+
+/// Notes in a budget that a pod goes.
+fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
+    let name = budget["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let generation = budget["metadata"]["generation"].as_i64().unwrap_or(0);
+    let status = &mut budget["status"];
+    let number = |status: &Value, key: &str| status[key].as_i64().unwrap_or(0);
+    if number(status, "observedGeneration") < generation {
+        let why = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(refused(why, RETRY_SECONDS));
+    }
+    let allowed = number(status, "disruptionsAllowed");
+    if allowed < 0 {
+        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, "pdb disruptions allowed is negative"));
+    }
+    if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED_PODS) {
+        let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, why));
+    }
+    if allowed == 0 {
+        let (needed, healthy) = (number(status, "desiredHealthy"), number(status, "currentHealthy"));
+        let why = if healthy <= needed {
+            format!("The disruption budget {name} needs {needed} healthy pods and has {healthy} currently")
+        } else {
+            format!("The disruption budget {name} does not allow evicting pods currently")
+        };
+        return Err(refused(why, 0));
+    }
+    status["disruptionsAllowed"] = (allowed - 1).into();
+    status["disruptedPods"][pod] = now.into();
+    if allowed == 1 {
+        let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+            "observedGeneration": generation, "lastTransitionTime": now});
+        set_condition(status, condition);
+    }
+    Ok(())
+}
+
+/// Puts a condition in the place of the one of its type.
+fn set_condition(status: &mut Value, condition: Value) {
+    let mut list = status["conditions"].as_array().cloned().unwrap_or_default();
+    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(old) => {
+            let since = old["lastTransitionTime"].clone();
+            let same = old["status"] == condition["status"];
+            *old = condition;
+            if same {
+                old["lastTransitionTime"] = since;
+            }
+        }
+        None => list.push(condition),
+    }
+    status["conditions"] = list.into();
+}
+
+/// Writes into the pod why it goes.
+async fn mark(server: &ApiServer, call: &Call<'_>) -> Result<(), Status> {
+    let request = call.request;
+    for _ in 0..ATTEMPTS {
+        let (mut pod, revision) = server.current(request)?.ok_or_else(|| call.not_found())?;
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": strategy::now()});
+        set_condition(&mut pod["status"], condition);
+        match server.objects.put(request.def, &pod, revision, call.fence, Default::default()).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Changed) => {}
+            Err(WriteError::Status(status)) => return Err(status),
+        }
+    }
+    Err(Status::modified("", "pods", &request.name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn budget(status: Value) -> Value {
-        json!({"metadata": {"name": "p", "generation": 1}, "spec": {}, "status": status})
-    }
-
     #[test]
-    fn budgets_allow_and_refuse() {
-        for (status, expected) in [
-            (json!({"observedGeneration": 1, "disruptionsAllowed": 1}), Verdict::Allowed),
-            (json!({}), Verdict::Refused("The disruption budget p is still being processed by the server.".into(), 10)),
-            (
-                json!({"observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 2, "currentHealthy": 2}),
-                Verdict::Refused("The disruption budget p needs 2 healthy pods and has 2 currently".into(), 0),
-            ),
-            (
-                json!({"observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 1, "currentHealthy": 2}),
-                Verdict::Refused("The disruption budget p does not allow evicting pods currently".into(), 0),
-            ),
-        ] {
-            assert_eq!(judge(&budget(status.clone())), expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn pods_that_nobody_misses_are_free() {
-        for (pod, expected) in [
-            (json!({"status": {"phase": "Running"}}), false),
-            (json!({"status": {"phase": "Pending"}}), true),
-            (json!({"status": {"phase": "Failed"}}), true),
-            (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}}), true),
-        ] {
-            assert_eq!(is_free(&pod), expected, "{pod}");
-        }
-        let status = |healthy: i64| budget(json!({"desiredHealthy": 2, "currentHealthy": healthy}));
-        assert!(unready_may_go(&status(2)) && !unready_may_go(&status(1)));
+    fn budgets_are_used_up() {
+        let mut budget = json!({"metadata": {"name": "b", "generation": 1},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": 1, "desiredHealthy": 1, "currentHealthy": 2}});
+        take(&mut budget, "p", "now").unwrap();
+        assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+        assert_eq!(budget["status"]["disruptedPods"], json!({"p": "now"}));
+        assert_eq!(budget["status"]["conditions"][0]["reason"], "InsufficientPods");
+        assert_eq!(take(&mut budget, "q", "now").unwrap_err().code, 429);
+        budget["metadata"]["generation"] = 2.into();
+        let details = take(&mut budget, "q", "now").unwrap_err().details.unwrap();
+        assert_eq!(details.retry_after_seconds, RETRY_SECONDS);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_client::Fence;
+use keelson_machinery::conversion;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
@@ -64,7 +65,9 @@ impl Objects {
 
     /// An object, parsed, with its revision.
     pub fn get(&self, def: &ResourceDef, namespace: &str, name: &str) -> Result<Option<(Value, Revision)>, Status> {
-        self.find(def, namespace, name).map(|kv| Ok((parse(&kv)?, kv.mod_revision))).transpose()
+        self.find(def, namespace, name)
+            .map(|kv| Ok((conversion::from_stored(def, parse(&kv)?), kv.mod_revision)))
+            .transpose()
     }
 
     /// All objects of a row (of one namespace, if one is named), parsed.
@@ -93,7 +96,9 @@ impl Objects {
         extra: Extra,
     ) -> Result<Revision, WriteError> {
         let key = key_of(def, object);
-        let value = stored::encode(def, object).map_err(|e| Status::internal(&e.to_string()))?;
+        let row = conversion::stored_row(def).unwrap_or(def);
+        let value =
+            stored::encode(row, &conversion::to_stored(def, object)).map_err(|e| Status::internal(&e.to_string()))?;
         let put = Op::Put(PutRequest { lease: extra.lease, ..PutRequest::new(key.clone(), value) });
         self.write(key, expected, put, fence, extra).await
     }

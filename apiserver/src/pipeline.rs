@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
-use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use keelson_store::Kv;
 use serde_json::json;
@@ -163,7 +163,11 @@ impl ApiServer {
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
                 self.metrics.answered(&request, apply, code, started.elapsed());
-                answer
+                let Some(warning) = deprecation(&request) else { return answer };
+                let media = negotiate::media_of_refusal(&parts.headers);
+                let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
+                body::warn(&mut response, &[warning.to_owned()]);
+                Ok(response)
             }
         }
     }
@@ -199,6 +203,7 @@ impl ApiServer {
         if !subresource.is_empty() && subresource != "status" {
             return subresources::serve(self, call, upgrade, uri).await;
         }
+        misplaced(call.request)?;
         if subresource.is_empty() && !def.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
@@ -288,8 +293,8 @@ impl ApiServer {
         match version {
             Some("0") => Ok(()),
             Some(text) => {
-                let wanted: i64 = text.parse().map_err(|_| {
-                    Status::bad_request(format!(
+                let wanted = text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()).ok_or_else(|| {
+                    Status::unknown(format!(
                         "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
                     ))
                 })?;
@@ -298,7 +303,7 @@ impl ApiServer {
                 }
                 let revision = self.objects.kv.barrier().await.map_err(status_of)?;
                 if revision < wanted {
-                    return Err(Status::timeout(format!("Too large resource version: {wanted}, current: {revision}")));
+                    return Err(Status::too_large_version(wanted, revision));
                 }
                 Ok(())
             }
@@ -318,6 +323,31 @@ impl ApiServer {
             *lease = (self.objects.kv.lease_grant(0, ttl).await.map_err(status_of)?, now);
         }
         Ok(lease.0)
+    }
+}
+
+/// Refuses requests whose path has a name too many or too few for their verb.
+fn misplaced(request: &ResourceRequest) -> Result<(), Status> {
+    if !request.subresource.is_empty() {
+        return Ok(());
+    }
+    let unnamed = request.name.is_empty();
+    let nowhere = request.def.scope == Scope::Namespaced && request.namespace.is_empty();
+    match request.verb {
+        "create" if !unnamed => Err(Status::method_not_allowed()),
+        "update" | "patch" if unnamed => Err(Status::method_not_allowed()),
+        "create" | "deletecollection" if nowhere && !request.def.custom => Err(Status::method_not_allowed()),
+        "get" | "update" | "patch" | "delete" if nowhere && !request.def.custom => Err(Status::no_such_path()),
+        _ => Ok(()),
+    }
+}
+
+/// What is told of rows that are going out of use.
+fn deprecation(request: &ResourceRequest) -> Option<&'static str> {
+    match (request.def.group, request.def.plural) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 

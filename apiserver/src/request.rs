@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use http::Method;
+use keelson_machinery::conversion;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::Stored;
+use keelson_machinery::stored::{self, Stored};
 use keelson_store::KeyValue;
 use serde_json::Value;
 
@@ -57,11 +58,8 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         self.get(key)
             .map(|text| {
-                text.parse().map_err(|_| {
-                    Status::bad_request(format!(
-                        "error converting {key} from {text:?}: strconv.ParseInt: parsing {text:?}: invalid syntax"
-                    ))
-                })
+                text.parse()
+                    .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
             })
             .transpose()
     }
@@ -133,6 +131,11 @@ impl ResourceRequest {
     pub(crate) fn stored(&self, kv: &KeyValue) -> Result<Stored, Status> {
         match &self.custom {
             Some(custom) => custom.stored(kv),
+            None if conversion::stored_row(self.def).is_some() => {
+                let encoded = stored::encode(self.def, &self.value(kv)?);
+                let parsed = encoded.and_then(|bytes| Stored::parse(&bytes));
+                parsed.map_err(|e| Status::internal(&e.to_string()))
+            }
             None => Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string())),
         }
     }
@@ -149,7 +152,7 @@ impl ResourceRequest {
     pub(crate) fn value(&self, kv: &KeyValue) -> Result<Value, Status> {
         match &self.custom {
             Some(custom) => custom.read(kv),
-            None => parse(kv),
+            None => parse(kv).map(|object| conversion::from_stored(self.def, object)),
         }
     }
 
@@ -194,6 +197,11 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
         _ => return Ok(Target::Path(path.to_owned())),
     };
     let query = Query::parse(uri.query());
+    // The old way to watch: `/api/v1/watch/...`.
+    let (watch, rest) = match rest {
+        ["watch", inner @ ..] if !inner.is_empty() => (true, inner),
+        _ => (false, rest),
+    };
     let (mut namespace, mut rest) = ("", rest);
     if let ["namespaces", ns, inner @ ..] = rest {
         // `/namespaces/x`, `/namespaces/x/status` and `/namespaces/x/finalize` are about the namespace itself.
@@ -227,7 +235,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
             false => Status::no_such_path(),
         });
     }
-    let verb = verb(method, name, &query).ok_or_else(Status::method_not_allowed)?;
+    let verb = match verb(method, name, &query).ok_or_else(Status::method_not_allowed)? {
+        "get" | "list" if watch => "watch",
+        verb => verb,
+    };
     Ok(Target::Resource(ResourceRequest {
         def,
         custom,
@@ -242,14 +253,14 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
 
 fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
     Some(match *method {
-        Method::GET | Method::HEAD if name.is_empty() => {
+        Method::GET if name.is_empty() => {
             if query.flag("watch") {
                 "watch"
             } else {
                 "list"
             }
         }
-        Method::GET | Method::HEAD => "get",
+        Method::GET => "get",
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",

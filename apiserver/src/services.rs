@@ -1,169 +1,514 @@
-//! Cluster IPs and node ports: one key per allocated value, created in the transaction that writes the Service.
+//! Cluster IPs and node ports. An address is taken by its IPAddress object, a node port by a key; both are written in the
+//! transaction that writes the Service, so that two Services never share one.
 
 use std::net::Ipv4Addr;
 
 use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::stored;
+use keelson_machinery::validation::{is_external, needs_health_check};
 use keelson_store::{Compare, DeleteRequest, KeyRange, Op, PutRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::objects::Extra;
+use crate::strategy;
 
 /// Ports that Services get on every node.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+/// The lower part of the node ports is kept for those that are asked for.
+const STATIC_NODE_PORTS: u16 = 86;
 /// The lower part of a range is kept for values that are asked for: a sixteenth, at least 16 and at most 256.
 const STATIC_BAND: (u32, u32) = (16, 256);
 /// Tries before a free value is declared not to be found.
 const TRIES: u32 = 2000;
-
-fn ip_key(ip: &str) -> String {
-    format!("/registry/keelson/clusterips/{ip}")
-}
+/// What a dry run shows as a node port.
+const DRY_RUN_PORT: u16 = 32769;
 
 fn port_key(port: u16) -> String {
     format!("/registry/keelson/nodeports/{port}")
 }
 
+fn is_service(def: &ResourceDef) -> bool {
+    def.plural == "services" && def.group.is_empty()
+}
+
+fn kind_of(spec: &Value) -> &str {
+    spec["type"].as_str().unwrap_or("ClusterIP")
+}
+
+fn needs_cluster_ip(spec: &Value) -> bool {
+    matches!(kind_of(spec), "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+fn needs_node_ports(spec: &Value) -> bool {
+    match kind_of(spec) {
+        "NodePort" => true,
+        "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+/// What a Service keeps of its values when an update does not name them, and loses when its type changes. Comes before
+/// validation.
+pub fn prepare(def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
+    if !is_service(def) || !new["spec"].is_object() {
+        return;
+    }
+    let empty = json!({});
+    let old = old.map_or(&empty, |o| &o["spec"]);
+    let spec = &mut new["spec"];
+    normalize_cluster_ips(spec, old);
+    if old.get("type").is_none() {
+        return;
+    }
+    keep_allocated(spec, old);
+    drop_by_type(spec, old);
+}
+
+/// `clusterIP` and `clusterIPs` say the same.
+fn normalize_cluster_ips(spec: &mut Value, old: &Value) {
+    let single = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
+    let same_list = spec.get("clusterIPs") == old.get("clusterIPs");
+    let none = spec["clusterIPs"].as_array().is_none_or(Vec::is_empty);
+    if old.get("clusterIP").is_none() {
+        if !single.is_empty() && none {
+            spec["clusterIPs"] = json!([single]);
+        }
+        return;
+    }
+    if spec["clusterIP"] == old["clusterIP"] {
+        return;
+    }
+    if single.is_empty() && same_list {
+        remove(spec, "clusterIPs");
+    } else if !single.is_empty() && (same_list || none) {
+        spec["clusterIPs"] = json!([single]);
+    }
+}
+
+fn remove(object: &mut Value, key: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove(key);
+    }
+}
+
+/// Values that the update leaves out stay.
+fn keep_allocated(spec: &mut Value, old: &Value) {
+    if needs_cluster_ip(spec) && needs_cluster_ip(old) {
+        if spec["clusterIP"].as_str().unwrap_or_default().is_empty() {
+            spec["clusterIP"] = old["clusterIP"].clone();
+        }
+        if spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) && spec["clusterIP"] == old["clusterIP"] {
+            spec["clusterIPs"] = old["clusterIPs"].clone();
+        }
+        for key in ["ipFamilies", "ipFamilyPolicy"] {
+            if spec.get(key).is_none_or(Value::is_null)
+                && let Some(value) = old.get(key)
+            {
+                spec[key] = value.clone();
+            }
+        }
+    }
+    if needs_node_ports(spec) && needs_node_ports(old) {
+        let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
+        let taken: Vec<i64> = ports(spec).filter_map(|p| p["nodePort"].as_i64()).filter(|n| *n != 0).collect();
+        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            if port["nodePort"].as_i64().unwrap_or(0) != 0 {
+                continue;
+            }
+            let same = before.iter().find(|b| b["port"] == port["port"] && b["protocol"] == port["protocol"]);
+            if let Some(number) = same.and_then(|b| b["nodePort"].as_i64()).filter(|n| !taken.contains(n)) {
+                port["nodePort"] = number.into();
+            }
+        }
+    }
+    if needs_health_check(spec)
+        && needs_health_check(old)
+        && spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0
+        && let Some(port) = old.get("healthCheckNodePort")
+    {
+        spec["healthCheckNodePort"] = port.clone();
+    }
+}
+
+fn ports(spec: &Value) -> impl Iterator<Item = &Value> {
+    spec["ports"].as_array().into_iter().flatten()
+}
+
+/// What only the old type had goes, unless the update set it to something else.
+fn drop_by_type(spec: &mut Value, old: &Value) {
+    if kind_of(spec) == kind_of(old)
+        && is_external(spec) == is_external(old)
+        && needs_health_check(spec) == needs_health_check(old)
+    {
+        return;
+    }
+    let (cluster, health, external, balancer) = (
+        needs_cluster_ip(old) && !needs_cluster_ip(spec),
+        needs_health_check(old) && !needs_health_check(spec),
+        is_external(old) && !is_external(spec),
+        kind_of(old) == "LoadBalancer" && kind_of(spec) != "LoadBalancer",
+    );
+    let node_ports =
+        matches!(kind_of(old), "NodePort" | "LoadBalancer") && !matches!(kind_of(spec), "NodePort" | "LoadBalancer");
+    for (condition, keys) in [
+        (cluster, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"][..]),
+        (health, &["healthCheckNodePort"]),
+        (external, &["externalTrafficPolicy"]),
+        (balancer, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]),
+    ] {
+        for key in keys {
+            if condition && spec.get(*key) == old.get(*key) {
+                remove(spec, key);
+            }
+        }
+    }
+    let numbers = |spec: &Value| ports(spec).map(|p| p["nodePort"].clone()).collect::<Vec<_>>();
+    if node_ports && numbers(spec) == numbers(old) {
+        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            remove(port, "nodePort");
+        }
+    }
+}
+
 /// Fills in cluster IPs and node ports of a Service that is created or changed; for other kinds there is nothing to do.
-pub fn allocate(server: &ApiServer, def: &ResourceDef, new: &mut Value, old: Option<&Value>) -> Result<Extra, Status> {
+pub fn allocate(
+    server: &ApiServer,
+    def: &ResourceDef,
+    new: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<Extra, Status> {
     let mut extra = Extra::default();
-    if def.plural != "services" || !def.group.is_empty() {
+    if !is_service(def) {
         return Ok(extra);
     }
-    let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
-    let old_spec = old.map(|o| &o["spec"]);
-    if kind != "ExternalName" {
-        cluster_ip(server, new, old_spec, &mut extra)?;
+    let empty = json!({});
+    let before = old.map_or(&empty, |o| &o["spec"]);
+    let mut allocator = Allocator { server, owner: owner(new), dry_run, extra: &mut extra, taken: Vec::new() };
+    if needs_cluster_ip(&new["spec"]) {
+        families(new, before)?;
+        allocator.cluster_ip(new, before)?;
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        node_ports(server, new, old_spec, &mut extra)?;
+    if needs_node_ports(&new["spec"]) {
+        allocator.node_ports(new, before)?;
+    }
+    if needs_health_check(&new["spec"]) {
+        allocator.health_check_port(new, before)?;
+    }
+    if old.is_some() {
+        allocator.give_back(before, &new["spec"]);
     }
     Ok(extra)
 }
 
-/// The address of the `kubernetes` Service: the first of the range.
-pub fn first_address(cidr: &str) -> Option<Ipv4Addr> {
-    range(cidr).ok().map(|(base, _)| Ipv4Addr::from(base + 1))
-}
-
-fn claim(extra: &mut Extra, key: String, owner: &str) {
-    let race =
-        Status { reason: "AllocationRace".into(), ..Status::internal("the value was allocated at the same moment") };
-    extra.guards.push((Compare::create_revision(key.clone(), 0), race));
-    extra.ops.push(Op::Put(PutRequest::new(key, owner.to_owned())));
-}
-
-fn owner(object: &Value) -> String {
-    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
-    format!("{}/{}", text("namespace"), text("name"))
+fn owner(object: &Value) -> (String, String) {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    (text("namespace"), text("name"))
 }
 
 fn invalid(object: &Value, cause: Cause) -> Status {
     Status::invalid("", "Service", object["metadata"]["name"].as_str().unwrap_or_default(), vec![cause])
 }
 
-fn cluster_ip(server: &ApiServer, new: &mut Value, old: Option<&Value>, extra: &mut Extra) -> Result<(), Status> {
-    let had = old.and_then(|o| o["clusterIP"].as_str()).filter(|ip| !ip.is_empty());
-    let wanted = new["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
-    if let Some(had) = had {
-        if wanted.is_empty() {
-            new["spec"]["clusterIP"] = had.into();
-        } else if wanted != had {
-            return Err(invalid(
-                new,
-                Cause::invalid("spec.clusterIPs[0]", &json!([wanted]), "may not change once set"),
-            ));
+/// Families that a Service says nothing of; those that there are no addresses of are refused.
+fn families(new: &mut Value, before: &Value) -> Result<(), Status> {
+    let spec = &new["spec"];
+    let ips: Vec<String> =
+        spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let headless = ips.first().is_some_and(|ip| ip == "None");
+    for (index, ip) in ips.iter().enumerate() {
+        if ip.contains(':') {
+            let why = "IPv6 is not configured on this cluster";
+            return Err(invalid(new, Cause::invalid(format!("spec.clusterIPs[{index}]"), &spec["clusterIPs"], why)));
         }
-    } else if wanted.is_empty() {
-        let (base, size) = range(&server.service_cidr)?;
-        let band = (size / 16).clamp(STATIC_BAND.0, STATIC_BAND.1);
-        let view = server.objects.kv.view();
-        let mut rng = rand::rng();
-        let free = (0..TRIES)
-            .map(|i| {
-                if i < TRIES / 2 && band < size - 1 {
-                    rng.random_range(band..size - 1)
-                } else {
-                    rng.random_range(1..size - 1)
-                }
-            })
-            .map(|offset| Ipv4Addr::from(base + offset).to_string())
-            .find(|ip| view.get(ip_key(ip).as_bytes()).is_none());
-        let ip = free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
-        claim(extra, ip_key(&ip), &owner(new));
-        new["spec"]["clusterIP"] = ip.into();
-    } else if wanted != "None" {
-        let (base, size) = range(&server.service_cidr)?;
-        let inside = wanted.parse::<Ipv4Addr>().is_ok_and(|ip| u32::from(ip) > base && u32::from(ip) - base < size - 1);
-        if !inside {
-            let why = "failed to allocate IP ".to_owned() + &wanted + ": the provided IP is not in the valid range";
-            return Err(invalid(new, Cause::invalid("spec.clusterIPs", &json!([wanted]), &why)));
-        }
-        if server.objects.kv.view().get(ip_key(&wanted).as_bytes()).is_some() {
-            let why = format!("failed to allocate IP {wanted}: provided IP is already allocated");
-            return Err(invalid(new, Cause::invalid("spec.clusterIPs", &json!([wanted]), &why)));
-        }
-        claim(extra, ip_key(&wanted), &owner(new));
     }
-    new["spec"]["clusterIPs"] = json!([new["spec"]["clusterIP"]]);
+    let without_selector = headless && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
+    let wanted = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+    if without_selector {
+        // Nobody looks for its endpoints here, so they may be of any family.
+        if spec["ipFamilyPolicy"].is_null() {
+            new["spec"]["ipFamilyPolicy"] = if wanted.len() == 1 { "SingleStack" } else { "RequireDualStack" }.into();
+        }
+        if wanted.is_empty() {
+            let both = new["spec"]["ipFamilyPolicy"] != "SingleStack";
+            new["spec"]["ipFamilies"] = if both { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
+        }
+        return Ok(());
+    }
+    for (index, family) in wanted.iter().enumerate() {
+        if family != "IPv4" {
+            let why = "not configured on this cluster";
+            return Err(invalid(new, Cause::invalid(format!("spec.ipFamilies[{index}]"), family, why)));
+        }
+    }
+    if spec["ipFamilyPolicy"] == "RequireDualStack" && before["ipFamilyPolicy"] != "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        return Err(invalid(new, Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why)));
+    }
+    if spec["ipFamilyPolicy"].is_null() {
+        new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+    }
+    if wanted.is_empty() {
+        new["spec"]["ipFamilies"] = json!(["IPv4"]);
+    }
     Ok(())
 }
 
-fn node_ports(server: &ApiServer, new: &mut Value, old: Option<&Value>, extra: &mut Extra) -> Result<(), Status> {
-    let had: Vec<i64> =
-        old.and_then(|o| o["ports"].as_array()).into_iter().flatten().filter_map(|p| p["nodePort"].as_i64()).collect();
-    let owner = owner(new);
-    let view = server.objects.kv.view();
-    let mut taken = Vec::new();
-    for index in 0..new["spec"]["ports"].as_array().map_or(0, Vec::len) {
-        let wanted = new["spec"]["ports"][index]["nodePort"].as_i64().unwrap_or(0);
-        if wanted != 0 && had.contains(&wanted) {
-            continue;
-        }
-        let field = format!("spec.ports[{index}].nodePort");
-        let free = |port: u16| view.get(port_key(port).as_bytes()).is_none();
-        let port = if wanted == 0 {
-            let mut rng = rand::rng();
-            let upper = *NODE_PORTS.start() + 86..=*NODE_PORTS.end();
-            (0..TRIES).map(|_| rng.random_range(upper.clone())).find(|p| free(*p) && !taken.contains(p))
-        } else {
-            let port = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p)).ok_or_else(|| {
-                let why = format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    NODE_PORTS.start(),
-                    NODE_PORTS.end()
-                );
-                invalid(new, Cause::invalid(&field, &json!(wanted), &why))
-            })?;
-            free(port).then_some(port)
-        };
-        let Some(port) = port else {
-            return Err(invalid(new, Cause::invalid(&field, &json!(wanted), "provided port is already allocated")));
-        };
-        taken.push(port);
-        claim(extra, port_key(port), &owner);
-        new["spec"]["ports"][index]["nodePort"] = port.into();
+/// Takes values for one Service.
+struct Allocator<'a> {
+    server: &'a ApiServer,
+    /// Namespace and name.
+    owner: (String, String),
+    dry_run: bool,
+    extra: &'a mut Extra,
+    /// Node ports that this write takes.
+    taken: Vec<u16>,
+}
+
+fn race() -> Status {
+    Status { reason: "AllocationRace".into(), ..Status::internal("the value was allocated at the same moment") }
+}
+
+/// The key of an address's object.
+fn address_key(ip: &str) -> Option<String> {
+    resources::find("networking.k8s.io", "v1", "ipaddresses").map(|def| def.key("", ip))
+}
+
+impl Allocator<'_> {
+    fn is_free(&self, key: &str) -> bool {
+        self.server.objects.kv.view().get(key.as_bytes()).is_none()
     }
-    Ok(())
+
+    fn claim(&mut self, key: String, value: bytes::Bytes) {
+        if !self.dry_run {
+            self.extra.guards.push((Compare::create_revision(key.clone(), 0), race()));
+            self.extra.ops.push(Op::Put(PutRequest::new(key, value)));
+        }
+    }
+
+    fn claim_address(&mut self, ip: &str) -> Result<(), Status> {
+        let Some(def) = resources::find("networking.k8s.io", "v1", "ipaddresses") else { return Ok(()) };
+        let object = address(ip, &self.owner);
+        let value = stored::encode(def, &object).map_err(|e| Status::internal(&e.to_string()))?;
+        self.claim(def.key("", ip), value);
+        Ok(())
+    }
+
+    fn cluster_ip(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
+        let had = before["clusterIP"].as_str().filter(|ip| !ip.is_empty() && needs_cluster_ip(before));
+        let wanted = new["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+        let wanted = match wanted.as_str() {
+            "" => new["spec"]["clusterIPs"][0].as_str().unwrap_or_default().to_owned(),
+            _ => wanted,
+        };
+        if had.is_some() {
+            return Ok(());
+        }
+        let ip = match wanted.as_str() {
+            "" => self.next_address()?,
+            "None" => "None".to_owned(),
+            _ => {
+                self.check_address(new, &wanted)?;
+                wanted
+            }
+        };
+        if ip != "None" {
+            self.claim_address(&ip)?;
+        }
+        new["spec"]["clusterIPs"] = json!([ip]);
+        new["spec"]["clusterIP"] = ip.into();
+        Ok(())
+    }
+
+    fn next_address(&self) -> Result<String, Status> {
+        let (base, size) = range(&self.server.service_cidr)?;
+        if self.dry_run {
+            return Ok(Ipv4Addr::from(base).to_string());
+        }
+        let band = (size / 16).clamp(STATIC_BAND.0, STATIC_BAND.1);
+        let mut rng = rand::rng();
+        let free = (0..TRIES)
+            .map(|i| {
+                let upper = i < TRIES / 2 && band < size - 1;
+                if upper { rng.random_range(band..size - 1) } else { rng.random_range(1..size - 1) }
+            })
+            .map(|offset| Ipv4Addr::from(base + offset).to_string())
+            .find(|ip| address_key(ip).is_some_and(|key| self.is_free(&key)));
+        free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+    }
+
+    fn check_address(&self, new: &Value, wanted: &str) -> Result<(), Status> {
+        let (base, size) = range(&self.server.service_cidr)?;
+        let refused = |why: &str| {
+            let why = format!("failed to allocate IP {wanted}: {why}");
+            Err(invalid(new, Cause::invalid("spec.clusterIPs", &json!([wanted]), &why)))
+        };
+        let inside = wanted.parse::<Ipv4Addr>().is_ok_and(|ip| u32::from(ip) > base && u32::from(ip) - base < size - 1);
+        if !inside {
+            return refused("the provided network does not match the current range");
+        }
+        if !address_key(wanted).is_some_and(|key| self.is_free(&key)) {
+            return refused("provided IP is already allocated");
+        }
+        Ok(())
+    }
+
+    fn node_ports(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
+        let had: Vec<i64> = ports(before).filter_map(|p| p["nodePort"].as_i64()).collect();
+        let mut given: Vec<(i64, String, u16)> = Vec::new();
+        for index in 0..new["spec"]["ports"].as_array().map_or(0, Vec::len) {
+            let port = &new["spec"]["ports"][index];
+            let wanted = port["nodePort"].as_i64().unwrap_or(0);
+            let (number, protocol) =
+                (port["port"].as_i64().unwrap_or(0), port["protocol"].as_str().unwrap_or_default().to_owned());
+            if wanted != 0 && had.contains(&wanted) {
+                continue;
+            }
+            let field = format!("spec.ports[{index}].nodePort");
+            // One port for several protocols has one node port.
+            let shared = given.iter().find(|(n, ..)| *n == number).map(|(.., node)| *node);
+            let chosen = match (wanted, shared) {
+                (0, Some(node)) => node,
+                (0, None) => self.next_port()?,
+                (wanted, _) => {
+                    let same = given.iter().any(|(_, p, node)| i64::from(*node) == wanted && *p != protocol);
+                    self.check_port(new, wanted, &field, same)?
+                }
+            };
+            if !self.taken.contains(&chosen) {
+                self.take_port(chosen);
+            }
+            given.push((number, protocol, chosen));
+            new["spec"]["ports"][index]["nodePort"] = chosen.into();
+        }
+        Ok(())
+    }
+
+    fn take_port(&mut self, port: u16) {
+        self.taken.push(port);
+        let owner = format!("{}/{}", self.owner.0, self.owner.1);
+        self.claim(port_key(port), owner.into());
+    }
+
+    fn next_port(&self) -> Result<u16, Status> {
+        if self.dry_run {
+            return Ok(DRY_RUN_PORT);
+        }
+        let mut rng = rand::rng();
+        let upper = *NODE_PORTS.start() + STATIC_NODE_PORTS..=*NODE_PORTS.end();
+        let free = (0..TRIES)
+            .map(|_| rng.random_range(upper.clone()))
+            .find(|port| !self.taken.contains(port) && self.is_free(&port_key(*port)));
+        free.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
+    }
+
+    fn check_port(&self, new: &Value, wanted: i64, field: &str, shared: bool) -> Result<u16, Status> {
+        let Some(port) = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p)) else {
+            let why = format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                NODE_PORTS.start(),
+                NODE_PORTS.end()
+            );
+            return Err(invalid(new, Cause::invalid(field, &json!(wanted), &why)));
+        };
+        let free = self.is_free(&port_key(port)) && !self.taken.contains(&port);
+        if !free && !shared {
+            return Err(invalid(new, Cause::invalid(field, &json!(wanted), "provided port is already allocated")));
+        }
+        Ok(port)
+    }
+
+    fn health_check_port(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
+        let wanted = new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0);
+        if wanted != 0 && before["healthCheckNodePort"] == wanted {
+            return Ok(());
+        }
+        let port = match wanted {
+            0 => self.next_port()?,
+            wanted => {
+                let free = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p) && self.is_free(&port_key(*p)));
+                free.ok_or_else(|| {
+                    let why = "provided port is already allocated";
+                    Status::internal(&format!("failed to allocate requested HealthCheck NodePort {wanted}: {why}"))
+                })?
+            }
+        };
+        self.take_port(port);
+        new["spec"]["healthCheckNodePort"] = port.into();
+        Ok(())
+    }
+
+    /// What the Service had and has no longer.
+    fn give_back(&mut self, before: &Value, after: &Value) {
+        if self.dry_run {
+            return;
+        }
+        let kept = keys_of(after);
+        let gone = keys_of(before).into_iter().filter(|key| !kept.contains(key));
+        self.extra.ops.extend(gone.map(delete));
+    }
+}
+
+fn delete(key: String) -> Op {
+    Op::Delete(DeleteRequest { range: KeyRange::Key(key.into()), prev_kv: false })
+}
+
+/// The keys of all values that a Service has.
+fn keys_of(spec: &Value) -> Vec<String> {
+    let mut keys = Vec::new();
+    let ips = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    keys.extend(ips.filter(|ip| *ip != "None" && !ip.is_empty()).filter_map(address_key));
+    let numbers = ports(spec).map(|p| &p["nodePort"]).chain([&spec["healthCheckNodePort"]]);
+    for port in numbers.filter_map(Value::as_u64).filter_map(|p| u16::try_from(p).ok()).filter(|p| *p != 0) {
+        if !keys.contains(&port_key(port)) {
+            keys.push(port_key(port));
+        }
+    }
+    keys
 }
 
 /// What a deleted Service gives back.
 pub fn release(def: &ResourceDef, object: &Value) -> Extra {
-    let mut extra = Extra::default();
-    if def.plural == "services" && def.group.is_empty() {
-        let mut free = |key: String| {
-            extra.ops.push(Op::Delete(DeleteRequest { range: KeyRange::Key(key.into()), prev_kv: false }))
-        };
-        if let Some(ip) = object["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty() && *ip != "None") {
-            free(ip_key(ip));
-        }
-        for port in object["spec"]["ports"].as_array().into_iter().flatten().filter_map(|p| p["nodePort"].as_u64()) {
-            free(port_key(port as u16));
-        }
-    }
-    extra
+    let ops = if is_service(def) { keys_of(&object["spec"]).into_iter().map(delete).collect() } else { Vec::new() };
+    Extra { ops, ..Extra::default() }
+}
+
+/// The object that says who has an address.
+fn address(ip: &str, owner: &(String, String)) -> Value {
+    let now = strategy::now();
+    json!({
+        "kind": "IPAddress",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": {
+            "name": ip,
+            "uid": uuid::Uuid::new_v4().to_string(),
+            "creationTimestamp": now,
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": "IPv4",
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+            "managedFields": [{
+                "manager": "kube-apiserver", "operation": "Update", "apiVersion": "networking.k8s.io/v1", "time": now,
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {
+                    "f:metadata": {"f:labels": {
+                        ".": {}, "f:ipaddress.kubernetes.io/ip-family": {}, "f:ipaddress.kubernetes.io/managed-by": {},
+                    }},
+                    "f:spec": {"f:parentRef": {".": {}, "f:name": {}, "f:namespace": {}, "f:resource": {}}},
+                },
+            }],
+        },
+        "spec": {"parentRef": {"resource": "services", "namespace": owner.0, "name": owner.1}},
+    })
+}
+
+/// The first address of a range: the `kubernetes` Service's own.
+pub fn first_address(cidr: &str) -> Option<Ipv4Addr> {
+    range(cidr).ok().map(|(base, _)| Ipv4Addr::from(base + 1))
 }
 
 /// First address and size of an IPv4 range.
@@ -176,5 +521,34 @@ fn range(cidr: &str) -> Result<(u32, u32), Status> {
             Ok((u32::from(ip) & !(size - 1), size))
         }
         _ => Err(Status::internal(&format!("the service CIDR {cidr:?} is not an IPv4 range between /8 and /28"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_keeps_its_values_and_loses_those_of_its_old_type() {
+        let def = resources::find("", "v1", "services").unwrap();
+        let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"],
+            "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30100}]}});
+        let mut kept = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
+        prepare(def, &mut kept, Some(&old));
+        assert_eq!(kept["spec"]["clusterIPs"], json!(["10.0.0.5"]));
+        assert_eq!(kept["spec"]["ports"][0]["nodePort"], 30100);
+        let mut changed = old.clone();
+        changed["spec"]["type"] = "ClusterIP".into();
+        prepare(def, &mut changed, Some(&old));
+        assert_eq!(changed["spec"]["ports"], json!([{"port": 80, "protocol": "TCP"}]));
+        assert_eq!(changed["spec"].get("externalTrafficPolicy"), None);
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range("10.0.0.7/24").unwrap(), (u32::from(Ipv4Addr::new(10, 0, 0, 0)), 256));
+        for bad in ["10.0.0.0", "10.0.0.0/31", "fd00::/64", "x/24"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! What happens to every object between decoding and the store: identity, metadata rules, generation, status.
 
-use keelson_machinery::names;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, presence, qos, schema, validate};
+use keelson_machinery::{defaults, prepare, presence, qos, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::{admission, certificates, crd};
+use crate::{admission, certificates, crd, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -34,16 +33,12 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
         object["kind"] = def.kind.into();
         object["apiVersion"] = def.api_version().into();
     } else if kind != def.kind || version != def.api_version() {
-        let (group, v) = version.rsplit_once('/').unwrap_or(("", version));
-        return Err(Status::bad_request(format!(
-            "{} in version {v:?} cannot be handled as a {}: no kind {kind:?} is registered for version {:?}",
-            if kind.is_empty() { "the object" } else { kind },
-            def.kind,
-            if group.is_empty() { v.to_owned() } else { version.to_owned() },
-        )));
+        return Err(other_kind(def, version, kind));
     }
-    if !object["metadata"].is_object() {
+    if object["metadata"].is_null() {
         object["metadata"] = json!({});
+    } else if !object["metadata"].is_object() {
+        conform(request, object)?;
     }
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
     match def.scope {
@@ -71,6 +66,32 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
     Ok(())
 }
 
+/// The refusal of a body of another kind than belongs there.
+pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
+    let (group, v) = version.split_once('/').unwrap_or(("", version));
+    let why = match resources::find_kind(group, v, kind) {
+        Some(other) => unknown_conversion(other, def),
+        None => not_registered(version, kind),
+    };
+    Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
+}
+
+/// What is said of a kind that nobody knows.
+pub fn not_registered(version: &str, kind: &str) -> String {
+    format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+}
+
+/// What is said of a kind where another belongs.
+pub fn unknown_conversion(from: &ResourceDef, to: &ResourceDef) -> String {
+    let group = to.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    format!("converting ({}.{}) to ({group}.{}): unknown conversion", from.version, from.kind, to.kind)
+}
+
+/// How a value of a wrong form is told of that was not read from text: the first one that is found.
+pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
+    keelson_machinery::conform::unstructured_error(def, object)
+}
+
 /// Brings a body into the form of its kind; gives the unknown fields, which are removed.
 pub fn conform(request: &ResourceRequest, object: &mut Value) -> Result<Vec<String>, Status> {
     conform_text(request, object).map_err(|why| cannot_be_handled(request.def, &why))
@@ -96,7 +117,7 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     let metadata =
         object["metadata"].as_object_mut().ok_or_else(|| Status::bad_request("metadata must be an object"))?;
     if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+        return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
     }
     let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() {
@@ -113,36 +134,24 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), now().into());
-    if has_generation(def) {
-        metadata.insert("generation".into(), 1.into());
-    }
-    // A node comes with the status that its agent saw.
-    if def.has_status && def.plural != "nodes" {
-        reset_status(def, object);
-        if (def.group, def.plural) == ("", "persistentvolumes") {
-            object["status"]["lastPhaseTransitionTime"] = now().into();
+    let first = if def.custom { Some(1) } else { rules::first_generation(&rules::of(def)) };
+    match first {
+        Some(generation) => metadata.insert("generation".into(), generation.into()),
+        None => metadata.remove("generation"),
+    };
+    if def.custom {
+        if def.has_status {
+            object.as_object_mut().map(|map| map.remove("status"));
         }
+        return Ok(());
     }
-    crate::jobs::prepare(def, object);
+    prepare::create(def, object, &now());
+    services::prepare(def, object, None);
+    settle(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }
     Ok(())
-}
-
-/// Gives an object the status of one that nobody has acted on yet.
-fn reset_status(def: &ResourceDef, object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove("status");
-        if let Some(definition) = schema::of_kind(def.group, def.version, def.kind) {
-            presence::fill(definition, map);
-        }
-    }
-    defaults::set(def, object);
-    if (def.group, def.plural) == ("", "pods") {
-        object["status"]["phase"] = "Pending".into();
-        settle_status(def, object);
-    }
 }
 
 /// Brings what a new object's status says of its spec up to date: admission may have changed that.
@@ -183,92 +192,66 @@ pub fn generate_name(prefix: &str) -> String {
     format!("{}{suffix}", &prefix[..end])
 }
 
-/// Kinds whose main resource counts generations: those with a spec and a status of their own.
-fn has_generation(def: &ResourceDef) -> bool {
-    def.custom
-        || (def.has_status
-            && !matches!(
-                def.plural,
-                "namespaces"
-                    | "nodes"
-                    | "services"
-                    | "persistentvolumes"
-                    | "persistentvolumeclaims"
-                    | "resourcequotas"
-                    | "certificatesigningrequests"
-            ))
-        || def.plural == "networkpolicies"
-        || (def.group == "admissionregistration.k8s.io" && !def.plural.ends_with("bindings"))
-}
-
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
 /// changed spec counts a generation.
 pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
     let (def, subresource) = (request.def, request.subresource.as_str());
-    if matches!(subresource, "status" | "approval") {
-        let status = new.get("status").cloned();
-        let conditions_metadata = new["metadata"].clone();
-        *new = old.clone();
-        // Labels, annotations and finalizers may be written with the status, as upstream lets kubelets do; not so those
-        // of custom resources.
-        if def.custom
-            && let Some(fields) = conditions_metadata.get("managedFields")
-        {
-            new["metadata"]["managedFields"] = fields.clone();
+    let generation = old["metadata"].get("generation").cloned();
+    set(&mut new["metadata"], "generation", generation);
+    if def.custom {
+        crd::strategy::prepare_update(def, subresource, old, new);
+    } else {
+        prepare::update(def, subresource, old, new, &now());
+        if subresource.is_empty() {
+            services::prepare(def, new, Some(old));
         }
-        for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            if let Some(value) = conditions_metadata.get(key).filter(|_| !def.custom) {
-                new["metadata"][key] = value.clone();
-            }
+        if certificates::is_request(def) {
+            certificates::prepare_update(subresource, old, new);
         }
-        match status {
-            Some(status) => new["status"] = status,
-            None => {
-                new.as_object_mut().map(|m| m.remove("status"));
-            }
-        }
-    } else if def.has_status {
-        match old.get("status") {
-            Some(status) => new["status"] = status.clone(),
-            None => {
-                new.as_object_mut().map(|m| m.remove("status"));
-            }
-        }
+        settle(def, new);
     }
-    if certificates::is_request(def) {
-        certificates::prepare_update(subresource, old, new);
-    }
-    let kept = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "name",
-        "namespace",
-        "generateName",
-    ];
-    for key in kept {
-        match old["metadata"].get(key) {
-            Some(value) => new["metadata"][key] = value.clone(),
-            None => {
-                new["metadata"].as_object_mut().map(|m| m.remove(key));
-            }
-        }
-    }
+    keep_identity(old, new);
     if crd::is_definition(def) {
         crd::definition::prepare(new, Some(old));
     }
     let changed = match def.custom {
         true => crd::strategy::counts_generation(def.has_status, old, new),
-        false => {
-            matches!(subresource, "" | "scale")
-                && (old.get("spec") != new.get("spec") || old.get("webhooks") != new.get("webhooks"))
-        }
+        false => subresource != "status" && rules::counts(&rules::of(def), old, new),
     };
-    if has_generation(def) && changed {
+    if changed {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
     }
+}
+
+/// What an update leaves out or may not say stays; what it says otherwise is left to validation.
+fn keep_identity(old: &Value, new: &mut Value) {
+    let old = &old["metadata"];
+    for key in ["uid", "name", "namespace"] {
+        if new["metadata"][key].as_str().unwrap_or_default().is_empty() {
+            set(&mut new["metadata"], key, old.get(key).cloned());
+        }
+    }
+    for key in ["creationTimestamp", "deletionTimestamp"] {
+        set(&mut new["metadata"], key, old.get(key).cloned());
+    }
+    if new["metadata"]["deletionGracePeriodSeconds"].is_null() {
+        set(&mut new["metadata"], "deletionGracePeriodSeconds", old.get("deletionGracePeriodSeconds").cloned());
+    }
+    new["metadata"].as_object_mut().map(|m| m.remove("selfLink"));
+}
+
+fn settle(def: &ResourceDef, object: &mut Value) {
+    if let (Some(definition), Some(map)) = (schema::of_kind(def.group, def.version, def.kind), object.as_object_mut()) {
+        presence::settle(definition, map);
+    }
+}
+
+fn set(object: &mut Value, key: &str, value: Option<Value>) {
+    let Some(map) = object.as_object_mut() else { return };
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    };
 }
 
 /// Checks a new or changed object; all problems are told at once.
@@ -279,8 +262,7 @@ pub fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
     let def = request.def;
-    let mut causes = metadata_causes(def, &new["metadata"]);
-    causes.extend(validate::validate(def, new, old));
+    let mut causes = validation::validate(def, &request.subresource, new, old);
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
     } else if certificates::is_request(def) {
@@ -293,29 +275,8 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
+        warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
         return Ok(());
     }
     Err(Status::invalid(def.group, def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))
-}
-
-fn metadata_causes(def: &ResourceDef, metadata: &Value) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    let name = metadata["name"].as_str().unwrap_or_default();
-    let problem = match (def.group, def.plural) {
-        ("rbac.authorization.k8s.io", _) => names::path_segment(name),
-        ("", "namespaces" | "services") => names::dns_label(name),
-        ("certificates.k8s.io", _) => names::dns_subdomain(name),
-        _ => names::dns_subdomain(name),
-    };
-    causes.extend(problem.map(|p| Cause::invalid("metadata.name", &metadata["name"], &p)));
-    for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
-        causes.extend(names::qualified_name(key).map(|p| Cause::invalid("metadata.labels", &json!(key), &p)));
-        let text = value.as_str().unwrap_or_default();
-        causes.extend(names::label_value(text).map(|p| Cause::invalid("metadata.labels", value, &p)));
-    }
-    for (key, _) in metadata["annotations"].as_object().into_iter().flatten() {
-        let lower = key.to_lowercase();
-        causes.extend(names::qualified_name(&lower).map(|p| Cause::invalid("metadata.annotations", &json!(key), &p)));
-    }
-    causes
 }

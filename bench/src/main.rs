@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod scheduler;
 mod start;
+mod store;
 mod watchers;
 
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ const BENCHES: &[Bench] = &[
         run: |o| start::run(o).boxed(),
     },
     Bench { name: "api", about: "creates, gets, updates, deletes, lists over TLS", run: |o| api::run(o).boxed() },
+    Bench { name: "store", about: "three members of the store against etcd's", run: |o| store::run(o).boxed() },
     Bench {
         name: "controllers",
         about: "a Deployment of 5,000 replicas made, rolled over, scaled to nothing",

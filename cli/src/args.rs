@@ -48,6 +48,8 @@ pub enum Command {
     Server(Box<ServerArgs>),
     /// Run the store alone, in etcd's place: its API, its flags
     Store(Box<crate::store::StoreArgs>),
+    /// Save the store, look at a copy, restore it, or take over etcd's data
+    Snapshot(crate::store::snapshot::SnapshotArgs),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
     /// Run the scheduler alone, against any Kubernetes API

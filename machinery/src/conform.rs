@@ -34,6 +34,40 @@ pub fn conform_to(definition: &Definition, object: &mut Value) -> Result<Vec<Str
     Ok(walk.unknown)
 }
 
+/// The first value of a wrong form in an object that was not read from text, in the words of the API's converter.
+pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
+    let definition = schema::of_kind(def.group, def.version, def.kind)?;
+    unfit(&Type::Object(definition.path), object)
+}
+
+fn unfit(kind: &Type, value: &Value) -> Option<String> {
+    let go = |value: &Value| match value {
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        _ => "int64",
+    };
+    match (kind, value) {
+        (_, Value::Null) | (Type::Any, _) => None,
+        (Type::Object(path), Value::Object(map)) => {
+            let definition = schema::definition(path)?;
+            map.iter().find_map(|(key, inner)| unfit(&definition.fields.get(key.as_str())?.kind, inner))
+        }
+        (Type::List(item), Value::Array(list)) => list.iter().find_map(|inner| unfit(item, inner)),
+        (Type::Map(item), Value::Object(map)) => map.values().find_map(|inner| unfit(item, inner)),
+        (Type::List(_), other) => Some(format!("cannot restore slice from {}", go(other))),
+        (Type::Map(_), other) => Some(format!("cannot restore map from {}", go(other))),
+        (Type::Object(_), other) => Some(format!("cannot restore struct from: {}", go(other))),
+        (Type::String, other) if !other.is_string() => Some(format!("cannot convert {} to string", go(other))),
+        (Type::Bool, other) if !other.is_boolean() => Some(format!("cannot convert {} to bool", go(other))),
+        (Type::Int32, other) if !other.is_number() => Some(format!("cannot convert {} to int32", go(other))),
+        (Type::Int64, other) if !other.is_number() => Some(format!("cannot convert {} to int64", go(other))),
+        _ => None,
+    }
+}
+
 /// Where the walk is.
 struct Place {
     /// Path with list indexes, as unknown fields are told.
@@ -63,14 +97,26 @@ impl Walk {
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
         }
-        map.retain(|key, value| match (value, definition.fields.get(key.as_str()).map(|f| &f.kind)) {
+        // Empty lists and maps that are always written stay for now: whoever sent them owns them.
+        let field = |key: &str| definition.fields.get(key).map(|f| (&f.kind, f.present));
+        map.retain(|key, value| match (value, field(key)) {
             (Value::Null, _) => false,
-            (Value::Object(m), Some(Type::Map(_))) => !m.is_empty(),
-            (Value::Array(l), Some(Type::List(_))) => !l.is_empty(),
+            (Value::Object(m), Some((Type::Map(_), present))) => present || !m.is_empty(),
+            (Value::Array(l), Some((Type::List(_), present))) => present || !l.is_empty(),
             _ => true,
         });
-        // The API's structs leave out an optional scalar that has its zero value, unless they point to it; which of
-        // these do is not known here, so what the client sent stays.
+        // The API's structs leave out an optional scalar that has its zero value, unless they point to it.
+        map.retain(|key, value| {
+            let zero = match value {
+                Value::String(text) => text.is_empty(),
+                Value::Bool(truth) => !*truth,
+                Value::Number(number) => number.as_f64() == Some(0.0),
+                _ => false,
+            };
+            let scalar =
+                |kind: &Type| matches!(kind, Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Float64);
+            !zero || definition.fields.get(key.as_str()).is_none_or(|f| f.keeps_zero || !scalar(&f.kind))
+        });
         presence::fill(definition, map);
         Ok(())
     }

@@ -22,8 +22,9 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
-    let value = seed.deserialize(&mut deserializer).map_err(|e| e.to_string())?;
-    deserializer.end().map_err(|e| e.to_string())?;
+    let told = |e: serde_json::Error| if e.is_data() { e.to_string() } else { go_json_error(bytes, &e) };
+    let value = seed.deserialize(&mut deserializer).map_err(told)?;
+    deserializer.end().map_err(told)?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     Ok(Decoded { value, duplicates })
 }
@@ -54,6 +55,47 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
         None => format!("yaml: {error}"),
     })?;
     Ok(Decoded { value, duplicates })
+}
+
+/// An error of the JSON parser in the words of Go's.
+pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".into();
+    }
+    let mut lines = body.split(|b| *b == b'\n');
+    let line = lines.nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let start = line.iter().take(error.column().saturating_sub(1)).rposition(|b| !b.is_ascii_alphabetic());
+    let word = &line[start.map_or(0, |at| at + 1).min(line.len())..];
+    // A literal that goes wrong names what was expected of it.
+    for literal in ["null", "true", "false"] {
+        let same = word.iter().zip(literal.bytes()).take_while(|(a, b)| **a == *b).count();
+        if same > 0 && same < literal.len() {
+            let found = word.get(same).map_or(' ', |b| char::from(*b));
+            let expected = char::from(literal.as_bytes()[same]);
+            return format!("invalid character {} in literal {literal} (expecting {expected:?})", go_char(found));
+        }
+    }
+    let found = line.get(error.column().saturating_sub(1)).map_or(' ', |b| char::from(*b));
+    let place = match error.to_string() {
+        text if text.contains("key must be a string") => "looking for beginning of object key string",
+        text if text.contains("expected `:`") => "after object key",
+        text if text.contains("expected `,` or `}`") => "after object key:value pair",
+        text if text.contains("expected `,` or `]`") => "after array element",
+        text if text.contains("trailing characters") => "after top-level value",
+        _ => "looking for beginning of value",
+    };
+    format!("invalid character {} {place}", go_char(found))
+}
+
+/// A character as Go quotes it.
+fn go_char(c: char) -> String {
+    match c {
+        '\'' => "'\\''".into(),
+        '"' => "'\"'".into(),
+        c if (c as u32) < 0x20 || c as u32 == 0x7f => format!("'\\x{:02x}'", c as u32),
+        c if (0x80..0xa0).contains(&(c as u32)) => format!("'\\u{:04x}'", c as u32),
+        c => format!("'{c}'"),
+    }
 }
 
 struct Strict<'a> {
@@ -201,5 +243,40 @@ mod tests {
                 vec!["yaml: unmarshal errors:\n  line 3: key \"k\" already set in map".to_owned()]
             )
         );
+    }
+
+    fn values() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[ -~é\\n]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            let key =
+                prop_oneof!["[a-zA-Z./-]{1,8}", Just("no".to_owned()), Just("3".to_owned()), Just("null".to_owned())];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(key, inner, 0..4).prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        /// What is written is read as the same, in both languages.
+        #[test]
+        fn what_is_written_is_read(value in values()) {
+            let text = value.to_string();
+            proptest::prop_assert_eq!(&json(text.as_bytes()).unwrap().value, &value);
+            let text = crate::yaml::write(&value).unwrap();
+            proptest::prop_assert_eq!(&yaml(text.as_bytes()).unwrap().value, &value, "{}", text);
+        }
+
+        /// Any bytes are read or refused.
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, text in "[ \\n:{}\\[\\]&*!|>#a-c0-9\"'-]{0,60}") {
+            let _ = (json(&bytes), yaml(&bytes), json(text.as_bytes()), yaml(text.as_bytes()));
+        }
     }
 }

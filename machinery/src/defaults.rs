@@ -12,13 +12,9 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("", "Namespace") => {
             let name = object["metadata"]["name"].clone();
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
-            // A namespace that is being deleted loses its finalizers for good.
-            if object["metadata"].get("deletionTimestamp").is_none() {
-                default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
-            }
             default(&mut object["status"], "phase", json!("Active"));
         }
-        ("", "Secret") => default(object, "type", json!("Opaque")),
+        ("", "Secret") => secret(object),
         ("", "Service") => service(object),
         ("apps", "Deployment") => deployment(object),
         ("apps", "ReplicaSet") => {
@@ -38,7 +34,7 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         }
         ("rbac.authorization.k8s.io", "ClusterRoleBinding" | "RoleBinding") => {
             default(&mut object["roleRef"], "apiGroup", json!("rbac.authorization.k8s.io"));
-            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
                 if subject["kind"] != "ServiceAccount" {
                     default(subject, "apiGroup", json!("rbac.authorization.k8s.io"));
                 }
@@ -56,6 +52,17 @@ fn default(object: &mut Value, key: &str, value: Value) {
     if let Some(map) = object.as_object_mut() {
         map.entry(key).or_insert(value);
     }
+}
+
+/// Texts of a secret become data.
+fn secret(object: &mut Value) {
+    use base64::Engine as _;
+    let texts = object.as_object_mut().and_then(|map| map.remove("stringData"));
+    for (key, text) in texts.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        let bytes = text.as_str().unwrap_or_default();
+        object["data"][key.as_str()] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
+    }
+    default(object, "type", json!("Opaque"));
 }
 
 fn deployment(object: &mut Value) {
@@ -127,17 +134,58 @@ fn pod_spec(spec: &mut Value) {
         }
     }
     for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
-        let only_name = volume.as_object().is_some_and(|v| v.len() == 1);
+        let only_name = volume.as_object().is_some_and(|v| v.keys().all(|key| key == "name"));
         if only_name {
             volume["emptyDir"] = json!({});
         }
         for source in ["configMap", "secret", "projected", "downwardAPI"] {
-            if volume[source].is_object() {
+            if volume.get(source).is_some_and(Value::is_object) {
                 default(&mut volume[source], "defaultMode", json!(0o644));
             }
         }
-        if volume["hostPath"].is_object() {
-            default(&mut volume["hostPath"], "type", json!(""));
+        volume_source(volume);
+        projections(volume);
+        if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec").filter(|s| s.is_object()) {
+            default(spec, "volumeMode", json!("Filesystem"));
+        }
+    }
+}
+
+/// Sources that pods and PersistentVolumes share.
+pub(crate) fn volume_source(holder: &mut Value) {
+    const SOURCES: &[(&str, &[(&str, &str)])] = &[
+        ("hostPath", &[("type", "")]),
+        ("iscsi", &[("iscsiInterface", "default")]),
+        ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),
+        ("azureDisk", &[("cachingMode", "ReadWrite"), ("kind", "Shared"), ("fsType", "ext4")]),
+        ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
+    ];
+    for (name, fields) in SOURCES {
+        let Some(source) = holder.get_mut(*name).filter(|s| s.is_object()) else { continue };
+        for (key, value) in *fields {
+            default(source, key, json!(value));
+        }
+        if *name == "azureDisk" {
+            default(source, "readOnly", json!(false));
+        }
+    }
+}
+
+fn projections(volume: &mut Value) {
+    field_versions(volume.pointer_mut("/downwardAPI/items"));
+    let sources = volume.pointer_mut("/projected/sources").and_then(Value::as_array_mut);
+    for source in sources.into_iter().flatten() {
+        field_versions(source.pointer_mut("/downwardAPI/items"));
+        if let Some(token) = source.get_mut("serviceAccountToken").filter(|t| t.is_object()) {
+            default(token, "expirationSeconds", json!(3600));
+        }
+    }
+}
+
+fn field_versions(items: Option<&mut Value>) {
+    for item in items.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(field) = item.get_mut("fieldRef").filter(|f| f.is_object()) {
+            default(field, "apiVersion", json!("v1"));
         }
     }
 }
@@ -153,16 +201,20 @@ fn container(container: &mut Value) {
     for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         default(port, "protocol", json!("TCP"));
     }
+    for hook in ["/lifecycle/postStart/httpGet", "/lifecycle/preStop/httpGet"] {
+        if let Some(action) = container.pointer_mut(hook).filter(|a| a.is_object()) {
+            default(action, "path", json!("/"));
+            default(action, "scheme", json!("HTTP"));
+        }
+    }
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
-        if variable["valueFrom"]["fieldRef"].is_object() {
-            default(&mut variable["valueFrom"]["fieldRef"], "apiVersion", json!("v1"));
+        if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef").filter(|f| f.is_object()) {
+            default(field, "apiVersion", json!("v1"));
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if container[probe].is_object() {
-            self::probe(&mut container[probe]);
-        } else if let Some(map) = container.as_object_mut() {
-            map.remove(probe);
+        if let Some(probe) = container.get_mut(probe).filter(|p| p.is_object()) {
+            self::probe(probe);
         }
     }
 }
@@ -172,9 +224,12 @@ fn probe(probe: &mut Value) {
     {
         default(probe, key, json!(value));
     }
-    if probe["httpGet"].is_object() {
-        default(&mut probe["httpGet"], "path", json!("/"));
-        default(&mut probe["httpGet"], "scheme", json!("HTTP"));
+    if let Some(action) = probe.get_mut("httpGet").filter(|a| a.is_object()) {
+        default(action, "path", json!("/"));
+        default(action, "scheme", json!("HTTP"));
+    }
+    if let Some(action) = probe.get_mut("grpc").filter(|a| a.is_object()) {
+        default(action, "service", json!(""));
     }
 }
 
@@ -185,19 +240,28 @@ fn service(object: &mut Value) {
     let kind = spec["type"].as_str().unwrap_or_default().to_owned();
     if kind != "ExternalName" {
         default(spec, "internalTrafficPolicy", json!("Cluster"));
-        default(spec, "ipFamilies", json!(["IPv4"]));
-        default(spec, "ipFamilyPolicy", json!("SingleStack"));
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let reached = kind == "ClusterIP" && spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
+    if reached || matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
         default(spec, "externalTrafficPolicy", json!("Cluster"));
     }
     if kind == "LoadBalancer" {
         default(spec, "allocateLoadBalancerNodePorts", json!(true));
     }
+    if spec["sessionAffinity"] == "ClientIP" {
+        default(spec, "sessionAffinityConfig", json!({}));
+        default(&mut spec["sessionAffinityConfig"], "clientIP", json!({}));
+        default(&mut spec["sessionAffinityConfig"]["clientIP"], "timeoutSeconds", json!(10_800));
+    } else if spec["sessionAffinity"] == "None"
+        && let Some(map) = spec.as_object_mut()
+    {
+        map.remove("sessionAffinityConfig");
+    }
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         default(port, "protocol", json!("TCP"));
-        let number = port["port"].clone();
-        default(port, "targetPort", number);
+        if port["targetPort"].is_null() || port["targetPort"] == 0 || port["targetPort"] == "" {
+            port["targetPort"] = port["port"].clone();
+        }
     }
     default(&mut object["status"], "loadBalancer", json!({}));
 }

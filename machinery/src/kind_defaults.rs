@@ -26,19 +26,32 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             fill(object, &[("reclaimPolicy", json!("Delete")), ("volumeBindingMode", json!("Immediate"))]);
         }
         ("storage.k8s.io", "CSIDriver") => csi_driver(object),
-        ("autoscaling", "HorizontalPodAutoscaler") => fill(&mut object["spec"], &[("minReplicas", json!(1))]),
+        ("autoscaling", "HorizontalPodAutoscaler") => crate::scaling::set_defaults(def.version, object),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => {
+            let spec = &mut object["spec"];
+            if spec["matchingPrecedence"].as_i64().unwrap_or(0) == 0 {
+                spec["matchingPrecedence"] = 1000.into();
+            }
+        }
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => priority_level(object),
+        ("resource.k8s.io", "ResourceClaim") => device_requests(&mut object["spec"]),
+        ("resource.k8s.io", "ResourceClaimTemplate") => device_requests(&mut object["spec"]["spec"]),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => {
+            fill(&mut object["spec"], &[("failurePolicy", json!("Fail"))]);
+            if object["spec"]["matchConstraints"].is_object() {
+                match_resources(&mut object["spec"]["matchConstraints"]);
+            }
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding")
+            if object["spec"]["matchResources"].is_object() =>
+        {
+            match_resources(&mut object["spec"]["matchResources"]);
+        }
         ("scheduling.k8s.io", "PriorityClass") => {
             fill(object, &[("preemptionPolicy", json!("PreemptLowerPriority"))]);
         }
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
             webhooks(def.kind, object);
-        }
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => {
-            fill(&mut object["spec"], &[("failurePolicy", json!("Fail"))]);
-            match_resources(&mut object["spec"]["matchConstraints"]);
-        }
-        ("admissionregistration.k8s.io", _) if object["spec"]["matchResources"].is_object() => {
-            match_resources(&mut object["spec"]["matchResources"]);
         }
         ("apiregistration.k8s.io", "APIService") if object["spec"]["service"].is_object() => {
             fill(&mut object["spec"]["service"], &[("port", json!(443))]);
@@ -63,22 +76,73 @@ fn items<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut V
     object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
-/// What a policy or its binding is about.
-fn match_resources(constraints: &mut Value) {
-    if !constraints.is_object() {
-        return;
-    }
+/// Which resources a policy is about, as far as it does not say.
+fn match_resources(part: &mut Value) {
     let defaults =
         [("matchPolicy", json!("Equivalent")), ("namespaceSelector", json!({})), ("objectSelector", json!({}))];
-    fill(constraints, &defaults);
-    for key in ["resourceRules", "excludeResourceRules"] {
-        for rule in items(constraints, key) {
+    fill(part, &defaults);
+    for field in ["resourceRules", "excludeResourceRules"] {
+        for rule in items(part, field) {
             fill(rule, &[("scope", json!("*"))]);
         }
     }
 }
 
+fn priority_level(object: &mut Value) {
+    let spec = &mut object["spec"];
+    for (kind, shares) in [("limited", 30), ("exempt", 0)] {
+        if spec[kind].is_object() {
+            fill(&mut spec[kind], &[("nominalConcurrencyShares", json!(shares)), ("lendablePercent", json!(0))]);
+        } else if let Some(map) = spec.as_object_mut() {
+            map.remove(kind);
+        }
+    }
+    let Some(queuing) = spec.pointer_mut("/limited/limitResponse/queuing").filter(|q| q.is_object()) else { return };
+    for (key, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
+        if queuing[key].as_i64().unwrap_or(0) == 0 {
+            queuing[key] = value.into();
+        }
+    }
+}
+
+/// A request for devices asks for one, unless it says otherwise.
+fn device_requests(spec: &mut Value) {
+    let Some(devices) = spec.get_mut("devices") else { return };
+    for request in items(devices, "requests") {
+        if request["exactly"].is_object() {
+            device_count(&mut request["exactly"]);
+        } else if let Some(map) = request.as_object_mut() {
+            map.remove("exactly");
+        }
+        for sub in items(request, "firstAvailable") {
+            device_count(sub);
+        }
+    }
+}
+
+fn device_count(request: &mut Value) {
+    if request["allocationMode"].as_str().unwrap_or_default().is_empty() {
+        request["allocationMode"] = "ExactCount".into();
+    }
+    if request["allocationMode"] == "ExactCount" && request["count"].as_i64().unwrap_or(0) == 0 {
+        request["count"] = 1.into();
+    }
+}
+
+/// An object without labels bears those of its pods.
+fn labels_of_template(object: &mut Value) {
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    let none = object["metadata"].get("labels").is_none_or(|l| l.as_object().is_none_or(serde_json::Map::is_empty));
+    if labels.is_object() && none {
+        object["metadata"]["labels"] = labels;
+    }
+}
+
 fn daemon_set(object: &mut Value) {
+    let counted = &mut object["metadata"]["annotations"];
+    if counted.get(crate::prepare::TEMPLATE_GENERATION).is_none() {
+        counted[crate::prepare::TEMPLATE_GENERATION] = "0".into();
+    }
     let spec = &mut object["spec"];
     fill(spec, &[("revisionHistoryLimit", json!(10)), ("updateStrategy", json!({}))]);
     let strategy = &mut spec["updateStrategy"];
@@ -131,6 +195,18 @@ fn job(object: &mut Value) {
         ("manualSelector", json!(false)),
     ];
     fill(spec, &defaults);
+    failure_policy(spec);
+    labels_of_template(object);
+}
+
+/// A condition of a pod is looked for as true, unless it says otherwise.
+fn failure_policy(spec: &mut Value) {
+    let rules = spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
+        for condition in items(rule, "onPodConditions") {
+            fill(condition, &[("status", json!("True"))]);
+        }
+    }
 }
 
 fn cron_job(object: &mut Value) {
@@ -150,14 +226,13 @@ fn replication_controller(object: &mut Value) {
     if labels.is_object() {
         fill(spec, &[("selector", labels)]);
     }
+    labels_of_template(object);
 }
 
 fn persistent_volume(object: &mut Value) {
     let defaults = [("persistentVolumeReclaimPolicy", json!("Retain")), ("volumeMode", json!("Filesystem"))];
     fill(&mut object["spec"], &defaults);
-    if object["spec"]["hostPath"].is_object() {
-        fill(&mut object["spec"]["hostPath"], &[("type", json!(""))]);
-    }
+    crate::defaults::volume_source(&mut object["spec"]);
     fill(&mut object["status"], &[("phase", json!("Pending"))]);
 }
 

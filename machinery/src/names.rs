@@ -4,6 +4,8 @@
 const LABEL_MAX: usize = 63;
 /// Longest DNS subdomain.
 const SUBDOMAIN_MAX: usize = 253;
+/// Longest name of a port.
+const PORT_NAME_MAX: usize = 15;
 
 fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -24,12 +26,107 @@ fn is_name_part(text: &str) -> bool {
 
 /// What is wrong with a DNS-1123 label, if anything is.
 pub fn dns_label(text: &str) -> Option<String> {
-    if text.len() > LABEL_MAX {
-        return Some(format!("must be no more than {LABEL_MAX} bytes"));
+    label_problems(text).into_iter().next()
+}
+
+/// All that is wrong with a DNS-1123 label.
+pub fn label_problems(text: &str) -> Vec<String> {
+    let mut problems = too_long(text, LABEL_MAX);
+    if !is_dns_label(text) {
+        problems.push(if text.split('.').all(is_dns_label) {
+            "must not contain dots".into()
+        } else {
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with \
+             an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                .into()
+        });
     }
-    (!is_dns_label(text)).then(|| {
-        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an \
-         alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+    problems
+}
+
+/// What is wrong with a DNS-1123 subdomain, if anything is.
+pub fn dns_subdomain(text: &str) -> Option<String> {
+    subdomain_problems(text).into_iter().next()
+}
+
+/// All that is wrong with a DNS-1123 subdomain.
+pub fn subdomain_problems(text: &str) -> Vec<String> {
+    let mut problems = too_long(text, SUBDOMAIN_MAX);
+    if !text.split('.').all(is_dns_label) {
+        problems.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and \
+             end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .into(),
+        );
+    }
+    problems
+}
+
+/// What is wrong with a subdomain whose first label is `*`, if anything is.
+pub fn wildcard_subdomain(text: &str) -> Option<String> {
+    if text.len() > SUBDOMAIN_MAX {
+        return Some(format!("must be no more than {SUBDOMAIN_MAX} characters"));
+    }
+    let good = text.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_dns_label));
+    (!good).then(|| {
+        "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case \
+         alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for \
+         validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            .into()
+    })
+}
+
+fn too_long(text: &str, most: usize) -> Vec<String> {
+    if text.len() > most { vec![format!("must be no more than {most} characters")] } else { Vec::new() }
+}
+
+/// All that is wrong with the name of a port.
+pub fn port_name_problems(text: &str) -> Vec<String> {
+    let mut problems = too_long(text, PORT_NAME_MAX);
+    let mut note = |wrong: bool, why: &str| {
+        if wrong {
+            problems.push(why.to_owned());
+        }
+    };
+    let charset = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    note(
+        text.is_empty() || !text.bytes().all(charset),
+        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+    );
+    note(!text.bytes().any(|b| b.is_ascii_lowercase()), "must contain at least one letter (a-z)");
+    note(text.contains("--"), "must not contain consecutive hyphens");
+    note(text.starts_with('-') || text.ends_with('-'), "must not begin or end with a hyphen");
+    problems
+}
+
+/// All that is wrong with a key of a ConfigMap or Secret.
+pub fn config_key_problems(text: &str) -> Vec<String> {
+    let mut problems = too_long(text, SUBDOMAIN_MAX);
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if text.is_empty() || !text.bytes().all(good) {
+        problems.push(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or \
+             'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                .into(),
+        );
+    }
+    problems.extend(match text {
+        "." => Some("must not be '.'".to_owned()),
+        ".." => Some("must not be '..'".to_owned()),
+        _ if text.starts_with("..") => Some("must not start with '..'".to_owned()),
+        _ => None,
+    });
+    problems
+}
+
+/// What is wrong with an identifier of C, if anything is.
+pub fn c_identifier(text: &str) -> Option<String> {
+    let good = |(i, b): (usize, u8)| b.is_ascii_alphabetic() || b == b'_' || i > 0 && b.is_ascii_digit();
+    (text.is_empty() || !text.bytes().enumerate().all(good)).then(|| {
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' \
+         (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')"
             .into()
     })
 }
@@ -47,19 +144,6 @@ pub fn dns_label_1035(text: &str) -> Option<String> {
     })
 }
 
-/// What is wrong with a DNS-1123 subdomain, if anything is.
-pub fn dns_subdomain(text: &str) -> Option<String> {
-    if text.len() > SUBDOMAIN_MAX {
-        return Some(format!("must be no more than {SUBDOMAIN_MAX} bytes"));
-    }
-    (!text.split('.').all(is_dns_label)).then(|| {
-        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end \
-         with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-         '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-            .into()
-    })
-}
-
 /// What is wrong with a name as a path segment (RBAC kinds), if anything is.
 pub fn path_segment(text: &str) -> Option<String> {
     match text {
@@ -73,53 +157,68 @@ pub fn path_segment(text: &str) -> Option<String> {
 
 /// What is wrong with a qualified name (a label's or annotation's key), if anything is.
 pub fn qualified_name(text: &str) -> Option<String> {
+    qualified_name_problems(text).into_iter().next()
+}
+
+/// All that is wrong with a qualified name.
+pub fn qualified_name_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) if !name.contains('/') => (Some(prefix), name),
         Some(_) => {
-            return Some(
+            return vec![
                 "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                  alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
                  '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. \
                  'example.com/MyName')"
                     .into(),
-            );
+            ];
         }
         None => (None, text),
     };
     match prefix {
-        Some("") => return Some("prefix part must be non-empty".into()),
+        Some("") => problems.push("prefix part must be non-empty".into()),
         Some(prefix) => {
-            if let Some(problem) = dns_subdomain(prefix) {
-                return Some(format!("prefix part {problem}"));
-            }
+            problems.extend(subdomain_problems(prefix).iter().map(|problem| format!("prefix part {problem}")))
         }
         None => {}
     }
     if name.is_empty() {
-        return Some("name part must be non-empty".into());
+        problems.push("name part must be non-empty".into());
+    } else if name.len() > LABEL_MAX {
+        problems.push(format!("name part must be no more than {LABEL_MAX} bytes"));
     }
-    if name.len() > LABEL_MAX {
-        return Some(format!("name part must be no more than {LABEL_MAX} bytes"));
+    if !is_name_part(name) {
+        problems.push(
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
+             character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+             '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+                .into(),
+        );
     }
-    (!is_name_part(name)).then(|| {
-        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
-         character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
-         '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-            .into()
-    })
+    problems
 }
 
 /// What is wrong with a label's value, if anything is.
 pub fn label_value(text: &str) -> Option<String> {
+    label_value_problems(text).into_iter().next()
+}
+
+/// All that is wrong with a label's value.
+pub fn label_value_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
     if text.len() > LABEL_MAX {
-        return Some(format!("must be no more than {LABEL_MAX} bytes"));
+        problems.push(format!("must be no more than {LABEL_MAX} bytes"));
     }
-    (!text.is_empty() && !is_name_part(text)).then(|| {
-        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end \
-         with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
-         '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-            .into()
-    })
+    if !text.is_empty() && !is_name_part(text) {
+        problems.push(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and \
+             end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+             '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+                .into(),
+        );
+    }
+    problems
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("api.core.v1.Event", "reportingComponent"),
     ("api.core.v1.Event", "reportingInstance"),
     ("api.core.v1.EventSeries", "lastObservedTime"),
+    ("api.core.v1.ResourceFieldSelector", "divisor"),
+    ("api.discovery.v1.EndpointSlice", "endpoints"),
     ("api.discovery.v1.EndpointSlice", "ports"),
     ("api.events.v1.Event", "deprecatedFirstTimestamp"),
     ("api.events.v1.Event", "deprecatedLastTimestamp"),
@@ -80,6 +82,7 @@ const POINTERS: &[(&str, &str)] = &[
 
 /// Required fields that are left out when absent all the same.
 const OMITTED: &[(&str, &str)] = &[
+    ("api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec", "validationActions"),
     ("api.admissionregistration.v1.MutatingWebhook", "sideEffects"),
     ("api.admissionregistration.v1.ValidatingWebhook", "sideEffects"),
     ("api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec", "policyName"),
@@ -113,6 +116,37 @@ pub fn fill(definition: &Definition, map: &mut Map<String, Value>) {
         if field.present && !map.contains_key(*name) && !matches!(*name, "apiVersion" | "kind") {
             map.insert((*name).to_owned(), zero(definition.path, name, &field.kind));
         }
+    }
+}
+
+/// Lists and maps that are always there are null when they are empty, as the store has them.
+pub fn settle(definition: &Definition, map: &mut Map<String, Value>) {
+    for (name, value) in map.iter_mut() {
+        let Some(field) = definition.fields.get(name.as_str()) else { continue };
+        let empty = match value {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(inner) => matches!(field.kind, Type::Map(_)) && inner.is_empty(),
+            _ => false,
+        };
+        if empty && field.present {
+            *value = Value::Null;
+        } else {
+            settle_value(&field.kind, value);
+        }
+    }
+}
+
+fn settle_value(kind: &Type, value: &mut Value) {
+    match (kind, value) {
+        (Type::Object(path), Value::Object(map)) => {
+            if let Some(definition) = self::definition(path) {
+                settle(definition, map);
+            }
+        }
+        (Type::List(item), Value::Array(list)) if matches!(**item, Type::Object(_)) => {
+            list.iter_mut().for_each(|value| settle_value(item, value));
+        }
+        _ => {}
     }
 }
 

@@ -98,7 +98,12 @@ impl ResourceDef {
 
     /// Store prefix of all its objects: `/registry/<group or core>/<plural>/`. All versions of a group share it.
     pub fn prefix(&self) -> String {
-        format!("/registry/{}/{}/", if self.group.is_empty() { "core" } else { self.group }, self.plural)
+        let group = match (self.group, self.plural) {
+            // Events of both groups are the same objects.
+            ("", _) | ("events.k8s.io", "events") => "core",
+            (group, _) => group,
+        };
+        format!("/registry/{group}/{}/", self.plural)
     }
 
     /// Store key of one object; `namespace` is ignored for cluster-scoped rows.

@@ -177,12 +177,22 @@ pub static RESOURCES: &[ResourceDef] = &[
         .subresources(&[SCALE, STATUS]),
     row("apps", "v1", "ReplicaSet", "replicasets", "replicaset", Scope::Namespaced)
         .names(&["rs"], &["all"])
-        .subresources(&[SCALE, STATUS])
-        .fields(&["status.replicas"]),
+        .subresources(&[SCALE, STATUS]),
     row("apps", "v1", "StatefulSet", "statefulsets", "statefulset", Scope::Namespaced)
         .names(&["sts"], &["all"])
         .subresources(&[SCALE, STATUS]),
-    row("events.k8s.io", "v1", "Event", "events", "event", Scope::Namespaced).names(&["ev"], &[]),
+    row("events.k8s.io", "v1", "Event", "events", "event", Scope::Namespaced).names(&["ev"], &[]).fields(&[
+        "reason",
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reportingController",
+        "type",
+    ]),
     row("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", Scope::Cluster)
         .verbs(&["create"]),
     row("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "tokenreview", Scope::Cluster).verbs(&["create"]),

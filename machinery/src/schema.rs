@@ -86,6 +86,8 @@ pub struct Field {
     pub required: bool,
     /// Whether it is written even when empty.
     pub present: bool,
+    /// Whether its zero value says something.
+    pub keeps_zero: bool,
     /// How the API says that the list is merged; "" if it does not say.
     pub list_type: &'static str,
     /// Path of its type (or that of its items), if that is taken as anything.
@@ -171,6 +173,8 @@ fn read(table: &'static str) -> Table {
                 field.list_type = list_type;
                 field.any = flags.iter().find_map(|flag| flag.strip_prefix("is=")).unwrap_or_default();
                 field.present = presence::is_present(current, name, &field.kind, field.required);
+                field.keeps_zero =
+                    field.present || crate::protobuf::keeps_zero(current, name, field.kind == Type::String);
                 if let Some(definition) = out.definitions.get_mut(current) {
                     definition.fields.insert(name, field);
                 }
@@ -190,6 +194,7 @@ fn field(kind: &'static str, list: ListStrategy) -> Field {
         atomic: false,
         required: kind.starts_with('!'),
         present: true,
+        keeps_zero: true,
         list_type: "",
         any: "",
     }

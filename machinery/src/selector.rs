@@ -29,23 +29,7 @@ pub struct LabelSelector(pub Vec<(String, LabelOp)>);
 impl LabelSelector {
     /// Parses the form of `labelSelector=`: `a=b,c!=d,e in (f,g),!h,i`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut requirements = Vec::new();
-        let mut rest = text.trim();
-        while !rest.is_empty() {
-            let end = requirement_end(rest);
-            let (part, after) = rest.split_at(end);
-            if part.trim().is_empty() {
-                return Err(
-                    "unable to parse requirement: found ',', expected: !, identifier, or 'end of string'".into()
-                );
-            }
-            requirements.push(requirement(part.trim())?);
-            rest = after.strip_prefix(',').unwrap_or(after).trim_start();
-            if rest.is_empty() && after.starts_with(',') {
-                return Err("unable to parse requirement: found '', expected: identifier after ','".into());
-            }
-        }
-        Ok(Self(requirements))
+        crate::labels::parse(text).map(Self)
     }
 
     /// Reads the object form: `matchLabels` and `matchExpressions`.
@@ -87,79 +71,6 @@ impl LabelSelector {
     }
 }
 
-/// Where the first requirement ends: at a comma outside parentheses.
-fn requirement_end(text: &str) -> usize {
-    let mut inside = false;
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => inside = true,
-            ')' => inside = false,
-            ',' if !inside => return i,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-fn requirement(text: &str) -> Result<(String, LabelOp), String> {
-    if let Some(key) = text.strip_prefix('!') {
-        return Ok((label_key(key)?, LabelOp::DoesNotExist));
-    }
-    for (operator, negated) in [("!=", true), ("==", false), ("=", false)] {
-        if let Some((key, value)) = text.split_once(operator) {
-            let values = vec![label_value(value)?];
-            return Ok((label_key(key)?, if negated { LabelOp::NotIn(values) } else { LabelOp::In(values) }));
-        }
-    }
-    for (operator, greater) in [('>', true), ('<', false)] {
-        if let Some((key, value)) = text.split_once(operator) {
-            let number = value.trim().parse().map_err(|_| {
-                format!(
-                    "values[0][{}]: Invalid value: {:?}: for 'Gt', 'Lt' operators, the value must be an integer",
-                    key.trim(),
-                    value.trim()
-                )
-            })?;
-            return Ok((label_key(key)?, if greater { LabelOp::Greater(number) } else { LabelOp::Less(number) }));
-        }
-    }
-    if let Some((before, list)) = text.split_once('(') {
-        let Some(list) = list.trim_end().strip_suffix(')') else {
-            return Err("unable to parse requirement: found '', expected: ',' or ')'".into());
-        };
-        let words: Vec<&str> = before.split_whitespace().collect();
-        let values = list.split(',').map(label_value).collect::<Result<Vec<_>, _>>()?;
-        return match words[..] {
-            [key, "in"] => Ok((label_key(key)?, LabelOp::In(values))),
-            [key, "notin"] => Ok((label_key(key)?, LabelOp::NotIn(values))),
-            [_, other, ..] => {
-                Err(format!("unable to parse requirement: found '{other}', expected: in, notin, =, ==, !=, gt, lt"))
-            }
-            _ => Err("unable to parse requirement: found '(', expected: identifier".into()),
-        };
-    }
-    if let [_, other, ..] = text.split_whitespace().collect::<Vec<_>>()[..] {
-        return Err(format!("unable to parse requirement: found '{other}', expected: in, notin, =, ==, !=, gt, lt"));
-    }
-    Ok((label_key(text)?, LabelOp::Exists))
-}
-
-fn label_key(key: &str) -> Result<String, String> {
-    let key = key.trim();
-    match crate::names::qualified_name(key) {
-        Some(problem) => Err(format!("unable to parse requirement: <nil>: Invalid value: {key:?}: {problem}")),
-        None => Ok(key.to_owned()),
-    }
-}
-
-fn label_value(value: &str) -> Result<String, String> {
-    let value = value.trim();
-    match crate::names::label_value(value) {
-        Some(problem) => Err(format!("unable to parse requirement: values[0]: Invalid value: {value:?}: {problem}")),
-        None => Ok(value.to_owned()),
-    }
-}
-
 /// A field selector: terms `field=value` or `field!=value`, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector(Vec<(Field, String, bool)>);
@@ -189,6 +100,11 @@ impl FieldSelector {
                 "metadata.namespace" => Field::Namespace,
                 other => match def.selectable_fields.iter().position(|f| *f == other) {
                     Some(index) => Field::Other(index),
+                    None if def.selectable_fields.is_empty() => {
+                        return Err(format!(
+                            "{other:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                        ));
+                    }
                     None => return Err(format!("field label not supported: {other}")),
                 },
             };

@@ -200,6 +200,21 @@ impl Status {
         Self::failure(415, "UnsupportedMediaType", message)
     }
 
+    /// 422 for a JSON patch that does not fit the object.
+    pub fn unfit_patch() -> Self {
+        let mut status =
+            Self::failure(422, "Invalid", "the server rejected our request due to an error in our request");
+        status.details = Some(Box::default());
+        status
+    }
+
+    /// 415 for a patch of a kind that is not known.
+    pub fn unsupported_patch() -> Self {
+        let mut status = Self::failure(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+        status.details = Some(Box::default());
+        status
+    }
+
     /// 413.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::failure(413, "RequestEntityTooLarge", message)
@@ -231,6 +246,18 @@ impl Status {
     /// 504.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::failure(504, "Timeout", message)
+    }
+
+    /// 504: a version that is not there yet.
+    pub fn too_large_version(wanted: i64, current: i64) -> Self {
+        let mut status = Self::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"));
+        let cause = Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        };
+        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() }));
+        status
     }
 
     /// 429.

@@ -92,6 +92,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// How this member stands.
     fn standing(&self) -> Standing;
 
+    /// The current term; asked for with each answer.
+    fn term(&self) -> u64 {
+        self.standing().term
+    }
+
     /// The members ordered by id; asked of the leader if `linearizable`.
     fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>>;
 

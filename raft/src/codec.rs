@@ -159,6 +159,34 @@ pub fn entries(mut bytes: Bytes) -> Result<Vec<Entry>, Error> {
     Ok(found)
 }
 
+/// Encoded commands with their lengths, one after the other.
+pub fn join(commands: &[Bytes]) -> Result<Bytes, Error> {
+    let mut out = BytesMut::with_capacity(commands.iter().map(|command| command.len() + 4).sum());
+    for command in commands {
+        let length = u32::try_from(command.len()).map_err(|_| Error::Malformed("a command is too large".into()))?;
+        out.put_u32_le(length);
+        out.extend_from_slice(command);
+    }
+    Ok(out.freeze())
+}
+
+/// Reads what [`join`] wrote; the parts share the bytes.
+pub fn split(mut bytes: Bytes) -> Result<Vec<Bytes>, Error> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let cut = || Error::Malformed("a list of commands is cut short".into());
+        if bytes.len() < 4 {
+            return Err(cut());
+        }
+        let length = bytes.get_u32_le() as usize;
+        if bytes.len() < length {
+            return Err(cut());
+        }
+        found.push(bytes.split_to(length));
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use keelson_store::{Command, Compare, Op, PutRequest, Txn};
@@ -200,6 +228,17 @@ mod tests {
         let mut entry = Vec::new();
         put_entry(&Entry::new(log_id(2, 9), EntryPayload::Blank), &mut entry).unwrap();
         assert_eq!(entry, [1, 9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn lists_of_commands_come_back() {
+        let commands = [Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"three")];
+        let joined = join(&commands).unwrap();
+        assert_eq!(split(joined.clone()).unwrap(), commands);
+        for cut in 1..joined.len() {
+            let whole = split(joined.slice(..cut)).is_ok_and(|found| commands.starts_with(&found));
+            assert!(split(joined.slice(..cut)).is_err() || whole, "{cut}");
+        }
     }
 
     #[test]

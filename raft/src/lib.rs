@@ -7,7 +7,9 @@
 mod barrier;
 pub mod cluster;
 mod codec;
+mod compare;
 pub mod etcd;
+mod forward;
 pub mod limits;
 mod log;
 mod machine;
@@ -19,6 +21,7 @@ mod peer_tls;
 mod replica;
 mod roll;
 mod service;
+mod suspicion;
 mod types;
 mod wal;
 

@@ -15,7 +15,7 @@ pub const LOG_QUEUE_WRITES: usize = 1024;
 /// Bytes of recent entries kept in memory.
 pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Entries after which a snapshot is taken and the log before it may go.
-pub const SNAPSHOT_ENTRIES: u64 = 20_000;
+pub const SNAPSHOT_ENTRIES: u64 = 50_000;
 /// Entries kept before the last snapshot for followers that lag a little.
 pub const KEPT_ENTRIES: u64 = 2_000;
 /// Commands that one step applies.
@@ -26,6 +26,14 @@ pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
 pub const PROPOSED_BYTES: usize = 64 * 1024 * 1024;
 /// Commands that were proposed here and are not yet answered.
 pub const PROPOSED_COMMANDS: usize = 16 * 1024;
+/// Commands that a follower sends to the leader at once.
+pub const FORWARD_COMMANDS: usize = 512;
+/// Bytes of commands that a follower sends to the leader at once, unless a single one is larger.
+pub const FORWARD_BYTES: usize = 1024 * 1024;
+/// Batches of commands that a follower has sent and that are not yet answered.
+pub const FORWARD_BATCHES: usize = 4;
+/// Commands that wait to be sent to the leader.
+pub const FORWARD_QUEUE_COMMANDS: usize = 4096;
 /// How often the leader tells that it lives.
 pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.
@@ -46,11 +54,21 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 pub const SNAPSHOT_TRANSFER_MILLIS: u64 = 600_000;
 /// How long a request waits for a leader to be elected.
 pub const LEADER_WAIT_MILLIS: u64 = 5_000;
+/// How often a member looks whether Raft has failed.
+pub const FAILURE_LOOK_MILLIS: u64 = 100;
+/// How often members compare their histories.
+pub const COMPARE_MILLIS: u64 = 5_000;
 /// How often expired leases are looked for.
 pub const LEASE_TICK_MILLIS: u64 = 500;
 /// How often learners are looked at for promotion.
 pub const PROMOTION_MILLIS: u64 = 200;
 /// A learner that lags by at most this many entries is promoted.
 pub const PROMOTION_LAG_ENTRIES: u64 = 200;
+/// How often a leader that seems gone is looked for.
+pub const SUSPICION_PROBES: usize = 3;
+/// Longest time of one such look.
+pub const SUSPICION_PROBE_MILLIS: u64 = 100;
+/// How long a member lets another one stand for election first.
+pub const SUSPICION_STAGGER_MILLIS: u64 = 100;
 /// How often a member without a leader asks whether it was removed.
 pub const REMOVAL_LOOK_MILLIS: u64 = 1_000;

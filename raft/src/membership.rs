@@ -203,13 +203,28 @@ impl Replica {
     pub async fn change(&self, change: Change) -> Result<(), ClusterError> {
         // A member that removes itself hears no more of the log.
         let leaves = change == Change::Remove(self.0.id);
+        let is_membership = !matches!(change, Change::Transfer(_));
         let answer = self.0.ask_leader(Ask::Change(change), Bytes::new()).await?;
         let Answer::Changed(changed) = answer else { return Err(odd_answer().into()) };
         let index = changed.map_err(cluster_error)?;
         if !leaves {
             self.0.wait_applied(index).await?;
+            if is_membership {
+                self.wait_known(index).await;
+            }
         }
         Ok(())
+    }
+
+    /// Waits until the members listed here are those of the entry `index`, or later ones.
+    async fn wait_known(&self, index: u64) {
+        let mut metrics = self.0.raft.metrics();
+        let deadline = Instant::now() + CHANGE_WAIT;
+        while metrics.borrow_and_update().membership_config.log_id().as_ref().is_none_or(|known| known.index < index) {
+            if !matches!(tokio::time::timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
     }
 
     /// Refuses peer URLs that another member than `id` has.
@@ -246,7 +261,9 @@ impl Cluster for Replica {
     fn standing(&self) -> Standing {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let errors = metrics.running_state.as_ref().err().map(ToString::to_string).into_iter().collect();
+        let raft = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let store = self.machine().failure().map(|fatal| fatal.to_string());
+        let errors = store.or(raft).into_iter().collect();
         Standing {
             term: metrics.current_term,
             leader: metrics.current_leader.unwrap_or(0),
@@ -256,6 +273,10 @@ impl Cluster for Replica {
                 && !metrics.membership_config.voter_ids().any(|id| id == self.0.id),
             errors,
         }
+    }
+
+    fn term(&self) -> u64 {
+        self.0.raft.metrics().borrow_watched().current_term
     }
 
     fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {

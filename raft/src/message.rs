@@ -37,6 +37,8 @@ pub enum Ask {
     Status,
     /// Who belongs to the cluster.
     Members,
+    /// To the leader: write these commands; they are the frame's body, each with its length.
+    ProposeMany,
 }
 
 /// A change of the membership.
@@ -87,6 +89,9 @@ pub enum Refusal {
     Membership(ClusterError),
 }
 
+/// What became of a command that the leader was asked to write: the entry's index and what applying it answered.
+pub type Proposed = Result<(u64, Result<Applied, KvError>), Refusal>;
+
 /// An answer.
 #[derive(Serialize, Deserialize)]
 pub enum Answer {
@@ -95,7 +100,7 @@ pub enum Answer {
     /// To `Transfer`.
     Transfer(TransferLeaderResponse<TypeConfig>),
     /// To `Propose`: the entry's index and what applying it answered.
-    Proposed(Result<(u64, Result<Applied, KvError>), Refusal>),
+    Proposed(Proposed),
     /// To `ReadIndex`.
     ReadIndex(Result<u64, Refusal>),
     /// To `KeepAlive` and `RemainingTtl`: seconds.
@@ -110,6 +115,8 @@ pub enum Answer {
     Installed(SnapshotResponse<TypeConfig>),
     /// To `Members`.
     Members(Roll),
+    /// To `ProposeMany`: as to `Propose`, for each.
+    ProposedMany(Vec<Proposed>),
 }
 
 /// Who belongs to a cluster, as one of its members knows.

@@ -26,12 +26,14 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Barrier;
+use crate::forward::{Forwarder, NotForwarded};
 use crate::limits::*;
 use crate::log::Log;
 use crate::machine::{Incoming, Machine};
 use crate::message::{Answer, Ask, Change, PeerStatus, Refusal, Roll};
 use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
+use crate::suspicion::Suspicion;
 use crate::types::{Node, Outcome, Proposal, Raft};
 
 /// How a replica is opened.
@@ -142,6 +144,8 @@ pub struct Inner {
     proposed: AtomicUsize,
     stop: CancellationToken,
     tuning: Tuning,
+    pub(crate) suspicion: Suspicion,
+    forwarder: Forwarder,
 }
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
@@ -187,6 +191,7 @@ impl Replica {
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let stop = CancellationToken::new();
+        let (forwarder, forwarded) = Forwarder::new();
         let inner = Arc::new(Inner {
             cluster_id,
             id,
@@ -203,11 +208,15 @@ impl Replica {
             proposed: AtomicUsize::new(0),
             stop: stop.clone(),
             tuning,
+            suspicion: Suspicion::default(),
+            forwarder,
         });
+        tokio::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
         for (listener, secure) in listeners {
             let tls = tls.clone().filter(|_| secure);
             tokio::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
+        tokio::spawn(crate::compare::run(inner.clone()));
         tokio::spawn(lead(inner.clone()));
         tokio::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
@@ -290,21 +299,16 @@ impl Replica {
 
     /// Resolves with the reason when Raft has stopped on an error: the process must then end.
     pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
-        let mut metrics = self.0.raft.metrics();
+        let metrics = self.0.raft.metrics();
         let stop = self.0.stop.clone();
         async move {
             loop {
-                let state = metrics.borrow_and_update().running_state.clone();
+                let state = metrics.borrow_watched().running_state.clone();
                 match state {
                     Err(fatal) if !stop.is_cancelled() => return fatal.to_string(),
                     Err(_) => std::future::pending::<()>().await,
-                    Ok(()) => {}
-                }
-                if metrics.changed().await.is_err() {
-                    if stop.is_cancelled() {
-                        std::future::pending::<()>().await;
-                    }
-                    return "Raft has stopped".into();
+                    // Looked at now and then: the metrics change with every write.
+                    Ok(()) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
                 }
             }
         }
@@ -339,7 +343,7 @@ pub(crate) fn odd_answer() -> KvError {
     KvError::Unavailable("a member gave an answer to another question".into())
 }
 
-fn unavailable(refusal: Refusal) -> KvError {
+pub(crate) fn unavailable(refusal: Refusal) -> KvError {
     match refusal {
         Refusal::Failed(error) => error,
         other => KvError::Unavailable(other.to_string()),
@@ -368,7 +372,7 @@ impl Inner {
         membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
     }
 
-    fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().current_leader
     }
 
@@ -493,7 +497,6 @@ impl Inner {
                 Answer::ReadIndex(Err(Refusal::NotLeader(_)))
                     | Answer::Seconds(Err(Refusal::NotLeader(_)))
                     | Answer::Changed(Err(Refusal::NotLeader(_)))
-                    | Answer::Proposed(Err(Refusal::NotLeader(_)))
             );
             if !not_leader {
                 return Ok(answer);
@@ -502,55 +505,57 @@ impl Inner {
         }
     }
 
-    async fn forward(&self, leader: u64, question: &Ask, body: Bytes) -> Result<Answer, AskError> {
-        let Some((_, member, _)) = self.members().into_iter().find(|(id, ..)| *id == leader) else {
+    pub(crate) async fn forward(&self, leader: u64, question: &Ask, body: Bytes) -> Result<Answer, AskError> {
+        let address = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.nodes().find(|(id, _)| **id == leader).map(|(_, node)| node.peer_address.clone())
+        };
+        let Some(address) = address else {
             return Err(AskError::NotSent(format!("the leader {leader:x} is no member")));
         };
-        self.network.ask(leader, &member.peer_address, question, body).await
+        tokio::select! {
+            answer = self.network.ask(leader, &address, question, body) => answer,
+            () = self.replaced(leader) => {
+                let why = "the leader was replaced before it answered".to_owned();
+                // What changes nothing can be asked of the next one.
+                match question {
+                    Ask::ReadIndex | Ask::KeepAlive(_) | Ask::RemainingTtl(_) => Err(AskError::NotSent(why)),
+                    _ => Err(AskError::Unknown(why)),
+                }
+            }
+        }
+    }
+
+    /// Waits until another member leads: one that is cut off does not answer, and does not break the connection either.
+    async fn replaced(&self, leader: u64) {
+        let mut metrics = self.raft.metrics();
+        while metrics.borrow_and_update().current_leader.is_none_or(|now| now == leader) {
+            if metrics.changed().await.is_err() {
+                // Raft has stopped, which others notice.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Replicates a command, wherever the leader is.
-    async fn propose(&self, command: Command) -> Result<Applied, KvError> {
+    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, KvError> {
         let proposal = Proposal::new(command).map_err(|_| KvError::TooLarge)?;
         let _admitted = self.admit(proposal.encoded.len())?;
         let mut patience = Patience::new(self);
-        while patience.leader().await? == self.id {
-            match self.write_here(proposal.clone()).await {
-                Ok((_, answer)) => return answer,
-                Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
-                Err(refusal) => return Err(unavailable(refusal)),
-            }
-        }
-        match self.ask_leader_to_write(&proposal).await? {
-            (index, Ok(applied)) => {
-                self.wait_applied(index).await?;
-                Ok(applied)
-            }
-            (_, Err(error)) => Err(error),
-        }
-    }
-
-    async fn ask_leader_to_write(&self, proposal: &Proposal) -> Result<(u64, Result<Applied, KvError>), KvError> {
-        let mut patience = Patience::new(self);
         loop {
-            let leader = patience.leader().await?;
-            let written = if leader == self.id {
-                self.write_here(proposal.clone()).await
-            } else {
-                match self.forward(leader, &Ask::Propose, proposal.encoded.clone()).await {
-                    Ok(Answer::Proposed(written)) => written,
-                    Ok(_) => return Err(odd_answer()),
-                    Err(AskError::NotSent(why)) => {
-                        patience.wait(why).await?;
-                        continue;
-                    }
-                    Err(AskError::Unknown(why)) => return Err(KvError::Unavailable(why)),
+            if patience.leader().await? == self.id {
+                match self.write_here(proposal.clone()).await {
+                    Ok((_, answer)) => return answer,
+                    Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
+                    Err(refusal) => return Err(unavailable(refusal)),
                 }
-            };
-            match written {
-                Ok(written) => return Ok(written),
-                Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
-                Err(refusal) => return Err(unavailable(refusal)),
+                continue;
+            }
+            match self.forwarder.write(proposal.encoded.clone()).await {
+                Ok(answer) => return answer,
+                Err(NotForwarded::NotDone(why)) => patience.wait(why).await?,
+                Err(NotForwarded::Unknown(error)) => return Err(error),
             }
         }
     }
@@ -633,14 +638,15 @@ impl<'a> Patience<'a> {
 
 /// Follows whether this member leads; while it does, keeps the time of leases.
 async fn lead(inner: Arc<Inner>) {
-    let mut metrics = inner.raft.metrics();
+    // Not all metrics: those change with every write.
+    let mut metrics = inner.raft.server_metrics();
     let mut tick = tokio::time::interval(Duration::from_millis(LEASE_TICK_MILLIS));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leading = false;
     loop {
         let elected = {
             let metrics = metrics.borrow_and_update();
-            metrics.state == ServerState::Leader && metrics.running_state.is_ok()
+            metrics.state == ServerState::Leader
         };
         if elected && !leading {
             // Leases may have been renewed with the former leader: they run only once all it wrote is here.

@@ -24,10 +24,11 @@ use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::network::answer_frame;
 use crate::peer_tls::PeerTls;
 use crate::replica::Inner;
+use crate::suspicion::connection_ended;
 
 /// Serves peers until `stop`.
 pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls>, stop: CancellationToken) {
-    let service = PeerServer::new(Service(inner))
+    let service = PeerServer::new(Service(inner.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     loop {
@@ -39,11 +40,12 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls
             Ok((stream, _)) => {
                 let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.server.load_full()));
                 let connection = connection(stream, acceptor, service.clone());
+                let inner = inner.clone();
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = connection => {}
+                        () = connection => connection_ended(inner).await,
                     }
                 });
             }
@@ -120,6 +122,7 @@ impl Service {
                 Answer::Transfer(inner.raft.handle_transfer_leader(request).await.map_err(stopped)?)
             }
             Ask::Propose => Answer::Proposed(inner.propose_here(frame.body).await),
+            Ask::ProposeMany => Answer::ProposedMany(inner.propose_many_here(frame.body).await.map_err(malformed)?),
             Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),
             Ask::RemainingTtl(id) => Answer::Seconds(inner.remaining_here(id).await),

@@ -234,3 +234,26 @@ async fn leases_expire_by_the_leaders_clock_alone() {
     assert!(status.remaining_ttl > 40 && status.keys == ["kept"], "{status:?}");
     assert_eq!(follower.lease_keep_alive(short).await, Err(KvError::LeaseNotFound));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_with_another_history_stops() {
+    let (dir, pki) = (tempfile::tempdir().expect("a directory"), ClusterPki::create().expect("keys"));
+    let nodes = cluster(&pki, dir.path(), 3).await;
+    put(&nodes[0].replica, "k", b"right").await.expect("written");
+    let at = nodes.iter().position(|node| !node.replica.status().is_leader).expect("a follower");
+    for node in &nodes {
+        node.replica.barrier().await.expect("a barrier");
+    }
+    // What a damaged disk or a bug would do: a change that no other member has.
+    let machine = nodes[at].replica.machine();
+    let (index, meta) = machine.applied();
+    let rogue = Txn { success: vec![Op::Put(PutRequest::new("k", "wrong"))], ..Txn::default() };
+    let command = Some(Arc::new(keelson_store::Command::Txn(rogue)));
+    machine.apply(&[keelson_store::Entry { index, meta, command }]).expect("applied");
+    put(&nodes[0].replica, "k", b"next").await.expect("written");
+    until(|| machine.failure().is_some(), "the member stops").await;
+    let others = || nodes.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, node)| &node.replica);
+    assert!(others().all(|replica| replica.machine().failure().is_none()), "only that one stops");
+    let told = others().all(|replica| replica.view().settings(b"alarm/").count() == 1);
+    assert!(told, "there is an alarm");
+}

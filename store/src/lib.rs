@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod generation;
 mod hub;
+mod import;
 pub mod kv;
 mod lease;
 pub mod limits;
@@ -26,6 +27,7 @@ mod txn;
 mod view;
 
 pub use error::Fatal;
+pub use import::{Import, Imported};
 pub use kv::*;
 pub use lease::{CHECKPOINT_INTERVAL_MILLIS, Clock, Due, LeaseClock, MonotonicClock};
 pub use local::{LocalKv, choose_lease_id};

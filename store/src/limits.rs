@@ -26,6 +26,8 @@ pub const WATCH_CATCH_UP_REVISIONS: usize = 512;
 pub const MAX_WATCHERS: usize = 200_000;
 /// Revisions that one step of the background compaction handles.
 pub const COMPACT_STEP_REVISIONS: usize = 512;
+/// Bytes of keys and values that an import writes at once.
+pub const IMPORT_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Block cache of RocksDB, shared by its write buffers.
 pub const BLOCK_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Write buffer of one column family.

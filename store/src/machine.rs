@@ -165,6 +165,11 @@ impl StateMachine {
         self.published.load().disk.failure()
     }
 
+    /// Declares this machine damaged for a reason that only its owner can see: nothing is applied any more.
+    pub fn condemn(&self, why: &str) {
+        self.fail(&Fatal::Corrupt(why.to_owned()));
+    }
+
     /// Stops applying and ends all watches.
     pub(crate) fn fail(&self, fatal: &Fatal) {
         tracing::error!(%fatal, "the state machine stops");
@@ -425,7 +430,7 @@ impl Pending {
 }
 
 /// Adds one change to the chain hash.
-fn hash_change(hash: &mut Sha256, key: &[u8], new: Option<&KeyValue>) {
+pub(crate) fn hash_change(hash: &mut Sha256, key: &[u8], new: Option<&KeyValue>) {
     hash.update((key.len() as u64).to_le_bytes());
     hash.update(key);
     match new {

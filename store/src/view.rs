@@ -197,16 +197,18 @@ impl<'a> Collector<'a> {
     /// The answer.
     pub fn finish(mut self) -> RangeResponse {
         if self.sorts() {
-            match self.request.sort {
-                SortTarget::Key => {}
-                SortTarget::Version => self.kvs.sort_by_key(|kv| kv.version),
-                SortTarget::Create => self.kvs.sort_by_key(|kv| kv.create_revision),
-                SortTarget::Mod => self.kvs.sort_by_key(|kv| kv.mod_revision),
-                SortTarget::Value => self.kvs.sort_by(|a, b| a.value.cmp(&b.value)),
-            }
-            if self.request.descend {
-                self.kvs.reverse();
-            }
+            let (sort, descend) = (self.request.sort, self.request.descend);
+            // Stable in both directions: what is equal stays in key order.
+            self.kvs.sort_by(|a, b| {
+                let order = match sort {
+                    SortTarget::Key => a.key.cmp(&b.key),
+                    SortTarget::Version => a.version.cmp(&b.version),
+                    SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                    SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                    SortTarget::Value => a.value.cmp(&b.value),
+                };
+                if descend { order.reverse() } else { order }
+            });
             if self.request.limit > 0 && self.kvs.len() as i64 > self.request.limit {
                 self.kvs.truncate(self.request.limit as usize);
                 self.more = true;

@@ -149,3 +149,23 @@ pub fn terminating(request: &ResourceRequest) -> Status {
     status.message = format!("create not allowed while custom resource definition is terminating: {}", def.qualified());
     status
 }
+
+/// Keeps what an update of the resource or of a subresource may not change.
+pub fn prepare_update(def: &keelson_machinery::resource::ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
+    if subresource == "status" {
+        let (status, managers) = (new.get("status").cloned(), new["metadata"].get("managedFields").cloned());
+        let version = new["apiVersion"].clone();
+        *new = old.clone();
+        new["apiVersion"] = version;
+        for (object, key, value) in [("", "status", status), ("metadata", "managedFields", managers)] {
+            let target = if object.is_empty() { &mut *new } else { &mut new[object] };
+            let Some(map) = target.as_object_mut() else { continue };
+            match value {
+                Some(value) => map.insert(key.to_owned(), value),
+                None => map.remove(key),
+            };
+        }
+    } else if def.has_status {
+        keelson_machinery::prepare::keep(new, old, "status");
+    }
+}

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::update::Tracking;
-use crate::access::Attributes;
 use crate::{ApiServer, options, ownership, strategy};
 
 /// The media type of applied configurations.
@@ -66,16 +65,7 @@ impl ApiServer {
                 map.insert("namespace".into(), request.namespace.as_str().into());
             }
         }
-        let create = Attributes {
-            verb: "create".into(),
-            group: def.group.into(),
-            version: def.version.into(),
-            resource: def.plural.into(),
-            namespace: request.namespace.clone(),
-            name: request.name.clone(),
-            ..Attributes::default()
-        };
-        self.authorize(call.user, &create)?;
+        self.authorize(call.user, &call.attributes("create"))?;
         strategy::conform(request, &mut object)?;
         self.insert(call, object, &mut Vec::new(), Tracking::Done).await
     }

@@ -64,10 +64,11 @@ impl ApiServer {
             };
             self.admit(&mut admission).await?;
             strategy::settle_status(def, &mut candidate);
+            let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
+            // Addresses are given out before anything is validated, as upstream does.
+            let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
             let taken = Status::already_exists(def.group, def.plural, &name);
-            let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
-            let mut extra = services::allocate(self, def, &mut candidate, None)?;
             quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
@@ -99,8 +100,7 @@ impl ApiServer {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let texts: Vec<String> = unknown.chain(duplicates.iter().cloned()).collect();
+        let texts = field_problems(unknown, duplicates);
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {
@@ -117,4 +117,10 @@ impl ApiServer {
             ))),
         }
     }
+}
+
+/// Unknown and duplicate fields in words.
+pub(crate) fn field_problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    unknown.chain(duplicates.iter().cloned()).collect()
 }

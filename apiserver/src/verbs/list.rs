@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::decode::go_json_error;
 use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
@@ -18,7 +19,7 @@ use super::Call;
 use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, status_of};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, body, respond, table};
+use crate::{ApiServer, body, listing, respond, table};
 
 /// Where the next page begins.
 #[derive(Serialize, Deserialize)]
@@ -39,12 +40,8 @@ pub(crate) struct Selectors {
 impl Selectors {
     /// Reads them from the query; a name in the path (a watch of one object) counts as a field selector.
     pub(crate) fn of(request: &ResourceRequest) -> Result<Self, Status> {
-        let labels = LabelSelector::parse(request.query.get("labelSelector").unwrap_or_default()).map_err(|e| {
-            Status::bad_request(
-                format!("unable to parse requirement: {e}")
-                    .replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"),
-            )
-        })?;
+        let labels = LabelSelector::parse(request.query.get("labelSelector").unwrap_or_default())
+            .map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(request.def, request.query.get("fieldSelector").unwrap_or_default())
             .map_err(Status::bad_request)?;
         Ok(Self { labels, fields, name: request.name.clone() })
@@ -134,18 +131,12 @@ impl ApiServer {
 
     async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
         let request = call.request;
+        listing::check(request)?;
         let selectors = Selectors::of(request)?;
         let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
         let range = Objects::range(request.def, &request.namespace);
         let (version, exact) = (request.query.get("resourceVersion"), request.query.get("resourceVersionMatch"));
-        match exact {
-            None | Some("NotOlderThan" | "Exact") => {}
-            Some(other) => {
-                return Err(Status::bad_request(format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
-            }
-        }
+        version.map(listing::version).transpose()?;
         let (revision, after) = match request.query.get("continue") {
             Some(token) => {
                 let token = decode_token(token)?;
@@ -222,6 +213,13 @@ fn cut(
 }
 
 fn decode_token(token: &str) -> Result<Continue, Status> {
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-    bytes.and_then(|b| serde_json::from_slice(&b).ok()).ok_or_else(|| Status::bad_request("continue key is not valid"))
+    let refused = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => at,
+            _ => token.len(),
+        };
+        refused(&format!("illegal base64 data at input byte {at}"))
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| refused(&go_json_error(&bytes, &error)))
 }

@@ -15,7 +15,7 @@ use keelson_machinery::decode::Decoded;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use crate::access::UserInfo;
+use crate::access::{Attributes, UserInfo};
 use crate::negotiate::{self, Accepted, Format};
 use crate::request::ResourceRequest;
 use crate::{body, respond, table};
@@ -83,6 +83,20 @@ impl Call<'_> {
             None => own,
         };
         body::object(self.headers, self.body, (&api_version, kind))
+    }
+
+    /// What the user needs to be allowed for another verb on the same object.
+    pub fn attributes(&self, verb: &str) -> Attributes {
+        let request = self.request;
+        Attributes {
+            verb: verb.into(),
+            group: request.def.group.into(),
+            version: request.def.version.into(),
+            resource: request.def.plural.into(),
+            namespace: request.namespace.clone(),
+            name: request.name.clone(),
+            ..Attributes::default()
+        }
     }
 
     /// 404 for the object that the request names.

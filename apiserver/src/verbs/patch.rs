@@ -4,74 +4,168 @@ use std::sync::Mutex;
 
 use http::Response;
 use keelson_client::Body;
-use keelson_machinery::decode;
-use keelson_machinery::patch;
+use keelson_machinery::patch::Touched;
+use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::{decode, patch, resources, schema, strategic};
+use serde_json::Value;
 
 use super::{Call, apply};
 use crate::{ApiServer, body, options, strategy};
 
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
-
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 /// Custom resources have no strategic merge patch: their schemas do not say how.
 const ACCEPTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
+/// A patch, read.
+pub(crate) struct Given {
+    kind: &'static str,
+    value: Value,
+    /// Keys that came twice.
+    duplicates: Vec<String>,
+}
+
+/// Reads the patch of a request.
+pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
+    let custom = call.request.def.custom;
+    let kind = match body::content_type(call.headers) {
+        JSON => JSON,
+        MERGE => MERGE,
+        STRATEGIC if !custom => STRATEGIC,
+        _ if custom => return Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
+        _ => return Err(Status::unsupported_patch()),
+    };
+    // Of a strategic merge patch the parser's words stand alone.
+    let prefix = if kind == STRATEGIC { "" } else { "error decoding patch: " };
+    let refused = |why: String| Status::bad_request(format!("{prefix}{why}"));
+    let decoded = decode::json(call.body).map_err(refused)?;
+    if kind != JSON && !decoded.value.is_object() {
+        let found = match decoded.value {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        return Err(refused(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")));
+    }
+    Ok(Given { kind, value: decoded.value, duplicates: decoded.duplicates })
+}
+
+impl Given {
+    /// The object with the patch applied.
+    pub(crate) fn apply(&self, def: &ResourceDef, old: &Value) -> Result<Value, Status> {
+        let mut new = old.clone();
+        match self.kind {
+            JSON => patch::json(&mut new, &self.value)?,
+            MERGE => patch::merge(&mut new, &self.value),
+            _ => strategic::apply(schema::of_kind(def.group, def.version, def.kind), &mut new, &self.value)?,
+        }
+        Ok(new)
+    }
+
+    /// The refusal of what a patch made of an object; it shows the object, or the patch if that was merged strategically.
+    pub(crate) fn refusal(&self, def: &ResourceDef, old: &Value, new: &Value, why: &str) -> Status {
+        let shown = if self.kind == STRATEGIC {
+            strategic::go_value(&self.value)
+        } else {
+            let touched = match self.kind {
+                MERGE => Touched::by_merge(old, &self.value),
+                _ => Touched::by_operations(&self.value),
+            };
+            patch::text(schema::of_kind(def.group, def.version, def.kind), new, Some(&touched))
+        };
+        let cause = Cause::invalid("patch", &Value::from(shown), why);
+        Status::invalid("", "", "", vec![cause])
+    }
+}
+
+/// What is wrong with the kind that a patch gave an object.
+fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
+    let text = |key: &str| new[key].as_str().unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version == def.api_version() && kind == def.kind {
+        return None;
+    }
+    let (group, v) = version.split_once('/').unwrap_or(("", version));
+    let Some(other) = resources::find_kind(group, v, kind) else {
+        return Some(strategy::not_registered(version, kind));
+    };
+    let mut copy = new.clone();
+    let conversion = strategy::unknown_conversion(other, def);
+    Some(keelson_machinery::conform::conform(other, &mut copy).err().unwrap_or(conversion))
+}
 
 impl ApiServer {
     /// Patches an object.
     pub(crate) async fn patch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let kind = body::content_type(call.headers);
-        if kind == apply::MEDIA_TYPE {
+        if body::content_type(call.headers) == apply::MEDIA_TYPE {
             return self.apply(call).await;
         }
         options::check(call, "PatchOptions", false)?;
-        let accepted = if call.request.def.custom { ACCEPTED_CUSTOM } else { ACCEPTED };
-        if !accepted.split(", ").any(|accepted| accepted == kind) {
-            return Err(Status::unsupported_media_type(accepted));
-        }
-        let decoded = decode::json(call.body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let given = read(call)?;
         let mut warnings = Vec::new();
-        self.check_fields(call, &[], &decoded.duplicates, &mut warnings)?;
         let strict = call.request.query.get("fieldValidation") == Some("Strict");
         let unknown = Mutex::new(Vec::new());
         let def = call.request.def;
         self.fresh(None).await?;
         let object = self
             .change(call, &mut warnings, |old, revision| {
-                let mut new = old.clone();
-                match kind {
-                    "application/json-patch+json" => patch::json(&mut new, &decoded.value)?,
-                    "application/merge-patch+json" => patch::merge(&mut new, &decoded.value),
-                    _ => patch::strategic(def.kind, &mut new, &decoded.value)?,
+                let mut new = given.apply(def, old)?;
+                let patched = new.clone();
+                let refused = |why: &str| given.refusal(def, old, &patched, why);
+                if let Some(why) = other_kind(def, &patched).filter(|_| !def.custom) {
+                    return Err(refused(&why));
                 }
-                let problem = |why: String| {
-                    let cause = Cause::invalid("patch", &serde_json::Value::from(decoded.value.to_string()), &why);
-                    Status::invalid("", "", "", vec![cause])
-                };
-                let told = strategy::conform_text(call.request, &mut new).map_err(problem)?;
-                if strict && !told.is_empty() {
-                    let list: Vec<String> = told.iter().map(|path| format!("unknown field {path:?}")).collect();
-                    return Err(problem(format!("strict decoding error: {}", list.join(", "))));
+                let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
+                    STRATEGIC => refused(&strategy::unstructured_error(def, &patched).unwrap_or(why)),
+                    _ => refused(&why),
+                })?;
+                let texts = super::create::field_problems(&told, &given.duplicates);
+                if strict && !texts.is_empty() {
+                    return Err(refused(&format!("strict decoding error: {}", texts.join(", "))));
                 }
                 if let Ok(mut unknown) = unknown.lock() {
                     *unknown = told;
                 }
-                if new["kind"] != old["kind"] || new["apiVersion"] != old["apiVersion"] {
-                    return Err(Status::bad_request("a patch may not change kind or apiVersion"));
-                }
-                if new["metadata"]["name"] != old["metadata"]["name"] || !new["metadata"].is_object() {
-                    return Err(Status::bad_request("a patch may not change metadata.name"));
-                }
-                // A resource version in the patch is a precondition; the stored one is in `old`.
-                if new["metadata"]["resourceVersion"].as_str().is_some_and(|v| v != revision.to_string()) {
-                    return Err(Status::modified(def.group, def.plural, &call.request.name));
-                }
+                self.fits(call, &mut new, revision)?;
                 Ok(new)
             })
             .await?;
         if !strict {
-            self.check_fields(call, &unknown.into_inner().unwrap_or_default(), &[], &mut warnings)?;
+            let unknown = unknown.into_inner().unwrap_or_default();
+            self.check_fields(call, &unknown, &given.duplicates, &mut warnings)?;
         }
         call.answer(200, &object, &warnings)
+    }
+
+    /// A patched object is still the one that the request names.
+    fn fits(&self, call: &Call<'_>, new: &mut Value, revision: i64) -> Result<(), Status> {
+        let (request, def) = (call.request, call.request.def);
+        let text = |key: &str| new["metadata"][key].as_str().unwrap_or_default();
+        let (name, namespace, version) = (text("name"), text("namespace"), text("resourceVersion"));
+        if name.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                request.name
+            )));
+        }
+        if name != request.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                request.name
+            )));
+        }
+        if !namespace.is_empty() && namespace != request.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        // A resource version in the patch is a precondition; else it is the stored one.
+        if !version.is_empty() && version != revision.to_string() {
+            return Err(Status::modified(def.group, def.plural, &request.name));
+        }
+        Ok(())
     }
 }

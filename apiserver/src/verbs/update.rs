@@ -2,12 +2,13 @@
 
 use http::Response;
 use keelson_client::Body;
-use keelson_machinery::status::Status;
+use keelson_machinery::rules;
+use keelson_machinery::status::{Cause, Status};
 use serde_json::Value;
 
 use super::Call;
 use crate::access::{Admission, Operation};
-use crate::objects::WriteError;
+use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
 
@@ -35,23 +36,38 @@ impl ApiServer {
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-            return Err(Status::bad_request("name must be provided"));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                call.request.name
+            )));
         }
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        let rules = rules::of(def);
         if version.is_empty() && def.custom {
             return Err(crd::strategy::version_required(call.request));
         }
         self.fresh(None).await?;
+        if rules.create_on_update && call.request.subresource.is_empty() && self.current(call.request)?.is_none() {
+            self.authorize(call.user, &call.attributes("create"))?;
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                metadata.remove("resourceVersion");
+            }
+            return self.insert(call, object, &mut warnings, Tracking::Compare).await;
+        }
         let object = self
             .change(call, &mut warnings, |old, revision| {
-                if !version.is_empty() && version != revision.to_string() {
-                    return Err(Status::modified(def.group, def.plural, &call.request.name));
+                same_uid(call.request, &object, old)?;
+                if version.is_empty() && !rules.unconditional_update {
+                    let why = "must be specified for an update";
+                    let cause = Cause::invalid("metadata.resourceVersion", &Value::from(0), why);
+                    return Err(Status::invalid(def.group, def.plural, &call.request.name, vec![cause]));
                 }
-                if let (Some(asked), Some(uid)) = (object["metadata"]["uid"].as_str(), old["metadata"]["uid"].as_str())
-                    && asked != uid
-                {
-                    let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}");
-                    return Err(Status::conflict(def.group, def.plural, &call.request.name, &why));
+                if !version.is_empty() && version != revision.to_string() {
+                    if version.parse::<u64>().is_err() && !def.custom {
+                        let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                        return Err(Status::unknown(why));
+                    }
+                    return Err(Status::modified(def.group, def.plural, &call.request.name));
                 }
                 Ok(object.clone())
             })
@@ -109,9 +125,13 @@ impl ApiServer {
                 warnings,
             };
             self.admit(&mut admission).await?;
-            strategy::check(request, &new, Some(&old), warnings)?;
             let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
-            let mut extra = services::allocate(self, def, &mut new, Some(&old))?;
+            let mut extra = if request.subresource.is_empty() {
+                services::allocate(self, def, &mut new, Some(&old), dry_run)?
+            } else {
+                Extra::default()
+            };
+            strategy::check(request, &new, Some(&old), warnings)?;
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
@@ -138,6 +158,24 @@ impl ApiServer {
         }
         Err(Status::modified(def.group, def.plural, &request.name))
     }
+}
+
+/// An update that names a uid is meant for that object alone.
+pub(crate) fn same_uid(request: &ResourceRequest, new: &Value, old: &Value) -> Result<(), Status> {
+    let uid = |object: &Value| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let (asked, found) = (uid(new), uid(old));
+    if asked.is_empty() || asked == found {
+        return Ok(());
+    }
+    let def = request.def;
+    let namespace = if request.namespace.is_empty() { String::new() } else { format!("{}/", request.namespace) };
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}/{namespace}{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+         failed: UID in precondition: {asked}, UID in object meta: {found}",
+        rules::storage_prefix(def),
+        request.name
+    );
+    Err(Status::conflict(def.group, def.plural, &request.name, &why))
 }
 
 /// An object that waits for deletion and has lost its last finalizer and grace period goes with this write.

@@ -12,6 +12,7 @@ use http::{Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keelson_client::Body;
+use keelson_machinery::conversion;
 use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
@@ -24,8 +25,8 @@ use super::Call;
 use super::list::Selectors;
 use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse, status_of};
-use crate::request::Query;
-use crate::{ApiServer, body, crd, table};
+use crate::request::{Query, ResourceRequest};
+use crate::{ApiServer, body, listing, table};
 
 /// Pause between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,7 +36,8 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 /// How one watcher wants its events.
 struct Shape {
     def: &'static ResourceDef,
-    custom: Option<crd::Custom>,
+    /// The request, if objects are stored in another version than it asks for.
+    converted: Option<ResourceRequest>,
     selectors: Selectors,
     accepted: Accepted,
     query: Query,
@@ -47,10 +49,12 @@ impl ApiServer {
     /// Serves a watch.
     pub(crate) async fn watch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let request = call.request;
+        listing::check(request)?;
         let query = &request.query;
         let shape = Shape {
             def: request.def,
-            custom: request.custom.clone(),
+            converted: (request.custom.is_some() || conversion::stored_row(request.def).is_some())
+                .then(|| request.clone()),
             selectors: Selectors::of(request)?,
             accepted: call.accepted()?,
             query: query.clone(),
@@ -79,10 +83,8 @@ impl ApiServer {
             }
             view.revision() + 1
         } else {
-            let version: i64 = version.unwrap_or_default().parse().map_err(|_| {
-                Status::bad_request(format!("invalid resourceVersion {:?}", version.unwrap_or_default()))
-            })?;
-            version + 1
+            // What is no number was refused above.
+            version.unwrap_or_default().parse::<i64>().unwrap_or(0) + 1
         };
         let media = shape.accepted.media;
         let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
@@ -215,9 +217,9 @@ fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decode
 impl Shape {
     /// What this watcher sees of a change, if anything.
     fn event(&self, event: &Event) -> Option<Bytes> {
-        let decoded = match &self.custom {
+        let decoded = match &self.converted {
             // Each version has its own form, and its schema may have changed: nothing is shared.
-            Some(custom) => Arc::new(decode(event, |kv| custom.stored(kv).ok())),
+            Some(request) => Arc::new(decode(event, |kv| request.stored(kv).ok())),
             None => decoded(event)?,
         };
         let chosen = |stored: &Option<Stored>| stored.as_ref().is_some_and(|s| self.selectors.matches(&s.head));
@@ -256,7 +258,7 @@ impl Shape {
                 Err(why) => error_event(media, &Status::internal(&why.to_string())),
             };
         }
-        let object = self.custom.as_ref().map_or_else(|| parse(kv), |custom| custom.read(kv));
+        let object = self.converted.as_ref().map_or_else(|| parse(kv), |request| request.value(kv));
         let converted = object.and_then(|mut object| {
             object["metadata"]["resourceVersion"] = revision.to_string().into();
             self.shown(object)

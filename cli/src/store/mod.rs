@@ -3,6 +3,7 @@
 mod compaction;
 mod flags;
 mod identity;
+pub mod snapshot;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 pub use flags::StoreArgs;
+use keelson_raft::etcd::auth::token::TokenKind;
 use keelson_raft::etcd::tls::{TlsFiles, TlsSlot};
 use keelson_raft::etcd::{Front, Options, serve};
 use keelson_raft::{Change, Cluster, Node, PeerTls, Replica, Setup, Tuning, cluster};
@@ -36,7 +38,7 @@ pub async fn run(args: StoreArgs) -> Result<()> {
     let identity = identity::identity(&args, &data, peer_tls.clone()).await?;
     let replica = replica(&args, &data, &identity, peer_tls).await?;
     let (kv, cluster): (Arc<dyn Kv>, Arc<dyn Cluster>) = (Arc::new(replica.clone()), Arc::new(replica.clone()));
-    let front = Front::new(kv.clone(), cluster, options(&args, &data));
+    let front = Front::new(kv.clone(), cluster, options(&args, &data)?);
     let servers = serve_clients(&args, &front, client_tls, &stop).await?;
     tokio::spawn(publish(replica.clone(), args.name.clone(), args.advertise_client_urls.clone()));
     tokio::spawn(compaction::run(kv, retention, stop.clone()));
@@ -143,8 +145,10 @@ async fn publish(replica: Replica, name: String, client_urls: Vec<String>) {
     }
 }
 
-fn options(args: &StoreArgs, data: &DataDir) -> Options {
-    Options {
+fn options(args: &StoreArgs, data: &DataDir) -> Result<Options> {
+    let ttl = Duration::from_secs(args.auth_token_ttl);
+    let tokens = TokenKind::parse(&args.auth_token, ttl, crate::config::duration).map_err(anyhow::Error::msg)?;
+    Ok(Options {
         max_txn_ops: args.max_txn_ops,
         max_request_bytes: args.max_request_bytes,
         quota_bytes: args.quota_backend_bytes,
@@ -152,7 +156,8 @@ fn options(args: &StoreArgs, data: &DataDir) -> Options {
         // One and a half election timeouts, rounded up to seconds.
         min_lease_ttl_seconds: (args.election_timeout * 3).div_ceil(2 * 1000).max(1) as i64,
         spool_dir: data.join("spool"),
-    }
+        tokens,
+    })
 }
 
 /// Host and port of a URL, and whether it is https.

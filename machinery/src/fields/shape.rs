@@ -156,7 +156,8 @@ fn field<'a>(kind: &'a Type, list: Option<&'a ListStrategy>, atomic: bool) -> At
         Type::Int32 | Type::Int64 | Type::Float64 => Atom::Scalar(Scalar::Number),
         Type::Bool => Atom::Scalar(Scalar::Bool),
         Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime => Atom::Scalar(Scalar::Any),
-        Type::Any => Atom::Deduced,
+        // What has no schema is one value.
+        Type::Any => Atom::Scalar(Scalar::Any),
         Type::Object(path) => match schema::definition(path) {
             Some(definition) => {
                 Atom::Map { atomic: atomic || definition.atomic, fields: Fields::Definition(definition) }

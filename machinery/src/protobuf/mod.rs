@@ -12,6 +12,7 @@ mod tests;
 mod wire;
 
 pub use encode::Encoder;
+pub(crate) use presence::keeps_zero;
 
 use serde_json::Value;
 use wire::{BYTES, Raw, Reader, put_bytes, put_key, put_length_before, put_varint, varint_len};

@@ -15,6 +15,11 @@ fn name(member: u64, kind: AlarmType) -> Bytes {
     format!("alarm/{member:016x}/{}", kind.as_str_name()).into()
 }
 
+/// Name of the setting that says that a member's data is damaged.
+pub(crate) fn corrupt_name(member: u64) -> Bytes {
+    name(member, AlarmType::Corrupt)
+}
+
 fn parse(name: &[u8]) -> Option<AlarmMember> {
     let text = std::str::from_utf8(name.strip_prefix(PREFIX)?).ok()?;
     let (member, kind) = text.split_once('/')?;

@@ -14,9 +14,10 @@ use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::auth::Caller;
 use super::error::{Refusal, of_kv};
 use super::limits::STREAM_ANSWERS;
-use super::session::{Session, Waiting, join, queue, wait_turn};
+use super::session::{Session, Waiting, join, queue, queue_is, wait_turn};
 use super::{Front, convert};
 
 /// The service.
@@ -54,7 +55,9 @@ type Leaders = Pin<Box<dyn Stream<Item = Result<pb::LeaderResponse, Status>> + S
 #[tonic::async_trait]
 impl Election for ElectionService {
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
+        queue_is(&caller, &queue(&request.name))?;
         let kv = &self.0.kv;
         let session = Session::open(&self.0, request.lease).await?;
         let key = session.key(&request.name);
@@ -75,15 +78,19 @@ impl Election for ElectionService {
     }
 
     async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         let leader = required(request.leader)?;
+        caller.write(&KeyRange::Key(leader.key.clone()))?;
         let op = put(leader.key.clone(), request.value, leader.lease);
         let revision = self.as_leader(&leader, op).await?;
         Ok(Response::new(pb::ProclaimResponse { header: self.0.header(revision) }))
     }
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Response<pb::LeaderResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let name = request.into_inner().name;
+        caller.read(&queue(&name))?;
         self.0.kv.barrier().await.map_err(of_kv)?;
         let view = self.0.kv.view();
         let kv = leader(&view, &name).ok_or_else(|| Status::unknown("election: no leader"))?;
@@ -94,7 +101,9 @@ impl Election for ElectionService {
     type ObserveStream = Leaders;
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Response<Leaders>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let name = request.into_inner().name;
+        caller.read(&queue(&name))?;
         self.0.kv.barrier().await.map_err(of_kv)?;
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let front = self.0.clone();
@@ -111,7 +120,9 @@ impl Election for ElectionService {
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let leader = required(request.into_inner().leader)?;
+        caller.write(&KeyRange::Key(leader.key.clone()))?;
         let delete = DeleteRequest { range: KeyRange::Key(leader.key.clone()), prev_kv: false };
         let revision = match self.as_leader(&leader, Op::Delete(delete)).await {
             Ok(revision) => revision,

@@ -174,6 +174,17 @@ impl Refusal {
         format!("etcdserver: {}", self.row().1)
     }
 
+    /// The text with its code, as Go's clients write errors.
+    pub fn wire_text(self) -> String {
+        let code = match self.row().0 {
+            Code::PermissionDenied => "PermissionDenied",
+            Code::Unauthenticated => "Unauthenticated",
+            Code::InvalidArgument => "InvalidArgument",
+            _ => "Unknown",
+        };
+        format!("rpc error: code = {code} desc = {}", self.text())
+    }
+
     fn row(self) -> (Code, &'static str) {
         let found = TABLE.iter().find(|(refusal, ..)| *refusal == self);
         found.map_or((Code::Unknown, "unknown error"), |(_, code, text)| (*code, *text))

@@ -78,6 +78,23 @@ async fn metrics(State(front): State<Arc<Front>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&front))
 }
 
+/// What the operating system says of this process; what it does not say is left out.
+fn process() -> String {
+    /// Of Linux on all its machines.
+    const PAGE_BYTES: u64 = 4096;
+    let mut out = String::new();
+    if let Ok(text) = std::fs::read_to_string("/proc/self/statm")
+        && let Some(pages) = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok())
+    {
+        let bytes = pages * PAGE_BYTES;
+        let _ = writeln!(out, "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {bytes}");
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        let _ = writeln!(out, "# TYPE process_open_fds gauge\nprocess_open_fds {}", files.count());
+    }
+    out
+}
+
 /// etcd's names where the meaning is the same, so that its dashboards and alerts work.
 fn exposition(front: &Front) -> String {
     let (standing, status, view) = (front.cluster.standing(), front.kv.status(), front.kv.view());
@@ -106,6 +123,7 @@ fn exposition(front: &Front) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
+    out.push_str(&process());
     let _ = writeln!(out, "# TYPE etcd_server_id gauge\netcd_server_id{{server_id=\"{own:x}\"}} 1");
     out
 }

@@ -12,6 +12,7 @@ use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::auth::Caller;
 use super::error::{Refusal, of_kv};
 use super::limits::{INLINE_RANGE_KEYS, RANGE_STREAM_PART_BYTES, RANGE_STREAM_PART_KEYS, STREAM_ANSWERS};
 use super::{Front, convert};
@@ -72,9 +73,11 @@ type Parts = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> 
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         let serializable = request.serializable;
         let request = convert::range(request)?;
+        caller.read(&request.range)?;
         let view = self.view(serializable).await?;
         let header = self.0.header(view.revision());
         let response = query(view, request).await?;
@@ -84,9 +87,11 @@ impl Kv for KvService {
     type RangeStreamStream = Parts;
 
     async fn range_stream(&self, request: Request<pb::RangeRequest>) -> Result<Response<Parts>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         let serializable = request.serializable;
         let request = convert::range(request)?;
+        caller.read(&request.range)?;
         let view = self.view(serializable).await?;
         let header = self.0.header(view.revision());
         let (parts, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
@@ -95,9 +100,12 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         self.fits(&request)?;
         let put = convert::put(request)?;
+        caller.put(&self.0.kv.view(), &put)?;
+        self.0.quota.check()?;
         let (revision, response) = self.write(Op::Put(put)).await?;
         let OpResponse::Put(previous) = response else { return Err(Status::internal("a put got another answer")) };
         let prev_kv = previous.as_ref().map(|kv| convert::key_value(kv));
@@ -108,7 +116,12 @@ impl Kv for KvService {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let delete = convert::delete(request.into_inner())?;
+        caller.write(&delete.range)?;
+        if delete.prev_kv {
+            caller.read(&delete.range)?;
+        }
         let (revision, response) = self.write(Op::Delete(delete)).await?;
         let OpResponse::Delete(deleted, previous) = response else {
             return Err(Status::internal("a deletion got another answer"));
@@ -117,10 +130,13 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         self.fits(&request)?;
         let serializable = serializable(&request);
         let txn = convert::txn(request, self.0.options.max_txn_ops)?;
+        caller.txn(&self.0.kv.view(), &txn)?;
+        self.0.quota.check_txn(&txn)?;
         let response = if keelson_store::only_reads(&txn) {
             let view = self.view(serializable).await?;
             let run = move || view.read_txn(&txn);
@@ -137,6 +153,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        Caller::of(&self.0, &request)?.known()?;
         let request = request.into_inner();
         self.0.kv.compact(request.revision).await.map_err(of_kv)?;
         if request.physical {

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Front;
+use super::auth::Caller;
 use super::error::of_kv;
 use super::limits::STREAM_ANSWERS;
 
@@ -25,6 +26,8 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        Caller::of(&self.0, &request)?.known()?;
+        self.0.quota.check()?;
         let request = request.into_inner();
         let ttl = request.ttl.max(self.0.options.min_lease_ttl_seconds);
         let id = self.0.kv.lease_grant(request.id, ttl).await.map_err(of_kv)?;
@@ -35,7 +38,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        self.0.kv.lease_revoke(request.into_inner().id).await.map_err(of_kv)?;
+        let caller = Caller::of(&self.0, &request)?;
+        let id = request.into_inner().id;
+        caller.revoke(&self.0.kv.view(), id)?;
+        self.0.kv.lease_revoke(id).await.map_err(of_kv)?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.0.header_now() }))
     }
 
@@ -45,6 +51,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Renewals>, Status> {
+        Caller::of(&self.0, &request)?.known()?;
         let mut requests = request.into_inner();
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let front = self.0.clone();
@@ -64,7 +71,13 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
+        if request.keys {
+            caller.list_lease(&self.0.kv.view(), request.id)?;
+        } else {
+            caller.known()?;
+        }
         let header = self.0.header_now();
         let answer = match self.0.kv.lease_status(request.id).await {
             Ok(lease) => pb::LeaseTimeToLiveResponse {
@@ -85,8 +98,9 @@ impl Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _request: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        Caller::of(&self.0, &request)?.known()?;
         let leases = self.0.kv.leases().into_iter().map(|id| pb::LeaseStatus { id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header_now(), leases }))
     }

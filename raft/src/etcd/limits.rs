@@ -32,5 +32,9 @@ pub const STREAMS_PER_CONNECTION: u32 = 16_384;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections of clients at once.
 pub const MAX_CONNECTIONS: usize = 20_000;
+/// How often the size of the data is compared with its quota.
+pub const QUOTA_LOOK: Duration = Duration::from_millis(500);
+/// How long a token is good, unless configured.
+pub const TOKEN_TTL: Duration = Duration::from_secs(300);
 /// Bytes of a snapshot in one message.
 pub const SNAPSHOT_PART_BYTES: usize = 32 * 1024;

@@ -7,8 +7,9 @@ use pb::lock_server::Lock;
 use tonic::{Request, Response, Status};
 
 use super::Front;
+use super::auth::Caller;
 use super::error::of_kv;
-use super::session::{Session, Waiting, join, leave, queue, wait_turn};
+use super::session::{Session, Waiting, join, leave, queue, queue_is, wait_turn};
 
 /// The service.
 pub struct LockService(pub Arc<Front>);
@@ -16,7 +17,9 @@ pub struct LockService(pub Arc<Front>);
 #[tonic::async_trait]
 impl Lock for LockService {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
+        queue_is(&caller, &queue(&request.name))?;
         let kv = &self.0.kv;
         let session = Session::open(&self.0, request.lease).await?;
         let key = session.key(&request.name);
@@ -33,7 +36,9 @@ impl Lock for LockService {
     }
 
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let key = request.into_inner().key;
+        caller.write(&keelson_store::KeyRange::Key(key.clone()))?;
         let revision = leave(self.0.kv.as_ref(), key).await?;
         Ok(Response::new(pb::UnlockResponse { header: self.0.header(revision) }))
     }

@@ -11,6 +11,7 @@ use pb::downgrade_request::DowngradeAction;
 use pb::maintenance_server::Maintenance;
 use tonic::{Request, Response, Status};
 
+use super::auth::Caller;
 use super::error::{Refusal, of_cluster, of_kv};
 use super::{API_VERSION, Front, alarm, snapshot};
 
@@ -27,8 +28,12 @@ type Parts = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + S
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let request = request.into_inner();
         let action = AlarmAction::try_from(request.action).map_err(|_| Status::invalid_argument("unknown action"))?;
+        if action != AlarmAction::Get {
+            caller.admin()?;
+        }
         let kind = request.alarm();
         let alarms = match action {
             AlarmAction::Get => alarm::list(&self.0, request.member_id, kind),
@@ -70,17 +75,20 @@ impl Maintenance for MaintenanceService {
     /// Space comes back by itself: there is nothing to do.
     async fn defragment(
         &self,
-        _request: Request<pb::DefragmentRequest>,
+        request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let (revision, hash) = self.0.cluster.hash_at(0).map_err(of_kv)?;
         Ok(Response::new(pb::HashResponse { header: self.0.header(revision), hash: short(hash) }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let asked = request.into_inner().revision;
         let view = self.0.kv.view();
         if asked > 0 && asked < view.compact_revision() {
@@ -97,7 +105,8 @@ impl Maintenance for MaintenanceService {
 
     type SnapshotStream = Parts;
 
-    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Response<Parts>, Status> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Parts>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         Ok(Response::new(Box::pin(snapshot::stream(self.0.clone()).await?)))
     }
 
@@ -105,6 +114,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let cluster = &self.0.cluster;
         if cluster.standing().leader != cluster.member_id() {
             return Err(Refusal::NotLeader.into());
@@ -117,6 +127,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let request = request.into_inner();
         match DowngradeAction::try_from(request.action) {
             Ok(DowngradeAction::Validate) => {

@@ -7,6 +7,7 @@ use pb::cluster_server::Cluster;
 use tonic::{Request, Response, Status};
 
 use super::Front;
+use super::auth::Caller;
 use super::error::of_cluster;
 use crate::Member;
 
@@ -41,6 +42,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let request = request.into_inner();
         let added = self.0.cluster.add(request.peer_ur_ls, request.is_learner).await.map_err(of_cluster)?;
         let members = self.members(false).await?;
@@ -51,6 +53,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         self.0.cluster.remove(request.into_inner().id).await.map_err(of_cluster)?;
         let members = self.members(false).await?;
         Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members }))
@@ -60,6 +63,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         let request = request.into_inner();
         self.0.cluster.update(request.id, request.peer_ur_ls).await.map_err(of_cluster)?;
         let members = self.members(false).await?;
@@ -78,6 +82,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        Caller::of(&self.0, &request)?.admin()?;
         self.0.cluster.promote(request.into_inner().id).await.map_err(of_cluster)?;
         let members = self.members(false).await?;
         Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members }))

@@ -18,6 +18,9 @@ pub mod limits;
 pub mod lock;
 pub mod maintenance;
 pub mod members;
+pub mod quota;
+pub mod reflection;
+pub mod restore;
 pub mod serve;
 pub mod session;
 pub mod snapshot;
@@ -37,7 +40,7 @@ use crate::Cluster;
 pub const API_VERSION: &str = "3.7.0";
 
 /// How the API is served.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Most operations in one branch of a transaction.
     pub max_txn_ops: usize,
@@ -51,6 +54,8 @@ pub struct Options {
     pub min_lease_ttl_seconds: i64,
     /// Where snapshots are put together before they are sent.
     pub spool_dir: PathBuf,
+    /// How users' tokens are made.
+    pub tokens: auth::token::TokenKind,
 }
 
 impl Default for Options {
@@ -62,6 +67,7 @@ impl Default for Options {
             progress_interval: limits::PROGRESS_INTERVAL,
             min_lease_ttl_seconds: limits::MIN_LEASE_TTL_SECONDS,
             spool_dir: std::env::temp_dir(),
+            tokens: auth::token::TokenKind::default(),
         }
     }
 }
@@ -75,12 +81,18 @@ pub struct Front {
     /// How to serve.
     pub options: Options,
     progress: watch::ProgressRequests,
+    auth: auth::Cache,
+    quota: quota::Quota,
 }
 
 impl Front {
-    /// A front of a store.
+    /// A front of a store. To be called in a runtime, where it follows the size of the data.
     pub fn new(kv: Arc<dyn Kv>, cluster: Arc<dyn Cluster>, options: Options) -> Arc<Self> {
-        Arc::new(Self { kv, cluster, options, progress: watch::ProgressRequests::default() })
+        let progress = watch::ProgressRequests::default();
+        let (auth, quota) = (auth::Cache::default(), quota::Quota::default());
+        let front = Arc::new(Self { kv, cluster, options, progress, auth, quota });
+        tokio::spawn(quota::follow(Arc::downgrade(&front)));
+        front
     }
 
     /// The header of an answer at `revision`.
@@ -89,7 +101,7 @@ impl Front {
             cluster_id: self.cluster.cluster_id(),
             member_id: self.cluster.member_id(),
             revision,
-            raft_term: self.cluster.standing().term,
+            raft_term: self.cluster.term(),
         })
     }
 

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use keelson_proto::etcd::{etcdserverpb, v3electionpb, v3lockpb};
+use keelson_proto::etcd::{etcdserverpb, reflection as v1, reflection_v1alpha as v1alpha, v3electionpb, v3lockpb};
 use keelson_proto::health;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +20,10 @@ use tower::ServiceExt;
 use super::authority::AuthorityFix;
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{PeerName, TlsSlot};
-use super::{Front, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, watch};
+use super::{
+    Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
+    watch,
+};
 
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -47,6 +50,9 @@ pub fn routes(front: &Arc<Front>) -> Router {
         .add_service(limited!(v3electionpb::election_server::ElectionServer::new(election::ElectionService(
             front.clone()
         ))))
+        .add_service(limited!(etcdserverpb::auth_server::AuthServer::new(auth::AuthService(front.clone()))))
+        .add_service(v1::server_reflection_server::ServerReflectionServer::new(reflection::ReflectionService))
+        .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(reflection::ReflectionService))
         .add_service(health::health_server::HealthServer::new(own_health::HealthService(front.clone())));
     routes.prepare().into_axum_router().merge(own_http::routes(front))
 }

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 
 use super::Front;
+use super::auth::Caller;
 use super::error::of_kv;
 use super::limits::SESSION_TTL_SECONDS;
 
@@ -58,6 +59,13 @@ impl Drop for Session {
 /// The interval of all keys that queue under `name`.
 pub(super) fn queue(name: &[u8]) -> KeyRange {
     KeyRange::prefix([name, b"/"].concat())
+}
+
+/// `Ok` if a caller may queue there.
+pub(super) fn queue_is(caller: &Caller, queue: &KeyRange) -> Result<(), Status> {
+    caller.read(queue)?;
+    caller.write(queue)?;
+    Ok(())
 }
 
 /// A key's place in the queue.

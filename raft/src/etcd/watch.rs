@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::Caller;
 use super::error::of_kv;
 use super::limits::{MESSAGE_OVERHEAD_BYTES, PROGRESS_RETRY, STREAM_ANSWERS, WATCHES_PER_STREAM};
 use super::{Front, convert};
@@ -60,10 +61,12 @@ impl Watch for WatchService {
     type WatchStream = Answers;
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Answers>, Status> {
+        let caller = Caller::of(&self.0, &request)?;
         let requests = request.into_inner();
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let session = Session {
             front: self.0.clone(),
+            caller,
             answers,
             watches: HashMap::new(),
             batches: SelectAll::new(),
@@ -100,6 +103,8 @@ type Tagged = Pin<Box<dyn Stream<Item = (i64, Result<WatchBatch, KvError>)> + Se
 /// A stream of watches.
 struct Session {
     front: Arc<Front>,
+    /// Who opened the stream.
+    caller: Caller,
     answers: Sender<Answer>,
     watches: HashMap<i64, Watched>,
     batches: SelectAll<Tagged>,
@@ -188,6 +193,9 @@ impl Session {
             && start >= end
         {
             return self.tell(refused("mvcc: watcher range is empty".into())).await;
+        }
+        if let Err(refusal) = self.caller.read(&range) {
+            return self.tell(refused(refusal.wire_text())).await;
         }
         let start_revision = create.start_revision;
         let covered = if start_revision > 0 { start_revision - 1 } else { header.map_or(0, |header| header.revision) };

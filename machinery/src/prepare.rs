@@ -1,0 +1,360 @@
+//! What the server itself writes into objects before they are validated, as upstream's `PrepareForCreate` and
+//! `PrepareForUpdate` do: first states, generated selectors, fields that belong to a subresource.
+
+use serde_json::{Map, Value, json};
+
+use crate::qos;
+use crate::resource::ResourceDef;
+use crate::{defaults, presence, schema};
+
+/// Metadata that an update of the status may not change, where the kind says so.
+const STATUS_ONLY_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"];
+
+/// Prepares a new object; its metadata is complete.
+pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
+    // A node comes with the status that its agent saw; so do objects whose status is not a subresource.
+    if def.has_status && def.plural != "nodes" {
+        reset_status(def, object);
+    }
+    match (def.group, def.plural) {
+        ("", "pods") => pod(object),
+        ("", "namespaces") => {
+            let mut finalizers = object["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
+            if !finalizers.iter().any(|f| f == "kubernetes") {
+                finalizers.push("kubernetes".into());
+            }
+            object["spec"]["finalizers"] = finalizers.into();
+        }
+        ("", "persistentvolumes") => {
+            protect(object, "kubernetes.io/pv-protection");
+            object["status"]["lastPhaseTransitionTime"] = now.into();
+        }
+        ("storage.k8s.io", "volumeattributesclasses") => protect(object, "kubernetes.io/vac-protection"),
+        ("", "persistentvolumeclaims") => {
+            protect(object, "kubernetes.io/pvc-protection");
+            data_sources(object);
+        }
+        ("batch", "jobs") => job(object),
+        ("apps", "statefulsets") => without_max_unavailable(object),
+        ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
+        _ => {}
+    }
+}
+
+/// Storage that is in use is not deleted under its users: a finalizer holds it until its controller finds none.
+fn protect(object: &mut Value, finalizer: &str) {
+    let mut list = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !list.iter().any(|f| f == finalizer) {
+        list.push(finalizer.into());
+        object["metadata"]["finalizers"] = list.into();
+    }
+}
+
+/// The annotation that counts changes of a DaemonSet's template.
+pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+/// Gives an object the status of one that nobody has acted on yet.
+fn reset_status(def: &ResourceDef, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+        if let Some(definition) = schema::of_kind(def.group, def.version, def.kind) {
+            presence::fill(definition, map);
+        }
+    }
+    defaults::set(def, object);
+}
+
+fn pod(object: &mut Value) {
+    object["status"]["phase"] = "Pending".into();
+    object["status"]["qosClass"] = qos::class(object).into();
+    if object["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        object["status"]["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+            "lastTransitionTime": null, "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
+    merge_label_keys(object);
+}
+
+/// Pods select those that are like them in the labels that `matchLabelKeys` names: their values go into the selectors.
+fn merge_label_keys(object: &mut Value) {
+    let labels = object["metadata"]["labels"].clone();
+    let Some(affinity) = object.pointer_mut("/spec/affinity") else { return spread(object, &labels) };
+    for field in ["podAffinity", "podAntiAffinity"] {
+        let Some(group) = affinity.get_mut(field) else { continue };
+        if let Some(terms) =
+            group.get_mut("requiredDuringSchedulingIgnoredDuringExecution").and_then(Value::as_array_mut)
+        {
+            terms.iter_mut().for_each(|term| affinity_term(term, &labels));
+        }
+        if let Some(terms) =
+            group.get_mut("preferredDuringSchedulingIgnoredDuringExecution").and_then(Value::as_array_mut)
+        {
+            terms.iter_mut().filter_map(|t| t.get_mut("podAffinityTerm")).for_each(|term| affinity_term(term, &labels));
+        }
+    }
+    spread(object, &labels);
+}
+
+fn affinity_term(term: &mut Value, labels: &Value) {
+    for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        add_requirements(term, field, operator, labels);
+    }
+}
+
+fn spread(object: &mut Value, labels: &Value) {
+    let list = object.pointer_mut("/spec/topologySpreadConstraints").and_then(Value::as_array_mut);
+    for constraint in list.into_iter().flatten() {
+        add_requirements(constraint, "matchLabelKeys", "In", labels);
+    }
+}
+
+fn add_requirements(term: &mut Value, field: &str, operator: &str, labels: &Value) {
+    let keys = term.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    if keys.is_empty() || !term["labelSelector"].is_object() {
+        return;
+    }
+    for key in keys.iter().filter_map(Value::as_str) {
+        let Some(value) = labels.get(key) else { continue };
+        let mut list = term["labelSelector"]["matchExpressions"].as_array().cloned().unwrap_or_default();
+        list.push(json!({"key": key, "operator": operator, "values": [value]}));
+        term["labelSelector"]["matchExpressions"] = list.into();
+    }
+}
+
+/// How many pods of a StatefulSet may be away at once is behind a gate that is closed by default.
+fn without_max_unavailable(object: &mut Value) {
+    if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
+        rolling.remove("maxUnavailable");
+    }
+}
+
+/// A claim's two ways to name its source say the same when the simple one can.
+fn data_sources(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if spec["dataSource"].is_object() && spec["dataSourceRef"].is_null() {
+        spec["dataSourceRef"] = spec["dataSource"].clone();
+    } else if spec["dataSourceRef"].is_object()
+        && spec["dataSource"].is_null()
+        && spec["dataSourceRef"]["namespace"].as_str().unwrap_or_default().is_empty()
+    {
+        let mut source = spec["dataSourceRef"].clone();
+        source.as_object_mut().map(|s| s.remove("namespace"));
+        // Only claims and snapshots can be said the old way; others stay in the new one alone.
+        let group = source["apiGroup"].as_str().unwrap_or_default();
+        let simple = matches!(
+            (group, source["kind"].as_str().unwrap_or_default()),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        );
+        if simple {
+            spec["dataSource"] = source;
+        }
+    }
+}
+
+/// A Job's pods are told from others by labels that name the Job, unless it brings a selector of its own.
+fn job(object: &mut Value) {
+    let (name, uid) = (object["metadata"]["name"].clone(), object["metadata"]["uid"].clone());
+    if object["spec"]["manualSelector"] == true {
+        return;
+    }
+    let own = [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ];
+    let template = &mut object["spec"]["template"]["metadata"]["labels"];
+    if !template.is_object() {
+        *template = json!({});
+    }
+    for (key, value) in own {
+        if template.get(key).is_none() {
+            template[key] = value.clone();
+        }
+    }
+    let generated: Map<String, Value> = own.iter().map(|(k, v)| ((*k).to_owned(), (*v).clone())).collect();
+    let spec = &mut object["spec"];
+    if spec["selector"].is_null() {
+        spec["selector"] = json!({});
+    }
+    if spec["selector"].get("matchLabels").is_none() {
+        spec["selector"]["matchLabels"] = json!({});
+    }
+    if spec["selector"]["matchLabels"].get("batch.kubernetes.io/controller-uid").is_none() {
+        spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] =
+            generated["batch.kubernetes.io/controller-uid"].clone();
+    }
+    // Read again, a Job without labels bears those of its pods.
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    if object["metadata"].get("labels").is_none_or(|l| l.as_object().is_none_or(Map::is_empty)) {
+        object["metadata"]["labels"] = labels;
+    }
+}
+
+/// Keeps what an update of the object or of a subresource may not change.
+pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value, now: &str) {
+    match subresource {
+        "status" | "approval" => status(def, subresource, old, new),
+        "ephemeralcontainers" | "resize" => only_containers(subresource, old, new),
+        "finalize" | "scale" => keep(new, old, "status"),
+        _ if def.has_status => keep(new, old, "status"),
+        _ => {}
+    }
+    match (def.group, def.plural, subresource) {
+        ("", "namespaces", "") => {
+            let finalizers = old["spec"].get("finalizers").cloned();
+            if !new["spec"].is_object() {
+                new["spec"] = json!({});
+            }
+            put(&mut new["spec"], "finalizers", finalizers);
+        }
+        ("", "persistentvolumes", "status") if old["status"]["phase"] != new["status"]["phase"] => {
+            new["status"]["lastPhaseTransitionTime"] = now.into();
+        }
+        ("", "persistentvolumeclaims", "") => data_sources(new),
+        ("apps", "daemonsets", "") => template_generation(old, new),
+        ("apps", "statefulsets", "") => without_max_unavailable(new),
+        ("certificates.k8s.io", ..) => keep(new, old, "spec"),
+        _ => {}
+    }
+}
+
+/// Of a pod only its ephemeral containers, or the amounts of its containers, change.
+fn only_containers(subresource: &str, old: &Value, new: &mut Value) {
+    let (changed, managers) = (new["spec"].clone(), new["metadata"].get("managedFields").cloned());
+    *new = old.clone();
+    put(&mut new["metadata"], "managedFields", managers);
+    if subresource == "ephemeralcontainers" {
+        return keep(&mut new["spec"], &changed, "ephemeralContainers");
+    }
+    for list in ["containers", "initContainers"] {
+        let wanted: Vec<Value> = changed[list].as_array().cloned().unwrap_or_default();
+        for container in new["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(same) = wanted.iter().find(|c| c["name"] == container["name"]) {
+                keep(container, same, "resources");
+                keep(container, same, "resizePolicy");
+            }
+        }
+    }
+}
+
+fn template_generation(old: &Value, new: &mut Value) {
+    let count = |object: &Value| {
+        let text = object["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().unwrap_or_default();
+        text.parse::<i64>().unwrap_or(0)
+    };
+    let changed = old["spec"]["template"] != new["spec"]["template"];
+    let next = count(old) + i64::from(changed);
+    new["metadata"]["annotations"][TEMPLATE_GENERATION] = next.to_string().into();
+}
+
+/// The status alone, with what of the metadata the kind lets go with it.
+fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
+    let strict = matches!(
+        (def.group, def.plural),
+        (
+            "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io" | "apiextensions.k8s.io",
+            _
+        ) | ("resource.k8s.io", _)
+    );
+    for key in keys(old).into_iter().chain(keys(new)) {
+        if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
+            keep(new, old, &key);
+        }
+    }
+    let fixed: &[&str] = match (def.group, def.plural) {
+        _ if strict => STATUS_ONLY_METADATA,
+        ("apps", "deployments") => &["labels"],
+        ("", "pods") => &["ownerReferences", "deletionTimestamp"],
+        _ => &[],
+    };
+    for key in fixed {
+        let value = old["metadata"].get(*key).cloned();
+        put(&mut new["metadata"], key, value);
+    }
+    if def.plural == "pods" && new["status"]["qosClass"].as_str().unwrap_or_default().is_empty() {
+        let class = old["status"].get("qosClass").cloned();
+        put(&mut new["status"], "qosClass", class);
+    }
+    if def.plural == "certificatesigningrequests" {
+        // Approval writes conditions, the signer the certificate.
+        let other = if subresource == "approval" { "certificate" } else { "" };
+        if !other.is_empty() {
+            let value = old["status"].get(other).cloned();
+            put(&mut new["status"], other, value);
+        }
+    }
+}
+
+fn keys(object: &Value) -> Vec<String> {
+    object.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// Sets or removes a field as it is in the old object.
+pub fn keep(new: &mut Value, old: &Value, key: &str) {
+    put(new, key, old.get(key).cloned());
+}
+
+fn put(object: &mut Value, key: &str, value: Option<Value>) {
+    match (object.as_object_mut(), value) {
+        (Some(map), Some(value)) => {
+            map.insert(key.to_owned(), value);
+        }
+        (Some(map), None) => {
+            map.remove(key);
+        }
+        (None, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::find;
+
+    #[test]
+    fn new_objects_get_what_the_server_writes() {
+        let at = "2026-01-01T00:00:00Z";
+        for (group, plural, mut object, path, expected) in [
+            (
+                "",
+                "pods",
+                json!({"metadata": {}, "spec": {"schedulingGates": [{"name": "g"}]}}),
+                "/status/conditions/0/reason",
+                json!("SchedulingGated"),
+            ),
+            ("", "pods", json!({"metadata": {}, "spec": {}}), "/status/qosClass", json!("BestEffort")),
+            ("", "namespaces", json!({"metadata": {}, "spec": {}}), "/spec/finalizers", json!(["kubernetes"])),
+            (
+                "",
+                "persistentvolumes",
+                json!({"metadata": {}, "spec": {}}),
+                "/status/lastPhaseTransitionTime",
+                json!(at),
+            ),
+            (
+                "batch",
+                "jobs",
+                json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {}}}}),
+                "/spec/selector/matchLabels",
+                json!({"batch.kubernetes.io/controller-uid": "u"}),
+            ),
+        ] {
+            create(find(group, "v1", plural).unwrap(), &mut object, at);
+            assert_eq!(object.pointer(path), Some(&expected), "{plural}");
+        }
+    }
+
+    #[test]
+    fn a_status_update_changes_only_the_status() {
+        let def = find("apps", "v1", "deployments").unwrap();
+        let old = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"replicas": 1}, "status": {}});
+        let mut new = json!({"metadata": {"labels": {"a": "c"}, "annotations": {"x": "y"}}, "spec": {"replicas": 2},
+            "status": {"replicas": 1}});
+        update(def, "status", &old, &mut new, "");
+        let expected = json!({"metadata": {"labels": {"a": "b"}, "annotations": {"x": "y"}}, "spec": {"replicas": 1},
+            "status": {"replicas": 1}});
+        assert_eq!(new, expected);
+    }
+}

@@ -1,0 +1,482 @@
+//! Jobs and CronJobs.
+
+use serde_json::{Value, json};
+
+use super::apps::shown_selector;
+use super::check::{Problems, or_empty};
+use super::{has, items, meta, pod, selectors, text};
+use crate::names;
+use crate::selector::LabelSelector;
+use crate::shown;
+
+/// Longest name of a CronJob: eleven characters are added for its Jobs.
+const CRON_JOB_NAME_MAX: usize = 52;
+/// Most completions of an indexed Job with a limit of failed indexes.
+const MAX_FAILED_INDEXES: i64 = 100_000;
+/// Most rules of a policy, and values of a rule.
+const MAX_RULES: usize = 20;
+const MAX_VALUES: usize = 255;
+const INDEXED_ONLY: &str = "requires indexed completion mode";
+
+/// An object of the group, or a change of it.
+pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+    if subresource == "status" {
+        return status(plural, new, p);
+    }
+    match plural {
+        "jobs" => job(new, old, p),
+        "cronjobs" => cron_job(new, old, p),
+        _ => {}
+    }
+}
+
+fn status(plural: &str, new: &Value, p: &mut Problems) {
+    if plural == "jobs" {
+        for field in ["active", "succeeded", "failed", "ready", "terminating"] {
+            p.not_negative(format!("status.{field}"), &new["status"][field]);
+        }
+    }
+}
+
+fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let spec = &new["spec"];
+    if old.is_none() && spec["completionMode"] == "Indexed" {
+        // The longest name of a pod must be a name too.
+        let last = spec["completions"].as_i64().unwrap_or(1).max(1) - 1;
+        host_name(&new["metadata"], last, p);
+    }
+    generated_selector(new, old.is_some(), p);
+    job_spec(spec, "spec", p);
+    if spec["selector"].is_null() {
+        p.required("spec.selector", "");
+    }
+    match_labels(spec, p);
+    if let Some(old) = old {
+        update(spec, &old["spec"], p);
+    }
+}
+
+fn host_name(metadata: &Value, last: i64, p: &mut Problems) {
+    let pod = format!("{}-{last}", text(metadata, "name"));
+    if !names::label_problems(&pod).is_empty() {
+        let why = format!("will not able to create pod with invalid DNS label: {pod}");
+        p.invalid("metadata.name", &metadata["name"], &why);
+    }
+}
+
+fn match_labels(spec: &Value, p: &mut Problems) {
+    let labels = &spec["template"]["metadata"]["labels"];
+    let selector = LabelSelector::from_object(&spec["selector"]);
+    let fits = !spec["selector"].is_null() && selector.is_ok_and(|s| s.matches(|key| labels[key].as_str()));
+    if !fits {
+        p.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`");
+    }
+}
+
+/// A Job that does not bring its own selector has the generated one.
+fn generated_selector(job: &Value, is_update: bool, p: &mut Problems) {
+    let spec = &job["spec"];
+    if spec["manualSelector"] == true || is_update && spec["selector"].is_null() {
+        return;
+    }
+    let (uid, name) = (&job["metadata"]["uid"], &job["metadata"]["name"]);
+    let labels = &spec["template"]["metadata"]["labels"];
+    let wanted = [
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+        ("controller-uid", uid),
+        ("job-name", name),
+    ];
+    for (key, value) in wanted {
+        if labels.get(key).is_none() {
+            let why = format!("must be {:?}", value.as_str().unwrap_or_default());
+            p.required(format!("spec.template.metadata.labels[{key}]"), &why);
+        }
+    }
+    let generated = json!({"batch.kubernetes.io/controller-uid": uid});
+    let legacy = json!({"controller-uid": uid});
+    let own = &spec["selector"]["matchLabels"];
+    if *own != generated && *own != legacy || has(&spec["selector"], "matchExpressions") {
+        p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "`selector` not auto-generated");
+    }
+}
+
+fn job_spec(spec: &Value, path: &str, p: &mut Problems) {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        p.not_negative(format!("{path}.{field}"), &spec[field]);
+    }
+    if spec["selector"].is_object() {
+        selectors::label_selector(&spec["selector"], &format!("{path}.selector"), p);
+    }
+    let indexed = spec["completionMode"] == "Indexed";
+    p.one_of_if_set(format!("{path}.completionMode"), &spec["completionMode"], &["NonIndexed", "Indexed"]);
+    if indexed {
+        indexed_limits(spec, path, p);
+    } else if spec["completionMode"] == "NonIndexed" {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if has(spec, field) {
+                p.invalid(format!("{path}.{field}"), &spec[field], INDEXED_ONLY);
+            }
+        }
+    }
+    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
+        p.required(format!("{path}.backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if has(spec, "managedBy") {
+        domain_path(&spec["managedBy"], &format!("{path}.managedBy"), p);
+    }
+    if has(spec, "podReplacementPolicy") {
+        let field = format!("{path}.podReplacementPolicy");
+        if has(spec, "podFailurePolicy") {
+            p.one_of(field, &spec["podReplacementPolicy"], &["Failed"]);
+        } else {
+            p.one_of(field, &spec["podReplacementPolicy"], &["Failed", "TerminatingOrFailed"]);
+        }
+    }
+    template(spec, path, p);
+    if spec["podFailurePolicy"].is_object() {
+        failure_policy(spec, &format!("{path}.podFailurePolicy"), p);
+    }
+    if spec["successPolicy"].is_object() {
+        success_policy(spec, indexed, &format!("{path}.successPolicy"), p);
+    }
+}
+
+/// A name such as `acme.io/foo`.
+pub fn domain_path(value: &Value, field: &str, p: &mut Problems) {
+    let whole = value.as_str().unwrap_or_default();
+    if whole.is_empty() {
+        return p.required(field, "");
+    }
+    match whole.split_once('/') {
+        Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
+            for problem in names::subdomain_problems(host) {
+                p.invalid(field, &json!(host), &problem);
+            }
+        }
+        _ => p.invalid(field, value, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+}
+
+fn indexed_limits(spec: &Value, path: &str, p: &mut Problems) {
+    let Some(completions) = spec["completions"].as_i64() else {
+        return p.required(format!("{path}.completions"), "when completion mode is Indexed");
+    };
+    if spec["parallelism"].as_i64().is_some_and(|n| n > MAX_FAILED_INDEXES) {
+        let why = format!("must be less than or equal to {MAX_FAILED_INDEXES} when completion mode is Indexed");
+        p.invalid(format!("{path}.parallelism"), &spec["parallelism"], &why);
+    }
+    if spec["maxFailedIndexes"].as_i64().is_some_and(|n| n > completions) {
+        let why = "must be less than or equal to completions";
+        p.invalid(format!("{path}.maxFailedIndexes"), &spec["maxFailedIndexes"], why);
+    }
+    if spec["maxFailedIndexes"].as_i64().is_some_and(|n| n > MAX_FAILED_INDEXES) {
+        let why = format!("must be less than or equal to {MAX_FAILED_INDEXES}");
+        p.invalid(format!("{path}.maxFailedIndexes"), &spec["maxFailedIndexes"], &why);
+    }
+}
+
+fn template(spec: &Value, path: &str, p: &mut Problems) {
+    pod::template(&spec["template"], &format!("{path}.template"), p);
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    let field = format!("{path}.template.spec.restartPolicy");
+    match policy.as_str().unwrap_or_default() {
+        "" | "Always" => p.required(field, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" | "Never" => {
+            if spec["podFailurePolicy"].is_object() && policy != "Never" {
+                let why = "only \"Never\" is supported when podFailurePolicy is specified";
+                p.invalid(field, policy, why);
+            }
+        }
+        _ => p.not_supported(field, policy, &["OnFailure", "Never"]),
+    }
+}
+
+fn failure_policy(spec: &Value, path: &str, p: &mut Problems) {
+    let rules: Vec<&Value> = items(&spec["podFailurePolicy"]["rules"]).collect();
+    if rules.len() > MAX_RULES {
+        p.too_many(format!("{path}.rules"), rules.len(), MAX_RULES);
+    }
+    let pod = &spec["template"]["spec"];
+    let containers: Vec<&str> =
+        items(&pod["containers"]).chain(items(&pod["initContainers"])).map(|c| text(c, "name")).collect();
+    for (index, rule) in rules.iter().enumerate() {
+        let at = format!("{path}.rules[{index}]");
+        let action = text(rule, "action");
+        match action {
+            "" => p.required(format!("{at}.action"), "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
+            "FailIndex" if !has(spec, "backoffLimitPerIndex") => {
+                p.invalid(format!("{at}.action"), &rule["action"], "requires the backoffLimitPerIndex to be set");
+            }
+            _ => p.one_of(format!("{at}.action"), &rule["action"], &["Count", "FailIndex", "FailJob", "Ignore"]),
+        }
+        let (codes, conditions) = (&rule["onExitCodes"], items(&rule["onPodConditions"]).count());
+        if codes.is_object() {
+            exit_codes(codes, &containers, &format!("{at}.onExitCodes"), p);
+        }
+        for (i, condition) in items(&rule["onPodConditions"]).enumerate() {
+            pod_condition(condition, &format!("{at}.onPodConditions[{i}]"), p);
+        }
+        let message = match (codes.is_object(), conditions > 0) {
+            (true, true) => "specifying both OnExitCodes and OnPodConditions is not supported",
+            (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
+            _ => continue,
+        };
+        p.0.push(crate::status::Cause {
+            reason: "FieldValueInvalid".into(),
+            message: format!("Invalid value: {message}"),
+            field: at,
+        });
+    }
+}
+
+fn exit_codes(codes: &Value, containers: &[&str], at: &str, p: &mut Problems) {
+    if has(codes, "containerName") && !containers.contains(&text(codes, "containerName")) {
+        let why = "must be one of the container or initContainer names in the pod template";
+        p.invalid(format!("{at}.containerName"), &codes["containerName"], why);
+    }
+    let operator = text(codes, "operator");
+    match operator {
+        "" => p.required(format!("{at}.operator"), "valid values: [\"In\" \"NotIn\"]"),
+        _ => p.one_of(format!("{at}.operator"), &codes["operator"], &["In", "NotIn"]),
+    }
+    let values: Vec<&Value> = items(&codes["values"]).collect();
+    if values.is_empty() {
+        p.invalid(format!("{at}.values"), &codes["values"], "at least one value is required");
+    } else if values.len() > MAX_VALUES {
+        p.too_many(format!("{at}.values"), values.len(), MAX_VALUES);
+    }
+    let mut before: Option<i64> = None;
+    for (index, value) in values.iter().enumerate() {
+        let number = value.as_i64().unwrap_or(0);
+        if operator == "In" && number == 0 {
+            p.invalid(format!("{at}.values[{index}]"), value, "must not be 0 for the In operator");
+        }
+        if values[..index].contains(value) {
+            p.duplicate(format!("{at}.values[{index}]"), value);
+        } else if before.is_some_and(|b| b > number) {
+            p.invalid(format!("{at}.values"), &codes["values"], "must be ordered");
+        }
+        before = Some(number);
+    }
+}
+
+fn pod_condition(condition: &Value, at: &str, p: &mut Problems) {
+    if text(condition, "type").is_empty() {
+        p.required(format!("{at}.type"), "");
+    } else {
+        p.qualified_name(&format!("{at}.type"), text(condition, "type"));
+    }
+    match text(condition, "status") {
+        "" => p.required(format!("{at}.status"), "valid values: [\"False\" \"True\" \"Unknown\"]"),
+        _ => p.one_of(format!("{at}.status"), &condition["status"], &["False", "True", "Unknown"]),
+    }
+}
+
+fn success_policy(spec: &Value, indexed: bool, path: &str, p: &mut Problems) {
+    let policy = &spec["successPolicy"];
+    if !indexed {
+        p.invalid_shown(path, &shown::compact("SuccessPolicy", policy), INDEXED_ONLY);
+        return;
+    }
+    let rules: Vec<&Value> = items(&policy["rules"]).collect();
+    if rules.is_empty() {
+        p.required(format!("{path}.rules"), "at least one rules must be specified when the successPolicy is specified");
+    }
+    if rules.len() > MAX_RULES {
+        p.too_many(format!("{path}.rules"), rules.len(), MAX_RULES);
+    }
+    let completions = spec["completions"].as_i64().unwrap_or(0);
+    for (index, rule) in rules.iter().enumerate() {
+        let at = format!("{path}.rules[{index}]");
+        let (count, indexes) = (rule["succeededCount"].as_i64(), rule["succeededIndexes"].as_str());
+        if count.is_none() && indexes.is_none() {
+            p.required(&at, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        let mut total = None;
+        if let Some(text) = indexes {
+            match parse_indexes(text, completions) {
+                Ok(found) => total = Some(found),
+                Err(why) => {
+                    let why = format!("error parsing succeededIndexes: {why}");
+                    p.invalid(format!("{at}.succeededIndexes"), &json!(text), &why);
+                    total = Some(0);
+                }
+            }
+        }
+        if let Some(count) = count {
+            let field = format!("{at}.succeededCount");
+            p.not_negative(&field, &json!(count));
+            if count > completions {
+                let why = format!("must be less than or equal to {completions} (the number of specified completions)");
+                p.invalid(&field, &json!(count), &why);
+            }
+            if let Some(total) = total.filter(|total| count > *total) {
+                let why = format!(
+                    "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+                );
+                p.invalid(&field, &json!(count), &why);
+            }
+        }
+    }
+}
+
+/// Counts the indexes of `0-2,5`.
+fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut total, mut previous) = (0, None);
+    let number = |text: &str| {
+        text.parse::<i64>()
+            .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))
+            .and_then(|n| if n >= completions { Err(format!("too large index: {text:?}")) } else { Ok(n) })
+    };
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let limits: Vec<&str> = part.split('-').collect();
+        if limits.len() > 2 {
+            return Err(format!(
+                "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
+        }
+        let first = number(limits[0])?;
+        if previous.is_some_and(|p| p >= first) {
+            return Err(format!("non-increasing order, previous: {}, current: {first}", previous.unwrap_or(0)));
+        }
+        let last = match limits.get(1) {
+            Some(text) => {
+                let last = number(text)?;
+                if last <= first {
+                    return Err(format!("non-increasing order, previous: {first}, current: {last}"));
+                }
+                last
+            }
+            None => first,
+        };
+        total += last - first + 1;
+        previous = Some(last);
+    }
+    Ok(total)
+}
+
+/// What may not change in a Job.
+fn update(spec: &Value, before: &Value, p: &mut Problems) {
+    job_spec_again(spec, before, p);
+    if spec["selector"] != before["selector"] {
+        p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "field is immutable");
+    }
+    // While a Job is suspended and has not begun, where its pods go may change.
+    let scheduling = |spec: &Value| {
+        let mut template = spec["template"].clone();
+        if spec["suspend"] == true || before["suspend"] == true {
+            for key in ["labels", "annotations"] {
+                template["metadata"].as_object_mut().map(|m| m.remove(key));
+            }
+            for key in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                template["spec"].as_object_mut().map(|m| m.remove(key));
+            }
+        }
+        template
+    };
+    if scheduling(spec) != scheduling(before) {
+        let shown = shown::compact("PodTemplateSpec", &spec["template"]);
+        p.invalid_shown("spec.template", &shown, "field is immutable");
+    }
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        if spec[field] != before[field] {
+            let shown = match field {
+                "podFailurePolicy" if spec[field].is_object() => shown::compact("PodFailurePolicy", &spec[field]),
+                "successPolicy" if spec[field].is_object() => shown::compact("SuccessPolicy", &spec[field]),
+                _ => spec[field].to_string(),
+            };
+            p.invalid_shown(format!("spec.{field}"), &shown, "field is immutable");
+        }
+    }
+    if spec["completions"] != before["completions"] {
+        // An indexed Job may grow when its parallelism grows with it.
+        let elastic = spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
+        if spec["completionMode"] != "Indexed" {
+            p.invalid("spec.completions", &spec["completions"], "field is immutable");
+        } else if !elastic {
+            let why = "can only be modified in tandem with spec.parallelism";
+            p.invalid("spec.completions", &spec["completions"], why);
+        }
+    }
+}
+
+/// The rules of the whole spec are checked with the update a second time.
+fn job_spec_again(spec: &Value, _before: &Value, p: &mut Problems) {
+    let mut again = Problems::default();
+    job_spec(spec, "spec", &mut again);
+    if spec["selector"].is_null() {
+        again.required("spec.selector", "");
+    }
+    match_labels(spec, &mut again);
+    p.0.extend(again.0);
+}
+
+fn cron_job(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let spec = &new["spec"];
+    if text(&new["metadata"], "name").len() > CRON_JOB_NAME_MAX {
+        let why = format!("must be no more than {CRON_JOB_NAME_MAX} characters");
+        p.invalid("metadata.name", &new["metadata"]["name"], &why);
+    }
+    let schedule = text(spec, "schedule");
+    if schedule.is_empty() {
+        p.required("spec.schedule", "");
+    } else {
+        let changed = old.is_none_or(|o| o["spec"]["schedule"] != spec["schedule"]);
+        check_schedule(spec, changed, p);
+    }
+    if has(spec, "timeZone") {
+        time_zone(&spec["timeZone"], p);
+    }
+    p.not_negative("spec.startingDeadlineSeconds", &spec["startingDeadlineSeconds"]);
+    match text(spec, "concurrencyPolicy") {
+        "" => p.required("spec.concurrencyPolicy", ""),
+        _ => p.one_of("spec.concurrencyPolicy", &spec["concurrencyPolicy"], &["Allow", "Forbid", "Replace"]),
+    }
+    for field in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        p.not_negative(format!("spec.{field}"), &spec[field]);
+    }
+    let template = &spec["jobTemplate"];
+    meta::labels(&template["metadata"]["labels"], "spec.jobTemplate.labels", p);
+    job_spec(&template["spec"], "spec.jobTemplate.spec", p);
+    if template["spec"]["manualSelector"] == true {
+        p.not_supported("spec.jobTemplate.spec.manualSelector", &json!(true), &["nil", "false"]);
+    }
+}
+
+fn check_schedule(spec: &Value, changed: bool, p: &mut Problems) {
+    let schedule = text(spec, "schedule");
+    if schedule.contains("TZ") {
+        if changed || has(spec, "timeZone") {
+            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            p.invalid("spec.schedule", &spec["schedule"], why);
+        }
+        return;
+    }
+    if let Err(why) = super::cron::check(schedule) {
+        p.invalid("spec.schedule", &spec["schedule"], &why);
+    }
+}
+
+fn time_zone(zone: &Value, p: &mut Problems) {
+    let name = zone.as_str().unwrap_or_default();
+    if name.is_empty() {
+        p.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string");
+    } else if name.eq_ignore_ascii_case("Local") {
+        p.invalid(
+            "spec.timeZone",
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
+    } else if jiff::tz::TimeZone::get(name).is_err() {
+        p.invalid("spec.timeZone", &or_empty(zone), &format!("unknown time zone {name}"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Kinds of the core group that have no file of their own.
+
+use serde_json::{Value, json};
+
+use super::check::{Problems, or_empty};
+use super::{apps, entries, has, items, networking, pod, quota, text};
+use crate::names;
+
+/// Most bytes of the data of a ConfigMap or Secret.
+const MAX_DATA_BYTES: usize = 1 << 20;
+/// Finalizers of namespaces without a domain.
+const NAMESPACE_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+const IMMUTABLE_SET: &str = "field is immutable when `immutable` is set";
+
+/// An object of the group, or a change of it.
+pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+    match plural {
+        "configmaps" => config_map(new, old, p),
+        "secrets" => secret(new, old, p),
+        "namespaces" => namespace(subresource, new, p),
+        "endpoints" => endpoints(new, old, p),
+        "limitranges" => quota::limit_range(new, p),
+        "resourcequotas" => quota::quota(subresource, new, old, p),
+        "podtemplates" => pod::template(&new["template"], "template", p),
+        "replicationcontrollers" if subresource == "status" => {
+            for field in
+                ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+            {
+                p.not_negative(format!("status.{field}"), &new["status"][field]);
+            }
+            apps::at_most_replicas("replicationcontrollers", &new["status"], p);
+        }
+        "replicationcontrollers" => apps::replication_controller(new, p),
+        "events" => super::events::core(new, old, p),
+        _ => {}
+    }
+}
+
+fn keys(map: &Value, field: &str, p: &mut Problems) -> usize {
+    let mut bytes = 0;
+    for (key, value) in entries(map) {
+        for problem in names::config_key_problems(key) {
+            p.invalid(format!("{field}[{key}]"), &json!(key), &problem);
+        }
+        bytes += value.as_str().unwrap_or_default().len();
+    }
+    bytes
+}
+
+fn config_map(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let mut bytes = keys(&new["data"], "data", p);
+    // What is in base64 is a quarter smaller.
+    bytes += keys(&new["binaryData"], "binaryData", p) / 4 * 3;
+    for (key, _) in entries(&new["data"]) {
+        if has(&new["binaryData"], key) {
+            p.invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData");
+        }
+    }
+    if bytes > MAX_DATA_BYTES {
+        p.too_long("[]", MAX_DATA_BYTES);
+    }
+    frozen(new, old, &["data", "binaryData"], p);
+}
+
+/// An object that says it is immutable stays as it is, and says so on.
+fn frozen(new: &Value, old: Option<&Value>, fields: &[&str], p: &mut Problems) {
+    let Some(old) = old.filter(|old| old["immutable"] == true) else { return };
+    if new["immutable"] != true {
+        p.forbidden("immutable", IMMUTABLE_SET);
+    }
+    for field in fields {
+        if new[*field] != old[*field] {
+            p.forbidden(*field, IMMUTABLE_SET);
+        }
+    }
+}
+
+/// Keys that secrets of a type must have.
+const SECRET_KEYS: &[(&str, &[&str])] = &[
+    ("kubernetes.io/dockercfg", &[".dockercfg"]),
+    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
+    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
+    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
+];
+
+fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let kind = text(new, "type");
+    if keys(&new["data"], "data", p) / 4 * 3 > MAX_DATA_BYTES {
+        p.too_long("data", MAX_DATA_BYTES);
+    }
+    let data = &new["data"];
+    if let Some((_, required)) = SECRET_KEYS.iter().find(|(t, _)| *t == kind) {
+        for key in *required {
+            match data.get(*key) {
+                None => p.required(format!("data[{key}]"), ""),
+                Some(value) if key.starts_with(".docker") => docker_config(value, key, p),
+                Some(value) if *key == "ssh-privatekey" && value == "" => p.required(format!("data[{key}]"), ""),
+                Some(_) => {}
+            }
+        }
+    }
+    if kind == "kubernetes.io/basic-auth" && !has(data, "username") && !has(data, "password") {
+        p.required("data[username]", "");
+        p.required("data[password]", "");
+    }
+    let account = "kubernetes.io/service-account.name";
+    if kind == "kubernetes.io/service-account-token" && text(&new["metadata"]["annotations"], account).is_empty() {
+        p.required(format!("metadata.annotations[{account}]"), "");
+    }
+    if let Some(old) = old {
+        p.immutable("type", &new["type"], &old["type"]);
+    }
+    frozen(new, old, &["data"], p);
+}
+
+fn docker_config(value: &Value, key: &str, p: &mut Problems) {
+    use base64::Engine as _;
+    let bytes =
+        base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
+    if let Err(why) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
+        let why = crate::decode::go_json_error(&bytes, &why);
+        p.invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), &why);
+    }
+}
+
+fn namespace(subresource: &str, new: &Value, p: &mut Problems) {
+    if subresource == "status" {
+        let phase = &new["status"]["phase"];
+        if has(&new["metadata"], "deletionTimestamp") {
+            if phase != "Terminating" {
+                p.invalid("status.Phase", phase, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+            }
+        } else if phase != "Active" {
+            p.invalid("status.Phase", phase, "may only be 'Active' if `deletionTimestamp` is empty");
+        }
+        return;
+    }
+    for finalizer in items(&new["spec"]["finalizers"]) {
+        let name = finalizer.as_str().unwrap_or_default();
+        p.qualified_name("spec.finalizers", name);
+        if !name.contains('/') && !NAMESPACE_FINALIZERS.contains(&name) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            p.invalid("spec.finalizers", finalizer, why);
+        }
+    }
+}
+
+fn endpoints(new: &Value, _old: Option<&Value>, p: &mut Problems) {
+    for (index, subset) in items(&new["subsets"]).enumerate() {
+        let at = format!("subsets[{index}]");
+        let count = |field: &str| items(&subset[field]).count();
+        if count("addresses") == 0 && count("notReadyAddresses") == 0 {
+            p.required(&at, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for field in ["addresses", "notReadyAddresses"] {
+            for (i, address) in items(&subset[field]).enumerate() {
+                endpoint_address(address, &format!("{at}.{field}[{i}]"), p);
+            }
+        }
+        let named = count("ports") > 1;
+        for (i, port) in items(&subset["ports"]).enumerate() {
+            let at = format!("{at}.ports[{i}]");
+            let name = text(port, "name");
+            if named && name.is_empty() {
+                p.required(format!("{at}.name"), "");
+            } else if !name.is_empty() {
+                p.label(format!("{at}.name"), &port["name"]);
+            }
+            p.port(format!("{at}.port"), &port["port"]);
+            if text(port, "protocol").is_empty() {
+                p.required(format!("{at}.protocol"), "");
+            } else {
+                p.one_of(format!("{at}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+            }
+            if has(port, "appProtocol") {
+                p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));
+            }
+        }
+    }
+}
+
+fn endpoint_address(address: &Value, at: &str, p: &mut Problems) {
+    let ip = or_empty(&address["ip"]);
+    let field = format!("{at}.ip");
+    let before = p.0.len();
+    networking::ip(&ip, &field, p);
+    if p.0.len() != before {
+        p.invalid(&field, &ip, "must be a valid IP address");
+    }
+    if !text(address, "hostname").is_empty() {
+        p.label(format!("{at}.hostname"), &address["hostname"]);
+    }
+    if has(address, "nodeName") {
+        p.subdomain(format!("{at}.nodeName"), &address["nodeName"]);
+    }
+    networking::not_special(&ip, &field, p);
+}

@@ -1,0 +1,100 @@
+//! Schedules of CronJobs: five fields or a name such as `@hourly`.
+
+/// Names for schedules.
+const NAMED: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+/// Fields with their least and greatest value and the names of their values.
+const FIELDS: &[(i64, i64, &[&str])] = &[
+    (0, 59, &[]),
+    (0, 23, &[]),
+    (1, 31, &[]),
+    (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
+    (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
+];
+
+/// Whether a text is a schedule; else why not.
+pub fn check(schedule: &str) -> Result<(), String> {
+    if schedule.starts_with('@') {
+        let known = NAMED.contains(&schedule) || schedule.starts_with("@every ");
+        return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
+    }
+    let words: Vec<&str> = schedule.split_whitespace().collect();
+    if words.len() != FIELDS.len() {
+        let shown = words.join(" ");
+        return Err(format!("expected exactly {} fields, found {}: [{shown}]", FIELDS.len(), words.len()));
+    }
+    for (word, (least, most, names)) in words.iter().zip(FIELDS) {
+        for part in word.split(',').filter(|part| !part.is_empty()) {
+            range(part, *least, *most, names)?;
+        }
+    }
+    Ok(())
+}
+
+fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String> {
+    let steps: Vec<&str> = text.split('/').collect();
+    let limits: Vec<&str> = steps[0].split('-').collect();
+    let number = |word: &str| {
+        let lower = word.to_ascii_lowercase();
+        if let Some(index) = names.iter().position(|name| *name == lower) {
+            return Ok(index as i64 + least);
+        }
+        let parsed = word
+            .parse::<i64>()
+            .map_err(|_| format!("failed to parse int from {word}: strconv.Atoi: parsing {word:?}: invalid syntax"))?;
+        if parsed < 0 { Err(format!("negative number ({parsed}) not allowed: {word}")) } else { Ok(parsed) }
+    };
+    let (start, mut end) = if matches!(limits[0], "*" | "?") {
+        (least, most)
+    } else {
+        let start = number(limits[0])?;
+        let end = match limits[..] {
+            [_] => start,
+            [_, end] => number(end)?,
+            _ => return Err(format!("too many hyphens: {text}")),
+        };
+        (start, end)
+    };
+    match steps[..] {
+        [_] => {}
+        [_, step] => {
+            if number(step)? == 0 {
+                return Err(format!("step of range should be a positive number: {text}"));
+            }
+            // `N/step` is from N to the end.
+            if limits.len() == 1 && !matches!(limits[0], "*" | "?") {
+                end = most;
+            }
+        }
+        _ => return Err(format!("too many slashes: {text}")),
+    }
+    if start < least {
+        return Err(format!("beginning of range ({start}) below minimum ({least}): {text}"));
+    }
+    if end > most {
+        return Err(format!("end of range ({end}) above maximum ({most}): {text}"));
+    }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {text}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    #[test]
+    fn schedules() {
+        for good in ["* * * * *", "*/5 1-3 1,15 jan mon-fri", "@hourly", "0 0 31 12 0", "5/10 * * * ?"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("every tuesday", "expected exactly 5 fields, found 2: [every tuesday]"),
+            ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
+            ("@often", "unrecognized descriptor: @often"),
+        ] {
+            assert_eq!(check(bad).unwrap_err(), why);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Flow schemas and priority levels.
+
+use serde_json::{Value, json};
+
+use super::check::{Problems, or_empty};
+use super::{has, items, text};
+use crate::names::path_segment;
+use crate::shown;
+
+/// Highest precedence of a flow schema.
+const MAX_PRECEDENCE: i64 = 10_000;
+/// Most queues of a level.
+const MAX_QUEUES: i64 = 10_000_000;
+
+/// An object of the group.
+pub fn validate(plural: &str, subresource: &str, new: &Value, p: &mut Problems) {
+    if subresource == "status" {
+        return;
+    }
+    match plural {
+        "flowschemas" => schema(new, p),
+        "prioritylevelconfigurations" => level(new, p),
+        _ => {}
+    }
+}
+
+fn schema(new: &Value, p: &mut Problems) {
+    let (spec, name) = (&new["spec"], text(&new["metadata"], "name"));
+    let precedence = spec["matchingPrecedence"].as_i64().unwrap_or(0);
+    let shown = json!(precedence);
+    if precedence <= 0 {
+        p.invalid("spec.matchingPrecedence", &shown, "must be a positive value");
+    }
+    if precedence > MAX_PRECEDENCE {
+        p.invalid("spec.matchingPrecedence", &shown, &format!("must not be greater than {MAX_PRECEDENCE}"));
+    }
+    if precedence == 1 && name != "exempt" {
+        let why = "only the schema named 'exempt' may have matchingPrecedence 1";
+        p.invalid("spec.matchingPrecedence", &shown, why);
+    }
+    let method = &spec["distinguisherMethod"];
+    if method.is_object() && !matches!(text(method, "type"), "ByNamespace" | "ByUser") {
+        let shown = shown::compact("FlowDistinguisherMethod", method);
+        p.not_supported_shown("spec.distinguisherMethod.type", &shown, &["ByNamespace", "ByUser"]);
+    }
+    let level = text(&spec["priorityLevelConfiguration"], "name");
+    if level.is_empty() {
+        p.required("spec.priorityLevelConfiguration.name", "must reference a priority level");
+    } else {
+        let problem = crate::names::dns_subdomain(level);
+        p.named("spec.priorityLevelConfiguration.name", &spec["priorityLevelConfiguration"]["name"], problem);
+    }
+    for (index, rule) in items(&spec["rules"]).enumerate() {
+        self::rule(rule, &format!("spec.rules[{index}]"), p);
+    }
+}
+
+fn rule(rule: &Value, at: &str, p: &mut Problems) {
+    if items(&rule["subjects"]).next().is_none() {
+        p.required(format!("{at}.subjects"), "subjects must contain at least one value");
+    }
+    for (index, subject) in items(&rule["subjects"]).enumerate() {
+        self::subject(subject, &format!("{at}.subjects[{index}]"), p);
+    }
+    if items(&rule["resourceRules"]).next().is_none() && items(&rule["nonResourceRules"]).next().is_none() {
+        p.required(at, "at least one of resourceRules and nonResourceRules has to be non-empty");
+    }
+    for (index, resource) in items(&rule["resourceRules"]).enumerate() {
+        resource_rule(resource, &format!("{at}.resourceRules[{index}]"), p);
+    }
+    for (index, path) in items(&rule["nonResourceRules"]).enumerate() {
+        let at = format!("{at}.nonResourceRules[{index}]");
+        verbs(path, &at, p);
+        let urls: Vec<&Value> = items(&path["nonResourceURLs"]).collect();
+        if urls.is_empty() {
+            p.required(format!("{at}.nonResourceURLs"), "nonResourceURLs must contain at least one value");
+        } else if urls.iter().any(|u| **u == "*") {
+            if urls.len() > 1 {
+                let why = "if '*' is present, must not specify other non-resource URLs";
+                p.invalid(format!("{at}.nonResourceURLs"), &path["nonResourceURLs"], why);
+            }
+        } else {
+            for (i, url) in urls.iter().enumerate() {
+                if !url.as_str().unwrap_or_default().starts_with('/') {
+                    p.invalid(format!("{at}.nonResourceURLs[{i}]"), url, "must start with '/'");
+                }
+            }
+        }
+    }
+}
+
+fn verbs(rule: &Value, at: &str, p: &mut Problems) {
+    const KNOWN: &[&str] =
+        &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+    let list: Vec<&Value> = items(&rule["verbs"]).collect();
+    if list.is_empty() {
+        p.required(format!("{at}.verbs"), "verbs must contain at least one value");
+    } else if list.iter().any(|v| **v == "*") {
+        if list.len() > 1 {
+            let why = "if '*' is present, must not specify other verbs";
+            p.invalid(format!("{at}.verbs"), &rule["verbs"], why);
+        }
+    } else if at.contains("nonResourceRules") {
+        for verb in list {
+            p.one_of(format!("{at}.verbs"), verb, &["delete", "get", "head", "options", "patch", "post", "put"]);
+        }
+    } else {
+        let unknown = list.iter().any(|v| !KNOWN.contains(&v.as_str().unwrap_or_default()));
+        if unknown {
+            let mut sorted: Vec<Value> = list.iter().map(|v| (*v).clone()).collect();
+            sorted.sort_by_key(ToString::to_string);
+            p.not_supported(format!("{at}.verbs"), &json!(sorted), KNOWN);
+        }
+    }
+}
+
+fn resource_rule(rule: &Value, at: &str, p: &mut Problems) {
+    verbs(rule, at, p);
+    for (field, missing, what) in [
+        ("apiGroups", "resource rules must supply at least one api group", "api groups"),
+        ("resources", "resource rules must supply at least one resource", "resources"),
+    ] {
+        let list: Vec<&Value> = items(&rule[field]).collect();
+        if list.is_empty() {
+            p.required(format!("{at}.{field}"), missing);
+        } else if list.len() > 1 && list.iter().any(|v| **v == "*") {
+            let why = format!("if '*' is present, must not specify other {what}");
+            p.invalid(format!("{at}.{field}"), &rule[field], &why);
+        }
+    }
+    let namespaces: Vec<&Value> = items(&rule["namespaces"]).collect();
+    if namespaces.is_empty() && rule["clusterScope"] != true {
+        let why = "resource rules that are not cluster scoped must supply at least one namespace";
+        p.required(format!("{at}.namespaces"), why);
+    } else if namespaces.iter().any(|n| **n == "*") {
+        if namespaces.len() > 1 {
+            let why = "if '*' is present, must not specify other namespaces";
+            p.invalid(format!("{at}.namespaces"), &rule["namespaces"], why);
+        }
+    } else {
+        for (i, namespace) in namespaces.iter().enumerate() {
+            p.label(format!("{at}.namespaces[{i}]"), namespace);
+        }
+    }
+}
+
+fn subject(subject: &Value, at: &str, p: &mut Problems) {
+    let kinds = [("Group", "group"), ("ServiceAccount", "serviceAccount"), ("User", "user")];
+    let kind = text(subject, "kind");
+    let Some((_, own)) = kinds.iter().find(|(k, _)| *k == kind) else {
+        return p.not_supported(
+            format!("{at}.kind"),
+            &or_empty(&subject["kind"]),
+            &["Group", "ServiceAccount", "User"],
+        );
+    };
+    for (other, field) in kinds.iter().filter(|(_, field)| field != own && has(subject, field)) {
+        let _ = other;
+        let what = if *field == "serviceAccount" { "service account" } else { field };
+        p.forbidden(
+            format!("{at}.{field}"),
+            &format!(
+                "{field} is forbidden when subject kind is not '{}'",
+                kinds.iter().find(|(_, f)| f == field).map_or(what, |(k, _)| k)
+            ),
+        );
+    }
+    let inner = &subject[*own];
+    if !inner.is_object() {
+        return p.required(format!("{at}.{own}"), &format!("{own} is required when subject kind is '{kind}'"));
+    }
+    let at = format!("{at}.{own}");
+    if *own == "serviceAccount" {
+        match text(inner, "name") {
+            "" => p.required(format!("{at}.name"), ""),
+            "*" => {}
+            name => p.named(format!("{at}.name"), &inner["name"], crate::names::dns_subdomain(name)),
+        }
+        if text(inner, "namespace").is_empty() {
+            p.required(format!("{at}.namespace"), "must specify namespace for service account");
+        } else {
+            p.label(format!("{at}.namespace"), &inner["namespace"]);
+        }
+    } else if text(inner, "name").is_empty() {
+        p.required(format!("{at}.name"), "");
+    } else {
+        let _ = path_segment(text(inner, "name"));
+    }
+}
+
+fn level(new: &Value, p: &mut Problems) {
+    let (spec, name) = (&new["spec"], text(&new["metadata"], "name"));
+    let kind = text(spec, "type");
+    if (name == "exempt") != (kind == "Exempt") && matches!(kind, "Exempt" | "Limited") {
+        let why = "must be 'Exempt' if and only if `name` is 'exempt'";
+        p.invalid("spec.type", &spec["type"], why);
+    }
+    match kind {
+        "Exempt" => {
+            if has(spec, "limited") {
+                p.forbidden("spec.limited", "must be nil if the type is not Limited");
+            }
+            shares(&spec["exempt"], "spec.exempt", p);
+        }
+        "Limited" => {
+            if has(spec, "exempt") {
+                p.forbidden("spec.exempt", "must be nil if the type is Limited");
+            }
+            if has(spec, "limited") {
+                limited(&spec["limited"], p);
+            } else {
+                p.required("spec.limited", "must not be empty when type is Limited");
+            }
+        }
+        _ => p.not_supported("spec.type", &or_empty(&spec["type"]), &["Exempt", "Limited"]),
+    }
+}
+
+fn shares(part: &Value, at: &str, p: &mut Problems) {
+    let own = &part["nominalConcurrencyShares"];
+    if own.as_i64().is_some_and(|n| n < 0) {
+        p.invalid(format!("{at}.nominalConcurrencyShares"), own, "must be a non-negative integer");
+    }
+    let lent = &part["lendablePercent"];
+    if lent.as_i64().is_some_and(|n| !(0..=100).contains(&n)) {
+        p.invalid(format!("{at}.lendablePercent"), lent, "must be between 0 and 100, inclusive");
+    }
+}
+
+fn limited(limited: &Value, p: &mut Problems) {
+    let at = "spec.limited";
+    shares(limited, at, p);
+    let borrowed = &limited["borrowingLimitPercent"];
+    if borrowed.as_i64().is_some_and(|n| n < 0) {
+        p.invalid(format!("{at}.borrowingLimitPercent"), borrowed, "if specified, must be a non-negative integer");
+    }
+    let (response, at) = (&limited["limitResponse"], format!("{at}.limitResponse"));
+    let queuing = &response["queuing"];
+    match text(response, "type") {
+        "Reject" if !queuing.is_null() => {
+            let why = "must be nil if limited.limitResponse.type is not Limited";
+            p.forbidden(format!("{at}.queuing"), why);
+        }
+        "Reject" => {}
+        "Queue" if queuing.is_null() => {
+            p.required(format!("{at}.queuing"), "must not be empty if limited.limitResponse.type is Limited");
+        }
+        "Queue" => queues(queuing, &format!("{at}.queuing"), p),
+        _ => p.not_supported(format!("{at}.type"), &or_empty(&response["type"]), &["Queue", "Reject"]),
+    }
+}
+
+fn queues(queuing: &Value, at: &str, p: &mut Problems) {
+    let number = |key: &str| queuing[key].as_i64().unwrap_or(0);
+    for key in ["queueLengthLimit", "queues", "handSize"] {
+        if number(key) <= 0 {
+            p.invalid(format!("{at}.{key}"), &json!(number(key)), "must be positive");
+        }
+    }
+    if number("queues") > MAX_QUEUES {
+        let why = format!("must not be greater than {MAX_QUEUES}");
+        p.invalid(format!("{at}.queues"), &queuing["queues"], &why);
+    }
+    if number("handSize") > number("queues") {
+        let why = format!("should not be greater than queues ({})", number("queues"));
+        p.invalid(format!("{at}.handSize"), &queuing["handSize"], &why);
+    }
+}

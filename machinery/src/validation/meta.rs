@@ -1,0 +1,174 @@
+//! Metadata of every kind: names, labels, annotations, owners, finalizers, and what an update may not change.
+
+use serde_json::{Value, json};
+
+use super::check::Problems;
+use super::{entries, has, items, text};
+use crate::names;
+use crate::resource::ResourceDef;
+
+/// All annotations together, bytes.
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// Finalizers without a domain that there are.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+/// What is wrong with the metadata.
+pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let metadata = &new["metadata"];
+    if old.is_none() {
+        let prefix = &metadata["generateName"];
+        if let Some(given) = prefix.as_str().filter(|g| !g.is_empty()) {
+            // A prefix may end with a dash, which the generated characters follow.
+            let shown = given.strip_suffix('-').map_or(given.to_owned(), |cut| format!("{cut}a"));
+            for problem in name_problems(def, &shown) {
+                p.invalid("metadata.generateName", prefix, &problem);
+            }
+        }
+        for problem in name_problems(def, text(metadata, "name")) {
+            p.invalid("metadata.name", &metadata["name"], &problem);
+        }
+    }
+    labels(&metadata["labels"], "metadata.labels", p);
+    annotations(&metadata["annotations"], "metadata.annotations", p);
+    owners(&metadata["ownerReferences"], p);
+    finalizers(&metadata["finalizers"], p);
+    if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
+        p.not_negative("metadata.generation", &metadata["generation"]);
+    }
+    if let Some(old) = old {
+        let rounds = if def.custom { 1 } else { 2 };
+        for _ in 0..rounds {
+            update(metadata, &old["metadata"], p);
+        }
+    }
+}
+
+/// What an update may not change; told by the generic rules and by those of the kind.
+fn update(new: &Value, old: &Value, p: &mut Problems) {
+    for field in ["name", "namespace", "uid"] {
+        p.immutable(format!("metadata.{field}"), &new[field], &old[field]);
+    }
+    if new["deletionGracePeriodSeconds"] != old["deletionGracePeriodSeconds"] {
+        let field = "metadata.deletionGracePeriodSeconds";
+        p.immutable(field, &new["deletionGracePeriodSeconds"], &old["deletionGracePeriodSeconds"]);
+    }
+    if has(old, "deletionTimestamp") {
+        let before: Vec<&str> = items(&old["finalizers"]).filter_map(Value::as_str).collect();
+        let mut added: Vec<&str> =
+            items(&new["finalizers"]).filter_map(Value::as_str).filter(|f| !before.contains(f)).collect();
+        added.sort_unstable();
+        if !added.is_empty() {
+            let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                list.join(", ")
+            );
+            p.forbidden("metadata.finalizers", &why);
+        }
+    }
+}
+
+/// What is wrong with an object's name.
+pub fn name_problems(def: &ResourceDef, name: &str) -> Vec<String> {
+    match (def.group, def.plural) {
+        ("rbac.authorization.k8s.io", _) => names::path_segment(name).into_iter().collect(),
+        ("", "namespaces") => names::label_problems(name),
+        ("", "services") => names::label_problems(name),
+        ("networking.k8s.io", "ipaddresses") | ("", "events") | ("events.k8s.io", _) => Vec::new(),
+        ("apiregistration.k8s.io", _) => names::path_segment(name).into_iter().collect(),
+        ("flowcontrol.apiserver.k8s.io" | "certificates.k8s.io", _) => names::subdomain_problems(name),
+        _ => names::subdomain_problems(name),
+    }
+}
+
+/// Labels: qualified names and values.
+pub fn labels(map: &Value, field: &str, p: &mut Problems) {
+    for (key, value) in entries(map) {
+        p.qualified_name(field, key);
+        for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
+            p.invalid(field, value, &problem);
+        }
+    }
+}
+
+/// Annotations: qualified names whose case does not matter, and a total size.
+pub fn annotations(map: &Value, field: &str, p: &mut Problems) {
+    let mut bytes = 0;
+    for (key, value) in entries(map) {
+        for problem in names::qualified_name_problems(&key.to_lowercase()) {
+            p.invalid(field, &json!(key), &problem);
+        }
+        bytes += key.len() + value.as_str().unwrap_or_default().len();
+    }
+    if bytes > MAX_ANNOTATION_BYTES {
+        p.too_long(field, MAX_ANNOTATION_BYTES);
+    }
+}
+
+fn owners(list: &Value, p: &mut Problems) {
+    let field = "metadata.ownerReferences";
+    let mut controllers = Vec::new();
+    for owner in items(list) {
+        let api_version = text(owner, "apiVersion");
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        if version.is_empty() {
+            p.invalid(format!("{field}.apiVersion"), &json!(api_version), "version must not be empty");
+        }
+        for key in ["kind", "name", "uid"] {
+            if text(owner, key).is_empty() {
+                p.invalid(format!("{field}.{key}"), &json!(""), "must not be empty");
+            }
+        }
+        if (api_version, text(owner, "kind")) == ("v1", "Event") {
+            p.invalid_shown(field, &reference(owner), "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner["controller"] == true {
+            controllers.push(owner);
+        }
+    }
+    if let [first, second, ..] = controllers[..] {
+        let shown: Vec<String> = items(list).map(reference).collect();
+        let why = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {}/{} and {}/{}",
+            text(first, "kind"),
+            text(first, "name"),
+            text(second, "kind"),
+            text(second, "name")
+        );
+        p.invalid_shown(field, &format!("[{}]", shown.join(",")), &why);
+    }
+}
+
+/// An owner as messages show it: in the order of the API's struct.
+fn reference(owner: &Value) -> String {
+    let mut fields: Vec<String> = ["apiVersion", "kind", "name", "uid"]
+        .iter()
+        .map(|key| format!("{key:?}:{}", json!(text(owner, key))))
+        .collect();
+    for key in ["controller", "blockOwnerDeletion"] {
+        if has(owner, key) {
+            fields.push(format!("{key:?}:{}", owner[key]));
+        }
+    }
+    format!("{{{}}}", fields.join(","))
+}
+
+/// Finalizers: qualified names, with a domain unless they are known.
+pub fn finalizers(list: &Value, p: &mut Problems) {
+    let field = "metadata.finalizers";
+    let (mut orphan, mut foreground) = (false, false);
+    for (index, finalizer) in items(list).enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        p.qualified_name(field, name);
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            p.invalid(format!("{field}[{index}]"), finalizer, why);
+        }
+        orphan |= name == "orphan";
+        foreground |= name == "foregroundDeletion";
+    }
+    if orphan && foreground {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        p.invalid(field, list, why);
+    }
+}

@@ -1,0 +1,505 @@
+//! Addresses, and the kinds of the networking and discovery groups.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::{Value, json};
+
+use super::check::{Problems, or_empty};
+use super::{has, items, meta, selectors, text};
+use crate::names;
+use crate::shown;
+
+const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+/// Limits of an EndpointSlice.
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_ENDPOINT_ADDRESSES: usize = 100;
+const MAX_SLICE_PORTS: usize = 20_000;
+const MAX_ZONE_HINTS: usize = 8;
+
+/// An object of one of the groups, or a change of it.
+pub fn validate(plural: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+    match plural {
+        "ingresses" => ingress(new, old, p),
+        "ingressclasses" => ingress_class(new, old, p),
+        "networkpolicies" => network_policy(&new["spec"], p),
+        "ipaddresses" => ip_address(new, old, p),
+        "servicecidrs" => service_cidr(new, old, p),
+        "endpointslices" => endpoint_slice(new, old, p),
+        _ => {}
+    }
+}
+
+/// What is wrong with an address, if anything is: leading zeros are refused, which some readers take for octal.
+pub fn ip_problem(text: &str) -> Option<&'static str> {
+    if text.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let zeros = text.split('.').map(|part| part.trim_start_matches('0'));
+    let stripped: Vec<&str> = zeros.map(|part| if part.is_empty() { "0" } else { part }).collect();
+    let legacy = text.split('.').all(|part| !part.is_empty()) && stripped.join(".").parse::<Ipv4Addr>().is_ok();
+    Some(if legacy { "must not have leading 0s" } else { NOT_AN_IP })
+}
+
+/// An address.
+pub fn ip(value: &Value, field: &str, p: &mut Problems) {
+    if let Some(why) = ip_problem(value.as_str().unwrap_or_default()) {
+        p.invalid(field, value, why);
+    }
+}
+
+/// A range of addresses.
+pub fn cidr(value: &Value, field: &str, p: &mut Problems) {
+    let text = value.as_str().unwrap_or_default();
+    match parse_cidr(text) {
+        Some((ip, bits)) if !is_network(ip, bits) => {
+            p.invalid(field, value, "must not have bits set beyond the prefix length");
+        }
+        Some(_) => {}
+        None => p.invalid(field, value, NOT_A_CIDR),
+    }
+}
+
+/// Address and length of a range.
+pub fn parse_cidr(text: &str) -> Option<(IpAddr, u32)> {
+    let (ip, bits) = text.split_once('/')?;
+    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
+    (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
+}
+
+fn is_network(ip: IpAddr, bits: u32) -> bool {
+    match ip {
+        IpAddr::V4(ip) => bits == 32 || u32::from(ip) << bits == 0,
+        IpAddr::V6(ip) => bits == 128 || u128::from(ip) << bits == 0,
+    }
+}
+
+/// Addresses that never leave a host or a link are not endpoints.
+pub fn not_special(value: &Value, field: &str, p: &mut Problems) {
+    let Ok(ip) = value.as_str().unwrap_or_default().parse::<IpAddr>() else { return };
+    let v6 = |prefix: u16, mask: u16| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & mask == prefix);
+    let v4_multicast = matches!(ip, IpAddr::V4(ip) if ip.octets()[..3] == [224, 0, 0]);
+    if ip.is_unspecified() {
+        p.invalid(field, value, &format!("may not be unspecified ({})", value.as_str().unwrap_or_default()));
+    }
+    if ip.is_loopback() {
+        p.invalid(field, value, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    if matches!(ip, IpAddr::V4(ip) if ip.is_link_local()) || v6(0xfe80, 0xffc0) {
+        p.invalid(field, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    }
+    if v4_multicast || v6(0xff02, 0xffff) {
+        p.invalid(field, value, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let spec = &new["spec"];
+    if items(&spec["rules"]).next().is_none() && !has(spec, "defaultBackend") {
+        p.invalid("spec", &Value::Null, "either `defaultBackend` or `rules` must be specified");
+    }
+    if has(spec, "defaultBackend") {
+        backend(&spec["defaultBackend"], "spec.defaultBackend", p);
+    }
+    for (index, rule) in items(&spec["rules"]).enumerate() {
+        let at = format!("spec.rules[{index}]");
+        host(&rule["host"], &format!("{at}.host"), p);
+        if has(rule, "http") {
+            paths(&rule["http"], &format!("{at}.http.paths"), p);
+        }
+    }
+    for (index, tls) in items(&spec["tls"]).enumerate() {
+        for (i, name) in items(&tls["hosts"]).enumerate() {
+            let field = format!("spec.tls[{index}].hosts[{i}]");
+            let problem = if name.as_str().unwrap_or_default().contains('*') {
+                names::wildcard_subdomain(name.as_str().unwrap_or_default())
+            } else {
+                names::dns_subdomain(name.as_str().unwrap_or_default())
+            };
+            p.named(field, name, problem);
+        }
+        if !text(tls, "secretName").is_empty() {
+            p.subdomain(format!("spec.tls[{index}].secretName"), &tls["secretName"]);
+        }
+    }
+    let class = &spec["ingressClassName"];
+    if has(spec, "ingressClassName") {
+        p.subdomain("spec.ingressClassName", class);
+        let annotation = "kubernetes.io/ingress.class";
+        if old.is_none() && has(&new["metadata"]["annotations"], annotation) {
+            let why = "can not be set when the class field is also set";
+            let field = format!("metadata.annotations[{annotation}]");
+            p.invalid(field, &new["metadata"]["annotations"][annotation], why);
+        }
+    }
+}
+
+fn host(value: &Value, field: &str, p: &mut Problems) {
+    let name = value.as_str().unwrap_or_default();
+    if name.is_empty() {
+        return;
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        p.invalid(field, value, "must be a DNS name, not an IP address");
+    } else if name.contains('*') {
+        p.named(field, value, names::wildcard_subdomain(name));
+    } else {
+        p.subdomain(field, value);
+    }
+}
+
+fn paths(http: &Value, path: &str, p: &mut Problems) {
+    if items(&http["paths"]).next().is_none() {
+        p.required(path, "");
+    }
+    for (index, entry) in items(&http["paths"]).enumerate() {
+        let at = format!("{path}[{index}]");
+        let value = text(entry, "path");
+        match text(entry, "pathType") {
+            "Exact" | "Prefix" => {
+                if !value.starts_with('/') {
+                    p.invalid(format!("{at}.path"), &or_empty(&entry["path"]), "must be an absolute path");
+                }
+                for part in ["//", "/./", "/../", "%2f", "%2F"] {
+                    if value.contains(part) {
+                        p.invalid(format!("{at}.path"), &entry["path"], &format!("must not contain '{part}'"));
+                    }
+                }
+                for end in ["/..", "/."] {
+                    if value.ends_with(end) {
+                        p.invalid(format!("{at}.path"), &entry["path"], &format!("cannot end with '{end}'"));
+                    }
+                }
+            }
+            "ImplementationSpecific" => {
+                if !value.is_empty() && !value.starts_with('/') {
+                    p.invalid(format!("{at}.path"), &entry["path"], "must be an absolute path");
+                }
+            }
+            "" => p.required(format!("{at}.pathType"), "pathType must be specified"),
+            _ => {
+                let types = ["Exact", "ImplementationSpecific", "Prefix"];
+                p.not_supported(format!("{at}.pathType"), &entry["pathType"], &types);
+            }
+        }
+        backend(&entry["backend"], &format!("{at}.backend"), p);
+    }
+}
+
+fn backend(backend: &Value, at: &str, p: &mut Problems) {
+    match (has(backend, "resource"), has(backend, "service")) {
+        (true, true) => p.invalid(at, &json!(""), "cannot set both resource and service backends"),
+        (true, false) => {
+            let resource = &backend["resource"];
+            for field in ["kind", "name"] {
+                p.present(resource, field, &format!("{at}.resource"));
+            }
+        }
+        (false, true) => {
+            let service = &backend["service"];
+            if p.present(service, "name", &format!("{at}.service")) {
+                p.named(format!("{at}.service.name"), &service["name"], names::dns_label(text(service, "name")));
+            }
+            let (name, number) = (text(&service["port"], "name"), service["port"]["number"].as_i64().unwrap_or(0));
+            match (name.is_empty(), number != 0) {
+                (false, true) => p.invalid(at, &json!(""), "cannot set both port name & port number"),
+                (false, false) => {
+                    for problem in names::port_name_problems(name) {
+                        p.invalid(format!("{at}.service.port.name"), &service["port"]["name"], &problem);
+                    }
+                }
+                (true, true) => p.port(format!("{at}.service.port.number"), &service["port"]["number"]),
+                (true, false) => p.required(at, "port name or number is required"),
+            }
+        }
+        (false, false) => p.invalid(at, &json!(""), "resource or service backend is required"),
+    }
+}
+
+fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let spec = &new["spec"];
+    if text(spec, "controller").len() > 250 {
+        p.too_long("spec.controller", 250);
+    }
+    super::batch::domain_path(&or_empty(&spec["controller"]), "spec.controller", p);
+    if let Some(old) = old {
+        p.immutable("spec.controller", &spec["controller"], &old["spec"]["controller"]);
+    }
+    let parameters = &spec["parameters"];
+    if !parameters.is_object() {
+        return;
+    }
+    for field in ["kind", "name"] {
+        p.present(parameters, field, "spec.parameters");
+    }
+    let namespace = text(parameters, "namespace");
+    match text(parameters, "scope") {
+        "Cluster" if has(parameters, "namespace") => {
+            p.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'");
+        }
+        "Namespace" if namespace.is_empty() => {
+            p.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'");
+        }
+        "Namespace" => p.label("spec.parameters.namespace", &parameters["namespace"]),
+        "Cluster" => {}
+        "" => p.required("spec.parameters.scope", ""),
+        _ => p.one_of("spec.parameters.scope", &parameters["scope"], &["Cluster", "Namespace"]),
+    }
+}
+
+fn network_policy(spec: &Value, p: &mut Problems) {
+    selectors::label_selector(&spec["podSelector"], "spec.podSelector", p);
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (index, rule) in items(&spec[direction]).enumerate() {
+            let at = format!("spec.{direction}[{index}]");
+            for (i, port) in items(&rule["ports"]).enumerate() {
+                policy_port(port, &format!("{at}.ports[{i}]"), p);
+            }
+            for (i, peer) in items(&rule[peers]).enumerate() {
+                policy_peer(peer, &format!("{at}.{peers}[{i}]"), p);
+            }
+        }
+    }
+    let types: Vec<&Value> = items(&spec["policyTypes"]).collect();
+    if types.len() > 2 {
+        p.invalid("spec.policyTypes", &spec["policyTypes"], "may not specify more than two policyTypes");
+        return;
+    }
+    for (index, kind) in types.iter().enumerate() {
+        p.one_of(format!("spec.policyTypes[{index}]"), kind, &["Ingress", "Egress"]);
+    }
+}
+
+fn policy_port(port: &Value, at: &str, p: &mut Problems) {
+    p.one_of_if_set(format!("{at}.protocol"), &port["protocol"], &["TCP", "UDP", "SCTP"]);
+    let end = &port["endPort"];
+    match &port["port"] {
+        Value::Null => {
+            if !end.is_null() {
+                p.invalid(format!("{at}.endPort"), end, "may not be specified when `port` is not specified");
+            }
+        }
+        Value::String(_) => {
+            p.port_or_name(&format!("{at}.port"), &port["port"]);
+            if !end.is_null() {
+                p.invalid(format!("{at}.endPort"), end, "may not be specified when `port` is non-numeric");
+            }
+        }
+        number => {
+            p.port(format!("{at}.port"), number);
+            if end.as_i64().is_some_and(|end| end < number.as_i64().unwrap_or(0)) {
+                // Upstream shows the port here.
+                p.invalid(format!("{at}.endPort"), number, "must be greater than or equal to `port`");
+            }
+            if !end.is_null() {
+                p.port(format!("{at}.endPort"), end);
+            }
+        }
+    }
+}
+
+fn policy_peer(peer: &Value, at: &str, p: &mut Problems) {
+    let mut count = 0;
+    for field in ["podSelector", "namespaceSelector"] {
+        if has(peer, field) {
+            count += 1;
+            selectors::label_selector(&peer[field], &format!("{at}.{field}"), p);
+        }
+    }
+    if has(peer, "ipBlock") {
+        if count > 0 {
+            p.forbidden(at, "may not specify both ipBlock and another peer");
+        }
+        count += 1;
+        ip_block(&peer["ipBlock"], &format!("{at}.ipBlock"), p);
+    }
+    if count == 0 {
+        p.required(at, "must specify a peer");
+    }
+}
+
+fn ip_block(block: &Value, at: &str, p: &mut Problems) {
+    if text(block, "cidr").is_empty() {
+        return p.required(format!("{at}.cidr"), "");
+    }
+    let Some((base, bits)) = parse_cidr(text(block, "cidr")) else {
+        return p.invalid(format!("{at}.cidr"), &block["cidr"], NOT_A_CIDR);
+    };
+    for (index, except) in items(&block["except"]).enumerate() {
+        let field = format!("{at}.except[{index}]");
+        match parse_cidr(except.as_str().unwrap_or_default()) {
+            None => p.invalid(field, except, NOT_A_CIDR),
+            Some((ip, inner)) if inner <= bits || !contains(base, bits, ip) => {
+                p.invalid(field, except, "must be a strict subset of `cidr`");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn contains(base: IpAddr, bits: u32, ip: IpAddr) -> bool {
+    match (base, ip) {
+        (IpAddr::V4(base), IpAddr::V4(ip)) => bits == 0 || (u32::from(base) ^ u32::from(ip)) >> (32 - bits) == 0,
+        (IpAddr::V6(base), IpAddr::V6(ip)) => bits == 0 || (u128::from(base) ^ u128::from(ip)) >> (128 - bits) == 0,
+        _ => false,
+    }
+}
+
+fn ip_address(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    if old.is_none() {
+        let name = &new["metadata"]["name"];
+        match name.as_str().unwrap_or_default().parse::<IpAddr>() {
+            Ok(ip) if ip.to_string() != name.as_str().unwrap_or_default() => {
+                p.invalid("metadata.name", name, &format!("must be in canonical form ({:?})", ip.to_string()));
+            }
+            _ => ip(name, "metadata.name", p),
+        }
+    }
+    let reference = &new["spec"]["parentRef"];
+    if reference.is_object() {
+        if !text(reference, "group").is_empty() {
+            p.subdomain("spec.parentRef.group", &reference["group"]);
+        }
+        for field in ["resource", "name"] {
+            if p.present(reference, field, "spec.parentRef") {
+                let problem = names::path_segment(text(reference, field));
+                p.named(format!("spec.parentRef.{field}"), &reference[field], problem);
+            }
+        }
+        if !text(reference, "namespace").is_empty() {
+            let problem = names::path_segment(text(reference, "namespace"));
+            p.named("spec.parentRef.namespace", &reference["namespace"], problem);
+        }
+    } else {
+        p.required("spec.parentRef", "");
+    }
+    if let Some(old) = old
+        && old["spec"]["parentRef"] != *reference
+    {
+        p.invalid_shown("spec.parentRef", &shown::compact("ParentReference", reference), "field is immutable");
+    }
+}
+
+fn service_cidr(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let list: Vec<&Value> = items(&new["spec"]["cidrs"]).collect();
+    let field = "spec.cidrs";
+    if let Some(old) = old {
+        let before: Vec<&Value> = items(&old["spec"]["cidrs"]).collect();
+        // A second family may be added.
+        let grown = before.len() == 1 && list.len() == 2 && before[0] == list[0];
+        if before != list && !grown {
+            p.invalid(field, &new["spec"]["cidrs"], "field is immutable");
+            return;
+        }
+    }
+    if list.is_empty() {
+        return p.required(field, "at least one CIDR required");
+    }
+    if list.len() > 2 {
+        let shown = shown::compact("ServiceCIDRSpec", &new["spec"]);
+        return p.invalid_shown(field, &shown, "may only hold up to 2 values");
+    }
+    let parsed: Vec<_> = list.iter().filter_map(|c| parse_cidr(c.as_str().unwrap_or_default())).collect();
+    if let [(first, _), (second, _)] = parsed[..]
+        && first.is_ipv4() == second.is_ipv4()
+    {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        p.invalid(field, &new["spec"]["cidrs"], why);
+    }
+    for (index, value) in list.iter().enumerate() {
+        cidr(value, &format!("{field}[{index}]"), p);
+    }
+}
+
+fn endpoint_slice(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let kind = &new["addressType"];
+    match kind.as_str().unwrap_or_default() {
+        "" => p.required("addressType", ""),
+        _ => p.one_of("addressType", kind, &["FQDN", "IPv4", "IPv6"]),
+    }
+    if let Some(old) = old {
+        p.immutable("addressType", kind, &old["addressType"]);
+    }
+    let endpoints: Vec<&Value> = items(&new["endpoints"]).collect();
+    if endpoints.len() > MAX_ENDPOINTS {
+        return p.too_many("endpoints", endpoints.len(), MAX_ENDPOINTS);
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        self::endpoint(endpoint, kind.as_str().unwrap_or_default(), &format!("endpoints[{index}]"), p);
+    }
+    slice_ports(&new["ports"], p);
+}
+
+fn endpoint(endpoint: &Value, kind: &str, at: &str, p: &mut Problems) {
+    let addresses: Vec<&Value> = items(&endpoint["addresses"]).collect();
+    let field = format!("{at}.addresses");
+    if addresses.is_empty() {
+        p.required(&field, "must contain at least 1 address");
+    } else if addresses.len() > MAX_ENDPOINT_ADDRESSES {
+        p.too_many(&field, addresses.len(), MAX_ENDPOINT_ADDRESSES);
+    }
+    for (i, address) in addresses.iter().enumerate() {
+        let one = format!("{field}[{i}]");
+        let parsed = address.as_str().unwrap_or_default().parse::<IpAddr>();
+        match kind {
+            "IPv4" | "IPv6" => {
+                if let Some(why) = ip_problem(address.as_str().unwrap_or_default()) {
+                    p.invalid(&one, address, why);
+                } else if parsed.as_ref().is_ok_and(|ip| ip.is_ipv4() != (kind == "IPv4")) {
+                    p.invalid(&field, address, &format!("must be an {kind} address"));
+                }
+                not_special(address, &one, p);
+            }
+            "FQDN" => p.subdomain(&one, address),
+            _ => {}
+        }
+    }
+    if has(endpoint, "nodeName") {
+        p.subdomain(format!("{at}.nodeName"), &endpoint["nodeName"]);
+    }
+    meta::labels(&endpoint["deprecatedTopology"], &format!("{at}.deprecatedTopology"), p);
+    if has(endpoint, "hostname") {
+        p.label(format!("{at}.hostname"), &endpoint["hostname"]);
+    }
+    let zones: Vec<&Value> = items(&endpoint["hints"]["forZones"]).collect();
+    if zones.len() > MAX_ZONE_HINTS {
+        p.too_many(format!("{at}.hints.forZones"), zones.len(), MAX_ZONE_HINTS);
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, zone) in zones.iter().enumerate() {
+        let field = format!("{at}.hints.forZones[{i}].name");
+        if seen.contains(&text(zone, "name")) {
+            p.duplicate(&field, &zone["name"]);
+        }
+        seen.push(text(zone, "name"));
+        for problem in names::label_value_problems(text(zone, "name")) {
+            p.invalid(&field, &zone["name"], &problem);
+        }
+    }
+}
+
+fn slice_ports(list: &Value, p: &mut Problems) {
+    let ports: Vec<&Value> = items(list).collect();
+    if ports.len() > MAX_SLICE_PORTS {
+        return p.too_many("ports", ports.len(), MAX_SLICE_PORTS);
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        let at = format!("ports[{index}]");
+        let name = text(port, "name");
+        if !name.is_empty() {
+            p.label(format!("{at}.name"), &port["name"]);
+        }
+        if seen.contains(&name) {
+            p.duplicate(format!("{at}.name"), &or_empty(&port["name"]));
+        }
+        seen.push(name);
+        match text(port, "protocol") {
+            "" => p.required(format!("{at}.protocol"), ""),
+            _ => p.one_of(format!("{at}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]),
+        }
+        if has(port, "appProtocol") {
+            p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));
+        }
+    }
+}

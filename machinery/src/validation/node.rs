@@ -1,0 +1,68 @@
+//! Nodes.
+
+use serde_json::Value;
+
+use super::check::Problems;
+use super::{entries, items, networking, selectors, text};
+use crate::shown;
+
+/// A node, or a change of it.
+pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    taints(&new["spec"]["taints"], p);
+    cidrs(&new["spec"], p);
+    for field in ["capacity", "allocatable"] {
+        for (name, amount) in entries(&new["status"][field]) {
+            p.not_negative_quantity(format!("status.{field}[{name}]"), amount);
+        }
+    }
+    let mut seen = Vec::new();
+    for (index, address) in items(&new["status"]["addresses"]).enumerate() {
+        if old.is_some() && seen.contains(&address) {
+            p.duplicate(format!("status.addresses[{index}]"), address);
+        }
+        seen.push(address);
+    }
+    let Some(old) = old else { return };
+    let (spec, before) = (&new["spec"], &old["spec"]);
+    if items(&before["podCIDRs"]).next().is_some() && spec["podCIDRs"] != before["podCIDRs"] {
+        p.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+    }
+    if !text(before, "providerID").is_empty() && spec["providerID"] != before["providerID"] {
+        p.forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid");
+    }
+}
+
+fn taints(list: &Value, p: &mut Problems) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (index, taint) in items(list).enumerate() {
+        let at = format!("metadata.taints[{index}]");
+        p.qualified_name(&format!("{at}.key"), text(taint, "key"));
+        let value = text(taint, "value");
+        let problems = crate::names::label_value_problems(value);
+        if !problems.is_empty() {
+            p.invalid(format!("{at}.value"), &taint["value"], &problems.join(";"));
+        }
+        selectors::taint_effect(taint, &format!("{at}.effect"), p);
+        let pair = (text(taint, "key"), text(taint, "effect"));
+        if seen.contains(&pair) {
+            let message = format!(
+                "Duplicate value: {}: taints must be unique by key and effect pair",
+                shown::compact("Taint", taint)
+            );
+            p.0.push(crate::status::Cause { reason: "FieldValueDuplicate".into(), message, field: at });
+        }
+        seen.push(pair);
+    }
+}
+
+fn cidrs(spec: &Value, p: &mut Problems) {
+    let list: Vec<&Value> = items(&spec["podCIDRs"]).collect();
+    let (mut four, mut six) = (0, 0);
+    for (index, cidr) in list.iter().enumerate() {
+        networking::cidr(cidr, &format!("spec.podCIDRs[{index}]"), p);
+        if cidr.as_str().unwrap_or_default().contains(':') { six += 1 } else { four += 1 }
+    }
+    if list.len() > 2 || four > 1 || six > 1 {
+        p.invalid("spec.podCIDRs", &spec["podCIDRs"], "may specify no more than one CIDR for each IP family");
+    }
+}

@@ -1,0 +1,121 @@
+//! Members compare the hashes of their histories all the time. One whose history is not that of the others stops
+//! serving: it says so, raises an alarm and ends, before anybody reads more from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_store::{ChainHash, Command, KvError, Revision, SettingsChange};
+
+use crate::limits::COMPARE_MILLIS;
+use crate::message::{Answer, Ask};
+use crate::replica::Inner;
+
+/// What comparing found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nobody differs, or too few have answered.
+    Same,
+    /// Somebody else differs.
+    OthersDiffer,
+    /// This member differs from the others.
+    Diverged,
+}
+
+/// Judges the hashes that others have at one revision. Where there is no majority the leader is believed.
+fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64) -> Verdict {
+    let differ = others.values().filter(|hash| *hash != own).count();
+    if differ == 0 {
+        return Verdict::Same;
+    }
+    let mut counts: BTreeMap<&ChainHash, usize> = BTreeMap::from([(own, 1)]);
+    for hash in others.values() {
+        *counts.entry(hash).or_default() += 1;
+    }
+    let all = others.len() + 1;
+    let majority = counts.iter().find(|(_, count)| **count * 2 > all).map(|(hash, _)| **hash);
+    let right = majority.or_else(|| others.get(&leader).copied());
+    match right {
+        Some(right) if right != *own => Verdict::Diverged,
+        _ => Verdict::OthersDiffer,
+    }
+}
+
+/// Compares until the member stops.
+pub async fn run(inner: Arc<Inner>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(COMPARE_MILLIS));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = inner.stopping().cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let Some((revision, verdict)) = compare(&inner).await else { continue };
+        match verdict {
+            Verdict::Same => {}
+            Verdict::OthersDiffer => {
+                tracing::error!(revision, "a member has another history than this one: it will stop");
+            }
+            Verdict::Diverged => return condemn(&inner, revision).await,
+        }
+    }
+}
+
+/// Compares once, at the last revision that all who answer have reached.
+async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
+    let mut revision = inner.store.view().revision();
+    let mut answering = Vec::new();
+    for (id, ..) in inner.members().into_iter().filter(|(id, ..)| *id != inner.id) {
+        if let Ok(Answer::Status(status)) = inner.ask_member(id, &Ask::Status).await {
+            revision = revision.min(status.revision);
+            answering.push(id);
+        }
+    }
+    // Compacted here: the next round looks at a later one.
+    let own = inner.store.hash_at(revision).ok()?;
+    let mut others = BTreeMap::new();
+    for id in answering {
+        if let Ok(Answer::Hash(Ok(hash))) = inner.ask_member(id, &Ask::Hash(revision)).await {
+            others.insert(id, hash);
+        }
+    }
+    let leader = inner.leader().unwrap_or(0);
+    Some((revision, judge(&own, &others, leader))).filter(|_| !others.is_empty())
+}
+
+/// Raises the alarm, and stops this member.
+async fn condemn(inner: &Inner, revision: Revision) {
+    let name = crate::etcd::alarm::corrupt_name(inner.id);
+    let change = SettingsChange { guards: Vec::new(), writes: vec![(name, Some(Default::default()))] };
+    if let Err(error) = inner.propose(Command::Settings(change)).await {
+        let told: KvError = error;
+        tracing::warn!(error = %told, "the alarm could not be raised");
+    }
+    inner.store.condemn(&format!(
+        "this member's history differs from the other members' at revision {revision}: remove its data directory and \
+         add it as a new member"
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minority_is_wrong_and_the_leader_is_believed_in_a_tie() {
+        let hash = |byte: u8| [byte; 32];
+        for (own, others, leader, want) in [
+            (1, &[(2, 1), (3, 1)][..], 2, Verdict::Same),
+            (1, &[(2, 2), (3, 2)], 1, Verdict::Diverged),
+            (1, &[(2, 1), (3, 2)], 3, Verdict::OthersDiffer),
+            (1, &[(2, 2)], 2, Verdict::Diverged),
+            (1, &[(2, 2)], 1, Verdict::OthersDiffer),
+            (1, &[(2, 2), (3, 3)], 2, Verdict::Diverged),
+            (1, &[(2, 2), (3, 3)], 9, Verdict::OthersDiffer),
+            (1, &[], 2, Verdict::Same),
+        ] {
+            let others = others.iter().map(|(id, byte)| (*id, hash(*byte))).collect();
+            assert_eq!(judge(&hash(own), &others, leader), want, "{own} {others:?} {leader}");
+        }
+    }
+}
