@@ -64,7 +64,18 @@ fn usages_fit(spec: &CertificateSigningRequestSpec, allowed: &[&str], required: 
 }
 
 /// The signer's own rules, which hold whoever approves.
-fn signer_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> Result<(), &'static str> {
+fn signer_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> Result<(), String> {
+    if spec.signer_name == CLIENT {
+        let allowed = ["client auth", "digital signature", "key encipherment"];
+        let odd = spec.usages.iter().flatten().find(|u| !allowed.contains(&u.as_str()));
+        if let Some(odd) = odd {
+            return Err(format!("invalid usage for client certificate: {odd}"));
+        }
+    }
+    subject_allows(spec, subject).map_err(str::to_owned)
+}
+
+fn subject_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> Result<(), &'static str> {
     let of_a_node = subject.common_name.strip_prefix(NODE_PREFIX).is_some_and(|n| !n.is_empty())
         && subject.organizations == [NODES];
     let names = !subject.dns.is_empty() || !subject.ips.is_empty();
@@ -120,7 +131,7 @@ fn plan(
     {
         return Plan::Leave;
     }
-    let allowed = subject.as_ref().map_err(Clone::clone).and_then(|s| signer_allows(spec, s).map_err(str::to_owned));
+    let allowed = subject.as_ref().map_err(Clone::clone).and_then(|s| signer_allows(spec, s));
     if has(request, "Approved") {
         return match allowed {
             Ok(()) => Plan::Sign,

@@ -244,4 +244,39 @@ mod tests {
             )
         );
     }
+
+    fn values() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[ -~é\\n]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            let key =
+                prop_oneof!["[a-zA-Z./-]{1,8}", Just("no".to_owned()), Just("3".to_owned()), Just("null".to_owned())];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(key, inner, 0..4).prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        /// What is written is read as the same, in both languages.
+        #[test]
+        fn what_is_written_is_read(value in values()) {
+            let text = value.to_string();
+            proptest::prop_assert_eq!(&json(text.as_bytes()).unwrap().value, &value);
+            let text = crate::yaml::write(&value).unwrap();
+            proptest::prop_assert_eq!(&yaml(text.as_bytes()).unwrap().value, &value, "{}", text);
+        }
+
+        /// Any bytes are read or refused.
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, text in "[ \\n:{}\\[\\]&*!|>#a-c0-9\"'-]{0,60}") {
+            let _ = (json(&bytes), yaml(&bytes), json(text.as_bytes()), yaml(text.as_bytes()));
+        }
+    }
 }

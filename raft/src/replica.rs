@@ -514,7 +514,28 @@ impl Inner {
         let Some(address) = address else {
             return Err(AskError::NotSent(format!("the leader {leader:x} is no member")));
         };
-        self.network.ask(leader, &address, question, body).await
+        tokio::select! {
+            answer = self.network.ask(leader, &address, question, body) => answer,
+            () = self.replaced(leader) => {
+                let why = "the leader was replaced before it answered".to_owned();
+                // What changes nothing can be asked of the next one.
+                match question {
+                    Ask::ReadIndex | Ask::KeepAlive(_) | Ask::RemainingTtl(_) => Err(AskError::NotSent(why)),
+                    _ => Err(AskError::Unknown(why)),
+                }
+            }
+        }
+    }
+
+    /// Waits until another member leads: one that is cut off does not answer, and does not break the connection either.
+    async fn replaced(&self, leader: u64) {
+        let mut metrics = self.raft.metrics();
+        while metrics.borrow_and_update().current_leader.is_none_or(|now| now == leader) {
+            if metrics.changed().await.is_err() {
+                // Raft has stopped, which others notice.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Replicates a command, wherever the leader is.

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use crate::core::Act;
 use crate::events::{Events, Note};
+use crate::extender::{Advice, Extender, ask};
 use crate::plugins::volumes::Promise;
 use crate::view::PodInfo;
 use crate::volumes::{ClaimKey, SELECTED_NODE};
@@ -42,6 +43,8 @@ pub enum Done {
     Bound(Arc<str>, bool),
     /// A failure.
     Told(Arc<str>),
+    /// What extenders say of a pod; nothing was written.
+    Advised(Arc<str>, Result<Advice, String>),
 }
 
 /// Writes decisions to an API server.
@@ -51,6 +54,7 @@ pub struct Writer {
     events: Events,
     /// The server takes one binding at a time only.
     one_by_one: Arc<AtomicBool>,
+    extenders: Arc<[Extender]>,
 }
 
 /// What an item of the answer to many bindings may be.
@@ -62,9 +66,19 @@ struct Refusal {
 
 impl Writer {
     /// A writer as `client`.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, extenders: Arc<[Extender]>) -> Self {
         let events = Events::start(&client);
-        Self { client, events, one_by_one: Arc::default() }
+        Self { client, events, one_by_one: Arc::default(), extenders }
+    }
+
+    /// The extender that binds a pod.
+    fn binder(&self, pod: &PodInfo) -> Option<&Extender> {
+        self.extenders.iter().find(|e| e.binds() && e.concerns(pod))
+    }
+
+    /// Whether a binding goes the usual way, so that it can be written together with others.
+    pub fn is_usual(&self, pod: &PodInfo, promise: &Promise) -> bool {
+        *promise == Promise::default() && self.binder(pod).is_none()
     }
 
     /// Writes many bindings in one request, if the server takes them so.
@@ -121,11 +135,16 @@ impl Writer {
     pub async fn carry_out(&self, act: Act) -> Done {
         match act {
             Act::Bind { pod, node, promise } => {
-                let result = match volumes(&self.client, &node, &promise).await {
-                    Ok(()) => bind(&self.client, &pod, &node).await,
-                    Err(error) => Err(error),
+                let result = match (volumes(&self.client, &node, &promise).await, self.binder(&pod)) {
+                    (Ok(()), Some(extender)) => extender.bind(&pod, &node).await.map_err(Error::from),
+                    (Ok(()), None) => bind(&self.client, &pod, &node).await,
+                    (Err(error), _) => Err(error),
                 };
                 self.bound(&Bind { pod, node }, result.map_err(|e| e.to_string()))
+            }
+            Act::Ask { pod, nodes } => {
+                let advice = ask(&self.client, &self.extenders, &pod, &nodes).await;
+                Done::Advised(pod.uid.clone(), advice)
             }
             Act::Fail { pod, message, nominate, victims, unseated } => {
                 for victim in &victims {

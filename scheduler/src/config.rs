@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::class::Spread;
+use crate::extender::Extender;
 use crate::intern::{Interner, Sym};
 use crate::plugins::fit::Resource;
 use crate::plugins::{PLUGINS, index, points};
@@ -43,6 +44,8 @@ fn refused(why: impl Into<String>) -> ConfigError {
 pub struct Config {
     /// One per scheduler name.
     pub profiles: Vec<Profile>,
+    /// Programs that have a say.
+    pub extenders: Vec<Extender>,
     /// Pause after a pod's first failed attempt.
     pub initial_backoff: Duration,
     /// Longest pause.
@@ -180,6 +183,7 @@ impl Config {
     pub fn standard(syms: &mut Interner) -> Self {
         Self {
             profiles: vec![Profile::standard(DEFAULT_NAME, syms)],
+            extenders: Vec::new(),
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
         }
@@ -195,10 +199,13 @@ impl Config {
                 API_VERSIONS[0]
             )));
         }
-        if !wire.extenders.is_empty() {
-            return Err(refused("extenders are not served by this version of keelson"));
-        }
         let mut this = Self::standard(syms);
+        for extender in &wire.extenders {
+            this.extenders.push(Extender::parse(extender, syms)?);
+        }
+        if this.extenders.iter().filter(|e| e.binds()).count() > 1 {
+            return Err(refused("extenders: found more than one extender that implements bind"));
+        }
         if let Some(seconds) = wire.pod_initial_backoff_seconds {
             this.initial_backoff = Duration::from_secs(seconds);
         }
@@ -522,7 +529,7 @@ mod tests {
     fn refusals() {
         for (value, part) in [
             (json!({"profils": []}), "unknown field"),
-            (json!({"extenders": [{}]}), "extenders"),
+            (json!({"extenders": [{}]}), "urlPrefix"),
             (json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}), "no plugin"),
             (json!({"profiles": [{"plugins": {"scores": {}}}]}), "extension point"),
             (json!({"profiles": [{}, {}]}), "two profiles"),

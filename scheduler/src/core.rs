@@ -11,7 +11,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::config::{Config, Profile};
-use crate::cycle::{Failure, Outcome, schedule};
+use crate::cycle::{Failure, Outcome, Terms, candidates, schedule};
+use crate::extender::{Advice, Extender};
 use crate::plugins::preemption::Budget;
 use crate::plugins::volumes::Promise;
 use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
@@ -65,6 +66,13 @@ pub enum Change {
 /// What has to be written.
 #[derive(Clone, Debug)]
 pub enum Act {
+    /// Ask the extenders about nodes; tell [`Core::advised`] what they say.
+    Ask {
+        /// The pod.
+        pod: Arc<PodInfo>,
+        /// The nodes that can take it otherwise.
+        nodes: Vec<Arc<str>>,
+    },
     /// Bind a pod to a node; tell [`Core::finished`] how it went.
     Bind {
         /// The pod.
@@ -116,7 +124,10 @@ pub struct Core {
     pub tally: Tally,
     profiles: HashMap<Arc<str>, Arc<Profile>>,
     budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
+    extenders: Arc<[Extender]>,
     writing: HashMap<Arc<str>, Queued>,
+    /// Pods about which extenders are asked.
+    asking: HashMap<Arc<str>, Queued>,
     /// Pods whose failure is being written; and those of them whose turn came meanwhile.
     telling: HashMap<Arc<str>, Option<Queued>>,
     start: usize,
@@ -140,7 +151,9 @@ impl Core {
             tally: Tally::default(),
             profiles,
             budgets: BTreeMap::new(),
+            extenders: config.extenders.into(),
             writing: HashMap::new(),
+            asking: HashMap::new(),
             telling: HashMap::new(),
             start: 0,
             random: StdRng::seed_from_u64(seed),
@@ -232,7 +245,8 @@ impl Core {
             return;
         }
         let Some(profile) = self.profiles.get(&info.class.scheduler) else { return };
-        if let Some(Some(queued)) = self.telling.get_mut(&info.uid) {
+        let held = self.telling.get_mut(&info.uid).and_then(Option::as_mut);
+        if let Some(queued) = held.or(self.asking.get_mut(&info.uid)) {
             queued.pod = info;
             return;
         }
@@ -251,6 +265,7 @@ impl Core {
         self.queue.remove(&info.uid);
         self.writing.remove(&info.uid);
         self.telling.remove(&info.uid);
+        self.asking.remove(&info.uid);
         self.view.denominate(&info.uid);
         let node = info.node.clone();
         let old = self.view.placed(&info.uid).cloned();
@@ -273,6 +288,7 @@ impl Core {
         self.queue.remove(uid);
         self.writing.remove(uid);
         self.telling.remove(uid);
+        self.asking.remove(uid);
         self.view.denominate(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
@@ -297,10 +313,38 @@ impl Core {
                 None => break queued,
             }
         };
+        if self.extenders.iter().any(|e| e.advises() && e.concerns(&queued.pod)) {
+            let profile = self.profiles.get(&queued.pod.class.scheduler).cloned()?;
+            if let Some(slots) = candidates(&mut self.view, &profile, &queued.pod, self.start) {
+                let nodes = slots.iter().map(|s| self.view.nodes[*s as usize].name.clone()).collect();
+                let pod = queued.pod.clone();
+                self.asking.insert(pod.uid.clone(), queued);
+                return Some(Act::Ask { pod, nodes });
+            }
+        }
+        self.decide(queued, None, now)
+    }
+
+    /// Takes what extenders say of a pod, and decides on it.
+    pub fn advised(&mut self, uid: &str, advice: Result<Advice, String>, now: Millis) -> Option<Act> {
+        let queued = self.asking.remove(uid)?;
+        match advice {
+            Ok(advice) => self.decide(queued, Some(&advice), now),
+            Err(message) => {
+                // An attempt in error is made again after a pause, whatever happens.
+                let failure = Failure { message, refused_by: 0, preemption: None, clear_nomination: false };
+                Some(self.failed(queued, failure, now))
+            }
+        }
+    }
+
+    fn decide(&mut self, queued: Queued, advice: Option<&Advice>, now: Millis) -> Option<Act> {
         let pod = queued.pod.clone();
         let profile = self.profiles.get(&pod.class.scheduler).cloned()?;
+        self.view.limit_counters();
         let budgets = self.budgets();
-        match schedule(&mut self.view, &profile, &pod, &mut self.start, &budgets, &mut self.random) {
+        let terms = Terms { budgets: &budgets, advice };
+        match schedule(&mut self.view, &profile, &pod, &mut self.start, &terms, &mut self.random) {
             Outcome::Placed(placement) => {
                 self.tally.scheduled += 1;
                 let node = self.view.nodes[placement.slot as usize].name.clone();
@@ -315,6 +359,11 @@ impl Core {
             }
             Outcome::Failed(failure) => Some(self.failed(queued, failure, now)),
         }
+    }
+
+    /// The extenders.
+    pub fn extenders(&self) -> &Arc<[Extender]> {
+        &self.extenders
     }
 
     fn budgets(&self) -> Vec<(Arc<str>, Budget)> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand::{Rng, RngExt};
 
 use crate::config::Profile;
+use crate::extender::Advice;
 use crate::plugins::preemption::{Budget, Candidate, importance, pick, protected};
 use crate::plugins::volumes::{Promise, promised};
 use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
@@ -200,6 +201,14 @@ impl<'a> Cycle<'a> {
             }
         }
         (feasible, looked)
+    }
+
+    /// The nodes that extenders accept and that can still take the pod.
+    fn advised(&mut self, advice: &Advice) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = advice.scores.keys().filter_map(|name| self.view.slot(name)).collect();
+        slots.sort_unstable();
+        slots.retain(|slot| self.takes(*slot));
+        slots
     }
 
     /// Whether one node can take the pod.
@@ -421,13 +430,29 @@ pub fn enough(nodes: usize, percentage: usize) -> usize {
     (nodes * percentage / 100).max(MIN_FEASIBLE)
 }
 
+/// The nodes that can take a pod, for extenders to have their say; `None` if none can or it is rejected before.
+pub fn candidates(view: &mut View, profile: &Profile, pod: &Arc<PodInfo>, start: usize) -> Option<Vec<Slot>> {
+    let order = view.order();
+    let mut cycle = Cycle::start(view, profile, pod).ok().filter(|_| !order.is_empty())?;
+    let (feasible, _) = cycle.feasible(&order, start % order.len());
+    (!feasible.is_empty()).then_some(feasible)
+}
+
+/// What a cycle decides with beside the cluster.
+pub struct Terms<'a> {
+    /// Budgets that preemption respects, with their namespaces.
+    pub budgets: &'a [(Arc<str>, Budget)],
+    /// What extenders said, if any has a say.
+    pub advice: Option<&'a Advice>,
+}
+
 /// Schedules one pod. `start` is where the search for nodes begins and moves on; `random` breaks ties.
 pub fn schedule(
     view: &mut View,
     profile: &Profile,
     pod: &Arc<PodInfo>,
     start: &mut usize,
-    budgets: &[(Arc<str>, Budget)],
+    terms: &Terms<'_>,
     random: &mut impl Rng,
 ) -> Outcome {
     let order = view.order();
@@ -443,20 +468,28 @@ pub fn schedule(
     };
     if let Some(slot) = cycle.view.slot(&pod.nominated)
         && !pod.nominated.is_empty()
+        && terms.advice.is_none_or(|a| a.scores.contains_key(&pod.nominated))
         && cycle.takes(slot)
     {
         let promise = cycle.promise(slot);
         return Outcome::Placed(Placement { slot, promise, evaluated: 1, feasible: 1 });
     }
-    let (feasible, evaluated) = cycle.feasible(&order, *start % nodes);
+    let (feasible, evaluated) = match terms.advice {
+        Some(advice) => (cycle.advised(advice), order.len()),
+        None => cycle.feasible(&order, *start % nodes),
+    };
     *start = (*start + evaluated) % nodes;
     if feasible.is_empty() {
-        return Outcome::Failed(failed(&mut cycle, &order, budgets, random));
+        return Outcome::Failed(failed(&mut cycle, &order, terms, random));
     }
     let slot = match feasible[..] {
         [only] => only,
         _ => {
-            let scores = cycle.score(&feasible);
+            let mut scores = cycle.score(&feasible);
+            for (total, slot) in scores.total.iter_mut().zip(&feasible) {
+                let name = &cycle.view.nodes[*slot as usize].name;
+                *total += terms.advice.and_then(|a| a.scores.get(name)).copied().unwrap_or(0);
+            }
             feasible[best(&scores.total, random)]
         }
     };
@@ -494,8 +527,15 @@ fn rejected(
 }
 
 /// A pod that no node can take: why, and whether others could make room.
-fn failed(cycle: &mut Cycle<'_>, order: &[Slot], budgets: &[(Arc<str>, Budget)], random: &mut impl Rng) -> Failure {
-    let diagnosis = cycle.diagnose(order);
+fn failed(cycle: &mut Cycle<'_>, order: &[Slot], terms: &Terms<'_>, random: &mut impl Rng) -> Failure {
+    let mut diagnosis = cycle.diagnose(order);
+    if let Some(advice) = terms.advice {
+        for (reason, nodes) in &advice.reasons {
+            diagnosis.count(reason.clone().into(), *nodes);
+        }
+        // What changes an extender's mind is not known: anything may.
+        diagnosis.refused_by |= cycle.profile.filters.iter().fold(0, |set, f| set | 1 << f.plugin);
+    }
     let mut message = diagnosis.message(order.len());
     let (pod, profile) = (cycle.pod, cycle.profile);
     let mut preemption = None;
@@ -504,7 +544,7 @@ fn failed(cycle: &mut Cycle<'_>, order: &[Slot], budgets: &[(Arc<str>, Budget)],
         let tried = match ineligible(cycle, &diagnosis) {
             Some(why) => Err(why.to_owned()),
             None => cycle
-                .preempt(&diagnosis.resolvable, order.len(), budgets, random)
+                .preempt(&diagnosis.resolvable, order.len(), terms.budgets, random)
                 .map_err(|why| why.message(order.len())),
         };
         match tried {

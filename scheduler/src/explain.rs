@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::config::{Config, ConfigError};
 use crate::core::{Act, Change, Core};
 use crate::cycle::Cycle;
+use crate::extender::Advice;
 use crate::intern::Interner;
 use crate::plugins::PLUGINS;
 use crate::source::snapshot;
@@ -275,25 +276,36 @@ impl Copy {
         let mut outlook = Outlook::default();
         for now in [LATER, 2 * LATER] {
             while let Some(act) = self.core.next(now) {
-                match act {
-                    Act::Bind { pod, node, .. } => {
-                        outlook.unschedulable.remove(&pod.full_name());
-                        outlook.placed.insert(pod.full_name(), node.to_string());
-                        self.core.finished(&pod.uid, true, now);
-                    }
-                    Act::Fail { pod, message, victims, .. } => {
-                        outlook.unschedulable.insert(pod.full_name(), message);
-                        self.core.told(&pod.uid, now);
-                        for victim in victims {
-                            outlook.placed.remove(&victim.full_name());
-                            outlook.preempted.push(victim.full_name());
-                            self.core.apply(Change::PodGone(victim.uid.to_string()), now);
-                        }
-                    }
-                }
+                self.carry_out(act, now, &mut outlook);
             }
         }
         outlook
+    }
+
+    fn carry_out(&mut self, act: Act, now: u64, outlook: &mut Outlook) {
+        match act {
+            Act::Ask { pod, nodes } => {
+                // What a program outside would say is not known: it agrees.
+                let advice = Advice { scores: nodes.into_iter().map(|n| (n, 0)).collect(), ..Advice::default() };
+                if let Some(act) = self.core.advised(&pod.uid, Ok(advice), now) {
+                    self.carry_out(act, now, outlook);
+                }
+            }
+            Act::Bind { pod, node, .. } => {
+                outlook.unschedulable.remove(&pod.full_name());
+                outlook.placed.insert(pod.full_name(), node.to_string());
+                self.core.finished(&pod.uid, true, now);
+            }
+            Act::Fail { pod, message, victims, .. } => {
+                outlook.unschedulable.insert(pod.full_name(), message);
+                self.core.told(&pod.uid, now);
+                for victim in victims {
+                    outlook.placed.remove(&victim.full_name());
+                    outlook.preempted.push(victim.full_name());
+                    self.core.apply(Change::PodGone(victim.uid.to_string()), now);
+                }
+            }
+        }
     }
 }
 

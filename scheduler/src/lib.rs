@@ -15,6 +15,7 @@ pub mod core;
 pub mod cycle;
 pub mod events;
 pub mod explain;
+pub mod extender;
 pub mod groups;
 pub mod intern;
 pub mod matchers;

@@ -14,7 +14,6 @@ use crate::act::{Bind, Done, Writer};
 use crate::config::Config;
 use crate::core::{Act, Core};
 use crate::intern::Interner;
-use crate::plugins::volumes::Promise;
 use crate::queue::Millis;
 use crate::source::{News, SOURCES, follow};
 
@@ -52,7 +51,11 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
     }
     drop(sender);
     let (done, mut results) = mpsc::channel(MAX_WRITES);
-    let out = Out { writer: Writer::new(client), writes: Arc::new(Semaphore::new(MAX_WRITES)), done };
+    let out = Out {
+        writer: Writer::new(client, core.extenders().clone()),
+        writes: Arc::new(Semaphore::new(MAX_WRITES)),
+        done,
+    };
     let mut listed = std::collections::HashSet::new();
     let (mut taken, mut finished) = (Vec::new(), Vec::new());
     let mut busy = false;
@@ -79,6 +82,11 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
             match one {
                 Done::Bound(uid, success) => core.finished(&uid, success, now()),
                 Done::Told(uid) => core.told(&uid, now()),
+                Done::Advised(uid, advice) => {
+                    if let Some(act) = core.advised(&uid, advice, now()) {
+                        out.carry_out(act);
+                    }
+                }
             }
         }
         // Before all is known, decisions would be wrong.
@@ -97,6 +105,11 @@ impl Out {
     /// Whether a decision can be written at once, and the bindings made so far too.
     fn has_room(&self) -> bool {
         self.writes.available_permits() > 1
+    }
+
+    fn carry_out(&self, act: Act) {
+        let writer = self.writer.clone();
+        self.write(async move { vec![writer.carry_out(act).await] });
     }
 
     fn write(&self, work: impl Future<Output = Vec<Done>> + Send + 'static) {
@@ -124,11 +137,8 @@ fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
         };
         debug!(?act, "decided");
         match act {
-            Act::Bind { pod, node, promise } if promise == Promise::default() => batch.push(Bind { pod, node }),
-            act => {
-                let writer = out.writer.clone();
-                out.write(async move { vec![writer.carry_out(act).await] });
-            }
+            Act::Bind { pod, node, promise } if out.writer.is_usual(&pod, &promise) => batch.push(Bind { pod, node }),
+            act => out.carry_out(act),
         }
     }
     if !batch.is_empty() {

@@ -459,7 +459,14 @@ impl View {
         }
     }
 
-    /// Forgets all selector counters and counts again; only when namespaces change their labels.
+    /// Between cycles: forgets all selector counters if they take too much memory; those that are needed are counted anew.
+    pub fn limit_counters(&mut self) {
+        if self.matchers.too_large() {
+            self.recount();
+        }
+    }
+
+    /// Forgets all selector counters and counts again as they are needed.
     fn recount(&mut self) {
         self.matchers = Matchers::default();
         self.groups = Groups::default();

@@ -23,7 +23,7 @@ use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
 pub use plan::is_finished;
 use plan::{condition, find, holds};
-use tally::{FAILURES, FINALIZER, INDEX, Tally, is_tracked};
+use tally::{Decided, FAILURES, FINALIZER, INDEX, Tally, is_tracked};
 
 const COMPONENT: &str = "job-controller";
 /// Who else may look after a Job.
@@ -158,7 +158,11 @@ impl Look<'_> {
     }
 
     async fn step(&mut self, pods: Vec<Arc<Pod>>) -> Outcome {
-        let decided = holds(&self.job, "FailureTarget") || holds(&self.job, "SuccessCriteriaMet");
+        let decided = match (holds(&self.job, "FailureTarget"), holds(&self.job, "SuccessCriteriaMet")) {
+            (true, _) => Decided::Failed,
+            (false, true) => Decided::Succeeded,
+            (false, false) => Decided::No,
+        };
         let mut tally = tally::tally(&self.job, &pods, decided, self.now.0);
         let mut ending = plan::ending(&self.job, &tally, &pods, &self.now);
         let mut again = None;

@@ -280,7 +280,7 @@ mod tests {
     fn planned(spec: Value, text: &str) -> (usize, usize, Option<u64>) {
         let (job, pods) = (job(spec), pods(text, "2026-01-01T00:00:00Z"));
         let now: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
-        let tally = tally::tally(&job, &pods, false, now);
+        let tally = tally::tally(&job, &pods, tally::Decided::No, now);
         let plan = manage(&job, &tally, &pods, now);
         (plan.create.len(), plan.delete.len(), plan.again.map(|d| d.as_secs()))
     }
@@ -347,7 +347,7 @@ mod tests {
         ] {
             let (job, pods) = (job(spec), pods(text, "2026-01-01T00:00:00Z"));
             let now = Time("2026-01-01T00:00:05Z".parse().unwrap());
-            let tally = tally::tally(&job, &pods, false, now.0);
+            let tally = tally::tally(&job, &pods, tally::Decided::No, now.0);
             let ending = ending(&job, &tally, &pods, &now);
             assert_eq!(ending.and_then(|c| c.reason).unwrap_or_default(), expected, "{what}");
         }

@@ -132,8 +132,19 @@ fn begin(job: &Job, pods: &[Arc<Pod>]) -> Tally {
     tally
 }
 
-/// Counts. `finishing` says that the Job's end is decided: then every pod that goes counts as failed at once.
-pub fn tally(job: &Job, pods: &[Arc<Pod>], finishing: bool, now: Timestamp) -> Tally {
+/// Whether the Job's end is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// It goes on.
+    No,
+    /// It has failed: every pod that goes counts as failed at once.
+    Failed,
+    /// It has succeeded: pods that go do not count.
+    Succeeded,
+}
+
+/// Counts.
+pub fn tally(job: &Job, pods: &[Arc<Pod>], decided: Decided, now: Timestamp) -> Tally {
     let Some(spec) = &job.spec else { return Tally::default() };
     let mut tally = begin(job, pods);
     let count = spec.completions.unwrap_or(0);
@@ -157,6 +168,11 @@ pub fn tally(job: &Job, pods: &[Arc<Pod>], finishing: bool, now: Timestamp) -> T
             continue;
         }
         let ended_early = pods::is_going(pod) && !pods::is_finished(pod);
+        if ended_early && decided == Decided::Succeeded {
+            tally.release.extend(is_tracked(pod).then(|| pod.clone()));
+            continue;
+        }
+        let finishing = decided == Decided::Failed;
         let counts = policy::is_failed(pod, job) || finishing && ended_early;
         if !counts {
             continue;
@@ -238,7 +254,7 @@ mod tests {
             pod("e", "Failed", false, 0),
             pod("f", "Running", true, 0),
         ];
-        let tally = tally(&job, &pods, false, now);
+        let tally = tally(&job, &pods, Decided::No, now);
         assert_eq!(tally.counted, (2, 2), "b and the one that is gone became numbers");
         assert_eq!(tally.uncounted, (vec!["a".into(), "c".into()], vec!["d".into()]));
         let released: Vec<&str> = tally.release.iter().map(|p| p.metadata.uid.as_deref().unwrap()).collect();
@@ -262,7 +278,7 @@ mod tests {
             pod("c", "Succeeded", true, 7),
             pod("d", "Failed", true, 1),
         ];
-        let tally = tally(&job, &pods, false, Timestamp::UNIX_EPOCH);
+        let tally = tally(&job, &pods, Decided::No, Timestamp::UNIX_EPOCH);
         assert_eq!(indexes::format(&tally.succeeded_indexes), "0,2");
         assert_eq!(indexes::format(&tally.failed_indexes), "1");
         assert_eq!((tally.succeeded(&job), tally.failed(), tally.release.len()), (2, 1, 4));
@@ -277,11 +293,13 @@ mod tests {
         going.metadata.deletion_grace_period_seconds = Some(30);
         let pods = [Arc::new(going)];
         let now = |text: &str| -> Timestamp { text.parse().unwrap() };
-        let early = tally(&job, &pods, false, now("2026-01-01T00:00:01Z"));
+        let early = tally(&job, &pods, Decided::No, now("2026-01-01T00:00:01Z"));
         assert_eq!((early.failed(), early.next), (0, Some(now("2026-01-01T00:00:02Z"))));
-        assert_eq!(tally(&job, &pods, false, now("2026-01-01T00:00:02Z")).failed(), 1);
-        assert_eq!(tally(&job, &pods, true, now("2026-01-01T00:00:01Z")).failed(), 1);
+        assert_eq!(tally(&job, &pods, Decided::No, now("2026-01-01T00:00:02Z")).failed(), 1);
+        assert_eq!(tally(&job, &pods, Decided::Failed, now("2026-01-01T00:00:01Z")).failed(), 1);
+        let succeeded = tally(&job, &pods, Decided::Succeeded, now("2026-01-01T00:00:01Z"));
+        assert_eq!((succeeded.failed(), succeeded.release.len()), (0, 1));
         let patient = self::job(json!({"podReplacementPolicy": "Failed"}), json!({}));
-        assert_eq!(tally(&patient, &pods, false, now("2026-01-01T00:00:02Z")).failed(), 0);
+        assert_eq!(tally(&patient, &pods, Decided::No, now("2026-01-01T00:00:02Z")).failed(), 0);
     }
 }
