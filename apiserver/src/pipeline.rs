@@ -158,7 +158,7 @@ impl ApiServer {
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
                 self.metrics.answered(&request, apply, code, started.elapsed());
-                let Some(warning) = orphaning(&call) else { return answer };
+                let Some(warning) = deprecation(&request).or_else(|| orphaning(&call)) else { return answer };
                 let media = negotiate::media_of_refusal(&parts.headers);
                 let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
                 body::warn(&mut response, &[warning.to_owned()]);
@@ -334,6 +334,15 @@ fn misplaced(request: &ResourceRequest) -> Result<(), Status> {
         "create" | "deletecollection" if nowhere && !request.def.custom => Err(Status::method_not_allowed()),
         "get" | "update" | "patch" | "delete" if nowhere && !request.def.custom => Err(Status::no_such_path()),
         _ => Ok(()),
+    }
+}
+
+/// What is told of rows that are going out of use.
+fn deprecation(request: &ResourceRequest) -> Option<&'static str> {
+    match (request.def.group, request.def.plural) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 
