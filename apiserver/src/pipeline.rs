@@ -158,7 +158,7 @@ impl ApiServer {
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
                 self.metrics.answered(&request, apply, code, started.elapsed());
-                let Some(warning) = deprecation(&request) else { return answer };
+                let Some(warning) = deprecation(&request).or_else(|| orphaning(&call)) else { return answer };
                 let media = negotiate::media_of_refusal(&parts.headers);
                 let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
                 body::warn(&mut response, &[warning.to_owned()]);
@@ -344,6 +344,20 @@ fn deprecation(request: &ResourceRequest) -> Option<&'static str> {
         ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,
     }
+}
+
+/// What is told of a deletion of jobs that does not say what becomes of their pods.
+fn orphaning(call: &Call<'_>) -> Option<&'static str> {
+    let request = call.request;
+    let jobs = (request.def.group, request.def.plural) == ("batch", "jobs");
+    if !jobs || !request.subresource.is_empty() || !matches!(request.verb, "delete" | "deletecollection") {
+        return None;
+    }
+    let options = crate::deletion::read_options(call).ok()?;
+    (options["propagationPolicy"].is_null() && options["orphanDependents"].is_null()).then_some(
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+         set propagationPolicy=Orphan to suppress this warning",
+    )
 }
 
 /// The client transport for components in the same process: the same semantics as over HTTPS, without sockets.
