@@ -370,10 +370,11 @@ fn update(spec: &Value, before: &Value, p: &mut Problems) {
     if spec["selector"] != before["selector"] {
         p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "field is immutable");
     }
-    // While a Job is suspended and has not begun, where its pods go may change.
+    // While a Job is suspended, where its pods go may change.
+    let free = before["suspend"] == true;
     let scheduling = |spec: &Value| {
         let mut template = spec["template"].clone();
-        if spec["suspend"] == true || before["suspend"] == true {
+        if free {
             for key in ["labels", "annotations"] {
                 template["metadata"].as_object_mut().map(|m| m.remove(key));
             }
@@ -478,5 +479,37 @@ fn time_zone(zone: &Value, p: &mut Problems) {
         );
     } else if jiff::tz::TimeZone::get(name).is_err() {
         p.invalid("spec.timeZone", &or_empty(zone), &format!("unknown time zone {name}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_of_a_job_may_change() {
+        let job = |suspend: bool, image: &str, node_selector: Value| {
+            json!({"metadata": {"name": "j", "namespace": "d"}, "spec": {
+                "suspend": suspend, "parallelism": 1, "completions": 1, "backoffLimit": 6, "completionMode": "NonIndexed",
+                "selector": {"matchLabels": {"a": "b"}},
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                    "restartPolicy": "Never", "nodeSelector": node_selector,
+                    "containers": [{"name": "c", "image": image}]}}}})
+        };
+        let running = job(false, "x", json!({}));
+        let suspended = job(true, "x", json!({}));
+        for (before, after, allowed) in [
+            (&running, suspended.clone(), true),
+            (&suspended, running.clone(), true),
+            (&suspended, job(false, "x", json!({"zone": "a"})), true),
+            (&running, job(true, "x", json!({"zone": "a"})), false),
+            (&suspended, job(true, "y", json!({})), false),
+        ] {
+            let mut problems = Problems::default();
+            update(&after["spec"], &before["spec"], &mut problems);
+            let template = problems.0.iter().any(|cause| cause.field == "spec.template");
+            assert_eq!(!template, allowed, "{after}");
+        }
     }
 }
