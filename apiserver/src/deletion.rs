@@ -99,6 +99,11 @@ pub fn preconditions(def: &ResourceDef, given: &Value, old: &Value) -> Result<()
     ] {
         let Some(wanted) = given["preconditions"][field].as_str() else { continue };
         let found = old["metadata"][field].as_str().unwrap_or_default();
+        if wanted != found && def.group.is_empty() && def.plural == "namespaces" {
+            let why =
+                format!("Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}");
+            return Err(Status::conflict(def.group, def.plural, name, &why));
+        }
         if wanted != found {
             let why = format!(
                 "the {label} in the precondition ({wanted}) does not match the {label} in record ({found}). {end}"

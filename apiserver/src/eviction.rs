@@ -8,6 +8,7 @@ use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::{Cause, Details, Status};
 use serde_json::{Value, json};
 
+use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::verbs::Call;
 use crate::{ApiServer, deletion, strategy};
@@ -23,7 +24,7 @@ const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption
 /// Evicts the pod that the request names.
 pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     let request = call.request;
-    let eviction = read(call)?;
+    let mut eviction = read(call)?;
     let mut given = eviction["deleteOptions"].clone();
     if given.is_null() {
         given = json!({});
@@ -34,6 +35,20 @@ pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>
     let dry_run = deletion::is_dry_run(&given);
     server.fresh(None).await?;
     let (pod, _) = server.current(request)?.ok_or_else(|| call.not_found())?;
+    let mut warnings = Vec::new();
+    let mut admission = Admission {
+        operation: Operation::Create,
+        def: request.def,
+        subresource: &request.subresource,
+        namespace: &request.namespace,
+        name: &request.name,
+        user: call.user,
+        object: Some(&mut eviction),
+        old: None,
+        dry_run,
+        warnings: &mut warnings,
+    };
+    server.admit(&mut admission).await?;
     if !needs_no_budget(&pod) {
         ask_budget(server, call, &pod, dry_run).await?;
     }
@@ -42,7 +57,7 @@ pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>
     }
     server.delete_with(call, &given).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    call.answer(201, &done, &[])
+    call.answer(201, &done, &warnings)
 }
 
 fn read(call: &Call<'_>) -> Result<Value, Status> {

@@ -54,8 +54,12 @@ impl Objects {
 
     /// The range of all objects of a row, or of one namespace.
     pub fn range(def: &ResourceDef, namespace: &str) -> KeyRange {
-        let prefix = if namespace.is_empty() { def.prefix() } else { format!("{}{namespace}/", def.prefix()) };
-        KeyRange::prefix(prefix)
+        KeyRange::prefix(Self::prefix(def, namespace))
+    }
+
+    /// What the keys of a collection begin with.
+    pub fn prefix(def: &ResourceDef, namespace: &str) -> String {
+        if namespace.is_empty() { def.prefix() } else { format!("{}{namespace}/", def.prefix()) }
     }
 
     /// The stored form of an object on this member.

@@ -24,7 +24,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, request, respond, scheduling, streams, subresources,
+    quota, respond, scheduling, streams, subresources,
 };
 
 /// Headers that tell how a request was sorted.
@@ -113,14 +113,9 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());
-        let warning = request::deprecation(request.uri().path());
         let gzip = respond::accepts_gzip(request.headers());
         let answer = self.answer(media, user, request).await;
-        let mut response = respond::compressed(gzip, answer).await;
-        if let Some(warning) = warning {
-            body::warn(&mut response, &[warning.to_owned()]);
-        }
-        response
+        respond::compressed(gzip, answer).await
     }
 
     async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
@@ -163,7 +158,7 @@ impl ApiServer {
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
                 self.metrics.answered(&request, apply, code, started.elapsed());
-                let Some(warning) = deprecation(&request) else { return answer };
+                let Some(warning) = deprecation(&request).or_else(|| orphaning(&call)) else { return answer };
                 let media = negotiate::media_of_refusal(&parts.headers);
                 let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
                 body::warn(&mut response, &[warning.to_owned()]);
@@ -349,6 +344,20 @@ fn deprecation(request: &ResourceRequest) -> Option<&'static str> {
         ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,
     }
+}
+
+/// What is told of a deletion of jobs that does not say what becomes of their pods.
+fn orphaning(call: &Call<'_>) -> Option<&'static str> {
+    let request = call.request;
+    let jobs = (request.def.group, request.def.plural) == ("batch", "jobs");
+    if !jobs || !request.subresource.is_empty() || !matches!(request.verb, "delete" | "deletecollection") {
+        return None;
+    }
+    let options = crate::deletion::read_options(call).ok()?;
+    (options["propagationPolicy"].is_null() && options["orphanDependents"].is_null()).then_some(
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+         set propagationPolicy=Orphan to suppress this warning",
+    )
 }
 
 /// The client transport for components in the same process: the same semantics as over HTTPS, without sockets.

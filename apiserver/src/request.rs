@@ -91,20 +91,6 @@ fn decode(text: &str, plus: bool) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What is said of a path of a built-in resource that is deprecated.
-pub fn deprecation(path: &str) -> Option<&'static str> {
-    let rest = path.strip_prefix("/api/v1/")?;
-    let rest = match rest.strip_prefix("namespaces/").and_then(|inner| inner.split_once('/')) {
-        Some((_, inner)) => inner,
-        None => rest,
-    };
-    match rest.split('/').next().unwrap_or_default() {
-        "endpoints" => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        "componentstatuses" => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
-}
-
 /// A request for a resource.
 #[derive(Clone, Debug)]
 pub struct ResourceRequest {
@@ -295,15 +281,6 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn deprecated_paths() {
-        assert!(deprecation("/api/v1/namespaces/x/endpoints/y").is_some_and(|text| text.contains("EndpointSlice")));
-        assert!(deprecation("/api/v1/componentstatuses").is_some());
-        for path in ["/api/v1/namespaces/endpoints", "/api/v1/pods", "/apis/apps/v1/endpoints"] {
-            assert_eq!(deprecation(path), None, "{path}");
-        }
-    }
 
     #[test]
     fn paths() {

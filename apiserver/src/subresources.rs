@@ -44,7 +44,7 @@ pub async fn serve(
         ("pods", "ephemeralcontainers" | "resize", "patch") => server.patch(call).await,
         ("pods", "eviction", "create") => eviction::evict(server, call).await,
         ("pods", "binding", "create") => bindings::create(server, call, &request.name).await,
-        ("namespaces", "finalize", "update") => finalize(server, call).await,
+        ("namespaces", "finalize", "update") => server.update(call).await,
         ("certificatesigningrequests", "approval", "get") => server.get(call).await,
         ("certificatesigningrequests", "approval", "update") => server.update(call).await,
         ("certificatesigningrequests", "approval", "patch") => server.patch(call).await,
@@ -64,18 +64,6 @@ pub async fn serve(
             Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) })
         }
     }
-}
-
-async fn finalize(server: &ApiServer, call: &Call<'_>) -> Answer {
-    let input = call.object()?.value;
-    let object = server
-        .change(call, &mut Vec::new(), |old, _| {
-            let mut new = old.clone();
-            new["spec"]["finalizers"] = input["spec"]["finalizers"].as_array().cloned().unwrap_or_default().into();
-            Ok(new)
-        })
-        .await?;
-    call.answer(200, &object, &[])
 }
 
 /// Answers the kinds that are only asked.

@@ -60,6 +60,13 @@ pub enum Command {
     WhatIf(WhatIfArgs),
     /// List, remove and promote the servers of a cluster, and hand leadership over
     Member(MemberArgs),
+    /// What kubectl does, in the same words (also when this program is called through a link named kubectl)
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// As kubectl takes them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
     /// Break a cluster on this machine while clients use it, and check what they saw (needs root)

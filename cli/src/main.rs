@@ -24,10 +24,39 @@ fn main() -> std::process::ExitCode {
     // The allocator asks for huge pages, of which a small server touches many and fills few: they made a third of an idle
     // server's memory. A kernel that does not know the request changes nothing.
     let _ = nix::sys::prctl::set_thp_disable(true);
+    if let Some(args) = kubectl_arguments() {
+        return kubectl(args);
+    }
     match run() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("keelson: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// The arguments after `keelson kubectl`, or all of them if the program is called through a link named `kubectl`.
+fn kubectl_arguments() -> Option<Vec<String>> {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next()?;
+    if program.rsplit('/').next() == Some("kubectl") {
+        return Some(args.collect());
+    }
+    (args.next()? == "kubectl").then(|| args.collect())
+}
+
+/// Runs kubectl's twin; one thread is enough for one command and starts sooner.
+fn kubectl(args: Vec<String>) -> std::process::ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(keelson_kubectl::run(args));
+            // A thread that still waits for standard input must not hold the process up.
+            runtime.shutdown_background();
+            code.into()
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
             std::process::ExitCode::FAILURE
         }
     }
@@ -51,6 +80,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
             args::Command::Scheduler(args) => scheduler::run(args).await,
+            args::Command::Kubectl { args } => std::process::exit(keelson_kubectl::run(args).await.into()),
             args::Command::ExplainScheduling(args) => scheduler::explain_scheduling(args).await,
             args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,
             args::Command::Token(args) => token::run(args).await,

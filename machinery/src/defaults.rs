@@ -27,6 +27,12 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
                 template(job);
             }
         }
+        ("", "Node") => {
+            // What is not said to be kept back may be used.
+            if let Some(capacity) = object["status"].get("capacity").filter(|c| c.is_object()).cloned() {
+                default(&mut object["status"], "allocatable", capacity);
+            }
+        }
         ("", "PodTemplate") => {
             if let Some(spec) = object.pointer_mut("/template/spec").filter(|s| s.is_object()) {
                 pod_spec(spec);
@@ -125,6 +131,11 @@ fn pod_spec(spec: &mut Value) {
     default(spec, "schedulerName", json!("default-scheduler"));
     default(spec, "terminationGracePeriodSeconds", json!(30));
     default(spec, "securityContext", json!({}));
+    if spec["serviceAccountName"].as_str().unwrap_or_default().is_empty()
+        && let Some(account) = spec["serviceAccount"].as_str().filter(|a| !a.is_empty()).map(str::to_owned)
+    {
+        spec["serviceAccountName"] = account.into();
+    }
     if let Some(account) = spec["serviceAccountName"].as_str().map(str::to_owned) {
         default(spec, "serviceAccount", account.into());
     }

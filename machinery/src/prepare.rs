@@ -17,7 +17,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         reset_status(def, object);
     }
     match (def.group, def.plural) {
-        ("", "pods") => pod(object),
+        ("", "pods") => pod(object, now),
         ("", "namespaces") => {
             let mut finalizers = object["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
             if !finalizers.iter().any(|f| f == "kubernetes") {
@@ -64,13 +64,13 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
     defaults::set(def, object);
 }
 
-fn pod(object: &mut Value) {
+fn pod(object: &mut Value, now: &str) {
     object["status"]["phase"] = "Pending".into();
     object["status"]["qosClass"] = qos::class(object).into();
     if object["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
         object["status"]["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
-            "lastTransitionTime": null, "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastTransitionTime": now, "message": "Scheduling is blocked due to non-empty scheduling gates",
         }]);
     }
     merge_label_keys(object);

@@ -140,7 +140,11 @@ impl Target {
         agent: &str,
     ) -> Result<(u16, Option<String>, String), Failure> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
-        let tls = if secure { Some(keelson_pki::client_config_unverified().map_err(|e| text(&e))?) } else { None };
+        let tls = if secure {
+            Some(keelson_pki::client_config_unverified(keelson_pki::Identity::None).map_err(|e| text(&e))?)
+        } else {
+            None
+        };
         let stream = connection::connect(host, port, tls.map(std::sync::Arc::new)).await.map_err(|e| text(&e))?;
         let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let mut request = Request::get(path).header(header::CONNECTION, "close");

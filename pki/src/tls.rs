@@ -253,13 +253,19 @@ impl ServerCertVerifier for Anyone {
 }
 
 /// For pods' own TLS (probes, hooks, the API's proxy): their certificates are signed by nobody the cluster knows, and
-/// the question is whether they answer, not who they are. Never for traffic between parts of the cluster.
-pub fn client_config_unverified() -> Result<ClientConfig, Error> {
-    Ok(ClientConfig::builder_with_provider(provider())
+/// the question is whether they answer, not who they are. And for people who say `--insecure-skip-tls-verify`. Never for
+/// traffic between parts of the cluster.
+pub fn client_config_unverified(identity: Identity<'_>) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider())));
+    Ok(match identity {
+        Identity::Certificate(issued) => {
+            builder.with_client_auth_cert(certificates(&issued.certificate)?, private_key(&issued.key)?)?
+        }
+        Identity::None => builder.with_no_client_auth(),
+    })
 }
 
 #[cfg(test)]

@@ -59,11 +59,15 @@ impl ApiServer {
             .map_err(Status::bad_request)?;
         self.fresh(None).await?;
         let view = self.objects.kv.view();
+        let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
         let mut items = Vec::new();
         for kv in view.range(&Objects::range(request.def, &request.namespace)) {
             let head = request.stored(kv)?.head;
             if !labels.matches(|key| head.label(key)) || !fields.matches(&head) {
                 continue;
+            }
+            if limit > 0 && items.len() == limit {
+                break;
             }
             let one = ResourceRequest { name: head.name, namespace: head.namespace, ..request.clone() };
             let listed = request.value(kv)?;

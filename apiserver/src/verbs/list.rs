@@ -21,14 +21,20 @@ use crate::objects::{Objects, status_of};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, body, listing, respond, table};
 
-/// Where the next page begins.
-#[derive(Serialize, Deserialize)]
+/// Where the next page begins, written as upstream writes it.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Continue {
-    /// Revision of all pages.
+    /// Version of this form.
+    v: String,
+    /// Revision of all pages; negative for the current one.
     rv: i64,
-    /// Last key served.
-    after: String,
+    /// First key of the page, without the prefix of the collection.
+    start: String,
 }
+
+/// Version of continue tokens.
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 /// Both selectors of a request.
 pub(crate) struct Selectors {
@@ -133,14 +139,22 @@ impl ApiServer {
         let request = call.request;
         listing::check(request)?;
         let selectors = Selectors::of(request)?;
-        let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
-        let range = Objects::range(request.def, &request.namespace);
+        let mut limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
+        let prefix = Objects::prefix(request.def, &request.namespace);
+        let range = KeyRange::prefix(prefix.clone());
         let (version, exact) = (request.query.get("resourceVersion"), request.query.get("resourceVersionMatch"));
         version.map(listing::version).transpose()?;
-        let (revision, after) = match request.query.get("continue") {
+        // Lists from the watch cache know no limit.
+        if version == Some("0") {
+            limit = 0;
+        }
+        let (revision, start) = match request.query.get("continue") {
             Some(token) => {
                 let token = decode_token(token)?;
-                (token.rv, Some(token.after))
+                if version.is_some_and(|v| v != "0") {
+                    return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+                }
+                (token.rv.max(0), Some(format!("{prefix}{}", token.start)))
             }
             None if exact == Some("Exact") => (version.and_then(|v| v.parse().ok()).unwrap_or(0), None),
             None => (0, None),
@@ -149,21 +163,24 @@ impl ApiServer {
         let view = self.objects.kv.view();
         let at = if revision > 0 { revision } else { view.revision() };
         let keys: Box<dyn Iterator<Item = Arc<KeyValue>> + '_> = if at == view.revision() {
-            match &after {
-                Some(after) => Box::new(view.range_from(&range, after.as_bytes()).cloned()),
+            match &start {
+                Some(start) => {
+                    let rest: Vec<_> = view.range(&from(range, start)).cloned().collect();
+                    Box::new(rest.into_iter())
+                }
                 None => Box::new(view.range(&range).cloned()),
             }
         } else {
-            Box::new(self.past(range.clone(), after.as_deref(), at).await?.into_iter())
+            Box::new(self.past(range.clone(), start.as_deref(), at).await?.into_iter())
         };
-        cut(request, keys, &selectors, limit, at)
+        cut(request, keys, &selectors, limit, at, &prefix)
     }
 
-    /// Keys of an interval at a past revision, after `after`.
-    async fn past(&self, range: KeyRange, after: Option<&str>, revision: i64) -> Result<Vec<Arc<KeyValue>>, Status> {
-        let range = match (after, range) {
-            (Some(after), KeyRange::Range(_, end)) => KeyRange::Range(format!("{after}\0").into(), end),
-            (_, range) => range,
+    /// Keys of an interval at a past revision, from `start` on.
+    async fn past(&self, range: KeyRange, start: Option<&str>, revision: i64) -> Result<Vec<Arc<KeyValue>>, Status> {
+        let range = match start {
+            Some(start) => from(range, start),
+            None => range,
         };
         let kv = self.objects.kv.clone();
         let request = RangeRequest { revision, ..RangeRequest::new(range) };
@@ -172,7 +189,7 @@ impl ApiServer {
             .map_err(|e| Status::internal(&e.to_string()))?;
         match answer {
             Ok(response) => Ok(response.kvs),
-            Err(keelson_store::KvError::Compacted(_)) if after.is_some() => Err(Status::expired(
+            Err(keelson_store::KvError::Compacted(_)) if start.is_some() => Err(Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new list \
                  without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
                  results. Continuing with the provided token results in an inconsistent list - objects that were created, \
@@ -190,6 +207,7 @@ fn cut(
     selectors: &Selectors,
     limit: usize,
     revision: i64,
+    prefix: &str,
 ) -> Result<Page, Status> {
     let mut keys = keys;
     let mut page = Page { revision, items: Vec::new(), next: None, remaining: None };
@@ -200,7 +218,9 @@ fn cut(
         }
         if limit > 0 && page.items.len() == limit {
             let (last, _) = &page.items[limit - 1];
-            let token = Continue { rv: revision, after: String::from_utf8_lossy(&last.key).into_owned() };
+            let key = String::from_utf8_lossy(&last.key);
+            let start = format!("{}\0", key.strip_prefix(prefix).unwrap_or(&key));
+            let token = Continue { v: TOKEN_VERSION.into(), rv: revision, start };
             let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
             page.next = Some(URL_SAFE_NO_PAD.encode(json));
             // With selectors the number is not known without reading on, and upstream leaves it out too.
@@ -212,6 +232,14 @@ fn cut(
     Ok(page)
 }
 
+/// The part of an interval from a key on.
+fn from(range: KeyRange, start: &str) -> KeyRange {
+    match range {
+        KeyRange::Range(_, end) => KeyRange::Range(start.to_owned().into(), end),
+        other => other,
+    }
+}
+
 fn decode_token(token: &str) -> Result<Continue, Status> {
     let refused = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
@@ -221,5 +249,20 @@ fn decode_token(token: &str) -> Result<Continue, Status> {
         };
         refused(&format!("illegal base64 data at input byte {at}"))
     })?;
-    serde_json::from_slice(&bytes).map_err(|error| refused(&go_json_error(&bytes, &error)))
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|error| refused(&go_json_error(&bytes, &error)))?;
+    if token.v != TOKEN_VERSION {
+        return Err(refused(&format!("server does not recognize this encoded version {}", token.v)));
+    }
+    if token.rv == 0 {
+        return Err(refused(&format!("incorrect encoded start resourceVersion (version {TOKEN_VERSION})")));
+    }
+    if token.start.is_empty() {
+        return Err(refused(&format!("encoded start key empty (version {TOKEN_VERSION})")));
+    }
+    // A start may not lead out of the collection.
+    let start = token.start.strip_prefix('/').unwrap_or(&token.start);
+    if start.ends_with('/') || start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(refused(&token.start));
+    }
+    Ok(Continue { start: start.to_owned(), ..token })
 }

@@ -379,7 +379,8 @@ fn encode_entry(id: &Id, entry: &Entry) -> Value {
     map.insert("manager".into(), id.manager.as_str().into());
     map.insert("operation".into(), id.operation.into());
     map.insert("apiVersion".into(), entry.version.as_str().into());
-    if let Some(time) = &entry.time {
+    // A scale is another object, and what it says of times does not come over.
+    if let Some(time) = entry.time.as_ref().filter(|_| id.subresource != "scale") {
         map.insert("time".into(), time.as_str().into());
     }
     map.insert("fieldsType".into(), "FieldsV1".into());

@@ -12,6 +12,8 @@ use crate::schema::{self, Definition, ListStrategy, Type};
 pub enum Node<'a> {
     /// An object of a built-in type.
     Object(&'a Definition),
+    /// An object of a built-in type that is not one value here.
+    Granular(&'a Definition),
     /// A field of a built-in type: its type, how it merges if it is a list, whether it is one value.
     Field(&'a Type, Option<&'a ListStrategy>, bool),
     /// A custom resource: its `openAPIV3Schema`.
@@ -80,6 +82,9 @@ pub enum Fields<'a> {
     Structural(&'a Value, bool),
 }
 
+/// Fields whose objects merge field by field, though objects of their type are one value elsewhere.
+const GRANULAR: &[(&str, &str)] = &[("api.core.v1.PersistentVolumeSpec", "claimRef")];
+
 /// The type of every object's metadata.
 const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -90,7 +95,13 @@ impl<'a> Fields<'a> {
     pub fn named(&self, name: &str) -> Option<Node<'a>> {
         match *self {
             Self::Definition(definition) => {
-                definition.fields.get(name).map(|f| Node::Field(&f.kind, Some(&f.list), f.atomic))
+                let field = definition.fields.get(name)?;
+                match &field.kind {
+                    Type::Object(path) if GRANULAR.contains(&(definition.path, name)) => {
+                        schema::definition(path).map(Node::Granular)
+                    }
+                    kind => Some(Node::Field(kind, Some(&field.list), field.atomic)),
+                }
             }
             Self::Items(_) => None,
             Self::Structural(schema, root) => {
@@ -142,6 +153,7 @@ impl<'a> Node<'a> {
     fn declared(&self) -> Atom<'a> {
         match *self {
             Self::Object(definition) => Atom::Map { atomic: definition.atomic, fields: Fields::Definition(definition) },
+            Self::Granular(definition) => Atom::Map { atomic: false, fields: Fields::Definition(definition) },
             Self::Field(kind, list, atomic) => field(kind, list, atomic),
             Self::Custom(schema) => Atom::Map { atomic: false, fields: Fields::Structural(schema, true) },
             Self::Structural(schema) => structural(schema),

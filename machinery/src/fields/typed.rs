@@ -327,7 +327,8 @@ fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut V
     if old == new {
         return;
     }
-    let Some(decisive) = new.filter(|v| !v.is_null()).or(old) else { return };
+    // A null that comes or goes is a leaf like any other.
+    let Some(decisive) = new.filter(|v| !v.is_null()).or(old).or(new) else { return };
     let inner = match node.atom(Some(decisive)) {
         Atom::Map { atomic: false, fields } => {
             let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));

@@ -1,0 +1,298 @@
+//! `apply`: what a file says, merged with what is there and what was applied before.
+
+use keelson_machinery::schema::{Definition, Field, PatchStrategy, Type, definition, of_kind};
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds::{self, Kind};
+use crate::objects::{FILES, from_files, place};
+use crate::output::{self, changed};
+use crate::session::{Session, encode, query};
+
+use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
+
+/// Flags of `apply`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    WRITE,
+    &[
+        switch("all", "Select all resources in the namespace of the specified resource types."),
+        text("applyset", "", "The name of the ApplySet that tracks which resources are being managed."),
+        text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
+        switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
+        switch("force-conflicts", "If true, server-side apply will force the changes against conflicts."),
+        text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
+        switch("openapi-patch", "If true, use openapi to calculate diff when the openapi presents.").or("true"),
+        switch("overwrite", "Automatically resolve conflicts between the modified and live configuration.").or("true"),
+        switch("prune", "Automatically delete resource objects, that do not appear in the configs."),
+        text("prune-allowlist", "", "Overwrite the default allowlist with <group/version/kind> for --prune"),
+        text("selector", "", "Selector (label query) to filter on").short('l'),
+        switch("server-side", "If true, apply runs in the server instead of the client."),
+        text("subresource", "", "If specified, apply will operate on the subresource of the requested object."),
+        text("timeout", "0s", "The length of time to wait before giving up on a delete."),
+        switch("wait", "If true, wait for resources to be gone before returning."),
+    ],
+];
+
+/// Runs `apply`.
+pub async fn apply(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["prune", "applyset", "prune-allowlist", "force", "subresource", "selector"] {
+        if parsed.is_set(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported yet")));
+        }
+    }
+    if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(Failure::new("must specify one of -f and -k"));
+    }
+    if !parsed.args.is_empty() {
+        return Err(Failure::Plain(format!(
+            "error: Unexpected args: {:?}\nSee 'kubectl apply -h' for help and examples",
+            parsed.args
+        )));
+    }
+    let objects = from_files(session).await?;
+    if objects.is_empty() {
+        return Err(Failure::new("no objects passed to apply"));
+    }
+    let mut failed: Option<Failure> = None;
+    for object in objects {
+        let result = match parsed.on("server-side") {
+            true => server_side(session, object).await,
+            false => client_side(session, object).await,
+        };
+        if let Err(error) = result
+            && let Some(before) = failed.replace(error)
+        {
+            eprintln!("{before}");
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn server_side(session: &Session, object: Value) -> Outcome {
+    let parsed = &session.parsed;
+    let kind = kinds::of_object(session, &object).await?;
+    let (namespace, name) = place(session, &object)?;
+    let manager = if parsed.text("field-manager").is_empty() { "kubectl" } else { parsed.text("field-manager") };
+    let force = if parsed.on("force-conflicts") { "true" } else { "false" };
+    let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+    let query =
+        query(&[("fieldManager", manager), ("force", force), ("dryRun", dry_run), ("fieldValidation", "Strict")]);
+    let path = format!("{}{query}", kind.object(&namespace, &encode(&name)));
+    let applied = session.patch(&path, "apply-patch", &object).await.map_err(|error| match error.status() {
+        409 => conflict(error),
+        _ => error,
+    })?;
+    changed(parsed, &applied, "serverside-applied")
+}
+
+fn conflict(error: Failure) -> Failure {
+    let Failure::Server(status) = error else { return error };
+    Failure::new(format!(
+        "{}\nPlease review the fields above--they currently have other managers. Here\nare the ways you can resolve this \
+         warning:\n* If you intend to manage all of these fields, please re-run the apply\n  command with the \
+         `--force-conflicts` flag.\n* If you do not intend to manage all of the fields, please edit your\n  manifest to remove \
+         references to the fields that should keep their\n  current managers.\n* You may co-own fields by updating your manifest \
+         to match the existing\n  value; in this case, you'll become the manager if the other manager(s)\n  stop managing the \
+         field (remove it from their configuration).\nSee https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts",
+        status["message"].as_str().unwrap_or_default()
+    ))
+}
+
+async fn client_side(session: &Session, mut modified: Value) -> Outcome {
+    let parsed = &session.parsed;
+    let kind = kinds::of_object(session, &modified).await?;
+    let (namespace, name) = place(session, &modified)?;
+    if name.is_empty() {
+        return Err(Failure::new("resource name may not be empty"));
+    }
+    if kind.namespaced && modified["metadata"]["namespace"].is_null() {
+        modified["metadata"]["namespace"] = namespace.clone().into();
+    }
+    save_config(&mut modified);
+    let path = kind.object(&namespace, &encode(&name));
+    let current = match session.get(&path).await {
+        Ok(current) => current,
+        Err(error) if error.is_not_found() => {
+            if is_client_dry_run(session)? {
+                return changed(parsed, &modified, "created");
+            }
+            let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-client-side-apply")?);
+            let made = session.post(&path, &modified).await?;
+            return changed(parsed, &made, "created");
+        }
+        Err(error) => return Err(error),
+    };
+    let kept = current["metadata"]["annotations"][LAST_APPLIED].as_str();
+    if kept.is_none() {
+        eprintln!(
+            "Warning: resource {}/{name} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl \
+             apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl \
+             apply. The missing annotation will be patched automatically.",
+            kind.plural
+        );
+    }
+    let original: Value = kept.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let types = of_kind(&kind.group, &kind.version, &kind.kind);
+    let patch = three_way(types, &original, &modified, &current);
+    if patch.is_empty() {
+        return changed(parsed, &current, "unchanged");
+    }
+    if is_client_dry_run(session)? {
+        let mut after = current.clone();
+        keelson_machinery::patch::merge(&mut after, &Value::Object(patch));
+        return changed(parsed, &after, "configured");
+    }
+    let form = if types.is_some() { "strategic-merge-patch" } else { "merge-patch" };
+    let path = format!("{path}{}", write_query(session, "kubectl-client-side-apply")?);
+    let after = session.patch(&path, form, &patch.into()).await?;
+    let same = after["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
+    let done = if same && parsed.text("dry-run") != "server" { "unchanged" } else { "configured" };
+    let _ = &kind as &Kind;
+    changed(parsed, &after, done)
+}
+
+fn object_type(kind: &Type) -> Option<&'static Definition> {
+    match kind {
+        Type::Object(path) => definition(path),
+        Type::List(item) => object_type(item),
+        _ => None,
+    }
+}
+
+/// The patch that makes `current` what `modified` says, and takes away what only `original` said.
+fn three_way(types: Option<&Definition>, original: &Value, modified: &Value, current: &Value) -> Map<String, Value> {
+    let mut patch = Map::new();
+    for (key, wanted) in modified.as_object().into_iter().flatten() {
+        let field = types.and_then(|t| t.fields.get(key.as_str()));
+        let inner = field.and_then(|f| object_type(&f.kind));
+        match (wanted, &current[key]) {
+            (Value::Null, _) => {}
+            (Value::Object(_), have @ Value::Object(_)) => {
+                let mut change = three_way(inner, &original[key], wanted, have);
+                if !change.is_empty() {
+                    if field.is_some_and(|f| f.retain_keys) {
+                        let keys: Vec<&String> = wanted.as_object().into_iter().flatten().map(|(k, _)| k).collect();
+                        change.insert("$retainKeys".into(), json!(keys));
+                    }
+                    patch.insert(key.clone(), change.into());
+                }
+            }
+            (Value::Array(new), Value::Array(have)) => lists(key, field, &original[key], new, have, &mut patch),
+            (wanted, have) if wanted == have => {}
+            (wanted, _) => {
+                patch.insert(key.clone(), wanted.clone());
+            }
+        }
+    }
+    for key in original.as_object().into_iter().flatten().map(|(key, _)| key) {
+        if modified.get(key).is_none_or(Value::is_null) && current.get(key).is_some() {
+            patch.insert(key.clone(), Value::Null);
+        }
+    }
+    patch
+}
+
+fn lists(key: &str, field: Option<&Field>, old: &Value, new: &[Value], have: &[Value], patch: &mut Map<String, Value>) {
+    let old = old.as_array().map_or(&[][..], Vec::as_slice);
+    match field.map(|f| f.patch) {
+        Some(PatchStrategy::MergeBy(by)) => {
+            let inner = field.and_then(|f| object_type(&f.kind));
+            let find = |list: &[Value], id: &Value| list.iter().find(|item| item[by] == *id).cloned();
+            let (mut items, mut order) = (Vec::new(), Vec::new());
+            for item in new {
+                let id = &item[by];
+                order.push(json!({by: id}));
+                match find(have, id) {
+                    None => items.push(item.clone()),
+                    Some(current) => {
+                        let mut change = three_way(inner, &find(old, id).unwrap_or_default(), item, &current);
+                        if !change.is_empty() {
+                            if field.is_some_and(|f| f.retain_keys) {
+                                let keys: Vec<&String> =
+                                    item.as_object().into_iter().flatten().map(|(k, _)| k).collect();
+                                change.insert("$retainKeys".into(), json!(keys));
+                            }
+                            change.insert(by.into(), id.clone());
+                            items.push(change.into());
+                        }
+                    }
+                }
+            }
+            for item in old {
+                if find(new, &item[by]).is_none() && find(have, &item[by]).is_some() {
+                    items.push(json!({"$patch": "delete", by: item[by]}));
+                }
+            }
+            if !items.is_empty() {
+                patch.insert(format!("$setElementOrder/{key}"), order.into());
+                patch.insert(key.to_owned(), items.into());
+            }
+        }
+        Some(PatchStrategy::MergeValues) => {
+            let added: Vec<&Value> = new.iter().filter(|v| !have.contains(v)).collect();
+            let gone: Vec<&Value> = old.iter().filter(|v| !new.contains(v) && have.contains(v)).collect();
+            if !gone.is_empty() {
+                patch.insert(format!("$deleteFromPrimitiveList/{key}"), json!(gone));
+            }
+            if !added.is_empty() || !gone.is_empty() {
+                patch.insert(format!("$setElementOrder/{key}"), json!(new));
+            }
+            if !added.is_empty() {
+                patch.insert(key.to_owned(), json!(added));
+            }
+        }
+        _ if new == have => {}
+        _ => {
+            patch.insert(key.to_owned(), json!(new));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(containers: Value, replicas: Option<i64>) -> Value {
+        let mut object = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+        if let Some(replicas) = replicas {
+            object["spec"]["replicas"] = replicas.into();
+        }
+        object
+    }
+
+    #[test]
+    fn what_others_set_stays_and_what_was_dropped_goes() {
+        let types = of_kind("apps", "v1", "Deployment");
+        assert!(types.is_some());
+        let first = deployment(
+            json!([{"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "b"}]),
+            Some(2),
+        );
+        let live = deployment(
+            json!([{"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}], "imagePullPolicy": "Always"},
+                {"name": "b", "image": "b"}, {"name": "injected", "image": "c"}]),
+            Some(5),
+        );
+        // Nothing is asked for that is not there but the size.
+        assert_eq!(Value::Object(three_way(types, &first, &first, &live)), json!({"spec": {"replicas": 2}}));
+        let second = deployment(json!([{"name": "a", "image": "a:2"}]), None);
+        let expected = json!({"spec": {"replicas": null, "template": {"spec": {
+            "$setElementOrder/containers": [{"name": "a"}],
+            "containers": [{"name": "a", "image": "a:2", "env": null}, {"$patch": "delete", "name": "b"}]}}}});
+        assert_eq!(Value::Object(three_way(types, &first, &second, &live)), expected);
+        assert!(
+            three_way(types, &second, &second, &deployment(json!([{"name": "a", "image": "a:2", "x": 1}]), Some(1)))
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn custom_kinds_replace_their_lists() {
+        let (old, new) = (json!({"spec": {"l": [1], "gone": 1}}), json!({"spec": {"l": [1, 2]}}));
+        assert_eq!(Value::Object(three_way(None, &old, &new, &old)), json!({"spec": {"l": [1, 2], "gone": null}}));
+    }
+}

@@ -1,0 +1,213 @@
+//! `patch` and `edit`.
+
+use std::process::Command as Process;
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds::Kind;
+use crate::objects::{self, FILES, documents};
+use crate::output::{self, Format, changed, name_of, strip_managed};
+use crate::session::{Session, encode};
+
+use super::create::{WRITE, is_client_dry_run, write_query};
+
+/// Flags of `patch`.
+pub const PATCH: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    &[
+        WRITE[0],
+        WRITE[1],
+        switch("local", "If true, patch will operate on the content of the file, not the server-side resource."),
+        text("patch", "", "The patch to be applied to the resource JSON file.").short('p'),
+        text("patch-file", "", "A file containing a patch to be applied to the resource."),
+        text("subresource", "", "If specified, patches the subresource of the requested object."),
+        text("type", "strategic", "The type of patch being provided; one of [json merge strategic]"),
+    ],
+];
+
+/// Flags of `edit`.
+pub const EDIT: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    &[WRITE[1], WRITE[2], text("subresource", "", "If specified, edits the subresource of the requested object.")],
+];
+
+/// Path of an object that was read.
+pub fn path_of(kind: &Kind, object: &Value) -> String {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    kind.object(text("namespace"), &encode(text("name")))
+}
+
+/// The objects that arguments name; a kind alone is an error.
+pub async fn named(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    let found = objects::read(session, args).await?;
+    if found.is_empty() {
+        return Err(Failure::new(
+            "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
+        ));
+    }
+    Ok(found)
+}
+
+/// Runs `patch`.
+pub async fn patch(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("local") {
+        return Err(Failure::new("--local is not supported yet"));
+    }
+    let form = match parsed.text("type") {
+        "strategic" => "strategic-merge-patch",
+        "merge" => "merge-patch",
+        "json" => "json-patch",
+        other => {
+            return Err(Failure::new(format!("--type must be one of [json merge strategic], not {other:?}")));
+        }
+    };
+    let text = match (parsed.text("patch"), parsed.text("patch-file")) {
+        ("", "") => {
+            return Err(Failure::new("must specify --patch or --patch-file containing the contents of the patch"));
+        }
+        ("", file) => {
+            std::fs::read_to_string(file).map_err(|e| Failure::new(format!("unable to read patch file: {e}")))?
+        }
+        (given, "") => given.to_owned(),
+        _ => return Err(parsed.usage("cannot specify --patch and --patch-file together")),
+    };
+    let patch = keelson_machinery::decode::yaml(text.as_bytes())
+        .map_err(|e| Failure::new(format!("unable to parse {text:?}: {e}")))?
+        .value;
+    let subresource = match parsed.text("subresource") {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
+    for (kind, before) in named(session, &parsed.args).await? {
+        let form = if form == "strategic-merge-patch"
+            && !kind.group.is_empty()
+            && kind.group.contains('.')
+            && !is_built_in(&kind)
+        {
+            "merge-patch"
+        } else {
+            form
+        };
+        let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-patch")?);
+        let after = match is_client_dry_run(session)? {
+            true => {
+                let mut after = before.clone();
+                keelson_machinery::patch::merge(&mut after, &patch);
+                after
+            }
+            false => session.patch(&path, form, &patch).await?,
+        };
+        let mut same = (before.clone(), after.clone());
+        strip_managed(&mut same.0);
+        strip_managed(&mut same.1);
+        let done = if same.0 == same.1 { "patched (no change)" } else { "patched" };
+        match Format::of(parsed)? {
+            // kubectl says nothing of a dry run on the server's side here.
+            Format::Default if parsed.text("dry-run") == "server" => println!("{} {done}", name_of(&after)),
+            _ => changed(parsed, &after, done)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether the kind is one of Kubernetes' own, for which strategic merge patches exist.
+pub fn is_built_in(kind: &Kind) -> bool {
+    keelson_machinery::resources::find_kind(&kind.group, &kind.version, &kind.kind).is_some()
+}
+
+/// Runs `edit`.
+pub async fn edit(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.is_set("subresource") {
+        return Err(Failure::new("--subresource is not supported yet"));
+    }
+    let found = named(session, &parsed.args).await?;
+    for (kind, before) in found {
+        let mut shown = before.clone();
+        strip_managed(&mut shown);
+        let text = keelson_machinery::yaml::write(&shown)?;
+        let header = "# Please edit the object below. Lines beginning with a '#' will be ignored,\n# and an empty file will \
+                      abort the edit. If an error occurs while saving this file will be\n# reopened with the relevant failures.\n#\n";
+        let edited = in_editor(&format!("{header}{text}"))?;
+        let mut objects = Vec::new();
+        documents("edited-file", &edited, &mut objects)?;
+        let Some(after) = objects.pop() else {
+            println!("Edit cancelled, saved file was empty.");
+            continue;
+        };
+        if after == shown {
+            println!("Edit cancelled, no changes made.");
+            continue;
+        }
+        let patch = difference(&shown, &after).unwrap_or_else(|| json!({}));
+        let path = format!("{}{}", path_of(&kind, &before), write_query(session, "kubectl-edit")?);
+        let after = session.patch(&path, "merge-patch", &patch).await?;
+        match Format::of(parsed)? {
+            Format::Default => println!("{} edited", name_of(&after)),
+            format => print!("{}", format.print(&after, parsed.on("show-managed-fields"))?),
+        }
+    }
+    Ok(())
+}
+
+fn in_editor(text: &str) -> Outcome<String> {
+    let file = tempfile::Builder::new().prefix("kubectl-edit-").suffix(".yaml").tempfile()?;
+    std::fs::write(file.path(), text)?;
+    let editor =
+        ["KUBE_EDITOR", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "vi".into());
+    let status = Process::new("sh").arg("-c").arg(format!("{editor} \"$0\"")).arg(file.path()).status();
+    match status {
+        Ok(status) if status.success() => Ok(std::fs::read_to_string(file.path())?),
+        Ok(_) => Err(Failure::new(format!("there was a problem with the editor \"{editor}\""))),
+        Err(error) => Err(Failure::new(format!("unable to launch the editor \"{editor}\": {error}"))),
+    }
+}
+
+/// The merge patch (RFC 7386) that makes `after` of `before`; `None` if they are the same.
+pub fn difference(before: &Value, after: &Value) -> Option<Value> {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut patch = serde_json::Map::new();
+            for key in old.keys().filter(|k| !new.contains_key(*k)) {
+                patch.insert(key.clone(), Value::Null);
+            }
+            for (key, value) in new {
+                let change = match old.get(key) {
+                    Some(had) => difference(had, value),
+                    None => Some(value.clone()),
+                };
+                patch.extend(change.map(|c| (key.clone(), c)));
+            }
+            (!patch.is_empty()).then_some(Value::Object(patch))
+        }
+        (a, b) if a == b => None,
+        (_, after) => Some(after.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_applied_gives_the_other() {
+        let before = json!({"a": 1, "b": {"c": [1], "d": 2}, "e": "x"});
+        for after in [
+            json!({"a": 1, "b": {"c": [1, 2]}, "f": null}),
+            json!({}),
+            json!({"a": 2, "b": {"c": [1], "d": 2}, "e": "x"}),
+        ] {
+            let mut patched = before.clone();
+            keelson_machinery::patch::merge(&mut patched, &difference(&before, &after).unwrap());
+            let mut expected = after.clone();
+            expected.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+            assert_eq!(patched, expected);
+        }
+        assert_eq!(difference(&before, &before), None);
+    }
+}

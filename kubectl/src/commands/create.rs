@@ -1,0 +1,197 @@
+//! `create -f` and `replace`.
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds;
+use crate::objects::{FILES, from_files, place};
+use crate::output::{self, changed};
+use crate::session::{Session, encode, query};
+
+/// Flags of commands that write.
+pub const WRITE: &[Flag] = &[
+    text("dry-run", "none", "Must be \"none\", \"server\", or \"client\".").alone("unchanged"),
+    text("field-manager", "", "Name of the manager used to track field ownership."),
+    text("validate", "strict", "Must be one of: strict (or true), warn, ignore (or false).").alone("strict"),
+];
+
+/// Flags of `create -f`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    WRITE,
+    &[
+        switch("edit", "Edit the API resource before creating"),
+        text("raw", "", "Raw URI to POST to the server."),
+        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        text("selector", "", "Selector (label query) to filter on").short('l'),
+    ],
+];
+
+/// Flags of `replace`.
+pub const REPLACE: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    WRITE,
+    &[
+        switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
+        text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
+        text("raw", "", "Raw URI to PUT to the server."),
+        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        text("subresource", "", "If specified, replaces the subresource of the requested object."),
+        text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
+        text("timeout", "0s", "The length of time to wait before giving up on a delete."),
+    ],
+];
+
+/// The annotation that keeps what was applied.
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Whether `--dry-run` keeps the command from asking the server to change anything.
+pub fn is_client_dry_run(session: &Session) -> Outcome<bool> {
+    match session.parsed.text("dry-run") {
+        "none" | "server" => Ok(false),
+        "client" => Ok(true),
+        "unchanged" => {
+            eprintln!("W: --dry-run is deprecated and can be replaced with --dry-run=client.");
+            Ok(true)
+        }
+        other => {
+            Err(Failure::new(format!("Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\".")))
+        }
+    }
+}
+
+/// The query of a write.
+pub fn write_query(session: &Session, manager: &str) -> Outcome<String> {
+    let parsed = &session.parsed;
+    let validation = match parsed.text("validate") {
+        "true" | "strict" => "Strict",
+        "warn" => "Warn",
+        "false" | "ignore" => "Ignore",
+        "" => "",
+        other => {
+            return Err(Failure::new(format!(
+                "invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"
+            )));
+        }
+    };
+    let manager = if parsed.text("field-manager").is_empty() { manager } else { parsed.text("field-manager") };
+    let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+    Ok(query(&[("dryRun", dry_run), ("fieldManager", manager), ("fieldValidation", validation)]))
+}
+
+/// Keeps the whole object in its annotation.
+pub fn save_config(object: &mut Value) {
+    if let Some(annotations) = object["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
+        if annotations.is_empty()
+            && let Some(metadata) = object["metadata"].as_object_mut()
+        {
+            metadata.remove("annotations");
+        }
+    }
+    let mut kept = object.clone();
+    if !kept["metadata"]["annotations"].is_object() {
+        kept["metadata"]["annotations"] = json!({});
+    }
+    let text = crate::output::json::compact(&kept) + "\n";
+    object["metadata"]["annotations"][LAST_APPLIED] = text.into();
+}
+
+/// Creates an object; with a client's dry run it is only handed back.
+pub async fn create(session: &Session, mut object: Value) -> Outcome {
+    let kind = kinds::of_object(session, &object).await?;
+    if session.parsed.on("save-config") {
+        save_config(&mut object);
+    }
+    if kind.namespaced && object["metadata"]["namespace"].is_null() && session.parsed.is_set("namespace") {
+        object["metadata"]["namespace"] = session.namespace()?.into();
+    }
+    let (namespace, _) = place(session, &object)?;
+    if is_client_dry_run(session)? {
+        return changed(&session.parsed, &object, "created");
+    }
+    let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-create")?);
+    let made = session.post(&path, &object).await?;
+    changed(&session.parsed, &made, "created")
+}
+
+/// Runs `create -f`.
+pub async fn create_files(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["edit", "raw"] {
+        if parsed.is_set(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported yet")));
+        }
+    }
+    if let Some(word) = parsed.args.first() {
+        return Err(Failure::Plain(format!(
+            "error: Unexpected args: [{}]\nSee 'kubectl create -h' for help and examples",
+            if parsed.args.len() == 1 { word.clone() } else { parsed.args.join(" ") }
+        )));
+    }
+    if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(Failure::new("must specify one of -f and -k"));
+    }
+    let mut failed = None;
+    for object in from_files(session).await? {
+        if let Err(error) = create(session, object).await
+            && let Some(before) = failed.replace(error)
+        {
+            eprintln!("{before}");
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Runs `replace`.
+pub async fn replace(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.is_set("raw") {
+        return Err(Failure::new("--raw is not supported yet"));
+    }
+    if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(Failure::new("must specify one of -f and -k"));
+    }
+    let subresource = match parsed.text("subresource") {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
+    for mut object in from_files(session).await? {
+        let kind = kinds::of_object(session, &object).await?;
+        let (namespace, name) = place(session, &object)?;
+        let path = kind.object(&namespace, &encode(&name));
+        if is_client_dry_run(session)? {
+            changed(parsed, &object, "replaced")?;
+            continue;
+        }
+        if parsed.on("save-config") {
+            save_config(&mut object);
+        }
+        if parsed.on("force") {
+            match session.delete(&path, &json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                Ok(_) => println!("{} deleted", deleted_name(&object)),
+                Err(_) => {}
+            }
+            super::delete::until_gone(session, &path, None).await?;
+            let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-replace")?);
+            let made = session.post(&path, &object).await?;
+            changed(parsed, &made, "replaced")?;
+            continue;
+        }
+        let path = format!("{path}{subresource}{}", write_query(session, "kubectl-replace")?);
+        let made = session.put(&path, &object).await?;
+        changed(parsed, &made, "replaced")?;
+    }
+    Ok(())
+}
+
+/// `pod "x"`, as a deletion is told.
+pub fn deleted_name(object: &Value) -> String {
+    let name = output::name_of(object);
+    let (kind, name) = name.split_once('/').unwrap_or((&name, ""));
+    format!("{kind} \"{name}\"")
+}

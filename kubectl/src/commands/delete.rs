@@ -1,0 +1,200 @@
+//! `delete`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds::{self, Kind};
+use crate::objects::{self, FILES, SELECT};
+use crate::session::{Session, encode, query};
+
+/// Flags of `delete`.
+pub const FLAGS: &[&[Flag]] = &[
+    FILES,
+    SELECT,
+    &[
+        text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
+        text("dry-run", "none", "Must be \"none\", \"server\", or \"client\".").alone("unchanged"),
+        switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
+        text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
+        switch("ignore-not-found", "Treat \"resource not found\" as a successful delete."),
+        switch("interactive", "If true, delete resource only when user confirms.").short('i'),
+        switch("now", "If true, resources are signaled for immediate shutdown (same as --grace-period=1)."),
+        text("output", "", "Output mode. Use \"-o name\" for shorter output (resource/name).").short('o'),
+        text("raw", "", "Raw URI to DELETE to the server."),
+        text(
+            "timeout",
+            "0s",
+            "The length of time to wait before giving up on a delete, zero means determine a timeout from the size of the object",
+        ),
+        switch("wait", "If true, wait for resources to be gone before returning.").or("true"),
+    ],
+];
+
+/// Pause between looks whether an object is gone.
+const POLL: Duration = Duration::from_millis(100);
+
+/// One object to delete.
+struct Doomed {
+    kind: Kind,
+    namespace: String,
+    name: String,
+}
+
+/// Runs `delete`.
+pub async fn delete(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["raw", "interactive"] {
+        if parsed.is_set(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported yet")));
+        }
+    }
+    if !matches!(parsed.text("output"), "" | "name") {
+        return Err(
+            parsed.usage(format!("unexpected -o output mode: {}. We only support '-o name'", parsed.text("output")))
+        );
+    }
+    let options = options(session)?;
+    let mut failed: Option<Failure> = None;
+    let mut deleted = Vec::new();
+    let mut found = 0;
+    for doomed in doomed(session).await? {
+        found += 1;
+        let path = doomed.kind.object(&doomed.namespace, &encode(&doomed.name));
+        let shown = format!("{} \"{}\"", doomed.kind.qualified(), doomed.name);
+        let dry = match parsed.text("dry-run") {
+            "client" | "unchanged" => " (dry run)",
+            "server" => " (server dry run)",
+            _ => "",
+        };
+        let result = match dry {
+            " (dry run)" => session.get(&path).await,
+            _ => session.delete(&path, &options).await,
+        };
+        match result {
+            Ok(answer) => {
+                match parsed.text("output") {
+                    "name" => println!("{}/{}", doomed.kind.qualified(), doomed.name),
+                    _ if parsed.on("force") => println!("{shown} force deleted{dry}"),
+                    _ => println!("{shown} deleted{dry}"),
+                }
+                if dry.is_empty() {
+                    let uid = answer["metadata"]["uid"].as_str().or(answer["details"]["uid"].as_str());
+                    deleted.push((path, uid.map(str::to_owned)));
+                }
+            }
+            Err(error) if error.is_not_found() && (parsed.on("ignore-not-found") || parsed.on("all")) => {}
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    eprintln!("{before}");
+                }
+            }
+        }
+    }
+    if found == 0 {
+        println!("No resources found");
+    }
+    if parsed.on("wait") {
+        for (path, uid) in deleted {
+            until_gone(session, &path, uid.as_deref()).await?;
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn options(session: &Session) -> Outcome<Value> {
+    let parsed = &session.parsed;
+    let policy = match parsed.text("cascade") {
+        "background" | "true" => "Background",
+        "foreground" => "Foreground",
+        "orphan" | "false" => "Orphan",
+        other => {
+            return Err(Failure::new(format!(
+                "invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
+            )));
+        }
+    };
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+    let grace = parsed.number("grace-period")?;
+    let grace = match (parsed.on("now"), parsed.on("force"), grace) {
+        (true, _, -1) => 1,
+        (true, ..) => return Err(Failure::new("--now and --grace-period cannot be specified together")),
+        (_, true, -1) => 0,
+        (_, true, given) if given > 0 => {
+            return Err(Failure::new("--force and --grace-period greater than 0 cannot be specified together"));
+        }
+        (_, false, 0) => 1,
+        (.., given) => given,
+    };
+    if parsed.on("force") {
+        eprintln!(
+            "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The \
+             resource may continue to run on the cluster indefinitely."
+        );
+    }
+    if grace >= 0 {
+        options["gracePeriodSeconds"] = grace.into();
+    }
+    if parsed.text("dry-run") == "server" {
+        options["dryRun"] = json!(["All"]);
+    }
+    Ok(options)
+}
+
+async fn doomed(session: &Session) -> Outcome<Vec<Doomed>> {
+    let parsed = &session.parsed;
+    let mut all = Vec::new();
+    for object in objects::from_files(session).await? {
+        let kind = kinds::of_object(session, &object).await?;
+        let (namespace, name) = objects::place(session, &object)?;
+        all.push(Doomed { kind, namespace, name });
+    }
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(Failure::new(
+            "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
+        ));
+    }
+    let namespace = session.namespace()?;
+    let selected = parsed.is_set("selector") || parsed.is_set("field-selector") || parsed.on("all");
+    for target in objects::targets(session, &parsed.args).await? {
+        if target.names.is_empty() {
+            if !selected {
+                return Err(Failure::new("resource(s) were provided, but no name was specified"));
+            }
+            let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+            let query =
+                query(&[("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))]);
+            let list = session.get(&format!("{}{query}", target.kind.path(within))).await?;
+            for item in list["items"].as_array().into_iter().flatten() {
+                let text = |key: &str| item["metadata"][key].as_str().unwrap_or_default().to_owned();
+                all.push(Doomed { kind: target.kind.clone(), namespace: text("namespace"), name: text("name") });
+            }
+        } else if selected {
+            return Err(Failure::new("name cannot be provided when a selector is specified"));
+        }
+        for name in target.names {
+            all.push(Doomed { kind: target.kind.clone(), namespace: namespace.clone(), name });
+        }
+    }
+    Ok(all)
+}
+
+/// Waits until an object, or the one with this uid, is gone.
+pub async fn until_gone(session: &Session, path: &str, uid: Option<&str>) -> Outcome {
+    let timeout = session.parsed.duration("timeout")?;
+    let started = Instant::now();
+    loop {
+        match session.get(path).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(object) if uid.is_some() && object["metadata"]["uid"].as_str() != uid => return Ok(()),
+            Ok(_) if !timeout.is_zero() && started.elapsed() > timeout => {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                return Err(Failure::new(format!("timed out waiting for the condition on {name}")));
+            }
+            Ok(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `events`.
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds;
+use crate::objects::SELECT;
+use crate::output::{self, Format, list, table};
+use crate::session::{Session, query};
+
+/// Flags of `events`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    &[
+        SELECT[2],
+        text("chunk-size", "500", "Return large lists in chunks rather than all at once."),
+        text("for", "", "Filter events to only those pertaining to the specified resource."),
+        switch("no-headers", "When using the default output format, don't print headers."),
+        text("types", "", "Output only events of given types."),
+        switch("watch", "After listing the requested events, watch for more events.").short('w'),
+    ],
+];
+
+/// A span of time as tables print it.
+pub fn age(since: &str) -> String {
+    let Ok(then) = since.parse::<jiff::Timestamp>() else { return "<unknown>".into() };
+    let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    let rest = |whole: i64, part: i64, unit: &str, small: &str| match part {
+        0 => format!("{whole}{unit}"),
+        part => format!("{whole}{unit}{part}{small}"),
+    };
+    match seconds {
+        s if s < 120 => format!("{s}s"),
+        s if s < 600 => rest(minutes, s % 60, "m", "s"),
+        s if s < 3 * 3600 => format!("{}m", s / 60),
+        s if s < 8 * 3600 => rest(hours, s / 60 % 60, "h", "m"),
+        s if s < 48 * 3600 => format!("{}h", s / 3600),
+        s if s < 8 * 86400 => rest(days, s / 3600 % 24, "d", "h"),
+        s if s < 2 * 365 * 86400 => format!("{}d", s / 86400),
+        s if s < 8 * 365 * 86400 => rest(days / 365, days % 365, "y", "d"),
+        _ => format!("{}y", days / 365),
+    }
+}
+
+fn last_seen(event: &Value) -> &str {
+    let text = |value: &'static str| event[value].as_str().filter(|t| !t.is_empty());
+    event["series"]["lastObservedTime"].as_str().or(text("lastTimestamp")).or(text("eventTime")).unwrap_or_default()
+}
+
+/// Runs `events`.
+pub async fn events(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("watch") {
+        return Err(Failure::new("--watch is not supported yet; use kubectl get events --watch"));
+    }
+    let mut fields = Vec::new();
+    if !parsed.text("for").is_empty() {
+        let Some((kind, name)) = parsed.text("for").split_once('/') else {
+            return Err(Failure::new("--for must be in resource/name form"));
+        };
+        let kind = kinds::resolve(session, kind).await?;
+        fields.push(format!("involvedObject.kind={}", kind.kind));
+        fields.push(format!("involvedObject.name={name}"));
+    }
+    let namespace = session.namespace()?;
+    let path = if parsed.on("all-namespaces") {
+        "/api/v1/events".into()
+    } else {
+        format!("/api/v1/namespaces/{namespace}/events")
+    };
+    let answer = session.get(&format!("{path}{}", query(&[("fieldSelector", &fields.join(","))]))).await?;
+    let mut events = answer["items"].as_array().cloned().unwrap_or_default();
+    let types = parsed.list("types");
+    events.retain(|e| {
+        types.is_empty() || types.iter().any(|t| e["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)))
+    });
+    events.sort_by(|a, b| last_seen(a).cmp(last_seen(b)));
+    for event in &mut events {
+        event["apiVersion"] = "v1".into();
+        event["kind"] = "Event".into();
+    }
+    let format = Format::of(parsed)?;
+    if format.is_object() {
+        print!("{}", format.print(&list(events), parsed.on("show-managed-fields"))?);
+        return Ok(());
+    }
+    if events.is_empty() {
+        match parsed.on("all-namespaces") {
+            true => eprintln!("No events found."),
+            false => eprintln!("No events found in {namespace} namespace."),
+        }
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    let all = parsed.on("all-namespaces");
+    if !parsed.on("no-headers") {
+        let titles = ["NAMESPACE", "LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"].map(str::to_owned);
+        rows.push(titles[usize::from(!all)..].to_vec());
+    }
+    rows.extend(events.iter().map(|event| row(event)[usize::from(!all)..].to_vec()));
+    print!("{}", table::align(&rows));
+    Ok(())
+}
+
+/// An event's cells, the namespace first.
+fn row(event: &Value) -> [String; 6] {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let count = event["series"]["count"].as_i64().or(event["count"].as_i64()).unwrap_or(0);
+    let first = event["firstTimestamp"].as_str().or(event["eventTime"].as_str()).unwrap_or_default();
+    let seen = match count {
+        n if n > 1 => format!("{} (x{n} over {})", age(last_seen(event)), age(first)),
+        _ => age(last_seen(event)),
+    };
+    let about = &event["involvedObject"];
+    [
+        text(&event["metadata"]["namespace"]),
+        seen,
+        text(&event["type"]),
+        text(&event["reason"]),
+        format!("{}/{}", text(&about["kind"]), text(&about["name"])),
+        text(&event["message"]).trim().to_owned(),
+    ]
+}

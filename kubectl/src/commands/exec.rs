@@ -1,0 +1,117 @@
+//! `exec`.
+
+use std::io::IsTerminal;
+
+use nix::sys::termios::{self, SetArg, Termios};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::objects::{self, FILES};
+use crate::session::{Session, encode, query};
+use crate::socket;
+
+use super::logs::{default_container, listed, pods_of};
+
+/// Flags of `exec`.
+pub const FLAGS: &[&[Flag]] = &[
+    &[FILES[0]],
+    &[
+        text("container", "", "Container name. If omitted, use the kubectl.kubernetes.io/default-container annotation or the first container in the pod.").short('c'),
+        text("pod-running-timeout", "1m0s", "The length of time to wait until at least one pod is running"),
+        switch("quiet", "Only print output from the remote session").short('q'),
+        switch("stdin", "Pass stdin to the container").short('i'),
+        switch("tty", "Stdin is a TTY").short('t'),
+    ],
+];
+
+/// A terminal in raw mode, as long as it lives.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let before = termios::tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Columns and rows of the terminal.
+fn size() -> Option<(u16, u16)> {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    let output = std::process::Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut parts = text.split_whitespace().filter_map(|p| p.parse::<u16>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(rows), Some(columns)) => Some((columns, rows)),
+        _ => Some((number("COLUMNS")?, number("LINES")?)),
+    }
+}
+
+/// Runs `exec`.
+pub async fn exec(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let Some(dashed) = &parsed.after_dash else {
+        return Err(match parsed.args.len() {
+            0 => parsed.usage("pod, type/name or --filename must be specified"),
+            1 => Failure::new("you must specify at least one command for the container"),
+            _ => Failure::Plain("error: exec [POD] [COMMAND] is not supported anymore. Use exec [POD] -- [COMMAND] instead\nSee 'kubectl exec -h' for help and examples".into()),
+        });
+    };
+    let Some(target) = parsed.args.first() else {
+        return Err(parsed.usage("pod, type/name or --filename must be specified"));
+    };
+    if dashed.is_empty() {
+        return Err(Failure::new("you must specify at least one command for the container"));
+    }
+    let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
+    let (kind, name) = objects::one(session, &[target]).await?;
+    let Some(pod) = pods_of(session, &kind, &name).await?.into_iter().next() else {
+        return Err(Failure::new("timed out waiting for the condition"));
+    };
+    if let Some(phase @ ("Succeeded" | "Failed")) = pod["status"]["phase"].as_str() {
+        return Err(Failure::new(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+    }
+    let container = match parsed.text("container") {
+        "" => {
+            let (container, several) = default_container(&pod);
+            if several && !parsed.on("quiet") {
+                eprintln!("Defaulted container \"{container}\" out of: {}", listed(&pod));
+            }
+            container
+        }
+        given => given.to_owned(),
+    };
+    let stdin = parsed.on("stdin");
+    let tty = parsed.on("tty") && stdin && std::io::stdin().is_terminal();
+    if parsed.on("tty") && !tty {
+        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+    }
+    let flag = |on: bool| if on { "true" } else { "" };
+    let mut path = format!(
+        "/api/v1/namespaces/{}/pods/{}/exec{}",
+        session.namespace()?,
+        encode(pod["metadata"]["name"].as_str().unwrap_or_default()),
+        query(&[
+            ("container", &container),
+            ("stdin", flag(stdin)),
+            ("stdout", "true"),
+            ("stderr", flag(!tty)),
+            ("tty", flag(tty))
+        ])
+    );
+    for word in dashed {
+        path += &format!("&command={}", encode(word));
+    }
+    let raw = tty.then(Raw::enter).flatten();
+    let result = socket::command(session, &path, stdin, if tty { size() } else { None }).await;
+    drop(raw);
+    result
+}

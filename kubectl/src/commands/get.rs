@@ -1,0 +1,374 @@
+//! `get`: tables, objects, watches.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::Method;
+use http_body_util::BodyStream;
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds::Kind;
+use crate::objects::{self, FILES, SELECT, Target};
+use crate::output::jsonpath::{Template, relaxed, text_of};
+use crate::output::table::{self, View};
+use crate::output::{self, Format, items_of, list, strip_managed};
+use crate::session::{Session, encode, query};
+
+const TABLE: &str =
+    "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+
+/// Flags of `get`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    &[
+        SELECT[0],
+        SELECT[1],
+        SELECT[2],
+        text("chunk-size", "500", "Return large lists in chunks rather than all at once. Pass 0 to disable."),
+        switch("ignore-not-found", "If set to true, suppresses NotFound error for specific objects that do not exist."),
+        text(
+            "label-columns",
+            "",
+            "Accepts a comma separated list of labels that are going to be presented as columns.",
+        )
+        .short('L'),
+        switch("no-headers", "When using the default or custom-column output format, don't print headers."),
+        switch("output-watch-events", "Output watch event objects when --watch or --watch-only is used."),
+        text("raw", "", "Raw URI to request from the server. Uses the transport specified by the kubeconfig file."),
+        switch("server-print", "If true, have the server return the appropriate table output.").or("true"),
+        switch("show-kind", "If present, list the resource type for the requested object(s)."),
+        switch("show-labels", "When printing, show all labels as the last column."),
+        text("sort-by", "", "If non-empty, sort list types using this field specification."),
+        text("subresource", "", "If specified, gets the subresource of the requested object."),
+        switch("watch", "After listing/getting the requested object, watch for changes.").short('w'),
+        switch("watch-only", "Watch for changes to the requested object(s), without listing/getting first."),
+    ],
+];
+
+/// Runs `get`.
+pub async fn get(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if !parsed.text("raw").is_empty() {
+        print!("{}", session.text(parsed.text("raw")).await?);
+        return Ok(());
+    }
+    let format = Format::of(parsed)?;
+    let mut targets = objects::targets(session, &parsed.args).await?;
+    for object in objects::from_files(session).await? {
+        let kind = crate::kinds::of_object(session, &object).await?;
+        targets.push(Target { kind, names: vec![objects::place(session, &object)?.1] });
+    }
+    if targets.is_empty() {
+        eprintln!(
+            "You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported \
+             resources.\n"
+        );
+        return Err(Failure::Plain(
+            "error: Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that \
+             resource (e.g. kubectl explain pods).\nSee 'kubectl get -h' for help and examples"
+                .into(),
+        ));
+    }
+    let named = targets.iter().any(|t| !t.names.is_empty());
+    if named && parsed.on("all-namespaces") {
+        return Err(Failure::new("a resource cannot be retrieved by name across all namespaces"));
+    }
+    if named && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
+        return Err(Failure::new("name cannot be provided when a selector is specified"));
+    }
+    if parsed.on("watch") || parsed.on("watch-only") {
+        return watch(session, &targets, &format).await;
+    }
+    match format.is_object() {
+        true => print_objects(session, &targets, &format).await,
+        false => print_tables(session, &targets, &format).await,
+    }
+}
+
+/// The paths of a target, each with the name that it is for.
+fn paths(session: &Session, target: &Target) -> Outcome<Vec<(Option<String>, String)>> {
+    let parsed = &session.parsed;
+    let namespace = session.namespace()?;
+    let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+    if target.names.is_empty() {
+        return Ok(vec![(None, target.kind.path(within))]);
+    }
+    let subresource = match parsed.text("subresource") {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
+    let path = |name: &String| format!("{}{subresource}", target.kind.object(&namespace, &encode(name)));
+    Ok(target.names.iter().map(|name| (Some(name.clone()), path(name))).collect())
+}
+
+/// Reads a list in chunks; `join` is the field in which chunks are put together.
+async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outcome<Value> {
+    let parsed = &session.parsed;
+    let limit = parsed.text("chunk-size");
+    let mut pairs = vec![("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))];
+    if !parsed.text("sort-by").is_empty() {
+        pairs.push(("includeObject", "Object"));
+    }
+    let mut whole = Value::Null;
+    let mut next = String::new();
+    loop {
+        let mut all = pairs.clone();
+        all.extend([("limit", if limit == "0" { "" } else { limit }), ("continue", next.as_str())]);
+        let mut page = session.get_as(&format!("{path}{}", query(&all)), accept).await?;
+        next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+        match whole.is_null() {
+            true => whole = page,
+            false => {
+                let more = page[join].as_array_mut().map(std::mem::take).unwrap_or_default();
+                if let Some(rows) = whole[join].as_array_mut() {
+                    rows.extend(more);
+                }
+            }
+        }
+        if next.is_empty() {
+            return Ok(whole);
+        }
+    }
+}
+
+async fn print_objects(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    let (mut objects, mut failed, mut single) = (Vec::new(), None, None);
+    for target in targets {
+        for (name, path) in paths(session, target)? {
+            let read = match name {
+                Some(_) => session.get(&path).await,
+                None => chunks(session, &path, "application/json", "items").await,
+            };
+            match read {
+                Ok(mut list) if name.is_none() => objects.extend(items_of(&target.kind, &mut list)),
+                Ok(object) => {
+                    single = Some(targets.len() == 1 && target.names.len() == 1);
+                    objects.push(object);
+                }
+                Err(error) if error.is_not_found() && parsed.on("ignore-not-found") => {}
+                Err(error) => failed = Some(say(failed, error)),
+            }
+        }
+    }
+    sort(session, &mut objects, |o| o)?;
+    let managed = parsed.on("show-managed-fields");
+    if objects.is_empty() && (failed.is_some() || (targets.iter().all(|t| !t.names.is_empty()))) {
+        return failed.map_or(Ok(()), Err);
+    }
+    let text = match single {
+        Some(true) => format.print(&objects[0], managed)?,
+        _ => format.print(&list(objects), managed)?,
+    };
+    print!("{text}");
+    failed.map_or(Ok(()), Err)
+}
+
+/// Prints the failure that came before, so that the last one is left to be returned.
+fn say(before: Option<Failure>, now: Failure) -> Failure {
+    if let Some(before) = before {
+        eprintln!("{before}");
+    }
+    now
+}
+
+fn sort<T>(session: &Session, rows: &mut [T], object: impl Fn(&T) -> &Value) -> Outcome {
+    let path = session.parsed.text("sort-by");
+    if path.is_empty() {
+        return Ok(());
+    }
+    let template = Template::parse(&relaxed(path), false)?;
+    let key = |row: &T| template.values(object(row)).first().map(|v| (*v).clone()).unwrap_or_default();
+    rows.sort_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        match (a.as_f64(), b.as_f64()) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            _ => text_of(&a).cmp(&text_of(&b)),
+        }
+    });
+    Ok(())
+}
+
+fn view(session: &Session, format: &Format, kind: &Kind, many: bool) -> View {
+    let parsed = &session.parsed;
+    View {
+        wide: matches!(format, Format::Wide),
+        namespace: parsed.on("all-namespaces") && kind.namespaced,
+        kind: (many || parsed.on("show-kind")).then(|| kind.clone()),
+        labels: parsed.list("label-columns"),
+        all_labels: parsed.on("show-labels"),
+        no_headers: parsed.on("no-headers"),
+        events: parsed.on("output-watch-events"),
+    }
+}
+
+async fn print_tables(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    let many = targets.len() > 1;
+    let (mut printed, mut failed) = (false, None);
+    for target in targets {
+        let mut table = Value::Null;
+        for (name, path) in paths(session, target)? {
+            let read = match name {
+                Some(_) => session.get_as(&path, TABLE).await,
+                None => chunks(session, &path, TABLE, "rows").await,
+            };
+            match read {
+                Ok(mut next) if !table.is_null() => {
+                    let rows = next["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
+                    if let Some(have) = table["rows"].as_array_mut() {
+                        have.extend(rows);
+                    }
+                }
+                Ok(next) => table = next,
+                Err(error) if error.is_not_found() && name.is_some() && parsed.on("ignore-not-found") => {}
+                Err(error) => failed = Some(say(failed, error)),
+            }
+        }
+        let mut rows = table["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        if rows.is_empty() {
+            continue;
+        }
+        sort(session, &mut rows, |row| &row["object"])?;
+        table["rows"] = rows.into();
+        if printed {
+            println!();
+        }
+        print!("{}", table::align(&view(session, format, &target.kind, many).rows(&table)));
+        printed = true;
+    }
+    if !printed && failed.is_none() && !parsed.on("ignore-not-found") {
+        let scoped = !parsed.on("all-namespaces") && targets.iter().any(|t| t.kind.namespaced);
+        match scoped {
+            true => eprintln!("No resources found in {} namespace.", session.namespace()?),
+            false => eprintln!("No resources found"),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The lines of a watch.
+async fn lines(session: &Session, path: &str, accept: &str, mut each: impl FnMut(Value) -> Outcome<bool>) -> Outcome {
+    let response = session.send(Method::GET, path, accept, None, Bytes::new()).await?;
+    let mut frames = BodyStream::new(response.into_body());
+    let mut buffer = Vec::new();
+    while let Some(frame) = frames.next().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        buffer.extend_from_slice(&data);
+        while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            let event =
+                serde_json::from_slice(&line).map_err(|e| Failure::new(format!("a watch event is no JSON: {e}")))?;
+            if !each(event)? {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    let [target] = targets else {
+        return Err(Failure::new("you may only specify a single resource type"));
+    };
+    if target.names.len() > 1 {
+        return Err(Failure::new("you may only specify a single resource type"));
+    }
+    let accept = if format.is_object() { "application/json" } else { TABLE };
+    let namespace = session.namespace()?;
+    let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+    let path = target.kind.path(within);
+    let named = target.names.first().map(|n| format!("metadata.name={n}"));
+    let fields = named.as_deref().unwrap_or(parsed.text("field-selector"));
+    let selectors = [("labelSelector", parsed.text("selector")), ("fieldSelector", fields)];
+    let mut list = session.get_as(&format!("{path}{}", query(&selectors)), accept).await?;
+    if let Some(name) = target.names.first()
+        && list[if format.is_object() { "items" } else { "rows" }].as_array().is_none_or(Vec::is_empty)
+    {
+        // The refusal of the object itself is what kubectl says.
+        session.get(&target.kind.object(&namespace, &encode(name))).await?;
+    }
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let view = view(session, format, &target.kind, false);
+    let mut printer = Printer {
+        view,
+        widths: Vec::new(),
+        columns: Value::Null,
+        format: format.clone(),
+        events: parsed.on("output-watch-events"),
+        managed: parsed.on("show-managed-fields"),
+    };
+    if !parsed.on("watch-only") {
+        if format.is_object() {
+            for item in items_of(&target.kind, &mut list) {
+                printer.object("ADDED", item)?;
+            }
+        } else {
+            printer.rows("ADDED", &list);
+        }
+    } else {
+        printer.columns = json!({"columnDefinitions": list["columnDefinitions"]});
+    }
+    let mut all = selectors.to_vec();
+    all.extend([("watch", "true"), ("resourceVersion", version.as_str())]);
+    lines(session, &format!("{path}{}", query(&all)), accept, |event| {
+        let kind = event["type"].as_str().unwrap_or_default().to_owned();
+        if kind == "ERROR" {
+            return Err(Failure::Server(event["object"].clone()));
+        }
+        if kind != "BOOKMARK" {
+            match printer.format.is_object() {
+                true => printer.object(&kind, event["object"].clone())?,
+                false => printer.rows(&kind, &event["object"]),
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+/// Prints what a watch brings, in columns that stay where they are.
+struct Printer {
+    view: View,
+    widths: Vec<usize>,
+    columns: Value,
+    format: Format,
+    events: bool,
+    managed: bool,
+}
+
+impl Printer {
+    fn rows(&mut self, event: &str, table: &Value) {
+        let mut rows = Vec::new();
+        let first = self.widths.is_empty();
+        if table["columnDefinitions"].as_array().is_some_and(|c| !c.is_empty()) {
+            self.columns = json!({"columnDefinitions": table["columnDefinitions"]});
+        }
+        let data = table["rows"].as_array().map_or(&[][..], Vec::as_slice);
+        if first && !self.view.no_headers && !data.is_empty() {
+            rows.push(self.view.titles(&self.columns));
+        }
+        rows.extend(data.iter().map(|row| self.view.row(&self.columns, row, event)));
+        table::measure(&rows, &mut self.widths);
+        for row in &rows {
+            print!("{}", table::line(row, &self.widths));
+        }
+    }
+
+    fn object(&mut self, event: &str, mut object: Value) -> Outcome {
+        if !self.managed {
+            strip_managed(&mut object);
+        }
+        if self.events {
+            object = json!({"type": event, "object": object});
+        }
+        if matches!(self.format, Format::Yaml) {
+            println!("---");
+        }
+        print!("{}", self.format.print(&object, self.managed)?);
+        Ok(())
+    }
+}

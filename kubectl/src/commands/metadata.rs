@@ -1,0 +1,157 @@
+//! `label` and `annotate`.
+
+use serde_json::{Map, Value};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::objects::{self, FILES, SELECT};
+use crate::output::{self, Format, changed, name_of};
+use crate::session::{Session, encode};
+
+use super::create::{WRITE, is_client_dry_run, write_query};
+
+/// Flags of both.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    SELECT,
+    &[
+        WRITE[0],
+        WRITE[1],
+        switch("list", "If true, display the labels or annotations for a given resource."),
+        switch("local", "If true, it will NOT contact the api-server but run locally."),
+        switch("overwrite", "If true, allow labels or annotations to be overwritten."),
+        text(
+            "resource-version",
+            "",
+            "If non-empty, the update will only succeed if this is the current resource-version.",
+        ),
+    ],
+];
+
+/// Runs `label`.
+pub async fn label(session: &Session) -> Outcome {
+    run(session, "label", "labels").await
+}
+
+/// Runs `annotate`.
+pub async fn annotate(session: &Session) -> Outcome {
+    run(session, "annotation", "annotations").await
+}
+
+async fn run(session: &Session, word: &str, field: &str) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("local") {
+        return Err(Failure::new("--local is not supported yet"));
+    }
+    let is_pair = |a: &&String| a.contains('=') || (a.ends_with('-') && !a.contains('/')) || a.ends_with('-');
+    let first = parsed.args.iter().position(|a| is_pair(&a)).unwrap_or(parsed.args.len());
+    let (resources, pairs) = parsed.args.split_at(first);
+    if resources.is_empty() && !parsed.is_set("filename") {
+        return Err(Failure::new("one or more resources must be specified as <resource> <name> or <resource>/<name>"));
+    }
+    let (mut set, mut remove) = (Map::new(), Vec::new());
+    for pair in pairs {
+        match (pair.split_once('='), pair.strip_suffix('-')) {
+            (Some((key, value)), _) if !key.is_empty() => {
+                set.insert(key.to_owned(), value.into());
+            }
+            (None, Some(key)) if !key.is_empty() => remove.push(key.to_owned()),
+            _ => return Err(Failure::new(format!("unknown {word} spec: {pair}"))),
+        }
+    }
+    if let Some(key) = remove.iter().find(|key| set.contains_key(*key)) {
+        return Err(Failure::new(format!("cannot modify and remove the same {word}(s), {key}")));
+    }
+    if pairs.is_empty() && !parsed.on("list") {
+        return Err(Failure::new(format!("at least one {word} update is required")));
+    }
+    let mut failed: Option<Failure> = None;
+    for (kind, object) in objects::read(session, resources).await? {
+        if parsed.on("list") {
+            list(&object, field);
+            continue;
+        }
+        let path = {
+            let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+            format!(
+                "{}{}",
+                kind.object(text("namespace"), &encode(text("name"))),
+                write_query(session, if word == "label" { "kubectl-label" } else { "kubectl-annotate" })?
+            )
+        };
+        match change(session, &object, &path, word, field, (&set, &remove)).await {
+            Ok(()) => {}
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    eprintln!("{before}");
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn list(object: &Value, field: &str) {
+    for (key, value) in object["metadata"][field].as_object().into_iter().flatten() {
+        println!("{key}={}", value.as_str().unwrap_or_default());
+    }
+}
+
+async fn change(
+    session: &Session,
+    object: &Value,
+    path: &str,
+    word: &str,
+    field: &str,
+    (set, remove): (&Map<String, Value>, &[String]),
+) -> Outcome {
+    let parsed = &session.parsed;
+    let have = &object["metadata"][field];
+    if !parsed.on("overwrite") {
+        let taken = |(key, value): &(&String, &Value)| have.get(*key).is_some_and(|old| old != *value);
+        if let Some((key, _)) = set.iter().find(taken) {
+            return Err(Failure::Plain(match word {
+                "label" => format!(
+                    "'{key}' already has a value ({}), and --overwrite is false",
+                    have[key].as_str().unwrap_or_default()
+                ),
+                _ => format!(
+                    "error: --overwrite is false but found the following declared annotation(s): '{key}' already has a value ({})",
+                    have[key].as_str().unwrap_or_default()
+                ),
+            }));
+        }
+    }
+    for key in remove.iter().filter(|key| have.get(key.as_str()).is_none()) {
+        if word == "label" {
+            println!("label {key:?} not found.");
+        }
+    }
+    let mut patch: Map<String, Value> = set.clone();
+    patch.extend(remove.iter().filter(|k| have.get(k.as_str()).is_some()).map(|key| (key.clone(), Value::Null)));
+    let same = patch.iter().all(|(key, value)| have.get(key).unwrap_or(&Value::Null) == value);
+    let mut patch = serde_json::json!({"metadata": {field: patch}});
+    if !parsed.text("resource-version").is_empty() {
+        patch["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
+    }
+    let result = match is_client_dry_run(session)? || (same && word == "label") {
+        true => {
+            let mut result = object.clone();
+            keelson_machinery::patch::merge(&mut result, &patch);
+            result
+        }
+        false => session.patch(path, "merge-patch", &patch).await?,
+    };
+    let done = match word {
+        "label" if same => "not labeled",
+        "label" if set.is_empty() => "unlabeled",
+        "label" => "labeled",
+        _ => "annotated",
+    };
+    match Format::of(parsed)? {
+        Format::Default if done == "not labeled" => println!("{} {done}", name_of(&result)),
+        _ => changed(parsed, &result, done)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,543 @@
+//! The table of commands.
+
+mod api;
+mod apply;
+mod auth;
+mod change;
+mod config;
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod generate;
+mod get;
+mod logs;
+mod metadata;
+mod node;
+mod rollout;
+mod run;
+mod scale;
+mod set;
+mod wait;
+
+use futures::future::BoxFuture;
+
+use crate::failure::Outcome;
+use crate::flags::{Flag, help};
+use crate::session::Session;
+
+/// One command.
+pub struct Command {
+    /// The words that call it.
+    pub path: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// Its arguments, for help.
+    pub usage: &'static str,
+    /// Its flags, besides those of every command.
+    pub flags: &'static [&'static [Flag]],
+    /// Whether flags may stand between arguments.
+    pub interspersed: bool,
+    /// Does it.
+    pub run: for<'a> fn(&'a Session) -> BoxFuture<'a, Outcome>,
+}
+
+impl Command {
+    /// What `--help` prints.
+    pub fn help(&self) -> String {
+        format!(
+            "{}.\n\nOptions:\n{}Usage:\n  kubectl {} {}\n\nUse \"kubectl options\" for a list of global command-line options \
+             (applies to all commands).\n",
+            self.about,
+            help(self.flags),
+            self.path,
+            self.usage
+        )
+    }
+}
+
+macro_rules! command {
+    ($path:literal, $run:path, $flags:expr, $usage:literal, $about:literal) => {
+        Command {
+            path: $path,
+            about: $about,
+            usage: $usage,
+            flags: $flags,
+            interspersed: true,
+            run: |session| Box::pin($run(session)),
+        }
+    };
+}
+
+/// All commands.
+pub static COMMANDS: &[Command] = &[
+    command!(
+        "annotate",
+        metadata::annotate,
+        metadata::FLAGS,
+        "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
+        "Update the annotations on a resource"
+    ),
+    command!(
+        "api-resources",
+        api::resources,
+        api::RESOURCES,
+        "[flags]",
+        "Print the supported API resources on the server"
+    ),
+    command!(
+        "api-versions",
+        api::versions,
+        &[],
+        "",
+        "Print the supported API versions on the server, in the form of \"group/version\""
+    ),
+    command!(
+        "apply",
+        apply::apply,
+        apply::FLAGS,
+        "(-f FILENAME | -k DIRECTORY)",
+        "Apply a configuration to a resource by file name or stdin"
+    ),
+    command!(
+        "auth can-i",
+        auth::can_i,
+        auth::CAN_I,
+        "VERB [TYPE | TYPE/NAME | NONRESOURCEURL]",
+        "Check whether an action is allowed"
+    ),
+    command!("auth whoami", auth::whoami, auth::WHOAMI, "", "Check self subject attributes"),
+    command!(
+        "autoscale",
+        scale::autoscale,
+        scale::AUTOSCALE,
+        "(-f FILENAME | TYPE NAME | TYPE/NAME) [--min=MINPODS] --max=MAXPODS [--cpu=CPU]",
+        "Auto-scale a deployment, replica set, stateful set, or replication controller"
+    ),
+    command!(
+        "certificate approve",
+        auth::approve,
+        auth::CERTIFICATE,
+        "(-f FILENAME | NAME)",
+        "Approve a certificate signing request"
+    ),
+    command!(
+        "certificate deny",
+        auth::deny,
+        auth::CERTIFICATE,
+        "(-f FILENAME | NAME)",
+        "Deny a certificate signing request"
+    ),
+    command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
+    command!("config current-context", config::current_context, &[], "", "Display the current-context"),
+    command!(
+        "config delete-cluster",
+        config::delete_cluster,
+        &[],
+        "NAME",
+        "Delete the specified cluster from the kubeconfig"
+    ),
+    command!(
+        "config delete-context",
+        config::delete_context,
+        &[],
+        "NAME",
+        "Delete the specified context from the kubeconfig"
+    ),
+    command!("config delete-user", config::delete_user, &[], "NAME", "Delete the specified user from the kubeconfig"),
+    command!("config get-clusters", config::get_clusters, &[], "", "Display clusters defined in the kubeconfig"),
+    command!(
+        "config get-contexts",
+        config::get_contexts,
+        config::GET_CONTEXTS,
+        "[(-o|--output=)name)]",
+        "Describe one or many contexts"
+    ),
+    command!("config get-users", config::get_users, &[], "", "Display users defined in the kubeconfig"),
+    command!(
+        "config rename-context",
+        config::rename_context,
+        &[],
+        "CONTEXT_NAME NEW_NAME",
+        "Rename a context from the kubeconfig file"
+    ),
+    command!(
+        "config set-cluster",
+        config::set_cluster,
+        config::SET_CLUSTER,
+        "NAME [--server=server]",
+        "Set a cluster entry in kubeconfig"
+    ),
+    command!(
+        "config set-context",
+        config::set_context,
+        config::SET_CONTEXT,
+        "[NAME | --current] [--cluster=cluster_nickname]",
+        "Set a context entry in kubeconfig"
+    ),
+    command!(
+        "config set-credentials",
+        config::set_credentials,
+        config::SET_CREDENTIALS,
+        "NAME",
+        "Set a user entry in kubeconfig"
+    ),
+    command!(
+        "config use-context",
+        config::use_context,
+        &[],
+        "CONTEXT_NAME",
+        "Set the current-context in a kubeconfig file"
+    ),
+    command!(
+        "config view",
+        config::view,
+        config::VIEW,
+        "[flags]",
+        "Display merged kubeconfig settings or a specified kubeconfig file"
+    ),
+    command!("cordon", node::cordon, node::CORDON, "NODE", "Mark node as unschedulable"),
+    command!(
+        "create",
+        create::create_files,
+        create::FLAGS,
+        "-f FILENAME",
+        "Create a resource from a file or from stdin"
+    ),
+    command!(
+        "create clusterrole",
+        generate::cluster_role,
+        generate::ROLE,
+        "NAME --verb=verb --resource=resource.group",
+        "Create a cluster role"
+    ),
+    command!(
+        "create clusterrolebinding",
+        generate::cluster_role_binding,
+        generate::BINDING,
+        "NAME --clusterrole=NAME [--user=username] [--group=groupname]",
+        "Create a cluster role binding for a particular cluster role"
+    ),
+    command!(
+        "create configmap",
+        generate::config_map,
+        generate::DATA,
+        "NAME [--from-file=[key=]source] [--from-literal=key1=value1]",
+        "Create a config map from a local file, directory or literal value"
+    ),
+    command!(
+        "create cm",
+        generate::config_map,
+        generate::DATA,
+        "NAME",
+        "Create a config map from a local file, directory or literal value"
+    ),
+    command!(
+        "create cronjob",
+        generate::cron_job,
+        generate::CRON_JOB,
+        "NAME --image=image --schedule='0/5 * * * ?' -- [COMMAND] [args...]",
+        "Create a cron job with the specified name"
+    ),
+    command!(
+        "create deployment",
+        generate::deployment,
+        generate::DEPLOYMENT,
+        "NAME --image=image -- [COMMAND] [args...]",
+        "Create a deployment with the specified name"
+    ),
+    command!(
+        "create deploy",
+        generate::deployment,
+        generate::DEPLOYMENT,
+        "NAME --image=image",
+        "Create a deployment with the specified name"
+    ),
+    command!(
+        "create ingress",
+        generate::ingress,
+        generate::INGRESS,
+        "NAME --rule=host/path=service:port[,tls[=secret]]",
+        "Create an ingress with the specified name"
+    ),
+    command!(
+        "create job",
+        generate::job,
+        generate::JOB,
+        "NAME --image=image [--from=cronjob/name] -- [COMMAND] [args...]",
+        "Create a job with the specified name"
+    ),
+    command!(
+        "create namespace",
+        generate::namespace,
+        generate::PLAIN,
+        "NAME",
+        "Create a namespace with the specified name"
+    ),
+    command!("create ns", generate::namespace, generate::PLAIN, "NAME", "Create a namespace with the specified name"),
+    command!(
+        "create poddisruptionbudget",
+        generate::disruption_budget,
+        generate::DISRUPTION_BUDGET,
+        "NAME --selector=SELECTOR --min-available=N",
+        "Create a pod disruption budget with the specified name"
+    ),
+    command!(
+        "create pdb",
+        generate::disruption_budget,
+        generate::DISRUPTION_BUDGET,
+        "NAME --selector=SELECTOR --min-available=N",
+        "Create a pod disruption budget with the specified name"
+    ),
+    command!(
+        "create priorityclass",
+        generate::priority_class,
+        generate::PRIORITY_CLASS,
+        "NAME --value=VALUE",
+        "Create a priority class with the specified name"
+    ),
+    command!(
+        "create quota",
+        generate::quota,
+        generate::QUOTA,
+        "NAME [--hard=key1=value1,key2=value2]",
+        "Create a quota with the specified name"
+    ),
+    command!(
+        "create role",
+        generate::role,
+        generate::ROLE,
+        "NAME --verb=verb --resource=resource.group/subresource",
+        "Create a role with single rule"
+    ),
+    command!(
+        "create rolebinding",
+        generate::role_binding,
+        generate::BINDING,
+        "NAME --clusterrole=NAME|--role=NAME",
+        "Create a role binding for a particular role or cluster role"
+    ),
+    command!(
+        "create secret docker-registry",
+        generate::registry_secret,
+        generate::REGISTRY,
+        "NAME --docker-username=user --docker-password=password",
+        "Create a secret for use with a Docker registry"
+    ),
+    command!(
+        "create secret generic",
+        generate::secret,
+        generate::SECRET,
+        "NAME [--type=string] [--from-file=[key=]source]",
+        "Create a secret from a local file, directory, or literal value"
+    ),
+    command!(
+        "create secret tls",
+        generate::tls_secret,
+        generate::TLS,
+        "NAME --cert=path/to/cert/file --key=path/to/key/file",
+        "Create a TLS secret"
+    ),
+    command!(
+        "create service clusterip",
+        generate::cluster_ip,
+        generate::SERVICE,
+        "NAME [--tcp=<port>:<targetPort>]",
+        "Create a ClusterIP service"
+    ),
+    command!(
+        "create service externalname",
+        generate::external_name,
+        generate::SERVICE,
+        "NAME --external-name external.name",
+        "Create an ExternalName service"
+    ),
+    command!(
+        "create service loadbalancer",
+        generate::load_balancer,
+        generate::SERVICE,
+        "NAME [--tcp=port:targetPort]",
+        "Create a LoadBalancer service"
+    ),
+    command!(
+        "create service nodeport",
+        generate::node_port,
+        generate::SERVICE,
+        "NAME [--tcp=port:targetPort]",
+        "Create a NodePort service"
+    ),
+    command!(
+        "create serviceaccount",
+        generate::service_account,
+        generate::PLAIN,
+        "NAME",
+        "Create a service account with the specified name"
+    ),
+    command!(
+        "create sa",
+        generate::service_account,
+        generate::PLAIN,
+        "NAME",
+        "Create a service account with the specified name"
+    ),
+    command!("create token", auth::token, auth::TOKEN, "SERVICE_ACCOUNT_NAME", "Request a service account token"),
+    command!(
+        "delete",
+        delete::delete,
+        delete::FLAGS,
+        "([-f FILENAME] | [-k DIRECTORY] | TYPE [(NAME | -l label | --all)])",
+        "Delete resources by file names, stdin, resources and names, or by resources and label selector"
+    ),
+    command!("drain", node::drain, node::DRAIN, "NODE", "Drain node in preparation for maintenance"),
+    command!("edit", change::edit, change::EDIT, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
+    command!(
+        "events",
+        events::events,
+        events::FLAGS,
+        "[(-o|--output=)json|yaml] [--for TYPE/NAME] [--types=Normal,Warning]",
+        "List events"
+    ),
+    command!(
+        "exec",
+        exec::exec,
+        exec::FLAGS,
+        "(POD | TYPE/NAME) [-c CONTAINER] [flags] -- COMMAND [args...]",
+        "Execute a command in a container"
+    ),
+    command!(
+        "expose",
+        run::expose,
+        run::EXPOSE,
+        "(-f FILENAME | TYPE NAME) [--port=port]",
+        "Expose a resource as a new Kubernetes service"
+    ),
+    command!(
+        "get",
+        get::get,
+        get::FLAGS,
+        "(TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags]",
+        "Display one or many resources"
+    ),
+    command!(
+        "label",
+        metadata::label,
+        metadata::FLAGS,
+        "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
+        "Update the labels on a resource"
+    ),
+    command!(
+        "logs",
+        logs::logs,
+        logs::FLAGS,
+        "[-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]",
+        "Print the logs for a container in a pod"
+    ),
+    command!("options", api::options, &[], "", "Print the list of flags inherited by all commands"),
+    command!(
+        "patch",
+        change::patch,
+        change::PATCH,
+        "(-f FILENAME | TYPE NAME) [-p PATCH|--patch-file FILE]",
+        "Update fields of a resource"
+    ),
+    command!("replace", create::replace, create::REPLACE, "-f FILENAME", "Replace a resource by file name or stdin"),
+    command!(
+        "rollout history",
+        rollout::history,
+        rollout::HISTORY,
+        "(TYPE NAME | TYPE/NAME) [flags]",
+        "View rollout history"
+    ),
+    command!("rollout pause", rollout::pause, rollout::FLAGS, "RESOURCE", "Mark the provided resource as paused"),
+    command!("rollout restart", rollout::restart, rollout::FLAGS, "RESOURCE", "Restart a resource"),
+    command!("rollout resume", rollout::resume, rollout::FLAGS, "RESOURCE", "Resume a paused resource"),
+    command!(
+        "rollout status",
+        rollout::status,
+        rollout::STATUS,
+        "(TYPE NAME | TYPE/NAME) [flags]",
+        "Show the status of the rollout"
+    ),
+    command!(
+        "rollout undo",
+        rollout::undo,
+        rollout::UNDO,
+        "(TYPE NAME | TYPE/NAME) [flags]",
+        "Undo a previous rollout"
+    ),
+    command!(
+        "run",
+        run::run,
+        run::FLAGS,
+        "NAME --image=image [--env=\"key=value\"] [--port=port] -- [COMMAND] [args...]",
+        "Run a particular image on the cluster"
+    ),
+    command!(
+        "scale",
+        scale::scale,
+        scale::FLAGS,
+        "[--resource-version=version] [--current-replicas=count] --replicas=COUNT (-f FILENAME | TYPE NAME)",
+        "Set a new size for a deployment, replica set, or replication controller"
+    ),
+    command!(
+        "set env",
+        set::env,
+        set::ENV,
+        "RESOURCE/NAME KEY_1=VAL_1 ... KEY_N=VAL_N",
+        "Update environment variables on a pod template"
+    ),
+    command!(
+        "set image",
+        set::image,
+        set::FLAGS,
+        "(-f FILENAME | TYPE NAME) CONTAINER_NAME_1=CONTAINER_IMAGE_1",
+        "Update the image of a pod template"
+    ),
+    command!(
+        "set resources",
+        set::resources,
+        set::RESOURCES,
+        "(-f FILENAME | TYPE NAME) ([--limits=LIMITS & --requests=REQUESTS]",
+        "Update resource requests/limits on objects with pod templates"
+    ),
+    command!(
+        "set serviceaccount",
+        set::service_account,
+        set::FLAGS,
+        "(-f FILENAME | TYPE NAME) SERVICE_ACCOUNT",
+        "Update the service account of a resource"
+    ),
+    command!(
+        "taint",
+        node::taint,
+        node::TAINT,
+        "NODE NAME KEY_1=VAL_1:TAINT_EFFECT_1",
+        "Update the taints on one or more nodes"
+    ),
+    command!("uncordon", node::uncordon, node::CORDON, "NODE", "Mark node as schedulable"),
+    command!("version", api::version, api::VERSION, "", "Print the client and server version information"),
+    command!(
+        "wait",
+        wait::wait,
+        wait::FLAGS,
+        "([-f FILENAME] | resource.group/resource.name) [--for=create|--for=delete|--for condition=available]",
+        "Wait for a specific condition on one or many resources"
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_their_flags_are_there_once() {
+        for (at, command) in COMMANDS.iter().enumerate() {
+            assert!(COMMANDS[at + 1..].iter().all(|c| c.path != command.path), "{}", command.path);
+            let flags: Vec<&Flag> = command.flags.iter().copied().chain([crate::session::GLOBAL]).flatten().collect();
+            for (at, flag) in flags.iter().enumerate() {
+                let twice = |f: &&Flag| f.name == flag.name || (f.short.is_some() && f.short == flag.short);
+                assert!(!flags[at + 1..].iter().any(twice), "{} --{}", command.path, flag.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! `run` and `expose`.
+
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::objects::FILES;
+use crate::output::{self, changed};
+use crate::session::Session;
+
+use super::change::named;
+use super::create::{WRITE, is_client_dry_run, write_query};
+use super::rollout::selector_of;
+
+/// Flags of `run`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    &[
+        WRITE[0],
+        WRITE[1],
+        text("annotations", "", "Annotations to apply to the pod."),
+        switch("attach", "If true, wait for the Pod to start running, and then attach to the Pod."),
+        switch("command", "If true and extra arguments are present, use them as the 'command' field in the container."),
+        text("env", "", "Environment variables to set in the container."),
+        switch("expose", "If true, create a ClusterIP service associated with the pod. Requires `--port`."),
+        text("image", "", "The image for the container to run."),
+        text("image-pull-policy", "", "The image pull policy for the container."),
+        text("labels", "", "Comma separated labels to apply to the pod.").short('l'),
+        text("overrides", "", "An inline JSON override for the generated object."),
+        text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic."),
+        text("port", "", "The port that this container exposes."),
+        switch("privileged", "If true, run the container in privileged mode."),
+        switch("quiet", "If true, suppress prompt messages.").short('q'),
+        text("restart", "Always", "The restart policy for this Pod.  Legal values [Always, OnFailure, Never]."),
+        switch("rm", "If true, delete the pod after it exits."),
+        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        switch("stdin", "Keep stdin open on the container in the pod, even if nothing is attached.").short('i'),
+        switch("tty", "Allocate a TTY for the container in the pod.").short('t'),
+    ],
+];
+
+/// Flags of `expose`.
+pub const EXPOSE: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    &[
+        WRITE[0],
+        WRITE[1],
+        text("cluster-ip", "", "ClusterIP to be assigned to the service."),
+        text(
+            "external-ip",
+            "",
+            "Additional external IP address (not managed by Kubernetes) to accept for the service.",
+        ),
+        text("labels", "", "Labels to apply to the service created by this call.").short('l'),
+        text("load-balancer-ip", "", "IP to assign to the LoadBalancer."),
+        text("name", "", "The name for the newly created object."),
+        text("port", "", "The port that the service should serve on."),
+        text("protocol", "", "The network protocol for the service to be created. Default is 'TCP'."),
+        text("selector", "", "A label selector to use for this service."),
+        text(
+            "session-affinity",
+            "",
+            "If non-empty, set the session affinity for the service to this; legal values: 'None', 'ClientIP'",
+        ),
+        text(
+            "target-port",
+            "",
+            "Name or number for the port on the container that the service should direct traffic to.",
+        ),
+        text("type", "", "Type for this service: ClusterIP, NodePort, LoadBalancer, or ExternalName."),
+    ],
+];
+
+/// `a=b,c=d` as a map.
+pub fn pairs(text: &str) -> Outcome<Map<String, Value>> {
+    let pair = |part: &str| {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| Failure::new(format!("unexpected label spec: {part}")))?;
+        Ok((key.to_owned(), Value::from(value)))
+    };
+    text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
+}
+
+/// `NAME=VALUE` as a container's variables.
+pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
+    let variable = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok(json!({"name": name, "value": value})),
+        _ => Err(Failure::new(format!("invalid env: {text}"))),
+    };
+    given.iter().map(variable).collect()
+}
+
+/// Runs `run`.
+pub async fn run(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["attach", "expose", "rm"] {
+        if parsed.on(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported yet")));
+        }
+    }
+    let Some(name) = parsed.args.first() else {
+        return Err(parsed.usage("NAME is required for run"));
+    };
+    if parsed.text("image").is_empty() {
+        return Err(Failure::new("required flag(s) \"image\" not set"));
+    }
+    let arguments: Vec<String> = parsed.args[1..].iter().chain(parsed.after_dash.iter().flatten()).cloned().collect();
+    let mut container = json!({"name": name, "image": parsed.text("image"), "resources": {}});
+    if !arguments.is_empty() {
+        container[if parsed.on("command") { "command" } else { "args" }] = json!(arguments);
+    }
+    let env = variables(&parsed.all("env"))?;
+    if !env.is_empty() {
+        container["env"] = env.into();
+    }
+    if !parsed.text("port").is_empty() {
+        container["ports"] = json!([{"containerPort": parsed.number("port")?}]);
+    }
+    if !parsed.text("image-pull-policy").is_empty() {
+        container["imagePullPolicy"] = parsed.text("image-pull-policy").into();
+    }
+    for (flag, fields) in [("stdin", &["stdin", "stdinOnce"][..]), ("tty", &["tty"])] {
+        if parsed.on(flag) {
+            fields.iter().for_each(|field| container[field] = true.into());
+        }
+    }
+    if parsed.on("privileged") {
+        container["securityContext"] = json!({"privileged": true});
+    }
+    let labels =
+        if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"containers": [container], "dnsPolicy": "ClusterFirst", "restartPolicy": parsed.text("restart")},
+        "status": {},
+    });
+    if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
+        return Err(Failure::new(format!("invalid restart policy: {}", parsed.text("restart"))));
+    }
+    for annotation in parsed.all("annotations") {
+        let (key, value) = annotation.split_once('=').ok_or_else(|| Failure::new("annotations must be KEY=VALUE"))?;
+        pod["metadata"]["annotations"][key] = value.into();
+    }
+    if !parsed.text("overrides").is_empty() {
+        let overrides: Value = serde_json::from_str(parsed.text("overrides"))
+            .map_err(|e| Failure::new(format!("invalid --overrides: {e}")))?;
+        match parsed.text("override-type") {
+            "merge" => keelson_machinery::patch::merge(&mut pod, &overrides),
+            other => return Err(Failure::new(format!("--override-type={other} is not supported yet"))),
+        }
+    }
+    let namespace = session.namespace()?;
+    if is_client_dry_run(session)? {
+        if parsed.is_set("namespace") {
+            pod["metadata"]["namespace"] = namespace.into();
+        }
+        return changed(parsed, &pod, "created");
+    }
+    let path = format!("/api/v1/namespaces/{namespace}/pods{}", write_query(session, "kubectl-run")?);
+    let made = session.post(&path, &pod).await?;
+    changed(parsed, &made, "created")
+}
+
+/// Runs `expose`.
+pub async fn expose(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for (kind, object) in named(session, &parsed.args).await? {
+        let selector: Value = match parsed.text("selector") {
+            "" => match kind.plural.as_str() {
+                "pods" => object["metadata"]["labels"].clone(),
+                "services" | "replicationcontrollers" => object["spec"]["selector"].clone(),
+                "deployments" | "replicasets" | "statefulsets" | "daemonsets" => {
+                    if object["spec"]["selector"]["matchExpressions"].as_array().is_some_and(|e| !e.is_empty()) {
+                        return Err(Failure::new(format!(
+                            "couldn't convert expressions - {:?} to map-based selector format",
+                            selector_of(&object["spec"]["selector"])
+                        )));
+                    }
+                    object["spec"]["selector"]["matchLabels"].clone()
+                }
+                other => return Err(Failure::new(format!("cannot expose a {other}"))),
+            },
+            given => pairs(given)?.into(),
+        };
+        if selector.as_object().is_none_or(Map::is_empty) {
+            return Err(Failure::new(format!(
+                "couldn't retrieve selectors via --selector flag or introspection: the {} has no labels and cannot be exposed",
+                kind.kind.to_lowercase()
+            )));
+        }
+        let service = service(session, &object, selector)?;
+        if is_client_dry_run(session)? {
+            changed(parsed, &service, "exposed")?;
+            continue;
+        }
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let path = format!("/api/v1/namespaces/{namespace}/services{}", write_query(session, "kubectl-expose")?);
+        let made = session.post(&path, &service).await?;
+        changed(parsed, &made, "exposed")?;
+    }
+    Ok(())
+}
+
+fn service(session: &Session, object: &Value, selector: Value) -> Outcome<Value> {
+    let parsed = &session.parsed;
+    let name = if parsed.text("name").is_empty() {
+        object["metadata"]["name"].as_str().unwrap_or_default()
+    } else {
+        parsed.text("name")
+    };
+    let ports = ports(parsed.text("port"), object)?;
+    if ports.is_empty() {
+        return Err(Failure::new("couldn't find port via --port flag or introspection"));
+    }
+    let many = ports.len() > 1;
+    let target = parsed.text("target-port");
+    let port = |(at, (number, protocol)): (usize, &(i64, String))| {
+        let protocol = if parsed.text("protocol").is_empty() { protocol.as_str() } else { parsed.text("protocol") };
+        let target = match target.parse::<i64>() {
+            _ if target.is_empty() => json!(number),
+            Ok(number) => json!(number),
+            Err(_) => json!(target),
+        };
+        let mut port = json!({"port": number, "protocol": protocol, "targetPort": target});
+        if many {
+            port["name"] = format!("port-{}", at + 1).into();
+        }
+        port
+    };
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"ports": ports.iter().enumerate().map(port).collect::<Vec<_>>(), "selector": selector},
+        "status": {"loadBalancer": {}},
+    });
+    let labels = if parsed.text("labels").is_empty() {
+        object["metadata"]["labels"].clone()
+    } else {
+        pairs(parsed.text("labels"))?.into()
+    };
+    if labels.as_object().is_some_and(|l| !l.is_empty()) {
+        service["metadata"]["labels"] = labels;
+    }
+    for (flag, field) in [
+        ("type", "type"),
+        ("cluster-ip", "clusterIP"),
+        ("session-affinity", "sessionAffinity"),
+        ("load-balancer-ip", "loadBalancerIP"),
+    ] {
+        if !parsed.text(flag).is_empty() {
+            service["spec"][field] = parsed.text(flag).into();
+        }
+    }
+    if !parsed.text("external-ip").is_empty() {
+        service["spec"]["externalIPs"] = json!([parsed.text("external-ip")]);
+    }
+    Ok(service)
+}
+
+/// The ports that are asked for, or those of the object: number and protocol.
+fn ports(given: &str, object: &Value) -> Outcome<Vec<(i64, String)>> {
+    let mut ports: Vec<(i64, String)> = Vec::new();
+    match given {
+        "" => {
+            let spec = match object["kind"].as_str() {
+                Some("Pod" | "Service") => &object["spec"],
+                _ => &object["spec"]["template"]["spec"],
+            };
+            let of_containers = spec["containers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .flat_map(|c| c["ports"].as_array().into_iter().flatten());
+            for port in of_containers.chain(spec["ports"].as_array().into_iter().flatten()) {
+                let number = port["containerPort"].as_i64().or(port["port"].as_i64()).unwrap_or(0);
+                ports.push((number, port["protocol"].as_str().unwrap_or("TCP").to_owned()));
+            }
+        }
+        given => {
+            for port in given.split(',') {
+                let number = port
+                    .parse()
+                    .map_err(|_| Failure::new(format!("strconv.Atoi: parsing {port:?}: invalid syntax")))?;
+                ports.push((number, "TCP".into()));
+            }
+        }
+    }
+    Ok(ports)
+}

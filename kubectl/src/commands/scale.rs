@@ -1,0 +1,149 @@
+//! `scale` and `autoscale`.
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, text};
+use crate::objects::{FILES, SELECT};
+use crate::output::{self, changed};
+use crate::session::{Session, query};
+
+use super::change::{named, path_of};
+use super::create::{WRITE, is_client_dry_run, write_query};
+
+/// Flags of `scale`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    &[
+        SELECT[0],
+        SELECT[3],
+        WRITE[0],
+        text(
+            "current-replicas",
+            "-1",
+            "Precondition for current size. Requires that the current size of the resource match this value.",
+        ),
+        text("replicas", "", "The new desired number of replicas. Required."),
+        text("resource-version", "", "Precondition for resource version."),
+        text("timeout", "0s", "The length of time to wait before giving up on a scale operation."),
+    ],
+];
+
+/// Flags of `autoscale`.
+pub const AUTOSCALE: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    WRITE,
+    &[
+        text("cpu", "", "Target CPU utilization over all the pods, such as 80%."),
+        text("cpu-percent", "-1", "The target average CPU utilization over all the pods."),
+        text("max", "-1", "The upper limit for the number of pods that can be set by the autoscaler. Required."),
+        text("min", "-1", "The lower limit for the number of pods that can be set by the autoscaler."),
+        text("name", "", "The name for the newly created object."),
+    ],
+];
+
+/// Runs `scale`.
+pub async fn scale(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.text("replicas").is_empty() {
+        return Err(Failure::new("required flag(s) \"replicas\" not set"));
+    }
+    let replicas = parsed.number("replicas")?;
+    if replicas < 0 {
+        return Err(Failure::new(
+            "The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0",
+        ));
+    }
+    let current = parsed.number("current-replicas")?;
+    let found = named(session, &parsed.args).await.map_err(|error| match &error {
+        Failure::Server(status) if error.is_not_found() => {
+            Failure::new(format!("no objects passed to scale {}", status["message"].as_str().unwrap_or_default()))
+        }
+        _ => error,
+    })?;
+    for (kind, object) in found {
+        let path = format!("{}/scale", path_of(&kind, &object));
+        if !is_client_dry_run(session)? {
+            let scale = session.get(&path).await.map_err(|error| match error.is_not_found() {
+                true => Failure::new(format!(
+                    "could not fetch the scale for {} {}: the server could not find the requested resource",
+                    kind.qualified_plural(),
+                    object["metadata"]["name"].as_str().unwrap_or_default()
+                )),
+                false => error,
+            })?;
+            let has = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+            if current >= 0 && has != current {
+                return Err(Failure::new(format!("Expected replicas to be {current}, was {has}")));
+            }
+            let version = parsed.text("resource-version");
+            if !version.is_empty() && scale["metadata"]["resourceVersion"] != version {
+                return Err(Failure::new(format!(
+                    "Expected resource version to be {version}, was {}",
+                    scale["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+                )));
+            }
+            let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+            let patch = json!({"spec": {"replicas": replicas}});
+            session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?;
+        }
+        changed(parsed, &object, "scaled")?;
+    }
+    Ok(())
+}
+
+/// Runs `autoscale`.
+pub async fn autoscale(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let (max, min, cpu) = (parsed.number("max")?, parsed.number("min")?, parsed.number("cpu-percent")?);
+    if max < 1 {
+        return Err(Failure::new(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
+    }
+    if max < min {
+        return Err(Failure::new(format!(
+            "--max=MAXPODS must be larger or equal to --min=MINPODS, max: {max}, min: {min}"
+        )));
+    }
+    let percent = match parsed.text("cpu") {
+        "" => cpu,
+        given => given
+            .trim_end_matches('%')
+            .parse()
+            .map_err(|_| Failure::new(format!("--cpu {given:?} is not a percentage")))?,
+    };
+    for (kind, object) in named(session, &parsed.args).await? {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
+        let mut autoscaler = json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": own},
+            "spec": {
+                "maxReplicas": max,
+                "scaleTargetRef": {"apiVersion": kind.api_version(), "kind": kind.kind, "name": name},
+            },
+        });
+        if min > 0 {
+            autoscaler["spec"]["minReplicas"] = min.into();
+        }
+        if percent >= 0 {
+            let target = json!({"type": "Utilization", "averageUtilization": percent});
+            autoscaler["spec"]["metrics"] =
+                json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
+        }
+        create_autoscaler(session, autoscaler, &object).await?;
+    }
+    Ok(())
+}
+
+async fn create_autoscaler(session: &Session, object: Value, target: &Value) -> Outcome {
+    let kind = crate::kinds::of_object(session, &object).await?;
+    if is_client_dry_run(session)? {
+        return changed(&session.parsed, &object, "autoscaled");
+    }
+    let namespace = target["metadata"]["namespace"].as_str().unwrap_or_default();
+    let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-autoscale")?);
+    let made = session.post(&path, &object).await?;
+    changed(&session.parsed, &made, "autoscaled")
+}

@@ -1,0 +1,242 @@
+//! `set`: images, environment, resources and service accounts of pod templates.
+
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::objects::{FILES, SELECT};
+use crate::output::{self, changed};
+use crate::session::Session;
+
+use super::change::{difference, named, path_of};
+use super::create::{WRITE, is_client_dry_run, write_query};
+
+/// Flags of all of them.
+pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, COMMON];
+const COMMON: &[Flag] = &[
+    SELECT[0],
+    SELECT[3],
+    WRITE[0],
+    WRITE[1],
+    switch("local", "If true, set will NOT contact api-server but run locally."),
+];
+const CONTAINERS: Flag =
+    text("containers", "*", "The names of containers in the selected pod templates to change.").short('c');
+/// Flags of `set env`.
+pub const ENV: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    COMMON,
+    &[
+        CONTAINERS,
+        text("env", "", "Specify a key-value pair for an environment variable to set into each container.").short('e'),
+        text("from", "", "The name of a resource from which to inject environment variables"),
+        text("keys", "", "Comma-separated list of keys to import from specified resource"),
+        switch("list", "If true, display the environment and any changes in the standard format."),
+        switch("overwrite", "If true, allow environment to be overwritten, otherwise reject updates that overwrite existing environment.").or("true"),
+        text("prefix", "", "Prefix to append to variable names"),
+        switch("resolve", "If true, show secret or configmap references when listing variables"),
+    ],
+];
+/// Flags of `set resources`.
+pub const RESOURCES: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    COMMON,
+    &[
+        CONTAINERS,
+        text("limits", "", "The resource requirement requests for this container."),
+        text("requests", "", "The resource requirement requests for this container."),
+    ],
+];
+
+/// The pod spec of an object, wherever it is.
+pub fn pod_spec(object: &mut Value) -> Option<&mut Value> {
+    let path = match object["kind"].as_str()? {
+        "Pod" => "/spec",
+        "CronJob" => "/spec/jobTemplate/spec/template/spec",
+        _ => "/spec/template/spec",
+    };
+    object.pointer_mut(path)
+}
+
+/// Splits arguments into the resources and what comes after them.
+fn split(args: &[String], is_change: impl Fn(&str) -> bool) -> (&[String], &[String]) {
+    let at = args.iter().position(|a| is_change(a)).unwrap_or(args.len());
+    args.split_at(at)
+}
+
+async fn each(
+    session: &Session,
+    resources: &[String],
+    done: &str,
+    mut change: impl FnMut(&mut Value) -> Outcome,
+) -> Outcome {
+    if session.parsed.on("local") {
+        return Err(Failure::new("--local is not supported yet"));
+    }
+    for (kind, before) in named(session, resources).await? {
+        let mut after = before.clone();
+        let Some(spec) = pod_spec(&mut after) else {
+            return Err(Failure::new(format!("{} does not have a pod template", output::name_of(&before))));
+        };
+        change(spec)?;
+        let Some(patch) = difference(&before, &after) else { continue };
+        if !is_client_dry_run(session)? {
+            let path = format!("{}{}", path_of(&kind, &before), write_query(session, "kubectl-set")?);
+            after = session.patch(&path, "merge-patch", &patch).await?;
+        }
+        changed(&session.parsed, &after, done)?;
+    }
+    Ok(())
+}
+
+/// The containers of a pod spec, init containers included, that a pattern names.
+fn containers<'a>(spec: &'a mut Value, pattern: &str) -> Vec<&'a mut Value> {
+    let pattern = pattern.to_owned();
+    let Some(spec) = spec.as_object_mut() else { return Vec::new() };
+    let lists = spec.iter_mut().filter(|(key, _)| matches!(key.as_str(), "containers" | "initContainers"));
+    let all = lists.flat_map(|(_, list)| list.as_array_mut().into_iter().flatten());
+    let fits = |name: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    all.filter(|c| fits(c["name"].as_str().unwrap_or_default())).collect()
+}
+
+/// Runs `set image`.
+pub async fn image(session: &Session) -> Outcome {
+    let (resources, pairs) = split(&session.parsed.args, |a| a.contains('='));
+    if pairs.is_empty() {
+        return Err(Failure::new("at least one image update is required"));
+    }
+    each(session, resources, "image updated", |spec| {
+        for pair in pairs {
+            let (name, image) = pair.split_once('=').unwrap_or((pair, ""));
+            let mut found = containers(spec, name);
+            if found.is_empty() {
+                return Err(Failure::new(format!("unable to find container named \"{name}\"")));
+            }
+            found.iter_mut().for_each(|container| container["image"] = image.into());
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Runs `set env`.
+pub async fn env(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["from", "keys", "prefix", "resolve"] {
+        if parsed.is_set(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported yet")));
+        }
+    }
+    let (resources, pairs) = split(&parsed.args, |a| a.contains('=') || a.ends_with('-'));
+    let pairs: Vec<String> = pairs.iter().cloned().chain(parsed.all("env")).collect();
+    if parsed.on("list") {
+        for (_, mut object) in named(session, resources).await? {
+            let shown = output::name_of(&object);
+            let (kind, name) = shown.split_once('/').unwrap_or((&shown, ""));
+            let kind = format!("{}s", kind.split('.').next().unwrap_or_default());
+            for container in pod_spec(&mut object).map(|s| containers(s, parsed.text("containers"))).unwrap_or_default()
+            {
+                println!("# {kind} {name}, container {}", container["name"].as_str().unwrap_or_default());
+                for variable in container["env"].as_array().into_iter().flatten() {
+                    println!(
+                        "{}={}",
+                        variable["name"].as_str().unwrap_or_default(),
+                        variable["value"].as_str().unwrap_or_default()
+                    );
+                }
+            }
+        }
+        return Ok(());
+    }
+    if pairs.is_empty() {
+        return Err(Failure::new("at least one environment variable must be provided"));
+    }
+    each(session, resources, "env updated", |spec| {
+        for container in containers(spec, parsed.text("containers")) {
+            for pair in &pairs {
+                variable(container, pair, parsed.on("overwrite"))?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn variable(container: &mut Value, pair: &str, overwrite: bool) -> Outcome {
+    if !container["env"].is_array() {
+        container["env"] = json!([]);
+    }
+    let Some(env) = container["env"].as_array_mut() else { return Ok(()) };
+    let (name, value) = match (pair.split_once('='), pair.strip_suffix('-')) {
+        (Some((name, value)), _) => (name, Some(value)),
+        (None, Some(name)) => (name, None),
+        _ => return Err(Failure::new(format!("environment variables must be of the form key=value: {pair}"))),
+    };
+    let at = env.iter().position(|v| v["name"] == name);
+    match (at, value) {
+        (Some(_), Some(_)) if !overwrite => {
+            return Err(Failure::new(format!("'{name}' already has a value, and --overwrite is false")));
+        }
+        (Some(at), Some(value)) => env[at] = json!({"name": name, "value": value}),
+        (None, Some(value)) => env.push(json!({"name": name, "value": value})),
+        (Some(at), None) => drop(env.remove(at)),
+        (None, None) => {}
+    }
+    if env.is_empty()
+        && let Some(container) = container.as_object_mut()
+    {
+        container.remove("env");
+    }
+    Ok(())
+}
+
+/// `cpu=100m,memory=1Gi` as a map.
+pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
+    let pair = |part: &str| {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<quantity>")))?;
+        Ok((key.to_owned(), Value::from(value)))
+    };
+    text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
+}
+
+/// Runs `set resources`.
+pub async fn resources(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let (limits, requests) = (quantities(parsed.text("limits"))?, quantities(parsed.text("requests"))?);
+    if limits.is_empty() && requests.is_empty() {
+        return Err(Failure::new(
+            "you must specify an update to requests or limits (in the form of --requests/--limits)",
+        ));
+    }
+    each(session, &parsed.args, "resource requirements updated", |spec| {
+        for container in containers(spec, parsed.text("containers")) {
+            for (field, values) in [("limits", &limits), ("requests", &requests)] {
+                for (key, value) in values {
+                    container["resources"][field][key] = value.clone();
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Runs `set serviceaccount`.
+pub async fn service_account(session: &Session) -> Outcome {
+    let Some((account, resources)) = session.parsed.args.split_last() else {
+        return Err(Failure::new("serviceaccount is required"));
+    };
+    each(session, resources, "serviceaccount updated", |spec| {
+        spec["serviceAccountName"] = account.clone().into();
+        spec["serviceAccount"] = account.clone().into();
+        Ok(())
+    })
+    .await
+}

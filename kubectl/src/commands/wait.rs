@@ -1,0 +1,227 @@
+//! `wait`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::kinds::{self, Kind};
+use crate::objects::{self, FILES, SELECT, Target};
+use crate::output::jsonpath::{Template, relaxed, text_of};
+use crate::output::{self, Format, name_of};
+use crate::session::{Session, encode, query};
+
+/// Flags of `wait`.
+pub const FLAGS: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    SELECT,
+    &[
+        text(
+            "for",
+            "",
+            "The condition to wait on: [create|delete|condition=condition-name[=condition-value]|jsonpath='{JSONPath expression}'=[JSONPath value]].",
+        ),
+        switch("local", "If true, annotation will NOT contact api-server but run locally."),
+        text(
+            "timeout",
+            "30s",
+            "The length of time to wait before giving up. Zero means check once and don't wait, negative means wait for a week.",
+        ),
+    ],
+];
+
+/// Pause between looks.
+const POLL: Duration = Duration::from_millis(100);
+
+enum For {
+    Create,
+    Delete,
+    Condition(String, String),
+    Path(Template, Option<String>),
+}
+
+impl For {
+    fn parse(text: &str) -> Outcome<Self> {
+        if let Some(rest) = text.strip_prefix("condition=") {
+            let (name, value) = rest.split_once('=').unwrap_or((rest, "true"));
+            return Ok(Self::Condition(name.to_lowercase(), value.to_lowercase()));
+        }
+        if let Some(rest) = text.strip_prefix("jsonpath=") {
+            let rest = rest.trim_matches(['\'', '"']);
+            // The value comes after the path: an equals sign in the path's filters is inside of its braces.
+            let end = rest.rfind('}').map_or(0, |at| at + 1);
+            let (path, value) = match rest[end..].find('=') {
+                Some(at) => (&rest[..end + at], Some(rest[end + at + 1..].trim_matches(['\'', '"']).to_owned())),
+                None => (rest, None),
+            };
+            return Ok(Self::Path(Template::parse(&relaxed(path), false)?, value));
+        }
+        match text.to_lowercase().as_str() {
+            "create" => Ok(Self::Create),
+            "delete" => Ok(Self::Delete),
+            _ => Err(Failure::new(format!("unrecognized condition: {text:?}"))),
+        }
+    }
+
+    fn is_met(&self, object: Option<&Value>) -> bool {
+        match (self, object) {
+            (Self::Create, found) => found.is_some(),
+            (Self::Delete, found) => found.is_none(),
+            (_, None) => false,
+            (Self::Condition(name, value), Some(object)) => {
+                let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+                conditions.clone().any(|c| {
+                    let lower = |v: &Value| v.as_str().unwrap_or_default().to_lowercase();
+                    lower(&c["type"]) == *name && lower(&c["status"]) == *value
+                })
+            }
+            (Self::Path(template, value), Some(object)) => {
+                let found = template.values(object);
+                match value {
+                    Some(value) => found.first().is_some_and(|v| text_of(v) == *value),
+                    None => !found.is_empty(),
+                }
+            }
+        }
+    }
+}
+
+/// Runs `wait`.
+pub async fn wait(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.text("for").is_empty() {
+        return Err(Failure::new("--for must be specified"));
+    }
+    let wanted = For::parse(parsed.text("for"))?;
+    let timeout = match parsed.text("timeout").strip_prefix('-') {
+        Some(_) => Duration::from_secs(7 * 24 * 3600),
+        None => parsed.duration("timeout")?,
+    };
+    let started = Instant::now();
+    let mut awaited = awaited(session, &wanted).await?;
+    while awaited.is_empty() && matches!(wanted, For::Create) && started.elapsed() < timeout {
+        tokio::time::sleep(POLL).await;
+        awaited = self::awaited(session, &wanted).await?;
+    }
+    if awaited.is_empty() && !matches!(wanted, For::Delete) {
+        return Err(Failure::new("no matching resources found"));
+    }
+    for (kind, path, uid) in awaited {
+        until(session, &wanted, (&kind, &path, uid.as_deref()), started, timeout).await?;
+    }
+    Ok(())
+}
+
+async fn until(
+    session: &Session,
+    wanted: &For,
+    (kind, path, uid): (&Kind, &str, Option<&str>),
+    started: Instant,
+    timeout: Duration,
+) -> Outcome {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    loop {
+        let found = match session.get(path).await {
+            Ok(object) => Some(object),
+            Err(error) if error.is_not_found() && matches!(wanted, For::Create | For::Delete) => None,
+            Err(error) => return Err(error),
+        };
+        // Another object of the name means that the awaited one is gone.
+        let is_other =
+            |o: &Value| uid.is_some() && matches!(wanted, For::Delete) && o["metadata"]["uid"].as_str() != uid;
+        let found = found.filter(|o| !is_other(o));
+        if wanted.is_met(found.as_ref()) {
+            let shown = found.as_ref().map_or_else(|| format!("{}/{name}", kind.qualified()), name_of);
+            return match (Format::of(&session.parsed)?, found) {
+                (Format::Default, None) => {
+                    println!("{shown} deleted");
+                    Ok(())
+                }
+                (Format::Default, Some(_)) => {
+                    println!("{shown} condition met");
+                    Ok(())
+                }
+                (format, object) => {
+                    print!("{}", format.print(&object.unwrap_or_default(), false)?);
+                    Ok(())
+                }
+            };
+        }
+        if started.elapsed() >= timeout {
+            return Err(Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural)));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+type Awaited = (Kind, String, Option<String>);
+
+async fn awaited(session: &Session, wanted: &For) -> Outcome<Vec<Awaited>> {
+    let parsed = &session.parsed;
+    let mut found = Vec::new();
+    let namespace = session.namespace()?;
+    for object in objects::from_files(session).await? {
+        let kind = kinds::of_object(session, &object).await?;
+        let (namespace, name) = objects::place(session, &object)?;
+        let path = kind.object(&namespace, &encode(&name));
+        found.push((kind, path, None));
+    }
+    for Target { kind, names } in objects::targets(session, &parsed.args).await? {
+        for name in &names {
+            let path = kind.object(&namespace, &encode(name));
+            let uid = match wanted {
+                For::Create => None,
+                _ => session.get(&path).await.ok().and_then(|o| o["metadata"]["uid"].as_str().map(str::to_owned)),
+            };
+            if uid.is_none() && matches!(wanted, For::Delete) {
+                continue;
+            }
+            if uid.is_none() && matches!(wanted, For::Condition(..) | For::Path(..)) {
+                session.get(&path).await?;
+            }
+            found.push((kind.clone(), path, uid));
+        }
+        if names.is_empty() {
+            let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+            let query =
+                query(&[("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))]);
+            let list = session.get(&format!("{}{query}", kind.path(within))).await?;
+            for item in list["items"].as_array().into_iter().flatten() {
+                let text = |key: &str| item["metadata"][key].as_str().unwrap_or_default();
+                let path = kind.object(text("namespace"), &encode(text("name")));
+                found.push((kind.clone(), path, Some(text("uid").to_owned())));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn conditions() {
+        let object = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        for (text, met) in [
+            ("condition=Ready", true),
+            ("condition=ready=true", true),
+            ("condition=Ready=False", false),
+            ("condition=Other", false),
+            ("jsonpath={.status.phase}=Running", true),
+            ("jsonpath='{.status.phase}'=Failed", false),
+            ("jsonpath={.status.phase}", true),
+            ("jsonpath={.status.nothing}", false),
+            ("jsonpath={.status.conditions[?(@.type==\"Ready\")].status}=True", true),
+            ("create", true),
+            ("delete", false),
+        ] {
+            assert_eq!(For::parse(text).unwrap().is_met(Some(&object)), met, "{text}");
+        }
+        assert!(For::parse("delete").unwrap().is_met(None));
+        assert!(For::parse("x").is_err());
+    }
+}

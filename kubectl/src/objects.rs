@@ -1,0 +1,247 @@
+//! What a command works on: objects named on its command line, and objects in files.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, Parsed, switch, text};
+use crate::kinds::{self, Kind};
+use crate::session::{Session, encode};
+
+/// Flags that name files.
+pub const FILES: &[Flag] = &[
+    text("filename", "", "Filename, directory, or URL to files.").short('f'),
+    text("kustomize", "", "Process the kustomization directory.").short('k'),
+    switch("recursive", "Process the directory used in -f, --filename recursively.").short('R'),
+];
+
+/// Flags that select objects.
+pub const SELECT: &[Flag] = &[
+    text("selector", "", "Selector (label query) to filter on, supports '=', '==', '!=', 'in', 'notin'.").short('l'),
+    text("field-selector", "", "Selector (field query) to filter on, supports '=', '==', and '!='."),
+    switch("all-namespaces", "If present, list the requested object(s) across all namespaces.").short('A'),
+    switch("all", "Select all resources in the namespace of the specified resource types."),
+];
+
+/// Objects of a kind: all, or those with names.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The kind.
+    pub kind: Kind,
+    /// The names; empty for all.
+    pub names: Vec<String>,
+}
+
+/// Reads `pods`, `pods a b`, `pod/a svc/b` and `pods,services`.
+pub async fn targets(session: &Session, args: &[String]) -> Outcome<Vec<Target>> {
+    let Some(first) = args.first() else { return Ok(Vec::new()) };
+    let slashes = args.iter().filter(|a| a.contains('/')).count();
+    if slashes == 0 {
+        let mut targets = Vec::new();
+        for name in first.split(',') {
+            let category = kinds::category(session, name).await.unwrap_or_default();
+            let found = if category.is_empty() { vec![kinds::resolve(session, name).await?] } else { category };
+            targets.extend(found.into_iter().map(|kind| Target { kind, names: args[1..].to_vec() }));
+        }
+        return Ok(targets);
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    for arg in args {
+        let Some((kind, name)) = arg.split_once('/') else {
+            return Err(Failure::new(
+                "there is no need to specify a resource type as a separate argument when passing arguments in \
+                 resource/name form (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource \
+                 resource/<resource_name>'",
+            ));
+        };
+        if name.is_empty() || name.contains('/') {
+            return Err(Failure::new("arguments in resource/name form may not have more than one slash"));
+        }
+        let kind = kinds::resolve(session, kind).await?;
+        match targets.last_mut().filter(|t| t.kind == kind) {
+            Some(target) => target.names.push(name.to_owned()),
+            None => targets.push(Target { kind, names: vec![name.to_owned()] }),
+        }
+    }
+    Ok(targets)
+}
+
+/// One object named on a command line.
+pub async fn one(session: &Session, args: &[String]) -> Outcome<(Kind, String)> {
+    let targets = targets(session, args).await?;
+    match targets.as_slice() {
+        [Target { kind, names }] if names.len() == 1 => Ok((kind.clone(), names[0].clone())),
+        _ => Err(session.parsed.usage("one object is expected, as in TYPE/NAME or TYPE NAME")),
+    }
+}
+
+/// Reads the objects that targets, selectors and files name.
+pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    let parsed = &session.parsed;
+    let mut objects = Vec::new();
+    for object in from_files(session).await? {
+        let kind = kinds::of_object(session, &object).await?;
+        let (namespace, name) = place(session, &object)?;
+        objects.push((kind.clone(), session.get(&kind.object(&namespace, &encode(&name))).await?));
+    }
+    let namespace = session.namespace()?;
+    for target in targets(session, args).await? {
+        for name in &target.names {
+            let object = session.get(&target.kind.object(&namespace, &encode(name))).await?;
+            objects.push((target.kind.clone(), object));
+        }
+        if target.names.is_empty() {
+            let selected = parsed.is_set("selector") || parsed.is_set("field-selector") || parsed.on("all");
+            if !selected && !parsed.on("all-namespaces") {
+                return Err(Failure::new("resource(s) were provided, but no name was specified"));
+            }
+            let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+            let query = crate::session::query(&[
+                ("labelSelector", parsed.text("selector")),
+                ("fieldSelector", parsed.text("field-selector")),
+            ]);
+            let mut list = session.get(&format!("{}{query}", target.kind.path(within))).await?;
+            let items = crate::output::items_of(&target.kind, &mut list);
+            objects.extend(items.into_iter().map(|item| (target.kind.clone(), item)));
+        }
+    }
+    Ok(objects)
+}
+
+/// Namespace and name of an object from a file.
+pub fn place(session: &Session, object: &Value) -> Outcome<(String, String)> {
+    let given = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    let asked = session.parsed.text("namespace");
+    if !given.is_empty() && !asked.is_empty() && given != asked {
+        return Err(Failure::new(format!(
+            "the namespace from the provided object \"{given}\" does not match the namespace \"{asked}\". You must pass \
+             '--namespace={given}' to perform this operation."
+        )));
+    }
+    let namespace = if given.is_empty() { session.namespace()? } else { given.to_owned() };
+    Ok((namespace, object["metadata"]["name"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// The objects in the files that `-f` names; Lists are taken apart.
+pub async fn from_files(session: &Session) -> Outcome<Vec<Value>> {
+    let parsed = &session.parsed;
+    if parsed.is_set("kustomize") {
+        return Err(Failure::new("kustomizations are not supported yet"));
+    }
+    let mut objects = Vec::new();
+    for name in parsed.list("filename") {
+        for (source, text) in sources(parsed, &name)? {
+            documents(&source, &text, &mut objects)?;
+        }
+    }
+    Ok(objects)
+}
+
+fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
+    if name == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(vec![("STDIN".into(), text)]);
+    }
+    if name.starts_with("http://") || name.starts_with("https://") {
+        return Err(Failure::new(format!("reading {name}: URLs are not supported yet; fetch the file first")));
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        return Err(Failure::new(format!("the path \"{name}\" does not exist")));
+    }
+    let mut files = Vec::new();
+    if path.is_dir() {
+        walk(path, parsed.on("recursive"), &mut files)?
+    } else {
+        files.push(path.to_owned())
+    }
+    if files.is_empty() {
+        return Err(Failure::new(format!("error reading [{name}]: recognized file extensions are [.json .yaml .yml]")));
+    }
+    files.into_iter().map(|f| Ok((f.to_string_lossy().into_owned(), std::fs::read_to_string(&f)?))).collect()
+}
+
+fn walk(dir: &Path, deep: bool, files: &mut Vec<PathBuf>) -> Outcome {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)?.filter_map(|e| Some(e.ok()?.path())).collect();
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            if deep {
+                walk(&entry, deep, files)?;
+            }
+        } else if matches!(entry.extension().and_then(|e| e.to_str()), Some("json" | "yaml" | "yml")) {
+            files.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Parses the documents of a text.
+pub fn documents(source: &str, text: &str, objects: &mut Vec<Value>) -> Outcome {
+    let wrong = |why: String| Failure::new(format!("error parsing {source}: {why}"));
+    if text.trim_start().starts_with('{') {
+        for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+            add(source, value.map_err(|e| wrong(e.to_string()))?, objects)?;
+        }
+        return Ok(());
+    }
+    for document in split(text) {
+        let value = keelson_machinery::decode::yaml(document.as_bytes()).map_err(wrong)?.value;
+        if !value.is_null() {
+            add(source, value, objects)?;
+        }
+    }
+    Ok(())
+}
+
+/// The documents of a YAML stream.
+fn split(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for line in text.lines() {
+        if line == "---" || line.starts_with("--- ") {
+            documents.push(String::new());
+        } else if let Some(last) = documents.last_mut() {
+            last.push_str(line);
+            last.push('\n');
+        }
+    }
+    documents.retain(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    documents
+}
+
+fn add(source: &str, value: Value, objects: &mut Vec<Value>) -> Outcome {
+    let kind = value["kind"].as_str().unwrap_or_default();
+    if kind.is_empty() {
+        return Err(Failure::new(format!("unable to decode {source:?}: Object 'Kind' is missing in '{value}'")));
+    }
+    if value["apiVersion"].as_str().unwrap_or_default().is_empty() {
+        return Err(Failure::new(format!("error validating {source:?}: error validating data: apiVersion not set")));
+    }
+    match (kind.ends_with("List"), value["items"].as_array()) {
+        (true, Some(items)) => items.iter().cloned().try_for_each(|item| add(source, item, objects)),
+        _ => {
+            objects.push(value);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_and_lists() {
+        let text = "# c\n---\napiVersion: v1\nkind: A\n---\n\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: B}\n";
+        let mut objects = Vec::new();
+        documents("x", text, &mut objects).unwrap();
+        assert_eq!(objects.iter().map(|o| o["kind"].as_str().unwrap()).collect::<Vec<_>>(), ["A", "B"]);
+        documents("x", "{\"apiVersion\":\"v1\",\"kind\":\"C\"}", &mut objects).unwrap();
+        assert_eq!(objects[2]["kind"], "C");
+        assert!(documents("x", "a: b\n", &mut objects).unwrap_err().to_string().contains("Object 'Kind' is missing"));
+        assert!(documents("x", "a: [\n", &mut objects).unwrap_err().to_string().contains("error parsing x"));
+    }
+}
