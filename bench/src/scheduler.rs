@@ -56,7 +56,9 @@ async fn nodes_ready(target: &Target, nodes: usize) -> Result<()> {
         let answer = connection.call("GET", "/api/v1/nodes", "").await?;
         let text = String::from_utf8_lossy(&answer.body);
         // Tainted nodes are not ready for pods yet.
-        if text.matches("\"podCIDR\":").count() >= nodes && !text.contains("node.kubernetes.io/not-ready") {
+        if text.matches("\"kubernetes.io/hostname\":\"hollow-").count() >= nodes
+            && !text.contains("node.kubernetes.io/not-ready")
+        {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
