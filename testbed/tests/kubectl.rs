@@ -74,15 +74,15 @@ fn a_deployment_runs(kubectl: &Kubectl) {
     assert!(kubectl.ok("get events").contains("Scheduled"));
 }
 
-/// A pod of the deployment on a node, and its address.
+/// A pod of the deployment that stays on a node, and its address.
 fn pod_on(kubectl: &Kubectl, node: &str) -> (String, String) {
-    let path = format!(
-        "get pods -l app=hello --field-selector spec.nodeName={node} -o \
-         'jsonpath={{.items[0].metadata.name}} {{.items[0].status.podIP}}'"
-    );
-    let out = kubectl.ok(&path);
-    let (name, address) = out.split_once(' ').unwrap();
-    (name.to_owned(), address.to_owned())
+    let pods = kubectl.ok(&format!("get pods -l app=hello --field-selector spec.nodeName={node} -o json"));
+    let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
+    // What was replaced is still there while it ends.
+    let stays = |pod: &&serde_json::Value| pod["metadata"].get("deletionTimestamp").is_none();
+    let pod = pods["items"].as_array().unwrap().iter().find(stays).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    (text(&pod["metadata"]["name"]), text(&pod["status"]["podIP"]))
 }
 
 fn a_container_is_looked_into(kubectl: &Kubectl) {

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test gives up; far more than it needs.
@@ -29,8 +30,15 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self { child, dir: dir.to_owned() };
-        server.until("the server is ready", &["get", "--raw", "/readyz"], |out| out == "ok");
+        let mut server = Self { child, dir: dir.to_owned() };
+        let deadline = Instant::now() + PATIENCE;
+        while server.kubectl(&["get", "--raw", "/readyz"]).stdout != b"ok" {
+            let ended = server.child.try_wait().unwrap();
+            let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "the server ended: {}", log());
+            assert!(Instant::now() < deadline, "the server is not ready: {}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
         server
     }
 
@@ -85,9 +93,18 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, below those that the system gives to connections: nobody takes it in between.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port()
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % u32::from(PORTS.end - PORTS.start)).unwrap_or(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + first.wrapping_add(step) % (PORTS.end - PORTS.start);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether kubectl is there; says that the test skips otherwise.
