@@ -17,9 +17,8 @@ const INDENT: usize = 2;
 pub fn write(value: &Value) -> Result<String, String> {
     let mut out = Writer { text: String::new(), column: 0 };
     out.node(value, 0, false);
-    if !out.text.ends_with('\n') {
-        out.text.push('\n');
-    }
+    // Also after an empty line, which a text that ends in line breaks leaves unfinished.
+    out.text.push('\n');
     Ok(out.text)
 }
 
@@ -183,10 +182,6 @@ impl Writer {
         for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
             self.line(if line.is_empty() { 0 } else { indent });
             self.put(line);
-        }
-        if text.ends_with("\n\n") || text == "\n" {
-            // Kept breaks: the last one ends the last empty line.
-            self.column = 0;
         }
     }
 }
