@@ -121,6 +121,7 @@ fn normalized(cluster: &Cluster, text: &str) -> String {
             let rest = after.split_once(')').map_or("", |(_, rest)| rest);
             format!("{before}remaining(<some>){rest}")
         });
+        let line = in_order(&line);
         let mut word = String::new();
         for c in line.chars().chain(['\n']) {
             if c.is_ascii_alphanumeric() {
@@ -142,6 +143,19 @@ fn normalized(cluster: &Cluster, text: &str) -> String {
         out = out.replace("  <id ", " <id ");
     }
     out
+}
+
+/// The keys of a lease in order: etcd lists them as its hash table has them.
+fn in_order(line: &str) -> String {
+    const OPEN: &str = "attached keys([";
+    let Some((before, (keys, after))) =
+        line.split_once(OPEN).and_then(|(before, rest)| Some((before, rest.split_once("])")?)))
+    else {
+        return line.to_owned();
+    };
+    let mut keys: Vec<&str> = keys.split(' ').collect();
+    keys.sort_unstable();
+    format!("{before}{OPEN}{}]){after}", keys.join(" "))
 }
 
 /// A command that goes on, read line by line.
