@@ -12,7 +12,8 @@ use crate::strategy;
 
 /// Shortest life that may be asked for, seconds.
 const MIN_SECONDS: i64 = 600;
-const USAGES: [&str; 23] = [
+/// Every usage that the API knows.
+pub(crate) const USAGES: [&str; 23] = [
     "any",
     "cert sign",
     "client auth",

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
-use crate::kinds::{self, Kind};
+use crate::kinds;
 use crate::objects::{FILES, from_files, place};
 use crate::output::{self, changed};
 use crate::session::{Session, encode, query};
@@ -151,7 +151,6 @@ async fn client_side(session: &Session, mut modified: Value) -> Outcome {
     let after = session.patch(&path, form, &patch.into()).await?;
     let same = after["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
     let done = if same && parsed.text("dry-run") != "server" { "unchanged" } else { "configured" };
-    let _ = &kind as &Kind;
     changed(parsed, &after, done)
 }
 

@@ -44,7 +44,7 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     if parsed.on("local") {
         return Err(Failure::new("--local is not supported yet"));
     }
-    let is_pair = |a: &&String| a.contains('=') || (a.ends_with('-') && !a.contains('/')) || a.ends_with('-');
+    let is_pair = |a: &&String| a.contains('=') || a.ends_with('-');
     let first = parsed.args.iter().position(|a| is_pair(&a)).unwrap_or(parsed.args.len());
     let (resources, pairs) = parsed.args.split_at(first);
     if resources.is_empty() && !parsed.is_set("filename") {
