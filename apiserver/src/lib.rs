@@ -18,6 +18,7 @@ mod discovery;
 pub mod endpoints;
 mod eviction;
 mod flow;
+mod flow_status;
 mod health;
 pub mod hooks;
 mod listing;

@@ -20,11 +20,11 @@ use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
-use crate::request::{Query, ResourceRequest, Target, target};
+use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, respond, scheduling, streams, subresources,
+    admission, authn, authz, bindings, body, components, crd, discovery, flow, flow_status, health, metrics, negotiate,
+    openapi, quota, respond, scheduling, streams, subresources,
 };
 
 /// Headers that tell how a request was sorted.
@@ -107,6 +107,7 @@ impl ApiServer {
             event_lease: tokio::sync::Mutex::new((0, 0)),
         });
         crd::controller::start(&server);
+        flow_status::start(&server);
         server
     }
 
@@ -132,8 +133,15 @@ impl ApiServer {
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let target = target(&parts.method, &parts.uri, &self.customs)?;
+        let target = target(&parts.method, &parts.uri, &self.customs);
         let user = self.impersonate(user, &parts.headers)?;
+        let target = match target {
+            Ok(target) => target,
+            Err(unknown) => {
+                self.authorize(&user, &attributes_of(&parts.method, &parts.uri))?;
+                return Err(unknown);
+            }
+        };
         let attributes = target.attributes(&parts.method);
         let fence = parts.extensions.remove::<Fence>();
         match target {
@@ -198,6 +206,9 @@ impl ApiServer {
         if !subresource.is_empty() && subresource != "status" {
             return subresources::serve(self, call, upgrade, uri).await;
         }
+        if subresources::is_virtual(def) && !call.request.name.is_empty() {
+            return Err(Status::no_such_path());
+        }
         misplaced(call.request)?;
         if subresource.is_empty() && !def.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
@@ -257,7 +268,7 @@ impl ApiServer {
                     &json!({
                         "issuer": keelson_pki::service_account::ISSUER, "jwks_uri": format!("https://{host}/openid/v1/jwks"),
                         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-                        "id_token_signing_alg_values_supported": ["ES256"],
+                        "id_token_signing_alg_values_supported": [self.pki.service_account.algorithm()],
                     }),
                 ))
             }

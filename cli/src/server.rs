@@ -24,6 +24,8 @@ use crate::identity::{DataDir, Identity, write_private};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
+/// The admin's name.
+const ADMIN: &str = "admin";
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
 /// Pause between tries to write the first objects while there is no leader.
@@ -147,9 +149,9 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
 /// The admin's way in.
 fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
     let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
+    let admin = pki.cluster.issue_user(ADMIN, &format!("{ADMIN}-uid"), &[MASTERS])?;
     let credential = Credential::Certificate(&admin);
-    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), "kubernetes-admin", credential);
+    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), ADMIN, credential);
     write_private(&path, text.as_bytes())?;
     Ok(path)
 }
