@@ -90,8 +90,10 @@ async fn serve(
             join::extension(replica.clone(), identity.clone(), pki.clone()),
             member::extension(replica.clone()),
         ],
+        settings: args.access.settings()?,
         stop: stop.clone(),
-    });
+    })
+    .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let url = format!("https://{}", addresses.api);
@@ -132,6 +134,8 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        let ca = pki.cluster.certificate();
+        objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {
