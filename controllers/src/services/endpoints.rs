@@ -256,7 +256,7 @@ mod tests {
             pod("bb", false, json!([{"name": "web", "containerPort": 9001}])),
         ];
         assert_eq!(shown(&subsets(&service, &pods).0), ["1|2:8080", "1|:9000", "|2:9001"]);
-        assert_eq!(shown(&subsets(&service, &pods[..1]).0), ["1|:8080,9000"]);
+        assert_eq!(shown(&subsets(&service, &pods[..1]).0), ["1|:9000,8080"]);
         assert!(subsets(&service, &[]).0.is_empty());
         let ended = Arc::new(
             serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": []},
