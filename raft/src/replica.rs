@@ -69,6 +69,8 @@ pub struct Tuning {
     pub election_max_millis: u64,
     /// Entries after which a snapshot is taken and the log before it may go.
     pub snapshot_entries: u64,
+    /// Entries kept before the last snapshot for members that lag a little.
+    pub kept_entries: u64,
 }
 
 impl Default for Tuning {
@@ -78,6 +80,7 @@ impl Default for Tuning {
             election_min_millis: ELECTION_MIN_MILLIS,
             election_max_millis: ELECTION_MAX_MILLIS,
             snapshot_entries: SNAPSHOT_ENTRIES,
+            kept_entries: KEPT_ENTRIES,
         }
     }
 }
@@ -163,7 +166,7 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         max_payload_entries: APPEND_ENTRIES,
         replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_entries),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        max_in_snapshot_log_to_keep: tuning.kept_entries,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
         // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in

@@ -15,9 +15,13 @@ use tower::util::BoxCloneSyncService;
 use crate::wal::files::Files;
 
 /// An error below the service.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = tonic::Status;
 /// A way to a simulated member.
 pub type Line = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Failure>;
+
+fn failure(error: tonic::transport::Error) -> Failure {
+    Failure::from_error(error.into())
+}
 
 /// A simulated network.
 pub trait Wire: Send + Sync {
@@ -46,10 +50,13 @@ pub enum Transport {
     Line(Line),
 }
 
+/// An answer under way on a connection.
+type OverChannel = MapErr<<Channel as Service<http::Request<Body>>>::Future, fn(tonic::transport::Error) -> Failure>;
+
 /// An answer under way.
 pub enum Answering {
     /// Over a connection.
-    Channel(MapErr<<Channel as Service<http::Request<Body>>>::Future, fn(tonic::transport::Error) -> Failure>),
+    Channel(OverChannel),
     /// Over a simulated network.
     Line(BoxFuture<'static, Result<http::Response<Body>, Failure>>),
 }
@@ -72,14 +79,14 @@ impl Service<http::Request<Body>> for Transport {
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         match self {
-            Self::Channel(channel) => Service::poll_ready(channel, context).map_err(Into::into),
+            Self::Channel(channel) => Service::poll_ready(channel, context).map_err(failure),
             Self::Line(line) => line.poll_ready(context),
         }
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         match self {
-            Self::Channel(channel) => Answering::Channel(Service::call(channel, request).map_err(Into::into)),
+            Self::Channel(channel) => Answering::Channel(Service::call(channel, request).map_err(failure)),
             Self::Line(line) => Answering::Line(line.call(request).boxed()),
         }
     }
