@@ -48,11 +48,11 @@ pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>
             claim(new, &mut out);
         }
         ("", "serviceaccounts") => account(&new["metadata"], old, &mut out),
-        ("networking.k8s.io", "ingresses") if old.is_none() => {
-            if new["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some() {
-                let why = "is deprecated, please use 'spec.ingressClassName' instead";
-                out.push(format!("annotation \"kubernetes.io/ingress.class\" {why}"));
-            }
+        ("networking.k8s.io", "ingresses")
+            if old.is_none() && new["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some() =>
+        {
+            let why = "is deprecated, please use 'spec.ingressClassName' instead";
+            out.push(format!("annotation \"kubernetes.io/ingress.class\" {why}"));
         }
         _ => {}
     }

@@ -162,7 +162,8 @@ impl Rule {
             namespaces: texts(&rule["namespaces"]),
             urls: texts(&rule["nonResourceURLs"]),
         };
-        if !parsed.urls.is_empty() && !(parsed.resources.is_empty() && parsed.namespaces.is_empty()) {
+        let about_resources = !parsed.resources.is_empty() || !parsed.namespaces.is_empty();
+        if about_resources && !parsed.urls.is_empty() {
             return Err(format!(
                 "{at}.nonResourceURLs: Invalid value: rules cannot apply to both regular resources and non-resource URLs"
             ));
