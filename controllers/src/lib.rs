@@ -77,6 +77,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
+    keyed!("name-service-controller", 1, services::names::watch, services::names::reconcile),
     // One worker each: two claims must not take the same volume.
     keyed!(
         "persistentvolumeclaim-binder-controller",

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use keelson_client::{Cache, Client, Error, ListParams};
+use keelson_client::{Cache, Client, Error, ListParams, PatchType};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
@@ -119,6 +119,8 @@ pub struct Agent {
     pub(crate) endpoints: Endpoints,
     /// Labels of the node, as the API last said.
     labels: Mutex<BTreeMap<String, String>>,
+    /// The address of this node in its own range of pod addresses.
+    gateway: Mutex<Option<IpAddr>>,
     /// Told when the node's network is there.
     networked: Notify,
     /// Counts of processor time.
@@ -171,6 +173,7 @@ impl Agent {
             services_changed,
             endpoints: Endpoints::start(client, stop.clone()),
             labels: Mutex::default(),
+            gateway: Mutex::default(),
             networked: Notify::new(),
             rates: Rates::default(),
             pressure: Mutex::default(),
@@ -194,6 +197,7 @@ impl Agent {
             () = agent.watch() => {}
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
+            () = agent.count() => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -265,7 +269,10 @@ impl Agent {
         self.networked.notified().await;
         let names = async {
             match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
-                Some(address) => dns::run(self.clone(), address).await,
+                Some(address) => {
+                    let own = self.gateway.lock().filter(|own| own.is_ipv4() == address.is_ipv4());
+                    dns::run(self.clone(), std::iter::once(address).chain(own).collect()).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -330,6 +337,7 @@ impl Agent {
             if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
                 tracing::error!(%error, "the network configuration could not be written");
             }
+            self.name_server(cidr, &node).await?;
             if !*prepared {
                 match cni::prepare(&self.config.cluster_cidr).await {
                     Ok(()) => {
@@ -347,6 +355,20 @@ impl Agent {
             }
         }
         Ok(state.not_ready.is_none() && *prepared)
+    }
+
+    /// Says on the node where names are served beside the name service's own address: every node and pod can reach that.
+    async fn name_server(&self, cidr: &str, node: &Node) -> Result<(), Error> {
+        let gateway = cni::gateway(cidr);
+        *self.gateway.lock() = gateway;
+        let address = gateway.filter(|_| self.config.serve_dns && self.config.cluster_dns.is_some());
+        let wanted = address.map(|address| address.to_string());
+        if node.metadata.annotations.as_ref().and_then(|a| a.get(node::NAME_SERVER)) == wanted.as_ref() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"annotations": {node::NAME_SERVER: wanted}}});
+        let nodes = self.config.client.cluster::<Node>();
+        nodes.patch(&self.config.node_name, None, PatchType::Merge, &patch).await.map(drop)
     }
 
     async fn watch(self: &Arc<Self>) {
