@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
 use keelson_nodeagent::join::{self, Credentials};
-use keelson_nodeagent::{Agent, AgentConfig};
+use keelson_nodeagent::{Agent, AgentConfig, Manifests};
 use keelson_pki::{Identity, client_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +66,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
         eviction: args.eviction_hard,
+        manifests: Manifests { path: args.pod_manifest_path.clone(), url: manifest_url(args.manifest_url.as_deref())? },
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
     let running = Agent::run(config, stop.clone());
@@ -110,6 +111,15 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
             "--runtime-endpoint {endpoint}: only Unix sockets are supported, such as unix:///run/containerd/containerd.sock"
         ),
     }
+}
+
+fn manifest_url(url: Option<&str>) -> Result<Option<http::Uri>> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let parsed: http::Uri = url.parse().with_context(|| format!("--manifest-url {url}"))?;
+    if parsed.scheme_str() != Some("http") || parsed.host().is_none() {
+        bail!("--manifest-url {url}: only http:// URLs are read; a proxy on this node can speak TLS");
+    }
+    Ok(Some(parsed))
 }
 
 /// The address from which the first server that can be routed to would be called.

@@ -206,6 +206,12 @@ pub struct AgentArgs {
         default_value = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
     )]
     pub eviction_hard: keelson_nodeagent::Thresholds,
+    /// A file, or a directory of files, with pods that this node runs whatever the API says (static pods)
+    #[arg(long, env = "KEELSON_POD_MANIFEST_PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// A URL from which static pods are read every 20 s
+    #[arg(long, env = "KEELSON_MANIFEST_URL", value_name = "http://HOST/PATH")]
+    pub manifest_url: Option<String>,
     /// Do not serve Services on this node (another proxy does)
     #[arg(long, env = "KEELSON_NO_PROXY")]
     pub no_proxy: bool,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, PodStatus, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_client::{Cache, Client, Error, ListParams, PatchType};
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
+use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
 use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
@@ -82,6 +83,8 @@ pub struct AgentConfig {
     pub proxy: bool,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
+    /// Where static pods come from.
+    pub manifests: Manifests,
 }
 
 /// Why an agent could not start.
@@ -131,6 +134,10 @@ pub struct Agent {
     pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
+    /// Asks for a look at the manifests of static pods.
+    pub(crate) manifests_changed: Notify,
+    /// The uid of the Node object, once it is there.
+    pub(crate) node_uid: Mutex<String>,
     /// Asks for a look at all that runs.
     pub(crate) relist: Notify,
     /// The pods' uids by the ids of their containers and sandboxes.
@@ -183,6 +190,8 @@ impl Agent {
             machine,
             pods: Pods::default(),
             evented: AtomicBool::new(false),
+            manifests_changed: Notify::new(),
+            node_uid: Mutex::default(),
             relist: Notify::new(),
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
@@ -198,6 +207,7 @@ impl Agent {
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
             () = agent.count() => {}
+            () = manifests::run(agent.clone()) => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -332,6 +342,10 @@ impl Agent {
         let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {
+            self.pods.wake_static();
+        }
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
         if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
@@ -413,7 +427,11 @@ impl Agent {
     }
 
     /// Writes a pod's status if it changed, and remembers what the API made of it.
-    pub(crate) async fn report(&self, pod: &Pod, status: k8s_openapi::api::core::v1::PodStatus) -> Result<(), Error> {
+    pub(crate) async fn report(self: &Arc<Self>, pod: &Pod, status: PodStatus) -> Result<(), Error> {
+        if self.pods.is_static(pod.metadata.uid.as_deref().unwrap_or_default()) {
+            self.report_static(pod, status).await;
+            return Ok(());
+        }
         if pod.status.as_ref() == Some(&status) {
             return Ok(());
         }

@@ -12,6 +12,7 @@ pub mod hollow;
 mod hollow_status;
 pub mod join;
 mod machine;
+mod manifests;
 mod network;
 pub mod node;
 mod objects;
@@ -27,4 +28,5 @@ mod volumes;
 mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError};
+pub use manifests::Manifests;
 pub use pressure::Thresholds;

@@ -128,7 +128,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
     let mut failed = 0;
     loop {
         let pause = match worker.step().await {
-            Ok(Next::Gone) if agent.pods.end(&uid) => return,
+            Ok(Next::Gone) if agent.pods.end(&uid) => return agent.manifests_changed.notify_one(),
             Ok(Next::Gone) => Duration::ZERO,
             Ok(Next::In(pause)) => {
                 failed = 0;

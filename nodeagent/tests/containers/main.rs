@@ -60,6 +60,7 @@ impl Node {
             proxy: false,
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
+            manifests: keelson_nodeagent::Manifests { path: Some(at("manifests")), url: None },
         };
         self.agent = Some(tokio::spawn(async move {
             Agent::run(config, CancellationToken::new()).await.unwrap();
@@ -305,6 +306,43 @@ async fn pods_outlive_agent_and_runtime() {
     for name in &all {
         node.until(name, "is confirmed as deleted", Value::is_null).await;
     }
+    node.is_clean().await;
+    node.kill_agent().await;
+}
+
+/// The uid of a static pod, as its mirror tells.
+fn mirrored(pod: &Value) -> String {
+    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_pods_run_and_are_mirrored() {
+    let Some(mut node) = Node::start().await else { return };
+    let dir = node.runtime.dir.path().join("manifests");
+    std::fs::create_dir_all(&dir).unwrap();
+    let manifest = |seconds: &str| {
+        let spec = pod("Always", json!({"command": shell(&format!("exec /bin/busybox sleep {seconds}"))}));
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec}).to_string()
+    };
+    std::fs::write(dir.join("web.yaml"), manifest("1000")).unwrap();
+    let name = "web-n";
+    node.until(name, "is mirrored and runs", ready).await;
+    let (first_uid, before) = (mirrored(&node.api.pod(name)), ids(&node, &[name.to_owned()]));
+    assert_eq!(node.api.pod(name)["metadata"]["annotations"]["kubernetes.io/config.source"], "file");
+    assert_eq!(node.api.pod(name)["metadata"]["ownerReferences"][0]["kind"], "Node");
+    // Who deletes the mirror gets a new one; the containers do not notice.
+    node.api.delete(name, 30);
+    node.until(name, "is mirrored anew", |p| ready(p) && p["metadata"]["deletionTimestamp"].is_null()).await;
+    node.kill_agent().await;
+    node.start_agent();
+    node.until(name, "is mirrored after a new start", ready).await;
+    assert_eq!(ids(&node, &[name.to_owned()]), before, "they are the same containers");
+    // A changed manifest is another pod, which waits for the end of the first.
+    std::fs::write(dir.join("web.yaml"), manifest("2000")).unwrap();
+    let other = move |p: &Value| ready(p) && mirrored(p) != first_uid;
+    node.until(name, "is replaced", other).await;
+    std::fs::remove_file(dir.join("web.yaml")).unwrap();
+    node.until(name, "goes with its manifest", Value::is_null).await;
     node.is_clean().await;
     node.kill_agent().await;
 }
