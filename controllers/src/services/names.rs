@@ -120,7 +120,8 @@ mod tests {
         ];
         let groups = wanted(&nodes).into_map();
         let endpoints: Vec<&Endpoint> = groups.values().flatten().collect();
-        let shown: Vec<_> = endpoints.iter().map(|e| (e.node_name.as_deref(), e.conditions.as_ref().unwrap().ready));
+        let shown: Vec<_> =
+            endpoints.iter().map(|e| (e.node_name.as_deref(), e.conditions.as_ref().unwrap().ready)).collect();
         assert_eq!(shown, [(Some("a"), Some(true)), (Some("b"), Some(false))]);
     }
 }

@@ -99,14 +99,14 @@ mod tests {
     #[test]
     fn manifests_become_pods_of_the_node() {
         let source = Source { kind: "file", place: "/m/p.yaml".into() };
-        let found = pods(GOOD, "Node-1", &source).unwrap();
+        let found = pods(GOOD, "node-1", &source).unwrap();
         let (uid, pod) = found.iter().next().unwrap();
         assert_eq!((uid.len(), pod.metadata.name.as_deref()), (32, Some("p-node-1")));
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         assert_eq!(pod.metadata.annotations.as_ref().unwrap()[SOURCE], "file");
         let spec = pod.spec.as_ref().unwrap();
-        assert_eq!((spec.restart_policy.as_deref(), spec.node_name.as_deref()), (Some("Always"), Some("Node-1")));
-        let again = pods(GOOD, "Node-1", &source).unwrap();
+        assert_eq!((spec.restart_policy.as_deref(), spec.node_name.as_deref()), (Some("Always"), Some("node-1")));
+        let again = pods(GOOD, "node-1", &source).unwrap();
         assert_eq!(again.keys().next(), Some(uid), "the same content is the same pod");
         let list = format!("{{kind: List, items: [{GOOD}, {}]}}", GOOD.replace("name: p", "name: q"));
         assert_eq!(pods(&list, "n", &source).unwrap().len(), 2);
