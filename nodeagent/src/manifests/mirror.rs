@@ -102,10 +102,10 @@ impl Agent {
         }
         let api = self.config.client.namespaced::<Pod>(&key.0);
         let mut mirror = self.pods.mirror(&key);
-        if next(of, &status, mirror.as_deref()) == Next::Replace {
-            if let Some(old) = mirror.take() {
-                self.remove_mirror(&old).await?;
-            }
+        if next(of, &status, mirror.as_deref()) == Next::Replace
+            && let Some(old) = mirror.take()
+        {
+            self.remove_mirror(&old).await?;
         }
         let mirror = match mirror {
             Some(mirror) => (*mirror).clone(),
