@@ -25,6 +25,7 @@ use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
+use crate::resize::Amounts;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
@@ -292,6 +293,12 @@ impl Agent {
             if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
         };
         tokio::join!(names, services, policies);
+    }
+
+    /// What the node has for pods.
+    pub(crate) fn capacity(&self) -> Amounts {
+        let facts = self.facts();
+        Amounts { cpu: facts.node_cpu_millis, memory: facts.node_memory }
     }
 
     /// What containers may learn of the node.

@@ -20,6 +20,7 @@ mod pod_status;
 mod pods;
 mod pressure;
 mod probe;
+mod resize;
 mod runtime_events;
 mod server;
 mod spec;
