@@ -24,7 +24,7 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, flow,
-    flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources,
+    flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -67,6 +67,7 @@ pub struct ApiServer {
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
@@ -107,6 +108,7 @@ impl ApiServer {
             turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),
+            readings: usage::Readings::default(),
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,
@@ -245,6 +247,9 @@ impl ApiServer {
         }
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
+        }
+        if usage::is_computed(call) {
+            return self.usage(call).await;
         }
         if components::is_computed(call) {
             return self.components(call).await;
