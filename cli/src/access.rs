@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args as Flags;
-use keelson_apiserver::Settings;
 use keelson_apiserver::audit::{self, Mode, Rotation, WebhookSettings};
+use keelson_apiserver::{Settings, authz};
 
 use crate::config;
 
@@ -56,12 +56,57 @@ pub struct AccessArgs {
     /// Longest that an event waits for others
     #[arg(long, env = "KEELSON_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value = "30s", value_parser = duration, help_heading = "Audit")]
     pub audit_webhook_batch_max_wait: Duration,
+    /// Which resources are stored encrypted, with which keys (apiserver.config.k8s.io/v1 EncryptionConfiguration); the same on all servers
+    #[arg(long, env = "KEELSON_ENCRYPTION_PROVIDER_CONFIG", help_heading = "Encryption at rest")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Authorizers in their order: AlwaysAllow, AlwaysDeny, ABAC, Webhook, RBAC, Node (default: Node,RBAC)
+    #[arg(long, env = "KEELSON_AUTHORIZATION_MODE", value_delimiter = ',', help_heading = "Authorization")]
+    pub authorization_mode: Vec<String>,
+    /// Authorizers as a file says (apiserver.config.k8s.io/v1 AuthorizationConfiguration)
+    #[arg(long, env = "KEELSON_AUTHORIZATION_CONFIG", help_heading = "Authorization")]
+    pub authorization_config: Option<PathBuf>,
+    /// Policies of the authorizer ABAC
+    #[arg(long, env = "KEELSON_AUTHORIZATION_POLICY_FILE", help_heading = "Authorization")]
+    pub authorization_policy_file: Option<PathBuf>,
+    /// kubeconfig of the service that the authorizer Webhook asks
+    #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_CONFIG_FILE", help_heading = "Authorization")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// Version of the SubjectAccessReviews that it is sent: v1 or v1beta1
+    #[arg(
+        long,
+        env = "KEELSON_AUTHORIZATION_WEBHOOK_VERSION",
+        default_value = "v1beta1",
+        help_heading = "Authorization"
+    )]
+    pub authorization_webhook_version: String,
+    /// For how long its yes is remembered
+    #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL", default_value = "5m", value_parser = duration, help_heading = "Authorization")]
+    pub authorization_webhook_cache_authorized_ttl: Duration,
+    /// For how long its no is remembered
+    #[arg(long, env = "KEELSON_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL", default_value = "30s", value_parser = duration, help_heading = "Authorization")]
+    pub authorization_webhook_cache_unauthorized_ttl: Duration,
 }
 
 impl AccessArgs {
     /// The choices as the API server takes them.
     pub fn settings(&self) -> Result<Settings> {
-        Ok(Settings { audit: self.audit() })
+        Ok(Settings {
+            audit: self.audit(),
+            authorization: self.authorization(),
+            encryption: self.encryption_provider_config.clone(),
+        })
+    }
+
+    fn authorization(&self) -> authz::Settings {
+        authz::Settings {
+            modes: self.authorization_mode.clone(),
+            abac_file: self.authorization_policy_file.clone(),
+            webhook: self.authorization_webhook_config_file.clone(),
+            webhook_version: self.authorization_webhook_version.clone(),
+            webhook_allowed_ttl: self.authorization_webhook_cache_authorized_ttl,
+            webhook_denied_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+            config: self.authorization_config.clone(),
+        }
     }
 
     fn audit(&self) -> audit::Settings {

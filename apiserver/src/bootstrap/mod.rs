@@ -125,6 +125,8 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
     let value = encode(def, &object).map_err(|e| BootstrapError::Object(format!("{key}: {e}")))?;
+    let sealed = crate::encryption::seal(def, key.as_bytes(), value);
+    let value = sealed.map_err(|status| BootstrapError::Object(status.message))?;
     let txn = Txn {
         compare: vec![Compare::mod_revision(key.clone(), 0)],
         success: vec![Op::Put(PutRequest::new(key, value))],
