@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn keys_are_turned_by_their_order() {
         let old = config(&format!("- resources: [secrets]\n  providers: [{{aesgcm: {{keys: [{{name: a, secret: {KEY}}}]}}}}, {{identity: {{}}}}]")).unwrap();
-        let place = b"/registry/secrets/default/s";
+        let secrets = resources::find("", "v1", "secrets").unwrap();
+        let place = &secrets.key("default", "s").into_bytes()[..];
         let sealed = Bytes::from(old.writing("", "secrets").unwrap().seal(place, b"hidden").unwrap());
         assert!(old.writing("", "configmaps").is_none());
         assert_eq!(&old.open(place, &Bytes::from_static(b"plain")).unwrap()[..], b"plain");
