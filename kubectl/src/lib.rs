@@ -6,6 +6,7 @@
 mod commands;
 mod config;
 mod credential;
+mod describe;
 mod failure;
 mod flags;
 mod kinds;
@@ -13,6 +14,7 @@ mod objects;
 mod output;
 mod session;
 mod socket;
+mod value;
 
 use commands::{COMMANDS, Command};
 use failure::{Failure, Outcome};
@@ -71,7 +73,6 @@ const NOT_YET: &[&str] = &[
     "completion",
     "cp",
     "debug",
-    "describe",
     "diff",
     "explain",
     "kustomize",

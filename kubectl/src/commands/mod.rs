@@ -22,7 +22,7 @@ mod wait;
 
 use futures::future::BoxFuture;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, help};
 use crate::session::Session;
 
@@ -54,6 +54,14 @@ impl Command {
             self.usage
         )
     }
+}
+
+/// Prints the failure that came before, so that the last one is left to be returned.
+pub fn say(before: Option<Failure>, now: Failure) -> Failure {
+    if let Some(before) = before {
+        eprintln!("{before}");
+    }
+    now
 }
 
 macro_rules! command {
@@ -387,6 +395,13 @@ pub static COMMANDS: &[Command] = &[
         delete::FLAGS,
         "([-f FILENAME] | [-k DIRECTORY] | TYPE [(NAME | -l label | --all)])",
         "Delete resources by file names, stdin, resources and names, or by resources and label selector"
+    ),
+    command!(
+        "describe",
+        crate::describe::describe,
+        crate::describe::FLAGS,
+        "(-f FILENAME | TYPE [NAME_PREFIX | -l label] | TYPE/NAME)",
+        "Show details of a specific resource or group of resources"
     ),
     command!("drain", node::drain, node::DRAIN, "NODE", "Drain node in preparation for maintenance"),
     command!("edit", change::edit, change::EDIT, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
