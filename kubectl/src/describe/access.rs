@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::common::{events, marks, names, on_a_line};
 use super::sheet::{Sheet, row};
 use crate::failure::{Failure, Outcome};
-use crate::value::{Read, date, human, or};
+use crate::value::{Read, date, human};
 
 /// A rule for one resource, or one path, with its verbs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -205,9 +205,12 @@ fn status_of(object: &Value) -> String {
 
 /// Describes a request for a certificate.
 pub fn certificate_request(w: &mut Sheet, object: &Value, found: Option<Vec<Value>>) -> Outcome {
+    use x509_parser::prelude::{FromDer, X509CertificationRequest};
+    let wrong = |why: String| Failure::new(format!("Error parsing CSR: {why}"));
     let (metadata, spec) = (&object["metadata"], &object["spec"]);
-    let pem = String::from_utf8_lossy(&decoded(&spec["request"])).into_owned();
-    let asked = keelson_pki::read_csr(&pem).map_err(|e| Failure::new(format!("Error parsing CSR: {e}")))?;
+    let pem = decoded(&spec["request"]);
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|e| wrong(e.to_string()))?;
+    let (_, asked) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| wrong(e.to_string()))?;
     row!(w, 0, "Name:\t{}", metadata["name"].text());
     row!(w, 0, "Labels:\t{}", on_a_line(&metadata["labels"]));
     row!(w, 0, "Annotations:\t{}", on_a_line(&metadata["annotations"]));
@@ -220,27 +223,64 @@ pub fn certificate_request(w: &mut Sheet, object: &Value, found: Option<Vec<Valu
         row!(w, 0, "Requested Duration:\t{}", human(spec["expirationSeconds"].number()));
     }
     row!(w, 0, "Status:\t{}", status_of(object));
-    row!(w, 0, "Subject:");
-    row!(w, 0, "\tCommon Name:\t{}", or(&asked.common_name, ""));
-    row!(w, 0, "\tSerial Number:\t");
-    let mut several = |label: &str, values: Vec<String>| {
-        if !values.is_empty() {
-            row!(w, 0, "\t{label}:\t{}", values.join("\n\t\t"));
-        }
-    };
-    several("Organization", asked.organizations);
-    if !(asked.dns.is_empty() && asked.ips.is_empty()) {
-        row!(w, 0, "Subject Alternative Names:");
-        let mut several = |label: &str, values: Vec<String>| {
-            if !values.is_empty() {
-                row!(w, 0, "\t{label}:\t{}", values.join("\n\t\t"));
-            }
-        };
-        several("DNS Names", asked.dns);
-        several("IP Addresses", asked.ips.iter().map(ToString::to_string).collect());
-    }
+    subject(w, &asked);
+    alternatives(w, &asked);
     events(w, found);
     Ok(())
+}
+
+fn several(w: &mut Sheet, label: &str, values: &[String]) {
+    if !values.is_empty() {
+        row!(w, 0, "\t{label}:\t{}", values.join("\n\t\t"));
+    }
+}
+
+fn subject(w: &mut Sheet, asked: &x509_parser::prelude::X509CertificationRequest<'_>) {
+    let subject = &asked.certification_request_info.subject;
+    let of = |oid: &str| {
+        let all = subject.iter_attributes().filter(|a| a.attr_type().to_id_string() == oid);
+        all.filter_map(|a| a.as_str().ok().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    row!(w, 0, "Subject:");
+    row!(w, 0, "\tCommon Name:\t{}", of("2.5.4.3").join(""));
+    row!(w, 0, "\tSerial Number:\t{}", of("2.5.4.5").join(""));
+    for (label, oid) in [
+        ("Organization", "2.5.4.10"),
+        ("Organizational Unit", "2.5.4.11"),
+        ("Country", "2.5.4.6"),
+        ("Locality", "2.5.4.7"),
+        ("Province", "2.5.4.8"),
+        ("StreetAddress", "2.5.4.9"),
+        ("PostalCode", "2.5.4.17"),
+    ] {
+        several(w, label, &of(oid));
+    }
+}
+
+fn alternatives(w: &mut Sheet, asked: &x509_parser::prelude::X509CertificationRequest<'_>) {
+    use x509_parser::prelude::{GeneralName, ParsedExtension};
+    let (mut dns, mut mail, mut uris, mut ips) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for extension in asked.requested_extensions().into_iter().flatten() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+        for name in &names.general_names {
+            match name {
+                GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+                GeneralName::RFC822Name(name) => mail.push((*name).to_owned()),
+                GeneralName::URI(name) => uris.push((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+                    Ok(four) => ips.push(std::net::Ipv4Addr::from(four).to_string()),
+                    Err(_) => ips.extend(<[u8; 16]>::try_from(*bytes).map(|b| std::net::Ipv6Addr::from(b).to_string())),
+                },
+                _ => {}
+            }
+        }
+    }
+    if [&dns, &mail, &uris, &ips].iter().any(|l| !l.is_empty()) {
+        row!(w, 0, "Subject Alternative Names:");
+    }
+    for (label, values) in [("DNS Names", dns), ("Email Addresses", mail), ("URIs", uris), ("IP Addresses", ips)] {
+        several(w, label, &values);
+    }
 }
 
 #[cfg(test)]
@@ -266,10 +306,10 @@ mod tests {
             shown,
             [
                 "pods None Some(\"x\") delete",
+                "pods None None get,list,watch",
                 "deployments/scale None None get,list",
                 "deployments.apps/scale None None get,list",
                 "pods.apps None None get,list",
-                "pods None None get,list,watch",
                 " Some(\"/healthz\") None get",
             ]
             .map(str::to_owned)

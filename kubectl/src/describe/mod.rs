@@ -42,22 +42,21 @@ pub async fn describe(session: &Session) -> Outcome {
     if parsed.args.is_empty() && !has_files {
         return Err(Failure::new(
             "You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of \
-             supported resources.\n",
+             supported resources.",
         ));
     }
     let (mut failed, mut first) = (None, true);
-    let mut show = |text: String| {
-        print!("{}{text}", if first { "" } else { "\n\n" });
-        first = false;
-    };
-    for found in find(session).await? {
+    let (all, by_prefix) = find(session).await?;
+    for found in all {
         match found {
             Ok((kind, object)) => match one(session, &kind, &object).await {
-                Ok(text) => show(text),
+                Ok(text) if by_prefix => println!("{text}"),
+                Ok(text) => print!("{}{text}", if first { "" } else { "\n\n" }),
                 Err(error) => failed = Some(super::commands::say(failed, error)),
             },
             Err(error) => failed = Some(super::commands::say(failed, error)),
         }
+        first = false;
     }
     if first && failed.is_none() {
         match parsed.on("all-namespaces") {
@@ -70,10 +69,11 @@ pub async fn describe(session: &Session) -> Outcome {
 
 type Found = Outcome<(Kind, Value)>;
 
-/// The objects that are named, or a failure in the place of each that is not there.
-async fn find(session: &Session) -> Outcome<Vec<Found>> {
+/// The objects that are named, or a failure in the place of each that is not there; and whether only the beginning of
+/// their names was given.
+async fn find(session: &Session) -> Outcome<(Vec<Found>, bool)> {
     let parsed = &session.parsed;
-    let mut all: Vec<Found> = Vec::new();
+    let (mut all, mut by_prefix): (Vec<Found>, bool) = (Vec::new(), false);
     for object in objects::from_files(session).await? {
         let kind = kinds::of_object(session, &object).await?;
         let (namespace, name) = objects::place(session, &object)?;
@@ -107,6 +107,7 @@ async fn find(session: &Session) -> Outcome<Vec<Found>> {
                     // The beginning of a name will do, if there is no such object.
                     let mut matching = list(session, &kind.path(within), &[]).await.unwrap_or_default();
                     matching.retain(|o| o["metadata"]["name"].text().starts_with(name.as_str()));
+                    by_prefix = !matching.is_empty();
                     if matching.is_empty() {
                         all.push(Err(error));
                     }
@@ -117,7 +118,7 @@ async fn find(session: &Session) -> Outcome<Vec<Found>> {
             }
         }
     }
-    Ok(all)
+    Ok((all, by_prefix))
 }
 
 fn typed(kind: &Kind, object: &mut Value) {

@@ -330,21 +330,10 @@ fn variable(w: &mut Sheet, e: &Value, container: &Value, pod: Option<&Value>) {
     }
 }
 
-/// What a field of the pod says; only metadata is resolved.
+/// What a field of the pod says: only its name and namespace are resolved.
 fn field(pod: &Value, path: &str) -> String {
-    let metadata = &pod["metadata"];
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
-        return match map {
-            "metadata.labels" => metadata["labels"][key].text().to_owned(),
-            "metadata.annotations" => metadata["annotations"][key].text().to_owned(),
-            _ => String::new(),
-        };
-    }
-    match path.strip_prefix("metadata.") {
-        Some(map @ ("labels" | "annotations")) => {
-            metadata[map].pairs().into_iter().map(|(k, v)| format!("{k}={}", quoted(v))).collect::<Vec<_>>().join("\n")
-        }
-        Some(name @ ("name" | "namespace" | "uid")) => metadata[name].text().to_owned(),
+    match path {
+        "metadata.name" | "metadata.namespace" => pod["metadata"][&path["metadata.".len()..]].text().to_owned(),
         _ => String::new(),
     }
 }

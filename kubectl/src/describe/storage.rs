@@ -114,6 +114,16 @@ pub fn template(w: &mut Sheet, template: &Value) {
     }
 }
 
+/// A map inside a volume: each part of a line is indented, as the original does.
+fn indented(w: &mut Sheet, title: &str, map: &Value, sign: &str) {
+    let entries: Vec<String> = map.pairs().into_iter().map(|(k, v)| format!("    {k}{sign}{v}")).collect();
+    let none = if entries.is_empty() { "    <none>\n" } else { "" };
+    w.put(&format!("    {title}:\t{none}"));
+    for (at, entry) in entries.iter().enumerate() {
+        w.put(&format!("{}{entry}\n", if at == 0 { "" } else { "        \t" }));
+    }
+}
+
 fn body(w: &mut Sheet, object: &Value, indent: &str, whole: bool) {
     let (metadata, spec) = (&object["metadata"], &object["spec"]);
     if whole {
@@ -130,8 +140,8 @@ fn body(w: &mut Sheet, object: &Value, indent: &str, whole: bool) {
         annotations(w, "Annotations", &metadata["annotations"]);
         row!(w, 0, "Finalizers:\t[{}]", metadata["finalizers"].texts().join(" "));
     } else {
-        super::common::labels_at(w, indent, "Labels", &metadata["labels"]);
-        annotations(w, &format!("{indent}Annotations"), &metadata["annotations"]);
+        indented(w, "Labels", &metadata["labels"], "=");
+        indented(w, "Annotations", &metadata["annotations"], ": ");
     }
     let (capacity, modes) = match volume {
         "" => (String::new(), String::new()),

@@ -4,6 +4,7 @@ pub mod columns;
 pub mod json;
 pub mod jsonpath;
 pub mod table;
+pub mod template;
 
 use serde_json::{Value, json};
 
@@ -35,6 +36,8 @@ pub enum Format {
     Yaml,
     /// A JSONPath template.
     JsonPath(jsonpath::Template),
+    /// A Go template.
+    Template(template::Template),
     /// Columns of one's own, and whether they have titles.
     Columns(Vec<columns::Column>),
 }
@@ -69,7 +72,9 @@ impl Format {
                 Self::Columns(columns::parse_file(&file(needs("custom-columns")?)?, parsed.on("no-headers"))?)
             }
             "go-template" | "go-template-file" | "template" | "templatefile" => {
-                return Err(Failure::new("go-template output is not supported yet; use jsonpath or custom-columns"));
+                let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
+                let text = if form.ends_with("file") { file(text)? } else { text.to_owned() };
+                Self::Template(template::Template::parse(&text, !parsed.on("allow-missing-template-keys"))?)
             }
             _ => {
                 return Err(Failure::new(format!(
@@ -96,6 +101,7 @@ impl Format {
             Self::Json => json::pretty(&object) + "\n",
             Self::Yaml => keelson_machinery::yaml::write(&object)?,
             Self::JsonPath(template) => template.execute(&object)?,
+            Self::Template(template) => template.execute(&object)?,
             Self::Columns(columns) => columns::print(columns, &object),
             Self::Name | Self::Default | Self::Wide => {
                 let items = object["items"].as_array().cloned().unwrap_or_else(|| vec![object.clone()]);
