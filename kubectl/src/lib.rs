@@ -69,17 +69,12 @@ async fn dispatch(args: &[String]) -> Outcome {
 /// Commands of kubectl that are not here yet.
 const NOT_YET: &[&str] = &[
     "alpha",
-    "attach",
     "completion",
     "cp",
     "debug",
-    "diff",
-    "explain",
     "kustomize",
     "plugin",
-    "port-forward",
     "proxy",
-    "top",
 ];
 
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {

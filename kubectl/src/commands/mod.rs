@@ -7,17 +7,22 @@ mod change;
 mod config;
 mod create;
 mod delete;
+mod diff;
 mod events;
 mod exec;
+mod explain;
+mod forward;
 mod generate;
 mod get;
 mod logs;
 mod metadata;
 mod node;
+mod prune;
 mod rollout;
 mod run;
 mod scale;
 mod set;
+mod top;
 mod wait;
 
 use futures::future::BoxFuture;
@@ -107,6 +112,7 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | -k DIRECTORY)",
         "Apply a configuration to a resource by file name or stdin"
     ),
+    command!("attach", exec::attach, exec::ATTACH, "(POD | TYPE/NAME) -c CONTAINER", "Attach to a running container"),
     command!(
         "auth can-i",
         auth::can_i,
@@ -403,6 +409,13 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | TYPE [NAME_PREFIX | -l label] | TYPE/NAME)",
         "Show details of a specific resource or group of resources"
     ),
+    command!(
+        "diff",
+        diff::diff,
+        diff::FLAGS,
+        "-f FILENAME",
+        "Diff the live version against a would-be applied version"
+    ),
     command!("drain", node::drain, node::DRAIN, "NODE", "Drain node in preparation for maintenance"),
     command!("edit", change::edit, change::EDIT, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
     command!(
@@ -418,6 +431,13 @@ pub static COMMANDS: &[Command] = &[
         exec::FLAGS,
         "(POD | TYPE/NAME) [-c CONTAINER] [flags] -- COMMAND [args...]",
         "Execute a command in a container"
+    ),
+    command!(
+        "explain",
+        explain::explain,
+        explain::FLAGS,
+        "TYPE [--recursive=FALSE|TRUE] [--api-version=api-version-group] [-o|--output=plaintext|plaintext-openapiv2]",
+        "Get documentation for a resource"
     ),
     command!(
         "expose",
@@ -454,6 +474,13 @@ pub static COMMANDS: &[Command] = &[
         change::PATCH,
         "(-f FILENAME | TYPE NAME) [-p PATCH|--patch-file FILE]",
         "Update fields of a resource"
+    ),
+    command!(
+        "port-forward",
+        forward::forward,
+        forward::FLAGS,
+        "TYPE/NAME [options] [LOCAL_PORT:]REMOTE_PORT [...[LOCAL_PORT_N:]REMOTE_PORT_N]",
+        "Forward one or more local ports to a pod"
     ),
     command!("replace", create::replace, create::REPLACE, "-f FILENAME", "Replace a resource by file name or stdin"),
     command!(
@@ -529,6 +556,12 @@ pub static COMMANDS: &[Command] = &[
         "NODE NAME KEY_1=VAL_1:TAINT_EFFECT_1",
         "Update the taints on one or more nodes"
     ),
+    command!("top node", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top nodes", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top no", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top pod", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
+    command!("top pods", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
+    command!("top po", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
     command!("uncordon", node::uncordon, node::CORDON, "NODE", "Mark node as schedulable"),
     command!("version", api::version, api::VERSION, "", "Print the client and server version information"),
     command!(

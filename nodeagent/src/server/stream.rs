@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use keelson_client::connection;
 use keelson_proto::cri::{self, ContainerState, PodSandboxState};
 
-use super::spdy::{self, Streams};
+use keelson_client::spdy::{self, Streams};
 use super::{Answer, Query, Refusal, Server, answer, full, websocket};
 
 /// Longest refusal of the runtime that is read.

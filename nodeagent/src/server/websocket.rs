@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, frame::coding::CloseCode};
 
-use super::spdy::{Event, Receiver, Sender, Streams};
+use keelson_client::spdy::{Event, Receiver, Sender, Streams};
 use super::{Answer, Refusal, full};
 
 /// Bytes read from a tunnelled connection at a time.
