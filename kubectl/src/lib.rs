@@ -70,7 +70,6 @@ async fn dispatch(args: &[String]) -> Outcome {
 const NOT_YET: &[&str] = &[
     "alpha",
     "completion",
-    "cp",
     "debug",
     "kustomize",
     "plugin",

@@ -54,17 +54,14 @@ pub async fn apply(session: &Session) -> Outcome {
             parsed.args
         )));
     }
-    let objects = from_files(session).await?;
+    let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
+    let mut objects = from_files(session).await?;
+    objects.retain(|object| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
     if objects.is_empty() {
         return Err(Failure::new("no objects passed to apply"));
     }
-    let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
     let (mut failed, mut seen): (Option<Failure>, Vec<String>) = (None, Vec::new());
     for object in objects {
-        let labels = &object["metadata"]["labels"];
-        if !selector.matches(|key| labels[key].as_str()) {
-            continue;
-        }
         if parsed.on("prune") {
             let (namespace, name) = place(session, &object)?;
             seen.push(kinds::of_object(session, &object).await?.object(&namespace, &name));

@@ -132,10 +132,6 @@ fn write(session: &Session, dir: &Path, file: &str, object: Option<&Value>) -> O
             if !session.parsed.on("show-managed-fields") {
                 crate::output::strip_managed(&mut object);
             }
-            let annotations = &mut object["metadata"]["annotations"];
-            if let Some(map) = annotations.as_object_mut() {
-                map.remove(super::create::LAST_APPLIED);
-            }
             mask(&mut object);
             keelson_machinery::yaml::write(&object)?
         }

@@ -149,10 +149,13 @@ pub async fn attach(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let target = match parsed.args.as_slice() {
         [target] => target,
-        [] => return Err(parsed.usage("at least 1 argument is required for attach")),
-        _ => {
-            let args = parsed.args.len();
-            return Err(parsed.usage(format!("expected POD, TYPE/NAME, or TYPE NAME, (at most 2 arguments) saw {args}")));
+        [] => return Err(Failure::new("at least 1 argument is required for attach")),
+        args => {
+            return Err(Failure::new(format!(
+                "expected POD, TYPE/NAME, or TYPE NAME, (at most 2 arguments) saw {}: [{}]",
+                args.len(),
+                args.join(" ")
+            )));
         }
     };
     let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };

@@ -51,8 +51,7 @@ pub async fn explain(session: &Session) -> Outcome {
         let all = kinds::discover(session).await?;
         let found = all.into_iter().find(|k| k.group == group && k.version == version && k.plural == kind.plural);
         kind = found.ok_or_else(|| {
-            let group = if group.is_empty() { String::new() } else { format!("{group}/") };
-            Failure::new(format!("couldn't find resource for \"{group}{version}, Resource={}\"", kind.plural))
+            Failure::new(format!("couldn't find resource for \"{group}/{version}, Resource={}\"", kind.plural))
         })?;
     }
     let root = if kind.group.is_empty() { "api".to_owned() } else { format!("apis/{}", kind.group) };
@@ -296,7 +295,8 @@ fn line(schemas: &Schemas<'_>, name: &str, field: &Value, required: bool, level:
     let space = "  ".repeat(level);
     let mark = if required { " -required-" } else { "" };
     *out += &format!("{space}{name}\t<{}>{mark}\n", schemas.guess(field));
-    let values: Vec<String> = field["enum"].items().iter().map(Read::shown).collect();
+    let shown = |v: &Value| if v == "" { "\"\"".to_owned() } else { v.shown() };
+    let values: Vec<String> = field["enum"].items().iter().map(shown).collect();
     if !values.is_empty() {
         let more = if values.len() > SHOWN_VALUES { ", ...." } else { "" };
         *out += &format!("{space}enum: {}{more}\n", values[..values.len().min(SHOWN_VALUES)].join(", "));

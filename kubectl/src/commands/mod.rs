@@ -5,6 +5,7 @@ mod apply;
 mod auth;
 mod change;
 mod config;
+mod copy;
 mod create;
 mod delete;
 mod diff;
@@ -211,6 +212,7 @@ pub static COMMANDS: &[Command] = &[
         "Display merged kubeconfig settings or a specified kubeconfig file"
     ),
     command!("cordon", node::cordon, node::CORDON, "NODE", "Mark node as unschedulable"),
+    command!("cp", copy::copy, copy::FLAGS, "<file-spec-src> <file-spec-dest>", "Copy files and directories to and from containers"),
     command!(
         "create",
         create::create_files,

@@ -94,7 +94,7 @@ impl Format {
     /// Prints an object, or a list as one.
     pub fn print(&self, object: &Value, show_managed: bool) -> Outcome<String> {
         let mut object = object.clone();
-        if !show_managed {
+        if !show_managed && matches!(self, Self::Json | Self::Yaml) {
             strip_managed(&mut object);
         }
         Ok(match self {
