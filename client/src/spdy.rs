@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
+use crate::connection::{self, Stream};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use crate::connection::{self, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 /// Longest frame that is accepted; the format allows 16 MiB.

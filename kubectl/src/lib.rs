@@ -36,6 +36,10 @@ pub async fn run(args: Vec<String>) -> u8 {
 }
 
 async fn dispatch(args: &[String]) -> Outcome {
+    if let Some((word @ ("__complete" | "__completeNoDesc"), rest)) = args.split_first().map(|(w, r)| (w.as_str(), r)) {
+        commands::completion::complete(rest, word == "__complete").await;
+        return Ok(());
+    }
     // Global flags may stand before the command.
     let mut at = 0;
     while at < args.len() && args[at].starts_with('-') && !matches!(args[at].as_str(), "-h" | "--help") {
@@ -67,14 +71,7 @@ async fn dispatch(args: &[String]) -> Outcome {
 }
 
 /// Commands of kubectl that are not here yet.
-const NOT_YET: &[&str] = &[
-    "alpha",
-    "completion",
-    "debug",
-    "kustomize",
-    "plugin",
-    "proxy",
-];
+const NOT_YET: &[&str] = &["alpha", "completion", "debug", "kustomize", "plugin", "proxy"];
 
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     let group: Vec<&Command> = match words.first() {

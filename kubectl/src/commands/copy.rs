@@ -1,6 +1,5 @@
 //! `cp`: files and directories to and from containers, as tar archives through `exec`.
 
-use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::json;
@@ -170,13 +169,20 @@ fn unpack(from: impl std::io::Read, prefix: &Path, target: &Path, pod: &str) -> 
         let name = entry.path()?.into_owned();
         let name = clean(&name.to_string_lossy());
         let Ok(rest) = name.strip_prefix(prefix) else {
-            return Err(Failure::new(format!("tar contents corrupted: {} is not below {}", name.display(), prefix.display())));
+            return Err(Failure::new(format!(
+                "tar contents corrupted: {} is not below {}",
+                name.display(),
+                prefix.display()
+            )));
         };
         let place = if rest.as_os_str().is_empty() { target.to_owned() } else { target.join(rest) };
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
             let link = entry.link_name()?.map(|l| l.display().to_string()).unwrap_or_default();
-            eprintln!("warning: skipping symlink: {:?} -> {link:?} (consider using \"kubectl exec {pod} -- tar cf - ...\")", place.display().to_string());
+            eprintln!(
+                "warning: skipping symlink: {:?} -> {link:?} (consider using \"kubectl exec {pod} -- tar cf - ...\")",
+                place.display().to_string()
+            );
             continue;
         }
         if kind.is_dir() {
@@ -195,7 +201,7 @@ fn unpack(from: impl std::io::Read, prefix: &Path, target: &Path, pod: &str) -> 
     }
     // What stands behind the archive has to be read too, or the other side never ends.
     let mut rest = archive.into_inner();
-    std::io::copy(&mut rest.by_ref(), &mut std::io::sink())?;
+    std::io::copy(&mut rest, &mut std::io::sink())?;
     Ok(())
 }
 

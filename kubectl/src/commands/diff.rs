@@ -12,8 +12,6 @@ use crate::objects::{FILES, from_files, place};
 use crate::session::{Session, encode, query};
 use crate::value::{Read, or};
 
-use super::create::save_config;
-
 /// Flags of `diff`.
 pub const FLAGS: &[&[Flag]] = &[
     FILES,
@@ -75,8 +73,8 @@ async fn compare(session: &Session) -> Outcome {
         let group = if kind.group.is_empty() { String::new() } else { format!("{}.", kind.group) };
         let scope = if kind.namespaced { format!("{namespace}.") } else { String::new() };
         let file = format!("{group}{}.{}.{scope}{name}", kind.version, kind.kind);
-        write(session, live.path(), &file, before.as_ref())?;
-        write(session, merged.path(), &file, Some(&after))?;
+        write(session, live.path(), &file, before.as_ref(), Some((&after, "before")))?;
+        write(session, merged.path(), &file, Some(&after), before.as_ref().map(|b| (b, "after")))?;
         seen.push(kind.object(&namespace, &name));
     }
     if parsed.on("prune") {
@@ -85,8 +83,8 @@ async fn compare(session: &Session) -> Outcome {
             let group = if kind.group.is_empty() { String::new() } else { format!("{}.", kind.group) };
             let scope = if kind.namespaced { format!("{}.", metadata["namespace"].text()) } else { String::new() };
             let file = format!("{group}{}.{}.{scope}{}", kind.version, kind.kind, metadata["name"].text());
-            write(session, live.path(), &file, Some(&object))?;
-            write(session, merged.path(), &file, None)?;
+            write(session, live.path(), &file, Some(&object), None)?;
+            write(session, merged.path(), &file, None, None)?;
         }
     }
     external(live.path(), merged.path())
@@ -101,18 +99,21 @@ async fn applied(session: &Session, kind: &kinds::Kind, mut object: Value, befor
     let parsed = &session.parsed;
     let (namespace, name) = place(session, &object)?;
     let path = kind.object(&namespace, &encode(&name));
+    if kind.namespaced && object["metadata"]["namespace"].is_null() {
+        object["metadata"]["namespace"] = namespace.clone().into();
+    }
     if parsed.on("server-side") {
         let force = if parsed.on("force-conflicts") { "true" } else { "false" };
         let manager = or(parsed.text("field-manager"), "kubectl");
         let query = query(&[("fieldManager", manager), ("force", force), ("dryRun", "All")]);
         return session.patch(&format!("{path}{query}"), "apply-patch", &object).await;
     }
-    if kind.namespaced && object["metadata"]["namespace"].is_null() {
-        object["metadata"]["namespace"] = namespace.clone().into();
+    if !object["metadata"]["annotations"].is_object() {
+        // The annotation that is not in the file stays as it is.
+        object["metadata"]["annotations"] = serde_json::json!({});
     }
     let manager = or(parsed.text("field-manager"), "kubectl-client-side-apply");
     let query = query(&[("dryRun", "All"), ("fieldManager", manager)]);
-    save_config(&mut object);
     let Some(before) = before else {
         return session.post(&format!("{}{query}", kind.path(Some(&namespace))), &object).await;
     };
@@ -123,8 +124,8 @@ async fn applied(session: &Session, kind: &kinds::Kind, mut object: Value, befor
     session.patch(&format!("{path}{query}"), form, &patch).await
 }
 
-/// Writes an object as YAML; a secret's content only so far that a change shows.
-fn write(session: &Session, dir: &Path, file: &str, object: Option<&Value>) -> Outcome {
+/// Writes an object as YAML; of a secret only what differs from the `other`, not how.
+fn write(session: &Session, dir: &Path, file: &str, object: Option<&Value>, other: Option<(&Value, &str)>) -> Outcome {
     let text = match object {
         None => String::new(),
         Some(object) => {
@@ -132,19 +133,25 @@ fn write(session: &Session, dir: &Path, file: &str, object: Option<&Value>) -> O
             if !session.parsed.on("show-managed-fields") {
                 crate::output::strip_managed(&mut object);
             }
-            mask(&mut object);
+            mask(&mut object, other);
             keelson_machinery::yaml::write(&object)?
         }
     };
     Ok(std::fs::write(dir.join(file), text)?)
 }
 
-fn mask(object: &mut Value) {
-    if object["kind"] == "Secret" && object["apiVersion"] == "v1" {
-        for value in object["data"].as_object_mut().into_iter().flatten().map(|(_, v)| v) {
-            // A digest in place of the content would tell too much of short ones; kubectl shows stars.
-            *value = "***".into();
-        }
+fn mask(object: &mut Value, other: Option<(&Value, &str)>) {
+    if object["kind"] != "Secret" || object["apiVersion"] != "v1" {
+        return;
+    }
+    for (key, value) in object["data"].as_object_mut().into_iter().flatten() {
+        // Both are shown as the same, unless both are there and differ.
+        *value = match other {
+            Some((other, word)) if other["data"][key].is_there() && other["data"][key] != *value => {
+                format!("*** ({word})").into()
+            }
+            _ => "***".into(),
+        };
     }
 }
 

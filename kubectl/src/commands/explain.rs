@@ -196,14 +196,16 @@ fn wrapped(text: &str, width: usize) -> String {
             }
             out += &word;
             out.push('\n');
-            (space.clear(), word.clear());
+            space.clear();
+            word.clear();
             (column, word_length) = (0, 0);
         } else if c.is_whitespace() {
             if space.is_empty() || !word.is_empty() {
                 column += space.chars().count() + word_length;
                 out += &space;
                 out += &word;
-                (space.clear(), word.clear());
+                space.clear();
+                word.clear();
                 word_length = 0;
             }
             space.push(c);
@@ -444,7 +446,8 @@ mod tests {
 
     #[test]
     fn names_of_types() {
-        let types = json!({"a.b.Time": {"type": "string"}, "a.b.Spec": {"type": "object"}, "a.b.Quantity": {"oneOf": []}});
+        let types =
+            json!({"a.b.Time": {"type": "string"}, "a.b.Spec": {"type": "object"}, "a.b.Quantity": {"oneOf": []}});
         let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
         for (schema, expected) in [
             (json!({"type": "string"}), "string"),

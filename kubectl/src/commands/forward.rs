@@ -84,7 +84,10 @@ async fn listen(addresses: &[String], local: u16, remote: u16) -> Outcome<Vec<(T
         }
     }
     if listeners.is_empty() {
-        eprintln!("Unable to listen on port {local}: Listeners failed to create with the following errors: [{}]", wrong.join(" "));
+        eprintln!(
+            "Unable to listen on port {local}: Listeners failed to create with the following errors: [{}]",
+            wrong.join(" ")
+        );
         return Err(Failure::new(format!("unable to listen on any of the requested ports: [{{{local} {remote}}}]")));
     }
     Ok(listeners)
@@ -151,7 +154,9 @@ async fn carry(session: &Session, local: TcpStream, remote: u16, path: &str) -> 
 fn ports(text: &str, pod: &Value, service: Option<&Value>) -> Outcome<Ports> {
     let (local, remote) = text.split_once(':').map_or((None, text), |(local, remote)| (Some(local), remote));
     let number = |text: &str| {
-        text.parse::<u16>().map_err(|_| Failure::new(format!("error parsing port {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+        text.parse::<u16>().map_err(|_| {
+            Failure::new(format!("error parsing port {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+        })
     };
     let remote_number = match service {
         Some(service) => of_service(service, pod, remote)?,
@@ -180,9 +185,11 @@ fn named(pod: &Value, name: &str) -> Option<u16> {
 fn of_service(service: &Value, pod: &Value, wanted: &str) -> Outcome<u16> {
     let fits = |p: &&Value| p["name"] == wanted || p["port"].number().to_string() == wanted;
     let name = service["metadata"]["name"].text();
-    let port = service["spec"]["ports"].items().iter().find(fits).ok_or_else(|| {
-        Failure::new(format!("Service {name} does not have a service port {wanted}"))
-    })?;
+    let port = service["spec"]["ports"]
+        .items()
+        .iter()
+        .find(fits)
+        .ok_or_else(|| Failure::new(format!("Service {name} does not have a service port {wanted}")))?;
     if service["spec"]["clusterIP"] == "None" {
         return Ok(u16::try_from(port["port"].number()).unwrap_or(0));
     }

@@ -4,6 +4,7 @@ mod api;
 mod apply;
 mod auth;
 mod change;
+pub mod completion;
 mod config;
 mod copy;
 mod create;
@@ -18,6 +19,7 @@ mod get;
 mod logs;
 mod metadata;
 mod node;
+mod proxy;
 mod prune;
 mod rollout;
 mod run;
@@ -144,6 +146,13 @@ pub static COMMANDS: &[Command] = &[
         "Deny a certificate signing request"
     ),
     command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
+    command!(
+        "completion",
+        completion::completion,
+        &[],
+        "SHELL",
+        "Output shell completion code for the specified shell (bash, zsh, fish, or powershell)"
+    ),
     command!("config current-context", config::current_context, &[], "", "Display the current-context"),
     command!(
         "config delete-cluster",
@@ -212,7 +221,13 @@ pub static COMMANDS: &[Command] = &[
         "Display merged kubeconfig settings or a specified kubeconfig file"
     ),
     command!("cordon", node::cordon, node::CORDON, "NODE", "Mark node as unschedulable"),
-    command!("cp", copy::copy, copy::FLAGS, "<file-spec-src> <file-spec-dest>", "Copy files and directories to and from containers"),
+    command!(
+        "cp",
+        copy::copy,
+        copy::FLAGS,
+        "<file-spec-src> <file-spec-dest>",
+        "Copy files and directories to and from containers"
+    ),
     command!(
         "create",
         create::create_files,
@@ -483,6 +498,13 @@ pub static COMMANDS: &[Command] = &[
         forward::FLAGS,
         "TYPE/NAME [options] [LOCAL_PORT:]REMOTE_PORT [...[LOCAL_PORT_N:]REMOTE_PORT_N]",
         "Forward one or more local ports to a pod"
+    ),
+    command!(
+        "proxy",
+        proxy::proxy,
+        proxy::FLAGS,
+        "[--port=PORT] [--www=static-dir] [--www-prefix=prefix] [--api-prefix=prefix]",
+        "Run a proxy to the Kubernetes API server"
     ),
     command!("replace", create::replace, create::REPLACE, "-f FILENAME", "Replace a resource by file name or stdin"),
     command!(

@@ -44,7 +44,9 @@ pub fn check(session: &Session) -> Outcome {
     }
     match (parsed.on("all"), parsed.text("selector").is_empty()) {
         (true, false) => Err(Failure::new("cannot set --all and --selector at the same time")),
-        (false, true) => Err(Failure::new("all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector")),
+        (false, true) => Err(Failure::new(
+            "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector",
+        )),
         _ => Ok(()),
     }
 }
@@ -61,7 +63,9 @@ async fn kinds_of(session: &Session) -> Outcome<Vec<Kind>> {
     for text in listed {
         let parts: Vec<&str> = text.split('/').collect();
         let [group, version, kind] = parts.as_slice() else {
-            return Err(Failure::new(format!("invalid GroupVersionKind format: {text}, please follow <group/version/kind>")));
+            return Err(Failure::new(format!(
+                "invalid GroupVersionKind format: {text}, please follow <group/version/kind>"
+            )));
         };
         let api_version = if *group == "core" { (*version).to_owned() } else { format!("{group}/{version}") };
         kinds.push(kinds::of_object(session, &json!({"apiVersion": api_version, "kind": kind})).await?);

@@ -17,7 +17,11 @@ pub const NODE: &[&[Flag]] = &[&[
     switch("no-headers", "If present, print output without headers"),
     switch("show-capacity", "Print node resources based on Capacity instead of Allocatable(default) of the nodes."),
     switch("show-swap", "Print node resources related to swap memory."),
-    text("sort-by", "", "If non-empty, sort nodes list using specified field. The field can be either 'cpu' or 'memory'."),
+    text(
+        "sort-by",
+        "",
+        "If non-empty, sort nodes list using specified field. The field can be either 'cpu' or 'memory'.",
+    ),
     switch("use-protocol-buffers", "Enables using protocol-buffers to access Metrics API.").or("true"),
 ]];
 
@@ -29,7 +33,11 @@ pub const POD: &[&[Flag]] = &[&[
     switch("containers", "If present, print usage of containers within a pod."),
     switch("no-headers", "If present, print output without headers."),
     switch("show-swap", "Print pod resources related to swap memory."),
-    text("sort-by", "", "If non-empty, sort pods list using specified field. The field can be either 'cpu' or 'memory'."),
+    text(
+        "sort-by",
+        "",
+        "If non-empty, sort pods list using specified field. The field can be either 'cpu' or 'memory'.",
+    ),
     switch("sum", "Print the sum of the resource usage"),
     switch("use-protocol-buffers", "Enables using protocol-buffers to access Metrics API.").or("true"),
 ]];
@@ -86,7 +94,9 @@ async fn metrics(session: &Session, path: &str) -> Outcome<Vec<Value>> {
     })
 }
 
-fn sort_key(session: &Session) -> Outcome<Option<fn(&Usage) -> i64>> {
+type Key = fn(&Usage) -> i64;
+
+fn sort_key(session: &Session) -> Outcome<Option<Key>> {
     match session.parsed.text("sort-by") {
         "" => Ok(None),
         "cpu" => Ok(Some(|u| u.cpu)),
@@ -135,10 +145,14 @@ pub async fn node(session: &Session) -> Outcome {
     }
     let mut lines = Vec::new();
     if !parsed.on("no-headers") {
-        lines.push(format!("NAME\tCPU(cores)\tCPU(%)\tMEMORY(bytes)\tMEMORY(%){}", if swap { "\tSWAP(bytes)\tSWAP(%)" } else { "" }));
+        lines.push(format!(
+            "NAME\tCPU(cores)\tCPU(%)\tMEMORY(bytes)\tMEMORY(%){}",
+            if swap { "\tSWAP(bytes)\tSWAP(%)" } else { "" }
+        ));
     }
     for (name, usage, whole) in &rows {
-        let percent = |part: i64, whole: i64| if whole == 0 { "<unknown>".into() } else { format!("{}%", part * 100 / whole) };
+        let percent =
+            |part: i64, whole: i64| if whole == 0 { "<unknown>".into() } else { format!("{}%", part * 100 / whole) };
         let cpu = percent(usage.cpu, quantity(&whole["cpu"]).millis());
         let memory = percent(usage.memory, quantity(&whole["memory"]).units());
         let swap = match (swap, usage.swap) {
@@ -172,15 +186,15 @@ pub async fn pod(session: &Session) -> Outcome {
     let all = parsed.on("all-namespaces");
     let namespace = session.namespace()?;
     let within = if all { String::new() } else { format!("/namespaces/{namespace}") };
-    let selectors =
-        [("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))];
+    let selectors = [("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))];
     let tail = name.map_or_else(|| query(&selectors), |name| format!("/{}", encode(name)));
     let mut used = metrics(session, &format!("{ROOT}{within}/pods{tail}")).await?;
     if used.is_empty() {
         return nothing(session, &format!("/api/v1{within}/pods{}", query(&selectors))).await;
     }
     let place = |m: &Value| (m["metadata"]["namespace"].text().to_owned(), m["metadata"]["name"].text().to_owned());
-    let total = |m: &Value| m["containers"].items().iter().map(|c| Usage::of(&c["usage"])).fold(Usage::default(), Usage::plus);
+    let total =
+        |m: &Value| m["containers"].items().iter().map(|c| Usage::of(&c["usage"])).fold(Usage::default(), Usage::plus);
     used.sort_by_key(place);
     if let Some(key) = key {
         used.sort_by_key(|m| -key(&total(m)));

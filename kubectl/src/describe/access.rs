@@ -52,7 +52,8 @@ fn compact(rules: &Value) -> Vec<Rule> {
     for rule in rules.items() {
         let verbs = rule["verbs"].texts();
         let names = rule["resourceNames"].texts();
-        let names: Vec<Option<&str>> = if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
+        let names: Vec<Option<&str>> =
+            if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() };
         for group in rule["apiGroups"].texts() {
             for resource in rule["resources"].texts() {
                 for verb in &verbs {
@@ -298,9 +299,7 @@ mod tests {
         ]);
         let shown: Vec<String> = compact(&rules)
             .iter()
-            .map(|r| {
-                format!("{} {:?} {:?} {}", r.resource_and_group(), r.path, r.name, r.verbs.join(","))
-            })
+            .map(|r| format!("{} {:?} {:?} {}", r.resource_and_group(), r.path, r.name, r.verbs.join(",")))
             .collect();
         assert_eq!(
             shown,

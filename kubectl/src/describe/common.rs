@@ -170,7 +170,7 @@ pub async fn events_of(session: &Session, object: &Value, kind: &str, uid: &str)
         "" => "/api/v1/events".to_owned(),
         namespace => format!("/api/v1/namespaces/{namespace}/events"),
     };
-    Some(list(session, &path, &[("fieldSelector", &fields.join(","))]).await.ok()?)
+    list(session, &path, &[("fieldSelector", &fields.join(","))]).await.ok()
 }
 
 /// All items of a list, read in chunks.

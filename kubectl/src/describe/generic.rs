@@ -73,7 +73,15 @@ fn label(field: &str) -> String {
 
 /// Splits `someURLHere` into `some`, `URL` and `Here`.
 fn split(text: &str) -> Vec<String> {
-    let class = |c: char| if c.is_lowercase() { 1 } else if c.is_uppercase() { 2 } else { 3 };
+    let class = |c: char| {
+        if c.is_lowercase() {
+            1
+        } else if c.is_uppercase() {
+            2
+        } else {
+            3
+        }
+    };
     let mut parts: Vec<String> = Vec::new();
     let mut last = 0;
     for c in text.chars() {

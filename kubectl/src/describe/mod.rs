@@ -163,7 +163,13 @@ async fn one(session: &Session, kind: &Kind, object: &Value) -> Outcome<String> 
 }
 
 /// The kinds whose description needs other objects, and all others.
-async fn with_more(session: &Session, w: &mut Sheet, kind: &Kind, object: &Value, found: Option<Vec<Value>>) -> Outcome {
+async fn with_more(
+    session: &Session,
+    w: &mut Sheet,
+    kind: &Kind,
+    object: &Value,
+    found: Option<Vec<Value>>,
+) -> Outcome {
     let (namespace, name) = (object["metadata"]["namespace"].text(), object["metadata"]["name"].text());
     let of = |plural: &str| format!("/api/v1/namespaces/{namespace}/{plural}");
     match (kind.group.as_str(), kind.kind.as_str()) {
@@ -233,4 +239,3 @@ async fn related(session: &Session, kind: &Kind, object: &Value) -> Option<Vec<V
         name => events_of(session, object, name, uid).await,
     }
 }
-

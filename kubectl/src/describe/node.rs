@@ -125,7 +125,7 @@ fn conditions(w: &mut Sheet, all: &[Value]) {
 fn add(into: &mut Amounts, from: &Value) {
     for (name, value) in from.as_object().into_iter().flatten() {
         let value = quantity(value);
-        let sum = into.remove(name).map_or(value.clone(), |have| have + value);
+        let sum = into.remove(name).map_or(value, |have| have + value);
         into.insert(name.clone(), sum);
     }
 }
@@ -135,7 +135,7 @@ fn raise(into: &mut Amounts, from: &Amounts) {
         match into.get(name) {
             Some(have) if have >= value => {}
             _ => {
-                into.insert(name.clone(), value.clone());
+                into.insert(name.clone(), *value);
             }
         }
     }
@@ -191,7 +191,7 @@ fn taken(w: &mut Sheet, pods: &[Value], status: &Value) {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let total = |sum: &mut Amounts, own: &Amounts| {
         for (name, value) in own {
-            let value = sum.remove(name).map_or(value.clone(), |have| have + value.clone());
+            let value = sum.remove(name).map_or(*value, |have| have + *value);
             sum.insert(name.clone(), value);
         }
     };
@@ -199,7 +199,8 @@ fn taken(w: &mut Sheet, pods: &[Value], status: &Value) {
         let (asks, may) = (sum_of(pod, "requests"), sum_of(pod, "limits"));
         let metadata = &pod["metadata"];
         let (space, name) = (metadata["namespace"].text(), metadata["name"].text());
-        let cells = [(&asks, "cpu"), (&may, "cpu"), (&asks, "memory"), (&may, "memory")].map(|(of, n)| part(of, n, whole));
+        let cells =
+            [(&asks, "cpu"), (&may, "cpu"), (&asks, "memory"), (&may, "memory")].map(|(of, n)| part(of, n, whole));
         row!(w, 1, "{space}\t{name}\t\t{}\t{}", cells.join("\t"), ago(&metadata["creationTimestamp"]));
         total(&mut requests, &asks);
         total(&mut limits, &may);

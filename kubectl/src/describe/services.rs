@@ -15,7 +15,9 @@ const SHOWN_ENDPOINTS: usize = 3;
 /// The endpoint slices of a service.
 pub async fn slices(session: &Session, namespace: &str, service: &str) -> Vec<Value> {
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-    list(session, &path, &[("labelSelector", &format!("kubernetes.io/service-name={service}"))]).await.unwrap_or_default()
+    list(session, &path, &[("labelSelector", &format!("kubernetes.io/service-name={service}"))])
+        .await
+        .unwrap_or_default()
 }
 
 fn is_ready(endpoint: &Value) -> bool {
@@ -42,7 +44,8 @@ fn endpoints(slices: &[Value], port_name: &str) -> String {
                 }
                 count += 1;
                 let address = endpoint["addresses"][0].text();
-                let host = if address.contains(':') && port.is_some() { format!("[{address}]") } else { address.into() };
+                let host =
+                    if address.contains(':') && port.is_some() { format!("[{address}]") } else { address.into() };
                 if !more {
                     shown.push(port.map_or(host.clone(), |p| format!("{host}:{}", p["port"].number())));
                 }
@@ -303,9 +306,7 @@ pub fn network_policy(w: &mut Sheet, object: &Value) {
     let spec = &object["spec"];
     names(w, object);
     let created = match object["metadata"]["creationTimestamp"].text().parse::<jiff::Timestamp>() {
-        Ok(time) => {
-            time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
-        }
+        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string(),
         Err(_) => String::new(),
     };
     row!(w, 0, "Created on:\t{created}");
@@ -377,7 +378,8 @@ mod tests {
 
     #[test]
     fn endpoints_that_do_not_fit_are_counted() {
-        let endpoint = |n: i64, ready: bool| json!({"addresses": [format!("10.0.0.{n}")], "conditions": {"ready": ready}});
+        let endpoint =
+            |n: i64, ready: bool| json!({"addresses": [format!("10.0.0.{n}")], "conditions": {"ready": ready}});
         let slice = |n: i64| json!({"ports": [{"name": "", "port": 80}], "endpoints": (1..=n).map(|n| endpoint(n, n != 2)).collect::<Vec<_>>()});
         assert_eq!(endpoints(&[], ""), "<none>");
         assert_eq!(endpoints(&[slice(2)], ""), "10.0.0.1:80");

@@ -167,9 +167,10 @@ fn body(w: &mut Sheet, object: &Value, indent: &str, whole: bool) {
 pub fn storage_class(w: &mut Sheet, object: &Value, found: Option<Vec<Value>>) {
     let annotations = &object["metadata"]["annotations"];
     row!(w, 0, "Name:\t{}", object["metadata"]["name"].text());
-    let is_default = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-        .iter()
-        .any(|key| annotations[key] == "true");
+    let is_default =
+        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+            .iter()
+            .any(|key| annotations[key] == "true");
     row!(w, 0, "IsDefaultClass:\t{}", if is_default { "Yes" } else { "No" });
     row!(w, 0, "Annotations:\t{}", on_a_line(annotations));
     row!(w, 0, "Provisioner:\t{}", object["provisioner"].text());

@@ -166,11 +166,7 @@ const SOURCES: &[Source] = &[
         "PhotonPersistentDisk (a Persistent Disk resource in photon platform)",
         &[("PdID:", "pdID", Plain), ("FSType:", "fsType", Plain)],
     ),
-    (
-        "portworxVolume",
-        "PortworxVolume (a Portworx Volume resource)",
-        &[("VolumeID:", "volumeID", Plain)],
-    ),
+    ("portworxVolume", "PortworxVolume (a Portworx Volume resource)", &[("VolumeID:", "volumeID", Plain)]),
     (
         "scaleIO",
         "ScaleIO (a persistent volume backed by a block device in ScaleIO)",
@@ -185,11 +181,7 @@ const SOURCES: &[Source] = &[
             ("ReadOnly:", "readOnly", Bool),
         ],
     ),
-    (
-        "local",
-        "LocalVolume (a persistent volume backed by local storage on a node)",
-        &[("Path:", "path", Plain)],
-    ),
+    ("local", "LocalVolume (a persistent volume backed by local storage on a node)", &[("Path:", "path", Plain)]),
     (
         "cephfs",
         "CephFS (a CephFS mount on the host that shares a pod's lifetime)",
@@ -289,7 +281,11 @@ pub fn source(w: &mut Sheet, of: &Value, persistent: bool) {
     } else if of["projected"].is_there() {
         projected(w, &of["projected"]);
     } else if of["ephemeral"].is_there() {
-        row!(w, 2, "Type:\tEphemeralVolume (an inline specification for a volume that gets created and deleted with the pod)");
+        row!(
+            w,
+            2,
+            "Type:\tEphemeralVolume (an inline specification for a volume that gets created and deleted with the pod)"
+        );
         super::storage::template(w, &of["ephemeral"]["volumeClaimTemplate"]);
     } else if of["downwardAPI"].is_there() {
         row!(w, 2, "Type:\tDownwardAPI (a volume populated by information about the pod)");

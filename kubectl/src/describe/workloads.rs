@@ -69,7 +69,8 @@ fn replica_sets(w: &mut Sheet, object: &Value, sets: &[Value]) {
     let mut own: Vec<&Value> =
         sets.iter().filter(|s| owner(s).is_some_and(|o| o["uid"] == object["metadata"]["uid"])).collect();
     own.sort_by(|a, b| {
-        let key = |s: &Value| (s["metadata"]["creationTimestamp"].text().to_owned(), s["metadata"]["name"].text().to_owned());
+        let key =
+            |s: &Value| (s["metadata"]["creationTimestamp"].text().to_owned(), s["metadata"]["name"].text().to_owned());
         key(a).cmp(&key(b))
     });
     if own.is_empty() {
@@ -247,12 +248,7 @@ pub fn cron_job(w: &mut Sheet, object: &Value, found: Option<Vec<Value>>) {
     let seconds = if deadline.is_there() { format!("{}s", deadline.number()) } else { "<unset>".into() };
     row!(w, 0, "Starting Deadline Seconds:\t{seconds}");
     let job = &spec["jobTemplate"]["spec"];
-    row!(
-        w,
-        0,
-        "Selector:\t{}",
-        if job["selector"].is_there() { selector(&job["selector"]) } else { "<unset>".into() }
-    );
+    row!(w, 0, "Selector:\t{}", if job["selector"].is_there() { selector(&job["selector"]) } else { "<unset>".into() });
     row!(w, 0, "Parallelism:\t{}", unset(&job["parallelism"]));
     row!(w, 0, "Completions:\t{}", unset(&job["completions"]));
     if job["activeDeadlineSeconds"].is_there() {

@@ -45,7 +45,10 @@ pub enum Format {
 impl Format {
     /// What the flags ask for.
     pub fn of(parsed: &Parsed) -> Outcome<Self> {
-        let output = parsed.text("output");
+        let output = match parsed.text("output") {
+            "" if !parsed.text("template").is_empty() => "go-template",
+            output => output,
+        };
         let (form, argument) = output.split_once('=').map_or((output, None), |(f, a)| (f, Some(a)));
         let argument = argument.or(Some(parsed.text("template")).filter(|t| !t.is_empty()));
         let needs =

@@ -9,8 +9,26 @@ use serde_json::Value;
 use crate::value::{Read, quoted};
 
 const NAMES: [&str; 20] = [
-    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "js", "urlquery", "eq", "ne",
-    "lt", "le", "gt", "ge", "exists", "base64decode",
+    "and",
+    "or",
+    "not",
+    "len",
+    "index",
+    "slice",
+    "print",
+    "printf",
+    "println",
+    "html",
+    "js",
+    "urlquery",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "exists",
+    "base64decode",
 ];
 
 /// Whether there is such a function.
@@ -102,7 +120,8 @@ const JS: [(char, &str); 8] = [
 ];
 
 fn escaped(text: &str, by: &[(char, &str)]) -> String {
-    let one = |c: char| by.iter().find(|(from, _)| *from == c).map_or_else(|| c.to_string(), |(_, to)| (*to).to_owned());
+    let one =
+        |c: char| by.iter().find(|(from, _)| *from == c).map_or_else(|| c.to_string(), |(_, to)| (*to).to_owned());
     text.chars().map(one).collect()
 }
 

@@ -27,9 +27,9 @@ impl Template {
 
     /// Fills the template in. What was written before an error is part of the output.
     pub fn execute(&self, object: &Value) -> Outcome<String> {
-        let data = floats(object);
+        let data = object;
         let mut out = String::new();
-        match run::run(&self.nodes, &data, self.strict, &mut out) {
+        match run::run(&self.nodes, data, self.strict, &mut out) {
             Ok(()) => Ok(out),
             Err(why) => {
                 let why = format!("template: output:{why}");
@@ -38,21 +38,11 @@ impl Template {
                      \ttemplate was:\n\t\t{}\n\traw data was:\n\t\t{}\n\tobject given to template engine was:\n\t\t{}\n\n",
                     self.source,
                     crate::output::json::compact(object),
-                    functions::shown(&data)
+                    functions::shown(data)
                 );
                 Err(Failure::new(format!("error executing template {}: {why}", crate::value::quoted(&self.source))))
             }
         }
-    }
-}
-
-/// Templates see all numbers of an object as floating.
-fn floats(value: &Value) -> Value {
-    match value {
-        Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
-        Value::Array(items) => items.iter().map(floats).collect(),
-        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), floats(v))).collect(),
-        other => other.clone(),
     }
 }
 
@@ -75,7 +65,7 @@ mod tests {
     fn templates() {
         for (template, expected) in [
             ("{{.metadata.name}}", "a"),
-            ("{{ .spec.n }} {{.spec.big}} {{.spec.f}} {{.spec.on}}", "2 1.048576e+06 1.5 true"),
+            ("{{ .spec.n }} {{.spec.big}} {{.spec.f}} {{.spec.on}}", "2 1048576 1.5 true"),
             ("{{.nothing}}|{{.nothing.at.all}}", "<no value>|<no value>"),
             ("{{range .spec.containers}}{{.name}}={{.image}};{{end}}", "c1=i:1;c2=<no value>;"),
             ("{{range $i, $c := .spec.containers}}{{$i}}{{$c.name}} {{end}}", "0c1 1c2 "),
@@ -89,17 +79,26 @@ mod tests {
             ("{{index .spec.ports 1}} {{len .spec.ports}}", "443 2"),
             ("{{.data.p | base64decode}}", "hi"),
             ("{{exists .metadata.labels \"b\"}} {{exists .metadata.labels \"c\"}}", "true false"),
-            ("{{printf \"%s-%05.1f %q %-4s|%v\" .kind .spec.f .kind \"a\" .spec.ports}}", "Pod-001.5 \"Pod\" a   |[80 443]"),
+            (
+                "{{printf \"%s-%05.1f %q %-4s|%v\" .kind .spec.f .kind \"a\" .spec.ports}}",
+                "Pod-001.5 \"Pod\" a   |[80 443]",
+            ),
             ("{{print 1 2 \"a\" \"b\" 3}} {{println .kind}}", "1 2ab3 Pod\n"),
             ("a {{- /* c */ -}} b", "ab"),
             ("x  {{- .kind -}}  y", "xPody"),
             ("{{$x := 1}}{{range .spec.ports}}{{$x = .}}{{end}}{{$x}}", "443"),
             ("{{define \"t\"}}<{{.}}>{{end}}{{template \"t\" .kind}}", "<Pod>"),
             ("{{and .spec.on .kind}} {{or .nothing .kind}} {{not .spec.on}}", "Pod Pod false"),
-            ("{{eq 1 1 }} {{lt 1 2}} {{ge \"b\" \"a\"}} {{ne .kind \"x\"}} {{eq .kind \"a\" \"Pod\"}}", "true true true true true"),
-            ("{{range .spec.ports}}{{if eq . 443.0}}{{break}}{{end}}{{.}}{{end}}", "80"),
+            (
+                "{{eq 1 1 }} {{lt 1 2}} {{ge \"b\" \"a\"}} {{ne .kind \"x\"}} {{eq .kind \"a\" \"Pod\"}}",
+                "true true true true true",
+            ),
+            ("{{range .spec.ports}}{{if eq . 443}}{{break}}{{end}}{{.}}{{end}}", "80"),
             ("{{.metadata.labels}} {{.spec.ports}}", "map[b:2 x.y/z:1] [80 443]"),
-            ("{{(index .spec.containers 0).name}} {{`raw`}} {{'a'}} {{html \"<a>\"}} {{urlquery \"a b\"}}", "c1 raw 97 &lt;a&gt; a+b"),
+            (
+                "{{(index .spec.containers 0).name}} {{`raw`}} {{'a'}} {{html \"<a>\"}} {{urlquery \"a b\"}}",
+                "c1 raw 97 &lt;a&gt; a+b",
+            ),
             ("{{slice .kind 1 2}}{{\"x\" | printf \"%s%s\" \"y\"}}", "oyx"),
         ] {
             assert_eq!(filled(template), expected, "{template}");
@@ -115,7 +114,7 @@ mod tests {
             ("{{nothing .a}}", "function \"nothing\" not defined"),
             ("{{$x}}", "undefined variable \"$x\""),
             ("{{index .spec.ports 7}}", "index out of range: 7"),
-            ("{{eq .spec.n 2}}", "incompatible types for comparison"),
+            ("{{eq .spec.n \"2\"}}", "incompatible types for comparison"),
             ("{{.kind.name}}", "can't evaluate field name in type interface {}"),
             ("{{range .kind}}{{end}}", "range can't iterate over Pod"),
         ] {
