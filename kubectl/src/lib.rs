@@ -10,11 +10,13 @@ mod describe;
 mod failure;
 mod flags;
 mod kinds;
+mod kustomize;
 mod objects;
 mod output;
 mod session;
 mod socket;
 mod value;
+mod why;
 
 use commands::{COMMANDS, Command};
 use failure::{Failure, Outcome};
@@ -71,7 +73,7 @@ async fn dispatch(args: &[String]) -> Outcome {
 }
 
 /// Commands of kubectl that are not here yet.
-const NOT_YET: &[&str] = &["alpha", "completion", "debug", "kustomize", "plugin", "proxy"];
+const NOT_YET: &[&str] = &["alpha", "debug", "plugin"];
 
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     let group: Vec<&Command> = match words.first() {

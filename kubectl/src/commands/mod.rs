@@ -16,6 +16,7 @@ mod explain;
 mod forward;
 mod generate;
 mod get;
+mod kustomize;
 mod logs;
 mod metadata;
 mod node;
@@ -450,6 +451,13 @@ pub static COMMANDS: &[Command] = &[
         "Execute a command in a container"
     ),
     command!(
+        "explain-scheduling",
+        crate::why::explain_scheduling,
+        &[],
+        "POD",
+        "Say of each node what speaks against it for a pod"
+    ),
+    command!(
         "explain",
         explain::explain,
         explain::FLAGS,
@@ -469,6 +477,13 @@ pub static COMMANDS: &[Command] = &[
         get::FLAGS,
         "(TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags]",
         "Display one or many resources"
+    ),
+    command!(
+        "kustomize",
+        kustomize::kustomize,
+        kustomize::FLAGS,
+        "DIR",
+        "Build a kustomization target from a directory or URL"
     ),
     command!(
         "label",
@@ -594,6 +609,13 @@ pub static COMMANDS: &[Command] = &[
         wait::FLAGS,
         "([-f FILENAME] | resource.group/resource.name) [--for=create|--for=delete|--for condition=available]",
         "Wait for a specific condition on one or many resources"
+    ),
+    command!(
+        "why",
+        crate::why::why,
+        crate::why::FLAGS,
+        "(POD | KIND/NAME)",
+        "Explain why an object is not as it should be"
     ),
 ];
 

@@ -14,7 +14,9 @@ mod workloads;
 
 use serde_json::Value;
 
-use common::{events_of, list};
+use common::events_of;
+pub use common::{list, owner as controller_of, selector as selector_text};
+pub use node::requests_of;
 use sheet::Sheet;
 
 use crate::failure::{Failure, Outcome};
@@ -131,7 +133,7 @@ async fn one(session: &Session, kind: &Kind, object: &Value) -> Outcome<String> 
     let mut sheet = Sheet::default();
     let w = &mut sheet;
     let wanted = session.parsed.on("show-events");
-    let found = if wanted { related(session, kind, object).await } else { None };
+    let found = if wanted { related_events(session, kind, object).await } else { None };
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod") => pod::pod(w, object, found),
         ("", "ConfigMap") => access::config_map(w, object, found),
@@ -223,8 +225,8 @@ async fn with_more(
     Ok(())
 }
 
-/// The events that a description ends with.
-async fn related(session: &Session, kind: &Kind, object: &Value) -> Option<Vec<Value>> {
+/// The events about an object.
+pub async fn related_events(session: &Session, kind: &Kind, object: &Value) -> Option<Vec<Value>> {
     let uid = object["metadata"]["uid"].text();
     match kind.kind.as_str() {
         "Pod" if kind.group.is_empty() => {

@@ -170,6 +170,11 @@ fn sum_of(pod: &Value, field: &str) -> Amounts {
     all
 }
 
+/// What a pod asks for.
+pub fn requests_of(pod: &Value) -> BTreeMap<String, Quantity> {
+    sum_of(pod, "requests")
+}
+
 /// An amount and the part of the node that it is, in percent.
 fn part(amounts: &Amounts, name: &str, whole: &Value) -> String {
     let whole = quantity(&whole[name]);
