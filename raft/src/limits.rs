@@ -34,6 +34,8 @@ pub const GROUP_COMMANDS: usize = 1024;
 pub const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups of commands that a member has proposed and that are not yet answered.
 pub const GROUPS: usize = 4;
+/// Commands that must wait for another group to begin beside those that are under way.
+pub const GROUP_WORTH_COMMANDS: usize = 32;
 /// How often the leader tells that it lives.
 pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec;
-use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUPS};
+use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS};
 use crate::message::{Answer, Ask, Proposed, Refusal};
 use crate::network::AskError;
 use crate::replica::{Inner, odd_answer, refused, unavailable};
@@ -93,7 +93,9 @@ impl Inner {
         let begins = {
             let mut gathered = self.proposer.0.lock();
             gathered.waiting.push_back(Waiting { part, alone, answer });
-            let begins = gathered.running < GROUPS;
+            // Each group costs as much as many commands in it do: a few wait for the next one.
+            let worth = gathered.running == 0 || gathered.waiting.len() >= GROUP_WORTH_COMMANDS;
+            let begins = worth && gathered.running < GROUPS;
             gathered.running += usize::from(begins);
             begins
         };
