@@ -22,8 +22,10 @@ mod replica;
 mod roll;
 mod service;
 mod suspicion;
+pub mod task;
 mod types;
 mod wal;
+pub mod wire;
 
 pub use cluster::{Cluster, ClusterError, Member, SingleMember};
 pub use message::{Change, PeerStatus, Roll};
@@ -33,3 +35,4 @@ pub use peer_tls::PeerTls;
 pub use replica::{OpenError, Options, Replica, Setup, Tuning};
 pub use roll::ask_roll;
 pub use types::Node;
+pub use wal::files::{Files, LogFile};

@@ -101,7 +101,7 @@ impl Inner {
         };
         if begins {
             // A task of its own: it goes on for the others when the first one loses patience.
-            tokio::spawn(run(self.clone()));
+            crate::task::spawn(run(self.clone()));
         }
         answered.await.unwrap_or_else(|_| Err(NotWritten::Unknown(KvError::Stopped("this member stops".into()))))
     }
