@@ -8,6 +8,8 @@ pub const APPEND_BYTES: usize = 2 * 1024 * 1024;
 pub const APPEND_ENTRIES: u64 = 4096;
 /// Size of one segment of the log.
 pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes after which the log leaves its very first segment for a prepared one, if one is ready.
+pub const FIRST_SEGMENT_BYTES: u64 = 64 * 1024;
 /// Bytes that one frame of the log gathers before it is written.
 pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
 /// Writes that wait for the log's thread.

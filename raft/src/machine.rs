@@ -150,7 +150,8 @@ impl Machine {
         let (_, membership) = read_meta(&store.applied().1)?;
         let (current, counter) = (Mutex::new(None), AtomicU64::new(1));
         let applied = watch::Sender::new(store.applied().0);
-        let shared = Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied, since: Since::default() });
+        let shared =
+            Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied, since: Since::default() });
         Ok(Self { shared, membership })
     }
 

@@ -543,7 +543,8 @@ impl Inner {
 
     /// Waits until another member leads: one that is cut off does not answer, and does not break the connection either.
     async fn replaced(&self, leader: u64) {
-        let mut metrics = self.raft.metrics();
+        // Not all metrics: those change with every write.
+        let mut metrics = self.raft.server_metrics();
         while metrics.borrow_and_update().current_leader.is_none_or(|now| now == leader) {
             if metrics.changed().await.is_err() {
                 // Raft has stopped, which others notice.
@@ -569,7 +570,7 @@ impl Inner {
     }
 
     /// Counts a proposal while it is under way.
-    fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
         let admitted = Admitted { inner: self, bytes };
         let before = self.proposed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let count = self.proposed.fetch_add(1, Ordering::Relaxed);
@@ -587,7 +588,7 @@ fn read_refused(
     }
 }
 
-struct Admitted<'a> {
+pub(crate) struct Admitted<'a> {
     inner: &'a Inner,
     bytes: usize,
 }

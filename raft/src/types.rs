@@ -65,7 +65,13 @@ impl Part {
         Ok(Self { encoded: codec::encode(&command)?.into(), command: Some(Arc::new(command)) })
     }
 
-    /// A command as it came from the log or from another member.
+    /// A command as another member sent it, read at once.
+    pub fn decode(encoded: Bytes) -> Result<Self, codec::Error> {
+        let command = Some(Arc::new(codec::decode(&encoded)?));
+        Ok(Self { encoded, command })
+    }
+
+    /// A command as it came from the log.
     pub fn from_encoded(encoded: Bytes) -> Self {
         Self { encoded, command: None }
     }

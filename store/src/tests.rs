@@ -124,8 +124,10 @@ fn a_transaction_reads_history_that_its_own_batch_made() {
         txn(Op::Put(PutRequest::new("a", "2"))),
         Command::Txn(Txn { success: vec![Op::Put(PutRequest::new("a", "3")), Op::Range(read)], ..Txn::default() }),
     ];
-    let entries: Vec<_> =
-        (1..).zip(commands).map(|(index, c)| Entry { index, meta: Bytes::new(), commands: vec![Arc::new(c)] }).collect();
+    let entries: Vec<_> = (1..)
+        .zip(commands)
+        .map(|(index, c)| Entry { index, meta: Bytes::new(), commands: vec![Arc::new(c)] })
+        .collect();
     let answers = machine.apply(&entries).expect("applied");
     let Ok(Applied::Txn(response)) = &answers[2] else { panic!("{answers:?}") };
     let crate::OpResponse::Range(found) = &response.responses[1] else { panic!("{response:?}") };
