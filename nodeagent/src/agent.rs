@@ -378,9 +378,9 @@ impl Agent {
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
         match node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             _ if self.config.pod_network == PodNetwork::None => {
-                if !std::mem::replace(prepared, true) {
-                    self.networked.notify_one();
-                }
+                // It is told once; more does no harm.
+                self.networked.notify_one();
+                *prepared = true;
             }
             Some(cidr) => self.pod_network(cidr, &node, prepared).await?,
             None => {}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, Pod, Secret};
-use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
 use keelson_client::Client;
 use keelson_proto::csi::{
     AccessMode, BlockVolume, MountVolume, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
@@ -115,14 +115,25 @@ impl Wanted {
         }
     }
 
-    fn capability(&self, group: Option<u32>) -> VolumeCapability {
+    /// The group that the volume's files are given to, as the pod and the driver want it.
+    fn group(&self, of: &Pod, about: &CSIDriverSpec) -> Option<u32> {
+        let group = of.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+        let owned = match about.fs_group_policy.as_deref() {
+            Some("File") => true,
+            Some("None") => false,
+            _ => !self.fs_type.is_empty() && self.mode == 1,
+        };
+        u32::try_from(group).ok().filter(|_| owned && !self.block && !self.read_only)
+    }
+
+    fn capability(&self) -> VolumeCapability {
         let access_type = if self.block {
             volume_capability::AccessType::Block(BlockVolume {})
         } else {
             volume_capability::AccessType::Mount(MountVolume {
                 fs_type: self.fs_type.clone(),
                 mount_flags: self.flags.clone(),
-                volume_mount_group: group.map(|g| g.to_string()).unwrap_or_default(),
+                volume_mount_group: String::new(),
             })
         };
         VolumeCapability { access_type: Some(access_type), access_mode: Some(AccessMode { mode: self.mode }) }
@@ -216,13 +227,8 @@ impl Publisher<'_> {
     }
 
     async fn publish(&self, of: &Pod, wanted: &Wanted) -> Result<PathBuf, SpecError> {
-        let root = &self.drivers.root;
-        let dir = root.join("pods").join(pod::uid(of)).join(VOLUMES).join(&wanted.name);
-        let devices = root.join("plugins/kubernetes.io/csi/volumeDevices");
-        let target = match wanted.block {
-            true => devices.join("publish").join(&wanted.name).join(pod::uid(of)),
-            false => dir.join("mount"),
-        };
+        let dir = self.drivers.root.join("pods").join(pod::uid(of)).join(VOLUMES).join(&wanted.name);
+        let target = self.target(of, wanted, &dir);
         let done = dir.join("published");
         // Mounts do not outlive the kernel.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id")?;
@@ -230,31 +236,22 @@ impl Publisher<'_> {
             return Ok(target);
         }
         let missing = || {
+            let name = &wanted.driver;
             SpecError::new(format!(
-                "kubernetes.io/csi: driver name {} not found in the list of registered CSI drivers",
-                wanted.driver
+                "kubernetes.io/csi: driver name {name} not found in the list of registered CSI drivers"
             ))
         };
         let driver = self.drivers.get(&wanted.driver).ok_or_else(missing)?;
         let about = self.client.cluster::<CSIDriver>().get_opt(&wanted.driver).await?.map(|d| d.spec);
-        if wanted.ephemeral
-            && !about.as_ref().is_some_and(|a| a.volume_lifecycle_modes.iter().flatten().any(|m| m == "Ephemeral"))
-        {
+        let about = about.unwrap_or_default();
+        if wanted.ephemeral && !about.volume_lifecycle_modes.iter().flatten().any(|m| m == "Ephemeral") {
             return Err(SpecError::new(format!("volume mode \"Ephemeral\" not supported by driver {}", wanted.driver)));
         }
-        let attached = match wanted.ephemeral || about.as_ref().is_some_and(|a| a.attach_required == Some(false)) {
+        let attached = match wanted.ephemeral || about.attach_required == Some(false) {
             true => HashMap::new(),
             false => self.attachment(wanted).await?,
         };
-        let staging = driver.stages && !wanted.ephemeral;
-        let staging = staging.then(|| match wanted.block {
-            true => devices.join("staging").join(&wanted.name),
-            false => root
-                .join("plugins/kubernetes.io/csi")
-                .join(&wanted.driver)
-                .join(hash(&wanted.handle))
-                .join("globalmount"),
-        });
+        let staging = (driver.stages && !wanted.ephemeral).then(|| self.staging(wanted));
         let record = Record {
             driver: wanted.driver.clone(),
             handle: wanted.handle.clone(),
@@ -264,10 +261,8 @@ impl Publisher<'_> {
             ephemeral: wanted.ephemeral,
         };
         write(&dir.join(RECORD), &record)?;
-        let group = of.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
-        let group = group.and_then(|g| u32::try_from(g).ok());
         let mut context: HashMap<String, String> = wanted.attributes.clone().into_iter().collect();
-        if about.as_ref().is_some_and(|a| a.pod_info_on_mount == Some(true)) {
+        if about.pod_info_on_mount == Some(true) {
             context.extend(pod_info(of, wanted.ephemeral));
         }
         let _turn = driver.turn.lock().await;
@@ -282,26 +277,40 @@ impl Publisher<'_> {
             publish_context: attached,
             staging_target_path: staging.map(|s| s.display().to_string()).unwrap_or_default(),
             target_path: target.display().to_string(),
-            volume_capability: Some(wanted.capability(None)),
+            volume_capability: Some(wanted.capability()),
             readonly: wanted.read_only,
             secrets: secret(self.client, wanted.publish_secret.as_ref()).await?,
             volume_context: context,
         };
         let asked = driver.client.clone().node_publish_volume(request).await;
         asked.map_err(|e| refused(&driver.name, "NodePublishVolume", &e))?;
-        let policy = about.and_then(|a| a.fs_group_policy).unwrap_or_else(|| "ReadWriteOnceWithFSType".into());
-        let owned = match policy.as_str() {
-            "File" => true,
-            "None" => false,
-            _ => !wanted.fs_type.is_empty() && wanted.mode == 1,
-        };
-        if let Some(group) = group.filter(|_| owned && !wanted.block && !wanted.read_only) {
+        if let Some(group) = wanted.group(of, &about) {
             let target = target.clone();
             let given = tokio::task::spawn_blocking(move || give(&target, group));
             given.await.map_err(|e| SpecError::new(e.to_string()))??;
         }
         std::fs::write(done, boot)?;
         Ok(target)
+    }
+
+    /// Where devices are published and staged.
+    fn devices(&self) -> PathBuf {
+        self.drivers.root.join("plugins/kubernetes.io/csi/volumeDevices")
+    }
+
+    fn target(&self, of: &Pod, wanted: &Wanted, dir: &Path) -> PathBuf {
+        match wanted.block {
+            true => self.devices().join("publish").join(&wanted.name).join(pod::uid(of)),
+            false => dir.join("mount"),
+        }
+    }
+
+    fn staging(&self, wanted: &Wanted) -> PathBuf {
+        let plugins = self.drivers.root.join("plugins/kubernetes.io/csi");
+        match wanted.block {
+            true => self.devices().join("staging").join(&wanted.name),
+            false => plugins.join(&wanted.driver).join(hash(&wanted.handle)).join("globalmount"),
+        }
     }
 
     async fn stage(
@@ -316,7 +325,7 @@ impl Publisher<'_> {
             volume_id: wanted.handle.clone(),
             publish_context: attached.clone(),
             staging_target_path: staging.display().to_string(),
-            volume_capability: Some(wanted.capability(None)),
+            volume_capability: Some(wanted.capability()),
             secrets: secret(self.client, wanted.stage_secret.as_ref()).await?,
             volume_context: wanted.attributes.clone().into_iter().collect(),
         };

@@ -62,6 +62,5 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
             security_context: Some(security::container(of, container, parts.image, parts.target)?),
         }),
         envs: parts.variables,
-        ..Default::default()
     })
 }
