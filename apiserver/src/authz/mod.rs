@@ -3,6 +3,7 @@
 mod abac;
 mod escalation;
 mod explain;
+mod joining;
 mod modes;
 mod node;
 pub use modes::{ALLOWED_TTL, DENIED_TTL, Mode, Settings};
@@ -63,6 +64,7 @@ impl Authorization {
             Mode::Abac(abac) if abac.allows(user, attributes) => Decision::Allow,
             Mode::Abac(_) => Decision::NoOpinion("No policy matched.".into()),
             Mode::Rbac => self.by_roles(user, attributes),
+            Mode::Node if joining::allows(user, attributes) => Decision::Allow,
             Mode::Node => self.authorize_node(user, attributes),
             Mode::Webhook(webhook) => webhook.decide(user, attributes),
         }

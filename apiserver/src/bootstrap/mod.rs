@@ -51,15 +51,6 @@ pub fn objects() -> Vec<Value> {
     objects.extend(roles::CLUSTER_ROLES.iter().map(|role| role.to_value("")));
     objects.push(roles::metrics_reader());
     objects.extend(roles::ROLES.iter().map(|(namespace, role)| role.to_value(namespace)));
-    objects.push(
-        table::role(
-            "kubeadm:bootstrap-signer-clusterinfo",
-            "",
-            "",
-            const { &[table::named("core", "configmaps", "cluster-info", "get")] },
-        )
-        .to_value("kube-public"),
-    );
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
     objects.extend(crate::aggregation::built_in());
