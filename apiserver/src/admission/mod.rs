@@ -119,7 +119,8 @@ impl Settings {
         for (flag, names) in [("enable", &self.enabled), ("disable", &self.disabled)] {
             for name in names {
                 let known = CHAIN.iter().any(|(row, ..)| row == name && *row != "RBACEscalation");
-                if !known && !(ALWAYS.contains(&name.as_str()) && flag == "enable") {
+                let always = flag == "enable" && ALWAYS.contains(&name.as_str());
+                if !known && !always {
                     return Err(format!("{flag}-admission-plugins plugin {name:?} is unknown"));
                 }
                 if flag == "enable" && self.disabled.contains(name) {

@@ -23,7 +23,7 @@ pub enum Mode {
     /// What kubelets may.
     Node,
     /// A service.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
 }
 
 /// What an operator may choose.
@@ -104,7 +104,7 @@ impl Settings {
             }
             "Webhook" => {
                 let path = self.webhook.clone();
-                Mode::Webhook(Webhook::load(webhook::Settings {
+                Mode::Webhook(Box::new(Webhook::load(webhook::Settings {
                     name: "default".into(),
                     kubeconfig: path.ok_or("authorization-mode Webhook's authorization config file not passed")?,
                     version: version(&self.webhook_version)?,
@@ -113,7 +113,7 @@ impl Settings {
                     timeout: TIMEOUT,
                     failure_denies: false,
                     conditions: Vec::new(),
-                })?)
+                })?))
             }
             other => return Err(format!("authorization-mode {other:?} is not a valid mode: use {}", NAMES.join(", "))),
         })
@@ -177,7 +177,7 @@ fn webhook_of(name: &str, of: &Value) -> Result<Mode, String> {
         "" => return Err("webhook.failurePolicy: Required value".into()),
         other => return Err(format!("webhook.failurePolicy: Unsupported value: {other:?}")),
     };
-    Ok(Mode::Webhook(Webhook::load(webhook::Settings {
+    Ok(Mode::Webhook(Box::new(Webhook::load(webhook::Settings {
         name: name.to_owned(),
         kubeconfig: file.ok_or("webhook.connectionInfo.kubeConfigFile: Required value")?.into(),
         version: version(text("subjectAccessReviewVersion"))
@@ -187,7 +187,7 @@ fn webhook_of(name: &str, of: &Value) -> Result<Mode, String> {
         timeout: seconds("timeout", None)?,
         failure_denies,
         conditions: conditions.filter_map(|c| c["expression"].as_str()).map(str::to_owned).collect(),
-    })?))
+    })?)))
 }
 
 /// Durations as configuration files write them: `300ms`, `30s`, `5m`, `1h30m`.
