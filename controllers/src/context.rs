@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -160,6 +161,8 @@ informers! {
     storage_classes: StorageClass, &[], None;
     /// VolumeAttachments.
     attachments: VolumeAttachment, &[(ATTACHED_TO, attachment::node_index), (ATTACHMENTS_OF, attachment::volume_index)], None;
+    /// Policies of admission.
+    policies: ValidatingAdmissionPolicy, &[], None;
     /// CSIDrivers.
     csi_drivers: CSIDriver, &[], None;
     /// VolumeAttributesClasses.

@@ -17,6 +17,7 @@ mod node;
 mod owners;
 mod pod_gc;
 mod pods;
+mod policies;
 mod quota;
 mod replicaset;
 mod resource_claims;
@@ -76,6 +77,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
+    keyed!("validatingadmissionpolicy-status-controller", 2, policies::watch, policies::reconcile),
     keyed!("service-cidr-controller", 2, services::ranges::watch, services::ranges::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
     // One worker each: two claims must not take the same volume.
