@@ -63,6 +63,7 @@ pub struct ApiServer {
     pub(crate) customs: Arc<crd::Table>,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
+    sources: keelson_client::metrics::Sources,
     pub(crate) agents: streams::Agents,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
@@ -88,6 +89,7 @@ impl ApiServer {
             advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
+            sources: Default::default(),
             authenticator: Authentication::new(objects.clone(), config.pki.clone()),
             admission: admission::Chain::new(&admission::Parts {
                 objects: objects.clone(),
@@ -108,6 +110,11 @@ impl ApiServer {
         });
         crd::controller::start(&server);
         server
+    }
+
+    /// Where other parts of the process add what `/metrics` shows.
+    pub fn metric_sources(&self) -> &keelson_client::metrics::Sources {
+        &self.sources
     }
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
@@ -243,7 +250,7 @@ impl ApiServer {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
                 let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
-                let text = self.metrics.text(&self.objects.kv.view(), customs);
+                let text = self.metrics.text(&self.objects.kv.view(), customs) + &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
             }
             "/openid/v1/jwks" => {

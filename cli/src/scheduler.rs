@@ -23,7 +23,7 @@ pub async fn run(args: SchedulerArgs) -> Result<()> {
     let client = keelson_client::https::from_kubeconfig(&args.kubeconfig, "kube-scheduler")
         .with_context(|| format!("kubeconfig {:?}", args.kubeconfig))?;
     let stop = CancellationToken::new();
-    let work = tokio::spawn(keelson_scheduler::run(client, config, stop.clone()));
+    let work = tokio::spawn(keelson_scheduler::run(client, config, Default::default(), stop.clone()));
     terminated().await?;
     stop.cancel();
     work.await.context("the scheduler panicked")

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod events;
 pub mod https;
 pub mod informer;
+pub mod metrics;
 pub mod queue;
 pub mod transport;
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub local_path: bool,
     /// Addresses that belong to servers: no node gets a certificate for them.
     pub reserved_addresses: Vec<IpAddr>,
+    /// Where numbers of what the controllers do are shown.
+    pub metrics: keelson_client::metrics::Sources,
 }
 
 impl Config {
@@ -57,6 +59,7 @@ impl Config {
             node_monitor_grace_period: Duration::from_secs(40),
             local_path: true,
             reserved_addresses: Vec::new(),
+            metrics: Default::default(),
         }
     }
 }

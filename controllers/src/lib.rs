@@ -13,6 +13,7 @@ mod garbage;
 mod history;
 mod housekeeping;
 mod job;
+mod metrics;
 mod node;
 mod owners;
 mod pod_gc;
