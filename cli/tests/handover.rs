@@ -116,7 +116,8 @@ fn ordinal(pod: &Value) -> Option<usize> {
 /// Whether all is as the round's manifest has it.
 fn done(server: &Server, round: usize, pods: &Pods) -> bool {
     let wanted = if round % 2 == 1 { 4 } else { 2 };
-    let new = |p: &Value| p["metadata"]["labels"]["round"] == round.to_string();
+    let label = round.to_string();
+    let new = |p: &Value| p["metadata"]["labels"]["round"].as_str() == Some(&label);
     let rolled = pods.of("roll").len() == REPLICAS && pods.of("roll").iter().all(new) && pods.ready("roll") == REPLICAS;
     let job = format!("job-{round}");
     let succeeded =
@@ -141,7 +142,10 @@ fn watch(server: &Server, round: usize, since: Instant) -> Duration {
                 return longest;
             }
         }
-        assert!(Instant::now() < deadline, "round {round} does not end: {mark:?}");
+        if Instant::now() >= deadline {
+            let owners = server.run(&["get", "deployments,statefulsets,jobs", "-o", "yaml"]);
+            panic!("round {round} does not end: {owners}");
+        }
     }
 }
 
@@ -151,7 +155,8 @@ fn a_dead_leader_loses_and_doubles_nothing() {
         return;
     }
     let rounds: usize = std::env::var("KEELSON_HANDOVERS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let dir = tempfile::tempdir().unwrap();
+    // What the servers said in a long run is kept for who has to find out why it failed.
+    let dir = tempfile::Builder::new().disable_cleanup(rounds > 1).tempdir().unwrap();
     let ports = [(); 3].map(|()| (free_port(), free_port()));
     let names = ["a", "b", "c"];
     // The pretended nodes are in the first server, which is never the one that dies.

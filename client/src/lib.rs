@@ -6,6 +6,7 @@ pub mod api;
 pub mod cache;
 pub mod connection;
 pub mod discovery;
+pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;

@@ -32,8 +32,8 @@ use k8s_openapi::api::core::v1::ReplicationController;
 use keelson_client::Client;
 use tokio_util::sync::CancellationToken;
 
-pub use context::Config;
 use context::Context;
+pub use context::{Config, Credentials};
 use runtime::Controller;
 use runtime::Work::{Keyed, Loop};
 
