@@ -12,6 +12,7 @@ pub mod https;
 pub mod informer;
 pub mod metrics;
 pub mod queue;
+pub mod spdy;
 pub mod transport;
 
 pub use api::{Api, Client, Error, List, ListParams, Object, PatchType, WatchEvent};
