@@ -23,6 +23,19 @@ const TABLE: &[Row] = &[
     Row { bug: "early-lease", workloads: "lock", nemesis: "kill-leader,pause-leader,move-leader" },
     Row { bug: "lost-event", workloads: "watch", nemesis: "kill-leader,storm,pause" },
     Row { bug: "repeated-event", workloads: "watch", nemesis: "kill-leader,storm,pause" },
+    Row {
+        bug: "early-ack",
+        workloads: "register,set,watch",
+        nemesis: "kill-all,kill-majority,power-cut-all,slow-disk",
+    },
+    Row {
+        bug: "forgotten-vote",
+        workloads: "register,set,watch",
+        nemesis: "kill,storm,split,kill-leader,isolate-leader",
+    },
+    Row { bug: "applied-ahead", workloads: "register,set,watch", nemesis: "kill,kill-all,storm,restart" },
+    Row { bug: "watch-back", workloads: "watch", nemesis: "isolate,isolate-leader,replace" },
+    Row { bug: "falling-revision", workloads: "register,set,watch", nemesis: "kill,kill-all,storm" },
 ];
 
 /// Length of one run, in milliseconds.
