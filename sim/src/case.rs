@@ -55,7 +55,7 @@ impl Case {
         let packets = PACKETS[dice.random_range(0..PACKETS.len())];
         let snapshot_entries = [20, 60, 200, 1000][dice.random_range(0..4)];
         let kept_entries = [0, 10, 100][dice.random_range(0..3)];
-        let pace = [4.0, 15.0, 40.0][dice.random_range(0..3)];
+        let pace = [20.0, 60.0, 150.0][dice.random_range(0..3)];
         let workloads = chosen(&wanted.workloads, &mut dice)?;
         // A run in which a few kinds of faults meet finds more than one with a little of all.
         let all = nemesis::find(&wanted.nemesis)?;

@@ -151,6 +151,12 @@ impl Disk {
         (state.power, state.on_power_cut) = (Some(operations), Some(then));
     }
 
+    /// The power stays, if it has not gone.
+    pub fn keep_power(&self) {
+        let mut state = self.0.lock();
+        (state.power, state.on_power_cut) = (None, None);
+    }
+
     /// Flips a bit in the older half of what the log wrote; says where.
     pub fn flip_bit(&self) -> Option<String> {
         let mut state = self.0.lock();
@@ -207,9 +213,11 @@ impl LogFile for Open {
         }
         let offset = offset as usize;
         let mut content = self.content.lock();
-        let Some(place) = content.get_mut(offset..offset + bytes.len()) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a write beyond the end of the file"));
-        };
+        // A frame that is larger than a segment makes its file grow.
+        if content.len() < offset + bytes.len() {
+            content.resize(offset + bytes.len(), 0);
+        }
+        let place = &mut content[offset..offset + bytes.len()];
         let before = place.to_vec();
         place.copy_from_slice(bytes);
         state.unsynced.push(Unsynced { file: self.content.clone(), offset, before, after: bytes.to_vec() });

@@ -57,6 +57,7 @@ rows![
     ("kill-majority", "more than half are killed", 100..4000, kill_majority),
     ("kill-all", "all members are killed at once", 100..2000, kill_all),
     ("storm", "members are killed and started again in quick succession", 100..500, storm),
+    ("blink", "the leader is killed and started again at once, some times", 100..500, blink),
     ("power-cut", "one member loses its power in the middle of an operation of its disk", 500..4000, power_cut),
     ("power-cut-all", "all members lose their power, each in the middle of an operation", 500..4000, power_cut_all),
     ("restart", "one member after another is restarted in order", 100..1000, restart),
@@ -224,6 +225,18 @@ async fn storm(mut act: Act) -> String {
         act.wait(0..800).await;
     }
     format!("{times} kills and restarts")
+}
+
+async fn blink(mut act: Act) -> String {
+    let times = act.dice.random_range(1..6);
+    for _ in 0..times {
+        let member = act.leader();
+        act.world.kill(member);
+        act.wait(0..60).await;
+        act.world.start(member);
+        act.wait(500..3000).await;
+    }
+    format!("{times} kills and restarts of the leader")
 }
 
 async fn power_cut(mut act: Act) -> String {

@@ -1,7 +1,7 @@
 //! The members of a simulated cluster: processes that are started, killed, paused and replaced, each with its disk and
 //! clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ use crate::trace::Trace;
 
 /// How long after its end a process is started again.
 const RESTART: Duration = Duration::from_secs(1);
+/// How many kinds of things that must not happen are told.
+const MAX_WRONG: usize = 5;
 /// The cluster's id.
 const CLUSTER: u64 = 0xc1;
 /// Usual pace of a clock.
@@ -65,7 +67,7 @@ pub struct World {
     root: PathBuf,
     tuning: Tuning,
     /// What must not have happened, in words.
-    wrong: Mutex<Vec<String>>,
+    wrong: Mutex<BTreeSet<String>>,
 }
 
 fn node(member: usize) -> Node {
@@ -99,7 +101,7 @@ impl World {
 
     /// What must not have happened.
     pub fn wrong(&self) -> Vec<String> {
-        self.wrong.lock().clone()
+        self.wrong.lock().iter().take(MAX_WRONG).cloned().collect()
     }
 
     /// Looks at a member, or changes it.
@@ -203,7 +205,7 @@ impl World {
         let (excused, removed) = (self.with(at, |member| member.excused), why == "it was removed");
         let cannot_join = self.with(at, |member| member.joins) && why.starts_with("no leader");
         if !excused && !removed && !cannot_join {
-            self.wrong.lock().push(format!("member {at} ended: {why}"));
+            self.wrong.lock().insert(format!("member {at} ended: {why}"));
         }
         self.stop(at);
         // What was damaged for good is replaced, as the message says.
@@ -240,7 +242,7 @@ impl World {
         });
         // The old process' database goes on into a directory that nobody looks at.
         if let Err(error) = copy(&from.join("state"), &to.join("state")) {
-            self.wrong.lock().push(format!("the simulation cannot copy {}: {error}", from.display()));
+            self.wrong.lock().insert(format!("the simulation cannot copy {}: {error}", from.display()));
         }
         drop(replica);
         self.trace.note(format_args!("member {at} is gone: {lost:?}"));
@@ -288,6 +290,7 @@ impl World {
         self.net.heal();
         for at in 0..self.count() {
             let scope = self.with(at, |member| {
+                member.disk.keep_power();
                 member.disk.set_full(false);
                 member.disk.set_broken(false);
                 member.disk.set_unsyncable(false);
