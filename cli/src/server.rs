@@ -24,6 +24,8 @@ use crate::identity::{DataDir, Identity, write_private};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
+/// The admin's name.
+const ADMIN: &str = "admin";
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
 /// Pause between tries to write the first objects while there is no leader.
@@ -99,8 +101,10 @@ async fn serve(
             join::extension(replica.clone(), identity.clone(), pki.clone()),
             member::extension(replica.clone()),
         ],
+        settings: args.access.settings()?,
         stop: stop.clone(),
-    });
+    })
+    .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let url = format!("https://{}", addresses.api);
@@ -141,6 +145,8 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        let ca = pki.cluster.certificate();
+        objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {
@@ -158,9 +164,9 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
 /// The admin's way in.
 fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
     let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
+    let admin = pki.cluster.issue_user(ADMIN, &format!("{ADMIN}-uid"), &[MASTERS])?;
     let credential = Credential::Certificate(&admin);
-    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), "kubernetes-admin", credential);
+    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), ADMIN, credential);
     write_private(&path, text.as_bytes())?;
     Ok(path)
 }
