@@ -361,7 +361,7 @@ async fn sync_error(mut act: Act) -> String {
 
 async fn bit_flip(mut act: Act) -> String {
     let member = act.random();
-    if act.world.count() < 3 || act.world.any_excused() {
+    if act.world.count() < 3 || act.world.any_excused() || !act.world.is_whole() {
         return "not while another disk is in doubt".into();
     }
     act.world.kill(member);
@@ -382,8 +382,8 @@ async fn drift(mut act: Act) -> String {
 
 async fn replace(mut act: Act) -> String {
     let member = act.random();
-    if act.world.count() < 3 {
-        return "too few members to spare one".into();
+    if act.world.count() < 3 || !act.world.is_whole() {
+        return "no member can be spared".into();
     }
     act.world.kill(member);
     act.world.wipe(member);

@@ -123,7 +123,7 @@ async fn in_world(case: &Case, outputs: &Outputs<'_>, root: &Path) -> Result<Out
     let trace = Trace::begin(outputs.trace)?;
     let net = Net::new(dice.random(), case.packets.0..case.packets.1, trace.clone());
     let tuning =
-        Tuning { snapshot_entries: case.snapshot_entries, kept_entries: case.kept_entries, ..Tuning::default() };
+        Tuning { snapshot_commands: case.snapshot_entries, kept_entries: case.kept_entries, ..Tuning::default() };
     let world = World::new(dice.random(), case.nodes.into(), root, tuning, net, trace.clone());
     (0..world.count()).for_each(|member| world.start(member));
     serving(&world).await.context("the members do not serve")?;
@@ -171,6 +171,7 @@ fn outcome(case: &Case, world: &World, shared: &Shared, report: &Report) -> Outc
     for workload in &report.workloads {
         let verdict = &workload.checked.verdict;
         let mut kinds: Vec<String> = verdict.kinds().iter().map(|kind| format!("{} / {kind}", workload.name)).collect();
+        kinds.sort_unstable();
         kinds.dedup();
         wrong.extend(kinds);
         if matches!(verdict, Verdict::Undecided { .. }) {

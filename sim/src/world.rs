@@ -131,6 +131,15 @@ impl World {
         members.iter().enumerate().filter_map(|(at, member)| Some((at, member.replica.clone()?))).collect()
     }
 
+    /// Whether every member runs and votes, so that the disk of one may be lost.
+    pub fn is_whole(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let members = self.members.lock();
+        let Some(nodes) = members[leader].replica.as_ref().map(Replica::nodes) else { return false };
+        let votes = |member: &Member| nodes.iter().any(|(id, _, votes)| *id == member.id && *votes);
+        nodes.len() == members.len() && members.iter().all(|member| member.replica.is_some() && votes(member))
+    }
+
     fn dir(&self, member: usize, life: u32) -> PathBuf {
         self.root.join(format!("{member}-{life}"))
     }
