@@ -10,6 +10,7 @@ pub mod events;
 pub mod https;
 pub mod informer;
 pub mod queue;
+pub mod spdy;
 pub mod transport;
 
 pub use api::{Api, Client, Error, List, ListParams, Object, PatchType, WatchEvent};

@@ -110,7 +110,11 @@ impl Documents {
     }
 
     fn version_2(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-        let media = choose(headers, &[JSON, PROTOBUF[0], PROTOBUF[1]])?;
+        // The name with an @ is no media type that clients can parse, so the other one is what the answer says.
+        let media = match choose(headers, &[JSON, PROTOBUF[0], PROTOBUF[1]])? {
+            JSON => JSON,
+            _ => PROTOBUF[1],
+        };
         let hash = hash_of("v2");
         let mut response = match not_modified(headers, &hash) {
             Some(response) => response,
