@@ -61,8 +61,7 @@ impl Port {
         serving: &Issued,
         stop: &CancellationToken,
     ) -> Result<()> {
-        let config =
-            keelson_pki::mutual_server_config(CertificateSlot::new(serving)?, pki.cluster.certificate())?;
+        let config = keelson_pki::mutual_server_config(CertificateSlot::new(serving)?, pki.cluster.certificate())?;
         let options = Options { spool_dir: data.join("spool"), ..Options::default() };
         let front = Front::new(Arc::new(replica.clone()), Arc::new(replica.clone()), options);
         let Files { ca, certificate, key } = &self.files;
