@@ -6,6 +6,7 @@ mod args;
 mod chaos;
 mod component;
 mod config;
+mod etcd;
 mod identity;
 mod join;
 mod leader;
