@@ -41,6 +41,7 @@ mod streams;
 mod subresources;
 mod table;
 mod tokens;
+mod upkeep;
 mod verbs;
 mod wire;
 

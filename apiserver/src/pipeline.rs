@@ -24,7 +24,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, respond, scheduling, streams, subresources,
+    quota, respond, scheduling, streams, subresources, upkeep,
 };
 
 /// Headers that tell how a request was sorted.
@@ -107,6 +107,7 @@ impl ApiServer {
             event_lease: tokio::sync::Mutex::new((0, 0)),
         });
         crd::controller::start(&server);
+        upkeep::start(&server);
         server
     }
 
@@ -150,7 +151,7 @@ impl ApiServer {
             Target::Resource(request) => {
                 let started = Instant::now();
                 let (headers, fence) = (&parts.headers, fence.as_ref());
-                let call = Call { request: &request, user: &user, headers, body: &bytes, fence };
+                let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
                     Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
                     Err(refusal) => Err(refusal),

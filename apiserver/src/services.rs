@@ -7,7 +7,7 @@ use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::stored;
-use keelson_machinery::validation::{is_external, needs_health_check};
+use keelson_machinery::validation::{address_problems, is_external, needs_health_check};
 use keelson_store::{Compare, DeleteRequest, KeyRange, Op, PutRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -185,6 +185,11 @@ pub fn allocate(
     let mut extra = Extra::default();
     if !is_service(def) {
         return Ok(extra);
+    }
+    let problems = address_problems(&new["spec"]);
+    if !problems.is_empty() {
+        let name = new["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Status::invalid("", "Service", name, problems));
     }
     let empty = json!({});
     let before = old.map_or(&empty, |o| &o["spec"]);

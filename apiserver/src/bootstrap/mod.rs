@@ -1,6 +1,7 @@
 //! What a cluster has from the start: namespaces, default RBAC, priority classes, the `cluster-info` of joining
 //! machines and bootstrap tokens. Every object is created only if it is absent, so this can run at every start.
 
+mod api_services;
 mod bindings;
 mod cluster_info;
 mod flow;
@@ -16,6 +17,9 @@ use keelson_machinery::stored::encode;
 use keelson_store::{Compare, Kv, KvError, Op, PutRequest, Txn};
 use serde_json::{Value, json};
 
+use crate::ownership;
+use crate::request::ResourceRequest;
+
 pub use cluster_info::cluster_info;
 pub use token_secret::BootstrapTokenSecret;
 
@@ -30,6 +34,8 @@ pub enum BootstrapError {
     Object(String),
 }
 
+/// Who is said to have written the first flow schemas and priority levels.
+const FLOW_MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
 /// Namespaces of every cluster.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
@@ -61,7 +67,41 @@ pub fn objects() -> Vec<Value> {
     );
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
+    objects.extend(api_services::objects());
     objects
+}
+
+/// The range of addresses that Services get when nothing else is said.
+pub fn service_cidr(cidr: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [cidr]},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now(),
+            "message": "Kubernetes default Service CIDR is ready",
+        }]},
+    })
+}
+
+/// How servers behind this one know whom to trust: by certificates of this authority, and what a proxy says of users.
+pub fn authentication(certificate: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {
+            "client-ca-file": certificate,
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-client-ca-file": certificate,
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+        },
+    })
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn namespace(name: &str) -> Value {
@@ -121,7 +161,8 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
         return Ok(false);
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
-    object["metadata"]["creationTimestamp"] = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    object["metadata"]["creationTimestamp"] = now().into();
+    own(def, &mut object);
     let value = encode(def, &object).map_err(|e| BootstrapError::Object(format!("{key}: {e}")))?;
     let txn = Txn {
         compare: vec![Compare::mod_revision(key.clone(), 0)],
@@ -129,6 +170,21 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
         failure: Vec::new(),
     };
     Ok(kv.txn(txn).await?.succeeded)
+}
+
+/// Notes who wrote a first object.
+fn own(def: &'static ResourceDef, object: &mut Value) {
+    let manager = match def.group {
+        "flowcontrol.apiserver.k8s.io" => FLOW_MANAGER,
+        _ => ownership::SERVER,
+    };
+    let request = ResourceRequest::about(def, object);
+    ownership::track_as(&request, "", manager, None, object);
+    if object["status"]["conditions"].is_array() && def.group != "flowcontrol.apiserver.k8s.io" {
+        let mut before = object.clone();
+        before["status"] = json!({});
+        ownership::track_as(&request, "status", manager, Some(&before), object);
+    }
 }
 
 fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
@@ -141,7 +197,9 @@ fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
         ("RoleBinding", "rolebindings"),
         ("ConfigMap", "configmaps"),
         ("Secret", "secrets"),
+        ("APIService", "apiservices"),
         ("FlowSchema", "flowschemas"),
+        ("ServiceCIDR", "servicecidrs"),
         ("PriorityLevelConfiguration", "prioritylevelconfigurations"),
     ]);
     let api = object["apiVersion"].as_str().unwrap_or_default();

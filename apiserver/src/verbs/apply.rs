@@ -3,7 +3,7 @@
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::decode;
-use keelson_machinery::resource::Scope;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ impl ApiServer {
     /// Applies a configuration: changes the object, or creates it.
     pub(crate) async fn apply(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         options::check(call, "PatchOptions", true)?;
-        let config = read(call)?;
+        let config = read(call, call.request.def)?;
         let force = call.request.query.flag("force");
         self.fresh(None).await?;
         let (request, def) = (call.request, call.request.def);
@@ -72,10 +72,10 @@ impl ApiServer {
 }
 
 /// Reads the configuration and checks that it is meant for the object that the request names.
-fn read(call: &Call<'_>) -> Result<Value, Status> {
-    let (request, def) = (call.request, call.request.def);
+pub(crate) fn read(call: &Call<'_>, def: &ResourceDef) -> Result<Value, Status> {
+    let request = call.request;
     let mut config =
-        decode::yaml(call.body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?.value;
+        decode::yaml(call.body).map_err(|why| Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {why}")))?.value;
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
     }

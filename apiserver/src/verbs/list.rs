@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::base64_text;
 use keelson_machinery::decode::go_json_error;
 use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
@@ -35,6 +36,13 @@ struct Continue {
 
 /// Version of continue tokens.
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// The revision of a token that goes on with what is there now.
+const INCONSISTENT: i64 = -1;
+const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                       list without the continue parameter, or use the continue token in this response to retrieve the \
+                       remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                       objects that were created, modified, or deleted between the time the first chunk was returned and \
+                       now may show up in the list.";
 
 /// Both selectors of a request.
 pub(crate) struct Selectors {
@@ -171,13 +179,19 @@ impl ApiServer {
                 None => Box::new(view.range(&range).cloned()),
             }
         } else {
-            Box::new(self.past(range.clone(), start.as_deref(), at).await?.into_iter())
+            Box::new(self.past(range.clone(), &prefix, start.as_deref(), at).await?.into_iter())
         };
         cut(request, keys, &selectors, limit, at, &prefix)
     }
 
     /// Keys of an interval at a past revision, from `start` on.
-    async fn past(&self, range: KeyRange, start: Option<&str>, revision: i64) -> Result<Vec<Arc<KeyValue>>, Status> {
+    async fn past(
+        &self,
+        range: KeyRange,
+        prefix: &str,
+        start: Option<&str>,
+        revision: i64,
+    ) -> Result<Vec<Arc<KeyValue>>, Status> {
         let range = match start {
             Some(start) => from(range, start),
             None => range,
@@ -189,12 +203,16 @@ impl ApiServer {
             .map_err(|e| Status::internal(&e.to_string()))?;
         match answer {
             Ok(response) => Ok(response.kvs),
-            Err(keelson_store::KvError::Compacted(_)) if start.is_some() => Err(Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start a new list \
-                 without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
-                 results. Continuing with the provided token results in an inconsistent list - objects that were created, \
-                 modified, or deleted between the time the first chunk was returned and now may show up in the list.",
-            )),
+            Err(keelson_store::KvError::Compacted(_)) if start.is_some() => {
+                let start = start.unwrap_or_default().strip_prefix(prefix).unwrap_or_default();
+                Err(Status::expired(EXPIRED).continued_by(encode_token(INCONSISTENT, start.to_owned())?))
+            }
+            Err(keelson_store::KvError::Compacted(_)) => {
+                Err(Status::expired("The resourceVersion for the provided list is too old."))
+            }
+            Err(keelson_store::KvError::FutureRevision) => {
+                Err(Status::too_large_version(revision, self.objects.kv.view().revision()))
+            }
             Err(error) => Err(status_of(error)),
         }
     }
@@ -220,9 +238,7 @@ fn cut(
             let (last, _) = &page.items[limit - 1];
             let key = String::from_utf8_lossy(&last.key);
             let start = format!("{}\0", key.strip_prefix(prefix).unwrap_or(&key));
-            let token = Continue { v: TOKEN_VERSION.into(), rv: revision, start };
-            let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
-            page.next = Some(URL_SAFE_NO_PAD.encode(json));
+            page.next = Some(encode_token(revision, start)?);
             // With selectors the number is not known without reading on, and upstream leaves it out too.
             page.remaining = selectors.select_all().then(|| keys.count() + 1);
             break;
@@ -240,15 +256,16 @@ fn from(range: KeyRange, start: &str) -> KeyRange {
     }
 }
 
+fn encode_token(rv: i64, start: String) -> Result<String, Status> {
+    let token = Continue { v: TOKEN_VERSION.into(), rv, start };
+    let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
+    Ok(URL_SAFE_NO_PAD.encode(json))
+}
+
 fn decode_token(token: &str) -> Result<Continue, Status> {
     let refused = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => at,
-            _ => token.len(),
-        };
-        refused(&format!("illegal base64 data at input byte {at}"))
-    })?;
+    let bytes = base64_text::decode(base64_text::Form::UrlUnpadded, token.as_bytes())
+        .map_err(|at| refused(&format!("illegal base64 data at input byte {at}")))?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|error| refused(&go_json_error(&bytes, &error)))?;
     if token.v != TOKEN_VERSION {
         return Err(refused(&format!("server does not recognize this encoded version {}", token.v)));

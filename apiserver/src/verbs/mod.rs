@@ -32,6 +32,8 @@ pub struct Call<'a> {
     pub body: &'a [u8],
     /// The caller's fence, if it is a fenced component.
     pub fence: Option<&'a Fence>,
+    /// Whether the write counts a generation even where it changes nothing that is stored.
+    pub counts_anyway: bool,
 }
 
 impl Call<'_> {

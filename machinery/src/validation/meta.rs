@@ -74,7 +74,11 @@ pub fn name_problems(def: &ResourceDef, name: &str) -> Vec<String> {
         ("rbac.authorization.k8s.io", _) => names::path_segment(name).into_iter().collect(),
         ("", "namespaces") => names::label_problems(name),
         ("", "services") => names::label_problems(name),
-        ("networking.k8s.io", "ipaddresses") | ("", "events") | ("events.k8s.io", _) => Vec::new(),
+        // Its pods are called by its name.
+        ("apps", "statefulsets") => names::label_problems(name),
+        ("networking.k8s.io", "ipaddresses") => Vec::new(),
+        ("", "events") | ("events.k8s.io", _) => names::path_segment(name).into_iter().collect(),
+        ("policy", "poddisruptionbudgets") => names::path_segment(name).into_iter().collect(),
         ("apiregistration.k8s.io", _) => names::path_segment(name).into_iter().collect(),
         ("flowcontrol.apiserver.k8s.io" | "certificates.k8s.io", _) => names::subdomain_problems(name),
         _ => names::subdomain_problems(name),
