@@ -109,7 +109,13 @@ async fn ask_budget(server: &ApiServer, call: &Call<'_>, pod: &Value, dry_run: b
         }
         let before = budget.clone();
         take(&mut budget, &call.request.name, &strategy::now())?;
-        ownership::track_as(&ResourceRequest::about(def, &before), "status", ownership::SERVER, Some(&before), &mut budget);
+        ownership::track_as(
+            &ResourceRequest::about(def, &before),
+            "status",
+            ownership::SERVER,
+            Some(&before),
+            &mut budget,
+        );
         if dry_run {
             return Ok(());
         }

@@ -299,7 +299,7 @@ impl ApiServer {
                 }
                 let revision = self.objects.kv.barrier().await.map_err(status_of)?;
                 if revision < wanted {
-                    return Err(Status::too_large_version(wanted, revision));
+                    return Err(Status::too_large_version(wanted, revision, 1));
                 }
                 Ok(())
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::verbs::update::Tracking;
 use crate::verbs::{Call, apply, patch};
-use crate::{ApiServer, body, ownership, options, strategy};
+use crate::{ApiServer, body, options, ownership, strategy};
 
 /// The kind of its bodies.
 const SCALE: ResourceDef = ResourceDef {
@@ -112,7 +112,8 @@ pub async fn set(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, 
 /// Applies a Scale: the replicas of the object belong to the applier.
 async fn set_by_apply(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     options::check(call, "PatchOptions", true)?;
-    let config = apply::read(call, &SCALE)?;
+    let mut warnings = Vec::new();
+    let config = apply::read(call, &SCALE, &mut warnings)?;
     let def = call.request.def;
     let replicas = config["spec"]["replicas"].as_i64();
     let mut part = json!({"apiVersion": def.api_version(), "kind": def.kind});
@@ -122,7 +123,6 @@ async fn set_by_apply(server: &ApiServer, call: &Call<'_>) -> Result<Response<Bo
         (_, None) => {}
     }
     let force = call.request.query.flag("force");
-    let mut warnings = Vec::new();
     let object = server
         .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
             // Refuses what may not be written.

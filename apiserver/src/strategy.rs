@@ -2,7 +2,7 @@
 
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, prepare, presence, qos, resources, rules, schema, validation};
+use keelson_machinery::{conversion, defaults, prepare, presence, qos, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -178,6 +178,10 @@ pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
         return;
     }
     defaults::set(def, object);
+    if def.group == "autoscaling" {
+        // By way of the version that is stored, so that annotations say what they will say.
+        *object = conversion::from_stored(def, conversion::to_stored(def, object).into_owned());
+    }
     if crd::is_definition(def) {
         crd::definition::prepare(object, old);
     }
@@ -288,5 +292,10 @@ pub fn check(
         warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
         return Ok(());
     }
-    Err(Status::invalid(rules::error_group(def), def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))
+    Err(Status::invalid(
+        rules::error_group(def),
+        def.kind,
+        new["metadata"]["name"].as_str().unwrap_or_default(),
+        causes,
+    ))
 }

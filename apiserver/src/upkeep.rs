@@ -86,12 +86,7 @@ fn dangling(schema: &Value, level: &str, exists: bool, now: &str) -> Option<Valu
     }))
 }
 
-async fn write(
-    server: &ApiServer,
-    def: &'static ResourceDef,
-    schema: &Value,
-    condition: Value,
-) -> Result<(), Status> {
+async fn write(server: &ApiServer, def: &'static ResourceDef, schema: &Value, condition: Value) -> Result<(), Status> {
     let config = json!({
         "apiVersion": def.api_version(), "kind": def.kind, "metadata": {"name": schema["metadata"]["name"]},
         "status": {"conditions": [condition]},

@@ -64,11 +64,11 @@ fn yaml_error(text: &str, line: usize, why: &str) -> String {
     let trimmed = text.trim_end();
     if why.contains("unclosed bracket") {
         let open = trimmed.rfind(['[', '{']).map_or('[', |at| char::from(trimmed.as_bytes()[at]));
-        let begun = line.saturating_sub(1);
-        let line = if begun > 0 { begun } else { text.lines().count() };
+        let (begun, end) = (line.saturating_sub(1), text.lines().count());
         if trimmed.ends_with(['[', '{', ',', ':']) {
-            return format!("yaml: line {line}: did not find expected node content");
+            return format!("yaml: line {end}: did not find expected node content");
         }
+        let line = if begun > 0 { begun } else { end };
         let close = if open == '{' { '}' } else { ']' };
         return format!("yaml: line {line}: did not find expected ',' or '{close}'");
     }

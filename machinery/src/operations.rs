@@ -204,14 +204,20 @@ mod tests {
     fn operations_fit_as_the_api_has_them() {
         let start = json!({"a": {"b": 1}, "l": [1, 2, 3]});
         for (operation, expected) in [
-            (json!({"op": "replace", "path": "/a/new", "value": 2}), Some(json!({"a": {"b": 1, "new": 2}, "l": [1, 2, 3]}))),
+            (
+                json!({"op": "replace", "path": "/a/new", "value": 2}),
+                Some(json!({"a": {"b": 1, "new": 2}, "l": [1, 2, 3]})),
+            ),
             (json!({"op": "add", "path": "/a/none"}), Some(json!({"a": {"b": 1, "none": null}, "l": [1, 2, 3]}))),
             (json!({"op": "remove", "path": "/l/-1"}), Some(json!({"a": {"b": 1}, "l": [1, 2]}))),
             (json!({"op": "add", "path": "/l/-1", "value": 9}), Some(json!({"a": {"b": 1}, "l": [1, 2, 3, 9]}))),
             (json!({"op": "add", "path": "/l/-", "value": 4}), Some(json!({"a": {"b": 1}, "l": [1, 2, 3, 4]}))),
             (json!({"op": "add", "path": "/l/0", "value": 0}), Some(json!({"a": {"b": 1}, "l": [0, 1, 2, 3]}))),
             (json!({"op": "move", "from": "/a/b", "path": "/l/1"}), Some(json!({"a": {}, "l": [1, 1, 2, 3]}))),
-            (json!({"op": "copy", "from": "/a", "path": "/c"}), Some(json!({"a": {"b": 1}, "c": {"b": 1}, "l": [1, 2, 3]}))),
+            (
+                json!({"op": "copy", "from": "/a", "path": "/c"}),
+                Some(json!({"a": {"b": 1}, "c": {"b": 1}, "l": [1, 2, 3]})),
+            ),
             (json!({"op": "test", "path": "/a/none", "value": null}), Some(start.clone())),
             (json!({"op": "test", "path": "/a", "value": {"b": 1}}), Some(start.clone())),
             (json!({"op": "test", "path": "/a/b", "value": 2}), None),

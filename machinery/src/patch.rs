@@ -16,7 +16,9 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Status> {
     let count = patch.as_array().map_or(0, Vec::len);
     if count > operations::MAX_OPERATIONS {
         let most = operations::MAX_OPERATIONS;
-        return Err(Status::too_large(format!("The allowed maximum operations in a JSON patch is {most}, got {count}")));
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {most}, got {count}"
+        )));
     }
     operations::apply(target, patch).map_err(|operations::Unfit| Status::unfit_patch())
 }
@@ -81,7 +83,7 @@ fn write(kind: Option<&Definition>, value: &Value, touched: Option<&Touched>, ou
                 let rank = |key: &str| match key {
                     "kind" => 0,
                     "apiVersion" if kind.fields.contains_key("metadata") => 1,
-                    _ => protobuf::number_of(kind.path, key).map_or(u32::MAX, |number| number + 1),
+                    _ => protobuf::place_of(kind.path, key).map_or(usize::MAX, |place| place + 2),
                 };
                 keys.sort_by_key(|key| rank(key));
             }

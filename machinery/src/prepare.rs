@@ -231,6 +231,14 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         _ => {}
     }
     match (def.group, def.plural, subresource) {
+        ("", "pods", "") => {
+            // Given at admission, and not asked for again.
+            for key in ["priority", "preemptionPolicy"] {
+                if new["spec"].get(key).is_none_or(Value::is_null) {
+                    keep(&mut new["spec"], &old["spec"], key);
+                }
+            }
+        }
         ("", "namespaces", "") => {
             let finalizers = old["spec"].get("finalizers").cloned();
             if !new["spec"].is_object() {

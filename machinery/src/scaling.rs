@@ -114,8 +114,7 @@ pub fn to_v1(object: &Value) -> Value {
     let aimed = |metric: &Value| metric["resource"]["target"].get("averageUtilization").cloned();
     // The first metric of the processor has a field of its own.
     let percent = metrics.iter().find(|m| is_cpu(m)).and_then(aimed);
-    let others: Vec<Value> =
-        metrics.iter().filter(|m| !is_cpu(m) || aimed(m).is_none()).map(metric_to_v1).collect();
+    let others: Vec<Value> = metrics.iter().filter(|m| !is_cpu(m) || aimed(m).is_none()).map(metric_to_v1).collect();
     let used = |metric: &Value| metric["resource"]["current"].get("averageUtilization").cloned();
     let current_percent = currents.iter().filter(|m| is_cpu(m)).filter_map(used).next_back();
     let currents: Vec<Value> = currents.iter().map(current_to_v1).collect();

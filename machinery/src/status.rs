@@ -261,14 +261,14 @@ impl Status {
     }
 
     /// 504: a version that is not there yet.
-    pub fn too_large_version(wanted: i64, current: i64) -> Self {
+    pub fn too_large_version(wanted: i64, current: i64, retry_after_seconds: i32) -> Self {
         let mut status = Self::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"));
         let cause = Cause {
             reason: "ResourceVersionTooLarge".into(),
             message: "Too large resource version".into(),
             field: String::new(),
         };
-        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() }));
+        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds, ..Details::default() }));
         status
     }
 

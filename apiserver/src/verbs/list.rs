@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 
-use super::Call;
+use super::{Call, stream};
 use crate::negotiate::{Accepted, Format, Media};
-use crate::objects::{Objects, status_of};
+use crate::objects::{Objects, parse, status_of};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, body, listing, respond, table};
 
@@ -95,8 +95,16 @@ impl Page {
 impl ApiServer {
     /// Serves a collection.
     pub(crate) async fn list(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let page = self.page(call).await?;
         let def = call.request.def;
+        if let Some(selectors) = self.whole(call)? {
+            self.fresh(call.request.query.get("resourceVersion")).await?;
+            let range = Objects::range(def, &call.request.namespace);
+            let told = stream::list(call, self.objects.kv.view(), range, selectors);
+            let mut response = told.map_err(|error| Status::internal(&error.to_string()))?;
+            call.deprecated(&mut response);
+            return Ok(response);
+        }
+        let page = self.page(call).await?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(token) = &page.next {
             metadata["continue"] = token.clone().into();
@@ -110,7 +118,12 @@ impl ApiServer {
             return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));
         }
         if accepted != Accepted::default() || call.pretty() {
-            let items = page.items.iter().map(|(kv, _)| call.request.value(kv)).collect::<Result<Vec<_>, _>>()?;
+            // What is shown of an object is that of the one behind its versions.
+            let behind = accepted.format != Format::Object
+                && def.group == "autoscaling"
+                && call.request.query.get("includeObject") != Some("Object");
+            let value = |kv: &Arc<KeyValue>| if behind { parse(kv) } else { call.request.value(kv) };
+            let items = page.items.iter().map(|(kv, _)| value(kv)).collect::<Result<Vec<_>, _>>()?;
             let list = table::list(def, accepted, &items, metadata, &call.request.query)?;
             let mut response = respond::object(200, accepted.media, &list, call.pretty())?;
             call.deprecated(&mut response);
@@ -141,6 +154,19 @@ impl ApiServer {
         let mut response = body::json(200, out);
         call.deprecated(&mut response);
         Ok(response)
+    }
+
+    /// The selectors of a list that is wanted whole, as it is now and as it is stored: it is written while it is read.
+    fn whole(&self, call: &Call<'_>) -> Result<Option<Selectors>, Status> {
+        let (request, accepted) = (call.request, call.accepted()?);
+        listing::check(request)?;
+        let version = request.query.get("resourceVersion");
+        version.map(listing::version).transpose()?;
+        let limited = request.query.number("limit")?.is_some_and(|limit| limit > 0) && version != Some("0");
+        let past =
+            request.query.get("continue").is_some() || request.query.get("resourceVersionMatch") == Some("Exact");
+        let other = accepted != Accepted::default() || call.pretty();
+        if limited || past || other { Ok(None) } else { Selectors::of(request).map(Some) }
     }
 
     async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
@@ -211,7 +237,7 @@ impl ApiServer {
                 Err(Status::expired("The resourceVersion for the provided list is too old."))
             }
             Err(keelson_store::KvError::FutureRevision) => {
-                Err(Status::too_large_version(revision, self.objects.kv.view().revision()))
+                Err(Status::too_large_version(revision, self.objects.kv.view().revision(), 0))
             }
             Err(error) => Err(status_of(error)),
         }

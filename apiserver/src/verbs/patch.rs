@@ -91,7 +91,11 @@ impl Given {
 fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     let text = |key: &str| new[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
-    if version == def.api_version() && kind == def.kind {
+    // What is left out is that of the object.
+    if matches!(version, "") && matches!(kind, "") || version == def.api_version() && matches!(kind, "") {
+        return None;
+    }
+    if (version == def.api_version() || version.is_empty()) && kind == def.kind {
         return None;
     }
     let (group, v) = version.split_once('/').unwrap_or(("", version));
@@ -124,6 +128,8 @@ impl ApiServer {
                 if let Some(why) = other_kind(def, &patched).filter(|_| !def.custom) {
                     return Err(refused(&why));
                 }
+                new["apiVersion"] = def.api_version().into();
+                new["kind"] = def.kind.into();
                 let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
                     STRATEGIC => refused(&strategy::unstructured_error(def, &patched).unwrap_or(why)),
                     _ => refused(&why),

@@ -9,7 +9,6 @@ use crate::{cel, names, shown};
 /// Longest selector of devices, bytes.
 const MAX_EXPRESSION_BYTES: usize = 10 << 10;
 
-
 /// An object of the group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
