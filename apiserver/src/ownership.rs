@@ -39,6 +39,7 @@ fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
         ("status", "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _) => {
             FieldSet::of(&[&["spec"], &["metadata"]])
         }
+        ("status", ..) if def.custom => FieldSet::of(&[&["spec"], &["metadata"]]),
         ("status", ..) => FieldSet::of(&[&["spec"]]),
         _ => FieldSet::default(),
     }
@@ -130,8 +131,9 @@ pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: 
     if let Some(metadata) = new["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
-    // An object whose managers were wiped stays untracked until it is applied.
-    if live.is_some() && managed.is_empty() {
+    // An object whose managers were wiped stays untracked until it is applied. Requests for certificates never are
+    // tracked: upstream's schema has their text for a list, which no text fits.
+    if (live.is_some() && managed.is_empty()) || crate::certificates::is_request(def) {
         return;
     }
     let before = live.map_or_else(empty, without_managers);

@@ -24,6 +24,8 @@ use crate::identity::{DataDir, Identity, write_private};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
+/// The admin's name.
+const ADMIN: &str = "admin";
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
 /// Pause between tries to write the first objects while there is no leader.
@@ -35,6 +37,7 @@ const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn run(args: ServerArgs) -> Result<()> {
     let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
+    check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
     let data = DataDir::open(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -56,6 +59,16 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     stop.cancel();
     replica.shutdown().await;
     result
+}
+
+/// A node's range must fit into that of all pods.
+fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
+    let bits = cluster_cidr.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
+    let bits = bits.with_context(|| format!("--cluster-cidr {cluster_cidr}: write for example 10.244.0.0/16"))?;
+    if node_bits < bits {
+        bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {cluster_cidr}");
+    }
+    Ok(())
 }
 
 /// This server as a member of its cluster.
@@ -88,8 +101,10 @@ async fn serve(
             join::extension(replica.clone(), identity.clone(), pki.clone()),
             member::extension(replica.clone()),
         ],
+        settings: args.access.settings()?,
         stop: stop.clone(),
-    });
+    })
+    .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
     let url = format!("https://{}", addresses.api);
@@ -131,7 +146,8 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &
         let mut objects = keelson_apiserver::bootstrap::objects();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
         objects.push(keelson_apiserver::bootstrap::service_cidr(service_cidr));
-        objects.push(keelson_apiserver::bootstrap::authentication(pki.cluster.certificate()));
+        let ca = pki.cluster.certificate();
+        objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {
@@ -149,9 +165,9 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &
 /// The admin's way in.
 fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
     let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
+    let admin = pki.cluster.issue_user(ADMIN, &format!("{ADMIN}-uid"), &[MASTERS])?;
     let credential = Credential::Certificate(&admin);
-    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), "kubernetes-admin", credential);
+    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), ADMIN, credential);
     write_private(&path, text.as_bytes())?;
     Ok(path)
 }
@@ -203,6 +219,7 @@ fn components(
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
+        config.node_cidr_mask_size = args.node_cidr_mask_size;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
         });

@@ -15,8 +15,11 @@ pub use bundle::ClusterPki;
 pub use kubeconfig::{Credential, kubeconfig};
 pub use tls::{
     CertificateSlot, Identity, client_config, client_config_pinned, client_config_unverified, peer_client_config,
-    peer_server_config, public_key_hash, server_config, subject_of,
+    peer_server_config, public_key_hash, server_config, subject_of, uid_of,
 };
+
+/// The subject's attribute that holds a user's uid (Kubernetes' own, under the foundation's number).
+pub const UID_OID: [u64; 8] = [1, 3, 6, 1, 4, 1, 57683, 2];
 
 /// What can go wrong with keys and certificates.
 #[derive(Debug, thiserror::Error)]

@@ -26,15 +26,17 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Barrier;
-use crate::forward::{Forwarder, NotForwarded};
 use crate::limits::*;
 use crate::log::Log;
 use crate::machine::{Incoming, Machine};
 use crate::message::{Answer, Ask, Change, PeerStatus, Refusal, Roll};
 use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
+use crate::propose::{NotWritten, Proposer};
 use crate::suspicion::Suspicion;
-use crate::types::{Node, Outcome, Proposal, Raft};
+use crate::task::Scope;
+use crate::types::{Node, Part, Raft};
+use crate::wire::World;
 
 /// How a replica is opened.
 pub struct Options {
@@ -65,8 +67,10 @@ pub struct Tuning {
     pub election_min_millis: u64,
     /// Longest such silence.
     pub election_max_millis: u64,
-    /// Entries after which a snapshot is taken and the log before it may go.
-    pub snapshot_entries: u64,
+    /// Commands after which a snapshot is taken and the log before it may go.
+    pub snapshot_commands: u64,
+    /// Entries kept before the last snapshot for members that lag a little.
+    pub kept_entries: u64,
 }
 
 impl Default for Tuning {
@@ -75,7 +79,8 @@ impl Default for Tuning {
             heartbeat_millis: HEARTBEAT_MILLIS,
             election_min_millis: ELECTION_MIN_MILLIS,
             election_max_millis: ELECTION_MAX_MILLIS,
-            snapshot_entries: SNAPSHOT_ENTRIES,
+            snapshot_commands: SNAPSHOT_COMMANDS,
+            kept_entries: KEPT_ENTRIES,
         }
     }
 }
@@ -145,7 +150,7 @@ pub struct Inner {
     stop: CancellationToken,
     tuning: Tuning,
     pub(crate) suspicion: Suspicion,
-    forwarder: Forwarder,
+    pub(crate) proposer: Proposer,
 }
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
@@ -159,9 +164,10 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         election_timeout_max: lease,
         install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
         max_payload_entries: APPEND_ENTRIES,
-        replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_entries),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        replication_lag_threshold: tuning.snapshot_commands.saturating_mul(4),
+        // An entry holds one command or a thousand: see `snapshots`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: tuning.kept_entries,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
         // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in
@@ -176,22 +182,33 @@ impl Replica {
     /// Opens or creates this member's part. A new one waits until [`Replica::initialize`] or until it is added by
     /// a member of a cluster ([`Replica::join`]).
     pub async fn open(setup: impl Into<Setup>) -> Result<Self, OpenError> {
+        Self::open_in(setup, World::default()).await
+    }
+
+    /// Opens it in a simulated world.
+    pub async fn open_in(setup: impl Into<Setup>, world: World) -> Result<Self, OpenError> {
         let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup.into();
-        let (store, log, machine) = tokio::task::spawn_blocking(move || {
-            let store = Arc::new(StateMachine::open(&dir.join("state"), keelson_store::Options::default())?);
-            let log = Log::open(&dir.join("log")).map_err(OpenError::Log)?;
+        let World { wire, files } = world;
+        let options = keelson_store::Options { inline: Scope::is_simulated(), ..Default::default() };
+        let (store, log, machine) = crate::task::blocking(move || {
+            let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
+            let log = match files {
+                Some(files) => Log::open_in(files),
+                None => Log::open(&dir.join("log")),
+            };
+            let log = log.map_err(OpenError::Log)?;
             let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
             Ok::<_, OpenError>((store, log, machine))
         })
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))??;
         let (incoming, applied) = (machine.incoming(), machine.applied());
-        let network = Network::new(tls.clone());
+        let due = machine.snapshot_due(tuning.snapshot_commands);
+        let network = Network::new(tls.clone()).over(wire);
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let stop = CancellationToken::new();
-        let (forwarder, forwarded) = Forwarder::new();
         let inner = Arc::new(Inner {
             cluster_id,
             id,
@@ -209,16 +226,16 @@ impl Replica {
             stop: stop.clone(),
             tuning,
             suspicion: Suspicion::default(),
-            forwarder,
+            proposer: Proposer::default(),
         });
-        tokio::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
         for (listener, secure) in listeners {
             let tls = tls.clone().filter(|_| secure);
-            tokio::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
+            crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
-        tokio::spawn(crate::compare::run(inner.clone()));
-        tokio::spawn(lead(inner.clone()));
-        tokio::spawn(crate::membership::promote(inner.clone()));
+        crate::task::spawn(crate::compare::run(inner.clone()));
+        crate::task::spawn(lead(inner.clone()));
+        crate::task::spawn(snapshots(inner.clone(), due));
+        crate::task::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
     }
 
@@ -292,6 +309,16 @@ impl Replica {
         }
     }
 
+    /// What other members ask this one, for a network that is not the machine's.
+    pub fn peer_service(&self) -> crate::wire::Line {
+        crate::service::line(self.0.clone())
+    }
+
+    /// To be called where another member's process may have ended: if it was the leader, there is an election.
+    pub async fn connection_ended(&self) {
+        crate::suspicion::connection_ended(self.0.clone()).await;
+    }
+
     /// The state machine underneath.
     pub fn machine(&self) -> &Arc<StateMachine> {
         &self.0.store
@@ -329,7 +356,7 @@ impl Replica {
             tracing::warn!(%error, "Raft did not stop in order");
         }
         let store = self.0.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || {
+        let flushed = crate::task::blocking(move || {
             store.stop("the member stops");
             store.flush()
         });
@@ -411,19 +438,6 @@ impl Inner {
             Ok(Err(_)) => Err(KvError::Stopped("the state machine has stopped".into())),
             Err(_) => Err(KvError::Unavailable(format!("this member did not apply entry {index} within {limit:?}"))),
         }
-    }
-
-    /// Writes as the leader.
-    pub(crate) async fn propose_here(&self, encoded: Bytes) -> Result<(u64, Result<Applied, KvError>), Refusal> {
-        self.write_here(Proposal::from_encoded(encoded)).await
-    }
-
-    async fn write_here(&self, proposal: Proposal) -> Result<(u64, Result<Applied, KvError>), Refusal> {
-        let written = self.raft.client_write(proposal).await.map_err(refused)?;
-        let Outcome(Some(answer)) = written.data else {
-            return Err(Refusal::Failed(KvError::Stopped("a command was applied without an answer".into())));
-        };
-        Ok((written.log_id.index, answer))
     }
 
     /// An index that a linearizable read must have applied, as the leader.
@@ -529,7 +543,8 @@ impl Inner {
 
     /// Waits until another member leads: one that is cut off does not answer, and does not break the connection either.
     async fn replaced(&self, leader: u64) {
-        let mut metrics = self.raft.metrics();
+        // Not all metrics: those change with every write.
+        let mut metrics = self.raft.server_metrics();
         while metrics.borrow_and_update().current_leader.is_none_or(|now| now == leader) {
             if metrics.changed().await.is_err() {
                 // Raft has stopped, which others notice.
@@ -539,29 +554,23 @@ impl Inner {
     }
 
     /// Replicates a command, wherever the leader is.
-    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, KvError> {
-        let proposal = Proposal::new(command).map_err(|_| KvError::TooLarge)?;
-        let _admitted = self.admit(proposal.encoded.len())?;
+    pub(crate) async fn propose(self: &Arc<Self>, command: Command) -> Result<Applied, KvError> {
+        let alone = command.reads_history();
+        let part = Part::new(command).map_err(|_| KvError::TooLarge)?;
+        let _admitted = self.admit(part.encoded.len())?;
         let mut patience = Patience::new(self);
         loop {
-            if patience.leader().await? == self.id {
-                match self.write_here(proposal.clone()).await {
-                    Ok((_, answer)) => return answer,
-                    Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
-                    Err(refusal) => return Err(unavailable(refusal)),
-                }
-                continue;
-            }
-            match self.forwarder.write(proposal.encoded.clone()).await {
+            patience.leader().await?;
+            match self.write(part.clone(), alone).await {
                 Ok(answer) => return answer,
-                Err(NotForwarded::NotDone(why)) => patience.wait(why).await?,
-                Err(NotForwarded::Unknown(error)) => return Err(error),
+                Err(NotWritten::NotDone(why)) => patience.wait(why).await?,
+                Err(NotWritten::Unknown(error)) => return Err(error),
             }
         }
     }
 
     /// Counts a proposal while it is under way.
-    fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
         let admitted = Admitted { inner: self, bytes };
         let before = self.proposed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let count = self.proposed.fetch_add(1, Ordering::Relaxed);
@@ -579,7 +588,7 @@ fn read_refused(
     }
 }
 
-struct Admitted<'a> {
+pub(crate) struct Admitted<'a> {
     inner: &'a Inner,
     bytes: usize,
 }
@@ -636,6 +645,20 @@ impl<'a> Patience<'a> {
     }
 }
 
+/// Takes a snapshot whenever one is due.
+async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = due.notified() => {}
+        }
+        if let Err(error) = inner.raft.trigger().snapshot().await {
+            tracing::warn!(%error, "no snapshot can be taken");
+            return;
+        }
+    }
+}
+
 /// Follows whether this member leads; while it does, keeps the time of leases.
 async fn lead(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
@@ -685,8 +708,8 @@ async fn expire(inner: &Inner) {
     if !due.checkpoints.is_empty() {
         commands.push(Command::LeaseCheckpoint(due.checkpoints));
     }
-    let proposals = commands.into_iter().filter_map(|command| Proposal::new(command).ok());
-    for written in futures::future::join_all(proposals.map(|proposal| inner.write_here(proposal))).await {
+    let parts = commands.into_iter().filter_map(|command| Part::new(command).ok());
+    for written in futures::future::join_all(parts.map(|part| inner.write_here(part.into()))).await {
         // The next ticks try again.
         if let Err(error) = written {
             tracing::debug!(%error, "an expired lease is still there");

@@ -32,11 +32,13 @@ pub struct Options {
     pub wal: bool,
     /// Bytes of recent events kept in memory for watchers.
     pub watch_ring_bytes: usize,
+    /// Do everything on the caller's threads, in an order that does not depend on time: for simulations.
+    pub inline: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { wal: false, watch_ring_bytes: WATCH_RING_BYTES }
+        Self { wal: false, watch_ring_bytes: WATCH_RING_BYTES, inline: false }
     }
 }
 
@@ -47,8 +49,8 @@ pub struct Entry {
     pub index: u64,
     /// Opaque to the store, kept with the applied index (a log id, a membership).
     pub meta: Bytes,
-    /// What to do; `None` for entries that only carry `meta`.
-    pub command: Option<Arc<Command>>,
+    /// What to do, in order; nothing for entries that only carry `meta`. One that reads history is alone in its entry.
+    pub commands: Vec<Arc<Command>>,
 }
 
 /// The replicated state of one member, in memory and on disk.
@@ -75,9 +77,9 @@ impl StateMachine {
     /// Opens or creates the state in `dir`, and loads it into memory.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Fatal> {
         let path = crate::generation::current(dir)?;
-        let disk = Arc::new(Disk::open(&path, options.wal)?);
+        let disk = Arc::new(Disk::open(&path, &options)?);
         let state = load(disk.clone())?;
-        let compactor = Compactor::start()?;
+        let compactor = Compactor::start(options.inline)?;
         compactor.request(disk.clone(), state.compact_revision);
         let hub = Hub::new(&disk, state.revision, options.watch_ring_bytes);
         Ok(Self {
@@ -150,7 +152,7 @@ impl StateMachine {
         }
     }
 
-    /// Applies entries in order and returns an answer for each that has a command. To be called by one thread at
+    /// Applies entries in order and returns an answer for each of their commands. To be called by one thread at
     /// a time (others wait). With `Options::wal` the batch is durable when this returns.
     pub fn apply(&self, entries: &[Entry]) -> Result<Vec<Result<Applied, KvError>>, Fatal> {
         let _applying = self.applying.lock();
@@ -181,15 +183,13 @@ impl StateMachine {
         let mut pending = self.pending();
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(Command::Txn(txn)) = entry.command.as_deref()
-                && txn::reads_history(txn)
-                && !pending.events.is_empty()
-            {
-                // What the transaction may read must be on disk.
+            if !pending.events.is_empty() && entry.commands.iter().any(|command| command.reads_history()) {
+                // What the transaction may read must be on disk. Before the entry, never within: what is on disk ends
+                // with a whole entry.
                 self.commit(pending)?;
                 pending = self.pending();
             }
-            if let Some(command) = &entry.command {
+            for command in &entry.commands {
                 answers.push(pending.run(command)?);
             }
             pending.state.applied = entry.index;

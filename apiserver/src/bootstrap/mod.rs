@@ -1,7 +1,6 @@
 //! What a cluster has from the start: namespaces, default RBAC, priority classes, the `cluster-info` of joining
 //! machines and bootstrap tokens. Every object is created only if it is absent, so this can run at every start.
 
-mod api_services;
 mod bindings;
 mod cluster_info;
 mod flow;
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use crate::ownership;
 use crate::request::ResourceRequest;
 
-pub use cluster_info::cluster_info;
+pub use cluster_info::{cluster_info, extension_authentication};
 pub use token_secret::BootstrapTokenSecret;
 
 /// Why the first objects could not be written.
@@ -55,6 +54,7 @@ pub fn objects() -> Vec<Value> {
         ),
     ]);
     objects.extend(roles::CLUSTER_ROLES.iter().map(|role| role.to_value("")));
+    objects.push(roles::metrics_reader());
     objects.extend(roles::ROLES.iter().map(|(namespace, role)| role.to_value(namespace)));
     objects.push(
         table::role(
@@ -67,7 +67,7 @@ pub fn objects() -> Vec<Value> {
     );
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
-    objects.extend(api_services::objects());
+    objects.extend(crate::aggregation::built_in());
     objects
 }
 
@@ -81,22 +81,6 @@ pub fn service_cidr(cidr: &str) -> Value {
             "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now(),
             "message": "Kubernetes default Service CIDR is ready",
         }]},
-    })
-}
-
-/// How servers behind this one know whom to trust: by certificates of this authority, and what a proxy says of users.
-pub fn authentication(certificate: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {
-            "client-ca-file": certificate,
-            "requestheader-allowed-names": "[\"front-proxy-client\"]",
-            "requestheader-client-ca-file": certificate,
-            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-            "requestheader-group-headers": "[\"X-Remote-Group\"]",
-            "requestheader-username-headers": "[\"X-Remote-User\"]",
-        },
     })
 }
 

@@ -92,10 +92,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     let text = |key: &str| new[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     // What is left out is that of the object.
-    if matches!(version, "") && matches!(kind, "") || version == def.api_version() && matches!(kind, "") {
-        return None;
-    }
-    if (version == def.api_version() || version.is_empty()) && kind == def.kind {
+    if (version.is_empty() || version == def.api_version()) && (kind.is_empty() || kind == def.kind) {
         return None;
     }
     let (group, v) = version.split_once('/').unwrap_or(("", version));
