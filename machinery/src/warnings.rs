@@ -56,7 +56,9 @@ pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>
         }
         ("", "serviceaccounts") => account(&new["metadata"], old, &mut out),
         ("networking.k8s.io", "ingresses")
-            if old.is_none() && new["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some() =>
+            if old.is_none()
+                && !has(&new["spec"], "ingressClassName")
+                && has(&new["metadata"]["annotations"], "kubernetes.io/ingress.class") =>
         {
             let why = "is deprecated, please use 'spec.ingressClassName' instead";
             out.push(format!("annotation \"kubernetes.io/ingress.class\" {why}"));
