@@ -378,7 +378,7 @@ fn current_to_v2(metric: &Value) -> Value {
             ] {
                 // The older version always says a value; beside a percentage none means that there is none.
                 let filled = old == "currentAverageValue" && source["currentAverageUtilization"].is_number();
-                if let Some(value) = source.get(old).filter(|v| !v.is_null() && !(filled && **v == "0")) {
+                if let Some(value) = source.get(old).filter(|v| !(v.is_null() || filled && **v == "0")) {
                     out["current"][new] = value.clone();
                 }
             }
