@@ -202,7 +202,7 @@ impl ApiServer {
             Target::Resource(request) => {
                 let started = Instant::now();
                 let (headers, fence) = (&parts.headers, fence.as_ref());
-                let call = Call { request: &request, user: &user, headers, body: &bytes, fence };
+                let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
                     Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
                     Err(refusal) => Err(refusal),
@@ -374,7 +374,7 @@ impl ApiServer {
                 }
                 let revision = self.objects.kv.barrier().await.map_err(status_of)?;
                 if revision < wanted {
-                    return Err(Status::too_large_version(wanted, revision));
+                    return Err(Status::too_large_version(wanted, revision, 1));
                 }
                 Ok(())
             }

@@ -117,7 +117,7 @@ async fn serve(
     let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
     let ready = async {
-        first_objects(kv.as_ref(), &url, &pki).await?;
+        first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
         let place = Place {
             kv: kv.clone(),
@@ -145,12 +145,13 @@ async fn serve(
 }
 
 /// Writes what every cluster has, once there is a leader; says what it waits for.
-async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
+async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &str) -> Result<()> {
     let waiting = Instant::now();
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        objects.push(keelson_apiserver::bootstrap::service_cidr(service_cidr));
         let ca = pki.cluster.certificate();
         objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
