@@ -14,15 +14,19 @@ use super::change::{in_editor, named, path_of};
 use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
 
 /// Flags of `view-last-applied`.
-pub const VIEW: &[&[Flag]] = &[
-    FILES,
-    &[SELECT[0], SELECT[3], text("output", "yaml", "Output format. Must be one of (yaml, json)").short('o')],
-];
+pub const VIEW: &[&[Flag]] =
+    &[FILES, &[SELECT[0], SELECT[3], text("output", "yaml", "Output format. Must be one of (yaml, json)").short('o')]];
 /// Flags of `set-last-applied`.
 pub const SET: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    &[WRITE[0], switch("create-annotation", "Will create 'last-applied-configuration' annotations if current objects doesn't have one")],
+    &[
+        WRITE[0],
+        switch(
+            "create-annotation",
+            "Will create 'last-applied-configuration' annotations if current objects doesn't have one",
+        ),
+    ],
 ];
 /// Flags of `edit-last-applied`.
 pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[WRITE[1]]];
@@ -30,7 +34,8 @@ pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[WRITE[1]]];
 fn kept(object: &Value) -> Outcome<Value> {
     let text = object["metadata"]["annotations"][LAST_APPLIED].as_str();
     let name = object["metadata"]["name"].text();
-    let text = text.ok_or_else(|| Failure::new(format!("no last-applied-configuration annotation found on resource: {name}")))?;
+    let text = text
+        .ok_or_else(|| Failure::new(format!("no last-applied-configuration annotation found on resource: {name}")))?;
     serde_json::from_str(text).map_err(|e| Failure::new(format!("the annotation of {name} is no JSON: {e}")))
 }
 
@@ -38,7 +43,9 @@ fn kept(object: &Value) -> Outcome<Value> {
 pub async fn view(session: &Session) -> Outcome {
     let form = session.parsed.text("output");
     if !matches!(form, "yaml" | "json") {
-        return Err(session.parsed.usage(format!("Unexpected -o output mode: {form}, the flag 'output' must be one of yaml|json")));
+        return Err(session
+            .parsed
+            .usage(format!("Unexpected -o output mode: {form}, the flag 'output' must be one of yaml|json")));
     }
     for (_, object) in named(session, &session.parsed.args).await? {
         let kept = kept(&object)?;
@@ -70,10 +77,15 @@ pub async fn set(session: &Session) -> Outcome {
             object["metadata"]["namespace"] = namespace.into();
         }
         save_config(&mut object);
-        let patch = json!({"metadata": {"annotations": {LAST_APPLIED: object["metadata"]["annotations"][LAST_APPLIED]}}});
+        let patch =
+            json!({"metadata": {"annotations": {LAST_APPLIED: object["metadata"]["annotations"][LAST_APPLIED]}}});
         let after = match is_client_dry_run(session)? {
             true => have,
-            false => session.patch(&format!("{path}{}", write_query(session, "kubectl-last-applied")?), "merge-patch", &patch).await?,
+            false => {
+                session
+                    .patch(&format!("{path}{}", write_query(session, "kubectl-last-applied")?), "merge-patch", &patch)
+                    .await?
+            }
         };
         changed(parsed, &after, "configured")?;
     }
@@ -92,7 +104,8 @@ pub async fn edit(session: &Session) -> Outcome {
             continue;
         };
         save_config(&mut after);
-        let patch = json!({"metadata": {"annotations": {LAST_APPLIED: after["metadata"]["annotations"][LAST_APPLIED]}}});
+        let patch =
+            json!({"metadata": {"annotations": {LAST_APPLIED: after["metadata"]["annotations"][LAST_APPLIED]}}});
         let path = format!("{}{}", path_of(&kind, &object), write_query(session, "kubectl-last-applied")?);
         changed(&session.parsed, &session.patch(&path, "merge-patch", &patch).await?, "edited")?;
     }

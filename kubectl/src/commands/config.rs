@@ -338,8 +338,10 @@ pub async fn set_credentials(session: &Session) -> Outcome {
 }
 
 /// Flags of `config set`.
-pub const SET: &[&[Flag]] =
-    &[&[switch("set-raw-bytes", "When writing a []byte PROPERTY_VALUE, write the given string directly without base64 decoding.")]];
+pub const SET: &[&[Flag]] = &[&[switch(
+    "set-raw-bytes",
+    "When writing a []byte PROPERTY_VALUE, write the given string directly without base64 decoding.",
+)]];
 
 /// The steps to a property: `clusters.my.name.server`, where names of entries may have dots in them.
 fn property(config: &Value, path: &str) -> Outcome<Vec<String>> {
@@ -430,4 +432,3 @@ fn slot<'a>(config: &'a mut Value, steps: &[String]) -> Outcome<&'a mut Value> {
     }
     Ok(here)
 }
-

@@ -17,11 +17,21 @@ use super::exec;
 pub const FLAGS: &[&[Flag]] = &[
     &[objects::FILES[0]],
     &[
-        switch("arguments-only", "If specified, everything after -- will be passed to the new container as Args instead of Command."),
-        switch("attach", "If true, wait for the container to start running, and then attach as if 'kubectl attach ...' were called."),
+        switch(
+            "arguments-only",
+            "If specified, everything after -- will be passed to the new container as Args instead of Command.",
+        ),
+        switch(
+            "attach",
+            "If true, wait for the container to start running, and then attach as if 'kubectl attach ...' were called.",
+        ),
         text("container", "", "Container name to use for debug container.").short('c'),
         text("copy-to", "", "Create a copy of the target Pod with this name."),
-        text("custom", "", "Path to a JSON or YAML file containing a partial container spec to customize built-in debug profiles."),
+        text(
+            "custom",
+            "",
+            "Path to a JSON or YAML file containing a partial container spec to customize built-in debug profiles.",
+        ),
         text("env", "", "Environment variables to set in the container."),
         text("image", "", "Container image to use for debug container."),
         text("image-pull-policy", "", "The image pull policy for the container."),
@@ -31,12 +41,17 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("keep-liveness", "If true, keep the original pod liveness probes."),
         switch("keep-readiness", "If true, keep the original pod readiness probes."),
         switch("keep-startup", "If true, keep the original startup probes."),
-        text("profile", "general", "Options are \"legacy\", \"general\", \"baseline\", \"netadmin\", \"restricted\" or \"sysadmin\"."),
+        text(
+            "profile",
+            "general",
+            "Options are \"legacy\", \"general\", \"baseline\", \"netadmin\", \"restricted\" or \"sysadmin\".",
+        ),
         switch("quiet", "If true, suppress informational messages.").short('q'),
         switch("replace", "When used with '--copy-to', delete the original Pod."),
         switch("same-node", "When used with '--copy-to', schedule the copy of target Pod on the same node."),
         text("set-image", "", "When used with '--copy-to', a list of name=image pairs for changing container images."),
-        switch("share-processes", "When used with '--copy-to', enable process namespace sharing in the copy.").or("true"),
+        switch("share-processes", "When used with '--copy-to', enable process namespace sharing in the copy.")
+            .or("true"),
         switch("stdin", "Keep stdin open on the container(s) in the pod, even if nothing is attached.").short('i'),
         text("target", "", "When using an ephemeral container, target processes in this container name."),
         switch("tty", "Allocate a TTY for the debugging container.").short('t'),
@@ -52,15 +67,17 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Runs `debug`.
 pub async fn debug(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    let Some(target) = parsed.args.first() else {
-        return Err(Failure::new("NAME or filename is required for debug"));
-    };
     if parsed.text("image").is_empty() && parsed.text("set-image").is_empty() {
-        let needs = parsed.text("copy-to").is_empty() || parsed.after_dash.is_none();
-        if needs {
+        if parsed.text("copy-to").is_empty() {
+            return Err(Failure::new("you must specify --image when not using --copy-to."));
+        }
+        if parsed.after_dash.is_none() {
             return Err(Failure::new("you must specify --image, --set-image or command arguments."));
         }
     }
+    let Some(target) = parsed.args.first() else {
+        return Err(Failure::new("NAME or filename is required for debug"));
+    };
     if parsed.on("tty") && !parsed.on("stdin") {
         return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
     }
@@ -92,7 +109,8 @@ fn letters() -> String {
 /// The container that debugs.
 fn container(session: &Session, name: &str) -> Outcome<Value> {
     let parsed = &session.parsed;
-    let mut container = json!({"name": name, "image": parsed.text("image"), "terminationMessagePolicy": "File", "resources": {}});
+    let mut container =
+        json!({"name": name, "image": parsed.text("image"), "terminationMessagePolicy": "File", "resources": {}});
     if let Some(words) = parsed.after_dash.as_ref().filter(|w| !w.is_empty()) {
         container[if parsed.on("arguments-only") { "args" } else { "command" }] = json!(words);
     }
@@ -120,8 +138,10 @@ fn profile(session: &Session, container: &mut Value, ephemeral: bool, node: bool
         "general" => add(&["SYS_PTRACE"]),
         "netadmin" => add(&["NET_ADMIN", "NET_RAW"]),
         "sysadmin" => json!({"privileged": true}),
-        "restricted" => json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
-            "seccompProfile": {"type": "RuntimeDefault"}}),
+        "restricted" => {
+            json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true,
+            "seccompProfile": {"type": "RuntimeDefault"}})
+        }
         other => {
             return Err(Failure::new(format!("unknown profile: {other}")));
         }
@@ -131,7 +151,8 @@ fn profile(session: &Session, container: &mut Value, ephemeral: bool, node: bool
     }
     let file = session.parsed.text("custom");
     if !file.is_empty() {
-        let text = std::fs::read(file).map_err(|e| Failure::new(format!("must pass a valid container spec in {file}: {e}")))?;
+        let text = std::fs::read(file)
+            .map_err(|e| Failure::new(format!("must pass a valid container spec in {file}: {e}")))?;
         let more = keelson_machinery::decode::yaml(&text).map_err(Failure::new)?.value;
         for refused in ["name", "command", "image", "lifecycle", "volumeDevices"] {
             if more[refused].is_there() {
@@ -158,14 +179,21 @@ async fn beside(session: &Session, pod: &Value) -> Outcome {
     if !parsed.text("target").is_empty() {
         own["targetContainerName"] = parsed.text("target").into();
         if !parsed.on("quiet") {
-            eprintln!("Targeting container {:?}. If you don't see processes from this container it may be because the container runtime doesn't support this feature.", parsed.text("target"));
+            eprintln!(
+                "Targeting container {:?}. If you don't see processes from this container it may be because the container runtime doesn't support this feature.",
+                parsed.text("target")
+            );
         }
     }
     if !parsed.on("quiet") && parsed.text("container").is_empty() {
         eprintln!("Defaulting debug container name to {name}.");
     }
     let metadata = &pod["metadata"];
-    let path = format!("/api/v1/namespaces/{}/pods/{}/ephemeralcontainers", metadata["namespace"].text(), encode(metadata["name"].text()));
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}/ephemeralcontainers",
+        metadata["namespace"].text(),
+        encode(metadata["name"].text())
+    );
     let patch = json!({"spec": {"ephemeralContainers": [own]}});
     let changed = session.patch(&path, "strategic-merge-patch", &patch).await?;
     attach(session, &changed, &name).await
@@ -194,7 +222,8 @@ async fn copied(session: &Session, pod: &Value, name: &str) -> Outcome {
     }
     let debugged = change(session, &mut copy)?;
     if parsed.on("replace") {
-        let path = format!("/api/v1/namespaces/{}/pods/{}", metadata["namespace"].text(), encode(metadata["name"].text()));
+        let path =
+            format!("/api/v1/namespaces/{}/pods/{}", metadata["namespace"].text(), encode(metadata["name"].text()));
         session.delete(&path, &json!({})).await?;
     }
     let path = format!("/api/v1/namespaces/{}/pods", metadata["namespace"].text());
@@ -220,9 +249,11 @@ fn change(session: &Session, copy: &mut Value) -> Outcome<String> {
             }
         }
         if let Some(map) = container.as_object_mut() {
-            for (flag, field) in
-                [("keep-liveness", "livenessProbe"), ("keep-readiness", "readinessProbe"), ("keep-startup", "startupProbe")]
-            {
+            for (flag, field) in [
+                ("keep-liveness", "livenessProbe"),
+                ("keep-readiness", "readinessProbe"),
+                ("keep-startup", "startupProbe"),
+            ] {
                 if !parsed.on(flag) {
                     map.remove(field);
                 }
@@ -318,9 +349,9 @@ pub async fn started(session: &Session, pod: &Value, container: &str) -> Outcome
             tokio::time::sleep(PAUSE).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| {
-        Err(Failure::new(format!("timed out waiting for {} to start", output::name_of(pod))))
-    })
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| Err(Failure::new(format!("timed out waiting for {} to start", output::name_of(pod)))))
 }
 
 /// Waits until a container has ended.

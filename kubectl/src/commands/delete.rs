@@ -72,6 +72,9 @@ pub async fn delete(session: &Session) -> Outcome {
     let mut failed: Option<Failure> = None;
     let mut deleted = Vec::new();
     let mut found = 0;
+    if parsed.on("all") && parsed.is_set("selector") {
+        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
+    }
     let all = doomed(session).await?;
     if parsed.on("interactive") && !confirmed(&all)? {
         println!("deletion is cancelled");

@@ -130,10 +130,22 @@ async fn since(session: &Session) -> Outcome {
                 of.iter().find(|o| o["metadata"]["name"] == object["metadata"]["name"]).cloned()
             };
             for object in &old {
-                write(session, before.path(), &file(object), Some(object), twin(&new, object).as_ref().map(|o| (o, "before")))?;
+                write(
+                    session,
+                    before.path(),
+                    &file(object),
+                    Some(object),
+                    twin(&new, object).as_ref().map(|o| (o, "before")),
+                )?;
             }
             for object in &new {
-                write(session, after.path(), &file(object), Some(object), twin(&old, object).as_ref().map(|o| (o, "after")))?;
+                write(
+                    session,
+                    after.path(),
+                    &file(object),
+                    Some(object),
+                    twin(&old, object).as_ref().map(|o| (o, "after")),
+                )?;
             }
         }
     }

@@ -54,6 +54,9 @@ pub async fn events(session: &Session) -> Outcome {
     let answer = session.get(&format!("{path}{}", query(&[("fieldSelector", &fields)]))).await?;
     let mut events = answer["items"].as_array().cloned().unwrap_or_default();
     let types = parsed.list("types");
+    if types.iter().any(|t| !t.eq_ignore_ascii_case("Normal") && !t.eq_ignore_ascii_case("Warning")) {
+        return Err(Failure::new("valid --types are Normal or Warning"));
+    }
     events.retain(|e| {
         types.is_empty() || types.iter().any(|t| e["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)))
     });

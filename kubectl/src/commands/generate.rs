@@ -324,6 +324,15 @@ pub async fn secret(session: &Session) -> Outcome {
     if !session.parsed.text("type").is_empty() {
         object["type"] = session.parsed.text("type").into();
     }
+    if object["type"].is_null() {
+        object["type"] = "Opaque".into();
+    }
+    append_digest(session, &mut object);
+    if session.parsed.text("type").is_empty()
+        && let Some(map) = object.as_object_mut()
+    {
+        map.remove("type");
+    }
     create(session, object).await
 }
 

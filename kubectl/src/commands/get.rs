@@ -285,7 +285,11 @@ async fn at(session: &Session, targets: &[Target], format: &Format) -> Outcome {
                     None => continue,
                 }
             }
-            print!("{}{}", if printed { "\n" } else { "" }, table::align(&view(session, format, &target.kind, many).rows(&table)));
+            print!(
+                "{}{}",
+                if printed { "\n" } else { "" },
+                table::align(&view(session, format, &target.kind, many).rows(&table))
+            );
             printed = true;
         }
     }
@@ -300,7 +304,12 @@ async fn at(session: &Session, targets: &[Target], format: &Format) -> Outcome {
 }
 
 /// The lines of a watch.
-pub async fn lines(session: &Session, path: &str, accept: &str, mut each: impl FnMut(Value) -> Outcome<bool>) -> Outcome {
+pub async fn lines(
+    session: &Session,
+    path: &str,
+    accept: &str,
+    mut each: impl FnMut(Value) -> Outcome<bool>,
+) -> Outcome {
     let response = session.send(Method::GET, path, accept, None, Bytes::new()).await?;
     let mut frames = BodyStream::new(response.into_body());
     let mut buffer = Vec::new();

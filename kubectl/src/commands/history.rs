@@ -84,13 +84,18 @@ async fn oldest(session: &Session) -> Outcome<String> {
 /// The path of a kind's objects as they were at a revision; of one name only, if it is given.
 pub fn path(kind: &Kind, namespace: Option<&str>, name: Option<&str>, revision: &str) -> String {
     let field = name.map(|name| format!("metadata.name={name}")).unwrap_or_default();
-    let pairs =
-        [("fieldSelector", field.as_str()), ("resourceVersion", revision), ("resourceVersionMatch", "Exact")];
+    let pairs = [("fieldSelector", field.as_str()), ("resourceVersion", revision), ("resourceVersionMatch", "Exact")];
     format!("{}{}", kind.path(namespace), query(&pairs))
 }
 
 /// Objects as they were, with their kind.
-pub async fn read(session: &Session, kind: &Kind, namespace: Option<&str>, name: Option<&str>, revision: &str) -> Outcome<Vec<Value>> {
+pub async fn read(
+    session: &Session,
+    kind: &Kind,
+    namespace: Option<&str>,
+    name: Option<&str>,
+    revision: &str,
+) -> Outcome<Vec<Value>> {
     let mut list = session.get(&path(kind, namespace, name, revision)).await?;
     Ok(crate::output::items_of(kind, &mut list))
 }

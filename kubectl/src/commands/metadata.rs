@@ -132,7 +132,7 @@ async fn change(
     if !parsed.text("resource-version").is_empty() {
         patch["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
     }
-    let result = match is_client_dry_run(session)? || (same && word == "label") {
+    let result = match parsed.on("local") || is_client_dry_run(session)? || (same && word == "label") {
         true => {
             let mut result = object.clone();
             keelson_machinery::patch::merge(&mut result, &patch);

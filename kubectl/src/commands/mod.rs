@@ -547,13 +547,7 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | TYPE NAME) [-p PATCH|--patch-file FILE]",
         "Update fields of a resource"
     ),
-    command!(
-        "plugin list",
-        plugin::list,
-        plugin::FLAGS,
-        "",
-        "List all visible plugin executables on a user's PATH"
-    ),
+    command!("plugin list", plugin::list, plugin::FLAGS, "", "List all visible plugin executables on a user's PATH"),
     command!(
         "port-forward",
         forward::forward,

@@ -59,8 +59,7 @@ pub async fn list(session: &Session) -> Outcome {
 /// Runs the plugin that the words name, the longest name first; `None` if there is none. Dashes in a word are underscores
 /// in the program's name.
 pub fn run(args: &[String]) -> Option<Outcome> {
-    let words: Vec<String> =
-        args.iter().take_while(|a| !a.starts_with('-')).map(|a| a.replace('-', "_")).collect();
+    let words: Vec<String> = args.iter().take_while(|a| !a.starts_with('-')).map(|a| a.replace('-', "_")).collect();
     for length in (1..=words.len()).rev() {
         let name = format!("kubectl-{}", words[..length].join("-"));
         let Some(path) = directories().into_iter().map(|d| d.join(&name)).find(|p| is_executable(p)) else { continue };

@@ -99,13 +99,15 @@ pub async fn run(session: &Session) -> Outcome {
         return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
     }
     if parsed.on("rm") && !attaches {
-        return Err(Failure::new("--rm should only be used for attached containers"));
+        return Err(parsed.usage("--rm should only be used for attached containers"));
     }
     if attaches && parsed.text("dry-run") != "none" {
-        return Err(Failure::new("--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)"));
+        return Err(Failure::new(
+            "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
+        ));
     }
     if parsed.on("expose") && parsed.text("port").is_empty() {
-        return Err(Failure::new("--port must be set when exposing a service"));
+        return Err(parsed.usage("--port must be set when exposing a service"));
     }
     let Some(name) = parsed.args.first() else {
         return Err(parsed.usage("NAME is required for run"));
@@ -156,10 +158,13 @@ pub async fn run(session: &Session) -> Outcome {
             .map_err(|e| Failure::new(format!("invalid --overrides: {e}")))?;
         match parsed.text("override-type") {
             "merge" => keelson_machinery::patch::merge(&mut pod, &overrides),
-            "json" => keelson_machinery::patch::json(&mut pod, &overrides).map_err(|s| Failure::new(s.message.clone()))?,
+            "json" => {
+                keelson_machinery::patch::json(&mut pod, &overrides).map_err(|s| Failure::new(s.message.clone()))?
+            }
             "strategic" => {
                 let types = keelson_machinery::schema::of_kind("", "v1", "Pod");
-                keelson_machinery::strategic::apply(types, &mut pod, &overrides).map_err(|s| Failure::new(s.message.clone()))?;
+                keelson_machinery::strategic::apply(types, &mut pod, &overrides)
+                    .map_err(|s| Failure::new(s.message.clone()))?;
             }
             other => return Err(Failure::new(format!("invalid override type: {other}"))),
         }
@@ -195,7 +200,8 @@ pub async fn run(session: &Session) -> Outcome {
 /// The service that leads to a pod that is run.
 fn exposing(parsed: &crate::flags::Parsed, name: &str) -> Outcome<Value> {
     let port = parsed.number("port")?;
-    let selector = if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
+    let selector =
+        if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
     Ok(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"port": port, "protocol": "TCP", "targetPort": port}], "selector": selector},
         "status": {"loadBalancer": {}}}))
@@ -206,7 +212,8 @@ async fn attached(session: &Session, pod: &Value, name: &str) -> Outcome {
     let pod = super::debug::started(session, pod, name).await?;
     let namespace = session.namespace()?;
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-    let running = pod["status"]["containerStatuses"].as_array().into_iter().flatten().any(|s| !s["state"]["running"].is_null());
+    let running =
+        pod["status"]["containerStatuses"].as_array().into_iter().flatten().any(|s| !s["state"]["running"].is_null());
     if running && !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
         super::exec::to_pod(session, &pod).await?;
     } else {

@@ -136,8 +136,8 @@ pub async fn env(session: &Session) -> Outcome {
     if parsed.on("list") {
         for (_, mut object) in named(session, resources).await? {
             let shown = output::name_of(&object);
-            let (kind, name) = shown.split_once('/').unwrap_or((&shown, ""));
-            let kind = format!("{}s", kind.split('.').next().unwrap_or_default());
+            let name = shown.split_once('/').map_or("", |(_, name)| name);
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             for container in pod_spec(&mut object).map(|s| containers(s, parsed.text("containers"))).unwrap_or_default()
             {
                 println!("# {kind} {name}, container {}", container["name"].as_str().unwrap_or_default());
@@ -182,7 +182,11 @@ async fn injected(session: &Session) -> Outcome<Vec<Value>> {
     let keys = parsed.list("keys");
     let data = object["data"].as_object().into_iter().flatten().map(|(key, _)| key);
     let variable = |key: &String| {
-        let letters = key.to_uppercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
+        let letters =
+            key.to_uppercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
+        if letters != *key {
+            eprintln!("Warning: key {key} transferred to {letters}");
+        }
         json!({"name": format!("{}{letters}", parsed.text("prefix")), "valueFrom": {source: {"key": key, "name": name}}})
     };
     Ok(data.filter(|key| keys.is_empty() || keys.contains(key)).map(variable).collect())
@@ -215,8 +219,7 @@ async fn listed(session: &Session, variable: &Value) -> Outcome<String> {
     if variable["valueFrom"].is_null() {
         return Ok(format!("{name}={}", variable["value"].as_str().unwrap_or_default()));
     }
-    for (field, plural, word) in
-        [("secretKeyRef", "secrets", "secret"), ("configMapKeyRef", "configmaps", "configmap")]
+    for (field, plural, word) in [("secretKeyRef", "secrets", "secret"), ("configMapKeyRef", "configmaps", "configmap")]
     {
         let from = &variable["valueFrom"][field];
         if from.is_null() {
@@ -278,7 +281,7 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
     let pair = |part: &str| {
         let (key, value) = part
             .split_once('=')
-            .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<quantity>")))?;
+            .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<value>")))?;
         Ok((key.to_owned(), Value::from(value)))
     };
     text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
@@ -313,7 +316,6 @@ pub async fn service_account(session: &Session) -> Outcome {
     };
     each(session, resources, "serviceaccount updated", |spec| {
         spec["serviceAccountName"] = account.clone().into();
-        spec["serviceAccount"] = account.clone().into();
         Ok(())
     })
     .await
@@ -324,7 +326,11 @@ pub const SELECTOR: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
     COMMON,
-    &[text("resource-version", "", "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.")],
+    &[text(
+        "resource-version",
+        "",
+        "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
+    )],
 ];
 
 /// Runs `set selector`.
@@ -338,7 +344,7 @@ pub async fn selector(session: &Session) -> Outcome {
         let mut after = before.clone();
         match kind.plural.as_str() {
             "services" | "replicationcontrollers" => after["spec"]["selector"] = pairs.clone().into(),
-            other => return Err(Failure::new(format!("setting a selector is only supported for Services, not {other}"))),
+            _ => return Err(Failure::new("setting a selector is only supported for Services")),
         }
         if !parsed.text("resource-version").is_empty() {
             after["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
@@ -349,7 +355,13 @@ pub async fn selector(session: &Session) -> Outcome {
 }
 
 /// Puts an object in the place of another, as far as flags let it.
-async fn replaced(session: &Session, kind: &crate::kinds::Kind, before: &Value, mut after: Value, done: &str) -> Outcome {
+async fn replaced(
+    session: &Session,
+    kind: &crate::kinds::Kind,
+    before: &Value,
+    mut after: Value,
+    done: &str,
+) -> Outcome {
     if !session.parsed.on("local") && !is_client_dry_run(session)? {
         let path = format!("{}{}", path_of(kind, before), write_query(session, "kubectl-set")?);
         after = session.put(&path, &after).await?;
