@@ -15,22 +15,25 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::cni::PodNetwork;
 use crate::cri::Runtime;
+use crate::csi::Drivers;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
-use crate::network::{dns, policy, proxy};
+use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
 use crate::resize::Amounts;
+use crate::shutdown::Shutdown;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::Rates;
-use crate::{cni, machine, pressure, runtime_events};
+use crate::{cni, csi, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
 const RELIST: Duration = Duration::from_secs(10);
@@ -86,6 +89,10 @@ pub struct AgentConfig {
     pub eviction: Thresholds,
     /// Where static pods come from.
     pub manifests: Manifests,
+    /// Who makes the pods' network.
+    pub pod_network: PodNetwork,
+    /// How pods are ended with the machine, if they are.
+    pub shutdown: Option<Shutdown>,
 }
 
 /// Why an agent could not start.
@@ -135,6 +142,8 @@ pub struct Agent {
     pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
+    /// Storage drivers.
+    pub(crate) csi: Arc<Drivers>,
     /// Asks for a look at the manifests of static pods.
     pub(crate) manifests_changed: Notify,
     /// The uid of the Node object, once it is there.
@@ -172,6 +181,7 @@ impl Agent {
         let services_changed = Arc::new(Notify::new());
         let starts =
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
+        let csi = Arc::new(Drivers::new(&config.data_dir));
         let agent = Arc::new(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
             objects: Arc::new(Objects::new(client, &objects_changed)),
@@ -191,6 +201,7 @@ impl Agent {
             machine,
             pods: Pods::default(),
             evented: AtomicBool::new(false),
+            csi,
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
             relist: Notify::new(),
@@ -201,7 +212,7 @@ impl Agent {
         let _workers = Dismissal(agent.clone());
         let server = agent.clone().server().await?;
         tokio::select! {
-            () = cancel.cancelled() => {}
+            () = cancel.cancelled() => agent.end_with_machine().await,
             () = server => {}
             () = agent.heartbeats() => {}
             () = agent.watch() => {}
@@ -209,6 +220,7 @@ impl Agent {
             () = agent.follow_objects() => {}
             () = agent.count() => {}
             () = manifests::run(agent.clone()) => {}
+            () = csi::registration::run(agent.clone()) => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -245,6 +257,11 @@ impl Agent {
         let (node, ip) = (&self.config.node_name, self.config.node_ip.to_string());
         let issued = join::serving(credentials, node, &[node.clone(), ip], &self.config.data_dir).await?;
         Ok(keelson_pki::server_config(keelson_pki::CertificateSlot::new(&issued)?, &credentials.ca)?)
+    }
+
+    /// The machine.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// A pod's directory.
@@ -345,7 +362,12 @@ impl Agent {
             machine.runtime = version;
         }
         let pressure = *self.pressure.lock();
-        let state = node::State { not_ready: self.runtime.not_ready().await, pressure, images: self.images().await };
+        let state = node::State {
+            not_ready: self.runtime.not_ready().await,
+            pressure,
+            images: self.images().await,
+            volumes_in_use: self.csi.in_use(),
+        };
         let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
@@ -354,28 +376,53 @@ impl Agent {
             self.pods.wake_static();
         }
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
-        if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
-            if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
-                tracing::error!(%error, "the network configuration could not be written");
+        match node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
+            _ if self.config.pod_network == PodNetwork::None => {
+                // It is told once; more does no harm.
+                self.networked.notify_one();
+                *prepared = true;
             }
-            self.name_server(cidr, &node).await?;
-            if !*prepared {
-                match cni::prepare(&self.config.cluster_cidr).await {
-                    Ok(()) => {
-                        *prepared = true;
-                        self.networked.notify_one();
-                    }
-                    Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
-                }
-            }
-            let nodes = client.cluster::<Node>().list(&ListParams::default()).await?.items;
-            for (cidr, via) in cni::routes(name, &nodes) {
-                if let Err(error) = cni::set_route(&cidr, via).await {
-                    tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
-                }
-            }
+            Some(cidr) => self.pod_network(cidr, &node, prepared).await?,
+            None => {}
         }
         Ok(state.not_ready.is_none() && *prepared)
+    }
+
+    /// Makes the pods' network on this node and the ways to other nodes'.
+    async fn pod_network(&self, cidr: &str, node: &Node, prepared: &mut bool) -> Result<(), Error> {
+        let vxlan = self.config.pod_network == PodNetwork::Vxlan;
+        let mtu = if vxlan { cni::inner_mtu(self.config.node_ip) } else { None };
+        if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr, mtu) {
+            tracing::error!(%error, "the network configuration could not be written");
+        }
+        self.name_server(cidr, node).await?;
+        if !*prepared {
+            match cni::prepare(&self.config.cluster_cidr).await {
+                Ok(()) => {
+                    *prepared = true;
+                    self.networked.notify_one();
+                }
+                Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
+            }
+        }
+        let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
+        let routes = cni::routes(&self.config.node_name, &nodes);
+        if vxlan {
+            let made = async {
+                overlay::device(self.config.node_ip, cidr).await?;
+                overlay::set_routes(&routes).await
+            };
+            if let Err(error) = made.await {
+                tracing::warn!(%error, "other nodes' pods may not be reached");
+            }
+            return Ok(());
+        }
+        for (cidr, via) in routes {
+            if let Err(error) = cni::set_route(&cidr, via).await {
+                tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
+            }
+        }
+        Ok(())
     }
 
     /// Says on the node where names are served beside the name service's own address: every node and pod can reach that.

@@ -179,6 +179,7 @@ impl Worker {
             attempt: start.attempt,
             variables,
             mounts,
+            devices: volumes::devices_of(spec, &places)?,
             image,
             target: target.filter(|_| start.sort == Sort::Ephemeral),
             node_memory: facts.node_memory,

@@ -58,6 +58,9 @@ pub enum StepError {
     /// A status could not be made.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    /// A storage driver did not take a volume back.
+    #[error("{0}")]
+    Volume(#[from] SpecError),
     /// Containers were told to stop and did not.
     #[error("containers still run after they were stopped")]
     StillRuns,
@@ -226,7 +229,7 @@ impl Worker {
         }
         let left = deadline(of)?;
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message })
+        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message, grace: None })
     }
 
     /// Brings a living pod forward.
@@ -420,6 +423,7 @@ impl Worker {
             objects: self.agent.objects.clone(),
             facts,
             tokens: self.tokens.clone(),
+            csi: self.agent.csi.clone(),
         }
     }
 
