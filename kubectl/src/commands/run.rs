@@ -214,10 +214,16 @@ async fn attached(session: &Session, pod: &Value, name: &str) -> Outcome {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
     let running =
         pod["status"]["containerStatuses"].as_array().into_iter().flatten().any(|s| !s["state"]["running"].is_null());
-    if running && !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
-        super::exec::to_pod(session, &pod).await?;
-    } else {
-        print!("{}", session.text(&format!("{path}/log?container={name}")).await?);
+    let joined = match running {
+        true => super::exec::to_pod(session, &pod).await,
+        false => Err(Failure::Code(1)),
+    };
+    match joined {
+        // It has ended meanwhile: what it said is in its log.
+        Err(Failure::Server(_) | Failure::Code(_)) => {
+            print!("{}", session.text(&format!("{path}/log?container={name}")).await?);
+        }
+        other => other?,
     }
     if session.parsed.text("restart") == "Always" {
         return Ok(());
