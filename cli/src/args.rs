@@ -95,6 +95,10 @@ pub struct ServerArgs {
     /// --cluster-init nor --join a free port of this host)
     #[arg(long, env = "KEELSON_PEER_ADDRESS")]
     pub peer_address: Option<SocketAddr>,
+    /// Serve etcd's API on the server's store at this address, for admins' certificates only (such as 127.0.0.1:2379;
+    /// default: not at all)
+    #[arg(long, env = "KEELSON_ETCD_LISTEN")]
+    pub etcd_listen: Option<SocketAddr>,
     /// Begin a cluster that other servers will join
     #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
     pub cluster_init: bool,

@@ -5,6 +5,7 @@ mod agent;
 mod args;
 mod chaos;
 mod config;
+mod etcd;
 mod identity;
 mod join;
 mod leader;

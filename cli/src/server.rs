@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity, write_private};
 use crate::replica::{self, Addresses};
-use crate::{join, leader, member};
+use crate::{etcd, join, leader, member};
 
 /// The admin's name.
 const ADMIN: &str = "admin";
@@ -110,6 +110,9 @@ async fn serve(
     .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
     let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, &authorities)?;
+    if let Some(address) = args.etcd_listen {
+        etcd::listen(address, data, &pki).await?.serve(&replica, data, &pki, &serving, stop)?;
+    }
     let url = format!("https://{}", addresses.api);
     let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));

@@ -35,4 +35,4 @@ pub use peer_tls::PeerTls;
 pub use replica::{OpenError, Options, Replica, Setup, Tuning};
 pub use roll::ask_roll;
 pub use types::Node;
-pub use wal::files::{Files, LogFile};
+pub use wal::files::{Directory, Files, LogFile};
