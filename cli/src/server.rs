@@ -93,6 +93,9 @@ async fn serve(
     let Member { addresses, identity, pki, replica, scheduler } = member;
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
+    let settings = args.access.settings()?;
+    let mut authorities = pki.cluster.certificate().to_owned();
+    authorities += &settings.authentication.authorities().map_err(anyhow::Error::msg)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
@@ -101,12 +104,12 @@ async fn serve(
             join::extension(replica.clone(), identity.clone(), pki.clone()),
             member::extension(replica.clone()),
         ],
-        settings: args.access.settings()?,
+        settings,
         stop: stop.clone(),
     })
     .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
-    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
+    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, &authorities)?;
     let url = format!("https://{}", addresses.api);
     let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));

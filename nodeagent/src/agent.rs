@@ -32,7 +32,7 @@ use crate::shutdown::Shutdown;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
-use crate::stats::Rates;
+use crate::stats::{Rates, Starts};
 use crate::{cni, csi, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
@@ -142,6 +142,8 @@ pub struct Agent {
     pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
+    /// How long pods took to start.
+    pub(crate) starts: Starts,
     /// Storage drivers.
     pub(crate) csi: Arc<Drivers>,
     /// Asks for a look at the manifests of static pods.
@@ -201,6 +203,7 @@ impl Agent {
             machine,
             pods: Pods::default(),
             evented: AtomicBool::new(false),
+            starts: Starts::default(),
             csi,
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
