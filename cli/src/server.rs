@@ -93,6 +93,9 @@ async fn serve(
     let Member { addresses, identity, pki, replica, scheduler } = member;
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
+    let settings = args.access.settings()?;
+    let mut authorities = pki.cluster.certificate().to_owned();
+    authorities += &settings.authentication.authorities().map_err(anyhow::Error::msg)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
@@ -101,17 +104,17 @@ async fn serve(
             join::extension(replica.clone(), identity.clone(), pki.clone()),
             member::extension(replica.clone()),
         ],
-        settings: args.access.settings()?,
+        settings,
         stop: stop.clone(),
     })
     .map_err(anyhow::Error::msg)?;
     let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
-    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
+    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, &authorities)?;
     let url = format!("https://{}", addresses.api);
     let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
     let ready = async {
-        first_objects(kv.as_ref(), &url, &pki).await?;
+        first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
         let place = Place {
             kv: kv.clone(),
@@ -139,12 +142,13 @@ async fn serve(
 }
 
 /// Writes what every cluster has, once there is a leader; says what it waits for.
-async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
+async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &str) -> Result<()> {
     let waiting = Instant::now();
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        objects.push(keelson_apiserver::bootstrap::service_cidr(service_cidr));
         let ca = pki.cluster.certificate();
         objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {

@@ -14,8 +14,8 @@ pub use authority::{Authority, CsrSubject, Issued, certificate_request, read_csr
 pub use bundle::ClusterPki;
 pub use kubeconfig::{Credential, kubeconfig};
 pub use tls::{
-    CertificateSlot, Identity, client_config, client_config_pinned, client_config_unverified, peer_client_config,
-    peer_server_config, public_key_hash, server_config, subject_of, uid_of,
+    CertificateSlot, ClientVerifier, Identity, client_config, client_config_pinned, client_config_unverified,
+    peer_client_config, peer_server_config, public_key_hash, server_config, subject_of, uid_of,
 };
 
 /// The subject's attribute that holds a user's uid (Kubernetes' own, under the foundation's number).

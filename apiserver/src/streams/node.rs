@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::ApiServer;
 
-/// The user as which the API server calls agents; it is bound to the role `system:kubelet-api-admin`.
+/// The user as which the API server calls agents; it is a master, as whoever holds the authority's key could be.
 pub const USER: &str = "kube-apiserver-kubelet-client";
 /// Port of agents that do not say theirs.
 const DEFAULT_PORT: u16 = 10250;
@@ -34,7 +34,7 @@ pub struct Agents {
 impl Agents {
     /// An identity signed by the cluster's CA.
     pub fn new(pki: &ClusterPki) -> Self {
-        let made = pki.cluster.issue_client(USER, &[]).and_then(|issued| {
+        let made = pki.cluster.issue_client(USER, &[crate::authz::MASTERS]).and_then(|issued| {
             keelson_pki::client_config(pki.cluster.certificate(), Identity::Certificate(&issued)).map(Arc::new)
         });
         Self { tls: made.map_err(|e| e.to_string()) }
