@@ -207,7 +207,8 @@ fn grace(def: &ResourceDef, given: &Value, new: &mut Value, now: Timestamp) -> G
     let asked = given["gracePeriodSeconds"].as_i64().map(|s| if s < 0 { 1 } else { s });
     let running = new["metadata"]["deletionGracePeriodSeconds"].as_i64();
     if new["metadata"]["deletionTimestamp"].is_string() {
-        let Some(before) = running else { return Grace::None };
+        // Marked and removed are two writes: who was stopped between them left a mark without grace, and the next one removes.
+        let Some(before) = running.filter(|seconds| *seconds != 0) else { return Grace::None };
         let Some(asked) = asked.filter(|asked| *asked < before) else { return Grace::Pending };
         let end =
             new["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(now);
@@ -309,6 +310,9 @@ mod tests {
             panic!("it goes")
         };
         assert_eq!(last["metadata"]["generation"], 2);
+        // A server died after the mark: whoever deletes again removes it, with or without saying that it must not wait.
+        assert_eq!(decide("pods", json!({}), &last), Plan::Remove);
+        assert_eq!(decide("pods", json!({"gracePeriodSeconds": 0}), &last), Plan::Remove);
     }
 
     #[test]

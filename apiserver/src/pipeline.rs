@@ -66,6 +66,7 @@ pub struct ApiServer {
     pub(crate) aggregated: aggregation::Table,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
+    sources: keelson_client::metrics::Sources,
     pub(crate) agents: streams::Agents,
     pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
@@ -102,6 +103,7 @@ impl ApiServer {
             advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
+            sources: Default::default(),
             authenticator: Authentication::load(objects.clone(), config.pki.clone(), &config.settings.authentication)?,
             admission: admission::Chain::new(
                 admission::Parts {
@@ -130,6 +132,11 @@ impl ApiServer {
         flow_status::start(&server);
         aggregation::start(&server);
         Ok(server)
+    }
+
+    /// Where other parts of the process add what `/metrics` shows.
+    pub fn metric_sources(&self) -> &keelson_client::metrics::Sources {
+        &self.sources
     }
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
@@ -297,7 +304,7 @@ impl ApiServer {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
                 let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
-                let text = self.metrics.text(&self.objects.kv.view(), customs);
+                let text = self.metrics.text(&self.objects.kv.view(), customs) + &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
             }
             "/openid/v1/jwks" => {

@@ -225,6 +225,7 @@ fn components(
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
+        config.metrics = server.metric_sources().clone();
         config.node_cidr_mask_size = args.node_cidr_mask_size;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
@@ -235,8 +236,9 @@ fn components(
         let asking = client(server, "system:kube-scheduler", "kube-scheduler");
         server.set_advisor(crate::scheduler::advisor(asking, scheduler.clone()));
         let client = client(server, "system:kube-scheduler", "kube-scheduler");
+        let metrics = server.metric_sources().clone();
         let task: leader::Task = Box::new(move |fence, running| {
-            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), running))
+            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), metrics.clone(), running))
         });
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }

@@ -34,6 +34,7 @@ pub mod shown;
 pub mod status;
 pub mod stored;
 pub mod strategic;
+pub mod type_check;
 pub mod validation;
 pub mod warnings;
 pub mod yaml;
