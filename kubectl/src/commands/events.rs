@@ -92,14 +92,20 @@ pub async fn events(session: &Session) -> Outcome {
     let pairs = [("fieldSelector", fields.as_str()), ("watch", "true"), ("resourceVersion", version)];
     let mut widths = Vec::new();
     table::measure(&rows, &mut widths);
-    super::get::lines(session, &format!("{path}{}", query(&pairs)), "application/json", |change| {
+    follow(session, &format!("{path}{}", query(&pairs)), &types, widths).await
+}
+
+/// Prints events as they come.
+async fn follow(session: &Session, path: &str, types: &[String], mut widths: Vec<usize>) -> Outcome {
+    let first = usize::from(!session.parsed.on("all-namespaces"));
+    super::get::lines(session, path, "application/json", |change| {
         let event = &change["object"];
         let wanted = types.is_empty()
             || types.iter().any(|t| event["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)));
         match change["type"].as_str() {
             Some("ERROR") => return Err(Failure::Server(event.clone())),
             Some("ADDED" | "MODIFIED") if wanted => {
-                let cells = row(event)[usize::from(!all)..].to_vec();
+                let cells = row(event)[first..].to_vec();
                 table::measure(std::slice::from_ref(&cells), &mut widths);
                 print!("{}", table::line(&cells, &widths));
             }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, Parsed, switch, text};
 use crate::objects::FILES;
 use crate::output::{self, changed};
 use crate::session::Session;
@@ -91,10 +91,8 @@ pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
     given.iter().map(variable).collect()
 }
 
-/// Runs `run`.
-pub async fn run(session: &Session) -> Outcome {
-    let parsed = &session.parsed;
-    let attaches = if parsed.is_set("attach") { parsed.on("attach") } else { parsed.on("stdin") || parsed.on("tty") };
+/// Checks flags that do not go together.
+fn check(parsed: &Parsed, attaches: bool) -> Outcome {
     if parsed.on("tty") && !parsed.on("stdin") {
         return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
     }
@@ -109,12 +107,11 @@ pub async fn run(session: &Session) -> Outcome {
     if parsed.on("expose") && parsed.text("port").is_empty() {
         return Err(parsed.usage("--port must be set when exposing a service"));
     }
-    let Some(name) = parsed.args.first() else {
-        return Err(parsed.usage("NAME is required for run"));
-    };
-    if parsed.text("image").is_empty() {
-        return Err(Failure::new("required flag(s) \"image\" not set"));
-    }
+    Ok(())
+}
+
+/// The container that is run.
+fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let arguments: Vec<String> = parsed.args[1..].iter().chain(parsed.after_dash.iter().flatten()).cloned().collect();
     let mut container = json!({"name": name, "image": parsed.text("image"), "resources": {}});
     if !arguments.is_empty() {
@@ -138,6 +135,21 @@ pub async fn run(session: &Session) -> Outcome {
     if parsed.on("privileged") {
         container["securityContext"] = json!({"privileged": true});
     }
+    Ok(container)
+}
+
+/// Runs `run`.
+pub async fn run(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let attaches = if parsed.is_set("attach") { parsed.on("attach") } else { parsed.on("stdin") || parsed.on("tty") };
+    check(parsed, attaches)?;
+    let Some(name) = parsed.args.first() else {
+        return Err(parsed.usage("NAME is required for run"));
+    };
+    if parsed.text("image").is_empty() {
+        return Err(Failure::new("required flag(s) \"image\" not set"));
+    }
+    let container = container(parsed, name)?;
     let labels =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
     let mut pod = json!({
@@ -198,7 +210,7 @@ pub async fn run(session: &Session) -> Outcome {
 }
 
 /// The service that leads to a pod that is run.
-fn exposing(parsed: &crate::flags::Parsed, name: &str) -> Outcome<Value> {
+fn exposing(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let port = parsed.number("port")?;
     let selector =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
