@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::args::AgentArgs;
 use crate::identity::DataDir;
+use crate::life::notify;
 
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
@@ -56,6 +57,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         eviction: args.eviction_hard,
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
+    notify::tell(notify::READY);
     let running = Agent::run(config, stop.clone());
     tokio::pin!(running);
     tokio::select! {

@@ -39,7 +39,12 @@ Examples:
                                                    a token for a further server, and the command to type there
   keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
                                                    a further server of that cluster
-  keelson member list                              the servers of the cluster";
+  keelson member list                              the servers of the cluster
+  keelson install server --cluster-init            this machine is a server for good: checks, config file, systemd unit
+  keelson uninstall --yes                          nothing of it is left
+
+Every flag of server and agent is also a key of the YAML file that --config names (data-dir: /srv/keelson) and an
+environment variable (KEELSON_DATA_DIR=/srv/keelson). The command line wins over the environment, and that over the file.";
 
 /// What `keelson` does.
 #[derive(Subcommand)]
@@ -69,6 +74,12 @@ pub enum Command {
     },
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Make this machine a server or a node for good: checks, config file, systemd unit
+    Install(Box<crate::life::install::InstallArgs>),
+    /// Take Keelson off this machine: nothing that `keelson install` made is left
+    Uninstall(crate::life::reset::UninstallArgs),
+    /// Take this machine out of its cluster, or make it go on alone after the others are lost
+    Reset(crate::life::reset::ResetArgs),
     /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
     Chaos(Box<keelson_chaos::ChaosArgs>),
 }
@@ -354,7 +365,8 @@ pub enum MemberCommand {
     },
 }
 
-fn default_data_dir() -> PathBuf {
+/// Where state is kept unless told otherwise.
+pub fn default_data_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return "/var/lib/keelson".into();
     }

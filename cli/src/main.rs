@@ -7,6 +7,7 @@ mod config;
 mod identity;
 mod join;
 mod leader;
+mod life;
 mod logging;
 mod member;
 mod replica;
@@ -15,6 +16,7 @@ mod server;
 mod store;
 mod token;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
 
 #[global_allocator]
@@ -85,6 +87,12 @@ fn run() -> anyhow::Result<()> {
             args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,
+            args::Command::Install(args) => {
+                let own = matches.subcommand_matches("install").context("the command has no arguments")?;
+                life::install::run(&args, own)
+            }
+            args::Command::Uninstall(args) => life::reset::uninstall(args).await,
+            args::Command::Reset(args) => life::reset::reset(args).await,
         }
     })
 }

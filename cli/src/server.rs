@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity, write_private};
+use crate::life::notify;
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
@@ -109,6 +110,7 @@ async fn serve(
         tokio::spawn(compact(replica.clone(), identity.member_id, args.compaction_interval, stop.clone()));
         info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
         println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
+        notify::tell(notify::READY);
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -118,6 +120,7 @@ async fn serve(
         ended = &mut serving => bail!("the API server ended: {ended:?}"),
     }
     info!("stopping");
+    notify::tell(notify::STOPPING);
     stop.cancel();
     serving.await?;
     Ok(())

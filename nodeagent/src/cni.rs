@@ -11,9 +11,9 @@ use tokio::process::Command;
 use crate::network::nft;
 
 /// The table of the packet filter.
-const TABLE: &str = "keelson_pods";
+pub(crate) const TABLE: &str = "keelson_pods";
 /// The file in the CNI's configuration directory.
-const FILE: &str = "10-keelson.conflist";
+pub(crate) const FILE: &str = "10-keelson.conflist";
 
 /// The network configuration for pods of `cidr`. Every pod has a link of its own to the node, and every packet, also one
 /// to a pod of the same node, is routed there: Services and policies see it without help of a bridge.

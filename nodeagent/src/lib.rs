@@ -11,6 +11,7 @@ mod handler;
 pub mod hollow;
 mod hollow_status;
 pub mod join;
+pub mod leave;
 mod machine;
 mod network;
 pub mod node;

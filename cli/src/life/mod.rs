@@ -1,0 +1,9 @@
+//! A cluster's life from first to last day: installing, looking after certificates and copies, repairing, leaving.
+
+pub mod install;
+pub mod notify;
+pub mod place;
+pub mod preflight;
+pub mod recover;
+pub mod reset;
+pub mod unit;
