@@ -110,6 +110,11 @@ impl ApiServer {
         server
     }
 
+    /// How many requests there were and are.
+    pub fn figures(&self) -> metrics::Figures {
+        self.metrics.figures()
+    }
+
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let media = negotiate::media_of_refusal(request.headers());

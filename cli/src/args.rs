@@ -40,6 +40,7 @@ Examples:
   keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
                                                    a further server of that cluster
   keelson member list                              the servers of the cluster
+  keelson status --watch                           how the cluster is, what is wrong, what to do
   keelson install server --cluster-init            this machine is a server for good: checks, config file, systemd unit
   keelson uninstall --yes                          nothing of it is left
 
@@ -76,6 +77,12 @@ pub enum Command {
     Token(TokenArgs),
     /// Make this machine a server or a node for good: checks, config file, systemd unit
     Install(Box<crate::life::install::InstallArgs>),
+    /// How the cluster is: servers, nodes, what is wrong and what to do
+    Status(crate::life::status::StatusArgs),
+    /// The same and more for a browser on this machine
+    Dashboard(crate::life::status::DashboardArgs),
+    /// List certificates, and replace them on all servers
+    Certs(crate::life::rotate::CertsArgs),
     /// Take Keelson off this machine: nothing that `keelson install` made is left
     Uninstall(crate::life::reset::UninstallArgs),
     /// Take this machine out of its cluster, or make it go on alone after the others are lost
@@ -136,6 +143,9 @@ pub struct ServerArgs {
     /// Make no storage class of node directories on a cluster without any
     #[arg(long, env = "KEELSON_NO_LOCAL_PATH")]
     pub no_local_path: bool,
+    /// Life of the servers' own certificates, and the longest of those that they sign; servers replace theirs in time
+    #[arg(long, env = "KEELSON_CERTIFICATE_LIFETIME", default_value = "8760h", value_parser = config_duration)]
+    pub certificate_lifetime: std::time::Duration,
     /// A node that gives no sign of life for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,

@@ -91,6 +91,9 @@ fn run() -> anyhow::Result<()> {
                 let own = matches.subcommand_matches("install").context("the command has no arguments")?;
                 life::install::run(&args, own)
             }
+            args::Command::Status(args) => life::status::run(args).await,
+            args::Command::Dashboard(args) => life::dashboard::run(args).await,
+            args::Command::Certs(args) => life::rotate::run(args).await,
             args::Command::Uninstall(args) => life::reset::uninstall(args).await,
             args::Command::Reset(args) => life::reset::reset(args).await,
         }

@@ -1,18 +1,16 @@
 //! `keelson server`: puts store, API server, controllers and scheduler together in one process.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
 use keelson_apiserver::bootstrap::BootstrapError;
-use keelson_apiserver::endpoints::Place;
-use keelson_apiserver::{ApiServer, Config, InProcess};
+use keelson_apiserver::{ApiServer, Config, Extension, InProcess, endpoints};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
-use keelson_pki::{Authority, CertificateSlot, ClusterPki, Credential, Issued};
+use keelson_pki::ClusterPki;
 use keelson_raft::{Cluster, Replica};
 use keelson_store::{Kv, KvError};
 use tokio::net::TcpListener;
@@ -20,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::ServerArgs;
-use crate::identity::{DataDir, Identity, write_private};
-use crate::life::notify;
+use crate::identity::{DataDir, Identity};
+use crate::life::care::Care;
+use crate::life::certs::{Keeper, Place};
+use crate::life::{notify, rotate, status};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
@@ -43,16 +43,12 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     })?;
     let addresses = Addresses::of(&args)?;
     let (identity, pki) = replica::identity(&args, &data).await?;
-    let replica = replica::open(&data, addresses, &identity, &pki).await?;
+    let keeper = Keeper::new(pki, place(&args, &data, &identity, addresses), args.certificate_lifetime)?;
+    let replica = replica::open(&data, addresses, &identity, keeper.peers()).await?;
+    let care = Care::new(replica.clone(), identity, keeper, &data);
     let stop = CancellationToken::new();
-    let result = serve(
-        &args,
-        &data,
-        Member { addresses, identity, pki, replica: replica.clone(), scheduler },
-        listener,
-        started,
-        &stop,
-    );
+    let result =
+        serve(&args, Member { addresses, care, replica: replica.clone(), scheduler }, listener, started, &stop);
     let result = result.await;
     stop.cancel();
     replica.shutdown().await;
@@ -62,8 +58,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
 /// This server as a member of its cluster.
 struct Member {
     addresses: Addresses,
-    identity: Identity,
-    pki: Arc<ClusterPki>,
+    care: Arc<Care>,
     replica: Replica,
     /// KubeSchedulerConfiguration, if one is given.
     scheduler: Option<serde_json::Value>,
@@ -72,34 +67,30 @@ struct Member {
 /// Serves until a signal comes or the store fails.
 async fn serve(
     args: &ServerArgs,
-    data: &DataDir,
     member: Member,
     listener: TcpListener,
     started: Instant,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let Member { addresses, identity, pki, replica, scheduler } = member;
+    let Member { addresses, care, replica, scheduler } = member;
+    let (identity, pki) = (care.identity.clone(), care.keeper.pki().clone());
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
-        extensions: vec![
-            join::extension(replica.clone(), identity.clone(), pki.clone()),
-            member::extension(replica.clone()),
-        ],
+        extensions: extensions(&replica, &care),
         stop: stop.clone(),
     });
-    let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
-    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, pki.cluster.certificate())?;
-    let url = format!("https://{}", addresses.api);
-    let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
+    care.serves(server.clone());
+    let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
+    tokio::spawn(care.keeper.clone().run(stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
-        let place = Place {
+        let place = endpoints::Place {
             kv: kv.clone(),
             client: client(&server, "system:apiserver", "kube-apiserver"),
             id: identity.member_id,
@@ -109,7 +100,10 @@ async fn serve(
         tokio::spawn(place.keep(stop.clone()));
         tokio::spawn(compact(replica.clone(), identity.member_id, args.compaction_interval, stop.clone()));
         info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
-        println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
+        println!(
+            "keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes",
+            care.keeper.kubeconfig().display()
+        );
         notify::tell(notify::READY);
         std::future::pending::<Result<()>>().await
     };
@@ -132,7 +126,7 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
-        objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        objects.push(keelson_apiserver::bootstrap::cluster_info(url, &pki.cluster.trusted(), &[]));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {
@@ -147,16 +141,6 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
     }
 }
 
-/// The admin's way in.
-fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
-    let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let admin = pki.cluster.issue_client("kubernetes-admin", &[MASTERS])?;
-    let credential = Credential::Certificate(&admin);
-    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), "kubernetes-admin", credential);
-    write_private(&path, text.as_bytes())?;
-    Ok(path)
-}
-
 /// The host's name in lower case.
 pub fn hostname() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
@@ -165,8 +149,19 @@ pub fn hostname() -> Result<String> {
         .map_err(|_| anyhow::anyhow!("the host's name is not text: choose one with --name"))
 }
 
-/// The API's certificate, with its CA appended so that joins pinned to the CA's hash can check it.
-fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, advertised: IpAddr) -> Result<Issued> {
+/// Paths beside the resources.
+fn extensions(replica: &Replica, care: &Arc<Care>) -> Vec<(&'static str, Extension)> {
+    let mut extensions = vec![
+        join::extension(replica.clone(), care.identity.clone(), care.keeper.pki().clone()),
+        member::extension(replica.clone()),
+        rotate::extension(care.clone()),
+    ];
+    extensions.extend(status::extensions(care));
+    extensions
+}
+
+/// Names and places of this server's certificates.
+fn place(args: &ServerArgs, data: &DataDir, identity: &Identity, addresses: Addresses) -> Place {
     let mut names: Vec<String> = [
         "localhost",
         "127.0.0.1",
@@ -178,15 +173,19 @@ fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, a
     ]
     .map(str::to_owned)
     .to_vec();
-    names.push(advertised.to_string());
+    names.push(addresses.api.ip().to_string());
     names.extend(hostname());
     names.extend(args.tls_san.iter().cloned());
     names.extend(keelson_apiserver::first_service_address(&identity.service_cidr).map(|first| first.to_string()));
     names.sort();
     names.dedup();
-    let mut issued = ca.issue_server("keelson-apiserver", &names)?;
-    issued.certificate += ca.certificate();
-    Ok(issued)
+    Place {
+        name: identity.name.clone(),
+        names,
+        url: format!("https://{}", addresses.api),
+        keys: data.join("pki"),
+        kubeconfig: args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig")),
+    }
 }
 
 /// Starts what runs on the leader, and the pretended nodes.
@@ -225,7 +224,7 @@ fn components(
 }
 
 /// A client of the API server in this process.
-fn client(server: &Arc<ApiServer>, user: &str, agent: &str) -> Client {
+pub fn client(server: &Arc<ApiServer>, user: &str, agent: &str) -> Client {
     let user = UserInfo {
         name: user.into(),
         groups: vec![MASTERS.into(), "system:authenticated".into()],

@@ -13,9 +13,10 @@ pub mod token;
 pub use authority::{Authority, CsrSubject, Issued, certificate_request, read_csr};
 pub use bundle::ClusterPki;
 pub use kubeconfig::{Credential, kubeconfig};
+pub(crate) use tls::name_of;
 pub use tls::{
-    CertificateSlot, Identity, client_config, client_config_pinned, client_config_unverified, peer_client_config,
-    peer_server_config, public_key_hash, server_config, subject_of,
+    CertificateSlot, Facts, Identity, ServerSlot, client_config, client_config_pinned, client_config_unverified,
+    facts_of, has_key_hash, peer_client_config, peer_server_config, public_key_hash, server_config, subject_of,
 };
 
 /// What can go wrong with keys and certificates.

@@ -22,6 +22,7 @@ mod replica;
 mod roll;
 mod service;
 mod suspicion;
+mod sync_times;
 mod types;
 mod wal;
 
@@ -30,6 +31,7 @@ pub use message::{Change, PeerStatus, Roll};
 pub use network::PEER_NAME;
 pub use offline::{force_new_cluster, seed};
 pub use peer_tls::PeerTls;
-pub use replica::{OpenError, Options, Replica, Setup, Tuning};
+pub use replica::{Handler, OpenError, Options, Replica, Setup, Tuning};
 pub use roll::ask_roll;
+pub use sync_times::SyncSummary;
 pub use types::Node;

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::Stream;
 use openraft::OptionalSend;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES, FRAME_BYTES, LOG_CACHE_BYTES, LOG_QUEUE_WRITES};
+use crate::sync_times::SyncTimes;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::wal::{self, Place, Records, State, Wal};
 
@@ -112,6 +114,7 @@ struct Write {
 pub struct Log {
     memory: Arc<Mutex<Memory>>,
     writes: mpsc::Sender<Write>,
+    sync_times: Arc<SyncTimes>,
 }
 
 /// Reads the log.
@@ -134,8 +137,15 @@ impl Log {
         let memory = Arc::new(Mutex::new(memory));
         let (writes, queue) = mpsc::channel(LOG_QUEUE_WRITES);
         let shared = memory.clone();
-        std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared))?;
-        Ok(Self { memory, writes })
+        let sync_times = Arc::new(SyncTimes::default());
+        let times = sync_times.clone();
+        std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared, &times))?;
+        Ok(Self { memory, writes, sync_times })
+    }
+
+    /// How long its latest writes took.
+    pub fn sync_times(&self) -> Arc<SyncTimes> {
+        self.sync_times.clone()
     }
 
     async fn submit(&self, records: Records, done: Done) -> io::Result<()> {
@@ -151,7 +161,7 @@ impl Log {
 }
 
 /// The writer: takes what has queued up, writes and syncs it as one frame, tells those who wait.
-fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>) {
+fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>, times: &SyncTimes) {
     let mut failed: Option<(io::ErrorKind, String)> = None;
     while let Some(Write { mut records, done }) = queue.blocking_recv() {
         let mut waiting = vec![done];
@@ -161,8 +171,10 @@ fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>)
             waiting.push(next.done);
         }
         if failed.is_none() {
+            let began = Instant::now();
             match wal.write(records) {
                 Ok(written) => {
+                    times.add(began.elapsed());
                     let mut memory = memory.lock();
                     memory.files.extend(written.opened);
                     memory.placed(&written.places);

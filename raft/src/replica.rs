@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use crate::message::{Answer, Ask, Change, PeerStatus, Refusal, Roll};
 use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
 use crate::suspicion::Suspicion;
+use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::types::{Node, Outcome, Proposal, Raft};
 
 /// How a replica is opened.
@@ -146,7 +147,12 @@ pub struct Inner {
     tuning: Tuning,
     pub(crate) suspicion: Suspicion,
     forwarder: Forwarder,
+    handler: OnceLock<Handler>,
+    sync_times: Arc<SyncTimes>,
 }
+
+/// Answers what other members' programs ask this one's ([`Replica::ask_other`]).
+pub type Handler = Box<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
     // The library waits until the leader's lease, which is as long as its longest timeout, is over, and then for its
@@ -185,6 +191,7 @@ impl Replica {
         })
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))??;
+        let sync_times = log.sync_times();
         let (incoming, applied) = (machine.incoming(), machine.applied());
         let network = Network::new(tls.clone());
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
@@ -210,6 +217,8 @@ impl Replica {
             tuning,
             suspicion: Suspicion::default(),
             forwarder,
+            handler: OnceLock::new(),
+            sync_times,
         });
         tokio::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
         for (listener, secure) in listeners {
@@ -292,6 +301,29 @@ impl Replica {
         }
     }
 
+    /// Sets who answers [`Replica::ask_other`]; the first one stays.
+    pub fn answer_others(&self, handler: Handler) {
+        let _ = self.0.handler.set(handler);
+    }
+
+    /// Asks a member's program; this member's own without the network.
+    pub async fn ask_other(&self, id: u64, question: Vec<u8>) -> Result<Vec<u8>, KvError> {
+        let answer = if id == self.0.id {
+            self.0.answer_other(question).await
+        } else {
+            match self.0.ask_member(id, &Ask::Other(question)).await? {
+                Answer::Other(answer) => answer,
+                _ => return Err(odd_answer()),
+            }
+        };
+        answer.map_err(KvError::Unavailable)
+    }
+
+    /// How long the latest writes to this member's log took.
+    pub fn sync_times(&self) -> SyncSummary {
+        self.0.sync_times.summary()
+    }
+
     /// The state machine underneath.
     pub fn machine(&self) -> &Arc<StateMachine> {
         &self.0.store
@@ -370,6 +402,13 @@ impl Inner {
         let membership = metrics.borrow_watched().membership_config.clone();
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
         membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+    }
+
+    pub(crate) async fn answer_other(&self, question: Vec<u8>) -> Result<Vec<u8>, String> {
+        match self.handler.get() {
+            Some(handler) => handler(question).await,
+            None => Err("this member does not answer such questions yet".into()),
+        }
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {
