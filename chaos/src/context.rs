@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::etcd::{Answer, Client, Failure};
@@ -31,12 +32,17 @@ pub struct Sample {
     pub write: bool,
 }
 
+/// Makes one client for each member.
+pub type Connect = Box<dyn Fn() -> anyhow::Result<Vec<Client>> + Send + Sync>;
+
 /// What all clients of a run share.
 pub struct Shared {
-    /// One URL for each member.
-    pub urls: Vec<String>,
+    /// Makes one client for each member.
+    connect: Connect,
     /// The run's seed.
     pub seed: u64,
+    /// How much longer than usual clients pause between operations.
+    pub pace: f64,
     /// Cancelled when clients should end.
     pub stop: CancellationToken,
     began: Instant,
@@ -46,10 +52,11 @@ pub struct Shared {
 
 impl Shared {
     /// For a run that begins now.
-    pub fn new(urls: Vec<String>, seed: u64) -> Self {
+    pub fn new(connect: Connect, seed: u64) -> Self {
         Self {
-            urls,
+            connect,
             seed,
+            pace: 1.0,
             stop: CancellationToken::new(),
             began: Instant::now(),
             samples: Mutex::default(),
@@ -88,7 +95,7 @@ pub struct Process {
 impl Process {
     /// The `id`th client of a run.
     pub fn new(shared: Arc<Shared>, id: u32) -> anyhow::Result<Self> {
-        let clients = shared.urls.iter().map(|url| Client::new(url)).collect::<anyhow::Result<Vec<_>>>()?;
+        let clients = (shared.connect)()?;
         let rng = StdRng::seed_from_u64(shared.seed ^ (u64::from(id) << 32));
         Ok(Self { at: id as usize % clients.len().max(1), shared, id, rng, clients })
     }
@@ -116,6 +123,11 @@ impl Process {
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.rng.random_range(0..end)
+    }
+
+    /// Pauses between operations for up to `longest`, times the run's pace.
+    pub async fn think(&mut self, longest: Duration) {
+        self.pause(longest.mul_f64(self.shared.pace)).await;
     }
 
     /// Pauses for up to `longest`, or until the run ends.

@@ -12,7 +12,10 @@ use pb::maintenance_client::MaintenanceClient;
 use pb::request_op::Request as Op;
 use pb::watch_client::WatchClient;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::transport::Endpoint;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 /// How long connecting to a member may take.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -33,10 +36,13 @@ pub enum Failure {
 /// The result of an operation.
 pub type Answer<T> = Result<T, Failure>;
 
+/// What carries requests to a member.
+pub type Line = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, tonic::Status>;
+
 /// A connection to one member; it is made again when it breaks.
 #[derive(Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Line,
 }
 
 impl Client {
@@ -45,30 +51,36 @@ impl Client {
         let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT).timeout(TIMEOUT);
         let endpoint =
             endpoint.http2_keep_alive_interval(CONNECT).keep_alive_timeout(CONNECT).keep_alive_while_idle(true);
-        Ok(Self { channel: endpoint.connect_lazy() })
+        let failed = |error: tonic::transport::Error| tonic::Status::from_error(error.into());
+        Ok(Self { channel: Line::new(ServiceExt::map_err(endpoint.connect_lazy(), failed)) })
     }
 
-    fn kv(&self) -> KvClient<Channel> {
+    /// Over a network of another kind.
+    pub fn over(channel: Line) -> Self {
+        Self { channel }
+    }
+
+    fn kv(&self) -> KvClient<Line> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// For streams, whose life is not limited.
-    pub fn watches(&self) -> WatchClient<Channel> {
+    pub fn watches(&self) -> WatchClient<Line> {
         WatchClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// For leases.
-    pub fn leases(&self) -> LeaseClient<Channel> {
+    pub fn leases(&self) -> LeaseClient<Line> {
         LeaseClient::new(self.channel.clone())
     }
 
     /// For the state of a member.
-    pub fn maintenance(&self) -> MaintenanceClient<Channel> {
+    pub fn maintenance(&self) -> MaintenanceClient<Line> {
         MaintenanceClient::new(self.channel.clone())
     }
 
     /// For the membership.
-    pub fn members(&self) -> ClusterClient<Channel> {
+    pub fn members(&self) -> ClusterClient<Line> {
         ClusterClient::new(self.channel.clone())
     }
 

@@ -93,11 +93,7 @@ pub struct Report {
 
 impl Report {
     /// Before the workloads are judged.
-    pub fn new(args: &ChaosArgs, seed: u64, shared: &Shared, mut faults: Vec<FaultWindow>, leaders: Vec<Led>) -> Self {
-        let samples = shared.samples();
-        for fault in &mut faults {
-            fault.gap = gap(&samples, fault.start, fault.end.saturating_add(AFTERMATH).min(shared.now()));
-        }
+    pub fn new(args: &ChaosArgs, seed: u64, shared: &Shared, faults: Vec<FaultWindow>, leaders: Vec<Led>) -> Self {
         let again = format!(
             "cargo xtask chaos --seed {seed} --minutes {} --nodes {} --nemesis {} --workload {} --system {}",
             args.minutes,
@@ -106,11 +102,27 @@ impl Report {
             args.workload.join(","),
             args.system
         );
+        Self::of(again, &args.system, args.nodes, shared, faults, leaders)
+    }
+
+    /// The same for a run that `again` repeats.
+    pub fn of(
+        again: String,
+        system: &str,
+        nodes: u8,
+        shared: &Shared,
+        mut faults: Vec<FaultWindow>,
+        leaders: Vec<Led>,
+    ) -> Self {
+        let samples = shared.samples();
+        for fault in &mut faults {
+            fault.gap = gap(&samples, fault.start, fault.end.saturating_add(AFTERMATH).min(shared.now()));
+        }
         Self {
             again,
-            seed,
-            system: args.system.clone(),
-            nodes: args.nodes,
+            seed: shared.seed,
+            system: system.to_owned(),
+            nodes,
             took: shared.now(),
             faults,
             leaders,

@@ -178,7 +178,8 @@ fn in_testbed(
     hosts.iter().try_for_each(system::formed)?;
     let peers: Vec<String> = hosts.iter().map(system::peer_url).collect();
 
-    let shared = Arc::new(Shared::new(urls, seed));
+    let connect = move || urls.iter().map(|url| Client::new(url)).collect();
+    let shared = Arc::new(Shared::new(Box::new(connect), seed));
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
     let running = start_clients(&runtime, &shared, rows, &workloads)?;
     let led = Arc::new(Mutex::new(Vec::new()));

@@ -15,16 +15,19 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_pki::ClusterPki;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
+
+use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -156,7 +159,15 @@ informers! {
     /// StorageClasses.
     storage_classes: StorageClass, &[], None;
     /// VolumeAttachments.
-    attachments: VolumeAttachment, &[], None;
+    attachments: VolumeAttachment, &[(ATTACHED_TO, attachment::node_index), (ATTACHMENTS_OF, attachment::volume_index)], None;
+    /// CSIDrivers.
+    csi_drivers: CSIDriver, &[], None;
+    /// VolumeAttributesClasses.
+    attributes_classes: VolumeAttributesClass, &[], None;
+    /// Ranges of Services' addresses.
+    service_cidrs: ServiceCIDR, &[], None;
+    /// Addresses of Services.
+    addresses: IPAddress, &[], None;
     /// CSINodes.
     csi_nodes: CSINode, &[], None;
     /// ResourceClaims.
@@ -173,6 +184,8 @@ pub struct Context {
     pub config: Config,
     /// The informers.
     pub cache: Informers,
+    /// What the attach/detach controller remembers.
+    pub attachments: attachment::Memory,
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
@@ -187,7 +200,8 @@ impl Context {
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        Arc::new(Self { client, config, cache, stop, recorders: Mutex::default(), listeners: RwLock::default() })
+        let (attachments, recorders, listeners) = Default::default();
+        Arc::new(Self { client, config, cache, attachments, stop, recorders, listeners })
     }
 
     /// The recorder of events of `component`.
@@ -241,6 +255,7 @@ impl Context {
             client: Client::new(Arc::new(Nowhere), "test"),
             config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
             cache: Informers::empty(),
+            attachments: attachment::Memory::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),

@@ -76,6 +76,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
+    keyed!("service-cidr-controller", 2, services::ranges::watch, services::ranges::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
     // One worker each: two claims must not take the same volume.
     keyed!(
@@ -97,6 +98,14 @@ static CONTROLLERS: &[Controller] = &[
         volumes::protection::watch_volumes,
         volumes::protection::reconcile_volume
     ),
+    keyed!(
+        "volumeattributesclass-protection-controller",
+        1,
+        volumes::protection::watch_classes,
+        volumes::protection::reconcile_class
+    ),
+    keyed!("persistentvolume-attach-detach-controller", 8, volumes::attachment::watch, volumes::attachment::reconcile),
+    keyed!("persistentvolume-expander-controller", 2, volumes::expansion::watch, volumes::expansion::reconcile),
     keyed!("ephemeral-volume-controller", 4, volumes::ephemeral::watch, volumes::ephemeral::reconcile),
     keyed!("resourceclaim-controller", 4, resource_claims::watch, resource_claims::reconcile),
     keyed!("resourceclaim-release-controller", 2, resource_claims::watch_claims, resource_claims::release),

@@ -42,7 +42,7 @@ impl Barrier {
             round().await
         };
         // A task of its own: the round goes on when its first reader loses patience.
-        let task = tokio::spawn(gathered);
+        let task = crate::task::spawn(gathered);
         let shared = async move { task.await.unwrap_or_else(|error| Err(KvError::Stopped(error.to_string()))) };
         let shared = shared.boxed().shared();
         *next = Some(shared.clone());

@@ -71,7 +71,7 @@ pub async fn run(inner: Weak<Inner>, Queue(mut queue): Queue) {
             bytes += next.encoded.len();
             batch.push(next);
         }
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             send(&inner, batch).await;
             drop(place);
         });

@@ -23,8 +23,10 @@ mod roll;
 mod service;
 mod suspicion;
 mod sync_times;
+pub mod task;
 mod types;
 mod wal;
+pub mod wire;
 
 pub use cluster::{Cluster, ClusterError, Member, SingleMember};
 pub use message::{Change, PeerStatus, Roll};
@@ -35,3 +37,4 @@ pub use replica::{Handler, OpenError, Options, Replica, Setup, Tuning};
 pub use roll::ask_roll;
 pub use sync_times::SyncSummary;
 pub use types::Node;
+pub use wal::files::{Files, LogFile};

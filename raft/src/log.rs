@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
-use std::fs::File;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
@@ -22,7 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES, FRAME_BYTES, LOG_CACHE_BYTES, LOG_QUEUE_WRITES};
 use crate::sync_times::SyncTimes;
+use crate::task;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::wal::files::{Directory, Files, LogFile};
 use crate::wal::{self, Place, Records, State, Wal};
 
 /// An entry of the log.
@@ -40,7 +41,7 @@ struct Memory {
     /// Slots before this one have left memory.
     evicted: usize,
     cached_bytes: usize,
-    files: BTreeMap<u64, Arc<File>>,
+    files: BTreeMap<u64, Arc<dyn LogFile>>,
 }
 
 impl Memory {
@@ -124,7 +125,12 @@ pub struct Reader(Arc<Mutex<Memory>>);
 impl Log {
     /// Opens or creates the log in `dir`.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let (wal, recovered) = Wal::open(dir)?;
+        Self::open_in(Arc::new(Directory::open(dir)?))
+    }
+
+    /// Opens or creates the log in these files.
+    pub fn open_in(files: Arc<dyn Files>) -> io::Result<Self> {
+        let (wal, recovered) = Wal::open(files.clone())?;
         let slots = recovered.entries.into_iter().map(|(log_id, place)| Slot {
             log_id,
             size_bytes: place.length as usize,
@@ -138,8 +144,12 @@ impl Log {
         let (writes, queue) = mpsc::channel(LOG_QUEUE_WRITES);
         let shared = memory.clone();
         let sync_times = Arc::new(SyncTimes::default());
-        let times = sync_times.clone();
-        std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared, &times))?;
+        if files.settle().is_some() {
+            drop(task::spawn(write_settled(wal, queue, shared, files)));
+        } else {
+            let times = sync_times.clone();
+            std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared, &times))?;
+        }
         Ok(Self { memory, writes, sync_times })
     }
 
@@ -160,50 +170,83 @@ impl Log {
     }
 }
 
+/// What is written as one frame, and who waits for it.
+fn gather(Write { mut records, done }: Write, queue: &mut mpsc::Receiver<Write>) -> (Records, Vec<Done>) {
+    let mut waiting = vec![done];
+    while records.size_bytes() < FRAME_BYTES {
+        let Ok(next) = queue.try_recv() else { break };
+        records.append(next.records);
+        waiting.push(next.done);
+    }
+    (records, waiting)
+}
+
+type Failed = Option<(io::ErrorKind, String)>;
+
+/// Notes what was written and tells those who wait.
+fn tell(written: io::Result<wal::Written>, waiting: Vec<Done>, failed: &mut Failed, memory: &Mutex<Memory>) {
+    match written {
+        _ if failed.is_some() => {}
+        Ok(written) => {
+            let mut memory = memory.lock();
+            memory.files.extend(written.opened);
+            memory.placed(&written.places);
+            for number in written.closed {
+                memory.files.remove(&number);
+            }
+        }
+        // Never tried again: what reached the disk is unknown from here on.
+        Err(error) => {
+            tracing::error!(%error, "the Raft log cannot be written");
+            *failed = Some((error.kind(), format!("the Raft log cannot be written: {error}")));
+        }
+    }
+    for done in waiting {
+        let result = failed.as_ref().map_or(Ok(()), |(kind, why)| Err(io::Error::new(*kind, why.clone())));
+        match done {
+            Done::Append(callback) => callback.io_completed(result),
+            // Whoever asked may have gone.
+            Done::Other(sender) => drop(sender.send(result)),
+            Done::Nobody => {}
+        }
+    }
+}
+
 /// The writer: takes what has queued up, writes and syncs it as one frame, tells those who wait.
 fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>, times: &SyncTimes) {
-    let mut failed: Option<(io::ErrorKind, String)> = None;
-    while let Some(Write { mut records, done }) = queue.blocking_recv() {
-        let mut waiting = vec![done];
-        while records.size_bytes() < FRAME_BYTES {
-            let Ok(next) = queue.try_recv() else { break };
-            records.append(next.records);
-            waiting.push(next.done);
+    let mut failed = None;
+    while let Some(first) = queue.blocking_recv() {
+        let (records, waiting) = gather(first, &mut queue);
+        let began = Instant::now();
+        let written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
+        times.add(began.elapsed());
+        tell(written, waiting, &mut failed, memory);
+    }
+}
+
+/// The writer of a simulation, whose disk takes time of the simulated clock.
+async fn write_settled(
+    mut wal: Wal,
+    mut queue: mpsc::Receiver<Write>,
+    memory: Arc<Mutex<Memory>>,
+    files: Arc<dyn Files>,
+) {
+    let mut failed = None;
+    while let Some(first) = queue.recv().await {
+        let (records, waiting) = gather(first, &mut queue);
+        let mut written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
+        if let Some(settled) = files.settle()
+            && let Err(error) = settled.await
+        {
+            written = written.and(Err(error));
         }
-        if failed.is_none() {
-            let began = Instant::now();
-            match wal.write(records) {
-                Ok(written) => {
-                    times.add(began.elapsed());
-                    let mut memory = memory.lock();
-                    memory.files.extend(written.opened);
-                    memory.placed(&written.places);
-                    for number in written.closed {
-                        memory.files.remove(&number);
-                    }
-                }
-                // Never tried again: what reached the disk is unknown from here on.
-                Err(error) => {
-                    tracing::error!(%error, "the Raft log cannot be written");
-                    failed = Some((error.kind(), format!("the Raft log cannot be written: {error}")));
-                }
-            }
-        }
-        for done in waiting {
-            let result = failed.as_ref().map_or(Ok(()), |(kind, why)| Err(io::Error::new(*kind, why.clone())));
-            match done {
-                Done::Append(callback) => callback.io_completed(result),
-                // Whoever asked may have gone.
-                Done::Other(sender) => drop(sender.send(result)),
-                Done::Nobody => {}
-            }
-        }
+        tell(written, waiting, &mut failed, &memory);
     }
 }
 
 enum Found {
     Memory(Entry),
-    Disk(Arc<File>, Place, LogId),
+    Disk(Arc<dyn LogFile>, Place, LogId),
 }
 
 impl Reader {
@@ -213,7 +256,7 @@ impl Reader {
         let read = |found| match found {
             Found::Memory(entry) => Ok(entry),
             Found::Disk(file, place, expected) => {
-                let entry = codec::entry(&wal::read(&file, place)?)?;
+                let entry = codec::entry(&wal::read(&*file, place)?)?;
                 if entry.log_id() == expected {
                     return Ok(entry);
                 }

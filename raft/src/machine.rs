@@ -209,7 +209,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         let shared = self.shared.clone();
         let wanted = meta.clone();
-        let installed = tokio::task::spawn_blocking(move || {
+        let installed = crate::task::blocking(move || {
             let (found, _) = read_meta(&inspect_checkpoint(snapshot.path()).map_err(fatal)?.meta)?;
             if found != wanted.last_log_id {
                 let why = format!("the snapshot holds {found:?} where {:?} was announced", wanted.last_log_id);
@@ -234,8 +234,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             return Ok(None);
         }
         let shared = self.shared.clone();
-        let (meta, snapshot) =
-            tokio::task::spawn_blocking(move || shared.build()).await.map_err(io::Error::other)??;
+        let (meta, snapshot) = crate::task::blocking(move || shared.build()).await.map_err(io::Error::other)??;
         Ok(Some(Snapshot { meta, snapshot }))
     }
 }
@@ -251,8 +250,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Built> {
         let shared = self.0.clone();
-        let (meta, snapshot) =
-            tokio::task::spawn_blocking(move || shared.build()).await.map_err(io::Error::other)??;
+        let (meta, snapshot) = crate::task::blocking(move || shared.build()).await.map_err(io::Error::other)??;
         Ok(Snapshot { meta, snapshot })
     }
 }

@@ -1,9 +1,10 @@
 //! The way to other members: gRPC over mutual TLS, one connection for replication and one for everything that must not
 //! wait behind it.
 
+use std::fs::File;
 use std::future::Future;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
 use crate::codec;
 use crate::limits::{
@@ -37,7 +38,9 @@ use crate::limits::{
 use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::peer_tls::{PeerTls, Target};
+use crate::task;
 use crate::types::{Node, TypeConfig, Vote};
+use crate::wire::{Transport, Wire};
 
 /// Name that every member's peer certificate carries: who a member is follows from the peer CA and its id, not from
 /// its address.
@@ -49,8 +52,9 @@ type RpcError = RPCError<TypeConfig>;
 #[derive(Clone)]
 pub struct Network {
     tls: Option<PeerTls>,
+    wire: Option<Arc<dyn Wire>>,
     /// For questions of this member's own, by the other's address.
-    channels: Arc<Mutex<std::collections::HashMap<String, Channel>>>,
+    channels: Arc<Mutex<std::collections::HashMap<String, Transport>>>,
 }
 
 /// The way to one member.
@@ -60,7 +64,7 @@ pub struct Peer {
     /// Whether the last attempt to replicate to it failed.
     lost: bool,
     address: String,
-    client: PeerClient<Channel>,
+    client: PeerClient<Transport>,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> RpcError {
@@ -115,24 +119,38 @@ async fn connect_to(tls: Option<&PeerTls>, target: &Target) -> std::io::Result<C
 impl Network {
     /// A network with this identity.
     pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, channels: Arc::default() }
+        Self { tls, wire: None, channels: Arc::default() }
     }
 
-    fn channel(&self, address: &str) -> Channel {
+    /// The same over a simulated network, if there is one.
+    pub fn over(self, wire: Option<Arc<dyn Wire>>) -> Self {
+        Self { wire, ..self }
+    }
+
+    /// The simulated network, if there is one.
+    pub fn wire(&self) -> Option<&Arc<dyn Wire>> {
+        self.wire.as_ref()
+    }
+
+    fn channel(&self, address: &str) -> Transport {
+        if let Some(wire) = &self.wire {
+            return Transport::Line(wire.line(address));
+        }
         let (tls, targets) = (self.tls.clone(), Target::list(address));
         let connector = tower::service_fn(move |_: Uri| connect(tls.clone(), targets.clone()));
         // Where it leads is the connector's matter.
         let endpoint = Endpoint::from_static("http://member");
-        endpoint
+        let channel = endpoint
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
             .initial_stream_window_size(8 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
-            .connect_with_connector_lazy(connector)
+            .connect_with_connector_lazy(connector);
+        Transport::Channel(channel)
     }
 
-    fn client(channel: Channel) -> PeerClient<Channel> {
+    fn client(channel: Transport) -> PeerClient<Transport> {
         PeerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -169,7 +187,7 @@ impl From<codec::Error> for AskError {
 }
 
 async fn ask(
-    client: &mut PeerClient<Channel>,
+    client: &mut PeerClient<Transport>,
     to: u64,
     question: &Ask,
     body: Bytes,
@@ -329,7 +347,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let head = codec::encode(&SnapshotHead { vote, meta: snapshot.meta.clone() }).map_err(broken)?;
         let (parts, receiver) = mpsc::channel(4);
         let (target, data) = (self.target, snapshot.snapshot.clone());
-        let reading = tokio::task::spawn_blocking(move || read_parts(target, head.into(), data.path(), &parts));
+        let reading = task::spawn(async move { read_parts(target, head.into(), data.path(), &parts).await });
         let limit = Duration::from_millis(SNAPSHOT_TRANSFER_MILLIS);
         let sending = tokio::time::timeout(limit, self.client.install(ReceiverStream::new(receiver)));
         let frame = tokio::select! {
@@ -347,25 +365,37 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 }
 
+/// The files of a directory, in order.
+fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut paths = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort_unstable();
+    Ok(paths)
+}
+
 /// Reads a snapshot's files part by part. Ends early without an error when the receiver has gone.
-fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<SnapshotPart>) -> std::io::Result<()> {
+async fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<SnapshotPart>) -> std::io::Result<()> {
     let empty = || SnapshotPart { to, ..SnapshotPart::default() };
-    if parts.blocking_send(SnapshotPart { head, ..empty() }).is_err() {
+    if parts.send(SnapshotPart { head, ..empty() }).await.is_err() {
         return Ok(());
     }
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let file = entry.file_name().to_string_lossy().into_owned();
-        let mut reader = std::fs::File::open(entry.path())?;
+    let dir = dir.to_owned();
+    for path in task::blocking(move || files(&dir)).await?? {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut reader = task::blocking(move || File::open(path)).await??;
         let mut sent = 0;
         loop {
-            let mut data = Vec::new();
-            reader.by_ref().take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut data)?;
+            let read = move || {
+                let mut data = Vec::new();
+                reader.by_ref().take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut data)?;
+                Ok::<_, std::io::Error>((reader, data))
+            };
+            let data;
+            (reader, data) = task::blocking(read).await??;
             sent += data.len() as u64;
             let last = data.len() < SNAPSHOT_CHUNK_BYTES;
             let (crc32c, file_length) = (crc32c::crc32c(&data), if last { sent } else { 0 });
             let part = SnapshotPart { file: file.clone(), data: data.into(), crc32c, file_length, ..empty() };
-            if parts.blocking_send(part).is_err() {
+            if parts.send(part).await.is_err() {
                 return Ok(());
             }
             if last {
@@ -374,7 +404,7 @@ fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<SnapshotPar
         }
     }
     // Whether the receiver is still there shows in its answer.
-    let _ = parts.blocking_send(SnapshotPart { end: true, ..empty() });
+    let _ = parts.send(SnapshotPart { end: true, ..empty() }).await;
     Ok(())
 }
 

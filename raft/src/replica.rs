@@ -35,7 +35,9 @@ use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
 use crate::suspicion::Suspicion;
 use crate::sync_times::{SyncSummary, SyncTimes};
+use crate::task::Scope;
 use crate::types::{Node, Outcome, Proposal, Raft};
+use crate::wire::World;
 
 /// How a replica is opened.
 pub struct Options {
@@ -68,6 +70,8 @@ pub struct Tuning {
     pub election_max_millis: u64,
     /// Entries after which a snapshot is taken and the log before it may go.
     pub snapshot_entries: u64,
+    /// Entries kept before the last snapshot for members that lag a little.
+    pub kept_entries: u64,
 }
 
 impl Default for Tuning {
@@ -77,6 +81,7 @@ impl Default for Tuning {
             election_min_millis: ELECTION_MIN_MILLIS,
             election_max_millis: ELECTION_MAX_MILLIS,
             snapshot_entries: SNAPSHOT_ENTRIES,
+            kept_entries: KEPT_ENTRIES,
         }
     }
 }
@@ -167,7 +172,7 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         max_payload_entries: APPEND_ENTRIES,
         replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_entries),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        max_in_snapshot_log_to_keep: tuning.kept_entries,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
         // Entries reach a majority of the others before they reach this member's own disk. A leader that was killed in
@@ -182,10 +187,21 @@ impl Replica {
     /// Opens or creates this member's part. A new one waits until [`Replica::initialize`] or until it is added by
     /// a member of a cluster ([`Replica::join`]).
     pub async fn open(setup: impl Into<Setup>) -> Result<Self, OpenError> {
+        Self::open_in(setup, World::default()).await
+    }
+
+    /// Opens it in a simulated world.
+    pub async fn open_in(setup: impl Into<Setup>, world: World) -> Result<Self, OpenError> {
         let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup.into();
-        let (store, log, machine) = tokio::task::spawn_blocking(move || {
-            let store = Arc::new(StateMachine::open(&dir.join("state"), keelson_store::Options::default())?);
-            let log = Log::open(&dir.join("log")).map_err(OpenError::Log)?;
+        let World { wire, files } = world;
+        let options = keelson_store::Options { inline: Scope::is_simulated(), ..Default::default() };
+        let (store, log, machine) = crate::task::blocking(move || {
+            let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
+            let log = match files {
+                Some(files) => Log::open_in(files),
+                None => Log::open(&dir.join("log")),
+            };
+            let log = log.map_err(OpenError::Log)?;
             let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
             Ok::<_, OpenError>((store, log, machine))
         })
@@ -193,7 +209,7 @@ impl Replica {
         .map_err(|error| OpenError::Raft(error.to_string()))??;
         let sync_times = log.sync_times();
         let (incoming, applied) = (machine.incoming(), machine.applied());
-        let network = Network::new(tls.clone());
+        let network = Network::new(tls.clone()).over(wire);
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
@@ -220,14 +236,14 @@ impl Replica {
             handler: OnceLock::new(),
             sync_times,
         });
-        tokio::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
+        crate::task::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
         for (listener, secure) in listeners {
             let tls = tls.clone().filter(|_| secure);
-            tokio::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
+            crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
-        tokio::spawn(crate::compare::run(inner.clone()));
-        tokio::spawn(lead(inner.clone()));
-        tokio::spawn(crate::membership::promote(inner.clone()));
+        crate::task::spawn(crate::compare::run(inner.clone()));
+        crate::task::spawn(lead(inner.clone()));
+        crate::task::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
     }
 
@@ -324,6 +340,16 @@ impl Replica {
         self.0.sync_times.summary()
     }
 
+    /// What other members ask this one, for a network that is not the machine's.
+    pub fn peer_service(&self) -> crate::wire::Line {
+        crate::service::line(self.0.clone())
+    }
+
+    /// To be called where another member's process may have ended: if it was the leader, there is an election.
+    pub async fn connection_ended(&self) {
+        crate::suspicion::connection_ended(self.0.clone()).await;
+    }
+
     /// The state machine underneath.
     pub fn machine(&self) -> &Arc<StateMachine> {
         &self.0.store
@@ -361,7 +387,7 @@ impl Replica {
             tracing::warn!(%error, "Raft did not stop in order");
         }
         let store = self.0.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || {
+        let flushed = crate::task::blocking(move || {
             store.stop("the member stops");
             store.flush()
         });

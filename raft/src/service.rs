@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use tower::ServiceExt;
 
 use crate::codec;
 use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_STREAMS};
@@ -25,12 +26,23 @@ use crate::network::answer_frame;
 use crate::peer_tls::PeerTls;
 use crate::replica::Inner;
 use crate::suspicion::connection_ended;
+use crate::wire::Line;
+
+fn server(inner: Arc<Inner>) -> PeerServer<Service> {
+    PeerServer::new(Service(inner))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The service for a network that is not the machine's.
+pub fn line(inner: Arc<Inner>) -> Line {
+    let failed = |never: std::convert::Infallible| match never {};
+    Line::new(ServiceExt::<http::Request<tonic::body::Body>>::map_err(server(inner), failed))
+}
 
 /// Serves peers until `stop`.
 pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls>, stop: CancellationToken) {
-    let service = PeerServer::new(Service(inner.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let service = server(inner.clone());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -42,7 +54,7 @@ pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls
                 let connection = connection(stream, acceptor, service.clone());
                 let inner = inner.clone();
                 let stop = stop.clone();
-                tokio::spawn(async move {
+                crate::task::spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = connection => connection_ended(inner).await,
@@ -187,7 +199,7 @@ async fn receive(mut parts: Streaming<SnapshotPart>, snapshot: &SnapshotDir) -> 
         }
         let directory = snapshot.path().to_owned();
         // Files are written beside the tasks that must not wait for a disk.
-        let written = tokio::task::spawn_blocking(move || write_part(open, &part, &directory));
+        let written = crate::task::blocking(move || write_part(open, &part, &directory));
         open = written.await.map_err(stopped)??;
     }
     Err(Status::aborted("the snapshot ended before its end"))

@@ -39,7 +39,11 @@ async fn replace(inner: &Inner) {
     let Some(leader) = leader.filter(|leader| *leader != inner.id) else { return };
     let members = inner.members();
     let Some((_, node, _)) = members.iter().find(|(id, ..)| *id == leader) else { return };
-    if !gone(&Target::list(&node.peer_address)).await {
+    let gone = match inner.network.wire() {
+        Some(wire) => wire.refuses(&node.peer_address).await,
+        None => gone(&Target::list(&node.peer_address)).await,
+    };
+    if !gone {
         return;
     }
     let heirs: Vec<u64> = members.iter().filter(|(id, _, votes)| *votes && *id != leader).map(|(id, ..)| *id).collect();

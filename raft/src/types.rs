@@ -17,7 +17,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Node,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = crate::task::Executor,
 );
 
 /// A log entry.

@@ -18,14 +18,19 @@ type Target = Arc<Mutex<Option<(Arc<Disk>, Revision)>>>;
 
 /// Handle of the compaction thread; dropping it stops the thread after its current step.
 pub(crate) struct Compactor {
+    /// There is no thread: whoever asks compacts.
+    inline: bool,
     target: Target,
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Compactor {
-    pub fn start() -> Result<Self, Fatal> {
+    pub fn start(inline: bool) -> Result<Self, Fatal> {
         let target = Target::default();
+        if inline {
+            return Ok(Self { inline, target, wake: None, thread: None });
+        }
         // One token is enough: whoever takes it looks at the latest target.
         let (wake, woken) = sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -35,7 +40,7 @@ impl Compactor {
                 move || run(&target, &woken)
             })
             .map_err(|error| Fatal::Io(format!("cannot start the compaction thread: {error}")))?;
-        Ok(Self { target, wake: Some(wake), thread: Some(thread) })
+        Ok(Self { inline, target, wake: Some(wake), thread: Some(thread) })
     }
 
     /// Forgets what lies below `revision`, soon.
@@ -44,6 +49,9 @@ impl Compactor {
             return;
         }
         *self.target.lock() = Some((disk, revision));
+        if self.inline {
+            work(&self.target);
+        }
         if let Some(wake) = &self.wake {
             // A full channel means that the thread will look anyway.
             let _ = wake.try_send(());
@@ -68,20 +76,25 @@ impl Drop for Compactor {
 
 fn run(target: &Target, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        loop {
-            let Some((disk, revision)) = target.lock().clone() else { break };
-            match step(&disk, revision) {
-                Ok(true) => {
-                    let mut latest = target.lock();
-                    if matches!(&*latest, Some((other, to)) if *to == revision && Arc::ptr_eq(other, &disk)) {
-                        *latest = None;
-                    }
+        work(target);
+    }
+}
+
+/// Compacts until nothing is asked for.
+fn work(target: &Target) {
+    loop {
+        let Some((disk, revision)) = target.lock().clone() else { break };
+        match step(&disk, revision) {
+            Ok(true) => {
+                let mut latest = target.lock();
+                if matches!(&*latest, Some((other, to)) if *to == revision && Arc::ptr_eq(other, &disk)) {
+                    *latest = None;
                 }
-                Ok(false) => {}
-                Err(fatal) => {
-                    disk.fail(&fatal);
-                    *target.lock() = None;
-                }
+            }
+            Ok(false) => {}
+            Err(fatal) => {
+                disk.fail(&fatal);
+                *target.lock() = None;
             }
         }
     }

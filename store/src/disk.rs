@@ -15,7 +15,8 @@ use rocksdb::{
 };
 
 use crate::limits::{
-    BLOCK_CACHE_BYTES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES, WATCH_CATCH_UP_REVISIONS, WRITE_BUFFER_BYTES,
+    BLOCK_CACHE_BYTES, INLINE_WRITE_BUFFER_BYTES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES, WATCH_CATCH_UP_REVISIONS,
+    WRITE_BUFFER_BYTES,
 };
 use crate::record::{self, RevisionRecord, StateRecord, Version};
 use crate::view::Collector;
@@ -115,15 +116,19 @@ fn database_options(cache: &Cache) -> DbOptions {
 }
 
 impl Disk {
-    pub fn open(path: &Path, wal: bool) -> Result<Self, Fatal> {
+    pub fn open(path: &Path, how: &crate::Options) -> Result<Self, Fatal> {
         std::fs::create_dir_all(path)
             .map_err(|error| Fatal::Io(format!("cannot create {}: {error}", path.display())))?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let options = family_options(&cache);
+        let mut options = family_options(&cache);
+        if how.inline {
+            options.set_disable_auto_compactions(true);
+            options.set_write_buffer_size(INLINE_WRITE_BUFFER_BYTES);
+        }
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
         let db = DB::open_cf_descriptors(&database_options(&cache), path, families)?;
         let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
-        Ok(Self { db, dir, wal, floor: AtomicI64::new(0), failure: OnceLock::new() })
+        Ok(Self { db, dir, wal: how.wal, floor: AtomicI64::new(0), failure: OnceLock::new() })
     }
 
     /// The state record of a database that nobody writes to.

@@ -68,7 +68,7 @@ impl Import {
             return Err(Fatal::Io(format!("there is a store in {} already", dir.display())));
         }
         let path = generation::path(dir, 1);
-        let disk = Arc::new(Disk::open(&path, false)?);
+        let disk = Arc::new(Disk::open(&path, &crate::Options::default())?);
         let batch = WriteBatch::default();
         let (base, hash) = (base.max(1), [0; 32]);
         Ok(Self { root: dir.to_path_buf(), disk, batch, batch_bytes: 0, base, revision: 1, hash, changes: Vec::new() })

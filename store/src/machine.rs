@@ -32,11 +32,13 @@ pub struct Options {
     pub wal: bool,
     /// Bytes of recent events kept in memory for watchers.
     pub watch_ring_bytes: usize,
+    /// Do everything on the caller's threads, in an order that does not depend on time: for simulations.
+    pub inline: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { wal: false, watch_ring_bytes: WATCH_RING_BYTES }
+        Self { wal: false, watch_ring_bytes: WATCH_RING_BYTES, inline: false }
     }
 }
 
@@ -75,9 +77,9 @@ impl StateMachine {
     /// Opens or creates the state in `dir`, and loads it into memory.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Fatal> {
         let path = crate::generation::current(dir)?;
-        let disk = Arc::new(Disk::open(&path, options.wal)?);
+        let disk = Arc::new(Disk::open(&path, &options)?);
         let state = load(disk.clone())?;
-        let compactor = Compactor::start()?;
+        let compactor = Compactor::start(options.inline)?;
         compactor.request(disk.clone(), state.compact_revision);
         let hub = Hub::new(&disk, state.revision, options.watch_ring_bytes);
         Ok(Self {

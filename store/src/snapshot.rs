@@ -59,7 +59,7 @@ impl StateMachine {
         let number = generation::number(&self.root)? + 1;
         let target = generation::path(&self.root, number);
         bring(dir, &target)?;
-        let opened = Disk::open(&target, self.options.wal).and_then(|disk| {
+        let opened = Disk::open(&target, &self.options).and_then(|disk| {
             let disk = Arc::new(disk);
             Ok((load(disk.clone())?, disk))
         });

@@ -14,7 +14,7 @@ use crate::{
 };
 
 fn open(dir: &Path) -> StateMachine {
-    StateMachine::open(dir, Options { wal: false, watch_ring_bytes: 2_000 }).expect("opens")
+    StateMachine::open(dir, Options { wal: false, watch_ring_bytes: 2_000, ..Options::default() }).expect("opens")
 }
 
 fn apply(machine: &StateMachine, command: Command) -> Result<Applied, KvError> {

@@ -207,7 +207,7 @@ fn config() -> ProptestConfig {
 }
 
 fn open(dir: &Path) -> StateMachine {
-    StateMachine::open(dir, Options { wal: false, watch_ring_bytes: 1_500 }).expect("opens")
+    StateMachine::open(dir, Options { wal: false, watch_ring_bytes: 1_500, ..Options::default() }).expect("opens")
 }
 
 /// Names and lengths of all files.

@@ -1,13 +1,16 @@
 //! Running other programs, and finding the repository.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 /// The root of the checkout.
 pub fn repository() -> PathBuf {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // Of the run before that of the build: checkouts that share a target directory share this program too.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     manifest.parent().map(PathBuf::from).unwrap_or(manifest)
 }
 
@@ -47,6 +50,19 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{shown} failed: {status}");
     }
     Ok(())
+}
+
+/// Runs a command with its output shown: whether it succeeded, and the lines that it wrote as errors.
+pub fn watched(command: &mut Command) -> Result<(bool, Vec<String>)> {
+    let shown = format!("{command:?}");
+    let mut child = command.stderr(Stdio::piped()).spawn().with_context(|| format!("cannot start {shown}"))?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stderr.take().context("its errors are piped")?).lines() {
+        let line = line?;
+        eprintln!("{line}");
+        lines.push(line);
+    }
+    Ok((child.wait()?.success(), lines))
 }
 
 /// Runs a command and returns what it prints.

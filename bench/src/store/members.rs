@@ -47,8 +47,9 @@ impl Drop for Cluster {
     }
 }
 
+/// All at once, since two that are asked for one after the other may be the same.
 fn ports() -> Result<Vec<u16>> {
-    let listeners: Vec<_> = (0..MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let listeners: Vec<_> = (0..2 * MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
@@ -57,7 +58,9 @@ impl Cluster {
     pub async fn start(program: Program) -> Result<Self> {
         let dir = tempfile::tempdir_in(".").or_else(|_| tempfile::tempdir())?;
         let children = (0..MEMBERS).map(|_| None).collect();
-        let mut cluster = Self { program, dir, clients: ports()?, peers: ports()?, children };
+        let mut clients = ports()?;
+        let peers = clients.split_off(MEMBERS);
+        let mut cluster = Self { program, dir, clients, peers, children };
         for member in 0..MEMBERS {
             cluster.run(member)?;
         }

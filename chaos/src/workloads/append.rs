@@ -33,7 +33,7 @@ impl Workload for Lists {
             let call = run(&client, &steps);
             let (operation, _) = process.perform(steps.clone(), write, call, Vec::clone).await;
             self.history.lock().push(operation);
-            process.pause(PAUSE).await;
+            process.think(PAUSE).await;
         }
     }
 

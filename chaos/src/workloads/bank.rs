@@ -72,7 +72,7 @@ impl Workload for Bank {
                 process.perform(input, true, call, |()| BTreeMap::new()).await.0
             };
             self.history.lock().push(operation);
-            process.pause(PAUSE).await;
+            process.think(PAUSE).await;
         }
     }
 

@@ -46,7 +46,7 @@ impl Workload for Registers {
                 };
             }
             self.history.lock().push(operation);
-            process.pause(PAUSE).await;
+            process.think(PAUSE).await;
         }
     }
 

@@ -64,7 +64,7 @@ impl Workload for Sets {
                 process.perform(Input::Add(element), true, call, |_| BTreeSet::new()).await.0
             };
             self.note(set, operation);
-            process.pause(PAUSE).await;
+            process.think(PAUSE).await;
         }
     }
 

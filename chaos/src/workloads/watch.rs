@@ -105,7 +105,7 @@ impl Watches {
                     }
                 }
             }
-            process.pause(PAUSE).await;
+            process.think(PAUSE).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! `keelson status`: how the cluster is, once or on a page that follows it; and the same for browsers.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,7 @@ fn only_get(method: &http::Method) -> Result<(), Status> {
 }
 
 /// The transport of the admin's kubeconfig.
-pub fn transport(kubeconfig: &PathBuf) -> Result<Https> {
+pub fn transport(kubeconfig: &Path) -> Result<Https> {
     keelson_client::https::transport_of(kubeconfig)
         .with_context(|| format!("cannot use {}: name another with --kubeconfig", kubeconfig.display()))
 }

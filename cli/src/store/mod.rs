@@ -89,6 +89,7 @@ async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls
             // Members must not all stand for election at once.
             election_max_millis: args.election_timeout * 3 / 2,
             snapshot_entries: args.snapshot_count.max(1),
+            ..Tuning::default()
         },
     })
     .await?;

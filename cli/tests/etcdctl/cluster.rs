@@ -1,10 +1,12 @@
 //! A cluster of real processes on free ports, of Keelson or of etcd.
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::ports::free_port;
 
 /// How long a cluster may take to answer.
 const START: Duration = Duration::from_secs(60);
@@ -44,10 +46,8 @@ impl Drop for Cluster {
     }
 }
 
-/// Ports that nobody uses. Another program may take one meanwhile, which shows at the start.
 fn ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
+    (0..count).map(|_| free_port()).collect()
 }
 
 pub fn url(port: u16) -> String {

@@ -4,6 +4,8 @@
 //! Skips where etcd or etcdctl is not installed.
 
 mod cluster;
+#[path = "../support/ports.rs"]
+mod ports;
 mod walk;
 
 use std::collections::BTreeSet;

@@ -207,8 +207,9 @@ impl Look<'_> {
         let metadata = &self.deployment.metadata;
         let patch = json!({"metadata": {"uid": metadata.uid, "annotations": {sets::REVISION: revision.to_string()}}});
         let api = self.context.client.namespaced::<Deployment>(metadata.namespace.as_deref().unwrap_or_default());
-        let written = api.patch(metadata.name.as_deref().unwrap_or_default(), None, PatchType::Merge, &patch).await?;
-        self.deployment = Arc::new(written);
+        // By way of the status: a change of annotations by the other way makes a new generation.
+        let name = metadata.name.as_deref().unwrap_or_default();
+        self.deployment = Arc::new(api.patch(name, Some("status"), PatchType::Merge, &patch).await?);
         Ok(())
     }
 

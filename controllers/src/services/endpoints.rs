@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Error, Key};
+use md5::{Digest, Md5};
 
 use super::{TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port};
 use crate::context::Context;
@@ -93,7 +94,8 @@ fn together(by_port: BTreeMap<Port, Addresses>, portless: Addresses) -> Vec<Endp
             None => groups.push((addresses, vec![port])),
         }
     }
-    let subset = |(addresses, ports): (Addresses, Vec<EndpointPort>)| {
+    let subset = |(addresses, mut ports): (Addresses, Vec<EndpointPort>)| {
+        ports.sort_by_cached_key(rank);
         let of = |down: bool| {
             let of: Vec<EndpointAddress> = addresses.iter().filter(|a| a.0 == down).map(|a| a.1.clone()).collect();
             (!of.is_empty()).then_some(of)
@@ -105,6 +107,19 @@ fn together(by_port: BTreeMap<Port, Addresses>, portless: Addresses) -> Vec<Endp
         }
     };
     groups.into_iter().map(subset).collect()
+}
+
+/// Ports are in the order of the hash of what Go prints of them: others compare and merge lists in this order.
+fn rank(port: &EndpointPort) -> [u8; 16] {
+    let optional = |text: &Option<String>| text.as_ref().map_or("<nil>".into(), |t| t.clone());
+    let shown = format!(
+        "(v1.EndpointPort){{Name:(string){} Port:(int32){} Protocol:(v1.Protocol){} AppProtocol:(*string){}}}",
+        port.name.as_deref().unwrap_or_default(),
+        port.port,
+        port.protocol.as_deref().unwrap_or_default(),
+        optional(&port.app_protocol),
+    );
+    Md5::digest(shown).into()
 }
 
 /// The object as it should be.
@@ -241,7 +256,7 @@ mod tests {
             pod("bb", false, json!([{"name": "web", "containerPort": 9001}])),
         ];
         assert_eq!(shown(&subsets(&service, &pods).0), ["1|2:8080", "1|:9000", "|2:9001"]);
-        assert_eq!(shown(&subsets(&service, &pods[..1]).0), ["1|:8080,9000"]);
+        assert_eq!(shown(&subsets(&service, &pods[..1]).0), ["1|:9000,8080"]);
         assert!(subsets(&service, &[]).0.is_empty());
         let ended = Arc::new(
             serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": []},
@@ -249,6 +264,18 @@ mod tests {
             .unwrap(),
         );
         assert!(subsets(&service, &[ended]).0.is_empty());
+    }
+
+    #[test]
+    fn ports_are_in_the_order_of_their_hashes() {
+        let port = |name: &str, port: i32, protocol: Option<&str>| EndpointPort {
+            name: Some(name.into()),
+            port,
+            protocol: Some("TCP".into()),
+            app_protocol: protocol.map(str::to_owned),
+        };
+        assert!(rank(&port("named", 9001, None)) < rank(&port("http", 8080, None)));
+        assert_ne!(rank(&port("http", 8080, None)), rank(&port("http", 8080, Some("http"))));
     }
 
     #[test]

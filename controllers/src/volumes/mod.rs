@@ -1,7 +1,9 @@
 //! Volumes: binding claims, making and protecting volumes, and the claims of ephemeral volumes.
 
+pub mod attachment;
 pub mod binder;
 pub mod ephemeral;
+pub mod expansion;
 pub mod local_path;
 mod plan;
 pub mod protection;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Key, PatchType};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 
 /// The patch that puts the finalizer on what lives, or takes it off what goes and is not used.
 fn plan(metadata: &ObjectMeta, finalizer: &str, used: bool) -> Option<Value> {
@@ -71,9 +73,58 @@ pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome
     }
 }
 
+/// The classes that a claim has, had last, or is changed to.
+fn classes_of(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &String> {
+    let asked = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_ref());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.as_ref());
+    let target = status.and_then(|s| s.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_ref());
+    asked.into_iter().chain(current).chain(target)
+}
+
+fn class_of(volume: &PersistentVolume) -> Option<&String> {
+    volume.spec.as_ref()?.volume_attributes_class_name.as_ref()
+}
+
+pub(crate) fn watch_classes(context: &Arc<Context>, queue: &Keys) {
+    watch_own(&context.cache.attributes_classes, queue);
+    watch_with(&context.cache.claims, queue, |change: &Change<PersistentVolumeClaim>| {
+        let old = change.old.iter().flat_map(|c| classes_of(c));
+        old.map(|name| (String::new(), name.clone())).collect()
+    });
+    watch_with(&context.cache.volumes, queue, |change: &Change<PersistentVolume>| {
+        change.old.iter().filter_map(|v| class_of(v)).map(|name| (String::new(), name.clone())).collect()
+    });
+}
+
+pub(crate) async fn reconcile_class(context: Arc<Context>, key: Key) -> Outcome {
+    let Some(class) = context.cache.attributes_classes.get(&key) else { return Ok(None) };
+    // Only what goes is worth the search.
+    let used = class.metadata.deletion_timestamp.is_some()
+        && (context.cache.claims.list_all().iter().any(|c| classes_of(c).any(|name| *name == key.1))
+            || context.cache.volumes.list_all().iter().any(|v| class_of(v) == Some(&key.1)));
+    let Some(patch) = plan(&class.metadata, CLASS, used) else { return Ok(None) };
+    match context.client.cluster::<VolumeAttributesClass>().patch(&key.1, None, PatchType::Merge, &patch).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        result => result.map(|_| None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_holds_every_class_that_it_has_to_do_with() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "spec": {"volumeAttributesClassName": "asked"},
+            "status": {"currentVolumeAttributesClassName": "current",
+                "modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "target"}},
+        }))
+        .unwrap();
+        assert_eq!(classes_of(&claim).collect::<Vec<_>>(), ["asked", "current", "target"]);
+        assert_eq!(classes_of(&PersistentVolumeClaim::default()).count(), 0);
+    }
 
     #[test]
     fn what_is_used_stays() {

@@ -277,7 +277,7 @@ fn stateful_set(spec: &Value, new: bool, p: &mut Problems) {
         p.label("spec.serviceName", &spec["serviceName"]);
     }
     check_selector(spec, "statefulset", true, p);
-    pod::template(&spec["template"], "spec.template", p);
+    pod::template(&with_claims(spec), "spec.template", p);
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy != "Always" {
         p.not_supported("spec.template.spec.restartPolicy", &super::check::or_empty(policy), &["Always"]);
@@ -286,6 +286,20 @@ fn stateful_set(spec: &Value, new: bool, p: &mut Problems) {
         let why = "activeDeadlineSeconds in StatefulSet is not Supported";
         p.forbidden("spec.template.spec.activeDeadlineSeconds", why);
     }
+}
+
+/// The template of a StatefulSet's pods as they will be: each claim template is a volume of them.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = spec["template"].clone();
+    let claimed: Vec<&str> = items(&spec["volumeClaimTemplates"]).map(|c| text(&c["metadata"], "name")).collect();
+    if claimed.is_empty() || !template["spec"].is_object() {
+        return template;
+    }
+    let own = items(&template["spec"]["volumes"]).filter(|v| !claimed.contains(&text(v, "name"))).cloned();
+    let claims = claimed.iter().filter(|name| !name.is_empty());
+    let claims = claims.map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    template["spec"]["volumes"] = own.chain(claims).collect();
+    template
 }
 
 fn update_strategy(strategy: &Value, p: &mut Problems) {
@@ -348,4 +362,27 @@ pub fn replication_controller(new: &Value, p: &mut Problems) {
     pod::template(&spec["template"], "spec.template", p);
     always(spec, p);
     let _ = items(&spec["template"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_a_stateful_set_mount_what_its_claims_give() {
+        for (mounted, claims, allowed) in
+            [("data", &["data"][..], true), ("data", &["log"], false), ("log", &[], false)]
+        {
+            let claims: Vec<Value> = claims.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+            let spec = json!({
+                "selector": {"matchLabels": {"a": "b"}}, "serviceName": "s", "volumeClaimTemplates": claims,
+                "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Always", "containers": [
+                    {"name": "c", "image": "i", "volumeMounts": [{"name": mounted, "mountPath": "/d"}]}]}},
+            });
+            let mut problems = Problems::default();
+            stateful_set(&spec, true, &mut problems);
+            let unknown = problems.0.iter().any(|c| c.field.ends_with("volumeMounts[0].name"));
+            assert_eq!(!unknown, allowed, "{spec}");
+        }
+    }
 }

@@ -107,7 +107,7 @@ impl Election for ElectionService {
         self.0.kv.barrier().await.map_err(of_kv)?;
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let front = self.0.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let gone = answers.clone();
             tokio::select! {
                 done = observe(&front, &name, &answers) => if let Err(error) = done {

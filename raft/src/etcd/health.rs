@@ -46,7 +46,7 @@ impl Health for HealthService {
         let known = request.get_ref().service.is_empty();
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let front = self.0.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let mut told = None;
             loop {
                 let now = if known { status(&front) } else { ServingStatus::ServiceUnknown };

@@ -57,7 +57,7 @@ pub(super) async fn query(view: View, request: RangeRequest) -> Result<RangeResp
         return view.query(&request).map_err(of_kv);
     }
     let run = move || view.query(&request);
-    tokio::task::spawn_blocking(run).await.map_err(|error| Status::internal(error.to_string()))?.map_err(of_kv)
+    crate::task::blocking(run).await.map_err(|error| Status::internal(error.to_string()))?.map_err(of_kv)
 }
 
 fn serializable(request: &pb::TxnRequest) -> bool {
@@ -95,7 +95,7 @@ impl Kv for KvService {
         let view = self.view(serializable).await?;
         let header = self.0.header(view.revision());
         let (parts, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
-        tokio::spawn(stream_range(view, request, header, parts));
+        crate::task::spawn(stream_range(view, request, header, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(received))))
     }
 
@@ -140,7 +140,7 @@ impl Kv for KvService {
         let response = if keelson_store::only_reads(&txn) {
             let view = self.view(serializable).await?;
             let run = move || view.read_txn(&txn);
-            tokio::task::spawn_blocking(run).await.map_err(|error| Status::internal(error.to_string()))?
+            crate::task::blocking(run).await.map_err(|error| Status::internal(error.to_string()))?
         } else {
             self.0.kv.txn(txn).await
         };

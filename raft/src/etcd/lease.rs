@@ -55,7 +55,7 @@ impl Lease for LeaseService {
         let mut requests = request.into_inner();
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
         let front = self.0.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             while let Some(Ok(request)) = requests.next().await {
                 let answer = renew(&front, request.id).await;
                 let failed = answer.is_err();

@@ -91,7 +91,7 @@ impl Front {
         let progress = watch::ProgressRequests::default();
         let (auth, quota) = (auth::Cache::default(), quota::Quota::default());
         let front = Arc::new(Self { kv, cluster, options, progress, auth, quota });
-        tokio::spawn(quota::follow(Arc::downgrade(&front)));
+        crate::task::spawn(quota::follow(Arc::downgrade(&front)));
         front
     }
 

@@ -94,7 +94,7 @@ pub async fn serve(router: Router, listener: TcpListener, tls: Option<Arc<TlsSlo
             continue;
         };
         let (router, builder, tls, stop) = (router.clone(), builder.clone(), tls.clone(), stop.clone());
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let ended = connection(socket, router, &builder, tls, stop).await;
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "a connection ended");

@@ -33,7 +33,7 @@ impl Session {
         let ttl = kv.lease_keep_alive(lease).await.map_err(of_kv)?;
         let kv = front.kv.clone();
         let every = Duration::from_secs(u64::try_from(ttl / 3).unwrap_or(1).max(1));
-        let renewing = tokio::spawn(async move {
+        let renewing = crate::task::spawn(async move {
             loop {
                 tokio::time::sleep(every).await;
                 if let Err(KvError::LeaseNotFound) = kv.lease_keep_alive(lease).await {

@@ -42,7 +42,7 @@ impl ProgressRequests {
             return;
         }
         let front = front.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             // Cleared before asking: whoever comes during the asking asks again.
             front.progress.0.store(false, Ordering::Release);
             front.kv.progress();
@@ -73,7 +73,7 @@ impl Watch for WatchService {
             next_id: 0,
             wanted: None,
         };
-        tokio::spawn(session.run(requests));
+        crate::task::spawn(session.run(requests));
         Ok(Response::new(Box::pin(ReceiverStream::new(received))))
     }
 }

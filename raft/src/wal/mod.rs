@@ -4,17 +4,16 @@
 //! (vote, purged and committed ids), so that any earlier segment may go; a damaged record that was once synced is
 //! never taken for the end of the log.
 
+pub mod files;
 mod frame;
 mod segment;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use files::{Files, LogFile};
 
 use crate::codec;
 use crate::limits::SEGMENT_BYTES;
@@ -135,14 +134,15 @@ impl Records {
 }
 
 struct Segment {
-    file: Arc<File>,
+    file: Arc<dyn LogFile>,
     /// Highest index that it holds an entry of.
     last_index: u64,
 }
 
 /// The open log.
 pub struct Wal {
-    dir: PathBuf,
+    files: Arc<dyn Files>,
+    segment_bytes: u64,
     pool: segment::Pool,
     segments: BTreeMap<u64, Segment>,
     active: segment::Header,
@@ -159,7 +159,7 @@ pub struct Recovered {
     /// The entries after the purged one, without gaps.
     pub entries: Vec<(LogId, Place)>,
     /// The segments' files.
-    pub files: Vec<(u64, Arc<File>)>,
+    pub files: Vec<(u64, Arc<dyn LogFile>)>,
 }
 
 fn corrupt(what: String) -> io::Error {
@@ -168,20 +168,19 @@ fn corrupt(what: String) -> io::Error {
 }
 
 impl Wal {
-    /// Opens or creates the log in `dir`.
-    pub fn open(dir: &Path) -> io::Result<(Self, Recovered)> {
-        fs::create_dir_all(dir)?;
-        segment::remove_spares(dir)?;
+    /// Opens or creates the log.
+    pub fn open(files: Arc<dyn Files>) -> io::Result<(Self, Recovered)> {
+        segment::remove_spares(&*files)?;
         let mut reader = Reader::default();
-        let numbers = segment::list(dir)?;
+        let numbers = segment::list(&*files)?;
         for (at, number) in numbers.iter().enumerate() {
-            reader.segment(dir, *number, at + 1 == numbers.len())?;
+            reader.segment(&*files, *number, at + 1 == numbers.len())?;
         }
         reader.whole()?;
         let Reader { mut recovered, segments, active, offset, sequence } = reader;
-        let pool = segment::Pool::start(dir, SEGMENT_BYTES)?;
-        let state = recovered.state.clone();
-        let mut wal = Self { dir: dir.to_path_buf(), pool, segments, active, offset, sequence, state };
+        let pool = segment::Pool::start(files.clone())?;
+        let (state, segment_bytes) = (recovered.state.clone(), files.segment_bytes());
+        let mut wal = Self { files, segment_bytes, pool, segments, active, offset, sequence, state };
         if wal.segments.is_empty() {
             wal.first()?;
         }
@@ -191,18 +190,16 @@ impl Wal {
 
     /// Makes the very first segment: not filled with zeros, so that a new member is ready at once.
     fn first(&mut self) -> io::Result<()> {
-        let path = segment::path(&self.dir, 1);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        file.set_len(SEGMENT_BYTES)?;
-        file.sync_all()?;
-        let file = Arc::new(segment::open(&path)?);
-        segment::sync_dir(&self.dir)?;
+        let name = segment::name(1);
+        self.files.create(&name, self.segment_bytes, false)?;
+        let file = self.files.open(&name)?;
+        self.files.sync()?;
         self.begin(1, file)
     }
 
     /// Begins to write to a fresh file.
-    fn begin(&mut self, number: u64, file: Arc<File>) -> io::Result<()> {
-        let salt = rand_salt(number)?;
+    fn begin(&mut self, number: u64, file: Arc<dyn LogFile>) -> io::Result<()> {
+        let salt = self.files.salt()? ^ number;
         self.active = segment::Header { number, salt, sequence: self.sequence };
         let mut state = Records::default();
         if let Some(vote) = self.state.vote {
@@ -230,7 +227,7 @@ impl Wal {
     /// more: what is on disk is unknown.
     pub fn write(&mut self, records: Records) -> io::Result<Written> {
         let mut written = Written::default();
-        if self.offset + frame::size_bytes(records.size_bytes()) as u64 > SEGMENT_BYTES {
+        if self.offset + frame::size_bytes(records.size_bytes()) as u64 > self.segment_bytes {
             let number = self.active.number + 1;
             let file = self.pool.take(number)?;
             self.begin(number, file.clone())?;
@@ -281,20 +278,13 @@ pub struct Written {
     /// Where entries are now.
     pub places: Vec<(u64, Place)>,
     /// A new segment.
-    pub opened: Option<(u64, Arc<File>)>,
+    pub opened: Option<(u64, Arc<dyn LogFile>)>,
     /// Segments that are gone.
     pub closed: Vec<u64>,
 }
 
-/// A salt that no earlier use of the file had.
-fn rand_salt(number: u64) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes) ^ number)
-}
-
 /// Reads an entry's bytes.
-pub fn read(file: &File, place: Place) -> io::Result<Bytes> {
+pub fn read(file: &dyn LogFile, place: Place) -> io::Result<Bytes> {
     Ok(segment::read_at(file, u64::from(place.offset), place.length as usize)?.into())
 }
 
@@ -315,13 +305,13 @@ impl Default for Reader {
 }
 
 impl Reader {
-    fn segment(&mut self, dir: &Path, number: u64, last: bool) -> io::Result<()> {
-        let path = segment::path(dir, number);
-        let bytes = segment::read(&path)?;
-        let damaged = |what: &str| corrupt(format!("{what} in {}", path.display()));
+    fn segment(&mut self, files: &dyn Files, number: u64, last: bool) -> io::Result<()> {
+        let name = segment::name(number);
+        let bytes = files.read(&name)?;
+        let damaged = |what: &str| corrupt(format!("{what} in {name}"));
         let Some(header) = segment::Header::decode(&bytes).filter(|header| header.number == number) else {
             // A crash between the file's naming and its first write leaves this, and only at the end.
-            return if last { fs::remove_file(&path) } else { Err(damaged("no header")) };
+            return if last { files.remove(&name) } else { Err(damaged("no header")) };
         };
         if self.active.number != 0 && (self.active.number + 1 != number || self.sequence != header.sequence) {
             return Err(damaged("frames are missing before the first"));
@@ -338,7 +328,7 @@ impl Reader {
         if frame::later_frame(&bytes, at, header.salt, self.sequence) {
             return Err(damaged(&format!("a frame that was synced does not check at byte {at}")));
         }
-        self.segments.insert(number, Segment { file: Arc::new(segment::open(&path)?), last_index });
+        self.segments.insert(number, Segment { file: files.open(&name)?, last_index });
         (self.active, self.offset) = (header, at as u64);
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! Segments: files of fixed size that hold frames, filled with zeros before use so that a sync has no metadata to
 //! write, and used again when their entries are purged.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use super::files::{Files, LogFile};
 
 /// Bytes before a segment's first frame: magic, number, salt, first sequence, checksum.
 pub const HEADER_BYTES: usize = 40;
@@ -49,82 +48,54 @@ impl Header {
     }
 }
 
-/// A segment's path.
-pub fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:016x}.log"))
+/// A segment's name.
+pub fn name(number: u64) -> String {
+    format!("{number:016x}.log")
 }
 
-/// Numbers of the segments in `dir`, in order.
-pub fn list(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if let Some(number) = name.to_str().and_then(|name| name.strip_suffix(".log"))
-            && let Ok(number) = u64::from_str_radix(number, 16)
-        {
-            numbers.push(number);
-        }
-    }
+/// Numbers of the segments, in order.
+pub fn list(files: &dyn Files) -> io::Result<Vec<u64>> {
+    let names = files.list()?;
+    let number = |name: &String| u64::from_str_radix(name.strip_suffix(".log")?, 16).ok();
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-/// Opens a segment; a write to it returns when it is on disk.
-pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_DSYNC).open(path)
-}
-
-/// Creates a file of zeros, on disk when this returns.
-fn create(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    let zeros = vec![0; 256 * 1024];
-    let mut left = bytes;
-    while left > 0 {
-        let step = left.min(zeros.len() as u64);
-        file.write_all(&zeros[..step as usize])?;
-        left -= step;
-    }
-    file.sync_all()
-}
-
-/// Makes names durable.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Reads a whole segment.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// Reads a part of a segment.
-pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+pub fn read_at(file: &dyn LogFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
 }
 
-/// Prepares files for the next segments on a thread of its own.
+/// Prepares files for the next segments.
 pub struct Pool {
-    dir: PathBuf,
-    ready: Receiver<io::Result<PathBuf>>,
-    used: SyncSender<PathBuf>,
+    files: Arc<dyn Files>,
+    prepared: Option<Prepared>,
+}
+
+/// The thread that prepares them; a simulation has none.
+struct Prepared {
+    ready: Receiver<io::Result<String>>,
+    used: SyncSender<String>,
 }
 
 impl Pool {
-    /// Starts to prepare files of `bytes` in `dir`.
-    pub fn start(dir: &Path, bytes: u64) -> io::Result<Self> {
+    /// Starts to prepare files.
+    pub fn start(files: Arc<dyn Files>) -> io::Result<Self> {
+        if files.settle().is_some() {
+            return Ok(Self { files, prepared: None });
+        }
         let (offer, ready) = sync_channel(0);
-        let (used, free) = sync_channel::<PathBuf>(1);
-        let spares = dir.to_path_buf();
+        let (used, free) = sync_channel::<String>(1);
+        let spares = files.clone();
         std::thread::Builder::new().name("log-prepare".into()).spawn(move || {
             for round in 0u64.. {
                 let made = free.try_recv().map_or_else(
                     |_| {
-                        let path = spares.join(format!("{round}.spare"));
-                        create(&path, bytes).map(|()| path)
+                        let spare = format!("{round}.spare");
+                        spares.create(&spare, spares.segment_bytes(), true).map(|()| spare)
                     },
                     Ok,
                 );
@@ -133,36 +104,45 @@ impl Pool {
                 }
             }
         })?;
-        Ok(Self { dir: dir.to_path_buf(), ready, used })
+        Ok(Self { files, prepared: Some(Prepared { ready, used }) })
     }
 
     /// Takes a prepared file as the segment of this number.
-    pub fn take(&self, number: u64) -> io::Result<Arc<File>> {
-        let prepared = self.ready.recv().map_err(|_| io::Error::other("the log's preparing thread has stopped"))??;
-        let target = path(&self.dir, number);
-        fs::rename(prepared, &target)?;
-        let file = open(&target)?;
-        sync_dir(&self.dir)?;
-        Ok(Arc::new(file))
+    pub fn take(&self, number: u64) -> io::Result<Arc<dyn LogFile>> {
+        let target = name(number);
+        let prepared = match &self.prepared {
+            Some(Prepared { ready, .. }) => {
+                ready.recv().map_err(|_| io::Error::other("the log's preparing thread has stopped"))??
+            }
+            None => {
+                let spare = format!("{number}.spare");
+                self.files.create(&spare, self.files.segment_bytes(), true)?;
+                spare
+            }
+        };
+        self.files.rename(&prepared, &target)?;
+        let file = self.files.open(&target)?;
+        self.files.sync()?;
+        Ok(file)
     }
 
     /// Gives a segment's file back: it is used again, or removed.
     pub fn give_back(&self, number: u64) -> io::Result<()> {
-        let spare = self.dir.join(format!("{number:016x}.used"));
-        fs::rename(path(&self.dir, number), &spare)?;
-        match self.used.try_send(spare) {
+        let Some(Prepared { used, .. }) = &self.prepared else { return self.files.remove(&name(number)) };
+        let spare = format!("{number:016x}.used");
+        self.files.rename(&name(number), &spare)?;
+        match used.try_send(spare) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(spare) | TrySendError::Disconnected(spare)) => fs::remove_file(spare),
+            Err(TrySendError::Full(spare) | TrySendError::Disconnected(spare)) => self.files.remove(&spare),
         }
     }
 }
 
 /// Removes prepared files that a former process left.
-pub fn remove_spares(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "spare" || extension == "used") {
-            fs::remove_file(path)?;
+pub fn remove_spares(files: &dyn Files) -> io::Result<()> {
+    for name in files.list()? {
+        if name.ends_with(".spare") || name.ends_with(".used") {
+            files.remove(&name)?;
         }
     }
     Ok(())

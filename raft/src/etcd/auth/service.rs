@@ -52,7 +52,7 @@ fn found_role(view: &View, name: &str) -> Result<Role, Refusal> {
 
 /// The hash that is kept of a password.
 async fn hash(password: String) -> Result<Bytes, Status> {
-    let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password, BCRYPT_COST)).await;
+    let hashed = crate::task::blocking(move || bcrypt::hash(password, BCRYPT_COST)).await;
     let hashed = hashed.map_err(|error| Status::internal(error.to_string()))?;
     hashed.map(Bytes::from).map_err(|error| Status::invalid_argument(format!("etcdserver: {error}")))
 }
@@ -92,7 +92,7 @@ impl AuthService {
             return Err(Refusal::NoPasswordUser.into());
         }
         let hashed = String::from_utf8_lossy(&found.password).into_owned();
-        let right = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hashed).unwrap_or(false)).await;
+        let right = crate::task::blocking(move || bcrypt::verify(password, &hashed).unwrap_or(false)).await;
         if right.unwrap_or(false) { Ok(found) } else { Err(Refusal::AuthFailed.into()) }
     }
 }
