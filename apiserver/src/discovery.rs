@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::negotiate::Media;
 use crate::wire::Message;
-use crate::{body, crd, health, negotiate, respond};
+use crate::{body, crd, health, negotiate, respond, usage};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -123,7 +123,7 @@ struct Rows(Vec<&'static ResourceDef>);
 
 impl Rows {
     fn of(customs: &crd::Table) -> Self {
-        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().collect();
+        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().chain(usage::ROWS).collect();
         for (group, definitions) in customs.groups() {
             if RESOURCES.iter().any(|row| row.group == group) {
                 continue;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::services;
+use crate::{name_service, services};
 
 /// Keys of the servers' addresses.
 const PREFIX: &str = "/keelson/servers/";
@@ -78,6 +78,9 @@ impl Place {
             return Ok(());
         }
         self.ensure_service().await?;
+        if let Err(error) = name_service::ensure(&self.client, &self.service_cidr).await {
+            info!(%error, "the kube-dns Service is not there yet");
+        }
         let endpoints = self.client.namespaced::<Endpoints>("default");
         let wanted: Endpoints = serde_json::from_value(endpoints_of(&servers))?;
         match endpoints.get_opt(NAME).await? {

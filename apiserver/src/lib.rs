@@ -22,7 +22,8 @@ mod health;
 pub mod hooks;
 mod listing;
 mod metrics;
-pub mod negotiate;
+pub mod name_service;
+mod negotiate;
 pub mod objects;
 mod openapi;
 mod options;
@@ -41,6 +42,7 @@ mod streams;
 mod subresources;
 mod table;
 mod tokens;
+mod usage;
 mod verbs;
 mod wire;
 

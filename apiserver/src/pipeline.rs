@@ -24,7 +24,7 @@ use crate::request::{Query, ResourceRequest, Target, target};
 use crate::verbs::Call;
 use crate::{
     admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, respond, scheduling, streams, subresources,
+    quota, respond, scheduling, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -64,6 +64,7 @@ pub struct ApiServer {
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
+    pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
     admission: admission::Chain,
@@ -98,6 +99,7 @@ impl ApiServer {
             turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),
+            readings: usage::Readings::default(),
             objects,
             pki: config.pki,
             service_cidr: config.service_cidr,
@@ -209,6 +211,9 @@ impl ApiServer {
         }
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
+        }
+        if usage::is_computed(call) {
+            return self.usage(call).await;
         }
         if components::is_computed(call) {
             return self.components(call).await;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
-use crate::scheduling;
+use crate::{scheduling, usage};
 
 /// Query parameters, decoded; of repeated ones all values.
 #[derive(Clone, Debug, Default)]
@@ -195,7 +195,8 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
             (namespace, rest) = (ns, inner);
         }
     }
-    let find = |plural: &str| match resources::find(group, version, plural) {
+    let computed = |plural: &str| usage::find(group, version, plural);
+    let find = |plural: &str| match resources::find(group, version, plural).or_else(|| computed(plural)) {
         Some(def) => Ok((def, None)),
         None if resources::RESOURCES.iter().any(|row| row.group == group) => Err(Status::no_such_path()),
         None => {

@@ -511,6 +511,15 @@ pub fn first_address(cidr: &str) -> Option<Ipv4Addr> {
     range(cidr).ok().map(|(base, _)| Ipv4Addr::from(base + 1))
 }
 
+/// Where the address of the cluster's name server is in a range.
+const NAMES: u32 = 10;
+
+/// The tenth address of a range: the cluster's name server; a range too small for it has none.
+pub fn names_address(cidr: &str) -> Option<Ipv4Addr> {
+    let (base, size) = range(cidr).ok()?;
+    (size > NAMES + 1).then(|| Ipv4Addr::from(base + NAMES))
+}
+
 /// First address and size of an IPv4 range.
 fn range(cidr: &str) -> Result<(u32, u32), Status> {
     let parsed =

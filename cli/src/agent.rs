@@ -1,16 +1,16 @@
 //! `keelson agent`: joins this machine to a cluster, or comes back to it, and runs the pods that are bound to it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
 use keelson_nodeagent::join::{self, Credentials};
-use keelson_nodeagent::{Agent, AgentConfig};
+use keelson_nodeagent::{Agent, AgentConfig, Manifests};
 use keelson_pki::{Identity, client_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,6 +21,11 @@ use crate::life::notify;
 
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
+
+/// The name service's address in clusters without a Service for it.
+const DEFAULT_CLUSTER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+/// Pause before the name service's address is asked for again.
+const NAME_SERVICE_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to stop. Pods go on running then.
 pub async fn run(args: AgentArgs) -> Result<()> {
@@ -38,6 +43,13 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
     let stop = CancellationToken::new();
     tokio::spawn(follow_servers(https.clone(), client.clone(), stop.clone()));
+    let cluster_dns = match args.cluster_dns {
+        Some(address) => address,
+        None => tokio::select! {
+            address = name_service(&client) => address,
+            result = crate::server::terminated() => return result,
+        },
+    };
     let config = AgentConfig {
         node_name: name.clone(),
         client,
@@ -50,11 +62,12 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         credentials,
         cluster_cidr: args.cluster_cidr.clone(),
         resolv_conf: args.resolv_conf.clone(),
-        cluster_dns: Some(args.cluster_dns),
+        cluster_dns: Some(cluster_dns),
         serve_dns: !args.no_dns,
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
         eviction: args.eviction_hard,
+        manifests: Manifests { path: args.pod_manifest_path.clone(), url: manifest_url(args.manifest_url.as_deref())? },
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
     notify::tell(notify::READY);
@@ -102,6 +115,15 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
     }
 }
 
+fn manifest_url(url: Option<&str>) -> Result<Option<http::Uri>> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let parsed: http::Uri = url.parse().with_context(|| format!("--manifest-url {url}"))?;
+    if parsed.scheme_str() != Some("http") || parsed.host().is_none() {
+        bail!("--manifest-url {url}: only http:// URLs are read; a proxy on this node can speak TLS");
+    }
+    Ok(Some(parsed))
+}
+
 /// The address from which the first server that can be routed to would be called.
 async fn own_address(servers: &[String]) -> Result<IpAddr> {
     for server in servers {
@@ -134,6 +156,20 @@ async fn follow_servers(https: Arc<Https>, client: Client, stop: CancellationTok
             () = stop.cancelled() => return,
             () = tokio::time::sleep(SERVERS_REFRESH) => {}
         }
+    }
+}
+
+/// The address of the cluster's name service, as soon as the API says which that is.
+async fn name_service(client: &Client) -> IpAddr {
+    loop {
+        match client.namespaced::<Service>("kube-system").get_opt("kube-dns").await {
+            Ok(service) => {
+                let address = service.and_then(|s| s.spec?.cluster_ip?.parse().ok());
+                return address.unwrap_or(DEFAULT_CLUSTER_DNS);
+            }
+            Err(error) => warn!(%error, "the name service's address could not be read; trying again"),
+        }
+        tokio::time::sleep(NAME_SERVICE_RETRY).await;
     }
 }
 

@@ -134,9 +134,12 @@ pub struct ServerArgs {
     /// Addresses of Services
     #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: String,
-    /// Addresses of pods; each node gets a /24 of it
+    /// Addresses of pods; each node gets a range of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
+    /// Length of the prefix of each node's range of pod addresses; with a /16 for all pods, 24 is enough for 256 nodes
+    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
+    pub node_cidr_mask_size: u8,
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
@@ -211,9 +214,9 @@ pub struct AgentArgs {
     /// The node's resolver configuration, which pods inherit
     #[arg(long, env = "KEELSON_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
-    /// Address of the cluster's name server
-    #[arg(long, env = "KEELSON_CLUSTER_DNS", default_value = "10.96.0.10")]
-    pub cluster_dns: IpAddr,
+    /// Address of the cluster's name server (default: that of the Service kube-system/kube-dns, or 10.96.0.10)
+    #[arg(long, env = "KEELSON_CLUSTER_DNS")]
+    pub cluster_dns: Option<IpAddr>,
     /// Do not serve cluster names on this node (another name server has the address)
     #[arg(long, env = "KEELSON_NO_DNS")]
     pub no_dns: bool,
@@ -224,6 +227,12 @@ pub struct AgentArgs {
         default_value = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
     )]
     pub eviction_hard: keelson_nodeagent::Thresholds,
+    /// A file, or a directory of files, with pods that this node runs whatever the API says (static pods)
+    #[arg(long, env = "KEELSON_POD_MANIFEST_PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// A URL from which static pods are read every 20 s
+    #[arg(long, env = "KEELSON_MANIFEST_URL", value_name = "http://HOST/PATH")]
+    pub manifest_url: Option<String>,
     /// Do not serve Services on this node (another proxy does)
     #[arg(long, env = "KEELSON_NO_PROXY")]
     pub no_proxy: bool,

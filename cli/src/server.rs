@@ -36,6 +36,7 @@ const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn run(args: ServerArgs) -> Result<()> {
     let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
+    check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
     let data = DataDir::open(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -53,6 +54,16 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     stop.cancel();
     replica.shutdown().await;
     result
+}
+
+/// A node's range must fit into that of all pods.
+fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
+    let bits = cluster_cidr.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
+    let bits = bits.with_context(|| format!("--cluster-cidr {cluster_cidr}: write for example 10.244.0.0/16"))?;
+    if node_bits < bits {
+        bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {cluster_cidr}");
+    }
+    Ok(())
 }
 
 /// This server as a member of its cluster.
@@ -203,6 +214,7 @@ fn components(
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
+        config.node_cidr_mask_size = args.node_cidr_mask_size;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
         });

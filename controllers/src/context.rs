@@ -37,6 +37,8 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Addresses of pods; nodes get ranges of it.
     pub cluster_cidr: String,
+    /// The length of the prefix of each node's range.
+    pub node_cidr_mask_size: u8,
     /// Signs certificates and is published as root CA.
     pub authority: Arc<ClusterPki>,
     /// A node that says nothing for this long is unreachable.
@@ -52,6 +54,7 @@ impl Config {
     pub fn new(cluster_cidr: String, authority: Arc<ClusterPki>) -> Self {
         Self {
             cluster_cidr,
+            node_cidr_mask_size: 24,
             authority,
             node_monitor_grace_period: Duration::from_secs(40),
             local_path: true,

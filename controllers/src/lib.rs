@@ -78,6 +78,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
     keyed!("service-cidr-controller", 2, services::ranges::watch, services::ranges::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
+    keyed!("name-service-controller", 1, services::names::watch, services::names::reconcile),
     // One worker each: two claims must not take the same volume.
     keyed!(
         "persistentvolumeclaim-binder-controller",

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, PodStatus, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use keelson_client::{Cache, Client, Error, ListParams};
+use keelson_client::{Cache, Client, Error, ListParams, PatchType};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
+use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
 use crate::network::{dns, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
+use crate::resize::Amounts;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
@@ -82,6 +84,8 @@ pub struct AgentConfig {
     pub proxy: bool,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
+    /// Where static pods come from.
+    pub manifests: Manifests,
 }
 
 /// Why an agent could not start.
@@ -119,6 +123,8 @@ pub struct Agent {
     pub(crate) endpoints: Endpoints,
     /// Labels of the node, as the API last said.
     labels: Mutex<BTreeMap<String, String>>,
+    /// The address of this node in its own range of pod addresses.
+    gateway: Mutex<Option<IpAddr>>,
     /// Told when the node's network is there.
     networked: Notify,
     /// Counts of processor time.
@@ -129,6 +135,10 @@ pub struct Agent {
     pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
+    /// Asks for a look at the manifests of static pods.
+    pub(crate) manifests_changed: Notify,
+    /// The uid of the Node object, once it is there.
+    pub(crate) node_uid: Mutex<String>,
     /// Asks for a look at all that runs.
     pub(crate) relist: Notify,
     /// The pods' uids by the ids of their containers and sandboxes.
@@ -171,6 +181,7 @@ impl Agent {
             services_changed,
             endpoints: Endpoints::start(client, stop.clone()),
             labels: Mutex::default(),
+            gateway: Mutex::default(),
             networked: Notify::new(),
             rates: Rates::default(),
             pressure: Mutex::default(),
@@ -180,6 +191,8 @@ impl Agent {
             machine,
             pods: Pods::default(),
             evented: AtomicBool::new(false),
+            manifests_changed: Notify::new(),
+            node_uid: Mutex::default(),
             relist: Notify::new(),
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
@@ -194,6 +207,8 @@ impl Agent {
             () = agent.watch() => {}
             () = agent.relist() => {}
             () = agent.follow_objects() => {}
+            () = agent.count() => {}
+            () = manifests::run(agent.clone()) => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -265,7 +280,10 @@ impl Agent {
         self.networked.notified().await;
         let names = async {
             match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
-                Some(address) => dns::run(self.clone(), address).await,
+                Some(address) => {
+                    let own = self.gateway.lock().filter(|own| own.is_ipv4() == address.is_ipv4());
+                    dns::run(self.clone(), std::iter::once(address).chain(own).collect()).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -275,6 +293,12 @@ impl Agent {
             if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
         };
         tokio::join!(names, services, policies);
+    }
+
+    /// What the node has for pods.
+    pub(crate) fn capacity(&self) -> Amounts {
+        let facts = self.facts();
+        Amounts { cpu: facts.node_cpu_millis, memory: facts.node_memory }
     }
 
     /// What containers may learn of the node.
@@ -325,11 +349,16 @@ impl Agent {
         let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {
+            self.pods.wake_static();
+        }
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
         if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
                 tracing::error!(%error, "the network configuration could not be written");
             }
+            self.name_server(cidr, &node).await?;
             if !*prepared {
                 match cni::prepare(&self.config.cluster_cidr).await {
                     Ok(()) => {
@@ -347,6 +376,20 @@ impl Agent {
             }
         }
         Ok(state.not_ready.is_none() && *prepared)
+    }
+
+    /// Says on the node where names are served beside the name service's own address: every node and pod can reach that.
+    async fn name_server(&self, cidr: &str, node: &Node) -> Result<(), Error> {
+        let gateway = cni::gateway(cidr);
+        *self.gateway.lock() = gateway;
+        let address = gateway.filter(|_| self.config.serve_dns && self.config.cluster_dns.is_some());
+        let wanted = address.map(|address| address.to_string());
+        if node.metadata.annotations.as_ref().and_then(|a| a.get(node::NAME_SERVER)) == wanted.as_ref() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"annotations": {node::NAME_SERVER: wanted}}});
+        let nodes = self.config.client.cluster::<Node>();
+        nodes.patch(&self.config.node_name, None, PatchType::Merge, &patch).await.map(drop)
     }
 
     async fn watch(self: &Arc<Self>) {
@@ -391,7 +434,11 @@ impl Agent {
     }
 
     /// Writes a pod's status if it changed, and remembers what the API made of it.
-    pub(crate) async fn report(&self, pod: &Pod, status: k8s_openapi::api::core::v1::PodStatus) -> Result<(), Error> {
+    pub(crate) async fn report(self: &Arc<Self>, pod: &Pod, status: PodStatus) -> Result<(), Error> {
+        if self.pods.is_static(pod.metadata.uid.as_deref().unwrap_or_default()) {
+            self.report_static(pod, status).await;
+            return Ok(());
+        }
         if pod.status.as_ref() == Some(&status) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::spec::pod;
-use crate::spec::resources::{Qos, pod_limits, qos};
+use crate::spec::resources::{PodLimits, Qos, pod_limits, qos};
 
 /// Where the hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -56,19 +56,46 @@ pub fn create(of: &Pod) -> io::Result<()> {
             continue;
         }
         std::fs::create_dir_all(&group)?;
-        let set = |file: &str, value: i64| match group.join(file) {
-            file if file.exists() => std::fs::write(file, value.to_string()),
-            _ => Ok(()),
-        };
-        set("cpu.shares", limits.shares)?;
-        set("cpu.cfs_period_us", PERIOD)?;
-        set("cpu.cfs_quota_us", limits.quota.unwrap_or(-1))?;
-        set("memory.limit_in_bytes", limits.memory.unwrap_or(-1))?;
+        set_v1(&group, &limits)?;
         if group.join("cpuset.cpus").exists() {
             inherit_cpuset(&root, below(&path))?;
         }
     }
     Ok(())
+}
+
+/// Sets the limits of a group in one hierarchy; each has its own files.
+fn set_v1(group: &Path, limits: &PodLimits) -> io::Result<()> {
+    for (file, value) in [
+        ("cpu.shares", limits.shares),
+        ("cpu.cfs_period_us", PERIOD),
+        ("cpu.cfs_quota_us", limits.quota.unwrap_or(-1)),
+        ("memory.limit_in_bytes", limits.memory.unwrap_or(-1)),
+    ] {
+        let file = group.join(file);
+        if file.exists() {
+            std::fs::write(file, value.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_v2(group: &Path, limits: &PodLimits) -> io::Result<()> {
+    // The weight of so many shares, as the runtimes compute it.
+    let weight = 1 + ((limits.shares - 2) * 9999) / 262_142;
+    let text = |value: Option<i64>| value.map_or("max".to_owned(), |v| v.to_string());
+    std::fs::write(group.join("cpu.weight"), weight.to_string())?;
+    std::fs::write(group.join("cpu.max"), format!("{} {PERIOD}", text(limits.quota)))?;
+    std::fs::write(group.join("memory.max"), text(limits.memory))
+}
+
+/// Sets the limits of a group that is there.
+pub fn set(path: &str, limits: &PodLimits) -> io::Result<()> {
+    if is_v2() {
+        let group = Path::new(ROOT).join(below(path));
+        return if group.exists() { set_v2(&group, limits) } else { Ok(()) };
+    }
+    hierarchies().iter().try_for_each(|root| set_v1(&root.join(below(path)), limits))
 }
 
 /// In version 1 a new cpuset is empty, and nothing can run in it.
@@ -86,7 +113,7 @@ fn inherit_cpuset(root: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn create_v2(group: &Path, limits: &crate::spec::resources::PodLimits) -> io::Result<()> {
+fn create_v2(group: &Path, limits: &PodLimits) -> io::Result<()> {
     let mut parent = PathBuf::from(ROOT);
     for part in group.strip_prefix(ROOT).unwrap_or(group) {
         let controllers = std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
@@ -96,12 +123,7 @@ fn create_v2(group: &Path, limits: &crate::spec::resources::PodLimits) -> io::Re
         parent.push(part);
         std::fs::create_dir_all(&parent)?;
     }
-    // The weight of so many shares, as the runtimes compute it.
-    let weight = 1 + ((limits.shares - 2) * 9999) / 262_142;
-    let text = |value: Option<i64>| value.map_or("max".to_owned(), |v| v.to_string());
-    std::fs::write(group.join("cpu.weight"), weight.to_string())?;
-    std::fs::write(group.join("cpu.max"), format!("{} {PERIOD}", text(limits.quota)))?;
-    std::fs::write(group.join("memory.max"), text(limits.memory))
+    set_v2(group, limits)
 }
 
 /// Removes the groups of a pod of which only the uid is known; what still holds processes stays.

@@ -42,6 +42,14 @@ pub fn write(dir: &Path, cidr: &str) -> std::io::Result<()> {
     std::fs::rename(new, path)
 }
 
+/// The first address of a range: the node's own, to which the links of its pods lead.
+pub fn gateway(cidr: &str) -> Option<IpAddr> {
+    match cidr.split_once('/')?.0.parse().ok()? {
+        IpAddr::V4(ip) => Some(IpAddr::V4((u32::from(ip).checked_add(1)?).into())),
+        IpAddr::V6(ip) => Some(IpAddr::V6((u128::from(ip).checked_add(1)?).into())),
+    }
+}
+
 /// The routes that this node needs: pod CIDR to node address, of all other nodes.
 pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
     let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(me));

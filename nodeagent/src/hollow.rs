@@ -20,6 +20,9 @@ use crate::node::{self, LEASE_RENEWAL, Machine};
 const PARALLEL_WRITES: usize = 64;
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_secs(1);
+/// Pauses between looks for the address range of a node that has just registered; then its pods wait for [`RETRY`].
+const RANGE_LOOKS: [Duration; 4] =
+    [Duration::from_millis(5), Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100)];
 /// How long pods that end by themselves run.
 const RUN_TO_END: Duration = Duration::from_secs(2);
 /// Pods whose work may be pending at a time.
@@ -193,7 +196,8 @@ async fn work(fleet: &Arc<Fleet>, pods: tokio::sync::mpsc::Receiver<Pod>, queue:
     let pods = futures::stream::unfold(pods, |mut pods| async { pods.recv().await.map(|pod| (pod, pods)) });
     pods.for_each_concurrent(PARALLEL_WRITES, |pod| async move {
         match advance(fleet, &pod).await {
-            Ok(()) => {}
+            Ok(Step::Done) => {}
+            Ok(Step::NoRange) => again(pod, queue, RETRY),
             Err(e) if e.is_conflict() || e.is_not_found() => {} // a newer event comes, or nothing is left to do
             Err(error) => {
                 tracing::warn!(pod = ?pod.metadata.name, %error, "status of a hollow pod could not be written");
@@ -214,25 +218,54 @@ fn again(pod: Pod, queue: &Queue, after: Duration) {
     });
 }
 
+/// What became of a look at a pod.
+enum Step {
+    /// There is nothing more to do now.
+    Done,
+    /// Its node has no address range yet.
+    NoRange,
+}
+
+/// A node's range of pod addresses, as soon as it has one.
+async fn range(fleet: &Fleet, name: &str, hollow: &Hollow) -> Result<Option<String>, Error> {
+    let range_of = |node: &Node| node.spec.as_ref()?.pod_cidr.clone().filter(|cidr| !cidr.is_empty());
+    for pause in RANGE_LOOKS {
+        if let Some(range) = hollow.node.lock().as_ref().and_then(range_of) {
+            return Ok(Some(range));
+        }
+        match fleet.client.cluster::<Node>().get_opt(name).await? {
+            Some(node) if range_of(&node).is_some() => *hollow.node.lock() = Some(node),
+            _ => tokio::time::sleep(pause).await,
+        }
+    }
+    Ok(hollow.node.lock().as_ref().and_then(range_of))
+}
+
 /// Takes the pod one step further.
-async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<(), Error> {
+async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<Step, Error> {
     let meta = &pod.metadata;
-    let (Some(name), Some(namespace), Some(uid)) = (&meta.name, &meta.namespace, &meta.uid) else { return Ok(()) };
-    let Some(hollow) = node_of(pod).and_then(|n| fleet.nodes.get(n)) else { return Ok(()) };
+    let (Some(name), Some(namespace), Some(uid)) = (&meta.name, &meta.namespace, &meta.uid) else {
+        return Ok(Step::Done);
+    };
+    let Some((node, hollow)) = node_of(pod).and_then(|n| fleet.nodes.get_key_value(n)) else { return Ok(Step::Done) };
     let api = fleet.client.namespaced::<Pod>(namespace);
     if meta.deletion_timestamp.is_some() {
         api.delete(name, &json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})).await?;
         hollow.addresses.lock().0.remove(uid);
-        return Ok(());
+        return Ok(Step::Done);
     }
-    let cidr = hollow.node.lock().as_ref().and_then(|n| n.spec.as_ref()?.pod_cidr.clone());
-    let cidr = cidr.unwrap_or_else(|| "10.244.0.0/24".into());
-    let Some(ip) = hollow.addresses.lock().of(uid, &cidr) else {
-        tracing::warn!(pod = %name, %cidr, "no pod address is free");
-        return Ok(());
+    let ip = if pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
+        hollow.machine.ip.clone()
+    } else {
+        let Some(cidr) = range(fleet, node, hollow).await? else { return Ok(Step::NoRange) };
+        let Some(ip) = hollow.addresses.lock().of(uid, &cidr) else {
+            tracing::warn!(pod = %name, %cidr, "no pod address is free");
+            return Ok(Step::Done);
+        };
+        ip.to_string()
     };
     let mut next = pod.clone();
-    next.status = Some(hollow_status::next(pod, &hollow.machine.ip, &ip.to_string())?);
+    next.status = Some(hollow_status::next(pod, &hollow.machine.ip, &ip)?);
     let written = api.replace_status(name, &next).await?;
     if hollow_status::ends(&written) {
         let fleet = fleet.clone();
@@ -243,7 +276,7 @@ async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<(), Error> {
             }
         });
     }
-    Ok(())
+    Ok(Step::Done)
 }
 
 /// Reports a pod that ends by itself as succeeded.

@@ -54,8 +54,6 @@ fn containers(pod: &Pod, init: bool, state: &Value, ready: bool) -> Vec<Value> {
 
 /// The status of a pod that has just started.
 pub fn next(pod: &Pod, host_ip: &str, pod_ip: &str) -> Result<PodStatus, serde_json::Error> {
-    let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
-    let pod_ip = if host_network { host_ip } else { pod_ip };
     let previous = pod.status.as_ref();
     let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now()}});
     let mut conditions = vec![

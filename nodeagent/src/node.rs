@@ -15,6 +15,8 @@ use crate::pressure::Pressure;
 /// Attempts to write a status that others write beside.
 const UPDATE_ATTEMPTS: usize = 5;
 
+/// Annotation of nodes whose agent serves names: where.
+pub const NAME_SERVER: &str = "keelson.dev/name-server";
 /// The namespace of all node leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How often a node renews its lease.

@@ -6,6 +6,7 @@ use keelson_proto::cri::ContainerState;
 use serde_json::{Value, json};
 
 use crate::cri::{Run, Running};
+use crate::resize::{self, Verdict};
 use crate::spec::pod::{self, Sort};
 use crate::spec::resources;
 use crate::worker::plan::{Waiting, runs};
@@ -40,6 +41,8 @@ pub struct View<'a> {
     pub addresses: &'a [String],
     /// Why the node ended the pod, if it did.
     pub doom: Option<&'a Doom>,
+    /// How a change of its resources stands, if one is asked for.
+    pub resizing: Option<&'a Verdict>,
 }
 
 fn time(nanoseconds: i64) -> String {
@@ -158,6 +161,17 @@ impl View<'_> {
         condition
     }
 
+    /// A condition that is there only while it holds.
+    fn resize_condition(&self, kind: &str, reason: &str, message: &str) -> Value {
+        let mut condition = self.condition(kind, None);
+        for (key, text) in [("reason", reason), ("message", message)] {
+            if !text.is_empty() {
+                condition[key] = text.into();
+            }
+        }
+        condition
+    }
+
     /// Readiness gates that other controllers have not opened.
     fn closed_gates(&self) -> Vec<String> {
         let spec = pod::spec(self.pod);
@@ -202,7 +216,12 @@ impl View<'_> {
             first.remove("reason");
         }
         let previous = self.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let others = previous.iter().filter(|c| !OURS.contains(&c.type_.as_str()));
+        if let Some(verdict) = self.resizing.filter(|_| !ended) {
+            let (kind, reason, message) = verdict.condition();
+            conditions.push(self.resize_condition(kind, reason, message));
+        }
+        let ours = |kind: &str| OURS.contains(&kind) || [resize::PENDING, resize::IN_PROGRESS].contains(&kind);
+        let others = previous.iter().filter(|c| !ours(c.type_.as_str()));
         conditions.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
         conditions
     }
@@ -279,6 +298,7 @@ mod tests {
             host_ips: &["10.0.0.1".into()],
             addresses: &["10.244.0.2".into()],
             doom,
+            resizing: None,
         };
         view.status().unwrap()
     }

@@ -3,18 +3,19 @@
 //! Invariant: every entry has exactly one worker. A pod that the API no longer has keeps its entry until its worker has
 //! removed what is left of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::Pod;
-use keelson_client::{Error, ListParams, WatchEvent};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keelson_client::{Error, Key, ListParams, WatchEvent};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::agent::Agent;
 use crate::cri::{Fingerprint, Running};
+use crate::manifests;
 use crate::pod_status::Doom;
 use crate::spec::pod;
 use crate::worker;
@@ -28,6 +29,10 @@ struct Entry {
     seen: Option<Fingerprint>,
     /// Why the node ends it, if it does.
     doom: Option<Doom>,
+    /// Whether it comes from a manifest of the node.
+    is_static: bool,
+    /// Namespace and name, if the pod was ever known.
+    named: Option<Key>,
 }
 
 /// All pods.
@@ -39,6 +44,10 @@ struct Known {
     entries: HashMap<String, Entry>,
     /// Whether the pods were listed once: before, nothing is an orphan.
     listed: bool,
+    /// The same of the manifests.
+    manifests_read: bool,
+    /// What the API has of static pods.
+    mirrors: HashMap<Key, Arc<Pod>>,
 }
 
 impl Pods {
@@ -64,6 +73,11 @@ impl Pods {
         self.0.lock().entries.values().for_each(|e| e.wake.notify_one());
     }
 
+    /// Lets the workers of static pods look again.
+    pub fn wake_static(&self) {
+        self.0.lock().entries.values().filter(|e| e.is_static).for_each(|e| e.wake.notify_one());
+    }
+
     /// Why the node ends a pod.
     pub fn doom(&self, uid: &str) -> Option<Doom> {
         self.0.lock().entries.get(uid)?.doom.clone()
@@ -75,6 +89,51 @@ impl Pods {
             entry.doom = Some(doom);
             entry.wake.notify_one();
         }
+    }
+
+    /// Whether a pod comes from a manifest.
+    pub fn is_static(&self, uid: &str) -> bool {
+        self.0.lock().entries.get(uid).is_some_and(|e| e.is_static)
+    }
+
+    /// Whether the API's pods are known.
+    pub fn is_listed(&self) -> bool {
+        self.0.lock().listed
+    }
+
+    /// Notes that all manifests were read; says whether that is new.
+    pub fn manifests_read(&self) -> bool {
+        !std::mem::replace(&mut self.0.lock().manifests_read, true)
+    }
+
+    /// Keeps the status of a static pod, which the API knows of its mirror only.
+    pub fn set_status(&self, uid: &str, status: &PodStatus) {
+        if let Some(entry) = self.0.lock().entries.get_mut(uid)
+            && let Some(pod) = &entry.pod
+        {
+            entry.pod = Some(Arc::new(Pod { status: Some(status.clone()), ..(**pod).clone() }));
+        }
+    }
+
+    /// The mirror of a static pod.
+    pub fn mirror(&self, key: &Key) -> Option<Arc<Pod>> {
+        self.0.lock().mirrors.get(key).cloned()
+    }
+
+    /// Takes a mirror, or its absence.
+    pub fn set_mirror(&self, key: &Key, mirror: Option<Pod>) {
+        let mut known = self.0.lock();
+        match mirror {
+            Some(mirror) => known.mirrors.insert(key.clone(), Arc::new(mirror)),
+            None => known.mirrors.remove(key),
+        };
+    }
+
+    /// The mirrors whose pod is not there.
+    pub fn orphaned_mirrors(&self) -> Vec<Arc<Pod>> {
+        let known = self.0.lock();
+        let statics: HashSet<Key> = known.statics().map(|(_, key)| key).collect();
+        known.mirrors.iter().filter(|(key, _)| !statics.contains(key)).map(|(_, mirror)| mirror.clone()).collect()
     }
 
     /// Forgets a pod of which nothing is left. False if it is wanted again.
@@ -114,6 +173,14 @@ impl Pods {
     }
 }
 
+impl Known {
+    /// Uid, namespace and name of the static pods; one that only ends has the name of its last pod.
+    fn statics(&self) -> impl Iterator<Item = (&String, Key)> {
+        let statics = self.entries.iter().filter(|(_, e)| e.is_static);
+        statics.filter_map(|(uid, e)| Some((uid, e.named.clone()?)))
+    }
+}
+
 fn selector(node: &str) -> Option<String> {
     Some(format!("spec.nodeName={node}"))
 }
@@ -128,16 +195,65 @@ impl Agent {
             return;
         }
         if of.is_some() {
-            self.employ(&mut known, uid, of);
+            self.employ(&mut known, uid, of, false);
+        }
+    }
+
+    /// Takes what the API says of a pod of this node: it is run, or it mirrors one that is.
+    fn take_from_api(self: &Arc<Self>, of: Pod, present: bool) {
+        if !manifests::is_mirror(&of) {
+            return self.take(pod::uid(&of), present.then_some(of));
+        }
+        let key = manifests::key_of(&of);
+        let mut known = self.pods.0.lock();
+        if present {
+            known.mirrors.insert(key.clone(), Arc::new(of));
+        } else if known.mirrors.get(&key).is_some_and(|m| m.metadata.uid == of.metadata.uid) {
+            known.mirrors.remove(&key);
+        }
+        match known.statics().find(|(_, name)| *name == key).and_then(|(uid, _)| known.entries.get(uid)) {
+            Some(entry) => entry.wake.notify_one(),
+            None => self.manifests_changed.notify_one(),
+        }
+    }
+
+    /// Takes the pods of all manifests: what is no longer among them ends, what is new starts once its name is free.
+    pub(crate) fn take_static<'a>(self: &Arc<Self>, wanted: impl Iterator<Item = (&'a String, &'a Pod)>) {
+        let wanted: HashMap<&String, &Pod> = wanted.collect();
+        let mut known = self.pods.0.lock();
+        for (uid, entry) in known.entries.iter_mut().filter(|(_, e)| e.is_static) {
+            if entry.pod.is_some() && !wanted.contains_key(uid) {
+                entry.pod = None;
+                entry.wake.notify_one();
+            }
+        }
+        let mut taken: HashSet<Key> = known.statics().map(|(_, key)| key).collect();
+        for (uid, of) in wanted {
+            let new = match known.entries.get_mut(uid) {
+                // It was there before the agent: the runtime's containers were taken for an orphan's.
+                Some(entry) if !entry.is_static => {
+                    (entry.pod, entry.is_static) = (Some(Arc::new(of.clone())), true);
+                    entry.named = Some(manifests::key_of(of));
+                    entry.wake.notify_one();
+                    false
+                }
+                Some(_) => false,
+                None => true,
+            };
+            if new && taken.insert(manifests::key_of(of)) {
+                self.employ(&mut known, uid.clone(), Some(of.clone()), true);
+            }
         }
     }
 
     /// Gives a pod its worker.
-    fn employ(self: &Arc<Self>, known: &mut Known, uid: String, of: Option<Pod>) {
+    fn employ(self: &Arc<Self>, known: &mut Known, uid: String, of: Option<Pod>, is_static: bool) {
         let wake = Arc::new(Notify::new());
         // The lock that the caller holds keeps the worker from asking for its entry before it is there.
         let worker = tokio::spawn(worker::run(self.clone(), uid.clone(), wake.clone())).abort_handle();
-        let entry = Entry { pod: of.map(Arc::new), wake, worker: Some(worker), seen: None, doom: None };
+        let named = of.as_ref().map(manifests::key_of);
+        let entry =
+            Entry { pod: of.map(Arc::new), wake, worker: Some(worker), seen: None, doom: None, is_static, named };
         known.entries.insert(uid, entry);
     }
 
@@ -146,22 +262,25 @@ impl Agent {
         let api = self.config.client.all::<Pod>();
         let mut params = ListParams { field_selector: selector(&self.config.node_name), ..ListParams::default() };
         let list = api.list(&params).await?;
-        let mut present: HashMap<String, Pod> = list.items.into_iter().map(|p| (pod::uid(&p), p)).collect();
+        let present: HashMap<String, Pod> = list.items.into_iter().map(|p| (pod::uid(&p), p)).collect();
         let gone: Vec<String> = {
             let mut known = self.pods.0.lock();
             known.listed = true;
-            known.entries.keys().filter(|uid| !present.contains_key(*uid)).cloned().collect()
+            known.mirrors.clear();
+            let entries = known.entries.iter().filter(|(_, entry)| !entry.is_static);
+            entries.map(|(uid, _)| uid).filter(|uid| !present.contains_key(*uid)).cloned().collect()
         };
         gone.into_iter().for_each(|uid| self.take(uid, None));
-        present.drain().for_each(|(uid, of)| self.take(uid, Some(of)));
+        present.into_values().for_each(|of| self.take_from_api(of, true));
+        self.pods.wake_static();
         // Now it is known what is an orphan.
         self.relist.notify_one();
         params.resource_version = Some(list.resource_version);
         let mut events = std::pin::pin!(api.watch(&params).await?);
         while let Some(event) = events.try_next().await? {
             match event {
-                WatchEvent::Added(of) | WatchEvent::Modified(of) => self.take(pod::uid(&of), Some(of)),
-                WatchEvent::Deleted(of) => self.take(pod::uid(&of), None),
+                WatchEvent::Added(of) | WatchEvent::Modified(of) => self.take_from_api(of, true),
+                WatchEvent::Deleted(of) => self.take_from_api(of, false),
                 WatchEvent::Bookmark(_) => {}
                 WatchEvent::Error(status) => return Err(Error::Status(status)),
             }
@@ -180,8 +299,8 @@ impl Agent {
                 entry.wake.notify_one();
             }
         }
-        if known.listed {
-            found.into_keys().for_each(|uid| self.employ(&mut known, uid, None));
+        if known.listed && known.manifests_read {
+            found.into_keys().for_each(|uid| self.employ(&mut known, uid, None, false));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,7 +19,9 @@ const TICKS: u64 = 100;
 /// Counts that are remembered for rates at most; beyond, all are forgotten.
 const REMEMBERED: usize = 5000;
 /// Rates are taken over at least this time, seconds.
-const MIN_SPAN: f64 = 1.0;
+const MIN_SPAN: f64 = 5.0;
+/// How often counts are taken, so that there are rates when somebody asks.
+const SAMPLING: Duration = Duration::from_secs(10);
 
 struct Sample {
     at: Instant,
@@ -141,6 +143,23 @@ impl Agent {
         json!({"time": now(), "usageNanoCores": rate, "usageCoreNanoSeconds": usage.cpu_nanoseconds})
     }
 
+    /// Counts for ever, so that rates are of the last seconds whenever they are asked for.
+    pub(crate) async fn count(&self) {
+        loop {
+            for p in self.usages() {
+                let uid = pod::uid(&p.of);
+                self.rates.of(&uid, p.whole.cpu_nanoseconds);
+                for (name, _, usage) in &p.containers {
+                    self.rates.of(&format!("{uid}/{name}"), usage.cpu_nanoseconds);
+                }
+            }
+            if let Some(usage) = machine() {
+                self.rates.of("", usage.cpu_nanoseconds);
+            }
+            tokio::time::sleep(SAMPLING).await;
+        }
+    }
+
     /// The summary of `/stats/summary`.
     pub(crate) fn summary(&self) -> Value {
         let memory_of =
@@ -238,9 +257,9 @@ mod tests {
         let rates = Rates::default();
         assert_eq!(rates.of("a", 0), None);
         assert_eq!(rates.of("a", 5), None, "too soon");
-        let before = Instant::now().checked_sub(std::time::Duration::from_secs(2)).unwrap();
+        let before = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
         rates.0.lock().get_mut("a").unwrap().at = before;
-        let rate = rates.of("a", 2_000_000_000).unwrap();
+        let rate = rates.of("a", 10_000_000_000).unwrap();
         assert!((900_000_000..=1_000_000_000).contains(&rate), "{rate}");
     }
 

@@ -28,6 +28,8 @@ fn the_first_hour_with_kubectl() {
     a_deployment_runs(&kubectl);
     a_container_is_looked_into(&kubectl);
     pods_reach_each_other(&kubectl);
+    names_are_found(&kubectl);
+    use_is_shown(&kubectl);
     it_is_changed(&kubectl);
     objects_are_applied(&kubectl);
     it_is_deleted(&kubectl);
@@ -38,7 +40,7 @@ fn what_there_is(kubectl: &Kubectl) {
         ("get nodes -o wide", &["agent-1", "agent-2", "Ready", "containerd://", "v1.36."][..]),
         ("api-resources", &["deployments", "deploy", "apps/v1", "customresourcedefinitions"]),
         ("version", &["Client Version:", "Server Version: v1.36."]),
-        ("cluster-info", &["Kubernetes control plane", "is running at"]),
+        ("cluster-info", &["Kubernetes control plane", "is running at", "KubeDNS"]),
         ("auth can-i create pods", &["yes"]),
         ("get namespaces", &["default", "kube-system", "kube-public", "kube-node-lease"]),
     ] {
@@ -106,6 +108,31 @@ fn pods_reach_each_other(kubectl: &Kubectl) {
     let (other, address) = pod_on(kubectl, "agent-2");
     let page = kubectl.ok(&format!("exec {from} -- wget -qO- http://{address}:8080/"));
     assert_eq!(page, format!("hello from {other}, version 1\n"));
+}
+
+/// The name service has a Service whose endpoints are the agents; any of them answers.
+fn names_are_found(kubectl: &Kubectl) {
+    let (pod, _) = pod_on(kubectl, "agent-1");
+    let config = kubectl.ok(&format!("exec {pod} -- cat /etc/resolv.conf"));
+    assert!(config.contains("nameserver 10.96.0.10\n"), "{config}");
+    let slices = "get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns";
+    let addresses = format!("{slices} -o 'jsonpath={{.items[*].endpoints[*].addresses[*]}}'");
+    let addresses = kubectl.wait(&addresses, |out| out.split_whitespace().count() == 2);
+    for server in addresses.split_whitespace().chain(["10.96.0.10"]) {
+        let ask = format!("exec {pod} -- nslookup kubernetes.default.svc.cluster.local {server}");
+        kubectl.wait(&ask, |out| out.contains("10.96.0.1"));
+    }
+}
+
+/// `kubectl top` shows what the agents count.
+fn use_is_shown(kubectl: &Kubectl) {
+    kubectl
+        .wait("top pods -l app=hello --no-headers", |out| out.lines().filter(|line| line.contains("Mi")).count() == 3);
+    // The containers are so small that `top` may round them to nothing.
+    let metrics = kubectl.ok("get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods");
+    assert!(metrics.contains("\"name\":\"web\"") && !metrics.contains("\"0Ki\""), "{metrics}");
+    kubectl
+        .wait("top nodes --no-headers", |out| out.contains("agent-1") && out.contains("agent-2") && out.contains("Mi"));
 }
 
 fn it_is_changed(kubectl: &Kubectl) {

@@ -49,6 +49,7 @@ pub fn objects() -> Vec<Value> {
         ),
     ]);
     objects.extend(roles::CLUSTER_ROLES.iter().map(|role| role.to_value("")));
+    objects.push(roles::metrics_reader());
     objects.extend(roles::ROLES.iter().map(|(namespace, role)| role.to_value(namespace)));
     objects.push(
         table::role(

@@ -3,6 +3,19 @@
 
 use super::table::{Role, named, role, rule, urls};
 
+/// Who may see what nodes and pods use: with metrics upstream, its server brings this role, which goes into three others.
+pub(super) fn metrics_reader() -> serde_json::Value {
+    const {
+        &role(
+            "system:aggregated-metrics-reader",
+            "view",
+            "",
+            const { &[rule("metrics.k8s.io", "nodes pods", "get list watch")] },
+        )
+    }
+    .to_value("")
+}
+
 /// Cluster roles. The second word names the role into which a role is aggregated, the third the one it aggregates for itself.
 pub(super) const CLUSTER_ROLES: &[Role] = &[
     role("admin", "", "admin", &[]),

@@ -19,7 +19,7 @@ use crate::access::{Admission, Attributes, Authorizer, Decision, Operation};
 use crate::verbs::Call;
 use crate::{ApiServer, authz, body};
 
-pub use node::Agents;
+pub use node::{Agents, read};
 
 type Answer = Result<Response<Body>, Status>;
 

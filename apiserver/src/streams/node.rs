@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use keelson_client::connection::{self, Stream};
 use keelson_machinery::resources::find;
@@ -22,6 +23,8 @@ pub const USER: &str = "kube-apiserver-kubelet-client";
 const DEFAULT_PORT: u16 = 10250;
 /// Kinds of node addresses, the preferred first.
 const ADDRESSES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
+/// The label of nodes without an agent.
+const PRETENDED: &str = "keelson.dev/hollow";
 /// The protocol of raw connections into the pod network of a node.
 const TUNNEL: &str = "keelson-tunnel";
 
@@ -81,6 +84,10 @@ impl Agent {
 pub fn agent(server: &ApiServer, name: &str) -> Result<Agent, Status> {
     let def = find("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
     let (node, _) = server.objects.get(def, "", name)?.ok_or_else(|| Status::not_found("", "nodes", name))?;
+    if !node["metadata"]["labels"][PRETENDED].is_null() {
+        let message = format!("node {name} only pretends to run pods: it has no containers, logs or connections");
+        return Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) });
+    }
     address(&node).ok_or_else(|| {
         Status::internal(&format!("no preferred addresses found for node {name:?}; known addresses: []"))
     })
@@ -100,6 +107,21 @@ pub async fn connect(server: &ApiServer, agent: &Agent) -> Result<Box<dyn Stream
     connected.map_err(|e| Status::internal(&format!("error dialing backend: {e}")))
 }
 
+/// Reads a path of the agent of `node`; an answer is at most `limit` bytes.
+pub async fn read(server: &ApiServer, node: &str, path: &str, limit: usize) -> Result<Bytes, Status> {
+    let agent = agent(server, node)?;
+    let stream = connect(server, &agent).await?;
+    let failed = |e: &dyn std::fmt::Display| Status::internal(&format!("error reading {path} of node {node}: {e}"));
+    let request = Request::get(path).header("host", agent.authority()).body(Full::<Bytes>::default());
+    let response = connection::exchange(stream, request.map_err(|e| failed(&e))?).await.map_err(|e| failed(&e))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|e| failed(&e))?.to_bytes();
+    if status != http::StatusCode::OK {
+        return Err(failed(&format!("{status}: {}", String::from_utf8_lossy(&body[..body.len().min(500)]).trim())));
+    }
+    Ok(body)
+}
+
 /// A connection to an address of the pod network, through the agent of `node`: servers need no route to pods.
 pub async fn tunnel(server: &ApiServer, node: &str, ip: &str, port: u16) -> Result<Box<dyn Stream>, Status> {
     let agent = agent(server, node)?;
@@ -108,12 +130,11 @@ pub async fn tunnel(server: &ApiServer, node: &str, ip: &str, port: u16) -> Resu
         .header("host", agent.authority())
         .header("connection", "Upgrade")
         .header("upgrade", TUNNEL)
-        .body(Full::<bytes::Bytes>::default())
+        .body(Full::<Bytes>::default())
         .map_err(|e| Status::internal(&e.to_string()))?;
     let failed = |e: &dyn std::fmt::Display| Status::unavailable(format!("error trying to reach service: {e}"));
     let mut response = connection::exchange(stream, request).await.map_err(|e| failed(&e))?;
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        use http_body_util::{BodyExt, Limited};
         let why = Limited::new(response.into_body(), 4096).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         return Err(failed(&String::from_utf8_lossy(&why).trim()));
     }

@@ -1,6 +1,5 @@
 //! Ranges of pod addresses: each node gets one that no other has.
 
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -11,17 +10,32 @@ use serde_json::json;
 use crate::context::Context;
 use crate::runtime::{Keys, Outcome, watch_own};
 
-/// Each node gets a /24.
-const NODE_BITS: u32 = 24;
+/// First and last address of an IPv4 range.
+fn bounds(range: &str) -> Option<(u32, u32)> {
+    let (base, bits) = range.split_once('/')?;
+    let bits = bits.parse::<u32>().ok().filter(|b| *b <= 32)?;
+    let hosts = u32::MAX.checked_shr(bits).unwrap_or(0);
+    let base = u32::from(base.parse::<Ipv4Addr>().ok()?) & !hosts;
+    Some((base, base | hosts))
+}
 
-/// The first free range for a node out of the cluster's.
-fn free_range(cluster: &str, taken: &HashSet<&str>) -> Option<String> {
-    let (base, bits) = cluster.split_once('/')?;
-    let (base, bits) =
-        (u32::from(base.parse::<Ipv4Addr>().ok()?), bits.parse::<u32>().ok().filter(|b| *b <= NODE_BITS)?);
-    (0..1_u32 << (NODE_BITS - bits))
-        .map(|i| format!("{}/{NODE_BITS}", Ipv4Addr::from(base + (i << (32 - NODE_BITS)))))
-        .find(|range| !taken.contains(range.as_str()))
+/// The first range of a node's size out of the cluster's that meets none of those taken.
+fn free_range(cluster: &str, bits: u32, taken: &[&str]) -> Option<String> {
+    let (first, last) = bounds(cluster)?;
+    let size = 1_u32.checked_shl(32_u32.checked_sub(bits)?)?;
+    let mut taken: Vec<(u32, u32)> = taken.iter().filter_map(|range| bounds(range)).collect();
+    taken.sort_unstable();
+    let mut base = first;
+    for (from, to) in taken {
+        if base.checked_add(size - 1)? < from {
+            break;
+        }
+        if to >= base {
+            // Ranges of several sizes may lie side by side: go on at the next multiple of ours.
+            base = to.checked_add(1)?.checked_next_multiple_of(size)?;
+        }
+    }
+    (base.checked_add(size - 1)? <= last).then(|| format!("{}/{bits}", Ipv4Addr::from(base)))
 }
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
@@ -35,8 +49,9 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         return Ok(None);
     }
     let nodes = context.cache.nodes.list_all();
-    let taken = nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_deref()).collect();
-    let Some(range) = free_range(&context.config.cluster_cidr, &taken) else {
+    let taken: Vec<&str> = nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_deref()).collect();
+    let config = &context.config;
+    let Some(range) = free_range(&config.cluster_cidr, config.node_cidr_mask_size.into(), &taken) else {
         let recorder = context.recorder("cidrAllocator");
         let message = format!("Node {} status is now: CIDRNotAvailable", key.1);
         recorder.normal(&*node, "CIDRNotAvailable", message);
@@ -54,10 +69,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_unique() {
-        let taken = HashSet::from(["10.244.0.0/24", "10.244.1.0/24"]);
-        assert_eq!(free_range("10.244.0.0/16", &taken).as_deref(), Some("10.244.2.0/24"));
-        assert_eq!(free_range("10.244.0.0/23", &taken), None);
-        assert_eq!(free_range("nonsense", &taken), None);
+    fn ranges_meet_no_other() {
+        let two = ["10.244.0.0/24", "10.244.1.0/24"];
+        for (cluster, bits, taken, wanted) in [
+            ("10.244.0.0/16", 24, &two[..], Some("10.244.2.0/24")),
+            ("10.244.0.0/23", 24, &two, None),
+            ("10.244.0.0/16", 26, &two, Some("10.244.2.0/26")),
+            ("10.244.0.0/16", 22, &two, Some("10.244.4.0/22")),
+            ("10.244.0.0/16", 24, &["10.244.1.0/24", "10.244.0.0/26"], Some("10.244.2.0/24")),
+            ("10.244.0.0/16", 26, &["10.244.1.0/24", "10.244.0.0/26"], Some("10.244.0.64/26")),
+            ("10.0.0.0/8", 24, &["172.16.0.0/24"], Some("10.0.0.0/24")),
+            ("255.255.255.0/24", 24, &["255.255.255.0/24"], None),
+            ("nonsense", 24, &[], None),
+            ("10.244.0.0/16", 12, &[], None),
+        ] {
+            assert_eq!(free_range(cluster, bits, taken).as_deref(), wanted, "{cluster} {bits} {taken:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod endpoints;
 pub mod mirroring;
+pub mod names;
 pub mod ranges;
 pub mod slice_plan;
 pub mod slices;

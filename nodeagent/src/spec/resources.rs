@@ -152,6 +152,18 @@ pub struct PodLimits {
     pub memory: Option<i64>,
 }
 
+impl PodLimits {
+    /// What is enough for both.
+    pub fn larger(self, other: Self) -> Self {
+        let most = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.max(b));
+        Self {
+            shares: self.shares.max(other.shares),
+            quota: most(self.quota, other.quota),
+            memory: most(self.memory, other.memory),
+        }
+    }
+}
+
 /// Requests and limits of a pod as a whole: sidecars add to the main containers, init containers run before them.
 pub fn pod_limits(of: &Pod) -> PodLimits {
     let level = of.spec.as_ref().and_then(|s| s.resources.as_ref());

@@ -160,7 +160,9 @@ impl Worker {
     ) -> Result<cri::ContainerConfig, SpecError> {
         let facts = self.facts();
         let namespace = text(of.metadata.namespace.as_ref());
-        if tokio::time::timeout(SERVICES, self.agent.services.synced()).await.is_err() {
+        // Static pods do not wait for the API.
+        let waits = !self.agent.pods.is_static(&self.uid);
+        if waits && tokio::time::timeout(SERVICES, self.agent.services.synced()).await.is_err() {
             return Err(SpecError::new("services have not yet been read at least once, cannot construct envvars"));
         }
         let services = self.agent.services.list();

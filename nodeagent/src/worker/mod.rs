@@ -4,6 +4,7 @@
 mod launch;
 pub mod plan;
 mod pull;
+mod resize;
 mod stop;
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use crate::cri::{Run, Running};
 use crate::handler::Target;
 use crate::pod_status::{Doom, View};
 use crate::probe::{Context, Probing};
+use crate::resize::Verdict;
 use crate::spec::fields::Facts;
 use crate::spec::pod::{self, Sort};
 use crate::spec::{SpecError, dns, sandbox};
@@ -34,6 +36,8 @@ use plan::{Memory, Plan, Waiting};
 const REFRESH: Duration = Duration::from_secs(60);
 /// A pod with which nothing is to be done is looked at after this time all the same.
 const IDLE: Duration = Duration::from_secs(600);
+/// A resize for which there is no room is looked at again after this time.
+const RESIZE_AGAIN: Duration = Duration::from_secs(10);
 /// The first pause after something failed, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The first pause between two runs of a container, the longest, and the time after which all is forgiven, seconds.
@@ -107,6 +111,8 @@ pub struct Worker {
     probes: HashMap<String, Probing>,
     /// Runs whose first hook has not ended.
     hooking: HashSet<String>,
+    /// How a change of resources stands that the status does not show yet.
+    resizing: Option<Verdict>,
 }
 
 /// Works on a pod until nothing is left of it.
@@ -124,11 +130,12 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         crashes: HashMap::new(),
         probes: HashMap::new(),
         hooking: HashSet::new(),
+        resizing: None,
     };
     let mut failed = 0;
     loop {
         let pause = match worker.step().await {
-            Ok(Next::Gone) if agent.pods.end(&uid) => return,
+            Ok(Next::Gone) if agent.pods.end(&uid) => return agent.manifests_changed.notify_one(),
             Ok(Next::Gone) => Duration::ZERO,
             Ok(Next::In(pause)) => {
                 failed = 0;
@@ -224,6 +231,7 @@ impl Worker {
 
     /// Brings a living pod forward.
     async fn sync(&mut self, of: &Arc<Pod>, mut seen: Running) -> Result<Next, StepError> {
+        let of = &self.judge_resize(of);
         let mut waiting = Waiting::new();
         let newest = seen.sandboxes.first().map(|s| s.id.clone()).unwrap_or_default();
         if seen.sandbox().is_none() && plan::plan(of, &seen, &newest, self).over {
@@ -239,13 +247,17 @@ impl Worker {
             }
             again = plan.again;
             waiting.extend(plan.waiting.clone());
-            if self.carry_out(of, &plan, &seen, sandbox, &mut waiting).await? {
+            let resized = self.carry_out_resize(of, &seen).await;
+            if self.carry_out(of, &plan, &seen, sandbox, &mut waiting).await? || resized {
                 seen = self.look().await?;
                 self.follow_probes(of, &seen);
             }
         }
         self.report(of, &seen, &waiting, None).await?;
         let mut pause = if sandbox.is_some() { REFRESH } else { RETRY.0 * 2 };
+        if self.resizing.is_some() {
+            pause = pause.min(RESIZE_AGAIN);
+        }
         pause = again.map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
         pause = deadline(of).map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
         let left = self.failures.values().map(|f| f.pause().saturating_sub(f.at.elapsed()));
@@ -467,6 +479,7 @@ impl Worker {
             host_ips: &host_ips,
             addresses: &addresses,
             doom,
+            resizing: self.resizing.as_ref(),
         };
         view.status()
     }

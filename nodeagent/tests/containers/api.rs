@@ -111,6 +111,14 @@ impl Api {
                 let items: Vec<&Value> = pods.1.values().collect();
                 answer(200, &json!({"metadata": {"resourceVersion": pods.0.to_string()}, "items": items}))
             }
+            "POST" => {
+                let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+                self.change(name, |pod| {
+                    *pod = sent.clone();
+                    pod["metadata"]["uid"] = format!("api-{name}").into();
+                });
+                answer(201, &self.pod(name))
+            }
             "PUT" if self.pod(&name).is_null() => answer(404, &json!({"kind": "Status", "code": 404})),
             "PUT" if self.pod(&name)["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] => {
                 answer(409, &json!({"kind": "Status", "code": 409}))
@@ -149,6 +157,11 @@ impl Transport for Calls {
                 },
                 ("GET", None) if list => answer(200, &json!({"metadata": {"resourceVersion": "1"}, "items": []})),
                 ("GET", None) => answer(404, &json!({"kind": "Status", "code": 404})),
+                ("POST", _) => {
+                    let mut made = sent.clone();
+                    made["metadata"]["uid"] = "uid".into();
+                    answer(201, &made)
+                }
                 _ => answer(200, &sent),
             })
         }

@@ -60,6 +60,7 @@ impl Node {
             proxy: false,
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
+            manifests: keelson_nodeagent::Manifests { path: Some(at("manifests")), url: None },
         };
         self.agent = Some(tokio::spawn(async move {
             Agent::run(config, CancellationToken::new()).await.unwrap();
@@ -305,6 +306,96 @@ async fn pods_outlive_agent_and_runtime() {
     for name in &all {
         node.until(name, "is confirmed as deleted", Value::is_null).await;
     }
+    node.is_clean().await;
+    node.kill_agent().await;
+}
+
+/// The uid of a static pod, as its mirror tells.
+fn mirrored(pod: &Value) -> String {
+    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn static_pods_run_and_are_mirrored() {
+    let Some(mut node) = Node::start().await else { return };
+    let dir = node.runtime.dir.path().join("manifests");
+    std::fs::create_dir_all(&dir).unwrap();
+    let manifest = |seconds: &str| {
+        let spec = pod("Always", json!({"command": shell(&format!("exec /bin/busybox sleep {seconds}"))}));
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec}).to_string()
+    };
+    std::fs::write(dir.join("web.yaml"), manifest("1000")).unwrap();
+    let name = "web-n";
+    node.until(name, "is mirrored and runs", ready).await;
+    let (first_uid, before) = (mirrored(&node.api.pod(name)), ids(&node, &[name.to_owned()]));
+    assert_eq!(node.api.pod(name)["metadata"]["annotations"]["kubernetes.io/config.source"], "file");
+    assert_eq!(node.api.pod(name)["metadata"]["ownerReferences"][0]["kind"], "Node");
+    // Who deletes the mirror gets a new one; the containers do not notice.
+    node.api.delete(name, 30);
+    node.until(name, "is mirrored anew", |p| ready(p) && p["metadata"]["deletionTimestamp"].is_null()).await;
+    node.kill_agent().await;
+    node.start_agent();
+    node.until(name, "is mirrored after a new start", ready).await;
+    assert_eq!(ids(&node, &[name.to_owned()]), before, "they are the same containers");
+    // A changed manifest is another pod, which waits for the end of the first.
+    std::fs::write(dir.join("web.yaml"), manifest("2000")).unwrap();
+    let other = move |p: &Value| ready(p) && mirrored(p) != first_uid;
+    node.until(name, "is replaced", other).await;
+    std::fs::remove_file(dir.join("web.yaml")).unwrap();
+    node.until(name, "goes with its manifest", Value::is_null).await;
+    node.is_clean().await;
+    node.kill_agent().await;
+}
+
+/// The microseconds of processor time that a container of a burstable pod may have in each period.
+fn quota(pod: &str, container: &str) -> String {
+    let group = format!("kubepods/burstable/poduid-{pod}/{container}");
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let text =
+        read(format!("/sys/fs/cgroup/cpu/{group}/cpu.cfs_quota_us")) + &read(format!("/sys/fs/cgroup/{group}/cpu.max"));
+    text.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+fn pending<'a>(pod: &'a Value, kind: &str) -> &'a Value {
+    let found = pod["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == kind);
+    found.unwrap_or(&Value::Null)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_change_in_place() {
+    let Some(mut node) = Node::start().await else { return };
+    let sized = |cpu: &str, memory: &str| json!({"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": cpu, "memory": memory}});
+    let mut spec = pod(
+        "Always",
+        json!({"command": shell("exec /bin/busybox sleep 1000"), "resources": sized("100m", "64Mi"),
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}),
+    );
+    spec["containers"][0]["terminationMessagePath"] = "/last".into();
+    node.api.create("r", spec);
+    node.until("r", "runs", ready).await;
+    let id =
+        |pod: &Value| first(pod)["containerID"].as_str().unwrap_or_default().rsplit('/').next().unwrap().to_owned();
+    let before = id(&node.api.pod("r"));
+    assert_eq!(quota("r", &before), "10000");
+    // More than the node has: the container keeps what it has, also in a new agent.
+    let resize = |resources: Value| node.api.change("r", |pod| pod["spec"]["containers"][0]["resources"] = resources);
+    resize(json!({"requests": {"cpu": "1000"}, "limits": {"cpu": "1000", "memory": "64Mi"}}));
+    node.until("r", "is too large", |p| pending(p, "PodResizePending")["reason"] == "Infeasible").await;
+    assert_eq!(first(&node.api.pod("r"))["resources"]["limits"]["cpu"], "100m");
+    resize(sized("250m", "64Mi"));
+    node.until("r", "has more", |p| {
+        first(p)["resources"]["limits"]["cpu"] == "250m" && pending(p, "PodResizePending").is_null()
+    })
+    .await;
+    assert_eq!((id(&node.api.pod("r")), quota("r", &before)), (before.clone(), "25000".to_owned()));
+    assert_eq!(first(&node.api.pod("r"))["allocatedResources"]["cpu"], "1m");
+    // What its policy says takes a new container.
+    node.api.change("r", |pod| pod["spec"]["containers"][0]["resources"] = sized("250m", "96Mi"));
+    node.until("r", "starts anew", |p| ready(p) && first(p)["restartCount"] == 1).await;
+    let pod = node.api.pod("r");
+    assert_eq!(first(&pod)["resources"]["limits"]["memory"], "96Mi");
+    assert_ne!(id(&pod), before);
+    node.api.delete("r", 1);
     node.is_clean().await;
     node.kill_agent().await;
 }

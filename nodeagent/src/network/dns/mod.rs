@@ -71,23 +71,29 @@ impl Cluster for Agent {
     }
 }
 
-/// Serves names on this node for ever.
-pub async fn run(agent: Arc<Agent>, address: IpAddr) {
+/// Serves names on this node for ever, at each of the addresses.
+pub async fn run(agent: Arc<Agent>, addresses: Vec<IpAddr>) {
     agent.services.synced().await;
     let node = parse_resolv_conf(&std::fs::read_to_string(&agent.config.resolv_conf).unwrap_or_default());
-    let others = node.servers.iter().filter_map(|s| s.parse().ok()).filter(|ip| *ip != address);
+    let others = node.servers.iter().filter_map(|s| s.parse().ok()).filter(|ip| !addresses.contains(ip));
     let server = Arc::new(Server {
         upstream: Upstream::new(others),
         zone: agent.config.cluster_domain.trim_end_matches('.').to_ascii_lowercase(),
         permits: Arc::new(Semaphore::new(AT_ONCE)),
         agent,
     });
-    loop {
-        if let Err(error) = serve(&server, address).await {
-            tracing::error!(%address, %error, "the cluster's name server cannot listen; trying again");
+    let at = |address: IpAddr| {
+        let server = server.clone();
+        async move {
+            loop {
+                if let Err(error) = serve(&server, address).await {
+                    tracing::error!(%address, %error, "the cluster's name server cannot listen; trying again");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
         }
-        tokio::time::sleep(RETRY).await;
-    }
+    };
+    futures::future::join_all(addresses.into_iter().map(at)).await;
 }
 
 /// Gives the node the name server's address: pods' packets to it end here.
