@@ -255,8 +255,10 @@ mod tests {
         assert_eq!(judge(&whole()), []);
     }
 
-    #[test]
-    fn each_fault_is_found() {
+    type Change = Box<dyn Fn(&mut Report)>;
+    type Case = (Change, Severity, &'static str);
+
+    fn faults_of_servers() -> Vec<Case> {
         let dead = |report: &mut Report, at: usize| report.members[at].error = Some("refused".into());
         let leaf = |left: i64, renews: bool| Certificate {
             name: "api".into(),
@@ -265,8 +267,7 @@ mod tests {
             renews,
             ..Certificate::default()
         };
-        type Change = Box<dyn Fn(&mut Report)>;
-        let table: Vec<(Change, Severity, &str)> = vec![
+        vec![
             (
                 Box::new(move |r| {
                     dead(r, 1);
@@ -314,6 +315,11 @@ mod tests {
                 Severity::Warning,
                 "the CA api",
             ),
+        ]
+    }
+
+    fn further_faults() -> Vec<Case> {
+        vec![
             (
                 Box::new(|r| {
                     r.members[0].figures.backup = Some(Backup { error: Some("full".into()), ..Backup::default() })
@@ -348,8 +354,12 @@ mod tests {
                 Severity::Warning,
                 "deployment d/w has 0 of 2 pods ready",
             ),
-        ];
-        for (change, severity, part) in table {
+        ]
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        for (change, severity, part) in faults_of_servers().into_iter().chain(further_faults()) {
             let found = changed(change);
             let right = found.iter().find(|finding| finding.what.contains(part));
             let right = right.unwrap_or_else(|| panic!("{part}: {found:?}"));
