@@ -164,6 +164,9 @@ pub struct ServerArgs {
     /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+    /// Copies of the store.
+    #[command(flatten)]
+    pub snapshots: crate::life::backup::SnapshotFlags,
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
@@ -396,7 +399,7 @@ pub fn default_data_dir() -> PathBuf {
 }
 
 /// Reads durations as Kubernetes' flags write them: `300ms`, `40s`, `5m`, `1h30m`.
-fn config_duration(text: &str) -> Result<std::time::Duration, String> {
+pub fn config_duration(text: &str) -> Result<std::time::Duration, String> {
     crate::config::duration(text)
         .ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
 }

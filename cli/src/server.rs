@@ -21,7 +21,7 @@ use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity};
 use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
-use crate::life::{notify, rotate, status};
+use crate::life::{backup, notify, rotate, status};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
@@ -98,6 +98,7 @@ async fn serve(
     let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
     tokio::spawn(care.keeper.clone().run(stop.clone()));
+    tokio::spawn(backup::run(care.clone(), args.clone(), args.data_dir.clone(), stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::Config;
 use context::Context;
+pub use cronjob::schedule::Schedule;
 use runtime::Controller;
 use runtime::Work::{Keyed, Loop};
 

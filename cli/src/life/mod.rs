@@ -1,8 +1,10 @@
 //! A cluster's life from first to last day: installing, looking after certificates and copies, repairing, leaving.
 
+pub mod backup;
 pub mod care;
 pub mod certs;
 pub mod dashboard;
+pub mod extract;
 pub mod gather;
 pub mod install;
 pub mod notify;
