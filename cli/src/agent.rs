@@ -50,6 +50,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
             result = crate::server::terminated() => return result,
         },
     };
+    let (caller, joined) = (https.clone(), credentials);
     let config = AgentConfig {
         node_name: name.clone(),
         client,
@@ -59,7 +60,8 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cni_conf_dir: args.cni_conf_dir.clone(),
         node_ip,
         port: args.port,
-        credentials,
+        credentials: joined,
+        renewed: Some(Arc::new(move |tls| caller.replace_tls(tls))),
         cluster_cidr: args.cluster_cidr.clone(),
         resolv_conf: args.resolv_conf.clone(),
         cluster_dns: Some(cluster_dns),

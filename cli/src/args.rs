@@ -14,7 +14,7 @@ pub const DEFAULT_CLUSTER_CIDR: &str = "10.244.0.0/16";
 
 /// Kubernetes' control plane, datastore and node agent as one program.
 #[derive(Parser)]
-#[command(name = "keelson", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "keelson", version = crate::life::version::own(), about, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Args {
     /// How log lines look: for people, or one JSON object a line
     #[arg(long, global = true, env = "KEELSON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
@@ -83,6 +83,8 @@ pub enum Command {
     Dashboard(crate::life::status::DashboardArgs),
     /// List certificates, and replace them on all servers
     Certs(crate::life::rotate::CertsArgs),
+    /// Put another version in place on this machine; it goes back by itself if that is not well
+    Upgrade(crate::life::upgrade::UpgradeArgs),
     /// Take Keelson off this machine: nothing that `keelson install` made is left
     Uninstall(crate::life::reset::UninstallArgs),
     /// Take this machine out of its cluster, or make it go on alone after the others are lost
@@ -164,6 +166,12 @@ pub struct ServerArgs {
     /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+    /// Address of the API that the leading server holds; it moves when another one leads
+    #[arg(long, env = "KEELSON_VIP", value_name = "IP[/LENGTH]")]
+    pub vip: Option<String>,
+    /// The interface for it (default: that of the default route)
+    #[arg(long, env = "KEELSON_VIP_INTERFACE", requires = "vip")]
+    pub vip_interface: Option<String>,
     /// Copies of the store.
     #[command(flatten)]
     pub snapshots: crate::life::backup::SnapshotFlags,

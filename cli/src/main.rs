@@ -94,6 +94,7 @@ fn run() -> anyhow::Result<()> {
             args::Command::Status(args) => life::status::run(args).await,
             args::Command::Dashboard(args) => life::dashboard::run(args).await,
             args::Command::Certs(args) => life::rotate::run(args).await,
+            args::Command::Upgrade(args) => life::upgrade::run(args).await,
             args::Command::Uninstall(args) => life::reset::uninstall(args).await,
             args::Command::Reset(args) => life::reset::reset(args).await,
         }

@@ -143,7 +143,7 @@ pub async fn open(data: &DataDir, addresses: Addresses, identity: &Identity, tls
         cluster_id: identity.cluster_id,
         id: identity.member_id,
         dir: data.join("store"),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::life::version::own().into(),
         clock: Arc::new(MonotonicClock::default()),
         listeners: vec![(listener, true)],
         tls: Some(tls),

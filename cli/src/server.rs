@@ -19,9 +19,10 @@ use tracing::{info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity};
+use crate::life::address::{self, Address};
 use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
-use crate::life::{backup, notify, rotate, status};
+use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
 use crate::{join, leader, member};
 
@@ -38,6 +39,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let started = Instant::now();
     check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
     let data = DataDir::open(&args.data_dir)?;
+    version::admit(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: stop what uses it, or choose another with --secure-port")
@@ -95,10 +97,10 @@ async fn serve(
         stop: stop.clone(),
     });
     care.serves(server.clone());
+    let vip = vip(args)?;
     let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
-    tokio::spawn(care.keeper.clone().run(stop.clone()));
-    tokio::spawn(backup::run(care.clone(), args.clone(), args.data_dir.clone(), stop.clone()));
+    let caring = tokio::spawn(take_care(args.clone(), care.clone(), vip, stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
@@ -128,8 +130,20 @@ async fn serve(
     info!("stopping");
     notify::tell(notify::STOPPING);
     stop.cancel();
+    caring.await?;
     serving.await?;
     Ok(())
+}
+
+/// What a server does for itself until `stop`: certificates, copies, the virtual address.
+async fn take_care(args: ServerArgs, care: Arc<Care>, vip: Option<Address>, stop: CancellationToken) {
+    let address = async {
+        if let Some(vip) = vip {
+            address::run(care.clone(), vip, stop.clone()).await;
+        }
+    };
+    let copies = backup::run(care.clone(), args, stop.clone());
+    tokio::join!(care.keeper.clone().run(stop.clone()), copies, address);
 }
 
 /// Writes what every cluster has, once there is a leader; says what it waits for.
@@ -172,6 +186,11 @@ fn extensions(replica: &Replica, care: &Arc<Care>) -> Vec<(&'static str, Extensi
     extensions
 }
 
+/// The virtual address, if there is to be one.
+fn vip(args: &ServerArgs) -> Result<Option<Address>> {
+    args.vip.as_deref().map(|vip| Address::parse(vip, args.vip_interface.as_deref())).transpose()
+}
+
 /// Names and places of this server's certificates.
 fn place(args: &ServerArgs, data: &DataDir, identity: &Identity, addresses: Addresses) -> Place {
     let mut names: Vec<String> = [
@@ -187,6 +206,7 @@ fn place(args: &ServerArgs, data: &DataDir, identity: &Identity, addresses: Addr
     .to_vec();
     names.push(addresses.api.ip().to_string());
     names.extend(hostname());
+    names.extend(vip(args).into_iter().flatten().map(|address| address.ip().to_string()));
     names.extend(args.tls_san.iter().cloned());
     names.extend(keelson_apiserver::first_service_address(&identity.service_cidr).map(|first| first.to_string()));
     names.sort();

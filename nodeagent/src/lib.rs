@@ -21,6 +21,7 @@ mod pod_status;
 mod pods;
 mod pressure;
 mod probe;
+pub mod renewal;
 mod resize;
 mod runtime_events;
 mod server;

@@ -94,7 +94,7 @@ impl Care {
         let sync = self.replica.sync_times();
         let now = jiff::Timestamp::now();
         Figures {
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: super::version::own().into(),
             uptime_seconds: requests.uptime.as_secs(),
             sync_median_micros: sync.median_micros,
             sync_slow_micros: sync.slow_micros,

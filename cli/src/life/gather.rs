@@ -26,7 +26,7 @@ pub async fn report(care: &Arc<Care>) -> Report {
         cluster_id: format!("{:x}", care.identity.cluster_id),
         time: jiff::Timestamp::now().as_second(),
         server: care.identity.name.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: super::version::own().into(),
         members,
         ..Report::default()
     };

@@ -1,5 +1,6 @@
 //! A cluster's life from first to last day: installing, looking after certificates and copies, repairing, leaving.
 
+pub mod address;
 pub mod backup;
 pub mod care;
 pub mod certs;
@@ -15,3 +16,5 @@ pub mod reset;
 pub mod rotate;
 pub mod status;
 pub mod unit;
+pub mod upgrade;
+pub mod version;

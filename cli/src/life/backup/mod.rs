@@ -94,8 +94,8 @@ pub fn keys_beside(copy: &Path) -> PathBuf {
 }
 
 /// Saves copies on time until `stop`.
-pub async fn run(care: Arc<Care>, args: ServerArgs, data_dir: PathBuf, stop: CancellationToken) {
-    let flags = args.snapshots;
+pub async fn run(care: Arc<Care>, args: ServerArgs, stop: CancellationToken) {
+    let (flags, data_dir) = (args.snapshots, args.data_dir);
     let directory = flags.snapshot_dir.clone().unwrap_or_else(|| data_dir.join("snapshots"));
     let bucket = match s3::Bucket::of(&flags) {
         Ok(bucket) => bucket,
