@@ -38,6 +38,8 @@ pub struct Attributes {
     pub name: String,
     /// The path, for non-resource requests.
     pub path: String,
+    /// Fields that a list or watch asks to be equal to a value.
+    pub fields: Vec<(String, String)>,
 }
 
 /// An authorizer's word.

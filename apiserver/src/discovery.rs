@@ -1,5 +1,7 @@
 //! Discovery, derived from the resource table: the legacy documents, the aggregated one, and the version.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::aggregation::{self, Remote};
 use crate::negotiate::Media;
 use crate::wire::Message;
 use crate::{body, crd, health, negotiate, respond, usage};
@@ -29,7 +32,12 @@ struct Accepted {
 }
 
 /// Serves a discovery path; `None` if it is none.
-pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Result<Response<Body>, Status>> {
+pub fn serve(
+    path: &str,
+    headers: &HeaderMap,
+    customs: &crd::Table,
+    remotes: &[Arc<Remote>],
+) -> Option<Result<Response<Body>, Status>> {
     let all = Rows::of(customs);
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let accepted = match accepted(headers) {
@@ -38,10 +46,12 @@ pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Re
     };
     let value = match parts[..] {
         ["version"] => version(),
-        [] => json!({"paths": all.paths()}),
-        ["api"] if accepted.aggregated => return Some(all.aggregated_answer(headers, accepted.media, str::is_empty)),
+        [] => json!({"paths": all.paths(remotes)}),
+        ["api"] if accepted.aggregated => {
+            return Some(all.aggregated_answer(headers, accepted.media, str::is_empty, &[]));
+        }
         ["apis"] if accepted.aggregated => {
-            return Some(all.aggregated_answer(headers, accepted.media, |group| !group.is_empty()));
+            return Some(all.aggregated_answer(headers, accepted.media, |group| !group.is_empty(), remotes));
         }
         ["api"] => {
             let address = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -49,11 +59,19 @@ pub fn serve(path: &str, headers: &HeaderMap, customs: &crd::Table) -> Option<Re
             json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses})
         }
         ["apis"] => {
-            let groups: Vec<Value> = all.groups().iter().map(|g| all.group(g)).collect();
+            let mut groups: Vec<Value> = all.groups().iter().map(|g| all.group(g)).collect();
+            groups.extend(all.foreign(aggregation::group_documents(remotes), "name"));
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", name] if all.groups().contains(&name) => {
             let mut document = all.group(name);
+            document["kind"] = "APIGroup".into();
+            document["apiVersion"] = "v1".into();
+            document
+        }
+        ["apis", name] if remotes.iter().any(|row| row.group == name) => {
+            let groups = aggregation::group_documents(remotes);
+            let mut document = groups.into_iter().find(|group| group["name"] == name)?;
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
@@ -136,11 +154,22 @@ impl Rows {
         Self(rows)
     }
 
-    fn paths(&self) -> Vec<String> {
+    /// Those of other servers' groups that are none of this server's.
+    fn foreign(&self, documents: Vec<Value>, name: &str) -> Vec<Value> {
+        let own = self.groups();
+        let named = |document: &Value| document.pointer(&format!("/{name}")).and_then(Value::as_str).map(str::to_owned);
+        documents.into_iter().filter(|d| named(d).is_some_and(|name| !own.contains(&name.as_str()))).collect()
+    }
+
+    fn paths(&self, remotes: &[Arc<Remote>]) -> Vec<String> {
         let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
         for group in self.groups() {
             paths.push(format!("/apis/{group}"));
             paths.extend(self.versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
+        }
+        for row in remotes {
+            paths.push(format!("/apis/{}", row.group));
+            paths.push(format!("/apis/{}/{}", row.group, row.version));
         }
         let others = [
             "/metrics",
@@ -153,6 +182,7 @@ impl Rows {
         paths.extend(others.map(str::to_owned));
         paths.extend(health::paths());
         paths.sort();
+        paths.dedup();
         paths
     }
 
@@ -231,10 +261,12 @@ impl Rows {
         headers: &HeaderMap,
         media: Media,
         choose: impl Fn(&str) -> bool,
+        remotes: &[Arc<Remote>],
     ) -> Result<Response<Body>, Status> {
         let mut names = vec![""];
         names.extend(self.groups());
-        let items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(|g| self.aggregated_group(g)).collect();
+        let mut items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(|g| self.aggregated_group(g)).collect();
+        items.extend(self.foreign(aggregation::aggregated_documents(remotes), "metadata/name"));
         let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
         let (kind, bytes) = match media {
             Media::Json => (AGGREGATED, document.to_string().into_bytes()),

@@ -144,7 +144,7 @@ impl Hooks {
     }
 
     /// The address behind a Service's port: one of its ready endpoints, or its cluster IP.
-    fn backend(&self, namespace: &str, name: &str, port: u16) -> Result<String, String> {
+    pub(crate) fn backend(&self, namespace: &str, name: &str, port: u16) -> Result<String, String> {
         let service = self.objects.object("", "v1", "services", namespace, name);
         let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
         let ports = service["spec"]["ports"].as_array();

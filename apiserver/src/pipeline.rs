@@ -20,11 +20,11 @@ use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
-use crate::request::{Query, ResourceRequest, Target, target};
+use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
-    admission, authn, authz, bindings, body, components, crd, discovery, flow, health, metrics, negotiate, openapi,
-    quota, respond, scheduling, streams, subresources, usage,
+    Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, flow,
+    flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -48,6 +48,8 @@ pub struct Config {
     pub service_cidr: String,
     /// Further paths.
     pub extensions: Vec<(&'static str, Extension)>,
+    /// What an operator may choose.
+    pub settings: Settings,
     /// Cancelled when the server stops: ends watches.
     pub stop: CancellationToken,
 }
@@ -61,6 +63,7 @@ pub struct ApiServer {
     pub(crate) authenticator: Authentication,
     pub(crate) authorizer: Arc<authz::Authorization>,
     pub(crate) customs: Arc<crd::Table>,
+    pub(crate) aggregated: aggregation::Table,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
     pub(crate) agents: streams::Agents,
@@ -70,6 +73,7 @@ pub struct ApiServer {
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     flow: flow::Flow,
+    pub(crate) auditor: Arc<audit::Auditor>,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
 }
 
@@ -78,7 +82,11 @@ type Answer = Result<Response<Body>, Status>;
 
 impl ApiServer {
     /// Puts a server together and starts what it does in the background; to be called inside a runtime.
-    pub fn new(config: Config) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// In words, what is wrong with the settings.
+    pub fn new(config: Config) -> Result<Arc<Self>, String> {
+        let auditor = Arc::new(audit::Auditor::load(&config.settings.audit)?);
         let objects = Objects { kv: config.kv };
         let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
         let hooks = Arc::new(Hooks::new(objects.clone()));
@@ -86,6 +94,7 @@ impl ApiServer {
         let flow = flow::Flow::new(objects.clone());
         let server = Arc::new(Self {
             customs: customs.clone(),
+            aggregated: aggregation::Table::new(&config.pki, hooks.clone()),
             advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
@@ -106,10 +115,13 @@ impl ApiServer {
             stop: config.stop,
             extensions: config.extensions,
             flow,
+            auditor,
             event_lease: tokio::sync::Mutex::new((0, 0)),
         });
         crd::controller::start(&server);
-        server
+        flow_status::start(&server);
+        aggregation::start(&server);
+        Ok(server)
     }
 
     /// How many requests there were and are.
@@ -119,17 +131,25 @@ impl ApiServer {
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
-        let media = negotiate::media_of_refusal(request.headers());
         let gzip = respond::accepts_gzip(request.headers());
-        let answer = self.answer(media, user, request).await;
+        let asking = user.clone();
+        let carry_out = |request: Request<Bytes>| {
+            let media = negotiate::media_of_refusal(request.headers());
+            self.answer(media, user, request)
+        };
+        let answer = self.auditor.around(&asking, request, carry_out).await;
         respond::compressed(gzip, answer).await
     }
 
     async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::refusal(media, &status),
+            Ok(Err(status)) => {
+                audit::refused(&status);
+                respond::refusal(media, &status)
+            }
             Err(_) => {
+                self.auditor.panicked().await;
                 tracing::error!("a request panicked; it was answered with 500");
                 body::refusal(&Status::internal("the request panicked"))
             }
@@ -139,8 +159,23 @@ impl ApiServer {
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let target = target(&parts.method, &parts.uri, &self.customs)?;
         let user = self.impersonate(user, &parts.headers)?;
+        if let Some(remote) = self.aggregated.find(parts.uri.path()) {
+            self.authorize(&user, &attributes_of(&parts.method, &parts.uri))?;
+            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            let peer = parts.extensions.get::<audit::Peer>().copied();
+            let passed =
+                aggregation::Passed { method: &parts.method, headers: &parts.headers, path, body: bytes, peer };
+            return Ok(aggregation::serve(self, &remote, &user, passed, upgrade).await);
+        }
+        let target = target(&parts.method, &parts.uri, &self.customs);
+        let target = match target {
+            Ok(target) => target,
+            Err(unknown) => {
+                self.authorize(&user, &attributes_of(&parts.method, &parts.uri))?;
+                return Err(unknown);
+            }
+        };
         let attributes = target.attributes(&parts.method);
         let fence = parts.extensions.remove::<Fence>();
         match target {
@@ -167,7 +202,10 @@ impl ApiServer {
                 self.metrics.answered(&request, apply, code, started.elapsed());
                 let Some(warning) = deprecation(&request).or_else(|| orphaning(&call)) else { return answer };
                 let media = negotiate::media_of_refusal(&parts.headers);
-                let mut response = answer.unwrap_or_else(|status| respond::refusal(media, &status));
+                let mut response = answer.unwrap_or_else(|status| {
+                    audit::refused(&status);
+                    respond::refusal(media, &status)
+                });
                 body::warn(&mut response, &[warning.to_owned()]);
                 Ok(response)
             }
@@ -205,6 +243,9 @@ impl ApiServer {
         if !subresource.is_empty() && subresource != "status" {
             return subresources::serve(self, call, upgrade, uri).await;
         }
+        if subresources::is_virtual(def) && !call.request.name.is_empty() {
+            return Err(Status::no_such_path());
+        }
         misplaced(call.request)?;
         if subresource.is_empty() && !def.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
@@ -241,7 +282,7 @@ impl ApiServer {
         }
         let query = Query::parse(parts.uri.query());
         if path.starts_with("/openapi/") {
-            let answer = self.documents.serve(path, &query, headers, &self.customs);
+            let answer = self.documents.serve(path, &query, headers, &self.customs, &self.aggregated.all());
             return answer.unwrap_or_else(|| Err(Status::no_such_path()));
         }
         let well = async { self.objects.kv.barrier().await.is_ok() };
@@ -267,25 +308,40 @@ impl ApiServer {
                     &json!({
                         "issuer": keelson_pki::service_account::ISSUER, "jwks_uri": format!("https://{host}/openid/v1/jwks"),
                         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-                        "id_token_signing_alg_values_supported": ["ES256"],
+                        "id_token_signing_alg_values_supported": [self.pki.service_account.algorithm()],
                     }),
                 ))
             }
-            _ => discovery::serve(path, headers, &self.customs).unwrap_or_else(|| Err(Status::no_such_page())),
+            _ => discovery::serve(path, headers, &self.customs, &self.aggregated.all())
+                .unwrap_or_else(|| Err(Status::no_such_page())),
         }
     }
 
     /// The one place where requests are authorized.
     pub(crate) fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Status> {
-        match self.authorizer.authorize(user, attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(authz::refusal(user, attributes, &reason)),
-        }
+        let (word, reason, result) = match self.authorizer.authorize(user, attributes) {
+            Decision::Allow => ("allow", None, Ok(())),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                let refusal = authz::refusal(user, attributes, &reason);
+                ("forbid", Some(reason), Err(refusal))
+            }
+        };
+        audit::annotate("authorization.k8s.io/decision", || word.into());
+        audit::annotate("authorization.k8s.io/reason", || {
+            reason.or_else(|| self.authorizer.explain(user, attributes)).unwrap_or_default()
+        });
+        result
     }
 
     /// `Impersonate-*` headers: the user becomes another if it may.
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        Ok(authn::impersonate(headers, &user, &*self.authorizer)?.unwrap_or(user))
+        match authn::impersonate(headers, &user, &*self.authorizer)? {
+            Some(other) => {
+                audit::impersonated(&other);
+                Ok(other)
+            }
+            None => Ok(user),
+        }
     }
 
     /// Runs the admission chain: all mutating steps, then all validating ones.

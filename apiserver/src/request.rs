@@ -159,8 +159,16 @@ impl ResourceRequest {
             },
             name: if r.name.is_empty() { named_by_field(&r.query) } else { r.name.clone() },
             path: String::new(),
+            fields: equal_fields(r.query.get("fieldSelector").unwrap_or_default()),
         }
     }
+}
+
+/// The requirements of a field selector that ask for equality.
+pub(crate) fn equal_fields(selector: &str) -> Vec<(String, String)> {
+    let parts = selector.split(',').filter(|part| !part.contains("!="));
+    let pairs = parts.filter_map(|part| part.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.trim_start_matches('=').to_owned())).collect()
 }
 
 /// What a request asks for.
@@ -259,12 +267,46 @@ fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
 
 /// The name that a list or watch asks for with a field selector: it counts as a name for authorization.
 fn named_by_field(query: &Query) -> String {
-    let selector = query.get("fieldSelector").unwrap_or_default();
-    let name = selector.split(',').find_map(|part| {
-        let (key, value) = part.split_once('=')?;
-        (key == "metadata.name").then(|| value.trim_start_matches('=').to_owned())
-    });
-    name.unwrap_or_default()
+    let fields = equal_fields(query.get("fieldSelector").unwrap_or_default());
+    fields.into_iter().find(|(key, _)| key == "metadata.name").map(|(_, name)| name).unwrap_or_default()
+}
+
+/// A request line as authorizers see it, whether or not there is such a resource: who may not ask is not told.
+pub(crate) fn attributes_of(method: &Method, uri: &http::Uri) -> Attributes {
+    let path = uri.path();
+    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (group, version, rest) = match parts[..] {
+        ["api", version, ref rest @ ..] if !rest.is_empty() => ("", version, rest),
+        ["apis", group, version, ref rest @ ..] if !rest.is_empty() => (group, version, rest),
+        _ => {
+            let verb = method.as_str().to_ascii_lowercase();
+            return Attributes { verb, path: path.to_owned(), ..Attributes::default() };
+        }
+    };
+    let query = Query::parse(uri.query());
+    let (watch, rest) = match rest {
+        ["watch", inner @ ..] if !inner.is_empty() => (true, inner),
+        _ => (false, rest),
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", ns, inner @ ..] if !(inner.is_empty() || matches!(inner, ["status" | "finalize"])) => {
+            (*ns, inner)
+        }
+        _ => ("", rest),
+    };
+    let at = |index: usize| rest.get(index).copied().unwrap_or_default();
+    let verb = verb(method, at(1), &query).unwrap_or_default();
+    Attributes {
+        verb: if watch { "watch" } else { verb }.into(),
+        group: group.into(),
+        version: version.into(),
+        resource: at(0).into(),
+        subresource: at(2).into(),
+        namespace: namespace.into(),
+        name: at(1).into(),
+        ..Attributes::default()
+    }
 }
 
 impl Target {

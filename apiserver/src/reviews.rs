@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::admission::review::user_info;
+use crate::request::equal_fields;
 use crate::verbs::Call;
 use crate::{ApiServer, ownership, strategy};
 
@@ -35,19 +36,20 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
             }
             let (resource_rules, path_rules) = server.authorizer.rules_for(call.user, namespace);
             review["spec"] = json!({});
+            review["metadata"] = json!({});
             json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false})
         }
         "selfsubjectaccessreviews" => {
-            check_attributes(&spec, Vec::new())?;
+            check_attributes(&review, Vec::new())?;
             decide(server, call.user, &spec)
         }
         "subjectaccessreviews" => {
-            check_attributes(&spec, subject_problems(&spec))?;
+            check_attributes(&review, subject_problems(&spec))?;
             decide(server, &subject(&spec), &spec)
         }
         "localsubjectaccessreviews" => {
             review["metadata"]["namespace"] = call.request.namespace.as_str().into();
-            check_attributes(&spec, local_problems(&spec, &call.request.namespace))?;
+            check_attributes(&review, local_problems(&spec, &call.request.namespace))?;
             decide(server, &subject(&spec), &spec)
         }
         "tokenreviews" => token(server, &mut review)?,
@@ -121,7 +123,8 @@ fn shown_path(path: &Value) -> String {
     format!("{{\"Path\":{},\"Verb\":{}}}", Value::from(text(path, "path")), Value::from(text(path, "verb")))
 }
 
-fn check_attributes(spec: &Value, mut causes: Vec<Cause>) -> Result<(), Status> {
+fn check_attributes(review: &Value, mut causes: Vec<Cause>) -> Result<(), Status> {
+    let spec = &review["spec"];
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     match (resource.is_object(), path.is_object()) {
         (true, true) => {
@@ -148,12 +151,94 @@ fn check_attributes(spec: &Value, mut causes: Vec<Cause>) -> Result<(), Status> 
             let why = "when specified, requirements or rawSelector is required";
             causes.push(Cause::required(format!("{at}.requirements"), why));
         }
+        requirement_problems(&at, &selector["requirements"], &mut causes);
     }
+    causes.extend(check_metadata(review));
     if causes.is_empty() {
         return Ok(());
     }
     // Upstream leaves the kind out of these refusals.
     Err(Status::invalid("authorization.k8s.io", "", "", causes))
+}
+
+/// The fields that a review's selector asks to be equal to one value.
+fn review_fields(selector: &Value) -> Vec<(String, String)> {
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let mut out = equal_fields(text(selector, "rawSelector"));
+    out.extend(requirements.filter(|r| r["operator"] == "In").filter_map(
+        |r| match r["values"].as_array()?.as_slice() {
+            [value] => Some((text(r, "key").to_owned(), value.as_str()?.to_owned())),
+            _ => None,
+        },
+    ));
+    out
+}
+
+/// What is wrong with the requirements of a review's selector.
+fn requirement_problems(at: &str, requirements: &Value, causes: &mut Vec<Cause>) {
+    for (index, requirement) in requirements.as_array().into_iter().flatten().enumerate() {
+        let at = format!("{at}.requirements[{index}]");
+        let values = requirement["values"].as_array().map_or(0, Vec::len);
+        match text(requirement, "operator") {
+            "In" | "NotIn" if values == 0 => {
+                let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                causes.push(Cause::required(format!("{at}.values"), why));
+            }
+            "Exists" | "DoesNotExist" if values > 0 => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                causes.push(Cause::forbidden(format!("{at}.values"), why));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => {
+                let why = "not a valid selector operator";
+                causes.push(Cause::invalid(format!("{at}.operator"), &requirement["operator"], why));
+            }
+        }
+    }
+}
+
+/// Refuses metadata that an access review has no use for.
+fn check_metadata(review: &Value) -> Vec<Cause> {
+    let mut rest = review["metadata"].clone();
+    if let Some(map) = rest.as_object_mut() {
+        map.remove("managedFields");
+        map.remove("namespace");
+    }
+    let empty = rest.as_object().is_none_or(serde_json::Map::is_empty);
+    (!empty)
+        .then(|| Cause::invalid("metadata", &ordered_metadata(&review["metadata"]), "must be empty"))
+        .into_iter()
+        .collect()
+}
+
+/// Metadata as a text in the order in which upstream writes it.
+fn ordered_metadata(metadata: &Value) -> Raw {
+    let managed = |entry: &Value| {
+        let keys = ["manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"];
+        in_order(entry, &keys, |_, value| value.to_string())
+    };
+    let keys = ["name", "generateName", "namespace", "uid", "labels", "annotations", "managedFields"];
+    Raw(in_order(metadata, &keys, |key, value| match value.as_array() {
+        Some(list) if key == "managedFields" => {
+            format!("[{}]", list.iter().map(managed).collect::<Vec<_>>().join(","))
+        }
+        _ => value.to_string(),
+    }))
+}
+
+fn in_order(object: &Value, keys: &[&str], shown: impl Fn(&str, &Value) -> String) -> String {
+    let present = keys.iter().filter_map(|key| object.get(*key).map(|value| (key, value)));
+    let pairs: Vec<String> = present.map(|(key, value)| format!("{key:?}:{}", shown(key, value))).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+/// A text that is shown as it is.
+struct Raw(String);
+
+impl std::fmt::Display for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 fn decide(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
@@ -168,6 +253,7 @@ fn decide(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
             namespace: text(resource, "namespace").into(),
             name: text(resource, "name").into(),
             path: String::new(),
+            fields: review_fields(&resource["fieldSelector"]),
         }
     } else {
         Attributes { verb: text(path, "verb").into(), path: text(path, "path").into(), ..Attributes::default() }

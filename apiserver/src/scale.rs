@@ -129,7 +129,8 @@ fn write(call: &Call<'_>, old: &Value, scale: &Value, revision: i64) -> Result<V
     let def = call.request.def;
     let version = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    if replicas < 0 {
+    // A custom resource says by its schema, and by the paths of its scale, what it takes.
+    if replicas < 0 && call.request.custom.is_none() {
         let cause = Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", &call.request.name, vec![cause]));
     }

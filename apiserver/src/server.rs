@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::audit::Peer;
 use crate::{ApiServer, body};
 
 /// A TLS handshake must be done within this.
@@ -59,6 +60,7 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<Serve
     // New connections are refused at once, not left waiting.
     drop(listener);
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.acquire_many(MAX_CONNECTIONS as u32)).await;
+    server.auditor.flush(DRAIN_TIMEOUT).await;
 }
 
 async fn connection(
@@ -99,6 +101,7 @@ async fn handle(
     let (mut parts, incoming) = request.into_parts();
     // Nothing that came from outside may pass for what only in-process callers set.
     parts.extensions.clear();
+    parts.extensions.insert(Peer(peer));
     if let Some(upgrade) = upgrade {
         parts.extensions.insert(upgrade);
     }
@@ -113,6 +116,8 @@ async fn handle(
         Ok(user) => user,
         Err(why) => {
             debug!(%peer, %why, "authentication failed");
+            let asked = (&parts.method, &parts.headers, &parts.uri, Some(Peer(peer)));
+            server.auditor.unauthenticated(asked, !certificates.is_empty()).await;
             return body::refusal(&Status::unauthorized());
         }
     };

@@ -87,6 +87,11 @@ fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
     let request = call.request;
     for (key, own, what) in [("name", &request.name, "name"), ("namespace", &request.namespace, "namespace")] {
         let given = text(&review["metadata"], key);
+        if key == "name" && !given.is_empty() && given != own.as_str() {
+            let why = "must match the service account name if specified";
+            let cause = Cause::invalid("metadata.name", &Value::from(given), why);
+            return Err(Status::invalid(GROUP, "TokenRequest", own, vec![cause]));
+        }
         if !given.is_empty() && given != own.as_str() {
             return Err(Status::bad_request(format!(
                 "the {what} of the provided object does not match the {what} sent on the request"

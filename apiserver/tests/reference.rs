@@ -40,8 +40,10 @@ impl Cluster {
             pki: Arc::new(keelson_pki::ClusterPki::create().unwrap()),
             service_cidr: "10.96.0.0/16".into(),
             extensions: Vec::new(),
+            settings: Default::default(),
             stop: CancellationToken::new(),
-        });
+        })
+        .unwrap();
         Self { server, _directory: directory }
     }
 

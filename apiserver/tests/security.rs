@@ -40,8 +40,10 @@ impl Cluster {
             pki: pki.clone(),
             service_cidr: "10.96.0.0/16".into(),
             extensions: Vec::new(),
+            settings: Default::default(),
             stop: CancellationToken::new(),
-        });
+        })
+        .unwrap();
         Self { server, pki, _directory: directory }
     }
 

@@ -35,6 +35,12 @@ pub struct Options {
     /// A tenth of the work: to see that it runs, not to be recorded
     #[arg(long)]
     pub quick: bool,
+    /// Only these parts of `store`: puts, ranges, watchers, leases, failover, fill
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Only this program in `store`: keelson or etcd
+    #[arg(long)]
+    pub program: Option<String>,
     /// How often things are repeated that are done as a whole, such as a start
     #[arg(long, default_value_t = 5)]
     pub repeat: usize,
@@ -44,6 +50,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether a part is to be measured.
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
     /// `full`, or a tenth of it with `--quick`.
     pub fn amount(&self, full: usize) -> usize {
         if self.quick { (full / 10).max(1) } else { full }

@@ -178,6 +178,9 @@ pub struct ServerArgs {
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
+    /// Who may ask, what is refused, what is recorded.
+    #[command(flatten)]
+    pub access: crate::access::AccessArgs,
 }
 
 /// Flags of `keelson agent`.

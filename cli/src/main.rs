@@ -1,5 +1,6 @@
 //! The `keelson` binary: composes the crates into a server, an agent and the tools around them.
 
+mod access;
 mod agent;
 mod args;
 mod chaos;

@@ -94,8 +94,10 @@ async fn serve(
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
         extensions: extensions(&replica, &care),
+        settings: args.access.settings()?,
         stop: stop.clone(),
-    });
+    })
+    .map_err(anyhow::Error::msg)?;
     care.serves(server.clone());
     let vip = vip(args)?;
     let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
@@ -152,7 +154,9 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
-        objects.push(keelson_apiserver::bootstrap::cluster_info(url, &pki.cluster.trusted(), &[]));
+        let ca = pki.cluster.trusted();
+        objects.push(keelson_apiserver::bootstrap::cluster_info(url, &ca, &[]));
+        objects.push(keelson_apiserver::bootstrap::extension_authentication(&ca, &ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {

@@ -10,11 +10,13 @@ pub mod events;
 pub mod https;
 pub mod informer;
 pub mod queue;
+pub mod spdy;
 pub mod transport;
 
 pub use api::{Api, Client, Error, List, ListParams, Object, PatchType, WatchEvent};
 pub use cache::Cache;
 pub use events::Recorder;
+pub use https::{Https, access};
 pub use informer::{Change, Informer, Key};
 pub use queue::Queue;
 pub use transport::{Body, Fence, Transport};

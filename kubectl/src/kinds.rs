@@ -67,7 +67,8 @@ impl Kind {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
-    fn is_called(&self, name: &str) -> bool {
+    /// Whether people call it so.
+    pub fn is_called(&self, name: &str) -> bool {
         self.plural == name || self.singular == name || self.short_names.iter().any(|s| s == name)
     }
 }

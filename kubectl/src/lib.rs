@@ -6,13 +6,17 @@
 mod commands;
 mod config;
 mod credential;
+mod describe;
 mod failure;
 mod flags;
 mod kinds;
+mod kustomize;
 mod objects;
 mod output;
 mod session;
 mod socket;
+mod value;
+mod why;
 
 use commands::{COMMANDS, Command};
 use failure::{Failure, Outcome};
@@ -34,6 +38,10 @@ pub async fn run(args: Vec<String>) -> u8 {
 }
 
 async fn dispatch(args: &[String]) -> Outcome {
+    if let Some((word @ ("__complete" | "__completeNoDesc"), rest)) = args.split_first().map(|(w, r)| (w.as_str(), r)) {
+        commands::completion::complete(rest, word == "__complete").await;
+        return Ok(());
+    }
     // Global flags may stand before the command.
     let mut at = 0;
     while at < args.len() && args[at].starts_with('-') && !matches!(args[at].as_str(), "-h" | "--help") {
@@ -65,21 +73,7 @@ async fn dispatch(args: &[String]) -> Outcome {
 }
 
 /// Commands of kubectl that are not here yet.
-const NOT_YET: &[&str] = &[
-    "alpha",
-    "attach",
-    "completion",
-    "cp",
-    "debug",
-    "describe",
-    "diff",
-    "explain",
-    "kustomize",
-    "plugin",
-    "port-forward",
-    "proxy",
-    "top",
-];
+const NOT_YET: &[&str] = &["alpha", "debug", "plugin"];
 
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     let group: Vec<&Command> = match words.first() {

@@ -127,8 +127,11 @@ pub fn place(session: &Session, object: &Value) -> Outcome<(String, String)> {
 /// The objects in the files that `-f` names; Lists are taken apart.
 pub async fn from_files(session: &Session) -> Outcome<Vec<Value>> {
     let parsed = &session.parsed;
+    if parsed.is_set("kustomize") && parsed.is_set("filename") {
+        return Err(Failure::new("only one of -f or -k can be specified"));
+    }
     if parsed.is_set("kustomize") {
-        return Err(Failure::new("kustomizations are not supported yet"));
+        return crate::kustomize::build(parsed.text("kustomize"));
     }
     let mut objects = Vec::new();
     for name in parsed.list("filename") {

@@ -83,7 +83,15 @@ impl Session {
         Ok(self.access()?.namespace.clone())
     }
 
-    fn transport(&self) -> Outcome<&Https> {
+    /// The headers that say who asks, for requests on connections of their own.
+    pub fn identity(&self) -> Outcome<Vec<(String, String)>> {
+        let access = self.access()?;
+        let token = access.token.iter().map(|token| ("Authorization".to_owned(), format!("Bearer {token}")));
+        Ok(token.chain(access.impersonate.iter().cloned()).collect())
+    }
+
+    /// The connections to the server.
+    pub fn transport(&self) -> Outcome<&Https> {
         if let Some(transport) = self.transport.get() {
             return Ok(transport);
         }

@@ -47,9 +47,26 @@ pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>
         ("", "persistentvolumeclaims") => {
             claim(new, &mut out);
         }
+        ("", "serviceaccounts") => account(&new["metadata"], old, &mut out),
+        ("networking.k8s.io", "ingresses")
+            if old.is_none() && new["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some() =>
+        {
+            let why = "is deprecated, please use 'spec.ingressClassName' instead";
+            out.push(format!("annotation \"kubernetes.io/ingress.class\" {why}"));
+        }
         _ => {}
     }
     out
+}
+
+/// The annotation that limits an account's pods to its own secrets has had its time.
+fn account(metadata: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+    const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+    let before = old.map(|old| &old["metadata"]["annotations"][ENFORCE]);
+    if metadata["annotations"].get(ENFORCE).is_some() && before != Some(&metadata["annotations"][ENFORCE]) {
+        let why = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        out.push(format!("metadata.annotations[{ENFORCE}]: {why}"));
+    }
 }
 
 fn pod_name(name: &str, out: &mut Vec<String>) {

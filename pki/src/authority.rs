@@ -180,6 +180,13 @@ impl Authority {
         self.issue(params(user, groups, self.lifetime())?, &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
+    /// The same for a user with a uid, which is in the subject's [`crate::UID_OID`].
+    pub fn issue_user(&self, user: &str, uid: &str, groups: &[&str]) -> Result<Issued, Error> {
+        let mut params = params(user, groups, self.lifetime())?;
+        params.distinguished_name.push(DnType::CustomDnType(crate::UID_OID.to_vec()), uid);
+        self.issue(params, &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
     /// Issues a certificate for a server; a name that parses as an IP address becomes one.
     pub fn issue_server(&self, common_name: &str, names: &[String]) -> Result<Issued, Error> {
         let mut params = params(common_name, &[], self.lifetime())?;

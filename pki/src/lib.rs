@@ -16,8 +16,11 @@ pub use kubeconfig::{Credential, kubeconfig};
 pub(crate) use tls::name_of;
 pub use tls::{
     CertificateSlot, Facts, Identity, ServerSlot, client_config, client_config_pinned, client_config_unverified,
-    facts_of, has_key_hash, peer_client_config, peer_server_config, public_key_hash, server_config, subject_of,
+    facts_of, has_key_hash, peer_client_config, peer_server_config, public_key_hash, server_config, subject_of, uid_of,
 };
+
+/// The subject's attribute that holds a user's uid (Kubernetes' own, under the foundation's number).
+pub const UID_OID: [u64; 8] = [1, 3, 6, 1, 4, 1, 57683, 2];
 
 /// What can go wrong with keys and certificates.
 #[derive(Debug, thiserror::Error)]

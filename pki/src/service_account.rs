@@ -1,4 +1,4 @@
-//! Service account tokens: JWTs signed with ES256, bound to their audience and to objects.
+//! Service account tokens: JWTs signed with RS256 (or ES256 by the keys of older clusters), bound to their audience and to objects.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,6 +7,9 @@ use rcgen::{KeyPair, PublicKeyData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::Error;
 
@@ -62,34 +65,61 @@ pub struct Claims {
     pub sub: String,
 }
 
+/// The public part of a key, as JWKS has it.
+enum Public {
+    /// ECDSA P-256: the coordinates.
+    Curve { x: String, y: String },
+    /// RSA: modulus and exponent.
+    Rsa { n: String, e: String },
+}
+
 /// The key that signs tokens.
 pub struct SigningKey {
     pem: String,
     id: String,
-    point: Vec<u8>,
+    public: Public,
+    algorithm: Algorithm,
     encoding: EncodingKey,
     decoding: DecodingKey,
 }
 
 impl SigningKey {
-    /// Makes a new key (ECDSA P-256).
+    /// Makes a new key (RSA, 2048 bits: what every verifier of tokens knows).
     pub fn create() -> Result<Self, Error> {
-        Self::load(&KeyPair::generate()?.serialize_pem())
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
+        Self::load(&key.serialize_pem())
     }
 
-    /// Reads a PKCS #8 PEM.
+    /// Reads a PKCS #8 PEM: RSA, or ECDSA P-256 as clusters had before.
     pub fn load(pem: &str) -> Result<Self, Error> {
         let key = KeyPair::from_pem(pem)?;
-        let point = key.public_key_raw().to_vec();
-        // 0x04, x, y: an uncompressed P-256 point.
-        if point.len() != 65 {
-            return Err(Error::Malformed("the service account key is not an ECDSA P-256 key".into()));
+        let info = key.subject_public_key_info();
+        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(&info));
+        let malformed = || Error::Malformed("the service account key is neither RSA nor ECDSA P-256".into());
+        let (_, parsed) = SubjectPublicKeyInfo::from_der(&info).map_err(|_| malformed())?;
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match parsed.parsed().map_err(|_| malformed())? {
+            PublicKey::RSA(rsa) => {
+                let without_zero = |bytes: &[u8]| {
+                    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
+                    encode(&bytes[start..])
+                };
+                let (n, e) = (without_zero(rsa.modulus), without_zero(rsa.exponent));
+                let encoding = EncodingKey::from_rsa_pem(pem.as_bytes())?;
+                let decoding = DecodingKey::from_rsa_components(&n, &e)?;
+                let public = Public::Rsa { n, e };
+                Ok(Self { pem: pem.to_owned(), id, public, algorithm: Algorithm::RS256, encoding, decoding })
+            }
+            // 0x04, x, y: an uncompressed P-256 point.
+            PublicKey::EC(point) if point.data().len() == 65 => {
+                let (x, y) = (encode(&point.data()[1..33]), encode(&point.data()[33..65]));
+                let encoding = EncodingKey::from_ec_pem(pem.as_bytes())?;
+                let decoding = DecodingKey::from_ec_components(&x, &y)?;
+                let public = Public::Curve { x, y };
+                Ok(Self { pem: pem.to_owned(), id, public, algorithm: Algorithm::ES256, encoding, decoding })
+            }
+            _ => Err(malformed()),
         }
-        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
-        let encoding = EncodingKey::from_ec_pem(pem.as_bytes())?;
-        let (x, y) = coordinates(&point);
-        let decoding = DecodingKey::from_ec_components(&x, &y)?;
-        Ok(Self { pem: pem.to_owned(), id, point, encoding, decoding })
     }
 
     /// The private key.
@@ -97,16 +127,24 @@ impl SigningKey {
         &self.pem
     }
 
+    /// The algorithm's name, such as `RS256`.
+    pub fn algorithm(&self) -> &'static str {
+        match self.public {
+            Public::Rsa { .. } => "RS256",
+            Public::Curve { .. } => "ES256",
+        }
+    }
+
     /// Signs a token.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        let header = Header { kid: Some(self.id.clone()), typ: None, ..Header::new(Algorithm::ES256) };
+        let header = Header { kid: Some(self.id.clone()), typ: None, ..Header::new(self.algorithm) };
         Ok(jsonwebtoken::encode(&header, claims, &self.encoding)?)
     }
 
     /// Verifies signature, issuer, times and that one of `audiences` is among the token's. Whether the account and the
     /// bound objects still exist is for the caller to check.
     pub fn verify(&self, token: &str, audiences: &[&str]) -> Result<Claims, Error> {
-        let mut validation = Validation::new(Algorithm::ES256);
+        let mut validation = Validation::new(self.algorithm);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(audiences);
         validation.validate_nbf = true;
@@ -115,7 +153,7 @@ impl SigningKey {
 
     /// The audiences of a token that is good but for them: signature, issuer and times are verified.
     pub fn audiences(&self, token: &str) -> Result<Vec<String>, Error> {
-        let mut validation = Validation::new(Algorithm::ES256);
+        let mut validation = Validation::new(self.algorithm);
         validation.set_issuer(&[ISSUER]);
         validation.validate_aud = false;
         validation.validate_nbf = true;
@@ -124,13 +162,14 @@ impl SigningKey {
 
     /// The public keys as `/openid/v1/jwks` serves them.
     pub fn jwks(&self) -> Value {
-        let (x, y) = coordinates(&self.point);
-        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256", "x": x, "y": y}]})
+        let key = match &self.public {
+            Public::Rsa { n, e } => json!({"use": "sig", "kty": "RSA", "kid": self.id, "alg": "RS256", "n": n, "e": e}),
+            Public::Curve { x, y } => {
+                json!({"use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256", "x": x, "y": y})
+            }
+        };
+        json!({"keys": [key]})
     }
-}
-
-fn coordinates(point: &[u8]) -> (String, String) {
-    (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..65]))
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -158,7 +197,17 @@ mod tests {
 
     #[test]
     fn tokens_are_checked() {
-        let key = SigningKey::create().unwrap();
+        // A cluster that has an ECDSA key keeps it, and its tokens stay good.
+        let old = SigningKey::load(&KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let new = SigningKey::create().unwrap();
+        assert_eq!((old.algorithm(), new.algorithm()), ("ES256", "RS256"));
+        assert_eq!(new.jwks()["keys"][0]["kty"], "RSA");
+        check(&old);
+        check(&new);
+        assert!(new.verify(&old.sign(&claims(ISSUER, 600)).unwrap(), &[ISSUER]).is_err());
+    }
+
+    fn check(key: &SigningKey) {
         let good = key.sign(&claims(ISSUER, 600)).unwrap();
         assert_eq!(key.verify(&good, &[ISSUER]).unwrap().aud, [ISSUER]);
         for (what, result) in [

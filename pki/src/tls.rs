@@ -201,6 +201,19 @@ pub fn facts_of(pem: &str) -> Result<Facts, Error> {
     })
 }
 
+/// The uid in a certificate's subject; empty if it has none, an error if it has several.
+pub fn uid_of(der: &CertificateDer<'_>) -> Result<String, Error> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Malformed(e.to_string()))?;
+    let oid = x509_parser::oid_registry::Oid::from(&crate::UID_OID)
+        .map_err(|_| Error::Malformed("the uid attribute's number".into()))?;
+    let mut found = certificate.subject().iter_by_oid(&oid);
+    let uid = found.next().map(|a| a.as_str().unwrap_or_default().to_owned()).unwrap_or_default();
+    match found.next() {
+        Some(_) => Err(Error::Malformed("expected 1 UID, but found multiple in the subject".into())),
+        None => Ok(uid),
+    }
+}
+
 /// Accepts a server only if the public key of `ca` hashes to the pin and `ca` signed the server's certificate.
 #[derive(Debug)]
 struct Pinned {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::limits::MAX_MESSAGE_BYTES;
-use crate::types::{Entry, LogId, Proposal};
+use crate::types::{Entry, LogId, Part, Proposal};
 
 /// Version of the form.
 const VERSION: u8 = 1;
@@ -66,6 +66,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+const GROUP: u8 = 3;
+/// Bytes before each command of a group.
+const LENGTH_BYTES: usize = 4;
 /// Version, index, term and kind.
 const ENTRY_HEADER_BYTES: usize = 18;
 
@@ -73,7 +76,7 @@ const ENTRY_HEADER_BYTES: usize = 18;
 pub fn entry_size_bytes(entry: &Entry) -> usize {
     ENTRY_HEADER_BYTES
         + match &entry.payload {
-            EntryPayload::Normal(proposal) => proposal.encoded.len(),
+            EntryPayload::Normal(proposal) => proposal.size_bytes() + proposal.0.len() * LENGTH_BYTES,
             _ => 0,
         }
 }
@@ -86,10 +89,18 @@ pub fn put_entry(entry: &Entry, out: &mut impl BufMut) -> Result<(), Error> {
     out.put_u64_le(**log_id.committed_leader_id());
     match &entry.payload {
         EntryPayload::Blank => out.put_u8(BLANK),
-        EntryPayload::Normal(proposal) => {
-            out.put_u8(NORMAL);
-            out.put_slice(&proposal.encoded);
-        }
+        EntryPayload::Normal(proposal) => match &*proposal.0 {
+            [part] => {
+                out.put_u8(NORMAL);
+                out.put_slice(&part.encoded);
+            }
+            parts => {
+                out.put_u8(GROUP);
+                for part in parts {
+                    put_command(&part.encoded, out)?;
+                }
+            }
+        },
         EntryPayload::Membership(membership) => {
             out.put_u8(MEMBERSHIP);
             out.put_slice(&encode(membership)?);
@@ -122,7 +133,8 @@ pub fn entry(bytes: &Bytes) -> Result<Entry, Error> {
     let body = bytes.slice(ENTRY_HEADER_BYTES..);
     let payload = match bytes[ENTRY_HEADER_BYTES - 1] {
         BLANK if body.is_empty() => EntryPayload::Blank,
-        NORMAL => EntryPayload::Normal(Proposal::from_encoded(body)),
+        NORMAL => EntryPayload::Normal(Part::from_encoded(body).into()),
+        GROUP => EntryPayload::Normal(Proposal(split(body)?.into_iter().map(Part::from_encoded).collect())),
         MEMBERSHIP => EntryPayload::Membership(decode(&body)?),
         kind => return Err(Error::Malformed(format!("a log entry of unknown kind {kind}"))),
     };
@@ -159,13 +171,18 @@ pub fn entries(mut bytes: Bytes) -> Result<Vec<Entry>, Error> {
     Ok(found)
 }
 
+fn put_command(command: &[u8], out: &mut impl BufMut) -> Result<(), Error> {
+    let length = u32::try_from(command.len()).map_err(|_| Error::Malformed("a command is too large".into()))?;
+    out.put_u32_le(length);
+    out.put_slice(command);
+    Ok(())
+}
+
 /// Encoded commands with their lengths, one after the other.
 pub fn join(commands: &[Bytes]) -> Result<Bytes, Error> {
-    let mut out = BytesMut::with_capacity(commands.iter().map(|command| command.len() + 4).sum());
+    let mut out = BytesMut::with_capacity(commands.iter().map(|command| command.len() + LENGTH_BYTES).sum());
     for command in commands {
-        let length = u32::try_from(command.len()).map_err(|_| Error::Malformed("a command is too large".into()))?;
-        out.put_u32_le(length);
-        out.extend_from_slice(command);
+        put_command(command, &mut out)?;
     }
     Ok(out.freeze())
 }
@@ -175,7 +192,7 @@ pub fn split(mut bytes: Bytes) -> Result<Vec<Bytes>, Error> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let cut = || Error::Malformed("a list of commands is cut short".into());
-        if bytes.len() < 4 {
+        if bytes.len() < LENGTH_BYTES {
             return Err(cut());
         }
         let length = bytes.get_u32_le() as usize;
@@ -201,17 +218,26 @@ mod tests {
 
     #[test]
     fn entries_come_back_as_they_were() {
-        let proposal = Proposal::new(command("value")).unwrap();
+        let part = |value| Part::new(command(value)).unwrap();
+        let group = Proposal([part("one"), part("two")].into());
         let membership = openraft::Membership::new_with_defaults(vec![[1, 2].into()], [3]);
-        let payloads = [EntryPayload::Blank, EntryPayload::Normal(proposal), EntryPayload::Membership(membership)];
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(part("value").into()),
+            EntryPayload::Membership(membership),
+            EntryPayload::Normal(group),
+        ];
         let written: Vec<Entry> =
             payloads.into_iter().zip(5..).map(|(payload, index)| Entry::new(log_id(3, index), payload)).collect();
         let mut bytes = BytesMut::new();
         put_entries(&written, &mut bytes).unwrap();
         let read = entries(bytes.clone().freeze()).unwrap();
-        assert_eq!(read.iter().map(RaftEntry::log_id).collect::<Vec<_>>(), [5, 6, 7].map(|index| log_id(3, index)));
+        assert_eq!(read.iter().map(RaftEntry::log_id).collect::<Vec<_>>(), [5, 6, 7, 8].map(|index| log_id(3, index)));
         let EntryPayload::Normal(proposal) = &read[1].payload else { panic!("{read:?}") };
-        assert_eq!(*proposal.command().unwrap(), command("value"));
+        assert_eq!(*proposal.0[0].command().unwrap(), command("value"));
+        let EntryPayload::Normal(group) = &read[3].payload else { panic!("{read:?}") };
+        let group: Vec<_> = group.0.iter().map(|part| part.command().unwrap()).collect();
+        assert_eq!(group.iter().map(|found| &**found).collect::<Vec<_>>(), [&command("one"), &command("two")]);
         assert!(matches!(&read[2].payload, EntryPayload::Membership(m) if m.nodes().count() == 3));
         for cut in 1..bytes.len() {
             if let Ok(some) = entries(bytes.clone().freeze().slice(..cut)) {

@@ -84,7 +84,7 @@ async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
 }
 
 /// Raises the alarm, and stops this member.
-async fn condemn(inner: &Inner, revision: Revision) {
+async fn condemn(inner: &Arc<Inner>, revision: Revision) {
     let name = crate::etcd::alarm::corrupt_name(inner.id);
     let change = SettingsChange { guards: Vec::new(), writes: vec![(name, Some(Default::default()))] };
     if let Err(error) = inner.propose(Command::Settings(change)).await {

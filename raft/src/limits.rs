@@ -8,17 +8,21 @@ pub const APPEND_BYTES: usize = 2 * 1024 * 1024;
 pub const APPEND_ENTRIES: u64 = 4096;
 /// Size of one segment of the log.
 pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes after which the log leaves its very first segment for a prepared one, if one is ready.
+pub const FIRST_SEGMENT_BYTES: u64 = 64 * 1024;
 /// Bytes that one frame of the log gathers before it is written.
 pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
 /// Writes that wait for the log's thread.
 pub const LOG_QUEUE_WRITES: usize = 1024;
 /// Bytes of recent entries kept in memory.
 pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// Entries after which a snapshot is taken and the log before it may go.
-pub const SNAPSHOT_ENTRIES: u64 = 50_000;
+/// Commands after which a snapshot is taken and the log before it may go.
+pub const SNAPSHOT_COMMANDS: u64 = 50_000;
+/// Bytes of commands after which the same happens.
+pub const SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// Entries kept before the last snapshot for followers that lag a little.
-pub const KEPT_ENTRIES: u64 = 2_000;
-/// Commands that one step applies.
+pub const KEPT_ENTRIES: u64 = 1_000;
+/// Log entries that one step applies.
 pub const APPLY_ENTRIES: usize = 512;
 /// Bytes of commands that one step applies.
 pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
@@ -26,14 +30,14 @@ pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
 pub const PROPOSED_BYTES: usize = 64 * 1024 * 1024;
 /// Commands that were proposed here and are not yet answered.
 pub const PROPOSED_COMMANDS: usize = 16 * 1024;
-/// Commands that a follower sends to the leader at once.
-pub const FORWARD_COMMANDS: usize = 512;
-/// Bytes of commands that a follower sends to the leader at once, unless a single one is larger.
-pub const FORWARD_BYTES: usize = 1024 * 1024;
-/// Batches of commands that a follower has sent and that are not yet answered.
-pub const FORWARD_BATCHES: usize = 4;
-/// Commands that wait to be sent to the leader.
-pub const FORWARD_QUEUE_COMMANDS: usize = 4096;
+/// Commands that share one log entry.
+pub const GROUP_COMMANDS: usize = 1024;
+/// Bytes of commands that share one log entry, unless a single one is larger.
+pub const GROUP_BYTES: usize = 1024 * 1024;
+/// Groups of commands that a member has proposed and that are not yet answered.
+pub const GROUPS: usize = 4;
+/// Commands that must wait for another group to begin beside those that are under way.
+pub const GROUP_WORTH_COMMANDS: usize = 32;
 /// How often the leader tells that it lives.
 pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.

@@ -37,6 +37,8 @@ struct Slot {
 #[derive(Default)]
 struct Memory {
     state: State,
+    /// Whether the committed id is not yet among what was handed to the writer.
+    committed_is_new: bool,
     slots: VecDeque<Slot>,
     /// Slots before this one have left memory.
     evicted: usize,
@@ -103,7 +105,6 @@ impl Memory {
 enum Done {
     Append(IOFlushed<TypeConfig>),
     Other(oneshot::Sender<io::Result<()>>),
-    Nobody,
 }
 
 struct Write {
@@ -207,7 +208,6 @@ fn tell(written: io::Result<wal::Written>, waiting: Vec<Done>, failed: &mut Fail
             Done::Append(callback) => callback.io_completed(result),
             // Whoever asked may have gone.
             Done::Other(sender) => drop(sender.send(result)),
-            Done::Nobody => {}
         }
     }
 }
@@ -376,11 +376,11 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(committed) = committed else { return Ok(()) };
-        let mut records = Records::default();
-        records.committed(committed)?;
-        self.memory.lock().state.committed = Some(committed);
-        // Not waited for: after a crash an older one only means that less is applied at once.
-        self.submit(records, Done::Nobody).await
+        // Written with the next entries: after a crash an older one only means that less is applied at once.
+        let mut memory = self.memory.lock();
+        memory.state.committed = Some(committed);
+        memory.committed_is_new = true;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -402,6 +402,11 @@ impl RaftLogStorage<TypeConfig> for Log {
                 }
                 records.entry(index, &entry)?;
                 memory.push(entry);
+            }
+            if std::mem::take(&mut memory.committed_is_new)
+                && let Some(committed) = memory.state.committed
+            {
+                records.committed(committed)?;
             }
         }
         self.submit(records, Done::Append(callback)).await

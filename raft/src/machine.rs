@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -14,11 +15,11 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::codec;
-use crate::limits::{APPLY_BYTES, APPLY_ENTRIES};
-use crate::types::{Entry, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::limits::{APPLY_BYTES, APPLY_ENTRIES, SNAPSHOT_BYTES};
+use crate::types::{Entry, LogId, Outcome, Part, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// A snapshot's files.
 pub type SnapshotData = SnapshotDir;
@@ -70,13 +71,41 @@ struct Shared {
     /// Snapshots are built and received here.
     dir: PathBuf,
     current: Mutex<Option<(SnapshotMeta, SnapshotDir)>>,
-    counter: std::sync::atomic::AtomicU64,
+    counter: AtomicU64,
     applied: watch::Sender<u64>,
+    since: Since,
+}
+
+/// What was applied since the last snapshot.
+#[derive(Default)]
+struct Since {
+    commands: AtomicU64,
+    bytes: AtomicU64,
+    /// Commands after which a snapshot is due.
+    most: AtomicU64,
+    due: Arc<Notify>,
+}
+
+impl Since {
+    fn applied(&self, commands: u64, bytes: u64) {
+        let commands = self.commands.fetch_add(commands, Ordering::Relaxed) + commands;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let most = self.most.load(Ordering::Relaxed);
+        if most > 0 && (commands >= most || bytes >= SNAPSHOT_BYTES) {
+            self.reset();
+            self.due.notify_one();
+        }
+    }
+
+    fn reset(&self) {
+        self.commands.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
     fn fresh_path(&self) -> PathBuf {
-        let number = self.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
         self.dir.join(number.to_string())
     }
 
@@ -119,9 +148,10 @@ impl Machine {
             _ => fs::create_dir_all(dir)?,
         }
         let (_, membership) = read_meta(&store.applied().1)?;
-        let (current, counter) = (Mutex::new(None), std::sync::atomic::AtomicU64::new(1));
+        let (current, counter) = (Mutex::new(None), AtomicU64::new(1));
         let applied = watch::Sender::new(store.applied().0);
-        let shared = Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied });
+        let shared =
+            Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied, since: Since::default() });
         Ok(Self { shared, membership })
     }
 
@@ -135,6 +165,12 @@ impl Machine {
         self.shared.applied.subscribe()
     }
 
+    /// Is notified whenever so many commands, or [`SNAPSHOT_BYTES`], were applied since the last snapshot.
+    pub fn snapshot_due(&self, commands: u64) -> Arc<Notify> {
+        self.shared.since.most.store(commands.max(1), Ordering::Relaxed);
+        self.shared.since.due.clone()
+    }
+
     /// Applies entries for which nobody waits.
     pub fn replay(&mut self, entries: Vec<Entry>) -> io::Result<()> {
         self.apply_group(entries.into_iter().map(|entry| (entry, None)).collect())
@@ -143,28 +179,32 @@ impl Machine {
     fn apply_group(&mut self, group: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut entries = Vec::with_capacity(group.len());
         let mut responders = Vec::with_capacity(group.len());
+        let bytes = group.iter().map(|(entry, _)| codec::entry_size_bytes(entry) as u64).sum();
         for (entry, responder) in group {
             let log_id = entry.log_id();
-            let command = match &entry.payload {
-                EntryPayload::Blank => None,
-                EntryPayload::Normal(proposal) => Some(proposal.command()?),
+            let commands = match &entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                EntryPayload::Normal(proposal) => {
+                    proposal.0.iter().map(Part::command).collect::<Result<Vec<_>, _>>()?
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(log_id), membership.clone());
-                    None
+                    Vec::new()
                 }
             };
             let meta = write_meta(log_id, &self.membership)?;
-            responders.push((responder, command.is_some()));
-            entries.push(keelson_store::Entry { index: log_id.index, meta, command });
+            responders.push((responder, commands.len()));
+            entries.push(keelson_store::Entry { index: log_id.index, meta, commands });
         }
         let mut answers = self.shared.store.apply(&entries).map_err(fatal)?.into_iter();
         if let Some(last) = entries.last() {
             self.shared.applied.send_replace(last.index);
         }
-        for (responder, commanded) in responders {
-            let answer: Option<Result<Applied, KvError>> = if commanded { answers.next() } else { None };
+        self.shared.since.applied(answers.len() as u64, bytes);
+        for (responder, commands) in responders {
+            let answers: Vec<Result<Applied, KvError>> = answers.by_ref().take(commands).collect();
             if let Some(responder) = responder {
-                responder.send(Outcome(answer));
+                responder.send(Outcome(answers));
             }
         }
         Ok(())

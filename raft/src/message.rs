@@ -21,8 +21,6 @@ pub enum Ask {
     PreVote(VoteRequest<TypeConfig>),
     /// Leadership goes to another member.
     Transfer(TransferLeaderRequest<TypeConfig>),
-    /// To the leader: write this command; it is the frame's body.
-    Propose,
     /// To the leader: an index that a linearizable read must have applied.
     ReadIndex,
     /// To the leader: renew a lease.
@@ -101,8 +99,6 @@ pub enum Answer {
     Vote(VoteResponse<TypeConfig>),
     /// To `Transfer`.
     Transfer(TransferLeaderResponse<TypeConfig>),
-    /// To `Propose`: the entry's index and what applying it answered.
-    Proposed(Proposed),
     /// To `ReadIndex`.
     ReadIndex(Result<u64, Refusal>),
     /// To `KeepAlive` and `RemainingTtl`: seconds.
@@ -117,7 +113,7 @@ pub enum Answer {
     Installed(SnapshotResponse<TypeConfig>),
     /// To `Members`.
     Members(Roll),
-    /// To `ProposeMany`: as to `Propose`, for each.
+    /// To `ProposeMany`: what became of each.
     ProposedMany(Vec<Proposed>),
     /// To `Other`: the answer, or why there is none.
     Other(Result<Vec<u8>, String>),

@@ -64,7 +64,7 @@ async fn settle(
     membership: Membership<u64, Node>,
 ) -> Result<(), OpenError> {
     let meta = write_meta(log_id, &StoredMembership::new(Some(log_id), membership)).map_err(OpenError::Log)?;
-    store.apply(&[keelson_store::Entry { index: log_id.index, meta, command: None }])?;
+    store.apply(&[keelson_store::Entry { index: log_id.index, meta, commands: Vec::new() }])?;
     store.flush()?;
     log.purge(log_id).await.map_err(OpenError::Log)
 }

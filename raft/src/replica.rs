@@ -26,17 +26,17 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Barrier;
-use crate::forward::{Forwarder, NotForwarded};
 use crate::limits::*;
 use crate::log::Log;
 use crate::machine::{Incoming, Machine};
 use crate::message::{Answer, Ask, Change, PeerStatus, Refusal, Roll};
 use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
+use crate::propose::{NotWritten, Proposer};
 use crate::suspicion::Suspicion;
 use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::task::Scope;
-use crate::types::{Node, Outcome, Proposal, Raft};
+use crate::types::{Node, Part, Raft};
 use crate::wire::World;
 
 /// How a replica is opened.
@@ -68,8 +68,8 @@ pub struct Tuning {
     pub election_min_millis: u64,
     /// Longest such silence.
     pub election_max_millis: u64,
-    /// Entries after which a snapshot is taken and the log before it may go.
-    pub snapshot_entries: u64,
+    /// Commands after which a snapshot is taken and the log before it may go.
+    pub snapshot_commands: u64,
     /// Entries kept before the last snapshot for members that lag a little.
     pub kept_entries: u64,
 }
@@ -80,7 +80,7 @@ impl Default for Tuning {
             heartbeat_millis: HEARTBEAT_MILLIS,
             election_min_millis: ELECTION_MIN_MILLIS,
             election_max_millis: ELECTION_MAX_MILLIS,
-            snapshot_entries: SNAPSHOT_ENTRIES,
+            snapshot_commands: SNAPSHOT_COMMANDS,
             kept_entries: KEPT_ENTRIES,
         }
     }
@@ -151,9 +151,9 @@ pub struct Inner {
     stop: CancellationToken,
     tuning: Tuning,
     pub(crate) suspicion: Suspicion,
-    forwarder: Forwarder,
     handler: OnceLock<Handler>,
     sync_times: Arc<SyncTimes>,
+    pub(crate) proposer: Proposer,
 }
 
 /// Answers what other members' programs ask this one's ([`Replica::ask_other`]).
@@ -170,8 +170,9 @@ fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
         election_timeout_max: lease,
         install_snapshot_timeout: SNAPSHOT_TRANSFER_MILLIS,
         max_payload_entries: APPEND_ENTRIES,
-        replication_lag_threshold: tuning.snapshot_entries.saturating_mul(4),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(tuning.snapshot_entries),
+        replication_lag_threshold: tuning.snapshot_commands.saturating_mul(4),
+        // An entry holds one command or a thousand: see `snapshots`.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: tuning.kept_entries,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
@@ -209,12 +210,12 @@ impl Replica {
         .map_err(|error| OpenError::Raft(error.to_string()))??;
         let sync_times = log.sync_times();
         let (incoming, applied) = (machine.incoming(), machine.applied());
+        let due = machine.snapshot_due(tuning.snapshot_commands);
         let network = Network::new(tls.clone()).over(wire);
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let stop = CancellationToken::new();
-        let (forwarder, forwarded) = Forwarder::new();
         let inner = Arc::new(Inner {
             cluster_id,
             id,
@@ -232,17 +233,17 @@ impl Replica {
             stop: stop.clone(),
             tuning,
             suspicion: Suspicion::default(),
-            forwarder,
             handler: OnceLock::new(),
             sync_times,
+            proposer: Proposer::default(),
         });
-        crate::task::spawn(crate::forward::run(Arc::downgrade(&inner), forwarded));
         for (listener, secure) in listeners {
             let tls = tls.clone().filter(|_| secure);
             crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
         crate::task::spawn(crate::compare::run(inner.clone()));
         crate::task::spawn(lead(inner.clone()));
+        crate::task::spawn(snapshots(inner.clone(), due));
         crate::task::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
     }
@@ -478,19 +479,6 @@ impl Inner {
         }
     }
 
-    /// Writes as the leader.
-    pub(crate) async fn propose_here(&self, encoded: Bytes) -> Result<(u64, Result<Applied, KvError>), Refusal> {
-        self.write_here(Proposal::from_encoded(encoded)).await
-    }
-
-    async fn write_here(&self, proposal: Proposal) -> Result<(u64, Result<Applied, KvError>), Refusal> {
-        let written = self.raft.client_write(proposal).await.map_err(refused)?;
-        let Outcome(Some(answer)) = written.data else {
-            return Err(Refusal::Failed(KvError::Stopped("a command was applied without an answer".into())));
-        };
-        Ok((written.log_id.index, answer))
-    }
-
     /// An index that a linearizable read must have applied, as the leader.
     pub(crate) async fn read_index_here(&self) -> Result<u64, Refusal> {
         match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
@@ -594,7 +582,8 @@ impl Inner {
 
     /// Waits until another member leads: one that is cut off does not answer, and does not break the connection either.
     async fn replaced(&self, leader: u64) {
-        let mut metrics = self.raft.metrics();
+        // Not all metrics: those change with every write.
+        let mut metrics = self.raft.server_metrics();
         while metrics.borrow_and_update().current_leader.is_none_or(|now| now == leader) {
             if metrics.changed().await.is_err() {
                 // Raft has stopped, which others notice.
@@ -604,29 +593,23 @@ impl Inner {
     }
 
     /// Replicates a command, wherever the leader is.
-    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, KvError> {
-        let proposal = Proposal::new(command).map_err(|_| KvError::TooLarge)?;
-        let _admitted = self.admit(proposal.encoded.len())?;
+    pub(crate) async fn propose(self: &Arc<Self>, command: Command) -> Result<Applied, KvError> {
+        let alone = command.reads_history();
+        let part = Part::new(command).map_err(|_| KvError::TooLarge)?;
+        let _admitted = self.admit(part.encoded.len())?;
         let mut patience = Patience::new(self);
         loop {
-            if patience.leader().await? == self.id {
-                match self.write_here(proposal.clone()).await {
-                    Ok((_, answer)) => return answer,
-                    Err(Refusal::NotLeader(_)) => patience.wait("the leader has changed".into()).await?,
-                    Err(refusal) => return Err(unavailable(refusal)),
-                }
-                continue;
-            }
-            match self.forwarder.write(proposal.encoded.clone()).await {
+            patience.leader().await?;
+            match self.write(part.clone(), alone).await {
                 Ok(answer) => return answer,
-                Err(NotForwarded::NotDone(why)) => patience.wait(why).await?,
-                Err(NotForwarded::Unknown(error)) => return Err(error),
+                Err(NotWritten::NotDone(why)) => patience.wait(why).await?,
+                Err(NotWritten::Unknown(error)) => return Err(error),
             }
         }
     }
 
     /// Counts a proposal while it is under way.
-    fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted<'_>, KvError> {
         let admitted = Admitted { inner: self, bytes };
         let before = self.proposed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let count = self.proposed.fetch_add(1, Ordering::Relaxed);
@@ -644,7 +627,7 @@ fn read_refused(
     }
 }
 
-struct Admitted<'a> {
+pub(crate) struct Admitted<'a> {
     inner: &'a Inner,
     bytes: usize,
 }
@@ -701,6 +684,20 @@ impl<'a> Patience<'a> {
     }
 }
 
+/// Takes a snapshot whenever one is due.
+async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = due.notified() => {}
+        }
+        if let Err(error) = inner.raft.trigger().snapshot().await {
+            tracing::warn!(%error, "no snapshot can be taken");
+            return;
+        }
+    }
+}
+
 /// Follows whether this member leads; while it does, keeps the time of leases.
 async fn lead(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
@@ -750,8 +747,8 @@ async fn expire(inner: &Inner) {
     if !due.checkpoints.is_empty() {
         commands.push(Command::LeaseCheckpoint(due.checkpoints));
     }
-    let proposals = commands.into_iter().filter_map(|command| Proposal::new(command).ok());
-    for written in futures::future::join_all(proposals.map(|proposal| inner.write_here(proposal))).await {
+    let parts = commands.into_iter().filter_map(|command| Part::new(command).ok());
+    for written in futures::future::join_all(parts.map(|part| inner.write_here(part.into()))).await {
         // The next ticks try again.
         if let Err(error) = written {
             tracing::debug!(%error, "an expired lease is still there");

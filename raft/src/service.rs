@@ -133,7 +133,6 @@ impl Service {
             Ask::Transfer(request) => {
                 Answer::Transfer(inner.raft.handle_transfer_leader(request).await.map_err(stopped)?)
             }
-            Ask::Propose => Answer::Proposed(inner.propose_here(frame.body).await),
             Ask::ProposeMany => Answer::ProposedMany(inner.propose_many_here(frame.body).await.map_err(malformed)?),
             Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),

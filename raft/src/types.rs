@@ -48,20 +48,30 @@ pub struct Node {
 
 /// A command on its way through the log: encoded once by its proposer, decoded once on each other member.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Proposal {
+pub struct Part {
     /// The command in the codec's form.
     pub encoded: Bytes,
     #[serde(skip)]
     command: Option<Arc<Command>>,
 }
 
-impl Proposal {
+/// What one log entry does: commands that came together, applied in order and in one step.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Proposal(pub Arc<[Part]>);
+
+impl Part {
     /// Encodes a command.
     pub fn new(command: Command) -> Result<Self, codec::Error> {
         Ok(Self { encoded: codec::encode(&command)?.into(), command: Some(Arc::new(command)) })
     }
 
-    /// A proposal as it came from the log or from another member.
+    /// A command as another member sent it, read at once.
+    pub fn decode(encoded: Bytes) -> Result<Self, codec::Error> {
+        let command = Some(Arc::new(codec::decode(&encoded)?));
+        Ok(Self { encoded, command })
+    }
+
+    /// A command as it came from the log.
     pub fn from_encoded(encoded: Bytes) -> Self {
         Self { encoded, command: None }
     }
@@ -75,6 +85,19 @@ impl Proposal {
     }
 }
 
+impl Proposal {
+    /// Bytes of the commands.
+    pub fn size_bytes(&self) -> usize {
+        self.0.iter().map(|part| part.encoded.len()).sum()
+    }
+}
+
+impl From<Part> for Proposal {
+    fn from(part: Part) -> Self {
+        Self([part].into())
+    }
+}
+
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -84,10 +107,10 @@ impl fmt::Debug for Proposal {
 impl fmt::Display for Proposal {
     // Values may be secrets: only the size is told.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "command of {} bytes", self.encoded.len())
+        write!(f, "{} commands of {} bytes", self.0.len(), self.size_bytes())
     }
 }
 
-/// What applying an entry answered: `None` for entries that carry no command.
+/// What applying an entry answered, one answer to each command in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome(pub Option<Result<Applied, KvError>>);
+pub struct Outcome(pub Vec<Result<Applied, KvError>>);

@@ -173,7 +173,11 @@ async fn a_member_without_its_disk_is_replaced_through_a_snapshot() {
     drop(lost);
     let leads = leader(&nodes).expect("a leader");
     let writer = nodes[leads].replica.clone();
-    let total = keelson_raft::limits::SNAPSHOT_ENTRIES + keelson_raft::limits::KEPT_ENTRIES + 500;
+    // One after the other, so that each gets its own log entry: more than are kept for those that lag.
+    for at in 0..keelson_raft::limits::KEPT_ENTRIES + 100 {
+        put(&writer, &format!("n/{}", at % 5000), b"value").await.expect("written");
+    }
+    let total = keelson_raft::limits::SNAPSHOT_COMMANDS + 500;
     for chunk in (0..total).collect::<Vec<_>>().chunks(500) {
         let keys: Vec<String> = chunk.iter().map(|at| format!("n/{}", at % 5000)).collect();
         let puts = keys.iter().map(|key| put(&writer, key, b"value"));
@@ -248,8 +252,8 @@ async fn a_member_with_another_history_stops() {
     let machine = nodes[at].replica.machine();
     let (index, meta) = machine.applied();
     let rogue = Txn { success: vec![Op::Put(PutRequest::new("k", "wrong"))], ..Txn::default() };
-    let command = Some(Arc::new(keelson_store::Command::Txn(rogue)));
-    machine.apply(&[keelson_store::Entry { index, meta, command }]).expect("applied");
+    let commands = vec![Arc::new(keelson_store::Command::Txn(rogue))];
+    machine.apply(&[keelson_store::Entry { index, meta, commands }]).expect("applied");
     put(&nodes[0].replica, "k", b"next").await.expect("written");
     until(|| machine.failure().is_some(), "the member stops").await;
     let others = || nodes.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, node)| &node.replica);

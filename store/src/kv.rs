@@ -337,6 +337,11 @@ impl SettingsChange {
 }
 
 impl Command {
+    /// Whether it reads a revision that it names: such a command must be alone in its log entry.
+    pub fn reads_history(&self) -> bool {
+        matches!(self, Self::Txn(txn) if crate::txn::reads_history(txn))
+    }
+
     /// Bytes of keys and values in the command, for queues and batches that are bounded by size.
     pub fn size_bytes(&self) -> usize {
         match self {

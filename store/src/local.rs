@@ -140,7 +140,7 @@ fn write(machine: &StateMachine, received: &Receiver<Request>, queued_bytes: &At
             bytes += request.bytes;
             let index = first_index + entries.len() as u64;
             answers.push(request.answer);
-            entries.push(Entry { index, meta: Bytes::new(), command: Some(Arc::new(request.command)) });
+            entries.push(Entry { index, meta: Bytes::new(), commands: vec![Arc::new(request.command)] });
             let full = entries.len() >= LOCAL_BATCH_COMMANDS || bytes >= LOCAL_BATCH_BYTES;
             next = if full { None } else { received.try_recv().ok() };
         }

@@ -49,8 +49,8 @@ pub struct Entry {
     pub index: u64,
     /// Opaque to the store, kept with the applied index (a log id, a membership).
     pub meta: Bytes,
-    /// What to do; `None` for entries that only carry `meta`.
-    pub command: Option<Arc<Command>>,
+    /// What to do, in order; nothing for entries that only carry `meta`. One that reads history is alone in its entry.
+    pub commands: Vec<Arc<Command>>,
 }
 
 /// The replicated state of one member, in memory and on disk.
@@ -157,7 +157,7 @@ impl StateMachine {
         }
     }
 
-    /// Applies entries in order and returns an answer for each that has a command. To be called by one thread at
+    /// Applies entries in order and returns an answer for each of their commands. To be called by one thread at
     /// a time (others wait). With `Options::wal` the batch is durable when this returns.
     pub fn apply(&self, entries: &[Entry]) -> Result<Vec<Result<Applied, KvError>>, Fatal> {
         let _applying = self.applying.lock();
@@ -188,15 +188,13 @@ impl StateMachine {
         let mut pending = self.pending();
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(Command::Txn(txn)) = entry.command.as_deref()
-                && txn::reads_history(txn)
-                && !pending.events.is_empty()
-            {
-                // What the transaction may read must be on disk.
+            if !pending.events.is_empty() && entry.commands.iter().any(|command| command.reads_history()) {
+                // What the transaction may read must be on disk. Before the entry, never within: what is on disk ends
+                // with a whole entry.
                 self.commit(pending)?;
                 pending = self.pending();
             }
-            if let Some(command) = &entry.command {
+            for command in &entry.commands {
                 answers.push(pending.run(command)?);
             }
             pending.state.applied = entry.index;

@@ -20,7 +20,7 @@ fn open(dir: &Path) -> StateMachine {
 fn apply(machine: &StateMachine, command: Command) -> Result<Applied, KvError> {
     let index = machine.applied().0 + 1;
     let meta = Bytes::from(format!("meta {index}"));
-    let entry = Entry { index, meta, command: Some(Arc::new(command)) };
+    let entry = Entry { index, meta, commands: vec![Arc::new(command)] };
     machine.apply(&[entry]).expect("not fatal").pop().expect("one answer")
 }
 
@@ -85,7 +85,7 @@ fn only_flushed_entries_count_as_durable() {
     assert_eq!(machine.flush(), Ok(1));
     put(&machine, "a", "2");
     assert_eq!((machine.flushed_index(), machine.applied().0), (Ok(1), 2));
-    machine.apply(&[Entry { index: 9, meta: "member".into(), command: None }]).expect("applied");
+    machine.apply(&[Entry { index: 9, meta: "member".into(), commands: Vec::new() }]).expect("applied");
     drop(machine);
     let machine = open(dir.path());
     assert_eq!(machine.applied(), (9, Bytes::from("member")));
@@ -101,7 +101,7 @@ fn the_same_commands_give_the_same_hash_however_they_are_batched() {
     let entry = |(at, command): (usize, &Command)| Entry {
         index: at as u64 + 1,
         meta: Bytes::new(),
-        command: Some(Arc::new(command.clone())),
+        commands: vec![Arc::new(command.clone())],
     };
     let entries: Vec<_> = commands.iter().enumerate().map(entry).collect();
     one.apply(&entries).expect("applied");
@@ -124,8 +124,10 @@ fn a_transaction_reads_history_that_its_own_batch_made() {
         txn(Op::Put(PutRequest::new("a", "2"))),
         Command::Txn(Txn { success: vec![Op::Put(PutRequest::new("a", "3")), Op::Range(read)], ..Txn::default() }),
     ];
-    let entries: Vec<_> =
-        (1..).zip(commands).map(|(index, c)| Entry { index, meta: Bytes::new(), command: Some(Arc::new(c)) }).collect();
+    let entries: Vec<_> = (1..)
+        .zip(commands)
+        .map(|(index, c)| Entry { index, meta: Bytes::new(), commands: vec![Arc::new(c)] })
+        .collect();
     let answers = machine.apply(&entries).expect("applied");
     let Ok(Applied::Txn(response)) = &answers[2] else { panic!("{answers:?}") };
     let crate::OpResponse::Range(found) = &response.responses[1] else { panic!("{response:?}") };
@@ -191,7 +193,7 @@ fn damage_is_refused_when_it_is_read() {
     disk.raw_put(Family::Data, &db_key, &bad);
     let request = RangeRequest { revision, ..RangeRequest::new(KeyRange::Key("a".into())) };
     assert!(matches!(machine.view().query(&request), Err(KvError::Stopped(why)) if why.contains("corruption")));
-    let read = Entry { index: 9, meta: Bytes::new(), command: Some(Arc::new(txn(Op::Range(request)))) };
+    let read = Entry { index: 9, meta: Bytes::new(), commands: vec![Arc::new(txn(Op::Range(request)))] };
     assert!(machine.apply(std::slice::from_ref(&read)).is_err(), "a member must not answer unlike the others");
     assert!(machine.apply(&[]).is_err(), "and it stays stopped");
     // A damaged current version is found at start.

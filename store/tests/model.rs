@@ -251,7 +251,7 @@ impl Sut {
         for command in commands {
             let index = self.log.len() as u64 + 1;
             let meta = Bytes::from(index.to_string());
-            self.log.push(Entry { index, meta, command: Some(std::sync::Arc::new(command.clone())) });
+            self.log.push(Entry { index, meta, commands: vec![std::sync::Arc::new(command.clone())] });
         }
         self.machine.apply(&self.log[first..]).expect("not fatal")
     }

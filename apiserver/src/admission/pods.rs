@@ -103,11 +103,37 @@ impl AdmissionPlugin for Priority {
             );
             return Err(Status::forbidden("", "pods", &pod_name, &why));
         }
+        if let Some(given) = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|given| *given != policy) {
+            let why = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission \
+                 controller computed {policy} from the given PriorityClass name"
+            );
+            return Err(Status::forbidden("", "pods", &pod_name, &why));
+        }
         if let Some(class) = &class {
             spec.insert("priorityClassName".into(), class["metadata"]["name"].clone());
         }
         spec.insert("priority".into(), priority.into());
         spec.insert("preemptionPolicy".into(), policy.into());
         Ok(())
+    }
+
+    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let def = request.def;
+        let written = matches!(request.operation, Operation::Create | Operation::Update);
+        if (def.group, def.plural) != ("scheduling.k8s.io", "priorityclasses") || !written {
+            return Ok(());
+        }
+        let Some(class) = request.object.as_deref().filter(|class| class["globalDefault"] == true) else {
+            return Ok(());
+        };
+        let name = &class["metadata"]["name"];
+        let others = self.0.all(def, "");
+        let Some(other) = others.iter().find(|o| o["globalDefault"] == true && o["metadata"]["name"] != *name) else {
+            return Ok(());
+        };
+        let other = other["metadata"]["name"].as_str().unwrap_or_default();
+        let why = format!("PriorityClass {other} is already marked as default. Only one default can exist");
+        Err(Status::forbidden(def.group, def.plural, name.as_str().unwrap_or_default(), &why))
     }
 }

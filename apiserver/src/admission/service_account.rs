@@ -14,6 +14,64 @@ const TOKEN_SECONDS: i64 = 3607;
 /// Annotation of pods that a kubelet mirrors from files; those have no account.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Annotation of accounts whose pods may use no secrets but the account's.
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// Whether a pod refers only to secrets that its account lists.
+fn mountable(account: &Value, spec: &Value) -> Result<(), String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let name = text(&account["metadata"]["name"]);
+    let known = |key: &str, wanted: &str| list(&account[key]).iter().any(|secret| secret["name"] == wanted);
+    for volume in list(&spec["volumes"]) {
+        let secret = text(&volume["secret"]["secretName"]);
+        if !secret.is_empty() && !known("secrets", &secret) {
+            return Err(format!(
+                "volume with secret.secretName={secret:?} is not allowed because service account {name} does not \
+                 reference that secret"
+            ));
+        }
+    }
+    for (key, what) in [
+        ("initContainers", "init container"),
+        ("containers", "container"),
+        ("ephemeralContainers", "ephemeral container"),
+    ] {
+        for container in list(&spec[key]) {
+            let own = text(&container["name"]);
+            for variable in list(&container["env"]) {
+                let secret = text(&variable["valueFrom"]["secretKeyRef"]["name"]);
+                if !secret.is_empty() && !known("secrets", &secret) {
+                    return Err(format!(
+                        "{what} {own} with envVar {} referencing secret.secretName={secret:?} is not allowed because \
+                         service account {name} does not reference that secret",
+                        text(&variable["name"])
+                    ));
+                }
+            }
+            for source in list(&container["envFrom"]) {
+                let secret = text(&source["secretRef"]["name"]);
+                if !secret.is_empty() && !known("secrets", &secret) {
+                    return Err(format!(
+                        "{what} {own} with envFrom referencing secret.secretName={secret:?} is not allowed because \
+                         service account {name} does not reference that secret"
+                    ));
+                }
+            }
+        }
+    }
+    for pulled in list(&spec["imagePullSecrets"]) {
+        let secret = text(&pulled["name"]);
+        if !known("imagePullSecrets", &secret) {
+            return Err(format!(
+                "imagePullSecret {secret:?} is not allowed because service account {name} does not reference that \
+                 imagePullSecret"
+            ));
+        }
+    }
+    Ok(())
+}
+
 pub(super) struct ServiceAccount(pub(super) Objects);
 
 #[async_trait::async_trait]
@@ -21,7 +79,19 @@ impl AdmissionPlugin for ServiceAccount {
     async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let (namespace, pod_name) = (request.namespace.to_owned(), request.name.to_owned());
         let Some(pod) = created(request, "pods") else { return Ok(()) };
-        if !pod["spec"].is_object() || pod["metadata"]["annotations"].get(MIRROR).is_some() {
+        if !pod["spec"].is_object() {
+            return Ok(());
+        }
+        let refuse = |why: &str| Err(Status::forbidden("", "pods", &pod_name, why));
+        if pod["metadata"]["annotations"].get(MIRROR).is_some() {
+            if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
+                return refuse("a mirror pod may not reference service accounts");
+            }
+            let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+            let mut sources = volumes.flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten());
+            if sources.any(|source| source["serviceAccountToken"].is_object()) {
+                return refuse("a mirror pod may not use ServiceAccountToken volume projections");
+            }
             return Ok(());
         }
         let spec = &mut pod["spec"];
@@ -37,6 +107,11 @@ impl AdmissionPlugin for ServiceAccount {
             spec["imagePullSecrets"] = json!(secrets);
         }
         let mount = spec["automountServiceAccountToken"].as_bool();
+        if account["metadata"]["annotations"][ENFORCE] == "true"
+            && let Err(why) = mountable(&account, spec)
+        {
+            return refuse(&why);
+        }
         if mount.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
             mount_token(spec);
         }

@@ -47,7 +47,8 @@ impl Authentication {
         if let Some(certificate) = peer_certs.first() {
             let (name, groups) = keelson_pki::subject_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
             if !name.is_empty() {
-                return Ok(with_groups(name, groups));
+                let uid = keelson_pki::uid_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
+                return Ok(UserInfo { uid, ..with_groups(name, groups) });
             }
         }
         match bearer(headers)? {

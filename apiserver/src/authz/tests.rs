@@ -65,7 +65,20 @@ async fn a_matrix_of_users() {
             false,
         ),
         (node.clone(), ask("update", "", "nodes/status", "", "a"), true),
-        (node.clone(), ask("update", "", "nodes/status", "", "b"), false),
+        // Whose it is, admission sees.
+        (node.clone(), ask("update", "", "nodes/status", "", "b"), true),
+        (node.clone(), ask("get", "", "nodes", "", "b"), false),
+        (node.clone(), ask("list", "", "pods", "", ""), false),
+        (
+            node.clone(),
+            Attributes { fields: vec![("spec.nodeName".into(), "a".into())], ..ask("list", "", "pods", "", "") },
+            true,
+        ),
+        (
+            node.clone(),
+            Attributes { fields: vec![("spec.nodeName".into(), "b".into())], ..ask("list", "", "pods", "", "") },
+            false,
+        ),
         (node.clone(), ask("update", "coordination.k8s.io", "leases", "kube-node-lease", "a"), true),
         (node.clone(), ask("update", "coordination.k8s.io", "leases", "kube-node-lease", "b"), false),
         (node.clone(), ask("get", "", "secrets", "default", "s"), false),

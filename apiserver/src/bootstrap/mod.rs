@@ -16,7 +16,7 @@ use keelson_machinery::stored::encode;
 use keelson_store::{Compare, Kv, KvError, Op, PutRequest, Txn};
 use serde_json::{Value, json};
 
-pub use cluster_info::cluster_info;
+pub use cluster_info::{cluster_info, extension_authentication};
 pub use token_secret::BootstrapTokenSecret;
 
 /// Why the first objects could not be written.
@@ -62,6 +62,7 @@ pub fn objects() -> Vec<Value> {
     );
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
+    objects.extend(crate::aggregation::built_in());
     objects
 }
 
@@ -142,6 +143,7 @@ fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
         ("RoleBinding", "rolebindings"),
         ("ConfigMap", "configmaps"),
         ("Secret", "secrets"),
+        ("APIService", "apiservices"),
         ("FlowSchema", "flowschemas"),
         ("PriorityLevelConfiguration", "prioritylevelconfigurations"),
     ]);

@@ -209,6 +209,15 @@ async fn write(server: &Arc<ApiServer>, method: Method, tail: &str, body: Option
 /// A request of the server to itself; gives the code of the answer.
 pub async fn call(server: &Arc<ApiServer>, method: Method, path: &str, body: Option<&Value>) -> u16 {
     let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    send(server, method, path, kind, body).await
+}
+
+/// The same, for a configuration that is applied.
+pub async fn apply(server: &Arc<ApiServer>, path: &str, body: &Value) -> u16 {
+    send(server, Method::PATCH, path, "application/apply-patch+yaml", Some(body)).await
+}
+
+async fn send(server: &Arc<ApiServer>, method: Method, path: &str, kind: &str, body: Option<&Value>) -> u16 {
     let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
     let request = Request::builder()
         .method(method)

@@ -12,6 +12,7 @@ mod sink;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -24,6 +25,7 @@ use sha2::{Digest, Sha512};
 
 use self::schema::Flavour;
 use self::sink::Text;
+use crate::aggregation::Remote;
 use crate::request::Query;
 use crate::{body, crd, respond};
 
@@ -48,11 +50,12 @@ impl Documents {
         query: &Query,
         headers: &HeaderMap,
         customs: &crd::Table,
+        remotes: &[Arc<Remote>],
     ) -> Option<Result<Response<Body>, Status>> {
         let path = path.strip_prefix("/openapi/")?.trim_end_matches('/');
         Some(match path {
             "v2" => self.version_2(headers),
-            "v3" => Ok(root(customs)),
+            "v3" => Ok(root(customs, remotes)),
             _ => self.version_3(path.strip_prefix("v3/")?, query, headers, customs)?,
         })
     }
@@ -107,7 +110,11 @@ impl Documents {
     }
 
     fn version_2(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-        let media = choose(headers, &[JSON, PROTOBUF[0], PROTOBUF[1]])?;
+        // The name with an @ is no media type that clients can parse, so the other one is what the answer says.
+        let media = match choose(headers, &[JSON, PROTOBUF[0], PROTOBUF[1]])? {
+            JSON => JSON,
+            _ => PROTOBUF[1],
+        };
         let hash = hash_of("v2");
         let mut response = match not_modified(headers, &hash) {
             Some(response) => response,
@@ -150,9 +157,15 @@ impl Documents {
 }
 
 /// The list of documents of version 3.
-fn root(customs: &crd::Table) -> Response<Body> {
+fn root(customs: &crd::Table, remotes: &[Arc<Remote>]) -> Response<Body> {
+    let served = remotes.iter().filter(|row| row.available).map(|row| {
+        let name = format!("apis/{}/{}", row.group, row.version);
+        let hash = hash_of(&format!("{name} {}", row.seen()));
+        (name, hash)
+    });
     let paths: BTreeMap<String, Value> = hashes(customs)
         .into_iter()
+        .chain(served)
         .map(|(name, hash)| {
             let url = format!("/openapi/v3/{name}?hash={hash}");
             (name, json!({"serverRelativeURL": url}))

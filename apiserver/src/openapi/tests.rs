@@ -101,7 +101,7 @@ fn hashes_differ_and_documents_are_tagged() {
     let documents = Documents::default();
     let hash = &hashes["version"];
     let ask = |query: &str, headers: &HeaderMap| {
-        documents.serve("/openapi/v3/version", &Query::parse(Some(query)), headers, &customs).unwrap().unwrap()
+        documents.serve("/openapi/v3/version", &Query::parse(Some(query)), headers, &customs, &[]).unwrap().unwrap()
     };
     let answer = ask(&format!("hash={hash}"), &HeaderMap::new());
     assert_eq!(
@@ -115,9 +115,9 @@ fn hashes_differ_and_documents_are_tagged() {
     headers.insert(header::IF_NONE_MATCH, format!("\"{hash}\"").parse().unwrap());
     assert_eq!(ask("", &headers).status(), 304);
     headers.insert(header::ACCEPT, "text/html".parse().unwrap());
-    let refused = documents.serve("/openapi/v2", &Query::default(), &headers, &customs).unwrap().unwrap_err();
+    let refused = documents.serve("/openapi/v2", &Query::default(), &headers, &customs, &[]).unwrap().unwrap_err();
     assert_eq!(refused.code, 406);
-    assert!(documents.serve("/openapi/v3/apis/none/v1", &Query::default(), &headers, &customs).is_none());
+    assert!(documents.serve("/openapi/v3/apis/none/v1", &Query::default(), &headers, &customs, &[]).is_none());
 }
 
 #[test]

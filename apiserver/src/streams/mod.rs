@@ -92,7 +92,7 @@ async fn admit(server: &ApiServer, call: &Call<'_>) -> Result<(), Status> {
 }
 
 /// The headers of a request as the other side should see them.
-fn passed_on(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
+pub(crate) fn passed_on(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
     let connection = [header::CONNECTION, header::UPGRADE];
     let keep = |name: &HeaderName| {
         !OWN_HEADERS.contains(name)
@@ -117,16 +117,19 @@ async fn forward(
         return Err(Status::bad_request("the backend changed the protocol though the client did not ask for it"));
     };
     let backend = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        match tokio::try_join!(client, backend) {
-            Ok((client, backend)) => connection::join(TokioIo::new(client), TokioIo::new(backend)).await,
-            Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
-        }
-    });
+    tokio::spawn(join_upgraded(client, backend));
     let mut switched = Response::new(body::full(Bytes::new()));
     *switched.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *switched.headers_mut() = std::mem::take(response.headers_mut());
     Ok(switched)
+}
+
+/// Joins the two connections of an upgraded request.
+pub(crate) async fn join_upgraded(client: OnUpgrade, backend: OnUpgrade) {
+    match tokio::try_join!(client, backend) {
+        Ok((client, backend)) => connection::join(TokioIo::new(client), TokioIo::new(backend)).await,
+        Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
+    }
 }
 
 fn plain(response: Response<Incoming>) -> Response<Body> {

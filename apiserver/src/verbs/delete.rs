@@ -78,8 +78,11 @@ impl ApiServer {
                 Err(status) => return Err(status),
             }
         }
-        let metadata = json!({"resourceVersion": self.objects.kv.view().revision().to_string()});
+        let mut metadata = json!({"resourceVersion": self.objects.kv.view().revision().to_string()});
         let accepted = call.accepted()?;
+        if request.def.custom && accepted.format == crate::negotiate::Format::Object {
+            metadata["continue"] = "".into();
+        }
         let list = table::list(request.def, accepted, &items, metadata, &request.query)?;
         respond::object(200, accepted.media, &list, call.pretty())
     }

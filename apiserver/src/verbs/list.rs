@@ -97,6 +97,10 @@ impl ApiServer {
             }
         }
         let accepted = call.accepted()?;
+        if def.custom && page.next.is_none() && accepted.format == Format::Object {
+            // Upstream's lists of custom resources always have the field.
+            metadata["continue"] = "".into();
+        }
         if accepted.format == Format::Object && accepted.media == Media::Protobuf {
             let bytes = page.protobuf(def, &metadata).map_err(|e| Status::internal(&e.to_string()))?;
             return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));

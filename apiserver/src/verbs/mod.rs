@@ -82,7 +82,9 @@ impl Call<'_> {
             Some((group, version, kind)) => (format!("{group}/{version}"), kind),
             None => own,
         };
-        body::object(self.headers, self.body, (&api_version, kind))
+        let decoded = body::object(self.headers, self.body, (&api_version, kind))?;
+        crate::audit::brought(&decoded.value);
+        Ok(decoded)
     }
 
     /// What the user needs to be allowed for another verb on the same object.

@@ -65,13 +65,26 @@ pub async fn run(options: Options) -> Result<Report> {
         eprintln!("    etcd is not installed: there is nothing to compare with");
     }
     for (name, program) in programs {
+        if options.program.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         let mut cluster = Cluster::start(program).await?;
-        puts(&mut report, name, &cluster, &options).await?;
-        ranges(&mut report, name, &cluster, &options).await?;
-        streams::watchers(&mut report, name, &cluster, &options).await?;
-        streams::leases(&mut report, name, &cluster, &options).await?;
-        failover::run(&mut report, name, &mut cluster, &options).await?;
-        if !options.quick {
+        if options.wants("puts") {
+            puts(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("ranges") {
+            ranges(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("watchers") {
+            streams::watchers(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("leases") {
+            streams::leases(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("failover") {
+            failover::run(&mut report, name, &mut cluster, &options).await?;
+        }
+        if !options.quick && options.wants("fill") {
             fill(&mut report, name, &mut cluster).await?;
         }
     }

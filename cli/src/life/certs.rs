@@ -18,6 +18,8 @@ use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+/// The admin's name.
+const ADMIN: &str = "admin";
 /// A certificate is replaced when this part of its life is over.
 const RENEWAL: f64 = 0.6;
 /// It is looked at least so often, and again so soon after a failure.
@@ -114,10 +116,10 @@ impl Keeper {
 
     /// The admin's way in.
     fn write_kubeconfig(&self) -> Result<()> {
-        let admin = self.pki.cluster.issue_client("kubernetes-admin", &["system:masters"])?;
+        let admin = self.pki.cluster.issue_user(ADMIN, &format!("{ADMIN}-uid"), &["system:masters"])?;
         let credential = keelson_pki::Credential::Certificate(&admin);
         let ca = self.pki.cluster.trusted();
-        let text = keelson_pki::kubeconfig("keelson", &self.place.url, &ca, "kubernetes-admin", credential);
+        let text = keelson_pki::kubeconfig("keelson", &self.place.url, &ca, ADMIN, credential);
         crate::identity::write_private(&self.place.kubeconfig, text.as_bytes())
     }
 

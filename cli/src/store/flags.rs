@@ -80,7 +80,7 @@ pub struct StoreArgs {
         hide = true)]
     pub initial_corrupt_check: bool,
     /// Entries of the log between snapshots
-    #[arg(long, env = "ETCD_SNAPSHOT_COUNT", default_value_t = keelson_raft::limits::SNAPSHOT_ENTRIES)]
+    #[arg(long, env = "ETCD_SNAPSHOT_COUNT", default_value_t = keelson_raft::limits::SNAPSHOT_COMMANDS)]
     pub snapshot_count: u64,
     /// Time between heartbeats of the leader, in milliseconds
     #[arg(long, env = "ETCD_HEARTBEAT_INTERVAL", default_value_t = keelson_raft::limits::HEARTBEAT_MILLIS)]

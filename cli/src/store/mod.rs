@@ -89,7 +89,7 @@ async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls
             election_min_millis: args.election_timeout,
             // Members must not all stand for election at once.
             election_max_millis: args.election_timeout * 3 / 2,
-            snapshot_entries: args.snapshot_count.max(1),
+            snapshot_commands: args.snapshot_count.max(1),
             ..Tuning::default()
         },
     })

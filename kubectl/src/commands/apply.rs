@@ -39,7 +39,8 @@ pub const FLAGS: &[&[Flag]] = &[
 /// Runs `apply`.
 pub async fn apply(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for refused in ["prune", "applyset", "prune-allowlist", "force", "subresource", "selector"] {
+    super::prune::check(session)?;
+    for refused in ["applyset", "force", "subresource"] {
         if parsed.is_set(refused) {
             return Err(Failure::new(format!("--{refused} is not supported yet")));
         }
@@ -53,12 +54,18 @@ pub async fn apply(session: &Session) -> Outcome {
             parsed.args
         )));
     }
-    let objects = from_files(session).await?;
+    let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
+    let mut objects = from_files(session).await?;
+    objects.retain(|object| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
     if objects.is_empty() {
         return Err(Failure::new("no objects passed to apply"));
     }
-    let mut failed: Option<Failure> = None;
+    let (mut failed, mut seen): (Option<Failure>, Vec<String>) = (None, Vec::new());
     for object in objects {
+        if parsed.on("prune") {
+            let (namespace, name) = place(session, &object)?;
+            seen.push(kinds::of_object(session, &object).await?.object(&namespace, &name));
+        }
         let result = match parsed.on("server-side") {
             true => server_side(session, object).await,
             false => client_side(session, object).await,
@@ -69,7 +76,20 @@ pub async fn apply(session: &Session) -> Outcome {
             eprintln!("{before}");
         }
     }
+    if failed.is_none() && parsed.on("prune") {
+        let gone = super::prune::candidates(session, &seen).await?;
+        super::prune::delete(session, gone).await?;
+    }
     failed.map_or(Ok(()), Err)
+}
+
+/// The patch that applies `modified` to `current`, and its form.
+pub fn patch(kind: &kinds::Kind, modified: &Value, current: &Value) -> (&'static str, Value) {
+    let kept = current["metadata"]["annotations"][LAST_APPLIED].as_str();
+    let original: Value = kept.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let types = of_kind(&kind.group, &kind.version, &kind.kind);
+    let form = if types.is_some() { "strategic-merge-patch" } else { "merge-patch" };
+    (form, Value::Object(three_way(types, &original, modified, current)))
 }
 
 async fn server_side(session: &Session, object: Value) -> Outcome {

@@ -24,24 +24,7 @@ pub const FLAGS: &[&[Flag]] = &[
 
 /// A span of time as tables print it.
 pub fn age(since: &str) -> String {
-    let Ok(then) = since.parse::<jiff::Timestamp>() else { return "<unknown>".into() };
-    let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    let rest = |whole: i64, part: i64, unit: &str, small: &str| match part {
-        0 => format!("{whole}{unit}"),
-        part => format!("{whole}{unit}{part}{small}"),
-    };
-    match seconds {
-        s if s < 120 => format!("{s}s"),
-        s if s < 600 => rest(minutes, s % 60, "m", "s"),
-        s if s < 3 * 3600 => format!("{}m", s / 60),
-        s if s < 8 * 3600 => rest(hours, s / 60 % 60, "h", "m"),
-        s if s < 48 * 3600 => format!("{}h", s / 3600),
-        s if s < 8 * 86400 => rest(days, s / 3600 % 24, "d", "h"),
-        s if s < 2 * 365 * 86400 => format!("{}d", s / 86400),
-        s if s < 8 * 365 * 86400 => rest(days / 365, days % 365, "y", "d"),
-        _ => format!("{}y", days / 365),
-    }
+    crate::value::ago(&Value::from(since))
 }
 
 fn last_seen(event: &Value) -> &str {

@@ -15,6 +15,8 @@ use crate::output::table::{self, View};
 use crate::output::{self, Format, items_of, list, strip_managed};
 use crate::session::{Session, encode, query};
 
+use super::say;
+
 const TABLE: &str =
     "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 
@@ -164,14 +166,6 @@ async fn print_objects(session: &Session, targets: &[Target], format: &Format) -
     };
     print!("{text}");
     failed.map_or(Ok(()), Err)
-}
-
-/// Prints the failure that came before, so that the last one is left to be returned.
-fn say(before: Option<Failure>, now: Failure) -> Failure {
-    if let Some(before) = before {
-        eprintln!("{before}");
-    }
-    now
 }
 
 fn sort<T>(session: &Session, rows: &mut [T], object: impl Fn(&T) -> &Value) -> Outcome {

@@ -4,25 +4,34 @@ mod api;
 mod apply;
 mod auth;
 mod change;
+pub mod completion;
 mod config;
+mod copy;
 mod create;
 mod delete;
+mod diff;
 mod events;
 mod exec;
+mod explain;
+mod forward;
 mod generate;
 mod get;
+mod kustomize;
 mod logs;
 mod metadata;
 mod node;
+mod proxy;
+mod prune;
 mod rollout;
 mod run;
 mod scale;
 mod set;
+mod top;
 mod wait;
 
 use futures::future::BoxFuture;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, help};
 use crate::session::Session;
 
@@ -54,6 +63,14 @@ impl Command {
             self.usage
         )
     }
+}
+
+/// Prints the failure that came before, so that the last one is left to be returned.
+pub fn say(before: Option<Failure>, now: Failure) -> Failure {
+    if let Some(before) = before {
+        eprintln!("{before}");
+    }
+    now
 }
 
 macro_rules! command {
@@ -99,6 +116,7 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | -k DIRECTORY)",
         "Apply a configuration to a resource by file name or stdin"
     ),
+    command!("attach", exec::attach, exec::ATTACH, "(POD | TYPE/NAME) -c CONTAINER", "Attach to a running container"),
     command!(
         "auth can-i",
         auth::can_i,
@@ -129,6 +147,13 @@ pub static COMMANDS: &[Command] = &[
         "Deny a certificate signing request"
     ),
     command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
+    command!(
+        "completion",
+        completion::completion,
+        &[],
+        "SHELL",
+        "Output shell completion code for the specified shell (bash, zsh, fish, or powershell)"
+    ),
     command!("config current-context", config::current_context, &[], "", "Display the current-context"),
     command!(
         "config delete-cluster",
@@ -197,6 +222,13 @@ pub static COMMANDS: &[Command] = &[
         "Display merged kubeconfig settings or a specified kubeconfig file"
     ),
     command!("cordon", node::cordon, node::CORDON, "NODE", "Mark node as unschedulable"),
+    command!(
+        "cp",
+        copy::copy,
+        copy::FLAGS,
+        "<file-spec-src> <file-spec-dest>",
+        "Copy files and directories to and from containers"
+    ),
     command!(
         "create",
         create::create_files,
@@ -388,6 +420,20 @@ pub static COMMANDS: &[Command] = &[
         "([-f FILENAME] | [-k DIRECTORY] | TYPE [(NAME | -l label | --all)])",
         "Delete resources by file names, stdin, resources and names, or by resources and label selector"
     ),
+    command!(
+        "describe",
+        crate::describe::describe,
+        crate::describe::FLAGS,
+        "(-f FILENAME | TYPE [NAME_PREFIX | -l label] | TYPE/NAME)",
+        "Show details of a specific resource or group of resources"
+    ),
+    command!(
+        "diff",
+        diff::diff,
+        diff::FLAGS,
+        "-f FILENAME",
+        "Diff the live version against a would-be applied version"
+    ),
     command!("drain", node::drain, node::DRAIN, "NODE", "Drain node in preparation for maintenance"),
     command!("edit", change::edit, change::EDIT, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
     command!(
@@ -405,6 +451,20 @@ pub static COMMANDS: &[Command] = &[
         "Execute a command in a container"
     ),
     command!(
+        "explain-scheduling",
+        crate::why::explain_scheduling,
+        &[],
+        "POD",
+        "Say of each node what speaks against it for a pod"
+    ),
+    command!(
+        "explain",
+        explain::explain,
+        explain::FLAGS,
+        "TYPE [--recursive=FALSE|TRUE] [--api-version=api-version-group] [-o|--output=plaintext|plaintext-openapiv2]",
+        "Get documentation for a resource"
+    ),
+    command!(
         "expose",
         run::expose,
         run::EXPOSE,
@@ -417,6 +477,13 @@ pub static COMMANDS: &[Command] = &[
         get::FLAGS,
         "(TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags]",
         "Display one or many resources"
+    ),
+    command!(
+        "kustomize",
+        kustomize::kustomize,
+        kustomize::FLAGS,
+        "DIR",
+        "Build a kustomization target from a directory or URL"
     ),
     command!(
         "label",
@@ -439,6 +506,20 @@ pub static COMMANDS: &[Command] = &[
         change::PATCH,
         "(-f FILENAME | TYPE NAME) [-p PATCH|--patch-file FILE]",
         "Update fields of a resource"
+    ),
+    command!(
+        "port-forward",
+        forward::forward,
+        forward::FLAGS,
+        "TYPE/NAME [options] [LOCAL_PORT:]REMOTE_PORT [...[LOCAL_PORT_N:]REMOTE_PORT_N]",
+        "Forward one or more local ports to a pod"
+    ),
+    command!(
+        "proxy",
+        proxy::proxy,
+        proxy::FLAGS,
+        "[--port=PORT] [--www=static-dir] [--www-prefix=prefix] [--api-prefix=prefix]",
+        "Run a proxy to the Kubernetes API server"
     ),
     command!("replace", create::replace, create::REPLACE, "-f FILENAME", "Replace a resource by file name or stdin"),
     command!(
@@ -514,6 +595,12 @@ pub static COMMANDS: &[Command] = &[
         "NODE NAME KEY_1=VAL_1:TAINT_EFFECT_1",
         "Update the taints on one or more nodes"
     ),
+    command!("top node", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top nodes", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top no", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
+    command!("top pod", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
+    command!("top pods", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
+    command!("top po", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
     command!("uncordon", node::uncordon, node::CORDON, "NODE", "Mark node as schedulable"),
     command!("version", api::version, api::VERSION, "", "Print the client and server version information"),
     command!(
@@ -522,6 +609,13 @@ pub static COMMANDS: &[Command] = &[
         wait::FLAGS,
         "([-f FILENAME] | resource.group/resource.name) [--for=create|--for=delete|--for condition=available]",
         "Wait for a specific condition on one or many resources"
+    ),
+    command!(
+        "why",
+        crate::why::why,
+        crate::why::FLAGS,
+        "(POD | KIND/NAME)",
+        "Explain why an object is not as it should be"
     ),
 ];
 

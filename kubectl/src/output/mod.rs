@@ -4,6 +4,7 @@ pub mod columns;
 pub mod json;
 pub mod jsonpath;
 pub mod table;
+pub mod template;
 
 use serde_json::{Value, json};
 
@@ -35,6 +36,8 @@ pub enum Format {
     Yaml,
     /// A JSONPath template.
     JsonPath(jsonpath::Template),
+    /// A Go template.
+    Template(template::Template),
     /// Columns of one's own, and whether they have titles.
     Columns(Vec<columns::Column>),
 }
@@ -42,7 +45,10 @@ pub enum Format {
 impl Format {
     /// What the flags ask for.
     pub fn of(parsed: &Parsed) -> Outcome<Self> {
-        let output = parsed.text("output");
+        let output = match parsed.text("output") {
+            "" if !parsed.text("template").is_empty() => "go-template",
+            output => output,
+        };
         let (form, argument) = output.split_once('=').map_or((output, None), |(f, a)| (f, Some(a)));
         let argument = argument.or(Some(parsed.text("template")).filter(|t| !t.is_empty()));
         let needs =
@@ -69,7 +75,9 @@ impl Format {
                 Self::Columns(columns::parse_file(&file(needs("custom-columns")?)?, parsed.on("no-headers"))?)
             }
             "go-template" | "go-template-file" | "template" | "templatefile" => {
-                return Err(Failure::new("go-template output is not supported yet; use jsonpath or custom-columns"));
+                let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
+                let text = if form.ends_with("file") { file(text)? } else { text.to_owned() };
+                Self::Template(template::Template::parse(&text, !parsed.on("allow-missing-template-keys"))?)
             }
             _ => {
                 return Err(Failure::new(format!(
@@ -89,13 +97,14 @@ impl Format {
     /// Prints an object, or a list as one.
     pub fn print(&self, object: &Value, show_managed: bool) -> Outcome<String> {
         let mut object = object.clone();
-        if !show_managed {
+        if !show_managed && matches!(self, Self::Json | Self::Yaml) {
             strip_managed(&mut object);
         }
         Ok(match self {
             Self::Json => json::pretty(&object) + "\n",
             Self::Yaml => keelson_machinery::yaml::write(&object)?,
             Self::JsonPath(template) => template.execute(&object)?,
+            Self::Template(template) => template.execute(&object)?,
             Self::Columns(columns) => columns::print(columns, &object),
             Self::Name | Self::Default | Self::Wide => {
                 let items = object["items"].as_array().cloned().unwrap_or_else(|| vec![object.clone()]);

@@ -5,6 +5,7 @@ mod check;
 mod meta;
 pub mod selectors;
 
+mod api_service;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -68,6 +69,7 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "storage.k8s.io" => storage::validate(def.plural, subresource, new, old, p),
         "autoscaling" => autoscaling::validate(subresource, new, p),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::validate(def.plural, subresource, new, p),
+        "apiregistration.k8s.io" => api_service::validate(subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),
         "resource.k8s.io" => devices::validate(def.plural, subresource, new, old, p),
         "policy" | "scheduling.k8s.io" | "coordination.k8s.io" | "node.k8s.io" => {

@@ -4,7 +4,6 @@
 
 mod access;
 mod logs;
-mod spdy;
 mod stream;
 mod websocket;
 

@@ -13,8 +13,8 @@ use hyper_util::rt::TokioIo;
 use keelson_client::connection;
 use keelson_proto::cri::{self, ContainerState, PodSandboxState};
 
-use super::spdy::{self, Streams};
 use super::{Answer, Query, Refusal, Server, answer, full, websocket};
+use keelson_client::spdy::{self, Streams};
 
 /// Longest refusal of the runtime that is read.
 const MAX_REFUSAL: usize = 64 << 10;

@@ -17,8 +17,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, frame::coding::CloseCode};
 
-use super::spdy::{Event, Receiver, Sender, Streams};
 use super::{Answer, Refusal, full};
+use keelson_client::spdy::{Event, Receiver, Sender, Streams};
 
 /// Bytes read from a tunnelled connection at a time.
 const CHUNK: usize = 32 << 10;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use files::{Files, LogFile};
 
 use crate::codec;
+use crate::limits::FIRST_SEGMENT_BYTES;
 use crate::limits::SEGMENT_BYTES;
 use crate::types::{LogId, Vote};
 
@@ -227,11 +228,18 @@ impl Wal {
     /// more: what is on disk is unknown.
     pub fn write(&mut self, records: Records) -> io::Result<Written> {
         let mut written = Written::default();
-        if self.offset + frame::size_bytes(records.size_bytes()) as u64 > self.segment_bytes {
-            let number = self.active.number + 1;
-            let file = self.pool.take(number)?;
-            self.begin(number, file.clone())?;
-            written.opened = Some((number, file));
+        let next = self.active.number + 1;
+        let file = if self.offset + frame::size_bytes(records.size_bytes()) as u64 > self.segment_bytes {
+            Some(self.pool.take(next)?)
+        } else if next == 2 && self.offset > FIRST_SEGMENT_BYTES {
+            // The very first segment has no blocks yet, which makes each sync dearer.
+            self.pool.take_if_ready(next)?
+        } else {
+            None
+        };
+        if let Some(file) = file {
+            self.begin(next, file.clone())?;
+            written.opened = Some((next, file));
         }
         let mut buffer = frame::begin();
         buffer.extend(&records.bytes);

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use super::files::{Files, LogFile};
 
@@ -120,8 +120,22 @@ impl Pool {
                 spare
             }
         };
-        self.files.rename(&prepared, &target)?;
-        let file = self.files.open(&target)?;
+        self.adopt(&prepared, &target)
+    }
+
+    /// The same, if one is ready now.
+    pub fn take_if_ready(&self, number: u64) -> io::Result<Option<Arc<dyn LogFile>>> {
+        let Some(Prepared { ready, .. }) = &self.prepared else { return Ok(None) };
+        match ready.try_recv() {
+            Ok(prepared) => Ok(Some(self.adopt(&prepared?, &name(number))?)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(io::Error::other("the log's preparing thread has stopped")),
+        }
+    }
+
+    fn adopt(&self, prepared: &str, target: &str) -> io::Result<Arc<dyn LogFile>> {
+        self.files.rename(prepared, target)?;
+        let file = self.files.open(target)?;
         self.files.sync()?;
         Ok(file)
     }

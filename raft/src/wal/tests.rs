@@ -6,14 +6,14 @@ use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
 use super::*;
-use crate::types::{Entry, Proposal};
+use crate::types::{Entry, Part, Proposal};
 
 fn open(dir: &std::path::Path) -> io::Result<(Wal, Recovered)> {
     Wal::open(Arc::new(files::Directory::open(dir)?))
 }
 
 fn entry(index: u64, bytes: usize) -> Entry {
-    let proposal = Proposal::from_encoded(vec![index as u8; bytes].into());
+    let proposal = Proposal::from(Part::from_encoded(vec![index as u8; bytes].into()));
     Entry::new(codec::log_id(1, index), EntryPayload::Normal(proposal))
 }
 

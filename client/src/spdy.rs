@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
+use crate::connection::{self, Stream};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use keelson_client::connection::{self, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 /// Longest frame that is accepted; the format allows 16 MiB.
@@ -67,8 +67,13 @@ pub async fn dial(url: &str, protocol: &str) -> Result<(Sender, Receiver), (u16,
         return Err((code, String::from_utf8_lossy(&text.to_bytes()).into_owned()));
     }
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|e| internal(&e))?;
-    let (reader, writer) = tokio::io::split(Box::new(TokioIo::new(upgraded)) as Box<dyn Stream>);
-    Ok((Sender { io: writer, next: 1, begun: false }, Receiver { io: reader, buffer: BytesMut::new() }))
+    Ok(over(Box::new(TokioIo::new(upgraded))))
+}
+
+/// The two halves of a connection that has been upgraded.
+pub fn over(stream: Box<dyn Stream>) -> (Sender, Receiver) {
+    let (reader, writer) = tokio::io::split(stream);
+    (Sender { io: writer, next: 1, begun: false }, Receiver { io: reader, buffer: BytesMut::new() })
 }
 
 /// A connection to the server of a URL, with the URL's path and authority.

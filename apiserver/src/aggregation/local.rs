@@ -1,0 +1,137 @@
+//! APIServices of what this server serves itself: made at the first start for built-in groups, kept up for definitions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use http::Method;
+use keelson_machinery::resources::{RESOURCES, find};
+use keelson_store::KeyRange;
+use serde_json::{Value, json};
+
+use super::GROUP;
+use crate::{ApiServer, crd, strategy};
+
+/// Label of APIServices that the server keeps.
+const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
+/// Groups and how they rank.
+const PRIORITIES: &[(&str, i64)] = &[
+    ("", 18_000),
+    ("extensions", 17_900),
+    ("apps", 17_800),
+    ("events.k8s.io", 17_750),
+    ("authentication.k8s.io", 17_700),
+    ("authorization.k8s.io", 17_600),
+    ("autoscaling", 17_500),
+    ("batch", 17_400),
+    ("certificates.k8s.io", 17_300),
+    ("networking.k8s.io", 17_200),
+    ("policy", 17_100),
+    ("rbac.authorization.k8s.io", 17_000),
+    ("storage.k8s.io", 16_800),
+    ("apiextensions.k8s.io", 16_700),
+    ("admissionregistration.k8s.io", 16_700),
+    ("scheduling.k8s.io", 16_600),
+    ("coordination.k8s.io", 16_500),
+    ("node.k8s.io", 16_300),
+    ("discovery.k8s.io", 16_200),
+    ("resource.k8s.io", 16_200),
+    ("flowcontrol.apiserver.k8s.io", 16_100),
+];
+/// How the group and a version of a definition rank.
+const CUSTOM: (i64, i64) = (1000, 100);
+
+fn version_priority(group: &str, version: &str) -> i64 {
+    match (group, version) {
+        ("", _) => 1,
+        ("autoscaling", "v2") => 30,
+        ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", "v1") => 21,
+        (_, "v1") => 15,
+        (_, version) if version.contains("beta") => 9,
+        _ => 1,
+    }
+}
+
+fn object(group: &str, version: &str, managed: &str, priorities: (i64, i64), now: &str) -> Value {
+    let mut spec = json!({"version": version, "groupPriorityMinimum": priorities.0, "versionPriority": priorities.1});
+    if !group.is_empty() {
+        spec["group"] = group.into();
+    }
+    json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "APIService",
+        "metadata": {"name": format!("{version}.{group}"), "labels": {MANAGED: managed}},
+        "spec": spec,
+        "status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local", "lastTransitionTime": now,
+            "message": "Local APIServices are always available"}]},
+    })
+}
+
+/// The APIServices of the built-in groups.
+pub fn built_in() -> Vec<Value> {
+    let now = strategy::now();
+    let versions: BTreeSet<(&str, &str)> =
+        RESOURCES.iter().map(|row| (row.group, row.version)).filter(|(group, _)| *group != GROUP).collect();
+    let made = versions.into_iter().map(|(group, version)| {
+        let priority = PRIORITIES.iter().find(|(known, _)| *known == group).map_or(CUSTOM.0, |(_, p)| *p);
+        object(group, version, "onstart", (priority, version_priority(group, version)), &now)
+    });
+    made.collect()
+}
+
+/// Makes the APIServices of definitions and removes those of definitions that are gone; whether nothing is left to do.
+pub async fn settle(server: &Arc<ApiServer>) -> bool {
+    let Some(def) = find(GROUP, "v1", "apiservices") else { return true };
+    let mut served = BTreeSet::new();
+    for (group, definitions) in server.customs.groups() {
+        for version in definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served)) {
+            served.insert((version.def.version, group.clone()));
+        }
+    }
+    let mut done = true;
+    let path = format!("/apis/{GROUP}/v1/apiservices");
+    for (version, group) in &served {
+        let name = format!("{version}.{group}");
+        if server.objects.find(def, "", &name).is_some() {
+            continue;
+        }
+        let made = object(group, version, "true", CUSTOM, &strategy::now());
+        let code = crd::controller::call(server, Method::POST, &path, Some(&made)).await;
+        let status = json!({"status": made["status"]});
+        let told = crd::controller::call(server, Method::PATCH, &format!("{path}/{name}/status"), Some(&status)).await;
+        done &= matches!(code, 200..300 | 409) && matches!(told, 200..300 | 404 | 409);
+    }
+    let prefix = def.prefix();
+    let stored: Vec<String> = {
+        let view = server.objects.kv.view();
+        let range = KeyRange::prefix(prefix.clone());
+        let keys = view.range(&range).map(|kv| String::from_utf8_lossy(&kv.key).into_owned());
+        keys.filter_map(|key| key.strip_prefix(&prefix).map(str::to_owned)).collect()
+    };
+    for name in stored {
+        let Some((version, group)) = name.split_once('.') else { continue };
+        let known =
+            RESOURCES.iter().any(|row| row.group == group) || served.iter().any(|(v, g)| *v == version && g == group);
+        let managed = || {
+            let object = server.objects.object(GROUP, "v1", "apiservices", "", &name);
+            object.is_some_and(|object| object["metadata"]["labels"][MANAGED] == "true")
+        };
+        if !known && managed() {
+            let code = crd::controller::call(server, Method::DELETE, &format!("{path}/{name}"), None).await;
+            done &= matches!(code, 200..300 | 404);
+        }
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_group_has_a_rank() {
+        let all = built_in();
+        assert!(all.iter().any(|o| o["metadata"]["name"] == "v1.") && all.len() > 20);
+        for object in &all {
+            assert_ne!(object["spec"]["groupPriorityMinimum"], CUSTOM.0, "{object}");
+        }
+    }
+}

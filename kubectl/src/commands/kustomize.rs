@@ -1,0 +1,40 @@
+//! `kustomize`: prints what a kustomization comes to.
+
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Flag, switch, text};
+use crate::session::Session;
+
+/// Flags of `kustomize`.
+pub const FLAGS: &[&[Flag]] = &[&[
+    switch("as-current-user", "use the uid and gid of the command executor to run the function in the container"),
+    switch("enable-alpha-plugins", "enable kustomize plugins"),
+    switch("enable-helm", "Enable use of the Helm chart inflator generator."),
+    text("helm-command", "helm", "helm command (path to executable)"),
+    text(
+        "load-restrictor",
+        "LoadRestrictionsRootOnly",
+        "if set to 'LoadRestrictionsNone', local kustomizations may load files from outside their root.",
+    ),
+    text("output", "", "If specified, write output to this path.").short('o'),
+]];
+
+/// Runs `kustomize`.
+pub async fn kustomize(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    for refused in ["enable-alpha-plugins", "enable-helm", "as-current-user"] {
+        if parsed.on(refused) {
+            return Err(Failure::new(format!("--{refused} is not supported")));
+        }
+    }
+    let directory = match parsed.args.as_slice() {
+        [] => ".",
+        [one] => one,
+        _ => return Err(Failure::new("specify one path to kustomization.yaml")),
+    };
+    let text = crate::kustomize::text(&crate::kustomize::build(directory)?)?;
+    match parsed.text("output") {
+        "" => print!("{text}"),
+        file => std::fs::write(file, text)?,
+    }
+    Ok(())
+}

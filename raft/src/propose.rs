@@ -1,0 +1,274 @@
+//! Commands on their way into the log: those that come while others are under way share one log entry, and on a
+//! follower one question to the leader.
+//!
+//! Invariant: whoever waits is told when this member has applied the command, or why that is not known.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_store::{Applied, KvError};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::codec;
+use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS};
+use crate::message::{Answer, Ask, Proposed, Refusal};
+use crate::network::AskError;
+use crate::replica::{Inner, odd_answer, refused, unavailable};
+use crate::types::{Outcome, Part, Proposal};
+
+/// What became of a command.
+pub type Written = Result<Result<Applied, KvError>, NotWritten>;
+
+/// Why a command was not done, or may not have been.
+#[derive(Clone)]
+pub enum NotWritten {
+    /// It was not done; it may be tried again.
+    NotDone(String),
+    /// It may have been done.
+    Unknown(KvError),
+}
+
+impl From<Refusal> for NotWritten {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotLeader(_) => Self::NotDone("the leader has changed".into()),
+            refusal => Self::Unknown(unavailable(refusal)),
+        }
+    }
+}
+
+impl From<AskError> for NotWritten {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NotSent(why) => Self::NotDone(why),
+            AskError::Unknown(why) => Self::Unknown(KvError::Unavailable(why)),
+        }
+    }
+}
+
+/// Where commands were written, and what they answered.
+type Done = (u64, Vec<Result<Applied, KvError>>);
+
+/// Commands that came together: one of this member's own, or a follower's group.
+struct Waiting {
+    parts: Vec<Part>,
+    /// Whether they must not share their entry.
+    alone: bool,
+    /// Whether another member sent them: they are not sent on.
+    foreign: bool,
+    answer: oneshot::Sender<Result<Done, NotWritten>>,
+}
+
+impl Waiting {
+    fn size_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.encoded.len()).sum()
+    }
+
+    /// Whoever asked may have gone.
+    fn tell(self, answer: Result<Done, NotWritten>) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Gathers commands. How many wait is bounded by who admits them.
+#[derive(Default)]
+pub struct Proposer(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    waiting: VecDeque<Waiting>,
+    /// Commands in them.
+    commands: usize,
+    /// Groups under way.
+    running: usize,
+}
+
+impl Gathered {
+    /// What goes together next.
+    fn group(&mut self) -> Vec<Waiting> {
+        let (mut bytes, mut commands, mut count) = (0, 0, 0);
+        for one in &self.waiting {
+            let (more, length) = (one.parts.len(), one.size_bytes());
+            let fits = !one.alone && commands + more <= GROUP_COMMANDS && bytes + length <= GROUP_BYTES;
+            if count > 0 && !fits {
+                break;
+            }
+            bytes += length;
+            commands += more;
+            count += 1;
+            if one.alone {
+                break;
+            }
+        }
+        self.commands -= commands;
+        self.waiting.drain(..count).collect()
+    }
+}
+
+impl Inner {
+    /// Has a command written, by this member if it leads or else by the one that does. A command that must be `alone`
+    /// shares its log entry with no other.
+    pub(crate) async fn write(self: &Arc<Self>, part: Part, alone: bool) -> Written {
+        let (_, mut answers) = self.gather(vec![part], alone, false).await?;
+        answers.pop().ok_or_else(|| NotWritten::Unknown(odd_answer()))
+    }
+
+    async fn gather(self: &Arc<Self>, parts: Vec<Part>, alone: bool, foreign: bool) -> Result<Done, NotWritten> {
+        let (answer, answered) = oneshot::channel();
+        let begins = {
+            let mut gathered = self.proposer.0.lock();
+            gathered.commands += parts.len();
+            gathered.waiting.push_back(Waiting { parts, alone, foreign, answer });
+            // Each group costs as much as many commands in it do: a few wait for the next one.
+            let worth = gathered.running == 0 || gathered.commands >= GROUP_WORTH_COMMANDS;
+            let begins = worth && gathered.running < GROUPS;
+            gathered.running += usize::from(begins);
+            begins
+        };
+        if begins {
+            // A task of its own: it goes on for the others when the first one loses patience.
+            crate::task::spawn(run(self.clone()));
+        }
+        answered.await.unwrap_or_else(|_| Err(NotWritten::Unknown(KvError::Stopped("this member stops".into()))))
+    }
+
+    /// Writes a group that another member sent, as the leader.
+    pub(crate) async fn propose_many_here(self: &Arc<Self>, body: Bytes) -> Result<Vec<Proposed>, codec::Error> {
+        let parts = codec::split(body)?.into_iter().map(Part::decode).collect::<Result<Vec<_>, _>>()?;
+        let count = parts.len();
+        let mut alone = false;
+        for part in &parts {
+            alone |= part.command()?.reads_history();
+        }
+        let bytes = parts.iter().map(|part| part.encoded.len()).sum();
+        let written = match self.admit(bytes) {
+            Ok(_admitted) => self.gather(parts, alone, true).await,
+            Err(error) => Err(NotWritten::Unknown(error)),
+        };
+        Ok(match written {
+            Ok((index, answers)) => answers.into_iter().map(|answer| Ok((index, answer))).collect(),
+            Err(NotWritten::NotDone(_)) => vec![Err(Refusal::NotLeader(self.leader())); count],
+            Err(NotWritten::Unknown(error)) => vec![Err(Refusal::Failed(error)); count],
+        })
+    }
+
+    /// Writes one log entry as the leader; returns its index and what its commands answered.
+    pub(crate) async fn write_here(&self, proposal: Proposal) -> Result<Done, Refusal> {
+        let count = proposal.0.len();
+        let written = self.raft.client_write(proposal).await.map_err(refused)?;
+        let Outcome(answers) = written.data;
+        if answers.len() != count {
+            return Err(Refusal::Failed(KvError::Stopped("a command was applied without an answer".into())));
+        }
+        Ok((written.log_id.index, answers))
+    }
+}
+
+/// Writes one group after the other for as long as any command waits.
+async fn run(inner: Arc<Inner>) {
+    loop {
+        let group = {
+            let mut gathered = inner.proposer.0.lock();
+            if gathered.waiting.is_empty() {
+                gathered.running -= 1;
+                return;
+            }
+            gathered.group()
+        };
+        write_group(&inner, group).await;
+    }
+}
+
+async fn write_group(inner: &Inner, group: Vec<Waiting>) {
+    match inner.leader() {
+        Some(leader) if leader == inner.id => write_as_leader(inner, group).await,
+        leader => {
+            let changed = || NotWritten::NotDone("the leader has changed".into());
+            let (foreign, own): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.foreign);
+            foreign.into_iter().for_each(|waiting| waiting.tell(Err(changed())));
+            match leader {
+                Some(leader) => forward(inner, leader, own).await,
+                None => own.into_iter().for_each(|waiting| waiting.tell(Err(changed()))),
+            }
+        }
+    }
+}
+
+async fn write_as_leader(inner: &Inner, group: Vec<Waiting>) {
+    let parts = group.iter().flat_map(|waiting| waiting.parts.iter().cloned()).collect();
+    match inner.write_here(Proposal(parts)).await {
+        Ok((index, answers)) => {
+            let mut answers = answers.into_iter();
+            for waiting in group {
+                let own = answers.by_ref().take(waiting.parts.len()).collect();
+                waiting.tell(Ok((index, own)));
+            }
+        }
+        Err(refusal) => {
+            let error = NotWritten::from(refusal);
+            group.into_iter().for_each(|waiting| waiting.tell(Err(error.clone())));
+        }
+    }
+}
+
+/// Has the leader write a group, and waits until this member has applied it.
+async fn forward(inner: &Inner, leader: u64, group: Vec<Waiting>) {
+    let told = match ask(inner, leader, &group).await {
+        Ok(told) => told,
+        Err(error) => return group.into_iter().for_each(|waiting| waiting.tell(Err(error.clone()))),
+    };
+    let last = told.iter().filter_map(|answer| answer.as_ref().ok()).map(|(index, _)| *index).max();
+    let applied = match last {
+        Some(last) => inner.wait_applied(last).await,
+        None => Ok(()),
+    };
+    // This member's own commands come one by one.
+    for (waiting, told) in group.into_iter().zip(told) {
+        waiting.tell(match (told, &applied) {
+            (Ok((_, Ok(_))), Err(error)) => Err(NotWritten::Unknown(error.clone())),
+            (Ok((index, done)), _) => Ok((index, vec![done])),
+            (Err(refusal), _) => Err(refusal.into()),
+        });
+    }
+}
+
+async fn ask(inner: &Inner, leader: u64, group: &[Waiting]) -> Result<Vec<Proposed>, NotWritten> {
+    let encoded: Vec<_> = group.iter().flat_map(|waiting| &waiting.parts).map(|part| part.encoded.clone()).collect();
+    let body = codec::join(&encoded).map_err(AskError::from)?;
+    match inner.forward(leader, &Ask::ProposeMany, body).await? {
+        Answer::ProposedMany(told) if told.len() == encoded.len() => Ok(told),
+        _ => Err(NotWritten::Unknown(odd_answer())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_end_at_limits_and_at_those_that_are_alone() {
+        let waiting = |bytes: usize, alone| {
+            let parts = vec![Part::from_encoded(vec![0; bytes].into())];
+            Waiting { parts, alone, foreign: false, answer: oneshot::channel().0 }
+        };
+        for (name, sizes, want) in [
+            ("all", vec![(1, false), (1, false), (1, false)], vec![3]),
+            ("alone", vec![(1, false), (1, true), (1, false)], vec![1, 1, 1]),
+            ("alone twice", vec![(1, true), (1, true)], vec![1, 1]),
+            ("bytes", vec![(GROUP_BYTES, false), (1, false)], vec![1, 1]),
+            ("one too large", vec![(GROUP_BYTES + 1, false), (1, false), (1, false)], vec![1, 2]),
+            ("many", vec![(1, false); GROUP_COMMANDS + 1], vec![GROUP_COMMANDS, 1]),
+        ] {
+            let waiting = sizes.iter().map(|(bytes, alone)| waiting(*bytes, *alone)).collect();
+            let mut gathered = Gathered { waiting, commands: sizes.len(), running: 0 };
+            let mut found = Vec::new();
+            while !gathered.waiting.is_empty() {
+                found.push(gathered.group().len());
+            }
+            assert_eq!(found, want, "{name}");
+            assert_eq!(gathered.commands, 0);
+        }
+    }
+}
