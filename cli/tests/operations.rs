@@ -120,6 +120,22 @@ fn serve(mut stream: TcpStream, objects: &Mutex<std::collections::BTreeMap<Strin
     let _ = stream.write_all(answer.as_bytes());
 }
 
+/// One namespace comes back into the running cluster; what is there is left alone.
+fn objects_come_back(server: &Server, copy: &str) {
+    let kubeconfig = server.kubeconfig();
+    server.run(&["delete", "namespace", "shop"]);
+    server.run(&["-n", "default", "patch", "configmap", "elsewhere", "-p", r#"{"data":{"kept":"yes"}}"#]);
+    let printed = ok(&["snapshot", "extract", copy, "-n", "shop", "configmap/goods"]);
+    assert!(printed.contains("apples: \"3\"") && !printed.contains("uid:"), "{printed}");
+    ok(&["snapshot", "apply", copy, "-n", "shop", "--kubeconfig", &kubeconfig]);
+    assert_eq!(server.run(&["-n", "shop", "get", "configmap", "goods", "-o", "jsonpath={.data.apples}"]), "3");
+    let replicas = ["-n", "shop", "get", "deployment", "web", "-o", "jsonpath={.status.replicas}"];
+    server.until("its deployment works", &replicas, |out| out == "1");
+    let said = ok(&["snapshot", "apply", copy, "configmap", "--kubeconfig", &kubeconfig]);
+    assert!(said.contains("default: configmap/elsewhere is there: left as it is"), "{said}");
+    assert_eq!(server.run(&["get", "configmap", "elsewhere", "-o", "jsonpath={.data.kept}"]), "yes");
+}
+
 #[test]
 fn copies_are_made_and_bring_everything_back() {
     if !kubectl_is_there() {
@@ -166,20 +182,8 @@ fn copies_are_made_and_bring_everything_back() {
     std::fs::copy(&newest, &copy).unwrap();
     std::fs::copy(newest.to_string_lossy().replace(".db", ".keys.json"), dir.path().join("copy.keys.json")).unwrap();
 
-    // One namespace comes back into the running cluster; what is there is left alone.
-    server.run(&["delete", "namespace", "shop"]);
-    server.run(&["-n", "default", "patch", "configmap", "elsewhere", "-p", r#"{"data":{"kept":"yes"}}"#]);
+    objects_come_back(&server, &text(&copy));
     let (copy, kubeconfig) = (text(&copy), server.kubeconfig());
-    let printed = ok(&["snapshot", "extract", &copy, "-n", "shop", "configmap/goods"]);
-    assert!(printed.contains("apples: \"3\"") && !printed.contains("uid:"), "{printed}");
-    ok(&["snapshot", "apply", &copy, "-n", "shop", "--kubeconfig", &kubeconfig]);
-    assert_eq!(server.run(&["-n", "shop", "get", "configmap", "goods", "-o", "jsonpath={.data.apples}"]), "3");
-    let replicas = ["-n", "shop", "get", "deployment", "web", "-o", "jsonpath={.status.replicas}"];
-    server.until("its deployment works", &replicas, |out| out == "1");
-    let said = ok(&["snapshot", "apply", &copy, "configmap", "--kubeconfig", &kubeconfig]);
-    assert!(said.contains("default: configmap/elsewhere is there: left as it is"), "{said}");
-    assert_eq!(server.run(&["get", "configmap", "elsewhere", "-o", "jsonpath={.data.kept}"]), "yes");
-
     // The whole cluster comes back on an empty disk, with its keys: old kubeconfigs and tokens stay good.
     let old = dir.path().join("old.kubeconfig");
     std::fs::copy(&kubeconfig, &old).unwrap();
