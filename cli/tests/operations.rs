@@ -120,6 +120,12 @@ fn serve(mut stream: TcpStream, objects: &Mutex<std::collections::BTreeMap<Strin
     let _ = stream.write_all(answer.as_bytes());
 }
 
+/// The revision of a list.
+fn revision(server: &Server) -> i64 {
+    let list: serde_json::Value = serde_json::from_str(&server.run(&["get", "--raw", "/api/v1/namespaces"])).unwrap();
+    list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
 /// One namespace comes back into the running cluster; what is there is left alone.
 fn objects_come_back(server: &Server, copy: &str) {
     let kubeconfig = server.kubeconfig();
@@ -187,12 +193,12 @@ fn copies_are_made_and_bring_everything_back() {
     // The whole cluster comes back on an empty disk, with its keys: old kubeconfigs and tokens stay good.
     let old = dir.path().join("old.kubeconfig");
     std::fs::copy(&kubeconfig, &old).unwrap();
-    let before: i64 = server.run(&["get", "namespaces", "-o", "jsonpath={.metadata.resourceVersion}"]).parse().unwrap();
+    let before = revision(&server);
     drop(server);
     ok(&["snapshot", "restore", &copy, "--data-dir", &text(&second), "--name", "one"]);
     let server = Server::start(&second, port, &["--snapshot-interval=0s"]);
     assert_eq!(server.run(&["-n", "shop", "get", "configmap", "goods", "-o", "jsonpath={.data.apples}"]), "3");
-    let after: i64 = server.run(&["get", "namespaces", "-o", "jsonpath={.metadata.resourceVersion}"]).parse().unwrap();
+    let after = revision(&server);
     assert!(after > before, "no client sees a revision again: {before} {after}");
     let output = Command::new("kubectl").args(["--kubeconfig", &text(&old), "get", "namespaces"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -336,7 +342,7 @@ fn an_upgrade_that_is_not_well_goes_back_by_itself() {
     assert!(!success && said.contains("is not keelson"), "{said}");
     // One that tells a version but does not serve: the former comes back.
     let broken = dir.path().join("broken");
-    std::fs::write(&broken, "#!/bin/sh\n[ \"$1\" = --version ] && echo keelson 0.2.0\nexit 1\n").unwrap();
+    std::fs::write(&broken, "#!/bin/sh\n[ \"$1\" = --version ] && echo keelson 0.2.0 && exit 0\nexit 1\n").unwrap();
     std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (success, said) = upgrade(&broken);
     assert!(!success && said.contains("was taken back"), "{said}");
