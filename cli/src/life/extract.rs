@@ -174,19 +174,25 @@ async fn put(
     let send = |method, path: String, object: &Value| {
         let bytes = serde_json::to_vec(object);
         async move {
-            let _: Value = client.request(method, &path, Some("application/json"), bytes?.into()).await?;
-            Ok::<_, anyhow::Error>(())
+            let sent = client.request(method, &path, Some("application/json"), bytes?.into()).await;
+            Ok::<_, anyhow::Error>(sent.map(|_: Value| ()))
         }
     };
     match there {
         None if args.dry_run => Ok("would be created"),
-        None => send(http::Method::POST, resource.path(namespace, ""), object).await.map(|()| "created"),
+        None => match send(http::Method::POST, resource.path(namespace, ""), object).await? {
+            Ok(()) => Ok("created"),
+            // A controller made it meanwhile.
+            Err(error) if error.is_already_exists() => Ok("is there: left as it is"),
+            Err(error) => Err(error.into()),
+        },
         Some(_) if !args.replace => Ok("is there: left as it is"),
         Some(_) if args.dry_run => Ok("would be replaced"),
         Some(there) => {
             let mut object = object.clone();
             object["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"].clone();
-            send(http::Method::PUT, path, &object).await.map(|()| "replaced")
+            send(http::Method::PUT, path, &object).await??;
+            Ok("replaced")
         }
     }
 }
