@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod controllers;
 mod load;
+mod node;
 mod process;
 mod report;
 mod scheduler;
@@ -90,6 +91,11 @@ const BENCHES: &[Bench] = &[
         name: "cluster",
         about: "exec to a running container, three servers and two agents, a dead leader; needs root",
         run: |o| cluster::run(o).boxed(),
+    },
+    Bench {
+        name: "node",
+        about: "pods on one agent: start, many at once, end, the agent at rest; needs root",
+        run: |o| node::run(o).boxed(),
     },
     Bench { name: "watch", about: "one event to many watchers", run: |o| watchers::run(o).boxed() },
 ];

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
 use keelson_nodeagent::join::{self, Credentials};
-use keelson_nodeagent::{Agent, AgentConfig, Manifests};
+use keelson_nodeagent::{Agent, AgentConfig, Manifests, Shutdown};
 use keelson_pki::{Identity, client_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -70,6 +70,12 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         proxy: !args.no_proxy,
         eviction: args.eviction_hard,
         manifests: Manifests { path: args.pod_manifest_path.clone(), url: manifest_url(args.manifest_url.as_deref())? },
+        pod_network: args.cni,
+        shutdown: Some(Shutdown {
+            grace: args.shutdown_grace_period,
+            critical: args.shutdown_grace_period_critical_pods,
+            program: "systemctl".into(),
+        }),
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
     notify::tell(notify::READY);
@@ -79,7 +85,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         result = &mut running => result?,
         result = crate::server::terminated() => {
             result?;
-            info!("stopping; pods go on running");
+            info!("stopping; pods go on running unless the machine goes down");
             stop.cancel();
             running.await?;
         }

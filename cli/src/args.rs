@@ -241,6 +241,19 @@ pub struct AgentArgs {
         default_value = "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%"
     )]
     pub eviction_hard: keelson_nodeagent::Thresholds,
+    /// Who makes the pods' network: routes (the agent, between nodes that are neighbours), vxlan (the agent, in UDP between
+    /// nodes) or none (another CNI plugin)
+    #[arg(long, env = "KEELSON_CNI", default_value = "routes", value_name = "routes|vxlan|none")]
+    pub cni: keelson_nodeagent::PodNetwork,
+    /// How Services are served: nftables (the others of kube-proxy are refused)
+    #[arg(long, env = "KEELSON_PROXY_MODE", default_value = "nftables", value_parser = proxy_mode)]
+    pub proxy_mode: String,
+    /// When the machine goes down (not when the agent stops), pods get this long to end
+    #[arg(long, env = "KEELSON_SHUTDOWN_GRACE_PERIOD", default_value = "0s", value_parser = config_duration)]
+    pub shutdown_grace_period: std::time::Duration,
+    /// The last part of that time, which is kept for critical pods
+    #[arg(long, env = "KEELSON_SHUTDOWN_GRACE_PERIOD_CRITICAL_PODS", default_value = "0s", value_parser = config_duration)]
+    pub shutdown_grace_period_critical_pods: std::time::Duration,
     /// A file, or a directory of files, with pods that this node runs whatever the API says (static pods)
     #[arg(long, env = "KEELSON_POD_MANIFEST_PATH")]
     pub pod_manifest_path: Option<PathBuf>,
@@ -406,6 +419,17 @@ pub fn default_data_dir() -> PathBuf {
     match std::env::var_os("HOME") {
         Some(home) => PathBuf::from(home).join(".local/share/keelson"),
         None => "keelson-data".into(),
+    }
+}
+
+/// The modes of kube-proxy, of which one is served.
+fn proxy_mode(text: &str) -> Result<String, String> {
+    match text {
+        "nftables" => Ok(text.to_owned()),
+        "iptables" | "ipvs" | "userspace" => Err(format!(
+            "{text} is not served: Services are served with nftables; to use another proxy, run it beside --no-proxy"
+        )),
+        _ => Err("the mode is nftables".to_owned()),
     }
 }
 

@@ -90,6 +90,7 @@ const LOOK: &[Line] = &[
     ("explain pod.spec.containers", "FIELD: containers <[]Container>"),
     ("explain deployment --recursive", "maxUnavailable"),
     ("explain ingress.spec.rules.http.paths.pathType", "ENUM"),
+    ("top nodes", "MEMORY(bytes)"),
     ("auth can-i create pods", "yes"),
     ("auth whoami", "system:masters"),
 ];
@@ -134,7 +135,6 @@ const REFUSED: &[Line] = &[
     ("create configmap cm", "configmaps \"cm\" already exists"),
     ("create configmap Bad", "Invalid value: \"Bad\""),
     ("get pods --field-selector=spec.nothing=x", "field label not supported: spec.nothing"),
-    ("top nodes", "Metrics API not available"),
 ];
 
 fn words(line: &str) -> Vec<String> {

@@ -15,23 +15,26 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::cni::PodNetwork;
 use crate::cri::Runtime;
+use crate::csi::Drivers;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
-use crate::network::{dns, policy, proxy};
+use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
 use crate::renewal::{Renewal, Renewed};
 use crate::resize::Amounts;
+use crate::shutdown::Shutdown;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
-use crate::stats::Rates;
-use crate::{cni, machine, pressure, runtime_events};
+use crate::stats::{Rates, Starts};
+use crate::{cni, csi, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
 const RELIST: Duration = Duration::from_secs(10);
@@ -89,6 +92,10 @@ pub struct AgentConfig {
     pub eviction: Thresholds,
     /// Where static pods come from.
     pub manifests: Manifests,
+    /// Who makes the pods' network.
+    pub pod_network: PodNetwork,
+    /// How pods are ended with the machine, if they are.
+    pub shutdown: Option<Shutdown>,
 }
 
 /// Why an agent could not start.
@@ -138,6 +145,10 @@ pub struct Agent {
     pub(crate) report_now: Notify,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
+    /// How long pods took to start.
+    pub(crate) starts: Starts,
+    /// Storage drivers.
+    pub(crate) csi: Arc<Drivers>,
     /// Asks for a look at the manifests of static pods.
     pub(crate) manifests_changed: Notify,
     /// The uid of the Node object, once it is there.
@@ -175,6 +186,7 @@ impl Agent {
         let services_changed = Arc::new(Notify::new());
         let starts =
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
+        let csi = Arc::new(Drivers::new(&config.data_dir));
         let agent = Arc::new(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
             objects: Arc::new(Objects::new(client, &objects_changed)),
@@ -194,6 +206,8 @@ impl Agent {
             machine,
             pods: Pods::default(),
             evented: AtomicBool::new(false),
+            starts: Starts::default(),
+            csi,
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
             relist: Notify::new(),
@@ -204,7 +218,7 @@ impl Agent {
         let _workers = Dismissal(agent.clone());
         let server = agent.clone().server().await?;
         tokio::select! {
-            () = cancel.cancelled() => {}
+            () = cancel.cancelled() => agent.end_with_machine().await,
             () = server => {}
             () = agent.heartbeats() => {}
             () = agent.watch() => {}
@@ -212,6 +226,7 @@ impl Agent {
             () = agent.follow_objects() => {}
             () = agent.count() => {}
             () = manifests::run(agent.clone()) => {}
+            () = csi::registration::run(agent.clone()) => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -250,6 +265,11 @@ impl Agent {
         let issued = join::serving(credentials, node, &names, &config.data_dir).await?;
         let (dir, credentials, renewed) = (config.data_dir.clone(), credentials.clone(), config.renewed.clone());
         Ok(Renewal::new(node.clone(), names, dir, credentials, issued, renewed)?)
+    }
+
+    /// The machine.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// A pod's directory.
@@ -350,7 +370,12 @@ impl Agent {
             machine.runtime = version;
         }
         let pressure = *self.pressure.lock();
-        let state = node::State { not_ready: self.runtime.not_ready().await, pressure, images: self.images().await };
+        let state = node::State {
+            not_ready: self.runtime.not_ready().await,
+            pressure,
+            images: self.images().await,
+            volumes_in_use: self.csi.in_use(),
+        };
         let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
@@ -359,28 +384,53 @@ impl Agent {
             self.pods.wake_static();
         }
         *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
-        if let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
-            if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr) {
-                tracing::error!(%error, "the network configuration could not be written");
+        match node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
+            _ if self.config.pod_network == PodNetwork::None => {
+                // It is told once; more does no harm.
+                self.networked.notify_one();
+                *prepared = true;
             }
-            self.name_server(cidr, &node).await?;
-            if !*prepared {
-                match cni::prepare(&self.config.cluster_cidr).await {
-                    Ok(()) => {
-                        *prepared = true;
-                        self.networked.notify_one();
-                    }
-                    Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
-                }
-            }
-            let nodes = client.cluster::<Node>().list(&ListParams::default()).await?.items;
-            for (cidr, via) in cni::routes(name, &nodes) {
-                if let Err(error) = cni::set_route(&cidr, via).await {
-                    tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
-                }
-            }
+            Some(cidr) => self.pod_network(cidr, &node, prepared).await?,
+            None => {}
         }
         Ok(state.not_ready.is_none() && *prepared)
+    }
+
+    /// Makes the pods' network on this node and the ways to other nodes'.
+    async fn pod_network(&self, cidr: &str, node: &Node, prepared: &mut bool) -> Result<(), Error> {
+        let vxlan = self.config.pod_network == PodNetwork::Vxlan;
+        let mtu = if vxlan { cni::inner_mtu(self.config.node_ip) } else { None };
+        if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr, mtu) {
+            tracing::error!(%error, "the network configuration could not be written");
+        }
+        self.name_server(cidr, node).await?;
+        if !*prepared {
+            match cni::prepare(&self.config.cluster_cidr).await {
+                Ok(()) => {
+                    *prepared = true;
+                    self.networked.notify_one();
+                }
+                Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
+            }
+        }
+        let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
+        let routes = cni::routes(&self.config.node_name, &nodes);
+        if vxlan {
+            let made = async {
+                overlay::device(self.config.node_ip, cidr).await?;
+                overlay::set_routes(&routes).await
+            };
+            if let Err(error) = made.await {
+                tracing::warn!(%error, "other nodes' pods may not be reached");
+            }
+            return Ok(());
+        }
+        for (cidr, via) in routes {
+            if let Err(error) = cni::set_route(&cidr, via).await {
+                tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
+            }
+        }
+        Ok(())
     }
 
     /// Says on the node where names are served beside the name service's own address: every node and pod can reach that.

@@ -8,17 +8,42 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::network::nft;
+use crate::network::{nft, overlay};
 
 /// The table of the packet filter.
 pub(crate) const TABLE: &str = "keelson_pods";
 /// The file in the CNI's configuration directory.
 pub(crate) const FILE: &str = "10-keelson.conflist";
 
+/// Who makes the pods' network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// The agent, with routes between nodes: they must be neighbours.
+    #[default]
+    Routes,
+    /// The agent, with VXLAN between nodes.
+    Vxlan,
+    /// Somebody else, who gives the runtime its configuration.
+    None,
+}
+
+impl std::str::FromStr for PodNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "routes" => Ok(Self::Routes),
+            "vxlan" => Ok(Self::Vxlan),
+            "none" => Ok(Self::None),
+            other => Err(format!("{other:?} is none of routes, vxlan and none")),
+        }
+    }
+}
+
 /// The network configuration for pods of `cidr`. Every pod has a link of its own to the node, and every packet, also one
 /// to a pod of the same node, is routed there: Services and policies see it without help of a bridge.
-fn conflist(cidr: &str) -> String {
-    let value = json!({
+fn conflist(cidr: &str, mtu: Option<u32>) -> String {
+    let mut value = json!({
         "cniVersion": "0.4.0",
         "name": "keelson",
         "plugins": [
@@ -27,12 +52,15 @@ fn conflist(cidr: &str) -> String {
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     });
+    if let Some(mtu) = mtu {
+        value["plugins"][0]["mtu"] = mtu.into();
+    }
     format!("{value:#}\n")
 }
 
 /// Writes the configuration if it is not there yet, whole or not at all.
-pub fn write(dir: &Path, cidr: &str) -> std::io::Result<()> {
-    let (path, wanted) = (dir.join(FILE), conflist(cidr));
+pub fn write(dir: &Path, cidr: &str, mtu: Option<u32>) -> std::io::Result<()> {
+    let (path, wanted) = (dir.join(FILE), conflist(cidr, mtu));
     if std::fs::read_to_string(&path).is_ok_and(|present| present == wanted) {
         return Ok(());
     }
@@ -63,6 +91,17 @@ pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
             Some((cidr, ip))
         })
         .collect()
+}
+
+/// The largest packet that pods may send when others' headers are put around it: that of the device with this address.
+pub fn inner_mtu(node: IpAddr) -> Option<u32> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?;
+    let has = |a: &nix::ifaddrs::InterfaceAddress| {
+        a.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| IpAddr::V4(a.ip()) == node)
+    };
+    let device = addresses.into_iter().find(has)?.interface_name;
+    let mtu: u32 = std::fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?.trim().parse().ok()?;
+    mtu.checked_sub(overlay::HEADERS)
 }
 
 /// Sets a route. Both arguments come from parsed API fields; no shell is involved.
@@ -113,10 +152,10 @@ mod tests {
     #[test]
     fn the_configuration_is_written_once() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "10.244.1.0/24").unwrap();
+        write(dir.path(), "10.244.1.0/24", None).unwrap();
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
         assert!(text.contains("10.244.1.0/24"));
-        write(dir.path(), "10.244.1.0/24").unwrap();
+        write(dir.path(), "10.244.1.0/24", None).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -37,6 +37,8 @@ pub struct State {
     pub pressure: Pressure,
     /// The images that it has.
     pub images: Vec<ContainerImage>,
+    /// Volumes that must stay attached.
+    pub volumes_in_use: Vec<String>,
 }
 
 /// What a node knows about its machine.
@@ -158,7 +160,7 @@ pub fn status(
     status.conditions = Some(conditions(previous.conditions.as_deref().unwrap_or_default(), state));
     status.images = if state.images.is_empty() { previous.images.clone() } else { Some(state.images.clone()) };
     status.volumes_attached = previous.volumes_attached.clone();
-    status.volumes_in_use = previous.volumes_in_use.clone();
+    status.volumes_in_use = (!state.volumes_in_use.is_empty()).then(|| state.volumes_in_use.clone());
     Ok(status)
 }
 

@@ -21,6 +21,8 @@ pub struct Doom {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+    /// Its grace is at most this, seconds.
+    pub grace: Option<i64>,
 }
 
 /// What the status is made from.
@@ -359,7 +361,7 @@ mod tests {
 
     #[test]
     fn an_evicted_pod_has_failed() {
-        let doom = Doom { reason: "Evicted", message: "low on memory".into() };
+        let doom = Doom { reason: "Evicted", message: "low on memory".into(), grace: None };
         let status = status(&pod("Always", false), vec![run("c", Exited, 137, 0)], &Waiting::new(), true, Some(&doom));
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
         assert!(!holds(&status, "Ready"));

@@ -54,6 +54,31 @@ impl Rates {
     }
 }
 
+/// How long pods took from coming to the agent until the API was told that they run.
+#[derive(Default)]
+pub struct Starts(Mutex<(u64, Duration, Duration)>);
+
+impl Starts {
+    /// Notes one start: all of it, and what the runtime took of that.
+    pub fn note(&self, whole: Duration, runtime: Duration) {
+        let mut sums = self.0.lock();
+        sums.0 += 1;
+        sums.1 += whole;
+        sums.2 += runtime;
+    }
+
+    fn metrics(&self) -> String {
+        let (count, whole, runtime) = *self.0.lock();
+        format!(
+            "# TYPE keelson_pod_start_seconds summary\nkeelson_pod_start_seconds_sum {}\nkeelson_pod_start_seconds_count \
+             {count}\n# TYPE keelson_pod_start_runtime_seconds summary\nkeelson_pod_start_runtime_seconds_sum \
+             {}\nkeelson_pod_start_runtime_seconds_count {count}\n",
+            whole.as_secs_f64(),
+            runtime.as_secs_f64(),
+        )
+    }
+}
+
 /// Bytes and inodes of a file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk {
@@ -244,7 +269,7 @@ impl Agent {
             running.count(),
             pods.len(),
             pages * 4096,
-        )
+        ) + &self.starts.metrics()
     }
 }
 
@@ -261,6 +286,21 @@ mod tests {
         rates.0.lock().get_mut("a").unwrap().at = before;
         let rate = rates.of("a", 10_000_000_000).unwrap();
         assert!((900_000_000..=1_000_000_000).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn starts_are_summed() {
+        let starts = Starts::default();
+        starts.note(Duration::from_millis(300), Duration::from_millis(250));
+        starts.note(Duration::from_millis(500), Duration::from_millis(250));
+        let text = starts.metrics();
+        for line in [
+            "keelson_pod_start_seconds_sum 0.8",
+            "keelson_pod_start_seconds_count 2",
+            "keelson_pod_start_runtime_seconds_sum 0.5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
     }
 
     #[test]

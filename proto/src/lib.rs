@@ -54,3 +54,15 @@ pub mod health {
 pub mod containerd_events {
     tonic::include_proto!("containerd.services.events.v1");
 }
+
+/// The Container Storage Interface, as far as a node's agent speaks it.
+#[allow(missing_docs)]
+pub mod csi {
+    tonic::include_proto!("csi.v1");
+}
+
+/// How plugins make themselves known.
+#[allow(missing_docs)]
+pub mod plugin_registration {
+    tonic::include_proto!("pluginregistration");
+}

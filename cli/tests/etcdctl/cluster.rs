@@ -10,8 +10,8 @@ use crate::ports::free_port;
 
 /// How long a cluster may take to answer.
 const START: Duration = Duration::from_secs(60);
-/// How long one command may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one command may take; `check datascale` writes 10,000 keys on a machine that others use too.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,10 @@
 
 pub mod dns;
 pub mod endpoints;
+pub mod flows;
+pub mod health_check;
 pub mod nft;
+pub mod overlay;
 pub mod policy;
 pub mod proxy;
 mod service;

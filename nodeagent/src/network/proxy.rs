@@ -11,6 +11,8 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::Key;
 
+use super::flows::{self, Flow};
+use super::health_check::HealthChecks;
 use super::nft;
 use super::service::{Chains, Contribution, Family, Site, contribution};
 use super::sets::{Change, Elements};
@@ -116,14 +118,23 @@ chain refuse_output {{ type filter hook output priority -90; policy accept; ct s
 
 impl Table {
     /// Takes what a Service wants now; the difference goes to `change` and `script`.
-    fn take(&mut self, family: Family, key: &Key, new: Contribution, change: &mut Change, script: &mut String) {
+    /// Returns the flows of UDP that the change makes wrong.
+    fn take(
+        &mut self,
+        family: Family,
+        key: &Key,
+        new: Contribution,
+        change: &mut Change,
+        script: &mut String,
+    ) -> Vec<Flow> {
         let old = self.contributions.remove(key).unwrap_or_default();
         if old == new {
             if !new.elements.is_empty() {
                 self.contributions.insert(key.clone(), new);
             }
-            return;
+            return Vec::new();
         }
+        let outdated = flows::outdated(&old.elements, &new.elements);
         for size in new.sizes.iter().filter(|size| **size > SIZES) {
             self.outgrown |= self.sizes.insert(*size);
         }
@@ -136,6 +147,7 @@ impl Table {
         if !new.elements.is_empty() {
             self.contributions.insert(key.clone(), new);
         }
+        outdated
     }
 
     /// Chains for clients that no Service needs any more, to be removed after the elements that lead to them.
@@ -167,6 +179,7 @@ struct Proxy {
     agent: Arc<Agent>,
     tables: BTreeMap<Family, Table>,
     site: Site,
+    health_checks: HealthChecks,
     pods: Vec<String>,
     /// Whether the kernel has what the tables say.
     applied: bool,
@@ -186,7 +199,8 @@ pub async fn run(agent: Arc<Agent>) {
         own: agent.config.cluster_dns.into_iter().collect(),
     };
     let pods = agent.config.cluster_cidr.split(',').map(str::to_owned).collect();
-    let mut proxy = Proxy { agent: agent.clone(), tables, site, pods, applied: false };
+    let mut proxy =
+        Proxy { agent: agent.clone(), tables, site, health_checks: HealthChecks::default(), pods, applied: false };
     for service in agent.services.list() {
         agent.services.touch(keelson_client::informer::key(&*service));
     }
@@ -212,7 +226,13 @@ impl Proxy {
         if dirty.is_empty() && self.applied {
             return Ok(());
         }
+        for key in &dirty {
+            let (service, slices) = (self.agent.services.get(key), self.agent.endpoints.of(key));
+            let slices: Vec<&EndpointSlice> = slices.iter().map(AsRef::as_ref).collect();
+            self.health_checks.take(key, service.as_deref(), &slices, &self.site.node).await;
+        }
         let mut script = String::new();
+        let mut outdated = Vec::new();
         for (family, table) in &mut self.tables {
             let (mut change, mut chains) = (Change::default(), String::new());
             for key in &dirty {
@@ -220,7 +240,7 @@ impl Proxy {
                 let slices = self.agent.endpoints.of(key);
                 let slices: Vec<&EndpointSlice> = slices.iter().map(AsRef::as_ref).collect();
                 let new = service.map(|s| contribution(*family, &s, &slices, &self.site)).unwrap_or_default();
-                table.take(*family, key, new, &mut change, &mut chains);
+                outdated.extend(table.take(*family, key, new, &mut change, &mut chains));
             }
             let removed = table.unused(*family);
             if !self.applied || std::mem::take(&mut table.outgrown) {
@@ -235,6 +255,7 @@ impl Proxy {
             nft::apply(&script).await?;
         }
         self.applied = true;
+        flows::forget(&outdated).await;
         Ok(())
     }
 }

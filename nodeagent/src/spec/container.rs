@@ -20,6 +20,8 @@ pub struct Parts<'a> {
     pub variables: Vec<cri::KeyValue>,
     /// Its mounts.
     pub mounts: Vec<cri::Mount>,
+    /// Its devices.
+    pub devices: Vec<cri::Device>,
     /// Its image, as the runtime knows it.
     pub image: &'a cri::Image,
     /// The container whose processes it sees.
@@ -48,6 +50,7 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
         args: all(&container.args),
         working_dir: text(container.working_dir.as_ref()),
         mounts: parts.mounts,
+        devices: parts.devices,
         labels,
         annotations: annotations.into(),
         log_path: format!("{}/{}.log", container.name, parts.attempt),
@@ -59,6 +62,5 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
             security_context: Some(security::container(of, container, parts.image, parts.target)?),
         }),
         envs: parts.variables,
-        ..Default::default()
     })
 }

@@ -100,10 +100,6 @@ pub fn refusals(of: &Pod) -> Option<String> {
     if shared.supplemental_groups_policy.as_deref() == Some("Strict") {
         return Some("supplementalGroupsPolicy Strict is not supported by this node's runtime".into());
     }
-    let devices = |c: &Container| c.volume_devices.as_ref().is_some_and(|d| !d.is_empty());
-    if pod::all(of).any(|(_, c)| devices(c)) {
-        return Some("volumeDevices are not supported by this node".into());
-    }
     if spec.resource_claims.is_some_and(|c| !c.is_empty()) {
         return Some("resourceClaims are not supported by this node".into());
     }

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
-    VolumeMount,
+    VolumeDevice, VolumeMount,
 };
-use keelson_proto::cri::{Mount, MountPropagation};
+use keelson_proto::cri::{Device, Mount, MountPropagation};
 
 use crate::spec::resources::millis;
 use crate::spec::{SpecError, env, pod, text};
@@ -55,7 +55,15 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
         return host_path(source);
     }
     if let Some(source) = &volume.persistent_volume_claim {
-        return claim(of, &source.claim_name, dir, sources).await;
+        return claim(of, &source.claim_name, dir, sources, source.read_only == Some(true)).await;
+    }
+    if volume.ephemeral.is_some() {
+        // The claim is made by a controller and named after the pod and the volume.
+        let name = format!("{}-{}", text(of.metadata.name.as_ref()), volume.name);
+        return claim(of, &name, dir, sources, false).await;
+    }
+    if let Some(source) = &volume.csi {
+        return sources.publisher().inline(of, &volume.name, source).await;
     }
     if let Some(source) = &volume.nfs {
         let at = directory(dir, "nfs", &volume.name);
@@ -135,8 +143,8 @@ fn host_path(source: &HostPathVolumeSource) -> Result<PathBuf, SpecError> {
     Ok(path)
 }
 
-/// A claim's volume, if it is of a kind that needs no driver.
-async fn claim(of: &Pod, name: &str, dir: &Path, sources: &Sources) -> Result<PathBuf, SpecError> {
+/// A claim's volume.
+async fn claim(of: &Pod, name: &str, dir: &Path, sources: &Sources, read_only: bool) -> Result<PathBuf, SpecError> {
     let namespace = text(of.metadata.namespace.as_ref());
     let claims = sources.client.namespaced::<PersistentVolumeClaim>(&namespace);
     let claim = claims.get(name).await?;
@@ -144,7 +152,10 @@ async fn claim(of: &Pod, name: &str, dir: &Path, sources: &Sources) -> Result<Pa
     let volume = claim.spec.and_then(|s| s.volume_name).filter(|v| bound && !v.is_empty());
     let volume = volume.ok_or_else(|| SpecError::new(format!("claim {name:?} is not bound yet")))?;
     let found = sources.client.cluster::<PersistentVolume>().get(&volume).await?;
-    let spec = found.spec.unwrap_or_default();
+    let spec = found.spec.clone().unwrap_or_default();
+    if let Some(source) = &spec.csi {
+        return sources.publisher().claim(of, &found, source, read_only).await;
+    }
     if let Some(source) = &spec.host_path {
         return host_path(source);
     }
@@ -159,7 +170,7 @@ async fn claim(of: &Pod, name: &str, dir: &Path, sources: &Sources) -> Result<Pa
         let at = directory(dir, "nfs", &volume);
         return nfs(&at, &source.server, &source.path, source.read_only == Some(true)).await;
     }
-    let message = format!("volume {volume} needs a driver (CSI or in-tree) that this node does not have");
+    let message = format!("volume {volume} is of a kind that this node does not have");
     Err(SpecError::new(message))
 }
 
@@ -230,6 +241,22 @@ pub fn mounts_of(
         });
     }
     Ok(result)
+}
+
+/// The devices of a container: volumes that it gets as they are.
+pub fn devices_of(container: &Container, places: &Places) -> Result<Vec<Device>, SpecError> {
+    let device = |device: &VolumeDevice| {
+        let place = places.get(&device.name);
+        let place = place.ok_or_else(|| SpecError::new(format!("no volume is named {:?}", device.name)))?;
+        // A driver may publish a link to the device.
+        let path = std::fs::canonicalize(place)?;
+        Ok(Device {
+            container_path: device.device_path.clone(),
+            host_path: path.to_string_lossy().into_owned(),
+            permissions: "mrw".into(),
+        })
+    };
+    container.volume_devices.iter().flatten().map(device).collect()
 }
 
 fn absolute(path: &str) -> String {

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::atomic::{Content, Files};
+use crate::csi::Drivers;
+use crate::csi::volume::Publisher;
 use crate::objects::{Data, Objects};
 use crate::spec::fields::{self, Facts};
 use crate::spec::{SpecError, pod, text};
@@ -46,6 +48,15 @@ pub struct Sources {
     pub facts: Facts,
     /// The pod's tokens.
     pub tokens: Arc<Tokens>,
+    /// Storage drivers.
+    pub csi: Arc<Drivers>,
+}
+
+impl Sources {
+    /// Who gets volumes from drivers.
+    pub fn publisher(&self) -> Publisher<'_> {
+        Publisher { drivers: &self.csi, client: &self.client, node: &self.facts.node }
+    }
 }
 
 /// The files of a volume made of files; `None` for other kinds.

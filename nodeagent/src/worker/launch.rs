@@ -179,6 +179,7 @@ impl Worker {
             attempt: start.attempt,
             variables,
             mounts,
+            devices: volumes::devices_of(spec, &places)?,
             image,
             target: target.filter(|_| start.sort == Sort::Ephemeral),
             node_memory: facts.node_memory,
@@ -231,14 +232,20 @@ impl Worker {
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
-        let made = client.create_container(request).await.map_err(|e| {
+        let began = Instant::now();
+        let made = client.create_container(request).await;
+        *self.in_runtime.lock() += began.elapsed();
+        let made = made.map_err(|e| {
             events.warning(of, name, "Failed", format!("Error: {}", e.message()));
             ("CreateContainerError", e.message().to_owned())
         })?;
         let id = made.into_inner().container_id;
         events.normal(of, name, "Created", format!("Created container: {}", spec.name));
         let request = cri::StartContainerRequest { container_id: id.clone() };
-        client.start_container(request).await.map_err(|e| {
+        let began = Instant::now();
+        let started = client.start_container(request).await;
+        *self.in_runtime.lock() += began.elapsed();
+        started.map_err(|e| {
             events.warning(of, name, "Failed", format!("Error: {}", e.message()));
             ("RunContainerError", e.message().to_owned())
         })?;

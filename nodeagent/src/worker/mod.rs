@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use keelson_proto::cri::{ContainerState, PodSandboxState};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
@@ -58,6 +59,9 @@ pub enum StepError {
     /// A status could not be made.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    /// A storage driver did not take a volume back.
+    #[error("{0}")]
+    Volume(#[from] SpecError),
     /// Containers were told to stop and did not.
     #[error("containers still run after they were stopped")]
     StillRuns,
@@ -111,6 +115,9 @@ pub struct Worker {
     probes: HashMap<String, Probing>,
     /// Runs whose first hook has not ended.
     hooking: HashSet<String>,
+    /// When the pod came, until it runs, and how long the runtime has worked on it since.
+    coming: Option<Instant>,
+    in_runtime: Mutex<Duration>,
     /// How a change of resources stands that the status does not show yet.
     resizing: Option<Verdict>,
 }
@@ -130,6 +137,8 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         crashes: HashMap::new(),
         probes: HashMap::new(),
         hooking: HashSet::new(),
+        coming: Some(Instant::now()),
+        in_runtime: Mutex::default(),
         resizing: None,
     };
     let mut failed = 0;
@@ -226,7 +235,7 @@ impl Worker {
         }
         let left = deadline(of)?;
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message })
+        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message, grace: None })
     }
 
     /// Brings a living pod forward.
@@ -254,6 +263,7 @@ impl Worker {
             }
         }
         self.report(of, &seen, &waiting, None).await?;
+        self.measure_start(of);
         let mut pause = if sandbox.is_some() { REFRESH } else { RETRY.0 * 2 };
         if self.resizing.is_some() {
             pause = pause.min(RESIZE_AGAIN);
@@ -262,6 +272,21 @@ impl Worker {
         pause = deadline(of).map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
         let left = self.failures.values().map(|f| f.pause().saturating_sub(f.at.elapsed()));
         Ok(Next::In(left.fold(pause, Duration::min).max(Duration::from_millis(100))))
+    }
+
+    /// Notes how long a new pod took until the API was told that it runs.
+    fn measure_start(&mut self, of: &Pod) {
+        let current = self.agent.pods.get(&self.uid);
+        let running = current.and_then(|p| p.status.as_ref()?.phase.clone()).is_some_and(|phase| phase == "Running");
+        let Some(came) = self.coming.filter(|_| running) else { return };
+        self.coming = None;
+        let (whole, runtime) = (came.elapsed(), *self.in_runtime.lock());
+        // What ran before the agent did not start now, and what waits for an image tells of the network.
+        if runtime.is_zero() || !self.failures.is_empty() {
+            return;
+        }
+        tracing::debug!(pod = pod::title(of), ?whole, ?runtime, "started");
+        self.agent.starts.note(whole, runtime);
     }
 
     /// Does what the plan says. Returns whether anything changed.
@@ -372,7 +397,9 @@ impl Worker {
         let handler = self.agent.runtime_handler(of).await?;
         let _permit = self.agent.starting.acquire().await;
         let request = keelson_proto::cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
+        let began = Instant::now();
         let made = self.agent.runtime.pods.clone().run_pod_sandbox(request).await;
+        *self.in_runtime.lock() += began.elapsed();
         let made = made.map_err(|status| SpecError::new(format!("rpc error: {}", status.message())))?;
         Ok(made.into_inner().pod_sandbox_id)
     }
@@ -420,6 +447,7 @@ impl Worker {
             objects: self.agent.objects.clone(),
             facts,
             tokens: self.tokens.clone(),
+            csi: self.agent.csi.clone(),
         }
     }
 

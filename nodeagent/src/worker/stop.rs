@@ -146,6 +146,7 @@ impl Worker {
         let has = |id: &str| seen.sandboxes.iter().any(|s| s.id == id);
         let strays = seen.containers.iter().filter(|run| !has(&run.sandbox));
         try_join_all(strays.map(|run| runtime.remove_container(&run.id))).await?;
+        self.agent.csi.give_back(&self.uid).await?;
         let dir = self.dir();
         let logs = self.last.as_ref().map(|of| pod::log_directory(&self.agent.config.log_dir, of));
         let removed = tokio::task::spawn_blocking(move || {
@@ -176,7 +177,11 @@ impl Worker {
         if seen.up().next().is_some() {
             self.agent.events.warning(of, None, doom.reason, doom.message.clone());
         }
-        self.stop_all(Some(of), seen).await?;
+        let mut hurried = of.clone();
+        if let Some(most) = doom.grace {
+            hurried.metadata.deletion_grace_period_seconds = Some(pod::grace(of).min(most));
+        }
+        self.stop_all(Some(&hurried), seen).await?;
         let seen = self.look().await?;
         self.report(of, &seen, &Waiting::new(), Some(doom)).await?;
         self.rest(of, &seen).await
@@ -189,6 +194,7 @@ impl Worker {
         for sandbox in seen.sandboxes.iter().filter(|s| is_up(s)) {
             self.agent.runtime.stop_sandbox(&sandbox.id).await?;
         }
+        self.agent.csi.give_back(&self.uid).await?;
         let dir = self.dir();
         let volumes = [dir.join("volumes"), dir.join("volume-subpaths")];
         let removed =

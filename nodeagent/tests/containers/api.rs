@@ -19,6 +19,8 @@ const BACKLOG: usize = 10_000;
 pub struct Api {
     pods: Mutex<(u64, BTreeMap<String, Value>)>,
     config_maps: Mutex<BTreeMap<String, Value>>,
+    /// Anything else, by its path below the group's version.
+    others: Mutex<BTreeMap<String, Value>>,
     events: broadcast::Sender<Value>,
 }
 
@@ -38,6 +40,7 @@ impl Api {
         Arc::new(Self {
             pods: Mutex::default(),
             config_maps: Mutex::default(),
+            others: Mutex::default(),
             events: broadcast::Sender::new(BACKLOG),
         })
     }
@@ -83,6 +86,45 @@ impl Api {
     pub fn config_map(&self, name: &str, data: Value) {
         let object = json!({"metadata": {"name": name, "namespace": "default"}, "data": data});
         self.config_maps.lock().insert(name.to_owned(), object);
+    }
+
+    /// Sets an object of another kind, such as `nodes/n` or `namespaces/default/persistentvolumeclaims/c`.
+    pub fn set(&self, path: &str, object: Value) {
+        self.others.lock().insert(path.to_owned(), object);
+    }
+
+    /// Such an object; `null` if there is none.
+    pub fn other(&self, path: &str) -> Value {
+        self.others.lock().get(path).cloned().unwrap_or_default()
+    }
+
+    /// Answers a request for one of those, if it is there or is put there.
+    fn kept(&self, method: &str, path: &str, sent: &Value) -> Option<http::Response<Body>> {
+        let path = path.split('?').next().unwrap_or_default();
+        let path = path.split('/').skip_while(|p| !p.starts_with('v')).skip(1).collect::<Vec<_>>().join("/");
+        let mut others = self.others.lock();
+        match method {
+            "GET" => others.get(&path).map(|object| answer(200, object)),
+            "POST" if path == "csinodes" => {
+                let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+                others.insert(format!("{path}/{name}"), sent.clone());
+                Some(answer(201, sent))
+            }
+            "PUT" if others.contains_key(&path) => {
+                others.insert(path, sent.clone());
+                Some(answer(200, sent))
+            }
+            "PATCH" if others.contains_key(&path) => {
+                let object = others.get_mut(&path)?;
+                for part in ["labels", "annotations"] {
+                    for (key, value) in sent["metadata"][part].as_object().into_iter().flatten() {
+                        object["metadata"][part][key] = value.clone();
+                    }
+                }
+                Some(answer(200, object))
+            }
+            _ => None,
+        }
     }
 
     /// Removes a pod as if it had never been.
@@ -146,6 +188,9 @@ impl Transport for Calls {
             let method = request.method().as_str();
             if path.contains("/pods") {
                 return Ok(self.0.pods(method, &path, &sent));
+            }
+            if let Some(kept) = self.0.kept(method, &path, &sent) {
+                return Ok(kept);
             }
             let list = path.split('?').next().is_some_and(|p| p.ends_with('s') && !p.contains("/configmaps/"));
             let map = path.split(['?', '/']).skip_while(|p| *p != "configmaps").nth(1);

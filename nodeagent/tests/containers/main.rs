@@ -1,6 +1,7 @@
 //! Pods in real containers of an own containerd. Skipped, with the reason, without root, containerd and busybox.
 
 mod api;
+mod driver;
 mod runtime;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ struct Node {
     api: Arc<Api>,
     runtime: Containerd,
     agent: Option<JoinHandle<()>>,
+    stop: CancellationToken,
 }
 
 impl Node {
@@ -35,7 +37,7 @@ impl Node {
         }
         let runtime = Containerd::start().unwrap();
         runtime.import().await;
-        let mut node = Self { api: Api::new(), runtime, agent: None };
+        let mut node = Self { api: Api::new(), runtime, agent: None, stop: CancellationToken::new() };
         node.start_agent();
         Some(node)
     }
@@ -62,10 +64,16 @@ impl Node {
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
             manifests: keelson_nodeagent::Manifests { path: Some(at("manifests")), url: None },
+            pod_network: keelson_nodeagent::PodNetwork::Routes,
+            shutdown: Some(keelson_nodeagent::Shutdown {
+                grace: Duration::from_secs(40),
+                critical: Duration::from_secs(20),
+                program: at("systemctl"),
+            }),
         };
-        self.agent = Some(tokio::spawn(async move {
-            Agent::run(config, CancellationToken::new()).await.unwrap();
-        }));
+        self.stop = CancellationToken::new();
+        let stop = self.stop.clone();
+        self.agent = Some(tokio::spawn(async move { Agent::run(config, stop).await.unwrap() }));
     }
 
     /// Ends the agent in the middle of whatever it does.
@@ -74,6 +82,16 @@ impl Node {
             agent.abort();
             let _ = agent.await;
         }
+    }
+
+    /// Tells the agent to stop and waits for it, while the machine is in a state.
+    async fn stop_agent(&mut self, machine: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let program = self.runtime.dir.path().join("systemctl");
+        std::fs::write(&program, format!("#!/bin/sh\necho {machine}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.stop.cancel();
+        self.agent.take().unwrap().await.unwrap();
     }
 
     async fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) {
@@ -398,5 +416,117 @@ async fn resources_change_in_place() {
     assert_ne!(id(&pod), before);
     node.api.delete("r", 1);
     node.is_clean().await;
+    node.kill_agent().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_end_with_the_machine_and_not_with_the_agent() {
+    let Some(mut node) = Node::start().await else { return };
+    for (name, priority) in [("plain", 0), ("critical", 2_000_001_000)] {
+        let mut spec = pod("Always", json!({"command": shell("exec /bin/busybox sleep 1000")}));
+        spec["priority"] = priority.into();
+        node.api.create(name, spec);
+        node.until(name, "runs", ready).await;
+    }
+    node.stop_agent("running").await;
+    let tasks = node.runtime.ctr(&["tasks", "ls", "-q"]);
+    assert_eq!(tasks.lines().count(), 4, "both pods run on: {tasks}");
+    node.start_agent();
+    // It has to know them before it can end them.
+    node.api.create("late", pod("Always", json!({"command": shell("exec /bin/busybox sleep 1000")})));
+    node.until("late", "runs", ready).await;
+    node.stop_agent("stopping").await;
+    for name in ["plain", "critical", "late"] {
+        let status = node.api.pod(name)["status"].clone();
+        assert_eq!(
+            (&status["phase"], &status["reason"]),
+            (&json!("Failed"), &json!("Terminated")),
+            "{name}: {status:#}"
+        );
+    }
+    let finished = |name: &str| {
+        let pod = node.api.pod(name);
+        first(&pod)["state"]["terminated"]["finishedAt"].as_str().unwrap_or_default().to_owned()
+    };
+    assert!(finished("plain") <= finished("critical"), "critical pods go last");
+    node.start_agent();
+    for name in ["plain", "critical", "late"] {
+        node.api.delete(name, 1);
+    }
+    node.is_clean().await;
+    node.kill_agent().await;
+}
+
+/// What the API has of a driver's volumes: a claim for files, one for a device, and what is said of the driver.
+fn volumes_of_a_driver(api: &Api) {
+    api.set("nodes/n", json!({"metadata": {"name": "n", "uid": "uid"}}));
+    let spec =
+        json!({"attachRequired": true, "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"]});
+    api.set("csidrivers/memory.test", json!({"metadata": {"name": driver::NAME}, "spec": spec}));
+    for (name, mode) in [("files", "Filesystem"), ("device", "Block")] {
+        let claim = json!({"spec": {"volumeName": name, "volumeMode": mode}, "status": {"phase": "Bound"}});
+        api.set(&format!("namespaces/default/persistentvolumeclaims/{name}"), claim);
+        let source =
+            json!({"driver": driver::NAME, "volumeHandle": format!("h-{name}"), "volumeAttributes": {"a": "b"}});
+        let volume = json!({"metadata": {"name": name}, "spec": {"csi": source, "volumeMode": mode, "accessModes": ["ReadWriteOnce"]}});
+        api.set(&format!("persistentvolumes/{name}"), volume);
+    }
+}
+
+/// Lets the volumes be attached to the node.
+fn attach(api: &Api, handle: &str) {
+    use sha2::{Digest, Sha256};
+    let hash: String =
+        Sha256::digest(format!("{handle}{}n", driver::NAME)).iter().map(|b| format!("{b:02x}")).collect();
+    let attachment =
+        json!({"spec": {"attacher": driver::NAME, "nodeName": "n", "source": {}}, "status": {"attached": true}});
+    api.set(&format!("volumeattachments/csi-{hash}"), attachment);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_come_from_a_driver() {
+    let Some(mut node) = Node::start().await else { return };
+    volumes_of_a_driver(&node.api);
+    let user = |script: &str| {
+        let mut spec = pod(
+            "Never",
+            json!({"command": shell(script), "volumeMounts": [{"name": "f", "mountPath": "/f"}, {"name": "i", "mountPath": "/i"}],
+            "volumeDevices": [{"name": "d", "devicePath": "/dev/zeros"}]}),
+        );
+        spec["volumes"] = json!([{"name": "f", "persistentVolumeClaim": {"claimName": "files"}},
+            {"name": "d", "persistentVolumeClaim": {"claimName": "device"}}, {"name": "i", "csi": {"driver": driver::NAME}}]);
+        spec
+    };
+    node.api.create("one", user("echo kept > /f/x; echo own > /i/x; /bin/busybox head -c 3 /dev/zeros | /bin/busybox od -An -tx1; until test -e /f/go; do sleep 0.1; done"));
+    let driver = driver::Driver::start(node.runtime.dir.path(), &node.runtime.dir.path().join("data"));
+    for handle in ["h-files", "h-device"] {
+        node.until("one", "waits for its volumes", |p| p["status"]["phase"] == "Pending").await;
+        attach(&node.api, handle);
+    }
+    node.until("one", "runs", |p| p["status"]["phase"] == "Running").await;
+    let csi_node = node.api.other("csinodes/n");
+    let known = &csi_node["spec"]["drivers"][0];
+    assert_eq!((&known["nodeID"], &known["allocatable"]["count"]), (&json!("node-of-test"), &json!(7)), "{csi_node}");
+    assert_eq!(node.api.other("nodes/n")["metadata"]["labels"]["memory.test/node"], "n");
+    assert!(driver.seen.lock().registered && driver.seen.lock().context["csi.storage.k8s.io/pod.name"] == "one");
+    // A second pod shares what is staged; a new agent knows what is published.
+    node.api.create("two", user("cat /f/x; ls /i; touch /f/go"));
+    node.until("two", "has ended", |p| p["status"]["phase"] == "Succeeded").await;
+    node.kill_agent().await;
+    node.start_agent();
+    node.until("one", "has ended", |p| p["status"]["phase"] == "Succeeded").await;
+    assert!(node.log("two", "c/0.log").contains(" kept"), "{}", node.log("two", "c/0.log"));
+    assert!(node.log("one", "c/0.log").contains("00 00 00"), "{}", node.log("one", "c/0.log"));
+    for name in ["one", "two"] {
+        node.api.delete(name, 1);
+        node.until(name, "is confirmed as deleted", Value::is_null).await;
+    }
+    node.is_clean().await;
+    let calls = driver.seen.lock().calls.clone();
+    let count = |call: &str| calls.iter().filter(|c| c.starts_with(call)).count();
+    assert_eq!((count("publish"), count("unpublish"), count("unstage")), (6, 6, 2), "{calls:?}");
+    let last = |call: &str| calls.iter().rposition(|c| c == call).unwrap();
+    assert!(last("unpublish h-files") < last("unstage h-files"), "{calls:?}");
+    drop(driver);
     node.kill_agent().await;
 }

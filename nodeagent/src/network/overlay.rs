@@ -1,0 +1,100 @@
+//! Pods' packets between nodes inside of UDP (VXLAN), for networks that would not route pods' addresses.
+//!
+//! Each node's device has a hardware address that follows from the node's own address, so that nodes need to tell each
+//! other nothing but what the API has anyway.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+
+use tokio::process::Command;
+
+/// The device.
+const DEVICE: &str = "keelson.1";
+/// The network's number, and the port that Linux has always used for it.
+const NETWORK: &str = "1";
+const PORT: &str = "8472";
+/// Bytes that the outer headers take.
+pub const HEADERS: u32 = 50;
+
+/// The hardware address of a node's device.
+fn hardware(node: IpAddr) -> io::Result<String> {
+    match node {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            Ok(format!("0e:6b:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
+        }
+        IpAddr::V6(_) => Err(io::Error::other("--cni vxlan needs nodes with IPv4 addresses")),
+    }
+}
+
+/// The first address of a range: nobody has it, so it stands for the node.
+fn network(cidr: &str) -> &str {
+    cidr.split_once('/').map_or(cidr, |(ip, _)| ip)
+}
+
+async fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new(program).args(arguments).output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::other(format!("{program} {}: {message}", arguments.join(" "))))
+}
+
+/// Makes this node's device if it is not there as it should be.
+pub async fn device(node: IpAddr, cidr: &str) -> io::Result<()> {
+    let (mac, local) = (hardware(node)?, node.to_string());
+    let shown = Command::new("ip").args(["-d", "link", "show", DEVICE]).output().await?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    if !(shown.contains(&mac) && shown.contains(&format!("local {local} "))) {
+        if !shown.is_empty() {
+            run("ip", &["link", "delete", DEVICE]).await?;
+        }
+        let kind = ["type", "vxlan", "id", NETWORK, "dstport", PORT, "local", &local, "nolearning"];
+        run("ip", &[&["link", "add", DEVICE, "address", &mac], &kind[..]].concat()).await?;
+    }
+    run("ip", &["address", "replace", &format!("{}/32", network(cidr)), "dev", DEVICE]).await?;
+    run("ip", &["link", "set", DEVICE, "up"]).await
+}
+
+/// What leads to the pods of one other node.
+fn commands(cidr: &str, node: IpAddr) -> io::Result<[Vec<String>; 3]> {
+    let words = |text: String| text.split(' ').map(str::to_owned).collect();
+    let (mac, at) = (hardware(node)?, network(cidr));
+    Ok([
+        words(format!("ip neighbor replace {at} lladdr {mac} dev {DEVICE} nud permanent")),
+        words(format!("bridge fdb replace {mac} dev {DEVICE} dst {node}")),
+        words(format!("ip route replace {cidr} via {at} dev {DEVICE} onlink")),
+    ])
+}
+
+/// Sets the ways to all other nodes' pods.
+pub async fn set_routes(routes: &BTreeMap<String, IpAddr>) -> io::Result<()> {
+    for (cidr, node) in routes {
+        for command in commands(cidr, *node)? {
+            let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+            run(&command[0], &arguments).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_follow_from_addresses() {
+        let commands = commands("10.244.3.0/24", "10.0.0.7".parse().unwrap()).unwrap().map(|words| words.join(" "));
+        assert_eq!(
+            commands,
+            [
+                "ip neighbor replace 10.244.3.0 lladdr 0e:6b:0a:00:00:07 dev keelson.1 nud permanent",
+                "bridge fdb replace 0e:6b:0a:00:00:07 dev keelson.1 dst 10.0.0.7",
+                "ip route replace 10.244.3.0/24 via 10.244.3.0 dev keelson.1 onlink",
+            ]
+        );
+        assert!(hardware("fd00::1".parse().unwrap()).is_err());
+    }
+}

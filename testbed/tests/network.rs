@@ -1,0 +1,86 @@
+//! The network between nodes as an overlay, and what balancers outside ask nodes. One server, two agents with containers.
+
+mod common;
+
+use common::{Cluster, Kubectl, PATIENCE};
+use keelson_testbed::{Role, Start, image, until};
+use serde_json::Value;
+
+const SERVICE: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: 8080}]
+";
+
+/// Whether the kernel has VXLAN.
+fn has_vxlan() -> bool {
+    let device = ["link", "add", "kvxtest", "type", "vxlan", "id", "99", "dstport", "8472", "nolearning"];
+    let made = std::process::Command::new("unshare").args(["--net", "ip"]).args(device).output();
+    made.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn pods_meet_through_an_overlay() {
+    if common::needs().is_ok() && !has_vxlan() {
+        eprintln!("SKIPPED: the kernel has no VXLAN");
+        return;
+    }
+    let start = Start { agent_flags: vec!["--cni".into(), "vxlan".into()], ..Start::default() };
+    let Some(cluster) = Cluster::start("overlay", 1, 2, &start) else { return };
+    let kubectl = cluster.kubectl(1);
+    kubectl.wait("get serviceaccount default", |_| true);
+    kubectl.ok(&format!("create deployment hello --image={} --replicas=4", image::WEB[0]));
+    kubectl.ok("rollout status deployment/hello --timeout=60s");
+    let pods = pods(&kubectl);
+    let on = |node: &str| pods.iter().find(|pod| pod["spec"]["nodeName"] == node).unwrap();
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
+    for (from, to) in [("agent-1", "agent-2"), ("agent-2", "agent-1")] {
+        let (from, other) = (name(on(from)), on(to));
+        let ask = format!("exec {from} -- wget -qO- http://{}:8080/", other["status"]["podIP"].as_str().unwrap());
+        let wanted = format!("hello from {}, version 1\n", name(other));
+        kubectl.wait(&ask, |page| page == wanted);
+    }
+    for host in cluster.testbed.hosts().unwrap().iter().filter(|host| host.role() == Role::Agent) {
+        let routes = host.run("ip", &["route"]).unwrap();
+        assert!(routes.contains("dev keelson.1 onlink"), "{routes}");
+    }
+    nodes_tell_of_their_endpoints(&cluster, &kubectl);
+}
+
+fn pods(kubectl: &Kubectl) -> Vec<Value> {
+    let list: Value = serde_json::from_str(&kubectl.ok("get pods -l app=hello -o json")).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+/// A balancer asks each node whether it has endpoints of its own.
+fn nodes_tell_of_their_endpoints(cluster: &Cluster, kubectl: &Kubectl) {
+    kubectl.feed("apply -f -", SERVICE);
+    let port = kubectl.ok("get service hello -o 'jsonpath={.spec.healthCheckNodePort}'");
+    let hosts = cluster.testbed.hosts().unwrap();
+    let server = hosts.iter().find(|host| host.role() == Role::Server).unwrap();
+    let told = |count: usize| {
+        let ready =
+            |pods: &[Value], node: &str| pods.iter().filter(|p| p["spec"]["nodeName"] == node).count().min(count);
+        for host in hosts.iter().filter(|host| host.role() == Role::Agent) {
+            until(&format!("{} tells of its endpoints", host.name()), PATIENCE, || {
+                let url = format!("http://{}:{port}/healthz", host.address());
+                let out = server.run("curl", &["-s", "-w", " %{http_code}", &url])?;
+                let wanted = if count == 0 { 0 } else { ready(&pods(kubectl), &host.name()) };
+                let code = if wanted == 0 { " 503" } else { " 200" };
+                if out.contains(&format!("\"localEndpoints\":{wanted}")) && out.ends_with(code) {
+                    return Ok(Some(()));
+                }
+                anyhow::bail!("{out}, not {wanted}")
+            })
+            .unwrap();
+        }
+    };
+    told(4);
+    kubectl.ok("scale deployment hello --replicas=0");
+    told(0);
+}
