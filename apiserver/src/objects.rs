@@ -9,9 +9,11 @@ use keelson_machinery::conversion;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::{self, Stored};
+use keelson_machinery::stored;
 use keelson_store::{Compare, DeleteRequest, KeyRange, KeyValue, Kv, KvError, Op, PutRequest, Revision, Txn};
 use serde_json::Value;
+
+use crate::encryption;
 
 /// Reads and writes objects.
 #[derive(Clone)]
@@ -103,6 +105,7 @@ impl Objects {
         let row = conversion::stored_row(def).unwrap_or(def);
         let value =
             stored::encode(row, &conversion::to_stored(def, object)).map_err(|e| Status::internal(&e.to_string()))?;
+        let value = encryption::seal(def, &key, value)?;
         let put = Op::Put(PutRequest { lease: extra.lease, ..PutRequest::new(key.clone(), value) });
         self.write(key, expected, put, fence, extra).await
     }
@@ -161,8 +164,8 @@ fn key_of(def: &ResourceDef, object: &Value) -> Bytes {
 
 /// Parses a stored object; its resource version is the key's revision.
 pub fn parse(kv: &KeyValue) -> Result<Value, Status> {
-    Stored::parse(&kv.value)
-        .and_then(|s| s.to_value(kv.mod_revision))
+    encryption::stored(kv)?
+        .to_value(kv.mod_revision)
         .map_err(|e| Status::internal(&format!("{}: {e}", String::from_utf8_lossy(&kv.key))))
 }
 

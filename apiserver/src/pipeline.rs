@@ -23,8 +23,8 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
-    Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, flow,
-    flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
+    Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
+    flow, flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -86,9 +86,13 @@ impl ApiServer {
     /// # Errors
     /// In words, what is wrong with the settings.
     pub fn new(config: Config) -> Result<Arc<Self>, String> {
+        if let Some(path) = &config.settings.encryption {
+            encryption::install(path)?;
+        }
         let auditor = Arc::new(audit::Auditor::load(&config.settings.audit)?);
         let objects = Objects { kv: config.kv };
-        let authorizer = Arc::new(authz::Authorization::new(objects.clone()));
+        let modes = config.settings.authorization.load()?;
+        let authorizer = Arc::new(authz::Authorization::with(objects.clone(), modes));
         let hooks = Arc::new(Hooks::new(objects.clone()));
         let customs = Arc::new(crd::Table::new(hooks.clone()));
         let flow = flow::Flow::new(objects.clone());
@@ -98,13 +102,17 @@ impl ApiServer {
             advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
-            authenticator: Authentication::new(objects.clone(), config.pki.clone()),
-            admission: admission::Chain::new(&admission::Parts {
-                objects: objects.clone(),
-                authorization: authorizer.clone(),
-                customs,
-                hooks,
-            }),
+            authenticator: Authentication::load(objects.clone(), config.pki.clone(), &config.settings.authentication)?,
+            admission: admission::Chain::new(
+                admission::Parts {
+                    objects: objects.clone(),
+                    authorization: authorizer.clone(),
+                    customs,
+                    hooks,
+                    configs: Default::default(),
+                },
+                &config.settings.admission,
+            )?,
             turns: quota::Turns::default(),
             authorizer,
             agents: streams::Agents::new(&config.pki),

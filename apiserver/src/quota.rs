@@ -114,6 +114,7 @@ pub fn charge(
         }
         let key = Objects::key(quota_def, namespace, quota_name);
         let value = stored::encode(quota_def, &counted).map_err(|e| Status::internal(&e.to_string()))?;
+        let value = crate::encryption::seal(quota_def, &key, value)?;
         let race = Status {
             reason: RACE.into(),
             ..Status::conflict("", "resourcequotas", quota_name, "it was counted at the same moment")

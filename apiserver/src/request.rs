@@ -122,7 +122,7 @@ impl ResourceRequest {
                 let parsed = encoded.and_then(|bytes| Stored::parse(&bytes));
                 parsed.map_err(|e| Status::internal(&e.to_string()))
             }
-            None => Stored::parse(&kv.value).map_err(|e| Status::internal(&e.to_string())),
+            None => crate::encryption::stored(kv),
         }
     }
 

@@ -52,7 +52,7 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
             check_attributes(&review, local_problems(&spec, &call.request.namespace))?;
             decide(server, &subject(&spec), &spec)
         }
-        "tokenreviews" => token(server, &mut review)?,
+        "tokenreviews" => token(server, &mut review).await?,
         other => {
             let message = format!("{other} is not served by this version of keelson");
             return Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) });
@@ -270,7 +270,7 @@ fn decide(server: &ApiServer, user: &UserInfo, spec: &Value) -> Value {
 }
 
 /// The answer to a TokenReview; a token that is good is not repeated.
-fn token(server: &ApiServer, review: &mut Value) -> Result<Value, Status> {
+async fn token(server: &ApiServer, review: &mut Value) -> Result<Value, Status> {
     let token = text(&review["spec"], "token").to_owned();
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
@@ -287,7 +287,7 @@ fn token(server: &ApiServer, review: &mut Value) -> Result<Value, Status> {
     if token.matches('.').count() == 2 && review["spec"].is_object() {
         review["spec"].as_object_mut().map(|spec| spec.remove("token"));
     }
-    Ok(match server.authenticator.token_for(&token, &wanted) {
+    Ok(match server.authenticator.token_for(&token, &wanted).await {
         Ok((user, own)) => {
             review["spec"].as_object_mut().map(|spec| spec.remove("token"));
             let shared: Vec<&String> = audiences.iter().filter(|a| own.contains(a)).collect();

@@ -112,7 +112,7 @@ async fn handle(
         }
         Err(error) => return body::refusal(&Status::bad_request(format!("the body could not be read: {error}"))),
     };
-    let user = match server.authenticator.authenticate(&parts.headers, certificates) {
+    let user = match server.authenticator.authenticate(&parts.headers, parts.uri.path(), certificates).await {
         Ok(user) => user,
         Err(why) => {
             debug!(%peer, %why, "authentication failed");

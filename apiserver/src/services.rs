@@ -294,7 +294,9 @@ impl Allocator<'_> {
         let Some(def) = resources::find("networking.k8s.io", "v1", "ipaddresses") else { return Ok(()) };
         let object = address(ip, &self.owner);
         let value = stored::encode(def, &object).map_err(|e| Status::internal(&e.to_string()))?;
-        self.claim(def.key("", ip), value);
+        let key = def.key("", ip);
+        let value = crate::encryption::seal(def, key.as_bytes(), value)?;
+        self.claim(key, value);
         Ok(())
     }
 

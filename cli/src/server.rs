@@ -89,12 +89,14 @@ async fn serve(
     let (identity, pki) = (care.identity.clone(), care.keeper.pki().clone());
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
+    let settings = args.access.settings()?;
+    care.keeper.trust_clients(settings.authentication.authorities().map_err(anyhow::Error::msg)?)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
         extensions: extensions(&replica, &care),
-        settings: args.access.settings()?,
+        settings,
         stop: stop.clone(),
     })
     .map_err(anyhow::Error::msg)?;

@@ -78,3 +78,66 @@ fn files_that_cannot_be_meant_stop_the_start() {
         assert!(!success && said.contains(expected), "{flags:?}: {said}");
     }
 }
+
+const KEYS: &str = r#"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+"#;
+const FIRST: &str = "  - aesgcm: {keys: [{name: key1, secret: c2VjcmV0IGlzIHNlY3VyZQ==}]}\n";
+const SECOND: &str = "  - secretbox: {keys: [{name: key2, secret: YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY=}]}\n";
+const PLAIN: &str = "  - identity: {}\n";
+
+/// Whether a text is in some file below a directory.
+fn is_on_disk(dir: &Path, text: &[u8]) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return is_on_disk(&path, text);
+        }
+        // A file may go while this looks.
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
+    })
+}
+
+#[test]
+fn secrets_are_sealed_in_all_files_and_keys_can_be_turned() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (port, quiet) = (free_port(), ["--no-controllers", "--no-scheduler", "--encryption-provider-config"]);
+    let start = |name: &str, providers: &str| {
+        let config = write(dir.path(), name, &format!("{KEYS}{providers}"));
+        Server::start(&data, port, &[&quiet[..], &[&config]].concat())
+    };
+    let read = |server: &Server, name: &str| server.run(&["get", "secret", name, "-o", "jsonpath={.data.a}"]);
+    let plain = |text: &str| {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    let server = start("first.yaml", &format!("{FIRST}{PLAIN}"));
+    server.run(&["create", "secret", "generic", "s", "--from-literal=a=sealed-from-the-start"]);
+    server.run(&["create", "configmap", "c", "--from-literal=a=in-plain-as-ever"]);
+    assert_eq!(read(&server, "s"), plain("sealed-from-the-start"));
+    assert!(server.run(&["get", "secrets"]).contains("s      Opaque"), "lists are opened too");
+    drop(server);
+    assert!(is_on_disk(&data, b"in-plain-as-ever"), "what is not listed is as it was");
+    assert!(is_on_disk(&data, b"k8s:enc:aesgcm:v1:key1:"));
+    for text in ["sealed-from-the-start", &plain("sealed-from-the-start")] {
+        assert!(!is_on_disk(&data, text.as_bytes()), "{text}");
+    }
+
+    // The second key comes first: new values are sealed with it, old ones are still read, and written again on request.
+    let server = start("second.yaml", &format!("{SECOND}{FIRST}"));
+    assert_eq!(read(&server, "s"), plain("sealed-from-the-start"));
+    let all = server.run(&["get", "secret", "s", "-o", "json"]);
+    let file = write(dir.path(), "all.json", &all);
+    server.run(&["replace", "-f", &file]);
+    drop(server);
+    let server = start("third.yaml", SECOND);
+    assert_eq!(read(&server, "s"), plain("sealed-from-the-start"), "the first key is needed no more");
+}

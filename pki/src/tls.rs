@@ -338,6 +338,24 @@ pub fn client_config_unverified(identity: Identity<'_>) -> Result<ClientConfig, 
     })
 }
 
+/// Checks certificates of clients against one authority (or several), after TLS accepted them for any.
+#[derive(Debug)]
+pub struct ClientVerifier(Arc<dyn rustls::server::danger::ClientCertVerifier>);
+
+impl ClientVerifier {
+    /// For certificates that `ca` (PEM) signed.
+    pub fn new(ca: &str) -> Result<Self, Error> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).build();
+        verifier.map(Self).map_err(|e| Error::Malformed(e.to_string()))
+    }
+
+    /// Whether a chain is good now.
+    pub fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((own, others)) = chain.split_first() else { return false };
+        self.0.verify_client_cert(own, others, UnixTime::now()).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,12 @@ mod cache;
 mod certificates;
 mod classes;
 mod escalation;
+mod event_rate_limit;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
+mod optional;
 mod pod_security;
 mod pods;
 mod policies;
@@ -21,6 +23,8 @@ mod webhooks;
 
 pub(crate) use limit_ranger::{Amounts, amounts, pod_amounts};
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keelson_machinery::status::Status;
@@ -42,6 +46,8 @@ pub struct Parts {
     pub customs: Arc<crd::Table>,
     /// Calls of webhooks.
     pub hooks: Arc<Hooks>,
+    /// What plugins are to know, by name.
+    pub configs: HashMap<String, Value>,
 }
 
 /// Takes over an object that an extension changed: it is brought into the form of its kind again. Whether it is another.
@@ -71,41 +77,134 @@ fn refit(request: &mut Admission<'_>, customs: &crd::Table, mut changed: Value) 
     Ok(differs)
 }
 
-/// Makes a plugin.
-pub type Make = fn(&Parts) -> Box<dyn AdmissionPlugin>;
+/// Which plugins are used, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Plugins beside those that are on by default.
+    pub enabled: Vec<String>,
+    /// Plugins that are off.
+    pub disabled: Vec<String>,
+    /// What plugins need to know (AdmissionConfiguration).
+    pub config: Option<PathBuf>,
+}
 
-/// The plugins in their order. Adding one is adding a row.
-pub const CHAIN: &[(&str, Make)] = &[
-    ("NamespaceLifecycle", |parts| Box::new(namespace_lifecycle::NamespaceLifecycle(parts.objects.clone()))),
-    ("LimitRanger", |parts| Box::new(limit_ranger::LimitRanger(parts.objects.clone()))),
-    ("ServiceAccount", |parts| Box::new(service_account::ServiceAccount(parts.objects.clone()))),
-    ("NodeRestriction", |parts| Box::new(node_restriction::NodeRestriction(parts.objects.clone()))),
-    ("TaintNodesByCondition", |_| Box::new(pods::TaintNodesByCondition)),
-    ("PodSecurity", |parts| Box::new(pod_security::PodSecurity(parts.objects.clone()))),
-    ("Priority", |parts| Box::new(pods::Priority(parts.objects.clone()))),
-    ("DefaultTolerationSeconds", |_| Box::new(pods::DefaultTolerationSeconds)),
-    ("DefaultStorageClass", |parts| Box::new(classes::DefaultStorageClass(parts.objects.clone()))),
-    ("StorageObjectInUseProtection", |_| Box::new(classes::StorageObjectInUseProtection)),
-    ("PersistentVolumeClaimResize", |parts| Box::new(classes::PersistentVolumeClaimResize(parts.objects.clone()))),
-    ("RuntimeClass", |parts| Box::new(classes::RuntimeClass(parts.objects.clone()))),
-    ("CertificateApproval", |parts| Box::new(certificates::Approval(parts.authorization.clone()))),
-    ("CertificateSigning", |parts| Box::new(certificates::Signing(parts.authorization.clone()))),
-    ("CertificateSubjectRestriction", |_| Box::new(certificates::SubjectRestriction)),
-    ("DefaultIngressClass", |parts| Box::new(classes::DefaultIngressClass(parts.objects.clone()))),
-    ("MutatingAdmissionPolicy", |parts| Box::new(policies::Mutating::new(parts))),
-    ("MutatingAdmissionWebhook", |parts| Box::new(webhooks::Mutating::new(parts))),
-    ("ValidatingAdmissionPolicy", |parts| Box::new(policies::Validating::new(parts))),
-    ("ValidatingAdmissionWebhook", |parts| Box::new(webhooks::Validating::new(parts))),
-    ("RBACEscalation", |parts| Box::new(escalation::Escalation(parts.authorization.clone()))),
+/// Plugins of upstream's chain that are no steps of this one: they have no switch.
+const ALWAYS: [&str; 2] = ["ResourceQuota", "PodTopologyLabels"];
+
+impl Settings {
+    /// The plugins' own configurations, by name.
+    fn configs(&self) -> Result<HashMap<String, Value>, String> {
+        let Some(path) = &self.config else { return Ok(HashMap::new()) };
+        let failed = |path: &Path, why: String| format!("--admission-control-config-file {}: {why}", path.display());
+        let read = |path: &Path| {
+            let bytes = std::fs::read(path).map_err(|e| failed(path, e.to_string()))?;
+            keelson_machinery::decode::yaml(&bytes).map(|d| d.value).map_err(|why| failed(path, why))
+        };
+        let config = read(path)?;
+        if config["kind"] != "AdmissionConfiguration" || config["apiVersion"] != "apiserver.config.k8s.io/v1" {
+            return Err(failed(path, "must be an AdmissionConfiguration of apiserver.config.k8s.io/v1".into()));
+        }
+        let mut out = HashMap::new();
+        for plugin in config["plugins"].as_array().into_iter().flatten() {
+            let own = match plugin["path"].as_str().filter(|path| !path.is_empty()) {
+                Some(own) => read(&path.parent().unwrap_or(Path::new(".")).join(own))?,
+                None => plugin["configuration"].clone(),
+            };
+            out.insert(plugin["name"].as_str().unwrap_or_default().to_owned(), own);
+        }
+        Ok(out)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (flag, names) in [("enable", &self.enabled), ("disable", &self.disabled)] {
+            for name in names {
+                let known = CHAIN.iter().any(|(row, ..)| row == name && *row != "RBACEscalation");
+                let always = flag == "enable" && ALWAYS.contains(&name.as_str());
+                if !known && !always {
+                    return Err(format!("{flag}-admission-plugins plugin {name:?} is unknown"));
+                }
+                if flag == "enable" && self.disabled.contains(name) {
+                    return Err(format!(
+                        "[{name}] in enable-admission-plugins and disable-admission-plugins overlapped"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Parts {
+    /// What a plugin is to know; null if nothing is said.
+    fn config(&self, plugin: &str) -> Value {
+        self.configs.get(plugin).cloned().unwrap_or_default()
+    }
+}
+
+/// Makes a plugin.
+pub type Make = fn(&Parts) -> Result<Box<dyn AdmissionPlugin>, String>;
+
+/// The plugins in their order, and whether they are on by default. Adding one is adding a row.
+pub const CHAIN: &[(&str, bool, Make)] = &[
+    ("AlwaysAdmit", false, |_| Ok(Box::new(optional::AlwaysAdmit))),
+    ("NamespaceAutoProvision", false, |parts| Ok(Box::new(optional::NamespaceAutoProvision(parts.objects.clone())))),
+    ("NamespaceLifecycle", true, |parts| Ok(Box::new(namespace_lifecycle::NamespaceLifecycle(parts.objects.clone())))),
+    ("NamespaceExists", false, |parts| Ok(Box::new(optional::NamespaceExists(parts.objects.clone())))),
+    ("LimitPodHardAntiAffinityTopology", false, |_| Ok(Box::new(optional::LimitPodHardAntiAffinityTopology))),
+    ("LimitRanger", true, |parts| Ok(Box::new(limit_ranger::LimitRanger(parts.objects.clone())))),
+    ("ServiceAccount", true, |parts| Ok(Box::new(service_account::ServiceAccount(parts.objects.clone())))),
+    ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
+    ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
+    ("AlwaysPullImages", false, |_| Ok(Box::new(optional::AlwaysPullImages))),
+    ("PodSecurity", true, |parts| Ok(Box::new(pod_security::PodSecurity(parts.objects.clone())))),
+    ("PodNodeSelector", false, |parts| {
+        Ok(Box::new(optional::PodNodeSelector(parts.objects.clone(), parts.config("PodNodeSelector"))))
+    }),
+    ("Priority", true, |parts| Ok(Box::new(pods::Priority(parts.objects.clone())))),
+    ("DefaultTolerationSeconds", true, |_| Ok(Box::new(pods::DefaultTolerationSeconds))),
+    ("PodTolerationRestriction", false, |parts| {
+        Ok(Box::new(optional::PodTolerationRestriction(parts.objects.clone())))
+    }),
+    ("EventRateLimit", false, |parts| {
+        let made = event_rate_limit::EventRateLimit::new(&parts.config("EventRateLimit"))?;
+        Ok(Box::new(made))
+    }),
+    ("ExtendedResourceToleration", false, |_| Ok(Box::new(optional::ExtendedResourceToleration))),
+    ("DefaultStorageClass", true, |parts| Ok(Box::new(classes::DefaultStorageClass(parts.objects.clone())))),
+    ("StorageObjectInUseProtection", true, |_| Ok(Box::new(classes::StorageObjectInUseProtection))),
+    ("OwnerReferencesPermissionEnforcement", false, |parts| {
+        Ok(Box::new(optional::OwnerReferencesPermissionEnforcement(parts.authorization.clone())))
+    }),
+    ("PersistentVolumeClaimResize", true, |parts| {
+        Ok(Box::new(classes::PersistentVolumeClaimResize(parts.objects.clone())))
+    }),
+    ("RuntimeClass", true, |parts| Ok(Box::new(classes::RuntimeClass(parts.objects.clone())))),
+    ("CertificateApproval", true, |parts| Ok(Box::new(certificates::Approval(parts.authorization.clone())))),
+    ("CertificateSigning", true, |parts| Ok(Box::new(certificates::Signing(parts.authorization.clone())))),
+    ("CertificateSubjectRestriction", true, |_| Ok(Box::new(certificates::SubjectRestriction))),
+    ("DefaultIngressClass", true, |parts| Ok(Box::new(classes::DefaultIngressClass(parts.objects.clone())))),
+    ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
+    ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),
+    ("MutatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Mutating::new(parts)))),
+    ("ValidatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Validating::new(parts)))),
+    ("ValidatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Validating::new(parts)))),
+    ("RBACEscalation", true, |parts| Ok(Box::new(escalation::Escalation(parts.authorization.clone())))),
+    ("AlwaysDeny", false, |_| Ok(Box::new(optional::AlwaysDeny))),
 ];
 
 /// The chain, made.
 pub struct Chain(Vec<(&'static str, Box<dyn AdmissionPlugin>)>);
 
 impl Chain {
-    /// Makes every plugin of [`CHAIN`].
-    pub fn new(parts: &Parts) -> Self {
-        Self(CHAIN.iter().map(|(name, make)| (*name, make(parts))).collect())
+    /// Makes the plugins of [`CHAIN`] that are wanted.
+    pub fn new(mut parts: Parts, settings: &Settings) -> Result<Self, String> {
+        settings.check()?;
+        parts.configs = settings.configs()?;
+        let among = |names: &[String], name: &str| names.iter().any(|known| known == name);
+        let wanted = CHAIN
+            .iter()
+            .filter(|(name, on, _)| (*on || among(&settings.enabled, name)) && !among(&settings.disabled, name));
+        wanted.map(|(name, _, make)| Ok((*name, make(&parts)?))).collect::<Result<_, String>>().map(Self)
     }
 
     /// Lets every plugin change the object, then every plugin refuse it.

@@ -16,7 +16,19 @@ async fn a_pod_on_its_way_in() {
     let objects = Objects { kv };
     let authorization = Arc::new(Authorization::new(objects.clone()));
     let hooks = Arc::new(Hooks::new(objects.clone()));
-    let chain = Chain::new(&Parts { objects, authorization, customs: Arc::default(), hooks });
+    let parts = |on: &[&str]| {
+        let parts = Parts {
+            objects: objects.clone(),
+            authorization: authorization.clone(),
+            customs: Arc::default(),
+            hooks: hooks.clone(),
+            configs: HashMap::new(),
+        };
+        Chain::new(parts, &Settings { enabled: on.iter().map(|n| (*n).to_owned()).collect(), ..Settings::default() })
+    };
+    assert!(parts(&["Nonsense"]).err().unwrap().contains("\"Nonsense\" is unknown"));
+    assert!(parts(&["EventRateLimit"]).err().unwrap().contains("must not be empty"), "it needs to know its limits");
+    let chain = parts(&["AlwaysPullImages", "LimitPodHardAntiAffinityTopology"]).unwrap();
     let admit = async |namespace: &str, pod: &mut Value| {
         let (user, mut warnings) = (UserInfo::default(), Vec::new());
         let mut request = Admission {
@@ -48,6 +60,11 @@ async fn a_pod_on_its_way_in() {
     admit("default", &mut mirror).await.unwrap();
     assert_eq!(mirror["spec"]["priority"], 2_000_001_000);
     assert_eq!(mirror["spec"]["tolerations"].as_array().map(Vec::len), Some(2));
+    assert_eq!(mirror["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    let mut far = mirror.clone();
+    far["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+        json!([{"topologyKey": "zone"}]);
+    assert_eq!(admit("default", &mut far).await.unwrap_err().code, 403);
     mirror["spec"]["priority"] = 1.into();
     assert_eq!(admit("default", &mut mirror).await.unwrap_err().code, 403);
 }

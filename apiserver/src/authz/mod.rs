@@ -1,13 +1,18 @@
-//! Who may do what: `system:masters`, the node authorizer, then RBAC.
+//! Who may do what: `system:masters` first, then the authorizers in their order; the first that decides does.
 
+mod abac;
 mod escalation;
 mod explain;
+mod joining;
+mod modes;
 mod node;
+pub use modes::{ALLOWED_TTL, DENIED_TTL, Mode, Settings};
 pub(crate) use node::node_of;
 mod rbac;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 use arc_swap::ArcSwap;
 use keelson_machinery::status::Status;
@@ -23,13 +28,46 @@ pub const MASTERS: &str = "system:masters";
 pub struct Authorization {
     pub(crate) objects: Objects,
     policy: ArcSwap<rbac::Policy>,
+    modes: Vec<Mode>,
 }
 
 impl Authorization {
-    /// Over the replica.
+    /// Over the replica: nodes, then RBAC.
     pub fn new(objects: Objects) -> Self {
+        Self::with(objects, vec![Mode::Node, Mode::Rbac])
+    }
+
+    /// Over the replica, with these authorizers in this order.
+    pub fn with(objects: Objects, modes: Vec<Mode>) -> Self {
         let policy = ArcSwap::from_pointee(rbac::Policy::default());
-        Self { objects, policy }
+        Self { objects, policy, modes }
+    }
+
+    /// Whether roles and bindings count at all.
+    pub(crate) fn has_rbac(&self) -> bool {
+        self.modes.iter().any(|mode| matches!(mode, Mode::Rbac))
+    }
+
+    fn by_roles(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
+        let policy = self.policy();
+        if policy.rules(user, &attributes.namespace).any(|rule| rule.allows(attributes)) {
+            return Decision::Allow;
+        }
+        let missing = policy.missing(user, &attributes.namespace);
+        Decision::NoOpinion(missing.map(|missing| format!("RBAC: {missing}")).unwrap_or_default())
+    }
+
+    fn ask(&self, mode: &Mode, user: &UserInfo, attributes: &Attributes) -> Decision {
+        match mode {
+            Mode::AlwaysAllow => Decision::Allow,
+            Mode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".into()),
+            Mode::Abac(abac) if abac.allows(user, attributes) => Decision::Allow,
+            Mode::Abac(_) => Decision::NoOpinion("No policy matched.".into()),
+            Mode::Rbac => self.by_roles(user, attributes),
+            Mode::Node if joining::allows(user, attributes) => Decision::Allow,
+            Mode::Node => self.authorize_node(user, attributes),
+            Mode::Webhook(webhook) => webhook.decide(user, attributes),
+        }
     }
 
     /// What RBAC lets a user do in a namespace ("" for the cluster only): resource rules and path rules in the form of
@@ -49,20 +87,15 @@ impl Authorizer for Authorization {
         if user.groups.iter().any(|g| g == MASTERS) {
             return Decision::Allow;
         }
-        let node = self.authorize_node(user, attributes);
-        if node == Decision::Allow {
-            return node;
+        let mut reasons = Vec::new();
+        for mode in &self.modes {
+            match self.ask(mode, user, attributes) {
+                Decision::NoOpinion(why) => reasons.push(why),
+                decided => return decided,
+            }
         }
-        let policy = self.policy();
-        if policy.rules(user, &attributes.namespace).any(|rule| rule.allows(attributes)) {
-            return Decision::Allow;
-        }
-        let missing = policy.missing(user, &attributes.namespace);
-        match (missing, node) {
-            (Some(missing), _) => Decision::NoOpinion(format!("RBAC: {missing}")),
-            (None, Decision::NoOpinion(why)) => Decision::NoOpinion(why),
-            (None, _) => Decision::NoOpinion(String::new()),
-        }
+        reasons.retain(|why| !why.is_empty());
+        Decision::NoOpinion(reasons.join("\n"))
     }
 }
 

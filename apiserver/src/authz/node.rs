@@ -1,7 +1,6 @@
 //! The node authorizer: a kubelet may touch its own node and lease, and read what the pods bound to it refer to.
 
 use keelson_machinery::resources::find;
-use keelson_machinery::stored::Stored;
 use keelson_store::KeyRange;
 use serde_json::Value;
 
@@ -182,7 +181,7 @@ impl Authorization {
         let node_field = def.selectable_fields.iter().position(|field| *field == "spec.nodeName");
         let range = crate::objects::Objects::range(def, namespace);
         self.objects.kv.view().range(&range).any(|kv| {
-            let Ok(stored) = Stored::parse(&kv.value) else { return false };
+            let Ok(stored) = crate::encryption::stored(kv) else { return false };
             let here = match node_field.and_then(|i| stored.head.fields.get(i)) {
                 Some(field) => field == node,
                 None => true,

@@ -6,14 +6,6 @@ pub(super) type Binding = (&'static str, &'static str, &'static str, &'static st
 /// The bindings.
 pub(super) const BINDINGS: &[Binding] = &[
     ("", "cluster-admin", "ClusterRole", "cluster-admin", &["group:system:masters"]),
-    (
-        "",
-        "keelson:apiserver-kubelet-client",
-        "ClusterRole",
-        "system:kubelet-api-admin",
-        &["user:kube-apiserver-kubelet-client"],
-    ),
-    ("", "keelson:node-network", "ClusterRole", "keelson:node-network", &["group:system:nodes"]),
     ("", "system:basic-user", "ClusterRole", "system:basic-user", &["group:system:authenticated"]),
     (
         "",
@@ -368,28 +360,5 @@ pub(super) const BINDINGS: &[Binding] = &[
         "Role",
         "system:controller:token-cleaner",
         &["account:kube-system/token-cleaner"],
-    ),
-    // What lets nodes join with a bootstrap token.
-    ("", "kubeadm:kubelet-bootstrap", "ClusterRole", "system:node-bootstrapper", &["group:system:bootstrappers"]),
-    (
-        "",
-        "kubeadm:node-autoapprove-bootstrap",
-        "ClusterRole",
-        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-        &["group:system:bootstrappers"],
-    ),
-    (
-        "",
-        "kubeadm:node-autoapprove-certificate-rotation",
-        "ClusterRole",
-        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-        &["group:system:nodes"],
-    ),
-    (
-        "kube-public",
-        "kubeadm:bootstrap-signer-clusterinfo",
-        "Role",
-        "kubeadm:bootstrap-signer-clusterinfo",
-        &["user:system:anonymous"],
     ),
 ];

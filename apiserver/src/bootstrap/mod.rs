@@ -51,22 +51,13 @@ pub fn objects() -> Vec<Value> {
     objects.extend(roles::CLUSTER_ROLES.iter().map(|role| role.to_value("")));
     objects.push(roles::metrics_reader());
     objects.extend(roles::ROLES.iter().map(|(namespace, role)| role.to_value(namespace)));
-    objects.push(
-        table::role(
-            "kubeadm:bootstrap-signer-clusterinfo",
-            "",
-            "",
-            const { &[table::named("core", "configmaps", "cluster-info", "get")] },
-        )
-        .to_value("kube-public"),
-    );
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
     objects.extend(crate::aggregation::built_in());
     objects
 }
 
-fn namespace(name: &str) -> Value {
+pub(crate) fn namespace(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
@@ -125,6 +116,8 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
     let value = encode(def, &object).map_err(|e| BootstrapError::Object(format!("{key}: {e}")))?;
+    let sealed = crate::encryption::seal(def, key.as_bytes(), value);
+    let value = sealed.map_err(|status| BootstrapError::Object(status.message))?;
     let txn = Txn {
         compare: vec![Compare::mod_revision(key.clone(), 0)],
         success: vec![Op::Put(PutRequest::new(key, value))],

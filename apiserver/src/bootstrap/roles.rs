@@ -703,18 +703,6 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             rule("core", "nodes/metrics", "get"),
         ],
     ),
-    // What the agent needs beside the pods of its node: it is also service proxy, name server and policy enforcer.
-    role(
-        "keelson:node-network",
-        "",
-        "",
-        &[
-            rule("discovery.k8s.io", "endpointslices", "get list watch"),
-            rule("networking.k8s.io", "networkpolicies", "get list watch"),
-            rule("core", "endpoints", "get list watch"),
-            rule("core", "namespaces", "get list watch"),
-        ],
-    ),
     role(
         "system:node",
         "",

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::ApiServer;
 
-/// The user as which the API server calls agents; it is bound to the role `system:kubelet-api-admin`.
+/// The user as which the API server calls agents; it is a master, as whoever holds the authority's key could be.
 pub const USER: &str = "kube-apiserver-kubelet-client";
 /// Port of agents that do not say theirs.
 const DEFAULT_PORT: u16 = 10250;
@@ -54,7 +54,7 @@ impl Agents {
         if let Some(issued) = issued.as_ref().filter(|i| i.generation == generation && i.at.elapsed() < life / 2) {
             return Ok(issued.tls.clone());
         }
-        let made = cluster.issue_client(USER, &[]).and_then(|issued| {
+        let made = cluster.issue_client(USER, &[crate::authz::MASTERS]).and_then(|issued| {
             keelson_pki::client_config(&cluster.trusted(), Identity::Certificate(&issued)).map(Arc::new)
         });
         let tls = made.map_err(|why| Status::internal(&format!("no identity for calls to nodes: {why}")))?;

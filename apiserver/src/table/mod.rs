@@ -153,7 +153,12 @@ fn table(
     metadata: Value,
     query: &Query,
 ) -> Result<Value, Status> {
-    let rows = items.iter().map(|item| row(shown, accepted, item, query)).collect::<Result<Vec<_>, _>>()?;
+    let mut items: Vec<&Value> = items.iter().collect();
+    if items.first().is_some_and(|item| item["kind"] == "FlowSchema") {
+        // They are shown in the order in which they are tried.
+        items.sort_by_key(|item| item["spec"]["matchingPrecedence"].as_i64());
+    }
+    let rows = items.into_iter().map(|item| row(shown, accepted, item, query)).collect::<Result<Vec<_>, _>>()?;
     Ok(json!({
         "kind": "Table", "apiVersion": accepted.meta_version(), "metadata": metadata, "columnDefinitions": shown.columns(),
         "rows": rows,

@@ -13,7 +13,7 @@ use keelson_machinery::resource::{Column, ResourceDef, Scope};
 use keelson_machinery::resources::find as built_in;
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::{Head, Stored};
+use keelson_machinery::stored::Head;
 use serde_json::{Value, json};
 
 pub use agents::Readings;
@@ -81,7 +81,7 @@ impl Chosen<'_> {
     fn of(&self, objects: &Objects, def: &ResourceDef) -> Vec<(Head, Value)> {
         let view = objects.kv.view();
         let matching = |kv: &Arc<keelson_store::KeyValue>| {
-            let head = Stored::parse(&kv.value).ok()?.head;
+            let head = crate::encryption::stored(kv).ok()?.head;
             let named = self.name.is_empty() || self.name == head.name;
             let fits = named && self.labels.matches(|key| head.label(key)) && self.fields.matches(&head);
             Some((head, parse(kv).ok().filter(|_| fits)?))
@@ -191,6 +191,6 @@ impl ApiServer {
 
     fn is_pretended(&self, node: &str) -> bool {
         let found = built_in("", "v1", "nodes").and_then(|def| self.objects.find(def, "", node));
-        found.and_then(|kv| Stored::parse(&kv.value).ok()).is_some_and(|stored| is_pretended(&stored.head))
+        found.and_then(|kv| crate::encryption::stored(&kv).ok()).is_some_and(|stored| is_pretended(&stored.head))
     }
 }

@@ -135,7 +135,12 @@ impl ApiServer {
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
-            if new == old || dry_run {
+            let stale = || {
+                let name = new["metadata"]["name"].as_str().unwrap_or_default();
+                let kv = self.objects.find(def, &request.namespace, name);
+                kv.is_some_and(|kv| crate::encryption::is_stale(def, &kv))
+            };
+            if dry_run || new == old && !stale() {
                 return Ok(new);
             }
             let gone = is_released(&new);

@@ -200,7 +200,7 @@ struct Decoded {
 }
 
 fn decoded(event: &Event) -> Option<Arc<Decoded>> {
-    let memo = event.memo.get_or_init(|| Arc::new(decode(event, |kv| Stored::parse(&kv.value).ok())));
+    let memo = event.memo.get_or_init(|| Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok())));
     memo.clone().downcast().ok()
 }
 

@@ -48,6 +48,8 @@ pub struct Keeper {
     server: Arc<ServerSlot>,
     peer: PeerTls,
     issued: Mutex<[Issued; 2]>,
+    /// Further CAs whose certificates clients may bring, PEM.
+    client_authorities: Mutex<String>,
 }
 
 /// Who the server is, and where its files are.
@@ -78,9 +80,30 @@ impl Keeper {
             client: Arc::new(ArcSwap::new(keelson_pki::peer_client_config(&peer, &pki.peer.trusted())?)),
             name: Some(PEER_NAME),
         };
-        let keeper = Self { pki, place, api: slot, server, peer: peer_tls, issued: Mutex::new([api, peer]) };
+        let keeper = Self {
+            pki,
+            place,
+            api: slot,
+            server,
+            peer: peer_tls,
+            issued: Mutex::new([api, peer]),
+            client_authorities: Mutex::default(),
+        };
         keeper.write_kubeconfig()?;
         Ok(Arc::new(keeper))
+    }
+
+    /// Lets clients in that have a certificate of one of these CAs as well.
+    pub fn trust_clients(&self, authorities: String) -> Result<()> {
+        *self.client_authorities.lock() = authorities;
+        self.secure()
+    }
+
+    /// Whom the API trusts, from the next connection on.
+    fn secure(&self) -> Result<()> {
+        let authorities = self.pki.cluster.trusted().to_string() + &self.client_authorities.lock();
+        self.server.replace(keelson_pki::server_config(self.api.clone(), &authorities)?);
+        Ok(())
     }
 
     /// Where the admin's kubeconfig is.
@@ -107,7 +130,7 @@ impl Keeper {
     pub fn renew(&self) -> Result<()> {
         let [api, peer] = issue(&self.pki, &self.place)?;
         self.api.replace(&api)?;
-        self.server.replace(keelson_pki::server_config(self.api.clone(), &self.pki.cluster.trusted())?);
+        self.secure()?;
         self.peer.server.store(keelson_pki::peer_server_config(&peer, &self.pki.peer.trusted())?);
         self.peer.client.store(keelson_pki::peer_client_config(&peer, &self.pki.peer.trusted())?);
         *self.issued.lock() = [api, peer];

@@ -1,0 +1,234 @@
+//! The EncryptionConfiguration: which resources are sealed, with which keys, in which order (`apiserver.config.k8s.io/v1`).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use keelson_machinery::{decode, resources};
+use serde_json::Value;
+
+use super::SEALED;
+use super::providers::Key;
+
+/// A way to store a value.
+enum Provider {
+    /// As it is.
+    Identity,
+    /// Sealed; the first key writes, all read.
+    Keys(Vec<Key>),
+}
+
+/// Resources and how they are stored; the first provider writes, all read.
+struct Entry {
+    resources: Vec<String>,
+    providers: Vec<Provider>,
+}
+
+/// A configuration.
+pub struct Config {
+    entries: Vec<Entry>,
+    strict: bool,
+}
+
+fn list(of: &Value) -> impl Iterator<Item = (usize, &Value)> {
+    of.as_array().into_iter().flatten().enumerate()
+}
+
+impl Config {
+    /// Reads a configuration. Errors never show key material.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let config = decode::yaml(bytes).map_err(|_| "it is not YAML".to_owned())?.value;
+        if config["kind"] != "EncryptionConfiguration" || config["apiVersion"] != "apiserver.config.k8s.io/v1" {
+            return Err("must be an EncryptionConfiguration of apiserver.config.k8s.io/v1".into());
+        }
+        let entries =
+            list(&config["resources"]).map(|(index, entry)| Entry::parse(entry, &format!("resources[{index}]")));
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        if entries.is_empty() {
+            return Err("resources: Required value: at least one resource is required".into());
+        }
+        let plain = |entry: &Entry| entry.providers.iter().any(|p| matches!(p, Provider::Identity));
+        let strict = !entries.iter().all(plain);
+        Ok(Self { entries, strict })
+    }
+
+    /// Whether there are resources that must not be found in plain.
+    pub fn has_strict(&self) -> bool {
+        self.strict
+    }
+
+    fn entry(&self, group: &str, plural: &str) -> Option<&Entry> {
+        let exact = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let wanted = [exact, format!("*.{group}"), "*.*".to_owned()];
+        wanted.iter().find_map(|name| self.entries.iter().find(|entry| entry.resources.contains(name)))
+    }
+
+    /// The key with which values of a resource are sealed; `None`: they are not.
+    pub fn writing(&self, group: &str, plural: &str) -> Option<&Key> {
+        match self.entry(group, plural)?.providers.first()? {
+            Provider::Identity => None,
+            Provider::Keys(keys) => keys.first(),
+        }
+    }
+
+    /// A stored value in plain.
+    pub fn open(&self, place: &[u8], value: &Bytes) -> Result<Bytes, String> {
+        let (group, plural) = resource_of(place);
+        let entry = self.entry(group, plural);
+        if !value.starts_with(SEALED) {
+            let plain = entry.is_none_or(|entry| entry.providers.iter().any(|p| matches!(p, Provider::Identity)));
+            let why = "no matching prefix found: the value is not encrypted, and no identity provider is configured";
+            return if plain { Ok(value.clone()) } else { Err(why.into()) };
+        }
+        // A resource that is no longer listed is still read with the keys that there are.
+        let own = entry.into_iter().chain(&self.entries).flat_map(|entry| &entry.providers);
+        let mut keys = own.filter_map(|p| if let Provider::Keys(keys) = p { Some(keys) } else { None }).flatten();
+        let fitting = keys.find(|key| value.starts_with(key.prefix()));
+        let key = fitting.ok_or("no matching key was found for the provided encryption transformer")?;
+        key.open(place, value).map(Bytes::from)
+    }
+}
+
+/// Group and plural of a store key.
+fn resource_of(place: &[u8]) -> (&str, &str) {
+    let place = std::str::from_utf8(place).unwrap_or_default();
+    let found = resources::RESOURCES.iter().find(|row| place.starts_with(&row.prefix()));
+    // What has no row of its own is a custom resource, which has group and plural in its key.
+    let custom = || {
+        let mut parts = place.trim_start_matches("/registry/").split('/');
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    };
+    found.map_or_else(custom, |row| (row.group, row.plural))
+}
+
+impl Entry {
+    fn parse(entry: &Value, at: &str) -> Result<Self, String> {
+        let texts = list(&entry["resources"]).filter_map(|(_, v)| v.as_str());
+        let resources: Vec<String> = texts.map(str::to_owned).collect();
+        if resources.is_empty() {
+            return Err(format!("{at}.resources: Required value: at least one resource must be specified"));
+        }
+        if resources.iter().any(|name| name == "*") {
+            let why = "use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources";
+            return Err(format!("{at}.resources: Invalid value: \"*\": {why}"));
+        }
+        let providers = list(&entry["providers"])
+            .map(|(index, provider)| Provider::parse(provider, &format!("{at}.providers[{index}]")));
+        let providers = providers.collect::<Result<Vec<_>, _>>()?;
+        if providers.is_empty() {
+            return Err(format!("{at}.providers: Required value: at least one provider is required"));
+        }
+        Ok(Self { resources, providers })
+    }
+}
+
+impl Provider {
+    fn parse(provider: &Value, at: &str) -> Result<Self, String> {
+        let map = provider.as_object().filter(|map| map.len() == 1);
+        let map = map.ok_or_else(|| format!("{at}: Invalid value: exactly one provider must be specified"))?;
+        let Some((kind, given)) = map.iter().next() else { return Err(format!("{at}: Required value")) };
+        match kind.as_str() {
+            "identity" => Ok(Self::Identity),
+            "aesgcm" | "aescbc" | "secretbox" => Self::keys(kind, given, &format!("{at}.{kind}")),
+            "kms" => Err(format!("{at}.kms: KMS plugins are not supported by this version of keelson")),
+            other => Err(format!("{at}: unknown provider {other:?}")),
+        }
+    }
+
+    fn keys(kind: &str, given: &Value, at: &str) -> Result<Self, String> {
+        let sizes: &[usize] = if kind == "secretbox" { &[32] } else { &[16, 24, 32] };
+        let mut names = Vec::new();
+        let keys = list(&given["keys"]).map(|(index, key)| {
+            let at = format!("{at}.keys[{index}]");
+            let name = key["name"].as_str().unwrap_or_default();
+            if name.is_empty() {
+                return Err(format!("{at}.name: Required value: key name must be provided"));
+            }
+            if name.contains(':') {
+                return Err(format!("{at}.name: Invalid value: {name:?}: must not contain a colon"));
+            }
+            if names.contains(&name) {
+                return Err(format!("{at}.name: Invalid value: {name:?}: duplicate key name"));
+            }
+            names.push(name);
+            let secret = key["secret"].as_str().filter(|s| !s.is_empty());
+            let secret = secret.ok_or_else(|| format!("{at}.secret: Required value: secret must be provided"))?;
+            let secret = STANDARD.decode(secret).map_err(|_| {
+                format!("{at}.secret: Invalid value: \"REDACTED\": secret must be base64 encoded")
+            })?;
+            if !sizes.contains(&secret.len()) {
+                return Err(format!(
+                    "{at}.secret: Invalid value: \"REDACTED\": secret is not of the expected length, got {}, expected one of {sizes:?}",
+                    secret.len()
+                ));
+            }
+            Key::new(kind, name, &secret).map_err(|why| format!("{at}: {why}"))
+        });
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        match keys.is_empty() {
+            true => Err(format!("{at}.keys: Required value: at least one key is required")),
+            false => Ok(Self::Keys(keys)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(resources: &str) -> Result<Config, String> {
+        let text =
+            format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n{resources}");
+        Config::parse(text.as_bytes())
+    }
+
+    const KEY: &str = "c2VjcmV0IGlzIHNlY3VyZQ=="; // 16 bytes
+
+    #[test]
+    fn keys_are_turned_by_their_order() {
+        let old = config(&format!("- resources: [secrets]\n  providers: [{{aesgcm: {{keys: [{{name: a, secret: {KEY}}}]}}}}, {{identity: {{}}}}]")).unwrap();
+        let secrets = resources::find("", "v1", "secrets").unwrap();
+        let place = &secrets.key("default", "s").into_bytes()[..];
+        let sealed = Bytes::from(old.writing("", "secrets").unwrap().seal(place, b"hidden").unwrap());
+        assert!(old.writing("", "configmaps").is_none());
+        assert_eq!(&old.open(place, &Bytes::from_static(b"plain")).unwrap()[..], b"plain");
+        let keys =
+            format!("{{name: b, secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}}, {{name: a, secret: {KEY}}}");
+        let new = config(&format!("- resources: [secrets]\n  providers: [{{aesgcm: {{keys: [{keys}]}}}}]")).unwrap();
+        assert_eq!(&new.open(place, &sealed).unwrap()[..], b"hidden");
+        assert!(new.writing("", "secrets").unwrap().prefix().ends_with(b":b:"));
+        assert!(new.open(place, &Bytes::from_static(b"plain")).unwrap_err().contains("identity"));
+        assert!(new.has_strict() && !old.has_strict());
+        let none = config("- resources: [secrets]\n  providers: [{identity: {}}]").unwrap();
+        assert!(none.open(place, &sealed).unwrap_err().contains("no matching key"));
+    }
+
+    #[test]
+    fn the_narrowest_name_counts() {
+        let all = config(&format!(
+            "- resources: [\"*.apps\"]\n  providers: [{{identity: {{}}}}]\n- resources: [\"*.*\"]\n  providers: [{{aescbc: {{keys: [{{name: a, secret: {KEY}}}]}}}}]"
+        ))
+        .unwrap();
+        assert!(all.writing("", "secrets").is_some());
+        assert!(all.writing("apps", "deployments").is_none());
+        assert!(all.writing("example.com", "things").is_some());
+    }
+
+    #[test]
+    fn configurations_that_cannot_be_meant_are_refused() {
+        for (text, why) in [
+            ("", "at least one resource"),
+            ("- resources: [secrets]\n  providers: []", "providers: Required value"),
+            ("- resources: [secrets]\n  providers: [{aesgcm: {keys: []}}]", "at least one key"),
+            (
+                "- resources: [secrets]\n  providers: [{aesgcm: {keys: [{name: a, secret: AAAA}]}}]",
+                "expected length, got 3",
+            ),
+            ("- resources: [secrets]\n  providers: [{secretbox: {keys: [{name: \"a:b\", secret: AAAA}]}}]", "colon"),
+            ("- resources: [\"*\"]\n  providers: [{identity: {}}]", "use '*.'"),
+            ("- resources: [secrets]\n  providers: [{kms: {name: x}}]", "not supported"),
+        ] {
+            let error = config(text).err().unwrap();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
