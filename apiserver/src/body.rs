@@ -24,6 +24,23 @@ pub fn content_type(headers: &HeaderMap) -> &str {
 
 /// Reads an object; `expected` is the kind (`apiVersion` and kind) that belongs here.
 pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Decoded, Status> {
+    read(headers, body, expected, |why| {
+        let what = format!("the object provided is unrecognized (must be of type {})", expected.1);
+        Status::bad_request(format!("{what}: {why} ({})", summary(body)))
+    })
+}
+
+/// Reads the options of a deletion: their refusal says only what is wrong.
+pub fn options(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Value, Status> {
+    read(headers, body, expected, Status::bad_request).map(|decoded| decoded.value)
+}
+
+fn read(
+    headers: &HeaderMap,
+    body: &[u8],
+    expected: (&str, &str),
+    unrecognized: impl Fn(String) -> Status,
+) -> Result<Decoded, Status> {
     let decoded = match content_type(headers) {
         "application/json" | "" | "*/*" => {
             decode::json(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
@@ -34,11 +51,7 @@ pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Resul
             .map_err(|e| e.to_string()),
         _ => return Err(Status::unsupported_media_type(MEDIA_TYPES)),
     };
-    let unrecognized = |why: String| {
-        let what = format!("the object provided is unrecognized (must be of type {})", expected.1);
-        Status::bad_request(format!("{what}: {why} ({})", summary(body)))
-    };
-    let mut decoded = decoded.map_err(unrecognized)?;
+    let mut decoded = decoded.map_err(&unrecognized)?;
     if decoded.value.is_null() {
         decoded.value = Map::new().into();
     }

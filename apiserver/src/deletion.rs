@@ -43,7 +43,17 @@ pub fn read_options(call: &Call<'_>) -> Result<Value, Status> {
         }
         given
     } else {
-        let given = body::object(call.headers, call.body, ("v1", "DeleteOptions"))?.value;
+        let given = body::options(call.headers, call.body, ("v1", "DeleteOptions"))?;
+        let text = |key: &str| given[key].as_str().unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        // Options may come under any group's name.
+        if !matches!(kind, "" | "DeleteOptions") {
+            let version = if version.is_empty() { "meta.k8s.io/v1" } else { version };
+            return Err(Status::bad_request(format!(
+                "no kind {kind:?} is registered for version {version:?} in scheme \
+                 \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
+            )));
+        }
         conformed(given)?
     };
     for (key, values) in [("dryRun", query.all("dryRun"))] {
@@ -90,6 +100,16 @@ pub fn is_dry_run(given: &Value) -> bool {
     given["dryRun"].as_array().is_some_and(|list| list.iter().any(|v| v == "All"))
 }
 
+/// Refuses to delete what every cluster needs.
+pub fn allowed(def: &ResourceDef, name: &str) -> Result<(), Status> {
+    let system = matches!(name, "system-cluster-critical" | "system-node-critical");
+    if system && def.group == "scheduling.k8s.io" && def.plural == "priorityclasses" {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(Status::forbidden(def.group, def.plural, name, why));
+    }
+    Ok(())
+}
+
 /// Refuses a deletion that is meant for another object.
 pub fn preconditions(def: &ResourceDef, given: &Value, old: &Value) -> Result<(), Status> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
@@ -108,7 +128,7 @@ pub fn preconditions(def: &ResourceDef, given: &Value, old: &Value) -> Result<()
             let why = format!(
                 "the {label} in the precondition ({wanted}) does not match the {label} in record ({found}). {end}"
             );
-            return Err(Status::conflict(def.group, def.kind, name, &why));
+            return Err(Status::conflict(rules::error_group(def), def.kind, name, &why));
         }
     }
     Ok(())
@@ -187,7 +207,8 @@ fn grace(def: &ResourceDef, given: &Value, new: &mut Value, now: Timestamp) -> G
     let asked = given["gracePeriodSeconds"].as_i64().map(|s| if s < 0 { 1 } else { s });
     let running = new["metadata"]["deletionGracePeriodSeconds"].as_i64();
     if new["metadata"]["deletionTimestamp"].is_string() {
-        let Some(before) = running else { return Grace::None };
+        // Marked and removed are two writes: who was stopped between them left a mark without grace, and the next one removes.
+        let Some(before) = running.filter(|seconds| *seconds != 0) else { return Grace::None };
         let Some(asked) = asked.filter(|asked| *asked < before) else { return Grace::Pending };
         let end =
             new["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(now);
@@ -289,6 +310,9 @@ mod tests {
             panic!("it goes")
         };
         assert_eq!(last["metadata"]["generation"], 2);
+        // A server died after the mark: whoever deletes again removes it, with or without saying that it must not wait.
+        assert_eq!(decide("pods", json!({}), &last), Plan::Remove);
+        assert_eq!(decide("pods", json!({"gracePeriodSeconds": 0}), &last), Plan::Remove);
     }
 
     #[test]

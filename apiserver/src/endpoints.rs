@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use keelson_client::{Client, Error};
 use keelson_store::{KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn, WatchRequest};
 use serde_json::{Value, json};
@@ -27,6 +29,9 @@ const PREFIX: &str = "/keelson/servers/";
 const TTL_SECONDS: i64 = 15;
 /// How often it renews the key and looks whether all is in line (upstream: 10 s).
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How long a server counts after its identity Lease was renewed last, seconds, and how often it is renewed.
+const IDENTITY_SECONDS: i32 = 3600;
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(60);
 /// The name of all three objects.
 const NAME: &str = "kubernetes";
 /// Time for taking this server out when it stops.
@@ -51,6 +56,7 @@ impl Place {
     pub async fn keep(self, stop: CancellationToken) {
         let key = Bytes::from(format!("{PREFIX}{:016x}", self.id));
         let mut lease = 0;
+        let mut renewed = None;
         while !stop.is_cancelled() {
             // Opened before the keys are read, so that no change falls between.
             let changes = self.kv.watch(WatchRequest { range: KeyRange::prefix(PREFIX), start_revision: 0 });
@@ -60,6 +66,12 @@ impl Place {
             }
             if let Err(error) = self.reconcile().await {
                 info!(%error, "the kubernetes Service is not in line yet");
+            }
+            if renewed.is_none_or(|at: Instant| at.elapsed() >= IDENTITY_INTERVAL) {
+                match self.renew_identity().await {
+                    Ok(()) => renewed = Some(Instant::now()),
+                    Err(error) => info!(%error, "this server's identity lease is not renewed yet"),
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -101,6 +113,26 @@ impl Place {
             Some(_) => {}
         }
         Ok(())
+    }
+
+    /// Keeps up the Lease by which tools count the servers.
+    async fn renew_identity(&self) -> Result<(), Error> {
+        let name = format!("apiserver-{:016x}", self.id);
+        let leases = self.client.namespaced::<Lease>("kube-system");
+        let now = MicroTime(jiff::Timestamp::now());
+        let Some(mut found) = leases.get_opt(&name).await? else {
+            let lease = json!({
+                "metadata": {
+                    "name": name,
+                    "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver", "kubernetes.io/hostname": name},
+                    "annotations": {"kubernetes.io/peer-advertise-address": self.address.to_string()},
+                },
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": IDENTITY_SECONDS, "renewTime": now},
+            });
+            return leases.create(&serde_json::from_value(lease)?).await.map(drop);
+        };
+        found.spec.get_or_insert_default().renew_time = Some(now);
+        leases.replace(&name, &found).await.map(drop)
     }
 
     async fn ensure_service(&self) -> Result<(), Error> {

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
+use crate::request::ResourceRequest;
 use crate::verbs::Call;
-use crate::{ApiServer, deletion, strategy};
+use crate::{ApiServer, deletion, ownership, strategy};
 
 /// Attempts while other writers come between.
 const ATTEMPTS: usize = 5;
@@ -106,7 +107,15 @@ async fn ask_budget(server: &ApiServer, call: &Call<'_>, pod: &Value, dry_run: b
         if !is_ready(pod) && unhealthy_may_go(&budget) {
             return Ok(());
         }
+        let before = budget.clone();
         take(&mut budget, &call.request.name, &strategy::now())?;
+        ownership::track_as(
+            &ResourceRequest::about(def, &before),
+            "status",
+            ownership::SERVER,
+            Some(&before),
+            &mut budget,
+        );
         if dry_run {
             return Ok(());
         }

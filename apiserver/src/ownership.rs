@@ -33,7 +33,9 @@ pub fn manager(call: &Call<'_>) -> String {
 fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
     match (subresource, def.group, def.plural) {
         ("", ..) if def.has_status => FieldSet::of(&[&["status"]]),
+        ("finalize", "", "namespaces") => FieldSet::of(&[&["status"]]),
         ("status", "apps", "deployments") => FieldSet::of(&[&["spec"], &["metadata", "labels"]]),
+        ("status", "networking.k8s.io", "servicecidrs") => FieldSet::of(&[&["spec"], &["metadata"]]),
         ("status", "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _) => {
             FieldSet::of(&[&["spec"], &["metadata"]])
         }
@@ -62,8 +64,12 @@ fn convert<'a>(request: &'a ResourceRequest, version: &str, object: &Value) -> O
         return Some((node(request), object.clone()));
     }
     let (group, version) = version.split_once('/').unwrap_or(("", version));
+    // What is owned under another group's name cannot be followed.
+    if group != def.group {
+        return None;
+    }
     if let Some(custom) = &request.custom {
-        let index = custom.definition.versions.iter().position(|v| group == def.group && v.name == version)?;
+        let index = custom.definition.versions.iter().position(|v| v.name == version)?;
         let mut object = object.clone();
         object["apiVersion"] = custom.definition.versions[index].def.api_version().into();
         return Some((Node::Custom(custom.definition.schema_given(index)), object));
@@ -111,8 +117,15 @@ fn is_empty_entry(entry: &Value) -> bool {
 
 /// Notes in the object who wrote which fields; `live` is the stored object or `None` for a new one.
 pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
-    let request = call.request;
-    let (def, subresource) = (request.def, request.subresource.as_str());
+    track_as(call.request, &call.request.subresource, &manager(call), live, new);
+}
+
+/// The name under which the server itself writes.
+pub const SERVER: &str = "kube-apiserver";
+
+/// As [`track`], for a writer that is not the one who asks.
+pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: Option<&Value>, new: &mut Value) {
+    let def = request.def;
     let empty = || schema::of_kind(def.group, def.version, def.kind).map_or_else(|| json!({}), presence::empty);
     let mut managed = starting(live.unwrap_or(&Value::Null), new, subresource);
     if let Some(metadata) = new["metadata"].as_object_mut() {
@@ -124,8 +137,8 @@ pub fn track(call: &Call<'_>, live: Option<&Value>, new: &mut Value) {
         return;
     }
     let before = live.map_or_else(empty, without_managers);
-    let (name, version, now) = (manager(call), def.api_version(), strategy::now());
-    let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
+    let (version, now) = (def.api_version(), strategy::now());
+    let writer = Writer { manager: name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
     managed.update(&Kind { node: node(request), convert: &convert, ignored: &ignored }, &writer, &before, new);
@@ -152,8 +165,19 @@ pub fn track_virtual(call: &Call<'_>, object: &mut Value, group: &str) {
 
 /// Lays an applied configuration over the stored object (`None`: there is none yet).
 pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, Status> {
-    let request = call.request;
-    let (def, subresource) = (request.def, request.subresource.as_str());
+    apply_as(call.request, &call.request.subresource, &manager(call), live, config, force)
+}
+
+/// As [`apply`], for a writer that is not the one who asks.
+pub fn apply_as(
+    request: &ResourceRequest,
+    subresource: &str,
+    name: &str,
+    live: Option<&Value>,
+    config: &Value,
+    force: bool,
+) -> Result<Value, Status> {
+    let def = request.def;
     let node = node(request);
     if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -163,8 +187,8 @@ pub fn apply(call: &Call<'_>, live: Option<&Value>, config: &Value, force: bool)
     let mut managed = Managed::decode(live.and_then(|l| l["metadata"].get("managedFields")))
         .map_err(|why| Status::unknown(format!("failed to decode managed fields: {why}")))?;
     let before = live.map_or_else(|| empty.clone(), without_managers);
-    let (name, version, now) = (manager(call), def.api_version(), strategy::now());
-    let writer = Writer { manager: &name, api_version: &version, subresource, now: &now };
+    let (version, now) = (def.api_version(), strategy::now());
+    let writer = Writer { manager: name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
     let kind = Kind { node, convert: &convert, ignored: &ignored };
@@ -244,6 +268,7 @@ fn conflict(conflicts: &[Conflict]) -> Status {
         reason: "Conflict".into(),
         details: Some(Box::new(Details { causes: causes.collect(), ..Details::default() })),
         code: 409,
+        ..Status::default()
     }
 }
 

@@ -66,6 +66,7 @@ pub struct ApiServer {
     pub(crate) aggregated: aggregation::Table,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
+    sources: keelson_client::metrics::Sources,
     pub(crate) agents: streams::Agents,
     pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
@@ -102,6 +103,7 @@ impl ApiServer {
             advisor: std::sync::OnceLock::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
+            sources: Default::default(),
             authenticator: Authentication::load(objects.clone(), config.pki.clone(), &config.settings.authentication)?,
             admission: admission::Chain::new(
                 admission::Parts {
@@ -135,6 +137,11 @@ impl ApiServer {
     /// How many requests there were and are.
     pub fn figures(&self) -> metrics::Figures {
         self.metrics.figures()
+    }
+
+    /// Where other parts of the process add what `/metrics` shows.
+    pub fn metric_sources(&self) -> &keelson_client::metrics::Sources {
+        &self.sources
     }
 
     /// Carries out a request of an authenticated user. Never panics and always answers.
@@ -200,7 +207,7 @@ impl ApiServer {
             Target::Resource(request) => {
                 let started = Instant::now();
                 let (headers, fence) = (&parts.headers, fence.as_ref());
-                let call = Call { request: &request, user: &user, headers, body: &bytes, fence };
+                let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
                     Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
                     Err(refusal) => Err(refusal),
@@ -302,7 +309,7 @@ impl ApiServer {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
                 let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
-                let text = self.metrics.text(&self.objects.kv.view(), customs);
+                let text = self.metrics.text(&self.objects.kv.view(), customs) + &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
             }
             "/openid/v1/jwks" => {
@@ -372,7 +379,7 @@ impl ApiServer {
                 }
                 let revision = self.objects.kv.barrier().await.map_err(status_of)?;
                 if revision < wanted {
-                    return Err(Status::too_large_version(wanted, revision));
+                    return Err(Status::too_large_version(wanted, revision, 1));
                 }
                 Ok(())
             }

@@ -113,6 +113,21 @@ pub struct ResourceRequest {
 }
 
 impl ResourceRequest {
+    /// A request of the server itself about an object of a built-in kind.
+    pub(crate) fn about(def: &'static ResourceDef, object: &Value) -> Self {
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        Self {
+            def,
+            custom: None,
+            verb: "update",
+            namespace: text("namespace"),
+            name: text("name"),
+            subresource: String::new(),
+            rest: String::new(),
+            query: Query::default(),
+        }
+    }
+
     /// A stored object with its head, in the version that is asked for.
     pub(crate) fn stored(&self, kv: &KeyValue) -> Result<Stored, Status> {
         match &self.custom {

@@ -79,6 +79,9 @@ pub fn refusal(media: Media, status: &Status) -> Response<Body> {
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
+    if let Some(beside) = &status.beside {
+        body::warn(&mut response, &beside.warnings);
+    }
     response
 }
 

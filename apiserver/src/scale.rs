@@ -6,8 +6,9 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
-use crate::verbs::{Call, patch};
-use crate::{ApiServer, options, strategy};
+use crate::verbs::update::Tracking;
+use crate::verbs::{Call, apply, patch};
+use crate::{ApiServer, body, options, ownership, strategy};
 
 /// The kind of its bodies.
 const SCALE: ResourceDef = ResourceDef {
@@ -88,6 +89,9 @@ fn selector(selector: &Value) -> String {
 /// Changes an object's replicas through its Scale.
 pub async fn set(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     let is_patch = call.request.verb == "patch";
+    if is_patch && body::content_type(call.headers) == apply::MEDIA_TYPE {
+        return set_by_apply(server, call).await;
+    }
     options::check(call, if is_patch { "PatchOptions" } else { "UpdateOptions" }, false)?;
     let given = is_patch.then(|| patch::read(call)).transpose()?;
     let input = if is_patch { Value::Null } else { read(call)? };
@@ -103,6 +107,43 @@ pub async fn set(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, 
         })
         .await?;
     call.answer(200, &of(call, &object)?, &warnings)
+}
+
+/// Applies a Scale: the replicas of the object belong to the applier.
+async fn set_by_apply(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
+    options::check(call, "PatchOptions", true)?;
+    let mut warnings = Vec::new();
+    let config = apply::read(call, &SCALE, &mut warnings)?;
+    let def = call.request.def;
+    let replicas = config["spec"]["replicas"].as_i64();
+    let mut part = json!({"apiVersion": def.api_version(), "kind": def.kind});
+    match (&call.request.custom, replicas) {
+        (Some(custom), Some(replicas)) => crate::crd::scale::set(custom, &mut part, replicas),
+        (None, Some(replicas)) => part["spec"] = json!({"replicas": replicas}),
+        (_, None) => {}
+    }
+    let force = call.request.query.flag("force");
+    let object = server
+        .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
+            // Refuses what may not be written.
+            write(call, old, &config, revision)?;
+            ownership::apply(call, Some(old), &part, force).map_err(|status| as_of_scale(status, &def.api_version()))
+        })
+        .await?;
+    call.answer(200, &of(call, &object)?, &warnings)
+}
+
+/// A refusal in which others own the field of the Scale, not that of the object behind it.
+fn as_of_scale(mut status: Status, version: &str) -> Status {
+    const PATH: &str = ".spec.replicas";
+    let named = |text: &str| text.replace(&format!(" using {version}"), " using autoscaling/v1");
+    let mut paths = Vec::new();
+    for cause in status.details.iter_mut().flat_map(|d| d.causes.iter_mut()) {
+        cause.message = named(&cause.message);
+        paths.push(std::mem::replace(&mut cause.field, PATH.into()));
+    }
+    status.message = paths.iter().fold(named(&status.message), |text, path| text.replace(path, PATH));
+    status
 }
 
 /// Reads the Scale of an update.

@@ -7,7 +7,7 @@ use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::stored;
-use keelson_machinery::validation::{is_external, needs_health_check};
+use keelson_machinery::validation::{address_problems, is_external, needs_health_check};
 use keelson_store::{Compare, DeleteRequest, KeyRange, Op, PutRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -186,6 +186,11 @@ pub fn allocate(
     if !is_service(def) {
         return Ok(extra);
     }
+    let problems = address_problems(&new["spec"]);
+    if !problems.is_empty() {
+        let name = new["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Status::invalid("", "Service", name, problems));
+    }
     let empty = json!({});
     let before = old.map_or(&empty, |o| &o["spec"]);
     let mut allocator = Allocator { server, owner: owner(new), dry_run, extra: &mut extra, taken: Vec::new() };
@@ -269,6 +274,13 @@ struct Allocator<'a> {
     taken: Vec<u16>,
 }
 
+/// Whether addresses may be taken of a ServiceCIDR.
+fn is_ready(object: &Value) -> bool {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
+    ready && object["metadata"]["deletionTimestamp"].is_null()
+}
+
 fn race() -> Status {
     Status { reason: "AllocationRace".into(), ..Status::internal("the value was allocated at the same moment") }
 }
@@ -326,31 +338,50 @@ impl Allocator<'_> {
         Ok(())
     }
 
-    fn next_address(&self) -> Result<String, Status> {
-        let (base, size) = range(&self.server.service_cidr)?;
-        if self.dry_run {
-            return Ok(Ipv4Addr::from(base).to_string());
+    /// The ranges that addresses may be of: the server's own, then those of the ServiceCIDRs that are ready.
+    fn ranges(&self) -> Result<Vec<(u32, u32)>, Status> {
+        let mut ranges = vec![range(&self.server.service_cidr)?];
+        let Some(def) = resources::find("networking.k8s.io", "v1", "servicecidrs") else { return Ok(ranges) };
+        for object in self.server.objects.all(def, "").iter().filter(|object| is_ready(object)) {
+            let cidrs = object["spec"]["cidrs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            for found in cidrs.filter_map(|cidr| range(cidr).ok()) {
+                if !ranges.contains(&found) {
+                    ranges.push(found);
+                }
+            }
         }
+        Ok(ranges)
+    }
+
+    fn next_address(&self) -> Result<String, Status> {
+        let ranges = self.ranges()?;
+        if let (true, Some((base, _))) = (self.dry_run, ranges.first()) {
+            return Ok(Ipv4Addr::from(*base).to_string());
+        }
+        let free = ranges.iter().find_map(|(base, size)| self.free_address(*base, *size));
+        free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+    }
+
+    fn free_address(&self, base: u32, size: u32) -> Option<String> {
         let band = (size / 16).clamp(STATIC_BAND.0, STATIC_BAND.1);
         let mut rng = rand::rng();
-        let free = (0..TRIES)
+        (0..TRIES)
             .map(|i| {
                 let upper = i < TRIES / 2 && band < size - 1;
                 if upper { rng.random_range(band..size - 1) } else { rng.random_range(1..size - 1) }
             })
             .map(|offset| Ipv4Addr::from(base + offset).to_string())
-            .find(|ip| address_key(ip).is_some_and(|key| self.is_free(&key)));
-        free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+            .find(|ip| address_key(ip).is_some_and(|key| self.is_free(&key)))
     }
 
     fn check_address(&self, new: &Value, wanted: &str) -> Result<(), Status> {
-        let (base, size) = range(&self.server.service_cidr)?;
+        let ranges = self.ranges()?;
         let refused = |why: &str| {
             let why = format!("failed to allocate IP {wanted}: {why}");
             Err(invalid(new, Cause::invalid("spec.clusterIPs", &json!([wanted]), &why)))
         };
-        let inside = wanted.parse::<Ipv4Addr>().is_ok_and(|ip| u32::from(ip) > base && u32::from(ip) - base < size - 1);
-        if !inside {
+        let within = |ip: u32| ranges.iter().any(|(base, size)| ip > *base && ip - base < size - 1);
+        if !wanted.parse::<Ipv4Addr>().is_ok_and(|ip| within(ip.into())) {
             return refused("the provided network does not match the current range");
         }
         if !address_key(wanted).is_some_and(|key| self.is_free(&key)) {

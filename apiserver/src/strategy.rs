@@ -2,7 +2,7 @@
 
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{defaults, prepare, presence, qos, resources, rules, schema, validation};
+use keelson_machinery::{conversion, defaults, prepare, presence, qos, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -111,6 +111,14 @@ pub fn cannot_be_handled(def: &ResourceDef, why: &str) -> Status {
     Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", def.version))
 }
 
+/// Takes out of a new object's metadata what only the server writes.
+pub fn wipe_system_metadata(object: &mut Value) {
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(key);
+    }
+}
+
 /// Gives a new object its identity and defaults.
 pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
     let def = request.def;
@@ -135,16 +143,18 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), now().into());
     let first = if def.custom { Some(1) } else { rules::first_generation(&rules::of(def)) };
-    match first {
-        Some(generation) => metadata.insert("generation".into(), generation.into()),
-        None => metadata.remove("generation"),
-    };
+    // Kinds that count no generations keep what the client says.
+    if let Some(generation) = first {
+        metadata.insert("generation".into(), generation.into());
+    }
     if def.custom {
         if def.has_status {
             object.as_object_mut().map(|map| map.remove("status"));
         }
         return Ok(());
     }
+    // A generated name may be what other fields are filled in with.
+    defaults::set(def, object);
     prepare::create(def, object, &now());
     services::prepare(def, object, None);
     settle(def, object);
@@ -168,6 +178,10 @@ pub fn complete(def: &ResourceDef, object: &mut Value, old: Option<&Value>) {
         return;
     }
     defaults::set(def, object);
+    if def.group == "autoscaling" {
+        // By way of the version that is stored, so that annotations say what they will say.
+        *object = conversion::from_stored(def, conversion::to_stored(def, object).into_owned());
+    }
     if crd::is_definition(def) {
         crd::definition::prepare(object, old);
     }
@@ -194,7 +208,7 @@ pub fn generate_name(prefix: &str) -> String {
 
 /// Merges an update with what is stored: identity stays, status belongs to the status subresource (and vice versa), a
 /// changed spec counts a generation.
-pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
+pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value, counts_anyway: bool) {
     let (def, subresource) = (request.def, request.subresource.as_str());
     let generation = old["metadata"].get("generation").cloned();
     set(&mut new["metadata"], "generation", generation);
@@ -218,7 +232,7 @@ pub fn prepare_update(request: &ResourceRequest, old: &Value, new: &mut Value) {
         true => crd::strategy::counts_generation(def.has_status, old, new),
         false => subresource != "status" && rules::counts(&rules::of(def), old, new),
     };
-    if changed {
+    if changed || counts_anyway {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
     }
 }
@@ -278,5 +292,10 @@ pub fn check(
         warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
         return Ok(());
     }
-    Err(Status::invalid(def.group, def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes))
+    Err(Status::invalid(
+        rules::error_group(def),
+        def.kind,
+        new["metadata"]["name"].as_str().unwrap_or_default(),
+        causes,
+    ))
 }

@@ -11,8 +11,10 @@ mod plot;
 pub mod report;
 mod run;
 mod selftest;
+mod simulated;
 pub mod system;
 pub mod workloads;
 
 pub use run::{ChaosArgs, list, run};
 pub use selftest::self_test;
+pub use simulated::{World, hand_over};

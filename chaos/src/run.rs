@@ -39,6 +39,15 @@ const KEPT: i64 = 300;
 /// Flags of `keelson chaos` and `cargo xtask chaos`.
 #[derive(Args, Clone, Debug)]
 pub struct ChaosArgs {
+    /// Where members run: real (hosts on this machine) or sim (one process, from the seed alone)
+    #[arg(long, default_value = "real")]
+    pub world: crate::simulated::World,
+    /// Simulated world: seeds, as FROM..TO, each in a process of its own
+    #[arg(long, conflicts_with = "seed")]
+    pub seeds: Option<String>,
+    /// How long faults go on, in hours instead of minutes
+    #[arg(long)]
+    pub hours: Option<f64>,
     /// Decides which faults happen when, and what clients do (default: a random one, which is printed)
     #[arg(long)]
     pub seed: Option<u64>,
@@ -95,6 +104,7 @@ pub fn list() -> String {
 
 /// Runs and writes the report.
 pub fn run(args: &ChaosArgs) -> Result<Report> {
+    let args = &ChaosArgs { minutes: args.hours.map_or(args.minutes, |hours| hours * 60.0), ..args.clone() };
     if !nix::unistd::geteuid().is_root() {
         bail!("members run in network namespaces, which need root: run it with sudo");
     }

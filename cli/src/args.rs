@@ -58,6 +58,8 @@ pub enum Command {
     Snapshot(crate::store::snapshot::SnapshotArgs),
     /// Join this machine to a cluster as a node and run pods on it
     Agent(Box<AgentArgs>),
+    /// Run the controllers alone, against any Kubernetes API
+    Controllers(Box<ControllersArgs>),
     /// Run the scheduler alone, against any Kubernetes API
     Scheduler(SchedulerArgs),
     /// Show for a pod, node by node, which filter refuses it or how the scores add up
@@ -115,6 +117,10 @@ pub struct ServerArgs {
     /// --cluster-init nor --join a free port of this host)
     #[arg(long, env = "KEELSON_PEER_ADDRESS")]
     pub peer_address: Option<SocketAddr>,
+    /// Serve etcd's API on the server's store at this address, for admins' certificates only (such as 127.0.0.1:2379;
+    /// default: not at all)
+    #[arg(long, env = "KEELSON_ETCD_LISTEN")]
+    pub etcd_listen: Option<SocketAddr>,
     /// Begin a cluster that other servers will join
     #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
     pub cluster_init: bool,
@@ -266,6 +272,38 @@ pub struct AgentArgs {
     /// The cluster's domain
     #[arg(long, env = "KEELSON_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// Flags of `keelson controllers`.
+#[derive(Flags, Clone, Debug)]
+pub struct ControllersArgs {
+    /// The kubeconfig that says where the API is and as whom to use it
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// Addresses of pods; nodes get ranges of it
+    #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
+    pub cluster_cidr: String,
+    /// Length of the prefix of each node's range
+    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
+    pub node_cidr_mask_size: u8,
+    /// A node that says nothing for this long is unreachable
+    #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
+    pub node_monitor_grace_period: std::time::Duration,
+    /// Give claims of a cluster without storage classes directories of nodes
+    #[arg(long, env = "KEELSON_LOCAL_PATH")]
+    pub local_path: bool,
+    /// The CA's certificate to publish (default: the kubeconfig's)
+    #[arg(long, env = "KEELSON_ROOT_CA_FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// Certificate of the CA that signs certificate requests (without it nothing is signed)
+    #[arg(long, env = "KEELSON_CLUSTER_SIGNING_CERT_FILE")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "KEELSON_CLUSTER_SIGNING_KEY_FILE")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// Signs tokens of service accounts that are kept as Secrets (without it none are made)
+    #[arg(long, env = "KEELSON_SERVICE_ACCOUNT_PRIVATE_KEY_FILE")]
+    pub service_account_private_key_file: Option<PathBuf>,
 }
 
 /// Flags of `keelson scheduler`.

@@ -12,6 +12,9 @@ pub async fn run(args: ChaosArgs) -> Result<()> {
         print!("{}", keelson_chaos::list());
         return Ok(());
     }
+    if args.world == keelson_chaos::World::Sim {
+        return keelson_chaos::hand_over(&args);
+    }
     if args.self_test {
         if !tokio::task::spawn_blocking(move || keelson_chaos::self_test(&args)).await?? {
             std::process::exit(FAULTY);

@@ -4,7 +4,9 @@ mod access;
 mod agent;
 mod args;
 mod chaos;
+mod component;
 mod config;
+mod etcd;
 mod identity;
 mod join;
 mod leader;
@@ -82,7 +84,8 @@ fn run() -> anyhow::Result<()> {
             args::Command::Store(args) => store::run(*args).await,
             args::Command::Snapshot(args) => store::snapshot::run(args).await,
             args::Command::Agent(args) => agent::run(*args).await,
-            args::Command::Scheduler(args) => scheduler::run(args).await,
+            args::Command::Controllers(args) => component::controllers(*args).await,
+            args::Command::Scheduler(args) => component::scheduler(args).await,
             args::Command::Kubectl { args } => std::process::exit(keelson_kubectl::run(args).await.into()),
             args::Command::ExplainScheduling(args) => scheduler::explain_scheduling(args).await,
             args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,

@@ -1,5 +1,4 @@
-//! `keelson scheduler`: the scheduler alone, against any Kubernetes API; what `keelson server` needs for its own; and the
-//! commands that ask it.
+//! What `keelson server` needs for its scheduler, and the commands that ask it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,22 +11,8 @@ use keelson_machinery::status::Status;
 use keelson_scheduler::Config;
 use keelson_scheduler::explain::{Unanswered, explain, what_if};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use crate::args::{ExplainArgs, SchedulerArgs, WhatIfArgs};
-use crate::server::terminated;
-
-/// Runs until told to stop.
-pub async fn run(args: SchedulerArgs) -> Result<()> {
-    let config = config(args.scheduler_config.as_deref())?;
-    let client = keelson_client::https::from_kubeconfig(&args.kubeconfig, "kube-scheduler")
-        .with_context(|| format!("kubeconfig {:?}", args.kubeconfig))?;
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(keelson_scheduler::run(client, config, stop.clone()));
-    terminated().await?;
-    stop.cancel();
-    work.await.context("the scheduler panicked")
-}
+use crate::args::{ExplainArgs, WhatIfArgs};
 
 /// Reads a KubeSchedulerConfiguration and checks it, so that a mistake is told at the start. None: upstream's defaults.
 pub fn config(file: Option<&Path>) -> Result<Option<Value>> {

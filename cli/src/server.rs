@@ -24,7 +24,7 @@ use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
 use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
-use crate::{join, leader, member};
+use crate::{etcd, join, leader, member};
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
@@ -51,7 +51,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let care = Care::new(replica.clone(), identity, keeper, &data);
     let stop = CancellationToken::new();
     let result =
-        serve(&args, Member { addresses, care, replica: replica.clone(), scheduler }, listener, started, &stop);
+        serve(&args, &data, Member { addresses, care, replica: replica.clone(), scheduler }, listener, started, &stop);
     let result = result.await;
     stop.cancel();
     replica.shutdown().await;
@@ -80,6 +80,7 @@ struct Member {
 /// Serves until a signal comes or the store fails.
 async fn serve(
     args: &ServerArgs,
+    data: &DataDir,
     member: Member,
     listener: TcpListener,
     started: Instant,
@@ -101,12 +102,15 @@ async fn serve(
     })
     .map_err(anyhow::Error::msg)?;
     care.serves(server.clone());
+    if let Some(address) = args.etcd_listen {
+        etcd::listen(address, data, &pki).await?.serve(&replica, data, &pki, care.keeper.slot(), stop)?;
+    }
     let vip = vip(args)?;
     let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
     let caring = tokio::spawn(take_care(args.clone(), care.clone(), vip, stop.clone()));
     let ready = async {
-        first_objects(kv.as_ref(), &url, &pki).await?;
+        first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
         let place = endpoints::Place {
             kv: kv.clone(),
@@ -151,13 +155,14 @@ async fn take_care(args: ServerArgs, care: Arc<Care>, vip: Option<Address>, stop
 }
 
 /// Writes what every cluster has, once there is a leader; says what it waits for.
-async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki) -> Result<()> {
+async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &str) -> Result<()> {
     let waiting = Instant::now();
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
         let ca = pki.cluster.trusted();
         objects.push(keelson_apiserver::bootstrap::cluster_info(url, &ca, &[]));
+        objects.push(keelson_apiserver::bootstrap::service_cidr(service_cidr));
         objects.push(keelson_apiserver::bootstrap::extension_authentication(&ca, &ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
@@ -241,6 +246,7 @@ fn components(
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
+        config.metrics = server.metric_sources().clone();
         config.node_cidr_mask_size = args.node_cidr_mask_size;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
@@ -251,8 +257,9 @@ fn components(
         let asking = client(server, "system:kube-scheduler", "kube-scheduler");
         server.set_advisor(crate::scheduler::advisor(asking, scheduler.clone()));
         let client = client(server, "system:kube-scheduler", "kube-scheduler");
+        let metrics = server.metric_sources().clone();
         let task: leader::Task = Box::new(move |fence, running| {
-            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), running))
+            Box::pin(keelson_scheduler::run(client.fenced(fence), scheduler.clone(), metrics.clone(), running))
         });
         tokio::spawn(leader::run(kv.clone(), "scheduler", identity.name.clone(), task, stop.clone()));
     }

@@ -18,7 +18,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 struct State<T> {
-    ready: VecDeque<T>,
+    /// Keys to work on, and since when.
+    ready: VecDeque<(T, Instant)>,
+    /// How many were put into `ready`.
+    added: u64,
+    /// How many failed.
+    retried: u64,
     /// Keys that wait in `ready`, or are to be added to it when their worker is done.
     dirty: HashSet<T>,
     working: HashSet<T>,
@@ -38,6 +43,8 @@ impl<T: Hash + Ord + Clone> Default for Queue<T> {
     fn default() -> Self {
         let state = State {
             ready: VecDeque::new(),
+            added: 0,
+            retried: 0,
             dirty: HashSet::new(),
             working: HashSet::new(),
             due: HashMap::new(),
@@ -53,8 +60,13 @@ impl<T: Hash + Ord + Clone> State<T> {
         if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
             return false;
         }
-        self.ready.push_back(key);
+        self.push(key);
         true
+    }
+
+    fn push(&mut self, key: T) {
+        self.added += 1;
+        self.ready.push_back((key, Instant::now()));
     }
 
     /// Makes the keys ready whose time has come.
@@ -99,6 +111,7 @@ impl<T: Hash + Ord + Clone> Queue<T> {
     pub fn retry(&self, key: T) {
         let failures = {
             let mut state = self.state.lock();
+            state.retried += 1;
             let count = state.failures.entry(key.clone()).or_default();
             *count = count.saturating_add(1);
             *count
@@ -114,17 +127,28 @@ impl<T: Hash + Ord + Clone> Queue<T> {
 
     /// Waits for a key to work on; [`Queue::done`] must follow.
     pub async fn next(&self) -> T {
+        self.next_timed().await.0
+    }
+
+    /// How many wait, how many were ever added, and how many of these after a failure.
+    pub fn counts(&self) -> (usize, u64, u64) {
+        let state = self.state.lock();
+        (state.ready.len(), state.added, state.retried)
+    }
+
+    /// As [`Queue::next`], with how long the key waited for a worker.
+    pub async fn next_timed(&self) -> (T, Duration) {
         loop {
             let next = {
                 let mut state = self.state.lock();
                 state.ripen(Instant::now());
-                if let Some(key) = state.ready.pop_front() {
+                if let Some((key, since)) = state.ready.pop_front() {
                     state.dirty.remove(&key);
                     state.working.insert(key.clone());
                     if !state.ready.is_empty() {
                         self.wake.notify_one();
                     }
-                    return key;
+                    return (key, since.elapsed());
                 }
                 state.order.first().map(|(at, _)| *at)
             };
@@ -143,7 +167,7 @@ impl<T: Hash + Ord + Clone> Queue<T> {
         let mut state = self.state.lock();
         state.working.remove(key);
         if state.dirty.contains(key) {
-            state.ready.push_back(key.clone());
+            state.push(key.clone());
             drop(state);
             self.wake.notify_one();
         }

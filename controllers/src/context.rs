@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -23,7 +24,8 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAtta
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::{Client, Informer, ListParams, Recorder};
-use keelson_pki::ClusterPki;
+use keelson_pki::service_account::SigningKey;
+use keelson_pki::{Authority, ClusterPki};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +34,48 @@ use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// What the controllers sign with and publish.
+#[derive(Clone)]
+pub enum Credentials {
+    /// All keys of the cluster.
+    Cluster(Arc<ClusterPki>),
+    /// What somebody else's cluster gave; without a key nothing of its kind is signed.
+    Given {
+        /// Certificate of the CA, which is published.
+        root: String,
+        /// Signs certificate requests.
+        signer: Option<Arc<Authority>>,
+        /// Signs tokens of service accounts that are kept as Secrets.
+        tokens: Option<Arc<SigningKey>>,
+    },
+}
+
+impl Credentials {
+    /// Certificates of the CAs that are trusted, as PEM.
+    pub fn root(&self) -> Arc<str> {
+        match self {
+            Self::Cluster(pki) => pki.cluster.trusted(),
+            Self::Given { root, .. } => root.as_str().into(),
+        }
+    }
+
+    /// Who signs certificate requests.
+    pub fn signer(&self) -> Option<&Authority> {
+        match self {
+            Self::Cluster(pki) => Some(&pki.cluster),
+            Self::Given { signer, .. } => signer.as_deref(),
+        }
+    }
+
+    /// What signs tokens.
+    pub fn tokens(&self) -> Option<&SigningKey> {
+        match self {
+            Self::Cluster(pki) => Some(&pki.service_account),
+            Self::Given { tokens, .. } => tokens.as_deref(),
+        }
+    }
+}
+
 /// What controllers are told from outside.
 #[derive(Clone)]
 pub struct Config {
@@ -39,26 +83,34 @@ pub struct Config {
     pub cluster_cidr: String,
     /// The length of the prefix of each node's range.
     pub node_cidr_mask_size: u8,
-    /// Signs certificates and is published as root CA.
-    pub authority: Arc<ClusterPki>,
+    /// What is signed with and published.
+    pub credentials: Credentials,
     /// A node that says nothing for this long is unreachable.
     pub node_monitor_grace_period: Duration,
     /// Whether claims of a cluster without storage classes get directories of nodes.
     pub local_path: bool,
     /// Addresses that belong to servers: no node gets a certificate for them.
     pub reserved_addresses: Vec<IpAddr>,
+    /// Where numbers of what the controllers do are shown.
+    pub metrics: keelson_client::metrics::Sources,
 }
 
 impl Config {
+    /// The usual configuration of a cluster with these keys.
+    pub fn new(cluster_cidr: String, pki: Arc<ClusterPki>) -> Self {
+        Self::with(cluster_cidr, Credentials::Cluster(pki))
+    }
+
     /// The usual configuration.
-    pub fn new(cluster_cidr: String, authority: Arc<ClusterPki>) -> Self {
+    pub fn with(cluster_cidr: String, credentials: Credentials) -> Self {
         Self {
             cluster_cidr,
             node_cidr_mask_size: 24,
-            authority,
+            credentials,
             node_monitor_grace_period: Duration::from_secs(40),
             local_path: true,
             reserved_addresses: Vec::new(),
+            metrics: Default::default(),
         }
     }
 }
@@ -163,6 +215,8 @@ informers! {
     storage_classes: StorageClass, &[], None;
     /// VolumeAttachments.
     attachments: VolumeAttachment, &[(ATTACHED_TO, attachment::node_index), (ATTACHMENTS_OF, attachment::volume_index)], None;
+    /// Policies of admission.
+    policies: ValidatingAdmissionPolicy, &[], None;
     /// CSIDrivers.
     csi_drivers: CSIDriver, &[], None;
     /// VolumeAttributesClasses.

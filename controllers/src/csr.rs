@@ -193,10 +193,12 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
             api.replace_status(&key.1, &changed).await?
         }
         Plan::Sign => {
+            // Without a key it is somebody else's to sign.
+            let Some(signer) = context.config.credentials.signer() else { return Ok(None) };
             let asked = request.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
             let lifetime = asked.unwrap_or(LIFETIME).clamp(SHORTEST, LIFETIME);
             let usages = request.spec.usages.clone().unwrap_or_default();
-            match context.config.authority.cluster.sign_csr(&pem, &usages, lifetime) {
+            match signer.sign_csr(&pem, &usages, lifetime) {
                 Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),
                 Err(error) => {
                     let failed = condition("Failed", "SigningError", &error.to_string());

@@ -13,10 +13,12 @@ mod garbage;
 mod history;
 mod housekeeping;
 mod job;
+mod metrics;
 mod node;
 mod owners;
 mod pod_gc;
 mod pods;
+mod policies;
 mod quota;
 mod replicaset;
 mod resource_claims;
@@ -30,8 +32,8 @@ use k8s_openapi::api::core::v1::ReplicationController;
 use keelson_client::Client;
 use tokio_util::sync::CancellationToken;
 
-pub use context::Config;
 use context::Context;
+pub use context::{Config, Credentials};
 pub use cronjob::schedule::Schedule;
 use runtime::Controller;
 use runtime::Work::{Keyed, Loop};
@@ -77,6 +79,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
+    keyed!("validatingadmissionpolicy-status-controller", 2, policies::watch, policies::reconcile),
     keyed!("service-cidr-controller", 2, services::ranges::watch, services::ranges::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
     keyed!("name-service-controller", 1, services::names::watch, services::names::reconcile),

@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use keelson_client::informer::key;
+use keelson_client::metrics::Source;
 use keelson_client::{Change, Error, Informer, Key, Object, Queue};
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::context::Context;
+use crate::metrics::{Stats, Table};
 
 /// Pause before a loop that panicked or ended starts again.
 const RESTART: Duration = Duration::from_secs(1);
@@ -47,63 +49,92 @@ pub enum Work {
 /// Runs `controllers` until the context's token is cancelled.
 pub async fn run(context: Arc<Context>, controllers: &'static [Controller]) {
     let mut tasks = JoinSet::new();
+    let mut table = Vec::with_capacity(controllers.len());
     for controller in controllers {
         match controller.work {
             Work::Keyed { workers, watch, reconcile } => {
                 let queue = Keys::default();
+                let stats = Stats::new(controller.name, Some(queue.clone()));
+                table.push(stats.clone());
                 watch(&context, &queue);
-                for _ in 0..workers {
-                    tasks.spawn(worker(context.clone(), controller.name, queue.clone(), reconcile));
+                for index in 0..workers {
+                    let worker = Worker { index, name: controller.name, queue: queue.clone(), stats: stats.clone() };
+                    tasks.spawn(worker.run(context.clone(), reconcile));
                 }
             }
             Work::Loop(body) => {
-                tasks.spawn(looping(context.clone(), controller.name, body));
+                let stats = Stats::new(controller.name, None);
+                table.push(stats.clone());
+                tasks.spawn(looping(context.clone(), controller.name, stats, body));
             }
         }
     }
+    let table: Arc<dyn Source> = Arc::new(Table(table));
+    context.config.metrics.add(&table);
     context.stop.cancelled().await;
     tasks.shutdown().await;
 }
 
-async fn worker(
-    context: Arc<Context>,
+/// One of those that take keys from a queue.
+struct Worker {
+    index: usize,
     name: &'static str,
     queue: Keys,
-    reconcile: fn(Arc<Context>, Key) -> BoxFuture<'static, Outcome>,
-) {
-    loop {
-        let key = queue.next().await;
-        let look = AssertUnwindSafe(async { reconcile(context.clone(), key.clone()).await }).catch_unwind();
-        match look.await {
-            Ok(Ok(again)) => {
-                queue.forget(&key);
+    stats: Arc<Stats>,
+}
+
+impl Worker {
+    async fn run(self, context: Arc<Context>, reconcile: fn(Arc<Context>, Key) -> BoxFuture<'static, Outcome>) {
+        loop {
+            let (key, waited) = self.queue.next_timed().await;
+            self.stats.begin(self.index, waited);
+            // Making the future is the controller's code too.
+            let look = AssertUnwindSafe(async { reconcile(context.clone(), key.clone()).await }).catch_unwind();
+            self.after(&key, look.await.ok());
+            self.stats.end(self.index);
+            self.queue.done(&key);
+        }
+    }
+
+    /// What follows a look; `None`: it panicked.
+    fn after(&self, key: &Key, outcome: Option<Outcome>) {
+        let (controller, namespace, name) = (self.name, &key.0, &key.1);
+        match outcome {
+            Some(Ok(again)) => {
+                self.queue.forget(key);
                 if let Some(pause) = again {
-                    queue.add_after(key.clone(), pause);
+                    self.queue.add_after(key.clone(), pause);
                 }
             }
             // The end of the namespace is the end of what was looked at.
-            Ok(Err(error)) if error.is_namespace_terminating() => queue.forget(&key),
-            Ok(Err(error)) => {
+            Some(Err(error)) if error.is_namespace_terminating() => self.queue.forget(key),
+            Some(Err(error)) => {
                 if error.is_conflict() || error.is_not_found() {
-                    debug!(controller = name, namespace = key.0, name = key.1, %error, "the cache was behind");
+                    debug!(controller, namespace, name, %error, "the cache was behind");
                 } else {
-                    warn!(controller = name, namespace = key.0, name = key.1, %error, "failed; trying again");
+                    warn!(controller, namespace, name, %error, "failed; trying again");
                 }
-                queue.retry(key.clone());
+                self.queue.retry(key.clone());
             }
-            Err(_) => {
-                error!(controller = name, namespace = key.0, name = key.1, "panicked; trying again");
-                queue.retry(key.clone());
+            None => {
+                error!(controller, namespace, name, "panicked; trying again");
+                self.stats.panicked();
+                self.queue.retry(key.clone());
             }
         }
-        queue.done(&key);
     }
 }
 
-async fn looping(context: Arc<Context>, name: &'static str, body: fn(Arc<Context>) -> BoxFuture<'static, ()>) {
+async fn looping(
+    context: Arc<Context>,
+    name: &'static str,
+    stats: Arc<Stats>,
+    body: fn(Arc<Context>) -> BoxFuture<'static, ()>,
+) {
     while !context.stop.is_cancelled() {
         if AssertUnwindSafe(async { body(context.clone()).await }).catch_unwind().await.is_err() {
             error!(controller = name, "panicked; starting it again");
+            stats.panicked();
         }
         tokio::time::sleep(RESTART).await;
     }
@@ -145,6 +176,7 @@ pub fn watch_with<K: Object>(
 mod tests {
     use super::*;
     use parking_lot::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     static LOOKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -167,12 +199,43 @@ mod tests {
         for name in ["panics", "fine"] {
             queue.add((String::new(), name.into()));
         }
-        let task = tokio::spawn(worker(context, "test", queue, look));
+        let stats = Stats::new("test", Some(queue.clone()));
+        let worker = Worker { index: 0, name: "test", queue, stats: stats.clone() };
+        let task = tokio::spawn(worker.run(context, look));
         while LOOKS.lock().len() < 3 {
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         task.abort();
         assert_eq!(*LOOKS.lock(), ["panics", "fine", "panics"]);
+    }
+
+    static STARTS: AtomicUsize = AtomicUsize::new(0);
+
+    fn breaks_once(context: Arc<Context>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            assert!(STARTS.fetch_add(1, Ordering::SeqCst) > 0, "the first run panics on purpose");
+            context.stop.cancel();
+        })
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_panics_starts_again_and_its_neighbour_does_not() {
+        static NEIGHBOUR: AtomicUsize = AtomicUsize::new(0);
+        static BOTH: &[Controller] = &[
+            Controller { name: "breaks", work: Work::Loop(breaks_once) },
+            Controller {
+                name: "neighbour",
+                work: Work::Loop(|context| {
+                    Box::pin(async move {
+                        NEIGHBOUR.fetch_add(1, Ordering::SeqCst);
+                        context.stop.cancelled().await;
+                    })
+                }),
+            },
+        ];
+        let context = Context::for_tests();
+        run(context.clone(), BOTH).await;
+        assert_eq!((STARTS.load(Ordering::SeqCst), NEIGHBOUR.load(Ordering::SeqCst)), (2, 1));
     }
 }

@@ -179,8 +179,8 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
         None if name.is_empty() || parsed.text("context").is_empty() => &nothing,
         None => return Err(Failure::new(format!("context \"{name}\" does not exist"))),
     };
-    // `create rolebinding --user` names subjects.
-    let is_subject = parsed.command.ends_with("binding");
+    // `create rolebinding --user` and `set subject --user` name subjects.
+    let is_subject = parsed.command.ends_with("binding") || parsed.command.ends_with("set subject");
     let own = |flag: &str| if flag == "user" && is_subject { "" } else { parsed.text(flag) };
     let chosen = |flag: &str, key: &str| match own(flag) {
         "" => context[key].as_str().unwrap_or_default().to_owned(),

@@ -73,7 +73,7 @@ async fn dispatch(args: &[String]) -> Outcome {
 }
 
 /// Commands of kubectl that are not here yet.
-const NOT_YET: &[&str] = &["alpha", "debug", "plugin"];
+const NOT_YET: &[&str] = &["alpha"];
 
 fn without_command(words: &[&str], rest: &[String]) -> Outcome {
     let group: Vec<&Command> = match words.first() {
@@ -81,6 +81,9 @@ fn without_command(words: &[&str], rest: &[String]) -> Outcome {
         None => COMMANDS.iter().collect(),
     };
     if group.is_empty() {
+        if let Some(done) = commands::plugin::run(rest) {
+            return done;
+        }
         let word = words.first().copied().unwrap_or_default();
         if NOT_YET.contains(&word) {
             return Err(Failure::new(format!("{word} is not supported yet: use upstream's kubectl for it")));

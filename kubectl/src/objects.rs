@@ -83,6 +83,10 @@ pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Valu
     let mut objects = Vec::new();
     for object in from_files(session).await? {
         let kind = kinds::of_object(session, &object).await?;
+        if parsed.on("local") {
+            objects.push((kind, object));
+            continue;
+        }
         let (namespace, name) = place(session, &object)?;
         objects.push((kind.clone(), session.get(&kind.object(&namespace, &encode(&name))).await?));
     }
@@ -149,7 +153,7 @@ fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
         return Ok(vec![("STDIN".into(), text)]);
     }
     if name.starts_with("http://") || name.starts_with("https://") {
-        return Err(Failure::new(format!("reading {name}: URLs are not supported yet; fetch the file first")));
+        return Ok(vec![(name.to_owned(), fetched(name)?)]);
     }
     let path = Path::new(name);
     if !path.exists() {
@@ -165,6 +169,19 @@ fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
         return Err(Failure::new(format!("error reading [{name}]: recognized file extensions are [.json .yaml .yml]")));
     }
     files.into_iter().map(|f| Ok((f.to_string_lossy().into_owned(), std::fs::read_to_string(&f)?))).collect()
+}
+
+/// What is at a URL. curl has the proxies, roots and redirects of this host right already.
+fn fetched(url: &str) -> Outcome<String> {
+    const ARGUMENTS: [&str; 5] = ["--fail", "--silent", "--show-error", "--location", "--max-time"];
+    const SECONDS: &str = "60";
+    let run = std::process::Command::new("curl").args(ARGUMENTS).args([SECONDS, "--", url]).output();
+    let output = run.map_err(|e| Failure::new(format!("unable to read URL {url:?}: curl cannot be run: {e}")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Failure::new(format!("unable to read URL {url:?}, {said}")));
+    }
+    String::from_utf8(output.stdout).map_err(|_| Failure::new(format!("unable to read URL {url:?}: it is no text")))
 }
 
 fn walk(dir: &Path, deep: bool, files: &mut Vec<PathBuf>) -> Outcome {

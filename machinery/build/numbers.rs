@@ -47,13 +47,16 @@ pub fn derive(schema: &str, root: &Path) -> Outcome<String> {
             continue;
         }
         writeln!(out, "M {path}")?;
+        // Fields come in the order of the API's types; new ones are mostly at the end.
+        let mut last = String::new();
         for (name, number) in own {
             let kind = fields.remove(&plain(name)).ok_or_else(|| format!("{path} has no field {name}"))?;
-            writeln!(out, "P {name} {number} {}", if kind.1 == "any" { "empty" } else { "-" })?;
+            writeln!(last, "P {name} {number} {}", if kind.1 == "any" { "empty" } else { "-" })?;
         }
         if known {
             message(&messages, &path, &key(&path), &mut fields, &mut out)?;
         }
+        out.push_str(&last);
         if let Some((name, _)) = fields.values().find(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind")) {
             return Err(format!("no protobuf number for {path}.{name}").into());
         }

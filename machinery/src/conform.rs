@@ -2,10 +2,10 @@
 //! refused with the words of the API's decoder, nulls and empty optional lists and maps are left out, times and
 //! quantities get their canonical form.
 
-use base64::Engine as _;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::base64_text;
 use crate::presence;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
@@ -213,13 +213,10 @@ fn time(kind: &Type, text: &str) -> Result<String, String> {
 }
 
 fn check_base64(text: &str) -> Result<(), String> {
-    use base64::DecodeError;
-    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
-        Ok(_) => return Ok(()),
-        Err(DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol { offset: at, .. }) => at,
-        Err(_) => text.len(),
-    };
-    Err(format!("illegal base64 data at input byte {at}"))
+    match base64_text::decode(base64_text::Form::Standard, text.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(at) => Err(format!("illegal base64 data at input byte {at}")),
+    }
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -19,6 +19,15 @@ pub fn convert(object: &Value, to: &ResourceDef) -> Option<Value> {
     }
 }
 
+/// Annotations in which a version of a kind keeps what it has no fields for.
+pub fn version_annotations(api_version: &str, kind: &str) -> &'static [&'static str] {
+    match (api_version, kind) {
+        ("autoscaling/v1", "HorizontalPodAutoscaler") => scaling::ANNOTATIONS,
+        ("apps/v1", "DaemonSet") => &[crate::prepare::TEMPLATE_GENERATION],
+        _ => &[],
+    }
+}
+
 /// The row in whose version a kind is stored, if that is another.
 pub fn stored_row(def: &ResourceDef) -> Option<&'static ResourceDef> {
     match (def.group, def.version, def.plural) {

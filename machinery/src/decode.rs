@@ -1,5 +1,6 @@
 //! Reading request bodies: JSON and YAML into values, duplicate keys found, depth limited.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
@@ -51,10 +52,122 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
         Err(error) => Err(error),
     };
     let value = value.map_err(|error| match error.location() {
-        Some(location) => format!("yaml: line {}: {error}", location.line()),
+        Some(location) => yaml_error(text, location.line() as usize, &error.to_string()),
         None => format!("yaml: {error}"),
     })?;
     Ok(Decoded { value, duplicates })
+}
+
+/// An error of the YAML parser in the words of Go's. Of flow lists and maps that parser names the line on which they begin,
+/// counted from zero, or else the line of the problem; the end of the text is a line of its own.
+fn yaml_error(text: &str, line: usize, why: &str) -> String {
+    let trimmed = text.trim_end();
+    if why.contains("unclosed bracket") {
+        let open = trimmed.rfind(['[', '{']).map_or('[', |at| char::from(trimmed.as_bytes()[at]));
+        let (begun, end) = (line.saturating_sub(1), text.lines().count());
+        if trimmed.ends_with(['[', '{', ',', ':']) {
+            return format!("yaml: line {end}: did not find expected node content");
+        }
+        let line = if begun > 0 { begun } else { end };
+        let close = if open == '{' { '}' } else { ']' };
+        return format!("yaml: line {line}: did not find expected ',' or '{close}'");
+    }
+    if why.contains("illegal placement of ':'") {
+        let before: String = text.lines().take(line.saturating_sub(1)).collect::<Vec<_>>().join("\n");
+        let close = if before.rfind('{') > before.rfind('[') { '}' } else { ']' };
+        return format!("yaml: line {}: did not find expected ',' or '{close}'", line.saturating_sub(1).max(1));
+    }
+    if why.contains("mapping values are not allowed") {
+        return format!("yaml: line {line}: mapping values are not allowed in this context");
+    }
+    format!("yaml: line {line}: {why}")
+}
+
+/// What is to be said of unknown fields and of keys that came twice, in the order in which they are in the document.
+pub fn in_order(document: &[u8], unknown: &[String], duplicates: &[String]) -> Vec<String> {
+    let mut places = HashMap::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(document);
+    // What cannot be read has been refused before.
+    let start = Places { path: String::new(), depth: 0, found: &mut places, count: &mut 0 };
+    let _ = start.deserialize(&mut deserializer);
+    let unknown = unknown.iter().map(|path| {
+        (places.get(path).and_then(|at| at.first()).copied().unwrap_or_default(), format!("unknown field {path:?}"))
+    });
+    let duplicates = duplicates.iter().map(|text| {
+        let path = text.strip_prefix("duplicate field ").and_then(|p| serde_json::from_str::<String>(p).ok());
+        let at = path.and_then(|path| places.get(&path)).and_then(|at| at.get(1)).copied();
+        (at.unwrap_or(usize::MAX), text.clone())
+    });
+    let mut all: Vec<(usize, String)> = unknown.chain(duplicates).collect();
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Notes at which places the keys of a document are.
+struct Places<'a> {
+    path: String,
+    depth: usize,
+    found: &'a mut HashMap<String, Vec<usize>>,
+    /// Keys so far.
+    count: &'a mut usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Places<'_> {
+    type Value = ();
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.depth > MAX_DEPTH {
+            return Err(D::Error::custom("exceeded max depth"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Places<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        loop {
+            let path = format!("{}[{index}]", self.path);
+            let (found, count) = (&mut *self.found, &mut *self.count);
+            let seed = Places { path, depth: self.depth + 1, found, count };
+            if seq.next_element_seed(seed)?.is_none() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
+            self.found.entry(path.clone()).or_default().push(*self.count);
+            *self.count += 1;
+            let (found, count) = (&mut *self.found, &mut *self.count);
+            map.next_value_seed(Places { path, depth: self.depth + 1, found, count })?;
+        }
+        Ok(())
+    }
 }
 
 /// An error of the JSON parser in the words of Go's.

@@ -10,8 +10,11 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
     match (def.group, def.kind) {
         ("", "Pod") => pod(object),
         ("", "Namespace") => {
+            // A name that is still to be generated is no label yet.
             let name = object["metadata"]["name"].clone();
-            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+            if name.as_str().is_some_and(|n| !n.is_empty()) {
+                object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+            }
             default(&mut object["status"], "phase", json!("Active"));
         }
         ("", "Secret") => secret(object),
@@ -105,7 +108,29 @@ fn pod(object: &mut Value) {
             }
         }
     }
+    pod_requests(spec);
     pod_spec(spec);
+}
+
+/// What a pod as a whole limits and does not request, it requests: the sum of its containers where they all say
+/// something, else the limit. Amounts that may be shared out beyond their limits only.
+fn pod_requests(spec: &mut Value) {
+    let Some(limits) = spec["resources"]["limits"].as_object().cloned() else { return };
+    let asked = |name: &str| {
+        let mut lists = ["containers", "initContainers"].into_iter().flat_map(|list| {
+            spec[list].as_array().into_iter().flatten().map(|c| c["resources"]["requests"].get(name).is_some())
+        });
+        lists.any(|has| has)
+    };
+    let missing: Vec<(String, Value)> = limits
+        .into_iter()
+        .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-"))
+        .filter(|(name, _)| spec["resources"]["requests"].get(name).is_none() && !asked(name))
+        .collect();
+    for (name, quantity) in missing {
+        default(&mut spec["resources"], "requests", json!({}));
+        default(&mut spec["resources"]["requests"], &name, quantity);
+    }
 }
 
 /// What a container limits and does not request, it requests.
@@ -156,6 +181,10 @@ fn pod_spec(spec: &mut Value) {
         }
         volume_source(volume);
         projections(volume);
+        if let Some(image) = volume.get_mut("image").filter(|i| i.is_object()) {
+            let latest = is_latest(image["reference"].as_str().unwrap_or_default());
+            default(image, "pullPolicy", json!(if latest { "Always" } else { "IfNotPresent" }));
+        }
         if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec").filter(|s| s.is_object()) {
             default(spec, "volumeMode", json!("Filesystem"));
         }
@@ -201,10 +230,29 @@ fn field_versions(items: Option<&mut Value>) {
     }
 }
 
-fn container(container: &mut Value) {
-    let image = container["image"].as_str().unwrap_or_default();
+/// Whether a text may be an image's name; the parts of its path are in lower case.
+fn is_reference(image: &str) -> bool {
+    let path = match image.split_once('/') {
+        Some((first, rest))
+            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) =>
+        {
+            rest
+        }
+        _ => image,
+    };
+    let end = path.rfind('/').map_or(0, |at| at + 1);
+    let path = path[end..].find(':').map_or(path, |at| &path[..end + at]);
+    !path.is_empty() && !path.contains(|c: char| c.is_uppercase() || c.is_whitespace())
+}
+
+/// Whether an image's name leaves it open which one that is.
+fn is_latest(image: &str) -> bool {
     let tag = image.rsplit('/').next().unwrap_or_default();
-    let latest = !image.contains('@') && (!tag.contains(':') || tag.ends_with(":latest"));
+    is_reference(image) && !image.contains('@') && (!tag.contains(':') || tag.ends_with(":latest"))
+}
+
+fn container(container: &mut Value) {
+    let latest = is_latest(container["image"].as_str().unwrap_or_default());
     default(container, "imagePullPolicy", json!(if latest { "Always" } else { "IfNotPresent" }));
     default(container, "terminationMessagePath", json!("/dev/termination-log"));
     default(container, "terminationMessagePolicy", json!("File"));
@@ -221,6 +269,9 @@ fn container(container: &mut Value) {
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef").filter(|f| f.is_object()) {
             default(field, "apiVersion", json!("v1"));
+        }
+        if let Some(file) = variable.pointer_mut("/valueFrom/fileKeyRef").filter(|f| f.is_object()) {
+            default(file, "optional", json!(false));
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -275,6 +326,14 @@ fn service(object: &mut Value) {
         }
     }
     default(&mut object["status"], "loadBalancer", json!({}));
+    if kind == "LoadBalancer" {
+        let entries = object.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+        for entry in entries.into_iter().flatten() {
+            if entry["ip"].as_str().is_some_and(|ip| !ip.is_empty()) {
+                default(entry, "ipMode", json!("VIP"));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

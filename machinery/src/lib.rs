@@ -1,6 +1,7 @@
 //! What a Kubernetes object is: kinds, the resource table, schema engine, selectors, patches, Status errors.
 //! No I/O, no async; knows nothing of HTTP or the store.
 
+pub mod base64_text;
 pub mod cel;
 pub mod conform;
 pub mod conversion;
@@ -22,6 +23,7 @@ pub mod events;
 pub mod fields;
 pub mod labels;
 pub mod names;
+pub mod operations;
 pub mod patch;
 pub mod presence;
 pub mod protobuf;
@@ -32,6 +34,7 @@ pub mod shown;
 pub mod status;
 pub mod stored;
 pub mod strategic;
+pub mod type_check;
 pub mod validation;
 pub mod warnings;
 pub mod yaml;

@@ -3,37 +3,29 @@
 
 use serde_json::Value;
 
+use crate::operations;
 use crate::protobuf;
 use crate::schema::{Definition, Type, definition};
 use crate::status::Status;
 
-/// Most operations of a JSON patch (upstream's limit).
-const MAX_OPERATIONS: usize = 10_000;
-
 /// Applies a JSON patch. That it does not fit the object is told without its reason, as upstream does.
 pub fn json(target: &mut Value, patch: &Value) -> Result<(), Status> {
-    let Value::Array(operations) = patch else {
-        let found = match patch {
-            Value::Object(_) => "object",
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            _ => "number",
-        };
-        let why = format!("json: cannot unmarshal {found} into Go value of type []handlers.jsonPatchOp");
+    if let Some(why) = operations::malformed(patch) {
         return Err(Status::bad_request(format!("error decoding patch: {why}")));
-    };
-    if operations.len() > MAX_OPERATIONS {
-        let message =
-            format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
-        return Err(Status::too_large(message));
     }
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|_| Status::unfit_patch())?;
-    json_patch::patch(target, &patch).map_err(|_| Status::unfit_patch())
+    let count = patch.as_array().map_or(0, Vec::len);
+    if count > operations::MAX_OPERATIONS {
+        let most = operations::MAX_OPERATIONS;
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {most}, got {count}"
+        )));
+    }
+    operations::apply(target, patch).map_err(|operations::Unfit| Status::unfit_patch())
 }
 
 /// Applies a merge patch.
 pub fn merge(target: &mut Value, patch: &Value) {
-    json_patch::merge(target, patch);
+    operations::merge(target, patch);
 }
 
 /// The objects that a patch opens on its way: what is in them is written anew, the rest stays as it was.
@@ -91,7 +83,7 @@ fn write(kind: Option<&Definition>, value: &Value, touched: Option<&Touched>, ou
                 let rank = |key: &str| match key {
                     "kind" => 0,
                     "apiVersion" if kind.fields.contains_key("metadata") => 1,
-                    _ => protobuf::number_of(kind.path, key).map_or(u32::MAX, |number| number + 1),
+                    _ => protobuf::place_of(kind.path, key).map_or(usize::MAX, |place| place + 2),
                 };
                 keys.sort_by_key(|key| rank(key));
             }

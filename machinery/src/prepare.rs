@@ -32,7 +32,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         ("storage.k8s.io", "volumeattributesclasses") => protect(object, "kubernetes.io/vac-protection"),
         ("", "persistentvolumeclaims") => {
             protect(object, "kubernetes.io/pvc-protection");
-            data_sources(object);
+            data_sources(object, None);
         }
         ("batch", "jobs") => job(object),
         ("apps", "statefulsets") => without_max_unavailable(object),
@@ -65,6 +65,10 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
 }
 
 fn pod(object: &mut Value, now: &str) {
+    without_closed_gates(&mut object["spec"]);
+    if object["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        object["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    }
     object["status"]["phase"] = "Pending".into();
     object["status"]["qosClass"] = qos::class(object).into();
     if object["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
@@ -74,6 +78,18 @@ fn pod(object: &mut Value, now: &str) {
         }]);
     }
     merge_label_keys(object);
+}
+
+/// Takes out what belongs to features that are closed by default.
+fn without_closed_gates(spec: &mut Value) {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) else { continue };
+            if lifecycle.remove("stopSignal").is_some() && lifecycle.is_empty() {
+                container.as_object_mut().map(|c| c.remove("lifecycle"));
+            }
+        }
+    }
 }
 
 /// Pods select those that are like them in the labels that `matchLabelKeys` names: their values go into the selectors.
@@ -130,8 +146,17 @@ fn without_max_unavailable(object: &mut Value) {
 }
 
 /// A claim's two ways to name its source say the same when the simple one can.
-fn data_sources(object: &mut Value) {
+fn data_sources(object: &mut Value, old: Option<&Value>) {
     let spec = &mut object["spec"];
+    let had = |key: &str| old.is_some_and(|old| old["spec"][key].is_object());
+    // A source of another kind was never looked at in the old field, and sources in other namespaces are behind a gate.
+    if spec["dataSource"].is_object() && !had("dataSource") && !is_simple(&spec["dataSource"]) {
+        spec.as_object_mut().map(|s| s.remove("dataSource"));
+    }
+    let elsewhere = spec["dataSourceRef"]["namespace"].as_str().is_some_and(|n| !n.is_empty());
+    if elsewhere && !had("dataSourceRef") {
+        spec.as_object_mut().map(|s| s.remove("dataSourceRef"));
+    }
     if spec["dataSource"].is_object() && spec["dataSourceRef"].is_null() {
         spec["dataSourceRef"] = spec["dataSource"].clone();
     } else if spec["dataSourceRef"].is_object()
@@ -141,15 +166,19 @@ fn data_sources(object: &mut Value) {
         let mut source = spec["dataSourceRef"].clone();
         source.as_object_mut().map(|s| s.remove("namespace"));
         // Only claims and snapshots can be said the old way; others stay in the new one alone.
-        let group = source["apiGroup"].as_str().unwrap_or_default();
-        let simple = matches!(
-            (group, source["kind"].as_str().unwrap_or_default()),
-            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
-        );
-        if simple {
+        if is_simple(&source) {
             spec["dataSource"] = source;
         }
     }
+}
+
+/// Whether a source is a claim or a snapshot.
+fn is_simple(source: &Value) -> bool {
+    let text = |key: &str| source[key].as_str().unwrap_or_default();
+    matches!(
+        (text("apiGroup"), text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
 }
 
 /// A Job's pods are told from others by labels that name the Job, unless it brings a selector of its own.
@@ -202,6 +231,14 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         _ => {}
     }
     match (def.group, def.plural, subresource) {
+        ("", "pods", "") => {
+            // Given at admission, and not asked for again.
+            for key in ["priority", "preemptionPolicy"] {
+                if new["spec"].get(key).is_none_or(Value::is_null) {
+                    keep(&mut new["spec"], &old["spec"], key);
+                }
+            }
+        }
         ("", "namespaces", "") => {
             let finalizers = old["spec"].get("finalizers").cloned();
             if !new["spec"].is_object() {
@@ -212,8 +249,8 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         ("", "persistentvolumes", "status") if old["status"]["phase"] != new["status"]["phase"] => {
             new["status"]["lastPhaseTransitionTime"] = now.into();
         }
-        ("", "persistentvolumeclaims", "") => data_sources(new),
-        ("apps", "daemonsets", "") => template_generation(old, new),
+        ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
+        ("apps", "daemonsets", _) => template_generation(old, new),
         ("apps", "statefulsets", "") => without_max_unavailable(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
@@ -257,6 +294,7 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
             "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io" | "apiextensions.k8s.io",
             _
         ) | ("resource.k8s.io", _)
+            | ("networking.k8s.io", "servicecidrs")
     );
     for key in keys(old).into_iter().chain(keys(new)) {
         if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {

@@ -133,6 +133,26 @@ pub fn counts(rules: &Rules, old: &Value, new: &Value) -> bool {
     }
 }
 
+/// The group under which errors of storage and validation name a kind: that of the type which is behind it.
+pub fn error_group(def: &ResourceDef) -> &'static str {
+    if def.group == "events.k8s.io" { "" } else { def.group }
+}
+
+/// Whether a body that says an empty list where nothing is stored counts as another spec: upstream compares the specs of
+/// this kind to the letter.
+pub fn counts_empty_lists(def: &ResourceDef) -> bool {
+    (def.group, def.plural) == ("networking.k8s.io", "networkpolicies")
+}
+
+/// Whether there is an empty list anywhere in a value.
+pub fn has_empty_list(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => list.is_empty() || list.iter().any(has_empty_list),
+        Value::Object(map) => map.values().any(has_empty_list),
+        _ => false,
+    }
+}
+
 /// Where upstream keeps the objects of a row, as its storage errors name it.
 pub fn storage_prefix(def: &ResourceDef) -> String {
     match (def.group, def.plural) {

@@ -9,6 +9,8 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+/// The annotations of the first version.
+pub const ANNOTATIONS: &[&str] = &[METRICS, CURRENT_METRICS, BEHAVIOR, CONDITIONS];
 /// Use of the processor that is aimed at when nothing is said, percent.
 const DEFAULT_CPU_PERCENT: i64 = 80;
 
@@ -65,21 +67,23 @@ fn behavior(behavior: &mut Value) {
 pub fn to_v2(object: &Value) -> Value {
     let mut out = object.clone();
     out["apiVersion"] = "autoscaling/v2".into();
-    let mut metrics = Vec::new();
+    // What the annotation says comes first.
+    let others = take(&mut out, METRICS).unwrap_or_default();
+    let mut metrics: Vec<Value> = others.as_array().into_iter().flatten().map(metric_to_v2).collect();
     if let Some(percent) = object["spec"].get("targetCPUUtilizationPercentage").filter(|p| !p.is_null()) {
         metrics.push(cpu_metric(percent));
     }
-    let others = take(&mut out, METRICS).unwrap_or_default();
-    metrics.extend(others.as_array().into_iter().flatten().map(metric_to_v2));
     let current_percent = object["status"].get("currentCPUUtilizationPercentage").cloned();
-    let mut current = Vec::new();
-    if let Some(percent) = current_percent.filter(|p| !p.is_null()) {
-        current
-            .push(json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}));
-    }
-    let others = take(&mut out, CURRENT_METRICS).unwrap_or_default();
-    current.extend(others.as_array().into_iter().flatten().map(current_to_v2));
+    // The annotation knows more than the percentage.
+    let current: Vec<Value> = match (take(&mut out, CURRENT_METRICS), current_percent.filter(|p| !p.is_null())) {
+        (Some(noted), _) => noted.as_array().into_iter().flatten().map(current_to_v2).collect(),
+        (None, Some(percent)) => {
+            vec![json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}})]
+        }
+        (None, None) => Vec::new(),
+    };
     let (behavior, conditions) = (take(&mut out, BEHAVIOR), take(&mut out, CONDITIONS));
+    let behavior = behavior.map(|behavior| without_nulls(&renamed(&behavior, lower_first)));
     if let Some(spec) = out["spec"].as_object_mut() {
         spec.remove("targetCPUUtilizationPercentage");
         put(spec, "metrics", (!metrics.is_empty()).then(|| metrics.into()));
@@ -106,38 +110,27 @@ pub fn to_v1(object: &Value) -> Value {
     out["apiVersion"] = "autoscaling/v1".into();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let is_cpu = |metric: &Value| metric["type"] == "Resource" && metric["resource"]["name"] == "cpu";
-    let mut percent = None;
-    let mut others = Vec::new();
-    for metric in list(&object["spec"]["metrics"]) {
-        let target = &metric["resource"]["target"]["averageUtilization"];
-        if percent.is_none() && is_cpu(&metric) && target.is_number() {
-            percent = Some(target.clone());
-        } else {
-            others.push(metric_to_v1(&metric));
-        }
-    }
-    let mut current_percent = None;
-    let mut currents = Vec::new();
-    for metric in list(&object["status"]["currentMetrics"]) {
-        let now = &metric["resource"]["current"]["averageUtilization"];
-        if current_percent.is_none() && is_cpu(&metric) && now.is_number() {
-            current_percent = Some(now.clone());
-        } else {
-            currents.push(current_to_v1(&metric));
-        }
-    }
+    let (metrics, currents) = (list(&object["spec"]["metrics"]), list(&object["status"]["currentMetrics"]));
+    let aimed = |metric: &Value| metric["resource"]["target"].get("averageUtilization").cloned();
+    // The first metric of the processor has a field of its own.
+    let percent = metrics.iter().find(|m| is_cpu(m)).and_then(aimed);
+    let others: Vec<Value> = metrics.iter().filter(|m| !is_cpu(m) || aimed(m).is_none()).map(metric_to_v1).collect();
+    let used = |metric: &Value| metric["resource"]["current"].get("averageUtilization").cloned();
+    let current_percent = currents.iter().filter(|m| is_cpu(m)).filter_map(used).next_back();
+    let currents: Vec<Value> = currents.iter().map(current_to_v1).collect();
+    let conditions = list(&object["status"]["conditions"]);
     let notes = [
-        (METRICS, (!others.is_empty()).then(|| json!(others))),
-        (CURRENT_METRICS, (!currents.is_empty()).then(|| json!(currents))),
-        (BEHAVIOR, object["spec"].get("behavior").filter(|b| b.is_object()).cloned()),
-        (
-            CONDITIONS,
-            object["status"].get("conditions").filter(|c| c.as_array().is_some_and(|l| !l.is_empty())).cloned(),
-        ),
+        (METRICS, (!others.is_empty()).then(|| in_order(&json!(others)))),
+        (CURRENT_METRICS, (!currents.is_empty()).then(|| in_order(&json!(currents)))),
+        (BEHAVIOR, object["spec"].get("behavior").filter(|b| b.is_object()).map(behavior_note)),
+        (CONDITIONS, (!conditions.is_empty()).then(|| in_order(&json!(conditions)))),
     ];
-    for (key, value) in notes {
-        if let Some(value) = value {
-            out["metadata"]["annotations"][key] = value.to_string().into();
+    if let Some(annotations) = out["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !ANNOTATIONS.contains(&key.as_str()));
+    }
+    for (key, text) in notes {
+        if let Some(text) = text {
+            out["metadata"]["annotations"][key] = text.into();
         }
     }
     if let Some(spec) = out["spec"].as_object_mut() {
@@ -160,6 +153,111 @@ fn put(map: &mut Map<String, Value>, key: &str, value: Option<Value>) {
         Some(value) => map.insert(key.to_owned(), value),
         None => map.remove(key),
     };
+}
+
+/// Fields of what is noted in annotations, in the order in which the API's types have them.
+const ORDER: &[&str] = &[
+    "type",
+    "object",
+    "pods",
+    "resource",
+    "containerResource",
+    "external",
+    "kind",
+    "name",
+    "apiVersion",
+    "target",
+    "metricName",
+    "metricSelector",
+    "targetAverageUtilization",
+    "targetValue",
+    "targetAverageValue",
+    "currentAverageUtilization",
+    "currentValue",
+    "currentAverageValue",
+    "selector",
+    "averageValue",
+    "container",
+    "matchLabels",
+    "matchExpressions",
+    "key",
+    "operator",
+    "values",
+    "status",
+    "lastTransitionTime",
+    "reason",
+    "message",
+    "ScaleUp",
+    "ScaleDown",
+    "StabilizationWindowSeconds",
+    "SelectPolicy",
+    "Policies",
+    "Tolerance",
+    "Type",
+    "Value",
+    "PeriodSeconds",
+];
+
+/// JSON with its fields in the order of the API's types.
+fn in_order(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_by_key(|key| ORDER.iter().position(|known| known == key).unwrap_or(ORDER.len()));
+            let parts = keys.into_iter().map(|key| {
+                // Labels are in the order of their keys.
+                let inner = if key == "matchLabels" { map[key].to_string() } else { in_order(&map[key]) };
+                format!("{}:{inner}", Value::from(key.as_str()))
+            });
+            format!("{{{}}}", parts.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(in_order).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+/// A behaviour as the first version notes it: under the names of the API's inner type, with all its fields.
+fn behavior_note(behavior: &Value) -> String {
+    let mut out = renamed(behavior, upper_first);
+    for direction in ["ScaleUp", "ScaleDown"] {
+        let rules = &mut out[direction];
+        if rules.is_object() {
+            for key in ["StabilizationWindowSeconds", "SelectPolicy", "Policies", "Tolerance"] {
+                set(rules, key, Value::Null);
+            }
+        }
+    }
+    in_order(&out)
+}
+
+/// A value with other names for all its fields.
+fn renamed(value: &Value, name: fn(&str) -> String) -> Value {
+    match value {
+        Value::Object(map) => map.iter().map(|(key, inner)| (name(key), renamed(inner, name))).collect(),
+        Value::Array(list) => list.iter().map(|inner| renamed(inner, name)).collect(),
+        other => other.clone(),
+    }
+}
+
+fn upper_first(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn lower_first(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, inner)| !inner.is_null());
+            kept.map(|(key, inner)| (key.clone(), without_nulls(inner))).collect()
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Takes the JSON out of an annotation; annotations that are then empty go.
@@ -278,7 +376,9 @@ fn current_to_v2(metric: &Value) -> Value {
                 ("currentValue", "value"),
                 ("averageValue", "averageValue"),
             ] {
-                if let Some(value) = source.get(old).filter(|v| !v.is_null()) {
+                // The older version always says a value; beside a percentage none means that there is none.
+                let filled = old == "currentAverageValue" && source["currentAverageUtilization"].is_number();
+                if let Some(value) = source.get(old).filter(|v| !(v.is_null() || filled && **v == "0")) {
                     out["current"][new] = value.clone();
                 }
             }
@@ -297,12 +397,27 @@ fn current_to_v1(metric: &Value) -> Value {
                 ("currentAverageValue", "averageValue"),
                 ("currentValue", "value"),
             ] {
-                if let Some(value) = source["current"].get(new).filter(|v| !v.is_null()) {
+                let is_other = kind == "Object" && new == "averageValue";
+                if let Some(value) = source["current"].get(new).filter(|v| !v.is_null() && !is_other) {
                     out[old] = value.clone();
                 }
             }
         },
-        |source| undescribed(&kind, source),
+        |source| {
+            let mut out = undescribed(&kind, source);
+            // Values that this version always has.
+            let always = match kind.as_str() {
+                "Resource" | "ContainerResource" | "Pods" => "currentAverageValue",
+                _ => "currentValue",
+            };
+            out[always] = "0".into();
+            if kind == "Object"
+                && let Some(average) = source["current"].get("averageValue")
+            {
+                out["averageValue"] = average.clone();
+            }
+            out
+        },
     )
 }
 
@@ -324,12 +439,12 @@ mod tests {
     fn both_versions_say_the_same() {
         let v2 = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
             "spec": {"maxReplicas": 3, "metrics": [
-                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}},
-                {"type": "Pods", "pods": {"metric": {"name": "qps"}, "target": {"type": "AverageValue", "averageValue": "5"}}}]},
+                {"type": "Pods", "pods": {"metric": {"name": "qps"}, "target": {"type": "AverageValue", "averageValue": "5"}}},
+                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]},
             "status": {"currentMetrics": null, "desiredReplicas": 0}});
         let v1 = to_v1(&v2);
         assert_eq!(v1["spec"], json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 70}));
-        let noted = r#"[{"pods":{"metricName":"qps","targetAverageValue":"5"},"type":"Pods"}]"#;
+        let noted = r#"[{"type":"Pods","pods":{"metricName":"qps","targetAverageValue":"5"}}]"#;
         assert_eq!(v1["metadata"]["annotations"][METRICS], noted);
         assert_eq!(to_v2(&v1), v2);
     }

@@ -87,14 +87,11 @@ impl FieldSelector {
     /// Parses the form of `fieldSelector=` for a row; fields that the row does not offer are an error.
     pub fn parse(def: &ResourceDef, text: &str) -> Result<Self, String> {
         let mut terms = Vec::new();
-        for term in text.split(',').filter(|t| !t.is_empty()) {
-            let (field, value, equal) = if let Some((f, v)) = term.split_once("!=") {
-                (f, v, false)
-            } else if let Some((f, v)) = term.split_once("==").or_else(|| term.split_once('=')) {
-                (f, v, true)
-            } else {
-                return Err(format!("invalid selector: '{term}'; can't understand '{term}'"));
+        for term in terms_of(text).into_iter().filter(|t| !t.is_empty()) {
+            let Some((field, value, equal)) = operator_of(term) else {
+                return Err(format!("invalid selector: '{text}'; can't understand '{term}'"));
             };
+            let value = unescape(value)?;
             let field = match field {
                 "metadata.name" => Field::Name,
                 "metadata.namespace" => Field::Namespace,
@@ -108,7 +105,7 @@ impl FieldSelector {
                     None => return Err(format!("field label not supported: {other}")),
                 },
             };
-            terms.push((field, unescape(value), equal));
+            terms.push((field, value, equal));
         }
         Ok(Self(terms))
     }
@@ -131,13 +128,50 @@ impl FieldSelector {
     }
 }
 
-fn unescape(value: &str) -> String {
+/// The terms of a selector: a comma that is escaped separates none.
+fn terms_of(text: &str) -> Vec<&str> {
+    let (mut out, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                out.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push(&text[start..]);
+    out
+}
+
+/// Field, value and whether they are to be equal: the first operator counts.
+fn operator_of(term: &str) -> Option<(&str, &str, bool)> {
+    term.char_indices().find_map(|(at, _)| {
+        let rest = &term[at..];
+        [("!=", false), ("==", true), ("=", true)]
+            .into_iter()
+            .find_map(|(operator, equal)| rest.strip_prefix(operator).map(|value| (&term[..at], value, equal)))
+    })
+}
+
+/// A value without its escapes; only what has a meaning in selectors is escaped, and must be.
+fn unescape(value: &str) -> Result<String, String> {
     let mut out = String::with_capacity(value.len());
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+        match c {
+            '\\' => match chars.next() {
+                Some(next @ ('\\' | ',' | '=')) => out.push(next),
+                Some(next) => return Err(format!("invalid field selector: invalid escape sequence: \\{next}")),
+                None => return Err("invalid field selector: invalid escape sequence: \\".into()),
+            },
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {c}")),
+            c => out.push(c),
+        }
     }
-    out
+    Ok(out)
 }
 
 /// Values of a row's selectable fields in an object, as text; absent ones are "" (booleans: "false").
@@ -147,6 +181,11 @@ pub fn fields_of(def: &ResourceDef, object: &Value) -> Vec<String> {
         .map(|path| {
             let value = path.split('.').try_fold(object, |at, key| at.get(key));
             match value {
+                // An event's source is who reported it.
+                _ if *path == "source" => {
+                    let old = object["source"]["component"].as_str().filter(|c| !c.is_empty());
+                    old.or(object["reportingComponent"].as_str()).unwrap_or_default().to_owned()
+                }
                 Some(Value::String(text)) => text.clone(),
                 Some(Value::Bool(b)) => b.to_string(),
                 Some(Value::Number(n)) => n.to_string(),
@@ -187,6 +226,26 @@ mod tests {
         }
         for bad in ["a in b", "a=b,", ",", "a in (b", "a b", "=a", "a>x", "a=b c"] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn field_selectors() {
+        let def = crate::resources::find("", "v1", "pods").unwrap();
+        for (text, expected) in [
+            ("metadata.name=a\\,b", Ok("a,b")),
+            ("metadata.name==a", Ok("a")),
+            ("metadata.name=a\\=b", Ok("a=b")),
+            ("metadata.name=a=b", Err("invalid field selector: unescaped character in value: =")),
+            ("metadata.name=\\x", Err("invalid field selector: invalid escape sequence: \\x")),
+            ("metadata.name", Err("invalid selector: 'metadata.name'; can't understand 'metadata.name'")),
+            ("bogus=1", Err("field label not supported: bogus")),
+        ] {
+            let parsed = FieldSelector::parse(def, text);
+            match expected {
+                Ok(name) => assert_eq!(parsed.unwrap().name(), Some(name), "{text}"),
+                Err(why) => assert_eq!(parsed.unwrap_err(), why, "{text}"),
+            }
         }
     }
 

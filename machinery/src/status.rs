@@ -44,6 +44,15 @@ fn is_zero(n: &i32) -> bool {
     *n == 0
 }
 
+/// What goes with a refusal without being part of its reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Where a list goes on that could not be continued as asked.
+    pub continue_token: String,
+    /// Warnings that were found before the refusal.
+    pub warnings: Vec<String>,
+}
+
 /// A refusal (or, for some deletes, the success message) as the API sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -58,6 +67,9 @@ pub struct Status {
     /// Details.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub details: Option<Box<Details>>,
+    /// What goes with the refusal.
+    #[serde(skip)]
+    pub beside: Option<Box<Beside>>,
     /// HTTP code.
     pub code: u16,
 }
@@ -75,7 +87,7 @@ const KIND: &str = "Status";
 
 impl Status {
     fn failure(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { status: "Failure".into(), message: message.into(), reason: reason.into(), details: None, code }
+        Self { status: "Failure".into(), message: message.into(), reason: reason.into(), code, ..Self::default() }
     }
 
     fn with_details(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -249,14 +261,14 @@ impl Status {
     }
 
     /// 504: a version that is not there yet.
-    pub fn too_large_version(wanted: i64, current: i64) -> Self {
+    pub fn too_large_version(wanted: i64, current: i64, retry_after_seconds: i32) -> Self {
         let mut status = Self::timeout(format!("Timeout: Too large resource version: {wanted}, current: {current}"));
         let cause = Cause {
             reason: "ResourceVersionTooLarge".into(),
             message: "Too large resource version".into(),
             field: String::new(),
         };
-        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds: 1, ..Details::default() }));
+        status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds, ..Details::default() }));
         status
     }
 
@@ -267,12 +279,28 @@ impl Status {
         status
     }
 
+    /// The same with a token that continues the refused list.
+    pub fn continued_by(mut self, token: String) -> Self {
+        self.beside.get_or_insert_default().continue_token = token;
+        self
+    }
+
+    /// The same with warnings that were found before it.
+    pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        if !warnings.is_empty() {
+            self.beside.get_or_insert_default().warnings = warnings;
+        }
+        self
+    }
+
     /// The JSON that is sent: with kind, apiVersion and metadata.
     pub fn to_value(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         value["kind"] = KIND.into();
         value["apiVersion"] = "v1".into();
-        value["metadata"] = serde_json::json!({});
+        let token = self.beside.as_ref().map_or("", |b| b.continue_token.as_str());
+        value["metadata"] =
+            if token.is_empty() { serde_json::json!({}) } else { serde_json::json!({"continue": token}) };
         value
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::base64_text::{self, Form};
 use crate::names;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
@@ -27,7 +28,11 @@ pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>
     if !subresource.is_empty() || def.custom {
         return out;
     }
+    // Of a template that stayed as it was nothing is told again.
+    let generation = |object: &Value| object["metadata"]["generation"].as_i64().unwrap_or(0);
+    let unchanged = old.is_some_and(|old| generation(old) == generation(new));
     match (def.group, def.plural) {
+        ("apps" | "batch", _) | ("", "replicationcontrollers") if unchanged => {}
         ("", "pods") => {
             if old.is_none() {
                 pod_name(text(&new["metadata"], "name"), &mut out);
@@ -44,12 +49,16 @@ pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>
         }
         ("", "services") => service(&new["spec"], &mut out),
         ("", "persistentvolumes") => volume(new, &mut out),
+        ("", "secrets") => certificate(new, &mut out),
+        ("storage.k8s.io", "csidrivers") if old.is_none() => driver(&new["spec"], &mut out),
         ("", "persistentvolumeclaims") => {
             claim(new, &mut out);
         }
         ("", "serviceaccounts") => account(&new["metadata"], old, &mut out),
         ("networking.k8s.io", "ingresses")
-            if old.is_none() && new["metadata"]["annotations"].get("kubernetes.io/ingress.class").is_some() =>
+            if old.is_none()
+                && !has(&new["spec"], "ingressClassName")
+                && has(&new["metadata"]["annotations"], "kubernetes.io/ingress.class") =>
         {
             let why = "is deprecated, please use 'spec.ingressClassName' instead";
             out.push(format!("annotation \"kubernetes.io/ingress.class\" {why}"));
@@ -253,6 +262,32 @@ fn volume(new: &Value, out: &mut Vec<String>) {
         out.push(
             "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is \
              to use dynamic provisioning."
+                .into(),
+        );
+    }
+}
+
+/// A certificate and a key that are no pair are of no use, but they are stored.
+fn certificate(new: &Value, out: &mut Vec<String>) {
+    if new["type"] != "kubernetes.io/tls" {
+        return;
+    }
+    let pem = |key: &str| base64_text::decode(Form::Standard, new["data"][key].as_str().unwrap_or_default().as_bytes());
+    for (key, what) in [("tls.crt", "certificate"), ("tls.key", "key")] {
+        let bytes = pem(key).unwrap_or_default();
+        let is_pem = String::from_utf8_lossy(&bytes).contains("-----BEGIN ");
+        if !is_pem {
+            out.push(format!("tls: failed to find any PEM data in {what} input"));
+            return;
+        }
+    }
+}
+
+fn driver(spec: &Value, out: &mut Vec<String>) {
+    if items(&spec["tokenRequests"]).next().is_some() && !has(spec, "serviceAccountTokenInSecrets") {
+        out.push(
+            "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible \
+             logging of tokens in volume attributes"
                 .into(),
         );
     }

@@ -198,6 +198,8 @@ async fn work(fleet: &Arc<Fleet>, pods: tokio::sync::mpsc::Receiver<Pod>, queue:
         match advance(fleet, &pod).await {
             Ok(Step::Done) => {}
             Ok(Step::NoRange) => again(pod, queue, RETRY),
+            // The last word on a pod that goes is this node's: no newer event comes if a server died in the middle of it.
+            Err(e) if e.is_conflict() && pod.metadata.deletion_timestamp.is_some() => again(pod, queue, RETRY),
             Err(e) if e.is_conflict() || e.is_not_found() => {} // a newer event comes, or nothing is left to do
             Err(error) => {
                 tracing::warn!(pod = ?pod.metadata.name, %error, "status of a hollow pod could not be written");

@@ -33,6 +33,8 @@ struct Entry {
     is_static: bool,
     /// Namespace and name, if the pod was ever known.
     named: Option<Key>,
+    /// The versions before and after our own last write.
+    ours: Option<(String, String)>,
 }
 
 /// All pods.
@@ -162,11 +164,24 @@ impl Pods {
         }
     }
 
+    /// What our own write made of a pod, if nothing else has happened to it: who still has the pod from before may go on
+    /// with this.
+    pub fn newer(&self, than: &Pod) -> Option<Arc<Pod>> {
+        let known = self.0.lock();
+        let entry = known.entries.get(&pod::uid(than))?;
+        let ((before, after), current) = (entry.ours.as_ref()?, entry.pod.as_ref()?);
+        let version = |p: &Pod| p.metadata.resource_version.clone();
+        let follows = version(than).as_ref() == Some(before) && version(current).as_ref() == Some(after);
+        follows.then(|| current.clone())
+    }
+
     /// Takes what the API made of our own write, unless something newer came.
     pub fn written(&self, before: &Pod, written: Pod) {
         if let Some(entry) = self.0.lock().entries.get_mut(&pod::uid(&written)) {
             let known = entry.pod.as_ref().and_then(|p| p.metadata.resource_version.as_ref());
             if known == before.metadata.resource_version.as_ref() {
+                let versions = [before, &written].map(|p| p.metadata.resource_version.clone().unwrap_or_default());
+                entry.ours = Some(versions.into());
                 entry.pod = Some(Arc::new(written));
             }
         }
@@ -252,8 +267,16 @@ impl Agent {
         // The lock that the caller holds keeps the worker from asking for its entry before it is there.
         let worker = tokio::spawn(worker::run(self.clone(), uid.clone(), wake.clone())).abort_handle();
         let named = of.as_ref().map(manifests::key_of);
-        let entry =
-            Entry { pod: of.map(Arc::new), wake, worker: Some(worker), seen: None, doom: None, is_static, named };
+        let entry = Entry {
+            pod: of.map(Arc::new),
+            wake,
+            worker: Some(worker),
+            seen: None,
+            doom: None,
+            is_static,
+            named,
+            ours: None,
+        };
         known.entries.insert(uid, entry);
     }
 

@@ -8,6 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
@@ -97,16 +98,23 @@ pub fn server_config(slot: Arc<CertificateSlot>, client_ca: &str) -> Result<Arc<
     serve(verifier, slot, &[b"h2", b"http/1.1"])
 }
 
+/// For clients that must present a certificate of `client_ca`.
+pub fn mutual_server_config(slot: Arc<CertificateSlot>, client_ca: &str) -> Result<Arc<ServerConfig>, Error> {
+    serve(required(client_ca)?, slot, &[b"h2", b"http/1.1"])
+}
+
+fn required(ca: &str) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider());
+    verifier.build().map_err(|e| Error::Malformed(e.to_string()))
+}
+
 /// For traffic between members: only certificates of the peer CA, on both sides.
 pub fn peer_server_config(issued: &Issued, peer_ca: &str) -> Result<Arc<ServerConfig>, Error> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(peer_ca)?, provider())
-        .build()
-        .map_err(|e| Error::Malformed(e.to_string()))?;
-    serve(verifier, CertificateSlot::new(issued)?, &[b"h2"])
+    serve(required(peer_ca)?, CertificateSlot::new(issued)?, &[b"h2"])
 }
 
 fn serve(
-    verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+    verifier: Arc<dyn ClientCertVerifier>,
     slot: Arc<CertificateSlot>,
     protocols: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, Error> {

@@ -37,4 +37,4 @@ pub use replica::{Handler, OpenError, Options, Replica, Setup, Tuning};
 pub use roll::ask_roll;
 pub use sync_times::SyncSummary;
 pub use types::Node;
-pub use wal::files::{Files, LogFile};
+pub use wal::files::{Directory, Files, LogFile};

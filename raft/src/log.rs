@@ -212,11 +212,19 @@ fn tell(written: io::Result<wal::Written>, waiting: Vec<Done>, failed: &mut Fail
     }
 }
 
+/// A bug: whoever waits is told before anything is written.
+fn early() -> bool {
+    keelson_store::bugs::is_on("early-ack")
+}
+
 /// The writer: takes what has queued up, writes and syncs it as one frame, tells those who wait.
 fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>, times: &SyncTimes) {
     let mut failed = None;
     while let Some(first) = queue.blocking_recv() {
-        let (records, waiting) = gather(first, &mut queue);
+        let (records, mut waiting) = gather(first, &mut queue);
+        if early() {
+            tell(Ok(wal::Written::default()), std::mem::take(&mut waiting), &mut failed, memory);
+        }
         let began = Instant::now();
         let written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
         times.add(began.elapsed());
@@ -233,7 +241,10 @@ async fn write_settled(
 ) {
     let mut failed = None;
     while let Some(first) = queue.recv().await {
-        let (records, waiting) = gather(first, &mut queue);
+        let (records, mut waiting) = gather(first, &mut queue);
+        if early() {
+            tell(Ok(wal::Written::default()), std::mem::take(&mut waiting), &mut failed, &memory);
+        }
         let mut written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
         if let Some(settled) = files.settle()
             && let Err(error) = settled.await
@@ -369,7 +380,9 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let mut records = Records::default();
         records.vote(*vote)?;
-        self.write(records).await?;
+        if !keelson_store::bugs::is_on("forgotten-vote") {
+            self.write(records).await?;
+        }
         self.memory.lock().state.vote = Some(*vote);
         Ok(())
     }

@@ -20,6 +20,9 @@ use crate::selector::{Labels, Selector};
 use crate::view::{PodInfo, View};
 use crate::wire;
 
+/// Bound pods that are remembered until somebody counts them.
+const MAX_BOUND: usize = 4096;
+
 /// Something of the cluster that changed.
 #[derive(Debug)]
 pub enum Change {
@@ -114,6 +117,15 @@ pub struct Tally {
     pub incoming: BTreeMap<&'static str, u64>,
 }
 
+/// What it took to bind a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Attempts.
+    pub tries: u32,
+    /// Time since it came.
+    pub waited: Millis,
+}
+
 /// The scheduler.
 pub struct Core {
     /// The cluster.
@@ -122,6 +134,8 @@ pub struct Core {
     pub queue: Queue,
     /// What happened.
     pub tally: Tally,
+    /// Pods that were bound since somebody drained this; not more than [`MAX_BOUND`].
+    pub bound: Vec<Bound>,
     profiles: HashMap<Arc<str>, Arc<Profile>>,
     budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
     extenders: Arc<[Extender]>,
@@ -149,6 +163,7 @@ impl Core {
             view,
             queue: Queue::new(backoff),
             tally: Tally::default(),
+            bound: Vec::new(),
             profiles,
             budgets: BTreeMap::new(),
             extenders: config.extenders.into(),
@@ -261,9 +276,18 @@ impl Core {
         self.queue.set(info, now, gated);
     }
 
+    /// A placement was written.
+    fn written(&mut self, uid: &str, now: Millis) {
+        if let Some(queued) = self.writing.remove(uid)
+            && self.bound.len() < MAX_BOUND
+        {
+            self.bound.push(Bound { tries: queued.attempts, waited: now.saturating_sub(queued.since) });
+        }
+    }
+
     fn placed(&mut self, info: Arc<PodInfo>, now: Millis) {
         self.queue.remove(&info.uid);
-        self.writing.remove(&info.uid);
+        self.written(&info.uid, now);
         self.telling.remove(&info.uid);
         self.asking.remove(&info.uid);
         self.view.denominate(&info.uid);
@@ -418,7 +442,7 @@ impl Core {
     pub fn finished(&mut self, uid: &str, success: bool, now: Millis) {
         if success {
             // The pod stays where it is; the watch replaces what is known of it.
-            self.writing.remove(uid);
+            self.written(uid, now);
             return;
         }
         let Some(queued) = self.writing.remove(uid) else { return };

@@ -7,8 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use keelson_client::connection::Tls;
 use keelson_client::{Client, connection};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,7 @@ pub struct Extender {
     host: String,
     port: u16,
     prefix: String,
+    tls: Option<Tls>,
     filter: String,
     prioritize: String,
     bind: String,
@@ -57,12 +61,50 @@ struct Wire {
     weight: i64,
     #[serde(rename = "enableHTTPS")]
     enable_https: bool,
-    tls_config: Option<Value>,
+    tls_config: Option<WireTls>,
     #[serde(rename = "httpTimeout")]
     http_timeout: Option<String>,
     node_cache_capable: bool,
     managed_resources: Vec<Managed>,
     ignorable: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WireTls {
+    insecure: bool,
+    server_name: String,
+    cert_file: String,
+    key_file: String,
+    ca_file: String,
+    cert_data: String,
+    key_data: String,
+    ca_data: String,
+}
+
+impl WireTls {
+    /// A certificate or key: given in base64, or in a file; "" if not at all.
+    fn pem(data: &str, file: &str) -> Result<String, ConfigError> {
+        if !data.is_empty() {
+            let bytes = STANDARD.decode(data).map_err(|e| refused(format!("extenders: tlsConfig: {e}")))?;
+            return String::from_utf8(bytes).map_err(|e| refused(format!("extenders: tlsConfig: {e}")));
+        }
+        if file.is_empty() {
+            return Ok(String::new());
+        }
+        std::fs::read_to_string(file).map_err(|e| refused(format!("extenders: tlsConfig: {file}: {e}")))
+    }
+
+    fn tls(&self, host: &str) -> Result<Tls, ConfigError> {
+        let ca = Self::pem(&self.ca_data, &self.ca_file)?;
+        let certificate = Self::pem(&self.cert_data, &self.cert_file)?;
+        let key = Self::pem(&self.key_data, &self.key_file)?;
+        if self.insecure && !ca.is_empty() {
+            return Err(refused("extenders: tlsConfig: a CA and insecure exclude each other"));
+        }
+        let name = if self.server_name.is_empty() { host } else { &self.server_name };
+        Tls::new(&ca, &certificate, &key, name).map_err(|e| refused(format!("extenders: tlsConfig: {e}")))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -92,22 +134,24 @@ impl Extender {
     pub fn parse(value: &Value, syms: &mut Interner) -> Result<Self, ConfigError> {
         let wire: Wire =
             serde_json::from_value(value.clone()).map_err(|e| ConfigError::Form(format!("extenders: {e}")))?;
-        if wire.enable_https || wire.tls_config.is_some() || wire.url_prefix.starts_with("https://") {
-            return Err(refused("extenders: only plain HTTP is served by this version of keelson"));
-        }
         if !wire.preempt_verb.is_empty() {
             return Err(refused("extenders: preemptVerb is not served by this version of keelson"));
         }
         if !wire.prioritize_verb.is_empty() && wire.weight <= 0 {
             return Err(refused("extenders: must have a positive weight applied to it"));
         }
-        let bad = || refused(format!("extenders: urlPrefix {:?} is not http://HOST[:PORT]/PATH", wire.url_prefix));
-        let rest = wire.url_prefix.strip_prefix("http://").ok_or_else(bad)?;
+        let bad = || refused(format!("extenders: urlPrefix {:?} is not http[s]://HOST[:PORT]/PATH", wire.url_prefix));
+        let (scheme, rest) = wire.url_prefix.split_once("://").ok_or_else(bad)?;
+        if !matches!(scheme, "http" | "https") {
+            return Err(bad());
+        }
+        let secure = scheme == "https" || wire.enable_https;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) = match authority.rsplit_once(':') {
+        let (host, port) = match authority.rsplit_once(':').filter(|_| !authority.ends_with(']')) {
             Some((host, port)) => (host, port.parse().map_err(|_| bad())?),
-            None => (authority, 80),
+            None => (authority, if secure { 443 } else { 80 }),
         };
+        let host = host.trim_matches(['[', ']']);
         if host.is_empty() {
             return Err(bad());
         }
@@ -116,8 +160,9 @@ impl Extender {
             None => TIMEOUT,
         };
         Ok(Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
+            host: host.to_owned(),
             port,
+            tls: secure.then(|| wire.tls_config.unwrap_or_default().tls(host)).transpose()?,
             prefix: format!("/{}", path.trim_end_matches('/')).trim_end_matches('/').to_owned(),
             filter: wire.filter_verb,
             prioritize: wire.prioritize_verb,
@@ -148,7 +193,7 @@ impl Extender {
 
     async fn post<T: DeserializeOwned>(&self, verb: &str, body: &Value) -> std::io::Result<T> {
         let exchange = async {
-            let stream = connection::connect(&self.host, self.port, None).await?;
+            let stream = connection::connect_as(&self.host, self.port, self.tls.as_ref()).await?;
             let request = http::Request::post(format!("{}/{verb}", self.prefix))
                 .header(http::header::HOST, format!("{}:{}", self.host, self.port))
                 .header(http::header::CONTENT_TYPE, "application/json")
@@ -319,8 +364,13 @@ mod tests {
         );
         assert_eq!(extender.timeout, Duration::from_millis(500));
         assert!(extender.advises() && !extender.binds());
+        let secure = parse(json!({"urlPrefix": "https://[::1]/b", "enableHTTPS": true})).unwrap();
+        assert_eq!((secure.host.as_str(), secure.port, secure.tls.is_some()), ("::1", 443, true));
+        assert!(extender.tls.is_none());
         for (value, part) in [
-            (json!({"urlPrefix": "https://a/b"}), "plain HTTP"),
+            (json!({"urlPrefix": "ftp://a/b"}), "urlPrefix"),
+            (json!({"urlPrefix": "https://a/b", "tlsConfig": {"caData": "!"}}), "tlsConfig"),
+            (json!({"urlPrefix": "https://a/b", "tlsConfig": {"caFile": "/nowhere"}}), "/nowhere"),
             (json!({"urlPrefix": "http://a/b", "preemptVerb": "preempt"}), "preemptVerb"),
             (json!({"urlPrefix": "http://a/b", "prioritizeVerb": "p"}), "positive weight"),
             (json!({"urlPrefix": "a/b"}), "urlPrefix"),

@@ -19,6 +19,7 @@ pub mod extender;
 pub mod groups;
 pub mod intern;
 pub mod matchers;
+pub mod metrics;
 pub mod owners;
 pub mod plugins;
 pub mod queue;

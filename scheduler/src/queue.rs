@@ -136,6 +136,12 @@ impl Queue {
         Depth { active, backoff, unschedulable, gated: self.pods.len() - active - backoff - unschedulable }
     }
 
+    /// How many pods wait for each plugin that refused them.
+    pub fn refusals(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let count = |pods: &HashMap<ClassId, HashSet<Arc<str>>>| pods.values().map(HashSet::len).sum();
+        self.refused.iter().map(count).enumerate()
+    }
+
     /// A pod that waits.
     pub fn get(&self, uid: &str) -> Option<&Queued> {
         self.pods.get(uid).map(|(queued, _)| queued)

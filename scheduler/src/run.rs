@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelson_client::Client;
+use keelson_client::metrics::{Source, Sources};
 use rand::RngExt;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
@@ -14,6 +15,7 @@ use crate::act::{Bind, Done, Writer};
 use crate::config::Config;
 use crate::core::{Act, Core};
 use crate::intern::Interner;
+use crate::metrics::Numbers;
 use crate::queue::Millis;
 use crate::source::{News, SOURCES, follow};
 
@@ -29,20 +31,24 @@ const PODS_PER_TURN: usize = 128;
 const MAX_SLEEP: Millis = 1000;
 
 /// Schedules until `stop` is cancelled, as a KubeSchedulerConfiguration says or by upstream's defaults.
-pub async fn run(client: Client, config: Option<Value>, stop: CancellationToken) {
+/// Its numbers are shown by `metrics`.
+pub async fn run(client: Client, config: Option<Value>, metrics: Sources, stop: CancellationToken) {
     let config = |syms: &mut Interner| match config {
         Some(value) => Config::parse(value, syms),
         None => Ok(Config::standard(syms)),
     };
     let core = Core::new(config, rand::rng().random());
     match core {
-        Ok(core) => drive(core, client, stop).await,
+        Ok(core) => drive(core, client, &metrics, stop).await,
         Err(error) => error!(%error, "the scheduler cannot start"),
     }
 }
 
 /// Drives a scheduler until `stop` is cancelled.
-async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
+async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: CancellationToken) {
+    let numbers: Arc<Numbers> = Arc::default();
+    let shown: Arc<dyn Source> = numbers.clone();
+    metrics.add(&shown);
     let started = Instant::now();
     let now = || started.elapsed().as_millis() as Millis;
     let (sender, mut news) = mpsc::channel(MAX_NEWS);
@@ -55,6 +61,7 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
         writer: Writer::new(client, core.extenders().clone()),
         writes: Arc::new(Semaphore::new(MAX_WRITES)),
         done,
+        numbers: numbers.clone(),
     };
     let mut listed = std::collections::HashSet::new();
     let (mut taken, mut finished) = (Vec::new(), Vec::new());
@@ -83,7 +90,9 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
                 Done::Bound(uid, success) => core.finished(&uid, success, now()),
                 Done::Told(uid) => core.told(&uid, now()),
                 Done::Advised(uid, advice) => {
+                    let began = Instant::now();
                     if let Some(act) = core.advised(&uid, advice, now()) {
+                        numbers.attempted(&act, began.elapsed());
                         out.carry_out(act);
                     }
                 }
@@ -91,6 +100,7 @@ async fn drive(mut core: Core, client: Client, stop: CancellationToken) {
         }
         // Before all is known, decisions would be wrong.
         busy = listed.len() == SOURCES.len() && turn(&mut core, &out, now());
+        numbers.update(&mut core);
     }
 }
 
@@ -99,6 +109,7 @@ struct Out {
     writer: Writer,
     writes: Arc<Semaphore>,
     done: mpsc::Sender<Vec<Done>>,
+    numbers: Arc<Numbers>,
 }
 
 impl Out {
@@ -130,11 +141,13 @@ fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
     let mut more = true;
     // Without room for its write a decision would only grow old; the next result brings us back.
     for _ in 0..PODS_PER_TURN {
+        let began = Instant::now();
         let next = if out.has_room() { core.next(now) } else { None };
         let Some(act) = next else {
             more = false;
             break;
         };
+        out.numbers.attempted(&act, began.elapsed());
         debug!(?act, "decided");
         match act {
             Act::Bind { pod, node, promise } if out.writer.is_usual(&pod, &promise) => batch.push(Bind { pod, node }),

@@ -3,7 +3,28 @@
 //! Invariant: without the feature `bugs`, which no release has, none of them exists.
 
 /// All bugs that can be switched on with the variable `KEELSON_BUG`.
-pub const NAMES: &[&str] = &["leader-restore", "stale-read", "early-lease", "lost-event", "repeated-event"];
+pub const NAMES: &[&str] = &[
+    // A leader that was killed goes on leading in its term, without the end of its log.
+    "leader-restore",
+    // Reads do not ask the leader.
+    "stale-read",
+    // A new leader takes all leases for expired.
+    "early-lease",
+    // A watch that reads history leaves an event out.
+    "lost-event",
+    // A watch that is resumed repeats an event.
+    "repeated-event",
+    // Entries count as written before they are on disk.
+    "early-ack",
+    // A vote is not written down.
+    "forgotten-vote",
+    // The applied index reaches the disk before the data.
+    "applied-ahead",
+    // After a snapshot was installed, watches go on from before where they were.
+    "watch-back",
+    // After a start the revision is that of the newest key, though later ones were deleted.
+    "falling-revision",
+];
 
 /// Whether a bug is switched on.
 #[cfg(feature = "bugs")]

@@ -62,6 +62,9 @@ pub struct StateMachine {
     pub(crate) applying: Mutex<()>,
     pub(crate) hub: Hub,
     pub(crate) compactor: Compactor,
+    /// Data that the bug `applied-ahead` writes too late.
+    #[cfg(feature = "bugs")]
+    late: Mutex<WriteBatch>,
 }
 
 /// Changes of a batch that are not yet written.
@@ -89,6 +92,8 @@ impl StateMachine {
             applying: Mutex::new(()),
             hub,
             compactor,
+            #[cfg(feature = "bugs")]
+            late: Mutex::default(),
         })
     }
 
@@ -213,6 +218,10 @@ impl StateMachine {
 
     /// Writes a batch, then shows it to readers, then to watchers.
     fn commit(&self, mut pending: Pending) -> Result<(), Fatal> {
+        #[cfg(feature = "bugs")]
+        if crate::bugs::is_on("applied-ahead") {
+            std::mem::swap(&mut pending.batch, &mut *self.late.lock());
+        }
         let state = &pending.state;
         let disk = state.disk.clone();
         let record = record::encode_state(&StateRecord {
@@ -274,8 +283,9 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     for (name, value) in disk.load_settings()? {
         state.settings.insert_mut(name, value);
     }
-    let mut lost = false;
+    let (mut lost, mut newest) = (false, 1);
     disk.load_keys(|kv| {
+        newest = newest.max(kv.mod_revision);
         if kv.mod_revision > stored.revision {
             lost = true;
         }
@@ -286,6 +296,9 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     })?;
     if lost {
         return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
+    }
+    if crate::bugs::is_on("falling-revision") {
+        state.revision = newest;
     }
     Ok(state)
 }

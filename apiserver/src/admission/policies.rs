@@ -306,7 +306,14 @@ fn denied(request: &Admission<'_>, reason: &str, message: String, prefixed: bool
     };
     let full = Status::forbidden(def.group, def.plural, request.name, &message).message;
     let message = if prefixed { full } else { message };
-    Status { status: "Failure".into(), message, reason: reason.into(), details: Some(Box::new(details)), code }
+    Status {
+        status: "Failure".into(),
+        message,
+        reason: reason.into(),
+        details: Some(Box::new(details)),
+        code,
+        ..Status::default()
+    }
 }
 
 pub(super) struct Validating(Common);

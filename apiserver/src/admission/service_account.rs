@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::pods::{created, list};
 use crate::access::{Admission, AdmissionPlugin};
 use crate::objects::Objects;
+use crate::strategy;
 
 /// Where containers find the token.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -120,8 +121,7 @@ impl AdmissionPlugin for ServiceAccount {
 }
 
 fn mount_token(spec: &mut Value) {
-    let token = uuid::Uuid::new_v4().simple().to_string();
-    let volume = format!("kube-api-access-{}", &token[..5]);
+    let volume = strategy::generate_name("kube-api-access-");
     let mut used = false;
     for key in ["initContainers", "containers"] {
         for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {

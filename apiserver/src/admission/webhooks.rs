@@ -187,7 +187,7 @@ fn judge(hook: &Hook, response: &Value, warnings: &mut Vec<String>) -> Result<()
     let code = told["code"].as_u64().and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c));
     let details = serde_json::from_value(told["details"].clone()).ok();
     let reason = text("reason").to_owned();
-    Err(Status { status: "Failure".into(), message, reason, details, code: code.unwrap_or(400) })
+    Err(Status { status: "Failure".into(), message, reason, details, code: code.unwrap_or(400), ..Status::default() })
 }
 
 pub(super) struct Validating(Common);

@@ -124,13 +124,7 @@ fn schema((name, level, precedence, distinguisher, subjects, rules): &Schema) ->
     if !distinguisher.is_empty() {
         spec["distinguisherMethod"] = json!({"type": distinguisher});
     }
-    let message =
-        format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists");
-    let found = json!({
-        "type": "Dangling", "status": "False", "reason": "Found", "message": message,
-        "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    });
-    object("FlowSchema", name, spec, json!({"conditions": [found]}))
+    object("FlowSchema", name, spec, json!({}))
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use keelson_machinery::stored::encode;
 use keelson_store::{Compare, Kv, KvError, Op, PutRequest, Txn};
 use serde_json::{Value, json};
 
+use crate::ownership;
+use crate::request::ResourceRequest;
+
 pub use cluster_info::{cluster_info, extension_authentication};
 pub use token_secret::BootstrapTokenSecret;
 
@@ -30,6 +33,8 @@ pub enum BootstrapError {
     Object(String),
 }
 
+/// Who is said to have written the first flow schemas and priority levels.
+const FLOW_MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
 /// Namespaces of every cluster.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
@@ -55,6 +60,23 @@ pub fn objects() -> Vec<Value> {
     objects.extend(flow::objects());
     objects.extend(crate::aggregation::built_in());
     objects
+}
+
+/// The range of addresses that Services get when nothing else is said.
+pub fn service_cidr(cidr: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [cidr]},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now(),
+            "message": "Kubernetes default Service CIDR is ready",
+        }]},
+    })
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 pub(crate) fn namespace(name: &str) -> Value {
@@ -114,7 +136,8 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
         return Ok(false);
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
-    object["metadata"]["creationTimestamp"] = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+    object["metadata"]["creationTimestamp"] = now().into();
+    own(def, &mut object);
     let value = encode(def, &object).map_err(|e| BootstrapError::Object(format!("{key}: {e}")))?;
     let sealed = crate::encryption::seal(def, key.as_bytes(), value);
     let value = sealed.map_err(|status| BootstrapError::Object(status.message))?;
@@ -124,6 +147,21 @@ pub async fn create_if_absent(kv: &dyn Kv, mut object: Value) -> Result<bool, Bo
         failure: Vec::new(),
     };
     Ok(kv.txn(txn).await?.succeeded)
+}
+
+/// Notes who wrote a first object.
+fn own(def: &'static ResourceDef, object: &mut Value) {
+    let manager = match def.group {
+        "flowcontrol.apiserver.k8s.io" => FLOW_MANAGER,
+        _ => ownership::SERVER,
+    };
+    let request = ResourceRequest::about(def, object);
+    ownership::track_as(&request, "", manager, None, object);
+    if object["status"]["conditions"].is_array() && def.group != "flowcontrol.apiserver.k8s.io" {
+        let mut before = object.clone();
+        before["status"] = json!({});
+        ownership::track_as(&request, "status", manager, Some(&before), object);
+    }
 }
 
 fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
@@ -138,6 +176,7 @@ fn row(object: &Value) -> Result<&'static ResourceDef, BootstrapError> {
         ("Secret", "secrets"),
         ("APIService", "apiservices"),
         ("FlowSchema", "flowschemas"),
+        ("ServiceCIDR", "servicecidrs"),
         ("PriorityLevelConfiguration", "prioritylevelconfigurations"),
     ]);
     let api = object["apiVersion"].as_str().unwrap_or_default();

@@ -8,6 +8,7 @@ mod storage;
 mod text;
 mod workloads;
 
+use keelson_machinery::conversion;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
@@ -55,6 +56,13 @@ pub fn list(
                 "kind": "PartialObjectMetadataList", "apiVersion": accepted.meta_version(), "metadata": metadata, "items": items,
             })
         }
+        Format::Table if def.plural == "flowschemas" => {
+            // In the order in which they are asked.
+            let mut items = items.to_vec();
+            let place = |item: &Value| item["spec"]["matchingPrecedence"].as_i64().unwrap_or(0);
+            items.sort_by_key(place);
+            table(&shown(def, None), accepted, &items, metadata, query)?
+        }
         Format::Table => table(&shown(def, None), accepted, items, metadata, query)?,
         Format::Object => {
             let items: Vec<Value> = items.iter().map(|item| list_item(def, item)).collect();
@@ -83,9 +91,19 @@ fn go_name(def: &ResourceDef, suffix: &str) -> String {
     format!("*{group}.{}{suffix}", def.kind)
 }
 
-/// The metadata of an object.
+/// The metadata of an object: of the one behind its versions, without the annotations in which a version keeps what it has
+/// no fields for.
 pub fn partial(accepted: Accepted, object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.meta_version(), "metadata": object["metadata"]})
+    let mut metadata = object["metadata"].clone();
+    let text = |key: &str| object[key].as_str().unwrap_or_default();
+    let notes = conversion::version_annotations(text("apiVersion"), text("kind"));
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !notes.contains(&key.as_str()));
+        if annotations.is_empty() {
+            metadata.as_object_mut().map(|m| m.remove("annotations"));
+        }
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": accepted.meta_version(), "metadata": metadata})
 }
 
 /// How one object is shown: by its kind's printer, or by the columns of its definition.
@@ -107,6 +125,10 @@ impl Shown<'_> {
 
     fn cells(&self, object: &Value) -> Vec<Value> {
         match self {
+            // An autoscaler of the older version is shown as the newer one that it stands for.
+            Self::BuiltIn(printer) if object["apiVersion"] == "autoscaling/v1" && object["kind"] != "Scale" => {
+                (printer.cells)(&keelson_machinery::scaling::to_v2(object))
+            }
             Self::BuiltIn(printer) => (printer.cells)(object),
             Self::Custom(def) => {
                 let cells = crate::crd::cells(def, object, |since| text::age(&since.into()));

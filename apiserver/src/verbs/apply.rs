@@ -3,7 +3,7 @@
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::decode;
-use keelson_machinery::resource::Scope;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
@@ -18,14 +18,14 @@ impl ApiServer {
     /// Applies a configuration: changes the object, or creates it.
     pub(crate) async fn apply(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         options::check(call, "PatchOptions", true)?;
-        let config = read(call)?;
+        let mut warnings = Vec::new();
+        let config = read(call, call.request.def, &mut warnings)?;
         let force = call.request.query.flag("force");
         self.fresh(None).await?;
         let (request, def) = (call.request, call.request.def);
         if self.objects.find(def, &request.namespace, &request.name).is_none() {
-            return self.apply_new(call, &config).await;
+            return self.apply_new(call, &config, warnings).await;
         }
-        let mut warnings = Vec::new();
         let object = self
             .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
                 let mut new = ownership::apply(call, Some(old), &config, force)?;
@@ -41,7 +41,12 @@ impl ApiServer {
     }
 
     /// Creates the object that a configuration describes.
-    async fn apply_new(&self, call: &Call<'_>, config: &Value) -> Result<Response<Body>, Status> {
+    async fn apply_new(
+        &self,
+        call: &Call<'_>,
+        config: &Value,
+        mut warnings: Vec<String>,
+    ) -> Result<Response<Body>, Status> {
         let (request, def) = (call.request, call.request.def);
         if !request.subresource.is_empty() {
             return Err(call.not_found());
@@ -67,15 +72,26 @@ impl ApiServer {
         }
         self.authorize(call.user, &call.attributes("create"))?;
         strategy::conform(request, &mut object)?;
-        self.insert(call, object, &mut Vec::new(), Tracking::Done).await
+        self.insert(call, object, &mut warnings, Tracking::Done).await
     }
 }
 
 /// Reads the configuration and checks that it is meant for the object that the request names.
-fn read(call: &Call<'_>) -> Result<Value, Status> {
-    let (request, def) = (call.request, call.request.def);
-    let mut config =
-        decode::yaml(call.body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?.value;
+pub(crate) fn read(call: &Call<'_>, def: &ResourceDef, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let request = call.request;
+    let converted = |why: &String| format!("error converting YAML to JSON: {why}");
+    let decoded = decode::yaml(call.body)
+        .map_err(|why| Status::bad_request(format!("error decoding YAML: {}", converted(&why))))?;
+    if let Some(twice) = decoded.duplicates.first() {
+        match request.query.get("fieldValidation") {
+            Some("Strict") => {
+                return Err(Status::bad_request(format!("error strict decoding YAML: {}", converted(twice))));
+            }
+            Some("Ignore") => {}
+            _ => warnings.push(converted(twice)),
+        }
+    }
+    let mut config = decoded.value;
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
     }

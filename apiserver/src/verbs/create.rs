@@ -2,6 +2,7 @@
 
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::decode;
 use keelson_machinery::status::Status;
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use super::Call;
 use super::update::Tracking;
 use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
-use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
+use crate::{ApiServer, body, crd, options, ownership, quota, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -28,7 +29,8 @@ impl ApiServer {
         strategy::fit(call.request, &mut object)?;
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
-        self.insert(call, object, &mut warnings, Tracking::Compare).await
+        let told = self.insert(call, object, &mut warnings, Tracking::Compare).await;
+        told.map_err(|status| status.with_warnings(warnings))
     }
 
     /// Stores a decoded object as a new one.
@@ -43,6 +45,7 @@ impl ApiServer {
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         for attempt in 1.. {
             let mut candidate = object.clone();
+            strategy::wipe_system_metadata(&mut candidate);
             strategy::complete(def, &mut candidate, None);
             if tracking == Tracking::Compare {
                 ownership::track(call, None, &mut candidate);
@@ -68,11 +71,10 @@ impl ApiServer {
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
-            let taken = Status::already_exists(def.group, def.plural, &name);
             quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
-                    return Err(taken);
+                    return Err(self.taken(call, &name));
                 }
                 return call.answer(201, &candidate, warnings);
             }
@@ -85,11 +87,23 @@ impl ApiServer {
                 Err(WriteError::Status(status)) if status.reason == quota::RACE && attempt < GENERATE_NAME_ATTEMPTS => {
                 }
                 Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
-                Err(WriteError::Changed) => return Err(taken),
+                Err(WriteError::Changed) => return Err(self.taken(call, &name)),
                 Err(WriteError::Status(status)) => return Err(status),
             }
         }
         Err(Status::internal("no free name was found"))
+    }
+
+    /// The refusal of a name that another object has.
+    fn taken(&self, call: &Call<'_>, name: &str) -> Status {
+        let def = call.request.def;
+        let mut status = Status::already_exists(def.group, def.plural, name);
+        let goes = |object: Value| object["metadata"]["deletionTimestamp"].is_string();
+        let found = self.objects.get(def, &call.request.namespace, name).ok().flatten();
+        if found.is_some_and(|(object, _)| goes(object)) {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
     }
 
     /// Unknown and duplicate fields are refused with `fieldValidation=Strict`, warned of with `Warn` (the default), else ignored.
@@ -100,7 +114,15 @@ impl ApiServer {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let texts = field_problems(unknown, duplicates);
+        let mut texts = field_problems(unknown, duplicates);
+        match body::content_type(call.headers) {
+            // Keys that came twice are found while YAML is read, before its fields are looked at.
+            kind if kind.contains("yaml") => texts.rotate_left(unknown.len()),
+            "application/json" if texts.len() > 1 && call.request.verb != "patch" => {
+                texts = decode::in_order(call.body, unknown, duplicates);
+            }
+            _ => {}
+        }
         match call.request.query.get("fieldValidation").unwrap_or("Warn") {
             "Ignore" => Ok(()),
             "Warn" => {

@@ -89,6 +89,7 @@ impl ApiServer {
 
     async fn delete_one(&self, call: &Call<'_>, request: &ResourceRequest, options: &Value) -> Result<Outcome, Status> {
         let (def, dry_run) = (request.def, deletion::is_dry_run(options));
+        deletion::allowed(def, &request.name)?;
         for _ in 0..DELETE_ATTEMPTS {
             let Some((old, revision)) = self.current(request)? else {
                 return Err(Status::not_found(def.group, def.plural, &request.name));

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::base64_text;
 use keelson_machinery::decode::go_json_error;
 use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 
-use super::Call;
+use super::{Call, stream};
 use crate::negotiate::{Accepted, Format, Media};
-use crate::objects::{Objects, status_of};
+use crate::objects::{Objects, parse, status_of};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, body, listing, respond, table};
 
@@ -35,6 +36,13 @@ struct Continue {
 
 /// Version of continue tokens.
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// The revision of a token that goes on with what is there now.
+const INCONSISTENT: i64 = -1;
+const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                       list without the continue parameter, or use the continue token in this response to retrieve the \
+                       remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                       objects that were created, modified, or deleted between the time the first chunk was returned and \
+                       now may show up in the list.";
 
 /// Both selectors of a request.
 pub(crate) struct Selectors {
@@ -87,8 +95,16 @@ impl Page {
 impl ApiServer {
     /// Serves a collection.
     pub(crate) async fn list(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        let page = self.page(call).await?;
         let def = call.request.def;
+        if let Some(selectors) = self.whole(call)? {
+            self.fresh(call.request.query.get("resourceVersion")).await?;
+            let range = Objects::range(def, &call.request.namespace);
+            let told = stream::list(call, self.objects.kv.view(), range, selectors);
+            let mut response = told.map_err(|error| Status::internal(&error.to_string()))?;
+            call.deprecated(&mut response);
+            return Ok(response);
+        }
+        let page = self.page(call).await?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(token) = &page.next {
             metadata["continue"] = token.clone().into();
@@ -106,7 +122,12 @@ impl ApiServer {
             return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));
         }
         if accepted != Accepted::default() || call.pretty() {
-            let items = page.items.iter().map(|(kv, _)| call.request.value(kv)).collect::<Result<Vec<_>, _>>()?;
+            // What is shown of an object is that of the one behind its versions.
+            let behind = accepted.format != Format::Object
+                && def.group == "autoscaling"
+                && call.request.query.get("includeObject") != Some("Object");
+            let value = |kv: &Arc<KeyValue>| if behind { parse(kv) } else { call.request.value(kv) };
+            let items = page.items.iter().map(|(kv, _)| value(kv)).collect::<Result<Vec<_>, _>>()?;
             let list = table::list(def, accepted, &items, metadata, &call.request.query)?;
             let mut response = respond::object(200, accepted.media, &list, call.pretty())?;
             call.deprecated(&mut response);
@@ -137,6 +158,19 @@ impl ApiServer {
         let mut response = body::json(200, out);
         call.deprecated(&mut response);
         Ok(response)
+    }
+
+    /// The selectors of a list that is wanted whole, as it is now and as it is stored: it is written while it is read.
+    fn whole(&self, call: &Call<'_>) -> Result<Option<Selectors>, Status> {
+        let (request, accepted) = (call.request, call.accepted()?);
+        listing::check(request)?;
+        let version = request.query.get("resourceVersion");
+        version.map(listing::version).transpose()?;
+        let limited = request.query.number("limit")?.is_some_and(|limit| limit > 0) && version != Some("0");
+        let past =
+            request.query.get("continue").is_some() || request.query.get("resourceVersionMatch") == Some("Exact");
+        let other = accepted != Accepted::default() || call.pretty();
+        if limited || past || other { Ok(None) } else { Selectors::of(request).map(Some) }
     }
 
     async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
@@ -175,13 +209,19 @@ impl ApiServer {
                 None => Box::new(view.range(&range).cloned()),
             }
         } else {
-            Box::new(self.past(range.clone(), start.as_deref(), at).await?.into_iter())
+            Box::new(self.past(range.clone(), &prefix, start.as_deref(), at).await?.into_iter())
         };
         cut(request, keys, &selectors, limit, at, &prefix)
     }
 
     /// Keys of an interval at a past revision, from `start` on.
-    async fn past(&self, range: KeyRange, start: Option<&str>, revision: i64) -> Result<Vec<Arc<KeyValue>>, Status> {
+    async fn past(
+        &self,
+        range: KeyRange,
+        prefix: &str,
+        start: Option<&str>,
+        revision: i64,
+    ) -> Result<Vec<Arc<KeyValue>>, Status> {
         let range = match start {
             Some(start) => from(range, start),
             None => range,
@@ -193,12 +233,16 @@ impl ApiServer {
             .map_err(|e| Status::internal(&e.to_string()))?;
         match answer {
             Ok(response) => Ok(response.kvs),
-            Err(keelson_store::KvError::Compacted(_)) if start.is_some() => Err(Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start a new list \
-                 without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
-                 results. Continuing with the provided token results in an inconsistent list - objects that were created, \
-                 modified, or deleted between the time the first chunk was returned and now may show up in the list.",
-            )),
+            Err(keelson_store::KvError::Compacted(_)) if start.is_some() => {
+                let start = start.unwrap_or_default().strip_prefix(prefix).unwrap_or_default();
+                Err(Status::expired(EXPIRED).continued_by(encode_token(INCONSISTENT, start.to_owned())?))
+            }
+            Err(keelson_store::KvError::Compacted(_)) => {
+                Err(Status::expired("The resourceVersion for the provided list is too old."))
+            }
+            Err(keelson_store::KvError::FutureRevision) => {
+                Err(Status::too_large_version(revision, self.objects.kv.view().revision(), 0))
+            }
             Err(error) => Err(status_of(error)),
         }
     }
@@ -224,9 +268,7 @@ fn cut(
             let (last, _) = &page.items[limit - 1];
             let key = String::from_utf8_lossy(&last.key);
             let start = format!("{}\0", key.strip_prefix(prefix).unwrap_or(&key));
-            let token = Continue { v: TOKEN_VERSION.into(), rv: revision, start };
-            let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
-            page.next = Some(URL_SAFE_NO_PAD.encode(json));
+            page.next = Some(encode_token(revision, start)?);
             // With selectors the number is not known without reading on, and upstream leaves it out too.
             page.remaining = selectors.select_all().then(|| keys.count() + 1);
             break;
@@ -244,15 +286,16 @@ fn from(range: KeyRange, start: &str) -> KeyRange {
     }
 }
 
+fn encode_token(rv: i64, start: String) -> Result<String, Status> {
+    let token = Continue { v: TOKEN_VERSION.into(), rv, start };
+    let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
+    Ok(URL_SAFE_NO_PAD.encode(json))
+}
+
 fn decode_token(token: &str) -> Result<Continue, Status> {
     let refused = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol { offset: at, .. } => at,
-            _ => token.len(),
-        };
-        refused(&format!("illegal base64 data at input byte {at}"))
-    })?;
+    let bytes = base64_text::decode(base64_text::Form::UrlUnpadded, token.as_bytes())
+        .map_err(|at| refused(&format!("illegal base64 data at input byte {at}")))?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|error| refused(&go_json_error(&bytes, &error)))?;
     if token.v != TOKEN_VERSION {
         return Err(refused(&format!("server does not recognize this encoded version {}", token.v)));

@@ -6,6 +6,7 @@ pub mod delete;
 pub mod get;
 pub mod list;
 pub mod patch;
+pub mod stream;
 pub mod update;
 pub mod watch;
 
@@ -32,6 +33,8 @@ pub struct Call<'a> {
     pub body: &'a [u8],
     /// The caller's fence, if it is a fenced component.
     pub fence: Option<&'a Fence>,
+    /// Whether the write counts a generation even where it changes nothing that is stored.
+    pub counts_anyway: bool,
 }
 
 impl Call<'_> {

@@ -7,7 +7,7 @@ use keelson_client::Body;
 use keelson_machinery::patch::Touched;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{decode, patch, resources, schema, strategic};
+use keelson_machinery::{decode, operations, patch, resources, schema, strategic};
 use serde_json::Value;
 
 use super::{Call, apply};
@@ -23,7 +23,7 @@ const ACCEPTED_CUSTOM: &str = "application/json-patch+json, application/merge-pa
 pub(crate) struct Given {
     kind: &'static str,
     value: Value,
-    /// Keys that came twice.
+    /// What is odd about the patch itself: keys that came twice, fields that operations do not have.
     duplicates: Vec<String>,
 }
 
@@ -50,7 +50,13 @@ pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
         };
         return Err(refused(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")));
     }
-    Ok(Given { kind, value: decoded.value, duplicates: decoded.duplicates })
+    let mut told = decoded.duplicates;
+    if kind == JSON {
+        told.iter_mut().for_each(|text| text.insert_str(0, "json patch "));
+        let unknown = operations::unknown_fields(&decoded.value);
+        told.extend(unknown.iter().map(|path| format!("json patch unknown field {path:?}")));
+    }
+    Ok(Given { kind, value: decoded.value, duplicates: told })
 }
 
 impl Given {
@@ -85,7 +91,8 @@ impl Given {
 fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     let text = |key: &str| new[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
-    if version == def.api_version() && kind == def.kind {
+    // What is left out is that of the object.
+    if (version.is_empty() || version == def.api_version()) && (kind.is_empty() || kind == def.kind) {
         return None;
     }
     let (group, v) = version.split_once('/').unwrap_or(("", version));
@@ -118,6 +125,8 @@ impl ApiServer {
                 if let Some(why) = other_kind(def, &patched).filter(|_| !def.custom) {
                     return Err(refused(&why));
                 }
+                new["apiVersion"] = def.api_version().into();
+                new["kind"] = def.kind.into();
                 let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
                     STRATEGIC => refused(&strategy::unstructured_error(def, &patched).unwrap_or(why)),
                     _ => refused(&why),

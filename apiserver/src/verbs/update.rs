@@ -33,6 +33,8 @@ impl ApiServer {
         let mut object = decoded.value;
         strategy::fit(call.request, &mut object)?;
         let def = call.request.def;
+        let counts_anyway = rules::counts_empty_lists(def) && rules::has_empty_list(&object["spec"]);
+        let call = &Call { counts_anyway, ..*call };
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
@@ -71,8 +73,11 @@ impl ApiServer {
                 }
                 Ok(object.clone())
             })
-            .await?;
-        call.answer(200, &object, &warnings)
+            .await;
+        match object {
+            Ok(object) => call.answer(200, &object, &warnings),
+            Err(status) => Err(status.with_warnings(warnings)),
+        }
     }
 
     /// The object that a request names, in its version, with its revision.
@@ -111,7 +116,7 @@ impl ApiServer {
             if tracking == Tracking::Compare {
                 ownership::track(call, Some(&old), &mut new);
             }
-            strategy::prepare_update(request, &old, &mut new);
+            strategy::prepare_update(request, &old, &mut new, call.counts_anyway);
             let mut admission = Admission {
                 operation: Operation::Update,
                 def,

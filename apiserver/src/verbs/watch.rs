@@ -30,6 +30,8 @@ use crate::{ApiServer, body, listing, table};
 
 /// Pause between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch that ends is told this long before where it is, so that the next one can go on there.
+const LAST_BOOKMARK_SECONDS: u64 = 2;
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream's.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
 
@@ -83,14 +85,15 @@ impl ApiServer {
             }
             view.revision() + 1
         } else {
-            // What is no number was refused above.
-            version.unwrap_or_default().parse::<i64>().unwrap_or(0) + 1
+            // What is no number was refused above; without one the watch begins with what comes next.
+            version.and_then(|v| v.parse().ok()).filter(|v| *v > 0).unwrap_or_else(|| view.revision()) + 1
         };
         let media = shape.accepted.media;
         let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
             Ok(watch) => {
                 let bookmarks = query.flag("allowWatchBookmarks");
-                let events = events(shape, watch, start - 1, bookmarks);
+                let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
+                let events = events(shape, watch, start - 1, bookmarks.then_some(last));
                 let end = tokio::time::sleep(Duration::from_secs(timeout));
                 let all = futures::stream::iter(first)
                     .chain(events)
@@ -141,10 +144,10 @@ fn events(
     shape: Shape,
     watch: keelson_store::Watch,
     revision: i64,
-    bookmarks: bool,
+    bookmarks: Option<Duration>,
 ) -> impl Stream<Item = Bytes> + Send {
-    let interval = bookmarks.then(|| {
-        let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL;
+    let interval = bookmarks.map(|last| {
+        let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL.min(last);
         tokio::time::interval_at(start, BOOKMARK_INTERVAL)
     });
     let cursor = Cursor { shape, watch, revision, bookmarks: interval, ended: false };

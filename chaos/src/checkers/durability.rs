@@ -31,7 +31,8 @@ pub struct Member {
 }
 
 /// Checks that every member has what was acknowledged, or something newer, and that equal revisions have equal content.
-pub fn check(acknowledged: &[Acknowledged], members: &[Member]) -> Verdict {
+/// `deletions` has each key's last deletion that the log of all changes shows: it may not have been acknowledged.
+pub fn check(acknowledged: &[Acknowledged], members: &[Member], deletions: &BTreeMap<String, i64>) -> Verdict {
     let mut latest: BTreeMap<&str, &Acknowledged> = BTreeMap::new();
     for write in acknowledged {
         let known = latest.entry(&write.key).or_insert(write);
@@ -50,7 +51,7 @@ pub fn check(acknowledged: &[Acknowledged], members: &[Member]) -> Verdict {
             let found = member.keys.get(&write.key);
             let at = found.map_or(0, |(_, revision)| *revision);
             let lost = match (&write.value, found) {
-                (Some(_), None) => true,
+                (Some(_), None) => deletions.get(&write.key).is_none_or(|deleted| *deleted < write.revision),
                 (Some(value), Some((there, _))) => at < write.revision || (at == write.revision && value != there),
                 (None, Some(_)) => at < write.revision,
                 (None, None) => false,
@@ -126,7 +127,14 @@ mod tests {
                 vec!["hashes-differ"],
             ),
         ] {
-            let verdict = check(&acknowledged, &members);
+            let verdict = check(&acknowledged, &members, &BTreeMap::new());
+            assert_eq!(verdict.kinds(), kinds, "{name}: {verdict:?}");
+        }
+        let gone = [member("1", 5, &[], 7)];
+        for (name, deleted, kinds) in
+            [("a later deletion without an answer", 4, vec![]), ("an earlier one", 2, vec!["lost"])]
+        {
+            let verdict = check(&wrote, &gone, &BTreeMap::from([("a".into(), deleted)]));
             assert_eq!(verdict.kinds(), kinds, "{name}: {verdict:?}");
         }
     }

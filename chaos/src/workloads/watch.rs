@@ -62,12 +62,17 @@ impl Workload for Watches {
     fn check(&self) -> Checked {
         let (watched, log) = (self.watched.lock(), self.log.lock());
         let verdict = watch::check(&watched, &log);
-        let durable = durability::check(&self.acknowledged.lock(), &self.members.lock());
+        let durable = durability::check(&self.acknowledged.lock(), &self.members.lock(), &deletions(&log));
         let missing = missing(&self.acknowledged.lock(), &log);
         let delivered = |said: &Said| if let Said::Events(events) = said { events.len() } else { 0 };
         let events: usize = watched.iter().flat_map(|watch| &watch.said).map(delivered).sum();
         Checked { operations: *self.writes.lock() + events, verdict: verdict.and(durable).and(missing) }
     }
+}
+
+/// The last deletion of each key.
+fn deletions(log: &[Event]) -> BTreeMap<String, i64> {
+    log.iter().filter(|event| event.value.is_none()).map(|event| (event.key.clone(), event.revision)).collect()
 }
 
 /// Every acknowledged write is in the log, at its revision.

@@ -111,6 +111,11 @@ impl Keeper {
         &self.place.kubeconfig
     }
 
+    /// The API's certificate, for what else is served with it.
+    pub fn slot(&self) -> Arc<CertificateSlot> {
+        self.api.clone()
+    }
+
     /// What secures the API.
     pub fn server(&self) -> Arc<ServerSlot> {
         self.server.clone()

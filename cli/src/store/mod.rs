@@ -114,7 +114,7 @@ async fn serve_clients(
         let (address, secure) = listen_address(url)?;
         let tls = match (secure, &tls) {
             (false, _) => None,
-            (true, Some(slot)) => Some(slot.clone()),
+            (true, Some(slot)) => Some(slot.clients()),
             (true, None) => bail!("{flag} {url} needs --cert-file and --key-file"),
         };
         let listener = listen(&address, flag).await?;

@@ -4,6 +4,8 @@
 
 mod ports;
 
+pub mod members;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

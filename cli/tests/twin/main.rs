@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -61,6 +61,7 @@ fn said(server: &Server, dir: &Path, program: &str, line: &str) -> String {
     let output = Command::new("sh")
         .args(["-c", &format!("{program} {line} 2>&1")])
         .env("KUBECONFIG", server.kubeconfig())
+        .stdin(Stdio::null())
         // Without the times of the files.
         .env("KUBECTL_EXTERNAL_DIFF", "diff -r -N")
         .output()

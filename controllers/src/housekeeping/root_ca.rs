@@ -45,7 +45,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         return Ok(None);
     }
     let before = context.cache.root_cas.named(&key.1, NAME);
-    let certificate = context.config.authority.cluster.trusted();
+    let certificate = context.config.credentials.root();
     let Some(wanted) = plan(&key.1, &certificate, before.as_deref()) else { return Ok(None) };
     let api = context.client.namespaced::<ConfigMap>(&key.1);
     let result = match before {

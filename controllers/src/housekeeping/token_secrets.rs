@@ -71,7 +71,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         },
         Plan::Fill => {
             let Some(account) = account else { return Ok(None) };
-            let filled = fill(&context, &secret, &account)?;
+            let Some(filled) = fill(&context, &secret, &account)? else { return Ok(None) };
             let written = api.replace(&key.1, &filled).await?;
             context.settle(&context.cache.account_secrets, &written).await;
         }
@@ -79,8 +79,10 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     Ok(None)
 }
 
-/// The Secret with the account's token.
-fn fill(context: &Context, secret: &Secret, account: &ServiceAccount) -> Result<Secret, keelson_client::Error> {
+/// The Secret with the account's token; none without a key to sign one.
+fn fill(context: &Context, secret: &Secret, account: &ServiceAccount) -> Result<Option<Secret>, keelson_client::Error> {
+    let credentials = &context.config.credentials;
+    let Some(key) = credentials.tokens() else { return Ok(None) };
     let bound = |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| Bound {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
@@ -103,16 +105,15 @@ fn fill(context: &Context, secret: &Secret, account: &ServiceAccount) -> Result<
             ..Kubernetes::default()
         },
     };
-    let authority = &context.config.authority;
-    let token = authority.service_account.sign(&claims).map_err(std::io::Error::other)?;
+    let token = key.sign(&claims).map_err(std::io::Error::other)?;
     let mut filled = secret.clone();
     let data = filled.data.get_or_insert_default();
     data.insert("token".into(), ByteString(token.into_bytes()));
-    data.insert("ca.crt".into(), ByteString(authority.cluster.trusted().as_bytes().to_vec()));
+    data.insert("ca.crt".into(), ByteString(credentials.root().as_bytes().to_vec()));
     data.insert("namespace".into(), ByteString(namespace.into_bytes()));
     let uid = account.metadata.uid.clone().unwrap_or_default();
     filled.metadata.annotations.get_or_insert_default().insert(ACCOUNT_UID.into(), uid);
-    Ok(filled)
+    Ok(Some(filled))
 }
 
 #[cfg(test)]

@@ -31,9 +31,17 @@ pub const VERSION: &[&[Flag]] = &[&[
 /// The version of kubectl whose behaviour this is.
 const CLIENT: &str = "v1.36.2";
 
+fn no_arguments(session: &Session) -> Outcome {
+    match session.parsed.args.as_slice() {
+        [] => Ok(()),
+        args => Err(session.parsed.usage(format!("unexpected arguments: [{}]", args.join(" ")))),
+    }
+}
+
 /// Runs `api-resources`.
 pub async fn resources(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    no_arguments(session)?;
     let (verbs, categories) = (parsed.list("verbs"), parsed.list("categories"));
     let mut kinds = discover(session).await?;
     kinds.retain(|kind| {
@@ -50,7 +58,7 @@ pub async fn resources(session: &Session) -> Outcome {
         "" => kinds.sort_by(|a, b| (&a.group, &a.plural).cmp(&(&b.group, &b.plural))),
         "name" => kinds.sort_by(|a, b| a.plural.cmp(&b.plural)),
         "kind" => kinds.sort_by(|a, b| a.kind.cmp(&b.kind)),
-        other => return Err(Failure::new(format!("--sort-by accepts only name or kind, not {other}"))),
+        _ => return Err(Failure::new("--sort-by accepts only name or kind")),
     }
     let wide = match parsed.text("output") {
         "" => false,
@@ -87,6 +95,7 @@ pub async fn resources(session: &Session) -> Outcome {
 
 /// Runs `api-versions`.
 pub async fn versions(session: &Session) -> Outcome {
+    no_arguments(session)?;
     let groups = session.get("/apis").await?;
     let core = session.get("/api").await?;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -149,7 +158,7 @@ pub async fn version(session: &Session) -> Outcome {
         }
         "json" => println!("{}", json::pretty(&whole)),
         "yaml" => print!("{}", keelson_machinery::yaml::write(&whole)?),
-        other => return Err(Failure::new(format!("invalid output format: {other}. Must be one of 'yaml' or 'json'"))),
+        _ => return Err(Failure::new("--output must be 'yaml' or 'json'")),
     }
     server.map(|_| ())
 }

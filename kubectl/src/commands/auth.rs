@@ -171,7 +171,7 @@ async fn decide(session: &Session, kind: &str, reason: &str, done: &str) -> Outc
         names.push(object["metadata"]["name"].as_str().unwrap_or_default().to_owned());
     }
     if names.is_empty() {
-        return Err(parsed.usage("one or more CSRs must be specified as <name> or -f <filename>"));
+        return Err(Failure::new("one or more CSRs must be specified as <name> or -f <filename>"));
     }
     for name in names {
         let name = name.rsplit('/').next().unwrap_or_default();

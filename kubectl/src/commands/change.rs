@@ -55,9 +55,7 @@ pub async fn named(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Val
 /// Runs `patch`.
 pub async fn patch(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.on("local") {
-        return Err(Failure::new("--local is not supported yet"));
-    }
+    let local = parsed.on("local");
     let form = match parsed.text("type") {
         "strategic" => "strategic-merge-patch",
         "merge" => "merge-patch",
@@ -94,12 +92,8 @@ pub async fn patch(session: &Session) -> Outcome {
             form
         };
         let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-patch")?);
-        let after = match is_client_dry_run(session)? {
-            true => {
-                let mut after = before.clone();
-                keelson_machinery::patch::merge(&mut after, &patch);
-                after
-            }
+        let after = match local || is_client_dry_run(session)? {
+            true => here(&kind, &before, form, &patch)?,
             false => session.patch(&path, form, &patch).await?,
         };
         let mut same = (before.clone(), after.clone());
@@ -115,6 +109,21 @@ pub async fn patch(session: &Session) -> Outcome {
     Ok(())
 }
 
+/// Applies a patch without asking the server.
+fn here(kind: &Kind, before: &Value, form: &str, patch: &Value) -> Outcome<Value> {
+    let mut after = before.clone();
+    let types = keelson_machinery::schema::of_kind(&kind.group, &kind.version, &kind.kind);
+    let done = match form {
+        "json-patch" => keelson_machinery::patch::json(&mut after, patch),
+        "strategic-merge-patch" if types.is_some() => keelson_machinery::strategic::apply(types, &mut after, patch),
+        _ => {
+            keelson_machinery::patch::merge(&mut after, patch);
+            Ok(())
+        }
+    };
+    done.map(|()| after).map_err(|status| Failure::new(status.message.clone()))
+}
+
 /// Whether the kind is one of Kubernetes' own, for which strategic merge patches exist.
 pub fn is_built_in(kind: &Kind) -> bool {
     keelson_machinery::resources::find_kind(&kind.group, &kind.version, &kind.kind).is_some()
@@ -123,11 +132,15 @@ pub fn is_built_in(kind: &Kind) -> bool {
 /// Runs `edit`.
 pub async fn edit(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.is_set("subresource") {
-        return Err(Failure::new("--subresource is not supported yet"));
-    }
+    let subresource = match parsed.text("subresource") {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
     let found = named(session, &parsed.args).await?;
-    for (kind, before) in found {
+    for (kind, mut before) in found {
+        if !subresource.is_empty() {
+            before = session.get(&format!("{}{subresource}", path_of(&kind, &before))).await?;
+        }
         let mut shown = before.clone();
         strip_managed(&mut shown);
         let text = keelson_machinery::yaml::write(&shown)?;
@@ -145,7 +158,7 @@ pub async fn edit(session: &Session) -> Outcome {
             continue;
         }
         let patch = difference(&shown, &after).unwrap_or_else(|| json!({}));
-        let path = format!("{}{}", path_of(&kind, &before), write_query(session, "kubectl-edit")?);
+        let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-edit")?);
         let after = session.patch(&path, "merge-patch", &patch).await?;
         match Format::of(parsed)? {
             Format::Default => println!("{} edited", name_of(&after)),
@@ -155,7 +168,8 @@ pub async fn edit(session: &Session) -> Outcome {
     Ok(())
 }
 
-fn in_editor(text: &str) -> Outcome<String> {
+/// Lets somebody change a text.
+pub fn in_editor(text: &str) -> Outcome<String> {
     let file = tempfile::Builder::new().prefix("kubectl-edit-").suffix(".yaml").tempfile()?;
     std::fs::write(file.path(), text)?;
     let editor =

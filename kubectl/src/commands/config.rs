@@ -336,3 +336,99 @@ pub async fn set_credentials(session: &Session) -> Outcome {
     println!("User {name:?} set.");
     Ok(())
 }
+
+/// Flags of `config set`.
+pub const SET: &[&[Flag]] = &[&[switch(
+    "set-raw-bytes",
+    "When writing a []byte PROPERTY_VALUE, write the given string directly without base64 decoding.",
+)]];
+
+/// The steps to a property: `clusters.my.name.server`, where names of entries may have dots in them.
+fn property(config: &Value, path: &str) -> Outcome<Vec<String>> {
+    let wrong = || Failure::new(format!("unable to parse path {path:?}"));
+    let (list, rest) = path.split_once('.').unwrap_or((path, ""));
+    if !matches!(list, "clusters" | "contexts" | "users") || rest.is_empty() {
+        return Ok(path.split('.').map(str::to_owned).collect());
+    }
+    let names = config[list].as_array().into_iter().flatten().filter_map(|e| e["name"].as_str());
+    let fits = |name: &&str| rest == *name || rest.strip_prefix(*name).is_some_and(|r| r.starts_with('.'));
+    let name = match names.filter(fits).max_by_key(|n| n.len()) {
+        Some(name) => name.to_owned(),
+        None => rest.rsplit_once('.').ok_or_else(wrong)?.0.to_owned(),
+    };
+    let fields = rest[name.len()..].trim_start_matches('.');
+    let mut steps = vec![list.to_owned(), name];
+    steps.extend(fields.split('.').filter(|f| !f.is_empty()).map(str::to_owned));
+    Ok(steps)
+}
+
+/// Runs `config set`.
+pub async fn set_property(session: &Session) -> Outcome {
+    let [path, value] = session.parsed.args.as_slice() else {
+        return Err(session.parsed.usage("unexpected args: PROPERTY_NAME PROPERTY_VALUE are needed"));
+    };
+    let steps = property(&session.config.merged, path)?;
+    let file = file_of(session, &steps);
+    let is_bytes = steps.last().is_some_and(|s| s.ends_with("-data"));
+    let value: Value = match value.as_str() {
+        text if is_bytes && session.parsed.on("set-raw-bytes") => STANDARD.encode(text).into(),
+        "true" => true.into(),
+        "false" => false.into(),
+        text => text.into(),
+    };
+    Config::change(&file, |config| {
+        *slot(config, &steps)? = value;
+        Ok(())
+    })?;
+    println!("Property {path:?} set.");
+    Ok(())
+}
+
+/// Runs `config unset`.
+pub async fn unset(session: &Session) -> Outcome {
+    let [path] = session.parsed.args.as_slice() else {
+        return Err(session.parsed.usage("unexpected args: PROPERTY_NAME is needed"));
+    };
+    let steps = property(&session.config.merged, path)?;
+    let file = file_of(session, &steps);
+    Config::change(&file, |config| {
+        let Some((last, before)) = steps.split_last() else { return Ok(()) };
+        if let [list] = before
+            && let Some(entries) = config[list.as_str()].as_array_mut()
+        {
+            entries.retain(|e| e["name"] != last.as_str());
+            return Ok(());
+        }
+        let parent = if before.is_empty() { config } else { slot(config, before)? };
+        if let Some(map) = parent.as_object_mut() {
+            map.remove(last);
+        }
+        Ok(())
+    })?;
+    println!("Property {path:?} unset.");
+    Ok(())
+}
+
+fn file_of(session: &Session, steps: &[String]) -> std::path::PathBuf {
+    match steps {
+        [list, name, ..] => session.config.file_with(list, name),
+        _ => session.config.files.first().cloned().unwrap_or_default(),
+    }
+}
+
+fn slot<'a>(config: &'a mut Value, steps: &[String]) -> Outcome<&'a mut Value> {
+    let (mut here, rest) = match steps {
+        [list, name, rest @ ..] if matches!(list.as_str(), "clusters" | "contexts" | "users") => {
+            let found = entry_mut(config, list, name);
+            (found.ok_or_else(|| Failure::new(format!("{list} is no list")))?, rest)
+        }
+        rest => (config, rest),
+    };
+    for step in rest {
+        if !here.is_object() {
+            *here = json!({});
+        }
+        here = &mut here[step.as_str()];
+    }
+    Ok(here)
+}

@@ -52,7 +52,7 @@ fn spec(text: &str) -> Outcome<Spec> {
 pub async fn copy(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let [from, to] = parsed.args.as_slice() else {
-        return Err(parsed.usage("source and destination are required"));
+        return Err(Failure::new("source and destination are required"));
     };
     let (from, to) = (spec(from)?, spec(to)?);
     match (from.pod.is_empty(), to.pod.is_empty()) {

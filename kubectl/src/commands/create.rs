@@ -1,5 +1,7 @@
 //! `create -f` and `replace`.
 
+use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
@@ -121,10 +123,8 @@ pub async fn create(session: &Session, mut object: Value) -> Outcome {
 /// Runs `create -f`.
 pub async fn create_files(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for refused in ["edit", "raw"] {
-        if parsed.is_set(refused) {
-            return Err(Failure::new(format!("--{refused} is not supported yet")));
-        }
+    if parsed.is_set("raw") {
+        return raw(session, Method::POST).await;
     }
     if let Some(word) = parsed.args.first() {
         return Err(Failure::Plain(format!(
@@ -136,7 +136,14 @@ pub async fn create_files(session: &Session) -> Outcome {
         return Err(Failure::new("must specify one of -f and -k"));
     }
     let mut failed = None;
-    for object in from_files(session).await? {
+    let mut objects = from_files(session).await?;
+    if parsed.on("edit") {
+        let text = crate::kustomize::text(&objects)?;
+        let edited = super::change::in_editor(&text)?;
+        objects.clear();
+        crate::objects::documents("edited-file", &edited, &mut objects)?;
+    }
+    for object in objects {
         if let Err(error) = create(session, object).await
             && let Some(before) = failed.replace(error)
         {
@@ -146,11 +153,32 @@ pub async fn create_files(session: &Session) -> Outcome {
     failed.map_or(Ok(()), Err)
 }
 
+/// Sends a file as it is to a path.
+pub async fn raw(session: &Session, method: Method) -> Outcome {
+    let parsed = &session.parsed;
+    let files = parsed.list("filename");
+    let body = match files.as_slice() {
+        [] if method == Method::DELETE => Vec::new(),
+        [one] if one == "-" => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
+            bytes
+        }
+        [one] => std::fs::read(one).map_err(|e| Failure::new(format!("open {one}: {e}")))?,
+        _ => return Err(Failure::new("--raw can only use a single local file or stdin")),
+    };
+    let kind = (!body.is_empty()).then_some("application/json");
+    let response = session.send(method, parsed.text("raw"), "application/json, */*", kind, body.into()).await?;
+    let bytes = response.into_body().collect().await?.to_bytes();
+    print!("{}", String::from_utf8_lossy(&bytes));
+    Ok(())
+}
+
 /// Runs `replace`.
 pub async fn replace(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     if parsed.is_set("raw") {
-        return Err(Failure::new("--raw is not supported yet"));
+        return raw(session, Method::PUT).await;
     }
     if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new("must specify one of -f and -k"));

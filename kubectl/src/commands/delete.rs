@@ -43,13 +43,25 @@ struct Doomed {
     name: String,
 }
 
+/// Asks whether the objects are to be deleted.
+fn confirmed(all: &[Doomed]) -> Outcome<bool> {
+    if all.is_empty() {
+        return Ok(true);
+    }
+    println!("You are about to delete the following {} resource(s):", all.len());
+    all.iter().for_each(|d| println!("{}/{}", d.kind.qualified(), d.name));
+    print!("Do you want to continue? (y/N): ");
+    std::io::Write::flush(&mut std::io::stdout())?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y"))
+}
+
 /// Runs `delete`.
 pub async fn delete(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for refused in ["raw", "interactive"] {
-        if parsed.is_set(refused) {
-            return Err(Failure::new(format!("--{refused} is not supported yet")));
-        }
+    if parsed.is_set("raw") {
+        return super::create::raw(session, http::Method::DELETE).await;
     }
     if !matches!(parsed.text("output"), "" | "name") {
         return Err(
@@ -60,7 +72,15 @@ pub async fn delete(session: &Session) -> Outcome {
     let mut failed: Option<Failure> = None;
     let mut deleted = Vec::new();
     let mut found = 0;
-    for doomed in doomed(session).await? {
+    if parsed.on("all") && parsed.is_set("selector") {
+        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
+    }
+    let all = doomed(session).await?;
+    if parsed.on("interactive") && !confirmed(&all)? {
+        println!("deletion is cancelled");
+        return Ok(());
+    }
+    for doomed in all {
         found += 1;
         let path = doomed.kind.object(&doomed.namespace, &encode(&doomed.name));
         let shown = format!("{} \"{}\"", doomed.kind.qualified(), doomed.name);

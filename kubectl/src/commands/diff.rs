@@ -12,6 +12,8 @@ use crate::objects::{FILES, from_files, place};
 use crate::session::{Session, encode, query};
 use crate::value::{Read, or};
 
+use super::history;
+
 /// Flags of `diff`.
 pub const FLAGS: &[&[Flag]] = &[
     FILES,
@@ -23,6 +25,7 @@ pub const FLAGS: &[&[Flag]] = &[
         text("prune-allowlist", "", "Overwrite the default allowlist with <group/version/kind> for --prune"),
         text("selector", "", "Selector (label query) to filter on").short('l'),
         switch("server-side", "If true, apply runs in the server instead of the client."),
+        text("since", "", "Compare objects as they are with how they were at a revision, a time or so long ago (5m)."),
         switch("show-managed-fields", "If true, include managed fields in the diff."),
     ],
 ];
@@ -30,6 +33,9 @@ pub const FLAGS: &[&[Flag]] = &[
 /// Runs `diff`: it fails with 1 if there are differences, with more if something is wrong.
 pub async fn diff(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if !parsed.text("since").is_empty() {
+        return since(session).await.map_err(beyond);
+    }
     if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(beyond(Failure::new("must specify one of -f and -k")));
     }
@@ -88,6 +94,62 @@ async fn compare(session: &Session) -> Outcome {
         }
     }
     external(live.path(), merged.path())
+}
+
+/// What has changed of the objects that are named: `diff --since=5m deployments`, `diff --since=1234 deploy/web`.
+async fn since(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let revision = history::revision(session, parsed.text("since")).await?;
+    let namespace = session.namespace()?;
+    let targets = crate::objects::targets(session, &parsed.args).await?;
+    if targets.is_empty() {
+        return Err(parsed.usage("--since needs to know of what: TYPE, TYPE NAME or TYPE/NAME"));
+    }
+    let (before, after) = (directory("LIVE-")?, directory("MERGED-")?);
+    for target in targets {
+        let kind = &target.kind;
+        let file = |object: &Value| {
+            let group = if kind.group.is_empty() { String::new() } else { format!("{}.", kind.group) };
+            let scope = if kind.namespaced { format!("{namespace}.") } else { String::new() };
+            format!("{group}{}.{}.{scope}{}", kind.version, kind.kind, object["metadata"]["name"].text())
+        };
+        let names: Vec<Option<&str>> = match target.names.is_empty() {
+            true => vec![None],
+            false => target.names.iter().map(|n| Some(n.as_str())).collect(),
+        };
+        for name in names {
+            let old = history::read(session, kind, Some(&namespace), name, &revision).await?;
+            let new = match name {
+                Some(name) => history::now(session, kind, &namespace, name).await?.into_iter().collect(),
+                None => {
+                    let mut list = session.get(&kind.path(Some(&namespace))).await?;
+                    crate::output::items_of(kind, &mut list)
+                }
+            };
+            let twin = |of: &[Value], object: &Value| {
+                of.iter().find(|o| o["metadata"]["name"] == object["metadata"]["name"]).cloned()
+            };
+            for object in &old {
+                write(
+                    session,
+                    before.path(),
+                    &file(object),
+                    Some(object),
+                    twin(&new, object).as_ref().map(|o| (o, "before")),
+                )?;
+            }
+            for object in &new {
+                write(
+                    session,
+                    after.path(),
+                    &file(object),
+                    Some(object),
+                    twin(&old, object).as_ref().map(|o| (o, "after")),
+                )?;
+            }
+        }
+    }
+    external(before.path(), after.path())
 }
 
 fn directory(prefix: &str) -> Outcome<tempfile::TempDir> {

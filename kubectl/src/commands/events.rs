@@ -35,9 +35,6 @@ fn last_seen(event: &Value) -> &str {
 /// Runs `events`.
 pub async fn events(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.on("watch") {
-        return Err(Failure::new("--watch is not supported yet; use kubectl get events --watch"));
-    }
     let mut fields = Vec::new();
     if !parsed.text("for").is_empty() {
         let Some((kind, name)) = parsed.text("for").split_once('/') else {
@@ -47,15 +44,19 @@ pub async fn events(session: &Session) -> Outcome {
         fields.push(format!("involvedObject.kind={}", kind.kind));
         fields.push(format!("involvedObject.name={name}"));
     }
+    let fields = fields.join(",");
     let namespace = session.namespace()?;
     let path = if parsed.on("all-namespaces") {
         "/api/v1/events".into()
     } else {
         format!("/api/v1/namespaces/{namespace}/events")
     };
-    let answer = session.get(&format!("{path}{}", query(&[("fieldSelector", &fields.join(","))]))).await?;
+    let answer = session.get(&format!("{path}{}", query(&[("fieldSelector", &fields)]))).await?;
     let mut events = answer["items"].as_array().cloned().unwrap_or_default();
     let types = parsed.list("types");
+    if types.iter().any(|t| !t.eq_ignore_ascii_case("Normal") && !t.eq_ignore_ascii_case("Warning")) {
+        return Err(Failure::new("valid --types are Normal or Warning"));
+    }
     events.retain(|e| {
         types.is_empty() || types.iter().any(|t| e["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)))
     });
@@ -69,7 +70,7 @@ pub async fn events(session: &Session) -> Outcome {
         print!("{}", format.print(&list(events), parsed.on("show-managed-fields"))?);
         return Ok(());
     }
-    if events.is_empty() {
+    if events.is_empty() && !parsed.on("watch") {
         match parsed.on("all-namespaces") {
             true => eprintln!("No events found."),
             false => eprintln!("No events found in {namespace} namespace."),
@@ -84,7 +85,35 @@ pub async fn events(session: &Session) -> Outcome {
     }
     rows.extend(events.iter().map(|event| row(event)[usize::from(!all)..].to_vec()));
     print!("{}", table::align(&rows));
-    Ok(())
+    if !parsed.on("watch") {
+        return Ok(());
+    }
+    let version = answer["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    let pairs = [("fieldSelector", fields.as_str()), ("watch", "true"), ("resourceVersion", version)];
+    let mut widths = Vec::new();
+    table::measure(&rows, &mut widths);
+    follow(session, &format!("{path}{}", query(&pairs)), &types, widths).await
+}
+
+/// Prints events as they come.
+async fn follow(session: &Session, path: &str, types: &[String], mut widths: Vec<usize>) -> Outcome {
+    let first = usize::from(!session.parsed.on("all-namespaces"));
+    super::get::lines(session, path, "application/json", |change| {
+        let event = &change["object"];
+        let wanted = types.is_empty()
+            || types.iter().any(|t| event["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)));
+        match change["type"].as_str() {
+            Some("ERROR") => return Err(Failure::Server(event.clone())),
+            Some("ADDED" | "MODIFIED") if wanted => {
+                let cells = row(event)[first..].to_vec();
+                table::measure(std::slice::from_ref(&cells), &mut widths);
+                print!("{}", table::line(&cells, &widths));
+            }
+            _ => {}
+        }
+        Ok(true)
+    })
+    .await
 }
 
 /// An event's cells, the namespace first.

@@ -178,7 +178,12 @@ pub async fn to_pod(session: &Session, pod: &Value) -> Outcome {
         .iter()
         .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten())
         .find(|c| c["name"] == container.as_str());
-    let Some(found) = found else { return Err(Failure::new(format!("container not found ({container})"))) };
+    let Some(found) = found else {
+        return Err(Failure::new(format!(
+            "cannot attach to the container: container {container} not found in pod {}",
+            pod["metadata"]["name"].as_str().unwrap_or_default()
+        )));
+    };
     let stdin = parsed.on("stdin");
     let mut tty = parsed.on("tty");
     if tty && found["tty"] != true {

@@ -231,9 +231,6 @@ pub async fn service_account(session: &Session) -> Outcome {
 /// The entries that files and literals give: text, or bytes that are none.
 fn entries(session: &Session) -> Outcome<Vec<(String, Vec<u8>)>> {
     let parsed = &session.parsed;
-    if parsed.on("append-hash") {
-        return Err(Failure::new("--append-hash is not supported yet"));
-    }
     let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     for source in parsed.all("from-file") {
         let (key, path) = match source.split_once('=') {
@@ -305,7 +302,17 @@ pub async fn config_map(session: &Session) -> Outcome {
             Err(error) => object["binaryData"][key] = STANDARD.encode(error.as_bytes()).into(),
         }
     }
+    append_digest(session, &mut object);
     create(session, object).await
+}
+
+/// Puts a digest of the content behind the name, if that is asked for.
+fn append_digest(session: &Session, object: &mut Value) {
+    if session.parsed.on("append-hash") {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let digest = crate::kustomize::digest(object, &name);
+        object["metadata"]["name"] = format!("{name}-{digest}").into();
+    }
 }
 
 /// Runs `create secret generic`.
@@ -316,6 +323,15 @@ pub async fn secret(session: &Session) -> Outcome {
     }
     if !session.parsed.text("type").is_empty() {
         object["type"] = session.parsed.text("type").into();
+    }
+    if object["type"].is_null() {
+        object["type"] = "Opaque".into();
+    }
+    append_digest(session, &mut object);
+    if session.parsed.text("type").is_empty()
+        && let Some(map) = object.as_object_mut()
+    {
+        map.remove("type");
     }
     create(session, object).await
 }

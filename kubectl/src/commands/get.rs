@@ -15,7 +15,7 @@ use crate::output::table::{self, View};
 use crate::output::{self, Format, items_of, list, strip_managed};
 use crate::session::{Session, encode, query};
 
-use super::say;
+use super::{history, say};
 
 const TABLE: &str =
     "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
@@ -29,6 +29,7 @@ pub const FLAGS: &[&[Flag]] = &[
         SELECT[1],
         SELECT[2],
         text("chunk-size", "500", "Return large lists in chunks rather than all at once. Pass 0 to disable."),
+        text("at", "", "Show things as they were at a revision, a time (2006-01-02T15:04:05Z) or so long ago (5m)."),
         switch("ignore-not-found", "If set to true, suppresses NotFound error for specific objects that do not exist."),
         text(
             "label-columns",
@@ -79,6 +80,9 @@ pub async fn get(session: &Session) -> Outcome {
     }
     if named && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
         return Err(Failure::new("name cannot be provided when a selector is specified"));
+    }
+    if !parsed.text("at").is_empty() {
+        return at(session, &targets, &format).await;
     }
     if parsed.on("watch") || parsed.on("watch-only") {
         return watch(session, &targets, &format).await;
@@ -243,8 +247,69 @@ async fn print_tables(session: &Session, targets: &[Target], format: &Format) ->
     failed.map_or(Ok(()), Err)
 }
 
+/// Things as they were.
+async fn at(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("watch") || parsed.on("watch-only") {
+        return Err(Failure::new("what was cannot be watched: --at goes without --watch"));
+    }
+    let revision = history::revision(session, parsed.text("at")).await?;
+    let namespace = session.namespace()?;
+    let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
+    let (many, mut objects, mut printed) = (targets.len() > 1, Vec::new(), false);
+    for target in targets {
+        let names: Vec<Option<&str>> = match target.names.is_empty() {
+            true => vec![None],
+            false => target.names.iter().map(|n| Some(n.as_str())).collect(),
+        };
+        for name in names {
+            let missing = || {
+                let kind = target.kind.qualified_plural();
+                let name = name.unwrap_or_default();
+                Failure::new(format!("{kind} {name:?} was not there at revision {revision}"))
+            };
+            if format.is_object() {
+                let found = history::read(session, &target.kind, within, name, &revision).await?;
+                if name.is_some() && found.is_empty() {
+                    return Err(missing());
+                }
+                objects.extend(found);
+                continue;
+            }
+            let path = history::path(&target.kind, within, name, &revision);
+            let selector = query(&[("labelSelector", parsed.text("selector"))]).replace('?', "&");
+            let table = session.get_as(&format!("{path}{selector}"), TABLE).await?;
+            if table["rows"].as_array().is_none_or(Vec::is_empty) {
+                match name {
+                    Some(_) => return Err(missing()),
+                    None => continue,
+                }
+            }
+            print!(
+                "{}{}",
+                if printed { "\n" } else { "" },
+                table::align(&view(session, format, &target.kind, many).rows(&table))
+            );
+            printed = true;
+        }
+    }
+    if format.is_object() {
+        let single = targets.len() == 1 && targets[0].names.len() == 1;
+        let whole = if single { objects.remove(0) } else { list(objects) };
+        print!("{}", format.print(&whole, parsed.on("show-managed-fields"))?);
+    } else if !printed {
+        eprintln!("No resources found at revision {revision}.");
+    }
+    Ok(())
+}
+
 /// The lines of a watch.
-async fn lines(session: &Session, path: &str, accept: &str, mut each: impl FnMut(Value) -> Outcome<bool>) -> Outcome {
+pub async fn lines(
+    session: &Session,
+    path: &str,
+    accept: &str,
+    mut each: impl FnMut(Value) -> Outcome<bool>,
+) -> Outcome {
     let response = session.send(Method::GET, path, accept, None, Bytes::new()).await?;
     let mut frames = BodyStream::new(response.into_body());
     let mut buffer = Vec::new();

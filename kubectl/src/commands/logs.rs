@@ -110,7 +110,7 @@ pub async fn logs(session: &Session) -> Outcome {
         return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
     }
     if by_selector && !args.is_empty() {
-        return Err(Failure::new("only a selector (-l) or a POD name is allowed"));
+        return Err(parsed.usage("only a selector (-l) or a POD name is allowed"));
     }
     if args.len() == 2 && !args[1].contains('/') && container.is_empty() {
         container = args.remove(1);

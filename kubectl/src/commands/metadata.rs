@@ -41,9 +41,6 @@ pub async fn annotate(session: &Session) -> Outcome {
 
 async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.on("local") {
-        return Err(Failure::new("--local is not supported yet"));
-    }
     let is_pair = |a: &&String| a.contains('=') || a.ends_with('-');
     let first = parsed.args.iter().position(|a| is_pair(&a)).unwrap_or(parsed.args.len());
     let (resources, pairs) = parsed.args.split_at(first);
@@ -135,7 +132,7 @@ async fn change(
     if !parsed.text("resource-version").is_empty() {
         patch["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
     }
-    let result = match is_client_dry_run(session)? || (same && word == "label") {
+    let result = match parsed.on("local") || is_client_dry_run(session)? || (same && word == "label") {
         true => {
             let mut result = object.clone();
             keelson_machinery::patch::merge(&mut result, &patch);

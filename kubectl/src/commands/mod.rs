@@ -1,6 +1,7 @@
 //! The table of commands.
 
 mod api;
+mod applied;
 mod apply;
 mod auth;
 mod change;
@@ -8,6 +9,7 @@ pub mod completion;
 mod config;
 mod copy;
 mod create;
+mod debug;
 mod delete;
 mod diff;
 mod events;
@@ -16,10 +18,12 @@ mod explain;
 mod forward;
 mod generate;
 mod get;
+mod history;
 mod kustomize;
 mod logs;
 mod metadata;
 mod node;
+pub mod plugin;
 mod proxy;
 mod prune;
 mod rollout;
@@ -116,6 +120,27 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | -k DIRECTORY)",
         "Apply a configuration to a resource by file name or stdin"
     ),
+    command!(
+        "apply edit-last-applied",
+        applied::edit,
+        applied::EDIT,
+        "(RESOURCE/NAME | -f FILENAME)",
+        "Edit latest last-applied-configuration annotations of a resource/object"
+    ),
+    command!(
+        "apply set-last-applied",
+        applied::set,
+        applied::SET,
+        "-f FILENAME",
+        "Set the last-applied-configuration annotation on a live object to match the contents of a file"
+    ),
+    command!(
+        "apply view-last-applied",
+        applied::view,
+        applied::VIEW,
+        "(TYPE [NAME | -l label] | TYPE/NAME | -f FILENAME)",
+        "View the latest last-applied-configuration annotations of a resource/object"
+    ),
     command!("attach", exec::attach, exec::ATTACH, "(POD | TYPE/NAME) -c CONTAINER", "Attach to a running container"),
     command!(
         "auth can-i",
@@ -186,6 +211,14 @@ pub static COMMANDS: &[Command] = &[
         "CONTEXT_NAME NEW_NAME",
         "Rename a context from the kubeconfig file"
     ),
+    command!(
+        "config set",
+        config::set_property,
+        config::SET,
+        "PROPERTY_NAME PROPERTY_VALUE",
+        "Set an individual value in a kubeconfig file"
+    ),
+    command!("config unset", config::unset, &[], "PROPERTY_NAME", "Unset an individual value in a kubeconfig file"),
     command!(
         "config set-cluster",
         config::set_cluster,
@@ -414,6 +447,13 @@ pub static COMMANDS: &[Command] = &[
     ),
     command!("create token", auth::token, auth::TOKEN, "SERVICE_ACCOUNT_NAME", "Request a service account token"),
     command!(
+        "debug",
+        debug::debug,
+        debug::FLAGS,
+        "(POD | TYPE[[.VERSION].GROUP]/NAME) [ -- COMMAND [args...] ]",
+        "Create debugging sessions for troubleshooting workloads and nodes"
+    ),
+    command!(
         "delete",
         delete::delete,
         delete::FLAGS,
@@ -507,6 +547,7 @@ pub static COMMANDS: &[Command] = &[
         "(-f FILENAME | TYPE NAME) [-p PATCH|--patch-file FILE]",
         "Update fields of a resource"
     ),
+    command!("plugin list", plugin::list, plugin::FLAGS, "", "List all visible plugin executables on a user's PATH"),
     command!(
         "port-forward",
         forward::forward,
@@ -580,6 +621,20 @@ pub static COMMANDS: &[Command] = &[
         set::RESOURCES,
         "(-f FILENAME | TYPE NAME) ([--limits=LIMITS & --requests=REQUESTS]",
         "Update resource requests/limits on objects with pod templates"
+    ),
+    command!(
+        "set selector",
+        set::selector,
+        set::SELECTOR,
+        "(-f FILENAME | TYPE NAME) EXPRESSIONS [--resource-version=version]",
+        "Set the selector on a resource"
+    ),
+    command!(
+        "set subject",
+        set::subject,
+        set::SUBJECT,
+        "(-f FILENAME | TYPE NAME) [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname]",
+        "Update the user, group, or service account in a role binding or cluster role binding"
     ),
     command!(
         "set serviceaccount",

@@ -71,7 +71,7 @@ async fn nodes(session: &Session, names: &[String]) -> Outcome<Vec<Value>> {
         nodes.push(session.get(&format!("/api/v1/nodes/{}", encode(name))).await?);
     }
     if nodes.is_empty() && names.is_empty() && !parsed.is_set("selector") {
-        return Err(parsed.usage("USAGE: a node's name or a selector is needed"));
+        return Err(parsed.usage(format!("USAGE: {} NODE [flags]", parsed.command.trim_start_matches("kubectl "))));
     }
     Ok(nodes)
 }

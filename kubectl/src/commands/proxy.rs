@@ -142,7 +142,8 @@ impl Listener {
         if !socket.is_empty() {
             return Ok(Self::Unix(UnixListener::bind(socket)?, socket.to_owned()));
         }
-        let port = u16::try_from(parsed.number("port")?).map_err(|_| Failure::new("the port is out of range"))?;
+        let port = u16::try_from(parsed.number("port")?)
+            .map_err(|_| Failure::new(format!("listen tcp: address {}: invalid port", parsed.text("port"))))?;
         let address = parsed.text("address");
         let bound = TcpListener::bind((address, port)).await;
         bound.map(Self::Tcp).map_err(|e| Failure::new(format!("listen tcp {address}:{port}: {e}")))

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, Parsed, switch, text};
 use crate::objects::FILES;
 use crate::output::{self, changed};
 use crate::session::Session;
@@ -91,20 +91,27 @@ pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
     given.iter().map(variable).collect()
 }
 
-/// Runs `run`.
-pub async fn run(session: &Session) -> Outcome {
-    let parsed = &session.parsed;
-    for refused in ["attach", "expose", "rm"] {
-        if parsed.on(refused) {
-            return Err(Failure::new(format!("--{refused} is not supported yet")));
-        }
+/// Checks flags that do not go together.
+fn check(parsed: &Parsed, attaches: bool) -> Outcome {
+    if parsed.on("tty") && !parsed.on("stdin") {
+        return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
     }
-    let Some(name) = parsed.args.first() else {
-        return Err(parsed.usage("NAME is required for run"));
-    };
-    if parsed.text("image").is_empty() {
-        return Err(Failure::new("required flag(s) \"image\" not set"));
+    if parsed.on("rm") && !attaches {
+        return Err(parsed.usage("--rm should only be used for attached containers"));
     }
+    if attaches && parsed.text("dry-run") != "none" {
+        return Err(Failure::new(
+            "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
+        ));
+    }
+    if parsed.on("expose") && parsed.text("port").is_empty() {
+        return Err(parsed.usage("--port must be set when exposing a service"));
+    }
+    Ok(())
+}
+
+/// The container that is run.
+fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let arguments: Vec<String> = parsed.args[1..].iter().chain(parsed.after_dash.iter().flatten()).cloned().collect();
     let mut container = json!({"name": name, "image": parsed.text("image"), "resources": {}});
     if !arguments.is_empty() {
@@ -128,6 +135,21 @@ pub async fn run(session: &Session) -> Outcome {
     if parsed.on("privileged") {
         container["securityContext"] = json!({"privileged": true});
     }
+    Ok(container)
+}
+
+/// Runs `run`.
+pub async fn run(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let attaches = if parsed.is_set("attach") { parsed.on("attach") } else { parsed.on("stdin") || parsed.on("tty") };
+    check(parsed, attaches)?;
+    let Some(name) = parsed.args.first() else {
+        return Err(parsed.usage("NAME is required for run"));
+    };
+    if parsed.text("image").is_empty() {
+        return Err(Failure::new("required flag(s) \"image\" not set"));
+    }
+    let container = container(parsed, name)?;
     let labels =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
     let mut pod = json!({
@@ -148,7 +170,15 @@ pub async fn run(session: &Session) -> Outcome {
             .map_err(|e| Failure::new(format!("invalid --overrides: {e}")))?;
         match parsed.text("override-type") {
             "merge" => keelson_machinery::patch::merge(&mut pod, &overrides),
-            other => return Err(Failure::new(format!("--override-type={other} is not supported yet"))),
+            "json" => {
+                keelson_machinery::patch::json(&mut pod, &overrides).map_err(|s| Failure::new(s.message.clone()))?
+            }
+            "strategic" => {
+                let types = keelson_machinery::schema::of_kind("", "v1", "Pod");
+                keelson_machinery::strategic::apply(types, &mut pod, &overrides)
+                    .map_err(|s| Failure::new(s.message.clone()))?;
+            }
+            other => return Err(Failure::new(format!("invalid override type: {other}"))),
         }
     }
     let namespace = session.namespace()?;
@@ -156,11 +186,71 @@ pub async fn run(session: &Session) -> Outcome {
         if parsed.is_set("namespace") {
             pod["metadata"]["namespace"] = namespace.into();
         }
+        if parsed.on("expose") {
+            changed(parsed, &exposing(parsed, name)?, "created")?;
+        }
         return changed(parsed, &pod, "created");
     }
-    let path = format!("/api/v1/namespaces/{namespace}/pods{}", write_query(session, "kubectl-run")?);
+    let query = write_query(session, "kubectl-run")?;
+    if parsed.on("expose") {
+        let path = format!("/api/v1/namespaces/{namespace}/services{query}");
+        changed(parsed, &session.post(&path, &exposing(parsed, name)?).await?, "created")?;
+    }
+    let path = format!("/api/v1/namespaces/{namespace}/pods{query}");
     let made = session.post(&path, &pod).await?;
-    changed(parsed, &made, "created")
+    if !attaches {
+        return changed(parsed, &made, "created");
+    }
+    let result = attached(session, &made, name).await;
+    if parsed.on("rm") {
+        session.delete(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), &json!({})).await?;
+        println!("pod \"{name}\" deleted");
+    }
+    result
+}
+
+/// The service that leads to a pod that is run.
+fn exposing(parsed: &Parsed, name: &str) -> Outcome<Value> {
+    let port = parsed.number("port")?;
+    let selector =
+        if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
+    Ok(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"ports": [{"port": port, "protocol": "TCP", "targetPort": port}], "selector": selector},
+        "status": {"loadBalancer": {}}}))
+}
+
+/// Joins this terminal to a pod, or shows its log if it has ended already; fails as its container does.
+async fn attached(session: &Session, pod: &Value, name: &str) -> Outcome {
+    let pod = super::debug::started(session, pod, name).await?;
+    let namespace = session.namespace()?;
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+    let running =
+        pod["status"]["containerStatuses"].as_array().into_iter().flatten().any(|s| !s["state"]["running"].is_null());
+    let joined = match running {
+        true => super::exec::to_pod(session, &pod).await,
+        false => Err(Failure::Code(1)),
+    };
+    match joined {
+        // It has ended meanwhile: what it said is in its log.
+        Err(Failure::Server(_) | Failure::Code(_)) => {
+            print!("{}", session.text(&format!("{path}/log?container={name}")).await?);
+        }
+        other => other?,
+    }
+    if session.parsed.text("restart") == "Always" {
+        return Ok(());
+    }
+    let pod = super::debug::ended(session, &path, name).await?;
+    let all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    let code = all.filter_map(|s| s["state"]["terminated"]["exitCode"].as_u64()).find(|code| *code != 0);
+    match code {
+        None => Ok(()),
+        Some(code) => {
+            let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+            eprintln!("pod {namespace}/{name} terminated ({phase})");
+            Err(Failure::Code(u8::try_from(code).unwrap_or(1)))
+        }
+    }
 }
 
 /// Runs `expose`.

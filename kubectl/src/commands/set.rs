@@ -1,5 +1,7 @@
 //! `set`: images, environment, resources and service accounts of pod templates.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
@@ -72,17 +74,19 @@ async fn each(
     done: &str,
     mut change: impl FnMut(&mut Value) -> Outcome,
 ) -> Outcome {
-    if session.parsed.on("local") {
-        return Err(Failure::new("--local is not supported yet"));
-    }
     for (kind, before) in named(session, resources).await? {
         let mut after = before.clone();
         let Some(spec) = pod_spec(&mut after) else {
             return Err(Failure::new(format!("{} does not have a pod template", output::name_of(&before))));
         };
         change(spec)?;
-        let Some(patch) = difference(&before, &after) else { continue };
-        if !is_client_dry_run(session)? {
+        let patch = difference(&before, &after);
+        let local = session.parsed.on("local");
+        if patch.is_none() && !local {
+            continue;
+        }
+        if !local && !is_client_dry_run(session)? {
+            let patch = patch.unwrap_or_default();
             let path = format!("{}{}", path_of(&kind, &before), write_query(session, "kubectl-set")?);
             after = session.patch(&path, "merge-patch", &patch).await?;
         }
@@ -127,37 +131,32 @@ pub async fn image(session: &Session) -> Outcome {
 /// Runs `set env`.
 pub async fn env(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for refused in ["from", "keys", "prefix", "resolve"] {
-        if parsed.is_set(refused) {
-            return Err(Failure::new(format!("--{refused} is not supported yet")));
-        }
-    }
     let (resources, pairs) = split(&parsed.args, |a| a.contains('=') || a.ends_with('-'));
     let pairs: Vec<String> = pairs.iter().cloned().chain(parsed.all("env")).collect();
     if parsed.on("list") {
         for (_, mut object) in named(session, resources).await? {
             let shown = output::name_of(&object);
-            let (kind, name) = shown.split_once('/').unwrap_or((&shown, ""));
-            let kind = format!("{}s", kind.split('.').next().unwrap_or_default());
+            let name = shown.split_once('/').map_or("", |(_, name)| name);
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             for container in pod_spec(&mut object).map(|s| containers(s, parsed.text("containers"))).unwrap_or_default()
             {
                 println!("# {kind} {name}, container {}", container["name"].as_str().unwrap_or_default());
                 for variable in container["env"].as_array().into_iter().flatten() {
-                    println!(
-                        "{}={}",
-                        variable["name"].as_str().unwrap_or_default(),
-                        variable["value"].as_str().unwrap_or_default()
-                    );
+                    println!("{}", listed(session, variable).await?);
                 }
             }
         }
         return Ok(());
     }
-    if pairs.is_empty() {
+    let injected = injected(session).await?;
+    if pairs.is_empty() && injected.is_empty() {
         return Err(Failure::new("at least one environment variable must be provided"));
     }
     each(session, resources, "env updated", |spec| {
         for container in containers(spec, parsed.text("containers")) {
+            for variable in &injected {
+                put(container, variable, parsed.on("overwrite"))?;
+            }
             for pair in &pairs {
                 variable(container, pair, parsed.on("overwrite"))?;
             }
@@ -165,6 +164,88 @@ pub async fn env(session: &Session) -> Outcome {
         Ok(())
     })
     .await
+}
+
+/// The variables that `--from` brings: one for each key of a config map or a secret.
+async fn injected(session: &Session) -> Outcome<Vec<Value>> {
+    let parsed = &session.parsed;
+    if parsed.text("from").is_empty() {
+        return Ok(Vec::new());
+    }
+    let (kind, name) = crate::objects::one(session, &[parsed.text("from").to_owned()]).await?;
+    let source = match kind.plural.as_str() {
+        "configmaps" => "configMapKeyRef",
+        "secrets" => "secretKeyRef",
+        other => return Err(Failure::new(format!("unsupported resource specified in --from: {other}"))),
+    };
+    let object = session.get(&kind.object(&session.namespace()?, &name)).await?;
+    let keys = parsed.list("keys");
+    let data = object["data"].as_object().into_iter().flatten().map(|(key, _)| key);
+    let variable = |key: &String| {
+        let letters =
+            key.to_uppercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
+        if letters != *key {
+            eprintln!("Warning: key {key} transferred to {letters}");
+        }
+        json!({"name": format!("{}{letters}", parsed.text("prefix")), "valueFrom": {source: {"key": key, "name": name}}})
+    };
+    Ok(data.filter(|key| keys.is_empty() || keys.contains(key)).map(variable).collect())
+}
+
+fn put(container: &mut Value, new: &Value, overwrite: bool) -> Outcome {
+    if !container["env"].is_array() {
+        container["env"] = json!([]);
+    }
+    let Some(env) = container["env"].as_array_mut() else { return Ok(()) };
+    match env.iter_mut().find(|v| v["name"] == new["name"]) {
+        Some(_) if !overwrite => {
+            let name = new["name"].as_str().unwrap_or_default();
+            Err(Failure::new(format!("'{name}' already has a value, and --overwrite is false")))
+        }
+        Some(have) => {
+            *have = new.clone();
+            Ok(())
+        }
+        None => {
+            env.push(new.clone());
+            Ok(())
+        }
+    }
+}
+
+/// A variable as `--list` shows it; with `--resolve`, what it refers to is looked up.
+async fn listed(session: &Session, variable: &Value) -> Outcome<String> {
+    let name = variable["name"].as_str().unwrap_or_default();
+    if variable["valueFrom"].is_null() {
+        return Ok(format!("{name}={}", variable["value"].as_str().unwrap_or_default()));
+    }
+    for (field, plural, word) in [("secretKeyRef", "secrets", "secret"), ("configMapKeyRef", "configmaps", "configmap")]
+    {
+        let from = &variable["valueFrom"][field];
+        if from.is_null() {
+            continue;
+        }
+        let (object, key) = (from["name"].as_str().unwrap_or_default(), from["key"].as_str().unwrap_or_default());
+        if session.parsed.on("resolve") {
+            let path = format!("/api/v1/namespaces/{}/{plural}/{object}", session.namespace()?);
+            let value = session.get(&path).await?["data"][key].clone();
+            let text = value.as_str().unwrap_or_default();
+            let text = match word {
+                "secret" => String::from_utf8_lossy(&STANDARD.decode(text).unwrap_or_default()).into_owned(),
+                _ => text.to_owned(),
+            };
+            return Ok(format!("{name}={text}"));
+        }
+        return Ok(format!("# {name} from {word} {object}, key {key}"));
+    }
+    let path = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
+    match path {
+        Some(path) => Ok(format!("# {name} from field path {path}")),
+        None => {
+            let resource = variable["valueFrom"]["resourceFieldRef"]["resource"].as_str().unwrap_or_default();
+            Ok(format!("# {name} from resource field {resource}"))
+        }
+    }
 }
 
 fn variable(container: &mut Value, pair: &str, overwrite: bool) -> Outcome {
@@ -200,7 +281,7 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
     let pair = |part: &str| {
         let (key, value) = part
             .split_once('=')
-            .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<quantity>")))?;
+            .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<value>")))?;
         Ok((key.to_owned(), Value::from(value)))
     };
     text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
@@ -235,8 +316,99 @@ pub async fn service_account(session: &Session) -> Outcome {
     };
     each(session, resources, "serviceaccount updated", |spec| {
         spec["serviceAccountName"] = account.clone().into();
-        spec["serviceAccount"] = account.clone().into();
         Ok(())
     })
     .await
+}
+
+/// Flags of `set selector`.
+pub const SELECTOR: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    COMMON,
+    &[text(
+        "resource-version",
+        "",
+        "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
+    )],
+];
+
+/// Runs `set selector`.
+pub async fn selector(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let Some((wanted, resources)) = parsed.args.split_last() else {
+        return Err(Failure::new("one or more resources must be specified as <resource> <name> or <resource>/<name>"));
+    };
+    let pairs = super::run::pairs(wanted)?;
+    for (kind, before) in named(session, resources).await? {
+        let mut after = before.clone();
+        match kind.plural.as_str() {
+            "services" | "replicationcontrollers" => after["spec"]["selector"] = pairs.clone().into(),
+            _ => return Err(Failure::new("setting a selector is only supported for Services")),
+        }
+        if !parsed.text("resource-version").is_empty() {
+            after["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
+        }
+        replaced(session, &kind, &before, after, "selector updated").await?;
+    }
+    Ok(())
+}
+
+/// Puts an object in the place of another, as far as flags let it.
+async fn replaced(
+    session: &Session,
+    kind: &crate::kinds::Kind,
+    before: &Value,
+    mut after: Value,
+    done: &str,
+) -> Outcome {
+    if !session.parsed.on("local") && !is_client_dry_run(session)? {
+        let path = format!("{}{}", path_of(kind, before), write_query(session, "kubectl-set")?);
+        after = session.put(&path, &after).await?;
+    }
+    changed(&session.parsed, &after, done)
+}
+
+/// Flags of `set subject`.
+pub const SUBJECT: &[&[Flag]] = &[
+    output::FLAGS,
+    FILES,
+    COMMON,
+    &[
+        text("group", "", "Groups to bind to the role"),
+        text("serviceaccount", "", "Service accounts to bind to the role"),
+    ],
+];
+
+/// Runs `set subject`.
+pub async fn subject(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let mut subjects = Vec::new();
+    for (flag, kind) in [("user", "User"), ("group", "Group")] {
+        for name in parsed.list(flag) {
+            subjects.push(json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}));
+        }
+    }
+    for account in parsed.list("serviceaccount") {
+        let (namespace, name) = account
+            .split_once(':')
+            .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+            .ok_or_else(|| Failure::new("serviceaccount must be <namespace>:<name>"))?;
+        subjects.push(json!({"kind": "ServiceAccount", "name": name, "namespace": namespace}));
+    }
+    if subjects.is_empty() {
+        return Err(Failure::new("you must specify at least one value of user, group or serviceaccount"));
+    }
+    for (kind, before) in named(session, &parsed.args).await? {
+        let mut after = before.clone();
+        if !after["subjects"].is_array() {
+            after["subjects"] = json!([]);
+        }
+        if let Some(have) = after["subjects"].as_array_mut() {
+            let new: Vec<Value> = subjects.iter().filter(|s| !have.contains(s)).cloned().collect();
+            have.extend(new);
+        }
+        replaced(session, &kind, &before, after, "subjects updated").await?;
+    }
+    Ok(())
 }

@@ -92,7 +92,7 @@ impl For {
 pub async fn wait(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     if parsed.text("for").is_empty() {
-        return Err(Failure::new("--for must be specified"));
+        return Err(Failure::new("unrecognized condition: \"\""));
     }
     let wanted = For::parse(parsed.text("for"))?;
     let timeout = match parsed.text("timeout").strip_prefix('-') {

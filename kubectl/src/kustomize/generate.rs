@@ -156,18 +156,18 @@ fn entries(directory: &Path, spec: &Value) -> Outcome<Vec<(String, Vec<u8>)>> {
 pub fn add_digests(resources: &mut [Resource]) {
     for resource in resources.iter_mut().filter(|r| r.hashed) {
         resource.remember();
-        let name = format!("{}-{}", resource.name(), digest(&resource.object));
+        let name = format!("{}-{}", resource.name(), digest(&resource.object, ""));
         resource.object["metadata"]["name"] = name.into();
     }
 }
 
-/// The name is no part of it, though it has a place.
-fn digest(object: &Value) -> String {
+/// The digest of what a config map or a secret holds. For generated ones the name is no part of it, though it has a place.
+pub fn digest(object: &Value, name: &str) -> String {
     let data = match &object["data"] {
         Value::Null => json!(""),
         data => data.clone(),
     };
-    let mut content = json!({"kind": object["kind"], "name": "", "data": data});
+    let mut content = json!({"kind": object["kind"], "name": name, "data": data});
     if object["kind"] == "Secret" {
         content["type"] = object["type"].clone();
     }

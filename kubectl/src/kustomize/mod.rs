@@ -1,5 +1,7 @@
 //! Kustomizations: objects from files, changed as `kustomization.yaml` says.
 
+pub use generate::digest;
+
 mod fields;
 mod generate;
 mod patches;

@@ -70,7 +70,7 @@ impl Format {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
                 Self::JsonPath(jsonpath::Template::parse(&file(text)?, false)?)
             }
-            "custom-columns" => Self::Columns(columns::parse(needs("custom-columns")?, parsed.on("no-headers"))?),
+            "custom-columns" => Self::Columns(columns::parse(argument.unwrap_or_default(), parsed.on("no-headers"))?),
             "custom-columns-file" => {
                 Self::Columns(columns::parse_file(&file(needs("custom-columns")?)?, parsed.on("no-headers"))?)
             }

@@ -3,6 +3,7 @@
 //! An expression is compiled once, against the types of its variables, and evaluated against JSON without copying it.
 //! Every step of an evaluation costs something of a [`Budget`], so that no expression runs for long, whatever it says.
 
+pub mod admission;
 mod ast;
 mod check;
 mod eval;

@@ -78,6 +78,13 @@ struct Entry {
     time: Option<String>,
 }
 
+impl Entry {
+    /// The time as it is written: a scale is another object, and what it says of times does not come over.
+    fn written_time(&self, id: &Id) -> Option<&str> {
+        self.time.as_deref().filter(|_| id.subresource != "scale")
+    }
+}
+
 /// The managers of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Managed {
@@ -150,15 +157,11 @@ impl Managed {
     /// As `metadata.managedFields`; `None` if nobody owns anything.
     pub fn encode(&self) -> Option<Value> {
         let mut entries: Vec<(&Id, &Entry)> = self.entries.iter().filter(|(_, e)| !e.set.is_empty()).collect();
-        entries.sort_by(|(a, x), (b, y)| {
-            (a.operation, &x.time, &a.manager, &x.version, &a.subresource).cmp(&(
-                b.operation,
-                &y.time,
-                &b.manager,
-                &y.version,
-                &b.subresource,
-            ))
-        });
+        let place = |id: &'_ Id, entry: &'_ Entry| {
+            let time = entry.written_time(id).map(str::to_owned);
+            (id.operation, time, id.manager.clone(), entry.version.clone(), id.subresource.clone())
+        };
+        entries.sort_by_cached_key(|(id, entry)| place(id, entry));
         let list: Vec<Value> = entries.into_iter().map(|(id, entry)| encode_entry(id, entry)).collect();
         (!list.is_empty()).then_some(Value::Array(list))
     }
@@ -379,9 +382,8 @@ fn encode_entry(id: &Id, entry: &Entry) -> Value {
     map.insert("manager".into(), id.manager.as_str().into());
     map.insert("operation".into(), id.operation.into());
     map.insert("apiVersion".into(), entry.version.as_str().into());
-    // A scale is another object, and what it says of times does not come over.
-    if let Some(time) = entry.time.as_ref().filter(|_| id.subresource != "scale") {
-        map.insert("time".into(), time.as_str().into());
+    if let Some(time) = entry.written_time(id) {
+        map.insert("time".into(), time.into());
     }
     map.insert("fieldsType".into(), "FieldsV1".into());
     map.insert("fieldsV1".into(), entry.set.to_v1());

@@ -67,6 +67,8 @@ pub enum Atom<'a> {
         /// What its items are.
         item: Node<'a>,
     },
+    /// Anything, as one value.
+    Opaque,
     /// What the value is decides.
     Deduced,
 }
@@ -169,7 +171,7 @@ fn field<'a>(kind: &'a Type, list: Option<&'a ListStrategy>, atomic: bool) -> At
         Type::Bool => Atom::Scalar(Scalar::Bool),
         Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime => Atom::Scalar(Scalar::Any),
         // What has no schema is one value.
-        Type::Any => Atom::Scalar(Scalar::Any),
+        Type::Any => Atom::Opaque,
         Type::Object(path) => match schema::definition(path) {
             Some(definition) => {
                 Atom::Map { atomic: atomic || definition.atomic, fields: Fields::Definition(definition) }

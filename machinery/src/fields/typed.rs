@@ -54,7 +54,7 @@ fn check(node: Node<'_>, value: &Value, path: &str) -> Result<(), String> {
             }
             Ok(())
         }
-        Atom::Deduced => Ok(()),
+        Atom::Opaque | Atom::Deduced => Ok(()),
     }
 }
 

@@ -52,6 +52,11 @@ pub fn number_of(path: &str, field: &str) -> Option<u32> {
     table::by_path(path)?.field(field).map(|field| field.chain[0])
 }
 
+/// The place of a type's field among the others, in the order in which the API's types have them.
+pub fn place_of(path: &str, field: &str) -> Option<usize> {
+    table::by_path(path)?.fields.iter().position(|known| known.name == field)
+}
+
 /// Splits `apiVersion`.
 fn group_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))

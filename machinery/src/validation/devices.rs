@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty, quantity};
 use super::{entries, has, items, selectors, text};
-use crate::names;
-use crate::shown;
+use crate::{cel, names, shown};
+
+/// Longest selector of devices, bytes.
+const MAX_EXPRESSION_BYTES: usize = 10 << 10;
 
 /// An object of the group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
@@ -15,18 +17,17 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
     match plural {
         "deviceclasses" => class(&new["spec"], p),
         "resourceclaims" => {
-            claim(&new["spec"], "spec", p);
-            if let Some(old) = old
-                && old["spec"] != new["spec"]
-            {
+            // What may not change is looked at no further.
+            if old.is_none_or(|old| old["spec"] == new["spec"]) {
+                claim(&new["spec"], "spec", p);
+            } else {
                 p.invalid_shown("spec", &shown::compact("ResourceClaimSpec", &new["spec"]), "field is immutable");
             }
         }
         "resourceclaimtemplates" => {
-            claim(&new["spec"]["spec"], "spec.spec", p);
-            if let Some(old) = old
-                && old["spec"] != new["spec"]
-            {
+            if old.is_none_or(|old| old["spec"] == new["spec"]) {
+                claim(&new["spec"]["spec"], "spec.spec", p);
+            } else {
                 let shown = shown::compact("ResourceClaimTemplateSpec", &new["spec"]);
                 p.invalid_shown("spec", &shown, "field is immutable");
             }
@@ -47,8 +48,34 @@ fn class(spec: &Value, p: &mut Problems) {
 
 fn cel_selector(selector: &Value, at: &str, p: &mut Problems) {
     if !selector["cel"].is_object() {
-        p.required(format!("{at}.cel"), "");
+        return p.required(format!("{at}.cel"), "");
     }
+    let (field, source) = (format!("{at}.cel.expression"), &selector["cel"]["expression"]);
+    let text = source.as_str().unwrap_or_default();
+    if text.len() > MAX_EXPRESSION_BYTES {
+        return p.too_long(field, MAX_EXPRESSION_BYTES);
+    }
+    match cel::Program::compile(text, &device_variables()) {
+        Err(why) => p.invalid(field, source, &format!("compilation failed: {why}")),
+        Ok(program) if !matches!(program.kind(), cel::Type::Bool | cel::Type::Dyn) => {
+            let why = format!("must evaluate to bool or the unknown type, not {}", program.kind());
+            p.invalid(field, source, &why);
+        }
+        Ok(_) => {}
+    }
+}
+
+/// What a selector of devices may refer to.
+pub fn device_variables() -> cel::Env {
+    let named = |kind: cel::Type| cel::Type::map(cel::Type::map(kind));
+    let fields = [
+        ("driver", cel::Type::String),
+        ("attributes", named(cel::Type::Dyn)),
+        ("capacity", named(cel::Type::Opaque("kubernetes.Quantity"))),
+        ("allowMultipleAllocations", cel::Type::Bool),
+    ];
+    let fields = fields.map(|(name, kind)| (name.to_owned(), kind));
+    cel::Env::of([("device", cel::Type::object("kubernetes.DRADevice", fields))])
 }
 
 fn configuration(config: &Value, at: &str, p: &mut Problems) {

@@ -54,7 +54,6 @@ fn parts(new: &Value, names: (&str, &str), p: &mut Problems) {
 
 /// An event of the new group.
 pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    involved(new, "regarding", p);
     if old.is_none() {
         if !has(new, "eventTime") {
             p.required("eventTime", "");
@@ -97,6 +96,8 @@ pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
         ("deprecatedFirstTimestamp", "firstTimestamp"),
         ("deprecatedLastTimestamp", "lastTimestamp"),
         ("deprecatedCount", "count"),
+        // Upstream looks at this one twice, and tells it twice.
+        ("reason", "reason"),
         ("reportingController", "reportingController"),
         ("reportingInstance", "reportingInstance"),
         ("eventTime", "eventTime"),

@@ -7,6 +7,12 @@ use super::{entries, has, items, text};
 use crate::names;
 use crate::resource::ResourceDef;
 
+/// Longest reason and message of a condition, bytes.
+const MAX_REASON_BYTES: usize = 1 << 10;
+const MAX_MESSAGE_BYTES: usize = 32 << 10;
+const REASON_FORM: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or \
+     '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or \
+     'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 /// All annotations together, bytes.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 /// Finalizers without a domain that there are.
@@ -74,11 +80,57 @@ pub fn name_problems(def: &ResourceDef, name: &str) -> Vec<String> {
         ("rbac.authorization.k8s.io", _) => names::path_segment(name).into_iter().collect(),
         ("", "namespaces") => names::label_problems(name),
         ("", "services") => names::label_problems(name),
-        ("networking.k8s.io", "ipaddresses") | ("", "events") | ("events.k8s.io", _) => Vec::new(),
+        // Its pods are called by its name.
+        ("apps", "statefulsets") => names::label_problems(name),
+        ("networking.k8s.io", "ipaddresses") => Vec::new(),
+        ("", "events") | ("events.k8s.io", _) => names::path_segment(name).into_iter().collect(),
+        ("policy", "poddisruptionbudgets") => names::path_segment(name).into_iter().collect(),
         ("apiregistration.k8s.io", _) => names::path_segment(name).into_iter().collect(),
         ("flowcontrol.apiserver.k8s.io" | "certificates.k8s.io", _) => names::subdomain_problems(name),
         _ => names::subdomain_problems(name),
     }
+}
+
+/// Conditions of the common form.
+pub fn conditions(list: &Value, path: &str, p: &mut Problems) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, condition) in items(list).enumerate() {
+        let at = format!("{path}[{index}]");
+        let kind = text(condition, "type");
+        if seen.contains(&kind) {
+            p.duplicate(format!("{at}.type"), &condition["type"]);
+        }
+        seen.push(kind);
+        p.qualified_name(&format!("{at}.type"), kind);
+        p.one_of(format!("{at}.status"), &condition["status"], &["False", "True", "Unknown"]);
+        if condition["observedGeneration"].as_i64().is_some_and(|n| n < 0) {
+            let why = "must be greater than or equal to zero";
+            p.invalid(format!("{at}.observedGeneration"), &condition["observedGeneration"], why);
+        }
+        if !has(condition, "lastTransitionTime") {
+            p.required(format!("{at}.lastTransitionTime"), "must be set");
+        }
+        match text(condition, "reason") {
+            "" => p.required(format!("{at}.reason"), "must be set"),
+            reason => {
+                if !is_condition_reason(reason) {
+                    p.invalid(format!("{at}.reason"), &condition["reason"], REASON_FORM);
+                }
+                if reason.len() > MAX_REASON_BYTES {
+                    p.too_long(format!("{at}.reason"), MAX_REASON_BYTES);
+                }
+            }
+        }
+        if text(condition, "message").len() > MAX_MESSAGE_BYTES {
+            p.too_long(format!("{at}.message"), MAX_MESSAGE_BYTES);
+        }
+    }
+}
+
+fn is_condition_reason(reason: &str) -> bool {
+    let ends = reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    ends && reason.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ',' | ':'))
 }
 
 /// Labels: qualified names and values.

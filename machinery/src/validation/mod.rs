@@ -32,7 +32,7 @@ use crate::resource::ResourceDef;
 use crate::status::Cause;
 
 pub use check::Problems;
-pub use service::{is_external, needs_health_check};
+pub use service::{address_problems, is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).
 pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {

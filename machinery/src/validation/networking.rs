@@ -126,7 +126,8 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if has(spec, "ingressClassName") {
         p.subdomain("spec.ingressClassName", class);
         let annotation = "kubernetes.io/ingress.class";
-        if old.is_none() && has(&new["metadata"]["annotations"], annotation) {
+        let given = &new["metadata"]["annotations"][annotation];
+        if old.is_none() && !given.is_null() && given != class {
             let why = "can not be set when the class field is also set";
             let field = format!("metadata.annotations[{annotation}]");
             p.invalid(field, &new["metadata"]["annotations"][annotation], why);

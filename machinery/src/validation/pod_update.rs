@@ -207,7 +207,7 @@ pub fn ephemeral(new: &Value, old: &Value, p: &mut Problems) {
 pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
     if qos::class(old) != qos::class(new) {
         let why = "Pod QOS Class may not change as a result of resizing";
-        p.invalid("spec", &json!(qos::class(new)), why);
+        p.invalid("spec", &json!(qos::class(old)), why);
     }
     let mut munged = new["spec"].clone();
     for field in ["containers", "initContainers"] {

@@ -28,6 +28,7 @@ fn budget(subresource: &str, new: &Value, p: &mut Problems) {
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             p.not_negative(format!("status.{field}"), &new["status"][field]);
         }
+        meta::conditions(&new["status"]["conditions"], "status.conditions", p);
         return;
     }
     let spec = &new["spec"];

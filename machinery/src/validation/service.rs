@@ -180,6 +180,13 @@ fn affinity_config(spec: &Value, p: &mut Problems) {
     }
 }
 
+/// Problems of addresses and families, which are looked at before any are given out.
+pub fn address_problems(spec: &Value) -> Vec<crate::status::Cause> {
+    let mut problems = Problems::default();
+    cluster_ips(spec, &mut problems);
+    problems.0
+}
+
 fn cluster_ips(spec: &Value, p: &mut Problems) {
     if text(spec, "type") == "ExternalName" {
         return;

@@ -29,6 +29,7 @@ pub fn volumes(spec: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
     for (index, volume) in items(&spec["volumes"]).enumerate() {
         let at = format!("{path}.volumes[{index}]");
         let name = text(volume, "name");
+        let before = p.0.len();
         if name.is_empty() {
             p.required(format!("{at}.name"), "");
         } else {
@@ -37,8 +38,11 @@ pub fn volumes(spec: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
                 p.duplicate(format!("{at}.name"), &volume["name"]);
             }
         }
-        seen.push(name);
         source(volume, &at, pod, p);
+        // A volume that is wrong takes no name.
+        if p.0.len() == before {
+            seen.push(name);
+        }
     }
 }
 

@@ -513,6 +513,10 @@ impl Worker {
     }
 
     async fn report(&self, of: &Pod, seen: &Running, waiting: &Waiting, doom: Option<&Doom>) -> Result<(), StepError> {
+        // A second report of the same step goes on from the first, or the API would refuse it as outdated.
+        let newer = self.agent.pods.newer(of);
+        let newer = newer.filter(|_| !self.resizing.as_ref().is_some_and(Verdict::is_pending));
+        let of = newer.as_deref().unwrap_or(of);
         let status = self.status(of, seen, waiting, doom)?;
         Ok(self.agent.report(of, status).await?)
     }

@@ -189,6 +189,10 @@ fn op_response(revision: Revision, response: &OpResponse) -> response_op::Respon
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use prost::Message;
+
     use super::*;
 
     #[test]
@@ -201,6 +205,46 @@ mod tests {
             (b"\0", b"\0", KeyRange::From(b(b"\0"))),
         ] {
             assert_eq!(key_range(Bytes::copy_from_slice(key), Bytes::copy_from_slice(end)), want);
+        }
+    }
+
+    proptest! {
+        /// Whatever a client sends becomes something that the store accepts or refuses.
+        #[test]
+        fn any_message_is_converted_or_refused(bytes in vec(any::<u8>(), 0..200), shape in 0..4_u8) {
+            let bytes = Bytes::from(bytes);
+            // Random bytes seldom make a message by themselves: they are also put into its fields.
+            if let Ok(request) = pb::TxnRequest::decode(bytes.clone())
+                && let Ok(txn) = txn(request, 16)
+            {
+                let _ = keelson_store::check(&txn);
+            }
+            let (key, range_end) = (bytes.slice(..bytes.len() / 3), bytes.slice(bytes.len() / 3..bytes.len() / 2));
+            let number = i64::from(bytes.first().copied().unwrap_or(0)) - 128;
+            let range = pb::RangeRequest {
+                key: key.clone(), range_end: range_end.clone(), revision: number, limit: -number,
+                sort_order: i32::from(shape), sort_target: number as i32, ..Default::default()
+            };
+            let delete = pb::DeleteRangeRequest { key: key.clone(), range_end: range_end.clone(), prev_kv: true };
+            let put = pb::PutRequest { key: key.clone(), value: bytes.clone(), lease: number, ..Default::default() };
+            let mut nested = pb::TxnRequest {
+                compare: vec![pb::Compare {
+                    key, range_end, result: i32::from(shape), target: number as i32, target_union: None,
+                }],
+                success: vec![
+                    request_op::Request::RequestRange(range),
+                    request_op::Request::RequestDeleteRange(delete),
+                    request_op::Request::RequestPut(put),
+                ].into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect(),
+                failure: vec![pb::RequestOp { request: None }],
+            };
+            for _ in 0..shape {
+                let inner = request_op::Request::RequestTxn(nested);
+                nested = pb::TxnRequest { success: vec![pb::RequestOp { request: Some(inner) }], ..Default::default() };
+            }
+            if let Ok(txn) = txn(nested, 16) {
+                let _ = keelson_store::check(&txn);
+            }
         }
     }
 

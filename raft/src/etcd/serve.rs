@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use super::authority::AuthorityFix;
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
-use super::tls::{PeerName, TlsSlot};
+use super::tls::{ClientTls, PeerName};
 use super::{
     Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
     watch,
@@ -63,7 +63,7 @@ pub fn http_routes(front: &Arc<Front>) -> Router {
 }
 
 /// Accepts connections until `stop`; then lets what is under way end.
-pub async fn serve(router: Router, listener: TcpListener, tls: Option<Arc<TlsSlot>>, stop: CancellationToken) {
+pub async fn serve(router: Router, listener: TcpListener, tls: Option<ClientTls>, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()
@@ -112,15 +112,14 @@ async fn connection(
     socket: TcpStream,
     router: Router,
     builder: &auto::Builder<TokioExecutor>,
-    tls: Option<Arc<TlsSlot>>,
+    tls: Option<ClientTls>,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     socket.set_nodelay(true)?;
     match tls {
         None => exchange(socket, router, builder, PeerName(None), stop).await,
-        Some(slot) => {
-            let socket = tokio::time::timeout(HANDSHAKE_TIMEOUT, slot.acceptor().accept(socket)).await??;
-            let name = PeerName::of(&socket);
+        Some(tls) => {
+            let (socket, name) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await??;
             exchange(socket, router, builder, name, stop).await
         }
     }

@@ -1,5 +1,6 @@
 //! TLS from certificate files, read again when they change: towards clients, and between members.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::peer_tls::PeerTls;
@@ -63,9 +66,9 @@ impl TlsSlot {
         PeerTls { server: self.config.clone(), client: self.client.clone(), name: None }
     }
 
-    /// What handshakes are made with from now on.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.load_full())
+    /// What secures connections of clients, which keeps following the files.
+    pub fn clients(&self) -> ClientTls {
+        ClientTls { config: self.config.clone(), group: None }
     }
 
     /// Follows changes of the files until `stop`; unusable ones are reported and not used.
@@ -95,6 +98,37 @@ impl TlsSlot {
     fn changed(&self) -> Vec<Option<SystemTime>> {
         let files = [Some(&self.files.certificate), Some(&self.files.key), self.files.ca.as_ref()];
         files.into_iter().flatten().map(|file| std::fs::metadata(file).and_then(|meta| meta.modified()).ok()).collect()
+    }
+}
+
+/// What secures connections of clients.
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ArcSwap<ServerConfig>>,
+    /// The group (organization) that a client's certificate must name.
+    group: Option<&'static str>,
+}
+
+impl ClientTls {
+    /// One that never changes. With a group, `config` must demand certificates.
+    pub fn fixed(config: Arc<ServerConfig>, group: Option<&'static str>) -> Self {
+        Self { config: Arc::new(ArcSwap::new(config)), group }
+    }
+
+    /// Shakes hands; returns who the client is.
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, PeerName)> {
+        let socket = TlsAcceptor::from(self.config.load_full()).accept(socket).await?;
+        let certificate = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let subject = certificate.and_then(|certificate| keelson_pki::subject_of(certificate).ok());
+        if let Some(wanted) = self.group
+            && !subject.as_ref().is_some_and(|(_, groups)| groups.iter().any(|group| group == wanted))
+        {
+            let name = subject.map(|(name, _)| name).unwrap_or_default();
+            let why = format!("the certificate of {name:?} is not of the group {wanted}");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        let name = PeerName(subject.map(|(name, _)| name.into()));
+        Ok((socket, name))
     }
 }
 
@@ -142,12 +176,3 @@ fn configure(files: &TlsFiles) -> Result<(ServerConfig, ClientConfig), TlsError>
 /// The common name in a client's certificate, if it showed one; beside each of its requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerName(pub Option<Arc<str>>);
-
-impl PeerName {
-    /// What the client of a connection showed.
-    pub fn of<S>(socket: &tokio_rustls::server::TlsStream<S>) -> Self {
-        let certificate = socket.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let subject = certificate.and_then(|certificate| keelson_pki::subject_of(certificate).ok());
-        Self(subject.map(|(name, _)| name.into()))
-    }
-}

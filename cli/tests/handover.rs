@@ -1,0 +1,196 @@
+//! What controllers had begun when their leader died: the next leader ends it, and at no time there is too much or too little.
+//!
+//! `KEELSON_HANDOVERS=50` kills fifty leaders instead of one.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::members::{join_flags, member, until_whole};
+use support::{PATIENCE, Server, free_port, keelson, kubectl_is_there};
+
+/// Replicas of the Deployment, and how many more and fewer there may be during a roll-out.
+const REPLICAS: usize = 10;
+const SURGE: usize = 3;
+const UNAVAILABLE: usize = 2;
+/// Pods of the Job, and how many at a time.
+const COMPLETIONS: usize = 6;
+const PARALLELISM: usize = 3;
+
+fn manifest(round: usize) -> String {
+    let replicas = if round % 2 == 1 { 4 } else { 2 };
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: roll}}
+spec:
+  replicas: {REPLICAS}
+  strategy: {{rollingUpdate: {{maxSurge: {SURGE}, maxUnavailable: {UNAVAILABLE}}}}}
+  selector: {{matchLabels: {{app: roll}}}}
+  template:
+    metadata: {{labels: {{app: roll, round: "{round}"}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: set}}
+spec:
+  replicas: {replicas}
+  serviceName: set
+  selector: {{matchLabels: {{app: set}}}}
+  template:
+    metadata: {{labels: {{app: set}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: i}}]}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: "job-{round}"}}
+spec:
+  completions: {COMPLETIONS}
+  parallelism: {PARALLELISM}
+  template:
+    metadata: {{labels: {{app: "job-{round}"}}}}
+    spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}
+"#
+    )
+}
+
+/// The pods at one revision, by the label `app`; those that go are left out.
+struct Pods(BTreeMap<String, Vec<Value>>);
+
+impl Pods {
+    fn read(server: &Server) -> Option<Self> {
+        let output = server.kubectl(&["get", "pods", "-o", "json"]);
+        let list: Value = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
+        let mut by_app: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for pod in list["items"].as_array()? {
+            if pod["metadata"]["deletionTimestamp"].is_null() {
+                let app = pod["metadata"]["labels"]["app"].as_str()?.to_owned();
+                by_app.entry(app).or_default().push(pod.clone());
+            }
+        }
+        Some(Self(by_app))
+    }
+
+    fn of(&self, app: &str) -> &[Value] {
+        self.0.get(app).map_or(&[], Vec::as_slice)
+    }
+
+    fn ready(&self, app: &str) -> usize {
+        let ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        self.of(app).iter().filter(ready).count()
+    }
+
+    /// What must hold at all times.
+    fn check(&self, round: usize) {
+        let there = self.of("roll").len();
+        assert!(there <= REPLICAS + SURGE, "{there} pods of the Deployment");
+        let ready = self.ready("roll");
+        assert!(ready >= REPLICAS - UNAVAILABLE, "only {ready} pods of the Deployment are ready");
+        let mut ordinals: Vec<usize> = self.of("set").iter().filter_map(ordinal).collect();
+        ordinals.sort_unstable();
+        assert!(ordinals.iter().copied().eq(0..ordinals.len()), "a gap in the StatefulSet's pods: {ordinals:?}");
+        let job = self.of(&format!("job-{round}"));
+        let active = job.iter().filter(|p| p["status"]["phase"] != "Succeeded").count();
+        assert!(job.len() <= COMPLETIONS && active <= PARALLELISM, "{} pods of the Job, {active} active", job.len());
+    }
+
+    /// Names and versions of all pods: they change when something goes on.
+    fn mark(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pods = self.0.values().flatten();
+        pods.map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["resourceVersion"]))).collect()
+    }
+}
+
+fn ordinal(pod: &Value) -> Option<usize> {
+    pod["metadata"]["name"].as_str()?.strip_prefix("set-")?.parse().ok()
+}
+
+/// Whether all is as the round's manifest has it.
+fn done(server: &Server, round: usize, pods: &Pods) -> bool {
+    let wanted = if round % 2 == 1 { 4 } else { 2 };
+    let label = round.to_string();
+    let new = |p: &Value| p["metadata"]["labels"]["round"].as_str() == Some(&label);
+    let rolled = pods.of("roll").len() == REPLICAS && pods.of("roll").iter().all(new) && pods.ready("roll") == REPLICAS;
+    let job = format!("job-{round}");
+    let succeeded =
+        server.kubectl(&["get", "job", &job, "-o", "jsonpath={.status.succeeded},{.status.completionTime}"]);
+    let succeeded = String::from_utf8_lossy(&succeeded.stdout).into_owned();
+    let finished = succeeded.split_once(',').is_some_and(|(n, at)| n == COMPLETIONS.to_string() && !at.is_empty());
+    rolled && pods.of("set").len() == wanted && pods.ready("set") == wanted && finished
+}
+
+/// Watches a round to its end; `since`: when the leader died. Returns the longest time in which nothing went on.
+fn watch(server: &Server, round: usize, since: Instant) -> Duration {
+    let deadline = since + PATIENCE;
+    let (mut mark, mut moved, mut longest) = (Vec::new(), since, Duration::ZERO);
+    loop {
+        if let Some(pods) = Pods::read(server) {
+            pods.check(round);
+            if pods.mark() != mark {
+                longest = longest.max(moved.elapsed());
+                (mark, moved) = (pods.mark(), Instant::now());
+            }
+            if done(server, round, &pods) {
+                return longest;
+            }
+        }
+        if Instant::now() >= deadline {
+            let owners = server.run(&["get", "deployments,statefulsets,jobs", "-o", "yaml"]);
+            panic!("round {round} does not end: {owners}");
+        }
+    }
+}
+
+#[test]
+fn a_dead_leader_loses_and_doubles_nothing() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let rounds: usize = std::env::var("KEELSON_HANDOVERS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    // What the servers said in a long run is kept for who has to find out why it failed.
+    let dir = tempfile::Builder::new().disable_cleanup(rounds > 1).tempdir().unwrap();
+    let ports = [(); 3].map(|()| (free_port(), free_port()));
+    let names = ["a", "b", "c"];
+    // The pretended nodes are in the first server, which is never the one that dies.
+    let hollow = ["--cluster-init", "--hollow", "3"].map(str::to_owned);
+    let first = member(dir.path(), "a", ports[0], &hollow);
+    let flags = join_flags(&first, true);
+    let mut others: Vec<Server> = (1..3).map(|at| member(dir.path(), names[at], ports[at], &flags)).collect();
+    until_whole(&first, &names);
+    first.apply(&manifest(0));
+    first.until(
+        "the Deployment is there",
+        &["get", "deployment", "roll", "-o", "jsonpath={.status.readyReplicas}"],
+        |out| out == REPLICAS.to_string(),
+    );
+    for round in 1..=rounds {
+        let victim = round % 2;
+        lead(&first, names[victim + 1], &names);
+        first.apply(&manifest(round));
+        drop(others.remove(victim));
+        let pause = watch(&first, round, Instant::now());
+        eprintln!("round {round}: the longest time in which no pod changed was {} ms", pause.as_millis());
+        others.insert(victim, member(dir.path(), names[victim + 1], ports[victim + 1], &[]));
+        until_whole(&first, &names);
+    }
+    // Nothing is left that belongs to nobody: one set of each roll-out, pods of existing owners only.
+    let sets = first.run(&["get", "replicasets", "-o", "jsonpath={.items[*].spec.replicas}"]);
+    assert_eq!(sets.split(' ').filter(|n| *n != "0").collect::<Vec<_>>(), [REPLICAS.to_string()]);
+}
+
+/// Makes a member the leader.
+fn lead(server: &Server, name: &str, names: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    while until_whole(server, names) != name {
+        let (_, said) = keelson(&["member", "transfer-leader", name, "--kubeconfig", &server.kubeconfig()]);
+        assert!(Instant::now() < deadline, "{name} does not become the leader: {said}");
+    }
+}
