@@ -52,6 +52,7 @@ mod usage;
 mod verbs;
 mod wire;
 
+pub use metrics::Figures;
 pub use pipeline::{ApiServer, Config, Extension, InProcess};
 pub use server::serve;
 pub use services::first_address as first_service_address;

@@ -151,6 +151,19 @@ impl Drop for Held {
     }
 }
 
+/// Sums over all that is counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Since when it is counted.
+    pub uptime: Duration,
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Of them, those that the server failed to serve.
+    pub errors: u64,
+    /// Requests under way.
+    pub in_flight: u64,
+}
+
 /// The numbers of one server.
 pub struct Metrics {
     started: Instant,
@@ -191,6 +204,22 @@ impl Metrics {
         let key = Key::of(request, apply);
         series(&self.requests, (key, code), AtomicU64::default).fetch_add(1, Relaxed);
         series(&self.durations, key, Histogram::new).observe(elapsed);
+    }
+
+    /// The sums that people look at.
+    pub fn figures(&self) -> Figures {
+        let requests = self.requests.read();
+        let sum = |of: fn(u16) -> bool| {
+            let wanted = requests.iter().filter(|((_, code), _)| of(*code));
+            wanted.map(|(_, number)| number.load(Relaxed)).sum()
+        };
+        let count = |number: &AtomicI64| u64::try_from(number.load(Relaxed)).unwrap_or(0);
+        Figures {
+            uptime: self.started.elapsed(),
+            requests: sum(|_| true),
+            errors: sum(|code| code >= 500),
+            in_flight: count(&self.reading) + count(&self.writing),
+        }
     }
 
     /// The text.

@@ -134,6 +134,11 @@ impl ApiServer {
         Ok(server)
     }
 
+    /// How many requests there were and are.
+    pub fn figures(&self) -> metrics::Figures {
+        self.metrics.figures()
+    }
+
     /// Where other parts of the process add what `/metrics` shows.
     pub fn metric_sources(&self) -> &keelson_client::metrics::Sources {
         &self.sources

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
-use rustls::ServerConfig;
+use keelson_pki::ServerSlot;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -34,8 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts connections until `stop` is cancelled.
-pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerConfig>, stop: CancellationToken) {
-    let acceptor = TlsAcceptor::from(tls);
+pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerSlot>, stop: CancellationToken) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let (stream, peer) = tokio::select! {
@@ -50,7 +49,7 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<Serve
             },
         };
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-        let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
+        let (server, acceptor, stop) = (server.clone(), TlsAcceptor::from(tls.load()), stop.clone());
         tokio::spawn(async move {
             if let Err(error) = connection(server, stream, peer, acceptor, stop).await {
                 debug!(%peer, %error, "connection ended");

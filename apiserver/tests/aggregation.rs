@@ -84,7 +84,7 @@ async fn requests_are_handed_on_with_who_asks() {
     .unwrap();
     let own = Authority::create("far").unwrap();
     let issued = own.issue_server("far", &["far.default.svc".into()]).unwrap();
-    let tls = keelson_pki::server_config(CertificateSlot::new(&issued).unwrap(), pki.cluster.certificate()).unwrap();
+    let tls = keelson_pki::server_config(CertificateSlot::new(&issued).unwrap(), &pki.cluster.certificate()).unwrap();
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(behind(listener, tls));
@@ -94,7 +94,7 @@ async fn requests_are_handed_on_with_who_asks() {
         "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
     assert_eq!(call(&server, admin(), "POST", "/api/v1/namespaces/default/services", service).await.0, 201);
     use base64::Engine;
-    let bundle = base64::engine::general_purpose::STANDARD.encode(own.certificate());
+    let bundle = base64::engine::general_purpose::STANDARD.encode(own.certificate().as_bytes());
     let made = json!({"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "metadata": {"name": "v1.far.example"},
         "spec": {"group": "far.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10, "caBundle": bundle,
             "service": {"name": "far", "namespace": "default", "port": port}}});

@@ -74,7 +74,7 @@ impl Service {
         let (ca, issuer) = (Authority::create("services").unwrap(), SigningKey::create().unwrap());
         let issued = ca.issue_server("services", &["localhost".into()]).unwrap();
         let slot = CertificateSlot::new(&issued).unwrap();
-        let tls = keelson_pki::server_config(slot, pki.cluster.certificate()).unwrap();
+        let tls = keelson_pki::server_config(slot, &pki.cluster.certificate()).unwrap();
         let listener = TcpListener::bind("localhost:0").await.unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         tokio::spawn(serve(listener, tls, url.clone(), issuer.jwks()));
@@ -84,7 +84,7 @@ impl Service {
     fn kubeconfig(&self, dir: &Path, path: &str) -> PathBuf {
         let file = dir.join(path.trim_start_matches('/'));
         let url = format!("{}{path}", self.url);
-        let text = keelson_pki::kubeconfig("services", &url, self.ca.certificate(), "me", Credential::None);
+        let text = keelson_pki::kubeconfig("services", &url, &self.ca.certificate(), "me", Credential::None);
         std::fs::write(&file, text).unwrap();
         file
     }
@@ -143,7 +143,7 @@ async fn tokens_of_others_are_checked_with_their_keys() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(&ClusterPki::create().unwrap()).await;
     let ca_file = dir.path().join("ca.crt");
-    std::fs::write(&ca_file, service.ca.certificate()).unwrap();
+    std::fs::write(&ca_file, service.ca.certificate().as_bytes()).unwrap();
     let authentication = authn::Settings {
         oidc: authn::OidcSettings {
             issuer_url: service.url.clone(),
@@ -179,7 +179,7 @@ fn service_copy(of: &Service) -> Service {
     Service {
         url: of.url.clone(),
         issuer: SigningKey::load(of.issuer.pem()).unwrap(),
-        ca: Authority::load(of.ca.certificate(), of.ca.key()).unwrap(),
+        ca: Authority::load(&of.ca.certificate(), &of.ca.key()).unwrap(),
     }
 }
 

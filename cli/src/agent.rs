@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::args::AgentArgs;
 use crate::identity::DataDir;
+use crate::life::notify;
 
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
@@ -49,6 +50,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
             result = crate::server::terminated() => return result,
         },
     };
+    let (caller, joined) = (https.clone(), credentials);
     let config = AgentConfig {
         node_name: name.clone(),
         client,
@@ -58,7 +60,8 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cni_conf_dir: args.cni_conf_dir.clone(),
         node_ip,
         port: args.port,
-        credentials,
+        credentials: joined,
+        renewed: Some(Arc::new(move |tls| caller.replace_tls(tls))),
         cluster_cidr: args.cluster_cidr.clone(),
         resolv_conf: args.resolv_conf.clone(),
         cluster_dns: Some(cluster_dns),
@@ -75,6 +78,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         }),
     };
     info!(node = name, %node_ip, servers = ?https.servers(), "the agent starts");
+    notify::tell(notify::READY);
     let running = Agent::run(config, stop.clone());
     tokio::pin!(running);
     tokio::select! {

@@ -14,7 +14,7 @@ pub const DEFAULT_CLUSTER_CIDR: &str = "10.244.0.0/16";
 
 /// Kubernetes' control plane, datastore and node agent as one program.
 #[derive(Parser)]
-#[command(name = "keelson", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "keelson", version = crate::life::version::own(), about, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Args {
     /// How log lines look: for people, or one JSON object a line
     #[arg(long, global = true, env = "KEELSON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
@@ -39,7 +39,13 @@ Examples:
                                                    a token for a further server, and the command to type there
   keelson server --join https://HOST:6443 --token T --ca-hash sha256:H
                                                    a further server of that cluster
-  keelson member list                              the servers of the cluster";
+  keelson member list                              the servers of the cluster
+  keelson status --watch                           how the cluster is, what is wrong, what to do
+  keelson install server --cluster-init            this machine is a server for good: checks, config file, systemd unit
+  keelson uninstall --yes                          nothing of it is left
+
+Every flag of server and agent is also a key of the YAML file that --config names (data-dir: /srv/keelson) and an
+environment variable (KEELSON_DATA_DIR=/srv/keelson). The command line wins over the environment, and that over the file.";
 
 /// What `keelson` does.
 #[derive(Subcommand)]
@@ -71,6 +77,20 @@ pub enum Command {
     },
     /// Make, list and delete bootstrap tokens
     Token(TokenArgs),
+    /// Make this machine a server or a node for good: checks, config file, systemd unit
+    Install(Box<crate::life::install::InstallArgs>),
+    /// How the cluster is: servers, nodes, what is wrong and what to do
+    Status(crate::life::status::StatusArgs),
+    /// The same and more for a browser on this machine
+    Dashboard(crate::life::status::DashboardArgs),
+    /// List certificates, and replace them on all servers
+    Certs(crate::life::rotate::CertsArgs),
+    /// Put another version in place on this machine; it goes back by itself if that is not well
+    Upgrade(crate::life::upgrade::UpgradeArgs),
+    /// Take Keelson off this machine: nothing that `keelson install` made is left
+    Uninstall(crate::life::reset::UninstallArgs),
+    /// Take this machine out of its cluster, or make it go on alone after the others are lost
+    Reset(crate::life::reset::ResetArgs),
     /// Break a cluster on this machine while clients use it, and check what they saw (needs root)
     Chaos(Box<keelson_chaos::ChaosArgs>),
 }
@@ -134,6 +154,9 @@ pub struct ServerArgs {
     /// Make no storage class of node directories on a cluster without any
     #[arg(long, env = "KEELSON_NO_LOCAL_PATH")]
     pub no_local_path: bool,
+    /// Life of the servers' own certificates, and the longest of those that they sign; servers replace theirs in time
+    #[arg(long, env = "KEELSON_CERTIFICATE_LIFETIME", default_value = "8760h", value_parser = config_duration)]
+    pub certificate_lifetime: std::time::Duration,
     /// A node that gives no sign of life for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,
@@ -149,6 +172,15 @@ pub struct ServerArgs {
     /// KubeSchedulerConfiguration (v1) for the scheduler: profiles, plugins, extenders
     #[arg(long, env = "KEELSON_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+    /// Address of the API that the leading server holds; it moves when another one leads
+    #[arg(long, env = "KEELSON_VIP", value_name = "IP[/LENGTH]")]
+    pub vip: Option<String>,
+    /// The interface for it (default: that of the default route)
+    #[arg(long, env = "KEELSON_VIP_INTERFACE", requires = "vip")]
+    pub vip_interface: Option<String>,
+    /// Copies of the store.
+    #[command(flatten)]
+    pub snapshots: crate::life::backup::SnapshotFlags,
     /// Where to write the admin's kubeconfig (default: DATA_DIR/admin.kubeconfig)
     #[arg(long, env = "KEELSON_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
@@ -417,7 +449,8 @@ pub enum MemberCommand {
     },
 }
 
-fn default_data_dir() -> PathBuf {
+/// Where state is kept unless told otherwise.
+pub fn default_data_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return "/var/lib/keelson".into();
     }
@@ -439,7 +472,7 @@ fn proxy_mode(text: &str) -> Result<String, String> {
 }
 
 /// Reads durations as Kubernetes' flags write them: `300ms`, `40s`, `5m`, `1h30m`.
-fn config_duration(text: &str) -> Result<std::time::Duration, String> {
+pub fn config_duration(text: &str) -> Result<std::time::Duration, String> {
     crate::config::duration(text)
         .ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use keelson_pki::{CertificateSlot, ClusterPki, Issued};
+use keelson_pki::{CertificateSlot, ClusterPki};
 use keelson_raft::Replica;
 use keelson_raft::etcd::tls::ClientTls;
 use keelson_raft::etcd::{Front, Options, serve};
@@ -45,7 +45,7 @@ pub async fn listen(address: SocketAddr, data: &DataDir, pki: &ClusterPki) -> Re
         key: data.join("etcd-client.key"),
     };
     let admin = pki.cluster.issue_client("etcd-admin", &[ADMINS])?;
-    write_private(&files.ca, pki.cluster.certificate().as_bytes())?;
+    write_private(&files.ca, pki.cluster.trusted().as_bytes())?;
     write_private(&files.certificate, admin.certificate.as_bytes())?;
     write_private(&files.key, admin.key.as_bytes())?;
     Ok(Port { listener, files })
@@ -58,10 +58,10 @@ impl Port {
         replica: &Replica,
         data: &DataDir,
         pki: &ClusterPki,
-        serving: &Issued,
+        slot: Arc<CertificateSlot>,
         stop: &CancellationToken,
     ) -> Result<()> {
-        let config = keelson_pki::mutual_server_config(CertificateSlot::new(serving)?, pki.cluster.certificate())?;
+        let config = keelson_pki::mutual_server_config(slot, &pki.cluster.trusted())?;
         let options = Options { spool_dir: data.join("spool"), ..Options::default() };
         let front = Front::new(Arc::new(replica.clone()), Arc::new(replica.clone()), options);
         let Files { ca, certificate, key } = &self.files;

@@ -10,6 +10,7 @@ mod etcd;
 mod identity;
 mod join;
 mod leader;
+mod life;
 mod logging;
 mod member;
 mod replica;
@@ -18,6 +19,7 @@ mod server;
 mod store;
 mod token;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
 
 #[global_allocator]
@@ -89,6 +91,16 @@ fn run() -> anyhow::Result<()> {
             args::Command::WhatIf(args) => scheduler::ask_what_if(args).await,
             args::Command::Token(args) => token::run(args).await,
             args::Command::Chaos(args) => chaos::run(*args).await,
+            args::Command::Install(args) => {
+                let own = matches.subcommand_matches("install").context("the command has no arguments")?;
+                life::install::run(&args, own)
+            }
+            args::Command::Status(args) => life::status::run(args).await,
+            args::Command::Dashboard(args) => life::dashboard::run(args).await,
+            args::Command::Certs(args) => life::rotate::run(args).await,
+            args::Command::Upgrade(args) => life::upgrade::run(args).await,
+            args::Command::Uninstall(args) => life::reset::uninstall(args).await,
+            args::Command::Reset(args) => life::reset::reset(args).await,
         }
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use keelson_pki::ClusterPki;
-use keelson_raft::{Change, Node, Options, PEER_NAME, Replica};
+use keelson_raft::{Change, Node, PeerTls, Replica, Setup, Tuning};
 use keelson_store::MonotonicClock;
 use rand::RngExt;
 use tokio::net::TcpListener;
@@ -122,8 +122,8 @@ fn same_cluster(args: &ServerArgs, identity: &Identity, pki: &ClusterPki) -> Res
         }
     }
     if let Some(hash) = &args.ca_hash {
-        let own = keelson_pki::public_key_hash(pki.cluster.certificate())?;
-        if *hash != own {
+        let own = keelson_pki::public_key_hash(&pki.cluster.certificate())?;
+        if !pki.cluster.is_known(hash) {
             bail!(
                 "the data directory belongs to another cluster: its CA is {own}, --ca-hash says {hash}; choose another \
                  directory with --data-dir, or remove this one to let the member begin anew"
@@ -134,21 +134,20 @@ fn same_cluster(args: &ServerArgs, identity: &Identity, pki: &ClusterPki) -> Res
 }
 
 /// Opens the replica, and makes it a part of its cluster.
-pub async fn open(data: &DataDir, addresses: Addresses, identity: &Identity, pki: &ClusterPki) -> Result<Replica> {
+pub async fn open(data: &DataDir, addresses: Addresses, identity: &Identity, tls: PeerTls) -> Result<Replica> {
     let listener = TcpListener::bind(addresses.peer).await.with_context(|| {
         format!("cannot listen on {} for other servers: choose another with --peer-address", addresses.peer)
     })?;
     let peer_address = listener.local_addr()?.to_string();
-    let issued = pki.peer.issue_peer(&identity.name, &[PEER_NAME.to_owned()])?;
-    let replica = Replica::open(Options {
+    let replica = Replica::open(Setup {
         cluster_id: identity.cluster_id,
         id: identity.member_id,
         dir: data.join("store"),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::life::version::own().into(),
         clock: Arc::new(MonotonicClock::default()),
-        listener,
-        server_tls: keelson_pki::peer_server_config(&issued, pki.peer.certificate())?,
-        client_tls: keelson_pki::peer_client_config(&issued, pki.peer.certificate())?,
+        listeners: vec![(listener, true)],
+        tls: Some(tls),
+        tuning: Tuning::default(),
     })
     .await?;
     let node = Node {

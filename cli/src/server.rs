@@ -1,18 +1,16 @@
 //! `keelson server`: puts store, API server, controllers and scheduler together in one process.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
 use keelson_apiserver::bootstrap::BootstrapError;
-use keelson_apiserver::endpoints::Place;
-use keelson_apiserver::{ApiServer, Config, InProcess};
+use keelson_apiserver::{ApiServer, Config, Extension, InProcess, endpoints};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
-use keelson_pki::{Authority, CertificateSlot, ClusterPki, Credential, Issued};
+use keelson_pki::ClusterPki;
 use keelson_raft::{Cluster, Replica};
 use keelson_store::{Kv, KvError};
 use tokio::net::TcpListener;
@@ -20,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::ServerArgs;
-use crate::identity::{DataDir, Identity, write_private};
+use crate::identity::{DataDir, Identity};
+use crate::life::address::{self, Address};
+use crate::life::care::Care;
+use crate::life::certs::{Keeper, Place};
+use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
 use crate::{etcd, join, leader, member};
 
-/// The admin's name.
-const ADMIN: &str = "admin";
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
 /// Pause between tries to write the first objects while there is no leader.
@@ -39,22 +39,19 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let started = Instant::now();
     check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
     let data = DataDir::open(&args.data_dir)?;
+    version::admit(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: stop what uses it, or choose another with --secure-port")
     })?;
     let addresses = Addresses::of(&args)?;
     let (identity, pki) = replica::identity(&args, &data).await?;
-    let replica = replica::open(&data, addresses, &identity, &pki).await?;
+    let keeper = Keeper::new(pki, place(&args, &data, &identity, addresses), args.certificate_lifetime)?;
+    let replica = replica::open(&data, addresses, &identity, keeper.peers()).await?;
+    let care = Care::new(replica.clone(), identity, keeper, &data);
     let stop = CancellationToken::new();
-    let result = serve(
-        &args,
-        &data,
-        Member { addresses, identity, pki, replica: replica.clone(), scheduler },
-        listener,
-        started,
-        &stop,
-    );
+    let result =
+        serve(&args, &data, Member { addresses, care, replica: replica.clone(), scheduler }, listener, started, &stop);
     let result = result.await;
     stop.cancel();
     replica.shutdown().await;
@@ -74,8 +71,7 @@ fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
 /// This server as a member of its cluster.
 struct Member {
     addresses: Addresses,
-    identity: Identity,
-    pki: Arc<ClusterPki>,
+    care: Arc<Care>,
     replica: Replica,
     /// KubeSchedulerConfiguration, if one is given.
     scheduler: Option<serde_json::Value>,
@@ -90,36 +86,33 @@ async fn serve(
     started: Instant,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let Member { addresses, identity, pki, replica, scheduler } = member;
+    let Member { addresses, care, replica, scheduler } = member;
+    let (identity, pki) = (care.identity.clone(), care.keeper.pki().clone());
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let settings = args.access.settings()?;
-    let mut authorities = pki.cluster.certificate().to_owned();
-    authorities += &settings.authentication.authorities().map_err(anyhow::Error::msg)?;
+    care.keeper.trust_clients(settings.authentication.authorities().map_err(anyhow::Error::msg)?)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
         service_cidr: identity.service_cidr.clone(),
-        extensions: vec![
-            join::extension(replica.clone(), identity.clone(), pki.clone()),
-            member::extension(replica.clone()),
-        ],
+        extensions: extensions(&replica, &care),
         settings,
         stop: stop.clone(),
     })
     .map_err(anyhow::Error::msg)?;
-    let serving = serving_certificate(&pki.cluster, args, &identity, addresses.api.ip())?;
-    let tls = keelson_pki::server_config(CertificateSlot::new(&serving)?, &authorities)?;
+    care.serves(server.clone());
     if let Some(address) = args.etcd_listen {
-        etcd::listen(address, data, &pki).await?.serve(&replica, data, &pki, &serving, stop)?;
+        etcd::listen(address, data, &pki).await?.serve(&replica, data, &pki, care.keeper.slot(), stop)?;
     }
-    let url = format!("https://{}", addresses.api);
-    let kubeconfig = write_kubeconfig(args, data, &pki, &url)?;
+    let vip = vip(args)?;
+    let (url, tls) = (format!("https://{}", addresses.api), care.keeper.server());
     let mut serving = tokio::spawn(keelson_apiserver::serve(server.clone(), listener, tls, stop.clone()));
+    let caring = tokio::spawn(take_care(args.clone(), care.clone(), vip, stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
-        let place = Place {
+        let place = endpoints::Place {
             kv: kv.clone(),
             client: client(&server, "system:apiserver", "kube-apiserver"),
             id: identity.member_id,
@@ -129,7 +122,11 @@ async fn serve(
         tokio::spawn(place.keep(stop.clone()));
         tokio::spawn(compact(replica.clone(), identity.member_id, args.compaction_interval, stop.clone()));
         info!(%url, milliseconds = started.elapsed().as_millis() as u64, "ready");
-        println!("keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes", kubeconfig.display());
+        println!(
+            "keelson is ready at {url}\n  export KUBECONFIG={}\n  kubectl get nodes",
+            care.keeper.kubeconfig().display()
+        );
+        notify::tell(notify::READY);
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -139,9 +136,22 @@ async fn serve(
         ended = &mut serving => bail!("the API server ended: {ended:?}"),
     }
     info!("stopping");
+    notify::tell(notify::STOPPING);
     stop.cancel();
+    caring.await?;
     serving.await?;
     Ok(())
+}
+
+/// What a server does for itself until `stop`: certificates, copies, the virtual address.
+async fn take_care(args: ServerArgs, care: Arc<Care>, vip: Option<Address>, stop: CancellationToken) {
+    let address = async {
+        if let Some(vip) = vip {
+            address::run(care.clone(), vip, stop.clone()).await;
+        }
+    };
+    let copies = backup::run(care.clone(), args, stop.clone());
+    tokio::join!(care.keeper.clone().run(stop.clone()), copies, address);
 }
 
 /// Writes what every cluster has, once there is a leader; says what it waits for.
@@ -150,10 +160,10 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &
     let mut said = Duration::ZERO;
     loop {
         let mut objects = keelson_apiserver::bootstrap::objects();
-        objects.push(keelson_apiserver::bootstrap::cluster_info(url, pki.cluster.certificate(), &[]));
+        let ca = pki.cluster.trusted();
+        objects.push(keelson_apiserver::bootstrap::cluster_info(url, &ca, &[]));
         objects.push(keelson_apiserver::bootstrap::service_cidr(service_cidr));
-        let ca = pki.cluster.certificate();
-        objects.push(keelson_apiserver::bootstrap::extension_authentication(ca, ca));
+        objects.push(keelson_apiserver::bootstrap::extension_authentication(&ca, &ca));
         match keelson_apiserver::bootstrap::ensure(kv, objects).await {
             Ok(_) => return Ok(()),
             Err(BootstrapError::Store(KvError::Unavailable(why))) => {
@@ -168,16 +178,6 @@ async fn first_objects(kv: &dyn Kv, url: &str, pki: &ClusterPki, service_cidr: &
     }
 }
 
-/// The admin's way in.
-fn write_kubeconfig(args: &ServerArgs, data: &DataDir, pki: &ClusterPki, url: &str) -> Result<PathBuf> {
-    let path = args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig"));
-    let admin = pki.cluster.issue_user(ADMIN, &format!("{ADMIN}-uid"), &[MASTERS])?;
-    let credential = Credential::Certificate(&admin);
-    let text = keelson_pki::kubeconfig("keelson", url, pki.cluster.certificate(), ADMIN, credential);
-    write_private(&path, text.as_bytes())?;
-    Ok(path)
-}
-
 /// The host's name in lower case.
 pub fn hostname() -> Result<String> {
     let name = nix::unistd::gethostname().context("read the host's name")?;
@@ -186,8 +186,24 @@ pub fn hostname() -> Result<String> {
         .map_err(|_| anyhow::anyhow!("the host's name is not text: choose one with --name"))
 }
 
-/// The API's certificate, with its CA appended so that joins pinned to the CA's hash can check it.
-fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, advertised: IpAddr) -> Result<Issued> {
+/// Paths beside the resources.
+fn extensions(replica: &Replica, care: &Arc<Care>) -> Vec<(&'static str, Extension)> {
+    let mut extensions = vec![
+        join::extension(replica.clone(), care.identity.clone(), care.keeper.pki().clone()),
+        member::extension(replica.clone()),
+        rotate::extension(care.clone()),
+    ];
+    extensions.extend(status::extensions(care));
+    extensions
+}
+
+/// The virtual address, if there is to be one.
+fn vip(args: &ServerArgs) -> Result<Option<Address>> {
+    args.vip.as_deref().map(|vip| Address::parse(vip, args.vip_interface.as_deref())).transpose()
+}
+
+/// Names and places of this server's certificates.
+fn place(args: &ServerArgs, data: &DataDir, identity: &Identity, addresses: Addresses) -> Place {
     let mut names: Vec<String> = [
         "localhost",
         "127.0.0.1",
@@ -199,15 +215,20 @@ fn serving_certificate(ca: &Authority, args: &ServerArgs, identity: &Identity, a
     ]
     .map(str::to_owned)
     .to_vec();
-    names.push(advertised.to_string());
+    names.push(addresses.api.ip().to_string());
     names.extend(hostname());
+    names.extend(vip(args).into_iter().flatten().map(|address| address.ip().to_string()));
     names.extend(args.tls_san.iter().cloned());
     names.extend(keelson_apiserver::first_service_address(&identity.service_cidr).map(|first| first.to_string()));
     names.sort();
     names.dedup();
-    let mut issued = ca.issue_server("keelson-apiserver", &names)?;
-    issued.certificate += ca.certificate();
-    Ok(issued)
+    Place {
+        name: identity.name.clone(),
+        names,
+        url: format!("https://{}", addresses.api),
+        keys: data.join("pki"),
+        kubeconfig: args.write_kubeconfig.clone().unwrap_or_else(|| data.join("admin.kubeconfig")),
+    }
 }
 
 /// Starts what runs on the leader, and the pretended nodes.
@@ -249,7 +270,7 @@ fn components(
 }
 
 /// A client of the API server in this process.
-fn client(server: &Arc<ApiServer>, user: &str, agent: &str) -> Client {
+pub fn client(server: &Arc<ApiServer>, user: &str, agent: &str) -> Client {
     let user = UserInfo {
         name: user.into(),
         groups: vec![MASTERS.into(), "system:authenticated".into()],

@@ -51,11 +51,11 @@ pub enum Credentials {
 }
 
 impl Credentials {
-    /// Certificate of the CA, as PEM.
-    pub fn root(&self) -> &str {
+    /// Certificates of the CAs that are trusted, as PEM.
+    pub fn root(&self) -> Arc<str> {
         match self {
-            Self::Cluster(pki) => pki.cluster.certificate(),
-            Self::Given { root, .. } => root,
+            Self::Cluster(pki) => pki.cluster.trusted(),
+            Self::Given { root, .. } => root.as_str().into(),
         }
     }
 

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use context::Context;
 pub use context::{Config, Credentials};
+pub use cronjob::schedule::Schedule;
 use runtime::Controller;
 use runtime::Work::{Keyed, Loop};
 

@@ -27,6 +27,7 @@ use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
+use crate::renewal::{Renewal, Renewed};
 use crate::resize::Amounts;
 use crate::shutdown::Shutdown;
 use crate::spec::SpecError;
@@ -73,6 +74,8 @@ pub struct AgentConfig {
     pub port: u16,
     /// With these a certificate for the agent's server is asked for; without them there is no server.
     pub credentials: Option<Credentials>,
+    /// Is told when the node calls the servers with another certificate.
+    pub renewed: Option<Renewed>,
     /// Network of all pods.
     pub cluster_cidr: String,
     /// The resolver configuration that pods inherit.
@@ -245,21 +248,23 @@ impl Agent {
             let Some((listener, credentials)) = bound else { return std::future::pending().await };
             // The request is approved for the names that the Node object has, so the node must be there first.
             self.registered.notified().await;
-            let tls = loop {
-                match self.serving(&credentials).await {
-                    Ok(tls) => break tls,
+            let renewal = loop {
+                match self.renewal(&credentials).await {
+                    Ok(renewal) => break renewal,
                     Err(error) => tracing::warn!(%error, "no certificate for the agent's server; trying again"),
                 }
                 tokio::time::sleep(RETRY * 10).await;
             };
-            crate::server::serve(self, listener, tls).await;
+            tokio::join!(crate::server::serve(self, listener, renewal.server()), renewal.run());
         })
     }
 
-    async fn serving(&self, credentials: &Credentials) -> Result<Arc<rustls::ServerConfig>, JoinError> {
-        let (node, ip) = (&self.config.node_name, self.config.node_ip.to_string());
-        let issued = join::serving(credentials, node, &[node.clone(), ip], &self.config.data_dir).await?;
-        Ok(keelson_pki::server_config(keelson_pki::CertificateSlot::new(&issued)?, &credentials.ca)?)
+    async fn renewal(&self, credentials: &Credentials) -> Result<Renewal, JoinError> {
+        let (config, node) = (&self.config, &self.config.node_name);
+        let names = vec![node.clone(), config.node_ip.to_string()];
+        let issued = join::serving(credentials, node, &names, &config.data_dir).await?;
+        let (dir, credentials, renewed) = (config.data_dir.clone(), credentials.clone(), config.renewed.clone());
+        Ok(Renewal::new(node.clone(), names, dir, credentials, issued, renewed)?)
     }
 
     /// The machine.

@@ -11,9 +11,9 @@ use tokio::process::Command;
 use crate::network::{nft, overlay};
 
 /// The table of the packet filter.
-const TABLE: &str = "keelson_pods";
+pub(crate) const TABLE: &str = "keelson_pods";
 /// The file in the CNI's configuration directory.
-const FILE: &str = "10-keelson.conflist";
+pub(crate) const FILE: &str = "10-keelson.conflist";
 
 /// Who makes the pods' network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -26,6 +26,8 @@ const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signs certificates of the agents' own servers.
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+/// The file with the hash of the CA with which the node joined.
+const JOINED_WITH: &str = "ca-hash";
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 /// Longest wait for one answer.
@@ -101,7 +103,9 @@ pub async fn join(
 ) -> Result<Credentials, JoinError> {
     if let Some(client) = load(data_dir, node, "client")? {
         let ca = read(&data_dir.join("ca.crt"))?;
-        if let Some(ca) = ca.filter(|ca| public_key_hash(ca).is_ok_and(|h| h.eq_ignore_ascii_case(ca_hash))) {
+        // The CA may have changed since: then the hash of the join is remembered beside it.
+        let remembered = read(&data_dir.join(JOINED_WITH))?.is_some_and(|h| h.trim().eq_ignore_ascii_case(ca_hash));
+        if let Some(ca) = ca.filter(|ca| remembered || keelson_pki::has_key_hash(ca, ca_hash)) {
             return Ok(Credentials { servers: servers.to_vec(), ca, client });
         }
     }
@@ -111,8 +115,8 @@ pub async fn join(
     let pinned = client_config_pinned(ca_hash).map_err(|e| JoinError::Hash(e.to_string()))?;
     let info = Caller { servers, tls: Arc::new(pinned), token: None }.get(CLUSTER_INFO, "the cluster's facts").await?;
     let ca = cluster_ca(&info)?;
-    let hash = public_key_hash(&ca)?;
-    if !hash.eq_ignore_ascii_case(ca_hash) {
+    if !keelson_pki::has_key_hash(&ca, ca_hash) {
+        let hash = public_key_hash(&ca)?;
         return Err(JoinError::Hash(format!("the cluster's CA has {hash}, not {ca_hash}")));
     }
     let tls = Arc::new(client_config(&ca, Identity::None)?);
@@ -120,6 +124,7 @@ pub async fn join(
     let usages = ["digital signature", "client auth"];
     let client = request(&caller, node, CLIENT_SIGNER, &usages, &[]).await?;
     save(&data_dir.join("ca.crt"), &ca)?;
+    save(&data_dir.join(JOINED_WITH), ca_hash)?;
     store(data_dir, "client", &client)?;
     Ok(Credentials { servers: servers.to_vec(), ca, client })
 }
@@ -137,6 +142,42 @@ pub async fn serving(
     let tls = Arc::new(client_config(&credentials.ca, Identity::Certificate(&credentials.client))?);
     let caller = Caller { servers: &credentials.servers, tls, token: None };
     let issued = request(&caller, node, SERVING_SIGNER, &["digital signature", "server auth"], names).await?;
+    store(data_dir, "serving", &issued)?;
+    Ok(issued)
+}
+
+fn own_caller(credentials: &Credentials) -> Result<Caller<'_>, JoinError> {
+    let tls = Arc::new(client_config(&credentials.ca, Identity::Certificate(&credentials.client))?);
+    Ok(Caller { servers: &credentials.servers, tls, token: None })
+}
+
+/// The CAs of the cluster as its servers name them now.
+pub async fn current_ca(credentials: &Credentials) -> Result<String, JoinError> {
+    cluster_ca(&own_caller(credentials)?.get(CLUSTER_INFO, "the cluster's facts").await?)
+}
+
+/// Keeps the CAs.
+pub fn store_ca(data_dir: &Path, ca: &str) -> Result<(), JoinError> {
+    save(&data_dir.join("ca.crt"), ca)
+}
+
+/// Gets a new certificate for calling the servers, with the present one.
+pub async fn renew_client(credentials: &Credentials, node: &str, data_dir: &Path) -> Result<Issued, JoinError> {
+    let usages = ["digital signature", "client auth"];
+    let issued = request(&own_caller(credentials)?, node, CLIENT_SIGNER, &usages, &[]).await?;
+    store(data_dir, "client", &issued)?;
+    Ok(issued)
+}
+
+/// Gets a new certificate for the agent's own server.
+pub async fn renew_serving(
+    credentials: &Credentials,
+    node: &str,
+    names: &[String],
+    data_dir: &Path,
+) -> Result<Issued, JoinError> {
+    let usages = ["digital signature", "server auth"];
+    let issued = request(&own_caller(credentials)?, node, SERVING_SIGNER, &usages, names).await?;
     store(data_dir, "serving", &issued)?;
     Ok(issued)
 }

@@ -7,9 +7,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority::Others;
 use crate::service_account::SigningKey;
 use crate::{Authority, Error};
 
+/// All keys in one file, so that they always fit each other; the files beside it are for people and other tools.
+const WHOLE: &str = "keys.json";
 /// File names in the PKI directory, in the order of [`Bundle`]'s fields.
 const FILES: [&str; 5] = ["ca.crt", "ca.key", "peer-ca.crt", "peer-ca.key", "sa.key"];
 
@@ -32,6 +35,14 @@ struct Bundle {
     peer_ca_certificate: String,
     peer_ca_key: String,
     service_account_key: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    others: Others,
+    #[serde(default, skip_serializing_if = "is_default")]
+    peer_others: Others,
+}
+
+fn is_default(others: &Others) -> bool {
+    *others == Others::default()
 }
 
 impl ClusterPki {
@@ -47,11 +58,13 @@ impl ClusterPki {
     /// The keys as JSON: secret, for a joining server only.
     pub fn to_bundle(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(&Bundle {
-            ca_certificate: self.cluster.certificate().into(),
-            ca_key: self.cluster.key().into(),
-            peer_ca_certificate: self.peer.certificate().into(),
-            peer_ca_key: self.peer.key().into(),
+            ca_certificate: self.cluster.certificate().to_string(),
+            ca_key: self.cluster.key().to_string(),
+            peer_ca_certificate: self.peer.certificate().to_string(),
+            peer_ca_key: self.peer.key().to_string(),
             service_account_key: self.service_account.pem().into(),
+            others: self.cluster.others(),
+            peer_others: self.peer.others(),
         })
         .map_err(|e| Error::Malformed(e.to_string()))
     }
@@ -62,31 +75,56 @@ impl ClusterPki {
         let b: Bundle =
             serde_json::from_slice(json).map_err(|_| Error::Malformed("not a bundle of cluster keys".into()))?;
         Ok(Self {
-            cluster: Authority::load(&b.ca_certificate, &b.ca_key)?,
-            peer: Authority::load(&b.peer_ca_certificate, &b.peer_ca_key)?,
+            cluster: Authority::with_others(&b.ca_certificate, &b.ca_key, b.others)?,
+            peer: Authority::with_others(&b.peer_ca_certificate, &b.peer_ca_key, b.peer_others)?,
             service_account: SigningKey::load(&b.service_account_key)?,
         })
+    }
+
+    /// The keys with the CAs that follow these ([`Authority::successor`]); accounts' tokens stay good.
+    pub fn successor(&self) -> Result<Self, Error> {
+        Ok(Self {
+            cluster: self.cluster.successor()?,
+            peer: self.peer.successor()?,
+            service_account: SigningKey::load(self.service_account.pem())?,
+        })
+    }
+
+    /// Takes over another's CAs ([`Authority::replace`]).
+    pub fn replace(&self, new: &Self, retire: bool) -> Result<(), Error> {
+        self.cluster.replace(&new.cluster, retire)?;
+        self.peer.replace(&new.peer, retire)
     }
 
     /// Writes the keys into `dir` (0700, files 0600), each file whole or not at all.
     pub fn save(&self, dir: &Path) -> Result<(), Error> {
         let failed = |e| Error::File(dir.display().to_string(), e);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let whole = String::from_utf8(self.to_bundle()?).map_err(|e| Error::Malformed(e.to_string()))?;
+        write_private(&dir.join(WHOLE), &whole).map_err(failed)?;
         let contents = [
-            self.cluster.certificate(),
+            self.cluster.trusted(),
             self.cluster.key(),
-            self.peer.certificate(),
+            self.peer.trusted(),
             self.peer.key(),
-            self.service_account.pem(),
+            self.service_account.pem().into(),
         ];
         for (name, content) in FILES.iter().zip(contents) {
-            write_private(&dir.join(name), content).map_err(failed)?;
+            write_private(&dir.join(name), &content).map_err(failed)?;
         }
         fs::File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
     }
 
     /// Reads the keys that [`ClusterPki::save`] wrote; `None` if there are none.
     pub fn load(dir: &Path) -> Result<Option<Self>, Error> {
+        let whole = dir.join(WHOLE);
+        match fs::read(&whole) {
+            Ok(bytes) => return Self::from_bundle(&bytes).map(Some),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::File(whole.display().to_string(), error));
+            }
+            Err(_) => {}
+        }
         if !dir.join(FILES[0]).exists() {
             return Ok(None);
         }

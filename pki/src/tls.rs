@@ -68,6 +68,27 @@ impl ResolvesServerCert for CertificateSlot {
     }
 }
 
+/// How a server secures connections; it can be replaced while connections go on.
+#[derive(Debug)]
+pub struct ServerSlot(ArcSwap<ServerConfig>);
+
+impl ServerSlot {
+    /// A slot that holds `config`.
+    pub fn new(config: Arc<ServerConfig>) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::new(config)))
+    }
+
+    /// What new connections get.
+    pub fn load(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
+    }
+
+    /// Replaces it for connections from now on.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
+    }
+}
+
 /// For the API server: clients may present a certificate of `client_ca`; without one they are anonymous or bring a token.
 pub fn server_config(slot: Arc<CertificateSlot>, client_ca: &str) -> Result<Arc<ServerConfig>, Error> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(client_ca)?, provider())
@@ -150,6 +171,42 @@ pub fn subject_of(der: &CertificateDer<'_>) -> Result<(String, Vec<String>), Err
     let text = |a: &x509_parser::prelude::AttributeTypeAndValue<'_>| a.as_str().unwrap_or_default().to_owned();
     let name = certificate.subject().iter_common_name().next().map(text).unwrap_or_default();
     Ok((name, certificate.subject().iter_organization().map(text).collect()))
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// From when it is good, seconds since 1970.
+    pub not_before: i64,
+    /// Until when.
+    pub not_after: i64,
+}
+
+/// The common name of the first certificate of a PEM text.
+pub(crate) fn name_of(pem: &str) -> Result<String, Error> {
+    subject_of(&certificates(pem)?[0]).map(|(name, _)| name)
+}
+
+/// Whether one of the certificates of a PEM text has a key with this hash ([`public_key_hash`]).
+pub fn has_key_hash(pem: &str, hash: &str) -> bool {
+    let all = certificates(pem).unwrap_or_default();
+    all.iter().any(|der| hash_of(der).is_ok_and(|known| known.eq_ignore_ascii_case(hash)))
+}
+
+/// Reads the first certificate of a PEM text.
+pub fn facts_of(pem: &str) -> Result<Facts, Error> {
+    let der = &certificates(pem)?[0];
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Malformed(e.to_string()))?;
+    Ok(Facts {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        not_before: certificate.validity().not_before.timestamp(),
+        not_after: certificate.validity().not_after.timestamp(),
+    })
 }
 
 /// The uid in a certificate's subject; empty if it has none, an error if it has several.
@@ -313,6 +370,32 @@ mod tests {
     use crate::Authority;
     use std::io::{Read, Write};
 
+    /// Those who know only one of the CAs go on, whichever it is, as long as both are trusted.
+    #[test]
+    fn nobody_notices_a_new_authority() {
+        let ca = Authority::create("ca").unwrap();
+        let (old, old_hash) = (ca.certificate(), public_key_hash(&ca.certificate()).unwrap());
+        let admin = ca.issue_client("admin", &[]).unwrap();
+        ca.replace(&ca.successor().unwrap(), false).unwrap();
+        let mut issued = ca.issue_server("api", &["localhost".into()]).unwrap();
+        issued.certificate += &ca.trusted();
+        let server = server_config(CertificateSlot::new(&issued).unwrap(), &ca.trusted()).unwrap();
+        let fresh = ca.issue_client("admin", &[]).unwrap();
+        let hash = public_key_hash(&ca.certificate()).unwrap();
+        for (roots, identity) in [(&old, &admin), (&ca.certificate(), &admin), (&old, &fresh), (&ca.trusted(), &fresh)]
+        {
+            handshake(client_config(roots, Identity::Certificate(identity)).unwrap(), server.clone()).unwrap();
+        }
+        for hash in [&old_hash, &hash] {
+            handshake(client_config_pinned(hash).unwrap(), server.clone()).unwrap();
+        }
+        // An agent that still knows only the former CA is called with a new certificate.
+        let agent = ca.issue_server("agent", &["localhost".into()]).unwrap();
+        let agent = server_config(CertificateSlot::new(&agent).unwrap(), &old).unwrap();
+        handshake(client_config(&ca.trusted(), Identity::Certificate(&fresh)).unwrap(), agent).unwrap();
+        assert!(has_key_hash(&ca.trusted(), &old_hash) && !has_key_hash(&ca.certificate(), &old_hash));
+    }
+
     /// Shakes hands in memory; returns the client's error.
     fn handshake(client: ClientConfig, server: Arc<ServerConfig>) -> Result<(), rustls::Error> {
         let name = ServerName::try_from("localhost").unwrap();
@@ -344,24 +427,24 @@ mod tests {
     fn who_trusts_whom() {
         let (ca, other) = (Authority::create("ca").unwrap(), Authority::create("other").unwrap());
         let mut issued = ca.issue_server("api", &["localhost".into()]).unwrap();
-        issued.certificate += ca.certificate();
+        issued.certificate += &ca.certificate();
         let server = |peer: bool| match peer {
-            true => peer_server_config(&issued, ca.certificate()).unwrap(),
-            false => server_config(CertificateSlot::new(&issued).unwrap(), ca.certificate()).unwrap(),
+            true => peer_server_config(&issued, &ca.certificate()).unwrap(),
+            false => server_config(CertificateSlot::new(&issued).unwrap(), &ca.certificate()).unwrap(),
         };
         let admin = ca.issue_client("admin", &["system:masters"]).unwrap();
         let stranger = other.issue_client("admin", &["system:masters"]).unwrap();
-        let with = |issued| client_config(ca.certificate(), Identity::Certificate(issued)).unwrap();
-        let hash = public_key_hash(ca.certificate()).unwrap();
-        let wrong = public_key_hash(other.certificate()).unwrap();
+        let with = |issued| client_config(&ca.certificate(), Identity::Certificate(issued)).unwrap();
+        let hash = public_key_hash(&ca.certificate()).unwrap();
+        let wrong = public_key_hash(&other.certificate()).unwrap();
         assert!(handshake(with(&admin), server(false)).is_ok());
-        assert!(handshake(client_config(ca.certificate(), Identity::None).unwrap(), server(false)).is_ok());
-        assert!(handshake(client_config(other.certificate(), Identity::None).unwrap(), server(false)).is_err());
+        assert!(handshake(client_config(&ca.certificate(), Identity::None).unwrap(), server(false)).is_ok());
+        assert!(handshake(client_config(&other.certificate(), Identity::None).unwrap(), server(false)).is_err());
         assert!(handshake(with(&stranger), server(false)).is_err());
         assert!(handshake(client_config_pinned(&hash).unwrap(), server(false)).is_ok());
         assert!(handshake(client_config_pinned(&wrong).unwrap(), server(false)).is_err());
         assert!(handshake(with(&admin), server(true)).is_ok());
-        assert!(handshake(client_config(ca.certificate(), Identity::None).unwrap(), server(true)).is_err());
+        assert!(handshake(client_config(&ca.certificate(), Identity::None).unwrap(), server(true)).is_err());
         assert!(client_config_pinned("sha256:12").is_err());
     }
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::Stream;
 use openraft::OptionalSend;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec;
 use crate::limits::{APPEND_BYTES, APPLY_BYTES, FRAME_BYTES, LOG_CACHE_BYTES, LOG_QUEUE_WRITES};
+use crate::sync_times::SyncTimes;
 use crate::task;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::wal::files::{Directory, Files, LogFile};
@@ -114,6 +116,7 @@ struct Write {
 pub struct Log {
     memory: Arc<Mutex<Memory>>,
     writes: mpsc::Sender<Write>,
+    sync_times: Arc<SyncTimes>,
 }
 
 /// Reads the log.
@@ -141,12 +144,19 @@ impl Log {
         let memory = Arc::new(Mutex::new(memory));
         let (writes, queue) = mpsc::channel(LOG_QUEUE_WRITES);
         let shared = memory.clone();
+        let sync_times = Arc::new(SyncTimes::default());
         if files.settle().is_some() {
             drop(task::spawn(write_settled(wal, queue, shared, files)));
         } else {
-            std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared))?;
+            let times = sync_times.clone();
+            std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared, &times))?;
         }
-        Ok(Self { memory, writes })
+        Ok(Self { memory, writes, sync_times })
+    }
+
+    /// How long its latest writes took.
+    pub fn sync_times(&self) -> Arc<SyncTimes> {
+        self.sync_times.clone()
     }
 
     async fn submit(&self, records: Records, done: Done) -> io::Result<()> {
@@ -208,14 +218,16 @@ fn early() -> bool {
 }
 
 /// The writer: takes what has queued up, writes and syncs it as one frame, tells those who wait.
-fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>) {
+fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>, times: &SyncTimes) {
     let mut failed = None;
     while let Some(first) = queue.blocking_recv() {
         let (records, mut waiting) = gather(first, &mut queue);
         if early() {
             tell(Ok(wal::Written::default()), std::mem::take(&mut waiting), &mut failed, memory);
         }
+        let began = Instant::now();
         let written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
+        times.add(began.elapsed());
         tell(written, waiting, &mut failed, memory);
     }
 }

@@ -37,6 +37,8 @@ pub enum Ask {
     Members,
     /// To the leader: write these commands; they are the frame's body, each with its length.
     ProposeMany,
+    /// What the program around this crate asks its like; a member that does not know the question says so.
+    Other(Vec<u8>),
 }
 
 /// A change of the membership.
@@ -113,6 +115,8 @@ pub enum Answer {
     Members(Roll),
     /// To `ProposeMany`: what became of each.
     ProposedMany(Vec<Proposed>),
+    /// To `Other`: the answer, or why there is none.
+    Other(Result<Vec<u8>, String>),
 }
 
 /// Who belongs to a cluster, as one of its members knows.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use crate::network::{AskError, Network, PEER_NAME};
 use crate::peer_tls::PeerTls;
 use crate::propose::{NotWritten, Proposer};
 use crate::suspicion::Suspicion;
+use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::task::Scope;
 use crate::types::{Node, Part, Raft};
 use crate::wire::World;
@@ -150,8 +151,13 @@ pub struct Inner {
     stop: CancellationToken,
     tuning: Tuning,
     pub(crate) suspicion: Suspicion,
+    handler: OnceLock<Handler>,
+    sync_times: Arc<SyncTimes>,
     pub(crate) proposer: Proposer,
 }
+
+/// Answers what other members' programs ask this one's ([`Replica::ask_other`]).
+pub type Handler = Box<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
 fn config(tuning: &Tuning) -> Result<Arc<Config>, OpenError> {
     // The library waits until the leader's lease, which is as long as its longest timeout, is over, and then for its
@@ -202,6 +208,7 @@ impl Replica {
         })
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))??;
+        let sync_times = log.sync_times();
         let (incoming, applied) = (machine.incoming(), machine.applied());
         let due = machine.snapshot_due(tuning.snapshot_commands);
         let network = Network::new(tls.clone()).over(wire);
@@ -226,6 +233,8 @@ impl Replica {
             stop: stop.clone(),
             tuning,
             suspicion: Suspicion::default(),
+            handler: OnceLock::new(),
+            sync_times,
             proposer: Proposer::default(),
         });
         for (listener, secure) in listeners {
@@ -307,6 +316,29 @@ impl Replica {
             Answer::Hash(hash) => hash,
             _ => Err(odd_answer()),
         }
+    }
+
+    /// Sets who answers [`Replica::ask_other`]; the first one stays.
+    pub fn answer_others(&self, handler: Handler) {
+        let _ = self.0.handler.set(handler);
+    }
+
+    /// Asks a member's program; this member's own without the network.
+    pub async fn ask_other(&self, id: u64, question: Vec<u8>) -> Result<Vec<u8>, KvError> {
+        let answer = if id == self.0.id {
+            self.0.answer_other(question).await
+        } else {
+            match self.0.ask_member(id, &Ask::Other(question)).await? {
+                Answer::Other(answer) => answer,
+                _ => return Err(odd_answer()),
+            }
+        };
+        answer.map_err(KvError::Unavailable)
+    }
+
+    /// How long the latest writes to this member's log took.
+    pub fn sync_times(&self) -> SyncSummary {
+        self.0.sync_times.summary()
     }
 
     /// What other members ask this one, for a network that is not the machine's.
@@ -397,6 +429,13 @@ impl Inner {
         let membership = metrics.borrow_watched().membership_config.clone();
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
         membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+    }
+
+    pub(crate) async fn answer_other(&self, question: Vec<u8>) -> Result<Vec<u8>, String> {
+        match self.handler.get() {
+            Some(handler) => handler(question).await,
+            None => Err("this member does not answer such questions yet".into()),
+        }
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {

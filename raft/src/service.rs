@@ -141,6 +141,7 @@ impl Service {
             Ask::Hash(revision) => Answer::Hash(inner.store.hash_at(revision)),
             Ask::Status => Answer::Status(inner.peer_status()),
             Ask::Members => Answer::Members(inner.roll()),
+            Ask::Other(question) => Answer::Other(inner.answer_other(question).await),
         })
     }
 }

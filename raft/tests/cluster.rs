@@ -27,8 +27,8 @@ async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> N
         version: "test".into(),
         clock: Arc::new(MonotonicClock::default()),
         listener,
-        server_tls: keelson_pki::peer_server_config(&issued, pki.peer.certificate()).expect("a configuration"),
-        client_tls: keelson_pki::peer_client_config(&issued, pki.peer.certificate()).expect("a configuration"),
+        server_tls: keelson_pki::peer_server_config(&issued, &pki.peer.certificate()).expect("a configuration"),
+        client_tls: keelson_pki::peer_client_config(&issued, &pki.peer.certificate()).expect("a configuration"),
     };
     let replica = Replica::open(options).await.expect("the replica opens");
     Node { replica, member: Record { name: format!("m{id}"), peer_address, ..Record::default() } }

@@ -196,6 +196,11 @@ impl Hub {
         Self(Arc::new(Mutex::new(State { ring, index, current, disk, next_id: 0, watchers: 0, stopped: None })))
     }
 
+    /// Watchers that are there.
+    pub fn watchers(&self) -> usize {
+        self.0.lock().watchers
+    }
+
     /// Hands out revisions that views already show, in order.
     pub fn publish(&self, revisions: Vec<RevisionEvents>) {
         let mut state = self.0.lock();

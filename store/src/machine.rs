@@ -147,6 +147,11 @@ impl StateMachine {
         self.published.load().disk.size_bytes()
     }
 
+    /// Watchers that are there.
+    pub fn watchers(&self) -> usize {
+        self.hub.watchers()
+    }
+
     /// The chain hash at a revision that is not compacted.
     pub fn hash_at(&self, revision: Revision) -> Result<ChainHash, KvError> {
         let state = self.published.load_full();

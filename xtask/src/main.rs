@@ -4,6 +4,7 @@
 
 mod bench;
 mod chaos;
+mod package;
 mod setup;
 mod shell;
 mod test;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Make a Debian package of the release build
+    Package(package::PackageArgs),
     /// What CI runs: setup, fmt, clippy, tidy, deny, tests
     Ci,
 }
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test => test::run_tests(),
         Command::Bench { args } => bench::run_bench(&args),
         Command::Chaos { args } => chaos::run_chaos(&args),
+        Command::Package(args) => package::package(&args),
         Command::Ci => test::ci(),
     }
 }

@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "keelson-scheduler",
             "keelson-nodeagent",
             "keelson-kubectl",
+            "keelson-status",
             "keelson-machinery",
             "keelson-pki",
             "keelson-proto",

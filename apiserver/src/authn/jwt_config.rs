@@ -314,7 +314,7 @@ mod tests {
     fn flags_make_an_issuer() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.crt");
-        std::fs::write(&file, keelson_pki::Authority::create("ca").unwrap().certificate()).unwrap();
+        std::fs::write(&file, keelson_pki::Authority::create("ca").unwrap().certificate().as_bytes()).unwrap();
         let flags = Settings {
             issuer_url: "https://issuer".into(),
             client_id: "me".into(),

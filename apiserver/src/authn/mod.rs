@@ -126,7 +126,7 @@ impl Authentication {
         }
         made.issuers = issuers.into_iter().map(jwt::Authenticator::new).collect();
         made.front_proxy = front_proxy::FrontProxy::load(&settings.front_proxy)?;
-        let mut users = made.pki.cluster.certificate().to_owned();
+        let mut users = made.pki.cluster.trusted().to_string();
         if let Some(path) = &settings.client_ca_file {
             users += &std::fs::read_to_string(path).map_err(|e| format!("--client-ca-file {}: {e}", path.display()))?;
         }

@@ -53,7 +53,7 @@ async fn what_an_operator_chose_counts() {
             "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n",
         )),
         front_proxy: FrontProxySettings {
-            ca_file: Some(file("proxies.crt", proxies.certificate())),
+            ca_file: Some(file("proxies.crt", &proxies.certificate())),
             allowed_names: vec!["front".into()],
             username_headers: vec!["X-Remote-User".into()],
             group_headers: vec!["X-Remote-Group".into()],

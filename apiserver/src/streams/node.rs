@@ -1,6 +1,7 @@
 //! How a node's agent is reached: its address from the Node object, TLS checked against the cluster's CA.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
@@ -10,6 +11,7 @@ use keelson_client::connection::{self, Stream};
 use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use keelson_pki::{ClusterPki, Identity};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -28,20 +30,36 @@ const TUNNEL: &str = "keelson-tunnel";
 
 /// The identity with which agents are called.
 pub struct Agents {
-    tls: Result<Arc<ClientConfig>, String>,
+    pki: Arc<ClusterPki>,
+    issued: Mutex<Option<Issued>>,
+}
+
+/// A certificate in use, and by which CA and when it was made.
+struct Issued {
+    generation: u64,
+    at: Instant,
+    tls: Arc<ClientConfig>,
 }
 
 impl Agents {
-    /// An identity signed by the cluster's CA.
-    pub fn new(pki: &ClusterPki) -> Self {
-        let made = pki.cluster.issue_client(USER, &[crate::authz::MASTERS]).and_then(|issued| {
-            keelson_pki::client_config(pki.cluster.certificate(), Identity::Certificate(&issued)).map(Arc::new)
-        });
-        Self { tls: made.map_err(|e| e.to_string()) }
+    /// An identity signed by the cluster's CA. It is made anew when half of its life is over and when the CA changes.
+    pub fn new(pki: &Arc<ClusterPki>) -> Self {
+        Self { pki: pki.clone(), issued: Mutex::new(None) }
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, Status> {
-        self.tls.clone().map_err(|why| Status::internal(&format!("no identity for calls to nodes: {why}")))
+        let cluster = &self.pki.cluster;
+        let (generation, life) = (cluster.generation(), cluster.lifetime());
+        let mut issued = self.issued.lock();
+        if let Some(issued) = issued.as_ref().filter(|i| i.generation == generation && i.at.elapsed() < life / 2) {
+            return Ok(issued.tls.clone());
+        }
+        let made = cluster.issue_client(USER, &[crate::authz::MASTERS]).and_then(|issued| {
+            keelson_pki::client_config(&cluster.trusted(), Identity::Certificate(&issued)).map(Arc::new)
+        });
+        let tls = made.map_err(|why| Status::internal(&format!("no identity for calls to nodes: {why}")))?;
+        *issued = Some(Issued { generation, at: Instant::now(), tls: tls.clone() });
+        Ok(tls)
     }
 }
 

@@ -33,6 +33,7 @@ pub async fn run(args: StoreArgs) -> Result<()> {
     args.check()?;
     let retention = compaction::Retention::parse(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
     let data = DataDir::open(&args.data_dir.clone().unwrap_or_else(|| format!("{}.keelson", args.name).into()))?;
+    crate::life::version::admit(&data.join(""))?;
     let stop = CancellationToken::new();
     let (client_tls, peer_tls) = certificates(&args, &stop)?;
     let identity = identity::identity(&args, &data, peer_tls.clone()).await?;
@@ -79,7 +80,7 @@ async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls
         cluster_id: identity.cluster_id,
         id: identity.member_id,
         dir,
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::life::version::own().into(),
         clock: Arc::new(MonotonicClock::default()),
         listeners,
         tls,

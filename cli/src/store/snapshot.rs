@@ -13,6 +13,7 @@ use keelson_proto::etcd::etcdserverpb as pb;
 use keelson_raft::Node;
 use keelson_raft::etcd::restore::{Restoring, inspect, restore};
 use pb::maintenance_client::MaintenanceClient;
+use rand::RngExt;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,7 +21,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::flags;
 use super::identity::StoreIdentity;
-use crate::identity::{DataDir, write_private};
+use crate::identity::{DataDir, Identity, write_private};
+use crate::life::backup;
 
 /// Revisions that a restored store leaves out: more than any cluster writes between a snapshot and its loss.
 const BUMP: i64 = 1_000_000_000;
@@ -40,8 +42,13 @@ enum SnapshotCommand {
     Save(SaveArgs),
     /// Tell what is in a file
     Status(StatusArgs),
-    /// Make a member's data directory from a file; each member of the new cluster restores the same file
+    /// Make a member's data directory from a file. `keelson server`: one server restores, the others join it anew;
+    /// `keelson store`: each member of the new cluster restores the same file
     Restore(RestoreArgs),
+    /// Print objects of a file
+    Extract(crate::life::extract::ExtractArgs),
+    /// Make objects of a file anew in a running cluster
+    Apply(crate::life::extract::ApplyArgs),
     /// Make a member's data directory from an etcd database or snapshot, all revisions kept
     Import(RestoreArgs),
 }
@@ -80,6 +87,9 @@ struct RestoreArgs {
     /// Where the member will keep its state; a `keelson server`'s directory keeps its identity and keys
     #[arg(long)]
     data_dir: PathBuf,
+    /// The cluster's keys, for a `keelson server` whose directory has none (default: what lies beside the file)
+    #[arg(long)]
+    keys: Option<PathBuf>,
     /// Name of the member
     #[arg(long, default_value = "default")]
     name: String,
@@ -105,6 +115,8 @@ pub async fn run(args: SnapshotArgs) -> Result<()> {
     match args.command {
         SnapshotCommand::Save(args) => save(args).await,
         SnapshotCommand::Status(args) => status(&args),
+        SnapshotCommand::Extract(args) => crate::life::extract::extract(args).await,
+        SnapshotCommand::Apply(args) => crate::life::extract::apply(args).await,
         SnapshotCommand::Restore(args) => {
             let bump_revision = args.bump_revision.unwrap_or(BUMP);
             let (mark_compacted, skip_hash_check) = (!args.keep_history, args.skip_hash_check);
@@ -203,6 +215,27 @@ fn status(args: &StatusArgs) -> Result<()> {
     Ok(())
 }
 
+/// A server of the cluster whose keys lie beside the snapshot: the first one of it again.
+fn revived(args: &RestoreArgs, data: &DataDir) -> Result<Option<Identity>> {
+    let beside = backup::keys_beside(&args.file);
+    let file = match &args.keys {
+        Some(given) => given.clone(),
+        None if beside.exists() => beside,
+        None => return Ok(None),
+    };
+    let keys = backup::read_keys(&file)?;
+    keelson_pki::ClusterPki::from_bundle(keys.keys.get().as_bytes())?.save(&data.join("pki"))?;
+    let named = args.name != "default";
+    Ok(Some(Identity {
+        cluster_id: keys.cluster_id,
+        member_id: rand::rng().random_range(1..u64::MAX),
+        name: if named { args.name.clone() } else { crate::server::hostname()? },
+        service_cidr: keys.service_cidr,
+        cluster_cidr: keys.cluster_cidr,
+        peers: Vec::new(),
+    }))
+}
+
 /// Makes a data directory from a file.
 async fn make(args: RestoreArgs, how: Restoring) -> Result<()> {
     if how.bump_revision < 0 {
@@ -210,7 +243,10 @@ async fn make(args: RestoreArgs, how: Restoring) -> Result<()> {
     }
     let data = DataDir::open(&args.data_dir)?;
     let store = data.join("store");
-    let server = data.identity()?;
+    let server = match data.identity()? {
+        Some(identity) => Some(identity),
+        None => revived(&args, &data)?,
+    };
     let nodes: BTreeMap<u64, Node> = match &server {
         // Only this server: others join it again. It tells its address when it starts.
         Some(identity) => {
@@ -241,6 +277,10 @@ async fn make(args: RestoreArgs, how: Restoring) -> Result<()> {
         println!("the former store is kept in {}", aside.display());
     }
     std::fs::rename(&target, &store)?;
+    if let Some(identity) = &server {
+        // Last, so that a restore cut short leaves no member behind.
+        data.record(identity)?;
+    }
     std::fs::File::open(&args.data_dir)?.sync_all()?;
     println!("restored to {} at revision {revision}", args.data_dir.display());
     Ok(())

@@ -1,6 +1,6 @@
 //! A server of the test's own, driven with the real kubectl.
 // Each test binary compiles this anew and uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod ports;
 
@@ -24,6 +24,11 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it is ready; what it says goes to `log` in its directory.
     pub fn start(dir: &Path, port: u16, flags: &[&str]) -> Self {
+        Self::start_with(dir, port, flags, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(dir: &Path, port: u16, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_keelson"))
@@ -31,6 +36,7 @@ impl Server {
             .arg(dir)
             .args(["--secure-port", &port.to_string()])
             .args(flags)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

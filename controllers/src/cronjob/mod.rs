@@ -1,7 +1,7 @@
 //! CronJobs: a Job at each time of a schedule.
 
 mod plan;
-mod schedule;
+pub(crate) mod schedule;
 
 use std::sync::Arc;
 

@@ -46,7 +46,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     }
     let before = context.cache.root_cas.named(&key.1, NAME);
     let certificate = context.config.credentials.root();
-    let Some(wanted) = plan(&key.1, certificate, before.as_deref()) else { return Ok(None) };
+    let Some(wanted) = plan(&key.1, &certificate, before.as_deref()) else { return Ok(None) };
     let api = context.client.namespaced::<ConfigMap>(&key.1);
     let result = match before {
         Some(_) => api.replace(NAME, &wanted).await,

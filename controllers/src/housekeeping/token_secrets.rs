@@ -109,7 +109,7 @@ fn fill(context: &Context, secret: &Secret, account: &ServiceAccount) -> Result<
     let mut filled = secret.clone();
     let data = filled.data.get_or_insert_default();
     data.insert("token".into(), ByteString(token.into_bytes()));
-    data.insert("ca.crt".into(), ByteString(credentials.root().into()));
+    data.insert("ca.crt".into(), ByteString(credentials.root().as_bytes().to_vec()));
     data.insert("namespace".into(), ByteString(namespace.into_bytes()));
     let uid = account.metadata.uid.clone().unwrap_or_default();
     filled.metadata.annotations.get_or_insert_default().insert(ACCOUNT_UID.into(), uid);

@@ -28,7 +28,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Pause after the packet filter refused.
 const RETRY: Duration = Duration::from_secs(5);
 /// The table's name.
-const TABLE: &str = "keelson_policies";
+pub(crate) const TABLE: &str = "keelson_policies";
 
 type Labels = BTreeMap<String, String>;
 

@@ -23,7 +23,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Pause after the packet filter refused.
 const RETRY: Duration = Duration::from_secs(5);
 /// The table's name.
-const TABLE: &str = "keelson_services";
+pub(crate) const TABLE: &str = "keelson_services";
 
 /// Chains that choose among so many endpoints are there from the start. `nft` 1.0 cannot add a rule that looks into a map
 /// which it did not declare in the same script, so a larger number makes the table anew.

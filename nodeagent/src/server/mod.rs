@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keelson_client::Body;
-use rustls::ServerConfig;
+use keelson_pki::ServerSlot;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -65,10 +65,9 @@ pub(crate) struct Server {
 }
 
 /// Accepts connections for ever.
-pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, tls: Arc<ServerConfig>) {
+pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, tls: Arc<ServerSlot>) {
     let access = access::Access::new(agent.config.client.clone(), agent.config.node_name.clone());
     let server = Arc::new(Server { agent, access });
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -80,7 +79,7 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, tls: Arc<Ser
             }
         };
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-        let (server, acceptor) = (server.clone(), acceptor.clone());
+        let (server, acceptor) = (server.clone(), tokio_rustls::TlsAcceptor::from(tls.load()));
         tokio::spawn(async move {
             if let Err(error) = connection(server, stream, peer, acceptor).await {
                 tracing::debug!(%peer, %error, "connection ended");

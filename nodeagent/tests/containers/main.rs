@@ -54,6 +54,7 @@ impl Node {
             node_ip: [127, 0, 0, 1].into(),
             port: 10250,
             credentials: None,
+            renewed: None,
             cluster_cidr: "10.244.0.0/16".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             cluster_dns: None,
