@@ -228,7 +228,7 @@ mod tests {
 
     fn transport(servers: &[&str]) -> Https {
         let ca = keelson_pki::Authority::create("ca").unwrap();
-        let tls = keelson_pki::client_config(ca.certificate(), keelson_pki::Identity::None).unwrap();
+        let tls = keelson_pki::client_config(&ca.certificate(), keelson_pki::Identity::None).unwrap();
         Https::to_any(&servers.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), tls, None)
     }
 
