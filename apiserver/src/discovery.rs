@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::aggregation::{self, Remote};
 use crate::negotiate::Media;
 use crate::wire::Message;
-use crate::{body, crd, health, negotiate, respond, usage};
+use crate::{body, crd, health, negotiate, respond};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -31,14 +31,15 @@ struct Accepted {
     aggregated: bool,
 }
 
-/// Serves a discovery path; `None` if it is none.
+/// Serves a discovery path; `None` if it is none. `computed` are the rows whose objects are not stored.
 pub fn serve(
     path: &str,
     headers: &HeaderMap,
+    computed: &'static [ResourceDef],
     customs: &crd::Table,
     remotes: &[Arc<Remote>],
 ) -> Option<Result<Response<Body>, Status>> {
-    let all = Rows::of(customs);
+    let all = Rows::of(computed, customs);
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let accepted = match accepted(headers) {
         Ok(accepted) => accepted,
@@ -140,8 +141,8 @@ fn storage_version(row: &ResourceDef, customs: &crd::Table) -> Option<String> {
 struct Rows(Vec<&'static ResourceDef>);
 
 impl Rows {
-    fn of(customs: &crd::Table) -> Self {
-        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().chain(usage::ROWS).collect();
+    fn of(computed: &'static [ResourceDef], customs: &crd::Table) -> Self {
+        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().chain(computed).collect();
         for (group, definitions) in customs.groups() {
             if RESOURCES.iter().any(|row| row.group == group) {
                 continue;

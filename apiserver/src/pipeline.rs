@@ -327,7 +327,7 @@ impl ApiServer {
                     }),
                 ))
             }
-            _ => discovery::serve(path, headers, &self.customs, &self.aggregated.all())
+            _ => discovery::serve(path, headers, usage::served(&self.objects), &self.customs, &self.aggregated.all())
                 .unwrap_or_else(|| Err(Status::no_such_page())),
         }
     }

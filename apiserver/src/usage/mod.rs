@@ -25,6 +25,8 @@ use crate::{ApiServer, respond, table};
 
 /// The group.
 const GROUP: &str = "metrics.k8s.io";
+/// What is in the version that agents of this program give: others are not asked, and need a server of metrics of their own.
+const OWN_AGENT: &str = "+keelson";
 /// The label of nodes that only pretend.
 const PRETENDED: &str = "keelson.dev/hollow";
 
@@ -61,6 +63,19 @@ pub static ROWS: &[ResourceDef] =
 /// The row of a group, version and plural.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static ResourceDef> {
     ROWS.iter().find(|row| row.group == group && row.version == version && row.plural == plural)
+}
+
+/// The rows that are served: none before the first node that can be asked.
+///
+/// A cluster without nodes, or with other agents' nodes, looks as upstream's does: `metrics.k8s.io` is not there.
+pub fn served(objects: &Objects) -> &'static [ResourceDef] {
+    let Some(nodes) = built_in("", "v1", "nodes") else { return &[] };
+    let own = |kv: &Arc<keelson_store::KeyValue>| {
+        let version =
+            parse(kv).ok().and_then(|node| Some(node["status"]["nodeInfo"]["kubeletVersion"].as_str()?.to_owned()));
+        version.is_some_and(|version| version.contains(OWN_AGENT))
+    };
+    if objects.kv.view().range(&Objects::range(nodes, "")).any(own) { ROWS } else { &[] }
 }
 
 /// Whether a request is about one of these rows.
@@ -122,6 +137,9 @@ impl ApiServer {
     pub(crate) async fn usage(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let request = call.request;
         self.fresh(None).await?;
+        if served(&self.objects).is_empty() {
+            return Err(Status::no_such_page());
+        }
         let query = |key| request.query.get(key).unwrap_or_default();
         let chosen = Chosen {
             namespace: &request.namespace,
