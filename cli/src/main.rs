@@ -14,6 +14,7 @@ mod life;
 mod logging;
 mod member;
 mod replica;
+mod resident;
 mod scheduler;
 mod server;
 mod store;

@@ -15,7 +15,7 @@ use keelson_raft::{Cluster, Replica};
 use keelson_store::{Kv, KvError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity};
@@ -24,7 +24,7 @@ use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
 use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
-use crate::{etcd, join, leader, member};
+use crate::{etcd, join, leader, member, resident};
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
@@ -127,6 +127,11 @@ async fn serve(
             care.keeper.kubeconfig().display()
         );
         notify::tell(notify::READY);
+        tokio::time::sleep(resident::AFTER_START).await;
+        match resident::release_code() {
+            Ok(bytes) => debug!(bytes, "the code of the start is given back"),
+            Err(why) => debug!(%why, "the code of the start stays resident"),
+        }
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {

@@ -71,8 +71,10 @@ impl Server {
     /// Output of a command that must succeed.
     pub fn run(&self, args: &[&str]) -> String {
         let output = self.kubectl(args);
-        assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {args:?}: {}: {said}{errors}", output.status);
+        said
     }
 
     /// Repeats a command until its output is as wanted.
