@@ -23,7 +23,9 @@ fn main() {
         println!("{SERVICES} Services with {ENDPOINTS} endpoints each: {:.2} s", took.as_secs_f64());
         let mut changes: Vec<Duration> = Vec::new();
         for i in 0..CHANGES {
-            changes.push(bench.change(i / 2 * 37 % SERVICES, if i % 2 == 0 { ENDPOINTS - 1 } else { ENDPOINTS }).await.unwrap());
+            changes.push(
+                bench.change(i / 2 * 37 % SERVICES, if i % 2 == 0 { ENDPOINTS - 1 } else { ENDPOINTS }).await.unwrap(),
+            );
         }
         changes.sort_unstable();
         let at = |part: usize| changes[changes.len() * part / 100].as_secs_f64() * 1000.0;

@@ -381,6 +381,11 @@ impl Agent {
         allocatable.into_iter().map(|(name, amount)| (name, amount.0)).collect()
     }
 
+    /// How many pods the node takes.
+    pub(crate) fn max_pods(&self) -> i64 {
+        self.allocatable().get("pods").and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
     /// What containers may learn of the node.
     pub(crate) fn facts(&self) -> Facts {
         Facts {
@@ -397,6 +402,15 @@ impl Agent {
         let Some(class) = class else { return Ok(String::new()) };
         let found = self.config.client.cluster::<RuntimeClass>().get_opt(class).await?;
         found.map(|c| c.handler).ok_or_else(|| SpecError::new(format!("runtime class {class:?} not found")))
+    }
+
+    /// Whether mounts of the pod's containers can be read-only with all that is mounted below them.
+    pub(crate) async fn mounts_recursively(&self, of: &Pod) -> Result<bool, SpecError> {
+        if self.features.lock().recursive_read_only.is_empty() {
+            return Ok(false);
+        }
+        let handler = self.runtime_handler(of).await?;
+        Ok(self.features.lock().recursive_read_only.contains(&handler))
     }
 
     async fn heartbeats(&self) {

@@ -5,6 +5,7 @@
 mod admit;
 pub mod agent;
 mod allotment;
+mod cadvisor;
 mod cgroup;
 mod cni;
 mod cpus;

@@ -249,7 +249,8 @@ mod tests {
         let authority = keelson_pki::Authority::create("test").unwrap();
         let issued = authority.issue_server("localhost", &["localhost".into(), "127.0.0.1".into()]).unwrap();
         let slot = keelson_pki::CertificateSlot::new(&issued).unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(keelson_pki::server_config(slot, &authority.certificate()).unwrap());
+        let acceptor =
+            tokio_rustls::TlsAcceptor::from(keelson_pki::server_config(slot, &authority.certificate()).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: http::Uri = format!("https://{}/pods?a=b", listener.local_addr().unwrap()).parse().unwrap();
         let server = tokio::spawn(async move {
@@ -267,7 +268,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca.crt");
         std::fs::write(&ca, &*authority.certificate()).unwrap();
-        let mut sources = Manifests { headers: vec![("x-key".into(), "k".into())], ca: Some(ca), ..Manifests::default() };
+        let mut sources =
+            Manifests { headers: vec![("x-key".into(), "k".into())], ca: Some(ca), ..Manifests::default() };
         assert_eq!(read(&url, &sources).await.unwrap(), "/pods?a=b Some(\"k\")");
         let other = dir.path().join("other.crt");
         std::fs::write(&other, &*keelson_pki::Authority::create("other").unwrap().certificate()).unwrap();

@@ -201,7 +201,8 @@ pub mod measure {
 
         fn take(&mut self, number: u32, endpoints: u32) -> serde_json::Result<String> {
             let ip = |first: u32, n: u32| std::net::Ipv4Addr::from((first << 24) + n).to_string();
-            let service = serde_json::from_value(json!({"spec": {"clusterIP": ip(20, number), "ports": [{"port": 80}]}}))?;
+            let service =
+                serde_json::from_value(json!({"spec": {"clusterIP": ip(20, number), "ports": [{"port": 80}]}}))?;
             let endpoints: Vec<_> = (0..endpoints).map(|e| json!({"addresses": [ip(10, number * 100 + e)]})).collect();
             let slice: EndpointSlice = serde_json::from_value(
                 json!({"addressType": "IPv4", "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}),

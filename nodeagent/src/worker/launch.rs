@@ -1,6 +1,6 @@
 //! The start of a container: image, environment, mounts, the container itself, its first hook.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,13 +109,15 @@ impl Worker {
             (None, None) => return Err(("CreateContainerConfigError", "the pod has no such container".into())),
         };
         let image = self.image(of, &spec).await?;
+        let images = self.volume_images(of, &spec).await?;
         self.make_room(start, seen).await.map_err(|e| ("CreateContainerError", e.message().to_owned()))?;
         let target = extra.and_then(|e| e.target_container_name.as_deref()).filter(|t| !t.is_empty());
         let target = target.and_then(|t| runs(t, seen).next()).map(|r| r.id.clone());
-        let mut config = self.container_config(of, &spec, start, &image, target.as_deref()).await.map_err(|e| {
-            self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {e}"));
-            ("CreateContainerConfigError", e.to_string())
-        })?;
+        let mut config =
+            self.container_config(of, &spec, start, &image, &images, target.as_deref()).await.map_err(|e| {
+                self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {e}"));
+                ("CreateContainerConfigError", e.to_string())
+            })?;
         if extra.is_none() {
             self.agent.equip(of, &spec, &mut config).await.map_err(|why| {
                 self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {why}"));
@@ -163,6 +165,7 @@ impl Worker {
         spec: &Container,
         start: &Start,
         image: &cri::Image,
+        images: &HashMap<String, String>,
         target: Option<&str>,
     ) -> Result<cri::ContainerConfig, SpecError> {
         let facts = self.facts();
@@ -180,7 +183,13 @@ impl Worker {
         let known: BTreeMap<String, String> = variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect();
         let dir = self.dir();
         let places = self.places.clone().unwrap_or_default();
-        let mut mounts = volumes::mounts_of(of, spec, &places, &dir, &known)?;
+        let with = volumes::Mounting {
+            dir: &dir,
+            variables: &known,
+            images,
+            recursive: self.agent.mounts_recursively(of).await?,
+        };
+        let mut mounts = volumes::mounts_of(of, spec, &places, &with)?;
         let ids = self.user_ids(of)?;
         if let Some(first) = ids {
             // Files that belong to root in the pod belong to root on the node too, although the users are different ones.

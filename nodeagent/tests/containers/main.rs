@@ -72,7 +72,10 @@ impl Node {
             eviction: keelson_nodeagent::Thresholds::default(),
             cpu_policy: self.cpu_policy.clone(),
             allowed_sysctls: vec![],
-            manifests: keelson_nodeagent::Manifests { path: Some(at("manifests")), ..keelson_nodeagent::Manifests::default() },
+            manifests: keelson_nodeagent::Manifests {
+                path: Some(at("manifests")),
+                ..keelson_nodeagent::Manifests::default()
+            },
             pod_network: keelson_nodeagent::PodNetwork::Routes,
             shutdown: Some(keelson_nodeagent::Shutdown {
                 grace: Duration::from_secs(40),
