@@ -71,12 +71,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
-        manifests: Manifests {
-            path: args.pod_manifest_path.clone(),
-            url: manifest_url(args.manifest_url.as_deref())?,
-            headers: headers(&args.manifest_url_header)?,
-            ca: args.manifest_url_ca.clone(),
-        },
+        manifests: manifests(&args)?,
         pod_network: args.cni,
         shutdown: Some(Shutdown {
             grace: args.shutdown_grace_period,
@@ -141,6 +136,15 @@ fn cpu_policy(args: &AgentArgs) -> Result<CpuPolicy> {
         ("static", reserved) => Ok(CpuPolicy::Static(reserved.clone())),
         (other, _) => bail!("--cpu-manager-policy {other}: none and static are known"),
     }
+}
+
+fn manifests(args: &AgentArgs) -> Result<Manifests> {
+    Ok(Manifests {
+        path: args.pod_manifest_path.clone(),
+        url: manifest_url(args.manifest_url.as_deref())?,
+        headers: headers(&args.manifest_url_header)?,
+        ca: args.manifest_url_ca.clone(),
+    })
 }
 
 fn manifest_url(url: Option<&str>) -> Result<Option<http::Uri>> {
