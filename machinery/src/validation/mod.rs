@@ -15,6 +15,7 @@ mod cron;
 mod devices;
 mod events;
 mod flowcontrol;
+mod mounts;
 mod networking;
 mod node;
 mod pod;
@@ -24,6 +25,10 @@ mod quota;
 mod rbac;
 mod service;
 mod storage;
+mod legacy_volumes;
+mod probes;
+mod profiles;
+mod projections;
 mod volumes;
 
 use serde_json::Value;
