@@ -25,6 +25,7 @@ mod quota;
 mod rbac;
 mod service;
 mod storage;
+mod job_status;
 mod legacy_volumes;
 mod probes;
 mod profiles;
