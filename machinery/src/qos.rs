@@ -46,7 +46,7 @@ pub fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
     let plus = |sums: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
         for (name, amount) in more {
             let sum = sums.remove(name);
-            sums.insert(name.clone(), sum.map_or_else(|| amount.clone(), |sum| sum + amount.clone()));
+            sums.insert(name.clone(), sum.map_or(*amount, |sum| sum + *amount));
         }
     };
     let mut total = BTreeMap::new();

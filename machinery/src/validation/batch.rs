@@ -508,7 +508,10 @@ fn time_zone(zone: &Value, p: &mut Problems) {
     }
     let part = |part: &str| {
         let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
-        !matches!(part, "." | "..") && !part.starts_with('-') && (1..=14).contains(&part.len()) && part.bytes().all(good)
+        !matches!(part, "." | "..")
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.bytes().all(good)
     };
     let unknown = format!("unknown time zone {name}");
     if !name.split('/').all(part) {

@@ -218,7 +218,11 @@ fn file_key(inner: &Value, volumes: &[(&str, &Value)], at: &str, p: &mut Problem
         match volumes.iter().find(|(name, _)| *name == text(inner, "volumeName")) {
             None => p.not_found(format!("{at}.volumeName"), &inner["volumeName"]),
             Some((_, volume)) if !has(volume, "emptyDir") => {
-                p.invalid(format!("{at}.volumeName"), &inner["volumeName"], "referenced volume must be of type emptyDir");
+                p.invalid(
+                    format!("{at}.volumeName"),
+                    &inner["volumeName"],
+                    "referenced volume must be of type emptyDir",
+                );
             }
             Some(_) => {}
         }

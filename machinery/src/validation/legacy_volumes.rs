@@ -127,7 +127,8 @@ pub fn quobyte(source: &Value, at: &str, p: &mut Problems) {
     } else if text(source, "tenant").len() > MAX_TENANT {
         p.required(format!("{at}.tenant"), "must be a UUID and may not exceed a length of 64 characters");
     } else {
-        let pair = |part: &str| part.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        let pair =
+            |part: &str| part.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
         for _ in registry.split(',').filter(|part| !pair(part)) {
             p.invalid(format!("{at}.registry"), &source["registry"], HOST_PORTS);
         }

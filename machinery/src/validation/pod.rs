@@ -73,7 +73,8 @@ fn pod(object: &Value, p: &mut Problems) {
         return;
     }
     for (index, volume) in items(&pod_spec["volumes"]).enumerate() {
-        for (i, _) in items(&volume["projected"]["sources"]).enumerate().filter(|(_, s)| has(s, "serviceAccountToken")) {
+        for (i, _) in items(&volume["projected"]["sources"]).enumerate().filter(|(_, s)| has(s, "serviceAccountToken"))
+        {
             let field = format!("spec.volumes[{index}].projected.sources[{i}].serviceAccountToken");
             p.forbidden(field, "must not be specified when serviceAccountName is not set");
         }
@@ -490,7 +491,9 @@ fn host_aliases(spec: &Value, path: &str, p: &mut Problems) {
 }
 
 fn spread(spec: &Value, path: &str, p: &mut Problems) {
-    let pair = |constraint: &Value| (text(constraint, "topologyKey").to_owned(), text(constraint, "whenUnsatisfiable").to_owned());
+    let pair = |constraint: &Value| {
+        (text(constraint, "topologyKey").to_owned(), text(constraint, "whenUnsatisfiable").to_owned())
+    };
     for (index, constraint) in items(&spec["topologySpreadConstraints"]).enumerate() {
         let at = format!("{path}.topologySpreadConstraints[{index}]");
         if constraint["maxSkew"].as_i64().unwrap_or(0) <= 0 {
@@ -504,7 +507,8 @@ fn spread(spec: &Value, path: &str, p: &mut Problems) {
         let policies = ["DoNotSchedule", "ScheduleAnyway"];
         p.one_of(format!("{at}.whenUnsatisfiable"), &constraint["whenUnsatisfiable"], &policies);
         // The first of two is told of.
-        let again = items(&spec["topologySpreadConstraints"]).skip(index + 1).any(|other| pair(other) == pair(constraint));
+        let again =
+            items(&spec["topologySpreadConstraints"]).skip(index + 1).any(|other| pair(other) == pair(constraint));
         if again {
             p.duplicate(format!("{at}.{{topologyKey, whenUnsatisfiable}}"), &json!(format!("{{{key}, {when}}}")));
         }

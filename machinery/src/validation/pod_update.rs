@@ -441,7 +441,13 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
     }
     for field in ["initContainers", "containers"] {
         for (index, (now, before)) in items(&new["spec"][field]).zip(items(&old["spec"][field])).enumerate() {
-            removed(&now["resources"], &before["resources"], "resource", &format!("spec.{field}[{index}].resources"), p);
+            removed(
+                &now["resources"],
+                &before["resources"],
+                "resource",
+                &format!("spec.{field}[{index}].resources"),
+                p,
+            );
         }
     }
     for field in ["containers", "initContainers"] {

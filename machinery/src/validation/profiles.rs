@@ -123,9 +123,7 @@ fn user_name_problems(name: &str) -> Vec<String> {
         out.push("runAsUserName's User cannot contain only periods or spaces".into());
     }
     if user.contains(['"', '/', '\\', ':', ';', '|', '=', ',', '+', '*', '?', '<', '>', '@', '[', ']']) {
-        out.push(
-            "runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]".into(),
-        );
+        out.push("runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]".into());
     }
     out
 }
@@ -258,7 +256,11 @@ mod tests {
                     "s.type: Unsupported value: \"Odd\": supported values: \"Localhost\", \"RuntimeDefault\", \"Unconfined\"",
                 ],
             ),
-            (app_armor, json!({"type": ""}), vec!["s.type: Required value: type is required when appArmorProfile is set"]),
+            (
+                app_armor,
+                json!({"type": ""}),
+                vec!["s.type: Required value: type is required when appArmorProfile is set"],
+            ),
             (
                 app_armor,
                 json!({"type": "Localhost", "localhostProfile": " a"}),
@@ -267,7 +269,9 @@ mod tests {
             (
                 windows,
                 json!({"runAsUserName": "a\\b\\c"}),
-                vec!["s.runAsUserName: Invalid value: \"a\\\\b\\\\c\": runAsUserName cannot contain more than one backslash"],
+                vec![
+                    "s.runAsUserName: Invalid value: \"a\\\\b\\\\c\": runAsUserName cannot contain more than one backslash",
+                ],
             ),
             (
                 windows,

@@ -88,7 +88,8 @@ pub fn projected(source: &Value, path: &str, p: &mut Problems) {
     for (index, part) in items(&source["sources"]).enumerate() {
         let at = format!("{path}.sources[{index}]");
         let mut count = 0;
-        for name in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
+        for name in
+            ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
         {
             if !has(part, name) {
                 continue;
@@ -217,9 +218,8 @@ pub fn signer_name(value: &Value, field: &str, p: &mut Problems) {
         p.too_long(field, MAX_SIGNER_PART);
     }
     // Of each part the first wrong label is told.
-    let labels: [(&str, fn(&str) -> Vec<String>); 2] =
-        [(domain, names::label_problems), (path, names::subdomain_problems)];
-    for (part, rule) in labels {
+    type Rule = fn(&str) -> Vec<String>;
+    for (part, rule) in [(domain, names::label_problems as Rule), (path, names::subdomain_problems)] {
         if let Some((label, problems)) = part.split('.').map(|l| (l, rule(l))).find(|(_, found)| !found.is_empty()) {
             for problem in problems {
                 p.invalid(field, &json!(part), &format!("validating label {label:?}: {problem}"));

@@ -430,7 +430,8 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
         keep(&mut spec, before, "volumeName");
     }
     let class = spec["storageClassName"].as_str().map(str::to_owned);
-    let from_annotation = said.is_some() && !has(before, "storageClassName") && class == said && (says.is_none() || says == said);
+    let from_annotation =
+        said.is_some() && !has(before, "storageClassName") && class == said && (says.is_none() || says == said);
     if !from_annotation && said.clone().unwrap_or_default() != says.clone().unwrap_or_default() {
         let field = format!("metadata.annotations.{CLASS_ANNOTATION}");
         p.invalid(field, &json!(says.unwrap_or_default()), "field is immutable");

@@ -98,8 +98,7 @@ fn source(volume: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
 }
 
 /// Said of names that a disk's initiator puts together.
-pub const TOO_LONG_TOGETHER: &str =
-    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+pub const TOO_LONG_TOGETHER: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
 
 /// The name under which messages tell of a source.
 pub fn field_name(name: &str) -> &str {
@@ -199,11 +198,10 @@ fn csi(source: &Value, at: &str, p: &mut Problems) {
     csi_driver_name(&source["driver"], &format!("{at}.driver"), p);
     // In pods the secret is named only; volumes say more of theirs.
     let reference = &source["nodePublishSecretRef"];
-    if reference.is_object() && source.get("volumeHandle").is_none() {
-        if p.present(reference, "name", &format!("{at}.nodePublishSecretRef")) {
-            for problem in names::subdomain_problems(text(reference, "name")) {
-                p.invalid(format!("{at}.name"), &reference["name"], &problem);
-            }
+    let of_pod = reference.is_object() && source.get("volumeHandle").is_none();
+    if of_pod && p.present(reference, "name", &format!("{at}.nodePublishSecretRef")) {
+        for problem in names::subdomain_problems(text(reference, "name")) {
+            p.invalid(format!("{at}.name"), &reference["name"], &problem);
         }
     }
 }
