@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::args::AgentArgs;
 use crate::identity::DataDir;
 use crate::life::notify;
+use crate::resident;
 
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
@@ -85,6 +86,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     tokio::pin!(running);
     tokio::select! {
         result = &mut running => result?,
+        () = stay_small() => {}
         result = crate::server::terminated() => {
             result?;
             info!("stopping; pods go on running unless the machine goes down");
@@ -122,6 +124,16 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
         None => bail!(
             "--runtime-endpoint {endpoint}: only Unix sockets are supported, such as unix:///run/containerd/containerd.sock"
         ),
+    }
+}
+
+/// Gives back the code that an idle agent does not run, again and again: pods that start touch most of it.
+async fn stay_small() {
+    loop {
+        tokio::time::sleep(resident::AFTER_START).await;
+        if let Err(why) = resident::release_code() {
+            tracing::debug!(%why, "code stays resident");
+        }
     }
 }
 

@@ -346,8 +346,11 @@ impl Worker {
             if let Err(error) = cgroup::create(of) {
                 tracing::debug!(pod = pod::title(of), %error, "the pod's control group could not be set up");
             }
-            self.report(of, seen, waiting, None).await?;
         }
+        // The API hears that the pod is worked on while it is.
+        let told = async {
+            if present.is_none() { self.report(of, seen, waiting, None).await } else { Ok(()) }
+        };
         let stale = self.places.is_none()
             || self.refreshed.0.elapsed() >= REFRESH
             || self.refreshed.1 != self.agent.objects_version.load(Ordering::Relaxed);
@@ -360,7 +363,8 @@ impl Worker {
                 None => self.new_sandbox(of, seen).await,
             }
         };
-        let (volumes, sandbox) = tokio::join!(volumes, sandbox);
+        let (told, volumes, sandbox) = tokio::join!(told, volumes, sandbox);
+        told?;
         let sandbox = sandbox.inspect_err(|why| {
             let message = format!("Failed to create pod sandbox: {why}");
             self.agent.events.warning(of, None, "FailedCreatePodSandBox", message);
