@@ -37,9 +37,11 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     };
     let runtime_socket = socket(&args.runtime_endpoint)?;
     let (https, credentials) = connect(&args, &name).await?;
-    let node_ip = match args.node_ip {
-        Some(ip) => ip,
-        None => own_address(&https.servers()).await?,
+    let (node_ip, other_node_ip) = match args.node_ip[..] {
+        [] => (own_address(&https.servers()).await?, None),
+        [ip] => (ip, None),
+        [ip, other] if ip.is_ipv4() != other.is_ipv4() => (ip, Some(other)),
+        _ => bail!("--node-ip: one address, or one of IPv4 and one of IPv6"),
     };
     let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
     let stop = CancellationToken::new();
@@ -60,6 +62,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         log_dir: args.log_dir.clone().unwrap_or_else(|| "/var/log/pods".into()),
         cni_conf_dir: args.cni_conf_dir.clone(),
         node_ip,
+        other_node_ip,
         port: args.port,
         credentials: joined,
         renewed: Some(Arc::new(move |tls| caller.replace_tls(tls))),

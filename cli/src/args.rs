@@ -217,8 +217,8 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_RUNTIME_ENDPOINT", default_value = "unix:///run/containerd/containerd.sock")]
     pub runtime_endpoint: String,
     /// Address at which others reach this node (default: the one that leads to the server)
-    #[arg(long, env = "KEELSON_NODE_IP")]
-    pub node_ip: Option<IpAddr>,
+    #[arg(long, env = "KEELSON_NODE_IP", value_delimiter = ',', value_name = "ADDRESS[,ADDRESS]")]
+    pub node_ip: Vec<IpAddr>,
     /// Port of the agent's own server
     #[arg(long, env = "KEELSON_PORT", default_value_t = 10250)]
     pub port: u16,

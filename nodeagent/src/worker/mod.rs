@@ -552,6 +552,7 @@ impl Worker {
             host_ips: &host_ips,
             addresses: &addresses,
             doom,
+            runtime: &self.agent.features.lock().runtime.clone(),
             resizing: self.resizing.as_ref(),
         };
         view.status()

@@ -60,6 +60,7 @@ impl Node {
             log_dir: at("logs"),
             cni_conf_dir: at("net.d"),
             node_ip: [127, 0, 0, 1].into(),
+            other_node_ip: None,
             port: 10250,
             credentials: None,
             renewed: None,
