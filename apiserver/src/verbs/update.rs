@@ -31,7 +31,9 @@ impl ApiServer {
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
-        strategy::fit(call.request, &mut object)?;
+        if let Err(status) = strategy::fit(call.request, &mut object) {
+            return Err(self.misfit(call, object, &decoded.duplicates, status));
+        }
         let def = call.request.def;
         let counts_anyway = rules::counts_empty_lists(def) && rules::has_empty_list(&object["spec"]);
         let call = &Call { counts_anyway, ..*call };
@@ -129,7 +131,7 @@ impl ApiServer {
                 dry_run,
                 warnings,
             };
-            self.admit(&mut admission).await?;
+            self.admit_changes(&mut admission).await?;
             let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
             let mut extra = if request.subresource.is_empty() {
                 services::allocate(self, def, &mut new, Some(&old), dry_run)?
@@ -137,6 +139,19 @@ impl ApiServer {
                 Extra::default()
             };
             strategy::check(request, &new, Some(&old), warnings)?;
+            let mut admission = Admission {
+                operation: Operation::Update,
+                def,
+                subresource: &request.subresource,
+                namespace: &request.namespace,
+                name: &request.name,
+                user: call.user,
+                object: Some(&mut new),
+                old: Some(&old),
+                dry_run,
+                warnings,
+            };
+            self.admit_result(&mut admission).await?;
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);

@@ -89,7 +89,10 @@ impl ApiServer {
             version.and_then(|v| v.parse().ok()).filter(|v| *v > 0).unwrap_or_else(|| view.revision()) + 1
         };
         let media = shape.accepted.media;
-        let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
+        let since = request.custom.as_ref().map_or(0, |custom| custom.definition.since());
+        let mut response = Response::new(if start <= since {
+            body::full(error_event(media, &too_old(start - 1, since)))
+        } else { match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
             Ok(watch) => {
                 let bookmarks = query.flag("allowWatchBookmarks");
                 let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
@@ -105,7 +108,7 @@ impl ApiServer {
             }
             Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
             Err(error) => return Err(status_of(error)),
-        });
+        }});
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media.stream_type()));
         Ok(response)
     }
