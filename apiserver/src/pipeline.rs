@@ -24,7 +24,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
+    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, respond, scheduling, streams,
+    subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.

@@ -117,11 +117,16 @@ impl PodSecurity {
     /// With a PodSecurityConfiguration, or null.
     pub fn new(objects: Objects, config: &Value) -> Result<Self, String> {
         if !config.is_null() && config["kind"] != "PodSecurityConfiguration" {
-            return Err("PodSecurity: must be a PodSecurityConfiguration of pod-security.admission.config.k8s.io/v1".into());
+            return Err(
+                "PodSecurity: must be a PodSecurityConfiguration of pod-security.admission.config.k8s.io/v1".into()
+            );
         }
         let mut defaults = Value::Null;
         for mode in MODES {
-            for (key, label) in [(mode.to_owned(), format!("{PREFIX}{mode}")), (format!("{mode}-version"), format!("{PREFIX}{mode}-version"))] {
+            for (key, label) in [
+                (mode.to_owned(), format!("{PREFIX}{mode}")),
+                (format!("{mode}-version"), format!("{PREFIX}{mode}-version")),
+            ] {
                 if let Some(value) = config["defaults"][&key].as_str().filter(|value| !value.is_empty()) {
                     defaults[label] = value.into();
                 }

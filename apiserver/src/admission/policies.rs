@@ -19,8 +19,8 @@ use super::review::{BUDGET, Seen, compile_conditions, conditions, env};
 use super::{Parts, refit};
 use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::authz::Authorization;
-use crate::{audit, crd};
 use crate::objects::Objects;
+use crate::{audit, crd};
 
 /// Longest value of an audit annotation, bytes.
 const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
@@ -415,8 +415,10 @@ impl AdmissionPlugin for Validating {
             let asks = |action: &str| list(&found.binding["spec"]["validationActions"]).any(|a| a == action);
             for Failure { index, message, reason } in failures {
                 if asks("Audit") {
-                    audited.push(json!({"message": message, "policy": policy, "binding": binding, "expressionIndex": index,
-                        "validationActions": found.binding["spec"]["validationActions"]}));
+                    audited.push(
+                        json!({"message": message, "policy": policy, "binding": binding, "expressionIndex": index,
+                        "validationActions": found.binding["spec"]["validationActions"]}),
+                    );
                 }
                 if asks("Deny") && refusal.is_none() {
                     let told = format!(

@@ -16,9 +16,9 @@ use super::review::{BUDGET, Seen, compile_conditions, conditions, describe, env}
 use super::{Parts, refit};
 use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::authz::Authorization;
-use crate::{audit, crd};
 use crate::hooks::Hooks;
 use crate::objects::Objects;
+use crate::{audit, crd};
 
 /// Seconds that a webhook has if its configuration does not say.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 10;

@@ -157,7 +157,8 @@ fn own(def: &'static ResourceDef, object: &mut Value) {
     };
     let request = ResourceRequest::about(def, object);
     ownership::track_as(&request, "", manager, None, object);
-    if object["status"]["conditions"].is_array() && !["flowcontrol.apiserver.k8s.io", "apiregistration.k8s.io"].contains(&def.group)
+    if object["status"]["conditions"].is_array()
+        && !["flowcontrol.apiserver.k8s.io", "apiregistration.k8s.io"].contains(&def.group)
     {
         let mut before = object.clone();
         before["status"] = json!({});

@@ -66,13 +66,15 @@ pub fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>, Strin
     Ok(pruned)
 }
 
-/// The unknown fields of a body that says that it is of another version or kind: of a version that the definition does not
-/// have, all fields are unknown.
+/// The unknown fields of a body that says that it is of another version: of one that the definition does not have, all are
+/// unknown. Of another kind nothing is known.
 pub fn unknown_fields(custom: &Custom, object: &mut Value) -> Vec<String> {
     let definition = &custom.definition;
     let (group, version) = object["apiVersion"].as_str().and_then(|v| v.split_once('/')).unwrap_or_default();
-    let same = group == custom.def().group && object["kind"] == custom.def().kind;
-    match definition.versions.iter().position(|known| same && known.name == version) {
+    if group != custom.def().group || object["kind"] != custom.def().kind {
+        return Vec::new();
+    }
+    match definition.versions.iter().position(|known| known.name == version) {
         Some(index) => prune(definition.schema(index), object),
         None => prune(&Schema::default(), object),
     }
