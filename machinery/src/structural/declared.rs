@@ -8,7 +8,7 @@ use super::{Additional, Schema};
 use crate::status::Cause;
 
 /// Keywords of JSON Schema that are not served.
-const UNSUPPORTED: &[&str] =
+pub(super) const UNSUPPORTED: &[&str] =
     &["$ref", "$schema", "id", "definitions", "dependencies", "additionalItems", "patternProperties"];
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// Fields of whole objects that have a form of their own.

@@ -70,8 +70,11 @@ pub fn problems(source: &Value, path: &str, has_status: bool) -> (Vec<Cause>, Ve
         walk.causes.push(Cause::forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
     }
     let mut structure = Walk::default();
-    structure.node(source, path, Level::Root);
-    let mut sound = structure.causes.is_empty();
+    let known = !has_foreign(source);
+    if known {
+        structure.node(source, path, Level::Root);
+    }
+    let mut sound = known && structure.causes.is_empty();
     if sound {
         structure.defaults(source, path);
         sound = structure.causes.is_empty();
@@ -80,6 +83,15 @@ pub fn problems(source: &Value, path: &str, has_status: bool) -> (Vec<Cause>, Ve
     walk.warnings.append(&mut structure.warnings);
     super::declared::problems(source, path, sound, &mut walk.causes);
     (walk.causes, walk.warnings)
+}
+
+/// Whether a schema has keywords that no structure has: then nothing can be said of its structure.
+fn has_foreign(node: &Value) -> bool {
+    let own = super::declared::UNSUPPORTED.iter().any(|key| node.get(key).is_some_and(|value| !is_zero(value)));
+    own || node["items"].is_array()
+        || node["type"] == "null"
+        || below(node, "").into_iter().any(|(_, inner, _)| has_foreign(inner))
+        || combined(node, "").into_iter().any(|(_, inner)| has_foreign(inner))
 }
 
 /// Whether a keyword's value says nothing.
