@@ -193,22 +193,21 @@ mod tests {
     fn extensions_are_asked_again_if_others_changed_the_object_after_them() {
         // Which of the extensions wants to be asked again, which changes the object, what the server's own steps do in the
         // second round: who is asked then.
-        let cases: [(&[bool], &[bool], bool, Option<&[&str]>); 6] = [
-            (&[true, true], &[false, false], false, None),
-            (&[true, true], &[true, false], false, Some(&[])),
-            (&[true, true], &[false, true], false, Some(&["0"])),
-            (&[false, true], &[false, true], false, Some(&[])),
-            (&[true, true], &[true, true], true, Some(&["0", "1"])),
-            (&[false, false], &[true, true], true, Some(&[])),
-        ];
-        for (eligible, changes, own, expected) in cases {
+        for (eligible, changes, own, expected) in [
+            ([true, true], [false, false], false, None),
+            ([true, true], [true, false], false, Some(vec![])),
+            ([true, true], [false, true], false, Some(vec!["0"])),
+            ([false, true], [false, true], false, Some(vec![])),
+            ([true, true], [true, true], true, Some(vec!["0", "1"])),
+            ([false, false], [true, true], true, Some(vec![])),
+        ] {
             let mut round = Round::default();
             let before = json!({"n": 1});
             round.enter("step", Some(&before));
-            for (index, (eligible, changes)) in eligible.iter().zip(changes).enumerate() {
+            for (index, (eligible, changes)) in eligible.into_iter().zip(changes).enumerate() {
                 let key = index.to_string();
                 assert!(round.asks("step", &key), "all are asked in the first round");
-                round.note("step", &key, *eligible, *changes);
+                round.note("step", &key, eligible, changes);
             }
             round.leave("step", Some(&before));
             assert_eq!(round.begin_again(), expected.is_some(), "{eligible:?} {changes:?}");

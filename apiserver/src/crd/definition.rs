@@ -274,8 +274,9 @@ impl Check {
                 // What was accepted once stays acceptable.
                 if before.is_none_or(|before| before["schema"]["openAPIV3Schema"] != *schema) {
                     // One version's status counts for a schema that all share.
-                    let of_status = |v: &&Value| v["subresources"]["status"].is_object();
-                    let has_status = if same_schema { versions.iter().any(of_status) } else { of_status(&version) };
+                    let of_status = |v: &Value| v["subresources"]["status"].is_object();
+                    let has_status =
+                        if same_schema { versions.iter().any(|v| of_status(v)) } else { of_status(version) };
                     let (causes, warnings) = source::problems(schema, &format!("{at}.openAPIV3Schema"), has_status);
                     self.causes.extend(causes);
                     self.warnings.extend(warnings);

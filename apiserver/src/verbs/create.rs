@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::Call;
 use super::update::Tracking;
-use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::{ApiServer, body, crd, options, ownership, quota, services, strategy};
 
@@ -55,37 +54,13 @@ impl ApiServer {
             strategy::prepare_create(call.request, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            let mut admission = Admission {
-                operation: Operation::Create,
-                def,
-                subresource: "",
-                namespace: &call.request.namespace,
-                name: &name,
-                user: call.user,
-                object: Some(&mut candidate),
-                old: None,
-                dry_run,
-                warnings,
-            };
-            self.admit_changes(&mut admission).await?;
+            self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             strategy::settle_status(def, &mut candidate);
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
-            let mut admission = Admission {
-                operation: Operation::Create,
-                def,
-                subresource: "",
-                namespace: &call.request.namespace,
-                name: &name,
-                user: call.user,
-                object: Some(&mut candidate),
-                old: None,
-                dry_run,
-                warnings,
-            };
-            self.admit_result(&mut admission).await?;
+            self.admit_result(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {

@@ -7,7 +7,6 @@ use keelson_machinery::status::{Cause, Status};
 use serde_json::Value;
 
 use super::Call;
-use crate::access::{Admission, Operation};
 use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
@@ -119,19 +118,8 @@ impl ApiServer {
                 ownership::track(call, Some(&old), &mut new);
             }
             strategy::prepare_update(request, &old, &mut new, call.counts_anyway);
-            let mut admission = Admission {
-                operation: Operation::Update,
-                def,
-                subresource: &request.subresource,
-                namespace: &request.namespace,
-                name: &request.name,
-                user: call.user,
-                object: Some(&mut new),
-                old: Some(&old),
-                dry_run,
-                warnings,
-            };
-            self.admit_changes(&mut admission).await?;
+            let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
+            self.admit_changes(admission).await?;
             let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
             let mut extra = if request.subresource.is_empty() {
                 services::allocate(self, def, &mut new, Some(&old), dry_run)?
@@ -139,19 +127,8 @@ impl ApiServer {
                 Extra::default()
             };
             strategy::check(request, &new, Some(&old), warnings)?;
-            let mut admission = Admission {
-                operation: Operation::Update,
-                def,
-                subresource: &request.subresource,
-                namespace: &request.namespace,
-                name: &request.name,
-                user: call.user,
-                object: Some(&mut new),
-                old: Some(&old),
-                dry_run,
-                warnings,
-            };
-            self.admit_result(&mut admission).await?;
+            let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
+            self.admit_result(admission).await?;
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);

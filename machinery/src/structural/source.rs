@@ -287,7 +287,7 @@ impl Walk {
             "properties" => value.as_object().is_some_and(|p| p.keys().all(known)),
             _ => false,
         };
-        if !said.map(plain).all(|plain| plain) {
+        if !said.into_iter().all(plain) {
             let why =
                 "must not specify anything other than name and generateName, but metadata is implicitly specified";
             self.causes.push(Cause::forbidden(format!("{path}.properties[metadata]"), why));
