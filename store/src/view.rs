@@ -75,10 +75,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Sets or deletes a key, keeps the leases' attachments right, and returns what was there.
-    pub fn set(&mut self, key: &[u8], new: Option<Arc<KeyValue>>) -> Option<Arc<KeyValue>> {
-        let old = self.get(key).cloned();
-        let (old_lease, new_lease) = (old.as_ref().map_or(0, |kv| kv.lease), new.as_ref().map_or(0, |kv| kv.lease));
+    /// Sets or deletes a key where `old` is what is there; keeps the leases' attachments right.
+    pub fn replace(&mut self, key: &[u8], old: Option<&Arc<KeyValue>>, new: Option<Arc<KeyValue>>) {
+        let (old_lease, new_lease) = (old.map_or(0, |kv| kv.lease), new.as_ref().map_or(0, |kv| kv.lease));
         match new {
             Some(kv) => {
                 if new_lease != 0 && new_lease != old_lease {
@@ -95,7 +94,6 @@ impl State {
                 lease.keys.remove_mut(key);
             });
         }
-        old
     }
 
     /// Changes a lease in place, if it exists.
