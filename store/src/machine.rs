@@ -18,8 +18,9 @@ use crate::disk::{Disk, Family, deleted};
 use crate::hub::{Hub, RevisionEvents};
 use crate::limits::{MAX_KEY_BYTES, MAX_LEASE_TTL_SECONDS, MAX_VALUE_BYTES, WATCH_RING_BYTES};
 use crate::record::{self, ChainHash, StateRecord};
+use crate::tree::Tree;
 use crate::txn::{self, Change};
-use crate::view::{ByKey, Lease, State};
+use crate::view::{Lease, State};
 use crate::{
     Applied, Command, Event, EventKind, Fatal, KeyValue, KvError, LeaseId, Revision, SettingsChange, TxnResponse, View,
     Watch, WatchRequest,
@@ -268,7 +269,7 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     };
     disk.raise_floor(stored.compact_revision);
     let mut state = State {
-        keys: RedBlackTreeMapSync::new_sync(),
+        keys: Tree::default(),
         leases: RedBlackTreeMapSync::new_sync(),
         settings: RedBlackTreeMapSync::new_sync(),
         revision: stored.revision,
@@ -294,7 +295,8 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
         if kv.lease != 0 {
             state.change_lease(kv.lease, |lease| lease.keys.insert_mut(kv.key.clone()));
         }
-        state.keys.insert_mut(ByKey(Arc::new(kv)), ());
+        let new = state.keys.get(&kv.key).is_none();
+        state.keys.insert(Arc::new(kv), new);
     })?;
     if lost {
         return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
