@@ -37,12 +37,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     };
     let runtime_socket = socket(&args.runtime_endpoint)?;
     let (https, credentials) = connect(&args, &name).await?;
-    let (node_ip, other_node_ip) = match args.node_ip[..] {
-        [] => (own_address(&https.servers()).await?, None),
-        [ip] => (ip, None),
-        [ip, other] if ip.is_ipv4() != other.is_ipv4() => (ip, Some(other)),
-        _ => bail!("--node-ip: one address, or one of IPv4 and one of IPv6"),
-    };
+    let (node_ip, other_node_ip) = node_ips(&args.node_ip, &https).await?;
     let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
     let stop = CancellationToken::new();
     tokio::spawn(follow_servers(https.clone(), client.clone(), stop.clone()));
@@ -72,6 +67,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         serve_dns: !args.no_dns,
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
+        proxy_mode: args.proxy_mode,
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
@@ -99,6 +95,16 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     }
     drop(data);
     Ok(())
+}
+
+/// The node's address and that of the other family, if it has one.
+async fn node_ips(given: &[IpAddr], https: &Https) -> Result<(IpAddr, Option<IpAddr>)> {
+    Ok(match *given {
+        [] => (own_address(&https.servers()).await?, None),
+        [ip] => (ip, None),
+        [ip, other] if ip.is_ipv4() != other.is_ipv4() => (ip, Some(other)),
+        _ => bail!("--node-ip: one address, or one of IPv4 and one of IPv6"),
+    })
 }
 
 /// A transport with the node's identity: from a kubeconfig, an earlier join or a join now.

@@ -251,9 +251,9 @@ pub struct AgentArgs {
     /// nodes) or none (another CNI plugin)
     #[arg(long, env = "KEELSON_CNI", default_value = "routes", value_name = "routes|vxlan|none")]
     pub cni: keelson_nodeagent::PodNetwork,
-    /// How Services are served: nftables (the others of kube-proxy are refused)
-    #[arg(long, env = "KEELSON_PROXY_MODE", default_value = "nftables", value_parser = proxy_mode)]
-    pub proxy_mode: String,
+    /// How Services are served: nftables or iptables (ipvs and userspace are refused)
+    #[arg(long, env = "KEELSON_PROXY_MODE", default_value = "nftables", value_name = "nftables|iptables")]
+    pub proxy_mode: keelson_nodeagent::ProxyMode,
     /// When the machine goes down (not when the agent stops), pods get this long to end
     #[arg(long, env = "KEELSON_SHUTDOWN_GRACE_PERIOD", default_value = "0s", value_parser = config_duration)]
     pub shutdown_grace_period: std::time::Duration,
@@ -473,17 +473,6 @@ pub fn default_data_dir() -> PathBuf {
     match std::env::var_os("HOME") {
         Some(home) => PathBuf::from(home).join(".local/share/keelson"),
         None => "keelson-data".into(),
-    }
-}
-
-/// The modes of kube-proxy, of which one is served.
-fn proxy_mode(text: &str) -> Result<String, String> {
-    match text {
-        "nftables" => Ok(text.to_owned()),
-        "iptables" | "ipvs" | "userspace" => Err(format!(
-            "{text} is not served: Services are served with nftables; to use another proxy, run it beside --no-proxy"
-        )),
-        _ => Err("the mode is nftables".to_owned()),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
+use crate::network::proxy::ProxyMode;
 use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
@@ -93,6 +94,8 @@ pub struct AgentConfig {
     pub cluster_domain: String,
     /// Whether the agent serves Services on this node.
     pub proxy: bool,
+    /// And how.
+    pub proxy_mode: ProxyMode,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
     /// Who may use which processors.

@@ -53,7 +53,8 @@ async fn whatever_is_killed_no_pod_runs_twice_and_none_is_left() {
             let at = usize::try_from(numbers.below(names.len() as u64)).unwrap();
             let name: String = names.iter().nth(at).unwrap().clone();
             node.api.delete(&name, 1);
-            (names.remove(&name), known.remove(&name));
+            names.remove(&name);
+            known.remove(&name);
         }
         // At another point of the work each time.
         tokio::time::sleep(Duration::from_millis(numbers.below(400))).await;

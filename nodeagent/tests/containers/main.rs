@@ -70,6 +70,7 @@ impl Node {
             serve_dns: false,
             cluster_domain: "cluster.local".into(),
             proxy: false,
+            proxy_mode: keelson_nodeagent::ProxyMode::default(),
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
             cpu_policy: self.cpu_policy.clone(),
