@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -76,6 +77,7 @@ pub struct ApiServer {
     flow: flow::Flow,
     pub(crate) auditor: Arc<audit::Auditor>,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
+    bootstrapped: AtomicBool,
 }
 
 /// A request's answer before it becomes bytes.
@@ -127,11 +129,17 @@ impl ApiServer {
             flow,
             auditor,
             event_lease: tokio::sync::Mutex::new((0, 0)),
+            bootstrapped: AtomicBool::new(false),
         });
         crd::controller::start(&server);
         flow_status::start(&server);
         aggregation::start(&server);
         Ok(server)
+    }
+
+    /// The first objects are written ([`crate::bootstrap::ensure`]): from now on the server says that it is ready.
+    pub fn bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
     }
 
     /// How many requests there were and are.
@@ -301,7 +309,11 @@ impl ApiServer {
             return answer.unwrap_or_else(|| Err(Status::no_such_path()));
         }
         let well = async { self.objects.kv.barrier().await.is_ok() };
-        if let Some(answer) = health::serve(path, &query, well, self.stop.is_cancelled()).await {
+        let state = health::State {
+            bootstrapped: self.bootstrapped.load(Ordering::Acquire),
+            stopping: self.stop.is_cancelled(),
+        };
+        if let Some(answer) = health::serve(path, &query, well, state).await {
             return Ok(answer);
         }
         match path {
