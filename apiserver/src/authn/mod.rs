@@ -38,6 +38,9 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Name of somebody who gave no proof.
 pub const ANONYMOUS: &str = "system:anonymous";
 
+/// Extra attribute that names the proof itself, so that what it was used for can be found (KEP-4193).
+const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
 /// The proof given is not good: answer 401.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -82,6 +82,8 @@ async fn what_an_operator_chose_counts() {
     assert!(authentication.authenticate(&named, "/api", &shown(&other)).await.is_err(), "not an allowed name");
     let user = authentication.authenticate(&named, "/api", &shown(&own)).await.unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("bob", "u2"), "a user is no proxy");
+    let id = &user.extra[CREDENTIAL_ID][0];
+    assert_eq!(id.strip_prefix("X509SHA256=").map(str::len), Some(64), "{id}");
     let bare = HeaderMap::new();
     assert!(
         authentication.authenticate(&bare, "/api", &shown(&other)).await.is_err(),
