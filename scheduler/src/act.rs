@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -14,6 +16,7 @@ use tracing::{debug, warn};
 use crate::core::Act;
 use crate::events::{Events, Note};
 use crate::extender::{Advice, Extender, ask};
+use crate::plugins::devices::Reservation;
 use crate::plugins::volumes::Promise;
 use crate::view::PodInfo;
 use crate::volumes::{ClaimKey, SELECTED_NODE};
@@ -24,6 +27,8 @@ const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
 const VOLUME_POLL: Duration = Duration::from_millis(500);
 /// Says that a volume was bound by its claim's controller.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// Keeps a claim that has devices from going.
+const CLAIM_FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Where keelson's API server takes many bindings at once.
 const BINDINGS: &str = "/keelson/v1/bindings";
 
@@ -135,7 +140,11 @@ impl Writer {
     pub async fn carry_out(&self, act: Act) -> Done {
         match act {
             Act::Bind { pod, node, promise } => {
-                let result = match (volumes(&self.client, &node, &promise).await, self.binder(&pod)) {
+                let ready = match volumes(&self.client, &node, &promise).await {
+                    Ok(()) => reserve(&self.client, &pod, &promise.devices).await,
+                    failed => failed,
+                };
+                let result = match (ready, self.binder(&pod)) {
                     (Ok(()), Some(extender)) => extender.bind(&pod, &node).await.map_err(Error::from),
                     (Ok(()), None) => bind(&self.client, &pod, &node).await,
                     (Err(error), _) => Err(error),
@@ -271,6 +280,47 @@ async fn volumes(client: &Client, node: &str, promise: &Promise) -> Result<(), E
     };
     let late = || std::io::Error::other("binding volumes: context deadline exceeded");
     tokio::time::timeout(VOLUME_TIMEOUT, bound).await.map_err(|_| late())?
+}
+
+/// Gives claims their devices and says that the pod uses them.
+async fn reserve(client: &Client, pod: &PodInfo, reservations: &[Reservation]) -> Result<(), Error> {
+    for Reservation { key: (namespace, name), uid, allocation } in reservations {
+        let api = client.namespaced::<ResourceClaim>(namespace);
+        let mut claim = api.get(name).await?;
+        let changed = |why: &str| Error::from(std::io::Error::other(format!("resourceclaim {namespace}/{name} {why}")));
+        if claim.metadata.uid.as_ref() != Some(uid) {
+            return Err(changed("is another one now"));
+        }
+        let finalizers = claim.metadata.finalizers.get_or_insert_default();
+        if !finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER) {
+            finalizers.push(CLAIM_FINALIZER.into());
+            claim = api.replace(name, &claim).await?;
+        }
+        let status = claim.status.get_or_insert_default();
+        if status.allocation.is_none() {
+            let allocation = allocation.as_ref().ok_or_else(|| changed("has lost its devices"))?;
+            let mut allocation = (**allocation).clone();
+            allocation.allocation_timestamp = Some(Time(jiff::Timestamp::now()));
+            status.allocation = Some(allocation);
+        } else if allocation.as_ref().is_some_and(|ours| !same_devices(ours, status.allocation.as_ref())) {
+            return Err(changed("got other devices meanwhile"));
+        }
+        let users = status.reserved_for.get_or_insert_default();
+        if !users.iter().any(|user| *user.uid == *pod.uid) {
+            users.push(ResourceClaimConsumerReference {
+                api_group: None,
+                name: pod.name.to_string(),
+                resource: "pods".into(),
+                uid: pod.uid.to_string(),
+            });
+            api.replace_status(name, &claim).await?;
+        }
+    }
+    Ok(())
+}
+
+fn same_devices(ours: &AllocationResult, stored: Option<&AllocationResult>) -> bool {
+    stored.is_some_and(|stored| stored.devices == ours.devices)
 }
 
 async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use k8s_openapi::api::resource::v1 as api;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -62,6 +63,18 @@ pub enum Change {
     CsiNodeGone(String),
     /// Whether a driver reports how much room it has.
     CsiDriver(String, bool),
+    /// A claim for devices.
+    ResourceClaim(Box<api::ResourceClaim>),
+    /// A claim for devices is gone: namespace and name.
+    ResourceClaimGone(String, String),
+    /// A class of devices.
+    DeviceClass(Box<api::DeviceClass>),
+    /// A class of devices is gone.
+    DeviceClassGone(String),
+    /// Devices of a driver.
+    ResourceSlice(Box<api::ResourceSlice>),
+    /// Devices of a driver are gone.
+    ResourceSliceGone(String),
     /// How much room a driver has, or that this report is gone.
     Capacity(Box<k8s_openapi::api::storage::v1::CSIStorageCapacity>, bool),
 }
@@ -215,6 +228,15 @@ impl Core {
                     None => drop(self.budgets.remove(&key)),
                 }
             }
+            change @ (Change::ResourceClaim(_)
+            | Change::ResourceClaimGone(..)
+            | Change::DeviceClass(_)
+            | Change::DeviceClassGone(_)
+            | Change::ResourceSlice(_)
+            | Change::ResourceSliceGone(_)) => {
+                self.devices(change);
+                self.happened(&Happening::Devices, now);
+            }
             other => {
                 self.volumes(other);
                 self.happened(&Happening::Volumes, now);
@@ -236,6 +258,19 @@ impl Core {
             Change::CsiDriver(name, true) => drop(volumes.capacity_drivers.insert(name)),
             Change::CsiDriver(name, false) => drop(volumes.capacity_drivers.remove(&name)),
             Change::Capacity(capacity, gone) => volumes.set_capacity(&capacity, gone),
+            _ => {}
+        }
+    }
+
+    fn devices(&mut self, change: Change) {
+        let View { devices, syms, .. } = &mut self.view;
+        match change {
+            Change::ResourceClaim(claim) => devices.set_claim(&claim),
+            Change::ResourceClaimGone(namespace, name) => devices.claim_gone(&namespace, &name),
+            Change::DeviceClass(class) => devices.set_class(&class),
+            Change::DeviceClassGone(name) => drop(devices.classes.remove(name.as_str())),
+            Change::ResourceSlice(slice) => devices.set_slice(&slice, syms),
+            Change::ResourceSliceGone(name) => devices.remove_slice(&name),
             _ => {}
         }
     }
@@ -265,7 +300,7 @@ impl Core {
             queued.pod = info;
             return;
         }
-        let gated = info.gated && profile.gates;
+        let gated = (info.gated && profile.gates) || info.awaits_claims;
         // A node that was just nominated is not in the watch's copy yet.
         if !info.nominated.is_empty() {
             self.view.nominate(&info, &info.nominated);
@@ -377,6 +412,15 @@ impl Core {
                 for (volume, claim) in &placement.promise.bind {
                     self.view.volumes.assumed.insert(volume.clone(), claim.clone());
                 }
+                for reservation in &placement.promise.devices {
+                    let stored = self.view.devices.claims.get(&reservation.key);
+                    if let (Some(allocation), true) =
+                        (&reservation.allocation, stored.is_some_and(|claim| claim.allocation.is_none()))
+                    {
+                        let key = reservation.key.clone();
+                        self.view.devices.assume(key, pod.uid.clone(), allocation.clone());
+                    }
+                }
                 self.writing.insert(pod.uid.clone(), queued);
                 self.happened(&Happening::Came { pod: pod.clone() }, now);
                 Some(Act::Bind { pod, node, promise: placement.promise })
@@ -450,6 +494,7 @@ impl Core {
         self.view.volumes.assumed.retain(|_, claim| !queued.pod.class.volumes.iter().any(|v| {
             matches!(v, crate::class::VolumeUse::Claim(name, _) if *name == claim.1 && claim.0 == queued.pod.class.namespace)
         }));
+        self.view.devices.forget(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
         }

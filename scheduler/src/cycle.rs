@@ -8,6 +8,7 @@ use rand::{Rng, RngExt};
 
 use crate::config::Profile;
 use crate::extender::Advice;
+use crate::plugins::devices::reservations;
 use crate::plugins::preemption::{Budget, Candidate, importance, pick, protected};
 use crate::plugins::volumes::{Promise, promised};
 use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
@@ -233,9 +234,10 @@ impl<'a> Cycle<'a> {
         scores
     }
 
-    /// Which volumes the pod's claims get on a node.
+    /// Which volumes and devices the pod's claims get on a node.
     pub fn promise(&self, slot: Slot) -> Promise {
-        promised(&self.context(), slot)
+        let context = self.context();
+        Promise { devices: reservations(&context, slot), ..promised(&context, slot) }
     }
 
     /// Why each node refuses: all reasons, the plugin, and whether less important pods could make room.
