@@ -184,9 +184,6 @@ impl Copy {
             }
             Ok(cycle) => explanation.nodes = verdicts(cycle, &order),
         }
-        if info.awaits_claims {
-            explanation.nodes.clear();
-        }
         if info.gated && profile.gates {
             explanation.blocked = Some(GATED.into());
         }
