@@ -13,8 +13,8 @@ use rand::rngs::StdRng;
 
 use crate::config::{Config, Profile};
 use crate::cycle::{Failure, Outcome, Terms, candidates, schedule};
-use crate::extender::{Advice, Extender};
-use crate::plugins::preemption::Budget;
+use crate::extender::{Advice, Extender, Victims};
+use crate::plugins::preemption::{Budget, pick};
 use crate::plugins::volumes::Promise;
 use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
 use crate::selector::{Labels, Selector};
@@ -89,6 +89,13 @@ pub enum Act {
         /// The nodes that can take it otherwise.
         nodes: Vec<Arc<str>>,
     },
+    /// Ask the extenders who may be pushed out; tell [`Core::consulted`] what they say.
+    Consult {
+        /// The pod that room is to be made for.
+        pod: Arc<PodInfo>,
+        /// Where it can be made, and who would have to go.
+        candidates: Vec<Victims>,
+    },
     /// Bind a pod to a node; tell [`Core::finished`] how it went.
     Bind {
         /// The pod.
@@ -155,6 +162,8 @@ pub struct Core {
     writing: HashMap<Arc<str>, Queued>,
     /// Pods about which extenders are asked.
     asking: HashMap<Arc<str>, Queued>,
+    /// What failed of those for which room may be made, and the nodes where.
+    consulting: HashMap<Arc<str>, (Failure, Vec<Arc<str>>)>,
     /// Pods whose failure is being written; and those of them whose turn came meanwhile.
     telling: HashMap<Arc<str>, Option<Queued>>,
     start: usize,
@@ -182,6 +191,7 @@ impl Core {
             extenders: config.extenders.into(),
             writing: HashMap::new(),
             asking: HashMap::new(),
+            consulting: HashMap::new(),
             telling: HashMap::new(),
             start: 0,
             random: StdRng::seed_from_u64(seed),
@@ -325,6 +335,7 @@ impl Core {
         self.written(&info.uid, now);
         self.telling.remove(&info.uid);
         self.asking.remove(&info.uid);
+        self.consulting.remove(&info.uid);
         self.view.denominate(&info.uid);
         let node = info.node.clone();
         let old = self.view.placed(&info.uid).cloned();
@@ -348,6 +359,7 @@ impl Core {
         self.writing.remove(uid);
         self.telling.remove(uid);
         self.asking.remove(uid);
+        self.consulting.remove(uid);
         self.view.denominate(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
@@ -391,7 +403,7 @@ impl Core {
             Ok(advice) => self.decide(queued, Some(&advice), now),
             Err(message) => {
                 // An attempt in error is made again after a pause, whatever happens.
-                let failure = Failure { message, refused_by: 0, preemption: None, clear_nomination: false };
+                let failure = Failure { message, refused_by: 0, preemption: Vec::new(), clear_nomination: false };
                 Some(self.failed(queued, failure, now))
             }
         }
@@ -425,8 +437,48 @@ impl Core {
                 self.happened(&Happening::Came { pod: pod.clone() }, now);
                 Some(Act::Bind { pod, node, promise: placement.promise })
             }
-            Outcome::Failed(failure) => Some(self.failed(queued, failure, now)),
+            Outcome::Failed(failure) => Some(self.consult(queued, failure, now)),
         }
+    }
+
+    /// Lets the extenders say who may be pushed out, if room can be made at all and one of them has a say.
+    fn consult(&mut self, queued: Queued, failure: Failure, now: Millis) -> Act {
+        let concerned = self.extenders.iter().any(|e| e.preempts() && e.concerns(&queued.pod));
+        if failure.preemption.is_empty() || !concerned {
+            return self.failed(queued, failure, now);
+        }
+        let node = |slot: u32| self.view.nodes[slot as usize].name.clone();
+        let names: Vec<Arc<str>> = failure.preemption.iter().map(|candidate| node(candidate.slot)).collect();
+        let each = failure.preemption.iter().zip(&names);
+        let candidates = each.map(|(candidate, node)| Victims {
+            node: node.clone(),
+            pods: candidate.victims.clone(),
+            violations: candidate.violations,
+        });
+        let (pod, candidates) = (queued.pod.clone(), candidates.collect());
+        self.consulting.insert(pod.uid.clone(), (failure, names));
+        self.asking.insert(pod.uid.clone(), queued);
+        Act::Consult { pod, candidates }
+    }
+
+    /// Takes what extenders say of who may be pushed out, and tells the pod.
+    pub fn consulted(&mut self, uid: &str, answer: Result<Vec<Victims>, String>, now: Millis) -> Option<Act> {
+        let (mut failure, names) = self.consulting.remove(uid)?;
+        let queued = self.asking.remove(uid)?;
+        let kept = answer.unwrap_or_else(|why| {
+            failure.message += &format!(" preemption: {why}");
+            Vec::new()
+        });
+        let before = std::mem::take(&mut failure.preemption);
+        for (mut candidate, name) in before.into_iter().zip(names) {
+            // The node may have gone meanwhile, and its place be another's.
+            let there = self.view.slot(&name) == Some(candidate.slot);
+            let Some(said) = kept.iter().find(|said| said.node == name && there) else { continue };
+            candidate.victims.clone_from(&said.pods);
+            candidate.violations = said.violations;
+            failure.preemption.push(candidate);
+        }
+        Some(self.failed(queued, failure, now))
     }
 
     /// The extenders.
@@ -443,7 +495,7 @@ impl Core {
         self.tally.unschedulable += 1;
         let pod = queued.pod.clone();
         let (mut nominate, mut victims, mut unseated) = (None, Vec::new(), Vec::new());
-        if let Some(candidate) = failure.preemption {
+        if let Some(candidate) = pick(failure.preemption) {
             self.tally.preemption_attempts += 1;
             self.tally.victims += candidate.victims.len() as u64;
             let node = self.view.nodes[candidate.slot as usize].name.clone();

@@ -24,8 +24,11 @@ use crate::wire;
 /// A node's place in all columns.
 pub type Slot = u32;
 
+/// Names of claims for devices, and whether each was made for one pod alone.
+pub type PodClaims = Arc<[(Arc<str>, bool)]>;
+
 /// The names of a pod's claims for devices and whether each was made for it, and whether one is still to be made.
-fn claims(pod: &wire::Pod) -> (Option<Arc<[(Arc<str>, bool)]>>, bool) {
+fn claims(pod: &wire::Pod) -> (Option<PodClaims>, bool) {
     if pod.spec.resource_claims.is_empty() {
         return (None, false);
     }
@@ -72,7 +75,7 @@ pub struct PodInfo {
     /// Message of its PodScheduled condition, if that is False.
     pub condition: Option<Arc<str>>,
     /// Its claims for devices, and whether each was made for it alone; none for nearly all pods.
-    pub claims: Option<Arc<[(Arc<str>, bool)]>>,
+    pub claims: Option<PodClaims>,
     /// A claim that is made for it is not there yet.
     pub awaits_claims: bool,
     /// It was chosen as a victim of preemption (condition DisruptionTarget by the scheduler).

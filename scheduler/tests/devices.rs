@@ -79,7 +79,7 @@ fn decided(core: &mut Core) -> Result<(String, Vec<String>), String> {
             Ok((node.to_string(), all.collect()))
         }
         Act::Fail { message, .. } => Err(message),
-        Act::Ask { .. } => panic!("there are no extenders"),
+        Act::Ask { .. } | Act::Consult { .. } => panic!("there are no extenders"),
     }
 }
 
