@@ -539,7 +539,9 @@ async fn volumes_come_from_a_driver() {
     node.is_clean().await;
     let calls = driver.seen.lock().calls.clone();
     let count = |call: &str| calls.iter().filter(|c| c.starts_with(call)).count();
-    assert_eq!((count("publish"), count("unpublish"), count("unstage")), (6, 6, 2), "{calls:?}");
+    assert_eq!((count("publish"), count("unstage")), (6, 2), "{calls:?}");
+    // The agent may have been killed between a driver's answer and the note of it: then the driver is asked once more.
+    assert!((6..=9).contains(&count("unpublish")), "{calls:?}");
     let last = |call: &str| calls.iter().rposition(|c| c == call).unwrap();
     assert!(last("unpublish h-files") < last("unstage h-files"), "{calls:?}");
     drop(driver);
