@@ -366,24 +366,23 @@ impl Agent {
 
     /// How the node fares, as far as the agent knows by itself.
     fn state(&self) -> node::State {
-        let reserved = match &self.config.cpu_policy {
+        let pressure = *self.pressure.lock();
+        node::State { pressure, volumes_in_use: self.csi.in_use(), ..self.shares() }
+    }
+
+    /// What of the node pods do not get, and what plugins add to it.
+    fn shares(&self) -> node::State {
+        let reserved_cpus = match &self.config.cpu_policy {
             CpuPolicy::None => 0,
             CpuPolicy::Static(reserved) => reserved.0.len(),
         };
-        node::State {
-            not_ready: None,
-            pressure: *self.pressure.lock(),
-            images: Vec::new(),
-            volumes_in_use: self.csi.in_use(),
-            devices: self.plugins.capacity(),
-            reserved_cpus: reserved,
-        }
+        node::State { devices: self.plugins.capacity(), reserved_cpus, ..node::State::default() }
     }
 
     /// What pods may have of each resource.
     pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
         let known = self.seen_node.lock().as_ref().and_then(|node| node.status.clone()).unwrap_or_default();
-        let (_, allocatable) = node::resources(&self.machine, &known, &self.state());
+        let (_, allocatable) = node::resources(&self.machine, &known, &self.shares());
         allocatable.into_iter().map(|(name, amount)| (name, amount.0)).collect()
     }
 

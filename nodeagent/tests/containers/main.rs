@@ -119,6 +119,17 @@ impl Node {
         panic!("{name}: {what}: {:#}", self.api.pod(name)["status"]);
     }
 
+    /// Waits until the first run of a pod's container `c` has said this: logs are written behind the backs of containers.
+    async fn says(&self, pod: &str, words: &str) {
+        for _ in 0..LOOKS {
+            if self.log(pod, "c/0.log").contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{pod} does not say {words:?}: {}", self.log(pod, "c/0.log"));
+    }
+
     fn log(&self, pod: &str, file: &str) -> String {
         let path = format!("logs/default_{pod}_uid-{pod}/{file}");
         std::fs::read_to_string(self.runtime.dir.path().join(path)).unwrap_or_default()
@@ -272,10 +283,10 @@ async fn pods_of_all_sorts() {
     for (name, _, holds) in rows() {
         node.until(name, "comes to its state", holds).await;
     }
-    let log = node.log("volumes", "c/0.log");
     for wanted in ["one", "two", "app=\"volumes\"", "444", "volumes-x 7"] {
-        assert!(log.contains(wanted), "{wanted}: {log}");
+        node.says("volumes", wanted).await;
     }
+    node.says("sidecar", "two").await;
     let order: Vec<_> =
         node.log("sidecar", "c/0.log").lines().filter_map(|l| l.rsplit(' ').next().map(str::to_owned)).collect();
     assert_eq!(order, ["one", "side", "two"]);
@@ -530,8 +541,8 @@ async fn volumes_come_from_a_driver() {
     node.kill_agent().await;
     node.start_agent();
     node.until("one", "has ended", |p| p["status"]["phase"] == "Succeeded").await;
-    assert!(node.log("two", "c/0.log").contains(" kept"), "{}", node.log("two", "c/0.log"));
-    assert!(node.log("one", "c/0.log").contains("00 00 00"), "{}", node.log("one", "c/0.log"));
+    node.says("two", " kept").await;
+    node.says("one", "00 00 00").await;
     for name in ["one", "two"] {
         node.api.delete(name, 1);
         node.until(name, "is confirmed as deleted", Value::is_null).await;
