@@ -131,6 +131,11 @@ impl Api {
                 others.insert(format!("{path}/{name}"), sent.clone());
                 Some(answer(201, sent))
             }
+            "PUT" if path.strip_suffix("/status").is_some_and(|base| others.contains_key(base)) => {
+                let object = others.get_mut(path.trim_end_matches("/status"))?;
+                object["status"] = sent["status"].clone();
+                Some(answer(200, object))
+            }
             "PUT" if others.contains_key(&path) => {
                 others.insert(path, sent.clone());
                 Some(answer(200, sent))
