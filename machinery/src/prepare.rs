@@ -36,6 +36,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         }
         ("batch", "jobs") => job(object),
         ("apps", "statefulsets") => without_max_unavailable(object),
+        ("coordination.k8s.io", "leases") => without_election(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
         _ => {}
     }
@@ -142,6 +143,14 @@ fn add_requirements(term: &mut Value, field: &str, operator: &str, labels: &Valu
 fn without_max_unavailable(object: &mut Value) {
     if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
         rolling.remove("maxUnavailable");
+    }
+}
+
+/// How the holders of a Lease are chosen is behind a gate that is closed by default.
+fn without_election(object: &mut Value) {
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
     }
 }
 
@@ -252,6 +261,7 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
         ("apps", "daemonsets", _) => template_generation(old, new),
         ("apps", "statefulsets", "") => without_max_unavailable(new),
+        ("coordination.k8s.io", "leases", _) => without_election(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }

@@ -67,8 +67,15 @@ fn rounds(def: &ResourceDef) -> (usize, usize) {
         ("", "persistentvolumeclaims") => (2, 1),
         (
             "",
-            "pods" | "services" | "serviceaccounts" | "secrets" | "configmaps" | "endpoints" | "replicationcontrollers"
-            | "nodes" | "namespaces",
+            "pods"
+            | "services"
+            | "serviceaccounts"
+            | "secrets"
+            | "configmaps"
+            | "endpoints"
+            | "replicationcontrollers"
+            | "nodes"
+            | "namespaces",
         )
         | ("batch", "jobs")
         | ("networking.k8s.io", "ingressclasses") => (1, 1),
