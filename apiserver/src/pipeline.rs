@@ -24,7 +24,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
+    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, respond, scheduling, streams,
+    subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -76,6 +77,7 @@ pub struct ApiServer {
     flow: flow::Flow,
     pub(crate) auditor: Arc<audit::Auditor>,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
+    started: Instant,
 }
 
 /// A request's answer before it becomes bytes.
@@ -127,6 +129,7 @@ impl ApiServer {
             flow,
             auditor,
             event_lease: tokio::sync::Mutex::new((0, 0)),
+            started: Instant::now(),
         });
         crd::controller::start(&server);
         flow_status::start(&server);
@@ -304,6 +307,9 @@ impl ApiServer {
         if let Some(answer) = health::serve(path, &query, well, self.stop.is_cancelled()).await {
             return Ok(answer);
         }
+        if let Some(answer) = introspection::serve(path, headers, self.started) {
+            return answer;
+        }
         match path {
             "/metrics" => {
                 let groups = self.customs.groups();
@@ -359,9 +365,20 @@ impl ApiServer {
         }
     }
 
-    /// Runs the admission chain: all mutating steps, then all validating ones.
+    /// Runs the admission chain for what is validated nowhere else: all mutating steps, then all validating ones.
     pub(crate) async fn admit(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        self.admission.admit(request).await
+        self.admission.mutate(request).await?;
+        self.admission.validate(request).await
+    }
+
+    /// Runs the mutating steps of the admission chain.
+    pub(crate) async fn admit_changes(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        self.admission.mutate(request).await
+    }
+
+    /// Runs the validating steps of the admission chain: of an object that its kind allows.
+    pub(crate) async fn admit_result(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        self.admission.validate(request).await
     }
 
     /// Makes this member's view new enough for a read: a barrier, unless the client asked for any version.

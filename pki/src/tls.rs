@@ -28,6 +28,11 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     if chain.is_empty() { Err(Error::Malformed("no certificate in the PEM".into())) } else { Ok(chain) }
 }
 
+/// Whether a text holds certificates.
+pub fn is_bundle(pem: &str) -> bool {
+    certificates(pem).is_ok_and(|found| !found.is_empty())
+}
+
 fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| Error::Malformed("not a PEM private key".into()))
 }
