@@ -37,6 +37,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         ("batch", "jobs") => job(object),
         ("apps", "statefulsets") => without_max_unavailable(object),
         ("coordination.k8s.io", "leases") => without_election(object),
+        ("resource.k8s.io", "resourceslices") => without_list_attributes(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
         _ => {}
     }
@@ -154,6 +155,17 @@ fn without_election(object: &mut Value) {
     }
 }
 
+/// So are attributes of devices that have several values.
+fn without_list_attributes(slice: &mut Value) {
+    for device in slice["spec"]["devices"].as_array_mut().into_iter().flatten() {
+        for (_, attribute) in device["attributes"].as_object_mut().into_iter().flatten() {
+            for key in ["ints", "bools", "strings", "versions"] {
+                attribute.as_object_mut().map(|attribute| attribute.remove(key));
+            }
+        }
+    }
+}
+
 /// A claim's two ways to name its source say the same when the simple one can.
 fn data_sources(object: &mut Value, old: Option<&Value>) {
     let spec = &mut object["spec"];
@@ -262,6 +274,7 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         ("apps", "daemonsets", _) => template_generation(old, new),
         ("apps", "statefulsets", "") => without_max_unavailable(new),
         ("coordination.k8s.io", "leases", _) => without_election(new),
+        ("resource.k8s.io", "resourceslices", _) => without_list_attributes(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }

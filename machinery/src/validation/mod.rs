@@ -12,6 +12,8 @@ mod batch;
 mod container;
 mod core;
 mod cron;
+mod device_results;
+mod device_slices;
 mod devices;
 mod events;
 mod flowcontrol;
