@@ -112,8 +112,9 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     let system = system::find(&args.system)?;
     let rows = chosen(&args.workload)?;
     let faults = nemesis::find(&args.nemesis)?;
-    if faults.iter().any(|row| row.name == "compact") && rows.iter().any(|row| row.name == "watch") {
-        bail!("workload watch needs all of history: leave out nemesis compact, or name other workloads");
+    let forgets = faults.iter().any(|row| row.name == "compact") || rows.iter().any(|row| row.forgets);
+    if forgets && rows.iter().any(|row| row.name == "watch") {
+        bail!("workload watch needs all of history: leave out what compacts, or name other workloads");
     }
     let binary = match &args.keelson {
         Some(given) => given.clone(),
@@ -143,7 +144,7 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
 
 fn chosen(names: &[String]) -> Result<Vec<&'static workloads::Row>> {
     if names.iter().any(|name| name == "all") {
-        return Ok(workloads::TABLE.iter().collect());
+        return Ok(workloads::TABLE.iter().filter(|row| !row.forgets).collect());
     }
     let known: Vec<&str> = workloads::TABLE.iter().map(|row| row.name).collect();
     let find = |name: &String| {

@@ -143,6 +143,8 @@ pub struct Inner {
     pub(crate) incoming: Incoming,
     pub(crate) network: Network,
     leases: LeaseClock,
+    /// Held while leases' remaining times are on their way into the log, so that they come in the order of the clock.
+    checkpointing: tokio::sync::Mutex<()>,
     applied: watch::Receiver<u64>,
     leading: watch::Sender<bool>,
     barrier: Barrier,
@@ -225,6 +227,7 @@ impl Replica {
             incoming,
             network,
             leases: LeaseClock::new(clock),
+            checkpointing: tokio::sync::Mutex::default(),
             applied,
             leading: watch::Sender::new(false),
             barrier: Barrier::default(),
@@ -494,7 +497,16 @@ impl Inner {
 
     pub(crate) async fn keep_alive_here(&self, id: LeaseId) -> Result<i64, Refusal> {
         self.lease_here().await?;
-        self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)
+        let renewed = self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)?;
+        if renewed.take_back {
+            // After any checkpoint that is under way, and before anybody is told.
+            let _order = self.checkpointing.lock().await;
+            let command = Command::LeaseCheckpoint(vec![(id, 0)]);
+            let part = Part::new(command).map_err(|_| Refusal::Failed(KvError::TooLarge))?;
+            self.write_here(part.into()).await?;
+            self.leases.taken_back(id);
+        }
+        Ok(renewed.ttl)
     }
 
     pub(crate) async fn remaining_here(&self, id: LeaseId) -> Result<i64, Refusal> {
@@ -736,6 +748,7 @@ async fn lead(inner: Arc<Inner>) {
 
 /// Revokes expired leases and records the remaining time of long ones.
 async fn expire(inner: &Inner) {
+    let _order = inner.checkpointing.lock().await;
     let due = inner.leases.tick(&inner.store.view());
     if due.expired.is_empty() && due.checkpoints.is_empty() {
         return;

@@ -29,7 +29,7 @@ mod view;
 pub use error::Fatal;
 pub use import::{Import, Imported};
 pub use kv::*;
-pub use lease::{CHECKPOINT_INTERVAL_MILLIS, Clock, Due, LeaseClock, MonotonicClock};
+pub use lease::{Clock, Due, LeaseClock, MonotonicClock, Renewed};
 pub use local::{LocalKv, choose_lease_id};
 pub use machine::{Entry, Options, StateMachine};
 pub use record::ChainHash;

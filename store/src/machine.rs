@@ -224,13 +224,20 @@ impl StateMachine {
         }
         let state = &pending.state;
         let disk = state.disk.clone();
-        let record = record::encode_state(&StateRecord {
+        #[allow(unused_mut)]
+        let mut stored = StateRecord {
             applied: state.applied,
             revision: state.revision,
             compact_revision: state.compact_revision,
             hash: state.hash,
             meta: state.meta.clone(),
-        });
+        };
+        #[cfg(feature = "bugs")]
+        if crate::bugs::is_on("applied-behind") {
+            let before = self.published.load();
+            (stored.applied, stored.meta) = (before.applied, before.meta.clone());
+        }
+        let record = record::encode_state(&stored);
         pending.batch.put_cf(disk.family(Family::Meta)?, record::STATE_KEY, record);
         disk.write(pending.batch, true)?;
         let compact_revision = state.compact_revision;
@@ -297,7 +304,7 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     if lost {
         return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
     }
-    if crate::bugs::is_on("falling-revision") {
+    if crate::bugs::is_on("falling-revision") && stored.compact_revision > 0 {
         state.revision = newest;
     }
     Ok(state)
