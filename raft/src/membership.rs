@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use keelson_store::{ChainHash, Kv, KvError, Revision};
+use keelson_store::{ChainHash, Command, Kv, KvError, Revision, SettingsChange};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -22,7 +22,7 @@ use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url, wai
 use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
 use crate::message::{Answer, Ask, Change, Refusal};
 use crate::replica::{Inner, Replica, odd_answer, refused};
-use crate::types::{Node, TypeConfig};
+use crate::types::{Node, Part, TypeConfig};
 
 type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
@@ -81,8 +81,27 @@ impl Inner {
         if let Some((old, ..)) = members.iter().find(|(_, found, _)| named(found)) {
             tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
             self.remove_here(*old).await?;
+            self.clear_alarms(*old).await;
         }
         self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
+    }
+
+    /// What was wrong with a member that is replaced is over.
+    async fn clear_alarms(&self, id: u64) {
+        let view = self.store.view();
+        let names = crate::etcd::alarm::names(id).into_iter().filter(|name| view.setting(name).is_some());
+        let writes: Vec<_> = names.map(|name| (name, None)).collect();
+        if writes.is_empty() {
+            return;
+        }
+        let change = SettingsChange { guards: Vec::new(), writes };
+        let written = match Part::new(Command::Settings(change)) {
+            Ok(part) => self.write_here(part.into()).await.map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = written {
+            tracing::warn!(error, "the alarms of a replaced member stay");
+        }
     }
 
     async fn promote_here(&self, id: u64) -> Result<u64, Refusal> {

@@ -137,6 +137,8 @@ pub struct Replica(pub(crate) Arc<Inner>);
 pub struct Inner {
     pub(crate) cluster_id: u64,
     pub(crate) id: u64,
+    /// Where its log and state are.
+    pub(crate) home: PathBuf,
     pub(crate) version: String,
     pub(crate) raft: Raft,
     pub(crate) store: Arc<StateMachine>,
@@ -195,8 +197,20 @@ impl Replica {
 
     /// Opens it in a simulated world.
     pub async fn open_in(setup: impl Into<Setup>, world: World) -> Result<Self, OpenError> {
-        let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup.into();
+        let setup = setup.into();
+        let dir = setup.dir.clone();
+        let opened = Self::open_whole(setup, world).await;
+        opened.inspect_err(|error| {
+            if crate::heal::is_damage(error) {
+                crate::heal::pronounce_or_tell(&dir, &error.to_string());
+            }
+        })
+    }
+
+    async fn open_whole(setup: Setup, world: World) -> Result<Self, OpenError> {
+        let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup;
         let World { wire, files } = world;
+        let home = dir.clone();
         let options = keelson_store::Options { inline: Scope::is_simulated(), ..Default::default() };
         let (store, log, machine) = crate::task::blocking(move || {
             let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
@@ -221,6 +235,7 @@ impl Replica {
         let inner = Arc::new(Inner {
             cluster_id,
             id,
+            home: home.clone(),
             version,
             raft,
             store,
@@ -245,6 +260,7 @@ impl Replica {
             crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
         crate::task::spawn(crate::compare::run(inner.clone()));
+        crate::task::spawn(crate::heal::remember(inner.clone(), home));
         crate::task::spawn(lead(inner.clone()));
         crate::task::spawn(snapshots(inner.clone(), due));
         crate::task::spawn(crate::membership::promote(inner.clone()));
@@ -359,15 +375,22 @@ impl Replica {
         &self.0.store
     }
 
-    /// Resolves with the reason when Raft has stopped on an error: the process must then end.
+    /// Resolves with the reason when Raft has stopped on an error: the process must then end. If the reason is damage, the
+    /// member begins anew at its next start ([`crate::heal`]).
     pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
         let metrics = self.0.raft.metrics();
         let stop = self.0.stop.clone();
+        let (store, home) = (self.0.store.clone(), self.0.home.clone());
         async move {
             loop {
                 let state = metrics.borrow_watched().running_state.clone();
                 match state {
-                    Err(fatal) if !stop.is_cancelled() => return fatal.to_string(),
+                    Err(fatal) if !stop.is_cancelled() => {
+                        if let Some(damage @ keelson_store::Fatal::Corrupt(_)) = store.failure() {
+                            crate::heal::pronounce_or_tell(&home, &damage.to_string());
+                        }
+                        return fatal.to_string();
+                    }
                     Err(_) => std::future::pending::<()>().await,
                     // Looked at now and then: the metrics change with every write.
                     Ok(()) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,

@@ -9,6 +9,8 @@ pub mod bugs;
 mod compact;
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(feature = "damage")]
+pub mod damage;
 mod disk;
 mod error;
 mod generation;

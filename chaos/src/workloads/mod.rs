@@ -6,6 +6,7 @@ mod compaction;
 mod lock;
 mod register;
 mod set;
+mod ttl;
 mod watch;
 
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct Row {
     pub clients: u32,
     /// Whether it makes members forget history, which some others need whole.
     pub forgets: bool,
+    /// Whether it checks more than etcd promises.
+    pub beyond: bool,
     /// A new one.
     pub make: fn() -> Arc<dyn Workload>,
 }
@@ -67,6 +70,7 @@ pub const TABLE: &[Row] = &[
         about: "reads, writes, swaps and deletions of single keys: linearizable, with revisions that follow time",
         clients: 6,
         forgets: false,
+        beyond: false,
         make: || Arc::new(register::Registers::default()),
     },
     Row {
@@ -74,6 +78,7 @@ pub const TABLE: &[Row] = &[
         about: "transactions that append to lists and read them: strictly serializable",
         clients: 4,
         forgets: false,
+        beyond: false,
         make: || Arc::new(append::Lists::default()),
     },
     Row {
@@ -81,6 +86,7 @@ pub const TABLE: &[Row] = &[
         about: "unique elements are added to a set: none is lost, invented or gone for a while",
         clients: 4,
         forgets: false,
+        beyond: false,
         make: || Arc::new(set::Sets::default()),
     },
     Row {
@@ -88,6 +94,7 @@ pub const TABLE: &[Row] = &[
         about: "money moves between accounts: each read of all, now or at a past revision, shows the same sum",
         clients: 4,
         forgets: false,
+        beyond: false,
         make: || Arc::new(bank::Bank::default()),
     },
     Row {
@@ -95,6 +102,7 @@ pub const TABLE: &[Row] = &[
         about: "keys are written, deleted and watched at every member: watches deliver exactly what was committed",
         clients: 6,
         forgets: false,
+        beyond: false,
         make: || Arc::new(watch::Watches::default()),
     },
     Row {
@@ -102,6 +110,7 @@ pub const TABLE: &[Row] = &[
         about: "leases with keys, and locks by them: no lease ends early, holders are fenced",
         clients: 5,
         forgets: false,
+        beyond: false,
         make: || Arc::new(lock::Locks::default()),
     },
     Row {
@@ -109,7 +118,16 @@ pub const TABLE: &[Row] = &[
         about: "history is forgotten while keys change: what is not forgotten is all there; not together with watch",
         clients: 4,
         forgets: true,
+        beyond: false,
         make: || Arc::new(compaction::Compactions::default()),
+    },
+    Row {
+        name: "ttl",
+        about: "long leases that few renew: they end neither early nor, whoever leads, much too late",
+        clients: 3,
+        forgets: false,
+        beyond: true,
+        make: || Arc::new(ttl::Ttls::default()),
     },
 ];
 

@@ -20,6 +20,11 @@ pub(crate) fn corrupt_name(member: u64) -> Bytes {
     name(member, AlarmType::Corrupt)
 }
 
+/// Names of all settings that are alarms of a member.
+pub(crate) fn names(member: u64) -> Vec<Bytes> {
+    [AlarmType::Nospace, AlarmType::Corrupt].map(|kind| name(member, kind)).to_vec()
+}
+
 fn parse(name: &[u8]) -> Option<AlarmMember> {
     let text = std::str::from_utf8(name.strip_prefix(PREFIX)?).ok()?;
     let (member, kind) = text.split_once('/')?;
