@@ -177,13 +177,16 @@ impl World {
         };
         self.trace.note(format_args!("member {at} starts"));
         let world = self.clone();
-        let running = scope.clone();
+        let (running, ended) = (scope.clone(), scope.clone());
         scope.spawn(async move {
             let why = match world.run(at, running, setup, seams, joins).await {
                 Ok(why) => why,
                 Err(error) => format!("{error:#}"),
             };
-            world.ended(at, &why);
+            // A disk whose power went has killed it already.
+            if !ended.is_killed() {
+                world.ended(at, &why);
+            }
         });
     }
 
