@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use keelson_store::{
-    Applied, Clock, Command, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
+    Applied, Clock, Command, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
     Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
 };
 use openraft::async_runtime::WatchReceiver;
@@ -828,10 +828,11 @@ impl Kv for Replica {
         self.0.store.view().query(request)
     }
 
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+    fn txn_if(&self, guards: Guards, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
         async move {
             keelson_store::check(&txn)?;
-            match self.0.propose(Command::Txn(txn)).await? {
+            let command = if guards.is_empty() { Command::Txn(txn) } else { Command::TxnIf(guards, txn) };
+            match self.0.propose(command).await? {
                 Applied::Txn(response) => Ok(response),
                 Applied::Done(_) => Err(KvError::Stopped("a transaction got another command's answer".into())),
             }
@@ -864,8 +865,9 @@ impl Kv for Replica {
         .boxed()
     }
 
-    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
-        self.command(Command::LeaseRevoke { id })
+    fn lease_revoke_if(&self, guards: Guards, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        let free = guards.is_empty();
+        self.command(if free { Command::LeaseRevoke { id } } else { Command::LeaseRevokeIf(guards, id) })
     }
 
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {

@@ -23,6 +23,9 @@ mod local;
 mod machine;
 mod record;
 mod snapshot;
+mod steps;
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;
 mod txn;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::limits::{LOCAL_BATCH_BYTES, LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_BYTES, LOCAL_QUEUE_REQUESTS};
 use crate::{
-    Applied, Clock, Command, Entry, Fatal, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
+    Applied, Clock, Command, Entry, Fatal, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
     Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch,
     WatchRequest,
 };
@@ -194,9 +194,10 @@ impl Kv for LocalKv {
         self.machine.view().query(request)
     }
 
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+    fn txn_if(&self, guards: Guards, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
         let answer = match crate::check(&txn) {
-            Ok(()) => self.submit(Command::Txn(txn)),
+            Ok(()) if guards.is_empty() => self.submit(Command::Txn(txn)),
+            Ok(()) => self.submit(Command::TxnIf(guards, txn)),
             Err(error) => futures::future::ready(Err(error)).boxed(),
         };
         async move {
@@ -233,8 +234,9 @@ impl Kv for LocalKv {
         .boxed()
     }
 
-    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
-        self.submit_unit(Command::LeaseRevoke { id })
+    fn lease_revoke_if(&self, guards: Guards, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        let free = guards.is_empty();
+        self.submit_unit(if free { Command::LeaseRevoke { id } } else { Command::LeaseRevokeIf(guards, id) })
     }
 
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {

@@ -320,6 +320,11 @@ impl Pending {
             Command::LeaseCheckpoint(remaining) => self.lease_checkpoint(remaining),
             Command::Compact(revision) => Ok(self.compact(*revision)),
             Command::Settings(change) => self.settings(change),
+            Command::TxnIf(guards, _) | Command::LeaseRevokeIf(guards, _) if !self.holds(guards) => {
+                Ok(Err(KvError::SettingsConflict))
+            }
+            Command::TxnIf(_, txn) => self.txn(txn),
+            Command::LeaseRevokeIf(_, id) => self.lease_revoke(*id),
         }
     }
 
@@ -411,9 +416,13 @@ impl Pending {
         Ok(self.done())
     }
 
+    /// Whether settings are what they must be.
+    fn holds(&self, guards: &[(Bytes, Option<Bytes>)]) -> bool {
+        guards.iter().all(|(name, value)| self.state.settings.get(name) == value.as_ref())
+    }
+
     fn settings(&mut self, change: &SettingsChange) -> Result<Result<Applied, KvError>, Fatal> {
-        let is = |(name, value): &(Bytes, Option<Bytes>)| self.state.settings.get(name) == value.as_ref();
-        if !change.guards.iter().all(is) {
+        if !self.holds(&change.guards) {
             return Ok(Err(KvError::SettingsConflict));
         }
         let fits = |(name, value): &(Bytes, Option<Bytes>)| {
