@@ -383,17 +383,20 @@ impl Replica {
         let (store, home) = (self.0.store.clone(), self.0.home.clone());
         async move {
             loop {
+                let damage = store.failure().filter(|_| !stop.is_cancelled());
+                if let Some(damage) = &damage
+                    && matches!(damage, keelson_store::Fatal::Corrupt(_))
+                {
+                    crate::heal::pronounce_or_tell(&home, &damage.to_string());
+                }
                 let state = metrics.borrow_watched().running_state.clone();
-                match state {
-                    Err(fatal) if !stop.is_cancelled() => {
-                        if let Some(damage @ keelson_store::Fatal::Corrupt(_)) = store.failure() {
-                            crate::heal::pronounce_or_tell(&home, &damage.to_string());
-                        }
-                        return fatal.to_string();
-                    }
-                    Err(_) => std::future::pending::<()>().await,
+                match (state, damage) {
+                    (Err(fatal), _) if !stop.is_cancelled() => return fatal.to_string(),
+                    // Raft notices only when it has something to apply; until then nobody must read from here.
+                    (Ok(()), Some(damage)) => return damage.to_string(),
+                    (Err(_), _) => std::future::pending::<()>().await,
                     // Looked at now and then: the metrics change with every write.
-                    Ok(()) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
+                    (Ok(()), None) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
                 }
             }
         }
