@@ -135,12 +135,14 @@ fn namespace(subresource: &str, new: &Value, p: &mut Problems) {
         }
         return;
     }
-    for finalizer in items(&new["spec"]["finalizers"]) {
+    for (index, finalizer) in items(&new["spec"]["finalizers"]).enumerate() {
         let name = finalizer.as_str().unwrap_or_default();
-        p.qualified_name("spec.finalizers", name);
+        let field =
+            if subresource == "finalize" { format!("spec.finalizers[{index}]") } else { "spec.finalizers".into() };
+        p.qualified_name(&field, name);
         if !name.contains('/') && !NAMESPACE_FINALIZERS.contains(&name) {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
-            p.invalid("spec.finalizers", finalizer, why);
+            p.invalid(field, finalizer, why);
         }
     }
 }

@@ -30,15 +30,23 @@ pub fn validate(plural: &str, new: &Value, old: Option<&Value>, p: &mut Problems
     }
 }
 
-/// What is wrong with an address, if anything is: leading zeros are refused, which some readers take for octal.
+/// What is wrong with an address, if anything is: leading zeros are refused, which some readers take for octal, and so
+/// are addresses of one family written as the other's.
 pub fn ip_problem(text: &str) -> Option<&'static str> {
-    if text.parse::<IpAddr>().is_ok() {
-        return None;
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => Some("must not be an IPv4-mapped IPv6 address"),
+        Ok(_) => None,
+        Err(_) if without_zeros(text).is_some() => Some("must not have leading 0s"),
+        Err(_) => Some(NOT_AN_IP),
     }
+}
+
+/// An IPv4 address without the zeros in front of its numbers, if it is one then.
+fn without_zeros(text: &str) -> Option<Ipv4Addr> {
     let zeros = text.split('.').map(|part| part.trim_start_matches('0'));
     let stripped: Vec<&str> = zeros.map(|part| if part.is_empty() { "0" } else { part }).collect();
-    let legacy = text.split('.').all(|part| !part.is_empty()) && stripped.join(".").parse::<Ipv4Addr>().is_ok();
-    Some(if legacy { "must not have leading 0s" } else { NOT_AN_IP })
+    let good = text.split('.').all(|part| !part.is_empty());
+    good.then(|| stripped.join(".").parse().ok()).flatten()
 }
 
 /// An address.
@@ -48,22 +56,35 @@ pub fn ip(value: &Value, field: &str, p: &mut Problems) {
     }
 }
 
+/// What is wrong with a range of addresses, if anything is.
+pub fn cidr_problem(text: &str) -> Option<&'static str> {
+    const ZEROS: &str = "must not have leading 0s in IP or prefix length";
+    let (ip, bits) = text.split_once('/')?;
+    let padded = bits.len() > 1 && bits.starts_with('0');
+    match parse_cidr(text) {
+        Some(_) if padded => Some(ZEROS),
+        Some((IpAddr::V6(ip), _)) if ip.to_ipv4_mapped().is_some() => Some("must not have an IPv4-mapped IPv6 address"),
+        Some((ip, bits)) if !is_network(ip, bits) => Some("must not have bits set beyond the prefix length"),
+        Some(_) => None,
+        None if without_zeros(ip).is_some() && bits.parse::<u32>().is_ok_and(|b| b <= 32) => Some(ZEROS),
+        None => Some(NOT_A_CIDR),
+    }
+}
+
 /// A range of addresses.
 pub fn cidr(value: &Value, field: &str, p: &mut Problems) {
     let text = value.as_str().unwrap_or_default();
-    match parse_cidr(text) {
-        Some((ip, bits)) if !is_network(ip, bits) => {
-            p.invalid(field, value, "must not have bits set beyond the prefix length");
-        }
-        Some(_) => {}
-        None => p.invalid(field, value, NOT_A_CIDR),
+    let problem = if text.contains('/') { cidr_problem(text) } else { Some(NOT_A_CIDR) };
+    if let Some(why) = problem {
+        p.invalid(field, value, why);
     }
 }
 
 /// Address and length of a range.
 pub fn parse_cidr(text: &str) -> Option<(IpAddr, u32)> {
     let (ip, bits) = text.split_once('/')?;
-    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, digits.then(|| bits.parse().ok()).flatten()?);
     (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
 }
 
