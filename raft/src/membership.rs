@@ -141,6 +141,23 @@ impl Inner {
         Ok(last.map_or(0, |last| last.index))
     }
 
+    /// Whether a change of voters has made its first step only: then the old ones and the new ones must agree.
+    pub(crate) fn is_joint(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Makes the second step of a change whose leader died after the first: until then fewer members may fail than should.
+    async fn finish_change(&self) {
+        // Voters that leave are no learners afterwards, as in every change that removes one.
+        let written = self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await;
+        match written {
+            Ok(_) => tracing::info!("a change of the membership that another leader began is finished"),
+            // Whoever began it is still at it.
+            Err(_) if in_progress(&written) => {}
+            Err(error) => tracing::debug!(%error, "a change of the membership cannot be finished yet"),
+        }
+    }
+
     /// Whether a learner's log is nearly as long as the leader's.
     fn caught_up(&self, id: u64) -> bool {
         let metrics = self.raft.metrics();
@@ -151,7 +168,7 @@ impl Inner {
     }
 }
 
-/// Promotes joining learners that have caught up, while this member leads.
+/// Promotes joining learners that have caught up, and finishes what former leaders began, while this member leads.
 pub async fn promote(inner: Arc<Inner>) {
     let mut tick = tokio::time::interval(Duration::from_millis(PROMOTION_MILLIS));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -161,6 +178,10 @@ pub async fn promote(inner: Arc<Inner>) {
             _ = tick.tick() => {}
         }
         if !inner.is_leading() {
+            continue;
+        }
+        if inner.is_joint() {
+            inner.finish_change().await;
             continue;
         }
         for (id, member, votes) in inner.members() {
@@ -260,6 +281,14 @@ impl Replica {
         let voting = nodes.iter().filter(|(found, node, votes)| *found != id && (*votes || node.joining));
         let started = voting.clone().filter(|(_, node, _)| !node.name.is_empty());
         (started.count(), voting.count())
+    }
+
+    /// Whether no change of the membership is under way, as this member knows.
+    pub fn is_settled(&self) -> bool {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let config = &metrics.membership_config;
+        config == &metrics.committed_membership_config && config.membership().get_joint_config().len() == 1
     }
 
     /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use keelson_store::{
-    Applied, Clock, Command, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
-    Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
+    Applied, Clock, Command, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest,
+    RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest,
+    choose_lease_id,
 };
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};

@@ -361,7 +361,10 @@ async fn begins_anew(pki: &ClusterPki, home: &Path, others: &[Node], member: &Re
     replica.barrier().await.expect("a barrier");
     assert_eq!(get(&replica, "k7").as_deref(), Some(&b"before"[..]));
     put(&replica, "k7", b"after").await.expect("it takes writes");
-    let alarm = format!("alarm/{:016x}/CORRUPT", home.file_name().map_or(0, |name| name.to_string_lossy().parse().unwrap_or(0)));
+    let alarm = format!(
+        "alarm/{:016x}/CORRUPT",
+        home.file_name().map_or(0, |name| name.to_string_lossy().parse().unwrap_or(0))
+    );
     assert!(replica.view().setting(alarm.as_bytes()).is_none(), "its alarm is over");
     replica.shutdown().await;
 }

@@ -140,7 +140,10 @@ impl World {
     pub fn is_whole(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let members = self.members.lock();
-        let Some(nodes) = members[leader].replica.as_ref().map(Replica::nodes) else { return false };
+        let Some(replica) = members[leader].replica.as_ref().filter(|replica| replica.is_settled()) else {
+            return false;
+        };
+        let nodes = replica.nodes();
         let votes = |member: &Member| nodes.iter().any(|(id, _, votes)| *id == member.id && *votes);
         nodes.len() == members.len() && members.iter().all(|member| member.replica.is_some() && votes(member))
     }

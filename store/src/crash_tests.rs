@@ -128,7 +128,11 @@ fn a_damaged_snapshot_is_refused_or_shows_itself_when_it_is_read() {
             if bytes.is_empty() {
                 continue;
             }
-            if part % 2 == 0 { bytes[at] ^= 0x04 } else { bytes.truncate(at) }
+            if part % 2 == 0 {
+                bytes[at] ^= 0x04
+            } else {
+                bytes.truncate(at)
+            }
             fs::write(&file, bytes).expect("written");
             tried += 1;
             match machine.install(&snapshot) {

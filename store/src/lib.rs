@@ -9,6 +9,8 @@ pub mod bugs;
 mod compact;
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(test)]
+mod crash_tests;
 #[cfg(feature = "damage")]
 pub mod damage;
 mod disk;
@@ -24,8 +26,6 @@ mod machine;
 mod record;
 mod snapshot;
 mod steps;
-#[cfg(test)]
-mod crash_tests;
 #[cfg(test)]
 mod tests;
 mod txn;

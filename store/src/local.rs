@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 
 use crate::limits::{LOCAL_BATCH_BYTES, LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_BYTES, LOCAL_QUEUE_REQUESTS};
 use crate::{
-    Applied, Clock, Command, Entry, Fatal, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
-    Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch,
-    WatchRequest,
+    Applied, Clock, Command, Entry, Fatal, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus,
+    MonotonicClock, Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse,
+    View, Watch, WatchRequest,
 };
 
 const LEASE_TICK: Duration = Duration::from_millis(500);

@@ -367,7 +367,7 @@ fn leases_expire_after_their_time_and_not_before() {
     clock.lead(&view, 0);
     set(9_999);
     assert_eq!(clock.tick(&view).expired, []);
-    assert_eq!(clock.renew(&view, 1), Ok(Renewed { ttl: 10, take_back: false }));
+    assert_eq!(clock.renew(&view, 1), Ok(Renewed { ttl: 10, take_back: true }), "its last second is on its way");
     set(19_998);
     assert_eq!(clock.tick(&view).expired, []);
     assert_eq!(clock.status(&view, 1).expect("known").remaining_ttl, 0, "less than a second is left");

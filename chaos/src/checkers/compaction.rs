@@ -41,7 +41,9 @@ pub struct Told {
 /// Checks what clients saw against what they did.
 pub fn check(told: &[Told]) -> Verdict {
     let faults = told.iter().flat_map(|told| {
-        told.looks.iter().filter_map(|(made, look)| check_look(told.changes.get(..*made).unwrap_or(&told.changes), look))
+        told.looks
+            .iter()
+            .filter_map(|(made, look)| check_look(told.changes.get(..*made).unwrap_or(&told.changes), look))
     });
     Verdict::of(faults.collect())
 }
@@ -104,9 +106,12 @@ mod tests {
             ("from between", 4, Look::Watched(4, from(1, 2)), vec![]),
             ("nothing yet", 4, Look::Watched(5, vec![]), vec![]),
             ("the deletion is lost", 4, Look::Watched(5, from(2, 2)), vec!["lost-event"]),
-            ("one in the middle is lost", 4, Look::Watched(5, vec![changes[1].clone(), changes[3].clone()]), vec![
-                "lost-event",
-            ]),
+            (
+                "one in the middle is lost",
+                4,
+                Look::Watched(5, vec![changes[1].clone(), changes[3].clone()]),
+                vec!["lost-event"],
+            ),
             ("from before", 4, Look::Watched(6, from(1, 3)), vec!["wrong-event"]),
             ("another value", 4, Look::Watched(6, vec![change(6, "b", Some("x"))]), vec!["wrong-event"]),
             ("not made yet", 2, Look::Watched(5, from(1, 2)), vec!["wrong-event"]),

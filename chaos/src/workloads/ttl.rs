@@ -21,8 +21,7 @@ const UNCERTAINTY: u64 = 4_000_000_000;
 const AFTERMATH: u64 = 6_000_000_000;
 /// What a lease may be late: clocks, the leader's look at the clock, the commit; its time is recorded every tenth of it but
 /// at least every five seconds, and whoever takes over allows for the time without a leader.
-const LATENESS: Lateness =
-    Lateness { always: 6_000_000_000, each_term: 10_000_000_000, between: 3_000_000_000 };
+const LATENESS: Lateness = Lateness { always: 6_000_000_000, each_term: 10_000_000_000, between: 3_000_000_000 };
 const SECOND: u64 = 1_000_000_000;
 
 /// The workload.

@@ -64,8 +64,9 @@ impl Caller {
         let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
         let Some(token) = header("token").or_else(|| header("authorization")) else {
             let name = request.extensions().get::<PeerName>().and_then(|name| name.0.clone());
-            let known =
-                name.and_then(|name| table.rights(&name).map(|rights| Self::User(name.to_string(), rights.clone(), table.state)));
+            let known = name.and_then(|name| {
+                table.rights(&name).map(|rights| Self::User(name.to_string(), rights.clone(), table.state))
+            });
             return Ok(known.unwrap_or(Self::Nobody));
         };
         let token = token.strip_prefix("Bearer ").unwrap_or(token);
