@@ -28,6 +28,7 @@ mod snapshot;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod txn;
 mod view;
 
