@@ -384,24 +384,26 @@ fn leases_expire_after_their_time_and_not_before() {
 /// A lease of 1000 seconds whose time began at 0.
 fn next_leader_keeps_what_was_left(machine: &StateMachine, hands: &Arc<Hands>, clock: &LeaseClock) {
     let set = |millis| hands.0.store(millis, std::sync::atomic::Ordering::SeqCst);
-    set(299_999);
+    set(99_999);
     assert_eq!(clock.tick(&machine.view()).checkpoints, []);
-    set(300_000);
+    set(100_000);
     let due = clock.tick(&machine.view());
-    assert_eq!((due.expired, due.checkpoints.clone()), (vec![], vec![(2, 700)]));
+    assert_eq!((due.expired, due.checkpoints.clone()), (vec![], vec![(2, 900)]), "soon after it was taken over");
     apply(machine, Command::LeaseCheckpoint(due.checkpoints)).expect("recorded");
-    set(400_000);
-    assert_eq!(clock.tick(&machine.view()).checkpoints, [(2, 600)], "sooner the second time");
+    set(200_000);
+    assert_eq!(clock.tick(&machine.view()).checkpoints, [(2, 800)]);
     let next_leader = LeaseClock::new(hands.clone());
     next_leader.lead(&machine.view(), 1_000);
-    assert_eq!(next_leader.status(&machine.view(), 2).expect("known").remaining_ttl, 701);
+    assert_eq!(next_leader.status(&machine.view(), 2).expect("known").remaining_ttl, 901);
     let renewed = |take_back| Ok(Renewed { ttl: 1000, take_back });
     assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true));
     assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true), "it was not taken back yet");
     apply(machine, Command::LeaseCheckpoint(vec![(2, 0)])).expect("recorded");
     next_leader.taken_back(2);
     assert_eq!(next_leader.renew(&machine.view(), 2), renewed(false));
-    set(400_000 + 300_000);
+    set(499_999);
+    assert_eq!(next_leader.tick(&machine.view()).checkpoints, [], "it was renewed");
+    set(500_000);
     let due = next_leader.tick(&machine.view());
     assert_eq!(due.checkpoints, [(2, 700)]);
     assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true), "it is under way");
