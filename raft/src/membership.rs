@@ -81,16 +81,16 @@ impl Inner {
         if let Some((old, ..)) = members.iter().find(|(_, found, _)| named(found)) {
             tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
             self.remove_here(*old).await?;
-            self.clear_alarms(*old).await;
         }
         self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
     }
 
-    /// What was wrong with a member that is replaced is over.
-    async fn clear_alarms(&self, id: u64) {
-        let view = self.store.view();
-        let names = crate::etcd::alarm::names(id).into_iter().filter(|name| view.setting(name).is_some());
-        let writes: Vec<_> = names.map(|name| (name, None)).collect();
+    /// What was wrong with members that are no more is over.
+    async fn clear_alarms(&self) {
+        let (view, members) = (self.store.view(), self.members());
+        let gone = |id: u64| members.iter().all(|(found, ..)| *found != id);
+        let names = crate::etcd::alarm::names(&view).into_iter().filter(|(_, id)| gone(*id));
+        let writes: Vec<_> = names.map(|(name, _)| (name, None)).collect();
         if writes.is_empty() {
             return;
         }
@@ -100,7 +100,7 @@ impl Inner {
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = written {
-            tracing::warn!(error, "the alarms of a replaced member stay");
+            tracing::debug!(error, "the alarms of a member that is no more stay for now");
         }
     }
 
@@ -184,6 +184,7 @@ pub async fn promote(inner: Arc<Inner>) {
             inner.finish_change().await;
             continue;
         }
+        inner.clear_alarms().await;
         for (id, member, votes) in inner.members() {
             if votes || !member.joining || !inner.caught_up(id) {
                 continue;

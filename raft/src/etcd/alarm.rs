@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use keelson_proto::etcd::etcdserverpb::{AlarmMember, AlarmType};
-use keelson_store::SettingsChange;
+use keelson_store::{SettingsChange, View};
 use tonic::Status;
 
 use super::Front;
@@ -20,9 +20,10 @@ pub(crate) fn corrupt_name(member: u64) -> Bytes {
     name(member, AlarmType::Corrupt)
 }
 
-/// Names of all settings that are alarms of a member.
-pub(crate) fn names(member: u64) -> Vec<Bytes> {
-    [AlarmType::Nospace, AlarmType::Corrupt].map(|kind| name(member, kind)).to_vec()
+/// The settings that are alarms, and whose.
+pub(crate) fn names(view: &View) -> Vec<(Bytes, u64)> {
+    let all = view.settings(PREFIX).map(|(name, _)| name.clone());
+    all.filter_map(|name| Some((parse(&name)?.member_id, name))).map(|(id, name)| (name, id)).collect()
 }
 
 fn parse(name: &[u8]) -> Option<AlarmMember> {
