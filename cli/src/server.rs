@@ -66,10 +66,18 @@ async fn run_once(args: ServerArgs) -> Result<()> {
 
 /// A node's range must fit into that of all pods.
 fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
-    let bits = cluster_cidr.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
-    let bits = bits.with_context(|| format!("--cluster-cidr {cluster_cidr}: write for example 10.244.0.0/16"))?;
-    if node_bits < bits {
-        bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {cluster_cidr}");
+    let parts: Vec<&str> = cluster_cidr.split(',').collect();
+    if parts.len() > 2 || parts.len() == 2 && parts[0].contains(':') == parts[1].contains(':') {
+        bail!("--cluster-cidr {cluster_cidr}: one range, or one of IPv4 and one of IPv6");
+    }
+    for part in parts {
+        let bits = part.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
+        let bits = bits.with_context(|| format!("--cluster-cidr {part}: write for example 10.244.0.0/16"))?;
+        // Nodes get 64 bits of IPv6.
+        let node_bits = if part.contains(':') { 64 } else { node_bits };
+        if node_bits < bits {
+            bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {part}");
+        }
     }
     Ok(())
 }
