@@ -139,7 +139,7 @@ pub struct ServerArgs {
     /// Further names and addresses for the API's certificate (comma-separated)
     #[arg(long, env = "KEELSON_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// Addresses of Services
+    /// Addresses of Services: one range, or one of each family (10.96.0.0/16,fd00:96::/108), the default family first
     #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: String,
     /// Addresses of pods; each node gets a range of it
