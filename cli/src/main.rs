@@ -7,6 +7,7 @@ mod chaos;
 mod component;
 mod config;
 mod etcd;
+mod heal;
 mod identity;
 mod join;
 mod leader;

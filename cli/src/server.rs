@@ -24,7 +24,7 @@ use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
 use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
-use crate::{etcd, join, leader, member, resident};
+use crate::{etcd, heal, join, leader, member, resident};
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
@@ -33,8 +33,13 @@ const LEADER_RETRY: Duration = Duration::from_millis(20);
 /// How often a server that waits for others says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs a server until it is told to stop.
+/// Runs a server until it is told to stop, from its peers' data if its own is damaged.
 pub async fn run(args: ServerArgs) -> Result<()> {
+    let store = args.data_dir.join("store");
+    heal::or_again(&store, run_once(args).await)
+}
+
+async fn run_once(args: ServerArgs) -> Result<()> {
     let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
     check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
@@ -47,6 +52,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let addresses = Addresses::of(&args)?;
     let (identity, pki) = replica::identity(&args, &data).await?;
     let keeper = Keeper::new(pki, place(&args, &data, &identity, addresses), args.certificate_lifetime)?;
+    let identity = heal::server(&data, identity, keeper.peers()).await?;
     let replica = replica::open(&data, addresses, &identity, keeper.peers()).await?;
     let care = Care::new(replica.clone(), identity, keeper, &data);
     let stop = CancellationToken::new();
