@@ -126,13 +126,24 @@ fn create_v2(group: &Path, limits: &PodLimits) -> io::Result<()> {
     set_v2(group, limits)
 }
 
-/// Removes the groups of a pod of which only the uid is known; what still holds processes stays.
+/// Ends what is left in a group: a runtime that was killed in the middle of a start forgets the process that it made.
+fn end_processes(group: &Path) {
+    let text = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in text.lines().filter_map(|line| line.trim().parse::<i32>().ok()).filter(|pid| *pid > 1) {
+        tracing::info!(group = %group.display(), pid, "a process of a pod that is gone is ended");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Removes the groups of a pod of which only the uid is known, with what no runtime knows of any more.
 pub fn remove(uid: &str) {
     for root in hierarchies() {
         for class in ["", "burstable", "besteffort"] {
             let group = root.join(PODS).join(class).join(format!("pod{uid}"));
             let inner = std::fs::read_dir(&group).into_iter().flatten().flatten().map(|e| e.path());
+            end_processes(&group);
             for child in inner.filter(|p| p.is_dir()) {
+                end_processes(&child);
                 let _ = std::fs::remove_dir(child); // the runtime removes its own; this is for what it forgot
             }
             match std::fs::remove_dir(&group) {

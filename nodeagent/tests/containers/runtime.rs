@@ -20,6 +20,31 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        end_shims(&self.socket());
+    }
+}
+
+/// Ends the processes between this runtime and its containers, with what they still have: a runtime that is killed forgets
+/// some of them.
+fn end_shims(socket: &Path) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let socket = socket.display().to_string();
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let end = |pid: &str| {
+        // It may be gone by itself.
+        let _ = pid.parse().map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+    };
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let command = read(process.path().join("cmdline"));
+        if command.contains("containerd-shim") && command.split('\0').any(|part| part == socket) {
+            let pid = process.file_name().to_string_lossy().into_owned();
+            // Children belong to the thread that made them.
+            for thread in std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten() {
+                read(thread.path().join("children")).split_whitespace().for_each(end);
+            }
+            end(&pid);
+        }
     }
 }
 
