@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 use crate::kinds::{self, Kind};
 use crate::session::{Session, encode};
 
 /// Flags that name files.
 pub const FILES: &[Flag] = &[
-    text("filename", "", "Filename, directory, or URL to files.").short('f'),
+    repeated("filename", "Filename, directory, or URL to files.").short('f'),
     text("kustomize", "", "Process the kustomization directory.").short('k'),
     switch("recursive", "Process the directory used in -f, --filename recursively.").short('R'),
 ];

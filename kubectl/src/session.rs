@@ -11,14 +11,13 @@ use serde_json::Value;
 
 use crate::config::{Access, Config, access};
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 
 /// Flags of every command.
 pub const GLOBAL: &[Flag] = &[
     text("as", "", "Username to impersonate for the operation."),
-    text(
+    repeated(
         "as-group",
-        "",
         "Group to impersonate for the operation, this flag can be repeated to specify multiple groups.",
     ),
     text("as-uid", "", "UID to impersonate for the operation."),
@@ -31,14 +30,20 @@ pub const GLOBAL: &[Flag] = &[
     switch("disable-compression", "Taken for compatibility; responses are not compressed."),
     switch("insecure-skip-tls-verify", "If true, the server's certificate will not be checked for validity."),
     text("kubeconfig", "", "Path to the kubeconfig file to use for CLI requests."),
+    text("log-flush-frequency", "5s", "Taken for compatibility: what is logged is written at once."),
     switch("match-server-version", "Require server version to match client version"),
     text("namespace", "", "If present, the namespace scope for this CLI request").short('n'),
-    text("request-timeout", "0", "The length of time to wait before giving up on a single server request."),
+    text("password", "", "Password for basic authentication to the API server"),
+    text("profile", "none", "Taken for compatibility: only none is known."),
+    text("profile-output", "profile.pprof", "Taken for compatibility: no profile is written."),
+    text("request-timeout", "0", "The length of time to wait before giving up on a single server request.").plain(),
     text("server", "", "The address and port of the Kubernetes API server").short('s'),
     text("tls-server-name", "", "Server name to use for server certificate validation."),
     text("token", "", "Bearer token for authentication to the API server"),
     text("user", "", "The name of the kubeconfig user to use"),
+    text("username", "", "Username for basic authentication to the API server"),
     text("v", "0", "number for the log level verbosity").short('v'),
+    text("vmodule", "", "Taken for compatibility: verbosity is the same everywhere."),
     switch("warnings-as-errors", "Treat warnings received from the server as errors"),
 ];
 

@@ -11,7 +11,7 @@ use crate::session::{Session, encode};
 use crate::value::Read;
 
 use super::change::{in_editor, named, path_of};
-use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
+use super::create::{LAST_APPLIED, LINE_ENDINGS, WRITE, is_client_dry_run, manager, save_config, write_query};
 
 /// Flags of `view-last-applied`.
 pub const VIEW: &[&[Flag]] =
@@ -19,8 +19,8 @@ pub const VIEW: &[&[Flag]] =
 /// Flags of `set-last-applied`.
 pub const SET: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
     &[
+        FILES[0],
         WRITE[0],
         switch(
             "create-annotation",
@@ -29,7 +29,7 @@ pub const SET: &[&[Flag]] = &[
     ],
 ];
 /// Flags of `edit-last-applied`.
-pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[WRITE[1]]];
+pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[manager("kubectl-client-side-apply"), WRITE[2], LINE_ENDINGS]];
 
 fn kept(object: &Value) -> Outcome<Value> {
     let text = object["metadata"]["annotations"][LAST_APPLIED].as_str();

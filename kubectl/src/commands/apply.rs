@@ -4,20 +4,22 @@ use keelson_machinery::schema::{Definition, Field, PatchStrategy, Type, definiti
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::objects::{FILES, from_files, place};
 use crate::output::{self, changed};
 use crate::session::{Session, encode, query};
 
-use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
+use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, manager, save_config, write_query};
 
 /// Flags of `apply`.
 pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-client-side-apply"),
+        WRITE[2],
         switch("all", "Select all resources in the namespace of the specified resource types."),
         text("applyset", "", "The name of the ApplySet that tracks which resources are being managed."),
         text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
@@ -27,7 +29,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("openapi-patch", "If true, use openapi to calculate diff when the openapi presents.").or("true"),
         switch("overwrite", "Automatically resolve conflicts between the modified and live configuration.").or("true"),
         switch("prune", "Automatically delete resource objects, that do not appear in the configs."),
-        text("prune-allowlist", "", "Overwrite the default allowlist with <group/version/kind> for --prune"),
+        repeated("prune-allowlist", "Overwrite the default allowlist with <group/version/kind> for --prune"),
         text("selector", "", "Selector (label query) to filter on").short('l'),
         switch("server-side", "If true, apply runs in the server instead of the client."),
         text("subresource", "", "If specified, apply will operate on the subresource of the requested object."),
@@ -96,7 +98,7 @@ async fn server_side(session: &Session, object: Value) -> Outcome {
     let parsed = &session.parsed;
     let kind = kinds::of_object(session, &object).await?;
     let (namespace, name) = place(session, &object)?;
-    let manager = if parsed.text("field-manager").is_empty() { "kubectl" } else { parsed.text("field-manager") };
+    let manager = if !parsed.is_set("field-manager") { "kubectl" } else { parsed.text("field-manager") };
     let force = if parsed.on("force-conflicts") { "true" } else { "false" };
     let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
     let query =

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::objects::{self, FILES};
 use crate::output::{self, Format, changed, table};
@@ -26,7 +26,7 @@ pub const CERTIFICATE: &[&[Flag]] =
 pub const TOKEN: &[&[Flag]] = &[
     output::FLAGS,
     &[
-        text("audience", "", "Audience of the requested token. Repeat flag for multiple audiences."),
+        repeated("audience", "Audience of the requested token. Repeat flag for multiple audiences."),
         text("bound-object-kind", "", "Kind of an object to bind the token to."),
         text("bound-object-name", "", "Name of an object to bind the token to."),
         text("bound-object-uid", "", "UID of an object to bind the token to."),

@@ -11,7 +11,7 @@ use crate::objects::{self, FILES, documents};
 use crate::output::{self, Format, changed, name_of, strip_managed};
 use crate::session::{Session, encode};
 
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{LINE_ENDINGS, SAVE, WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `patch`.
 pub const PATCH: &[&[Flag]] = &[
@@ -19,7 +19,7 @@ pub const PATCH: &[&[Flag]] = &[
     FILES,
     &[
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-patch"),
         switch("local", "If true, patch will operate on the content of the file, not the server-side resource."),
         text("patch", "", "The patch to be applied to the resource JSON file.").short('p'),
         text("patch-file", "", "A file containing a patch to be applied to the resource."),
@@ -32,7 +32,14 @@ pub const PATCH: &[&[Flag]] = &[
 pub const EDIT: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    &[WRITE[1], WRITE[2], text("subresource", "", "If specified, edits the subresource of the requested object.")],
+    &[
+        manager("kubectl-edit"),
+        WRITE[2],
+        SAVE,
+        LINE_ENDINGS,
+        switch("output-patch", "Output the patch if the resource is edited."),
+        text("subresource", "", "If specified, edits the subresource of the requested object."),
+    ],
 ];
 
 /// Path of an object that was read.

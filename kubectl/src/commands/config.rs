@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, entry, entry_mut};
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::output::{self, Format, table};
 use crate::session::Session;
 
@@ -27,16 +27,35 @@ pub const GET_CONTEXTS: &[&[Flag]] = &[&[
 ]];
 /// Flags of `config set-cluster`.
 pub const SET_CLUSTER: &[&[Flag]] = &[&[
+    text("certificate-authority", "", "Path to certificate-authority file for the cluster entry in kubeconfig"),
+    switch("insecure-skip-tls-verify", "insecure-skip-tls-verify for the cluster entry in kubeconfig"),
+    text("server", "", "server for the cluster entry in kubeconfig"),
+    text("tls-server-name", "", "tls-server-name for the cluster entry in kubeconfig"),
     switch("embed-certs", "embed-certs for the cluster entry in kubeconfig"),
     text("proxy-url", "", "proxy-url for the cluster entry in kubeconfig"),
 ]];
 /// Flags of `config set-context`.
-pub const SET_CONTEXT: &[&[Flag]] = &[&[switch("current", "Modify the current context")]];
+pub const SET_CONTEXT: &[&[Flag]] = &[&[
+    switch("current", "Modify the current context"),
+    text("cluster", "", "cluster for the context entry in kubeconfig"),
+    text("namespace", "", "namespace for the context entry in kubeconfig"),
+    text("user", "", "user for the context entry in kubeconfig"),
+]];
 /// Flags of `config set-credentials`.
 pub const SET_CREDENTIALS: &[&[Flag]] = &[&[
     switch("embed-certs", "Embed client cert/key for the user entry in kubeconfig"),
     text("exec-api-version", "", "API version of the exec credential plugin for the user entry in kubeconfig"),
-    text("exec-arg", "", "New arguments for the exec credential plugin command for the user entry in kubeconfig"),
+    text("auth-provider", "", "Auth provider for the user entry in kubeconfig"),
+    repeated("auth-provider-arg", "'key=value' arguments for the auth provider"),
+    text("client-certificate", "", "Path to client-certificate file for the user entry in kubeconfig"),
+    text("client-key", "", "Path to client-key file for the user entry in kubeconfig"),
+    repeated("exec-env", "'key=value' environment values for the exec credential plugin"),
+    text("exec-interactive-mode", "", "InteractiveMode of the exec credentials plugin for the user entry in kubeconfig"),
+    switch("exec-provide-cluster-info", "ProvideClusterInfo of the exec credentials plugin for the user entry in kubeconfig"),
+    text("password", "", "password for the user entry in kubeconfig"),
+    text("token", "", "token for the user entry in kubeconfig"),
+    text("username", "", "username for the user entry in kubeconfig"),
+    repeated("exec-arg", "New arguments for the exec credential plugin command for the user entry in kubeconfig"),
     text("exec-command", "", "Command for the exec credential plugin for the user entry in kubeconfig"),
 ]];
 

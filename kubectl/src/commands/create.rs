@@ -14,9 +14,21 @@ use crate::session::{Session, encode, query};
 /// Flags of commands that write.
 pub const WRITE: &[Flag] = &[
     text("dry-run", "none", "Must be \"none\", \"server\", or \"client\".").alone("unchanged"),
-    text("field-manager", "", "Name of the manager used to track field ownership."),
+    manager("kubectl-create"),
     text("validate", "strict", "Must be one of: strict (or true), warn, ignore (or false).").alone("strict"),
 ];
+
+/// The flag that names who owns the fields that a command sets.
+pub const fn manager(default: &'static str) -> Flag {
+    text("field-manager", default, "Name of the manager used to track field ownership.")
+}
+
+/// The flag of editors on systems with other line endings.
+pub const LINE_ENDINGS: Flag =
+    switch("windows-line-endings", "Taken for compatibility: edited files have the line endings of this system.");
+/// The flag that keeps what was written in the annotation that `apply` reads.
+pub const SAVE: Flag =
+    switch("save-config", "If true, the configuration of current object will be saved in its annotation.");
 
 /// Flags of `create -f`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -26,7 +38,8 @@ pub const FLAGS: &[&[Flag]] = &[
     &[
         switch("edit", "Edit the API resource before creating"),
         text("raw", "", "Raw URI to POST to the server."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
+        LINE_ENDINGS,
         text("selector", "", "Selector (label query) to filter on").short('l'),
     ],
 ];
@@ -35,12 +48,15 @@ pub const FLAGS: &[&[Flag]] = &[
 pub const REPLACE: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-replace"),
+        WRITE[2],
         switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
         text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
         text("raw", "", "Raw URI to PUT to the server."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
+        switch("wait", "If true, wait for resources to be gone before returning."),
         text("subresource", "", "If specified, replaces the subresource of the requested object."),
         text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
         text("timeout", "0s", "The length of time to wait before giving up on a delete."),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::objects;
 use crate::output;
 use crate::session::{Session, encode};
@@ -32,7 +32,7 @@ pub const FLAGS: &[&[Flag]] = &[
             "",
             "Path to a JSON or YAML file containing a partial container spec to customize built-in debug profiles.",
         ),
-        text("env", "", "Environment variables to set in the container."),
+        repeated("env", "Environment variables to set in the container."),
         text("image", "", "Container image to use for debug container."),
         text("image-pull-policy", "", "The image pull policy for the container."),
         switch("keep-annotations", "If true, keep the original pod annotations."),
@@ -49,7 +49,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("quiet", "If true, suppress informational messages.").short('q'),
         switch("replace", "When used with '--copy-to', delete the original Pod."),
         switch("same-node", "When used with '--copy-to', schedule the copy of target Pod on the same node."),
-        text("set-image", "", "When used with '--copy-to', a list of name=image pairs for changing container images."),
+        repeated("set-image", "When used with '--copy-to', a list of name=image pairs for changing container images."),
         switch("share-processes", "When used with '--copy-to', enable process namespace sharing in the copy.")
             .or("true"),
         switch("stdin", "Keep stdin open on the container(s) in the pod, even if nothing is attached.").short('i'),

@@ -7,23 +7,21 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::output;
 use crate::session::{Session, encode};
 
-use super::create::{WRITE, create};
+use super::create::{SAVE, WRITE, create};
 use super::run::pairs;
 use super::set::quantities;
 
-const SAVE: Flag =
-    switch("save-config", "If true, the configuration of current object will be saved in its annotation.");
 /// Flags of commands that take a name alone.
 pub const PLAIN: &[&[Flag]] = &[output::FLAGS, WRITE, &[SAVE]];
 const SOURCES: &[Flag] = &[
-    text("from-file", "", "Key file can be specified using its file path, or with a key: --from-file=[key=]source."),
-    text("from-literal", "", "Specify a key and literal value to insert (i.e. mykey=somevalue)"),
-    text("from-env-file", "", "Specify the path to a file to read lines of key=val pairs."),
+    repeated("from-file", "Key file can be specified using its file path, or with a key: --from-file=[key=]source."),
+    repeated("from-literal", "Specify a key and literal value to insert (i.e. mykey=somevalue)"),
+    repeated("from-env-file", "Specify the path to a file to read lines of key=val pairs."),
     switch("append-hash", "Append a hash of the configmap or secret to its name."),
 ];
 /// Flags of `create configmap`.
@@ -50,6 +48,7 @@ pub const REGISTRY: &[&[Flag]] = &[
         SAVE,
         text("docker-username", "", "Username for Docker registry authentication"),
         text("docker-password", "", "Password for Docker registry authentication"),
+        repeated("from-file", "A file with the registry's configuration: [.dockerconfigjson=]path."),
         text("docker-email", "", "Email for Docker registry"),
         text("docker-server", "https://index.docker.io/v1/", "Server location for Docker registry"),
         switch("append-hash", "Append a hash of the secret to its name."),
@@ -61,7 +60,7 @@ pub const DEPLOYMENT: &[&[Flag]] = &[
     WRITE,
     &[
         SAVE,
-        text("image", "", "Image names to run. A deployment can have multiple images set for multi-container pod."),
+        repeated("image", "Image names to run. A deployment can have multiple images set for multi-container pod."),
         text("port", "-1", "The containerPort that this deployment exposes."),
         text("replicas", "1", "Number of replicas to create. Default is 1.").short('r'),
     ],
@@ -87,61 +86,75 @@ pub const CRON_JOB: &[&[Flag]] = &[
         text("schedule", "", "A schedule in the Cron format the job should be run with."),
     ],
 ];
-/// Flags of `create role` and `create clusterrole`.
-pub const ROLE: &[&[Flag]] = &[
+/// Flags of `create role`.
+pub const ROLE: &[&[Flag]] = &[output::FLAGS, WRITE, RULE];
+/// Flags of `create clusterrole`.
+pub const CLUSTER_ROLE: &[&[Flag]] = &[
     output::FLAGS,
     WRITE,
+    RULE,
     &[
-        SAVE,
-        text("verb", "", "Verb that applies to the resources contained in the rule"),
-        text("resource", "", "Resource that the rule applies to"),
-        text(
-            "resource-name",
-            "",
-            "Resource in the white list that the rule applies to, repeat this flag for multiple items",
-        ),
-        text("non-resource-url", "", "A partial url that user should have access to."),
+        repeated("non-resource-url", "A partial url that user should have access to."),
         text("aggregation-rule", "", "An aggregation label selector for combining ClusterRoles."),
     ],
 ];
-/// Flags of `create rolebinding` and `create clusterrolebinding`.
-pub const BINDING: &[&[Flag]] = &[
-    output::FLAGS,
-    WRITE,
+const RULE: &[Flag] =
     &[
+        SAVE,
+        repeated("verb", "Verb that applies to the resources contained in the rule"),
+        repeated("resource", "Resource that the rule applies to"),
+        repeated("resource-name",
+            "Resource in the white list that the rule applies to, repeat this flag for multiple items",
+        ),
+    ];
+/// Flags of `create rolebinding`.
+pub const BINDING: &[&[Flag]] =
+    &[output::FLAGS, WRITE, SUBJECTS, &[text("role", "", "Role this RoleBinding should reference")]];
+/// Flags of `create clusterrolebinding`.
+pub const CLUSTER_BINDING: &[&[Flag]] = &[output::FLAGS, WRITE, SUBJECTS];
+const SUBJECTS: &[Flag] = &[
         SAVE,
         text("clusterrole", "", "ClusterRole this binding should reference"),
-        text("role", "", "Role this RoleBinding should reference"),
-        text("group", "", "Groups to bind to the role. The flag can be repeated to add multiple groups."),
-        text("serviceaccount", "", "Service accounts to bind to the role, in the format <namespace>:<name>."),
-    ],
+        repeated("user", "Usernames to bind to the role. The flag can be repeated to add multiple users."),
+        repeated("group", "Groups to bind to the role. The flag can be repeated to add multiple groups."),
+        repeated("serviceaccount", "Service accounts to bind to the role, in the format <namespace>:<name>."),
 ];
-/// Flags of `create service`.
-pub const SERVICE: &[&[Flag]] = &[
+const TCP: Flag = repeated("tcp", "Port pairs can be specified as '<port>:<targetPort>'.");
+/// Flags of `create service clusterip`.
+pub const CLUSTER_IP: &[&[Flag]] = &[
     output::FLAGS,
     WRITE,
     &[
         SAVE,
+        TCP,
         text(
             "clusterip",
             "",
             "Assign your own ClusterIP or set to 'None' for a 'headless' service (no loadbalancing).",
         ),
-        text("external-name", "", "External name of service"),
-        text("node-port", "0", "Port used to expose the service on each node in a cluster."),
-        text("tcp", "", "Port pairs can be specified as '<port>:<targetPort>'."),
     ],
 ];
+/// Flags of `create service externalname`.
+pub const EXTERNAL_NAME: &[&[Flag]] =
+    &[output::FLAGS, WRITE, &[SAVE, TCP, text("external-name", "", "External name of service")]];
+/// Flags of `create service nodeport`.
+pub const NODE_PORT: &[&[Flag]] = &[
+    output::FLAGS,
+    WRITE,
+    &[SAVE, TCP, text("node-port", "0", "Port used to expose the service on each node in a cluster.")],
+];
+/// Flags of `create service loadbalancer`.
+pub const LOAD_BALANCER: &[&[Flag]] = &[output::FLAGS, WRITE, &[SAVE, TCP]];
 /// Flags of `create ingress`.
 pub const INGRESS: &[&[Flag]] = &[
     output::FLAGS,
     WRITE,
     &[
         SAVE,
-        text("annotation", "", "Annotation to insert in the ingress object, in the format annotation=value"),
+        repeated("annotation", "Annotation to insert in the ingress object, in the format annotation=value"),
         text("class", "", "Ingress Class to be used"),
         text("default-backend", "", "Default service for backend, in format of svcname:port"),
-        text("rule", "", "Rule in format host/path=service:port[,tls=secretname]."),
+        repeated("rule", "Rule in format host/path=service:port[,tls=secretname]."),
     ],
 ];
 /// Flags of `create poddisruptionbudget`.

@@ -7,7 +7,7 @@ use http_body_util::BodyStream;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, FILES, SELECT, Target};
 use crate::output::jsonpath::{Template, relaxed, text_of};
@@ -31,9 +31,7 @@ pub const FLAGS: &[&[Flag]] = &[
         text("chunk-size", "500", "Return large lists in chunks rather than all at once. Pass 0 to disable."),
         text("at", "", "Show things as they were at a revision, a time (2006-01-02T15:04:05Z) or so long ago (5m)."),
         switch("ignore-not-found", "If set to true, suppresses NotFound error for specific objects that do not exist."),
-        text(
-            "label-columns",
-            "",
+        repeated("label-columns",
             "Accepts a comma separated list of labels that are going to be presented as columns.",
         )
         .short('L'),

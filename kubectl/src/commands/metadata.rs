@@ -8,16 +8,14 @@ use crate::objects::{self, FILES, SELECT};
 use crate::output::{self, Format, changed, name_of};
 use crate::session::{Session, encode};
 
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of both.
-pub const FLAGS: &[&[Flag]] = &[
-    output::FLAGS,
-    FILES,
-    SELECT,
-    &[
+pub const LABEL: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager("kubectl-label")]];
+/// Flags of `annotate`.
+pub const ANNOTATE: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager("kubectl-annotate")]];
+const COMMON: &[Flag] = &[
         WRITE[0],
-        WRITE[1],
         switch("list", "If true, display the labels or annotations for a given resource."),
         switch("local", "If true, it will NOT contact the api-server but run locally."),
         switch("overwrite", "If true, allow labels or annotations to be overwritten."),
@@ -26,7 +24,6 @@ pub const FLAGS: &[&[Flag]] = &[
             "",
             "If non-empty, the update will only succeed if this is the current resource-version.",
         ),
-    ],
 ];
 
 /// Runs `label`.

@@ -95,7 +95,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "annotate",
         metadata::annotate,
-        metadata::FLAGS,
+        metadata::ANNOTATE,
         "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
         "Update the annotations on a resource"
     ),
@@ -272,14 +272,14 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "create clusterrole",
         generate::cluster_role,
-        generate::ROLE,
+        generate::CLUSTER_ROLE,
         "NAME --verb=verb --resource=resource.group",
         "Create a cluster role"
     ),
     command!(
         "create clusterrolebinding",
         generate::cluster_role_binding,
-        generate::BINDING,
+        generate::CLUSTER_BINDING,
         "NAME --clusterrole=NAME [--user=username] [--group=groupname]",
         "Create a cluster role binding for a particular cluster role"
     ),
@@ -406,28 +406,28 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "create service clusterip",
         generate::cluster_ip,
-        generate::SERVICE,
+        generate::CLUSTER_IP,
         "NAME [--tcp=<port>:<targetPort>]",
         "Create a ClusterIP service"
     ),
     command!(
         "create service externalname",
         generate::external_name,
-        generate::SERVICE,
+        generate::EXTERNAL_NAME,
         "NAME --external-name external.name",
         "Create an ExternalName service"
     ),
     command!(
         "create service loadbalancer",
         generate::load_balancer,
-        generate::SERVICE,
+        generate::LOAD_BALANCER,
         "NAME [--tcp=port:targetPort]",
         "Create a LoadBalancer service"
     ),
     command!(
         "create service nodeport",
         generate::node_port,
-        generate::SERVICE,
+        generate::NODE_PORT,
         "NAME [--tcp=port:targetPort]",
         "Create a NodePort service"
     ),
@@ -528,7 +528,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "label",
         metadata::label,
-        metadata::FLAGS,
+        metadata::LABEL,
         "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
         "Update the labels on a resource"
     ),
@@ -639,7 +639,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "set serviceaccount",
         set::service_account,
-        set::FLAGS,
+        set::ACCOUNT,
         "(-f FILENAME | TYPE NAME) SERVICE_ACCOUNT",
         "Update the service account of a resource"
     ),
@@ -678,11 +678,19 @@ pub static COMMANDS: &[Command] = &[
 mod tests {
     use super::*;
 
+    /// Flags of every command that commands with a meaning of their own for them hide.
+    const SHADOWED: [&str; 12] = [
+        "user", "server", "certificate-authority", "insecure-skip-tls-verify", "tls-server-name", "cluster", "namespace",
+        "client-certificate", "client-key", "password", "token", "username",
+    ];
+
     #[test]
     fn commands_and_their_flags_are_there_once() {
         for (at, command) in COMMANDS.iter().enumerate() {
             assert!(COMMANDS[at + 1..].iter().all(|c| c.path != command.path), "{}", command.path);
-            let flags: Vec<&Flag> = command.flags.iter().copied().chain([crate::session::GLOBAL]).flatten().collect();
+            let hides = |f: &&Flag| SHADOWED.contains(&f.name) && command.flags.iter().flat_map(|t| *t).any(|o| o.name == f.name);
+            let global = crate::session::GLOBAL.iter().filter(|f| !hides(f));
+            let flags: Vec<&Flag> = command.flags.iter().copied().flatten().chain(global).collect();
             for (at, flag) in flags.iter().enumerate() {
                 let twice = |f: &&Flag| f.name == flag.name || (f.short.is_some() && f.short == flag.short);
                 assert!(!flags[at + 1..].iter().any(twice), "{} --{}", command.path, flag.name);

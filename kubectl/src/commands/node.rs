@@ -11,7 +11,7 @@ use crate::objects::SELECT;
 use crate::output::{self, changed};
 use crate::session::{Session, encode, query};
 
-use super::create::{WRITE, is_client_dry_run};
+use super::create::{WRITE, is_client_dry_run, manager};
 
 /// Flags of `cordon` and `uncordon`.
 pub const CORDON: &[&[Flag]] = &[&[SELECT[0], WRITE[0]]];
@@ -43,7 +43,7 @@ pub const TAINT: &[&[Flag]] = &[
         SELECT[0],
         SELECT[3],
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-taint"),
         WRITE[2],
         switch(
             "overwrite",

@@ -12,10 +12,10 @@ use crate::output::{self, changed, name_of};
 use crate::session::{Session, query};
 
 use super::change::{named, path_of};
-use super::create::WRITE;
+use super::create::{WRITE, manager};
 
 /// Flags of pause, resume and restart.
-pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[0], WRITE[1]]];
+pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[0], manager("kubectl-rollout")]];
 /// Flags of `rollout history`.
 pub const HISTORY: &[&[Flag]] = &[
     output::FLAGS,

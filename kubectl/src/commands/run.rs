@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 use crate::objects::FILES;
 use crate::output::{self, changed};
 use crate::session::Session;
 
 use super::change::named;
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{SAVE, WRITE, is_client_dry_run, manager, write_query};
 use super::rollout::selector_of;
 
 /// Flags of `run`.
@@ -17,11 +17,21 @@ pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
     &[
         WRITE[0],
-        WRITE[1],
-        text("annotations", "", "Annotations to apply to the pod."),
+        manager("kubectl-run"),
+        text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
+        FILES[0],
+        FILES[1],
+        FILES[2],
+        switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
+        text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
+        switch("leave-stdin-open", "If the pod is started in interactive mode or with stdin, leave stdin open after the first attach completes."),
+        text("pod-running-timeout", "1m0s", "The length of time to wait until at least one pod is running"),
+        text("timeout", "0s", "The length of time to wait before giving up on a delete."),
+        switch("wait", "If true, wait for resources to be gone before returning."),
+        repeated("annotations", "Annotations to apply to the pod."),
         switch("attach", "If true, wait for the Pod to start running, and then attach to the Pod."),
         switch("command", "If true and extra arguments are present, use them as the 'command' field in the container."),
-        text("env", "", "Environment variables to set in the container."),
+        repeated("env", "Environment variables to set in the container."),
         switch("expose", "If true, create a ClusterIP service associated with the pod. Requires `--port`."),
         text("image", "", "The image for the container to run."),
         text("image-pull-policy", "", "The image pull policy for the container."),
@@ -33,7 +43,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("quiet", "If true, suppress prompt messages.").short('q'),
         text("restart", "Always", "The restart policy for this Pod.  Legal values [Always, OnFailure, Never]."),
         switch("rm", "If true, delete the pod after it exits."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
         switch("stdin", "Keep stdin open on the container in the pod, even if nothing is attached.").short('i'),
         switch("tty", "Allocate a TTY for the container in the pod.").short('t'),
     ],
@@ -45,7 +55,10 @@ pub const EXPOSE: &[&[Flag]] = &[
     FILES,
     &[
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-expose"),
+        SAVE,
+        text("overrides", "", "An inline JSON override for the generated object."),
+        text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic."),
         text("cluster-ip", "", "ClusterIP to be assigned to the service."),
         text(
             "external-ip",

@@ -9,7 +9,7 @@ use crate::output::{self, changed};
 use crate::session::{Session, query};
 
 use super::change::{named, path_of};
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{SAVE, WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `scale`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -24,7 +24,7 @@ pub const FLAGS: &[&[Flag]] = &[
             "-1",
             "Precondition for current size. Requires that the current size of the resource match this value.",
         ),
-        text("replicas", "", "The new desired number of replicas. Required."),
+        text("replicas", "0", "The new desired number of replicas. Required."),
         text("resource-version", "", "Precondition for resource version."),
         text("timeout", "0s", "The length of time to wait before giving up on a scale operation."),
     ],
@@ -34,8 +34,10 @@ pub const FLAGS: &[&[Flag]] = &[
 pub const AUTOSCALE: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-autoscale"),
+        SAVE,
         text("cpu", "", "Target CPU utilization over all the pods, such as 80%."),
         text("cpu-percent", "-1", "The target average CPU utilization over all the pods."),
         text("max", "-1", "The upper limit for the number of pods that can be set by the autoscaler. Required."),
@@ -47,7 +49,7 @@ pub const AUTOSCALE: &[&[Flag]] = &[
 /// Runs `scale`.
 pub async fn scale(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.text("replicas").is_empty() {
+    if !parsed.is_set("replicas") {
         return Err(Failure::new("required flag(s) \"replicas\" not set"));
     }
     let replicas = parsed.number("replicas")?;

@@ -5,23 +5,20 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::objects::{FILES, SELECT};
 use crate::output::{self, changed};
 use crate::session::Session;
 
 use super::change::{difference, named, path_of};
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of all of them.
 pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, COMMON];
-const COMMON: &[Flag] = &[
-    SELECT[0],
-    SELECT[3],
-    WRITE[0],
-    WRITE[1],
-    switch("local", "If true, set will NOT contact api-server but run locally."),
-];
+/// Flags of `set serviceaccount`, which takes no selector.
+pub const ACCOUNT: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL]];
+const LOCAL: Flag = switch("local", "If true, set will NOT contact api-server but run locally.");
+const COMMON: &[Flag] = &[SELECT[0], SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL];
 const CONTAINERS: Flag =
     text("containers", "*", "The names of containers in the selected pod templates to change.").short('c');
 /// Flags of `set env`.
@@ -31,9 +28,9 @@ pub const ENV: &[&[Flag]] = &[
     COMMON,
     &[
         CONTAINERS,
-        text("env", "", "Specify a key-value pair for an environment variable to set into each container.").short('e'),
+        repeated("env", "Specify a key-value pair for an environment variable to set into each container.").short('e'),
         text("from", "", "The name of a resource from which to inject environment variables"),
-        text("keys", "", "Comma-separated list of keys to import from specified resource"),
+        repeated("keys", "Comma-separated list of keys to import from specified resource"),
         switch("list", "If true, display the environment and any changes in the standard format."),
         switch("overwrite", "If true, allow environment to be overwritten, otherwise reject updates that overwrite existing environment.").or("true"),
         text("prefix", "", "Prefix to append to variable names"),
@@ -324,13 +321,19 @@ pub async fn service_account(session: &Session) -> Outcome {
 /// Flags of `set selector`.
 pub const SELECTOR: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
-    COMMON,
-    &[text(
-        "resource-version",
-        "",
-        "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
-    )],
+    &[
+        FILES[0],
+        FILES[2].or("true"),
+        SELECT[3],
+        WRITE[0],
+        manager("kubectl-set"),
+        LOCAL,
+        text(
+            "resource-version",
+            "",
+            "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
+        ),
+    ],
 ];
 
 /// Runs `set selector`.
@@ -375,8 +378,9 @@ pub const SUBJECT: &[&[Flag]] = &[
     FILES,
     COMMON,
     &[
-        text("group", "", "Groups to bind to the role"),
-        text("serviceaccount", "", "Service accounts to bind to the role"),
+        repeated("group", "Groups to bind to the role"),
+        repeated("serviceaccount", "Service accounts to bind to the role"),
+        repeated("user", "Usernames to bind to the role"),
     ],
 ];
 

@@ -15,9 +15,10 @@ use crate::session::{Session, encode, query};
 /// Flags of `wait`.
 pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
     SELECT,
     &[
+        FILES[0],
+        FILES[2].or("true"),
         text(
             "for",
             "",
