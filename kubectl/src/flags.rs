@@ -98,18 +98,6 @@ impl Flag {
         self
     }
 
-    /// With whole numbers as values, though none is the default.
-    pub const fn whole(mut self) -> Self {
-        self.form = Form::Number;
-        self
-    }
-
-    /// With another help.
-    pub const fn says(mut self, help: &'static str) -> Self {
-        self.help = help;
-        self
-    }
-
     /// With a value that stands for the flag alone.
     pub const fn alone(mut self, value: &'static str) -> Self {
         self.takes = Takes::Optional(value);

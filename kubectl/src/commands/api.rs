@@ -29,7 +29,7 @@ pub const VERSION: &[&[Flag]] = &[&[
     text("output", "", "One of 'yaml' or 'json'.").short('o'),
 ]];
 /// The version of kubectl whose behaviour this is.
-const CLIENT: &str = "v1.36.2";
+pub const CLIENT: &str = "v1.36.2";
 
 fn no_arguments(session: &Session) -> Outcome {
     match session.parsed.args.as_slice() {

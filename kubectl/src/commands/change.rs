@@ -75,11 +75,10 @@ pub async fn patch(session: &Session) -> Outcome {
         ("", "") => {
             return Err(Failure::new("must specify --patch or --patch-file containing the contents of the patch"));
         }
-        ("", file) => {
-            std::fs::read_to_string(file).map_err(|e| Failure::new(format!("unable to read patch file: {e}")))?
-        }
+        ("", file) => std::fs::read_to_string(file)
+            .map_err(|e| Failure::new(format!("unable to read patch file: {}", crate::failure::opening(file, &e))))?,
         (given, "") => given.to_owned(),
-        _ => return Err(parsed.usage("cannot specify --patch and --patch-file together")),
+        _ => return Err(Failure::new("cannot specify --patch and --patch-file together")),
     };
     let patch = keelson_machinery::decode::yaml(text.as_bytes())
         .map_err(|e| Failure::new(format!("unable to parse {text:?}: {e}")))?

@@ -50,8 +50,15 @@ pub const SET_CREDENTIALS: &[&[Flag]] = &[&[
     text("client-certificate", "", "Path to client-certificate file for the user entry in kubeconfig"),
     text("client-key", "", "Path to client-key file for the user entry in kubeconfig"),
     repeated("exec-env", "'key=value' environment values for the exec credential plugin"),
-    text("exec-interactive-mode", "", "InteractiveMode of the exec credentials plugin for the user entry in kubeconfig"),
-    switch("exec-provide-cluster-info", "ProvideClusterInfo of the exec credentials plugin for the user entry in kubeconfig"),
+    text(
+        "exec-interactive-mode",
+        "",
+        "InteractiveMode of the exec credentials plugin for the user entry in kubeconfig",
+    ),
+    switch(
+        "exec-provide-cluster-info",
+        "ProvideClusterInfo of the exec credentials plugin for the user entry in kubeconfig",
+    ),
     text("password", "", "password for the user entry in kubeconfig"),
     text("token", "", "token for the user entry in kubeconfig"),
     text("username", "", "username for the user entry in kubeconfig"),

@@ -3,6 +3,7 @@
 mod api;
 mod applied;
 mod apply;
+mod applyset;
 mod auth;
 mod change;
 pub mod completion;
@@ -680,15 +681,27 @@ mod tests {
 
     /// Flags of every command that commands with a meaning of their own for them hide.
     const SHADOWED: [&str; 12] = [
-        "user", "server", "certificate-authority", "insecure-skip-tls-verify", "tls-server-name", "cluster", "namespace",
-        "client-certificate", "client-key", "password", "token", "username",
+        "user",
+        "server",
+        "certificate-authority",
+        "insecure-skip-tls-verify",
+        "tls-server-name",
+        "cluster",
+        "namespace",
+        "client-certificate",
+        "client-key",
+        "password",
+        "token",
+        "username",
     ];
 
     #[test]
     fn commands_and_their_flags_are_there_once() {
         for (at, command) in COMMANDS.iter().enumerate() {
             assert!(COMMANDS[at + 1..].iter().all(|c| c.path != command.path), "{}", command.path);
-            let hides = |f: &&Flag| SHADOWED.contains(&f.name) && command.flags.iter().flat_map(|t| *t).any(|o| o.name == f.name);
+            let hides = |f: &&Flag| {
+                SHADOWED.contains(&f.name) && command.flags.iter().flat_map(|t| *t).any(|o| o.name == f.name)
+            };
             let global = crate::session::GLOBAL.iter().filter(|f| !hides(f));
             let flags: Vec<&Flag> = command.flags.iter().copied().flatten().chain(global).collect();
             for (at, flag) in flags.iter().enumerate() {

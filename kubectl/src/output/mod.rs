@@ -50,11 +50,16 @@ impl Format {
             output => output,
         };
         let (form, argument) = output.split_once('=').map_or((output, None), |(f, a)| (f, Some(a)));
-        let argument = argument.or(Some(parsed.text("template")).filter(|t| !t.is_empty()));
-        let needs =
-            |what: &str| argument.ok_or_else(|| Failure::new(format!("{what} format specified but no {what} given")));
-        let file = |path: &str| {
-            std::fs::read_to_string(path).map_err(|e| Failure::new(format!("error reading --template {path}, {e}\n")))
+        let argument = argument.or(Some(parsed.text("template"))).filter(|t| !t.is_empty());
+        let needs = |what: &str| {
+            argument
+                .ok_or_else(|| Failure::new(format!("{} format specified but no {what} given", what.replace(' ', "-"))))
+        };
+        let strict = !parsed.on("allow-missing-template-keys");
+        let file = |flag: &str, path: &str| {
+            std::fs::read_to_string(path).map_err(|e| {
+                Failure::new(format!("error reading {flag} {path}, {}", crate::failure::opening(path, &e)))
+            })
         };
         Ok(match form {
             "" => Self::Default,
@@ -64,20 +69,21 @@ impl Format {
             "yaml" => Self::Yaml,
             "jsonpath" | "jsonpath-as-json" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                Self::JsonPath(jsonpath::Template::parse(text, form == "jsonpath-as-json")?)
+                Self::JsonPath(jsonpath::Template::parse(text, form == "jsonpath-as-json")?.strict(strict))
             }
             "jsonpath-file" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                Self::JsonPath(jsonpath::Template::parse(&file(text)?, false)?)
+                Self::JsonPath(jsonpath::Template::parse(&file("--template", text)?, false)?.strict(strict))
             }
             "custom-columns" => Self::Columns(columns::parse(argument.unwrap_or_default(), parsed.on("no-headers"))?),
-            "custom-columns-file" => {
-                Self::Columns(columns::parse_file(&file(needs("custom-columns")?)?, parsed.on("no-headers"))?)
-            }
+            "custom-columns-file" => Self::Columns(columns::parse_file(
+                &file("template", needs("custom columns")?)?,
+                parsed.on("no-headers"),
+            )?),
             "go-template" | "go-template-file" | "template" | "templatefile" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                let text = if form.ends_with("file") { file(text)? } else { text.to_owned() };
-                Self::Template(template::Template::parse(&text, !parsed.on("allow-missing-template-keys"))?)
+                let text = if form.ends_with("file") { file("--template", text)? } else { text.to_owned() };
+                Self::Template(template::Template::parse(&text, strict)?)
             }
             _ => {
                 return Err(Failure::new(format!(
