@@ -13,6 +13,7 @@ mod create;
 mod debug;
 mod delete;
 mod diff;
+mod dump;
 mod events;
 mod exec;
 mod explain;
@@ -27,6 +28,7 @@ mod node;
 pub mod plugin;
 mod proxy;
 mod prune;
+mod reconcile;
 mod rollout;
 mod run;
 mod scale;
@@ -150,6 +152,13 @@ pub static COMMANDS: &[Command] = &[
         "VERB [TYPE | TYPE/NAME | NONRESOURCEURL]",
         "Check whether an action is allowed"
     ),
+    command!(
+        "auth reconcile",
+        reconcile::reconcile,
+        reconcile::FLAGS,
+        "-f FILENAME",
+        "Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects"
+    ),
     command!("auth whoami", auth::whoami, auth::WHOAMI, "", "Check self subject attributes"),
     command!(
         "autoscale",
@@ -173,6 +182,13 @@ pub static COMMANDS: &[Command] = &[
         "Deny a certificate signing request"
     ),
     command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
+    command!(
+        "cluster-info dump",
+        dump::dump,
+        dump::FLAGS,
+        "",
+        "Dump relevant information for debugging and diagnosis"
+    ),
     command!(
         "completion",
         completion::completion,
