@@ -160,8 +160,8 @@ pub fn unmapped(source: &str, object: &Value, error: Failure) -> Failure {
 /// The objects in the files that `-f` names, each with the file that it is from.
 pub async fn from_sources(session: &Session) -> Outcome<Vec<(String, Value)>> {
     let parsed = &session.parsed;
-    // What `set serviceaccount` sets looks like an object's name.
-    let sets_name = parsed.command.ends_with("set serviceaccount");
+    // What `set serviceaccount` sets looks like an object's name, and `replace` looks at no arguments.
+    let sets_name = parsed.command.ends_with("set serviceaccount") || parsed.command.ends_with(" replace");
     if (parsed.is_set("kustomize") || parsed.is_set("filename"))
         && !sets_name
         && parsed.args.iter().any(|a| !is_change(a))

@@ -50,7 +50,7 @@ pub async fn view(session: &Session) -> Outcome {
     for (_, object) in named(session, &session.parsed.args).await? {
         let kept = kept(&object)?;
         match form {
-            "json" => println!("{}", output::json::pretty(&kept)),
+            "json" => println!("{}", serde_json::to_string_pretty(&kept).map_err(|e| Failure::new(e.to_string()))?),
             _ => print!("{}", keelson_machinery::yaml::write(&kept)?),
         }
     }
@@ -61,7 +61,7 @@ pub async fn view(session: &Session) -> Outcome {
 pub async fn set(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     if !parsed.is_set("filename") {
-        return Err(Failure::new("must specify one of -f and -k"));
+        return Err(super::change::nothing_named());
     }
     for mut object in from_files(session).await? {
         let kind = kinds::of_object(session, &object).await?;

@@ -52,11 +52,16 @@ pub fn path_of(kind: &Kind, object: &Value) -> String {
 pub async fn named(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
     let found = objects::read(session, args).await?;
     if found.is_empty() {
-        return Err(Failure::new(
-            "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
-        ));
+        return Err(nothing_named());
     }
     Ok(found)
+}
+
+/// The refusal of a command line that names nothing.
+pub fn nothing_named() -> Failure {
+    Failure::new(
+        "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
+    )
 }
 
 /// Runs `patch`.

@@ -72,7 +72,15 @@ pub fn is_client_dry_run(session: &Session) -> Outcome<bool> {
     match session.parsed.text("dry-run") {
         "none" | "server" => Ok(false),
         "client" => Ok(true),
-        "unchanged" | "true" | "false" => Ok(session.parsed.text("dry-run") != "false"),
+        "unchanged" => {
+            eprintln!("W: --dry-run is deprecated and can be replaced with --dry-run=client.");
+            Ok(true)
+        }
+        old @ ("true" | "false") => {
+            let new = if old == "true" { "client" } else { "none" };
+            eprintln!("W: --dry-run={old} is deprecated (boolean value) and can be replaced with --dry-run={new}.");
+            Ok(old == "true")
+        }
         other => {
             Err(Failure::new(format!("Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\".")))
         }

@@ -167,7 +167,7 @@ async fn applied(session: &Session, kind: &kinds::Kind, mut object: Value, befor
     }
     if parsed.on("server-side") {
         let force = if parsed.on("force-conflicts") { "true" } else { "false" };
-        let manager = or(parsed.text("field-manager"), "kubectl");
+        let manager = if parsed.is_set("field-manager") { parsed.text("field-manager") } else { "kubectl" };
         let query = query(&[("fieldManager", manager), ("force", force), ("dryRun", "All")]);
         return session.patch(&format!("{path}{query}"), "apply-patch", &object).await;
     }

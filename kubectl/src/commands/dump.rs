@@ -75,7 +75,10 @@ pub async fn dump(session: &Session) -> Outcome {
             place.write(&format!("{namespace}/{name}.{ending}"), &shown(&list)?)?;
             if name == "pods" {
                 for pod in list["items"].items() {
-                    place.write(&format!("{namespace}/{}/logs.txt", pod["metadata"]["name"].text()), &logs(session, pod).await)?;
+                    place.write(
+                        &format!("{namespace}/{}/logs.txt", pod["metadata"]["name"].text()),
+                        &logs(session, pod).await,
+                    )?;
                 }
             }
         }

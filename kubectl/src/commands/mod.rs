@@ -21,6 +21,7 @@ mod forward;
 mod generate;
 mod get;
 mod history;
+pub mod kuberc;
 mod kustomize;
 mod logs;
 mod metadata;
@@ -39,7 +40,7 @@ mod wait;
 use futures::future::BoxFuture;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, help};
+use crate::flags::Flag;
 use crate::session::Session;
 
 /// One command.
@@ -56,20 +57,6 @@ pub struct Command {
     pub interspersed: bool,
     /// Does it.
     pub run: for<'a> fn(&'a Session) -> BoxFuture<'a, Outcome>,
-}
-
-impl Command {
-    /// What `--help` prints.
-    pub fn help(&self) -> String {
-        format!(
-            "{}.\n\nOptions:\n{}Usage:\n  kubectl {} {}\n\nUse \"kubectl options\" for a list of global command-line options \
-             (applies to all commands).\n",
-            self.about,
-            help(self.flags),
-            self.path,
-            self.usage
-        )
-    }
 }
 
 /// Prints the failure that came before, so that the last one is left to be returned.
@@ -182,13 +169,7 @@ pub static COMMANDS: &[Command] = &[
         "Deny a certificate signing request"
     ),
     command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
-    command!(
-        "cluster-info dump",
-        dump::dump,
-        dump::FLAGS,
-        "",
-        "Dump relevant information for debugging and diagnosis"
-    ),
+    command!("cluster-info dump", dump::dump, dump::FLAGS, "", "Dump relevant information for debugging and diagnosis"),
     command!(
         "completion",
         completion::completion,
@@ -308,13 +289,6 @@ pub static COMMANDS: &[Command] = &[
         "Create a config map from a local file, directory or literal value"
     ),
     command!(
-        "create cm",
-        generate::config_map,
-        generate::DATA,
-        "NAME",
-        "Create a config map from a local file, directory or literal value"
-    ),
-    command!(
         "create cronjob",
         generate::cron_job,
         generate::CRON_JOB,
@@ -326,13 +300,6 @@ pub static COMMANDS: &[Command] = &[
         generate::deployment,
         generate::DEPLOYMENT,
         "NAME --image=image -- [COMMAND] [args...]",
-        "Create a deployment with the specified name"
-    ),
-    command!(
-        "create deploy",
-        generate::deployment,
-        generate::DEPLOYMENT,
-        "NAME --image=image",
         "Create a deployment with the specified name"
     ),
     command!(
@@ -356,16 +323,8 @@ pub static COMMANDS: &[Command] = &[
         "NAME",
         "Create a namespace with the specified name"
     ),
-    command!("create ns", generate::namespace, generate::PLAIN, "NAME", "Create a namespace with the specified name"),
     command!(
         "create poddisruptionbudget",
-        generate::disruption_budget,
-        generate::DISRUPTION_BUDGET,
-        "NAME --selector=SELECTOR --min-available=N",
-        "Create a pod disruption budget with the specified name"
-    ),
-    command!(
-        "create pdb",
         generate::disruption_budget,
         generate::DISRUPTION_BUDGET,
         "NAME --selector=SELECTOR --min-available=N",
@@ -455,13 +414,6 @@ pub static COMMANDS: &[Command] = &[
         "NAME",
         "Create a service account with the specified name"
     ),
-    command!(
-        "create sa",
-        generate::service_account,
-        generate::PLAIN,
-        "NAME",
-        "Create a service account with the specified name"
-    ),
     command!("create token", auth::token, auth::TOKEN, "SERVICE_ACCOUNT_NAME", "Request a service account token"),
     command!(
         "debug",
@@ -535,6 +487,14 @@ pub static COMMANDS: &[Command] = &[
         "(TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags]",
         "Display one or many resources"
     ),
+    command!(
+        "kuberc set",
+        kuberc::set,
+        kuberc::SET,
+        "--section=SECTION --command=COMMAND",
+        "Set values in the kuberc configuration"
+    ),
+    command!("kuberc view", kuberc::view, kuberc::VIEW, "", "Display the contents of the kuberc file"),
     command!(
         "kustomize",
         kustomize::kustomize,
@@ -668,11 +628,7 @@ pub static COMMANDS: &[Command] = &[
         "Update the taints on one or more nodes"
     ),
     command!("top node", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
-    command!("top nodes", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
-    command!("top no", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
     command!("top pod", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
-    command!("top pods", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
-    command!("top po", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
     command!("uncordon", node::uncordon, node::CORDON, "NODE", "Mark node as schedulable"),
     command!("version", api::version, api::VERSION, "", "Print the client and server version information"),
     command!(

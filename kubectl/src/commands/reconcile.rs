@@ -83,7 +83,9 @@ async fn one(session: &Session, source: &str, mut object: Value) -> Outcome {
             "update" => session.put(&format!("{path}{query}"), &result).await?,
             _ => {
                 // The role of a binding cannot be changed.
-                session.delete(&path, &json!({"preconditions": {"uid": have.unwrap_or_default()["metadata"]["uid"]}})).await?;
+                session
+                    .delete(&path, &json!({"preconditions": {"uid": have.unwrap_or_default()["metadata"]["uid"]}}))
+                    .await?;
                 session.post(&format!("{list}{query}"), &result).await?
             }
         };
