@@ -54,6 +54,15 @@ async fn dispatch(args: &[String]) -> Outcome {
         at += if takes_next { 2 } else { 1 };
     }
     let at = at.min(args.len());
+    let known = |arg: &&String| {
+        let name = arg.trim_start_matches('-').split('=').next().unwrap_or_default();
+        GLOBAL.iter().any(|f| f.name == name || f.short.is_some_and(|s| name.starts_with(s)))
+    };
+    if at == args.len()
+        && let Some(flag) = args.iter().filter(|a| a.starts_with('-')).find(|a| !known(a))
+    {
+        return Err(Failure::Error(format!("unknown flag: {flag}\nSee 'kubectl --help' for usage.")));
+    }
     let preferences = commands::kuberc::preferences()?;
     let (before, rest) = args.split_at(at);
     let rest = commands::kuberc::expanded(&preferences, rest.to_vec());

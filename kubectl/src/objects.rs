@@ -84,8 +84,17 @@ pub async fn one(session: &Session, args: &[String]) -> Outcome<(Kind, String)> 
     }
 }
 
+/// Reads the objects that targets, selectors and files name; a kind without names is all of its objects.
+pub async fn all_of(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    collect(session, args, true).await
+}
+
 /// Reads the objects that targets, selectors and files name.
 pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    collect(session, args, false).await
+}
+
+async fn collect(session: &Session, args: &[String], unnamed: bool) -> Outcome<Vec<(Kind, Value)>> {
     let parsed = &session.parsed;
     let mut objects = Vec::new();
     for object in from_files(session).await? {
@@ -108,7 +117,7 @@ pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Valu
         }
         if target.names.is_empty() {
             let selected = parsed.is_set("selector") || parsed.is_set("field-selector") || parsed.on("all");
-            if !selected {
+            if !selected && !unnamed {
                 return Err(Failure::new("resource(s) were provided, but no name was specified"));
             }
             let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());

@@ -111,9 +111,6 @@ pub async fn versions(session: &Session) -> Outcome {
 /// Runs `cluster-info`.
 pub async fn cluster_info(session: &Session) -> Outcome {
     use std::io::IsTerminal;
-    if let Some(word) = session.parsed.args.first() {
-        return Err(Failure::new(format!("unknown command {word:?} for \"kubectl cluster-info\"")));
-    }
     let services = session
         .get("/api/v1/namespaces/kube-system/services?labelSelector=kubernetes.io%2Fcluster-service%3Dtrue")
         .await?;

@@ -29,11 +29,11 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Runs `auth reconcile`.
 pub async fn reconcile(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if !parsed.args.is_empty() {
-        return Err(Failure::new("no arguments are allowed"));
-    }
     if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new("must specify one of -f and -k"));
+    }
+    if !parsed.args.is_empty() {
+        return Err(Failure::new("no arguments are allowed"));
     }
     let mut failed = None;
     for (source, object) in from_sources(session).await? {

@@ -68,14 +68,7 @@ pub async fn scale(session: &Session) -> Outcome {
     for (kind, object) in found {
         let path = format!("{}/scale", path_of(&kind, &object));
         if !is_client_dry_run(session)? {
-            let scale = session.get(&path).await.map_err(|error| match error.is_not_found() {
-                true => Failure::new(format!(
-                    "could not fetch the scale for {} {}: the server could not find the requested resource",
-                    kind.qualified_plural(),
-                    object["metadata"]["name"].as_str().unwrap_or_default()
-                )),
-                false => error,
-            })?;
+            let scale = session.get(&path).await?;
             let has = scale["spec"]["replicas"].as_i64().unwrap_or(0);
             if current >= 0 && has != current {
                 return Err(Failure::new(format!("Expected replicas to be {current}, was {has}")));
@@ -99,6 +92,9 @@ pub async fn scale(session: &Session) -> Outcome {
 /// Runs `autoscale`.
 pub async fn autoscale(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if !parsed.is_set("max") {
+        return Err(Failure::new("required flag(s) \"max\" not set"));
+    }
     let (max, min, cpu) = (parsed.number("max")?, parsed.number("min")?, parsed.number("cpu-percent")?);
     if max < 1 {
         return Err(Failure::new(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
@@ -117,6 +113,15 @@ pub async fn autoscale(session: &Session) -> Outcome {
     };
     for (kind, object) in named(session, &parsed.args).await? {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        const SCALABLE: [&str; 4] = ["deployments", "replicasets", "statefulsets", "replicationcontrollers"];
+        let scales = SCALABLE.contains(&kind.plural.as_str())
+            || session.get(&format!("{}/scale", path_of(&kind, &object))).await.is_ok();
+        if !scales {
+            return Err(Failure::new(format!(
+                "cannot autoscale a {}: could not find scale subresource for {}/{}, Resource={} in discovery information",
+                kind.kind, kind.group, kind.version, kind.plural
+            )));
+        }
         let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
         let mut autoscaler = json!({
             "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
@@ -142,7 +147,7 @@ pub async fn autoscale(session: &Session) -> Outcome {
 async fn create_autoscaler(session: &Session, object: Value, target: &Value) -> Outcome {
     let kind = crate::kinds::of_object(session, &object).await?;
     if is_client_dry_run(session)? {
-        return changed(&session.parsed, &object, "autoscaled");
+        return changed(&session.parsed, &object, "created");
     }
     let namespace = target["metadata"]["namespace"].as_str().unwrap_or_default();
     let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-autoscale")?);

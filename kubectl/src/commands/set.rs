@@ -65,6 +65,16 @@ fn split(args: &[String], is_change: impl Fn(&str) -> bool) -> (&[String], &[Str
     args.split_at(at)
 }
 
+fn without_template(kind: &crate::kinds::Kind, object: &Value) -> Failure {
+    Failure::new(format!(
+        "{}/{} the object is not a pod or does not have a pod template: *{}.{}",
+        kind.qualified_plural(),
+        object["metadata"]["name"].as_str().unwrap_or_default(),
+        kind.version,
+        kind.kind
+    ))
+}
+
 async fn each(
     session: &Session,
     resources: &[String],
@@ -74,7 +84,7 @@ async fn each(
     for (kind, before) in named(session, resources).await? {
         let mut after = before.clone();
         let Some(spec) = pod_spec(&mut after) else {
-            return Err(Failure::new(format!("{} does not have a pod template", output::name_of(&before))));
+            return Err(without_template(&kind, &before));
         };
         change(spec)?;
         let patch = difference(&before, &after);
@@ -108,7 +118,11 @@ fn containers<'a>(spec: &'a mut Value, pattern: &str) -> Vec<&'a mut Value> {
 /// Runs `set image`.
 pub async fn image(session: &Session) -> Outcome {
     let (resources, pairs) = split(&session.parsed.args, |a| a.contains('='));
+    if session.parsed.args.is_empty() && !session.parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     if pairs.is_empty() {
+        crate::objects::targets(session, resources).await?;
         return Err(Failure::new("at least one image update is required"));
     }
     each(session, resources, "image updated", |spec| {
@@ -145,10 +159,10 @@ pub async fn env(session: &Session) -> Outcome {
         }
         return Ok(());
     }
-    let injected = injected(session).await?;
-    if pairs.is_empty() && injected.is_empty() {
-        return Err(Failure::new("at least one environment variable must be provided"));
+    if resources.is_empty() && !parsed.is_set("filename") {
+        return Err(Failure::new("one or more resources must be specified as <resource> <name> or <resource>/<name>"));
     }
+    let injected = injected(session).await?;
     each(session, resources, "env updated", |spec| {
         for container in containers(spec, parsed.text("containers")) {
             for variable in &injected {
@@ -173,7 +187,7 @@ async fn injected(session: &Session) -> Outcome<Vec<Value>> {
     let source = match kind.plural.as_str() {
         "configmaps" => "configMapKeyRef",
         "secrets" => "secretKeyRef",
-        other => return Err(Failure::new(format!("unsupported resource specified in --from: {other}"))),
+        _ => return Err(Failure::new("unsupported resource specified in --from")),
     };
     let object = session.get(&kind.object(&session.namespace()?, &name)).await?;
     let keys = parsed.list("keys");
@@ -279,6 +293,11 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
         let (key, value) = part
             .split_once('=')
             .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<value>")))?;
+        if keelson_machinery::quantity::Quantity::parse(value).is_err() {
+            return Err(Failure::new(
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ));
+        }
         Ok((key.to_owned(), Value::from(value)))
     };
     text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
@@ -287,6 +306,9 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
 /// Runs `set resources`.
 pub async fn resources(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     let (limits, requests) = (quantities(parsed.text("limits"))?, quantities(parsed.text("requests"))?);
     if limits.is_empty() && requests.is_empty() {
         return Err(Failure::new(
@@ -294,7 +316,11 @@ pub async fn resources(session: &Session) -> Outcome {
         ));
     }
     each(session, &parsed.args, "resource requirements updated", |spec| {
-        for container in containers(spec, parsed.text("containers")) {
+        let mut found = containers(spec, parsed.text("containers"));
+        if found.is_empty() {
+            return Err(Failure::new(format!("unable to find container named {}", parsed.text("containers"))));
+        }
+        for container in &mut found {
             for (field, values) in [("limits", &limits), ("requests", &requests)] {
                 for (key, value) in values {
                     container["resources"][field][key] = value.clone();
@@ -387,6 +413,9 @@ pub const SUBJECT: &[&[Flag]] = &[
 /// Runs `set subject`.
 pub async fn subject(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     let mut subjects = Vec::new();
     for (flag, kind) in [("user", "User"), ("group", "Group")] {
         for name in parsed.list(flag) {
@@ -404,6 +433,13 @@ pub async fn subject(session: &Session) -> Outcome {
         return Err(Failure::new("you must specify at least one value of user, group or serviceaccount"));
     }
     for (kind, before) in named(session, &parsed.args).await? {
+        if !matches!(kind.kind.as_str(), "RoleBinding" | "ClusterRoleBinding") {
+            let name = before["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Failure::new(format!(
+                "{}/{name} setting subjects is only supported for RoleBinding/ClusterRoleBinding",
+                kind.qualified_plural()
+            )));
+        }
         let mut after = before.clone();
         if !after["subjects"].is_array() {
             after["subjects"] = json!([]);
