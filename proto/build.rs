@@ -5,8 +5,14 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// The files that are not part of the etcd API, relative to `proto/`.
-const FILES: &[&str] =
-    &["cri.proto", "peer.proto", "containerd_events.proto", "csi.proto", "plugin_registration.proto"];
+const FILES: &[&str] = &[
+    "cri.proto",
+    "peer.proto",
+    "containerd_events.proto",
+    "csi.proto",
+    "plugin_registration.proto",
+    "deviceplugin.proto",
+];
 /// The files of the etcd API, and what is served beside it.
 const ETCD_FILES: &[&str] =
     &["rpc.proto", "v3lock.proto", "v3election.proto", "health.proto", "reflection.proto", "reflection_v1alpha.proto"];

@@ -24,6 +24,7 @@ mod flow;
 mod flow_status;
 mod health;
 pub mod hooks;
+mod introspection;
 mod listing;
 mod metrics;
 pub mod name_service;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
 use keelson_nodeagent::join::{self, Credentials};
-use keelson_nodeagent::{Agent, AgentConfig, Manifests, Shutdown};
+use keelson_nodeagent::{Agent, AgentConfig, CpuPolicy, Manifests, Shutdown};
 use keelson_pki::{Identity, client_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -69,7 +69,9 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
         eviction: args.eviction_hard,
-        manifests: Manifests { path: args.pod_manifest_path.clone(), url: manifest_url(args.manifest_url.as_deref())? },
+        cpu_policy: cpu_policy(&args)?,
+        allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
+        manifests: manifests(&args)?,
         pod_network: args.cni,
         shutdown: Some(Shutdown {
             grace: args.shutdown_grace_period,
@@ -126,13 +128,44 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
     }
 }
 
+fn cpu_policy(args: &AgentArgs) -> Result<CpuPolicy> {
+    match (args.cpu_manager_policy.as_str(), &args.reserved_cpus) {
+        ("none", _) => Ok(CpuPolicy::None),
+        ("static", reserved) if reserved.0.is_empty() => {
+            bail!(
+                "--cpu-manager-policy static: name the processors that pods must leave to the system with --reserved-cpus, such as 0"
+            )
+        }
+        ("static", reserved) => Ok(CpuPolicy::Static(reserved.clone())),
+        (other, _) => bail!("--cpu-manager-policy {other}: none and static are known"),
+    }
+}
+
+fn manifests(args: &AgentArgs) -> Result<Manifests> {
+    Ok(Manifests {
+        path: args.pod_manifest_path.clone(),
+        url: manifest_url(args.manifest_url.as_deref())?,
+        headers: headers(&args.manifest_url_header)?,
+        ca: args.manifest_url_ca.clone(),
+    })
+}
+
 fn manifest_url(url: Option<&str>) -> Result<Option<http::Uri>> {
     let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
     let parsed: http::Uri = url.parse().with_context(|| format!("--manifest-url {url}"))?;
-    if parsed.scheme_str() != Some("http") || parsed.host().is_none() {
-        bail!("--manifest-url {url}: only http:// URLs are read; a proxy on this node can speak TLS");
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
+        bail!("--manifest-url {url}: write http://HOST/PATH or https://HOST/PATH");
     }
     Ok(Some(parsed))
+}
+
+/// Headers as `NAME:VALUE`.
+fn headers(list: &[String]) -> Result<Vec<(String, String)>> {
+    let header = |text: &String| {
+        let (name, value) = text.split_once(':').context("--manifest-url-header: write NAME:VALUE")?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    list.iter().map(header).collect()
 }
 
 /// The address from which the first server that can be routed to would be called.

@@ -279,12 +279,28 @@ pub struct AgentArgs {
     /// The last part of that time, which is kept for critical pods
     #[arg(long, env = "KEELSON_SHUTDOWN_GRACE_PERIOD_CRITICAL_PODS", default_value = "0s", value_parser = config_duration)]
     pub shutdown_grace_period_critical_pods: std::time::Duration,
+    /// Who may use which processors: none (everybody all) or static (containers of guaranteed pods that ask for whole
+    /// processors get them alone)
+    #[arg(long, env = "KEELSON_CPU_MANAGER_POLICY", default_value = "none", value_name = "none|static")]
+    pub cpu_manager_policy: String,
+    /// Processors that no container gets alone (with --cpu-manager-policy static)
+    #[arg(long, env = "KEELSON_RESERVED_CPUS", default_value = "", value_name = "0-1,8")]
+    pub reserved_cpus: keelson_nodeagent::CpuSet,
+    /// Sysctls that pods may set beyond the safe ones (kernel.msg*, net.core.somaxconn)
+    #[arg(long, env = "KEELSON_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// A file, or a directory of files, with pods that this node runs whatever the API says (static pods)
     #[arg(long, env = "KEELSON_POD_MANIFEST_PATH")]
     pub pod_manifest_path: Option<PathBuf>,
     /// A URL from which static pods are read every 20 s
-    #[arg(long, env = "KEELSON_MANIFEST_URL", value_name = "http://HOST/PATH")]
+    #[arg(long, env = "KEELSON_MANIFEST_URL", value_name = "http[s]://HOST/PATH")]
     pub manifest_url: Option<String>,
+    /// Headers of these requests (NAME:VALUE, comma-separated)
+    #[arg(long, env = "KEELSON_MANIFEST_URL_HEADER", value_delimiter = ',', value_name = "NAME:VALUE")]
+    pub manifest_url_header: Vec<String>,
+    /// Certificates of the authorities that the URL's server is known by (default: the system's)
+    #[arg(long, env = "KEELSON_MANIFEST_URL_CA")]
+    pub manifest_url_ca: Option<PathBuf>,
     /// Do not serve Services on this node (another proxy does)
     #[arg(long, env = "KEELSON_NO_PROXY")]
     pub no_proxy: bool,

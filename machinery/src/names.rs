@@ -64,6 +64,27 @@ pub fn subdomain_problems(text: &str) -> Vec<String> {
     problems
 }
 
+/// All that is wrong with a subdomain whose labels may have underscores.
+pub fn underscore_subdomain_problems(text: &str) -> Vec<String> {
+    let mut problems = too_long(text, SUBDOMAIN_MAX);
+    let label = |label: &str| {
+        let end = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        bytes.first().is_some_and(|b| end(*b))
+            && bytes.last().is_some_and(|b| end(*b))
+            && bytes.iter().all(|b| end(*b) || matches!(b, b'-' | b'_'))
+    };
+    if !text.split('.').all(label) {
+        problems.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start \
+             and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')"
+                .into(),
+        );
+    }
+    problems
+}
+
 /// What is wrong with a subdomain whose first label is `*`, if anything is.
 pub fn wildcard_subdomain(text: &str) -> Option<String> {
     if text.len() > SUBDOMAIN_MAX {

@@ -36,6 +36,47 @@ pub fn class(pod: &Value) -> &'static str {
     }
 }
 
+/// What the containers of a pod ask for together, by resource: all that run along, and what the hungriest of those that
+/// run before them asks for besides.
+pub fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
+    let requests = |container: &Value| -> BTreeMap<String, Quantity> {
+        let map = container["resources"]["requests"].as_object().into_iter().flatten();
+        map.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(amount.as_str()?).ok()?))).collect()
+    };
+    let plus = |sums: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
+        for (name, amount) in more {
+            let sum = sums.remove(name);
+            sums.insert(name.clone(), sum.map_or(*amount, |sum| sum + *amount));
+        }
+    };
+    let mut total = BTreeMap::new();
+    spec["containers"].as_array().into_iter().flatten().for_each(|container| plus(&mut total, &requests(container)));
+    let (mut restartable, mut most) = (BTreeMap::new(), BTreeMap::<String, Quantity>::new());
+    for container in spec["initContainers"].as_array().into_iter().flatten() {
+        let mut own = requests(container);
+        if container["restartPolicy"] == "Always" {
+            plus(&mut total, &own);
+            plus(&mut restartable, &own);
+            own = restartable.clone();
+        } else {
+            plus(&mut own, &restartable);
+        }
+        for (name, amount) in own {
+            let higher = most.get(&name).is_none_or(|m| amount > *m);
+            if higher {
+                most.insert(name, amount);
+            }
+        }
+    }
+    for (name, amount) in most {
+        let higher = total.get(&name).is_none_or(|sum| amount > *sum);
+        if higher {
+            total.insert(name, amount);
+        }
+    }
+    total
+}
+
 /// Adds up what is above zero; returns how many resources there were.
 fn add(from: &Value, sums: &mut BTreeMap<&'static str, i64>) -> usize {
     let mut found = 0;

@@ -15,9 +15,12 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::allotment::Allotments;
 use crate::cni::PodNetwork;
-use crate::cri::Runtime;
+use crate::cpus::{CpuPolicy, Topology};
+use crate::cri::{Features, Runtime, mounts_images};
 use crate::csi::Drivers;
+use crate::devices::Plugins;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
@@ -34,10 +37,10 @@ use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
-use crate::{cni, csi, machine, pressure, runtime_events};
+use crate::{cni, csi, devices, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
-const RELIST: Duration = Duration::from_secs(10);
+pub(crate) const RELIST: Duration = Duration::from_secs(10);
 /// The same while the runtime tells nothing.
 const RELIST_BLIND: Duration = Duration::from_secs(1);
 /// How often it is looked which objects nobody refers to any more.
@@ -90,6 +93,10 @@ pub struct AgentConfig {
     pub proxy: bool,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
+    /// Who may use which processors.
+    pub cpu_policy: CpuPolicy,
+    /// Sysctls that pods may set beyond the safe ones; a `*` at the end stands for anything.
+    pub allowed_sysctls: Vec<String>,
     /// Where static pods come from.
     pub manifests: Manifests,
     /// Who makes the pods' network.
@@ -131,8 +138,18 @@ pub struct Agent {
     pub(crate) services_changed: Arc<Notify>,
     /// The Services' endpoints.
     pub(crate) endpoints: Endpoints,
-    /// Labels of the node, as the API last said.
-    labels: Mutex<BTreeMap<String, String>>,
+    /// The node, as the API last said.
+    pub(crate) seen_node: Mutex<Option<Arc<Node>>>,
+    /// Plugins that offer devices.
+    pub(crate) plugins: Plugins,
+    /// The machine's processors.
+    pub(crate) topology: Topology,
+    /// What containers have alone.
+    pub(crate) allotments: tokio::sync::Mutex<Allotments>,
+    /// Told when processors were given to a container alone, or taken back.
+    pub(crate) cpus_changed: Notify,
+    /// The processors that containers without own ones were told to run on, by their ids.
+    pub(crate) on_cpus: Mutex<HashMap<String, String>>,
     /// The address of this node in its own range of pod addresses.
     gateway: Mutex<Option<IpAddr>>,
     /// Told when the node's network is there.
@@ -142,7 +159,7 @@ pub struct Agent {
     /// What the node is short of.
     pub(crate) pressure: Mutex<Pressure>,
     /// Asks for a report of the node before its time.
-    pub(crate) report_now: Notify,
+    pub(crate) report_now: Arc<Notify>,
     /// Whether the runtime tells by itself what happens.
     pub(crate) evented: AtomicBool,
     /// How long pods took to start.
@@ -155,6 +172,10 @@ pub struct Agent {
     pub(crate) node_uid: Mutex<String>,
     /// Asks for a look at all that runs.
     pub(crate) relist: Notify,
+    /// What the runtime can do beyond what all can.
+    pub(crate) features: Mutex<Arc<Features>>,
+    /// One pod at a time gets ids for its user namespace.
+    pub(crate) user_ids: Mutex<()>,
     /// The pods' uids by the ids of their containers and sandboxes.
     pub(crate) owners: Mutex<HashMap<String, String>>,
     /// Limits how much is started at once.
@@ -187,6 +208,7 @@ impl Agent {
         let starts =
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
         let csi = Arc::new(Drivers::new(&config.data_dir));
+        let report_now = Arc::new(Notify::new());
         let agent = Arc::new(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
             objects: Arc::new(Objects::new(client, &objects_changed)),
@@ -195,12 +217,17 @@ impl Agent {
             services: Cache::start(client, services_changed.clone(), stop.clone()),
             services_changed,
             endpoints: Endpoints::start(client, stop.clone()),
-            labels: Mutex::default(),
+            seen_node: Mutex::default(),
+            plugins: Plugins::new(&config.data_dir, report_now.clone()),
+            topology: Topology::read(),
+            allotments: tokio::sync::Mutex::default(),
+            cpus_changed: Notify::new(),
+            on_cpus: Mutex::default(),
             gateway: Mutex::default(),
             networked: Notify::new(),
             rates: Rates::default(),
             pressure: Mutex::default(),
-            report_now: Notify::new(),
+            report_now,
             config,
             runtime,
             machine,
@@ -211,6 +238,8 @@ impl Agent {
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
             relist: Notify::new(),
+            features: Mutex::default(),
+            user_ids: Mutex::default(),
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
             registered: Notify::new(),
@@ -227,6 +256,8 @@ impl Agent {
             () = agent.count() => {}
             () = manifests::run(agent.clone()) => {}
             () = csi::registration::run(agent.clone()) => {}
+            () = devices::run(agent.clone()) => {}
+            () = agent.share_cpus() => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
             () = agent.clone().network(stop.clone()) => {}
@@ -297,7 +328,8 @@ impl Agent {
 
     /// The zone that the node is in.
     pub(crate) fn zone(&self) -> Option<String> {
-        self.labels.lock().get("topology.kubernetes.io/zone").cloned()
+        let node = self.seen_node.lock();
+        node.as_ref()?.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
     }
 
     /// Serves Services, policies and names, once the node has its network.
@@ -326,6 +358,34 @@ impl Agent {
         Amounts { cpu: facts.node_cpu_millis, memory: facts.node_memory }
     }
 
+    /// How the node fares, as far as the agent knows by itself.
+    fn state(&self) -> node::State {
+        let reserved = match &self.config.cpu_policy {
+            CpuPolicy::None => 0,
+            CpuPolicy::Static(reserved) => reserved.0.len(),
+        };
+        node::State {
+            not_ready: None,
+            pressure: *self.pressure.lock(),
+            images: Vec::new(),
+            volumes_in_use: self.csi.in_use(),
+            devices: self.plugins.capacity(),
+            reserved_cpus: reserved,
+        }
+    }
+
+    /// What pods may have of each resource.
+    pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
+        let known = self.seen_node.lock().as_ref().and_then(|node| node.status.clone()).unwrap_or_default();
+        let (_, allocatable) = node::resources(&self.machine, &known, &self.state());
+        allocatable.into_iter().map(|(name, amount)| (name, amount.0)).collect()
+    }
+
+    /// How many pods the node takes.
+    pub(crate) fn max_pods(&self) -> i64 {
+        self.allocatable().get("pods").and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
     /// What containers may learn of the node.
     pub(crate) fn facts(&self) -> Facts {
         Facts {
@@ -342,6 +402,15 @@ impl Agent {
         let Some(class) = class else { return Ok(String::new()) };
         let found = self.config.client.cluster::<RuntimeClass>().get_opt(class).await?;
         found.map(|c| c.handler).ok_or_else(|| SpecError::new(format!("runtime class {class:?} not found")))
+    }
+
+    /// Whether mounts of the pod's containers can be read-only with all that is mounted below them.
+    pub(crate) async fn mounts_recursively(&self, of: &Pod) -> Result<bool, SpecError> {
+        if self.features.lock().recursive_read_only.is_empty() {
+            return Ok(false);
+        }
+        let handler = self.runtime_handler(of).await?;
+        Ok(self.features.lock().recursive_read_only.contains(&handler))
     }
 
     async fn heartbeats(&self) {
@@ -366,16 +435,15 @@ impl Agent {
     async fn beat(&self, prepared: &mut bool) -> Result<bool, Error> {
         let (client, name) = (&self.config.client, self.config.node_name.as_str());
         let mut machine = self.machine.clone();
+        let (not_ready, mut features) = self.runtime.status().await;
         if let Ok(version) = self.runtime.version().await {
+            features.image_volumes = mounts_images(&version);
             machine.runtime = version;
         }
-        let pressure = *self.pressure.lock();
-        let state = node::State {
-            not_ready: self.runtime.not_ready().await,
-            pressure,
-            images: self.images().await,
-            volumes_in_use: self.csi.in_use(),
-        };
+        if not_ready.is_none() {
+            *self.features.lock() = Arc::new(features);
+        }
+        let state = node::State { not_ready, images: self.images().await, ..self.state() };
         let node = node::register(client, name, &machine, &state).await?;
         node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
@@ -383,7 +451,8 @@ impl Agent {
         if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {
             self.pods.wake_static();
         }
-        *self.labels.lock() = node.metadata.labels.clone().unwrap_or_default();
+        let node = Arc::new(node);
+        *self.seen_node.lock() = Some(node.clone());
         match node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
             _ if self.config.pod_network == PodNetwork::None => {
                 // It is told once; more does no harm.

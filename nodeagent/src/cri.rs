@@ -85,6 +85,47 @@ impl Running {
 /// Ids of a pod's sandboxes and containers with their states.
 pub type Fingerprint = BTreeSet<(String, i32)>;
 
+/// What a runtime can do beyond what all can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Handlers whose pods can have a user namespace of their own.
+    pub user_namespaces: BTreeSet<String>,
+    /// Handlers whose mounts can be read-only with all that is mounted below them.
+    pub recursive_read_only: BTreeSet<String>,
+    /// Whether groups of the image can be left out.
+    pub groups_policy: bool,
+    /// Whether images can be mounted.
+    pub image_volumes: bool,
+}
+
+impl Features {
+    fn of(answer: &cri::StatusResponse) -> Self {
+        let with = |has: fn(&cri::RuntimeHandlerFeatures) -> bool| {
+            let handlers = answer.runtime_handlers.iter().filter(|h| h.features.as_ref().is_some_and(has));
+            handlers.map(|h| h.name.clone()).collect()
+        };
+        Self {
+            user_namespaces: with(|f| f.user_namespaces),
+            recursive_read_only: with(|f| f.recursive_read_only_mounts),
+            groups_policy: answer.features.as_ref().is_some_and(|f| f.supplemental_groups_policy),
+            image_volumes: false,
+        }
+    }
+}
+
+/// Whether a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
+pub fn mounts_images(version: &str) -> bool {
+    let Some((name, version)) = version.split_once("://") else { return false };
+    let mut numbers =
+        version.trim_start_matches('v').split(['.', '-', '~', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match name {
+        "containerd" => version >= (2, 1),
+        "cri-o" => version >= (1, 33),
+        _ => false,
+    }
+}
+
 impl Runtime {
     /// A client of the runtime at `socket`; it connects with the first call.
     pub fn new(socket: &Path) -> Result<Self, tonic::transport::Error> {
@@ -107,12 +148,19 @@ impl Runtime {
         Ok(format!("{}://{}", version.runtime_name, version.runtime_version))
     }
 
-    /// Why the runtime cannot run pods; `None` if it can.
-    pub async fn not_ready(&self) -> Option<String> {
-        let answer = match self.pods.clone().status(cri::StatusRequest { verbose: false }).await {
-            Ok(answer) => answer.into_inner(),
-            Err(e) => return Some(format!("container runtime is down: {}", e.message())),
-        };
+    /// Why the runtime cannot run pods, `None` if it can; and what it says that it can do.
+    pub async fn status(&self) -> (Option<String>, Features) {
+        match self.pods.clone().status(cri::StatusRequest { verbose: false }).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                let features = Features::of(&answer);
+                (Self::not_ready(answer), features)
+            }
+            Err(e) => (Some(format!("container runtime is down: {}", e.message())), Features::default()),
+        }
+    }
+
+    fn not_ready(answer: cri::StatusResponse) -> Option<String> {
         let conditions = answer.status.unwrap_or_default().conditions;
         for kind in ["RuntimeReady", "NetworkReady"] {
             match conditions.iter().find(|c| c.r#type == kind) {
@@ -251,5 +299,33 @@ impl Runtime {
         let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
         self.pods.clone().remove_pod_sandbox(request).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runtimes_can_do() {
+        for (version, can) in [
+            ("containerd://1.6.20~ds1", false),
+            ("containerd://2.0.5", false),
+            ("containerd://2.1.0-rc.1", true),
+            ("containerd://v2.2.0", true),
+            ("cri-o://1.34.1", true),
+            ("cri-o://1.30.0", false),
+            ("other", false),
+        ] {
+            assert_eq!(mounts_images(version), can, "{version}");
+        }
+        let features = cri::RuntimeHandlerFeatures { user_namespaces: true, recursive_read_only_mounts: false };
+        let answer = cri::StatusResponse {
+            runtime_handlers: vec![cri::RuntimeHandler { name: "runc".into(), features: Some(features) }],
+            ..cri::StatusResponse::default()
+        };
+        let features = Features::of(&answer);
+        assert!(features.user_namespaces.contains("runc") && features.recursive_read_only.is_empty());
+        assert_eq!(Features::of(&cri::StatusResponse::default()), Features::default());
     }
 }

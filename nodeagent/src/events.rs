@@ -16,6 +16,9 @@ const REMEMBERED: usize = 1024;
 /// Longest message that is written, bytes.
 const MAX_MESSAGE: usize = 1000;
 
+/// The reason of an event or a failure: one of ours, or one that names a resource.
+pub type Reason = std::borrow::Cow<'static, str>;
+
 /// Takes events; cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
@@ -26,12 +29,12 @@ struct Noted {
     namespace: String,
     object: Value,
     warning: bool,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
 /// What makes two events the same.
-type Key = (String, String, &'static str, String);
+type Key = (String, String, Reason, String);
 
 impl Recorder {
     /// A recorder that writes as the kubelet of `node`.
@@ -42,16 +45,16 @@ impl Recorder {
     }
 
     /// Something that goes as it should.
-    pub fn normal(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
-        self.note(pod, container, false, reason, message.into());
+    pub fn normal(&self, pod: &Pod, container: Option<&str>, reason: impl Into<Reason>, message: impl Into<String>) {
+        self.note(pod, container, false, reason.into(), message.into());
     }
 
     /// Something that does not.
-    pub fn warning(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
-        self.note(pod, container, true, reason, message.into());
+    pub fn warning(&self, pod: &Pod, container: Option<&str>, reason: impl Into<Reason>, message: impl Into<String>) {
+        self.note(pod, container, true, reason.into(), message.into());
     }
 
-    fn note(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+    fn note(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: Reason, message: String) {
         let meta = &pod.metadata;
         let mut object = json!({"apiVersion": "v1", "kind": "Pod", "name": meta.name, "namespace": meta.namespace,
             "uid": meta.uid, "resourceVersion": meta.resource_version});
@@ -63,9 +66,15 @@ impl Recorder {
     }
 
     /// Something about the node itself.
-    pub fn node(&self, node: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
+    pub fn node(&self, node: &str, warning: bool, reason: impl Into<Reason>, message: impl Into<String>) {
         let object = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": node});
-        self.push(Noted { namespace: "default".into(), object, warning, reason, message: message.into() });
+        self.push(Noted {
+            namespace: "default".into(),
+            object,
+            warning,
+            reason: reason.into(),
+            message: message.into(),
+        });
     }
 
     fn push(&self, mut noted: Noted) {
@@ -93,7 +102,7 @@ async fn write_all(client: Client, node: String, mut receiver: mpsc::Receiver<No
     let mut known: HashMap<Key, (String, i64)> = HashMap::new();
     while let Some(noted) = receiver.recv().await {
         let text = |key: &str| noted.object[key].as_str().unwrap_or_default().to_owned();
-        let key: Key = (text("uid"), text("fieldPath"), noted.reason, noted.message.clone());
+        let key: Key = (text("uid"), text("fieldPath"), noted.reason.clone(), noted.message.clone());
         if known.len() >= REMEMBERED {
             known.clear();
         }
@@ -107,7 +116,7 @@ async fn write_all(client: Client, node: String, mut receiver: mpsc::Receiver<No
                 known.insert(key, entry);
             }
             Err(error) => {
-                tracing::debug!(%error, reason = noted.reason, "an event could not be written");
+                tracing::debug!(%error, reason = %noted.reason, "an event could not be written");
                 known.remove(&key);
             }
         }

@@ -2,11 +2,16 @@
 //!
 //! Invariant: all that an agent knows can be had again from the API and the container runtime, so it may die any time.
 
+mod admit;
 pub mod agent;
+mod allotment;
+mod cadvisor;
 mod cgroup;
 mod cni;
+mod cpus;
 mod cri;
 mod csi;
+mod devices;
 mod events;
 mod handler;
 pub mod hollow;
@@ -29,11 +34,15 @@ mod server;
 mod shutdown;
 mod spec;
 mod stats;
+mod userns;
 mod volumes;
 mod worker;
 
 pub use agent::{Agent, AgentConfig, AgentError};
 pub use cni::PodNetwork;
+pub use cpus::{CpuPolicy, CpuSet};
 pub use manifests::Manifests;
+#[doc(hidden)]
+pub use network::proxy::measure;
 pub use pressure::Thresholds;
 pub use shutdown::Shutdown;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use keelson_client::{Client, Error};
 use serde_json::json;
@@ -28,6 +29,9 @@ const STATUS_REFRESH: i64 = 300;
 /// The version of Kubernetes whose kubelet this agent stands for.
 pub const KUBELET_VERSION: &str = concat!("v1.36.2+keelson", env!("CARGO_PKG_VERSION"));
 
+/// Amounts of resources.
+type Quantities = BTreeMap<String, Quantity>;
+
 /// How a node fares.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -39,6 +43,31 @@ pub struct State {
     pub images: Vec<ContainerImage>,
     /// Volumes that must stay attached.
     pub volumes_in_use: Vec<String>,
+    /// Resources of device plugins: all, and those that can be given.
+    pub devices: BTreeMap<String, (usize, usize)>,
+    /// Processors that pods do not get.
+    pub reserved_cpus: usize,
+}
+
+/// What the node has, and what of it pods may have. Resources that others told of in the node's status stay.
+pub fn resources(machine: &Machine, previous: &NodeStatus, state: &State) -> (Quantities, Quantities) {
+    let text = |(name, value): (&str, &str)| (name.to_owned(), Quantity(value.to_owned()));
+    let own = [("cpu", machine.cpu.as_str()), ("memory", &machine.memory), ("ephemeral-storage", &machine.storage)];
+    let rest = [("hugepages-1Gi", "0"), ("hugepages-2Mi", "0"), ("pods", "110")];
+    let mut capacity: Quantities = own.into_iter().chain(rest).map(text).collect();
+    let extended =
+        |name: &str| name.contains('/') && !name.contains("kubernetes.io/") && !state.devices.contains_key(name);
+    let foreign = previous.capacity.iter().flatten().filter(|(name, _)| extended(name));
+    capacity.extend(foreign.map(|(name, amount)| (name.clone(), amount.clone())));
+    let mut allocatable = capacity.clone();
+    for (name, (all, healthy)) in &state.devices {
+        capacity.insert(name.clone(), Quantity(all.to_string()));
+        allocatable.insert(name.clone(), Quantity(healthy.to_string()));
+    }
+    if let Some(cpus) = machine.cpu.parse::<usize>().ok().filter(|_| state.reserved_cpus > 0) {
+        allocatable.insert("cpu".into(), Quantity(cpus.saturating_sub(state.reserved_cpus).to_string()));
+    }
+    (capacity, allocatable)
 }
 
 /// What a node knows about its machine.
@@ -141,13 +170,10 @@ pub fn status(
     previous: &NodeStatus,
     state: &State,
 ) -> Result<NodeStatus, serde_json::Error> {
-    let resources = json!({
-        "cpu": machine.cpu, "memory": machine.memory, "ephemeral-storage": machine.storage,
-        "hugepages-1Gi": "0", "hugepages-2Mi": "0", "pods": "110",
-    });
+    let (capacity, allocatable) = resources(machine, previous, state);
     let mut status: NodeStatus = serde_json::from_value(json!({
-        "capacity": resources,
-        "allocatable": resources,
+        "capacity": capacity,
+        "allocatable": allocatable,
         "addresses": [{"type": "InternalIP", "address": machine.ip}, {"type": "Hostname", "address": name}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": machine.port}},
         "nodeInfo": {
@@ -301,6 +327,28 @@ mod tests {
         assert!(!same(&first, &ready));
         for condition in ready.conditions.iter().flatten() {
             assert_eq!(condition.last_transition_time == Some(old.clone()), condition.type_ != "Ready");
+        }
+    }
+
+    #[test]
+    fn what_others_tell_of_stays_and_plugins_are_counted() {
+        let map = |list: &[(&str, &str)]| -> Quantities {
+            list.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect()
+        };
+        let previous = NodeStatus {
+            capacity: Some(map(&[("cpu", "1"), ("example.com/by-hand", "5"), ("example.com/plugged", "9")])),
+            ..NodeStatus::default()
+        };
+        let devices = [("example.com/plugged".to_owned(), (3, 2))].into();
+        let state = State { devices, reserved_cpus: 1, ..State::default() };
+        let (capacity, allocatable) = resources(&machine(), &previous, &state);
+        for (name, all, given) in [
+            ("cpu", "4", "3"),
+            ("example.com/by-hand", "5", "5"),
+            ("example.com/plugged", "3", "2"),
+            ("pods", "110", "110"),
+        ] {
+            assert_eq!((capacity[name].0.as_str(), allocatable[name].0.as_str()), (all, given), "{name}");
         }
     }
 

@@ -18,7 +18,7 @@ const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "C
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doom {
     /// `DeadlineExceeded`, `Evicted` and so on.
-    pub reason: &'static str,
+    pub reason: crate::events::Reason,
     /// For people.
     pub message: String,
     /// Its grace is at most this, seconds.
@@ -253,7 +253,7 @@ impl View<'_> {
         let addresses = if self.addresses.is_empty() { before.collect() } else { self.addresses.to_vec() };
         serde_json::from_value(json!({
             "phase": phase,
-            "reason": self.doom.map(|d| d.reason), "message": self.doom.map(|d| &d.message),
+            "reason": self.doom.map(|d| &d.reason), "message": self.doom.map(|d| &d.message),
             "observedGeneration": self.pod.metadata.generation,
             "conditions": self.conditions(phase, &init, &main, initialized),
             "hostIP": self.host_ips.first(), "hostIPs": listed(self.host_ips),
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn an_evicted_pod_has_failed() {
-        let doom = Doom { reason: "Evicted", message: "low on memory".into(), grace: None };
+        let doom = Doom { reason: "Evicted".into(), message: "low on memory".into(), grace: None };
         let status = status(&pod("Always", false), vec![run("c", Exited, 137, 0)], &Waiting::new(), true, Some(&doom));
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
         assert!(!holds(&status, "Ready"));

@@ -184,7 +184,7 @@ impl Agent {
         let Some(chosen) = choose(alive.iter().map(|of| candidate(of)).collect()) else { return };
         let message = format!("The node was low on resource: {what}. ");
         self.events.node(&self.config.node_name, true, "EvictionThresholdMet", format!("Attempting to reclaim {what}"));
-        self.pods.condemn(&chosen.uid, Doom { reason: "Evicted", message, grace: None });
+        self.pods.condemn(&chosen.uid, Doom { reason: "Evicted".into(), message, grace: None });
     }
 
     /// Removes images that no container uses, the largest first. Returns how many bytes that was.

@@ -123,7 +123,7 @@ pub fn memory() -> Option<(u64, u64)> {
 }
 
 /// What the machine uses as a whole.
-fn machine() -> Option<Usage> {
+pub fn machine() -> Option<Usage> {
     let (total, available) = memory()?;
     let text = std::fs::read_to_string("/proc/stat").ok()?;
     let line = text.lines().next()?.strip_prefix("cpu ")?;
@@ -138,15 +138,32 @@ fn now() -> String {
     format!("{:.0}", Timestamp::now())
 }
 
+/// What a running container uses.
+pub struct ContainerUsage {
+    /// Its name in the pod.
+    pub name: String,
+    /// Its id in the runtime.
+    pub id: String,
+    /// Its image.
+    pub image: String,
+    /// When it started.
+    pub started: String,
+    /// What it uses.
+    pub usage: Usage,
+}
+
 /// A pod with what it and its running containers use.
-struct PodUsage {
-    of: std::sync::Arc<Pod>,
-    whole: Usage,
-    containers: Vec<(String, String, Usage)>,
+pub struct PodUsage {
+    /// The pod.
+    pub of: std::sync::Arc<Pod>,
+    /// All of it.
+    pub whole: Usage,
+    /// Its containers.
+    pub containers: Vec<ContainerUsage>,
 }
 
 impl Agent {
-    fn usages(&self) -> Vec<PodUsage> {
+    pub(crate) fn usages(&self) -> Vec<PodUsage> {
         let pods = self.pods.list().into_iter().filter(|of| !pod::is_finished(of));
         pods.filter_map(|of| {
             let path = cgroup::path(&of);
@@ -155,7 +172,8 @@ impl Agent {
                 let started = c.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
                 let id = c.container_id.as_deref()?.rsplit('/').next()?;
                 let usage = cgroup::usage(&format!("{path}/{id}"))?;
-                Some((c.name.clone(), format!("{:.0}", started.0), usage))
+                let (name, image) = (c.name.clone(), c.image.clone());
+                Some(ContainerUsage { name, id: id.to_owned(), image, started: format!("{:.0}", started.0), usage })
             });
             let containers = running.collect();
             Some(PodUsage { whole: cgroup::usage(&path)?, containers, of })
@@ -174,8 +192,8 @@ impl Agent {
             for p in self.usages() {
                 let uid = pod::uid(&p.of);
                 self.rates.of(&uid, p.whole.cpu_nanoseconds);
-                for (name, _, usage) in &p.containers {
-                    self.rates.of(&format!("{uid}/{name}"), usage.cpu_nanoseconds);
+                for c in &p.containers {
+                    self.rates.of(&format!("{uid}/{}", c.name), c.usage.cpu_nanoseconds);
                 }
             }
             if let Some(usage) = machine() {
@@ -193,9 +211,9 @@ impl Agent {
             .map(|p| {
                 let uid = pod::uid(&p.of);
                 let containers: Vec<Value> = (p.containers.iter())
-                    .map(|(name, started, usage)| {
-                        json!({"name": name, "startTime": started, "memory": memory_of(usage),
-                            "cpu": self.cpu(&format!("{uid}/{name}"), usage)})
+                    .map(|c| {
+                        json!({"name": c.name, "startTime": c.started, "memory": memory_of(&c.usage),
+                            "cpu": self.cpu(&format!("{uid}/{}", c.name), &c.usage)})
                     })
                     .collect();
                 let start = p.of.status.as_ref().and_then(|s| s.start_time.as_ref());
@@ -238,8 +256,8 @@ impl Agent {
         for p in self.usages() {
             let (name, namespace) = (p.of.metadata.name.as_deref(), p.of.metadata.namespace.as_deref());
             let pod = format!("namespace=\"{}\",pod=\"{}\"", namespace.unwrap_or_default(), name.unwrap_or_default());
-            for (container, _, usage) in &p.containers {
-                push(0, format!("{{container=\"{container}\",{pod}}}"), usage);
+            for c in &p.containers {
+                push(0, format!("{{container=\"{}\",{pod}}}", c.name), &c.usage);
             }
             push(2, format!("{{{pod}}}"), &p.whole);
         }

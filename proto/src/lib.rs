@@ -66,3 +66,9 @@ pub mod csi {
 pub mod plugin_registration {
     tonic::include_proto!("pluginregistration");
 }
+
+/// How plugins offer devices.
+#[allow(missing_docs, clippy::all)]
+pub mod deviceplugin {
+    tonic::include_proto!("v1beta1");
+}

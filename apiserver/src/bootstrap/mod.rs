@@ -157,7 +157,9 @@ fn own(def: &'static ResourceDef, object: &mut Value) {
     };
     let request = ResourceRequest::about(def, object);
     ownership::track_as(&request, "", manager, None, object);
-    if object["status"]["conditions"].is_array() && def.group != "flowcontrol.apiserver.k8s.io" {
+    if object["status"]["conditions"].is_array()
+        && !["flowcontrol.apiserver.k8s.io", "apiregistration.k8s.io"].contains(&def.group)
+    {
         let mut before = object.clone();
         before["status"] = json!({});
         ownership::track_as(&request, "status", manager, Some(&before), object);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::check::{Problems, percent};
-use super::{has, items, meta, pod, selectors, text};
+use super::{has, items, pod, selectors, text};
 use crate::selector::LabelSelector;
 use crate::shown;
 
@@ -347,7 +347,6 @@ pub fn replication_controller(new: &Value, p: &mut Problems) {
     for field in ["replicas", "minReadySeconds"] {
         p.not_negative(format!("spec.{field}"), &spec[field]);
     }
-    meta::labels(&spec["selector"], "spec.selector", p);
     if !super::entries(&spec["selector"]).any(|_| true) {
         p.required("spec.selector", "");
     }
@@ -360,8 +359,14 @@ pub fn replication_controller(new: &Value, p: &mut Problems) {
         p.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`");
     }
     pod::template(&spec["template"], "spec.template", p);
-    always(spec, p);
-    let _ = items(&spec["template"]);
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    if policy != "Always" {
+        p.not_supported("spec.template.spec.restartPolicy", &super::check::or_empty(policy), &["Always"]);
+    }
+    if has(&spec["template"]["spec"], "activeDeadlineSeconds") {
+        let why = "activeDeadlineSeconds in ReplicationController is not Supported";
+        p.forbidden("spec.template.spec.activeDeadlineSeconds", why);
+    }
 }
 
 #[cfg(test)]

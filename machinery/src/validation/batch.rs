@@ -13,6 +13,12 @@ use crate::shown;
 const CRON_JOB_NAME_MAX: usize = 52;
 /// Most completions of an indexed Job with a limit of failed indexes.
 const MAX_FAILED_INDEXES: i64 = 100_000;
+/// From how many completions on a limit for each index goes with few failed indexes and few pods at once, and how few.
+const MANY_COMPLETIONS: i64 = 100_000;
+const FEW_PODS: i64 = 10_000;
+/// Longest name of who manages a Job, and longest list of indexes of a rule, bytes.
+const MAX_MANAGED_BY: usize = 63;
+const MAX_INDEXES_BYTES: usize = 64 << 10;
 /// Most rules of a policy, and values of a rule.
 const MAX_RULES: usize = 20;
 const MAX_VALUES: usize = 255;
@@ -21,7 +27,10 @@ const INDEXED_ONLY: &str = "requires indexed completion mode";
 /// An object of the group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
-        return status(plural, new, p);
+        if let ("jobs", Some(old)) = (plural, old) {
+            super::job_status::update(new, old, p);
+        }
+        return;
     }
     match plural {
         "jobs" => job(new, old, p),
@@ -30,20 +39,13 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
     }
 }
 
-fn status(plural: &str, new: &Value, p: &mut Problems) {
-    if plural == "jobs" {
-        for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-            p.not_negative(format!("status.{field}"), &new["status"][field]);
-        }
-    }
-}
-
 fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
-    if old.is_none() && spec["completionMode"] == "Indexed" {
+    if spec["completionMode"] == "Indexed"
+        && let Some(completions) = spec["completions"].as_i64().filter(|n| *n > 0)
+    {
         // The longest name of a pod must be a name too.
-        let last = spec["completions"].as_i64().unwrap_or(1).max(1) - 1;
-        host_name(&new["metadata"], last, p);
+        host_name(&new["metadata"], completions - 1, p);
     }
     generated_selector(new, old.is_some(), p);
     job_spec(spec, "spec", p);
@@ -52,7 +54,7 @@ fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
     match_labels(spec, p);
     if let Some(old) = old {
-        update(spec, &old["spec"], p);
+        update(spec, &old["spec"], has(&old["status"], "startTime"), p);
     }
 }
 
@@ -120,7 +122,7 @@ fn job_spec(spec: &Value, path: &str, p: &mut Problems) {
     p.one_of_if_set(format!("{path}.completionMode"), &spec["completionMode"], &["NonIndexed", "Indexed"]);
     if indexed {
         indexed_limits(spec, path, p);
-    } else if spec["completionMode"] == "NonIndexed" {
+    } else if spec["completionMode"].is_null() || spec["completionMode"] == "NonIndexed" {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if has(spec, field) {
                 p.invalid(format!("{path}.{field}"), &spec[field], INDEXED_ONLY);
@@ -131,7 +133,11 @@ fn job_spec(spec: &Value, path: &str, p: &mut Problems) {
         p.required(format!("{path}.backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
     if has(spec, "managedBy") {
-        domain_path(&spec["managedBy"], &format!("{path}.managedBy"), p);
+        let field = format!("{path}.managedBy");
+        domain_path(&spec["managedBy"], &field, p);
+        if text(spec, "managedBy").len() > MAX_MANAGED_BY {
+            p.too_long(field, MAX_MANAGED_BY);
+        }
     }
     if has(spec, "podReplacementPolicy") {
         let field = format!("{path}.podReplacementPolicy");
@@ -167,12 +173,29 @@ pub fn domain_path(value: &Value, field: &str, p: &mut Problems) {
 }
 
 fn indexed_limits(spec: &Value, path: &str, p: &mut Problems) {
-    let Some(completions) = spec["completions"].as_i64() else {
-        return p.required(format!("{path}.completions"), "when completion mode is Indexed");
-    };
+    let completions = spec["completions"].as_i64();
+    if completions.is_none() {
+        p.required(format!("{path}.completions"), "when completion mode is Indexed");
+    }
     if spec["parallelism"].as_i64().is_some_and(|n| n > MAX_FAILED_INDEXES) {
         let why = format!("must be less than or equal to {MAX_FAILED_INDEXES} when completion mode is Indexed");
         p.invalid(format!("{path}.parallelism"), &spec["parallelism"], &why);
+    }
+    let completions = completions.unwrap_or(i64::MAX);
+    if (MANY_COMPLETIONS + 1..i64::MAX).contains(&completions) && has(spec, "backoffLimitPerIndex") {
+        if !has(spec, "maxFailedIndexes") {
+            let why = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+            p.required(format!("{path}.maxFailedIndexes"), &why);
+        }
+        for field in ["parallelism", "maxFailedIndexes"] {
+            if spec[field].as_i64().is_some_and(|n| n > FEW_PODS) {
+                let why = format!(
+                    "must be less than or equal to {FEW_PODS} when completions are above {MANY_COMPLETIONS} and used with \
+                     backoff limit per index"
+                );
+                p.invalid(format!("{path}.{field}"), &spec[field], &why);
+            }
+        }
     }
     if spec["maxFailedIndexes"].as_i64().is_some_and(|n| n > completions) {
         let why = "must be less than or equal to completions";
@@ -222,6 +245,9 @@ fn failure_policy(spec: &Value, path: &str, p: &mut Problems) {
         if codes.is_object() {
             exit_codes(codes, &containers, &format!("{at}.onExitCodes"), p);
         }
+        if conditions > MAX_RULES {
+            p.too_many(format!("{at}.onPodConditions"), conditions, MAX_RULES);
+        }
         for (i, condition) in items(&rule["onPodConditions"]).enumerate() {
             pod_condition(condition, &format!("{at}.onPodConditions[{i}]"), p);
         }
@@ -254,27 +280,22 @@ fn exit_codes(codes: &Value, containers: &[&str], at: &str, p: &mut Problems) {
     } else if values.len() > MAX_VALUES {
         p.too_many(format!("{at}.values"), values.len(), MAX_VALUES);
     }
-    let mut before: Option<i64> = None;
+    let numbers: Vec<i64> = values.iter().map(|value| value.as_i64().unwrap_or(0)).collect();
     for (index, value) in values.iter().enumerate() {
-        let number = value.as_i64().unwrap_or(0);
-        if operator == "In" && number == 0 {
+        if operator == "In" && numbers[index] == 0 {
             p.invalid(format!("{at}.values[{index}]"), value, "must not be 0 for the In operator");
         }
-        if values[..index].contains(value) {
+        if numbers[..index].contains(&numbers[index]) {
             p.duplicate(format!("{at}.values[{index}]"), value);
-        } else if before.is_some_and(|b| b > number) {
-            p.invalid(format!("{at}.values"), &codes["values"], "must be ordered");
         }
-        before = Some(number);
+    }
+    if !numbers.is_sorted() {
+        p.invalid(format!("{at}.values"), &codes["values"], "must be ordered");
     }
 }
 
 fn pod_condition(condition: &Value, at: &str, p: &mut Problems) {
-    if text(condition, "type").is_empty() {
-        p.required(format!("{at}.type"), "");
-    } else {
-        p.qualified_name(&format!("{at}.type"), text(condition, "type"));
-    }
+    p.qualified_name(&format!("{at}.type"), text(condition, "type"));
     match text(condition, "status") {
         "" => p.required(format!("{at}.status"), "valid values: [\"False\" \"True\" \"Unknown\"]"),
         _ => p.one_of(format!("{at}.status"), &condition["status"], &["False", "True", "Unknown"]),
@@ -303,6 +324,9 @@ fn success_policy(spec: &Value, indexed: bool, path: &str, p: &mut Problems) {
         }
         let mut total = None;
         if let Some(text) = indexes {
+            if text.len() > MAX_INDEXES_BYTES {
+                p.too_long(format!("{at}.succeededIndexes"), MAX_INDEXES_BYTES);
+            }
             match parse_indexes(text, completions) {
                 Ok(found) => total = Some(found),
                 Err(why) => {
@@ -330,7 +354,7 @@ fn success_policy(spec: &Value, indexed: bool, path: &str, p: &mut Problems) {
 }
 
 /// Counts the indexes of `0-2,5`.
-fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
     let (mut total, mut previous) = (0, None);
     let number = |text: &str| {
         text.parse::<i64>()
@@ -364,22 +388,28 @@ fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
     Ok(total)
 }
 
-/// What may not change in a Job.
-fn update(spec: &Value, before: &Value, p: &mut Problems) {
+/// What may not change in a Job; `started` if it has run already.
+fn update(spec: &Value, before: &Value, started: bool, p: &mut Problems) {
     job_spec_again(spec, before, p);
     if spec["selector"] != before["selector"] {
         p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "field is immutable");
     }
-    // While a Job is suspended, where its pods go may change.
-    let free = before["suspend"] == true;
+    // While a Job is suspended and has not begun, where its pods go may change.
+    let free = before["suspend"] == true && !started;
     let scheduling = |spec: &Value| {
         let mut template = spec["template"].clone();
         if free {
             for key in ["labels", "annotations"] {
                 template["metadata"].as_object_mut().map(|m| m.remove(key));
             }
-            for key in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+            for key in ["nodeSelector", "tolerations", "schedulingGates"] {
                 template["spec"].as_object_mut().map(|m| m.remove(key));
+            }
+            if let Some(affinity) = template["spec"]["affinity"].as_object_mut() {
+                affinity.remove("nodeAffinity");
+                if affinity.is_empty() {
+                    template["spec"].as_object_mut().map(|m| m.remove("affinity"));
+                }
             }
         }
         template
@@ -403,7 +433,7 @@ fn update(spec: &Value, before: &Value, p: &mut Problems) {
         let elastic = spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
         if spec["completionMode"] != "Indexed" {
             p.invalid("spec.completions", &spec["completions"], "field is immutable");
-        } else if !elastic {
+        } else if !elastic && has(spec, "completions") {
             let why = "can only be modified in tandem with spec.parallelism";
             p.invalid("spec.completions", &spec["completions"], why);
         }
@@ -423,18 +453,17 @@ fn job_spec_again(spec: &Value, _before: &Value, p: &mut Problems) {
 
 fn cron_job(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
-    if text(&new["metadata"], "name").len() > CRON_JOB_NAME_MAX {
+    if old.is_none() && text(&new["metadata"], "name").len() > CRON_JOB_NAME_MAX {
         let why = format!("must be no more than {CRON_JOB_NAME_MAX} characters");
         p.invalid("metadata.name", &new["metadata"]["name"], &why);
     }
-    let schedule = text(spec, "schedule");
-    if schedule.is_empty() {
+    if text(spec, "schedule").is_empty() {
         p.required("spec.schedule", "");
     } else {
-        let changed = old.is_none_or(|o| o["spec"]["schedule"] != spec["schedule"]);
-        check_schedule(spec, changed, p);
+        let zoned_before = old.is_some_and(|old| text(&old["spec"], "schedule").contains("TZ"));
+        check_schedule(spec, zoned_before, p);
     }
-    if has(spec, "timeZone") {
+    if has(spec, "timeZone") && old.is_none_or(|old| old["spec"]["timeZone"] != spec["timeZone"]) {
         time_zone(&spec["timeZone"], p);
     }
     p.not_negative("spec.startingDeadlineSeconds", &spec["startingDeadlineSeconds"]);
@@ -448,37 +477,56 @@ fn cron_job(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let template = &spec["jobTemplate"];
     meta::labels(&template["metadata"]["labels"], "spec.jobTemplate.labels", p);
     job_spec(&template["spec"], "spec.jobTemplate.spec", p);
+    if has(&template["spec"], "selector") {
+        let shown = shown_selector(&template["spec"]["selector"]);
+        p.invalid_shown("spec.jobTemplate.spec.selector", &shown, "`selector` will be auto-generated");
+    }
     if template["spec"]["manualSelector"] == true {
         p.not_supported("spec.jobTemplate.spec.manualSelector", &json!(true), &["nil", "false"]);
     }
 }
 
-fn check_schedule(spec: &Value, changed: bool, p: &mut Problems) {
+fn check_schedule(spec: &Value, zoned_before: bool, p: &mut Problems) {
     let schedule = text(spec, "schedule");
-    if schedule.contains("TZ") {
-        if changed || has(spec, "timeZone") {
-            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-            p.invalid("spec.schedule", &spec["schedule"], why);
-        }
-        return;
-    }
     if let Err(why) = super::cron::check(schedule) {
         p.invalid("spec.schedule", &spec["schedule"], &why);
+    }
+    if schedule.contains("TZ") {
+        let why = match (zoned_before, has(spec, "timeZone")) {
+            (true, true) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
+            (true, false) => return,
+            (false, _) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        };
+        p.invalid("spec.schedule", &spec["schedule"], why);
     }
 }
 
 fn time_zone(zone: &Value, p: &mut Problems) {
     let name = zone.as_str().unwrap_or_default();
     if name.is_empty() {
-        p.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string");
-    } else if name.eq_ignore_ascii_case("Local") {
-        p.invalid(
-            "spec.timeZone",
-            zone,
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-        );
-    } else if jiff::tz::TimeZone::get(name).is_err() {
-        p.invalid("spec.timeZone", &or_empty(zone), &format!("unknown time zone {name}"));
+        return p.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string");
+    }
+    let part = |part: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        !matches!(part, "." | "..")
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.bytes().all(good)
+    };
+    let unknown = format!("unknown time zone {name}");
+    if !name.split('/').all(part) {
+        return p.invalid("spec.timeZone", zone, &unknown);
+    }
+    if name.eq_ignore_ascii_case("Local") {
+        let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        p.invalid("spec.timeZone", zone, why);
+        // This very name is known to the server.
+        if name == "Local" {
+            return;
+        }
+    }
+    if jiff::tz::TimeZone::get(name).is_err() {
+        p.invalid("spec.timeZone", &or_empty(zone), &unknown);
     }
 }
 
@@ -507,7 +555,7 @@ mod tests {
             (&suspended, job(true, "y", json!({})), false),
         ] {
             let mut problems = Problems::default();
-            update(&after["spec"], &before["spec"], &mut problems);
+            update(&after["spec"], &before["spec"], false, &mut problems);
             let template = problems.0.iter().any(|cause| cause.field == "spec.template");
             assert_eq!(!template, allowed, "{after}");
         }

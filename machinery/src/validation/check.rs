@@ -113,12 +113,18 @@ impl Problems {
 
     /// A DNS subdomain.
     pub fn subdomain(&mut self, field: impl Into<String>, value: &Value) {
-        self.named(field, &or_empty(value), names::dns_subdomain(value.as_str().unwrap_or_default()));
+        let field = field.into();
+        for problem in names::subdomain_problems(value.as_str().unwrap_or_default()) {
+            self.invalid(field.as_str(), &or_empty(value), &problem);
+        }
     }
 
     /// A DNS label.
     pub fn label(&mut self, field: impl Into<String>, value: &Value) {
-        self.named(field, &or_empty(value), names::dns_label(value.as_str().unwrap_or_default()));
+        let field = field.into();
+        for problem in names::label_problems(value.as_str().unwrap_or_default()) {
+            self.invalid(field.as_str(), &or_empty(value), &problem);
+        }
     }
 
     /// A qualified name; every problem is told.

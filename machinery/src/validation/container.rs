@@ -47,6 +47,9 @@ const CONTAINER_FIELDS: &[&str] = &[
     "requests.ephemeral-storage",
     "requests.memory",
 ];
+/// By what amounts may be divided that the environment shows.
+const CPU_DIVISORS: &[&str] = &["1m", "1"];
+const BYTE_DIVISORS: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 /// Protocols of ports.
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 /// Highest user or group.
@@ -54,10 +57,18 @@ const MAX_ID: i64 = i32::MAX as i64;
 
 /// What a container needs to know of its pod.
 pub struct Surroundings<'a> {
-    /// Names of the volumes.
+    /// The good volumes by their names.
     pub volumes: Vec<(&'a str, &'a Value)>,
     /// Names of the resource claims.
     pub claims: Vec<&'a str>,
+    /// Whether it is a pod, not a template.
+    pub is_pod: bool,
+    /// Whether containers are never started again.
+    pub never_restarts: bool,
+    /// Whether users are those of the host.
+    pub host_users: bool,
+    /// Seconds that the pod may take to end.
+    pub grace: i64,
 }
 
 /// What every container has.
@@ -71,24 +82,24 @@ pub fn common(container: &Value, at: &str, around: &Surroundings<'_>, p: &mut Pr
     let image = text(container, "image");
     if image.is_empty() {
         p.required(format!("{at}.image"), "");
-    } else if image.trim() != image {
+    } else if around.is_pod && image.trim() != image {
         p.invalid(format!("{at}.image"), &container["image"], "must not have leading or trailing whitespace");
     }
     let policy = &container["terminationMessagePolicy"];
     if has(container, "terminationMessagePolicy") && policy != "" {
-        p.one_of(format!("{at}.terminationMessagePolicy"), policy, &["FallbackToLogsOnError", "File"]);
+        p.one_of(format!("{at}.terminationMessagePolicy"), policy, &["File", "FallbackToLogsOnError"]);
     }
     if has(container, "imagePullPolicy") && container["imagePullPolicy"] != "" {
-        let policies = ["Always", "IfNotPresent", "Never"];
-        p.one_of(format!("{at}.imagePullPolicy"), &container["imagePullPolicy"], &policies);
+        let field = format!("{at}.imagePullPolicy");
+        p.one_of(field, &container["imagePullPolicy"], super::volumes::PULL_POLICIES);
     }
     ports(&container["ports"], &format!("{at}.ports"), p);
-    environment(container, at, p);
-    mounts(container, at, around, p);
-    devices(container, at, around, p);
+    environment(container, at, &around.volumes, p);
+    super::mounts::mounts(container, at, &around.volumes, p);
+    super::mounts::devices(container, at, &around.volumes, p);
     resources(&container["resources"], &format!("{at}.resources"), Some(&around.claims), p);
-    resize_policy(&container["resizePolicy"], &format!("{at}.resizePolicy"), p);
-    security(&container["securityContext"], &format!("{at}.securityContext"), p);
+    resize_policy(&container["resizePolicy"], &format!("{at}.resizePolicy"), around.never_restarts, p);
+    security(&container["securityContext"], &format!("{at}.securityContext"), around.host_users, p);
 }
 
 fn ports(list: &Value, path: &str, p: &mut Problems) {
@@ -130,34 +141,42 @@ fn variable_name(name: &str) -> Option<String> {
     })
 }
 
-fn environment(container: &Value, at: &str, p: &mut Problems) {
+fn environment(container: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Problems) {
     for (index, variable) in items(&container["env"]).enumerate() {
         let at = format!("{at}.env[{index}]");
         if p.present(variable, "name", &at) {
             p.named(format!("{at}.name"), &variable["name"], variable_name(text(variable, "name")));
         }
         if has(variable, "valueFrom") {
-            value_from(variable, &at, p);
+            value_from(variable, &at, volumes, p);
         }
     }
+    let path = format!("{at}.envFrom");
     for (index, source) in items(&container["envFrom"]).enumerate() {
-        let at = format!("{at}.envFrom[{index}]");
+        let at = format!("{path}[{index}]");
         if !text(source, "prefix").is_empty() {
             p.named(format!("{at}.prefix"), &source["prefix"], variable_name(text(source, "prefix")));
         }
         let set: Vec<&str> = ["configMapRef", "secretRef"].into_iter().filter(|f| has(source, f)).collect();
         for field in &set {
-            p.present(&source[*field], "name", &format!("{at}.{field}"));
+            if p.present(&source[*field], "name", &format!("{at}.{field}")) {
+                // The name may be a prefix, as of one that is generated.
+                let name = text(&source[*field], "name");
+                let whole = name.strip_suffix('-').map_or(name.to_owned(), |cut| format!("{cut}a"));
+                for problem in names::subdomain_problems(&whole) {
+                    p.invalid(format!("{at}.{field}.name"), &source[*field]["name"], &problem);
+                }
+            }
         }
         match set.len() {
-            0 => p.invalid(&at, &json!(""), "must specify one of: `configMapRef` or `secretRef`"),
+            0 => p.invalid(&path, &json!(""), "must specify one of: `configMapRef` or `secretRef`"),
             1 => {}
-            _ => p.invalid(&at, &json!(""), "may not have more than one field specified at a time"),
+            _ => p.invalid(&path, &json!(""), "may not have more than one field specified at a time"),
         }
     }
 }
 
-fn value_from(variable: &Value, at: &str, p: &mut Problems) {
+fn value_from(variable: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Problems) {
     let (source, path) = (&variable["valueFrom"], format!("{at}.valueFrom"));
     let mut count = 0;
     for field in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
@@ -169,9 +188,9 @@ fn value_from(variable: &Value, at: &str, p: &mut Problems) {
         match field {
             "fieldRef" => field_ref(inner, ENV_FIELDS, &at, p),
             "resourceFieldRef" => resource_field_ref(inner, false, &at, p),
-            "fileKeyRef" => {}
+            "fileKeyRef" => file_key(inner, volumes, &at, p),
             _ => {
-                p.present(inner, "name", &at);
+                p.subdomain(format!("{at}.name"), &inner["name"]);
                 if p.present(inner, "key", &at) {
                     for problem in names::config_key_problems(text(inner, "key")) {
                         p.invalid(format!("{at}.key"), &inner["key"], &problem);
@@ -187,6 +206,30 @@ fn value_from(variable: &Value, at: &str, p: &mut Problems) {
         _ => "may not have more than one field specified at a time",
     };
     p.invalid(path, &json!(""), why);
+}
+
+/// A variable out of a file of an empty directory of the pod.
+fn file_key(inner: &Value, volumes: &[(&str, &Value)], at: &str, p: &mut Problems) {
+    if p.present(inner, "key", at) {
+        p.named(format!("{at}.key"), &inner["key"], variable_name(text(inner, "key")));
+    }
+    if p.present(inner, "volumeName", at) {
+        p.label(format!("{at}.volumeName"), &inner["volumeName"]);
+        match volumes.iter().find(|(name, _)| *name == text(inner, "volumeName")) {
+            None => p.not_found(format!("{at}.volumeName"), &inner["volumeName"]),
+            Some((_, volume)) if !has(volume, "emptyDir") => {
+                p.invalid(
+                    format!("{at}.volumeName"),
+                    &inner["volumeName"],
+                    "referenced volume must be of type emptyDir",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    if p.present(inner, "path", at) {
+        p.local_path(&format!("{at}.path"), &inner["path"]);
+    }
 }
 
 /// A reference to a field of the pod.
@@ -205,15 +248,23 @@ pub fn field_ref(reference: &Value, allowed: &[&str], at: &str, p: &mut Problems
         Some((base, key)) => (base, Some(key)),
         None => (path, None),
     };
-    if !FIELD_LABELS.contains(&base) {
-        let why = format!("error converting fieldPath: field label not supported: {path}");
-        p.invalid(field, &reference["fieldPath"], &why);
-        return;
+    let convert = if text(reference, "apiVersion") != "v1" {
+        Some(format!("unsupported pod version: {}", text(reference, "apiVersion")))
+    } else if subscript.is_some() && !matches!(base, "metadata.annotations" | "metadata.labels") {
+        Some(format!("field label does not support subscript: {path}"))
+    } else if subscript.is_none() && base != "spec.host" && !FIELD_LABELS.contains(&base) {
+        Some(format!("field label not supported: {path}"))
+    } else {
+        None
+    };
+    if let Some(why) = convert {
+        return p.invalid(field, &reference["fieldPath"], &format!("error converting fieldPath: {why}"));
     }
+    let base = if base == "spec.host" { "spec.nodeName" } else { base };
     match (base, subscript) {
-        ("metadata.annotations", Some(key)) => p.qualified_name(&field, &key.to_lowercase()),
-        ("metadata.labels", Some(key)) => p.qualified_name(&field, key),
-        (_, Some(_)) => p.invalid(field, &json!(base), "does not support subscript"),
+        // The key is told of by the path of the reference.
+        ("metadata.annotations", Some(key)) => p.qualified_name(at, &key.to_lowercase()),
+        (_, Some(key)) => p.qualified_name(at, key),
         _ if !allowed.contains(&base) => p.not_supported(field, &json!(base), allowed),
         _ => {}
     }
@@ -233,107 +284,18 @@ pub fn resource_field_ref(reference: &Value, in_volume: bool, at: &str, p: &mut 
         p.not_supported(format!("{at}.resource"), &reference["resource"], CONTAINER_FIELDS);
     }
     let Some(divisor) = quantity(&reference["divisor"]).filter(|d| !d.is_zero()) else { return };
-    let (allowed, what): (&[&str], &str) = match resource.split_once('.').map_or("", |(_, r)| r) {
-        "cpu" => (&["1m", "1"], "divisor's values 1m and 1 are supported with the cpu resource"),
-        "memory" => (
-            &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
-            "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",
-        ),
+    let (what, allowed) = match resource.split_once('.').map_or("", |(_, r)| r) {
+        "cpu" => ("cpu", CPU_DIVISORS),
+        "memory" => ("memory", BYTE_DIVISORS),
+        "ephemeral-storage" => ("local ephemeral storage", BYTE_DIVISORS),
+        other if other.starts_with("hugepages-") => ("hugepages", BYTE_DIVISORS),
         _ => return,
     };
-    if !allowed.iter().any(|text| Quantity::parse(text).is_ok_and(|q| q == divisor)) {
-        let why = format!("only {what}");
-        p.invalid(format!("{at}.divisor"), &reference["divisor"], &why);
-    }
-}
-
-fn mounts(container: &Value, at: &str, around: &Surroundings<'_>, p: &mut Problems) {
-    let mut seen: Vec<&str> = Vec::new();
-    for (index, mount) in items(&container["volumeMounts"]).enumerate() {
-        let path = format!("{at}.volumeMounts");
-        let at = format!("{path}[{index}]");
-        p.present(mount, "name", &at);
-        if !around.volumes.iter().any(|(name, _)| *name == text(mount, "name")) {
-            p.not_found(format!("{at}.name"), &or_empty(&mount["name"]));
-        }
-        let mount_path = text(mount, "mountPath");
-        p.present(mount, "mountPath", &at);
-        if seen.contains(&mount_path) {
-            p.invalid(format!("{at}.mountPath"), &or_empty(&mount["mountPath"]), "must be unique");
-        }
-        seen.push(mount_path);
-        for device in items(&container["volumeDevices"]) {
-            if text(device, "name") == text(mount, "name") {
-                p.invalid(format!("{at}.name"), &mount["name"], "must not already exist in volumeDevices");
-            }
-            if text(device, "devicePath") == mount_path {
-                let why = "must not already exist as a path in volumeDevices";
-                p.invalid(format!("{at}.mountPath"), &mount["mountPath"], why);
-            }
-        }
-        if !text(mount, "subPath").is_empty() {
-            p.local_path(&format!("{path}.subPath"), &mount["subPath"]);
-        }
-        if !text(mount, "subPathExpr").is_empty() {
-            if !text(mount, "subPath").is_empty() {
-                let why = "subPathExpr and subPath are mutually exclusive";
-                p.invalid(format!("{at}.subPathExpr"), &mount["subPathExpr"], why);
-            }
-            p.local_path(&format!("{path}.subPathExpr"), &mount["subPathExpr"]);
-        }
-        propagation(container, mount, &at, p);
-    }
-}
-
-fn propagation(container: &Value, mount: &Value, at: &str, p: &mut Problems) {
-    let field = format!("{at}.mountPropagation");
-    p.one_of_if_set(&field, &mount["mountPropagation"], &["Bidirectional", "HostToContainer", "None"]);
-    if mount["mountPropagation"] == "Bidirectional" && container["securityContext"]["privileged"] != true {
-        p.forbidden(field, "Bidirectional mount propagation is available only to privileged containers");
-    }
-    match text(mount, "recursiveReadOnly") {
-        "" | "Disabled" => {}
-        "Enabled" | "IfPossible" => {
-            if mount["readOnly"] != true {
-                p.forbidden(format!("{at}.recursiveReadOnly"), "may only be specified when readOnly is true");
-            }
-            if !matches!(text(mount, "mountPropagation"), "" | "None") {
-                let why = "may only be specified when mountPropagation is None or not specified";
-                p.forbidden(format!("{at}.recursiveReadOnly"), why);
-            }
-        }
-        _ => {
-            let modes = ["Disabled", "IfPossible", "Enabled"];
-            p.not_supported(format!("{at}.recursiveReadOnly"), &mount["recursiveReadOnly"], &modes);
-        }
-    }
-}
-
-fn devices(container: &Value, at: &str, around: &Surroundings<'_>, p: &mut Problems) {
-    let (mut paths, mut seen): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
-    for (index, device) in items(&container["volumeDevices"]).enumerate() {
-        let at = format!("{at}.volumeDevices[{index}]");
-        let (name, path) = (text(device, "name"), text(device, "devicePath"));
-        p.present(device, "name", &at);
-        if seen.contains(&name) {
-            p.invalid(format!("{at}.name"), &or_empty(&device["name"]), "must be unique");
-        }
-        match around.volumes.iter().find(|(volume, _)| *volume == name) {
-            Some((_, volume)) if has(volume, "persistentVolumeClaim") || has(volume, "ephemeral") => {}
-            Some(_) => {
-                let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
-                p.invalid(format!("{at}.name"), &device["name"], why);
-            }
-            None => p.not_found(format!("{at}.name"), &or_empty(&device["name"])),
-        }
-        if p.present(device, "devicePath", &at) {
-            if paths.contains(&path) {
-                p.invalid(format!("{at}.devicePath"), &device["devicePath"], "must be unique");
-            }
-            p.path_no_backsteps(format!("{at}.devicePath"), &device["devicePath"]);
-        }
-        paths.push(path);
-        seen.push(name);
+    let written = divisor.to_string();
+    if !allowed.contains(&written.as_str()) {
+        let values = if what == "cpu" { "1m and 1".to_owned() } else { allowed.join(", ") };
+        let why = format!("only divisor's values {values} are supported with the {what} resource");
+        p.invalid(format!("{at}.divisor"), &reference["resource"], &why);
     }
 }
 
@@ -342,14 +304,15 @@ pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn container_resource_name(name: &str, at: &str, p: &mut Problems) {
+/// The name of a resource that containers ask for.
+pub fn container_resource_name(name: &str, at: &str, p: &mut Problems) {
     resource_name(name, at, p);
     let standard = CONTAINER_RESOURCES.contains(&name) || name.starts_with("hugepages-");
     if !name.contains('/') {
         if !standard {
             p.invalid(at, &json!(name), "must be a standard resource for containers");
         }
-    } else if !is_native(name) && (name.starts_with("requests.") || name.len() > 253) {
+    } else if !is_native(name) && !is_extended(name) {
         p.invalid(at, &json!(name), "doesn't follow extended resource name standard");
     }
 }
@@ -381,89 +344,154 @@ fn is_standard(name: &str) -> bool {
     CONTAINER_RESOURCES.contains(&amount) || amount.starts_with("hugepages-") || OTHERS.contains(&name)
 }
 
+/// An amount: not negative, and whole where parts make no sense.
+pub fn amount(name: &str, value: &Value, at: &str, p: &mut Problems) {
+    p.not_negative_quantity(at, value);
+    if is_whole(name) && quantity(value).is_some_and(|q| q.millis() % 1000 != 0) {
+        p.invalid(at, value, "must be an integer");
+    }
+}
+
+/// Whether a resource is counted in whole numbers: counts of objects, and what others than Kubernetes define.
+pub fn is_whole(name: &str) -> bool {
+    const COUNTED: &[&str] = &[
+        "pods",
+        "services",
+        "replicationcontrollers",
+        "resourcequotas",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "services.nodeports",
+        "services.loadbalancers",
+    ];
+    COUNTED.contains(&name) || is_extended(name)
+}
+
+/// Whether a resource is defined by others than Kubernetes.
+pub fn is_extended(name: &str) -> bool {
+    !is_native(name)
+        && !name.starts_with("requests.")
+        && names::qualified_name_problems(&format!("requests.{name}")).is_empty()
+}
+
+/// Pages of one size: the amount is a multiple of it.
+fn huge_pages(name: &str, value: &Value, at: &str, p: &mut Problems) {
+    let Some(size) = name.strip_prefix("hugepages-").and_then(|size| Quantity::parse(size).ok()) else { return };
+    let Some(asked) = quantity(value) else { return };
+    let (size, bytes) = (size.millis(), asked.millis());
+    if size == 0 || bytes % 1000 != 0 || bytes % size != 0 {
+        p.invalid(at, &json!(asked.to_string()), &format!("{asked} is not positive integer multiple of {name}"));
+    }
+}
+
 /// Requests and limits; `claims` are the pod's resource claims, if there can be any.
 pub fn resources(resources: &Value, path: &str, claims: Option<&[&str]>, p: &mut Problems) {
-    let (limits, requests) = (&resources["limits"], &resources["requests"]);
-    for (name, amount) in entries(limits) {
-        let at = format!("{path}.limits[{name}]");
-        container_resource_name(name, &at, p);
-        p.not_negative_quantity(at, amount);
+    requirements(resources, path, container_resource_name, p);
+    if let Some(claims) = claims {
+        resource_claims(&resources["claims"], claims, &format!("{path}.claims"), p);
     }
-    for (name, amount) in entries(requests) {
+}
+
+/// Requests and limits whose names a rule looks at.
+pub fn requirements(resources: &Value, path: &str, rule: fn(&str, &str, &mut Problems), p: &mut Problems) {
+    let (limits, requests) = (&resources["limits"], &resources["requests"]);
+    for (name, value) in entries(limits) {
+        let at = format!("{path}.limits[{name}]");
+        rule(name, &at, p);
+        amount(name, value, &at, p);
+        huge_pages(name, value, &at, p);
+    }
+    for (name, value) in entries(requests) {
         let at = format!("{path}.requests[{name}]");
-        container_resource_name(name, &at, p);
-        p.not_negative_quantity(at, amount);
+        rule(name, &at, p);
+        amount(name, value, &at, p);
         let field = format!("{path}.requests");
         let may_overcommit = is_native(name) && !name.starts_with("hugepages-");
-        match (quantity(amount), limits.get(name).and_then(quantity)) {
+        match (quantity(value), limits.get(name).and_then(quantity)) {
             (Some(asked), Some(limit)) if !may_overcommit && asked != limit => {
-                p.invalid(field, amount, &format!("must be equal to {name} limit of {limit}"));
+                p.invalid(field, value, &format!("must be equal to {name} limit of {limit}"));
             }
             (Some(asked), Some(limit)) if may_overcommit && asked > limit => {
-                p.invalid(field, amount, &format!("must be less than or equal to {name} limit of {limit}"));
+                p.invalid(field, value, &format!("must be less than or equal to {name} limit of {limit}"));
             }
             (Some(_), None) if !may_overcommit => {
                 p.required(format!("{path}.limits"), "Limit must be set for non overcommitable resources");
             }
             _ => {}
         }
+        huge_pages(name, value, &at, p);
     }
     let any = |prefix: &str| entries(limits).chain(entries(requests)).any(|(name, _)| name.starts_with(prefix));
-    if any("hugepages-") && !any("cpu") && !any("memory") {
+    let either = |name: &str| has(limits, name) || has(requests, name);
+    if any("hugepages-") && !either("cpu") && !either("memory") {
         p.forbidden(path, "HugePages require cpu or memory");
-    }
-    if let Some(claims) = claims {
-        resource_claims(&resources["claims"], claims, &format!("{path}.claims"), p);
     }
 }
 
 fn resource_claims(list: &Value, claims: &[&str], path: &str, p: &mut Problems) {
-    let mut seen = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
     for (index, claim) in items(list).enumerate() {
         let at = format!("{path}[{index}]");
         let (name, request) = (text(claim, "name"), text(claim, "request"));
         if name.is_empty() {
-            p.required(format!("{at}.name"), "");
+            p.required(&at, "");
             continue;
         }
-        if seen.contains(&(name, request)) {
-            let shown = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
-            p.duplicate(&at, &json!(shown));
+        if seen.iter().any(|s| s == name) {
+            p.duplicate(&at, &json!(name));
+        } else {
+            let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
+            if !request.is_empty() {
+                p.label(format!("{at}.request"), &claim["request"]);
+            }
+            if seen.contains(&key) {
+                p.duplicate(&at, &json!(key));
+            } else if request.is_empty() {
+                let parts = seen.iter().filter(|s| s.split_once('/').is_some_and(|(n, _)| n == name)).count();
+                (0..parts).for_each(|_| p.duplicate(&at, &json!(name)));
+            }
+            seen.push(key);
         }
-        seen.push((name, request));
         if !claims.contains(&name) {
             let mut cause = crate::status::Cause::not_found(&at, &claim["name"]);
             cause.message += ": must be one of the names in pod.spec.resourceClaims";
-            match claims {
+            let mut sorted = claims.to_vec();
+            sorted.sort_unstable();
+            match sorted[..] {
                 [] => cause.message += " which is empty",
-                _ => cause.message += &format!(": {}", claims.join(", ")),
+                _ => cause.message += &format!(": {}", sorted.join(", ")),
             }
             p.0.push(cause);
         }
     }
 }
 
-fn resize_policy(list: &Value, path: &str, p: &mut Problems) {
+/// Told of by the path of the list, but for what is there twice.
+fn resize_policy(list: &Value, path: &str, never_restarts: bool, p: &mut Problems) {
     let mut seen: Vec<&str> = Vec::new();
     for (index, policy) in items(list).enumerate() {
-        let at = format!("{path}[{index}]");
         let name = text(policy, "resourceName");
         if seen.contains(&name) {
-            p.duplicate(&at, &policy["resourceName"]);
+            p.duplicate(format!("{path}[{index}]"), &policy["resourceName"]);
         }
         seen.push(name);
         match name {
-            "" => p.required(&at, ""),
-            _ => p.one_of(&at, &policy["resourceName"], &["cpu", "memory"]),
+            "" => p.required(path, ""),
+            _ => p.one_of(path, &policy["resourceName"], &["cpu", "memory"]),
         }
         match text(policy, "restartPolicy") {
-            "" => p.required(&at, ""),
-            _ => p.one_of(&at, &policy["restartPolicy"], &["NotRequired", "RestartContainer"]),
+            "" => p.required(path, ""),
+            _ => p.one_of(path, &policy["restartPolicy"], &["NotRequired", "RestartContainer"]),
+        }
+        if never_restarts && policy["restartPolicy"] != "NotRequired" {
+            let why = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            p.invalid(path, &or_empty(&policy["restartPolicy"]), why);
         }
     }
 }
 
-fn security(context: &Value, at: &str, p: &mut Problems) {
+fn security(context: &Value, at: &str, host_users: bool, p: &mut Problems) {
     if !context.is_object() {
         return;
     }
@@ -471,123 +499,29 @@ fn security(context: &Value, at: &str, p: &mut Problems) {
         id(&context[field], &format!("{at}.{field}"), p);
     }
     p.one_of_if_set(format!("{at}.procMount"), &context["procMount"], &["Default", "Unmasked"]);
+    if host_users && context["procMount"] == "Unmasked" {
+        let why = "`hostUsers` must be false to use `Unmasked`";
+        p.invalid(format!("{at}.procMount"), &context["procMount"], why);
+    }
+    super::profiles::seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
     if context["allowPrivilegeEscalation"] == false {
+        let shown = || crate::shown::compact("SecurityContext", context);
         if context["privileged"] == true {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            let shown = crate::shown::compact("SecurityContext", context);
-            p.invalid_shown(at, &shown, why);
+            p.invalid_shown(at, &shown(), why);
         }
-        if items(&context["capabilities"]["add"]).any(|c| c == "CAP_SYS_ADMIN") {
+        for _ in items(&context["capabilities"]["add"]).filter(|c| **c == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            let shown = crate::shown::compact("SecurityContext", context);
-            p.invalid_shown(at, &shown, why);
+            p.invalid_shown(at, &shown(), why);
         }
     }
-    profile(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
-    profile(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
-}
-
-/// A seccomp or AppArmor profile.
-pub fn profile(profile: &Value, at: &str, p: &mut Problems) {
-    if !profile.is_object() {
-        return;
-    }
-    let (kind, file) = (text(profile, "type"), text(profile, "localhostProfile"));
-    match kind {
-        "" => p.required(format!("{at}.type"), "type is required when seccompProfile is set"),
-        "Localhost" if file.is_empty() => {
-            p.required(format!("{at}.localhostProfile"), "must be set when seccomp type is Localhost");
-        }
-        "Localhost" => p.local_path(&format!("{at}.localhostProfile"), &profile["localhostProfile"]),
-        "RuntimeDefault" | "Unconfined" if !file.is_empty() => {
-            let why = "can only be set when seccomp type is Localhost";
-            p.invalid(format!("{at}.localhostProfile"), &profile["localhostProfile"], why);
-        }
-        _ => p.one_of(format!("{at}.type"), &profile["type"], &["Localhost", "RuntimeDefault", "Unconfined"]),
-    }
+    super::profiles::windows(&context["windowsOptions"], &format!("{at}.windowsOptions"), p);
+    super::profiles::app_armor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
 }
 
 /// A user or group number.
 pub fn id(value: &Value, field: &str, p: &mut Problems) {
     if value.as_i64().is_some_and(|n| !(0..=MAX_ID).contains(&n)) {
         p.invalid(field, value, "must be between 0 and 2147483647, inclusive");
-    }
-}
-
-/// Probes and hooks of a container that runs along.
-pub fn running(container: &Value, at: &str, p: &mut Problems) {
-    for hook in ["postStart", "preStop"] {
-        let handler = &container["lifecycle"][hook];
-        if handler.is_object() {
-            handler_kinds(handler, &["exec", "httpGet", "tcpSocket", "sleep"], &format!("{at}.lifecycle.{hook}"), p);
-        }
-    }
-    for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        let probe = &container[field];
-        if !probe.is_object() {
-            continue;
-        }
-        let at = format!("{at}.{field}");
-        handler_kinds(probe, &["exec", "httpGet", "tcpSocket", "grpc"], &at, p);
-        for number in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-        {
-            p.not_negative(format!("{at}.{number}"), &probe[number]);
-        }
-        let grace = &probe["terminationGracePeriodSeconds"];
-        if field == "readinessProbe" {
-            if !grace.is_null() {
-                let why = "must not be set for readinessProbes";
-                p.invalid(format!("{at}.terminationGracePeriodSeconds"), grace, why);
-            }
-        } else {
-            if grace.as_i64().is_some_and(|g| g <= 0) {
-                p.invalid(format!("{at}.terminationGracePeriodSeconds"), grace, "must be greater than 0");
-            }
-            if probe["successThreshold"].as_i64().is_some_and(|n| n != 1) {
-                p.invalid(format!("{at}.successThreshold"), &probe["successThreshold"], "must be 1");
-            }
-        }
-    }
-}
-
-fn handler_kinds(handler: &Value, kinds: &[&str], at: &str, p: &mut Problems) {
-    let set: Vec<&&str> = kinds.iter().filter(|kind| has(handler, kind)).collect();
-    if set.is_empty() {
-        p.required(at, "must specify a handler type");
-    }
-    for (index, kind) in set.into_iter().enumerate() {
-        let (inner, at) = (&handler[*kind], format!("{at}.{kind}"));
-        if index > 0 {
-            p.forbidden(at, "may not specify more than 1 handler type");
-            continue;
-        }
-        match *kind {
-            "exec" if items(&inner["command"]).next().is_none() => p.required(format!("{at}.command"), ""),
-            "httpGet" => http_get(inner, &at, p),
-            "tcpSocket" => p.port_or_name(&format!("{at}.port"), &inner["port"]),
-            "grpc" => p.port(format!("{at}.port"), &inner["port"]),
-            "sleep" if inner["seconds"].as_i64().is_some_and(|s| s < 0) => {
-                p.invalid(
-                    format!("{at}.seconds"),
-                    &inner["seconds"],
-                    "must be non-negative and less than terminationGracePeriodSeconds",
-                );
-            }
-            _ => {}
-        }
-    }
-}
-
-fn http_get(action: &Value, at: &str, p: &mut Problems) {
-    p.present(action, "path", at);
-    p.port_or_name(&format!("{at}.port"), &action["port"]);
-    p.one_of(format!("{at}.scheme"), &action["scheme"], &["HTTP", "HTTPS"]);
-    for header in items(&action["httpHeaders"]) {
-        let name = text(header, "name");
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-            let why = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for \
-                       validation is '[-A-Za-z0-9]+')";
-            p.invalid(format!("{at}.httpHeaders"), &or_empty(&header["name"]), why);
-        }
     }
 }

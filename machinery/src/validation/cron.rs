@@ -13,6 +13,16 @@ const FIELDS: &[(i64, i64, &[&str])] = &[
 
 /// Whether a text is a schedule; else why not.
 pub fn check(schedule: &str) -> Result<(), String> {
+    let mut schedule = schedule;
+    if let Some(rest) = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ=")) {
+        let Some((zone, rest)) = rest.split_once(' ') else {
+            return Err(format!("provided bad location {rest}: unknown time zone {rest}"));
+        };
+        if zone != "Local" && !zone.is_empty() && jiff::tz::TimeZone::get(zone).is_err() {
+            return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+        }
+        schedule = rest.trim();
+    }
     if schedule.starts_with('@') {
         let known = NAMED.contains(&schedule) || schedule.starts_with("@every ");
         return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };

@@ -16,10 +16,16 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_ENDPOINT_ADDRESSES: usize = 100;
 const MAX_SLICE_PORTS: usize = 20_000;
 const MAX_ZONE_HINTS: usize = 8;
+const MAX_NODE_HINTS: usize = 8;
+const MAX_TOPOLOGY_LABELS: usize = 16;
 
 /// An object of one of the groups, or a change of it.
-pub fn validate(plural: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     match plural {
+        "ingresses" if subresource == "status" => ingress_status(&new["status"]["loadBalancer"]["ingress"], p),
+        "servicecidrs" if subresource == "status" => {
+            meta::conditions(&new["status"]["conditions"], "status.conditions", p);
+        }
         "ingresses" => ingress(new, old, p),
         "ingressclasses" => ingress_class(new, old, p),
         "networkpolicies" => network_policy(&new["spec"], p),
@@ -30,15 +36,23 @@ pub fn validate(plural: &str, new: &Value, old: Option<&Value>, p: &mut Problems
     }
 }
 
-/// What is wrong with an address, if anything is: leading zeros are refused, which some readers take for octal.
+/// What is wrong with an address, if anything is: leading zeros are refused, which some readers take for octal, and so
+/// are addresses of one family written as the other's.
 pub fn ip_problem(text: &str) -> Option<&'static str> {
-    if text.parse::<IpAddr>().is_ok() {
-        return None;
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => Some("must not be an IPv4-mapped IPv6 address"),
+        Ok(_) => None,
+        Err(_) if without_zeros(text).is_some() => Some("must not have leading 0s"),
+        Err(_) => Some(NOT_AN_IP),
     }
+}
+
+/// An IPv4 address without the zeros in front of its numbers, if it is one then.
+fn without_zeros(text: &str) -> Option<Ipv4Addr> {
     let zeros = text.split('.').map(|part| part.trim_start_matches('0'));
     let stripped: Vec<&str> = zeros.map(|part| if part.is_empty() { "0" } else { part }).collect();
-    let legacy = text.split('.').all(|part| !part.is_empty()) && stripped.join(".").parse::<Ipv4Addr>().is_ok();
-    Some(if legacy { "must not have leading 0s" } else { NOT_AN_IP })
+    let good = text.split('.').all(|part| !part.is_empty());
+    good.then(|| stripped.join(".").parse().ok()).flatten()
 }
 
 /// An address.
@@ -48,22 +62,35 @@ pub fn ip(value: &Value, field: &str, p: &mut Problems) {
     }
 }
 
+/// What is wrong with a range of addresses, if anything is.
+pub fn cidr_problem(text: &str) -> Option<&'static str> {
+    const ZEROS: &str = "must not have leading 0s in IP or prefix length";
+    let (ip, bits) = text.split_once('/')?;
+    let padded = bits.len() > 1 && bits.starts_with('0');
+    match parse_cidr(text) {
+        Some(_) if padded => Some(ZEROS),
+        Some((IpAddr::V6(ip), _)) if ip.to_ipv4_mapped().is_some() => Some("must not have an IPv4-mapped IPv6 address"),
+        Some((ip, bits)) if !is_network(ip, bits) => Some("must not have bits set beyond the prefix length"),
+        Some(_) => None,
+        None if without_zeros(ip).is_some() && bits.parse::<u32>().is_ok_and(|b| b <= 32) => Some(ZEROS),
+        None => Some(NOT_A_CIDR),
+    }
+}
+
 /// A range of addresses.
 pub fn cidr(value: &Value, field: &str, p: &mut Problems) {
     let text = value.as_str().unwrap_or_default();
-    match parse_cidr(text) {
-        Some((ip, bits)) if !is_network(ip, bits) => {
-            p.invalid(field, value, "must not have bits set beyond the prefix length");
-        }
-        Some(_) => {}
-        None => p.invalid(field, value, NOT_A_CIDR),
+    let problem = if text.contains('/') { cidr_problem(text) } else { Some(NOT_A_CIDR) };
+    if let Some(why) = problem {
+        p.invalid(field, value, why);
     }
 }
 
 /// Address and length of a range.
 pub fn parse_cidr(text: &str) -> Option<(IpAddr, u32)> {
     let (ip, bits) = text.split_once('/')?;
-    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, digits.then(|| bits.parse().ok()).flatten()?);
     (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
 }
 
@@ -135,6 +162,23 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
 }
 
+/// Where an Ingress is reached.
+fn ingress_status(list: &Value, p: &mut Problems) {
+    for (index, entry) in items(list).enumerate() {
+        let at = format!("status.loadBalancer.ingress[{index}]");
+        if !text(entry, "ip").is_empty() {
+            ip(&entry["ip"], &format!("{at}.ip"), p);
+        }
+        if !text(entry, "hostname").is_empty() {
+            p.subdomain(format!("{at}.hostname"), &entry["hostname"]);
+            if text(entry, "hostname").parse::<IpAddr>().is_ok() {
+                let why = "must be a DNS name, not an IP address";
+                p.invalid(format!("{at}.hostname"), &entry["hostname"], why);
+            }
+        }
+    }
+}
+
 fn host(value: &Value, field: &str, p: &mut Problems) {
     let name = value.as_str().unwrap_or_default();
     if name.is_empty() {
@@ -192,9 +236,7 @@ fn backend(backend: &Value, at: &str, p: &mut Problems) {
         (true, true) => p.invalid(at, &json!(""), "cannot set both resource and service backends"),
         (true, false) => {
             let resource = &backend["resource"];
-            for field in ["kind", "name"] {
-                p.present(resource, field, &format!("{at}.resource"));
-            }
+            local_reference(resource, &format!("{at}.resource"), p);
         }
         (false, true) => {
             let service = &backend["service"];
@@ -217,6 +259,20 @@ fn backend(backend: &Value, at: &str, p: &mut Problems) {
     }
 }
 
+/// A reference to an object by its kind and name.
+fn local_reference(reference: &Value, at: &str, p: &mut Problems) {
+    if has(reference, "apiGroup") {
+        p.subdomain(format!("{at}.apiGroup"), &reference["apiGroup"]);
+    }
+    for field in ["kind", "name"] {
+        if text(reference, field).is_empty() {
+            p.required(format!("{at}.{field}"), &format!("{field} is required"));
+        } else {
+            p.named(format!("{at}.{field}"), &reference[field], names::path_segment(text(reference, field)));
+        }
+    }
+}
+
 fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
     if text(spec, "controller").len() > 250 {
@@ -230,9 +286,7 @@ fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if !parameters.is_object() {
         return;
     }
-    for field in ["kind", "name"] {
-        p.present(parameters, field, "spec.parameters");
-    }
+    local_reference(parameters, "spec.parameters", p);
     let namespace = text(parameters, "namespace");
     match text(parameters, "scope") {
         "Cluster" if has(parameters, "namespace") => {
@@ -323,13 +377,13 @@ fn ip_block(block: &Value, at: &str, p: &mut Problems) {
     if text(block, "cidr").is_empty() {
         return p.required(format!("{at}.cidr"), "");
     }
-    let Some((base, bits)) = parse_cidr(text(block, "cidr")) else {
-        return p.invalid(format!("{at}.cidr"), &block["cidr"], NOT_A_CIDR);
-    };
+    cidr(&block["cidr"], &format!("{at}.cidr"), p);
+    let Some((base, bits)) = parse_cidr(text(block, "cidr")) else { return };
     for (index, except) in items(&block["except"]).enumerate() {
         let field = format!("{at}.except[{index}]");
+        cidr(except, &field, p);
         match parse_cidr(except.as_str().unwrap_or_default()) {
-            None => p.invalid(field, except, NOT_A_CIDR),
+            None => {}
             Some((ip, inner)) if inner <= bits || !contains(base, bits, ip) => {
                 p.invalid(field, except, "must be a strict subset of `cidr`");
             }
@@ -451,14 +505,19 @@ fn endpoint(endpoint: &Value, kind: &str, at: &str, p: &mut Problems) {
                 }
                 not_special(address, &one, p);
             }
-            "FQDN" => p.subdomain(&one, address),
+            "FQDN" => domain_name(address, &one, p),
             _ => {}
         }
     }
     if has(endpoint, "nodeName") {
         p.subdomain(format!("{at}.nodeName"), &endpoint["nodeName"]);
     }
-    meta::labels(&endpoint["deprecatedTopology"], &format!("{at}.deprecatedTopology"), p);
+    let topology = format!("{at}.deprecatedTopology");
+    let count = super::entries(&endpoint["deprecatedTopology"]).count();
+    if count > MAX_TOPOLOGY_LABELS {
+        p.too_many(&topology, count, MAX_TOPOLOGY_LABELS);
+    }
+    meta::labels(&endpoint["deprecatedTopology"], &topology, p);
     if has(endpoint, "hostname") {
         p.label(format!("{at}.hostname"), &endpoint["hostname"]);
     }
@@ -476,6 +535,43 @@ fn endpoint(endpoint: &Value, kind: &str, at: &str, p: &mut Problems) {
         for problem in names::label_value_problems(text(zone, "name")) {
             p.invalid(&field, &zone["name"], &problem);
         }
+    }
+    node_hints(&endpoint["hints"]["forNodes"], &format!("{at}.hints.forNodes"), p);
+}
+
+fn node_hints(list: &Value, path: &str, p: &mut Problems) {
+    let nodes: Vec<&Value> = items(list).collect();
+    if nodes.len() > MAX_NODE_HINTS {
+        p.too_many(path, nodes.len(), MAX_NODE_HINTS);
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, node) in nodes.iter().enumerate() {
+        let field = format!("{path}[{i}].name");
+        if seen.contains(&text(node, "name")) {
+            p.duplicate(&field, &or_empty(&node["name"]));
+        }
+        seen.push(text(node, "name"));
+        p.subdomain(field, &node["name"]);
+    }
+}
+
+/// A name in the domain name system of at least two labels; a dot may end it.
+fn domain_name(value: &Value, field: &str, p: &mut Problems) {
+    let name = value.as_str().unwrap_or_default();
+    if name.is_empty() {
+        return p.required(field, "");
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let problems = names::subdomain_problems(name);
+    if !problems.is_empty() {
+        return p.invalid(field, &json!(name), &problems.join(","));
+    }
+    if !name.contains('.') {
+        return p.invalid(field, &json!(name), "should be a domain with at least two segments separated by dots");
+    }
+    let bad = name.split('.').map(|label| (label, names::label_problems(label))).find(|(_, found)| !found.is_empty());
+    if let Some((label, problems)) = bad {
+        p.invalid(field, &json!(label), &problems.join(","));
     }
 }
 

@@ -8,17 +8,20 @@ use crate::shown;
 
 /// A node, or a change of it.
 pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    taints(&new["spec"]["taints"], p);
-    cidrs(&new["spec"], p);
-    for field in ["capacity", "allocatable"] {
-        for (name, amount) in entries(&new["status"][field]) {
-            p.not_negative_quantity(format!("status.{field}[{name}]"), amount);
+    // An update is looked at by two, who both look at these.
+    for _ in 0..if old.is_some() { 2 } else { 1 } {
+        taints(&new["spec"]["taints"], p);
+        for field in ["capacity", "allocatable"] {
+            for (name, amount) in entries(&new["status"][field]) {
+                super::container::amount(name, amount, &format!("status.{field}.{name}"), p);
+            }
         }
     }
+    cidrs(&new["spec"], p);
     let mut seen = Vec::new();
     for (index, address) in items(&new["status"]["addresses"]).enumerate() {
         if old.is_some() && seen.contains(&address) {
-            p.duplicate(format!("status.addresses[{index}]"), address);
+            p.duplicate_shown(format!("status.addresses[{index}]"), &shown::compact("NodeAddress", address));
         }
         seen.push(address);
     }
@@ -26,6 +29,9 @@ pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let (spec, before) = (&new["spec"], &old["spec"]);
     if items(&before["podCIDRs"]).next().is_some() && spec["podCIDRs"] != before["podCIDRs"] {
         p.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+    }
+    if text(spec, "externalID") != text(before, "externalID") {
+        p.forbidden("spec.externalID", "may not be updated");
     }
     if !text(before, "providerID").is_empty() && spec["providerID"] != before["providerID"] {
         p.forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid");
@@ -64,5 +70,10 @@ fn cidrs(spec: &Value, p: &mut Problems) {
     }
     if list.len() > 2 || four > 1 || six > 1 {
         p.invalid("spec.podCIDRs", &spec["podCIDRs"], "may specify no more than one CIDR for each IP family");
+    }
+    for (index, cidr) in list.iter().enumerate() {
+        if list[..index].contains(cidr) {
+            p.duplicate(format!("spec.podCIDRs[{index}]"), cidr);
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::check::{Problems, or_empty};
+use super::check::{Problems, or_empty, quantity};
 use super::container::{self, Surroundings};
 use super::volumes::{self, PodFacts};
-use super::{entries, has, items, meta, pod_update, selectors, text};
+use super::{entries, has, items, meta, pod_update, probes, profiles, selectors, text};
 use crate::names;
 
 /// Most name servers of a pod.
@@ -14,8 +14,11 @@ const MAX_NAME_SERVERS: usize = 3;
 const MAX_SEARCHES: (usize, usize) = (32, 2048);
 /// DNS policies.
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+/// Longest name that a pod gives itself, characters.
+const MAX_HOSTNAME: usize = 64;
 /// Fields of security contexts that only Linux has.
 const LINUX_ONLY: &[&str] = &[
+    "seLinuxChangePolicy",
     "appArmorProfile",
     "seLinuxOptions",
     "seccompProfile",
@@ -51,6 +54,7 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
         }
         (_, None) => {
             pod(new, p);
+            new_pod(new, p);
             if items(&new["spec"]["ephemeralContainers"]).next().is_some() {
                 p.forbidden("spec.ephemeralContainers", "cannot be set on create");
             }
@@ -62,7 +66,42 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
 }
 
 fn pod(object: &Value, p: &mut Problems) {
-    spec(&object["spec"], "spec", text(&object["metadata"], "name"), p);
+    let (metadata, pod_spec) = (&object["metadata"], &object["spec"]);
+    pod_annotations(&metadata["annotations"], pod_spec, "metadata.annotations", p);
+    spec_of(pod_spec, "spec", &PodFacts { name: text(metadata, "name"), is_pod: true }, p);
+    if !text(pod_spec, "serviceAccountName").is_empty() {
+        return;
+    }
+    for (index, volume) in items(&pod_spec["volumes"]).enumerate() {
+        for (i, _) in items(&volume["projected"]["sources"]).enumerate().filter(|(_, s)| has(s, "serviceAccountToken"))
+        {
+            let field = format!("spec.volumes[{index}].projected.sources[{i}].serviceAccountToken");
+            p.forbidden(field, "must not be specified when serviceAccountName is not set");
+        }
+    }
+}
+
+/// A new pod: what its annotations and its fields say of profiles is the same.
+fn new_pod(object: &Value, p: &mut Problems) {
+    profiles::agree(&object["metadata"]["annotations"], &object["spec"], "spec", p);
+}
+
+/// Annotations that mean something for a pod.
+pub fn pod_annotations(annotations: &Value, spec: &Value, at: &str, p: &mut Problems) {
+    const MIRROR: &str = "kubernetes.io/config.mirror";
+    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+    if has(annotations, MIRROR) && text(spec, "nodeName").is_empty() {
+        let why = "must set spec.nodeName if mirror pod annotation is set";
+        p.invalid(format!("{at}[{MIRROR}]"), &annotations[MIRROR], why);
+    }
+    if let Some(cost) = annotations[COST].as_str() {
+        // No plus sign and no leading zeros.
+        let plain = cost.parse::<i32>().is_ok_and(|n| n.to_string() == cost);
+        if !plain {
+            p.invalid(format!("{at}[{COST}]"), &annotations[COST], "must be a 32bit integer");
+        }
+    }
+    profiles::annotations(annotations, spec, at, p);
 }
 
 /// A template: its metadata (`path.metadata`) and its pods (`path.spec`).
@@ -70,63 +109,84 @@ pub fn template(template: &Value, path: &str, p: &mut Problems) {
     let metadata = &template["metadata"];
     meta::labels(&metadata["labels"], &format!("{path}.labels"), p);
     meta::annotations(&metadata["annotations"], &format!("{path}.annotations"), p);
-    spec(&template["spec"], &format!("{path}.spec"), "", p);
+    pod_annotations(&metadata["annotations"], &template["spec"], &format!("{path}.annotations"), p);
+    let path = format!("{path}.spec");
+    spec_of(&template["spec"], &path, &PodFacts { name: "", is_pod: false }, p);
+    profiles::agree(&metadata["annotations"], &template["spec"], &path, p);
     if items(&template["spec"]["ephemeralContainers"]).next().is_some() {
-        p.forbidden(format!("{path}.spec.ephemeralContainers"), "ephemeral containers not allowed in pod template");
+        p.forbidden(format!("{path}.ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
 }
 
 /// A pod's spec at a path.
-pub fn spec(spec: &Value, path: &str, name: &str, p: &mut Problems) {
-    let facts = PodFacts { name, has_account: !text(spec, "serviceAccountName").is_empty() };
-    volumes::volumes(spec, path, &facts, p);
-    containers(spec, path, p);
+fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
+    let volumes = volumes::volumes(spec, path, facts, p);
+    let around = Surroundings {
+        volumes,
+        claims: items(&spec["resourceClaims"]).map(|c| text(c, "name")).filter(|n| !n.is_empty()).collect(),
+        is_pod: facts.is_pod,
+        never_restarts: spec["restartPolicy"] == "Never",
+        host_users: spec["hostUsers"] != false,
+        grace: spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(i64::MAX),
+    };
+    containers(spec, path, &around, p);
+    if spec["resources"].is_object() {
+        pod_resources(spec, &format!("{path}.resources"), p);
+    }
     p.one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"]);
     dns(spec, path, p);
     placement(spec, path, p);
-    references(spec, path, p);
+    host_names(spec, path, p);
     security(spec, path, p);
+    profiles::host_processes(spec, path, p);
+    host_users(spec, path, p);
     seconds(spec, path, p);
     host_aliases(spec, path, p);
     spread(spec, path, p);
     gates_and_claims(spec, path, p);
-    for (name, amount) in entries(&spec["overhead"]) {
-        let at = format!("{path}.overhead[{name}]");
-        container::resource_name(name, &at, p);
-        p.not_negative_quantity(at, amount);
+    if spec["overhead"].is_object() {
+        let amounts = json!({"limits": spec["overhead"]});
+        container::resources(&amounts, &format!("{path}.overhead"), None, p);
     }
     if spec["os"].is_object() {
         operating_system(spec, path, p);
     }
 }
 
-fn containers(spec: &Value, path: &str, p: &mut Problems) {
-    let around = Surroundings {
-        volumes: items(&spec["volumes"]).map(|v| (text(v, "name"), v)).collect(),
-        claims: items(&spec["resourceClaims"]).map(|c| text(c, "name")).collect(),
-    };
+fn containers(spec: &Value, path: &str, around: &Surroundings<'_>, p: &mut Problems) {
     if items(&spec["containers"]).next().is_none() {
         p.required(format!("{path}.containers"), "");
     }
     let mut names: Vec<&str> = Vec::new();
     for field in ["containers", "initContainers"] {
+        let first = field == "containers";
         for (index, container) in items(&spec[field]).enumerate() {
             let at = format!("{path}.{field}[{index}]");
-            container::common(container, &at, &around, p);
+            container::common(container, &at, around, p);
             let name = text(container, "name");
-            if !name.is_empty() && names.contains(&name) {
-                p.duplicate(format!("{at}.name"), &container["name"]);
+            if names.contains(&name) {
+                p.duplicate(format!("{at}.name"), &or_empty(&container["name"]));
+            } else if first || !name.is_empty() {
+                names.push(name);
             }
-            names.push(name);
-            if field == "containers" || container["restartPolicy"] == "Always" {
-                container::running(container, &at, p);
+            probes::restart(container, &at, p);
+            if first || container["restartPolicy"] == "Always" {
+                probes::running(container, &at, around.grace, p);
             } else {
                 init_container(container, &at, p);
             }
+            if !first {
+                // Each of these runs alone, and is told of as if it were the first.
+                let one = json!([container]);
+                same_host_ports(&one, &format!("{path}.{field}"), p);
+            }
         }
     }
-    ephemeral_containers(spec, path, &around, &names, p);
-    host_ports(spec, path, p);
+    same_host_ports(&spec["containers"], &format!("{path}.containers"), p);
+    ephemeral_containers(spec, path, around, &names, p);
+    if spec["hostNetwork"] == true {
+        host_network_ports(spec, path, around.is_pod, p);
+    }
 }
 
 fn init_container(container: &Value, at: &str, p: &mut Problems) {
@@ -138,53 +198,109 @@ fn init_container(container: &Value, at: &str, p: &mut Problems) {
 }
 
 fn ephemeral_containers(spec: &Value, path: &str, around: &Surroundings<'_>, others: &[&str], p: &mut Problems) {
+    const WHY: &str = "cannot be set for an Ephemeral Container";
     let mut names: Vec<&str> = others.to_vec();
     for (index, container) in items(&spec["ephemeralContainers"]).enumerate() {
         let at = format!("{path}.ephemeralContainers[{index}]");
         container::common(container, &at, around, p);
-        let name = text(container, "name");
-        if !name.is_empty() && names.contains(&name) {
-            p.duplicate(format!("{at}.name"), &container["name"]);
+        let (name, image) = (text(container, "name"), text(container, "image"));
+        if !around.is_pod && image.trim() != image {
+            p.invalid(format!("{at}.image"), &container["image"], "must not have leading or trailing whitespace");
+        }
+        if names.contains(&name) {
+            p.duplicate(format!("{at}.name"), &or_empty(&container["name"]));
         }
         names.push(name);
         let target = text(container, "targetContainerName");
         if !target.is_empty() && !others.contains(&target) {
             p.not_found(format!("{at}.targetContainerName"), &container["targetContainerName"]);
         }
-        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
+        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"] {
             if has(container, field) {
-                p.forbidden(format!("{at}.{field}"), "cannot be set for an Ephemeral Container");
+                p.forbidden(format!("{at}.{field}"), WHY);
             }
         }
         if container["resources"].as_object().is_some_and(|r| !r.is_empty()) {
-            p.forbidden(format!("{at}.resources"), "cannot be set for an Ephemeral Container");
+            p.forbidden(format!("{at}.resources"), WHY);
         }
-        if items(&container["resizePolicy"]).next().is_some() {
-            p.forbidden(format!("{at}.resizePolicy"), "cannot be set for an Ephemeral Container");
+        for field in ["resizePolicy", "restartPolicyRules"] {
+            if items(&container[field]).next().is_some() {
+                p.forbidden(format!("{at}.{field}"), WHY);
+            }
+        }
+        for (i, mount) in items(&container["volumeMounts"]).enumerate() {
+            for field in ["subPath", "subPathExpr"].iter().filter(|field| !text(mount, field).is_empty()) {
+                p.forbidden(format!("{at}.volumeMounts[{i}].{field}"), WHY);
+            }
         }
     }
 }
 
-/// A node's port is for one container; with the node's network both ports are the same.
-fn host_ports(spec: &Value, path: &str, p: &mut Problems) {
-    let host_network = spec["hostNetwork"] == true;
-    for field in ["containers", "initContainers"] {
-        let mut seen: Vec<String> = Vec::new();
-        for (index, container) in items(&spec[field]).enumerate() {
-            for (i, port) in items(&container["ports"]).enumerate() {
-                let at = format!("{path}.{field}[{index}].ports[{i}].hostPort");
-                let number = port["hostPort"].as_i64().unwrap_or(0);
-                if host_network && number != 0 && number != port["containerPort"].as_i64().unwrap_or(0) {
-                    p.invalid(&at, &json!(number), "must match `containerPort` when `hostNetwork` is true");
-                }
-                if number == 0 {
-                    continue;
-                }
-                let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
-                if seen.contains(&key) {
-                    p.duplicate(at, &json!(key));
-                }
+/// A node's port is for one container.
+fn same_host_ports(containers: &Value, path: &str, p: &mut Problems) {
+    let mut seen: Vec<String> = Vec::new();
+    for (index, container) in items(containers).enumerate() {
+        for (i, port) in items(&container["ports"]).enumerate() {
+            let number = port["hostPort"].as_i64().unwrap_or(0);
+            if number == 0 {
+                continue;
+            }
+            let key = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+            if seen.contains(&key) {
+                p.duplicate(format!("{path}[{index}].ports[{i}].hostPort"), &json!(key));
+            } else {
                 seen.push(key);
+            }
+        }
+    }
+}
+
+/// With the node's network both ports are the same.
+fn host_network_ports(spec: &Value, path: &str, is_pod: bool, p: &mut Problems) {
+    for (index, container) in items(&spec["containers"]).enumerate() {
+        for (i, port) in items(&container["ports"]).enumerate() {
+            let number = port["hostPort"].as_i64().unwrap_or(0);
+            if (is_pod || number != 0) && number != port["containerPort"].as_i64().unwrap_or(0) {
+                let at = format!("{path}.containers[{index}].ports[{i}].hostPort");
+                p.invalid(at, &json!(number), "must match `containerPort` when `hostNetwork` is true");
+            }
+        }
+    }
+}
+
+fn pod_resource_name(name: &str, at: &str, p: &mut Problems) {
+    let before = p.0.len();
+    container::resource_name(name, at, p);
+    if p.0.len() == before && !matches!(name, "cpu" | "memory") && !name.starts_with("hugepages-") {
+        p.not_supported(at, &json!(name), &["cpu", "hugepages-", "memory"]);
+    }
+}
+
+/// Requests and limits of a pod as a whole.
+fn pod_resources(spec: &Value, path: &str, p: &mut Problems) {
+    let own = &spec["resources"];
+    if has(own, "claims") {
+        p.forbidden(format!("{path}.claims"), "claims cannot be set for Resources at pod-level");
+    }
+    container::requirements(own, path, pod_resource_name, p);
+    let asked = crate::qos::container_requests(spec);
+    for (name, sum) in asked {
+        let pod = own["requests"].get(&name).and_then(quantity);
+        if pod.as_ref().is_none_or(|pod| sum > *pod) {
+            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
+            let shown = pod.map_or_else(|| "0".to_owned(), |pod| pod.to_string());
+            p.invalid(format!("{path}.requests[{name}]"), &json!(shown), &why);
+        }
+    }
+    for (index, container) in items(&spec["containers"]).enumerate() {
+        for (name, limit) in entries(&container["resources"]["limits"]) {
+            let (Some(limit), Some(pod)) = (quantity(limit), own["limits"].get(name).and_then(quantity)) else {
+                continue;
+            };
+            if limit > pod {
+                let why = format!("must be less than or equal to pod limits of {pod}");
+                let field = format!("{path}.containers[{index}][{name}].limits");
+                p.invalid(field, &json!(limit.to_string()), &why);
             }
         }
     }
@@ -194,9 +310,14 @@ fn dns(spec: &Value, path: &str, p: &mut Problems) {
     p.one_of(format!("{path}.dnsPolicy"), &spec["dnsPolicy"], DNS_POLICIES);
     let (config, at) = (&spec["dnsConfig"], format!("{path}.dnsConfig"));
     let servers: Vec<&Value> = items(&config["nameservers"]).collect();
-    if spec["dnsPolicy"] == "None" && servers.is_empty() {
-        let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        p.required(if config.is_null() { at.clone() } else { format!("{at}.nameservers") }, why);
+    if spec["dnsPolicy"] == "None" {
+        if config.is_null() {
+            return p.required(at, "must provide `dnsConfig` when `dnsPolicy` is None");
+        }
+        if servers.is_empty() {
+            let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            return p.required(format!("{at}.nameservers"), why);
+        }
     }
     if servers.len() > MAX_NAME_SERVERS {
         let why = format!("must not have more than {MAX_NAME_SERVERS} nameservers");
@@ -215,11 +336,12 @@ fn dns(spec: &Value, path: &str, p: &mut Problems) {
             format!("must not have more than {} characters (including spaces) in the search list", MAX_SEARCHES.1);
         p.invalid(format!("{at}.searches"), &config["searches"], &why);
     }
-    for (index, search) in items(&config["searches"]).enumerate() {
+    for (index, search) in items(&config["searches"]).enumerate().filter(|(_, search)| **search != ".") {
         let domain = search.as_str().unwrap_or_default();
-        let domain = if domain == "." { "a" } else { domain.strip_suffix('.').unwrap_or(domain) };
-        // Search domains may have underscores.
-        p.named(format!("{at}.searches[{index}]"), search, names::dns_subdomain(&domain.replace('_', "-")));
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
+        for problem in names::underscore_subdomain_problems(domain) {
+            p.invalid(format!("{at}.searches[{index}]"), &json!(domain), &problem);
+        }
     }
     for (index, option) in items(&config["options"]).enumerate() {
         if text(option, "name").is_empty() {
@@ -234,17 +356,20 @@ fn placement(spec: &Value, path: &str, p: &mut Problems) {
         selectors::affinity(&spec["affinity"], &format!("{path}.affinity"), p);
     }
     selectors::tolerations(&spec["tolerations"], &format!("{path}.tolerations"), p);
-    for field in ["nodeName", "serviceAccountName", "priorityClassName", "runtimeClassName"] {
+    for field in ["nodeName", "serviceAccountName", "priorityClassName"] {
         if !text(spec, field).is_empty() {
             p.subdomain(format!("{path}.{field}"), &spec[field]);
         }
+    }
+    if has(spec, "runtimeClassName") {
+        p.subdomain(format!("{path}.runtimeClassName"), &spec["runtimeClassName"]);
     }
     for field in ["hostname", "subdomain"] {
         if !text(spec, field).is_empty() {
             p.label(format!("{path}.{field}"), &spec[field]);
         }
     }
-    let preemption = ["Never", "PreemptLowerPriority"];
+    let preemption = ["PreemptLowerPriority", "Never"];
     p.one_of_if_set(format!("{path}.preemptionPolicy"), &spec["preemptionPolicy"], &preemption);
     for (index, gate) in items(&spec["readinessGates"]).enumerate() {
         let field = format!("{path}.readinessGates[{index}].conditionType");
@@ -252,11 +377,37 @@ fn placement(spec: &Value, path: &str, p: &mut Problems) {
     }
 }
 
-fn references(spec: &Value, path: &str, p: &mut Problems) {
-    // Only the name is kept of a secret that pulls images, and an empty one is no mistake.
-    let _ = &spec["imagePullSecrets"];
-    if spec["setHostnameAsFQDN"] == true && spec["hostNetwork"] == true {
-        p.forbidden(format!("{path}.setHostnameAsFQDN"), "cannot be true when hostNetwork is true");
+/// What a pod calls itself.
+fn host_names(spec: &Value, path: &str, p: &mut Problems) {
+    if !has(spec, "hostnameOverride") {
+        return;
+    }
+    let field = format!("{path}.hostnameOverride");
+    if spec["hostNetwork"] == true {
+        p.forbidden(&field, "cannot be set when hostNetwork is true");
+    }
+    if spec["setHostnameAsFQDN"] == true {
+        p.forbidden(&field, "cannot be set when setHostnameAsFQDN is true");
+    }
+    let name = text(spec, "hostnameOverride");
+    if name.len() > MAX_HOSTNAME {
+        p.too_long(&field, MAX_HOSTNAME);
+    }
+    for problem in names::subdomain_problems(name) {
+        p.invalid(&field, &spec["hostnameOverride"], &problem);
+    }
+}
+
+/// Users of a pod's own go with no name space of the host.
+fn host_users(spec: &Value, path: &str, p: &mut Problems) {
+    if spec["hostUsers"] != false {
+        return;
+    }
+    // Two are called by their names in the server.
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if spec[field] == true {
+            p.forbidden(format!("{path}.{shown}"), "when `pod.Spec.HostUsers` is false");
+        }
     }
 }
 
@@ -272,39 +423,52 @@ fn security(spec: &Value, path: &str, p: &mut Problems) {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
         p.invalid(format!("{at}.shareProcessNamespace"), &json!(true), why);
     }
+    sysctls(spec, &format!("{at}.sysctls"), p);
+    for (field, known) in [
+        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
+        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
+    ] {
+        p.one_of_if_set(format!("{at}.{field}"), &context[field], &known);
+    }
+    profiles::seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
+    profiles::windows(&context["windowsOptions"], &format!("{at}.windowsOptions"), p);
+    profiles::app_armor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
+}
+
+fn sysctls(spec: &Value, at: &str, p: &mut Problems) {
     let mut seen: Vec<&str> = Vec::new();
-    for (index, sysctl) in items(&context["sysctls"]).enumerate() {
-        let field = format!("{at}.sysctls[{index}].name");
+    for (index, sysctl) in items(&spec["securityContext"]["sysctls"]).enumerate() {
+        let field = format!("{at}[{index}].name");
         let name = text(sysctl, "name");
         if name.is_empty() {
-            p.required(field, "");
+            p.required(&field, "");
         } else if !is_sysctl(name) {
             let why = "must have at most 253 characters and match regex \
-                       ^([a-z0-9][a-z0-9_]*[\\./])*[a-z0-9][a-z0-9_]*$";
-            p.invalid(field, &sysctl["name"], why);
+                       ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            p.invalid(&field, &sysctl["name"], why);
         } else if seen.contains(&name) {
-            p.duplicate(field, &sysctl["name"]);
+            p.duplicate(&field, &sysctl["name"]);
+        }
+        let dotted = name.replace('/', ".");
+        let of_ipc = dotted == "kernel.sem"
+            || ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix));
+        if spec["hostNetwork"] == true && dotted.starts_with("net.") {
+            p.invalid(&field, &sysctl["name"], "may not be specified when 'hostNetwork' is true");
+        } else if spec["hostIPC"] == true && of_ipc {
+            p.invalid(&field, &sysctl["name"], "may not be specified when 'hostIPC' is true");
         }
         seen.push(name);
     }
-    p.one_of_if_set(
-        format!("{at}.fsGroupChangePolicy"),
-        &context["fsGroupChangePolicy"],
-        &["OnRootMismatch", "Always"],
-    );
-    p.one_of_if_set(
-        format!("{at}.supplementalGroupsPolicy"),
-        &context["supplementalGroupsPolicy"],
-        &["Merge", "Strict"],
-    );
-    container::profile(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
-    container::profile(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
 }
 
 fn is_sysctl(name: &str) -> bool {
     let part = |part: &str| {
-        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-        part.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) && part.bytes().all(good)
+        let end = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(|b| end(*b))
+            && bytes.last().is_some_and(|b| end(*b))
+            && bytes.iter().all(|b| end(*b) || matches!(b, b'_' | b'-'))
     };
     name.len() <= 253 && name.split(['.', '/']).all(part)
 }
@@ -327,30 +491,30 @@ fn host_aliases(spec: &Value, path: &str, p: &mut Problems) {
 }
 
 fn spread(spec: &Value, path: &str, p: &mut Problems) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let pair = |constraint: &Value| {
+        (text(constraint, "topologyKey").to_owned(), text(constraint, "whenUnsatisfiable").to_owned())
+    };
     for (index, constraint) in items(&spec["topologySpreadConstraints"]).enumerate() {
         let at = format!("{path}.topologySpreadConstraints[{index}]");
         if constraint["maxSkew"].as_i64().unwrap_or(0) <= 0 {
             let shown = json!(constraint["maxSkew"].as_i64().unwrap_or(0));
             p.invalid(format!("{at}.maxSkew"), &shown, "must be greater than zero");
         }
-        let (key, when) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
+        let (key, when) = pair(constraint);
         if key.is_empty() {
             p.required(format!("{at}.topologyKey"), "can not be empty");
-        } else {
-            p.qualified_name(&format!("{at}.topologyKey"), key);
         }
         let policies = ["DoNotSchedule", "ScheduleAnyway"];
         p.one_of(format!("{at}.whenUnsatisfiable"), &constraint["whenUnsatisfiable"], &policies);
-        if seen.contains(&(key, when)) {
-            let message = format!("Duplicate value: {:?}", format!("{{{key}, {when}}}"));
-            let field = format!("{at}.{{topologyKey, whenUnsatisfiable}}");
-            p.0.push(crate::status::Cause { reason: "FieldValueDuplicate".into(), message, field });
+        // The first of two is told of.
+        let again =
+            items(&spec["topologySpreadConstraints"]).skip(index + 1).any(|other| pair(other) == pair(constraint));
+        if again {
+            p.duplicate(format!("{at}.{{topologyKey, whenUnsatisfiable}}"), &json!(format!("{{{key}, {when}}}")));
         }
-        seen.push((key, when));
         if let Some(domains) = constraint["minDomains"].as_i64() {
             if domains <= 0 {
-                p.invalid(format!("{at}.minDomains"), &json!(domains), "must be greater than 0");
+                p.invalid(format!("{at}.minDomains"), &json!(domains), "must be greater than zero");
             }
             if when != "DoNotSchedule" {
                 let why = format!("can only use minDomains if whenUnsatisfiable={}, not {when}", "DoNotSchedule");
@@ -360,6 +524,7 @@ fn spread(spec: &Value, path: &str, p: &mut Problems) {
         for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             p.one_of_if_set(format!("{at}.{field}"), &constraint[field], &["Honor", "Ignore"]);
         }
+        selectors::label_keys(constraint, &at, p);
         selectors::label_selector(&constraint["labelSelector"], &format!("{at}.labelSelector"), p);
     }
 }
@@ -413,12 +578,17 @@ fn operating_system(spec: &Value, path: &str, p: &mut Problems) {
         "" => p.required(format!("{path}.os.name"), "cannot be empty"),
         "windows" => windows(spec, path, p),
         "linux" => {
+            const WHY: &str = "windows options cannot be set for a linux pod";
             if has(&spec["securityContext"], "windowsOptions") {
-                let field = format!("{path}.securityContext.windowsOptions");
-                p.forbidden(field, "windows options cannot be set for a linux pod");
+                p.forbidden(format!("{path}.securityContext.windowsOptions"), WHY);
+            }
+            for (container, at) in profiles::containers(spec, path) {
+                if has(&container["securityContext"], "windowsOptions") {
+                    p.forbidden(format!("{at}.securityContext.windowsOptions"), WHY);
+                }
             }
         }
-        _ => p.one_of(format!("{path}.os.name"), name, &["linux", "windows"]),
+        _ => p.one_of(format!("{path}.os"), name, &["linux", "windows"]),
     }
 }
 
@@ -435,9 +605,7 @@ fn windows(spec: &Value, path: &str, p: &mut Problems) {
         }
     };
     context(&spec["securityContext"], format!("{path}.securityContext"));
-    for list in ["containers", "initContainers"] {
-        for (index, container) in items(&spec[list]).enumerate() {
-            context(&container["securityContext"], format!("{path}.{list}[{index}].securityContext"));
-        }
+    for (container, at) in profiles::containers(spec, path) {
+        context(&container["securityContext"], format!("{at}.securityContext"));
     }
 }

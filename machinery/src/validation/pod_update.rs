@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use super::check::Problems;
-use super::{entries, has, items, text};
+use super::{container, entries, has, items, networking, pod, selectors, text};
 use crate::qos;
 use crate::shown;
 
+/// The annotation of pods that a node has from elsewhere than the API.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 const MUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
      `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
      `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -14,6 +16,7 @@ const MUTABLE: &str = "pod updates may not change fields other than `spec.contai
 /// A change through the pod itself.
 pub fn main(new: &Value, old: &Value, p: &mut Problems) {
     let (spec, before) = (&new["spec"], &old["spec"]);
+    annotations(new, old, p);
     for field in ["containers", "initContainers"] {
         if items(&spec[field]).count() != items(&before[field]).count() {
             let path = format!("spec.{field}");
@@ -24,13 +27,16 @@ pub fn main(new: &Value, old: &Value, p: &mut Problems) {
             let image = text(container, "image");
             if image.is_empty() {
                 p.required(format!("spec.{field}[{index}].image"), "");
-            } else if image.trim() != image {
+            }
+            if image.trim() != image {
                 let why = "must not have leading or trailing whitespace";
                 p.invalid(format!("spec.{field}[{index}].image"), &container["image"], why);
             }
         }
     }
-    deadline(spec, before, p);
+    if !deadline(spec, before, p) {
+        return;
+    }
     tolerations(spec, before, p);
     gates(spec, before, p);
     let mut munged = spec.clone();
@@ -67,20 +73,47 @@ fn set(object: &mut Value, key: &str, value: Option<&Value>) {
     };
 }
 
-fn deadline(spec: &Value, before: &Value, p: &mut Problems) {
+/// Annotations of a pod that stay as they are, and the form of the others.
+pub fn annotations(new: &Value, old: &Value, p: &mut Problems) {
+    const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    const MIRROR: &str = "kubernetes.io/config.mirror";
+    let (now, before) = (&new["metadata"]["annotations"], &old["metadata"]["annotations"]);
+    let mut refuse = |key: &str, verb: &str| {
+        let what = match key {
+            MIRROR => "mirror pod annotation",
+            _ if key.starts_with(APP_ARMOR) => "AppArmor annotations",
+            _ => return,
+        };
+        p.forbidden(format!("metadata.annotations[{key}]"), &format!("may not {verb} {what}"));
+    };
+    for (key, value) in entries(before).filter(|(key, value)| now.get(key.as_str()) != Some(value)) {
+        let _ = value;
+        refuse(key, "remove or update");
+    }
+    for (key, _) in entries(now).filter(|(key, _)| before.get(key.as_str()).is_none()) {
+        refuse(key, "add");
+    }
+    pod::pod_annotations(now, &new["spec"], "metadata.annotations", p);
+}
+
+/// The time that a pod may run can only be cut. Returns whether the rest is to be looked at.
+fn deadline(spec: &Value, before: &Value, p: &mut Problems) -> bool {
+    let field = "spec.activeDeadlineSeconds";
     let (new, old) = (spec["activeDeadlineSeconds"].as_i64(), before["activeDeadlineSeconds"].as_i64());
     match (new, old) {
+        (Some(new), _) if !(0..=i64::from(i32::MAX)).contains(&new) => {
+            p.invalid(field, &json!(new), "must be between 0 and 2147483647, inclusive");
+            false
+        }
         (Some(new), Some(old)) if new > old => {
-            p.invalid("spec.activeDeadlineSeconds", &json!(new), "must be less than or equal to previous value");
+            p.invalid(field, &json!(new), "must be less than or equal to previous value");
+            false
         }
         (None, Some(_)) => {
-            p.invalid(
-                "spec.activeDeadlineSeconds",
-                &Value::Null,
-                "must not update from a positive integer to nil value",
-            );
+            p.invalid(field, &Value::Null, "must not update from a positive integer to nil value");
+            true
         }
-        _ => {}
+        _ => true,
     }
 }
 
@@ -92,13 +125,14 @@ fn tolerations(spec: &Value, before: &Value, p: &mut Problems) {
         toleration
     };
     for old in items(&before["tolerations"]) {
-        let kept = items(&spec["tolerations"])
-            .any(|new| new == old || old["effect"] == "NoExecute" && without_seconds(new) == without_seconds(old));
+        let kept = items(&spec["tolerations"]).any(|new| without_seconds(new) == without_seconds(old));
         if !kept {
             p.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
             return;
         }
     }
+    // They were looked at with the rest of the pod, and are again.
+    selectors::tolerations(&spec["tolerations"], "spec.tolerations", p);
 }
 
 fn gates(spec: &Value, before: &Value, p: &mut Problems) {
@@ -141,51 +175,223 @@ fn node_affinity(new: &Value, old: &Value, p: &mut Problems) {
         return;
     }
     let (new, old) = (&new[field]["nodeSelectorTerms"], &old[field]["nodeSelectorTerms"]);
-    if items(new).count() != items(old).count() {
+    if items(old).next().is_some() && items(new).count() != items(old).count() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        p.invalid(path, new, why);
+        let shown: Vec<String> = items(new).map(|term| shown::compact("NodeSelectorTerm", term)).collect();
+        let shown = if new.is_null() { "null".to_owned() } else { format!("[{}]", shown.join(",")) };
+        p.invalid_shown(path, &shown, why);
         return;
     }
+    let list = |term: &Value, key: &str| items(&term[key]).cloned().collect::<Vec<_>>();
     for (index, (new, old)) in items(new).zip(items(old)).enumerate() {
-        for list in ["matchExpressions", "matchFields"] {
-            if items(&old[list]).any(|requirement| !items(&new[list]).any(|r| r == requirement)) {
-                let why = "only additions are allowed (no mutations or deletions)";
-                p.invalid_shown(format!("{path}[{index}]"), &shown::compact("NodeSelectorTerm", new), why);
-            }
+        let lists = ["matchExpressions", "matchFields"];
+        let empty = |term: &Value| lists.iter().all(|key| list(term, key).is_empty());
+        // What was there is at the front still; a term that said nothing says nothing on.
+        let kept = lists.iter().all(|key| list(new, key).starts_with(&list(old, key)));
+        if !kept || empty(old) && !empty(new) {
+            let why = "only additions are allowed (no mutations or deletions)";
+            p.invalid_shown(format!("{path}[{index}]"), &shown::compact("NodeSelectorTerm", new), why);
         }
     }
 }
 
 /// A change of the status.
 pub fn status(new: &Value, old: &Value, p: &mut Problems) {
-    let name = &new["status"]["nominatedNodeName"];
-    if name.as_str().is_some_and(|n| !n.is_empty()) {
-        p.subdomain("status.nominatedNodeName", name);
+    let (status, before) = (&new["status"], &old["status"]);
+    annotations(new, old, p);
+    for (index, condition) in items(&status["conditions"]).enumerate() {
+        let kind = text(condition, "type");
+        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            p.qualified_name(&format!("metadata.conditions[{index}].Type"), kind);
+        }
     }
     if new["spec"]["nodeName"] != old["spec"]["nodeName"] {
         p.forbidden("status.nodeName", "may not be changed directly");
     }
-    if old["spec"]["restartPolicy"] == "Always" {
-        terminated(new, old, "containerStatuses", p);
+    let name = &status["nominatedNodeName"];
+    if *name != before["nominatedNodeName"] && name.as_str().is_some_and(|n| !n.is_empty()) {
+        p.subdomain("status.nominatedNodeName", name);
     }
-    let mut seen: Vec<&str> = Vec::new();
-    for (index, address) in items(&new["status"]["podIPs"]).enumerate() {
-        let ip = text(address, "ip");
-        super::networking::ip(&json!(ip), &format!("status.podIPs[{index}]"), p);
-        if seen.contains(&ip) {
-            p.duplicate(format!("status.podIPs[{index}]"), &json!(ip));
+    p.immutable("status.qosClass", &status["qosClass"], &before["qosClass"]);
+    let policy = text(&old["spec"], "restartPolicy");
+    ended(new, old, "containerStatuses", policy, p);
+    ended(new, old, "initContainerStatuses", policy, p);
+    // These are never started again.
+    ended(new, old, "ephemeralContainerStatuses", "Never", p);
+    claim_statuses(new, p);
+    pod_addresses(status, p);
+    host_addresses(status, p);
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        users(new, list, p);
+    }
+    allocated(new, "containerStatuses", "containers", p);
+    allocated(new, "initContainerStatuses", "initContainers", p);
+    for (index, one) in items(&status["ephemeralContainerStatuses"]).enumerate() {
+        if items(&one["allocatedResourcesStatus"]).next().is_some() {
+            let field = format!("status.ephemeralContainerStatuses[{index}].allocatedResourcesStatus");
+            p.forbidden(field, "must not be specified in container status");
         }
-        seen.push(ip);
     }
 }
 
-/// A container that ended and is not restarted does not run again.
-fn terminated(new: &Value, old: &Value, list: &str, p: &mut Problems) {
-    let _ = (new, old, list, p);
+/// A container that ended and is not started again does not run again.
+fn ended(new: &Value, old: &Value, list: &str, policy: &str, p: &mut Problems) {
+    if policy == "Always" {
+        return;
+    }
+    let sidecar = |name: &str| {
+        let own = |c: &Value| text(c, "name") == name && c["restartPolicy"] == "Always";
+        list == "initContainerStatuses" && items(&old["spec"]["initContainers"]).any(own)
+    };
+    for (index, before) in items(&old["status"][list]).enumerate() {
+        let end = &before["state"]["terminated"];
+        let may_restart = policy == "OnFailure" && end["exitCode"].as_i64().unwrap_or(0) != 0;
+        if !end.is_object() || may_restart || sidecar(text(before, "name")) {
+            continue;
+        }
+        let same = items(&new["status"][list]).filter(|now| now["name"] == before["name"]);
+        for _ in same.filter(|now| !now["state"]["terminated"].is_object()) {
+            let why = "may not be transitioned to non-terminated state";
+            p.forbidden(format!("status.{list}[{index}].state"), why);
+        }
+    }
+}
+
+fn claim_statuses(new: &Value, p: &mut Problems) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, status) in items(&new["status"]["resourceClaimStatuses"]).enumerate() {
+        let (name, field) = (text(status, "name"), format!("status.resourceClaimStatuses[{index}].name"));
+        if !items(&new["spec"]["resourceClaims"]).any(|claim| text(claim, "name") == name) {
+            let why = "must match the name of an entry in `spec.resourceClaims`";
+            p.invalid(&field, &status["name"], why);
+        }
+        if seen.contains(&name) {
+            p.duplicate(&field, &status["name"]);
+        }
+        seen.push(name);
+        if has(status, "resourceClaimName") {
+            p.subdomain(field, &status["resourceClaimName"]);
+        }
+    }
+}
+
+const ONE_A_FAMILY: &str = "may specify no more than one IP for each IP family";
+
+/// Whether addresses are at most one of each family.
+fn one_a_family(list: &[&str]) -> bool {
+    let six = list.iter().filter(|ip| ip.contains(':')).count();
+    list.len() <= 2 && six == 1
+}
+
+fn pod_addresses(status: &Value, p: &mut Problems) {
+    let list: Vec<&str> = items(&status["podIPs"]).map(|a| text(a, "ip")).collect();
+    for (index, ip) in list.iter().enumerate() {
+        networking::ip(&json!(ip), &format!("status.podIPs[{index}]"), p);
+    }
+    if list.len() > 1 && !one_a_family(&list) {
+        p.invalid_shown("status.podIPs", &shown_addresses(&list), ONE_A_FAMILY);
+    }
+    twice("status.podIPs", &list, p);
+}
+
+fn twice(field: &str, list: &[&str], p: &mut Problems) {
+    for (index, ip) in list.iter().enumerate() {
+        if list[..index].contains(ip) {
+            p.duplicate_shown(format!("{field}[{index}]"), &format!("{{\"IP\":{ip:?}}}"));
+        }
+    }
+}
+
+fn shown_addresses(list: &[&str]) -> String {
+    let each: Vec<String> = list.iter().map(|ip| format!("{{\"IP\":{ip:?}}}")).collect();
+    format!("[{}]", each.join(","))
+}
+
+fn host_addresses(status: &Value, p: &mut Problems) {
+    let list: Vec<&str> = items(&status["hostIPs"]).map(|a| text(a, "ip")).collect();
+    let Some(first) = list.first() else { return };
+    if text(status, "hostIP") != *first {
+        p.invalid("status.hostIPs[0].ip", &json!(first), "must be equal to `hostIP`");
+    }
+    for (index, ip) in list.iter().enumerate() {
+        networking::ip(&json!(ip), &format!("status.hostIPs[{index}]"), p);
+    }
+    twice("status.hostIPs", &list, p);
+    if list.len() > 1 && !one_a_family(&list) {
+        p.invalid_shown("status.hostIPs", &shown_addresses(&list), ONE_A_FAMILY);
+    }
+}
+
+/// As whom containers run.
+fn users(new: &Value, list: &str, p: &mut Problems) {
+    for (index, status) in items(&new["status"][list]).enumerate() {
+        let (user, at) = (&status["user"]["linux"], format!("status.{list}[{index}].linux"));
+        if !user.is_object() {
+            continue;
+        }
+        if new["spec"]["os"]["name"] == "windows" {
+            p.forbidden(at, "cannot be set for a windows pod");
+            continue;
+        }
+        for field in ["uid", "gid"] {
+            container::id(&user[field], &format!("{at}.{field}"), p);
+        }
+        for (i, group) in items(&user["supplementalGroups"]).enumerate() {
+            container::id(group, &format!("{at}.supplementalGroups[{i}]"), p);
+        }
+    }
+}
+
+/// The health of devices that containers have.
+fn allocated(new: &Value, list: &str, containers: &str, p: &mut Problems) {
+    for (index, status) in items(&new["status"][list]).enumerate() {
+        let own = items(&new["spec"][containers]).find(|c| c["name"] == status["name"]);
+        for (j, resource) in items(&status["allocatedResourcesStatus"]).enumerate() {
+            let at = format!("status.{list}[{index}].allocatedResourcesStatus[{j}]");
+            if let Some(container) = own {
+                known_resource(container, resource, &at, p);
+            }
+            let mut seen: Vec<&str> = Vec::new();
+            for (k, one) in items(&resource["resources"]).enumerate() {
+                let at = format!("{at}.resources[{k}]");
+                p.one_of(format!("{at}.health"), &one["health"], &["Healthy", "Unhealthy", "Unknown"]);
+                if seen.contains(&text(one, "resourceID")) {
+                    p.duplicate(format!("{at}.resourceID"), &one["resourceID"]);
+                } else {
+                    seen.push(text(one, "resourceID"));
+                }
+            }
+        }
+    }
+}
+
+fn known_resource(container: &Value, resource: &Value, at: &str, p: &mut Problems) {
+    let name = text(resource, "name");
+    let asked = &container["resources"];
+    let (known, why) = match name.strip_prefix("claim:") {
+        Some(claim) => {
+            let key = |c: &Value| match text(c, "request") {
+                "" => text(c, "name").to_owned(),
+                request => format!("{}/{request}", text(c, "name")),
+            };
+            let why = "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or \
+                       'claim:<claimName>' if request is empty";
+            (items(&asked["claims"]).any(|c| key(c) == claim), why)
+        }
+        None => (has(&asked["requests"], name), "must match one of the container's resource requests"),
+    };
+    if !known {
+        p.invalid(format!("{at}.name"), &resource["name"], why);
+    }
 }
 
 /// Ephemeral containers may be added.
 pub fn ephemeral(new: &Value, old: &Value, p: &mut Problems) {
+    annotations(new, old, p);
+    if has(&old["metadata"]["annotations"], MIRROR) {
+        p.0.clear();
+        return p.forbidden("", "static pods do not support ephemeral containers");
+    }
     let path = "spec.ephemeralContainers";
     let list = |object: &Value| items(&object["spec"]["ephemeralContainers"]).cloned().collect::<Vec<_>>();
     let (new, old) = (list(new), list(old));
@@ -203,56 +409,141 @@ pub fn ephemeral(new: &Value, old: &Value, p: &mut Problems) {
     }
 }
 
-/// Amounts of running containers may change.
+/// Amounts of running containers may change, and those of the pod as a whole.
 pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
-    if qos::class(old) != qos::class(new) {
+    let refusal = if has(&old["metadata"]["annotations"], MIRROR) {
+        Some("static pods cannot be resized")
+    } else if old["spec"]["os"]["name"] == "windows" {
+        Some("windows pods cannot be resized")
+    } else {
+        None
+    };
+    if let Some(why) = refusal {
+        p.0.clear();
+        return p.forbidden("", why);
+    }
+    let class = |pod: &Value| match text(&pod["status"], "qosClass") {
+        "" => qos::class(pod).to_owned(),
+        class => class.to_owned(),
+    };
+    if class(old) != qos::class(new) {
         let why = "Pod QOS Class may not change as a result of resizing";
-        p.invalid("spec", &json!(qos::class(old)), why);
+        p.invalid("spec", &json!(class(old)), why);
+    }
+    let running = items(&old["status"]["containerStatuses"]).find(|s| s["state"]["running"].is_object());
+    if running.is_some_and(|s| !s["resources"].is_object()) {
+        p.forbidden("spec", "Pod running on node without support for resize");
     }
     let mut munged = new["spec"].clone();
-    for field in ["containers", "initContainers"] {
-        let path = format!("spec.{field}");
-        if items(&new["spec"][field]).count() != items(&old["spec"][field]).count() {
-            p.forbidden("spec", "containers may not be added or removed on resize");
-            return;
-        }
-        let list = items(&new["spec"][field]).zip(items(&old["spec"][field])).enumerate();
-        let mut other = false;
-        for (index, (now, before)) in list {
-            removed(&now["resources"], &before["resources"], &format!("{path}[{index}].resources"), p);
-            other |= differs_beyond_cpu_and_memory(&now["resources"], &before["resources"]);
-        }
-        if other {
-            p.forbidden("spec", "only cpu and memory resources are mutable");
-        }
-        let resources: Vec<Value> = items(&old["spec"][field]).map(|c| c["resources"].clone()).collect();
-        for (container, resources) in munged[field].as_array_mut().into_iter().flatten().zip(resources) {
-            container["resources"] = resources;
+    whole_pod(new, old, &mut munged, p);
+    if !same_containers(new, old, p) {
+        return;
+    }
+    for field in ["initContainers", "containers"] {
+        for (index, (now, before)) in items(&new["spec"][field]).zip(items(&old["spec"][field])).enumerate() {
+            removed(
+                &now["resources"],
+                &before["resources"],
+                "resource",
+                &format!("spec.{field}[{index}].resources"),
+                p,
+            );
         }
     }
-    let difference = shown::difference("PodSpec", &old["spec"], &munged);
-    if !difference.is_empty() {
+    for field in ["containers", "initContainers"] {
+        let list = munged[field].as_array_mut().into_iter().flatten();
+        for (index, (now, before)) in list.zip(items(&old["spec"][field])).enumerate() {
+            let changed = now != before;
+            now["resources"] = with_old_amounts(&now["resources"], &before["resources"]);
+            let at = format!("spec.{field}[{index}]");
+            let other = *now != with_amounts(before);
+            if other && field == "containers" {
+                p.forbidden("spec", "only cpu and memory resources are mutable");
+            } else if other {
+                let why = "only cpu and memory resources for init or sidecar containers are mutable";
+                p.forbidden(&at, why);
+            }
+            let restarts = items(&now["resizePolicy"]).any(|policy| policy["restartPolicy"] == "RestartContainer");
+            if field == "initContainers" && changed && now["restartPolicy"] != "Always" && restarts {
+                let why = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+                p.forbidden(at, why);
+            }
+            *now = before.clone();
+        }
+    }
+    if p.0.is_empty() && !shown::difference("PodSpec", &old["spec"], &munged).is_empty() {
         p.forbidden("spec", "only cpu and memory resources are mutable");
     }
 }
 
-fn removed(new: &Value, old: &Value, path: &str, p: &mut Problems) {
-    for (list, what) in
-        [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
-    {
+fn whole_pod(new: &Value, old: &Value, munged: &mut Value, p: &mut Problems) {
+    let (now, before) = (&new["spec"]["resources"], &old["spec"]["resources"]);
+    let said = |r: &Value| ["requests", "limits"].iter().any(|list| entries(&r[*list]).next().is_some());
+    if !said(now) && !said(before) {
+        return;
+    }
+    if before.is_object() && now.is_null() {
+        return p.forbidden("spec.resources", "pod-level resources cannot be removed");
+    }
+    if before.is_object() {
+        removed(now, before, "pod-level resource", "spec.resources", p);
+    }
+    if with_old_amounts(now, before) != with_old_amounts(before, before) {
+        p.forbidden("spec", "only cpu and memory resources are mutable at pod-level");
+    }
+    set(munged, "resources", old["spec"].get("resources"));
+}
+
+/// Whether the containers are the same ones in the same order.
+fn same_containers(new: &Value, old: &Value, p: &mut Problems) -> bool {
+    let found = p.0.len();
+    for field in ["containers", "initContainers"] {
+        let (now, before) = (&new["spec"][field], &old["spec"][field]);
+        if items(now).count() != items(before).count() {
+            p.forbidden(format!("spec.{field}"), &format!("{field} may not be added or removed on resize"));
+            continue;
+        }
+        for (index, _) in items(now).zip(items(before)).enumerate().filter(|(_, (n, b))| n["name"] != b["name"]) {
+            let why = format!("{field} may not be renamed or reordered on resize");
+            p.forbidden(format!("spec.{field}[{index}].name"), &why);
+        }
+    }
+    p.0.len() == found
+}
+
+fn removed(new: &Value, old: &Value, what: &str, path: &str, p: &mut Problems) {
+    for list in ["limits", "requests"] {
         if entries(&old[list]).any(|(name, _)| new[list].get(name).is_none()) {
-            p.forbidden(format!("{path}.{list}"), what);
+            p.forbidden(format!("{path}.{list}"), &format!("{what} {list} cannot be removed"));
         }
     }
 }
 
-fn differs_beyond_cpu_and_memory(new: &Value, old: &Value) -> bool {
-    let others = |list: &Value| {
-        entries(list)
-            .filter(|(n, _)| !matches!(n.as_str(), "cpu" | "memory"))
-            .map(|(n, v)| (n.clone(), v.clone()))
-            .collect::<Vec<_>>()
-    };
-    ["limits", "requests"].iter().any(|list| others(&new[*list]) != others(&old[*list]))
-        || new["claims"] != old["claims"]
+/// Requests and limits in which processor and memory are as they were.
+fn with_old_amounts(new: &Value, old: &Value) -> Value {
+    let mut out = json!({});
+    for list in ["limits", "requests"] {
+        let mut map = new[list].as_object().cloned().unwrap_or_default();
+        for name in ["cpu", "memory"] {
+            match old[list].get(name) {
+                Some(amount) => map.insert(name.into(), amount.clone()),
+                None => map.remove(name),
+            };
+        }
+        if !map.is_empty() {
+            out[list] = map.into();
+        }
+    }
+    if let Some(claims) = new.get("claims") {
+        out["claims"] = claims.clone();
+    }
+    out
+}
+
+/// A container whose amounts are written as [`with_old_amounts`] writes them.
+fn with_amounts(container: &Value) -> Value {
+    let mut container = container.clone();
+    let amounts = with_old_amounts(&container["resources"], &container["resources"]);
+    container["resources"] = amounts;
+    container
 }

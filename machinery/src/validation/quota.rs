@@ -61,11 +61,7 @@ fn resource(name: &str, amount: &Value, at: &str, p: &mut Problems) {
         p.invalid(at, &json!(name), "must be a standard resource type or fully qualified");
         p.invalid(at, &json!(name), "must be a standard resource for quota");
     }
-    p.not_negative_quantity(at, amount);
-    let whole = COUNTED.contains(&name) || name.starts_with("count/");
-    if whole && quantity(amount).is_some_and(|q| q.millis() % 1000 != 0) {
-        p.invalid(at, amount, "must be an integer");
-    }
+    super::container::amount(name, amount, at, p);
 }
 
 /// Whether a quota knows a name without a domain.
@@ -137,7 +133,7 @@ fn scope_selector(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
         }
         let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
         if known && !by_value && operator != "Exists" {
-            let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+            let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
                        ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
                        ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
             p.invalid(format!("{field}.operator"), &requirement["operator"], why);
@@ -159,7 +155,7 @@ fn scope_selector(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
     }
     let both = |a: &str, b: &str| seen.contains(a) && seen.contains(b);
     if both("BestEffort", "NotBestEffort") || both("Terminating", "NotTerminating") {
-        p.invalid_shown("spec.scopeSelector", &shown(), "conflicting scopes");
+        p.invalid(field, &spec["scopes"], "conflicting scopes");
     }
 }
 
@@ -276,7 +272,7 @@ fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
     let fixed = !super::container::is_native(name) || name.starts_with("hugepages-");
     if kind == "Container" && fixed && default.is_some() && request.is_some() && default != request {
         let why = format!(
-            "default value {} must equal to defaultRequest value {} in non-overcommit resource {name}",
+            "default value {} must equal to defaultRequest value {} in {name}",
             of("default"),
             of("defaultRequest")
         );

@@ -47,7 +47,16 @@ pub fn node_selector(selector: &Value, path: &str, p: &mut Problems) {
         p.required(format!("{path}.nodeSelectorTerms"), "must have at least one node selector term");
     }
     for (index, term) in items(&selector["nodeSelectorTerms"]).enumerate() {
-        node_selector_term(term, &format!("{path}.nodeSelectorTerms[{index}]"), p);
+        let at = format!("{path}.nodeSelectorTerms[{index}]");
+        node_selector_term(term, &at, p);
+        // Of a preference the values may be anything.
+        for (i, requirement) in items(&term["matchExpressions"]).enumerate() {
+            for (v, value) in items(&requirement["values"]).enumerate() {
+                for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
+                    p.invalid(format!("{at}.matchExpressions[{i}].values[{v}]"), value, &problem);
+                }
+            }
+        }
     }
 }
 
@@ -136,20 +145,33 @@ fn pod_affinity_term(term: &Value, path: &str, p: &mut Problems) {
     label_keys(term, path, p);
 }
 
-/// `matchLabelKeys` and `mismatchLabelKeys`: different names, and only beside a label selector.
-fn label_keys(term: &Value, path: &str, p: &mut Problems) {
-    let matching: Vec<&str> = items(&term["matchLabelKeys"]).filter_map(Value::as_str).collect();
+/// `matchLabelKeys` and `mismatchLabelKeys`: different names, only beside a label selector, and not what it says already
+/// (the values of the first are in it by now).
+pub fn label_keys(term: &Value, path: &str, p: &mut Problems) {
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
-        let keys: Vec<&Value> = items(&term[field]).collect();
-        if !keys.is_empty() && !has(term, "labelSelector") {
+        let count = items(&term[field]).count();
+        if count > 0 && !has(term, "labelSelector") {
             p.forbidden(format!("{path}.{field}"), "must not be specified when labelSelector is not set");
+            continue;
         }
-        for (i, key) in keys.iter().enumerate() {
-            let at = format!("{path}.{field}[{i}]");
-            p.qualified_name(&at, key.as_str().unwrap_or_default());
-            if field == "mismatchLabelKeys" && key.as_str().is_some_and(|k| matching.contains(&k)) {
-                p.invalid(&at, key, "exists in both matchLabelKeys and mismatchLabelKeys");
-            }
+        for (i, key) in items(&term[field]).enumerate() {
+            p.qualified_name(&format!("{path}.{field}[{i}]"), key.as_str().unwrap_or_default());
+        }
+    }
+    let selector = &term["labelSelector"];
+    let mut said: Vec<&str> = super::entries(&selector["matchLabels"]).map(|(key, _)| key.as_str()).collect();
+    for requirement in items(&selector["matchExpressions"]) {
+        let key = text(requirement, "key");
+        let position = items(&term["matchLabelKeys"]).enumerate().filter(|(_, k)| **k == key).last();
+        if let Some((i, _)) = position.filter(|_| said.contains(&key)) {
+            p.invalid(format!("{path}[{i}]"), &json!(key), "exists in both matchLabelKeys and labelSelector");
+        }
+        said.push(key);
+    }
+    for (i, key) in items(&term["matchLabelKeys"]).enumerate() {
+        if items(&term["mismatchLabelKeys"]).any(|other| other == key) {
+            let why = "exists in both matchLabelKeys and mismatchLabelKeys";
+            p.invalid(format!("{path}.matchLabelKeys[{i}]"), key, why);
         }
     }
 }

@@ -10,12 +10,21 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 /// Longest session affinity, seconds.
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
 
+/// Annotations that say the same thing twice, and that are ranges of sources.
+const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const MODE: &str = "service.kubernetes.io/topology-mode";
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 /// A Service, or a change of it. What needs the allocators is checked with them.
 pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
         return load_balancer_status(new, p);
     }
-    let spec = &new["spec"];
+    let (spec, annotations) = (&new["spec"], &new["metadata"]["annotations"]);
+    if has(annotations, MODE) && has(annotations, HINTS) && annotations[MODE] != annotations[HINTS] {
+        let why = format!("must match annotations[{HINTS}] when both are specified");
+        p.invalid(format!("metadata.annotations[{MODE}]"), &annotations[MODE], &why);
+    }
     kinds(spec, p);
     ports(spec, p);
     meta::labels(&spec["selector"], "spec.selector", p);
@@ -26,10 +35,13 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     affinity_config(spec, p);
     cluster_ips(spec, p);
     for (index, address) in items(&spec["externalIPs"]).enumerate() {
-        let field = format!("spec.externalIPs[{index}]");
+        let (field, before) = (format!("spec.externalIPs[{index}]"), p.0.len());
         networking::ip(address, &field, p);
-        networking::not_special(address, &field, p);
+        if p.0.len() == before {
+            networking::not_special(address, &field, p);
+        }
     }
+    source_ranges(spec, annotations, p);
     load_balancer(spec, p);
     traffic(spec, p);
     if let Some(old) = old {
@@ -37,18 +49,54 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     }
 }
 
-fn load_balancer_status(new: &Value, p: &mut Problems) {
-    if text(&new["spec"], "type") != "LoadBalancer" && items(&new["status"]["loadBalancer"]["ingress"]).next().is_some()
-    {
-        p.forbidden("status.loadBalancer.ingress", "may only be used when `spec.type` is 'LoadBalancer'");
+/// From where a load balancer takes traffic: the field, or without it the annotation.
+fn source_ranges(spec: &Value, annotations: &Value, p: &mut Problems) {
+    const WHY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let balanced = text(spec, "type") == "LoadBalancer";
+    if items(&spec["loadBalancerSourceRanges"]).next().is_some() {
+        let field = "spec.LoadBalancerSourceRanges";
+        if !balanced {
+            p.forbidden(field, WHY);
+        }
+        for (index, range) in items(&spec["loadBalancerSourceRanges"]).enumerate() {
+            let trimmed = json!(range.as_str().unwrap_or_default().trim());
+            networking::cidr(&trimmed, &format!("{field}[{index}]"), p);
+        }
+    } else if let Some(ranges) = annotations[RANGES].as_str() {
+        let field = format!("metadata.annotations[{RANGES}]");
+        if !balanced {
+            p.forbidden(&field, WHY);
+        }
+        for range in ranges.split(',').map(str::trim).filter(|_| !ranges.trim().is_empty()) {
+            networking::cidr(&json!(range), &field, p);
+        }
     }
-    for (index, entry) in items(&new["status"]["loadBalancer"]["ingress"]).enumerate() {
+}
+
+fn load_balancer_status(new: &Value, p: &mut Problems) {
+    let list = &new["status"]["loadBalancer"]["ingress"];
+    if text(&new["spec"], "type") != "LoadBalancer" && items(list).next().is_some() {
+        p.forbidden("status.loadBalancer.ingress", "may only be used when `spec.type` is 'LoadBalancer'");
+        return;
+    }
+    for (index, entry) in items(list).enumerate() {
         let at = format!("status.loadBalancer.ingress[{index}]");
-        if !text(entry, "ip").is_empty() {
+        let has_ip = !text(entry, "ip").is_empty();
+        if has_ip {
             networking::ip(&entry["ip"], &format!("{at}.ip"), p);
+        }
+        match (has(entry, "ipMode"), has_ip) {
+            (false, true) => p.required(format!("{at}.ipMode"), "must be specified when `ip` is set"),
+            (true, false) => p.forbidden(format!("{at}.ipMode"), "may not be specified when `ip` is not set"),
+            (true, true) => p.one_of(format!("{at}.ipMode"), &entry["ipMode"], &["Proxy", "VIP"]),
+            (false, false) => {}
         }
         if !text(entry, "hostname").is_empty() {
             p.subdomain(format!("{at}.hostname"), &entry["hostname"]);
+            if text(entry, "hostname").parse::<std::net::IpAddr>().is_ok() {
+                let why = "must be a DNS name, not an IP address";
+                p.invalid(format!("{at}.hostname"), &entry["hostname"], why);
+            }
         }
     }
 }
@@ -61,12 +109,6 @@ fn kinds(spec: &Value, p: &mut Problems) {
     }
     match kind {
         "LoadBalancer" => {
-            for (index, port) in items(&spec["ports"]).enumerate() {
-                if port["port"] == 10250 {
-                    let why = "may not expose port 10250 externally since it is used by kubelet";
-                    p.invalid(format!("spec.ports[{index}]"), &port["port"], why);
-                }
-            }
             if spec["clusterIP"] == "None" {
                 p.invalid("spec.clusterIPs[0]", &json!("None"), "may not be set to 'None' for LoadBalancer services");
             }
@@ -164,13 +206,17 @@ fn affinity_config(spec: &Value, p: &mut Problems) {
     let config = &spec["sessionAffinityConfig"];
     match text(spec, "sessionAffinity") {
         "ClientIP" => {
-            let seconds = config["clientIP"]["timeoutSeconds"].as_i64();
+            let why = "when session affinity type is ClientIP";
+            let (at, client) = ("spec.sessionAffinityConfig", &config["clientIP"]);
             if config.is_null() {
-                p.required("spec.sessionAffinityConfig", "when session affinity type is ClientIP");
-            } else if !seconds.is_some_and(|s| (1..=MAX_AFFINITY_SECONDS).contains(&s)) {
+                p.required(at, why);
+            } else if client.is_null() {
+                p.required(format!("{at}.clientIP"), why);
+            } else if client["timeoutSeconds"].is_null() {
+                p.required(format!("{at}.clientIP.timeoutSeconds"), why);
+            } else if !client["timeoutSeconds"].as_i64().is_some_and(|s| (1..=MAX_AFFINITY_SECONDS).contains(&s)) {
                 let why = format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}");
-                let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-                p.invalid(field, &config["clientIP"]["timeoutSeconds"], &why);
+                p.invalid(format!("{at}.clientIP.timeoutSeconds"), &client["timeoutSeconds"], &why);
             }
         }
         "None" if !config.is_null() => {
@@ -202,36 +248,46 @@ fn cluster_ips(spec: &Value, p: &mut Problems) {
     }
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     p.one_of_if_set("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], &policies);
-    if let Some(first) = ips.first()
-        && !text(spec, "clusterIP").is_empty()
-        && spec["clusterIP"] != **first
-    {
-        p.invalid("spec.clusterIPs", &spec["clusterIPs"], "first value must match `clusterIP`");
+    let field = "spec.clusterIPs";
+    match (text(spec, "clusterIP"), ips.first()) {
+        ("", Some(_)) => p.invalid(field, &spec["clusterIPs"], "must be empty when `clusterIP` is not specified"),
+        ("", None) => {}
+        (_, None) => p.required(field, ""),
+        (own, Some(first)) if **first != *own => {
+            p.invalid(field, &spec["clusterIPs"], "first value must match `clusterIP`");
+        }
+        _ => {}
+    }
+    let mut bad = false;
+    for (index, ip) in ips.iter().enumerate() {
+        if index == 0 && **ip == "None" {
+            if ips.len() > 1 {
+                bad = true;
+                p.invalid(field, &spec["clusterIPs"], "'None' must be the first and only value");
+            }
+        } else if let Some(why) = networking::ip_problem(ip.as_str().unwrap_or_default()) {
+            bad = true;
+            p.invalid(format!("{field}[{index}]"), ip, why);
+        }
     }
     if ips.len() > 2 {
-        p.invalid("spec.clusterIPs", &spec["clusterIPs"], "may only hold up to 2 values");
+        p.invalid(field, &spec["clusterIPs"], "may only hold up to 2 values");
     }
-    for (index, ip) in ips.iter().enumerate() {
-        let field = format!("spec.clusterIPs[{index}]");
-        if **ip == "None" {
-            if ips.len() > 1 {
-                p.invalid("spec.clusterIPs", &spec["clusterIPs"], "'None' must be the first and only value");
-            }
-            continue;
-        }
-        if let Some(why) = networking::ip_problem(ip.as_str().unwrap_or_default()) {
-            p.invalid(&field, ip, why);
-            continue;
-        }
-        let is_six = ip.as_str().unwrap_or_default().contains(':');
-        match families.get(index).and_then(|f| f.as_str()) {
-            Some("IPv6") if !is_six => {
-                p.invalid(field, ip, &format!("expected an IPv6 value as indicated by `ipFamilies[{index}]`"));
-            }
-            Some("IPv4") if is_six => {
-                p.invalid(field, ip, &format!("expected an IPv4 value as indicated by `ipFamilies[{index}]`"));
-            }
-            _ => {}
+    if bad {
+        return;
+    }
+    let is_six = |ip: &Value| ip.as_str().unwrap_or_default().contains(':');
+    if ips.len() > 1 && (ips.iter().all(|ip| is_six(ip)) || !ips.iter().any(|ip| is_six(ip))) {
+        p.invalid(field, &spec["clusterIPs"], "may specify no more than one IP for each IP family");
+    }
+    if ips.first().is_some_and(|ip| **ip == "None") {
+        return;
+    }
+    for (index, (ip, family)) in ips.iter().zip(&families).enumerate() {
+        let wrong = if is_six(ip) { "IPv4" } else { "IPv6" };
+        if **family == wrong {
+            let why = format!("expected an {wrong} value as indicated by `ipFamilies[{index}]`");
+            p.invalid(format!("{field}[{index}]"), ip, &why);
         }
     }
 }
@@ -239,9 +295,6 @@ fn cluster_ips(spec: &Value, p: &mut Problems) {
 fn load_balancer(spec: &Value, p: &mut Problems) {
     let kind = text(spec, "type");
     if kind != "LoadBalancer" {
-        if items(&spec["loadBalancerSourceRanges"]).next().is_some() {
-            p.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
-        }
         for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
             if has(spec, field) {
                 p.forbidden(format!("spec.{field}"), "may only be used when `type` is 'LoadBalancer'");
@@ -249,15 +302,8 @@ fn load_balancer(spec: &Value, p: &mut Problems) {
         }
         return;
     }
-    for (index, range) in items(&spec["loadBalancerSourceRanges"]).enumerate() {
-        let text = range.as_str().unwrap_or_default().trim();
-        if networking::parse_cidr(text).is_none() {
-            let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            p.invalid(format!("spec.LoadBalancerSourceRanges[{index}]"), range, why);
-        }
-    }
     if !has(spec, "allocateLoadBalancerNodePorts") {
-        p.required("spec.allocateLoadBalancerNodePorts", "");
+        p.required("allocateLoadBalancerNodePorts", "");
     }
     if has(spec, "loadBalancerClass") {
         p.qualified_name("spec.loadBalancerClass", text(spec, "loadBalancerClass"));
@@ -291,6 +337,9 @@ fn traffic(spec: &Value, p: &mut Problems) {
         p.required("spec.internalTrafficPolicy", "");
     }
     let health = spec["healthCheckNodePort"].as_i64().unwrap_or(0);
+    if health != 0 && needs_health_check(spec) {
+        p.port("spec.healthCheckNodePort", &json!(health));
+    }
     if health != 0 && !needs_health_check(spec) {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         p.invalid("spec.healthCheckNodePort", &json!(health), why);
@@ -323,9 +372,62 @@ fn update(new: &Value, old: &Value, p: &mut Problems) {
     if text(before, "type") == "ExternalName" || text(spec, "type") == "ExternalName" {
         return;
     }
-    // The first address stays as long as the Service has one.
-    let first = |spec: &Value| items(&spec["clusterIPs"]).next().and_then(Value::as_str).unwrap_or_default().to_owned();
-    if !first(before).is_empty() && first(before) != first(spec) {
-        p.invalid("spec.clusterIPs[0]", &spec["clusterIPs"], "may not change once set");
+    addresses_update(spec, before, p);
+    families_update(spec, before, p);
+}
+
+/// The addresses of a Service stay; a second may come, and may go if the Service says that it has one family.
+fn addresses_update(spec: &Value, before: &Value, p: &mut Problems) {
+    const CHANGED: &str = "may not change once set";
+    let field = "spec.clusterIPs";
+    let headless = |spec: &Value| spec["clusterIPs"] == json!(["None"]);
+    if headless(spec) && headless(before) {
+        return;
+    }
+    let (new, old): (Vec<&Value>, Vec<&Value>) =
+        (items(&spec["clusterIPs"]).collect(), items(&before["clusterIPs"]).collect());
+    let shown = &spec["clusterIPs"];
+    if new.len() == old.len() {
+        for (index, _) in old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old != new) {
+            p.invalid(format!("{field}[{index}]"), shown, CHANGED);
+        }
+        return;
+    }
+    if !old.is_empty() && new.is_empty() {
+        p.invalid(format!("{field}[0]"), shown, "primary clusterIP can not be unset");
+    }
+    if !old.is_empty() && !new.is_empty() && new[0] != old[0] {
+        p.invalid(format!("{field}[0]"), shown, CHANGED);
+    }
+    if old.len() > 1 && new.len() == 1 && spec["ipFamilyPolicy"] != "SingleStack" {
+        let why = "must be set to 'SingleStack' when releasing the secondary clusterIP";
+        p.invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why);
+    }
+}
+
+fn families_update(spec: &Value, before: &Value, p: &mut Problems) {
+    const CHANGED: &str = "may not change once set";
+    let field = "spec.ipFamilies[0]";
+    let headless = |spec: &Value| spec["clusterIPs"] == json!(["None"]);
+    if headless(spec) || headless(before) {
+        return;
+    }
+    let (new, old): (Vec<&Value>, Vec<&Value>) =
+        (items(&spec["ipFamilies"]).collect(), items(&before["ipFamilies"]).collect());
+    if new.len() == old.len() {
+        for _ in old.iter().zip(&new).filter(|(old, new)| old != new) {
+            p.invalid(field, &spec["ipFamilies"], CHANGED);
+        }
+        return;
+    }
+    if new.len() < old.len() && items(&spec["clusterIPs"]).next().is_none() {
+        p.invalid(field, &spec["ipFamilies"], "primary ipFamily can not be unset");
+    }
+    if !old.is_empty() && !new.is_empty() && new[0] != old[0] {
+        p.invalid(field, &spec["clusterIPs"], CHANGED);
+    }
+    if old.len() > 1 && new.len() == 1 && spec["ipFamilyPolicy"] != "SingleStack" {
+        let why = "must be set to 'SingleStack' when releasing the secondary ipFamily";
+        p.invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why);
     }
 }

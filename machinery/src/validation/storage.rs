@@ -33,67 +33,204 @@ pub fn volume(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Probl
     if subresource == "status" {
         return;
     }
-    volume_spec(&new["spec"], "spec", false, p);
+    volume_spec(&new["spec"], "spec", text(&new["metadata"], "name"), false, p);
     let Some(old) = old else { return };
-    let (spec, before) = (&new["spec"], &old["spec"]);
+    // An update is looked at by two, who both look at all of it.
+    volume_spec(&new["spec"], "spec", text(&new["metadata"], "name"), false, p);
+    let (mut spec, before) = (new["spec"].clone(), &old["spec"]);
+    if before["csi"].is_object() && !has(&before["csi"], "controllerExpandSecretRef") {
+        // This may be said later.
+        spec["csi"].as_object_mut().map(|csi| csi.remove("controllerExpandSecretRef"));
+    }
     let source = |spec: &Value| shown::of("PVSource", spec).lines();
-    let difference = shown::unified(&source(before), &source(spec));
+    let difference = shown::unified(&source(before), &source(&spec));
     if !difference.is_empty() {
         let why = format!("spec.persistentvolumesource is immutable after creation\n{difference}");
         p.forbidden("spec.persistentvolumesource", &why);
     }
     p.immutable("volumeMode", &spec["volumeMode"], &before["volumeMode"]);
+    if has(before, "nodeAffinity") && !same_nodes(&spec["nodeAffinity"], &before["nodeAffinity"]) {
+        let why = "field is immutable, except for updating from beta label to GA";
+        let shown = match &spec["nodeAffinity"] {
+            Value::Null => "null".to_owned(),
+            affinity => shown::compact("VolumeNodeAffinity", affinity),
+        };
+        p.invalid_shown("nodeAffinity", &shown, why);
+    }
+    if has(before, CLASS_FIELD) && !has(&spec, CLASS_FIELD) {
+        p.forbidden(format!("spec.{CLASS_FIELD}"), "update from non-nil value to nil is forbidden");
+    }
+}
+
+const CLASS_FIELD: &str = "volumeAttributesClassName";
+/// Labels of nodes with the names that they have by now.
+const RENAMED_LABELS: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// Whether two affinities are the same but for labels that were renamed.
+fn same_nodes(new: &Value, old: &Value) -> bool {
+    match (new, old) {
+        (Value::Array(new), Value::Array(old)) => {
+            new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same_nodes(new, old))
+        }
+        (Value::Object(new), Value::Object(old)) => {
+            let none = Value::Null;
+            let same = |key: &String| {
+                let (new, old) = (new.get(key).unwrap_or(&none), old.get(key).unwrap_or(&none));
+                let renamed = RENAMED_LABELS.iter().any(|(from, to)| key == "key" && old == from && new == to);
+                renamed || same_nodes(new, old)
+            };
+            new.keys().chain(old.keys()).all(same)
+        }
+        (new, old) => new == old,
+    }
 }
 
 /// The spec of a PersistentVolume; `inline` if it stands in a VolumeAttachment.
-pub fn volume_spec(spec: &Value, path: &str, inline: bool, p: &mut Problems) {
+pub fn volume_spec(spec: &Value, path: &str, name: &str, inline: bool, p: &mut Problems) {
     let set = alternatives(spec, "api.core.v1.PersistentVolumeSpec", NOT_SOURCES);
     if inline {
-        if set.iter().any(|name| *name != "csi") || set.is_empty() {
-            p.required(format!("{path}.csi"), "");
-        }
+        inline_volume(spec, path, p);
     } else {
         capacity(&spec["capacity"], path, p);
-        p.one_of(
-            format!("{path}.persistentVolumeReclaimPolicy"),
-            &spec["persistentVolumeReclaimPolicy"],
-            &["Delete", "Recycle", "Retain"],
-        );
+        if !text(spec, "persistentVolumeReclaimPolicy").is_empty() {
+            let field = format!("{path}.persistentVolumeReclaimPolicy");
+            p.one_of(field, &spec["persistentVolumeReclaimPolicy"], &["Delete", "Recycle", "Retain"]);
+        }
+        if !text(spec, "storageClassName").is_empty() {
+            p.subdomain(format!("{path}.storageClassName"), &spec["storageClassName"]);
+        }
+        p.one_of_if_set(format!("{path}.volumeMode"), &spec["volumeMode"], &["Block", "Filesystem"]);
+        let affinity = &spec["nodeAffinity"];
+        if has(affinity, "required") {
+            selectors::node_selector(&affinity["required"], &format!("{path}.nodeAffinity.required"), p);
+        } else if affinity.is_object() {
+            p.required(format!("{path}.nodeAffinity.required"), "must specify required node constraints");
+        }
     }
     if items(&spec["accessModes"]).next().is_none() {
         p.required(format!("{path}.accessModes"), "");
     }
     access_modes(spec, path, p);
-    if has(&spec["nodeAffinity"], "required") {
-        selectors::node_selector(&spec["nodeAffinity"]["required"], &format!("{path}.nodeAffinity.required"), p);
-    }
-    if set.is_empty() && !inline {
+    if set.is_empty() {
         p.required(path, "must specify a volume type");
     }
-    for (index, name) in in_upstream_order(set).iter().enumerate() {
-        let at = format!("{path}.{name}");
-        if index > 0 {
-            p.forbidden(at, "may not specify more than 1 volume type");
+    for (index, source) in in_upstream_order(set).iter().enumerate() {
+        // One of them is looked at wherever it stands.
+        if index > 0 && *source != "flexVolume" {
+            let shown = if *source == "cephfs" { "cephFS" } else { source };
+            p.forbidden(format!("{path}.{shown}"), "may not specify more than 1 volume type");
             continue;
         }
-        volumes::shared_source(name, &spec[*name], &at, p);
-        if *name == "csi" {
-            p.present(&spec["csi"], "volumeHandle", &at);
-        }
-        if *name == "local" {
-            p.path_no_backsteps(format!("{at}.path"), &spec["local"]["path"]);
-            if !has(&spec["nodeAffinity"], "required") {
-                p.required("metadata.annotations", "Local volume requires node affinity");
-            }
+        let at = format!("{path}.{}", volumes::field_name(source));
+        volume_source(source, &spec[*source], &at, name, p);
+        if *source == "local" && (inline || !spec["nodeAffinity"].is_object()) {
+            p.required(format!("{path}.nodeAffinity"), "Local volume requires node affinity");
         }
     }
-    if !text(spec, "storageClassName").is_empty() {
-        p.subdomain(format!("{path}.storageClassName"), &spec["storageClassName"]);
-    }
-    p.one_of_if_set(format!("{path}.volumeMode"), &spec["volumeMode"], &["Block", "Filesystem"]);
-    if spec["hostPath"]["path"] == "/" && spec["persistentVolumeReclaimPolicy"] == "Recycle" {
+    let root = spec["hostPath"]["path"].as_str().is_some_and(|path| path.starts_with('/') && is_root(path));
+    if root && spec["persistentVolumeReclaimPolicy"] == "Recycle" {
         let why = "may not be 'recycle' for a hostPath mount of '/'";
         p.forbidden(format!("{path}.persistentVolumeReclaimPolicy"), why);
+    }
+    attributes_class_name(spec, path, p);
+}
+
+fn is_root(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        depth = if part == ".." { depth.saturating_sub(1) } else { depth + 1 };
+    }
+    depth == 0
+}
+
+fn attributes_class_name(spec: &Value, path: &str, p: &mut Problems) {
+    if !has(spec, CLASS_FIELD) {
+        return;
+    }
+    let field = format!("{path}.{CLASS_FIELD}");
+    if text(spec, CLASS_FIELD).is_empty() {
+        p.required(field, "an empty string is disallowed");
+    } else {
+        p.subdomain(field, &spec[CLASS_FIELD]);
+    }
+    if !has(spec, "csi") {
+        p.required(format!("{path}.csi"), "has to be specified when using volumeAttributesClassName");
+    }
+}
+
+/// What a volume may not say that stands in an attachment.
+fn inline_volume(spec: &Value, path: &str, p: &mut Problems) {
+    const WHY: &str = "may not be specified in the context of inline volumes";
+    for field in ["claimRef", "nodeAffinity"] {
+        if has(spec, field) {
+            p.forbidden(format!("{path}.{field}"), WHY);
+        }
+    }
+    if entries(&spec["capacity"]).next().is_some() {
+        p.forbidden(format!("{path}.capacity"), WHY);
+    }
+    if !text(spec, "storageClassName").is_empty() {
+        p.forbidden(format!("{path}.storageClassName"), WHY);
+    }
+    if !has(spec, "csi") {
+        p.required(format!("{path}.csi"), "has to be specified in the context of inline volumes");
+    }
+    if !matches!(text(spec, "persistentVolumeReclaimPolicy"), "" | "Retain") {
+        let why = "may only be Retain in the context of inline volumes";
+        p.forbidden(format!("{path}.persistentVolumeReclaimPolicy"), why);
+    }
+    if has(spec, "volumeMode") && spec["volumeMode"] != "Filesystem" {
+        let why = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        p.forbidden(format!("{path}.volumeMode"), why);
+    }
+}
+
+/// A source of a PersistentVolume, which says more of its secrets than one of a pod.
+fn volume_source(kind: &str, source: &Value, at: &str, name: &str, p: &mut Problems) {
+    if kind == "iscsi" {
+        let portal = &source["targetPortal"];
+        if has(source, "initiatorName") && name.len() + 1 + text(source, "targetPortal").len() > 64 {
+            p.invalid(format!("{at}.targetportal"), &or_empty(portal), volumes::TOO_LONG_TOGETHER);
+        }
+        return super::legacy_volumes::iscsi(source, at, true, p);
+    }
+    volumes::shared_source(kind, source, at, p);
+    match kind {
+        "csi" => {
+            p.present(source, "volumeHandle", at);
+            let secrets = [
+                "controllerPublishSecretRef",
+                "controllerExpandSecretRef",
+                "nodePublishSecretRef",
+                "nodeExpandSecretRef",
+            ];
+            for field in secrets.iter().filter(|field| has(source, field)) {
+                volumes::secret_reference(&source[*field], &format!("{at}.{field}"), p);
+            }
+        }
+        "cinder" | "storageos" if has(source, "secretRef") => {
+            p.present(&source["secretRef"], "namespace", &format!("{at}.secretRef"));
+        }
+        "azureFile" if source["secretNamespace"] == "" => p.required(format!("{at}.secretNamespace"), ""),
+        "glusterfs" if has(source, "endpointsNamespace") => {
+            let field = format!("{at}.endpointsNamespace");
+            if source["endpointsNamespace"] == "" {
+                let why = "if the endpointnamespace is set, it must be a valid namespace name";
+                p.invalid(field, &json!(""), why);
+            } else {
+                p.label(field, &source["endpointsNamespace"]);
+            }
+        }
+        "local" if !text(source, "path").is_empty() => {
+            p.path_no_backsteps(format!("{at}.path"), &source["path"]);
+        }
+        _ => {}
     }
 }
 
@@ -137,12 +274,17 @@ fn capacity(capacity: &Value, path: &str, p: &mut Problems) {
     for (name, amount) in entries(capacity) {
         let at = format!("{field}[{name}]");
         let Some(amount_read) = quantity(amount) else { continue };
-        if amount_read.is_negative() {
-            p.invalid_shown(&at, amount.as_str().unwrap_or_default(), "must be a valid resource quantity");
-        }
+        basic(amount, &at, p);
         if amount_read.is_negative() || amount_read.is_zero() {
             p.invalid(&at, amount, "must be greater than zero");
         }
+    }
+}
+
+/// An amount whose whole units are not negative.
+fn basic(amount: &Value, at: &str, p: &mut Problems) {
+    if let Some(units) = quantity(amount).map(|q| q.units()).filter(|units| *units < 0) {
+        p.invalid(at, &json!(units), "must be a valid resource quantity");
     }
 }
 
@@ -153,7 +295,7 @@ fn access_modes(spec: &Value, path: &str, p: &mut Problems) {
     for mode in items(&spec["accessModes"]) {
         p.one_of(&field, mode, ACCESS_MODES);
         pod_only |= mode == "ReadWriteOncePod";
-        others |= mode != "ReadWriteOncePod";
+        others |= mode != "ReadWriteOncePod" && mode.as_str().is_some_and(|mode| ACCESS_MODES.contains(&mode));
     }
     if pod_only && others {
         p.forbidden(field, "may not use ReadWriteOncePod with other access modes");
@@ -163,14 +305,58 @@ fn access_modes(spec: &Value, path: &str, p: &mut Problems) {
 /// A claim, or a change of it.
 pub fn claim(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
-        for (name, amount) in entries(&new["status"]["capacity"]) {
-            p.not_negative_quantity(format!("status.capacity[{name}]"), amount);
-        }
-        return;
+        return claim_status(&new["status"], p);
     }
     claim_spec(&new["spec"], "spec", p);
     if let Some(old) = old {
+        // An update is looked at by two, who both look at all of it.
+        claim_spec(&new["spec"], "spec", p);
         claim_update(new, old, p);
+    }
+}
+
+/// How far a claim is with growing.
+const RESIZE_STATES: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
+
+fn claim_status(status: &Value, p: &mut Problems) {
+    for (name, amount) in entries(&status["capacity"]) {
+        basic(amount, &format!("status.capacity[{name}]"), p);
+    }
+    let mut states = RESIZE_STATES.to_vec();
+    states.sort_unstable();
+    for (name, state) in entries(&status["allocatedResourceStatuses"]) {
+        let field = "status.allocatedResourceStatus";
+        resource_key(name, field, p);
+        if !state.as_str().is_some_and(|state| states.contains(&state)) {
+            p.not_supported(field, &json!(name), &states);
+        }
+    }
+    for (name, amount) in entries(&status["allocatedResources"]) {
+        let (field, before) = ("status.allocatedResources", p.0.len());
+        resource_key(name, field, p);
+        if p.0.len() != before {
+            continue;
+        }
+        let at = format!("{field}[{name}]");
+        basic(amount, &at, p);
+        if p.0.len() == before {
+            p.not_negative_quantity(at, amount);
+        }
+    }
+}
+
+/// Of Kubernetes' own resources a claim has storage alone.
+fn resource_key(name: &str, field: &str, p: &mut Problems) {
+    let before = p.0.len();
+    p.qualified_name(field, name);
+    if p.0.len() == before && super::container::is_native(name) && name != "storage" {
+        p.not_supported(field, &json!(name), &["storage"]);
     }
 }
 
@@ -218,43 +404,67 @@ fn data_source(source: &Value, at: &str, p: &mut Problems) {
         p.present(source, field, at);
     }
     let group = text(source, "apiGroup");
-    if group.is_empty() && !matches!(text(source, "kind"), "" | "PersistentVolumeClaim") {
+    if group.is_empty() && text(source, "kind") != "PersistentVolumeClaim" {
         let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
-        p.invalid(at, &source["kind"], why);
+        p.invalid(at, &or_empty(&source["kind"]), why);
     }
     if !group.is_empty() {
         p.subdomain(format!("{at}.apiGroup"), &source["apiGroup"]);
     }
+    if !text(source, "namespace").is_empty() {
+        p.label(format!("{at}.namespace"), &source["namespace"]);
+    }
 }
 
+/// The annotation that named a claim's class before there was a field.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
 fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
+    use super::super::prepare::keep;
     let (mut spec, before) = (new["spec"].clone(), &old["spec"]);
-    let bound = old["status"]["phase"] == "Bound";
-    // The class may be filled in later, the volume by the binder.
+    let bound = new["status"]["phase"] == "Bound";
+    let annotation = |object: &Value| object["metadata"]["annotations"][CLASS_ANNOTATION].as_str().map(str::to_owned);
+    let (said, says) = (annotation(old), annotation(new));
+    // The volume may be filled in by the binder, the class once, from the annotation if there was one.
     if text(before, "volumeName").is_empty() {
-        super::super::prepare::keep(&mut spec, before, "volumeName");
+        keep(&mut spec, before, "volumeName");
     }
-    if !has(before, "storageClassName") {
-        super::super::prepare::keep(&mut spec, before, "storageClassName");
+    let class = spec["storageClassName"].as_str().map(str::to_owned);
+    let from_annotation =
+        said.is_some() && !has(before, "storageClassName") && class == said && (says.is_none() || says == said);
+    if !from_annotation && said.clone().unwrap_or_default() != says.clone().unwrap_or_default() {
+        let field = format!("metadata.annotations.{CLASS_ANNOTATION}");
+        p.invalid(field, &json!(says.unwrap_or_default()), "field is immutable");
+    }
+    if class.is_some() && !has(before, "storageClassName") && (said.is_none() || class == said) {
+        keep(&mut spec, before, "storageClassName");
     }
     if bound {
-        let requests = before["resources"]["requests"].clone();
-        spec["resources"]["requests"] = requests;
-        super::super::prepare::keep(&mut spec, before, "volumeAttributesClassName");
+        if spec["resources"]["requests"].is_object() {
+            let storage = before["resources"]["requests"]["storage"].clone();
+            spec["resources"]["requests"]["storage"] = storage;
+        }
+        if has(&spec, CLASS_FIELD) {
+            keep(&mut spec, before, CLASS_FIELD);
+        }
     }
     let difference = shown::difference("ClaimSpec", before, &spec);
     if !difference.is_empty() {
         p.forbidden("spec", &format!("{CLAIM_IMMUTABLE}\n{difference}"));
     }
-    if bound {
-        let amount = |object: &Value| quantity(&object["spec"]["resources"]["requests"]["storage"]);
-        let has_now = quantity(&old["status"]["capacity"]["storage"]);
-        if let (Some(now), Some(was)) = (amount(new), amount(old))
-            && now < was
-            && has_now.is_none_or(|capacity| now <= capacity)
-        {
-            p.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
-        }
+    let amount = |object: &Value| quantity(&object["spec"]["resources"]["requests"]["storage"]).unwrap_or_default();
+    let has_now = quantity(&old["status"]["capacity"]["storage"]).unwrap_or_default();
+    if amount(new) < amount(old) && amount(new) <= has_now {
+        p.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
+    p.immutable("volumeMode", &new["spec"]["volumeMode"], &before["volumeMode"]);
+    if has(before, CLASS_FIELD) {
+        let what = match new["spec"][CLASS_FIELD].as_str() {
+            None => "nil",
+            Some("") => "an empty string",
+            Some(_) => return,
+        };
+        p.forbidden(format!("spec.{CLASS_FIELD}"), &format!("update from non-nil value to {what} is forbidden"));
     }
 }
 
@@ -303,12 +513,24 @@ fn class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         "" => p.required("volumeBindingMode", ""),
         _ => p.one_of("volumeBindingMode", &new["volumeBindingMode"], &["Immediate", "WaitForFirstConsumer"]),
     }
+    let said = |term: &Value| -> std::collections::BTreeMap<String, std::collections::BTreeSet<String>> {
+        let values = |r: &Value| items(&r["values"]).filter_map(Value::as_str).map(str::to_owned).collect();
+        items(&term["matchLabelExpressions"]).map(|r| (text(r, "key").to_owned(), values(r))).collect()
+    };
     for (index, term) in items(&new["allowedTopologies"]).enumerate() {
+        if items(&new["allowedTopologies"]).take(index).any(|other| said(other) == said(term)) {
+            p.duplicate(format!("allowedTopologies[{index}].matchLabelExpressions"), &json!(""));
+        }
         let mut seen: Vec<&str> = Vec::new();
         for (i, requirement) in items(&term["matchLabelExpressions"]).enumerate() {
             let at = format!("allowedTopologies[{index}].matchLabelExpressions[{i}]");
             if items(&requirement["values"]).next().is_none() {
                 p.required(format!("{at}.values"), "");
+            }
+            for (v, value) in items(&requirement["values"]).enumerate() {
+                if items(&requirement["values"]).take(v).any(|other| other == value) {
+                    p.duplicate(format!("{at}.values[{v}]"), value);
+                }
             }
             let key = text(requirement, "key");
             p.qualified_name(&format!("{at}.key"), key);
@@ -445,7 +667,7 @@ fn attachment(new: &Value, old: Option<&Value>, p: &mut Problems) {
     match (has(source, "inlineVolumeSpec"), has(source, "persistentVolumeName")) {
         (false, false) => p.required("spec.source", why),
         (true, true) => p.forbidden("spec.source", why),
-        (true, false) => volume_spec(&source["inlineVolumeSpec"], "spec.source.inlineVolumeSpec", true, p),
+        (true, false) => volume_spec(&source["inlineVolumeSpec"], "spec.source.inlineVolumeSpec", "", true, p),
         (false, true) => {
             if text(source, "persistentVolumeName").is_empty() {
                 p.required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName");

@@ -1,49 +1,60 @@
 //! Volumes of pods and the sources that PersistentVolumes share with them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::check::{Problems, alternatives, or_empty, quantity};
-use super::{has, items, text};
+use super::legacy_volumes::{azure_disk, fibre_channel, flex, flocker, iscsi, quobyte, storage_os};
+use super::{entries, has, items, projections, text};
 use crate::names;
 
 /// Types of host paths.
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-/// Fields that a downward API volume may show.
-const DOWNWARD_FIELDS: &[&str] =
-    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
-/// Least and most life of a projected token, seconds.
-const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
+/// Policies of pulling images.
+pub const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 
 /// What a volume needs to know of its pod.
 pub struct PodFacts<'a> {
     /// The pod's name, "" in templates.
     pub name: &'a str,
-    /// Whether a service account is named.
-    pub has_account: bool,
+    /// Whether it is a pod, not a template.
+    pub is_pod: bool,
 }
 
-/// All volumes of a pod.
-pub fn volumes(spec: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
-    let mut seen: Vec<&str> = Vec::new();
+/// All volumes of a pod. Gives the names of those that are good, which containers may mount.
+pub fn volumes<'a>(spec: &'a Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) -> Vec<(&'a str, &'a Value)> {
+    let mut good: Vec<(&str, &Value)> = Vec::new();
+    let created: Vec<String> = match pod.name {
+        "" => Vec::new(),
+        name => items(&spec["volumes"])
+            .filter(|v| has(v, "ephemeral"))
+            .map(|v| format!("{name}-{}", text(v, "name")))
+            .collect(),
+    };
     for (index, volume) in items(&spec["volumes"]).enumerate() {
         let at = format!("{path}.volumes[{index}]");
         let name = text(volume, "name");
         let before = p.0.len();
+        source(volume, &at, pod, p);
         if name.is_empty() {
             p.required(format!("{at}.name"), "");
         } else {
             p.label(format!("{at}.name"), &volume["name"]);
-            if seen.contains(&name) {
-                p.duplicate(format!("{at}.name"), &volume["name"]);
-            }
         }
-        source(volume, &at, pod, p);
-        // A volume that is wrong takes no name.
+        if good.iter().any(|(other, _)| *other == name) {
+            p.duplicate(format!("{at}.name"), &or_empty(&volume["name"]));
+        }
+        // A volume that is wrong takes no name, and nothing can mount it.
         if p.0.len() == before {
-            seen.push(name);
+            good.push((name, volume));
+        }
+        let claim = &volume["persistentVolumeClaim"]["claimName"];
+        if claim.as_str().is_some_and(|claim| created.iter().any(|c| c == claim)) {
+            let why = "must not reference a PVC that gets created for an ephemeral volume";
+            p.invalid(format!("{at}.persistentVolumeClaim.claimName"), claim, why);
         }
     }
+    good
 }
 
 fn source(volume: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
@@ -53,20 +64,45 @@ fn source(volume: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
         p.required(path, "must specify a volume type");
     }
     for (index, name) in set.iter().enumerate() {
-        let at = format!("{path}.{name}");
         if index > 0 {
-            p.forbidden(at, "may not specify more than 1 volume type");
+            // Two are misspelt when they come second.
+            let shown = match *name {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                other => other,
+            };
+            p.forbidden(format!("{path}.{shown}"), "may not specify more than 1 volume type");
             continue;
         }
-        let source = &volume[*name];
+        let (source, at) = (&volume[*name], format!("{path}.{}", field_name(name)));
         match *name {
             "ephemeral" => ephemeral(volume, source, &at, path, pod, p),
-            "projected" => projected(source, &at, pod, p),
-            "downwardAPI" => downward(source, &at, p),
-            "configMap" | "secret" => key_source(name, source, &at, p),
+            "projected" => projections::projected(source, &at, p),
+            "downwardAPI" => projections::downward(source, &at, p),
+            "configMap" | "secret" => projections::key_source(name, source, &at, p),
+            "image" => {
+                if pod.is_pod {
+                    p.present(source, "reference", &at);
+                }
+                p.one_of(format!("{at}.pullPolicy"), &source["pullPolicy"], PULL_POLICIES);
+            }
             _ => shared_source(name, source, &at, p),
         }
+        if *name == "iscsi" && has(source, "initiatorName") {
+            let name = &volume["name"];
+            if text(volume, "name").len() + 1 + text(source, "targetPortal").len() > 64 {
+                p.invalid(format!("{path}.name"), &or_empty(name), TOO_LONG_TOGETHER);
+            }
+        }
     }
+}
+
+/// Said of names that a disk's initiator puts together.
+pub const TOO_LONG_TOGETHER: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+
+/// The name under which messages tell of a source.
+pub fn field_name(name: &str) -> &str {
+    if name == "gcePersistentDisk" { "persistentDisk" } else { name }
 }
 
 /// The order in which upstream looks at sources: the first one counts.
@@ -109,20 +145,16 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("gcePersistentDisk", &["pdName"]),
     ("awsElasticBlockStore", &["volumeID"]),
     ("nfs", &["server", "path"]),
-    ("iscsi", &["targetPortal", "iqn"]),
     ("glusterfs", &["endpoints", "path"]),
     ("persistentVolumeClaim", &["claimName"]),
     ("rbd", &["image"]),
     ("cinder", &["volumeID"]),
-    ("quobyte", &["registry", "volume"]),
     ("flexVolume", &["driver"]),
     ("azureFile", &["secretName", "shareName"]),
     ("vsphereVolume", &["volumePath"]),
     ("photonPersistentDisk", &["pdID"]),
     ("portworxVolume", &["volumeID"]),
-    ("azureDisk", &["diskName", "diskURI"]),
     ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("csi", &["driver"]),
     ("local", &["path"]),
 ];
 
@@ -137,156 +169,98 @@ pub fn shared_source(name: &str, source: &Value, at: &str, p: &mut Problems) {
             p.forbidden(format!("{at}.sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, at, p),
-        "nfs" if text(source, "path").starts_with(|c| c != '/') => {
-            p.invalid(format!("{at}.path"), &source["path"], "must be an absolute path");
+        "nfs" if !text(source, "path").starts_with('/') => {
+            p.invalid(format!("{at}.path"), &or_empty(&source["path"]), "must be an absolute path");
         }
         "gitRepo" => p.local_path(&format!("{at}.directory"), &source["directory"]),
         "gcePersistentDisk" | "awsElasticBlockStore"
             if source["partition"].as_i64().is_some_and(|n| !(0..=255).contains(&n)) =>
         {
-            p.invalid(format!("{at}.partition"), &source["partition"], "must be between 0 and 255, inclusive");
+            p.invalid(format!("{at}.partition"), &source["partition"], "must be between 1 and 255, inclusive");
         }
-        "cephfs" if items(&source["monitors"]).next().is_none() => p.required(format!("{at}.monitors"), ""),
-        "rbd" if items(&source["monitors"]).next().is_none() => p.required(format!("{at}.monitors"), ""),
-        "csi" if !text(source, "driver").is_empty() => csi_driver_name(&source["driver"], &format!("{at}.driver"), p),
-        "image" => {
-            p.present(source, "reference", at);
-            p.one_of_if_set(format!("{at}.pullPolicy"), &source["pullPolicy"], &["Always", "IfNotPresent", "Never"]);
+        "cephfs" | "rbd" if items(&source["monitors"]).next().is_none() => p.required(format!("{at}.monitors"), ""),
+        "cinder" if has(source, "secretRef") => {
+            p.present(&source["secretRef"], "name", &format!("{at}.secretRef"));
         }
-        "iscsi" if source["lun"].as_i64().is_some_and(|n| !(0..=255).contains(&n)) => {
-            p.invalid(format!("{at}.lun"), &source["lun"], "must be between 0 and 255, inclusive");
-        }
+        "csi" => csi(source, at, p),
+        "iscsi" => iscsi(source, at, false, p),
+        "fc" => fibre_channel(source, at, p),
+        "flexVolume" => flex(source, at, p),
+        "flocker" => flocker(source, at, p),
+        "quobyte" => quobyte(source, at, p),
+        "storageos" => storage_os(source, at, p),
+        "azureDisk" => azure_disk(source, at, p),
         _ => {}
+    }
+}
+
+fn csi(source: &Value, at: &str, p: &mut Problems) {
+    csi_driver_name(&source["driver"], &format!("{at}.driver"), p);
+    // In pods the secret is named only; volumes say more of theirs.
+    let reference = &source["nodePublishSecretRef"];
+    let of_pod = reference.is_object() && source.get("volumeHandle").is_none();
+    if of_pod && p.present(reference, "name", &format!("{at}.nodePublishSecretRef")) {
+        for problem in names::subdomain_problems(text(reference, "name")) {
+            p.invalid(format!("{at}.name"), &reference["name"], &problem);
+        }
+    }
+}
+
+/// A reference to a secret of a PersistentVolume.
+pub fn secret_reference(reference: &Value, at: &str, p: &mut Problems) {
+    if p.present(reference, "name", at) {
+        for problem in names::subdomain_problems(text(reference, "name")) {
+            p.invalid(format!("{at}.name"), &reference["name"], &problem);
+        }
+    }
+    if p.present(reference, "namespace", at) {
+        for problem in names::label_problems(text(reference, "namespace")) {
+            p.invalid(format!("{at}.namespace"), &reference["namespace"], &problem);
+        }
     }
 }
 
 fn host_path(source: &Value, at: &str, p: &mut Problems) {
     if p.present(source, "path", at) {
         p.path_no_backsteps(format!("{at}.path"), &source["path"]);
+        p.one_of_if_set(format!("{at}.type"), &source["type"], HOST_PATH_TYPES);
     }
-    p.one_of_if_set(format!("{at}.type"), &source["type"], HOST_PATH_TYPES);
 }
 
 /// The name of a CSI driver: a subdomain of at most 63 characters.
 pub fn csi_driver_name(name: &Value, field: &str, p: &mut Problems) {
     let driver = name.as_str().unwrap_or_default();
     if driver.is_empty() {
-        p.required(field, "");
-        return;
+        return p.required(field, "");
     }
     if driver.len() > 63 {
         p.too_long(field, 63);
     }
     for problem in names::subdomain_problems(&driver.to_lowercase()) {
-        p.invalid(field, name, &problem);
+        p.invalid(field, &or_empty(name), &problem);
     }
-}
-
-/// Permission bits.
-fn mode(source: &Value, key: &str, at: &str, p: &mut Problems) {
-    if source[key].as_i64().is_some_and(|n| !(0..=0o777).contains(&n)) {
-        let why = "must be a number between 0 and 0777 (octal), both inclusive";
-        p.invalid(format!("{at}.{key}"), &source[key], why);
-    }
-}
-
-fn key_items(source: &Value, at: &str, p: &mut Problems) {
-    for (index, item) in items(&source["items"]).enumerate() {
-        let at = format!("{at}.items[{index}]");
-        p.present(item, "key", &at);
-        if p.present(item, "path", &at) {
-            p.local_path(&format!("{at}.path"), &item["path"]);
-        }
-        mode(item, "mode", &at, p);
-    }
-}
-
-fn key_source(name: &str, source: &Value, at: &str, p: &mut Problems) {
-    p.present(source, if name == "secret" { "secretName" } else { "name" }, at);
-    mode(source, "defaultMode", at, p);
-    key_items(source, at, p);
-}
-
-fn downward(source: &Value, at: &str, p: &mut Problems) {
-    mode(source, "defaultMode", at, p);
-    downward_items(source, at, p);
-}
-
-fn downward_items(source: &Value, at: &str, p: &mut Problems) {
-    for (index, item) in items(&source["items"]).enumerate() {
-        let at = format!("{at}.items[{index}]");
-        if p.present(item, "path", &at) {
-            p.local_path(&format!("{at}.path"), &item["path"]);
-        }
-        match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
-            (true, true) => {
-                p.invalid(&at, &json!("resource"), "fieldRef and resourceFieldRef can not be specified simultaneously")
-            }
-            (true, false) => {
-                super::container::field_ref(&item["fieldRef"], DOWNWARD_FIELDS, &format!("{at}.fieldRef"), p);
-            }
-            (false, true) => {
-                super::container::resource_field_ref(
-                    &item["resourceFieldRef"],
-                    true,
-                    &format!("{at}.resourceFieldRef"),
-                    p,
-                );
-            }
-            (false, false) => p.required(format!("{at}.fieldRef"), "one of fieldRef and resourceFieldRef is required"),
-        }
-        mode(item, "mode", &at, p);
-    }
-}
-
-fn projected(source: &Value, at: &str, pod: &PodFacts<'_>, p: &mut Problems) {
-    mode(source, "defaultMode", at, p);
-    for (index, part) in items(&source["sources"]).enumerate() {
-        let at = format!("{at}.sources[{index}]");
-        let set = alternatives(part, "api.core.v1.VolumeProjection", &[]);
-        if set.is_empty() {
-            p.required(&at, "must specify a volume type");
-        }
-        if set.len() > 1 {
-            p.forbidden(&at, "may not specify more than 1 volume type per source");
-        }
-        for name in set {
-            let (inner, at) = (&part[name], format!("{at}.{name}"));
-            match name {
-                "secret" | "configMap" => {
-                    p.present(inner, "name", &at);
-                    key_items(inner, &at, p);
-                }
-                "downwardAPI" => downward_items(inner, &at, p),
-                "serviceAccountToken" => token(inner, &at, pod, p),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn token(source: &Value, at: &str, pod: &PodFacts<'_>, p: &mut Problems) {
-    if !pod.has_account {
-        p.forbidden(at, "must not be specified when serviceAccountName is not set");
-    }
-    if let Some(seconds) = source["expirationSeconds"].as_i64() {
-        let field = format!("{at}.expirationSeconds");
-        if seconds < TOKEN_SECONDS.0 {
-            p.invalid(&field, &json!(seconds), "may not specify a duration less than 10 minutes");
-        }
-        if seconds > TOKEN_SECONDS.1 {
-            p.invalid(&field, &json!(seconds), "may not specify a duration larger than 2^32 seconds");
-        }
-    }
-    p.present(source, "path", at);
 }
 
 fn ephemeral(volume: &Value, source: &Value, at: &str, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
     if !has(source, "volumeClaimTemplate") {
         p.required(format!("{at}.volumeClaimTemplate"), "");
     } else {
-        let template = &source["volumeClaimTemplate"];
-        super::storage::claim_spec(&template["spec"], &format!("{at}.volumeClaimTemplate.spec"), p);
+        let (template, at) = (&source["volumeClaimTemplate"], format!("{at}.volumeClaimTemplate"));
+        super::meta::annotations(&template["metadata"]["annotations"], &format!("{at}.metadata.annotations"), p);
+        super::meta::labels(&template["metadata"]["labels"], &format!("{at}.metadata.labels"), p);
+        for (field, value) in entries(&template["metadata"]) {
+            let empty = match value {
+                Value::Null => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            };
+            if !matches!(field.as_str(), "annotations" | "labels") && !empty {
+                p.forbidden(format!("{at}.metadata.{field}"), "cannot be set");
+            }
+        }
+        super::storage::claim_spec(&template["spec"], &format!("{at}.spec"), p);
     }
     // The claim's name is made of both.
     if !pod.name.is_empty() && !text(volume, "name").is_empty() {

@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 const MAX_PLUGINS: usize = 100;
 /// Annotation of nodes: what drivers call them.
 const NODE_ID: &str = "csi.volume.kubernetes.io/nodeid";
+/// The kind of plugins that offer devices.
+const DEVICES: &str = "DevicePlugin";
 /// The kind of plugins that are drivers.
 const KIND: &str = "CSIPlugin";
 
@@ -93,6 +95,7 @@ impl Agent {
         let info = client.get_info(InfoRequest {}).await.map_err(|e| e.message().to_owned())?.into_inner();
         let result = match info.r#type.as_str() {
             KIND => self.welcome_driver(&info.name, Path::new(&info.endpoint)).await,
+            DEVICES => self.plugins.welcome(&info.name, Path::new(&info.endpoint)).await,
             other => Err(format!("plugins of the kind {other:?} are not served by this node")),
         };
         let told = RegistrationStatus {

@@ -37,7 +37,19 @@ pub struct Manifests {
     pub path: Option<PathBuf>,
     /// An address that is read again and again.
     pub url: Option<http::Uri>,
+    /// Headers of these requests.
+    pub headers: Vec<(String, String)>,
+    /// Certificates of the authorities that the address's server is known by (default: the system's).
+    pub ca: Option<PathBuf>,
 }
+
+/// Where systems keep the authorities that they trust.
+const AUTHORITIES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// What tells whether a file changed.
 type Print = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
@@ -107,13 +119,13 @@ impl Wanted {
         self.print = Some(print);
     }
 
-    async fn look_at_url(&mut self, url: &http::Uri, node: &str) {
+    async fn look_at_url(&mut self, url: &http::Uri, sources: &Manifests, node: &str) {
         if self.asked.is_some_and(|at| at.elapsed() < READ) {
             return;
         }
         self.asked = Some(Instant::now());
         let source = Source { kind: "http", place: url.to_string() };
-        let text = match tokio::time::timeout(PATIENCE, read(url)).await {
+        let text = match tokio::time::timeout(PATIENCE, read(url, sources)).await {
             Ok(text) => text,
             Err(_) => Err("no answer in time".to_owned()),
         };
@@ -129,15 +141,32 @@ impl Wanted {
     }
 }
 
-/// Reads a document over HTTP.
-async fn read(url: &http::Uri) -> Result<String, String> {
-    let host = url.host().ok_or("the URL names no host")?;
-    let port = url.port_u16().unwrap_or(80);
+/// How to speak TLS to the server of a URL that asks for it.
+fn tls(url: &http::Uri, ca: Option<&Path>) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
+    if url.scheme_str() != Some("https") {
+        return Ok(None);
+    }
+    let known = || AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
+    let path = ca.or_else(known).ok_or("this system has no list of authorities: name one with --manifest-url-ca")?;
+    let authorities = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let config = keelson_pki::client_config(&authorities, keelson_pki::Identity::None);
+    config.map(|config| Some(Arc::new(config))).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Reads a document over HTTP or HTTPS.
+async fn read(url: &http::Uri, sources: &Manifests) -> Result<String, String> {
+    let host = url.host().ok_or("the URL names no host")?.trim_matches(['[', ']']);
+    let tls = tls(url, sources.ca.as_deref())?;
+    let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let path = url.path_and_query().map_or("/", |p| p.as_str());
-    let stream = keelson_client::connection::connect(host.trim_matches(['[', ']']), port, None);
+    let stream = keelson_client::connection::connect(host, port, tls);
     let stream = stream.await.map_err(|e| e.to_string())?;
     let authority = url.authority().map_or(host, http::uri::Authority::as_str);
-    let request = http::Request::get(path).header("host", authority).body(Full::<bytes::Bytes>::default());
+    let mut request = http::Request::get(path).header("host", authority);
+    for (name, value) in &sources.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::<bytes::Bytes>::default());
     let request = request.map_err(|e| e.to_string())?;
     let response = keelson_client::connection::exchange(stream, request).await.map_err(|e| e.to_string())?;
     if response.status() != http::StatusCode::OK {
@@ -159,7 +188,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             wanted.look_at_files(path, &node);
         }
         if let Some(url) = &sources.url {
-            wanted.look_at_url(url, &node).await;
+            wanted.look_at_url(url, &sources, &node).await;
         }
         let complete = (sources.path.is_none() || wanted.print.is_some()) && (sources.url.is_none() || wanted.answered);
         agent.take_static(wanted.all());
@@ -212,5 +241,40 @@ mod tests {
         std::fs::remove_file(dir.path().join("b.yaml")).unwrap();
         wanted.look_at_files(dir.path(), "n");
         assert_eq!(names(&wanted), ["other-n"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_is_read_over_tls() {
+        use http_body_util::Full;
+        let authority = keelson_pki::Authority::create("test").unwrap();
+        let issued = authority.issue_server("localhost", &["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let slot = keelson_pki::CertificateSlot::new(&issued).unwrap();
+        let acceptor =
+            tokio_rustls::TlsAcceptor::from(keelson_pki::server_config(slot, &authority.certificate()).unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: http::Uri = format!("https://{}/pods?a=b", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let answer = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                    let asked = format!("{} {:?}", request.uri(), request.headers().get("x-key"));
+                    Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(asked))))
+                });
+                let stream = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, answer).await;
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.crt");
+        std::fs::write(&ca, &*authority.certificate()).unwrap();
+        let mut sources =
+            Manifests { headers: vec![("x-key".into(), "k".into())], ca: Some(ca), ..Manifests::default() };
+        assert_eq!(read(&url, &sources).await.unwrap(), "/pods?a=b Some(\"k\")");
+        let other = dir.path().join("other.crt");
+        std::fs::write(&other, &*keelson_pki::Authority::create("other").unwrap().certificate()).unwrap();
+        sources.ca = Some(other);
+        assert!(read(&url, &sources).await.is_err(), "a server of another authority");
+        server.abort();
     }
 }

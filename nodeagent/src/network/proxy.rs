@@ -18,8 +18,8 @@ use super::service::{Chains, Contribution, Family, Site, contribution};
 use super::sets::{Change, Elements};
 use crate::agent::Agent;
 
-/// Changes that come within this time are made together.
-const GATHER: Duration = Duration::from_millis(5);
+/// Changes that come within this time after one was made are made together: the first of many is not held up.
+const GATHER: Duration = Duration::from_millis(20);
 /// Pause after the packet filter refused.
 const RETRY: Duration = Duration::from_secs(5);
 /// The table's name.
@@ -152,6 +152,9 @@ impl Table {
 
     /// Chains for clients that no Service needs any more, to be removed after the elements that lead to them.
     fn unused(&mut self, family: Family) -> String {
+        if self.chains.is_empty() {
+            return String::new();
+        }
         let needed: HashSet<&String> = self.contributions.values().flat_map(|c| c.chains.keys()).collect();
         let gone: Vec<String> = self.chains.keys().filter(|name| !needed.contains(name)).cloned().collect();
         let word = family.word();
@@ -172,6 +175,69 @@ impl Table {
         (1..=SIZES).chain(self.sizes.iter().copied()).for_each(|size| script += &pick(family, size));
         self.chains.iter().for_each(|(name, rules)| script += &sticky(family, name, rules));
         script + &self.elements.all().script(&format!("{} {TABLE}", family.word()))
+    }
+}
+
+/// What a bench measures: so many Services with so many endpoints each, in one table of the packet filter.
+#[doc(hidden)]
+pub mod measure {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// The table of one family with its Services.
+    pub struct Bench {
+        table: Table,
+        site: Site,
+    }
+
+    impl Bench {
+        /// An empty one.
+        pub fn new() -> Self {
+            Self { table: Table::default(), site: Site { node: "n".into(), ..Site::default() } }
+        }
+
+        fn take(&mut self, number: u32, endpoints: u32) -> serde_json::Result<String> {
+            let ip = |first: u32, n: u32| std::net::Ipv4Addr::from((first << 24) + n).to_string();
+            let service =
+                serde_json::from_value(json!({"spec": {"clusterIP": ip(20, number), "ports": [{"port": 80}]}}))?;
+            let endpoints: Vec<_> = (0..endpoints).map(|e| json!({"addresses": [ip(10, number * 100 + e)]})).collect();
+            let slice: EndpointSlice = serde_json::from_value(
+                json!({"addressType": "IPv4", "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}),
+            )?;
+            let wanted = contribution(Family::V4, &service, &[&slice], &self.site);
+            let (mut change, mut script) = (Change::default(), String::new());
+            let key = ("n".to_owned(), number.to_string());
+            self.table.take(Family::V4, &key, wanted, &mut change, &mut script);
+            let removed = self.table.unused(Family::V4);
+            Ok(script + &change.script(&format!("ip {TABLE}")) + &removed)
+        }
+
+        /// Fills the table and gives it to the packet filter.
+        pub async fn fill(&mut self, services: u32, endpoints: u32) -> std::io::Result<Duration> {
+            let began = Instant::now();
+            for number in 0..services {
+                self.take(number, endpoints)?;
+            }
+            nft::apply(&self.table.whole(Family::V4, &["10.0.0.0/8".into()])).await?;
+            Ok(began.elapsed())
+        }
+
+        /// Gives one Service another number of endpoints.
+        pub async fn change(&mut self, number: u32, endpoints: u32) -> std::io::Result<Duration> {
+            let began = Instant::now();
+            let script = self.take(number, endpoints)?;
+            nft::apply(&script).await?;
+            Ok(began.elapsed())
+        }
+    }
+
+    impl Default for Bench {
+        fn default() -> Self {
+            Self::new()
+        }
     }
 }
 
@@ -205,6 +271,7 @@ pub async fn run(agent: Arc<Agent>) {
         agent.services.touch(keelson_client::informer::key(&*service));
     }
     loop {
+        let began = tokio::time::Instant::now();
         if let Err(error) = proxy.round().await {
             proxy.applied = false;
             tracing::error!(%error, "Services could not be set up on this node; trying again");
@@ -215,7 +282,7 @@ pub async fn run(agent: Arc<Agent>) {
             () = agent.services_changed.notified() => {}
             () = agent.endpoints.changed.notified() => {}
         }
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep_until(began + GATHER).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: every request is authenticated by certificate or token and authorized by the API before it is looked at.
 
 mod access;
+mod inspect;
 mod logs;
 mod stream;
 mod websocket;
@@ -190,6 +191,12 @@ impl Server {
             ["pods"] if get => self.pods(),
             ["stats", "summary"] if get => Ok(answer(200, "application/json", self.agent.summary().to_string())),
             ["metrics", "resource"] if get => Ok(answer(200, METRICS, self.agent.resource_metrics())),
+            ["metrics", "cadvisor"] if get => Ok(answer(200, METRICS, self.agent.container_metrics())),
+            ["configz"] if get => Ok(answer(200, "application/json", self.configz().to_string())),
+            ["runningpods"] | ["runningpods", ""] if get => self.running_pods().await,
+            ["checkpoint", namespace, pod, container] if *request.method() == Method::POST => {
+                self.checkpoint(namespace, pod, container, &query).await
+            }
             ["metrics"] if get => Ok(answer(200, METRICS, self.agent.own_metrics())),
             ["containerLogs", namespace, pod, container] if get => {
                 logs::serve(self, namespace, pod, container, &query).await

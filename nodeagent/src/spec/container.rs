@@ -28,6 +28,8 @@ pub struct Parts<'a> {
     pub target: Option<&'a str>,
     /// The node's memory, bytes.
     pub node_memory: i64,
+    /// The first id of the pod's own user namespace, if it has one.
+    pub ids: Option<u32>,
 }
 
 /// Changes when a running container must be replaced.
@@ -59,8 +61,9 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources::container(of, container, parts.node_memory)),
-            security_context: Some(security::container(of, container, parts.image, parts.target)?),
+            security_context: Some(security::container(of, container, parts.image, parts.target, parts.ids)?),
         }),
         envs: parts.variables,
+        cdi_devices: Vec::new(),
     })
 }

@@ -129,6 +129,31 @@ fn oom_score(of: &Pod, container: &Container, node_memory: i64) -> i64 {
     }
 }
 
+/// What a pod asks for of every resource, in thousandths: what it needs at most at one time.
+pub fn requests(of: &Pod) -> BTreeMap<String, i64> {
+    let level = of.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let of_containers = pod::all(of).filter_map(|(_, c)| c.resources.as_ref());
+    let names =
+        of_containers.chain(level).flat_map(|r| r.requests.iter().chain(&r.limits).flatten().map(|(name, _)| name));
+    let overhead = of.spec.as_ref().and_then(|s| s.overhead.as_ref());
+    let names: std::collections::BTreeSet<&String> =
+        names.chain(overhead.into_iter().flatten().map(|(n, _)| n)).collect();
+    let whole = |name: &str| {
+        let (mut sidecars, mut peak) = (0, 0);
+        for init in pod::init_containers(of) {
+            let own = request(init, name).unwrap_or(0);
+            peak = peak.max(sidecars + own);
+            if pod::is_sidecar(init) {
+                sidecars += own;
+            }
+        }
+        let mains: i64 = pod::containers(of).iter().map(|c| request(c, name).unwrap_or(0)).sum();
+        let of_level = level.and_then(|l| amount(l.requests.as_ref(), name));
+        of_level.unwrap_or_else(|| peak.max(mains + sidecars)) + amount(overhead, name).unwrap_or(0)
+    };
+    names.into_iter().map(|name| (name.clone(), whole(name))).collect()
+}
+
 /// CPU shares, quota, memory limit and score of a container.
 pub fn container(of: &Pod, container: &Container, node_memory: i64) -> LinuxContainerResources {
     LinuxContainerResources {
@@ -137,6 +162,30 @@ pub fn container(of: &Pod, container: &Container, node_memory: i64) -> LinuxCont
         cpu_shares: shares(request(container, "cpu").unwrap_or(0)),
         memory_limit_in_bytes: limit(container, "memory").map_or(0, |m| m / 1000),
         oom_score_adj: oom_score(of, container, node_memory),
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// What a pod's sandbox costs beside its containers.
+pub fn overhead(of: &Quantities) -> LinuxContainerResources {
+    let cpu = amount(Some(of), "cpu");
+    LinuxContainerResources {
+        cpu_period: PERIOD,
+        cpu_quota: cpu.map_or(0, quota),
+        cpu_shares: cpu.map_or(0, shares),
+        memory_limit_in_bytes: amount(Some(of), "memory").unwrap_or(0) / 1000,
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// What a pod's containers get in all: runtimes that run a machine for each pod make it that large.
+pub fn sandbox(of: &Pod) -> LinuxContainerResources {
+    let limits = pod_limits(of);
+    LinuxContainerResources {
+        cpu_period: PERIOD,
+        cpu_quota: limits.quota.unwrap_or(0),
+        cpu_shares: limits.shares,
+        memory_limit_in_bytes: limits.memory.unwrap_or(0),
         ..LinuxContainerResources::default()
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_proto::cri;
 
-use super::{SpecError, dns, pod, security, text};
+use super::{SpecError, dns, pod, resources, security, text};
 
 /// What the sandbox's configuration depends on beside the pod.
 pub struct Site<'a> {
@@ -19,14 +19,13 @@ pub struct Site<'a> {
     pub domain: &'a str,
     /// The control group for the pod's containers.
     pub cgroup: String,
+    /// The first id of the pod's own user namespace, if it has one.
+    pub ids: Option<u32>,
 }
 
 /// The configuration of the pod's sandbox.
 pub fn config(of: &Pod, site: Site<'_>) -> Result<cri::PodSandboxConfig, SpecError> {
     let (meta, spec) = (&of.metadata, pod::spec(of));
-    if let Some(why) = security::refusals(of) {
-        return Err(SpecError::new(why));
-    }
     let host_network = spec.host_network == Some(true);
     let (hostname, _) = dns::names(of, site.domain)?;
     let ports = pod::all(of).flat_map(|(_, c)| c.ports.iter().flatten());
@@ -52,8 +51,10 @@ pub fn config(of: &Pod, site: Site<'_>) -> Result<cri::PodSandboxConfig, SpecErr
         annotations: meta.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: site.cgroup,
-            security_context: Some(security::sandbox(of)),
+            security_context: Some(security::sandbox(of, site.ids)),
             sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
+            overhead: spec.overhead.as_ref().map(resources::overhead),
+            resources: Some(resources::sandbox(of)),
         }),
     })
 }

@@ -7,6 +7,8 @@ use keelson_proto::cri::security_profile::ProfileType;
 use keelson_proto::cri::{self, Capability, Int64Value, NamespaceMode, NamespaceOption, SecurityProfile};
 
 use super::{SpecError, pod};
+use crate::cri::Features;
+use crate::userns::LENGTH;
 
 /// Where profiles named by pods are, as upstream has it.
 const SECCOMP_ROOT: &str = "/var/lib/kubelet/seccomp";
@@ -37,7 +39,7 @@ fn id(value: Option<i64>) -> Option<Int64Value> {
 }
 
 /// The namespaces of a pod's sandbox and, with `target`, those of a container that looks into another one.
-pub fn namespaces(of: &Pod, target: Option<&str>) -> NamespaceOption {
+pub fn namespaces(of: &Pod, target: Option<&str>, ids: Option<u32>) -> NamespaceOption {
     let spec = pod::spec(of);
     let mode = |host: Option<bool>, other: NamespaceMode| -> i32 {
         if host == Some(true) { NamespaceMode::Node.into() } else { other.into() }
@@ -49,12 +51,29 @@ pub fn namespaces(of: &Pod, target: Option<&str>) -> NamespaceOption {
         pid: mode(spec.host_pid, own),
         ipc: mode(spec.host_ipc, NamespaceMode::Pod),
         target_id: String::new(),
+        userns_options: ids.map(|first| cri::UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: mappings(first),
+            gids: mappings(first),
+        }),
     };
     if let Some(target) = target {
         options.pid = NamespaceMode::Target.into();
         options.target_id = target.into();
     }
     options
+}
+
+/// Where the ids of a pod's own user namespace are on the node.
+pub fn mappings(first: u32) -> Vec<cri::IdMapping> {
+    vec![cri::IdMapping { host_id: first, container_id: 0, length: LENGTH }]
+}
+
+/// Which of an image's own groups a container keeps.
+fn groups_policy(shared: &PodSecurityContext) -> i32 {
+    let strict = shared.supplemental_groups_policy.as_deref() == Some("Strict");
+    let policy = if strict { cri::SupplementalGroupsPolicy::Strict } else { cri::SupplementalGroupsPolicy::Merge };
+    policy.into()
 }
 
 fn seccomp(profile: Option<&SeccompProfile>) -> Option<SecurityProfile> {
@@ -86,18 +105,20 @@ fn is_privileged(own: Option<&SecurityContext>) -> bool {
     own.is_some_and(|s| s.privileged == Some(true))
 }
 
-/// What this agent cannot do is refused, so that nobody believes to be protected by it.
-pub fn refusals(of: &Pod) -> Option<String> {
+/// What this agent or its runtime cannot do is refused, so that nobody believes to be protected by it.
+pub fn refusals(of: &Pod, features: &Features, handler: &str) -> Option<String> {
     let spec = pod::spec(of);
     let shared = shared(of);
     let contexts = || pod::all(of).filter_map(|(_, c)| c.security_context.as_ref());
-    if spec.host_users == Some(false) {
-        return Some("hostUsers: false (user namespaces) is not supported by this node".into());
+    if spec.host_users == Some(false) && !features.user_namespaces.contains(handler) {
+        return Some(format!(
+            "hostUsers: false: the container runtime does not support user namespaces for the handler {handler:?}"
+        ));
     }
     if shared.se_linux_options.is_some() || contexts().any(|c| c.se_linux_options.is_some()) {
         return Some("seLinuxOptions are not supported by this node".into());
     }
-    if shared.supplemental_groups_policy.as_deref() == Some("Strict") {
+    if shared.supplemental_groups_policy.as_deref() == Some("Strict") && !features.groups_policy {
         return Some("supplementalGroupsPolicy Strict is not supported by this node's runtime".into());
     }
     if spec.resource_claims.is_some_and(|c| !c.is_empty()) {
@@ -110,12 +131,13 @@ pub fn refusals(of: &Pod) -> Option<String> {
 }
 
 /// The sandbox's security.
-pub fn sandbox(of: &Pod) -> cri::LinuxSandboxSecurityContext {
+pub fn sandbox(of: &Pod, ids: Option<u32>) -> cri::LinuxSandboxSecurityContext {
     let shared = shared(of);
     let mut supplemental_groups = shared.supplemental_groups.clone().unwrap_or_default();
     supplemental_groups.extend(shared.fs_group);
     cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(of, None)),
+        namespace_options: Some(namespaces(of, None, ids)),
+        supplemental_groups_policy: groups_policy(&shared),
         run_as_user: id(shared.run_as_user),
         run_as_group: id(shared.run_as_group.filter(|_| shared.run_as_user.is_some())),
         supplemental_groups,
@@ -135,6 +157,7 @@ pub fn container(
     container: &Container,
     image: &cri::Image,
     target: Option<&str>,
+    ids: Option<u32>,
 ) -> Result<cri::LinuxContainerSecurityContext, SpecError> {
     let shared = shared(of);
     let own = container.security_context.clone().unwrap_or_default();
@@ -155,7 +178,8 @@ pub fn container(
             drop_capabilities: c.drop.unwrap_or_default(),
         }),
         privileged,
-        namespace_options: Some(namespaces(of, target)),
+        namespace_options: Some(namespaces(of, target, ids)),
+        supplemental_groups_policy: groups_policy(&shared),
         run_as_user: id(user.or(image_user)),
         run_as_username: if user.is_none() && image_user.is_none() { name } else { String::new() },
         run_as_group: id(own.run_as_group.or(shared.run_as_group)),
@@ -200,7 +224,7 @@ mod tests {
     #[test]
     fn the_containers_word_is_the_last() {
         let of = of(&json!({"runAsUser": 1, "fsGroup": 9, "supplementalGroups": [5]}), &json!({"runAsUser": 2}));
-        let got = container(&of, &pod::containers(&of)[0], &cri::Image::default(), None).unwrap();
+        let got = container(&of, &pod::containers(&of)[0], &cri::Image::default(), None, None).unwrap();
         assert_eq!(got.run_as_user.unwrap().value, 2);
         assert_eq!(got.supplemental_groups, [5, 9]);
         assert!(!got.masked_paths.is_empty());
@@ -224,8 +248,19 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_said() {
-        assert!(refusals(&of(&json!({}), &json!({}))).is_none());
-        assert!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({}))).is_some());
-        assert!(refusals(&of(&json!({}), &json!({"procMount": "Unmasked"}))).is_some());
+        let none = Features::default();
+        assert!(refusals(&of(&json!({}), &json!({})), &none, "").is_none());
+        assert!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({})), &none, "").is_some());
+        assert!(refusals(&of(&json!({}), &json!({"procMount": "Unmasked"})), &none, "").is_some());
+        let strict = of(&json!({"supplementalGroupsPolicy": "Strict"}), &json!({}));
+        let all = Features { user_namespaces: [String::new()].into(), groups_policy: true, ..Features::default() };
+        assert!(refusals(&strict, &none, "").is_some() && refusals(&strict, &all, "").is_none());
+        let mut own = of(&json!({}), &json!({}));
+        own.spec.as_mut().unwrap().host_users = Some(false);
+        for (features, handler, good) in [(&none, "", false), (&all, "", true), (&all, "other", false)] {
+            assert_eq!(refusals(&own, features, handler).is_none(), good, "{handler}");
+        }
+        let options = namespaces(&own, None, Some(LENGTH)).userns_options.unwrap();
+        assert_eq!((options.uids[0].host_id, options.uids[0].length), (LENGTH, LENGTH));
     }
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
     VolumeDevice, VolumeMount,
 };
-use keelson_proto::cri::{Device, Mount, MountPropagation};
+use keelson_proto::cri::{Device, ImageSpec, Mount, MountPropagation};
 
 use crate::spec::resources::millis;
 use crate::spec::{SpecError, env, pod, text};
@@ -61,6 +61,10 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
         // The claim is made by a controller and named after the pod and the volume.
         let name = format!("{}-{}", text(of.metadata.name.as_ref()), volume.name);
         return claim(of, &name, dir, sources, false).await;
+    }
+    if volume.image.is_some() {
+        // The runtime mounts it: nothing of it is on the node's own paths.
+        return Ok(PathBuf::new());
     }
     if let Some(source) = &volume.csi {
         return sources.publisher().inline(of, &volume.name, source).await;
@@ -197,14 +201,38 @@ fn propagation(mount: &VolumeMount) -> MountPropagation {
     }
 }
 
-/// The mounts of a container. `variables` are its environment, for subPathExpr.
+/// What a container's mounts depend on beside its volumes.
+pub struct Mounting<'a> {
+    /// The pod's directory.
+    pub dir: &'a Path,
+    /// The container's environment, for subPathExpr.
+    pub variables: &'a BTreeMap<String, String>,
+    /// What the runtime calls the images of volumes that are images, by the volumes' names.
+    pub images: &'a HashMap<String, String>,
+    /// Whether the runtime can make mounts read-only with all that is mounted below them.
+    pub recursive: bool,
+}
+
+/// Whether a mount is to be read-only with all that is mounted below it.
+fn recursive_read_only(mount: &VolumeMount, can: bool) -> Result<bool, SpecError> {
+    match mount.recursive_read_only.as_deref() {
+        Some("Enabled") if !can => {
+            Err(SpecError::new("recursiveReadOnly is not supported by this node's container runtime"))
+        }
+        Some("Enabled") => Ok(true),
+        Some("IfPossible") => Ok(can && propagation(mount) == MountPropagation::PropagationPrivate),
+        _ => Ok(false),
+    }
+}
+
+/// The mounts of a container.
 pub fn mounts_of(
     of: &Pod,
     container: &Container,
     places: &Places,
-    dir: &Path,
-    variables: &BTreeMap<String, String>,
+    with: &Mounting<'_>,
 ) -> Result<Vec<Mount>, SpecError> {
+    let Mounting { dir, variables, .. } = *with;
     let mut result = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let place = places.get(&mount.name);
@@ -214,6 +242,17 @@ pub fn mounts_of(
             (Some(path), _) if !path.is_empty() => Some(path.clone()),
             _ => None,
         };
+        if let Some(image) = with.images.get(&mount.name) {
+            let image = ImageSpec { image: image.clone(), ..ImageSpec::default() };
+            result.push(Mount {
+                container_path: absolute(&mount.mount_path),
+                readonly: true,
+                image: Some(image),
+                image_sub_path: sub.unwrap_or_default(),
+                ..Mount::default()
+            });
+            continue;
+        }
         let mut path = place.clone();
         if let Some(sub) = sub {
             let sub = Path::new(&sub);
@@ -229,14 +268,12 @@ pub fn mounts_of(
             };
             subpath::bind(place, sub, &path).map_err(failed)?;
         }
-        if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            return Err(SpecError::new("recursiveReadOnly is not supported by this node's runtime"));
-        }
         result.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path: path.to_string_lossy().into_owned(),
             readonly: mount.read_only == Some(true) || always_read_only(of, &mount.name),
             propagation: propagation(mount).into(),
+            recursive_read_only: recursive_read_only(mount, with.recursive)?,
             ..Mount::default()
         });
     }
@@ -306,9 +343,30 @@ mod tests {
         .unwrap();
         let places: Places = [("s".into(), "/p/s".into()), ("e".into(), "/p/e".into())].into();
         let container = &pod::containers(&of)[0];
-        let mounts = mounts_of(&of, container, &places, Path::new("/p"), &BTreeMap::new()).unwrap();
+        let (variables, images) = (BTreeMap::new(), HashMap::from([("i".to_owned(), "sha256:1".to_owned())]));
+        let with = |recursive| Mounting { dir: Path::new("/p"), variables: &variables, images: &images, recursive };
+        let mounts = mounts_of(&of, container, &places, &with(false)).unwrap();
         assert!(mounts[0].readonly && !mounts[1].readonly);
         assert_eq!((mounts[1].container_path.as_str(), mounts[1].propagation), ("/e", 2));
-        assert!(mounts_of(&of, container, &Places::new(), Path::new("/p"), &BTreeMap::new()).is_err());
+        assert!(mounts_of(&of, container, &Places::new(), &with(false)).is_err());
+        let more = |mount: serde_json::Value| -> Container {
+            serde_json::from_value(json!({"name": "c", "volumeMounts": [mount]})).unwrap()
+        };
+        let image = more(json!({"name": "i", "mountPath": "/i", "subPath": "bin"}));
+        let places: Places = [("i".into(), PathBuf::new()), ("e".into(), "/p/e".into())].into();
+        let mount = mounts_of(&of, &image, &places, &with(false)).unwrap().remove(0);
+        assert_eq!((mount.image.unwrap().image.as_str(), mount.image_sub_path.as_str()), ("sha256:1", "bin"));
+        let deep =
+            |how: &str| more(json!({"name": "e", "mountPath": "/e", "readOnly": true, "recursiveReadOnly": how}));
+        for (how, can, wanted) in [
+            ("Enabled", true, Some(true)),
+            ("Enabled", false, None),
+            ("IfPossible", false, Some(false)),
+            ("IfPossible", true, Some(true)),
+            ("Disabled", true, Some(false)),
+        ] {
+            let got = mounts_of(&of, &deep(how), &places, &with(can)).ok().map(|mounts| mounts[0].recursive_read_only);
+            assert_eq!(got, wanted, "{how} {can}");
+        }
     }
 }

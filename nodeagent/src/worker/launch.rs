@@ -1,6 +1,6 @@
 //! The start of a container: image, environment, mounts, the container itself, its first hook.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::cri::{Run, Running};
 use crate::handler::Target;
 use crate::spec::env::{self, Sources};
 use crate::spec::pod::{self, Sort};
+use crate::spec::security::mappings;
 use crate::spec::{SpecError, container, dns, text};
 use crate::volumes;
 
@@ -108,13 +109,21 @@ impl Worker {
             (None, None) => return Err(("CreateContainerConfigError", "the pod has no such container".into())),
         };
         let image = self.image(of, &spec).await?;
+        let images = self.volume_images(of, &spec).await?;
         self.make_room(start, seen).await.map_err(|e| ("CreateContainerError", e.message().to_owned()))?;
         let target = extra.and_then(|e| e.target_container_name.as_deref()).filter(|t| !t.is_empty());
         let target = target.and_then(|t| runs(t, seen).next()).map(|r| r.id.clone());
-        let config = self.container_config(of, &spec, start, &image, target.as_deref()).await.map_err(|e| {
-            self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {e}"));
-            ("CreateContainerConfigError", e.to_string())
-        })?;
+        let mut config =
+            self.container_config(of, &spec, start, &image, &images, target.as_deref()).await.map_err(|e| {
+                self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {e}"));
+                ("CreateContainerConfigError", e.to_string())
+            })?;
+        if extra.is_none() {
+            self.agent.equip(of, &spec, &mut config).await.map_err(|why| {
+                self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {why}"));
+                ("CreateContainerConfigError", why)
+            })?;
+        }
         self.count_restart(&start.name, seen);
         let id = self.create_and_start(of, &spec, config, sandbox).await?;
         self.first_hook(of, &spec, &id).await
@@ -156,6 +165,7 @@ impl Worker {
         spec: &Container,
         start: &Start,
         image: &cri::Image,
+        images: &HashMap<String, String>,
         target: Option<&str>,
     ) -> Result<cri::ContainerConfig, SpecError> {
         let facts = self.facts();
@@ -173,7 +183,20 @@ impl Worker {
         let known: BTreeMap<String, String> = variables.iter().map(|v| (v.key.clone(), v.value.clone())).collect();
         let dir = self.dir();
         let places = self.places.clone().unwrap_or_default();
-        let mut mounts = volumes::mounts_of(of, spec, &places, &dir, &known)?;
+        let with = volumes::Mounting {
+            dir: &dir,
+            variables: &known,
+            images,
+            recursive: self.agent.mounts_recursively(of).await?,
+        };
+        let mut mounts = volumes::mounts_of(of, spec, &places, &with)?;
+        let ids = self.user_ids(of)?;
+        if let Some(first) = ids {
+            // Files that belong to root in the pod belong to root on the node too, although the users are different ones.
+            for mount in mounts.iter_mut().filter(|m| m.image.is_none()) {
+                (mount.uid_mappings, mount.gid_mappings) = (mappings(first), mappings(first));
+            }
+        }
         self.own_files(of, spec, start.attempt, &mut mounts)?;
         let parts = container::Parts {
             attempt: start.attempt,
@@ -183,6 +206,7 @@ impl Worker {
             image,
             target: target.filter(|_| start.sort == Sort::Ephemeral),
             node_memory: facts.node_memory,
+            ids,
         };
         container::config(of, spec, parts)
     }

@@ -20,7 +20,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
-use crate::cgroup;
 use crate::cri::{Run, Running};
 use crate::handler::Target;
 use crate::pod_status::{Doom, View};
@@ -28,9 +27,10 @@ use crate::probe::{Context, Probing};
 use crate::resize::Verdict;
 use crate::spec::fields::Facts;
 use crate::spec::pod::{self, Sort};
-use crate::spec::{SpecError, dns, sandbox};
+use crate::spec::{SpecError, dns, sandbox, security};
 use crate::volumes::sources::{Sources, Tokens};
 use crate::volumes::{self, Places};
+use crate::{cgroup, userns};
 use plan::{Memory, Plan, Waiting};
 
 /// Volumes are looked at anew after this time: tokens run out.
@@ -235,11 +235,15 @@ impl Worker {
         }
         let left = deadline(of)?;
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        (left <= 0).then_some(Doom { reason: "DeadlineExceeded", message, grace: None })
+        (left <= 0).then_some(Doom { reason: "DeadlineExceeded".into(), message, grace: None })
     }
 
     /// Brings a living pod forward.
     async fn sync(&mut self, of: &Arc<Pod>, mut seen: Running) -> Result<Next, StepError> {
+        if let Some(doom) = self.agent.admit(of, &seen).await? {
+            self.agent.pods.condemn(&self.uid, doom);
+            return Ok(Next::In(Duration::ZERO));
+        }
         let of = &self.judge_resize(of);
         let mut waiting = Waiting::new();
         let newest = seen.sandboxes.first().map(|s| s.id.clone()).unwrap_or_default();
@@ -391,10 +395,14 @@ impl Worker {
     }
 
     async fn new_sandbox(&self, of: &Pod, seen: &Running) -> Result<String, SpecError> {
+        let handler = self.agent.runtime_handler(of).await?;
+        let features = self.agent.features.lock().clone();
+        if let Some(why) = security::refusals(of, &features, &handler) {
+            return Err(SpecError::new(why));
+        }
         let attempt = seen.sandboxes.iter().filter_map(|s| s.metadata.as_ref()).map(|m| m.attempt + 1).max();
         let config = self.sandbox_config(of, attempt.unwrap_or(0))?;
         std::fs::create_dir_all(&config.log_directory)?;
-        let handler = self.agent.runtime_handler(of).await?;
         let _permit = self.agent.starting.acquire().await;
         let request = keelson_proto::cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
         let began = Instant::now();
@@ -413,8 +421,18 @@ impl Worker {
             dns: dns::config(of, config.cluster_dns, &config.cluster_domain, &node)?,
             domain: &config.cluster_domain,
             cgroup: cgroup::path(of),
+            ids: self.user_ids(of)?,
         };
         sandbox::config(of, site)
+    }
+
+    /// The first id of the pod's own user namespace, if it has one.
+    fn user_ids(&self, of: &Pod) -> Result<Option<u32>, SpecError> {
+        if of.spec.as_ref().and_then(|s| s.host_users) != Some(false) {
+            return Ok(None);
+        }
+        let _turn = self.agent.user_ids.lock();
+        Ok(Some(userns::range(&self.agent.config.data_dir.join("pods"), &self.uid)?))
     }
 
     async fn learn_addresses(&mut self, of: &Pod, sandbox: &str) -> Result<(), StepError> {

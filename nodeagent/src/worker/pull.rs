@@ -1,5 +1,6 @@
 //! Images: whether they must be fetched, and with which credentials.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -86,6 +87,36 @@ impl Worker {
             }
             _ => self.pull(of, container, &wanted).await,
         }
+    }
+
+    /// Makes sure that the images which a container mounts are here. Returns what the runtime calls them, by volume.
+    pub(super) async fn volume_images(
+        &self,
+        of: &Pod,
+        container: &Container,
+    ) -> Result<HashMap<String, String>, Refusal> {
+        let mut found = HashMap::new();
+        let volumes = of.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        for (volume, source) in volumes.filter_map(|v| Some((v, v.image.as_ref()?))) {
+            if container.volume_mounts.iter().flatten().all(|mount| mount.name != volume.name) {
+                continue;
+            }
+            if !self.agent.features.lock().image_volumes {
+                let message =
+                    format!("volume \"{}\": this node's container runtime does not mount images", volume.name);
+                self.agent.events.warning(of, Some(&container.name), "Failed", format!("Error: {message}"));
+                return Err(("CreateContainerError", message));
+            }
+            let as_container = Container {
+                name: container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Container::default()
+            };
+            let image = self.image(of, &as_container).await?;
+            found.insert(volume.name.clone(), image.id);
+        }
+        Ok(found)
     }
 
     async fn inspect(&self, image: &str) -> Result<Option<Image>, Refusal> {

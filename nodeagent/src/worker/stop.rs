@@ -160,6 +160,7 @@ impl Worker {
         });
         removed.await.map_err(std::io::Error::other)??;
         cgroup::remove(&self.uid);
+        self.agent.take_back(&self.uid).await;
         (self.places, self.addresses) = (None, None);
         Ok(())
     }
@@ -175,7 +176,7 @@ impl Worker {
     /// A pod that the node ends.
     pub(super) async fn fail(&mut self, of: &Pod, seen: &Running, doom: &Doom) -> Result<Next, StepError> {
         if seen.up().next().is_some() {
-            self.agent.events.warning(of, None, doom.reason, doom.message.clone());
+            self.agent.events.warning(of, None, doom.reason.clone(), doom.message.clone());
         }
         let mut hurried = of.clone();
         if let Some(most) = doom.grace {
@@ -200,6 +201,7 @@ impl Worker {
         let removed =
             tokio::task::spawn_blocking(move || volumes.iter().try_for_each(|volume| volumes::remove(volume)));
         removed.await.map_err(std::io::Error::other)??;
+        self.agent.take_back(&self.uid).await;
         self.places = None;
         Ok(Next::In(IDLE))
     }

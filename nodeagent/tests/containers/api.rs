@@ -15,9 +15,29 @@ use tokio::sync::broadcast;
 /// Events that a slow watch may be behind.
 const BACKLOG: usize = 10_000;
 
+/// The pods with all that happened to them: a watch from a revision must not miss what came between it and its list.
+#[derive(Default)]
+struct Pods {
+    revision: u64,
+    known: BTreeMap<String, Value>,
+    happened: Vec<(u64, Value)>,
+}
+
+impl Pods {
+    /// Notes an event at the next revision, and tells it. Under the lock: watches hear of events in their order.
+    fn happens(&mut self, kind: &str, mut object: Value, watches: &broadcast::Sender<Value>) {
+        self.revision += 1;
+        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        let event = json!({"type": kind, "object": object});
+        self.happened.push((self.revision, event.clone()));
+        // Nobody may be watching.
+        let _ = watches.send(event);
+    }
+}
+
 /// The API.
 pub struct Api {
-    pods: Mutex<(u64, BTreeMap<String, Value>)>,
+    pods: Mutex<Pods>,
     config_maps: Mutex<BTreeMap<String, Value>>,
     /// Anything else, by its path below the group's version.
     others: Mutex<BTreeMap<String, Value>>,
@@ -47,21 +67,22 @@ impl Api {
 
     /// A pod; `null` if there is none.
     pub fn pod(&self, name: &str) -> Value {
-        self.pods.lock().1.get(name).cloned().unwrap_or_default()
+        self.pods.lock().known.get(name).cloned().unwrap_or_default()
     }
 
     /// Creates or changes a pod.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut pods = self.pods.lock();
-        pods.0 += 1;
-        let version = pods.0;
-        let known = pods.1.contains_key(name);
-        let pod = pods.1.entry(name.to_owned()).or_default();
-        change(pod);
-        pod["metadata"]["resourceVersion"] = version.to_string().into();
-        let kind = if known { "MODIFIED" } else { "ADDED" };
-        // Nobody may be watching.
-        let _ = self.events.send(json!({"type": kind, "object": pod}));
+        self.change_locked(&mut self.pods.lock(), name, change);
+    }
+
+    fn change_locked(&self, pods: &mut Pods, name: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let kind = if pods.known.contains_key(name) { "MODIFIED" } else { "ADDED" };
+        let mut pod = pods.known.get(name).cloned().unwrap_or_default();
+        change(&mut pod);
+        pod["metadata"]["resourceVersion"] = (pods.revision + 1).to_string().into();
+        pods.known.insert(name.to_owned(), pod.clone());
+        pods.happens(kind, pod.clone(), &self.events);
+        pod
     }
 
     /// Creates a pod on the node `n` from its spec.
@@ -110,6 +131,11 @@ impl Api {
                 others.insert(format!("{path}/{name}"), sent.clone());
                 Some(answer(201, sent))
             }
+            "PUT" if path.strip_suffix("/status").is_some_and(|base| others.contains_key(base)) => {
+                let object = others.get_mut(path.trim_end_matches("/status"))?;
+                object["status"] = sent["status"].clone();
+                Some(answer(200, object))
+            }
             "PUT" if others.contains_key(&path) => {
                 others.insert(path, sent.clone());
                 Some(answer(200, sent))
@@ -129,29 +155,54 @@ impl Api {
 
     /// Removes a pod as if it had never been.
     pub fn forget(&self, name: &str) {
-        self.pods.lock().1.remove(name);
+        self.pods.lock().known.remove(name);
     }
 
     fn remove(&self, name: &str) {
-        if let Some(pod) = self.pods.lock().1.remove(name) {
-            let _ = self.events.send(json!({"type": "DELETED", "object": pod}));
+        let mut pods = self.pods.lock();
+        if let Some(pod) = pods.known.remove(name) {
+            pods.happens("DELETED", pod, &self.events);
         }
+    }
+
+    /// What happens after a revision: first what already has.
+    fn watch(&self, path: &str) -> http::Response<Body> {
+        let from = path.split(['?', '&']).find_map(|p| p.strip_prefix("resourceVersion=")).and_then(|v| v.parse().ok());
+        let (before, receiver) = {
+            let pods = self.pods.lock();
+            let from: u64 = from.unwrap_or(pods.revision);
+            let before: Vec<Value> =
+                pods.happened.iter().filter(|(at, _)| *at > from).map(|(_, e)| e.clone()).collect();
+            (before, self.events.subscribe())
+        };
+        let live = futures::stream::unfold(receiver, |mut receiver| async {
+            let event = receiver.recv().await.ok()?;
+            Some((event, receiver))
+        });
+        stream(futures::stream::iter(before).chain(live))
+    }
+
+    /// A new status. Looked at and written under one lock: a pod that goes meanwhile must not come back without a spec.
+    fn put(&self, name: &str, sent: &Value) -> http::Response<Body> {
+        let mut pods = self.pods.lock();
+        let Some(present) = pods.known.get(name) else {
+            return answer(404, &json!({"kind": "Status", "code": 404}));
+        };
+        if present["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] {
+            return answer(409, &json!({"kind": "Status", "code": 409}));
+        }
+        let written = self.change_locked(&mut pods, name, |pod| pod["status"] = sent["status"].clone());
+        answer(200, &written)
     }
 
     fn pods(&self, method: &str, path: &str, sent: &Value) -> http::Response<Body> {
         let name = path.split(['?', '/']).skip_while(|p| *p != "pods").nth(1).unwrap_or_default().to_owned();
         match method {
-            "GET" if path.contains("watch=true") => {
-                let receiver = self.events.subscribe();
-                stream(futures::stream::unfold(receiver, |mut receiver| async {
-                    let event = receiver.recv().await.ok()?;
-                    Some((event, receiver))
-                }))
-            }
+            "GET" if path.contains("watch=true") => self.watch(path),
             "GET" => {
                 let pods = self.pods.lock();
-                let items: Vec<&Value> = pods.1.values().collect();
-                answer(200, &json!({"metadata": {"resourceVersion": pods.0.to_string()}, "items": items}))
+                let items: Vec<&Value> = pods.known.values().collect();
+                answer(200, &json!({"metadata": {"resourceVersion": pods.revision.to_string()}, "items": items}))
             }
             "POST" => {
                 let name = sent["metadata"]["name"].as_str().unwrap_or_default();
@@ -161,14 +212,7 @@ impl Api {
                 });
                 answer(201, &self.pod(name))
             }
-            "PUT" if self.pod(&name).is_null() => answer(404, &json!({"kind": "Status", "code": 404})),
-            "PUT" if self.pod(&name)["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] => {
-                answer(409, &json!({"kind": "Status", "code": 409}))
-            }
-            "PUT" => {
-                self.change(&name, |pod| pod["status"] = sent["status"].clone());
-                answer(200, &self.pod(&name))
-            }
+            "PUT" => self.put(&name, sent),
             _ => {
                 self.remove(&name);
                 answer(200, &json!({}))

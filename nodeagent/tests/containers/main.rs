@@ -2,7 +2,9 @@
 
 mod api;
 mod driver;
+mod plugin;
 mod runtime;
+mod shares;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,19 +27,24 @@ struct Node {
     api: Arc<Api>,
     runtime: Containerd,
     agent: Option<JoinHandle<()>>,
+    cpu_policy: keelson_nodeagent::CpuPolicy,
     stop: CancellationToken,
 }
 
 impl Node {
     /// `None`, with a word why, where real containers cannot run.
     async fn start() -> Option<Self> {
+        Self::start_with(keelson_nodeagent::CpuPolicy::None).await
+    }
+
+    async fn start_with(cpu_policy: keelson_nodeagent::CpuPolicy) -> Option<Self> {
         if let Err(why) = runtime::can_run() {
             eprintln!("skipped: {why}");
             return None;
         }
         let runtime = Containerd::start().unwrap();
         runtime.import().await;
-        let mut node = Self { api: Api::new(), runtime, agent: None, stop: CancellationToken::new() };
+        let mut node = Self { api: Api::new(), runtime, agent: None, cpu_policy, stop: CancellationToken::new() };
         node.start_agent();
         Some(node)
     }
@@ -63,7 +70,12 @@ impl Node {
             proxy: false,
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
-            manifests: keelson_nodeagent::Manifests { path: Some(at("manifests")), url: None },
+            cpu_policy: self.cpu_policy.clone(),
+            allowed_sysctls: vec![],
+            manifests: keelson_nodeagent::Manifests {
+                path: Some(at("manifests")),
+                ..keelson_nodeagent::Manifests::default()
+            },
             pod_network: keelson_nodeagent::PodNetwork::Routes,
             shutdown: Some(keelson_nodeagent::Shutdown {
                 grace: Duration::from_secs(40),
