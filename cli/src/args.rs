@@ -126,14 +126,14 @@ pub struct ServerArgs {
     #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
     pub cluster_init: bool,
     /// Join the cluster of the server at this URL; only the first start needs it
-    #[arg(long, env = "KEELSON_JOIN", requires = "ca_hash", value_name = "https://HOST:6443")]
+    #[arg(long, env = "KEELSON_JOIN", requires = "join_token", requires = "ca_hash", value_name = "https://HOST:6443")]
     pub join: Option<String>,
     /// Token to join with, from `keelson token create --server`; everybody on this machine sees it among the processes, what
     /// a file or the environment says not
-    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true, group = "join_token")]
     pub token: Option<String>,
     /// File with the token to join with
-    #[arg(long, env = "KEELSON_TOKEN_FILE", conflicts_with = "token", value_name = "FILE")]
+    #[arg(long, env = "KEELSON_TOKEN_FILE", group = "join_token", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Hash of the cluster's CA, from the same command
     #[arg(long, env = "KEELSON_CA_HASH", value_name = "sha256:H")]

@@ -124,7 +124,8 @@ impl Parsed {
         let flags: Vec<Flag> = tables.iter().flat_map(|table| table.iter().copied()).collect();
         let mut parsed = Self { command: command.to_owned(), ..Self::default() };
         for flag in &flags {
-            parsed.defaults.insert(flag.name, flag.default);
+            // A command's own flags come before those of every command, and hide them.
+            parsed.defaults.entry(flag.name).or_insert(flag.default);
         }
         let wrong = |what: String| Failure::Error(format!("{what}\nSee '{command} --help' for usage."));
         let mut rest = args.iter();

@@ -64,7 +64,8 @@ const JSON: &str = "application/json";
 impl Session {
     /// Reads the kubeconfig; nothing is connected yet.
     pub fn open(parsed: Parsed) -> Outcome<Self> {
-        if !matches!(parsed.text("profile"), "none" | "") {
+        // `debug` has profiles of another kind.
+        if !matches!(parsed.text("profile"), "none" | "") && parsed.command != "kubectl debug" {
             return Err(Failure::new(format!("unknown profile '{}'", parsed.text("profile"))));
         }
         let config = Config::load(&parsed)?;

@@ -180,6 +180,16 @@ fn holds(left: &[Step], operator: &str, right: &Operand, root: &Value, item: &Va
 pub fn quoted(text: &str) -> Option<String> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let inner = text.strip_prefix(quote)?.strip_suffix(quote)?;
+    // `'a','b'` is two texts.
+    let mut escaped = false;
+    let ends_before = inner.chars().any(|c| {
+        let ends = c == quote && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    if ends_before {
+        return None;
+    }
     let (mut out, mut chars) = (String::new(), inner.chars());
     while let Some(c) = chars.next() {
         match (c, c == '\\') {

@@ -652,7 +652,8 @@ mod tests {
     use super::*;
 
     /// Flags of every command that commands with a meaning of their own for them hide.
-    const SHADOWED: [&str; 12] = [
+    const SHADOWED: [&str; 13] = [
+        "profile",
         "user",
         "server",
         "certificate-authority",
