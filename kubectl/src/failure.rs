@@ -102,7 +102,13 @@ fn server(status: &Value) -> String {
                 name => format!("The {} \"{name}\" is invalid", details["kind"].as_str().unwrap_or_default()),
             };
             let causes = details["causes"].as_array().map_or(&[][..], Vec::as_slice);
-            let lines: Vec<String> = causes.iter().map(cause).collect();
+            // What was found in several places is said once.
+            let mut lines: Vec<String> = Vec::new();
+            for line in causes.iter().map(cause) {
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
             match lines.len() {
                 0 => of,
                 1 => format!("{of}: {}", lines[0]),
@@ -149,6 +155,7 @@ mod tests {
     #[test]
     fn refusals_read_as_kubectl_words_them() {
         let one = json!({"field": "spec.replicas", "message": "must be 1"});
+        let two = json!({"field": "spec.x", "message": "must not"});
         for (status, expected) in [
             (
                 json!({"reason": "NotFound", "message": "pods \"x\" not found"}),
@@ -160,8 +167,8 @@ mod tests {
                 "The Pod \"x\" is invalid: spec.replicas: must be 1",
             ),
             (
-                json!({"reason": "Invalid", "details": {"kind": "Pod", "name": "x", "causes": [one, one]}}),
-                "The Pod \"x\" is invalid: \n* spec.replicas: must be 1\n* spec.replicas: must be 1",
+                json!({"reason": "Invalid", "details": {"kind": "Pod", "name": "x", "causes": [one, one, two]}}),
+                "The Pod \"x\" is invalid: \n* spec.replicas: must be 1\n* spec.x: must not",
             ),
         ] {
             assert_eq!(Failure::Server(status).to_string(), expected);

@@ -185,8 +185,12 @@ pub fn changed(parsed: &Parsed, object: &Value, done: &str) -> Outcome {
     match format {
         Format::Default => println!("{} {done}{suffix}", name_of(object)),
         _ => {
-            // Further documents of a stream of YAML are set apart.
-            if matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
+            // Further documents of a stream of YAML are set apart, but not by every command.
+            const JOINED: [&str; 8] =
+                ["label", "annotate", "patch", "taint", "scale", "autoscale", "rollout", "certificate"];
+            let command = parsed.command.split(' ').nth(1).unwrap_or_default();
+            let apart = !JOINED.contains(&command);
+            if apart && matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
                 println!("---");
             }
             print!("{}", format.print(object, parsed.on("show-managed-fields"))?);

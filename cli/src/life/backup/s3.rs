@@ -216,6 +216,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
+    const UPLOAD: &str = "<InitiateMultipartUploadResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>b</Bucket>\
+                          <Key>p/copy.db</Key><UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+
     #[test]
     fn parts_are_the_whole() {
         for (length, part, expected) in
@@ -251,9 +254,7 @@ mod tests {
                 let method = first.split_whitespace().next().unwrap_or_default().to_owned();
                 let number = target.split(['?', '&']).find_map(|p| p.strip_prefix("partNumber="));
                 let (code, answer) = match (method.as_str(), number) {
-                    ("POST", _) if target.contains("uploads") => {
-                        (200, "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>")
-                    }
+                    ("POST", _) if target.contains("uploads") => (200, UPLOAD),
                     ("PUT", Some(_)) if body.starts_with("refuse") => (500, "no"),
                     _ => (200, ""),
                 };
