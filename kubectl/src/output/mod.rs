@@ -186,8 +186,7 @@ pub fn changed(parsed: &Parsed, object: &Value, done: &str) -> Outcome {
         Format::Default => println!("{} {done}{suffix}", name_of(object)),
         _ => {
             // Further documents of a stream of YAML are set apart, but not by every command.
-            const JOINED: [&str; 8] =
-                ["label", "annotate", "patch", "taint", "scale", "autoscale", "rollout", "certificate"];
+            const JOINED: [&str; 7] = ["label", "patch", "taint", "scale", "autoscale", "rollout", "certificate"];
             let command = parsed.command.split(' ').nth(1).unwrap_or_default();
             let apart = !JOINED.contains(&command);
             if apart && matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
