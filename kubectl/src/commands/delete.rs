@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, Parsed, switch, text};
 use crate::kinds::{self, Kind};
 use crate::objects::{self, FILES, SELECT};
 use crate::session::{Session, encode, query};
@@ -59,19 +59,12 @@ fn confirmed(all: &[Doomed]) -> Outcome<bool> {
     Ok(matches!(answer.trim(), "y" | "Y"))
 }
 
-/// Runs `delete`.
-pub async fn delete(session: &Session) -> Outcome {
-    let parsed = &session.parsed;
-    if !parsed.is_set("raw")
-        && parsed.args.is_empty()
-        && parsed.list("filename").is_empty()
-        && !parsed.is_set("kustomize")
-        && (parsed.on("all") || parsed.is_set("selector") || parsed.is_set("field-selector"))
-    {
+/// Checks flags that do not go together.
+fn check(parsed: &Parsed) -> Outcome {
+    let selects = parsed.on("all") || parsed.is_set("selector") || parsed.is_set("field-selector");
+    let names_nothing = parsed.args.is_empty() && parsed.list("filename").is_empty() && !parsed.is_set("kustomize");
+    if names_nothing && selects {
         return Err(Failure::new("at least one resource must be specified to use a selector"));
-    }
-    if parsed.is_set("raw") {
-        return super::create::raw(session, http::Method::DELETE).await;
     }
     if !matches!(parsed.text("output"), "" | "name") {
         return Err(Failure::new(format!(
@@ -79,13 +72,23 @@ pub async fn delete(session: &Session) -> Outcome {
             parsed.text("output")
         )));
     }
+    if parsed.on("all") && parsed.is_set("selector") {
+        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
+    }
+    Ok(())
+}
+
+/// Runs `delete`.
+pub async fn delete(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.is_set("raw") {
+        return super::create::raw(session, http::Method::DELETE).await;
+    }
+    check(parsed)?;
     let options = options(session)?;
     let mut failed: Option<Failure> = None;
     let mut deleted = Vec::new();
     let mut found = 0;
-    if parsed.on("all") && parsed.is_set("selector") {
-        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
-    }
     let all = doomed(session).await?;
     if parsed.on("interactive") && !confirmed(&all)? {
         println!("deletion is cancelled");

@@ -258,6 +258,41 @@ fn unreadable(path: &str, error: &std::io::Error) -> Failure {
     }
 }
 
+/// The entries that a file, or the files of a directory give: `[key=]path`.
+fn from_file(source: &str, all: &mut Vec<(String, Vec<u8>)>) -> Outcome {
+    let (key, path) = match source.split_once('=') {
+        Some((key, path)) => (Some(key), path),
+        None => (None, source),
+    };
+    match key {
+        _ if path.contains('=') => {
+            return Err(Failure::new("key names or file paths cannot contain '='"));
+        }
+        Some("") => return Err(Failure::new(format!("key name for file path {path} missing"))),
+        _ => {}
+    }
+    let wrong = |e: std::io::Error| unreadable(path, &e);
+    if Path::new(path).is_dir() {
+        if key.is_some() {
+            return Err(Failure::new("cannot give a key name for a directory path"));
+        }
+        let mut files: Vec<_> = std::fs::read_dir(path)
+            .map_err(wrong)?
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.is_file())
+            .collect();
+        files.sort();
+        for file in files {
+            let key = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            all.push((key, std::fs::read(&file).map_err(wrong)?));
+        }
+        return Ok(());
+    }
+    let own = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    all.push((key.map_or(own, str::to_owned), std::fs::read(path).map_err(wrong)?));
+    Ok(())
+}
+
 /// The entries that files and literals give: text, or bytes that are none.
 fn entries(session: &Session) -> Outcome<Vec<(String, Vec<u8>)>> {
     let parsed = &session.parsed;
@@ -267,36 +302,7 @@ fn entries(session: &Session) -> Outcome<Vec<(String, Vec<u8>)>> {
     let is_secret = parsed.command.contains("secret");
     let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     for source in parsed.all("from-file") {
-        let (key, path) = match source.split_once('=') {
-            Some((key, path)) => (Some(key), path),
-            None => (None, source.as_str()),
-        };
-        match key {
-            _ if path.contains('=') => {
-                return Err(Failure::new("key names or file paths cannot contain '='"));
-            }
-            Some("") => return Err(Failure::new(format!("key name for file path {path} missing"))),
-            _ => {}
-        }
-        let wrong = |e: std::io::Error| unreadable(path, &e);
-        if Path::new(path).is_dir() {
-            if key.is_some() {
-                return Err(Failure::new("cannot give a key name for a directory path"));
-            }
-            let mut files: Vec<_> = std::fs::read_dir(path)
-                .map_err(wrong)?
-                .filter_map(|e| Some(e.ok()?.path()))
-                .filter(|p| p.is_file())
-                .collect();
-            files.sort();
-            for file in files {
-                let key = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                all.push((key, std::fs::read(&file).map_err(wrong)?));
-            }
-            continue;
-        }
-        let own = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        all.push((key.map_or(own, str::to_owned), std::fs::read(path).map_err(wrong)?));
+        from_file(&source, &mut all)?;
     }
     for literal in parsed.all("from-literal") {
         let (key, value) = literal
@@ -538,14 +544,8 @@ pub async fn cron_job(session: &Session) -> Outcome {
     generate(session, object).await
 }
 
-async fn rules(session: &Session) -> Outcome<Vec<Value>> {
-    let parsed = &session.parsed;
-    let (verbs, names, urls) = (parsed.list("verb"), parsed.list("resource-name"), parsed.list("non-resource-url"));
-    if verbs.is_empty() {
-        return Err(Failure::new("at least one verb must be specified"));
-    }
-    // All verbs are all verbs, whatever is named beside.
-    let verbs = if verbs.iter().any(|v| v == "*") { vec!["*".to_owned()] } else { verbs };
+/// Checks verbs: those of paths must be HTTP's, others are warned of.
+fn check_verbs(verbs: &[String], urls: &[String]) -> Outcome {
     if !urls.is_empty() {
         const VERBS: [&str; 8] = ["get", "post", "put", "delete", "patch", "head", "options", "*"];
         if let Some(verb) = verbs.iter().find(|v| !VERBS.contains(&v.as_str())) {
@@ -575,6 +575,18 @@ async fn rules(session: &Session) -> Outcome<Vec<Value>> {
             eprintln!("Warning: '{verb}' is not a standard resource verb");
         }
     }
+    Ok(())
+}
+
+async fn rules(session: &Session) -> Outcome<Vec<Value>> {
+    let parsed = &session.parsed;
+    let (verbs, names, urls) = (parsed.list("verb"), parsed.list("resource-name"), parsed.list("non-resource-url"));
+    if verbs.is_empty() {
+        return Err(Failure::new("at least one verb must be specified"));
+    }
+    // All verbs are all verbs, whatever is named beside.
+    let verbs = if verbs.iter().any(|v| v == "*") { vec!["*".to_owned()] } else { verbs };
+    check_verbs(&verbs, &urls)?;
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     for text in parsed.list("resource") {
         let (resource, subresource) = text.split_once('/').map_or((text.as_str(), ""), |(r, s)| (r, s));
@@ -764,6 +776,21 @@ fn backend(text: &str) -> Outcome<Value> {
     Ok(json!({"service": {"name": service, "port": port}}))
 }
 
+/// Notes that a host is served with TLS; hosts of one secret share an entry.
+fn secured(tls: &mut Vec<Value>, host: &str, secure: &str) {
+    let secret = secure.split_once('=').map(|(_, secret)| secret);
+    let same = |entry: &&mut Value| secret.is_some() && entry["secretName"].as_str() == secret;
+    if let Some(hosts) = tls.iter_mut().find(same).and_then(|entry| entry["hosts"].as_array_mut()) {
+        hosts.push(host.into());
+        return;
+    }
+    let mut entry = json!({"hosts": [host]});
+    if let Some(secret) = secret {
+        entry["secretName"] = secret.into();
+    }
+    tls.push(entry);
+}
+
 /// Runs `create ingress`.
 pub async fn ingress(session: &Session) -> Outcome {
     let parsed = &session.parsed;
@@ -796,18 +823,7 @@ pub async fn ingress(session: &Session) -> Outcome {
             }
         }
         if let Some(secure) = secure {
-            let secret = secure.split_once('=').map(|(_, secret)| secret);
-            // Hosts of one secret share an entry.
-            let same = |entry: &&mut Value| secret.is_some() && entry["secretName"].as_str() == secret;
-            if let Some(hosts) = tls.iter_mut().find(same).and_then(|entry| entry["hosts"].as_array_mut()) {
-                hosts.push(host.into());
-                continue;
-            }
-            let mut entry = json!({"hosts": [host]});
-            if let Some(secret) = secret {
-                entry["secretName"] = secret.into();
-            }
-            tls.push(entry);
+            secured(&mut tls, host, secure);
         }
     }
     if rules.is_empty() && parsed.text("default-backend").is_empty() {

@@ -128,13 +128,10 @@ pub async fn logs(session: &Session) -> Outcome {
     let mut args = parsed.args.clone();
     let mut container = parsed.text("container").to_owned();
     let by_selector = parsed.is_set("selector");
-    if args.is_empty() && !by_selector {
-        return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
-    }
     if by_selector && !args.is_empty() {
         return Err(parsed.usage("only a selector (-l) or a POD name is allowed"));
     }
-    if args.len() > 2 {
+    if (args.is_empty() && !by_selector) || args.len() > 2 {
         return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
     }
     check(parsed)?;

@@ -165,6 +165,18 @@ fn stays(session: &Session, pod: &Value) -> Option<Stay> {
     None
 }
 
+/// What is said of pods: each reason once, with the pods that it is for.
+fn grouped(all: &Reasons) -> Vec<String> {
+    let mut reasons: Vec<&str> = all.iter().map(|(why, _)| *why).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    let texts = reasons.iter().map(|reason| {
+        let pods: Vec<&str> = all.iter().filter(|(why, _)| why == reason).map(|(_, pod)| pod.as_str()).collect();
+        format!("{reason}: {}", pods.join(", "))
+    });
+    texts.collect()
+}
+
 /// Runs `drain`.
 pub async fn drain(session: &Session) -> Outcome {
     let parsed = &session.parsed;
@@ -197,17 +209,6 @@ pub async fn drain(session: &Session) -> Outcome {
                 }
             }
         }
-        let grouped = |all: &Reasons| {
-            let mut reasons: Vec<&str> = all.iter().map(|(why, _)| *why).collect();
-            reasons.sort_unstable();
-            reasons.dedup();
-            let texts = reasons.iter().map(|reason| {
-                let pods: Vec<&str> =
-                    all.iter().filter(|(why, _)| why == reason).map(|(_, pod)| pod.as_str()).collect();
-                format!("{reason}: {}", pods.join(", "))
-            });
-            texts.collect::<Vec<_>>()
-        };
         if !refused.is_empty() {
             let reasons = grouped(&refused);
             let all = match reasons.as_slice() {
