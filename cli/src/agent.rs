@@ -118,8 +118,11 @@ async fn connect(args: &AgentArgs, name: &str) -> Result<(Arc<Https>, Option<Cre
     if args.server.is_empty() {
         bail!("name a server with --server https://HOST:6443 (and --token and --ca-hash), or a --kubeconfig");
     }
-    let (Some(token), Some(hash)) = (&args.token, &args.ca_hash) else {
-        bail!("joining needs --token and --ca-hash; `keelson token create --print-join-command` prints both");
+    let token = crate::args::join_token(args.token.as_deref(), args.token_file.as_deref())?;
+    let (Some(token), Some(hash)) = (&token, &args.ca_hash) else {
+        bail!(
+            "joining needs --token (or --token-file) and --ca-hash; `keelson token create --print-join-command` prints both"
+        );
     };
     let credentials = join::join(&args.server, token, hash, name, &args.data_dir).await?;
     let tls = client_config(&credentials.ca, Identity::Certificate(&credentials.client))?;

@@ -1,8 +1,9 @@
 //! The command line: one table of flags, from which parsing, help, the config file and the environment derive.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, bail};
 use clap::{Args as Flags, Parser, Subcommand};
 
 use crate::logging::LogFormat;
@@ -125,11 +126,15 @@ pub struct ServerArgs {
     #[arg(long, env = "KEELSON_CLUSTER_INIT", conflicts_with = "join")]
     pub cluster_init: bool,
     /// Join the cluster of the server at this URL; only the first start needs it
-    #[arg(long, env = "KEELSON_JOIN", requires = "token", requires = "ca_hash", value_name = "https://HOST:6443")]
+    #[arg(long, env = "KEELSON_JOIN", requires = "join_token", requires = "ca_hash", value_name = "https://HOST:6443")]
     pub join: Option<String>,
-    /// Token to join with, from `keelson token create --server`
-    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    /// Token to join with, from `keelson token create --server`; everybody on this machine sees it among the processes, what
+    /// a file or the environment says not
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true, group = "join_token")]
     pub token: Option<String>,
+    /// File with the token to join with
+    #[arg(long, env = "KEELSON_TOKEN_FILE", group = "join_token", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Hash of the cluster's CA, from the same command
     #[arg(long, env = "KEELSON_CA_HASH", value_name = "sha256:H")]
     pub ca_hash: Option<String>,
@@ -189,6 +194,16 @@ pub struct ServerArgs {
     pub access: crate::access::AccessArgs,
 }
 
+/// The token to join with: as it was given, or what is in the file.
+pub fn join_token(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let Some(file) = file else { return Ok(given.map(str::to_owned)) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?;
+    match text.trim() {
+        "" => bail!("--token-file {}: the file is empty", file.display()),
+        token => Ok(Some(token.to_owned())),
+    }
+}
+
 /// Flags of `keelson agent`.
 #[derive(Flags, Clone, Debug)]
 pub struct AgentArgs {
@@ -198,9 +213,13 @@ pub struct AgentArgs {
     /// URL of a server; may be given several times, any that answers is used
     #[arg(long, env = "KEELSON_SERVER", value_delimiter = ',')]
     pub server: Vec<String>,
-    /// Bootstrap token to join with
+    /// Bootstrap token to join with; everybody on this machine sees it among the processes, what a file or the environment
+    /// says not
     #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// File with the bootstrap token
+    #[arg(long, env = "KEELSON_TOKEN_FILE", conflicts_with = "token", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Hash of the cluster's CA: sha256:<64 hex digits>
     #[arg(long, env = "KEELSON_CA_HASH")]
     pub ca_hash: Option<String>,

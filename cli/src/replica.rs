@@ -73,9 +73,11 @@ pub async fn identity(args: &ServerArgs, data: &DataDir) -> Result<(Identity, Ar
     let name = args.name.clone().map_or_else(hostname, Ok)?;
     let member_id = rng.random_range(1..u64::MAX);
     if let Some(url) = &args.join {
-        let (token, hash) = (args.token.as_deref().unwrap_or_default(), args.ca_hash.as_deref().unwrap_or_default());
+        let Some(token) = crate::args::join_token(args.token.as_deref(), args.token_file.as_deref())? else {
+            bail!("joining needs --token (or --token-file); `keelson token create --server` makes one");
+        };
         info!(%url, "joining");
-        let welcome = join::ask(url, token, hash).await?;
+        let welcome = join::ask(url, &token, args.ca_hash.as_deref().unwrap_or_default()).await?;
         let pki = ClusterPki::from_bundle(welcome.keys.get().as_bytes())?;
         pki.save(&directory)?;
         let identity = Identity {

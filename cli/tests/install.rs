@@ -95,3 +95,36 @@ fn bad_flags_are_refused_before_anything_is_written() {
     }
     assert!(tree(dir.path()).is_empty());
 }
+
+/// What a run on a machine of its own told, by the name of the file.
+fn told(dir: &Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(name)).unwrap_or_default()
+}
+
+#[test]
+fn a_bare_machine_is_as_it_was_after_uninstalling() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bare_host.sh");
+    let run = std::process::Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", script])
+        .arg(dir.path().join("layer"))
+        .args([Path::new(env!("CARGO_BIN_EXE_keelson")), dir.path()])
+        .output();
+    let Ok(run) = run else {
+        eprintln!("SKIPPED: unshare is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    // 1 from unshare itself, before anything is told, is that this is not root.
+    if run.status.code() == Some(77) || !dir.path().join("before").exists() {
+        eprintln!("SKIPPED: this needs root, namespaces and overlayfs: {said}");
+        return;
+    }
+    let all = || ["install.log", "server.log", "status", "uninstall.log"].map(|name| told(dir.path(), name)).join("\n");
+    assert!(run.status.success(), "{said}\n{}", all());
+    let (before, running, after) = (told(dir.path(), "before"), told(dir.path(), "running"), told(dir.path(), "after"));
+    for trace in ["f etc/keelson/server.yaml", "f var/lib/keelson/admin.kubeconfig", "eth0 10.9.9.100/24"] {
+        assert!(running.contains(trace), "{trace} is missing: {running}");
+    }
+    assert_eq!(after, before);
+}

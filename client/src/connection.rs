@@ -44,6 +44,11 @@ impl Tls {
         };
         Ok(Self { config: Arc::new(config.map_err(std::io::Error::other)?), name: name.to_owned() })
     }
+
+    /// As a configuration says, for a server with a certificate for `name`.
+    pub fn with(config: ClientConfig, name: &str) -> Self {
+        Self { config: Arc::new(config), name: name.to_owned() }
+    }
 }
 
 /// Connects to `host:port`, with TLS if `tls` is given.

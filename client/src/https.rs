@@ -11,10 +11,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::FixedServerNameResolver;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::RwLock;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 
 use crate::api::Client;
@@ -37,18 +39,21 @@ pub struct Https {
     /// Index of the server that is asked first.
     current: AtomicUsize,
     token: Option<String>,
+    /// The name that the servers' certificates must have, if it is not the host of their addresses.
+    name: Option<ServerName<'static>>,
 }
 
-fn pool(tls: rustls::ClientConfig) -> Connections {
+fn pool(tls: rustls::ClientConfig, name: Option<&ServerName<'static>>) -> Connections {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_only()
-        .enable_all_versions()
-        .wrap_connector(http);
+    let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let builder = match name {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.clone())),
+        None => builder,
+    };
+    let connector = builder.enable_all_versions().wrap_connector(http);
     Pool::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -71,11 +76,25 @@ impl Https {
     /// A transport to whichever of `servers` answers.
     pub fn to_any(servers: &[String], tls: rustls::ClientConfig, token: Option<String>) -> Self {
         Self {
-            pool: RwLock::new(pool(tls)),
+            pool: RwLock::new(pool(tls, None)),
             servers: RwLock::new(trimmed(servers)),
             current: AtomicUsize::new(0),
             token,
+            name: None,
         }
+    }
+
+    /// A transport to `server`, whose certificate must have another name than its address.
+    pub fn to_named(
+        server: &str,
+        name: &str,
+        tls: rustls::ClientConfig,
+        token: Option<String>,
+    ) -> std::io::Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+        let made = Self::to_any(&[server.to_owned()], tls.clone(), token);
+        *made.pool.write() = pool(tls, Some(&name));
+        Ok(Self { name: Some(name), ..made })
     }
 
     /// The servers, the one that is asked first at the front.
@@ -99,7 +118,7 @@ impl Https {
 
     /// Uses another identity or other roots for connections from now on.
     pub fn replace_tls(&self, tls: rustls::ClientConfig) {
-        *self.pool.write() = pool(tls);
+        *self.pool.write() = pool(tls, self.name.as_ref());
     }
 
     async fn send(

@@ -80,6 +80,17 @@ impl Config {
         }
     }
 
+    /// The name of the user that counts.
+    pub fn user_name(&self, parsed: &Parsed) -> String {
+        match parsed.text("user") {
+            "" => entry(&self.merged, "contexts", &self.context_name(parsed))
+                .and_then(|c| c["user"].as_str())
+                .unwrap_or_default()
+                .to_owned(),
+            given => given.to_owned(),
+        }
+    }
+
     /// The file that a change goes to: the one that has the entry, else the first.
     pub fn file_with(&self, list: &str, name: &str) -> PathBuf {
         let has =
@@ -162,6 +173,8 @@ pub struct Access {
     pub server: String,
     /// The default namespace.
     pub namespace: String,
+    /// The name that the server's certificate must have, if it is not its host.
+    pub server_name: Option<String>,
     /// Trust and identity.
     pub tls: rustls::ClientConfig,
     /// The bearer token.
@@ -177,7 +190,11 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
     let context = match entry(&config.merged, "contexts", &name) {
         Some(context) => context,
         None if name.is_empty() || parsed.text("context").is_empty() => &nothing,
-        None => return Err(Failure::new(format!("context \"{name}\" does not exist"))),
+        None => {
+            return Err(Failure::Plain(format!(
+                "Error in configuration: context was not found for specified context: {name}"
+            )));
+        }
     };
     // `create rolebinding --user` and `set subject --user` name subjects.
     let is_subject = parsed.command.ends_with("binding") || parsed.command.ends_with("set subject");
@@ -187,9 +204,14 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
         given => given.to_owned(),
     };
     let find = |list: &str, name: &str| match entry(&config.merged, list, name) {
-        Some(found) => Ok(found.clone()),
+        Some(found) => {
+            // Messages about what it says name it.
+            let mut found = found.clone();
+            found["name"] = name.into();
+            Ok(found)
+        }
         None if name.is_empty() => Ok(Value::Object(Map::new())),
-        None => Err(Failure::new(format!("{} \"{name}\" does not exist", &list[..list.len() - 1]))),
+        None => Err(Failure::new(format!("no server found for {} \"{name}\"", &list[..list.len() - 1]))),
     };
     let cluster = find("clusters", &chosen("cluster", "cluster"))?;
     let user = match find("users", &chosen("user", "user")) {
@@ -214,7 +236,11 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
         ("", None, None) => crate::credential::from_exec(&user)?,
         (given, ..) => Some(given.to_owned()),
     };
-    Ok(Access { server, namespace, tls, token, impersonate: impersonation(parsed, &user) })
+    let server_name = match parsed.text("tls-server-name") {
+        "" => cluster["tls-server-name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned),
+        given => Some(given.to_owned()),
+    };
+    Ok(Access { server, namespace, server_name, tls, token, impersonate: impersonation(parsed, &user) })
 }
 
 fn impersonation(parsed: &Parsed, user: &Value) -> Vec<(String, String)> {
@@ -242,7 +268,16 @@ fn pem(of: &Value, key: &str, flag: &str) -> Outcome<Option<String>> {
     }
     let path = if flag.is_empty() { of[key].as_str() } else { Some(flag) };
     let read = |path: &str| {
-        std::fs::read_to_string(path).map_err(|e| Failure::new(format!("unable to read {key} {path}: {e}")))
+        std::fs::read_to_string(path).map_err(|e| {
+            let (whose, why) = (of["name"].as_str().unwrap_or_default(), crate::failure::opening(path, &e));
+            match key.starts_with("client-") {
+                true => Failure::Plain(format!(
+                    "Error in configuration: \n* unable to read {} {path} for {whose} due to {why}",
+                    key.replace("ificate", "")
+                )),
+                false => Failure::new(format!("unable to read {key} {path} for {whose} due to {why}")),
+            }
+        })
     };
     path.filter(|p| !p.is_empty()).map(read).transpose()
 }

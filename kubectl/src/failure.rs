@@ -28,6 +28,26 @@ impl Failure {
         Self::Error(message.into())
     }
 
+    /// The server's refusal with what was done when it refused.
+    pub fn when(self, what: &str) -> Self {
+        match self {
+            Self::Server(mut status) => {
+                let message = status["message"].as_str().unwrap_or_default();
+                status["message"] = format!("{what}: {message}").into();
+                Self::Server(status)
+            }
+            other => other,
+        }
+    }
+
+    /// The server's refusal as the reason of another failure.
+    pub fn because(self, what: &str) -> Self {
+        match self {
+            Self::Server(status) => Self::Error(format!("{what}{}", status["message"].as_str().unwrap_or_default())),
+            other => other,
+        }
+    }
+
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         match self {
@@ -70,8 +90,10 @@ fn server(status: &Value) -> String {
         "Invalid" => {
             let details = &status["details"];
             let of = match details["name"].as_str().unwrap_or_default() {
-                "" if details["kind"].as_str().unwrap_or_default().is_empty() => {
-                    return match message {
+                "" if details["kind"].as_str().unwrap_or_default().is_empty()
+                    || message.starts_with(" \"\" is invalid: ") =>
+                {
+                    return match message.trim_start_matches(" \"\" is invalid: ") {
                         "" => "The request is invalid".into(),
                         message => format!("The request is invalid: {message}"),
                     };
@@ -80,7 +102,13 @@ fn server(status: &Value) -> String {
                 name => format!("The {} \"{name}\" is invalid", details["kind"].as_str().unwrap_or_default()),
             };
             let causes = details["causes"].as_array().map_or(&[][..], Vec::as_slice);
-            let lines: Vec<String> = causes.iter().map(cause).collect();
+            // What was found in several places is said once.
+            let mut lines: Vec<String> = Vec::new();
+            for line in causes.iter().map(cause) {
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
             match lines.len() {
                 0 => of,
                 1 => format!("{of}: {}", lines[0]),
@@ -94,6 +122,17 @@ fn server(status: &Value) -> String {
 fn cause(cause: &Value) -> String {
     let (field, message) = (cause["field"].as_str().unwrap_or_default(), cause["message"].as_str().unwrap_or_default());
     if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") }
+}
+
+/// Why a file cannot be opened, in Go's words.
+pub fn opening(path: &str, error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => return format!("read {path}: is a directory"),
+        _ => error.to_string(),
+    };
+    format!("open {path}: {why}")
 }
 
 impl From<std::io::Error> for Failure {
@@ -116,6 +155,7 @@ mod tests {
     #[test]
     fn refusals_read_as_kubectl_words_them() {
         let one = json!({"field": "spec.replicas", "message": "must be 1"});
+        let two = json!({"field": "spec.x", "message": "must not"});
         for (status, expected) in [
             (
                 json!({"reason": "NotFound", "message": "pods \"x\" not found"}),
@@ -127,8 +167,8 @@ mod tests {
                 "The Pod \"x\" is invalid: spec.replicas: must be 1",
             ),
             (
-                json!({"reason": "Invalid", "details": {"kind": "Pod", "name": "x", "causes": [one, one]}}),
-                "The Pod \"x\" is invalid: \n* spec.replicas: must be 1\n* spec.replicas: must be 1",
+                json!({"reason": "Invalid", "details": {"kind": "Pod", "name": "x", "causes": [one, one, two]}}),
+                "The Pod \"x\" is invalid: \n* spec.replicas: must be 1\n* spec.x: must not",
             ),
         ] {
             assert_eq!(Failure::Server(status).to_string(), expected);

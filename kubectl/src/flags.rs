@@ -1,6 +1,7 @@
 //! The flags of a command line: parsed as pflag does, from tables from which help derives.
 
 use std::collections::BTreeMap;
+use std::num::IntErrorKind;
 
 use crate::failure::{Failure, Outcome};
 
@@ -15,6 +16,19 @@ pub enum Takes {
     Optional(&'static str),
 }
 
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// A whole number.
+    Number,
+    /// A duration.
+    Duration,
+    /// A value that may be given several times.
+    List,
+}
+
 /// One flag.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
@@ -24,20 +38,45 @@ pub struct Flag {
     pub short: Option<char>,
     /// What it takes.
     pub takes: Takes,
+    /// What its value must look like.
+    pub form: Form,
     /// What it is when it is not given.
     pub default: &'static str,
     /// What help says.
     pub help: &'static str,
 }
 
-/// A flag with a value.
+/// A flag with a value. A default that is a number or a duration says that values are.
 pub const fn text(name: &'static str, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, short: None, takes: Takes::Text, default, help }
+    Flag { name, short: None, takes: Takes::Text, form: form_of(default.as_bytes()), default, help }
+}
+
+/// A flag that may be given several times.
+pub const fn repeated(name: &'static str, help: &'static str) -> Flag {
+    Flag { name, short: None, takes: Takes::Text, form: Form::List, default: "", help }
 }
 
 /// A flag that is given or not.
 pub const fn switch(name: &'static str, help: &'static str) -> Flag {
-    Flag { name, short: None, takes: Takes::Bool, default: "false", help }
+    Flag { name, short: None, takes: Takes::Bool, form: Form::Text, default: "false", help }
+}
+
+const fn form_of(default: &[u8]) -> Form {
+    match default {
+        [b'-', b'1'] => Form::Number,
+        [b'0'..=b'9', .., b's'] => Form::Duration,
+        [b'0'..=b'9', rest @ ..] => {
+            let mut at = 0;
+            while at < rest.len() {
+                if !rest[at].is_ascii_digit() {
+                    return Form::Text;
+                }
+                at += 1;
+            }
+            Form::Number
+        }
+        _ => Form::Text,
+    }
 }
 
 impl Flag {
@@ -50,6 +89,12 @@ impl Flag {
     /// With another default.
     pub const fn or(mut self, default: &'static str) -> Self {
         self.default = default;
+        self
+    }
+
+    /// With values that may be any text.
+    pub const fn plain(mut self) -> Self {
+        self.form = Form::Text;
         self
     }
 
@@ -79,7 +124,8 @@ impl Parsed {
         let flags: Vec<Flag> = tables.iter().flat_map(|table| table.iter().copied()).collect();
         let mut parsed = Self { command: command.to_owned(), ..Self::default() };
         for flag in &flags {
-            parsed.defaults.insert(flag.name, flag.default);
+            // A command's own flags come before those of every command, and hide them.
+            parsed.defaults.entry(flag.name).or_insert(flag.default);
         }
         let wrong = |what: String| Failure::Error(format!("{what}\nSee '{command} --help' for usage."));
         let mut rest = args.iter();
@@ -152,6 +198,14 @@ impl Parsed {
             let why = format!("strconv.ParseBool: parsing {value:?}: invalid syntax");
             return Err(wrong(format!("invalid argument {value:?} for {shown:?} flag: {why}")));
         }
+        let why = match flag.form {
+            Form::Number => number_error(&value),
+            Form::Duration => duration_error(&value),
+            Form::Text | Form::List => None,
+        };
+        if let Some(why) = why {
+            return Err(wrong(format!("invalid argument {value:?} for {shown:?} flag: {why}")));
+        }
         self.values.entry(flag.name).or_default().push(value);
         Ok(())
     }
@@ -221,6 +275,28 @@ fn bool_of(text: &str) -> Option<bool> {
     }
 }
 
+fn number_error(text: &str) -> Option<String> {
+    let why = match text.parse::<i64>() {
+        Ok(_) => return None,
+        Err(error) if matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => {
+            "value out of range"
+        }
+        Err(_) => "invalid syntax",
+    };
+    Some(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+}
+
+fn duration_error(text: &str) -> Option<String> {
+    if duration(text.strip_prefix('-').unwrap_or(text)).is_some() {
+        return None;
+    }
+    let has_unit = text.chars().any(|c| !c.is_ascii_digit() && !matches!(c, '.' | '-' | '+'));
+    Some(match has_unit || text.is_empty() {
+        true => format!("time: invalid duration {text:?}"),
+        false => format!("time: missing unit in duration {text:?}"),
+    })
+}
+
 /// A duration as Go writes it.
 pub fn duration(text: &str) -> Option<std::time::Duration> {
     if text == "0" {
@@ -251,10 +327,10 @@ pub fn help(tables: &[&[Flag]]) -> String {
     flags.sort_by_key(|f| f.name);
     let line = |flag: &&Flag| {
         let short = flag.short.map_or("    ".into(), |s| format!("-{s}, "));
-        let default = match (flag.takes, flag.default) {
-            (Takes::Bool, default) => default.to_owned(),
-            (_, default) if default.parse::<i64>().is_ok() || duration(default).is_some() => default.to_owned(),
-            (_, default) => format!("'{default}'"),
+        let default = match (flag.form, flag.takes) {
+            (Form::List, _) => format!("[{}]", flag.default),
+            (_, Takes::Bool) | (Form::Number | Form::Duration, _) => flag.default.to_owned(),
+            (Form::Text, _) => format!("'{}'", flag.default),
         };
         format!("    {short}--{}={default}:\n\t{}\n\n", flag.name, flag.help)
     };

@@ -105,8 +105,10 @@ fn parts(text: &str) -> (String, Option<String>, Option<String>) {
     let Some((name, rest)) = text.split_once('.') else { return (text.to_owned(), None, None) };
     let is_version = |t: &str| t.starts_with('v') && t[1..].starts_with(|c: char| c.is_ascii_digit());
     match rest.split_once('.') {
+        // `pods.v1.` names the core group, `pods.v1` a group called v1.
+        Some((version, "")) if is_version(version) => (name.into(), Some(version.into()), Some(String::new())),
         Some((version, group)) if is_version(version) => (name.into(), Some(version.into()), Some(group.into())),
-        None if is_version(rest) => (name.into(), Some(rest.into()), Some(String::new())),
+        None if is_version(rest) => (name.into(), Some(rest.into()), Some(rest.into())),
         _ => (name.into(), None, Some(rest.into())),
     }
 }
@@ -174,7 +176,15 @@ pub async fn resolve(session: &Session, text: &str) -> Outcome<Kind> {
         return Ok(kind);
     }
     let kinds = discover(session).await?;
-    find(&kinds, text).ok_or_else(|| Failure::new(format!("the server doesn't have a resource type {text:?}")))
+    let missing = || {
+        let name = match parts(text) {
+            // Without a group that is known the version is one, which the message leaves out too.
+            (name, Some(_), _) => name,
+            _ => text.to_owned(),
+        };
+        Failure::new(format!("the server doesn't have a resource type {name:?}"))
+    };
+    find(&kinds, text).ok_or_else(missing)
 }
 
 /// The kinds of a category, such as `all`; empty if there is no such category.

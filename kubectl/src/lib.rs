@@ -9,6 +9,7 @@ mod credential;
 mod describe;
 mod failure;
 mod flags;
+mod help;
 mod kinds;
 mod kustomize;
 mod objects;
@@ -18,7 +19,7 @@ mod socket;
 mod value;
 mod why;
 
-use commands::{COMMANDS, Command};
+use commands::COMMANDS;
 use failure::{Failure, Outcome};
 use flags::Parsed;
 use session::{GLOBAL, Session};
@@ -53,53 +54,86 @@ async fn dispatch(args: &[String]) -> Outcome {
         at += if takes_next { 2 } else { 1 };
     }
     let at = at.min(args.len());
-    let (before, rest) = args.split_at(at);
-    let words: Vec<&str> = rest.iter().map(String::as_str).take_while(|w| !w.starts_with('-')).collect();
-    let fits = |command: &&Command| words.starts_with(&command.path.split(' ').collect::<Vec<_>>());
-    let Some(command) = COMMANDS.iter().filter(fits).max_by_key(|c| c.path.len()) else {
-        return without_command(&words, rest);
+    let known = |arg: &&String| {
+        let name = arg.trim_start_matches('-').split('=').next().unwrap_or_default();
+        GLOBAL.iter().any(|f| f.name == name || f.short.is_some_and(|s| name.starts_with(s)))
     };
-    let length = command.path.split(' ').count();
+    if at == args.len()
+        && let Some(flag) = args.iter().filter(|a| a.starts_with('-')).find(|a| !known(a))
+    {
+        return Err(Failure::Error(format!("unknown flag: {flag}\nSee 'kubectl --help' for usage.")));
+    }
+    let preferences = commands::kuberc::preferences()?;
+    let (before, rest) = args.split_at(at);
+    let rest = commands::kuberc::expanded(&preferences, rest.to_vec());
+    let typed: Vec<&str> = rest.iter().map(String::as_str).take_while(|w| !w.starts_with('-')).collect();
+    let words = help::canonical(&typed);
+    // An alias may have another number of words than what it stands for.
+    let shift = typed.len().abs_diff(words.len());
+    let fits = |path: &str| words.starts_with(&path.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let command = COMMANDS.iter().filter(|c| fits(c.path)).max_by_key(|c| c.path.len());
+    let group = help::GROUPS.iter().filter(|g| fits(g.path)).max_by_key(|g| g.path.len());
+    let command = match (command, group) {
+        (Some(command), Some(group)) if group.path.len() > command.path.len() => {
+            return under(group, &words);
+        }
+        (None, Some(group)) => return under(group, &words),
+        (None, None) => return without_command(&words, &rest),
+        (Some(command), _) => command,
+    };
+    let length = command.path.split(' ').count() - shift;
     let asks = |a: &String| a == "--help" || a == "-h";
     let own: Vec<String> = before.iter().chain(&rest[length..]).cloned().collect();
     if own.iter().take_while(|a| *a != "--").any(asks) {
-        print!("{}", command.help());
+        print!("{}", help::of_command(command));
         return Ok(());
     }
+    let own = commands::kuberc::defaulted(&preferences, command.path, own);
     let tables: Vec<&[flags::Flag]> = command.flags.iter().copied().chain([GLOBAL]).collect();
     let parsed = Parsed::of(&format!("kubectl {}", command.path), &own, &tables, command.interspersed)?;
     let session = Session::open(parsed)?;
     (command.run)(&session).await
 }
 
-/// Commands of kubectl that are not here yet.
-const NOT_YET: &[&str] = &["alpha"];
+/// A group says what is under it, or that a word is nothing of that.
+fn under(group: &help::Group, words: &[String]) -> Outcome {
+    // `certificate` is the one group that does not mind.
+    match words.get(group.path.split(' ').count()).filter(|_| group.path != "certificate") {
+        Some(word) => Err(Failure::Error(format!(
+            "unknown command {word:?}\nSee 'kubectl {} -h' for help and examples",
+            group.path
+        ))),
+        None => {
+            print!("{}", help::of_group(group));
+            Ok(())
+        }
+    }
+}
 
-fn without_command(words: &[&str], rest: &[String]) -> Outcome {
-    let group: Vec<&Command> = match words.first() {
-        Some(word) => COMMANDS.iter().filter(|c| c.path.split(' ').next() == Some(word)).collect(),
-        None => COMMANDS.iter().collect(),
-    };
-    if group.is_empty() {
+fn without_command(words: &[String], rest: &[String]) -> Outcome {
+    // `help get` is `get --help`.
+    if let Some((first, topic)) = words.split_first()
+        && first == "help"
+        && !topic.is_empty()
+    {
+        let fits = |path: &str| topic.starts_with(&path.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let command = COMMANDS.iter().filter(|c| fits(c.path)).max_by_key(|c| c.path.len()).map(help::of_command);
+        let group = help::GROUPS.iter().find(|g| fits(g.path)).map(help::of_group);
+        match group.or(command) {
+            Some(text) => print!("{text}"),
+            None => println!("Unknown help topic [`{}`]\n\n{}", topic.join("` `"), help::overview()),
+        }
+        return Ok(());
+    }
+    if let Some(word) = words.first().filter(|word| *word != "help") {
         if let Some(done) = commands::plugin::run(rest) {
             return done;
         }
-        let word = words.first().copied().unwrap_or_default();
-        if NOT_YET.contains(&word) {
-            return Err(Failure::new(format!("{word} is not supported yet: use upstream's kubectl for it")));
-        }
-        return Err(Failure::Error(format!("unknown command {word:?} for \"kubectl\"")));
+        return Err(help::unknown(word));
     }
-    if let [_, unknown, ..] = words {
-        return Err(Failure::Error(format!("unknown command {unknown:?} for \"kubectl {}\"", words[0])));
+    if let Some(flag) = rest.iter().find(|a| a.starts_with('-') && !matches!(a.as_str(), "-h" | "--help")) {
+        return Err(Failure::Error(format!("unknown flag: {flag}\nSee 'kubectl --help' for usage.")));
     }
-    if rest.iter().any(|a| a.starts_with('-') && !matches!(a.as_str(), "-h" | "--help")) {
-        return Err(Failure::Error(format!("unknown flag: {}", rest[0])));
-    }
-    println!("Commands:");
-    for command in group {
-        println!("  {:<28}{}", command.path, command.about);
-    }
-    println!("\nUse \"kubectl <command> --help\" for more information about a given command.");
+    print!("{}", help::overview());
     Ok(())
 }

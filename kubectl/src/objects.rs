@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 use crate::kinds::{self, Kind};
 use crate::session::{Session, encode};
 
 /// Flags that name files.
 pub const FILES: &[Flag] = &[
-    text("filename", "", "Filename, directory, or URL to files.").short('f'),
+    repeated("filename", "Filename, directory, or URL to files.").short('f'),
     text("kustomize", "", "Process the kustomization directory.").short('k'),
     switch("recursive", "Process the directory used in -f, --filename recursively.").short('R'),
 ];
@@ -40,8 +40,12 @@ pub async fn targets(session: &Session, args: &[String]) -> Outcome<Vec<Target>>
     let slashes = args.iter().filter(|a| a.contains('/')).count();
     if slashes == 0 {
         let mut targets = Vec::new();
+        let named = args.len() > 1;
         for name in first.split(',') {
             let category = kinds::category(session, name).await.unwrap_or_default();
+            if category.len() > 1 && named {
+                return Err(Failure::new("you must specify only one resource"));
+            }
             let found = if category.is_empty() { vec![kinds::resolve(session, name).await?] } else { category };
             targets.extend(found.into_iter().map(|kind| Target { kind, names: args[1..].to_vec() }));
         }
@@ -56,8 +60,11 @@ pub async fn targets(session: &Session, args: &[String]) -> Outcome<Vec<Target>>
                  resource/<resource_name>'",
             ));
         };
-        if name.is_empty() || name.contains('/') {
+        if name.contains('/') {
             return Err(Failure::new("arguments in resource/name form may not have more than one slash"));
+        }
+        if name.is_empty() || kind.is_empty() {
+            return Err(Failure::new("arguments in resource/name form must have a single resource and name"));
         }
         let kind = kinds::resolve(session, kind).await?;
         match targets.last_mut().filter(|t| t.kind == kind) {
@@ -77,8 +84,17 @@ pub async fn one(session: &Session, args: &[String]) -> Outcome<(Kind, String)> 
     }
 }
 
+/// Reads the objects that targets, selectors and files name; a kind without names is all of its objects.
+pub async fn all_of(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    collect(session, args, true).await
+}
+
 /// Reads the objects that targets, selectors and files name.
 pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    collect(session, args, false).await
+}
+
+async fn collect(session: &Session, args: &[String], unnamed: bool) -> Outcome<Vec<(Kind, Value)>> {
     let parsed = &session.parsed;
     let mut objects = Vec::new();
     for object in from_files(session).await? {
@@ -92,13 +108,16 @@ pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Valu
     }
     let namespace = session.namespace()?;
     for target in targets(session, args).await? {
+        if !target.names.is_empty() && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
+            return Err(Failure::new("name cannot be provided when a selector is specified"));
+        }
         for name in &target.names {
             let object = session.get(&target.kind.object(&namespace, &encode(name))).await?;
             objects.push((target.kind.clone(), object));
         }
         if target.names.is_empty() {
             let selected = parsed.is_set("selector") || parsed.is_set("field-selector") || parsed.on("all");
-            if !selected && !parsed.on("all-namespaces") {
+            if !selected && !unnamed {
                 return Err(Failure::new("resource(s) were provided, but no name was specified"));
             }
             let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
@@ -130,20 +149,58 @@ pub fn place(session: &Session, object: &Value) -> Outcome<(String, String)> {
 
 /// The objects in the files that `-f` names; Lists are taken apart.
 pub async fn from_files(session: &Session) -> Outcome<Vec<Value>> {
+    Ok(from_sources(session).await?.into_iter().map(|(_, object)| object).collect())
+}
+
+/// Says of an object's kind that is not known where the object is from.
+pub fn unmapped(source: &str, object: &Value, error: Failure) -> Failure {
+    let text = |key: &str| crate::value::quoted(object["metadata"][key].as_str().unwrap_or_default());
+    match error {
+        Failure::Error(why) if why.starts_with("no matches for kind") => Failure::Error(format!(
+            "resource mapping not found for name: {} namespace: {} from {}: {why}",
+            text("name"),
+            text("namespace"),
+            crate::value::quoted(source)
+        )),
+        other => other,
+    }
+}
+
+/// The objects in the files that `-f` names, each with the file that it is from.
+pub async fn from_sources(session: &Session) -> Outcome<Vec<(String, Value)>> {
     let parsed = &session.parsed;
+    // What `set serviceaccount` sets looks like an object's name, and `replace` looks at no arguments.
+    let sets_name = parsed.command.ends_with("set serviceaccount") || parsed.command.ends_with(" replace");
+    if (parsed.is_set("kustomize") || parsed.is_set("filename"))
+        && !sets_name
+        && parsed.args.iter().any(|a| !is_change(a))
+    {
+        return Err(Failure::new(
+            "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well",
+        ));
+    }
     if parsed.is_set("kustomize") && parsed.is_set("filename") {
         return Err(Failure::new("only one of -f or -k can be specified"));
     }
     if parsed.is_set("kustomize") {
-        return crate::kustomize::build(parsed.text("kustomize"));
+        let directory = parsed.text("kustomize");
+        let built = crate::kustomize::build(directory)?;
+        return Ok(built.into_iter().map(|object| (directory.to_owned(), object)).collect());
     }
-    let mut objects = Vec::new();
+    let mut found = Vec::new();
     for name in parsed.list("filename") {
         for (source, text) in sources(parsed, &name)? {
+            let mut objects = Vec::new();
             documents(&source, &text, &mut objects)?;
+            found.extend(objects.into_iter().map(|object| (source.clone(), object)));
         }
     }
-    Ok(objects)
+    Ok(found)
+}
+
+/// Whether an argument says what to change rather than what to change it of: `key=value` and `key-`.
+fn is_change(argument: &str) -> bool {
+    argument.contains('=') || argument.ends_with('-')
 }
 
 fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
@@ -209,7 +266,9 @@ pub fn documents(source: &str, text: &str, objects: &mut Vec<Value>) -> Outcome 
         return Ok(());
     }
     for document in split(text) {
-        let value = keelson_machinery::decode::yaml(document.as_bytes()).map_err(wrong)?.value;
+        let value = keelson_machinery::decode::yaml(document.as_bytes())
+            .map_err(|why| wrong(format!("error converting YAML to JSON: {why}")))?
+            .value;
         if !value.is_null() {
             add(source, value, objects)?;
         }
@@ -235,10 +294,14 @@ fn split(text: &str) -> Vec<String> {
 fn add(source: &str, value: Value, objects: &mut Vec<Value>) -> Outcome {
     let kind = value["kind"].as_str().unwrap_or_default();
     if kind.is_empty() {
-        return Err(Failure::new(format!("unable to decode {source:?}: Object 'Kind' is missing in '{value}'")));
+        return Err(Failure::new(format!(
+            "error validating {source:?}: error validating data: kind not set; if you choose to ignore these errors, turn validation off with --validate=false"
+        )));
     }
     if value["apiVersion"].as_str().unwrap_or_default().is_empty() {
-        return Err(Failure::new(format!("error validating {source:?}: error validating data: apiVersion not set")));
+        return Err(Failure::new(format!(
+            "error validating {source:?}: error validating data: apiVersion not set; if you choose to ignore these errors, turn validation off with --validate=false"
+        )));
     }
     match (kind.ends_with("List"), value["items"].as_array()) {
         (true, Some(items)) => items.iter().cloned().try_for_each(|item| add(source, item, objects)),
@@ -261,7 +324,7 @@ mod tests {
         assert_eq!(objects.iter().map(|o| o["kind"].as_str().unwrap()).collect::<Vec<_>>(), ["A", "B"]);
         documents("x", "{\"apiVersion\":\"v1\",\"kind\":\"C\"}", &mut objects).unwrap();
         assert_eq!(objects[2]["kind"], "C");
-        assert!(documents("x", "a: b\n", &mut objects).unwrap_err().to_string().contains("Object 'Kind' is missing"));
+        assert!(documents("x", "a: b\n", &mut objects).unwrap_err().to_string().contains("kind not set"));
         assert!(documents("x", "a: [\n", &mut objects).unwrap_err().to_string().contains("error parsing x"));
     }
 }

@@ -1,6 +1,7 @@
 //! One command's way to the server: whom it asks, as whom, and what comes back.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -11,14 +12,13 @@ use serde_json::Value;
 
 use crate::config::{Access, Config, access};
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 
 /// Flags of every command.
 pub const GLOBAL: &[Flag] = &[
     text("as", "", "Username to impersonate for the operation."),
-    text(
+    repeated(
         "as-group",
-        "",
         "Group to impersonate for the operation, this flag can be repeated to specify multiple groups.",
     ),
     text("as-uid", "", "UID to impersonate for the operation."),
@@ -31,14 +31,20 @@ pub const GLOBAL: &[Flag] = &[
     switch("disable-compression", "Taken for compatibility; responses are not compressed."),
     switch("insecure-skip-tls-verify", "If true, the server's certificate will not be checked for validity."),
     text("kubeconfig", "", "Path to the kubeconfig file to use for CLI requests."),
+    text("log-flush-frequency", "5s", "Taken for compatibility: what is logged is written at once."),
     switch("match-server-version", "Require server version to match client version"),
     text("namespace", "", "If present, the namespace scope for this CLI request").short('n'),
-    text("request-timeout", "0", "The length of time to wait before giving up on a single server request."),
+    text("password", "", "Password for basic authentication to the API server"),
+    text("profile", "none", "Taken for compatibility: only none is known."),
+    text("profile-output", "profile.pprof", "Taken for compatibility: no profile is written."),
+    text("request-timeout", "0", "The length of time to wait before giving up on a single server request.").plain(),
     text("server", "", "The address and port of the Kubernetes API server").short('s'),
     text("tls-server-name", "", "Server name to use for server certificate validation."),
     text("token", "", "Bearer token for authentication to the API server"),
     text("user", "", "The name of the kubeconfig user to use"),
+    text("username", "", "Username for basic authentication to the API server"),
     text("v", "0", "number for the log level verbosity").short('v'),
+    text("vmodule", "", "Taken for compatibility: verbosity is the same everywhere."),
     switch("warnings-as-errors", "Treat warnings received from the server as errors"),
 ];
 
@@ -58,10 +64,9 @@ const JSON: &str = "application/json";
 impl Session {
     /// Reads the kubeconfig; nothing is connected yet.
     pub fn open(parsed: Parsed) -> Outcome<Self> {
-        for refused in ["tls-server-name"] {
-            if parsed.is_set(refused) {
-                return Err(Failure::new(format!("--{refused} is not supported yet")));
-            }
+        // `debug` has profiles of another kind.
+        if !matches!(parsed.text("profile"), "none" | "") && parsed.command != "kubectl debug" {
+            return Err(Failure::new(format!("unknown profile '{}'", parsed.text("profile"))));
         }
         let config = Config::load(&parsed)?;
         Ok(Self { parsed, config, access: OnceLock::new(), transport: OnceLock::new() })
@@ -96,8 +101,24 @@ impl Session {
             return Ok(transport);
         }
         let access = self.access()?;
-        let made = Https::new(&access.server, access.tls.clone(), access.token.clone());
+        let (tls, token) = (access.tls.clone(), access.token.clone());
+        let made = match &access.server_name {
+            Some(name) => Https::to_named(&access.server, name, tls, token)?,
+            None => Https::new(&access.server, tls, token),
+        };
         Ok(self.transport.get_or_init(|| made))
+    }
+
+    /// How long a request may take; zero for ever. A number alone is seconds.
+    pub fn request_timeout(&self) -> Outcome<Duration> {
+        let text = self.parsed.text("request-timeout");
+        let seconds = text.parse::<u64>().ok().map(Duration::from_secs);
+        seconds.or_else(|| crate::flags::duration(text)).ok_or_else(|| {
+            Failure::new(
+                "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a \
+                 corresponding time unit (e.g. 1s | 2m | 3h)",
+            )
+        })
     }
 
     /// Sends a request; whatever is not a success is a failure.
@@ -109,13 +130,19 @@ impl Session {
         content_type: Option<&str>,
         body: Bytes,
     ) -> Outcome<http::Response<Body>> {
-        let timeout = self.parsed.duration("request-timeout")?;
+        let timeout = self.request_timeout()?;
         let mut path = path.to_owned();
         if !timeout.is_zero() {
             path += if path.contains('?') { "&" } else { "?" };
             path += &format!("timeout={}s", timeout.as_secs().max(1));
         }
         let access = self.access()?;
+        if access.impersonate.first().is_some_and(|(name, _)| name != "Impersonate-User") {
+            let user = self.config.user_name(&self.parsed);
+            return Err(Failure::new(format!(
+                "requesting uid, groups or user-extra for {user} without impersonating a user"
+            )));
+        }
         let mut request = http::Request::builder()
             .method(&method)
             .uri(&path)
@@ -145,8 +172,8 @@ impl Session {
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await?.to_bytes();
         let mut status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if !status.is_object() {
-            status = serde_json::json!({"message": String::from_utf8_lossy(&bytes).trim()});
+        if status["kind"] != "Status" {
+            status = without_status(code, String::from_utf8_lossy(&bytes).trim());
         }
         status["code"] = code.into();
         Err(Failure::Server(status))
@@ -218,6 +245,35 @@ impl Session {
     pub async fn delete(&self, path: &str, options: &Value) -> Outcome<Value> {
         self.call(Method::DELETE, path, JSON, Some(JSON), options.to_string().into()).await
     }
+}
+
+/// The refusal of a server that sent no Status, by its code.
+fn without_status(code: u16, body: &str) -> Value {
+    let (reason, message) = match code {
+        401 => ("Unauthorized", "the server has asked for the client to provide credentials".to_owned()),
+        403 => ("Forbidden", body.to_owned()),
+        404 => ("NotFound", "the server could not find the requested resource".into()),
+        405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource".into()),
+        406 => {
+            ("NotAcceptable", "the server was unable to respond with a content type that the client supports".into())
+        }
+        409 => ("Conflict", "the server reported a conflict".into()),
+        429 => {
+            ("TooManyRequests", "the server has received too many requests and has asked us to try again later".into())
+        }
+        500..=502 => {
+            let said = crate::value::quoted(body);
+            ("InternalError", format!("an error on the server ({said}) has prevented the request from succeeding"))
+        }
+        503 => ("ServiceUnavailable", "the server is currently unable to handle the request".into()),
+        504 => (
+            "Timeout",
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+                .into(),
+        ),
+        _ => ("", body.to_owned()),
+    };
+    serde_json::json!({"reason": reason, "message": message})
 }
 
 fn unreachable(server: &str, error: &std::io::Error) -> Failure {

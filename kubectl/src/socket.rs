@@ -1,7 +1,5 @@
 //! Streams over WebSocket: several channels on one connection, as Kubernetes' remote commands use them.
 
-use std::sync::Arc;
-
 use futures::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -38,7 +36,8 @@ pub async fn dial(session: &Session) -> Outcome<(Box<dyn connection::Stream>, St
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let mut tls = access.tls.clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let stream = connection::connect(&host, port, secure.then(|| Arc::new(tls))).await?;
+    let tls = secure.then(|| connection::Tls::with(tls, access.server_name.as_deref().unwrap_or(&host)));
+    let stream = connection::connect_as(&host, port, tls.as_ref()).await?;
     let authority = uri.authority().map_or_else(|| host.clone(), |a| a.to_string());
     Ok((stream, authority, secure))
 }

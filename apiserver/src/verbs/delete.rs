@@ -92,8 +92,14 @@ impl ApiServer {
     async fn delete_one(&self, call: &Call<'_>, request: &ResourceRequest, options: &Value) -> Result<Outcome, Status> {
         let (def, dry_run) = (request.def, deletion::is_dry_run(options));
         deletion::allowed(def, &request.name)?;
+        // The object as this deletion marked it: whoever watches may remove it before this does.
+        let mut marked: Option<Value> = None;
         for _ in 0..DELETE_ATTEMPTS {
-            let Some((old, revision)) = self.current(request)? else {
+            let current = self.current(request)?;
+            if let Some(mine) = marked.take_if(|mine| !is_same(current.as_ref().map(|(now, _)| now), mine)) {
+                return Ok(Outcome::Gone(mine));
+            }
+            let Some((old, revision)) = current else {
                 return Err(Status::not_found(def.group, def.plural, &request.name));
             };
             deletion::preconditions(def, options, &old)?;
@@ -120,7 +126,7 @@ impl ApiServer {
                     Plan::Remove => Outcome::Gone(old),
                 });
             }
-            match self.carry_out(call, request, plan, old, revision).await {
+            match self.carry_out(call, request, plan, (old, revision), &mut marked).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(WriteError::Changed) => {}
                 Err(WriteError::Status(status)) => return Err(status),
@@ -129,14 +135,14 @@ impl ApiServer {
         Err(Status::modified(def.group, def.plural, &request.name))
     }
 
-    /// Writes what was decided, if the object is still as it was read.
+    /// Writes what was decided, if the object is still as it was read. What is written before the removal goes into `mark`.
     async fn carry_out(
         &self,
         call: &Call<'_>,
         request: &ResourceRequest,
         plan: Plan,
-        old: Value,
-        revision: i64,
+        (old, revision): (Value, i64),
+        mark: &mut Option<Value>,
     ) -> Result<Outcome, WriteError> {
         let def = request.def;
         let marked = match plan {
@@ -153,9 +159,15 @@ impl ApiServer {
         if matches!(plan, Plan::Mark(_)) {
             return Ok(Outcome::Waiting(marked));
         }
+        *mark = Some(marked.clone());
         let now = self.objects.delete(def, &marked, now, call.fence, services::release(def, &marked)).await?;
         Ok(Outcome::Gone(at_revision(marked, now)))
     }
+}
+
+/// Whether what is there now is the object that was marked, and not another of its name.
+fn is_same(now: Option<&Value>, marked: &Value) -> bool {
+    now.is_some_and(|now| now["metadata"]["uid"] == marked["metadata"]["uid"])
 }
 
 fn at_revision(mut object: Value, revision: i64) -> Value {

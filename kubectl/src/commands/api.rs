@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, help, switch, text};
+use crate::flags::{Flag, help, repeated, switch, text};
 use crate::kinds::discover;
 use crate::output::{json, table};
 use crate::session::{GLOBAL, Session};
@@ -12,7 +12,7 @@ use crate::session::{GLOBAL, Session};
 pub const RESOURCES: &[&[Flag]] = &[&[
     text("api-group", "", "Limit to resources in the specified API group."),
     switch("cached", "Use the cached list of resources if available."),
-    text("categories", "", "Limit to resources that belong to the specified categories."),
+    repeated("categories", "Limit to resources that belong to the specified categories."),
     switch(
         "namespaced",
         "If false, non-namespaced resources will be returned, otherwise returning namespaced resources by default.",
@@ -21,7 +21,7 @@ pub const RESOURCES: &[&[Flag]] = &[&[
     switch("no-headers", "When using the default or custom-column output format, don't print headers."),
     text("output", "", "Output format. One of: (wide, name).").short('o'),
     text("sort-by", "", "If non-empty, sort list of resources using specified field. One of (name, kind)."),
-    text("verbs", "", "Limit to resources that support the specified verbs."),
+    repeated("verbs", "Limit to resources that support the specified verbs."),
 ]];
 /// Flags of `version`.
 pub const VERSION: &[&[Flag]] = &[&[
@@ -29,7 +29,7 @@ pub const VERSION: &[&[Flag]] = &[&[
     text("output", "", "One of 'yaml' or 'json'.").short('o'),
 ]];
 /// The version of kubectl whose behaviour this is.
-const CLIENT: &str = "v1.36.2";
+pub const CLIENT: &str = "v1.36.2";
 
 fn no_arguments(session: &Session) -> Outcome {
     match session.parsed.args.as_slice() {
@@ -111,9 +111,6 @@ pub async fn versions(session: &Session) -> Outcome {
 /// Runs `cluster-info`.
 pub async fn cluster_info(session: &Session) -> Outcome {
     use std::io::IsTerminal;
-    if let Some(word) = session.parsed.args.first() {
-        return Err(Failure::new(format!("unknown command {word:?} for \"kubectl cluster-info\"")));
-    }
     let services = session
         .get("/api/v1/namespaces/kube-system/services?labelSelector=kubernetes.io%2Fcluster-service%3Dtrue")
         .await?;

@@ -11,7 +11,7 @@ use crate::session::{Session, encode};
 use crate::value::Read;
 
 use super::change::{in_editor, named, path_of};
-use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
+use super::create::{LAST_APPLIED, LINE_ENDINGS, WRITE, is_client_dry_run, manager, save_config, write_query};
 
 /// Flags of `view-last-applied`.
 pub const VIEW: &[&[Flag]] =
@@ -19,8 +19,8 @@ pub const VIEW: &[&[Flag]] =
 /// Flags of `set-last-applied`.
 pub const SET: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
     &[
+        FILES[0],
         WRITE[0],
         switch(
             "create-annotation",
@@ -29,7 +29,7 @@ pub const SET: &[&[Flag]] = &[
     ],
 ];
 /// Flags of `edit-last-applied`.
-pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[WRITE[1]]];
+pub const EDIT: &[&[Flag]] = &[output::FLAGS, FILES, &[manager("kubectl-client-side-apply"), WRITE[2], LINE_ENDINGS]];
 
 fn kept(object: &Value) -> Outcome<Value> {
     let text = object["metadata"]["annotations"][LAST_APPLIED].as_str();
@@ -50,7 +50,7 @@ pub async fn view(session: &Session) -> Outcome {
     for (_, object) in named(session, &session.parsed.args).await? {
         let kept = kept(&object)?;
         match form {
-            "json" => println!("{}", output::json::pretty(&kept)),
+            "json" => println!("{}", serde_json::to_string_pretty(&kept).map_err(|e| Failure::new(e.to_string()))?),
             _ => print!("{}", keelson_machinery::yaml::write(&kept)?),
         }
     }
@@ -61,7 +61,7 @@ pub async fn view(session: &Session) -> Outcome {
 pub async fn set(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     if !parsed.is_set("filename") {
-        return Err(Failure::new("must specify one of -f and -k"));
+        return Err(super::change::nothing_named());
     }
     for mut object in from_files(session).await? {
         let kind = kinds::of_object(session, &object).await?;

@@ -4,20 +4,23 @@ use keelson_machinery::schema::{Definition, Field, PatchStrategy, Type, definiti
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
-use crate::objects::{FILES, from_files, place};
-use crate::output::{self, changed};
+use crate::objects::{FILES, from_sources, place, unmapped};
+use crate::output::{self, Format, changed};
 use crate::session::{Session, encode, query};
 
-use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, save_config, write_query};
+use super::applyset::ApplySet;
+use super::create::{LAST_APPLIED, WRITE, is_client_dry_run, manager, save_config, write_query};
 
 /// Flags of `apply`.
 pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-client-side-apply"),
+        WRITE[2],
         switch("all", "Select all resources in the namespace of the specified resource types."),
         text("applyset", "", "The name of the ApplySet that tracks which resources are being managed."),
         text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
@@ -27,7 +30,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("openapi-patch", "If true, use openapi to calculate diff when the openapi presents.").or("true"),
         switch("overwrite", "Automatically resolve conflicts between the modified and live configuration.").or("true"),
         switch("prune", "Automatically delete resource objects, that do not appear in the configs."),
-        text("prune-allowlist", "", "Overwrite the default allowlist with <group/version/kind> for --prune"),
+        repeated("prune-allowlist", "Overwrite the default allowlist with <group/version/kind> for --prune"),
         text("selector", "", "Selector (label query) to filter on").short('l'),
         switch("server-side", "If true, apply runs in the server instead of the client."),
         text("subresource", "", "If specified, apply will operate on the subresource of the requested object."),
@@ -36,51 +39,111 @@ pub const FLAGS: &[&[Flag]] = &[
     ],
 ];
 
+/// Checks flags that do not go together, before anything is applied.
+fn check(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if !parsed.args.is_empty() {
+        return Err(parsed.usage(format!("Unexpected args: [{}]", parsed.args.join(" "))));
+    }
+    let (on_server, dry_run) = (parsed.on("server-side"), parsed.text("dry-run"));
+    is_client_dry_run(session)?;
+    write_query(session, "")?;
+    let refused = match parsed.text("cascade") {
+        "background" | "foreground" | "orphan" | "true" | "false" => None,
+        other => {
+            Some(format!("invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""))
+        }
+    };
+    let refused = refused.or_else(|| {
+        let wrong = match () {
+            () if !parsed.is_set("filename") && !parsed.is_set("kustomize") => "must specify one of -f and -k",
+            () if parsed.on("force-conflicts") && !on_server => "--force-conflicts only works with --server-side",
+            () if dry_run == "client" && on_server => {
+                "--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)"
+            }
+            () if parsed.is_set("subresource") && !on_server => "--subresource can only be specified for --server-side",
+            () if parsed.on("force") && on_server => "--force cannot be used with --server-side",
+            () if parsed.on("force") && dry_run == "server" => "--dry-run=server cannot be used with --force",
+            () if parsed.on("prune") && on_server && parsed.text("applyset").is_empty() => {
+                "--prune is in alpha and doesn't currently work on objects created by server-side apply"
+            }
+            () => return None,
+        };
+        Some(wrong.to_owned())
+    });
+    match refused {
+        Some(wrong) => Err(Failure::new(wrong)),
+        None => super::prune::check(session),
+    }
+}
+
 /// Runs `apply`.
 pub async fn apply(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    super::prune::check(session)?;
-    for refused in ["applyset", "force", "subresource"] {
-        if parsed.is_set(refused) {
-            return Err(Failure::new(format!("--{refused} is not supported yet")));
-        }
-    }
-    if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
-        return Err(Failure::new("must specify one of -f and -k"));
-    }
-    if !parsed.args.is_empty() {
-        return Err(Failure::Plain(format!(
-            "error: Unexpected args: {:?}\nSee 'kubectl apply -h' for help and examples",
-            parsed.args
-        )));
-    }
+    check(session)?;
     let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
-    let mut objects = from_files(session).await?;
-    objects.retain(|object| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
+    let mut objects = from_sources(session).await?;
+    objects.retain(|(_, object)| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
     if objects.is_empty() {
         return Err(Failure::new("no objects passed to apply"));
     }
-    let (mut failed, mut seen): (Option<Failure>, Vec<String>) = (None, Vec::new());
-    for object in objects {
-        if parsed.on("prune") {
-            let (namespace, name) = place(session, &object)?;
-            seen.push(kinds::of_object(session, &object).await?.object(&namespace, &name));
+    if parsed.on("prune") && parsed.text("applyset").is_empty() {
+        super::prune::allowed(session).await?;
+    }
+    let set = match parsed.text("applyset") {
+        "" => None,
+        _ => Some(ApplySet::open(session, &mut objects).await?),
+    };
+    let shows = Format::of(parsed)?.is_object();
+    let (mut failed, mut seen, mut shown): (Option<Failure>, Vec<String>, Vec<Value>) = (None, Vec::new(), Vec::new());
+    for (source, object) in objects {
+        match one(session, &source, object, &mut seen).await {
+            Ok((after, _)) if shows => shown.push(after),
+            Ok((after, done)) => changed(parsed, &after, done)?,
+            Err(error) => failed = Some(super::say(failed, error)),
         }
-        let result = match parsed.on("server-side") {
-            true => server_side(session, object).await,
-            false => client_side(session, object).await,
-        };
-        if let Err(error) = result
-            && let Some(before) = failed.replace(error)
-        {
-            eprintln!("{before}");
-        }
+    }
+    if !shown.is_empty() {
+        let whole = if shown.len() == 1 { shown.remove(0) } else { output::list(shown) };
+        print!("{}", Format::of(parsed)?.print(&whole, parsed.on("show-managed-fields"))?);
     }
     if failed.is_none() && parsed.on("prune") {
-        let gone = super::prune::candidates(session, &seen).await?;
+        let gone = match &set {
+            Some(set) => set.left_over(session, &seen).await?,
+            None => super::prune::candidates(session, &seen).await?,
+        };
         super::prune::delete(session, gone).await?;
     }
+    if let Some(set) = set.filter(|_| failed.is_none()) {
+        set.close(session).await?;
+    }
     failed.map_or(Ok(()), Err)
+}
+
+/// Applies one object, and notes its path.
+async fn one(session: &Session, source: &str, object: Value, seen: &mut Vec<String>) -> Outcome<(Value, &'static str)> {
+    let kind = kinds::of_object(session, &object).await.map_err(|error| unmapped(source, &object, error))?;
+    let (namespace, name) = place(session, &object)?;
+    if name.is_empty() {
+        if let Some(generated) = object["metadata"]["generateName"].as_str() {
+            return Err(Failure::new(format!("from {generated}: cannot use generate name with apply")));
+        }
+        return Err(Failure::new(format!(
+            "error when retrieving current configuration of:\nResource: \"{group}/{version}, Resource={plural}\", \
+             GroupVersionKind: \"{group}/{version}, Kind={kind}\"\nName: \"\", Namespace: \"{namespace}\"\nfrom server for: {}: \
+             resource name may not be empty",
+            crate::value::quoted(source),
+            group = kind.group,
+            version = kind.version,
+            plural = kind.plural,
+            kind = kind.kind
+        )));
+    }
+    seen.push(kind.object(&namespace, &name));
+    match session.parsed.on("server-side") {
+        true => server_side(session, &kind, &namespace, object).await,
+        false => client_side(session, source, &kind, &namespace, object).await,
+    }
 }
 
 /// The patch that applies `modified` to `current`, and its form.
@@ -92,21 +155,29 @@ pub fn patch(kind: &kinds::Kind, modified: &Value, current: &Value) -> (&'static
     (form, Value::Object(three_way(types, &original, modified, current)))
 }
 
-async fn server_side(session: &Session, object: Value) -> Outcome {
+async fn server_side(
+    session: &Session,
+    kind: &kinds::Kind,
+    namespace: &str,
+    object: Value,
+) -> Outcome<(Value, &'static str)> {
     let parsed = &session.parsed;
-    let kind = kinds::of_object(session, &object).await?;
-    let (namespace, name) = place(session, &object)?;
-    let manager = if parsed.text("field-manager").is_empty() { "kubectl" } else { parsed.text("field-manager") };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let subresource = match parsed.text("subresource") {
+        "" => String::new(),
+        name => format!("/{name}"),
+    };
+    let manager = if !parsed.is_set("field-manager") { "kubectl" } else { parsed.text("field-manager") };
     let force = if parsed.on("force-conflicts") { "true" } else { "false" };
     let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
     let query =
         query(&[("fieldManager", manager), ("force", force), ("dryRun", dry_run), ("fieldValidation", "Strict")]);
-    let path = format!("{}{query}", kind.object(&namespace, &encode(&name)));
+    let path = format!("{}{subresource}{query}", kind.object(namespace, &encode(name)));
     let applied = session.patch(&path, "apply-patch", &object).await.map_err(|error| match error.status() {
         409 => conflict(error),
         _ => error,
     })?;
-    changed(parsed, &applied, "serverside-applied")
+    Ok((applied, "serverside-applied"))
 }
 
 fn conflict(error: Failure) -> Failure {
@@ -122,27 +193,29 @@ fn conflict(error: Failure) -> Failure {
     ))
 }
 
-async fn client_side(session: &Session, mut modified: Value) -> Outcome {
+async fn client_side(
+    session: &Session,
+    source: &str,
+    kind: &kinds::Kind,
+    namespace: &str,
+    mut modified: Value,
+) -> Outcome<(Value, &'static str)> {
     let parsed = &session.parsed;
-    let kind = kinds::of_object(session, &modified).await?;
-    let (namespace, name) = place(session, &modified)?;
-    if name.is_empty() {
-        return Err(Failure::new("resource name may not be empty"));
-    }
+    let name = modified["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if kind.namespaced && modified["metadata"]["namespace"].is_null() {
-        modified["metadata"]["namespace"] = namespace.clone().into();
+        modified["metadata"]["namespace"] = namespace.into();
     }
     save_config(&mut modified);
-    let path = kind.object(&namespace, &encode(&name));
+    let path = kind.object(namespace, &encode(&name));
     let current = match session.get(&path).await {
         Ok(current) => current,
         Err(error) if error.is_not_found() => {
             if is_client_dry_run(session)? {
-                return changed(parsed, &modified, "created");
+                return Ok((modified, "created"));
             }
-            let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-client-side-apply")?);
-            let made = session.post(&path, &modified).await?;
-            return changed(parsed, &made, "created");
+            let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-client-side-apply")?);
+            let what = format!("error when creating {}", crate::value::quoted(source));
+            return Ok((session.post(&path, &modified).await.map_err(|error| error.when(&what))?, "created"));
         }
         Err(error) => return Err(error),
     };
@@ -158,20 +231,49 @@ async fn client_side(session: &Session, mut modified: Value) -> Outcome {
     let original: Value = kept.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let types = of_kind(&kind.group, &kind.version, &kind.kind);
     let patch = three_way(types, &original, &modified, &current);
-    if patch.is_empty() {
-        return changed(parsed, &current, "unchanged");
-    }
     if is_client_dry_run(session)? {
         let mut after = current.clone();
-        keelson_machinery::patch::merge(&mut after, &Value::Object(patch));
-        return changed(parsed, &after, "configured");
+        match types {
+            Some(_) => keelson_machinery::strategic::apply(types, &mut after, &Value::Object(patch))
+                .map_err(|status| Failure::new(status.message.clone()))?,
+            None => keelson_machinery::patch::merge(&mut after, &Value::Object(patch)),
+        }
+        return Ok((after, "configured"));
+    }
+    if patch.is_empty() {
+        return Ok((current, "unchanged"));
     }
     let form = if types.is_some() { "strategic-merge-patch" } else { "merge-patch" };
     let path = format!("{path}{}", write_query(session, "kubectl-client-side-apply")?);
-    let after = session.patch(&path, form, &patch.into()).await?;
+    let after = match session.patch(&path, form, &patch.into()).await {
+        Err(error) if parsed.on("force") && matches!(error.status(), 409 | 422) => {
+            return anew(session, kind, namespace, &name, &modified).await;
+        }
+        other => other?,
+    };
     let same = after["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
     let done = if same && parsed.text("dry-run") != "server" { "unchanged" } else { "configured" };
-    changed(parsed, &after, done)
+    Ok((after, done))
+}
+
+/// Deletes an object that cannot be changed into what is wanted, and makes it again.
+async fn anew(
+    session: &Session,
+    kind: &kinds::Kind,
+    namespace: &str,
+    name: &str,
+    modified: &Value,
+) -> Outcome<(Value, &'static str)> {
+    let path = kind.object(namespace, &encode(name));
+    let mut options = json!({"propagationPolicy": "Background"});
+    let grace = session.parsed.number("grace-period")?;
+    if grace >= 0 {
+        options["gracePeriodSeconds"] = grace.into();
+    }
+    session.delete(&path, &options).await?;
+    super::delete::until_gone(session, &path, None).await?;
+    let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-client-side-apply")?);
+    Ok((session.post(&path, modified).await?, "configured"))
 }
 
 fn object_type(kind: &Type) -> Option<&'static Definition> {

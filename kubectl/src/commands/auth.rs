@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::objects::{self, FILES};
 use crate::output::{self, Format, changed, table};
@@ -26,7 +26,7 @@ pub const CERTIFICATE: &[&[Flag]] =
 pub const TOKEN: &[&[Flag]] = &[
     output::FLAGS,
     &[
-        text("audience", "", "Audience of the requested token. Repeat flag for multiple audiences."),
+        repeated("audience", "Audience of the requested token. Repeat flag for multiple audiences."),
         text("bound-object-kind", "", "Kind of an object to bind the token to."),
         text("bound-object-name", "", "Name of an object to bind the token to."),
         text("bound-object-uid", "", "UID of an object to bind the token to."),
@@ -213,8 +213,20 @@ pub async fn deny(session: &Session) -> Outcome {
 pub async fn token(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let [name] = parsed.args.as_slice() else {
-        return Err(Failure::new(format!("exactly one NAME is required, got {}", parsed.args.len())));
+        return Err(parsed.usage(format!("exactly one NAME is required, got {}", parsed.args.len())));
     };
+    let kind = parsed.text("bound-object-kind");
+    for flag in ["bound-object-name", "bound-object-uid"] {
+        if kind.is_empty() && parsed.is_set(flag) {
+            return Err(Failure::new(format!("--{flag} can only be set if --bound-object-kind is provided")));
+        }
+    }
+    if !matches!(kind, "" | "Node" | "Pod" | "Secret") {
+        return Err(Failure::new("supported --bound-object-kind values are Node, Pod, Secret"));
+    }
+    if !kind.is_empty() && parsed.text("bound-object-name").is_empty() {
+        return Err(Failure::new("--bound-object-name is required if --bound-object-kind is provided"));
+    }
     let mut spec = json!({"audiences": parsed.list("audience")});
     if spec["audiences"].as_array().is_some_and(Vec::is_empty) {
         spec = json!({});
@@ -229,7 +241,7 @@ pub async fn token(session: &Session) -> Outcome {
     }
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
     let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", session.namespace()?, encode(name));
-    let answer = session.post(&path, &request).await?;
+    let answer = session.post(&path, &request).await.map_err(|error| error.because("failed to create token: "))?;
     match Format::of(parsed)? {
         Format::Default => println!("{}", answer["status"]["token"].as_str().unwrap_or_default()),
         format => print!("{}", format.print(&answer, parsed.on("show-managed-fields"))?),

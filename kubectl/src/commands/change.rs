@@ -11,7 +11,7 @@ use crate::objects::{self, FILES, documents};
 use crate::output::{self, Format, changed, name_of, strip_managed};
 use crate::session::{Session, encode};
 
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{LINE_ENDINGS, SAVE, WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `patch`.
 pub const PATCH: &[&[Flag]] = &[
@@ -19,7 +19,7 @@ pub const PATCH: &[&[Flag]] = &[
     FILES,
     &[
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-patch"),
         switch("local", "If true, patch will operate on the content of the file, not the server-side resource."),
         text("patch", "", "The patch to be applied to the resource JSON file.").short('p'),
         text("patch-file", "", "A file containing a patch to be applied to the resource."),
@@ -32,7 +32,14 @@ pub const PATCH: &[&[Flag]] = &[
 pub const EDIT: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    &[WRITE[1], WRITE[2], text("subresource", "", "If specified, edits the subresource of the requested object.")],
+    &[
+        manager("kubectl-edit"),
+        WRITE[2],
+        SAVE,
+        LINE_ENDINGS,
+        switch("output-patch", "Output the patch if the resource is edited."),
+        text("subresource", "", "If specified, edits the subresource of the requested object."),
+    ],
 ];
 
 /// Path of an object that was read.
@@ -45,11 +52,16 @@ pub fn path_of(kind: &Kind, object: &Value) -> String {
 pub async fn named(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
     let found = objects::read(session, args).await?;
     if found.is_empty() {
-        return Err(Failure::new(
-            "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
-        ));
+        return Err(nothing_named());
     }
     Ok(found)
+}
+
+/// The refusal of a command line that names nothing.
+pub fn nothing_named() -> Failure {
+    Failure::new(
+        "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
+    )
 }
 
 /// Runs `patch`.
@@ -68,11 +80,10 @@ pub async fn patch(session: &Session) -> Outcome {
         ("", "") => {
             return Err(Failure::new("must specify --patch or --patch-file containing the contents of the patch"));
         }
-        ("", file) => {
-            std::fs::read_to_string(file).map_err(|e| Failure::new(format!("unable to read patch file: {e}")))?
-        }
+        ("", file) => std::fs::read_to_string(file)
+            .map_err(|e| Failure::new(format!("unable to read patch file: {}", crate::failure::opening(file, &e))))?,
         (given, "") => given.to_owned(),
-        _ => return Err(parsed.usage("cannot specify --patch and --patch-file together")),
+        _ => return Err(Failure::new("cannot specify --patch and --patch-file together")),
     };
     let patch = keelson_machinery::decode::yaml(text.as_bytes())
         .map_err(|e| Failure::new(format!("unable to parse {text:?}: {e}")))?

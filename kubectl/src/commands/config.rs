@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, entry, entry_mut};
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::output::{self, Format, table};
 use crate::session::Session;
+use crate::value::or;
 
 /// Flags of `config view`.
 pub const VIEW: &[&[Flag]] = &[
@@ -27,16 +28,42 @@ pub const GET_CONTEXTS: &[&[Flag]] = &[&[
 ]];
 /// Flags of `config set-cluster`.
 pub const SET_CLUSTER: &[&[Flag]] = &[&[
+    text("certificate-authority", "", "Path to certificate-authority file for the cluster entry in kubeconfig"),
+    switch("insecure-skip-tls-verify", "insecure-skip-tls-verify for the cluster entry in kubeconfig"),
+    text("server", "", "server for the cluster entry in kubeconfig"),
+    text("tls-server-name", "", "tls-server-name for the cluster entry in kubeconfig"),
     switch("embed-certs", "embed-certs for the cluster entry in kubeconfig"),
     text("proxy-url", "", "proxy-url for the cluster entry in kubeconfig"),
 ]];
 /// Flags of `config set-context`.
-pub const SET_CONTEXT: &[&[Flag]] = &[&[switch("current", "Modify the current context")]];
+pub const SET_CONTEXT: &[&[Flag]] = &[&[
+    switch("current", "Modify the current context"),
+    text("cluster", "", "cluster for the context entry in kubeconfig"),
+    text("namespace", "", "namespace for the context entry in kubeconfig"),
+    text("user", "", "user for the context entry in kubeconfig"),
+]];
 /// Flags of `config set-credentials`.
 pub const SET_CREDENTIALS: &[&[Flag]] = &[&[
     switch("embed-certs", "Embed client cert/key for the user entry in kubeconfig"),
     text("exec-api-version", "", "API version of the exec credential plugin for the user entry in kubeconfig"),
-    text("exec-arg", "", "New arguments for the exec credential plugin command for the user entry in kubeconfig"),
+    text("auth-provider", "", "Auth provider for the user entry in kubeconfig"),
+    repeated("auth-provider-arg", "'key=value' arguments for the auth provider"),
+    text("client-certificate", "", "Path to client-certificate file for the user entry in kubeconfig"),
+    text("client-key", "", "Path to client-key file for the user entry in kubeconfig"),
+    repeated("exec-env", "'key=value' environment values for the exec credential plugin"),
+    text(
+        "exec-interactive-mode",
+        "",
+        "InteractiveMode of the exec credentials plugin for the user entry in kubeconfig",
+    ),
+    switch(
+        "exec-provide-cluster-info",
+        "ProvideClusterInfo of the exec credentials plugin for the user entry in kubeconfig",
+    ),
+    text("password", "", "password for the user entry in kubeconfig"),
+    text("token", "", "token for the user entry in kubeconfig"),
+    text("username", "", "username for the user entry in kubeconfig"),
+    repeated("exec-arg", "New arguments for the exec credential plugin command for the user entry in kubeconfig"),
     text("exec-command", "", "Command for the exec credential plugin for the user entry in kubeconfig"),
 ]];
 
@@ -54,6 +81,9 @@ pub async fn current_context(session: &Session) -> Outcome {
 /// Runs `config view`.
 pub async fn view(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if !parsed.args.is_empty() {
+        return Err(parsed.usage(format!("unexpected arguments: [{}]", parsed.args.join(" "))));
+    }
     let mut config = session.config.merged.clone();
     if parsed.on("minify") {
         let name = session.config.context_name(parsed);
@@ -107,11 +137,20 @@ pub async fn get_contexts(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let config = &session.config.merged;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if !matches!(parsed.text("output"), "" | "name") {
+        return Err(Failure::new(format!(
+            "--output {} is not available in kubectl config get-contexts; resetting to default output format",
+            parsed.text("output")
+        )));
+    }
     let mut contexts: Vec<&Value> = config["contexts"].as_array().into_iter().flatten().collect();
     contexts.sort_by_key(|c| text(&c["name"]));
     if let Some(wanted) = parsed.args.first() {
         contexts.retain(|c| parsed.args.iter().any(|a| c["name"] == a.as_str()));
         if contexts.is_empty() {
+            if !parsed.on("no-headers") && parsed.text("output").is_empty() {
+                println!("CURRENT   NAME   CLUSTER   AUTHINFO   NAMESPACE");
+            }
             return Err(Failure::new(format!("context {wanted} not found")));
         }
     }
@@ -158,10 +197,19 @@ pub async fn get_users(session: &Session) -> Outcome {
     Ok(())
 }
 
+/// The refusal of a number of arguments that does not fit: with the command's help before it.
+fn unexpected(session: &Session, args: &[String]) -> Failure {
+    let path = session.parsed.command.trim_start_matches("kubectl ");
+    if let Some(command) = super::COMMANDS.iter().find(|c| c.path == path) {
+        print!("{}", crate::help::of_command(command));
+    }
+    Failure::new(format!("Unexpected args: [{}]", args.join(" ")))
+}
+
 fn one_name(session: &Session) -> Outcome<&str> {
     match session.parsed.args.as_slice() {
         [name] => Ok(name),
-        args => Err(Failure::new(format!("Unexpected args: {args:?}"))),
+        args => Err(unexpected(session, args)),
     }
 }
 
@@ -219,7 +267,7 @@ pub async fn delete_user(session: &Session) -> Outcome {
 /// Runs `config rename-context`.
 pub async fn rename_context(session: &Session) -> Outcome {
     let [old, new] = session.parsed.args.as_slice() else {
-        return Err(session.parsed.usage("two names are expected: the old and the new one"));
+        return Err(unexpected(session, &session.parsed.args));
     };
     let merged = &session.config.merged;
     if entry(merged, "contexts", old).is_none() {
@@ -301,6 +349,9 @@ pub async fn set_cluster(session: &Session) -> Outcome {
 pub async fn set_context(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let current = session.config.merged["current-context"].as_str().unwrap_or_default().to_owned();
+    if parsed.args.len() > 1 {
+        return Err(unexpected(session, &parsed.args));
+    }
     let name = match (parsed.on("current"), parsed.args.first()) {
         (true, None) if current.is_empty() => return Err(Failure::new("no current context is set")),
         (true, None) => current,
@@ -318,11 +369,30 @@ pub async fn set_context(session: &Session) -> Outcome {
 pub async fn set_credentials(session: &Session) -> Outcome {
     let (name, parsed) = (one_name(session)?, &session.parsed);
     let mut fields: Vec<(String, Value)> = Vec::new();
+    if parsed.is_set("token") && (parsed.is_set("username") || parsed.is_set("password")) {
+        return Err(Failure::new(
+            "you cannot specify more than one authentication method at the same time: --token, --username/--password",
+        ));
+    }
+    for flag in ["username", "password"] {
+        if parsed.is_set(flag) {
+            fields.push((flag.into(), parsed.text(flag).into()));
+        }
+    }
     if parsed.is_set("token") {
         fields.push(("token".into(), parsed.text("token").into()));
     }
     if !parsed.text("exec-command").is_empty() {
-        let mut exec = json!({"command": parsed.text("exec-command"), "apiVersion": parsed.text("exec-api-version"), "interactiveMode": "IfAvailable"});
+        let mut exec = json!({"command": parsed.text("exec-command"), "apiVersion": parsed.text("exec-api-version"), "interactiveMode": or(parsed.text("exec-interactive-mode"), "IfAvailable"), "provideClusterInfo": parsed.on("exec-provide-cluster-info")});
+        let env: Vec<Value> = parsed
+            .all("exec-env")
+            .iter()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        if !env.is_empty() {
+            exec["env"] = env.into();
+        }
         let args = parsed.all("exec-arg");
         if !args.is_empty() {
             exec["args"] = json!(args);
@@ -365,7 +435,7 @@ fn property(config: &Value, path: &str) -> Outcome<Vec<String>> {
 /// Runs `config set`.
 pub async fn set_property(session: &Session) -> Outcome {
     let [path, value] = session.parsed.args.as_slice() else {
-        return Err(session.parsed.usage("unexpected args: PROPERTY_NAME PROPERTY_VALUE are needed"));
+        return Err(unexpected(session, &session.parsed.args));
     };
     let steps = property(&session.config.merged, path)?;
     let file = file_of(session, &steps);
@@ -387,7 +457,7 @@ pub async fn set_property(session: &Session) -> Outcome {
 /// Runs `config unset`.
 pub async fn unset(session: &Session) -> Outcome {
     let [path] = session.parsed.args.as_slice() else {
-        return Err(session.parsed.usage("unexpected args: PROPERTY_NAME is needed"));
+        return Err(unexpected(session, &session.parsed.args));
     };
     let steps = property(&session.config.merged, path)?;
     let file = file_of(session, &steps);

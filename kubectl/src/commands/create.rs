@@ -7,16 +7,29 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::kinds;
-use crate::objects::{FILES, from_files, place};
+use crate::objects::{self, FILES, place};
 use crate::output::{self, changed};
 use crate::session::{Session, encode, query};
+use crate::value::quoted;
 
 /// Flags of commands that write.
 pub const WRITE: &[Flag] = &[
     text("dry-run", "none", "Must be \"none\", \"server\", or \"client\".").alone("unchanged"),
-    text("field-manager", "", "Name of the manager used to track field ownership."),
+    manager("kubectl-create"),
     text("validate", "strict", "Must be one of: strict (or true), warn, ignore (or false).").alone("strict"),
 ];
+
+/// The flag that names who owns the fields that a command sets.
+pub const fn manager(default: &'static str) -> Flag {
+    text("field-manager", default, "Name of the manager used to track field ownership.")
+}
+
+/// The flag of editors on systems with other line endings.
+pub const LINE_ENDINGS: Flag =
+    switch("windows-line-endings", "Taken for compatibility: edited files have the line endings of this system.");
+/// The flag that keeps what was written in the annotation that `apply` reads.
+pub const SAVE: Flag =
+    switch("save-config", "If true, the configuration of current object will be saved in its annotation.");
 
 /// Flags of `create -f`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -26,7 +39,8 @@ pub const FLAGS: &[&[Flag]] = &[
     &[
         switch("edit", "Edit the API resource before creating"),
         text("raw", "", "Raw URI to POST to the server."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
+        LINE_ENDINGS,
         text("selector", "", "Selector (label query) to filter on").short('l'),
     ],
 ];
@@ -35,12 +49,15 @@ pub const FLAGS: &[&[Flag]] = &[
 pub const REPLACE: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-replace"),
+        WRITE[2],
         switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
         text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
         text("raw", "", "Raw URI to PUT to the server."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
+        switch("wait", "If true, wait for resources to be gone before returning."),
         text("subresource", "", "If specified, replaces the subresource of the requested object."),
         text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
         text("timeout", "0s", "The length of time to wait before giving up on a delete."),
@@ -58,6 +75,11 @@ pub fn is_client_dry_run(session: &Session) -> Outcome<bool> {
         "unchanged" => {
             eprintln!("W: --dry-run is deprecated and can be replaced with --dry-run=client.");
             Ok(true)
+        }
+        old @ ("true" | "false") => {
+            let new = if old == "true" { "client" } else { "none" };
+            eprintln!("W: --dry-run={old} is deprecated (boolean value) and can be replaced with --dry-run={new}.");
+            Ok(old == "true")
         }
         other => {
             Err(Failure::new(format!("Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\".")))
@@ -102,6 +124,32 @@ pub fn save_config(object: &mut Value) {
     object["metadata"]["annotations"][LAST_APPLIED] = text.into();
 }
 
+/// Creates an object that a file has, in the namespace that counts if it names none.
+async fn create_found(session: &Session, source: &str, mut object: Value) -> Outcome {
+    let kind = kinds::of_object(session, &object).await.map_err(|error| objects::unmapped(source, &object, error))?;
+    if kind.namespaced && object["metadata"]["namespace"].is_null() {
+        object["metadata"]["namespace"] = session.namespace()?.into();
+    }
+    create(session, object).await.map_err(|error| error.when(&format!("error when creating {}", quoted(source))))
+}
+
+/// Creates an object that flags describe. Most refusals say what failed before they say why.
+pub async fn generate(session: &Session, object: Value) -> Outcome {
+    let what = match object["kind"].as_str().unwrap_or_default() {
+        "Secret" => "failed to create secret ".to_owned(),
+        "PodDisruptionBudget" => "failed to create poddisruptionbudgets: ".into(),
+        "ResourceQuota" => "failed to create quota: ".into(),
+        "Service" => format!("failed to create {} service: ", object["spec"]["type"].as_str().unwrap_or_default()),
+        "Namespace" | "Role" | "ClusterRole" => return create(session, object).await,
+        kind => format!("failed to create {}: ", kind.to_lowercase()),
+    };
+    create(session, object).await.map_err(|error| match error {
+        // The message of an invalid object, which otherwise is made of its causes.
+        error @ Failure::Server(_) => error.because(&what),
+        other => other,
+    })
+}
+
 /// Creates an object; with a client's dry run it is only handed back.
 pub async fn create(session: &Session, mut object: Value) -> Outcome {
     let kind = kinds::of_object(session, &object).await?;
@@ -136,18 +184,22 @@ pub async fn create_files(session: &Session) -> Outcome {
         return Err(Failure::new("must specify one of -f and -k"));
     }
     let mut failed = None;
-    let mut objects = from_files(session).await?;
+    let mut found = objects::from_sources(session).await?;
     if parsed.on("edit") {
-        let text = crate::kustomize::text(&objects)?;
-        let edited = super::change::in_editor(&text)?;
-        objects.clear();
-        crate::objects::documents("edited-file", &edited, &mut objects)?;
+        let texts: Vec<Value> = found.drain(..).map(|(_, object)| object).collect();
+        let edited = super::change::in_editor(&crate::kustomize::text(&texts)?)?;
+        let mut objects = Vec::new();
+        objects::documents("edited-file", &edited, &mut objects)?;
+        found.extend(objects.into_iter().map(|object| ("edited-file".to_owned(), object)));
     }
-    for object in objects {
-        if let Err(error) = create(session, object).await
-            && let Some(before) = failed.replace(error)
-        {
-            eprintln!("{before}");
+    let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
+    found.retain(|(_, object)| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
+    if found.is_empty() {
+        return Err(Failure::new("no objects passed to create"));
+    }
+    for (source, object) in found {
+        if let Err(error) = create_found(session, &source, object).await {
+            failed = Some(super::say(failed, error));
         }
     }
     failed.map_or(Ok(()), Err)
@@ -157,6 +209,14 @@ pub async fn create_files(session: &Session) -> Outcome {
 pub async fn raw(session: &Session, method: Method) -> Outcome {
     let parsed = &session.parsed;
     let files = parsed.list("filename");
+    let path = parsed.text("raw");
+    if files.is_empty() && method != Method::DELETE {
+        return Err(Failure::new("must specify one of -f and -k"));
+    }
+    if !path.starts_with('/') {
+        let given = quoted(path);
+        return Err(Failure::new(format!("--raw must be a valid URL path: parse {given}: invalid URI for request")));
+    }
     let body = match files.as_slice() {
         [] if method == Method::DELETE => Vec::new(),
         [one] if one == "-" => {
@@ -164,11 +224,11 @@ pub async fn raw(session: &Session, method: Method) -> Outcome {
             std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
             bytes
         }
-        [one] => std::fs::read(one).map_err(|e| Failure::new(format!("open {one}: {e}")))?,
+        [one] => std::fs::read(one).map_err(|e| Failure::new(crate::failure::opening(one, &e)))?,
         _ => return Err(Failure::new("--raw can only use a single local file or stdin")),
     };
     let kind = (!body.is_empty()).then_some("application/json");
-    let response = session.send(method, parsed.text("raw"), "application/json, */*", kind, body.into()).await?;
+    let response = session.send(method, path, "application/json, */*", kind, body.into()).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
     print!("{}", String::from_utf8_lossy(&bytes));
     Ok(())
@@ -183,38 +243,56 @@ pub async fn replace(session: &Session) -> Outcome {
     if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new("must specify one of -f and -k"));
     }
+    for flag in ["grace-period", "timeout"] {
+        if parsed.is_set(flag) && !parsed.on("force") {
+            return Err(Failure::new(format!("--{flag} must have --force specified")));
+        }
+    }
+    if parsed.on("force") && parsed.text("dry-run") != "none" {
+        return Err(Failure::new("--dry-run can not be used when --force is set"));
+    }
+    let mut failed = None;
+    for (source, object) in objects::from_sources(session).await? {
+        let what = format!("error when replacing {}", quoted(&source));
+        if let Err(error) = replace_one(session, &source, object).await {
+            failed = Some(super::say(failed, error.when(&what)));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn replace_one(session: &Session, source: &str, mut object: Value) -> Outcome {
+    let parsed = &session.parsed;
     let subresource = match parsed.text("subresource") {
         "" => String::new(),
         name => format!("/{name}"),
     };
-    for mut object in from_files(session).await? {
-        let kind = kinds::of_object(session, &object).await?;
-        let (namespace, name) = place(session, &object)?;
-        let path = kind.object(&namespace, &encode(&name));
-        if is_client_dry_run(session)? {
-            changed(parsed, &object, "replaced")?;
-            continue;
-        }
-        if parsed.on("save-config") {
-            save_config(&mut object);
-        }
-        if parsed.on("force") {
-            match session.delete(&path, &json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                Ok(_) => println!("{} deleted", deleted_name(&object)),
-                Err(_) => {}
-            }
-            super::delete::until_gone(session, &path, None).await?;
-            let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-replace")?);
-            let made = session.post(&path, &object).await?;
-            changed(parsed, &made, "replaced")?;
-            continue;
-        }
-        let path = format!("{path}{subresource}{}", write_query(session, "kubectl-replace")?);
-        let made = session.put(&path, &object).await?;
-        changed(parsed, &made, "replaced")?;
+    let kind = kinds::of_object(session, &object).await.map_err(|error| objects::unmapped(source, &object, error))?;
+    let (namespace, name) = place(session, &object)?;
+    if kind.namespaced && object["metadata"]["namespace"].is_null() {
+        object["metadata"]["namespace"] = namespace.clone().into();
     }
-    Ok(())
+    let path = kind.object(&namespace, &encode(&name));
+    if parsed.on("save-config") {
+        save_config(&mut object);
+    }
+    if is_client_dry_run(session)? {
+        return changed(parsed, &object, "replaced");
+    }
+    if parsed.on("force") {
+        match session.delete(&path, &json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            Ok(_) => println!("{} deleted", deleted_name(&object)),
+            Err(_) => {}
+        }
+        super::delete::until_gone(session, &path, None).await?;
+        let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-replace")?);
+        let made = session.post(&path, &object).await?;
+        return changed(parsed, &made, "replaced");
+    }
+    let path = format!("{path}{subresource}{}", write_query(session, "kubectl-replace")?);
+    let made = session.put(&path, &object).await?;
+    changed(parsed, &made, "replaced")
 }
 
 /// `pod "x"`, as a deletion is told.

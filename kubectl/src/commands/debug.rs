@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::objects;
 use crate::output;
 use crate::session::{Session, encode};
@@ -32,7 +32,7 @@ pub const FLAGS: &[&[Flag]] = &[
             "",
             "Path to a JSON or YAML file containing a partial container spec to customize built-in debug profiles.",
         ),
-        text("env", "", "Environment variables to set in the container."),
+        repeated("env", "Environment variables to set in the container."),
         text("image", "", "Container image to use for debug container."),
         text("image-pull-policy", "", "The image pull policy for the container."),
         switch("keep-annotations", "If true, keep the original pod annotations."),
@@ -49,7 +49,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("quiet", "If true, suppress informational messages.").short('q'),
         switch("replace", "When used with '--copy-to', delete the original Pod."),
         switch("same-node", "When used with '--copy-to', schedule the copy of target Pod on the same node."),
-        text("set-image", "", "When used with '--copy-to', a list of name=image pairs for changing container images."),
+        repeated("set-image", "When used with '--copy-to', a list of name=image pairs for changing container images."),
         switch("share-processes", "When used with '--copy-to', enable process namespace sharing in the copy.")
             .or("true"),
         switch("stdin", "Keep stdin open on the container(s) in the pod, even if nothing is attached.").short('i'),
@@ -84,6 +84,14 @@ pub async fn debug(session: &Session) -> Outcome {
     if !parsed.text("target").is_empty() && !parsed.text("copy-to").is_empty() {
         return Err(Failure::new("--target is incompatible with --copy-to. Use --share-processes instead."));
     }
+    for flag in ["set-image", "replace", "same-node"] {
+        if parsed.is_set(flag) && parsed.text("copy-to").is_empty() {
+            return Err(Failure::new(format!("--{flag} may only be used with --copy-to.")));
+        }
+    }
+    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
+        return Err(Failure::new(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
+    }
     let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
     let (kind, name) = objects::one(session, &[target]).await?;
     let object = session.get(&kind.object(&session.namespace()?, &encode(&name))).await?;
@@ -91,7 +99,7 @@ pub async fn debug(session: &Session) -> Outcome {
         ("nodes", _) => on_node(session, &object).await,
         ("pods", "") => beside(session, &object).await,
         ("pods", copy) => copied(session, &object, copy).await,
-        (other, _) => Err(Failure::new(format!("\"{}\" not supported by debug", other.trim_end_matches('s')))),
+        _ => Err(Failure::new(format!("\"{}, Kind={}\" not supported by debug", kind.api_version(), kind.kind))),
     }
 }
 
@@ -151,8 +159,10 @@ fn profile(session: &Session, container: &mut Value, ephemeral: bool, node: bool
     }
     let file = session.parsed.text("custom");
     if !file.is_empty() {
-        let text = std::fs::read(file)
-            .map_err(|e| Failure::new(format!("must pass a valid container spec in {file}: {e}")))?;
+        let text = std::fs::read(file).map_err(|e| {
+            let why = crate::failure::opening(file, &e);
+            Failure::new(format!("must pass a container spec json file for custom profile: {why}"))
+        })?;
         let more = keelson_machinery::decode::yaml(&text).map_err(Failure::new)?.value;
         for refused in ["name", "command", "image", "lifecycle", "volumeDevices"] {
             if more[refused].is_there() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, Parsed, switch, text};
 use crate::kinds::{self, Kind};
 use crate::objects::{self, FILES, SELECT};
 use crate::session::{Session, encode, query};
@@ -41,6 +41,8 @@ struct Doomed {
     kind: Kind,
     namespace: String,
     name: String,
+    /// The file that names it.
+    source: Option<String>,
 }
 
 /// Asks whether the objects are to be deleted.
@@ -50,11 +52,30 @@ fn confirmed(all: &[Doomed]) -> Outcome<bool> {
     }
     println!("You are about to delete the following {} resource(s):", all.len());
     all.iter().for_each(|d| println!("{}/{}", d.kind.qualified(), d.name));
-    print!("Do you want to continue? (y/N): ");
+    print!("Do you want to continue? (y/n): ");
     std::io::Write::flush(&mut std::io::stdout())?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y"))
+}
+
+/// Checks flags that do not go together.
+fn check(parsed: &Parsed) -> Outcome {
+    let selects = parsed.on("all") || parsed.is_set("selector") || parsed.is_set("field-selector");
+    let names_nothing = parsed.args.is_empty() && parsed.list("filename").is_empty() && !parsed.is_set("kustomize");
+    if names_nothing && selects {
+        return Err(Failure::new("at least one resource must be specified to use a selector"));
+    }
+    if !matches!(parsed.text("output"), "" | "name") {
+        return Err(Failure::new(format!(
+            "unexpected -o output mode: {}. We only support '-o name'",
+            parsed.text("output")
+        )));
+    }
+    if parsed.on("all") && parsed.is_set("selector") {
+        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
+    }
+    Ok(())
 }
 
 /// Runs `delete`.
@@ -63,18 +84,11 @@ pub async fn delete(session: &Session) -> Outcome {
     if parsed.is_set("raw") {
         return super::create::raw(session, http::Method::DELETE).await;
     }
-    if !matches!(parsed.text("output"), "" | "name") {
-        return Err(
-            parsed.usage(format!("unexpected -o output mode: {}. We only support '-o name'", parsed.text("output")))
-        );
-    }
+    check(parsed)?;
     let options = options(session)?;
     let mut failed: Option<Failure> = None;
     let mut deleted = Vec::new();
     let mut found = 0;
-    if parsed.on("all") && parsed.is_set("selector") {
-        return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
-    }
     let all = doomed(session).await?;
     if parsed.on("interactive") && !confirmed(&all)? {
         println!("deletion is cancelled");
@@ -90,7 +104,8 @@ pub async fn delete(session: &Session) -> Outcome {
             _ => "",
         };
         let result = match dry {
-            " (dry run)" => session.get(&path).await,
+            // A dry run asks nobody: what is not there is shown like the rest.
+            " (dry run)" => Ok(Value::Null),
             _ => session.delete(&path, &options).await,
         };
         match result {
@@ -107,6 +122,10 @@ pub async fn delete(session: &Session) -> Outcome {
             }
             Err(error) if error.is_not_found() && (parsed.on("ignore-not-found") || parsed.on("all")) => {}
             Err(error) => {
+                let error = match &doomed.source {
+                    Some(source) => error.when(&format!("error when deleting {}", crate::value::quoted(source))),
+                    None => error,
+                };
                 if let Some(before) = failed.replace(error) {
                     eprintln!("{before}");
                 }
@@ -126,6 +145,13 @@ pub async fn delete(session: &Session) -> Outcome {
 
 fn options(session: &Session) -> Outcome<Value> {
     let parsed = &session.parsed;
+    for (old, new) in [("true", "background"), ("false", "orphan")] {
+        if parsed.text("cascade") == old {
+            eprintln!(
+                "warning: --cascade={old} is deprecated (boolean value) and can be replaced with --cascade={new}."
+            );
+        }
+    }
     let policy = match parsed.text("cascade") {
         "background" | "true" => "Background",
         "foreground" => "Foreground",
@@ -166,12 +192,16 @@ fn options(session: &Session) -> Outcome<Value> {
 async fn doomed(session: &Session) -> Outcome<Vec<Doomed>> {
     let parsed = &session.parsed;
     let mut all = Vec::new();
-    for object in objects::from_files(session).await? {
-        let kind = kinds::of_object(session, &object).await?;
+    let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
+    for (source, object) in objects::from_sources(session).await? {
+        if !selector.matches(|key| object["metadata"]["labels"][key].as_str()) {
+            continue;
+        }
+        let kind = kinds::of_object(session, &object).await.map_err(|e| objects::unmapped(&source, &object, e))?;
         let (namespace, name) = objects::place(session, &object)?;
-        all.push(Doomed { kind, namespace, name });
+        all.push(Doomed { kind, namespace, name, source: Some(source) });
     }
-    if parsed.args.is_empty() && !parsed.is_set("filename") {
+    if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new(
             "You must provide one or more resources by argument or filename.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'",
         ));
@@ -189,13 +219,18 @@ async fn doomed(session: &Session) -> Outcome<Vec<Doomed>> {
             let list = session.get(&format!("{}{query}", target.kind.path(within))).await?;
             for item in list["items"].as_array().into_iter().flatten() {
                 let text = |key: &str| item["metadata"][key].as_str().unwrap_or_default().to_owned();
-                all.push(Doomed { kind: target.kind.clone(), namespace: text("namespace"), name: text("name") });
+                all.push(Doomed {
+                    kind: target.kind.clone(),
+                    namespace: text("namespace"),
+                    name: text("name"),
+                    source: None,
+                });
             }
         } else if selected {
             return Err(Failure::new("name cannot be provided when a selector is specified"));
         }
         for name in target.names {
-            all.push(Doomed { kind: target.kind.clone(), namespace: namespace.clone(), name });
+            all.push(Doomed { kind: target.kind.clone(), namespace: namespace.clone(), name, source: None });
         }
     }
     Ok(all)

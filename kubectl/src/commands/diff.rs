@@ -6,12 +6,13 @@ use std::process::Command as Process;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::objects::{FILES, from_files, place};
 use crate::session::{Session, encode, query};
 use crate::value::{Read, or};
 
+use super::create::manager;
 use super::history;
 
 /// Flags of `diff`.
@@ -19,10 +20,10 @@ pub const FLAGS: &[&[Flag]] = &[
     FILES,
     &[
         text("concurrency", "1", "Number of objects to process in parallel when diffing against the live version."),
-        text("field-manager", "", "Name of the manager used to track field ownership."),
+        manager("kubectl-client-side-apply"),
         switch("force-conflicts", "If true, server-side apply will force the changes against conflicts."),
         switch("prune", "Include resources that would be deleted by pruning."),
-        text("prune-allowlist", "", "Overwrite the default allowlist with <group/version/kind> for --prune"),
+        repeated("prune-allowlist", "Overwrite the default allowlist with <group/version/kind> for --prune"),
         text("selector", "", "Selector (label query) to filter on").short('l'),
         switch("server-side", "If true, apply runs in the server instead of the client."),
         text("since", "", "Compare objects as they are with how they were at a revision, a time or so long ago (5m)."),
@@ -166,7 +167,7 @@ async fn applied(session: &Session, kind: &kinds::Kind, mut object: Value, befor
     }
     if parsed.on("server-side") {
         let force = if parsed.on("force-conflicts") { "true" } else { "false" };
-        let manager = or(parsed.text("field-manager"), "kubectl");
+        let manager = if parsed.is_set("field-manager") { parsed.text("field-manager") } else { "kubectl" };
         let query = query(&[("fieldManager", manager), ("force", force), ("dryRun", "All")]);
         return session.patch(&format!("{path}{query}"), "apply-patch", &object).await;
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
 use crate::objects::SELECT;
 use crate::output::{self, Format, list, table};
@@ -17,7 +17,7 @@ pub const FLAGS: &[&[Flag]] = &[
         text("chunk-size", "500", "Return large lists in chunks rather than all at once."),
         text("for", "", "Filter events to only those pertaining to the specified resource."),
         switch("no-headers", "When using the default output format, don't print headers."),
-        text("types", "", "Output only events of given types."),
+        repeated("types", "Output only events of given types."),
         switch("watch", "After listing the requested events, watch for more events.").short('w'),
     ],
 ];

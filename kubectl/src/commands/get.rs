@@ -7,7 +7,7 @@ use http_body_util::BodyStream;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, FILES, SELECT, Target};
 use crate::output::jsonpath::{Template, relaxed, text_of};
@@ -31,9 +31,8 @@ pub const FLAGS: &[&[Flag]] = &[
         text("chunk-size", "500", "Return large lists in chunks rather than all at once. Pass 0 to disable."),
         text("at", "", "Show things as they were at a revision, a time (2006-01-02T15:04:05Z) or so long ago (5m)."),
         switch("ignore-not-found", "If set to true, suppresses NotFound error for specific objects that do not exist."),
-        text(
+        repeated(
             "label-columns",
-            "",
             "Accepts a comma separated list of labels that are going to be presented as columns.",
         )
         .short('L'),
@@ -53,15 +52,29 @@ pub const FLAGS: &[&[Flag]] = &[
 /// Runs `get`.
 pub async fn get(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if !parsed.text("raw").is_empty() {
-        print!("{}", session.text(parsed.text("raw")).await?);
-        return Ok(());
+    if parsed.is_set("raw") {
+        return raw(session).await;
+    }
+    let watches = parsed.on("watch") || parsed.on("watch-only");
+    if parsed.on("output-watch-events") && !watches {
+        return Err(Failure::new("--output-watch-events option can only be used with --watch or --watch-only"));
     }
     let format = Format::of(parsed)?;
+    let files = objects::from_files(session).await?;
     let mut targets = objects::targets(session, &parsed.args).await?;
-    for object in objects::from_files(session).await? {
+    let mut wanted = Vec::new();
+    for target in &targets {
+        wanted.push(Wanted { kind: target.kind.clone(), paths: paths(session, target)? });
+    }
+    for object in files {
         let kind = crate::kinds::of_object(session, &object).await?;
-        targets.push(Target { kind, names: vec![objects::place(session, &object)?.1] });
+        let (namespace, name) = objects::place(session, &object)?;
+        let path = kind.object(&namespace, &encode(&name));
+        match wanted.last_mut().filter(|w| w.kind == kind) {
+            Some(group) => group.paths.push((Some(name.clone()), path)),
+            None => wanted.push(Wanted { kind: kind.clone(), paths: vec![(Some(name.clone()), path)] }),
+        }
+        targets.push(Target { kind, names: vec![name] });
     }
     if targets.is_empty() {
         eprintln!(
@@ -75,21 +88,73 @@ pub async fn get(session: &Session) -> Outcome {
         ));
     }
     let named = targets.iter().any(|t| !t.names.is_empty());
-    if named && parsed.on("all-namespaces") {
+    if targets.iter().any(|t| !t.names.is_empty() && t.kind.namespaced) && parsed.on("all-namespaces") {
         return Err(Failure::new("a resource cannot be retrieved by name across all namespaces"));
     }
     if named && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
         return Err(Failure::new("name cannot be provided when a selector is specified"));
     }
+    if parsed.is_set("subresource") && targets.iter().any(|t| t.names.is_empty()) {
+        return Err(Failure::new("subresource cannot be used when bulk resources are specified"));
+    }
     if !parsed.text("at").is_empty() {
         return at(session, &targets, &format).await;
     }
-    if parsed.on("watch") || parsed.on("watch-only") {
+    if watches {
         return watch(session, &targets, &format).await;
     }
     match format.is_object() {
-        true => print_objects(session, &targets, &format).await,
-        false => print_tables(session, &targets, &format).await,
+        true => print_objects(session, &wanted, &format).await,
+        false => print_tables(session, &wanted, &format).await,
+    }
+}
+
+/// Objects of a kind, each by its path and the name that it is for.
+struct Wanted {
+    kind: Kind,
+    paths: Vec<(Option<String>, String)>,
+}
+
+/// Prints what is at a path.
+async fn raw(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    let path = parsed.text("raw");
+    if !parsed.args.is_empty() {
+        return Err(Failure::new("arguments may not be passed when --raw is specified"));
+    }
+    let filters = ["watch", "watch-only", "selector", "field-selector", "filename", "kustomize", "label-columns"];
+    if filters.iter().any(|flag| parsed.is_set(flag)) || parsed.on("show-labels") {
+        return Err(Failure::new(
+            "--raw may not be specified with other flags that filter the server request or alter the output",
+        ));
+    }
+    if parsed.is_set("output") {
+        return Err(Failure::new("--raw and --output are mutually exclusive"));
+    }
+    if !path.starts_with('/') {
+        let given = crate::value::quoted(path);
+        return Err(Failure::new(format!("--raw must be a valid URL path: parse {given}: invalid URI for request")));
+    }
+    print!("{}", session.text(path).await?);
+    Ok(())
+}
+
+/// The refusal of a list, with what was asked for.
+fn of_list(session: &Session, kind: &Kind, error: Failure) -> Failure {
+    let parsed = &session.parsed;
+    let (labels, fields) = (parsed.text("selector"), parsed.text("field-selector"));
+    match error {
+        Failure::Server(mut status) if status["code"] == 400 && !(labels.is_empty() && fields.is_empty()) => {
+            let said = status["message"].as_str().unwrap_or_default();
+            let (labels, fields) = (crate::value::quoted(labels), crate::value::quoted(fields));
+            status["message"] = format!(
+                "Unable to find \"{}/{}, Resource={}\" that match label selector {labels}, field selector {fields}: {said}",
+                kind.group, kind.version, kind.plural
+            )
+            .into();
+            Failure::Server(status)
+        }
+        other => other,
     }
 }
 
@@ -139,19 +204,22 @@ async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outc
     }
 }
 
-async fn print_objects(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+async fn print_objects(session: &Session, wanted: &[Wanted], format: &Format) -> Outcome {
     let parsed = &session.parsed;
     let (mut objects, mut failed, mut single) = (Vec::new(), None, None);
-    for target in targets {
-        for (name, path) in paths(session, target)? {
+    let named: usize = wanted.iter().map(|w| w.paths.len()).sum();
+    for target in wanted {
+        for (name, path) in &target.paths {
             let read = match name {
-                Some(_) => session.get(&path).await,
-                None => chunks(session, &path, "application/json", "items").await,
+                Some(_) => session.get(path).await,
+                None => chunks(session, path, "application/json", "items")
+                    .await
+                    .map_err(|error| of_list(session, &target.kind, error)),
             };
             match read {
                 Ok(mut list) if name.is_none() => objects.extend(items_of(&target.kind, &mut list)),
                 Ok(object) => {
-                    single = Some(targets.len() == 1 && target.names.len() == 1);
+                    single = Some(named == 1);
                     objects.push(object);
                 }
                 Err(error) if error.is_not_found() && parsed.on("ignore-not-found") => {}
@@ -161,7 +229,8 @@ async fn print_objects(session: &Session, targets: &[Target], format: &Format) -
     }
     sort(session, &mut objects, |o| o)?;
     let managed = parsed.on("show-managed-fields");
-    if objects.is_empty() && (failed.is_some() || (targets.iter().all(|t| !t.names.is_empty()))) {
+    if objects.is_empty() && (failed.is_some() || wanted.iter().flat_map(|w| &w.paths).all(|(name, _)| name.is_some()))
+    {
         return failed.map_or(Ok(()), Err);
     }
     let text = match single {
@@ -177,7 +246,15 @@ fn sort<T>(session: &Session, rows: &mut [T], object: impl Fn(&T) -> &Value) -> 
     if path.is_empty() {
         return Ok(());
     }
-    let template = Template::parse(&relaxed(path), false)?;
+    let wrong = |error: Failure| match error {
+        Failure::Error(said) => Failure::Error(said.rsplit(", ").next().unwrap_or_default().to_owned()),
+        other => other,
+    };
+    let template = Template::parse(&relaxed(path), false).map_err(wrong)?;
+    if rows.iter().all(|row| template.values(object(row)).is_empty()) {
+        let path = relaxed(path);
+        return Err(Failure::new(format!("couldn't find any field with path \"{path}\" in the list of objects")));
+    }
     let key = |row: &T| template.values(object(row)).first().map(|v| (*v).clone()).unwrap_or_default();
     rows.sort_by(|a, b| {
         let (a, b) = (key(a), key(b));
@@ -202,16 +279,34 @@ fn view(session: &Session, format: &Format, kind: &Kind, many: bool) -> View {
     }
 }
 
-async fn print_tables(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+/// The table that says of each object its name and its age, whatever its kind.
+fn plain(mut table: Value) -> Value {
+    let ages: Vec<Value> = table["rows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| crate::value::ago(&row["object"]["metadata"]["creationTimestamp"]).into())
+        .collect();
+    for (row, age) in table["rows"].as_array_mut().into_iter().flatten().zip(ages) {
+        row["cells"] = json!([row["object"]["metadata"]["name"], age]);
+    }
+    table["columnDefinitions"] =
+        json!([{"name": "Name", "format": "name", "priority": 0}, {"name": "Age", "priority": 0}]);
+    table
+}
+
+async fn print_tables(session: &Session, wanted: &[Wanted], format: &Format) -> Outcome {
     let parsed = &session.parsed;
-    let many = targets.len() > 1;
+    let many = wanted.iter().any(|w| w.kind != wanted[0].kind);
     let (mut printed, mut failed) = (false, None);
-    for target in targets {
+    for target in wanted {
         let mut table = Value::Null;
-        for (name, path) in paths(session, target)? {
+        for (name, path) in &target.paths {
             let read = match name {
-                Some(_) => session.get_as(&path, TABLE).await,
-                None => chunks(session, &path, TABLE, "rows").await,
+                Some(_) => session.get_as(path, TABLE).await,
+                None => {
+                    chunks(session, path, TABLE, "rows").await.map_err(|error| of_list(session, &target.kind, error))
+                }
             };
             match read {
                 Ok(mut next) if !table.is_null() => {
@@ -229,8 +324,14 @@ async fn print_tables(session: &Session, targets: &[Target], format: &Format) ->
         if rows.is_empty() {
             continue;
         }
-        sort(session, &mut rows, |row| &row["object"])?;
+        if sort(session, &mut rows, |row| &row["object"]).is_err() {
+            // kubectl keeps to itself why rows cannot be sorted.
+            continue;
+        }
         table["rows"] = rows.into();
+        if !parsed.on("server-print") {
+            table = plain(table);
+        }
         if printed {
             println!();
         }
@@ -238,7 +339,7 @@ async fn print_tables(session: &Session, targets: &[Target], format: &Format) ->
         printed = true;
     }
     if !printed && failed.is_none() && !parsed.on("ignore-not-found") {
-        let scoped = !parsed.on("all-namespaces") && targets.iter().any(|t| t.kind.namespaced);
+        let scoped = !parsed.on("all-namespaces") && wanted.iter().any(|t| t.kind.namespaced);
         match scoped {
             true => eprintln!("No resources found in {} namespace.", session.namespace()?),
             false => eprintln!("No resources found"),
@@ -310,10 +411,19 @@ pub async fn lines(
     accept: &str,
     mut each: impl FnMut(Value) -> Outcome<bool>,
 ) -> Outcome {
+    let timeout = session.request_timeout()?;
+    let deadline = (!timeout.is_zero()).then(|| tokio::time::Instant::now() + timeout);
     let response = session.send(Method::GET, path, accept, None, Bytes::new()).await?;
     let mut frames = BodyStream::new(response.into_body());
     let mut buffer = Vec::new();
-    while let Some(frame) = frames.next().await {
+    loop {
+        let next = frames.next();
+        let frame = match deadline {
+            // A watch that lasted as long as it may is no failure.
+            Some(deadline) => tokio::time::timeout_at(deadline, next).await.ok().flatten(),
+            None => next.await,
+        };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame?.into_data() else { continue };
         buffer.extend_from_slice(&data);
         while let Some(end) = buffer.iter().position(|b| *b == b'\n') {

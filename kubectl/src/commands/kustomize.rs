@@ -1,7 +1,7 @@
 //! `kustomize`: prints what a kustomization comes to.
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::session::Session;
 
 /// Flags of `kustomize`.
@@ -9,6 +9,13 @@ pub const FLAGS: &[&[Flag]] = &[&[
     switch("as-current-user", "use the uid and gid of the command executor to run the function in the container"),
     switch("enable-alpha-plugins", "enable kustomize plugins"),
     switch("enable-helm", "Enable use of the Helm chart inflator generator."),
+    repeated("env", "a list of environment variables to be used by functions").short('e'),
+    repeated("helm-api-versions", "Kubernetes api versions used by Helm for Capabilities.APIVersions"),
+    switch("helm-debug", "Enable debug output from the Helm chart inflator generator."),
+    text("helm-kube-version", "", "Kubernetes version used by Helm for Capabilities.KubeVersion"),
+    repeated("mount", "a list of storage options read from the filesystem"),
+    switch("network", "enable network access for functions that declare it"),
+    text("network-name", "bridge", "the docker network to run the container in"),
     text("helm-command", "helm", "helm command (path to executable)"),
     text(
         "load-restrictor",

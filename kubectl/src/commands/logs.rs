@@ -100,18 +100,41 @@ fn containers(pod: &Value) -> Vec<String> {
     of("initContainers").chain(of("containers")).chain(of("ephemeralContainers")).map(str::to_owned).collect()
 }
 
+/// Checks flags that do not go together, and values that mean nothing.
+fn check(parsed: &Parsed) -> Outcome {
+    let since_time = parsed.text("since-time");
+    let wrong = match () {
+        () if parsed.is_set("since") && !since_time.is_empty() => {
+            "at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned()
+        }
+        () if !since_time.is_empty() && since_time.parse::<jiff::Timestamp>().is_err() => {
+            let start: String = since_time.chars().take_while(|c| !c.is_ascii_digit()).collect();
+            let shown = if start.is_empty() { since_time } else { &start };
+            format!("parsing time {since_time:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {shown:?} as \"2006\"")
+        }
+        () if parsed.on("all-containers") && !parsed.text("container").is_empty() => {
+            format!("--all-containers=true should not be specified with container name {}", parsed.text("container"))
+        }
+        () if parsed.number("limit-bytes")? < 0 => "--limit-bytes must be greater than 0".into(),
+        () if parsed.number("tail")? < -1 => "--tail must be greater than or equal to -1".into(),
+        () => return Ok(()),
+    };
+    Err(Failure::new(wrong))
+}
+
 /// Runs `logs`.
 pub async fn logs(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let mut args = parsed.args.clone();
     let mut container = parsed.text("container").to_owned();
     let by_selector = parsed.is_set("selector");
-    if args.is_empty() && !by_selector {
-        return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
-    }
     if by_selector && !args.is_empty() {
         return Err(parsed.usage("only a selector (-l) or a POD name is allowed"));
     }
+    if (args.is_empty() && !by_selector) || args.len() > 2 {
+        return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
+    }
+    check(parsed)?;
     if args.len() == 2 && !args[1].contains('/') && container.is_empty() {
         container = args.remove(1);
     }
@@ -121,11 +144,12 @@ pub async fn logs(session: &Session) -> Outcome {
             let arg = if arg.contains('/') { arg.clone() } else { format!("pods/{arg}") };
             let (kind, name) = objects::one(session, &[arg]).await?;
             let all = pods_of(session, &kind, &name).await.map_err(|error| match error.is_not_found() {
-                true if kind.plural == "pods" => Failure::new(format!(
-                    "error from server (NotFound): pods {name:?} not found in namespace {:?}",
+                true => Failure::new(format!(
+                    "error from server (NotFound): {} {name:?} not found in namespace {:?}",
+                    kind.qualified_plural(),
                     session.namespace().unwrap_or_default()
                 )),
-                _ => error,
+                false => error,
             })?;
             if kind.plural != "pods" && all.len() > 1 && !parsed.on("all-pods") {
                 let first = all[0]["metadata"]["name"].as_str().unwrap_or_default();
@@ -141,6 +165,12 @@ pub async fn logs(session: &Session) -> Outcome {
             return Ok(());
         }
         return Err(Failure::new("timed out waiting for the condition"));
+    }
+    for pod in pods.iter().filter(|_| !container.is_empty()) {
+        if !containers(pod).contains(&container) {
+            let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Failure::new(format!("container {container} is not valid for pod {pod}")));
+        }
     }
     let streams = streams(parsed, &pods, &container);
     let limit = usize::try_from(parsed.number("max-log-requests")?).unwrap_or(0);

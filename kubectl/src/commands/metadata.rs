@@ -5,28 +5,21 @@ use serde_json::{Map, Value};
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::objects::{self, FILES, SELECT};
-use crate::output::{self, Format, changed, name_of};
+use crate::output::{self, changed};
 use crate::session::{Session, encode};
 
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of both.
-pub const FLAGS: &[&[Flag]] = &[
-    output::FLAGS,
-    FILES,
-    SELECT,
-    &[
-        WRITE[0],
-        WRITE[1],
-        switch("list", "If true, display the labels or annotations for a given resource."),
-        switch("local", "If true, it will NOT contact the api-server but run locally."),
-        switch("overwrite", "If true, allow labels or annotations to be overwritten."),
-        text(
-            "resource-version",
-            "",
-            "If non-empty, the update will only succeed if this is the current resource-version.",
-        ),
-    ],
+pub const LABEL: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager("kubectl-label")]];
+/// Flags of `annotate`.
+pub const ANNOTATE: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager("kubectl-annotate")]];
+const COMMON: &[Flag] = &[
+    WRITE[0],
+    switch("list", "If true, display the labels or annotations for a given resource."),
+    switch("local", "If true, it will NOT contact the api-server but run locally."),
+    switch("overwrite", "If true, allow labels or annotations to be overwritten."),
+    text("resource-version", "", "If non-empty, the update will only succeed if this is the current resource-version."),
 ];
 
 /// Runs `label`.
@@ -57,16 +50,31 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
             _ => return Err(Failure::new(format!("unknown {word} spec: {pair}"))),
         }
     }
-    if let Some(key) = remove.iter().find(|key| set.contains_key(*key)) {
-        return Err(Failure::new(format!("cannot modify and remove the same {word}(s), {key}")));
+    if remove.iter().any(|key| set.contains_key(key)) {
+        return Err(Failure::new(format!(
+            "can not both modify and remove a{} {word} in the same command",
+            if word == "label" { "" } else { "n" }
+        )));
     }
     if pairs.is_empty() && !parsed.on("list") {
         return Err(Failure::new(format!("at least one {word} update is required")));
     }
+    if parsed.on("all") && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
+        return Err(Failure::new("cannot set --all and --selector at the same time"));
+    }
     let mut failed: Option<Failure> = None;
-    for (kind, object) in objects::read(session, resources).await? {
+    let found = objects::read(session, resources).await?;
+    let many = found.len() > 1;
+    if many && !parsed.text("resource-version").is_empty() {
+        return Err(Failure::new("--resource-version may only be used with a single resource"));
+    }
+    for (kind, object) in found {
         if parsed.on("list") {
-            list(&object, field);
+            if many {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                println!("Listing {field} for {}.{}/{name}:", kind.kind, kind.group);
+            }
+            list(&object, field, many);
             continue;
         }
         let path = {
@@ -89,9 +97,9 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     failed.map_or(Ok(()), Err)
 }
 
-fn list(object: &Value, field: &str) {
+fn list(object: &Value, field: &str, indented: bool) {
     for (key, value) in object["metadata"][field].as_object().into_iter().flatten() {
-        println!("{key}={}", value.as_str().unwrap_or_default());
+        println!("{}{key}={}", if indented { " " } else { "" }, value.as_str().unwrap_or_default());
     }
 }
 
@@ -110,7 +118,7 @@ async fn change(
         if let Some((key, _)) = set.iter().find(taken) {
             return Err(Failure::Plain(match word {
                 "label" => format!(
-                    "'{key}' already has a value ({}), and --overwrite is false",
+                    "error: '{key}' already has a value ({}), and --overwrite is false",
                     have[key].as_str().unwrap_or_default()
                 ),
                 _ => format!(
@@ -127,7 +135,8 @@ async fn change(
     }
     let mut patch: Map<String, Value> = set.clone();
     patch.extend(remove.iter().filter(|k| have.get(k.as_str()).is_some()).map(|key| (key.clone(), Value::Null)));
-    let same = patch.iter().all(|(key, value)| have.get(key).unwrap_or(&Value::Null) == value);
+    let asks_version = !parsed.text("resource-version").is_empty();
+    let same = !asks_version && patch.iter().all(|(key, value)| have.get(key).unwrap_or(&Value::Null) == value);
     let mut patch = serde_json::json!({"metadata": {field: patch}});
     if !parsed.text("resource-version").is_empty() {
         patch["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
@@ -146,9 +155,5 @@ async fn change(
         "label" => "labeled",
         _ => "annotated",
     };
-    match Format::of(parsed)? {
-        Format::Default if done == "not labeled" => println!("{} {done}", name_of(&result)),
-        _ => changed(parsed, &result, done)?,
-    }
-    Ok(())
+    changed(parsed, &result, done)
 }

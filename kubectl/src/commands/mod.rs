@@ -3,6 +3,7 @@
 mod api;
 mod applied;
 mod apply;
+mod applyset;
 mod auth;
 mod change;
 pub mod completion;
@@ -12,6 +13,7 @@ mod create;
 mod debug;
 mod delete;
 mod diff;
+mod dump;
 mod events;
 mod exec;
 mod explain;
@@ -19,6 +21,7 @@ mod forward;
 mod generate;
 mod get;
 mod history;
+pub mod kuberc;
 mod kustomize;
 mod logs;
 mod metadata;
@@ -26,6 +29,7 @@ mod node;
 pub mod plugin;
 mod proxy;
 mod prune;
+mod reconcile;
 mod rollout;
 mod run;
 mod scale;
@@ -36,7 +40,7 @@ mod wait;
 use futures::future::BoxFuture;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, help};
+use crate::flags::Flag;
 use crate::session::Session;
 
 /// One command.
@@ -53,20 +57,6 @@ pub struct Command {
     pub interspersed: bool,
     /// Does it.
     pub run: for<'a> fn(&'a Session) -> BoxFuture<'a, Outcome>,
-}
-
-impl Command {
-    /// What `--help` prints.
-    pub fn help(&self) -> String {
-        format!(
-            "{}.\n\nOptions:\n{}Usage:\n  kubectl {} {}\n\nUse \"kubectl options\" for a list of global command-line options \
-             (applies to all commands).\n",
-            self.about,
-            help(self.flags),
-            self.path,
-            self.usage
-        )
-    }
 }
 
 /// Prints the failure that came before, so that the last one is left to be returned.
@@ -95,7 +85,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "annotate",
         metadata::annotate,
-        metadata::FLAGS,
+        metadata::ANNOTATE,
         "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
         "Update the annotations on a resource"
     ),
@@ -149,6 +139,13 @@ pub static COMMANDS: &[Command] = &[
         "VERB [TYPE | TYPE/NAME | NONRESOURCEURL]",
         "Check whether an action is allowed"
     ),
+    command!(
+        "auth reconcile",
+        reconcile::reconcile,
+        reconcile::FLAGS,
+        "-f FILENAME",
+        "Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects"
+    ),
     command!("auth whoami", auth::whoami, auth::WHOAMI, "", "Check self subject attributes"),
     command!(
         "autoscale",
@@ -172,6 +169,7 @@ pub static COMMANDS: &[Command] = &[
         "Deny a certificate signing request"
     ),
     command!("cluster-info", api::cluster_info, &[], "", "Display cluster information"),
+    command!("cluster-info dump", dump::dump, dump::FLAGS, "", "Dump relevant information for debugging and diagnosis"),
     command!(
         "completion",
         completion::completion,
@@ -272,14 +270,14 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "create clusterrole",
         generate::cluster_role,
-        generate::ROLE,
+        generate::CLUSTER_ROLE,
         "NAME --verb=verb --resource=resource.group",
         "Create a cluster role"
     ),
     command!(
         "create clusterrolebinding",
         generate::cluster_role_binding,
-        generate::BINDING,
+        generate::CLUSTER_BINDING,
         "NAME --clusterrole=NAME [--user=username] [--group=groupname]",
         "Create a cluster role binding for a particular cluster role"
     ),
@@ -288,13 +286,6 @@ pub static COMMANDS: &[Command] = &[
         generate::config_map,
         generate::DATA,
         "NAME [--from-file=[key=]source] [--from-literal=key1=value1]",
-        "Create a config map from a local file, directory or literal value"
-    ),
-    command!(
-        "create cm",
-        generate::config_map,
-        generate::DATA,
-        "NAME",
         "Create a config map from a local file, directory or literal value"
     ),
     command!(
@@ -309,13 +300,6 @@ pub static COMMANDS: &[Command] = &[
         generate::deployment,
         generate::DEPLOYMENT,
         "NAME --image=image -- [COMMAND] [args...]",
-        "Create a deployment with the specified name"
-    ),
-    command!(
-        "create deploy",
-        generate::deployment,
-        generate::DEPLOYMENT,
-        "NAME --image=image",
         "Create a deployment with the specified name"
     ),
     command!(
@@ -339,16 +323,8 @@ pub static COMMANDS: &[Command] = &[
         "NAME",
         "Create a namespace with the specified name"
     ),
-    command!("create ns", generate::namespace, generate::PLAIN, "NAME", "Create a namespace with the specified name"),
     command!(
         "create poddisruptionbudget",
-        generate::disruption_budget,
-        generate::DISRUPTION_BUDGET,
-        "NAME --selector=SELECTOR --min-available=N",
-        "Create a pod disruption budget with the specified name"
-    ),
-    command!(
-        "create pdb",
         generate::disruption_budget,
         generate::DISRUPTION_BUDGET,
         "NAME --selector=SELECTOR --min-available=N",
@@ -406,40 +382,33 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "create service clusterip",
         generate::cluster_ip,
-        generate::SERVICE,
+        generate::CLUSTER_IP,
         "NAME [--tcp=<port>:<targetPort>]",
         "Create a ClusterIP service"
     ),
     command!(
         "create service externalname",
         generate::external_name,
-        generate::SERVICE,
+        generate::EXTERNAL_NAME,
         "NAME --external-name external.name",
         "Create an ExternalName service"
     ),
     command!(
         "create service loadbalancer",
         generate::load_balancer,
-        generate::SERVICE,
+        generate::LOAD_BALANCER,
         "NAME [--tcp=port:targetPort]",
         "Create a LoadBalancer service"
     ),
     command!(
         "create service nodeport",
         generate::node_port,
-        generate::SERVICE,
+        generate::NODE_PORT,
         "NAME [--tcp=port:targetPort]",
         "Create a NodePort service"
     ),
     command!(
         "create serviceaccount",
-        generate::service_account,
-        generate::PLAIN,
-        "NAME",
-        "Create a service account with the specified name"
-    ),
-    command!(
-        "create sa",
         generate::service_account,
         generate::PLAIN,
         "NAME",
@@ -519,6 +488,14 @@ pub static COMMANDS: &[Command] = &[
         "Display one or many resources"
     ),
     command!(
+        "kuberc set",
+        kuberc::set,
+        kuberc::SET,
+        "--section=SECTION --command=COMMAND",
+        "Set values in the kuberc configuration"
+    ),
+    command!("kuberc view", kuberc::view, kuberc::VIEW, "", "Display the contents of the kuberc file"),
+    command!(
         "kustomize",
         kustomize::kustomize,
         kustomize::FLAGS,
@@ -528,7 +505,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "label",
         metadata::label,
-        metadata::FLAGS,
+        metadata::LABEL,
         "[--overwrite] (-f FILENAME | TYPE NAME) KEY_1=VAL_1 ... KEY_N=VAL_N",
         "Update the labels on a resource"
     ),
@@ -639,7 +616,7 @@ pub static COMMANDS: &[Command] = &[
     command!(
         "set serviceaccount",
         set::service_account,
-        set::FLAGS,
+        set::ACCOUNT,
         "(-f FILENAME | TYPE NAME) SERVICE_ACCOUNT",
         "Update the service account of a resource"
     ),
@@ -651,11 +628,7 @@ pub static COMMANDS: &[Command] = &[
         "Update the taints on one or more nodes"
     ),
     command!("top node", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
-    command!("top nodes", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
-    command!("top no", top::node, top::NODE, "[NAME | -l label]", "Display resource (CPU/memory) usage of nodes"),
     command!("top pod", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
-    command!("top pods", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
-    command!("top po", top::pod, top::POD, "[NAME | -l label]", "Display resource (CPU/memory) usage of pods"),
     command!("uncordon", node::uncordon, node::CORDON, "NODE", "Mark node as schedulable"),
     command!("version", api::version, api::VERSION, "", "Print the client and server version information"),
     command!(
@@ -678,11 +651,32 @@ pub static COMMANDS: &[Command] = &[
 mod tests {
     use super::*;
 
+    /// Flags of every command that commands with a meaning of their own for them hide.
+    const SHADOWED: [&str; 13] = [
+        "profile",
+        "user",
+        "server",
+        "certificate-authority",
+        "insecure-skip-tls-verify",
+        "tls-server-name",
+        "cluster",
+        "namespace",
+        "client-certificate",
+        "client-key",
+        "password",
+        "token",
+        "username",
+    ];
+
     #[test]
     fn commands_and_their_flags_are_there_once() {
         for (at, command) in COMMANDS.iter().enumerate() {
             assert!(COMMANDS[at + 1..].iter().all(|c| c.path != command.path), "{}", command.path);
-            let flags: Vec<&Flag> = command.flags.iter().copied().chain([crate::session::GLOBAL]).flatten().collect();
+            let hides = |f: &&Flag| {
+                SHADOWED.contains(&f.name) && command.flags.iter().flat_map(|t| *t).any(|o| o.name == f.name)
+            };
+            let global = crate::session::GLOBAL.iter().filter(|f| !hides(f));
+            let flags: Vec<&Flag> = command.flags.iter().copied().flatten().chain(global).collect();
             for (at, flag) in flags.iter().enumerate() {
                 let twice = |f: &&Flag| f.name == flag.name || (f.short.is_some() && f.short == flag.short);
                 assert!(!flags[at + 1..].iter().any(twice), "{} --{}", command.path, flag.name);

@@ -11,7 +11,7 @@ use crate::objects::SELECT;
 use crate::output::{self, changed};
 use crate::session::{Session, encode, query};
 
-use super::create::{WRITE, is_client_dry_run};
+use super::create::{WRITE, is_client_dry_run, manager};
 
 /// Flags of `cordon` and `uncordon`.
 pub const CORDON: &[&[Flag]] = &[&[SELECT[0], WRITE[0]]];
@@ -43,7 +43,7 @@ pub const TAINT: &[&[Flag]] = &[
         SELECT[0],
         SELECT[3],
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-taint"),
         WRITE[2],
         switch(
             "overwrite",
@@ -60,11 +60,20 @@ const BUDGET_RETRY: Duration = Duration::from_secs(5);
 /// The nodes that arguments or a selector name.
 async fn nodes(session: &Session, names: &[String]) -> Outcome<Vec<Value>> {
     let parsed = &session.parsed;
+    if parsed.is_set("selector") && !names.is_empty() && !parsed.command.ends_with("taint") {
+        return Err(parsed
+            .usage("error: cannot specify both a node name and a --selector option".trim_start_matches("error: ")));
+    }
     let mut nodes = Vec::new();
     if parsed.is_set("selector") || (parsed.is_set("all") && parsed.on("all")) {
         let list =
             session.get(&format!("/api/v1/nodes{}", query(&[("labelSelector", parsed.text("selector"))]))).await?;
-        nodes.extend(list["items"].as_array().cloned().unwrap_or_default());
+        for node in list["items"].as_array().into_iter().flatten() {
+            let mut node = node.clone();
+            node["apiVersion"] = "v1".into();
+            node["kind"] = "Node".into();
+            nodes.push(node);
+        }
     }
     for name in names {
         let name = name.rsplit('/').next().unwrap_or_default();
@@ -156,9 +165,23 @@ fn stays(session: &Session, pod: &Value) -> Option<Stay> {
     None
 }
 
+/// What is said of pods: each reason once, with the pods that it is for.
+fn grouped(all: &Reasons) -> Vec<String> {
+    let mut reasons: Vec<&str> = all.iter().map(|(why, _)| *why).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    let texts = reasons.iter().map(|reason| {
+        let pods: Vec<&str> = all.iter().filter(|(why, _)| why == reason).map(|(_, pod)| pod.as_str()).collect();
+        format!("{reason}: {}", pods.join(", "))
+    });
+    texts.collect()
+}
+
 /// Runs `drain`.
 pub async fn drain(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    keelson_machinery::selector::LabelSelector::parse(parsed.text("pod-selector"))
+        .map_err(|_| Failure::new("--pod-selector=<pod_selector> must be a valid label selector"))?;
     let nodes = nodes(session, &parsed.args).await?;
     for node in &nodes {
         schedulable(session, node, false).await?;
@@ -176,30 +199,31 @@ pub async fn drain(session: &Session) -> Outcome {
                 Some(Stay::Refuse(why)) => refused.push((why, shown)),
                 Some(Stay::Ignore("")) => {}
                 Some(Stay::Ignore(why)) => ignored.push((why, shown)),
-                None => evicted.push(pod),
+                None => {
+                    let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+                    let owned = pod["metadata"]["ownerReferences"].as_array().is_some_and(|o| !o.is_empty());
+                    if !finished && !owned {
+                        ignored.push(("deleting Pods that declare no controller", shown));
+                    }
+                    evicted.push(pod);
+                }
             }
         }
-        let grouped = |all: &Reasons| {
-            let mut reasons: Vec<&str> = all.iter().map(|(why, _)| *why).collect();
-            reasons.dedup();
-            let texts = reasons.iter().map(|reason| {
-                let pods: Vec<&str> =
-                    all.iter().filter(|(why, _)| why == reason).map(|(_, pod)| pod.as_str()).collect();
-                format!("{reason}: {}", pods.join(", "))
-            });
-            texts.collect::<Vec<_>>().join(", ")
-        };
         if !refused.is_empty() {
-            eprintln!(
-                "error: unable to drain node {:?} due to error: {}, continuing command...",
-                name(node),
-                grouped(&refused)
-            );
+            let reasons = grouped(&refused);
+            let all = match reasons.as_slice() {
+                [one] => one.clone(),
+                several => format!("[{}]", several.join(", ")),
+            };
+            eprintln!("error: unable to drain node {:?} due to error: {all}, continuing command...", name(node));
             eprintln!("There are pending nodes to be drained:\n {}", name(node));
-            return Err(Failure::new(grouped(&refused)));
+            return Err(match reasons.len() {
+                1 => Failure::new(all),
+                _ => Failure::Plain(reasons.join("\n")),
+            });
         }
         if !ignored.is_empty() {
-            eprintln!("Warning: {}", grouped(&ignored));
+            eprintln!("Warning: {}", grouped(&ignored).join("; "));
         }
         if is_client_dry_run(session)? {
             evicted.iter().for_each(|pod| {
@@ -292,14 +316,17 @@ pub async fn taint(session: &Session) -> Outcome {
     let Some((kind, names)) = resources.split_first() else {
         return Err(Failure::new("one or more resources must be specified as <resource> <name>"));
     };
-    if kinds::resolve(session, kind.split('/').next().unwrap_or_default()).await?.plural != "nodes" {
-        return Err(Failure::new(format!("invalid resource type {kind}, only node(s) is supported")));
+    if kind.contains('/') {
+        return Err(Failure::Plain(format!("the server doesn't have a resource type {kind:?}")));
+    }
+    if kinds::resolve(session, kind).await?.plural != "nodes" {
+        return Err(Failure::new(format!("invalid resource type {kind}, only node types are supported")));
     }
     if changes.is_empty() {
         return Err(Failure::new("at least one taint update is required"));
     }
-    let names: Vec<String> = if kind.contains('/') { resources.to_vec() } else { names.to_vec() };
-    for node in nodes(session, &names).await? {
+    check_taints(parsed, changes)?;
+    for node in nodes(session, names).await? {
         let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         let mut removed = false;
         for change in changes {
@@ -313,6 +340,30 @@ pub async fn taint(session: &Session) -> Outcome {
             session.patch(&path, "merge-patch", &patch).await?
         };
         changed(parsed, &after, if removed { "untainted" } else { "tainted" })?;
+    }
+    Ok(())
+}
+
+/// Checks taints before any node is looked at.
+fn check_taints(parsed: &crate::flags::Parsed, changes: &[String]) -> Outcome {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for change in changes.iter().filter(|change| !change.ends_with('-')) {
+        let (pair, effect) = change.rsplit_once(':').unwrap_or((change, ""));
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if let Some(why) = keelson_machinery::names::qualified_name(key) {
+            return Err(parsed.usage(format!("invalid taint spec: {change}, {why}")));
+        }
+        if effect.is_empty() {
+            return Err(parsed.usage(format!("invalid taint spec: {change}")));
+        }
+        if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+            return Err(parsed.usage(format!("invalid taint effect: {effect}, unsupported taint effect")));
+        }
+        if seen.contains(&(key, effect)) {
+            return Err(parsed
+                .usage(format!("duplicated taints with the same key and effect: {{{key} {value} {effect} <nil>}}")));
+        }
+        seen.push((key, effect));
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ async fn kinds_of(session: &Session) -> Outcome<Vec<Kind>> {
         return Ok(kinds);
     }
     for text in listed {
-        let parts: Vec<&str> = text.split('/').collect();
+        let parts: Vec<&str> = text.split('/').map(str::trim).collect();
         let [group, version, kind] = parts.as_slice() else {
             return Err(Failure::new(format!(
                 "invalid GroupVersionKind format: {text}, please follow <group/version/kind>"
@@ -71,6 +71,11 @@ async fn kinds_of(session: &Session) -> Outcome<Vec<Kind>> {
         kinds.push(kinds::of_object(session, &json!({"apiVersion": api_version, "kind": kind})).await?);
     }
     Ok(kinds)
+}
+
+/// Checks that the kinds that are named can be looked at.
+pub async fn allowed(session: &Session) -> Outcome {
+    kinds_of(session).await.map(|_| ())
 }
 
 /// Objects that were applied and are not among `seen`, which are paths.

@@ -11,11 +11,12 @@ use crate::objects::{self, FILES, SELECT};
 use crate::output::{self, changed, name_of};
 use crate::session::{Session, query};
 
-use super::change::{named, path_of};
-use super::create::WRITE;
+use super::change::path_of;
+use super::create::{WRITE, manager};
+use crate::describe::sheet::Sheet;
 
 /// Flags of pause, resume and restart.
-pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[0], WRITE[1]]];
+pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[0], manager("kubectl-rollout")]];
 /// Flags of `rollout history`.
 pub const HISTORY: &[&[Flag]] = &[
     output::FLAGS,
@@ -48,15 +49,24 @@ fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
+/// The workloads that the command line names; without names all of the kinds that it names.
+async fn workloads(session: &Session) -> Outcome<Vec<(Kind, Value)>> {
+    let parsed = &session.parsed;
+    if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(Failure::new("required resource not specified"));
+    }
+    objects::all_of(session, &parsed.args).await
+}
+
 async fn pause_or_resume(session: &Session, paused: bool) -> Outcome {
     let word = if paused { "pause" } else { "resume" };
-    for (kind, object) in named(session, &session.parsed.args).await? {
+    for (kind, object) in workloads(session).await? {
         if kind.plural != "deployments" {
             return Err(Failure::new(format!(
-                "{}s.{} {:?} {word}r is not supported",
-                kind.kind.to_lowercase(),
-                kind.group,
-                name(&object)
+                "{} {:?} {} is not supported",
+                kind.qualified_plural(),
+                name(&object),
+                if paused { "pausing" } else { "resuming" }
             )));
         }
         if object["spec"]["paused"].as_bool().unwrap_or(false) == paused {
@@ -82,7 +92,7 @@ pub async fn resume(session: &Session) -> Outcome {
 
 /// Runs `rollout restart`.
 pub async fn restart(session: &Session) -> Outcome {
-    for (kind, object) in named(session, &session.parsed.args).await? {
+    for (kind, object) in workloads(session).await? {
         if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
             return Err(Failure::new(format!(
                 "{}s {:?} restarting is not supported",
@@ -112,7 +122,7 @@ async fn revisions(session: &Session, kind: &Kind, object: &Value) -> Outcome<Ve
     let plural = match kind.plural.as_str() {
         "deployments" => "replicasets.apps",
         "daemonsets" | "statefulsets" => "controllerrevisions.apps",
-        other => return Err(Failure::new(format!("no history viewer has been implemented for {other:?}"))),
+        _ => return Err(Failure::new(format!("no history viewer has been implemented for {:?}", kind.kind))),
     };
     let of = resolve(session, plural).await?;
     let list = session.get(&format!("{}{}", of.path(Some(namespace)), query(&[("labelSelector", &selector)]))).await?;
@@ -151,7 +161,7 @@ pub fn selector_of(selector: &Value) -> String {
 /// Runs `rollout history`.
 pub async fn history(session: &Session) -> Outcome {
     let wanted = session.parsed.number("revision")?;
-    for (kind, object) in named(session, &session.parsed.args).await? {
+    for (kind, object) in workloads(session).await? {
         let revisions = revisions(session, &kind, &object).await?;
         if wanted > 0 {
             let found = revisions.iter().find(|(revision, ..)| *revision == wanted);
@@ -178,33 +188,24 @@ pub async fn history(session: &Session) -> Outcome {
 }
 
 fn template_text(template: &Value) -> String {
-    let mut text = String::from("Pod Template:\n");
-    let labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    for (at, (key, value)) in labels.iter().enumerate() {
-        let title = if at == 0 { "  Labels:\t" } else { "\t" };
-        text += &format!("{title}{key}={}\n", value.as_str().unwrap_or_default());
-    }
-    text += "  Containers:\n";
-    for container in template["spec"]["containers"].as_array().into_iter().flatten() {
-        text += &format!(
-            "   {}:\n    Image:\t{}\n",
-            container["name"].as_str().unwrap_or_default(),
-            container["image"].as_str().unwrap_or_default()
-        );
-    }
-    text
+    let mut sheet = Sheet::default();
+    crate::describe::pod::template(&mut sheet, template);
+    sheet.raw()
 }
 
 /// Runs `rollout undo`.
 pub async fn undo(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let wanted = parsed.number("to-revision")?;
-    for (kind, object) in named(session, &parsed.args).await? {
+    for (kind, object) in workloads(session).await? {
         if object["spec"]["paused"] == true {
             return Err(Failure::new(format!(
                 "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
                 name_of(&object)
             )));
+        }
+        if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
+            return Err(Failure::new(format!("no rollbacker has been implemented for {:?}", kind.kind)));
         }
         let revisions = revisions(session, &kind, &object).await?;
         let target = match wanted {
@@ -213,6 +214,7 @@ pub async fn undo(session: &Session) -> Outcome {
         };
         let Some((_, _, template)) = target else {
             return Err(match wanted {
+                0 if kind.plural != "deployments" => Failure::new("no last revision to roll back to"),
                 0 => Failure::new(format!(
                     "no rollout history found for {} {:?}",
                     kind.kind.to_lowercase(),
@@ -256,8 +258,14 @@ pub async fn status(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let timeout = parsed.duration("timeout")?;
     let started = Instant::now();
-    let targets = objects::read(session, &parsed.args).await?;
-    for (kind, object) in targets {
+    let wanted = parsed.number("revision")?;
+    for (kind, object) in workloads(session).await? {
+        let running = object["metadata"]["annotations"][REVISION].as_str().and_then(|r| r.parse().ok()).unwrap_or(0);
+        if wanted > 0 && kind.plural == "deployments" && wanted != running {
+            return Err(Failure::new(format!(
+                "desired revision ({wanted}) is different from the running revision ({running})"
+            )));
+        }
         let path = path_of(&kind, &object);
         let mut said = String::new();
         loop {
@@ -289,7 +297,7 @@ fn standing(kind: &Kind, object: &Value) -> Outcome<(String, bool)> {
         "deployments" => "deployment",
         "daemonsets" => "daemon set",
         "statefulsets" => "statefulset",
-        _ => return Err(Failure::new(format!("no status viewer has been implemented for {:?}", kind.kind))),
+        _ => return Err(Failure::new(format!("no status viewer has been implemented for {}", kind.kind))),
     };
     let rolls = object["spec"]["updateStrategy"]["type"] == "RollingUpdate";
     if kind.plural != "deployments" && !rolls {
@@ -347,12 +355,12 @@ fn stateful_set_standing(object: &Value) -> (String, bool) {
     let (spec, status) = (&object["spec"], &object["status"]);
     let replicas = spec["replicas"].as_i64().unwrap_or(1);
     let (ready, updated) = (number(&status["readyReplicas"]), number(&status["updatedReplicas"]));
-    let partition = number(&spec["updateStrategy"]["rollingUpdate"]["partition"]);
+    let partition = spec["updateStrategy"]["rollingUpdate"]["partition"].as_i64();
     let revision = status["updateRevision"].as_str().unwrap_or_default();
     if ready < replicas {
         return (format!("Waiting for {} pods to be ready...", replicas - ready), false);
     }
-    if partition > 0 {
+    if let Some(partition) = partition {
         let wanted = replicas - partition;
         return match updated < wanted {
             true => (

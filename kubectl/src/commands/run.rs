@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, Parsed, switch, text};
+use crate::flags::{Flag, Parsed, repeated, switch, text};
 use crate::objects::FILES;
 use crate::output::{self, changed};
 use crate::session::Session;
 
 use super::change::named;
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{SAVE, WRITE, is_client_dry_run, manager, save_config, write_query};
 use super::rollout::selector_of;
 
 /// Flags of `run`.
@@ -17,11 +17,24 @@ pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
     &[
         WRITE[0],
-        WRITE[1],
-        text("annotations", "", "Annotations to apply to the pod."),
+        manager("kubectl-run"),
+        text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
+        FILES[0],
+        FILES[1],
+        FILES[2],
+        switch("force", "If true, immediately remove resources from API and bypass graceful deletion."),
+        text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
+        switch(
+            "leave-stdin-open",
+            "If the pod is started in interactive mode or with stdin, leave stdin open after the first attach completes.",
+        ),
+        text("pod-running-timeout", "1m0s", "The length of time to wait until at least one pod is running"),
+        text("timeout", "0s", "The length of time to wait before giving up on a delete."),
+        switch("wait", "If true, wait for resources to be gone before returning."),
+        repeated("annotations", "Annotations to apply to the pod."),
         switch("attach", "If true, wait for the Pod to start running, and then attach to the Pod."),
         switch("command", "If true and extra arguments are present, use them as the 'command' field in the container."),
-        text("env", "", "Environment variables to set in the container."),
+        repeated("env", "Environment variables to set in the container."),
         switch("expose", "If true, create a ClusterIP service associated with the pod. Requires `--port`."),
         text("image", "", "The image for the container to run."),
         text("image-pull-policy", "", "The image pull policy for the container."),
@@ -33,7 +46,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("quiet", "If true, suppress prompt messages.").short('q'),
         text("restart", "Always", "The restart policy for this Pod.  Legal values [Always, OnFailure, Never]."),
         switch("rm", "If true, delete the pod after it exits."),
-        switch("save-config", "If true, the configuration of current object will be saved in its annotation."),
+        SAVE,
         switch("stdin", "Keep stdin open on the container in the pod, even if nothing is attached.").short('i'),
         switch("tty", "Allocate a TTY for the container in the pod.").short('t'),
     ],
@@ -45,7 +58,10 @@ pub const EXPOSE: &[&[Flag]] = &[
     FILES,
     &[
         WRITE[0],
-        WRITE[1],
+        manager("kubectl-expose"),
+        SAVE,
+        text("overrides", "", "An inline JSON override for the generated object."),
+        text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic."),
         text("cluster-ip", "", "ClusterIP to be assigned to the service."),
         text(
             "external-ip",
@@ -94,13 +110,13 @@ pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
 /// Checks flags that do not go together.
 fn check(parsed: &Parsed, attaches: bool) -> Outcome {
     if parsed.on("tty") && !parsed.on("stdin") {
-        return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
+        return Err(parsed.usage("-i/--stdin is required for containers with -t/--tty=true"));
     }
     if parsed.on("rm") && !attaches {
         return Err(parsed.usage("--rm should only be used for attached containers"));
     }
     if attaches && parsed.text("dry-run") != "none" {
-        return Err(Failure::new(
+        return Err(parsed.usage(
             "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
         ));
     }
@@ -122,7 +138,10 @@ fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
         container["env"] = env.into();
     }
     if !parsed.text("port").is_empty() {
-        container["ports"] = json!([{"containerPort": parsed.number("port")?}]);
+        let port = parsed.text("port");
+        let number: i64 =
+            port.parse().map_err(|_| Failure::new(format!("strconv.Atoi: parsing {port:?}: invalid syntax")))?;
+        container["ports"] = json!([{"containerPort": number}]);
     }
     if !parsed.text("image-pull-policy").is_empty() {
         container["imagePullPolicy"] = parsed.text("image-pull-policy").into();
@@ -138,17 +157,41 @@ fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
     Ok(container)
 }
 
+/// Changes an object that was made of flags as `--overrides` says.
+fn overridden(parsed: &Parsed, object: &mut Value) -> Outcome {
+    if parsed.text("overrides").is_empty() {
+        return Ok(());
+    }
+    let overrides: Value =
+        serde_json::from_str(parsed.text("overrides")).map_err(|_| Failure::new("Invalid JSON Patch"))?;
+    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+    match parsed.text("override-type") {
+        "merge" => keelson_machinery::patch::merge(object, &overrides),
+        "json" => keelson_machinery::patch::json(object, &overrides).map_err(|s| Failure::new(s.message.clone()))?,
+        "strategic" => {
+            let types = keelson_machinery::schema::of_kind("", "v1", &kind);
+            keelson_machinery::strategic::apply(types, object, &overrides)
+                .map_err(|s| Failure::new(s.message.clone()))?;
+        }
+        other => return Err(Failure::new(format!("invalid override type: {other}"))),
+    }
+    Ok(())
+}
+
 /// Runs `run`.
 pub async fn run(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let attaches = if parsed.is_set("attach") { parsed.on("attach") } else { parsed.on("stdin") || parsed.on("tty") };
-    check(parsed, attaches)?;
+    if !parsed.is_set("image") {
+        return Err(Failure::new("required flag(s) \"image\" not set"));
+    }
     let Some(name) = parsed.args.first() else {
         return Err(parsed.usage("NAME is required for run"));
     };
     if parsed.text("image").is_empty() {
-        return Err(Failure::new("required flag(s) \"image\" not set"));
+        return Err(Failure::new("--image is required"));
     }
+    check(parsed, attaches)?;
     let container = container(parsed, name)?;
     let labels =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
@@ -159,28 +202,16 @@ pub async fn run(session: &Session) -> Outcome {
         "status": {},
     });
     if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
-        return Err(Failure::new(format!("invalid restart policy: {}", parsed.text("restart"))));
+        return Err(parsed.usage(format!("invalid restart policy: {}", parsed.text("restart"))));
+    }
+    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
+        return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
     }
     for annotation in parsed.all("annotations") {
         let (key, value) = annotation.split_once('=').ok_or_else(|| Failure::new("annotations must be KEY=VALUE"))?;
         pod["metadata"]["annotations"][key] = value.into();
     }
-    if !parsed.text("overrides").is_empty() {
-        let overrides: Value = serde_json::from_str(parsed.text("overrides"))
-            .map_err(|e| Failure::new(format!("invalid --overrides: {e}")))?;
-        match parsed.text("override-type") {
-            "merge" => keelson_machinery::patch::merge(&mut pod, &overrides),
-            "json" => {
-                keelson_machinery::patch::json(&mut pod, &overrides).map_err(|s| Failure::new(s.message.clone()))?
-            }
-            "strategic" => {
-                let types = keelson_machinery::schema::of_kind("", "v1", "Pod");
-                keelson_machinery::strategic::apply(types, &mut pod, &overrides)
-                    .map_err(|s| Failure::new(s.message.clone()))?;
-            }
-            other => return Err(Failure::new(format!("invalid override type: {other}"))),
-        }
-    }
+    overridden(parsed, &mut pod)?;
     let namespace = session.namespace()?;
     if is_client_dry_run(session)? {
         if parsed.is_set("namespace") {
@@ -270,7 +301,7 @@ pub async fn expose(session: &Session) -> Outcome {
                     }
                     object["spec"]["selector"]["matchLabels"].clone()
                 }
-                other => return Err(Failure::new(format!("cannot expose a {other}"))),
+                _ => return Err(Failure::new(format!("cannot expose a {}", kind.kind))),
             },
             given => pairs(given)?.into(),
         };
@@ -280,7 +311,11 @@ pub async fn expose(session: &Session) -> Outcome {
                 kind.kind.to_lowercase()
             )));
         }
-        let service = service(session, &object, selector)?;
+        let mut service = service(session, &object, selector)?;
+        overridden(parsed, &mut service)?;
+        if parsed.on("save-config") {
+            save_config(&mut service);
+        }
         if is_client_dry_run(session)? {
             changed(parsed, &service, "exposed")?;
             continue;

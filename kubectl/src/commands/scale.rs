@@ -9,7 +9,7 @@ use crate::output::{self, changed};
 use crate::session::{Session, query};
 
 use super::change::{named, path_of};
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{SAVE, WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `scale`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -24,7 +24,7 @@ pub const FLAGS: &[&[Flag]] = &[
             "-1",
             "Precondition for current size. Requires that the current size of the resource match this value.",
         ),
-        text("replicas", "", "The new desired number of replicas. Required."),
+        text("replicas", "0", "The new desired number of replicas. Required."),
         text("resource-version", "", "Precondition for resource version."),
         text("timeout", "0s", "The length of time to wait before giving up on a scale operation."),
     ],
@@ -34,8 +34,10 @@ pub const FLAGS: &[&[Flag]] = &[
 pub const AUTOSCALE: &[&[Flag]] = &[
     output::FLAGS,
     FILES,
-    WRITE,
     &[
+        WRITE[0],
+        manager("kubectl-autoscale"),
+        SAVE,
         text("cpu", "", "Target CPU utilization over all the pods, such as 80%."),
         text("cpu-percent", "-1", "The target average CPU utilization over all the pods."),
         text("max", "-1", "The upper limit for the number of pods that can be set by the autoscaler. Required."),
@@ -47,7 +49,7 @@ pub const AUTOSCALE: &[&[Flag]] = &[
 /// Runs `scale`.
 pub async fn scale(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.text("replicas").is_empty() {
+    if !parsed.is_set("replicas") {
         return Err(Failure::new("required flag(s) \"replicas\" not set"));
     }
     let replicas = parsed.number("replicas")?;
@@ -66,14 +68,7 @@ pub async fn scale(session: &Session) -> Outcome {
     for (kind, object) in found {
         let path = format!("{}/scale", path_of(&kind, &object));
         if !is_client_dry_run(session)? {
-            let scale = session.get(&path).await.map_err(|error| match error.is_not_found() {
-                true => Failure::new(format!(
-                    "could not fetch the scale for {} {}: the server could not find the requested resource",
-                    kind.qualified_plural(),
-                    object["metadata"]["name"].as_str().unwrap_or_default()
-                )),
-                false => error,
-            })?;
+            let scale = session.get(&path).await?;
             let has = scale["spec"]["replicas"].as_i64().unwrap_or(0);
             if current >= 0 && has != current {
                 return Err(Failure::new(format!("Expected replicas to be {current}, was {has}")));
@@ -97,6 +92,9 @@ pub async fn scale(session: &Session) -> Outcome {
 /// Runs `autoscale`.
 pub async fn autoscale(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if !parsed.is_set("max") {
+        return Err(Failure::new("required flag(s) \"max\" not set"));
+    }
     let (max, min, cpu) = (parsed.number("max")?, parsed.number("min")?, parsed.number("cpu-percent")?);
     if max < 1 {
         return Err(Failure::new(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
@@ -115,6 +113,15 @@ pub async fn autoscale(session: &Session) -> Outcome {
     };
     for (kind, object) in named(session, &parsed.args).await? {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        const SCALABLE: [&str; 4] = ["deployments", "replicasets", "statefulsets", "replicationcontrollers"];
+        let scales = SCALABLE.contains(&kind.plural.as_str())
+            || session.get(&format!("{}/scale", path_of(&kind, &object))).await.is_ok();
+        if !scales {
+            return Err(Failure::new(format!(
+                "cannot autoscale a {}: could not find scale subresource for {}/{}, Resource={} in discovery information",
+                kind.kind, kind.group, kind.version, kind.plural
+            )));
+        }
         let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
         let mut autoscaler = json!({
             "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
@@ -140,7 +147,7 @@ pub async fn autoscale(session: &Session) -> Outcome {
 async fn create_autoscaler(session: &Session, object: Value, target: &Value) -> Outcome {
     let kind = crate::kinds::of_object(session, &object).await?;
     if is_client_dry_run(session)? {
-        return changed(&session.parsed, &object, "autoscaled");
+        return changed(&session.parsed, &object, "created");
     }
     let namespace = target["metadata"]["namespace"].as_str().unwrap_or_default();
     let path = format!("{}{}", kind.path(Some(namespace)), write_query(session, "kubectl-autoscale")?);

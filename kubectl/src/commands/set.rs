@@ -5,23 +5,20 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, repeated, switch, text};
 use crate::objects::{FILES, SELECT};
 use crate::output::{self, changed};
 use crate::session::Session;
 
 use super::change::{difference, named, path_of};
-use super::create::{WRITE, is_client_dry_run, write_query};
+use super::create::{WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of all of them.
 pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, COMMON];
-const COMMON: &[Flag] = &[
-    SELECT[0],
-    SELECT[3],
-    WRITE[0],
-    WRITE[1],
-    switch("local", "If true, set will NOT contact api-server but run locally."),
-];
+/// Flags of `set serviceaccount`, which takes no selector.
+pub const ACCOUNT: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL]];
+const LOCAL: Flag = switch("local", "If true, set will NOT contact api-server but run locally.");
+const COMMON: &[Flag] = &[SELECT[0], SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL];
 const CONTAINERS: Flag =
     text("containers", "*", "The names of containers in the selected pod templates to change.").short('c');
 /// Flags of `set env`.
@@ -31,9 +28,9 @@ pub const ENV: &[&[Flag]] = &[
     COMMON,
     &[
         CONTAINERS,
-        text("env", "", "Specify a key-value pair for an environment variable to set into each container.").short('e'),
+        repeated("env", "Specify a key-value pair for an environment variable to set into each container.").short('e'),
         text("from", "", "The name of a resource from which to inject environment variables"),
-        text("keys", "", "Comma-separated list of keys to import from specified resource"),
+        repeated("keys", "Comma-separated list of keys to import from specified resource"),
         switch("list", "If true, display the environment and any changes in the standard format."),
         switch("overwrite", "If true, allow environment to be overwritten, otherwise reject updates that overwrite existing environment.").or("true"),
         text("prefix", "", "Prefix to append to variable names"),
@@ -68,6 +65,16 @@ fn split(args: &[String], is_change: impl Fn(&str) -> bool) -> (&[String], &[Str
     args.split_at(at)
 }
 
+fn without_template(kind: &crate::kinds::Kind, object: &Value) -> Failure {
+    Failure::new(format!(
+        "{}/{} the object is not a pod or does not have a pod template: *{}.{}",
+        kind.qualified_plural(),
+        object["metadata"]["name"].as_str().unwrap_or_default(),
+        kind.version,
+        kind.kind
+    ))
+}
+
 async fn each(
     session: &Session,
     resources: &[String],
@@ -77,7 +84,7 @@ async fn each(
     for (kind, before) in named(session, resources).await? {
         let mut after = before.clone();
         let Some(spec) = pod_spec(&mut after) else {
-            return Err(Failure::new(format!("{} does not have a pod template", output::name_of(&before))));
+            return Err(without_template(&kind, &before));
         };
         change(spec)?;
         let patch = difference(&before, &after);
@@ -111,7 +118,11 @@ fn containers<'a>(spec: &'a mut Value, pattern: &str) -> Vec<&'a mut Value> {
 /// Runs `set image`.
 pub async fn image(session: &Session) -> Outcome {
     let (resources, pairs) = split(&session.parsed.args, |a| a.contains('='));
+    if session.parsed.args.is_empty() && !session.parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     if pairs.is_empty() {
+        crate::objects::targets(session, resources).await?;
         return Err(Failure::new("at least one image update is required"));
     }
     each(session, resources, "image updated", |spec| {
@@ -148,10 +159,10 @@ pub async fn env(session: &Session) -> Outcome {
         }
         return Ok(());
     }
-    let injected = injected(session).await?;
-    if pairs.is_empty() && injected.is_empty() {
-        return Err(Failure::new("at least one environment variable must be provided"));
+    if resources.is_empty() && !parsed.is_set("filename") {
+        return Err(Failure::new("one or more resources must be specified as <resource> <name> or <resource>/<name>"));
     }
+    let injected = injected(session).await?;
     each(session, resources, "env updated", |spec| {
         for container in containers(spec, parsed.text("containers")) {
             for variable in &injected {
@@ -176,7 +187,7 @@ async fn injected(session: &Session) -> Outcome<Vec<Value>> {
     let source = match kind.plural.as_str() {
         "configmaps" => "configMapKeyRef",
         "secrets" => "secretKeyRef",
-        other => return Err(Failure::new(format!("unsupported resource specified in --from: {other}"))),
+        _ => return Err(Failure::new("unsupported resource specified in --from")),
     };
     let object = session.get(&kind.object(&session.namespace()?, &name)).await?;
     let keys = parsed.list("keys");
@@ -282,6 +293,11 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
         let (key, value) = part
             .split_once('=')
             .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<value>")))?;
+        if keelson_machinery::quantity::Quantity::parse(value).is_err() {
+            return Err(Failure::new(
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ));
+        }
         Ok((key.to_owned(), Value::from(value)))
     };
     text.split(',').filter(|p| !p.is_empty()).map(pair).collect()
@@ -290,6 +306,9 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
 /// Runs `set resources`.
 pub async fn resources(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     let (limits, requests) = (quantities(parsed.text("limits"))?, quantities(parsed.text("requests"))?);
     if limits.is_empty() && requests.is_empty() {
         return Err(Failure::new(
@@ -297,7 +316,11 @@ pub async fn resources(session: &Session) -> Outcome {
         ));
     }
     each(session, &parsed.args, "resource requirements updated", |spec| {
-        for container in containers(spec, parsed.text("containers")) {
+        let mut found = containers(spec, parsed.text("containers"));
+        if found.is_empty() {
+            return Err(Failure::new(format!("unable to find container named {}", parsed.text("containers"))));
+        }
+        for container in &mut found {
             for (field, values) in [("limits", &limits), ("requests", &requests)] {
                 for (key, value) in values {
                     container["resources"][field][key] = value.clone();
@@ -324,13 +347,19 @@ pub async fn service_account(session: &Session) -> Outcome {
 /// Flags of `set selector`.
 pub const SELECTOR: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
-    COMMON,
-    &[text(
-        "resource-version",
-        "",
-        "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
-    )],
+    &[
+        FILES[0],
+        FILES[2].or("true"),
+        SELECT[3],
+        WRITE[0],
+        manager("kubectl-set"),
+        LOCAL,
+        text(
+            "resource-version",
+            "",
+            "If non-empty, the selectors update will only succeed if this is the current resource-version for the object.",
+        ),
+    ],
 ];
 
 /// Runs `set selector`.
@@ -375,14 +404,18 @@ pub const SUBJECT: &[&[Flag]] = &[
     FILES,
     COMMON,
     &[
-        text("group", "", "Groups to bind to the role"),
-        text("serviceaccount", "", "Service accounts to bind to the role"),
+        repeated("group", "Groups to bind to the role"),
+        repeated("serviceaccount", "Service accounts to bind to the role"),
+        repeated("user", "Usernames to bind to the role"),
     ],
 ];
 
 /// Runs `set subject`.
 pub async fn subject(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     let mut subjects = Vec::new();
     for (flag, kind) in [("user", "User"), ("group", "Group")] {
         for name in parsed.list(flag) {
@@ -400,6 +433,13 @@ pub async fn subject(session: &Session) -> Outcome {
         return Err(Failure::new("you must specify at least one value of user, group or serviceaccount"));
     }
     for (kind, before) in named(session, &parsed.args).await? {
+        if !matches!(kind.kind.as_str(), "RoleBinding" | "ClusterRoleBinding") {
+            let name = before["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Failure::new(format!(
+                "{}/{name} setting subjects is only supported for RoleBinding/ClusterRoleBinding",
+                kind.qualified_plural()
+            )));
+        }
         let mut after = before.clone();
         if !after["subjects"].is_array() {
             after["subjects"] = json!([]);

@@ -15,9 +15,10 @@ use crate::session::{Session, encode, query};
 /// Flags of `wait`.
 pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
-    FILES,
     SELECT,
     &[
+        FILES[0],
+        FILES[2].or("true"),
         text(
             "for",
             "",
@@ -56,7 +57,13 @@ impl For {
                 Some(at) => (&rest[..end + at], Some(rest[end + at + 1..].trim_matches(['\'', '"']).to_owned())),
                 None => (rest, None),
             };
-            return Ok(Self::Path(Template::parse(&relaxed(path), false)?, value));
+            let wrong = |_| {
+                Failure::new(
+                    "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or \
+                     '{.name1.name2}'",
+                )
+            };
+            return Ok(Self::Path(Template::parse(&relaxed(path), false).map_err(wrong)?, value));
         }
         match text.to_lowercase().as_str() {
             "create" => Ok(Self::Create),
@@ -148,6 +155,12 @@ async fn until(
                     Ok(())
                 }
             };
+        }
+        if timeout.is_zero() {
+            return Err(match wanted {
+                For::Create => Failure::new("timed out waiting for the condition"),
+                _ => Failure::new(format!("condition not met for {}/{name}", kind.plural)),
+            });
         }
         if started.elapsed() >= timeout {
             return Err(Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural)));

@@ -4,7 +4,7 @@ mod access;
 mod common;
 mod generic;
 mod node;
-mod pod;
+pub mod pod;
 mod policies;
 mod services;
 pub mod sheet;

@@ -40,6 +40,11 @@ impl Sheet {
         self.done.push_str(&aligned(&open, PADDING));
     }
 
+    /// The text with its tabs, not aligned.
+    pub fn raw(self) -> String {
+        self.done + &self.open
+    }
+
     /// The whole text.
     pub fn finish(mut self) -> String {
         self.flush();

@@ -6,6 +6,8 @@ pub mod jsonpath;
 pub mod table;
 pub mod template;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
@@ -42,6 +44,22 @@ pub enum Format {
     Columns(Vec<columns::Column>),
 }
 
+/// Whether a command prints tables, which may have more columns or columns of one's own.
+fn has_tables(command: &str) -> bool {
+    command.ends_with(" get")
+}
+
+fn unknown_format(parsed: &Parsed, output: &str) -> Failure {
+    let (first, last) = match has_tables(&parsed.command) {
+        true => ("custom-columns,custom-columns-file,", ",wide"),
+        false => ("", ""),
+    };
+    Failure::new(format!(
+        "unable to match a printer suitable for the output format {output:?}, allowed formats are: {first}go-template,\
+         go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,template,templatefile{last},yaml"
+    ))
+}
+
 impl Format {
     /// What the flags ask for.
     pub fn of(parsed: &Parsed) -> Outcome<Self> {
@@ -50,42 +68,45 @@ impl Format {
             output => output,
         };
         let (form, argument) = output.split_once('=').map_or((output, None), |(f, a)| (f, Some(a)));
-        let argument = argument.or(Some(parsed.text("template")).filter(|t| !t.is_empty()));
-        let needs =
-            |what: &str| argument.ok_or_else(|| Failure::new(format!("{what} format specified but no {what} given")));
-        let file = |path: &str| {
-            std::fs::read_to_string(path).map_err(|e| Failure::new(format!("error reading --template {path}, {e}\n")))
+        let argument = argument.or(Some(parsed.text("template"))).filter(|t| !t.is_empty());
+        let needs = |what: &str| {
+            argument
+                .ok_or_else(|| Failure::new(format!("{} format specified but no {what} given", what.replace(' ', "-"))))
+        };
+        let strict = !parsed.on("allow-missing-template-keys");
+        let file = |flag: &str, path: &str| {
+            std::fs::read_to_string(path).map_err(|e| {
+                Failure::new(format!("error reading {flag} {path}, {}", crate::failure::opening(path, &e)))
+            })
         };
         Ok(match form {
             "" => Self::Default,
+            "wide" | "custom-columns" | "custom-columns-file" if !has_tables(&parsed.command) => {
+                return Err(unknown_format(parsed, output));
+            }
             "wide" => Self::Wide,
             "name" => Self::Name,
             "json" => Self::Json,
             "yaml" => Self::Yaml,
             "jsonpath" | "jsonpath-as-json" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                Self::JsonPath(jsonpath::Template::parse(text, form == "jsonpath-as-json")?)
+                Self::JsonPath(jsonpath::Template::parse(text, form == "jsonpath-as-json")?.strict(strict))
             }
             "jsonpath-file" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                Self::JsonPath(jsonpath::Template::parse(&file(text)?, false)?)
+                Self::JsonPath(jsonpath::Template::parse(&file("--template", text)?, false)?.strict(strict))
             }
             "custom-columns" => Self::Columns(columns::parse(argument.unwrap_or_default(), parsed.on("no-headers"))?),
-            "custom-columns-file" => {
-                Self::Columns(columns::parse_file(&file(needs("custom-columns")?)?, parsed.on("no-headers"))?)
-            }
+            "custom-columns-file" => Self::Columns(columns::parse_file(
+                &file("template", needs("custom columns")?)?,
+                parsed.on("no-headers"),
+            )?),
             "go-template" | "go-template-file" | "template" | "templatefile" => {
                 let text = argument.ok_or_else(|| Failure::new("template format specified but no template given"))?;
-                let text = if form.ends_with("file") { file(text)? } else { text.to_owned() };
-                Self::Template(template::Template::parse(&text, !parsed.on("allow-missing-template-keys"))?)
+                let text = if form.ends_with("file") { file("--template", text)? } else { text.to_owned() };
+                Self::Template(template::Template::parse(&text, strict)?)
             }
-            _ => {
-                return Err(Failure::new(format!(
-                    "unable to match a printer suitable for the output format {output:?}, allowed formats are: \
-                     custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,\
-                     jsonpath-file,name,template,templatefile,wide,yaml"
-                )));
-            }
+            _ => return Err(unknown_format(parsed, output)),
         })
     }
 
@@ -150,17 +171,29 @@ pub fn items_of(kind: &Kind, list: &mut Value) -> Vec<Value> {
     items
 }
 
+/// Whether a document of YAML was printed already.
+static YAML_BEGAN: AtomicBool = AtomicBool::new(false);
+
 /// What a changing command prints: the object as asked, or that it is `done`.
 pub fn changed(parsed: &Parsed, object: &Value, done: &str) -> Outcome {
     let suffix = match parsed.text("dry-run") {
-        "client" | "unchanged" => " (dry run)",
+        "client" | "unchanged" | "true" => " (dry run)",
         "server" => " (server dry run)",
         _ => "",
     };
     let format = Format::of(parsed)?;
     match format {
         Format::Default => println!("{} {done}{suffix}", name_of(object)),
-        _ => print!("{}", format.print(object, parsed.on("show-managed-fields"))?),
+        _ => {
+            // Further documents of a stream of YAML are set apart, but not by every command.
+            const JOINED: [&str; 7] = ["label", "patch", "taint", "scale", "autoscale", "rollout", "certificate"];
+            let command = parsed.command.split(' ').nth(1).unwrap_or_default();
+            let apart = !JOINED.contains(&command);
+            if apart && matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
+                println!("---");
+            }
+            print!("{}", format.print(object, parsed.on("show-managed-fields"))?);
+        }
     }
     Ok(())
 }
