@@ -9,6 +9,7 @@ pub mod cluster;
 mod codec;
 mod compare;
 pub mod etcd;
+mod inline;
 pub mod limits;
 mod log;
 mod machine;
