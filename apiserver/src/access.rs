@@ -1,6 +1,6 @@
 //! Who asks for what: the types that authentication, authorization and admission share with the pipeline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
@@ -96,17 +96,126 @@ pub struct Admission<'a> {
     pub warnings: &'a mut Vec<String>,
 }
 
+/// What steps of the admission chain tell each other while they change an object: whether the chain runs once more, and
+/// which extensions are asked again then.
+#[derive(Debug, Default)]
+pub struct Round {
+    again: bool,
+    wanted: bool,
+    asked: BTreeMap<&'static str, Asked>,
+}
+
+/// What one step knows of the extensions that it asked.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Those that want to see the object again if it is changed after them.
+    eligible: BTreeSet<String>,
+    /// Those of them to whom that happened.
+    due: BTreeSet<String>,
+    /// The object as the step left it.
+    left: Option<Value>,
+}
+
+impl Asked {
+    fn changed(&mut self) {
+        self.due.append(&mut self.eligible);
+    }
+}
+
+impl Round {
+    /// Whether the chain runs for the second time.
+    pub fn is_again(&self) -> bool {
+        self.again
+    }
+
+    /// A step begins with the object as it is.
+    pub fn enter(&mut self, step: &'static str, object: Option<&Value>) {
+        let again = self.again;
+        let asked = self.asked.entry(step).or_default();
+        if again && asked.left.as_ref() != object {
+            asked.changed();
+        }
+    }
+
+    /// A step is done.
+    pub fn leave(&mut self, step: &'static str, object: Option<&Value>) {
+        if !self.again {
+            self.asked.entry(step).or_default().left = object.cloned();
+        }
+    }
+
+    /// Whether a step asks an extension: in the first round each, in the second those that others' changes concern.
+    pub fn asks(&self, step: &str, key: &str) -> bool {
+        !self.again || self.asked.get(step).is_some_and(|asked| asked.due.contains(key))
+    }
+
+    /// An extension was asked. If it changed the object, those asked before it are due again; `eligible` says whether it
+    /// wants to see what later ones do.
+    pub fn note(&mut self, step: &'static str, key: &str, eligible: bool, changed: bool) {
+        let asked = self.asked.entry(step).or_default();
+        if changed {
+            asked.changed();
+            self.wanted = true;
+        }
+        if eligible {
+            asked.eligible.insert(key.to_owned());
+        }
+    }
+
+    /// Begins the second round, if there is to be one.
+    pub(crate) fn begin_again(&mut self) -> bool {
+        self.again = self.wanted && !self.again;
+        self.again
+    }
+}
+
 /// One step of the admission chain: a file and a row in `admission::CHAIN`.
 #[async_trait::async_trait]
 pub trait AdmissionPlugin: Send + Sync + 'static {
     /// May change the object or refuse.
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        let _ = request;
+    async fn mutate(&self, request: &mut Admission<'_>, round: &mut Round) -> Result<(), Status> {
+        let _ = (request, round);
         Ok(())
     }
     /// May refuse.
     async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let _ = request;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn extensions_are_asked_again_if_others_changed_the_object_after_them() {
+        // Which of the extensions wants to be asked again, which changes the object, what the server's own steps do in the
+        // second round: who is asked then.
+        for (eligible, changes, own, expected) in [
+            ([true, true], [false, false], false, None),
+            ([true, true], [true, false], false, Some(vec![])),
+            ([true, true], [false, true], false, Some(vec!["0"])),
+            ([false, true], [false, true], false, Some(vec![])),
+            ([true, true], [true, true], true, Some(vec!["0", "1"])),
+            ([false, false], [true, true], true, Some(vec![])),
+        ] {
+            let mut round = Round::default();
+            let before = json!({"n": 1});
+            round.enter("step", Some(&before));
+            for (index, (eligible, changes)) in eligible.into_iter().zip(changes).enumerate() {
+                let key = index.to_string();
+                assert!(round.asks("step", &key), "all are asked in the first round");
+                round.note("step", &key, eligible, changes);
+            }
+            round.leave("step", Some(&before));
+            assert_eq!(round.begin_again(), expected.is_some(), "{eligible:?} {changes:?}");
+            let Some(expected) = expected else { continue };
+            round.enter("step", Some(&if own { json!({"n": 2}) } else { before }));
+            let asked: Vec<&str> = ["0", "1"].into_iter().filter(|key| round.asks("step", key)).collect();
+            assert_eq!(asked, expected, "{eligible:?} {changes:?} {own}");
+            assert!(!round.begin_again(), "there is no third round");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -24,7 +25,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, metrics, negotiate, openapi, quota, respond, scheduling, streams, subresources, usage,
+    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, respond, scheduling, service_ranges,
+    streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -76,6 +78,8 @@ pub struct ApiServer {
     flow: flow::Flow,
     pub(crate) auditor: Arc<audit::Auditor>,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
+    bootstrapped: AtomicBool,
+    started: Instant,
 }
 
 /// A request's answer before it becomes bytes.
@@ -90,6 +94,7 @@ impl ApiServer {
         if let Some(path) = &config.settings.encryption {
             encryption::install(path)?;
         }
+        service_ranges::parse_all(&config.service_cidr).map_err(|status| status.message)?;
         let auditor = Arc::new(audit::Auditor::load(&config.settings.audit)?);
         let objects = Objects { kv: config.kv };
         let modes = config.settings.authorization.load()?;
@@ -127,11 +132,18 @@ impl ApiServer {
             flow,
             auditor,
             event_lease: tokio::sync::Mutex::new((0, 0)),
+            bootstrapped: AtomicBool::new(false),
+            started: Instant::now(),
         });
         crd::controller::start(&server);
         flow_status::start(&server);
         aggregation::start(&server);
         Ok(server)
+    }
+
+    /// The first objects are written ([`crate::bootstrap::ensure`]): from now on the server says that it is ready.
+    pub fn bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
     }
 
     /// How many requests there were and are.
@@ -301,8 +313,15 @@ impl ApiServer {
             return answer.unwrap_or_else(|| Err(Status::no_such_path()));
         }
         let well = async { self.objects.kv.barrier().await.is_ok() };
-        if let Some(answer) = health::serve(path, &query, well, self.stop.is_cancelled()).await {
+        let state = health::State {
+            bootstrapped: self.bootstrapped.load(Ordering::Acquire),
+            stopping: self.stop.is_cancelled(),
+        };
+        if let Some(answer) = health::serve(path, &query, well, state).await {
             return Ok(answer);
+        }
+        if let Some(answer) = introspection::serve(path, headers, self.started) {
+            return answer;
         }
         match path {
             "/metrics" => {
@@ -359,9 +378,20 @@ impl ApiServer {
         }
     }
 
-    /// Runs the admission chain: all mutating steps, then all validating ones.
+    /// Runs the admission chain for what is validated nowhere else: all mutating steps, then all validating ones.
     pub(crate) async fn admit(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        self.admission.admit(request).await
+        self.admission.mutate(request).await?;
+        self.admission.validate(request).await
+    }
+
+    /// Runs the mutating steps of the admission chain.
+    pub(crate) async fn admit_changes(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        self.admission.mutate(request).await
+    }
+
+    /// Runs the validating steps of the admission chain: of an object that its kind allows.
+    pub(crate) async fn admit_result(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        self.admission.validate(request).await
     }
 
     /// Makes this member's view new enough for a read: a barrier, unless the client asked for any version.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::{admission, certificates, crd, services};
+use crate::{admission, aggregation, certificates, crd, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -158,6 +158,7 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     prepare::create(def, object, &now());
     services::prepare(def, object, None);
     settle(def, object);
+    aggregation::local::prepare(def, object);
     if crd::is_definition(def) {
         crd::definition::prepare(object, None);
     }

@@ -28,6 +28,11 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     if chain.is_empty() { Err(Error::Malformed("no certificate in the PEM".into())) } else { Ok(chain) }
 }
 
+/// Whether a text holds certificates.
+pub fn is_bundle(pem: &str) -> bool {
+    certificates(pem).is_ok_and(|found| !found.is_empty())
+}
+
 fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| Error::Malformed("not a PEM private key".into()))
 }
@@ -152,6 +157,11 @@ pub fn peer_client_config(issued: &Issued, peer_ca: &str) -> Result<Arc<ClientCo
     let mut config = client_config(peer_ca, Identity::Certificate(issued))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// SHA-256 of a certificate as lower-case hex digits.
+pub fn fingerprint_of(der: &CertificateDer<'_>) -> String {
+    Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// `sha256:<hex>` of a certificate's public key (SubjectPublicKeyInfo), as kubeadm's `--discovery-token-ca-cert-hash`.

@@ -9,6 +9,7 @@ pub mod cluster;
 mod codec;
 mod compare;
 pub mod etcd;
+pub mod heal;
 mod inline;
 pub mod limits;
 mod log;

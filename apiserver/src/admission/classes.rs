@@ -5,7 +5,7 @@ use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
-use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
 const CLAIMS: (&str, &str) = ("", "persistentvolumeclaims");
@@ -30,7 +30,7 @@ pub(super) struct DefaultStorageClass(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for DefaultStorageClass {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         if !is_create(request, CLAIMS) {
             return Ok(());
         }
@@ -52,7 +52,7 @@ pub(super) struct DefaultIngressClass(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for DefaultIngressClass {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         if !is_create(request, ("networking.k8s.io", "ingresses")) {
             return Ok(());
         }
@@ -74,7 +74,7 @@ pub(super) struct StorageObjectInUseProtection;
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for StorageObjectInUseProtection {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let finalizer = match (request.def.group, request.def.plural) {
             CLAIMS => "kubernetes.io/pvc-protection",
             ("", "persistentvolumes") => "kubernetes.io/pv-protection",
@@ -145,7 +145,7 @@ fn refuse(request: &Admission<'_>, why: &str) -> Status {
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for RuntimeClass {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let Some(class) = self.class(request)? else { return Ok(()) };
         let mut conflict = None;
         if let Some(pod) = request.object.as_deref_mut() {

@@ -7,7 +7,7 @@ use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
-use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
 /// Where a pod tells what was filled in.
@@ -55,7 +55,7 @@ fn is_claim(request: &Admission<'_>) -> bool {
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for LimitRanger {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         if !is_pod(request) || request.operation != Operation::Create {
             return Ok(());
         }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use crate::access::{Admission, AdmissionPlugin};
+use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::authz::Authorization;
 use crate::hooks::Hooks;
 use crate::objects::Objects;
@@ -156,7 +156,10 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
     ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
     ("AlwaysPullImages", false, |_| Ok(Box::new(optional::AlwaysPullImages))),
-    ("PodSecurity", true, |parts| Ok(Box::new(pod_security::PodSecurity(parts.objects.clone())))),
+    ("PodSecurity", true, |parts| {
+        let made = pod_security::PodSecurity::new(parts.objects.clone(), &parts.config("PodSecurity"))?;
+        Ok(Box::new(made))
+    }),
     ("PodNodeSelector", false, |parts| {
         Ok(Box::new(optional::PodNodeSelector(parts.objects.clone(), parts.config("PodNodeSelector"))))
     }),
@@ -207,11 +210,22 @@ impl Chain {
         wanted.map(|(name, _, make)| Ok((*name, make(&parts)?))).collect::<Result<_, String>>().map(Self)
     }
 
-    /// Lets every plugin change the object, then every plugin refuse it.
-    pub async fn admit(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    /// Lets every plugin change the object; all once more if an extension changed it after others had seen it.
+    pub async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let mut round = Round::default();
         for (_, plugin) in &self.0 {
-            plugin.mutate(request).await?;
+            plugin.mutate(request, &mut round).await?;
         }
+        if round.begin_again() {
+            for (_, plugin) in &self.0 {
+                plugin.mutate(request, &mut round).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every plugin refuse the object as it is now.
+    pub async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         for (_, plugin) in &self.0 {
             plugin.validate(request).await?;
         }

@@ -3,7 +3,7 @@
 use keelson_machinery::resource::Scope;
 use keelson_machinery::status::{Cause, Status};
 
-use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
@@ -12,7 +12,7 @@ pub(super) struct NamespaceLifecycle(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for NamespaceLifecycle {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let (def, name) = (request.def, request.name);
         if request.operation == Operation::Delete
             && (def.group, def.plural) == ("", "namespaces")

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 use super::pods::{created, list};
-use crate::access::{Admission, AdmissionPlugin, Attributes, Authorizer, Decision, Operation};
+use crate::access::{Admission, AdmissionPlugin, Attributes, Authorizer, Decision, Operation, Round};
 use crate::authz::Authorization;
 use crate::objects::Objects;
 
@@ -42,7 +42,7 @@ pub(super) struct NamespaceAutoProvision(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for NamespaceAutoProvision {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         if request.dry_run || request.operation != Operation::Create || !lacks_namespace(&self.0, request) {
             return Ok(());
         }
@@ -70,7 +70,7 @@ pub(super) struct AlwaysPullImages;
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for AlwaysPullImages {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let pod = (request.def.group, request.def.plural) == ("", "pods");
         if !pod || !matches!(request.subresource, "" | "ephemeralcontainers") {
             return Ok(());
@@ -137,7 +137,7 @@ pub(super) struct ExtendedResourceToleration;
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for ExtendedResourceToleration {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let Some(pod) = created(request, "pods") else { return Ok(()) };
         let mut wanted = std::collections::BTreeSet::new();
         for container in CONTAINERS.into_iter().flat_map(|key| items(&pod["spec"][key])) {
@@ -165,7 +165,7 @@ pub(super) struct PodNodeSelector(pub(super) Objects, pub(super) Value);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for PodNodeSelector {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         const ANNOTATION: &str = "scheduler.alpha.kubernetes.io/node-selector";
         let (name, home) = (request.name.to_owned(), request.namespace.to_owned());
         let Some(pod) = created(request, "pods") else { return Ok(()) };
@@ -210,7 +210,7 @@ pub(super) struct PodTolerationRestriction(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for PodTolerationRestriction {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let (name, home) = (request.name.to_owned(), request.namespace.to_owned());
         let Some(pod) = created(request, "pods") else { return Ok(()) };
         let namespace = self.0.object("", "v1", "namespaces", "", &home).unwrap_or_default();

@@ -8,13 +8,29 @@ use serde_json::Value;
 
 use super::security_checks::{self, Level, Violation};
 use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::audit;
 use crate::objects::Objects;
 
+/// The ways to tell of a violation.
+const MODES: [&str; 3] = ["enforce", "audit", "warn"];
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// Pods that are looked at when a namespace becomes stricter, as upstream.
 const MAX_PODS_LOOKED_AT: usize = 3000;
 
-pub(super) struct PodSecurity(pub(super) Objects);
+pub(super) struct PodSecurity {
+    objects: Objects,
+    /// What holds for namespaces without labels: labels of the three modes.
+    defaults: Value,
+    exempt: Exemptions,
+}
+
+/// Who and what is not looked at.
+#[derive(Default)]
+struct Exemptions {
+    users: Vec<String>,
+    namespaces: Vec<String>,
+    runtime_classes: Vec<String>,
+}
 
 /// A level and the version of its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +94,15 @@ fn template<'a>(plural: &str, object: &'a Value) -> Option<&'a Value> {
     })
 }
 
+/// Whether an update of a pod touches what the standards are about: its images. Of what else may be changed they say
+/// nothing.
+fn matters(new: &Value, old: &Value) -> bool {
+    let images = |pod: &Value, key: &str| -> Vec<Value> {
+        pod["spec"][key].as_array().into_iter().flatten().map(|c| c["image"].clone()).collect()
+    };
+    ["containers", "initContainers", "ephemeralContainers"].iter().any(|key| images(new, key) != images(old, key))
+}
+
 /// Problems with their details, as refusals and warnings list them.
 fn details(violations: &[Violation]) -> String {
     let list: Vec<String> = violations.iter().map(|v| format!("{} ({})", v.reason, v.detail)).collect();
@@ -89,6 +114,70 @@ fn reasons(violations: &[Violation]) -> String {
 }
 
 impl PodSecurity {
+    /// With a PodSecurityConfiguration, or null.
+    pub fn new(objects: Objects, config: &Value) -> Result<Self, String> {
+        if !config.is_null() && config["kind"] != "PodSecurityConfiguration" {
+            return Err(
+                "PodSecurity: must be a PodSecurityConfiguration of pod-security.admission.config.k8s.io/v1".into()
+            );
+        }
+        let mut defaults = Value::Null;
+        for mode in MODES {
+            for (key, label) in [
+                (mode.to_owned(), format!("{PREFIX}{mode}")),
+                (format!("{mode}-version"), format!("{PREFIX}{mode}-version")),
+            ] {
+                if let Some(value) = config["defaults"][&key].as_str().filter(|value| !value.is_empty()) {
+                    defaults[label] = value.into();
+                }
+            }
+        }
+        let mut causes = Vec::new();
+        MODES.iter().for_each(|mode| {
+            policy(&defaults, mode, &mut causes);
+        });
+        if let Some(cause) = causes.first() {
+            return Err(format!("PodSecurity: defaults: {}", cause.message));
+        }
+        let texts = |key: &str| {
+            let list = config["exemptions"][key].as_array().into_iter().flatten();
+            list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let exempt = Exemptions {
+            users: texts("usernames"),
+            namespaces: texts("namespaces"),
+            runtime_classes: texts("runtimeClasses"),
+        };
+        Ok(Self { objects, defaults, exempt })
+    }
+
+    /// The policy of a mode for a namespace with these labels.
+    fn policy(&self, labels: &Value, mode: &str) -> Policy {
+        let level = format!("{PREFIX}{mode}");
+        let mut own = labels.clone();
+        for key in [format!("{level}-version"), level] {
+            if own[&key].is_null() && self.defaults[&key].is_string() {
+                own[key.as_str()] = self.defaults[&key].clone();
+            }
+        }
+        policy(&own, mode, &mut Vec::new())
+    }
+
+    /// Why a request is not looked at.
+    fn exemption(&self, request: &Admission<'_>, pod: &Value) -> Option<&'static str> {
+        let class = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default();
+        let among = |list: &[String], name: &str| !name.is_empty() && list.iter().any(|known| known == name);
+        if among(&self.exempt.namespaces, request.namespace) {
+            Some("namespace")
+        } else if among(&self.exempt.users, &request.user.name) {
+            Some("user")
+        } else if among(&self.exempt.runtime_classes, class) {
+            Some("runtimeClass")
+        } else {
+            None
+        }
+    }
+
     fn namespace(&self, request: &Admission<'_>) -> Result<(), Status> {
         let Some(object) = request.object.as_deref() else { return Ok(()) };
         let (mut causes, labels) = (Vec::new(), &object["metadata"]["labels"]);
@@ -114,7 +203,7 @@ impl PodSecurity {
     fn warn_of_existing(&self, namespace: &str, policy: &Policy) -> Vec<String> {
         let Some(def) = find("", "v1", "pods") else { return Vec::new() };
         let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pod in self.0.all(def, namespace).iter().take(MAX_PODS_LOOKED_AT) {
+        for pod in self.objects.all(def, namespace).iter().take(MAX_PODS_LOOKED_AT) {
             let violations = security_checks::violations(policy.level, policy.version, pod);
             if !violations.is_empty() {
                 let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -152,38 +241,63 @@ impl AdmissionPlugin for PodSecurity {
             let before = request.old.map(|old| old["metadata"]["labels"].clone());
             self.namespace(request)?;
             if let (Some(before), Some(object)) = (before, request.object.as_deref()) {
-                let new = policy(&object["metadata"]["labels"], "enforce", &mut Vec::new());
-                let old = policy(&before, "enforce", &mut Vec::new());
-                let stricter = new != old && new.level != Level::Privileged && new.level >= old.level;
-                if stricter {
+                let new = self.policy(&object["metadata"]["labels"], "enforce");
+                let old = self.policy(&before, "enforce");
+                let laxer = new.version == old.version && new.level <= old.level;
+                let exempt = self.exempt.namespaces.iter().any(|name| name == request.name);
+                if new != old && new.level != Level::Privileged && !laxer && !exempt {
                     request.warnings.extend(self.warn_of_existing(request.name, &new));
                 }
             }
             return Ok(());
         }
+        self.pod(request)
+    }
+}
+
+impl PodSecurity {
+    /// Judges a pod, or what pods are made from.
+    fn pod(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let is_pod = (request.def.group, request.def.plural) == ("", "pods");
         let relevant = match request.subresource {
-            "" => request.operation == Operation::Create || !is_pod,
-            subresource => is_pod && subresource == "ephemeralcontainers",
+            "" => true,
+            subresource => is_pod && matches!(subresource, "ephemeralcontainers" | "resize"),
         };
         let Some(object) = request.object.as_deref().filter(|_| relevant) else { return Ok(()) };
         let Some(pod) = template(request.def.plural, object).filter(|pod| pod["spec"].is_object()) else {
             return Ok(());
         };
-        let Some(namespace) = self.0.object("", "v1", "namespaces", "", request.namespace) else { return Ok(()) };
+        if is_pod && request.old.is_some_and(|old| !matters(pod, old)) {
+            return Ok(());
+        }
+        if let Some(why) = self.exemption(request, pod) {
+            audit::annotate(format!("{PREFIX}exempt"), || why.into());
+            return Ok(());
+        }
+        let Some(namespace) = self.objects.object("", "v1", "namespaces", "", request.namespace) else { return Ok(()) };
         let labels = &namespace["metadata"]["labels"];
-        let enforced = policy(labels, "enforce", &mut Vec::new());
+        let judged = |mode: &str| {
+            let policy = self.policy(labels, mode);
+            let violations = security_checks::violations(policy.level, policy.version, pod);
+            (policy.shown(), violations)
+        };
+        let (audited, violations) = judged("audit");
+        if !violations.is_empty() {
+            audit::annotate(format!("{PREFIX}audit-violations"), || {
+                format!("would violate PodSecurity {audited:?}: {}", details(&violations))
+            });
+        }
         if is_pod {
-            let violations = security_checks::violations(enforced.level, enforced.version, pod);
+            let (enforced, violations) = judged("enforce");
+            audit::annotate(format!("{PREFIX}enforce-policy"), || enforced.clone());
             if !violations.is_empty() {
-                let why = format!("violates PodSecurity {:?}: {}", enforced.shown(), details(&violations));
+                let why = format!("violates PodSecurity {enforced:?}: {}", details(&violations));
                 return Err(Status::forbidden("", "pods", request.name, &why));
             }
         }
-        let warned = policy(labels, "warn", &mut Vec::new());
-        let violations = security_checks::violations(warned.level, warned.version, pod);
+        let (warned, violations) = judged("warn");
         if !violations.is_empty() {
-            request.warnings.push(format!("would violate PodSecurity {:?}: {}", warned.shown(), details(&violations)));
+            request.warnings.push(format!("would violate PodSecurity {warned:?}: {}", details(&violations)));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
-use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
 /// The object of a create of this core resource itself, no subresource.
@@ -28,7 +28,7 @@ pub(super) struct TaintNodesByCondition;
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for TaintNodesByCondition {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
         let Some(node) = created(request, "nodes") else { return Ok(()) };
         if node["spec"].is_null() {
@@ -50,7 +50,7 @@ pub(super) struct DefaultTolerationSeconds;
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for DefaultTolerationSeconds {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let Some(tolerations) = created(request, "pods").and_then(|pod| list(&mut pod["spec"], "tolerations")) else {
             return Ok(());
         };
@@ -73,7 +73,7 @@ pub(super) struct Priority(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for Priority {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let pod_name = request.name.to_owned();
         let Some(pod) = created(request, "pods") else { return Ok(()) };
         let Some(spec) = pod["spec"].as_object_mut() else { return Ok(()) };

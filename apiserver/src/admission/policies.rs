@@ -11,16 +11,23 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::{resources, schema};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cache::Cache;
 use super::matching::{is_exempt, matching_version, namespace_of, selected};
 use super::review::{BUDGET, Seen, compile_conditions, conditions, env};
 use super::{Parts, refit};
-use crate::access::{Admission, AdmissionPlugin};
+use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::authz::Authorization;
-use crate::crd;
 use crate::objects::Objects;
+use crate::{audit, crd};
+
+/// Longest value of an audit annotation, bytes.
+const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
+/// Audit annotation that lists the validations that did not hold.
+const FAILURE_ANNOTATION: &str = "validation.policy.admission.k8s.io/validation_failure";
+/// The mutating step's name in the chain.
+const STEP: &str = "MutatingAdmissionPolicy";
 
 type Compiled = Result<Program, String>;
 
@@ -41,6 +48,8 @@ struct Policy {
     conditions: Vec<(String, Compiled)>,
     variables: Vec<(String, Compiled)>,
     steps: Vec<Step>,
+    /// Key, source and expression of what is recorded.
+    annotations: Vec<(String, String, Compiled)>,
     bindings: Vec<Value>,
 }
 
@@ -85,6 +94,12 @@ impl Policy {
                 .map(|v| (text(v, "name"), compile(v["expression"].as_str().unwrap_or_default(), true)))
                 .collect(),
             steps: validations.chain(mutations).collect(),
+            annotations: list(&spec["auditAnnotations"])
+                .map(|a| {
+                    let source = text(a, "valueExpression");
+                    (format!("{name}/{}", text(a, "key")), source.trim().to_owned(), compile(&source, false))
+                })
+                .collect(),
             bindings: bindings.iter().filter(|b| b["spec"]["policyName"] == name.as_str()).cloned().collect(),
             spec: spec.clone(),
             name,
@@ -212,7 +227,14 @@ impl Common {
             format!("failed to find resource referenced by paramKind: '{group}/{version}, Kind={name}'")
         })?;
         let namespace = match (def.scope, text(reference, "namespace").as_str()) {
-            (Scope::Cluster, _) => String::new(),
+            (Scope::Cluster, "") => String::new(),
+            (Scope::Cluster, _) => {
+                return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into());
+            }
+            (Scope::Namespaced, "") if request.namespace.is_empty() => {
+                let why = "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources";
+                return Err(why.into());
+            }
             (Scope::Namespaced, "") => request.namespace.to_owned(),
             (Scope::Namespaced, given) => given.to_owned(),
         };
@@ -242,35 +264,86 @@ impl Common {
 
 /// A validation that did not hold.
 struct Failure {
+    /// Which of the policy's validations.
+    index: usize,
     message: String,
     reason: String,
 }
 
-fn validations(found: &Match, seen: &Seen, budget: &Budget) -> Vec<Failure> {
+impl Failure {
+    fn plain(index: usize, message: String) -> Self {
+        Self { index, message, reason: String::new() }
+    }
+}
+
+/// The validations that did not hold; what the policy wants recorded is added to `recorded`.
+fn validations(
+    found: &Match,
+    seen: &Seen,
+    budget: &Budget,
+    recorded: &mut BTreeMap<String, Vec<String>>,
+) -> Vec<Failure> {
     let policy = &*found.policy;
-    let plain = |message: String| Failure { message, reason: String::new() };
     let params = match &found.params {
         Ok(params) => params,
         Err(_) if policy.ignores_failure() => return Vec::new(),
-        Err(why) => return vec![plain(format!("failed to configure binding: {why}"))],
+        Err(why) => return vec![Failure::plain(0, format!("failed to configure binding: {why}"))],
     };
     let mut out = Vec::new();
     for params in params {
         let bindings = bindings(policy, seen, params, budget);
-        for step in &policy.steps {
+        for (key, source, program) in &policy.annotations {
+            match annotation(source, program, &bindings, budget) {
+                Ok(Some(value)) => recorded.entry(key.clone()).or_default().push(value),
+                Ok(None) => {}
+                Err(_) if policy.ignores_failure() => {}
+                Err(why) => out.push(Failure::plain(0, why)),
+            }
+        }
+        for (index, step) in policy.steps.iter().enumerate() {
             let result = match &step.program {
                 Ok(program) => program.eval(&bindings, budget).map_err(|e| e.to_string()),
                 Err(why) => Err(format!("compilation error: {why}")),
             };
             match result {
                 Ok(Cel::Bool(true)) => {}
-                Ok(_) => out.push(Failure { message: step.told(&bindings, budget), reason: step.reason.clone() }),
+                Ok(_) => {
+                    out.push(Failure { index, message: step.told(&bindings, budget), reason: step.reason.clone() })
+                }
                 Err(_) if policy.ignores_failure() => {}
-                Err(why) => out.push(plain(format!("expression '{}' resulted in error: {why}", step.source))),
+                Err(why) => {
+                    out.push(Failure::plain(index, format!("expression '{}' resulted in error: {why}", step.source)))
+                }
             }
         }
     }
     out
+}
+
+/// The value of an audit annotation; none if it is null or empty.
+fn annotation<'a>(
+    source: &str,
+    program: &'a Compiled,
+    bindings: &Bindings<'a>,
+    budget: &Budget,
+) -> Result<Option<String>, String> {
+    let failed = |why: String| format!("valueExpression '{source}' resulted in error: {why}");
+    let program = program.as_ref().map_err(|why| failed(format!("compilation error: {why}")))?;
+    match program.eval(bindings, budget).map_err(|e| failed(e.to_string()))? {
+        Cel::Null => Ok(None),
+        Cel::String(text) => {
+            let mut text = text.trim().to_owned();
+            let mut end = text.len().min(MAX_ANNOTATION_BYTES);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+            Ok((!text.is_empty()).then_some(text))
+        }
+        _ => Err(format!(
+            "valueExpression '{source}' resulted in unsupported return type. Return type must be either string or null."
+        )),
+    }
 }
 
 impl Step {
@@ -328,19 +401,25 @@ impl Validating {
 impl AdmissionPlugin for Validating {
     async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let (namespace, matches) = self.0.matches(request)?;
-        let mut refusal = None;
+        let (mut refusal, mut recorded, mut audited) = (None, BTreeMap::new(), Vec::new());
         for found in matches {
             let seen = Seen::new(request, found.def, namespace.as_ref(), &self.0.authorization);
             let budget = Budget::new(BUDGET);
             let failures = match self.0.applies(&found, &seen, &budget) {
-                Ok(true) => validations(&found, &seen, &budget),
+                Ok(true) => validations(&found, &seen, &budget, &mut recorded),
                 Ok(false) => continue,
                 Err(_) if found.policy.ignores_failure() => continue,
-                Err(message) => vec![Failure { message, reason: String::new() }],
+                Err(message) => vec![Failure::plain(0, message)],
             };
             let (policy, binding) = (&found.policy.name, text(&found.binding["metadata"], "name"));
             let asks = |action: &str| list(&found.binding["spec"]["validationActions"]).any(|a| a == action);
-            for Failure { message, reason } in failures {
+            for Failure { index, message, reason } in failures {
+                if asks("Audit") {
+                    audited.push(
+                        json!({"message": message, "policy": policy, "binding": binding, "expressionIndex": index,
+                        "validationActions": found.binding["spec"]["validationActions"]}),
+                    );
+                }
                 if asks("Deny") && refusal.is_none() {
                     let told = format!(
                         "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}"
@@ -354,6 +433,12 @@ impl AdmissionPlugin for Validating {
                 }
             }
         }
+        for (key, values) in recorded {
+            audit::annotate(key, || values.join(", "));
+        }
+        if !audited.is_empty() {
+            audit::annotate(FAILURE_ANNOTATION, || Value::from(audited).to_string());
+        }
         refusal.map_or(Ok(()), Err)
     }
 }
@@ -365,15 +450,16 @@ impl Mutating {
         Self(Common::new(parts, &["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"]))
     }
 
-    /// Lets one policy change the object.
-    fn apply(&self, found: &Match, namespace: Option<&Value>, request: &mut Admission<'_>) -> Result<(), String> {
+    /// Lets one policy change the object; whether it did.
+    fn apply(&self, found: &Match, namespace: Option<&Value>, request: &mut Admission<'_>) -> Result<bool, String> {
+        let mut differs = false;
         let budget = Budget::new(BUDGET);
         let params = found.params.as_ref().map_err(|why| format!("failed to configure binding: {why}"))?;
         for params in params {
             for step in &found.policy.steps {
                 let seen = Seen::new(request, found.def, namespace, &self.0.authorization);
                 if !self.0.applies(found, &seen, &budget)? {
-                    return Ok(());
+                    return Ok(differs);
                 }
                 let program = step.program.as_ref().map_err(|why| format!("compilation error: {why}"))?;
                 let bindings = bindings(&found.policy, &seen, params, &budget);
@@ -383,10 +469,10 @@ impl Mutating {
                     true => patched(&seen.object, &result)?,
                     false => merged(request.def, &self.0.customs, &seen.object, &result)?,
                 };
-                refit(request, &self.0.customs, changed).map_err(|status| status.message)?;
+                differs |= refit(request, &self.0.customs, changed).map_err(|status| status.message)?;
             }
         }
-        Ok(())
+        Ok(differs)
     }
 }
 
@@ -418,17 +504,31 @@ fn merged(def: &ResourceDef, customs: &crd::Table, object: &Value, applied: &Val
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for Mutating {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, round: &mut Round) -> Result<(), Status> {
         let (namespace, matches) = self.0.matches(request)?;
+        if matches.is_empty() {
+            return Ok(());
+        }
+        round.enter(STEP, request.object.as_deref());
         for found in matches {
-            if let Err(why) = self.apply(&found, namespace.as_ref(), request)
-                && !found.policy.ignores_failure()
-            {
-                let binding = text(&found.binding["metadata"], "name");
-                let message = format!("policy '{}' with binding '{binding}' denied request: {why}", found.policy.name);
-                return Err(denied(request, "", message, false));
+            let binding = text(&found.binding["metadata"], "name");
+            let key = format!("{}/{binding}", found.policy.name);
+            if !round.asks(STEP, &key) {
+                continue;
+            }
+            match self.apply(&found, namespace.as_ref(), request) {
+                Ok(changed) => {
+                    round.note(STEP, &key, found.policy.spec["reinvocationPolicy"] == "IfNeeded", changed);
+                }
+                Err(_) if found.policy.ignores_failure() => {}
+                Err(why) => {
+                    let policy = &found.policy.name;
+                    let message = format!("policy '{policy}' with binding '{binding}' denied request: {why}");
+                    return Err(denied(request, "", message, false));
+                }
             }
         }
+        round.leave(STEP, request.object.as_deref());
         Ok(())
     }
 }

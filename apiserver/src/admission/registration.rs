@@ -45,6 +45,78 @@ pub(crate) fn problems(kind: &str, new: &Value, old: Option<&Value>) -> Vec<Caus
     check.0
 }
 
+/// What is wrong with where a webhook is said to be.
+pub(crate) fn client_problems(client: &Value, at: &str) -> Vec<Cause> {
+    let (url, service) = (client["url"].as_str(), client["service"].is_object());
+    match url {
+        Some(_) if service => vec![Cause::required(at, "exactly one of url or service is required")],
+        Some(url) => url_problems(url, &format!("{at}.url")),
+        None if service => service_problems(&client["service"], &format!("{at}.service")),
+        None => vec![Cause::required(at, "exactly one of url or service is required")],
+    }
+}
+
+fn url_problems(url: &str, at: &str) -> Vec<Cause> {
+    let form = "; desired format: https://host[/path]";
+    let told = |value: &str, why: &str| Cause::invalid(at, &Value::from(value), why);
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let mut out = Vec::new();
+    if scheme != "https" {
+        out.push(told(scheme, &format!("'https' is the only allowed URL scheme{form}")));
+    }
+    if host.is_empty() {
+        out.push(told(host, &format!("host must be specified{form}")));
+    }
+    if !user.is_empty() {
+        out.push(told(user, "user information is not permitted in the URL"));
+    }
+    if !fragment.is_empty() {
+        out.push(told(fragment, "fragments are not permitted in the URL"));
+    }
+    if !query.is_empty() {
+        out.push(told(query, "query parameters are not permitted in the URL"));
+    }
+    out
+}
+
+fn service_problems(service: &Value, at: &str) -> Vec<Cause> {
+    let mut out = Vec::new();
+    for key in ["name", "namespace"] {
+        if text(service, key).is_empty() {
+            out.push(Cause::required(format!("{at}.{key}"), &format!("service {key} is required")));
+        }
+    }
+    if let Some(port) = service["port"].as_i64().filter(|p| !(1..=65535).contains(p)) {
+        let why = "port is not valid: must be between 1 and 65535, inclusive";
+        out.push(Cause::invalid(format!("{at}.port"), &port, why));
+    }
+    let path = service["path"].as_str().filter(|path| !matches!(*path, "" | "/"));
+    let Some(path) = path else { return out };
+    let told = |why: &str| Cause::invalid(format!("{at}.path"), &service["path"], why);
+    if path == "//" {
+        out.push(told("segment[0] may not be empty"));
+        return out;
+    }
+    if !path.starts_with('/') {
+        out.push(told("must start with a '/'"));
+    }
+    let mut first = path.chars();
+    first.next();
+    let steps = first.as_str();
+    for (index, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
+        if step.is_empty() {
+            out.push(told(&format!("segment[{index}] may not be empty")));
+        } else if let Some(problem) = names::dns_subdomain(step) {
+            out.push(told(&format!("segment[{index}]: {problem}")));
+        }
+    }
+    out
+}
+
 struct Check(Vec<Cause>);
 
 impl Check {
@@ -88,36 +160,7 @@ impl Check {
     }
 
     fn client(&mut self, client: &Value, at: &str) {
-        let (url, service) = (client["url"].as_str(), client["service"].is_object());
-        if url.is_some() == service {
-            self.0.push(Cause::required(at, "exactly one of url or service is required"));
-            return;
-        }
-        let form = "; desired format: https://host[/path]";
-        if let Some(url) = url {
-            let place = format!("{at}.url");
-            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-            let host = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
-            if scheme != "https" {
-                let why = format!("'https' is the only allowed URL scheme{form}");
-                self.0.push(Cause::invalid(place, &Value::from(scheme), &why));
-            } else if host.is_empty() {
-                self.0.push(Cause::invalid(place, &Value::from(host), &format!("host must be specified{form}")));
-            } else if host.contains('@') || url.contains('?') || url.contains('#') {
-                let why = "user information, query parameters and fragments are not permitted in the URL";
-                self.0.push(Cause::invalid(place, &Value::from(url), why));
-            }
-        } else {
-            for key in ["name", "namespace"] {
-                if text(&client["service"], key).is_empty() {
-                    self.0.push(Cause::required(format!("{at}.service.{key}"), &format!("service {key} is required")));
-                }
-            }
-            if let Some(port) = client["service"]["port"].as_i64().filter(|p| !(1..=65535).contains(p)) {
-                let why = "port is not valid: must be between 1 and 65535, inclusive";
-                self.0.push(Cause::invalid(format!("{at}.service.port"), &port, why));
-            }
-        }
+        self.0.extend(client_problems(client, at));
     }
 
     fn rule(&mut self, rule: &Value, at: &str) {
@@ -367,6 +410,55 @@ impl Check {
             let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response \
                        and headers serves no purpose)";
             self.0.push(Cause::invalid("spec.validationActions", actions, why));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Each row: where a webhook is said to be, and what is told of that.
+    #[test]
+    fn places_of_webhooks_are_judged() {
+        let service = |path: &str| json!({"service": {"name": "n", "namespace": "ns", "path": path}});
+        for (client, told) in [
+            (json!({}), vec!["c: Required value: exactly one of url or service is required"]),
+            (json!({"url": "https://h", "service": {}}), vec!["c: Required value: exactly one"]),
+            (json!({"url": "https://h/p"}), vec![]),
+            (
+                json!({"url": "http://h"}),
+                vec!["c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme"],
+            ),
+            (
+                json!({"url": "nonsense"}),
+                vec!["c.url: Invalid value: \"\": 'https'", "c.url: Invalid value: \"\": host must be"],
+            ),
+            (json!({"url": "https://u:p@h"}), vec!["c.url: Invalid value: \"u:p\": user information is not permitted"]),
+            (json!({"url": "https://h#f"}), vec!["c.url: Invalid value: \"f\": fragments are not permitted"]),
+            (json!({"url": "https://h?q=1"}), vec!["c.url: Invalid value: \"q=1\": query parameters are not"]),
+            (json!({"service": {}}), vec!["c.service.name: Required", "c.service.namespace: Required"]),
+            (
+                json!({"service": {"name": "n", "namespace": "ns", "port": 0}}),
+                vec!["c.service.port: Invalid value: 0: port is not valid"],
+            ),
+            (service("/"), vec![]),
+            (service("//"), vec!["c.service.path: Invalid value: \"//\": segment[0] may not be empty"]),
+            (service("/a//b"), vec!["c.service.path: Invalid value: \"/a//b\": segment[1] may not be empty"]),
+            (service("/a/B"), vec!["c.service.path: Invalid value: \"/a/B\": segment[1]: a lowercase"]),
+            (
+                service("a"),
+                vec![
+                    "c.service.path: Invalid value: \"a\": must start with a '/'",
+                    "c.service.path: Invalid value: \"a\": segment[0] may not",
+                ],
+            ),
+        ] {
+            let got: Vec<String> =
+                client_problems(&client, "c").iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+            assert_eq!(got.len(), told.len(), "{client}: {got:?}");
+            assert!(got.iter().zip(&told).all(|(got, told)| got.starts_with(told)), "{client}: {got:?}");
         }
     }
 }

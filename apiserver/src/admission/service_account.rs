@@ -4,7 +4,7 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::pods::{created, list};
-use crate::access::{Admission, AdmissionPlugin};
+use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::objects::Objects;
 use crate::strategy;
 
@@ -77,7 +77,7 @@ pub(super) struct ServiceAccount(pub(super) Objects);
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for ServiceAccount {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let (namespace, pod_name) = (request.namespace.to_owned(), request.name.to_owned());
         let Some(pod) = created(request, "pods") else { return Ok(()) };
         if !pod["spec"].is_object() {

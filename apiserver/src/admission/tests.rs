@@ -43,7 +43,8 @@ async fn a_pod_on_its_way_in() {
             dry_run: false,
             warnings: &mut warnings,
         };
-        chain.admit(&mut request).await
+        chain.mutate(&mut request).await?;
+        chain.validate(&mut request).await
     };
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
     let missing = admit("nowhere", &mut pod.clone()).await.unwrap_err();

@@ -14,17 +14,23 @@ use super::cache::Cache;
 use super::matching::{is_exempt, matching_version, namespace_of, selected};
 use super::review::{BUDGET, Seen, compile_conditions, conditions, describe, env};
 use super::{Parts, refit};
-use crate::access::{Admission, AdmissionPlugin};
+use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::authz::Authorization;
-use crate::crd;
 use crate::hooks::Hooks;
 use crate::objects::Objects;
+use crate::{audit, crd};
 
 /// Seconds that a webhook has if its configuration does not say.
 const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 
+/// This step's name in the chain.
+const STEP: &str = "MutatingAdmissionWebhook";
+
 /// A webhook of a configuration.
 struct Hook {
+    /// The configuration's name, and which of its webhooks this is.
+    configuration: String,
+    index: usize,
     config: Value,
     name: String,
     conditions: Vec<(String, Result<Program, String>)>,
@@ -90,7 +96,8 @@ impl Common {
     }
 
     /// Calls a webhook: its `response`, or `None` if it failed and failures are ignored.
-    async fn call(&self, hook: &Hook, body: Value) -> Result<Option<Value>, Status> {
+    /// `place` names it in the audit log: which phase, round and number.
+    async fn call(&self, hook: &Hook, body: Value, place: (&str, u32, usize)) -> Result<Option<Value>, Status> {
         let seconds = hook.config["timeoutSeconds"].as_u64().unwrap_or(DEFAULT_TIMEOUT_SECONDS).clamp(1, 30);
         let uid = body["request"]["uid"].clone();
         let answer = self.client.call(&hook.config["clientConfig"], body.to_string().into_bytes(), seconds).await;
@@ -111,6 +118,9 @@ impl Common {
             Ok(response) => Ok(Some(response)),
             Err(why) if ignores_failure(hook) => {
                 tracing::warn!(webhook = hook.name, %why, "a webhook failed; its policy is to go on");
+                let (phase, round, index) = place;
+                let key = format!("failed-open.{phase}.webhook.admission.k8s.io/round_{round}_index_{index}");
+                audit::annotate(key, || hook.name.clone());
                 Ok(None)
             }
             Err(why) => Err(Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name))),
@@ -124,9 +134,13 @@ fn ignores_failure(hook: &Hook) -> bool {
 
 fn hooks_of(configuration: &Value) -> Vec<Arc<Hook>> {
     let list = configuration["webhooks"].as_array().cloned().unwrap_or_default();
+    let configuration = configuration["metadata"]["name"].as_str().unwrap_or_default();
     list.into_iter()
-        .map(|config| {
+        .enumerate()
+        .map(|(index, config)| {
             Arc::new(Hook {
+                configuration: configuration.to_owned(),
+                index,
                 name: config["name"].as_str().unwrap_or_default().to_owned(),
                 conditions: compile_conditions(&config["matchConditions"], &env(false, false, false)),
                 config,
@@ -172,6 +186,11 @@ fn body(hook: &Hook, request: &Admission<'_>, def: &'static ResourceDef) -> Valu
 
 /// What a webhook's response means: warnings are kept, a refusal becomes one.
 fn judge(hook: &Hook, response: &Value, warnings: &mut Vec<String>) -> Result<(), Status> {
+    for (key, value) in response["auditAnnotations"].as_object().into_iter().flatten() {
+        if let Some(value) = value.as_str() {
+            audit::annotate(format!("{}/{key}", hook.name), || value.to_owned());
+        }
+    }
     warnings.extend(response["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
     if response["allowed"] == true {
         return Ok(());
@@ -210,7 +229,8 @@ impl AdmissionPlugin for Validating {
             }
         }
         // All are asked at once; the first refusal in their order is told.
-        let answers = calls.iter().map(|(hook, body)| self.0.call(hook, body.clone()));
+        let calling = calls.iter().enumerate();
+        let answers = calling.map(|(index, (hook, body))| self.0.call(hook, body.clone(), ("validating", 0, index)));
         let answers = futures::future::join_all(answers).await;
         for ((hook, _), answer) in calls.iter().zip(answers) {
             if let Some(response) = answer? {
@@ -228,15 +248,51 @@ impl Mutating {
         Self(Common::new(parts, &["mutatingwebhookconfigurations"]))
     }
 
-    /// Asks one webhook; whether it changed the object.
-    async fn ask(&self, hook: &Hook, request: &mut Admission<'_>, def: &'static ResourceDef) -> Result<bool, Status> {
+    /// Asks one webhook; whether it changed the object. `place` is its round and its number in it.
+    async fn ask(
+        &self,
+        hook: &Hook,
+        request: &mut Admission<'_>,
+        def: &'static ResourceDef,
+        place: (u32, usize),
+    ) -> Result<bool, Status> {
         if !self.0.applies(hook, request, def)? {
             return Ok(false);
         }
         check_effects(hook, request)?;
         let asked = body(hook, request, def);
-        let Some(response) = self.0.call(hook, asked.clone()).await? else { return Ok(false) };
+        let called = self.0.call(hook, asked.clone(), ("mutating", place.0, place.1)).await?;
+        let Some(response) = called else { return Ok(false) };
         judge(hook, &response, request.warnings)?;
+        let changed = self.change(hook, &response, asked, request, def)?;
+        let at = format!("round_{}_index_{}", place.0, place.1);
+        let told = |extra: Value| {
+            let mut told = json!({"configuration": hook.configuration, "webhook": hook.name});
+            if let (Some(told), Value::Object(extra)) = (told.as_object_mut(), extra) {
+                told.extend(extra);
+            }
+            told.to_string()
+        };
+        audit::annotate(format!("mutation.webhook.admission.k8s.io/{at}"), || told(json!({"mutated": changed})));
+        if changed && audit::records_bodies() {
+            let patch = STANDARD.decode(response["patch"].as_str().unwrap_or_default()).unwrap_or_default();
+            let patch: Value = serde_json::from_slice(&patch).unwrap_or_default();
+            audit::annotate(format!("patch.webhook.admission.k8s.io/{at}"), || {
+                told(json!({"patch": patch, "patchType": "JSONPatch"}))
+            });
+        }
+        Ok(changed)
+    }
+
+    /// Carries out what a webhook answered; whether the object is another now.
+    fn change(
+        &self,
+        hook: &Hook,
+        response: &Value,
+        asked: Value,
+        request: &mut Admission<'_>,
+        def: &'static ResourceDef,
+    ) -> Result<bool, Status> {
         let Some(encoded) = response["patch"].as_str().filter(|p| !p.is_empty()) else { return Ok(false) };
         let failed = |why: String| Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name));
         if response["patchType"] != "JSONPatch" {
@@ -258,21 +314,22 @@ impl Mutating {
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for Mutating {
-    async fn mutate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    async fn mutate(&self, request: &mut Admission<'_>, round: &mut Round) -> Result<(), Status> {
         let chosen = self.0.chosen(request)?;
-        let mut after = Vec::with_capacity(chosen.len());
-        for (hook, def) in &chosen {
-            // What an earlier webhook changed may be what a later one looks for.
-            if self.ask(hook, request, def).await? {
-                tracing::debug!(webhook = hook.name, "a webhook changed an object");
-            }
-            after.push(request.object.as_deref().cloned());
+        if chosen.is_empty() {
+            return Ok(());
         }
-        for ((hook, def), seen) in chosen.iter().zip(after) {
-            if hook.config["reinvocationPolicy"] == "IfNeeded" && seen.as_ref() != request.object.as_deref() {
-                self.ask(hook, request, def).await?;
+        round.enter(STEP, request.object.as_deref());
+        for (index, (hook, def)) in chosen.iter().enumerate() {
+            let key = format!("{}/{}", hook.configuration, hook.index);
+            if round.asks(STEP, &key) {
+                // What an earlier webhook changed may be what a later one looks for.
+                let place = (u32::from(round.is_again()), index);
+                let changed = self.ask(hook, request, def, place).await?;
+                round.note(STEP, &key, hook.config["reinvocationPolicy"] == "IfNeeded", changed);
             }
         }
+        round.leave(STEP, request.object.as_deref());
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::Method;
+use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::{RESOURCES, find};
 use keelson_store::KeyRange;
 use serde_json::{Value, json};
@@ -60,9 +61,21 @@ fn object(group: &str, version: &str, managed: &str, priorities: (i64, i64), now
         "apiVersion": format!("{GROUP}/v1"), "kind": "APIService",
         "metadata": {"name": format!("{version}.{group}"), "labels": {MANAGED: managed}},
         "spec": spec,
-        "status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local", "lastTransitionTime": now,
-            "message": "Local APIServices are always available"}]},
+        "status": always_available(now),
     })
+}
+
+/// The status of an APIService without a Service.
+fn always_available(now: &str) -> Value {
+    json!({"conditions": [{"type": "Available", "status": "True", "reason": "Local", "lastTransitionTime": now,
+        "message": "Local APIServices are always available"}]})
+}
+
+/// Gives a new APIService its status, if this server serves what it names.
+pub fn prepare(def: &ResourceDef, object: &mut Value) {
+    if (def.group, def.plural) == (GROUP, "apiservices") && !object["spec"]["service"].is_object() {
+        object["status"] = always_available(&strategy::now());
+    }
 }
 
 /// The APIServices of the built-in groups.
@@ -95,9 +108,7 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
         }
         let made = object(group, version, "true", CUSTOM, &strategy::now());
         let code = crd::controller::call(server, Method::POST, &path, Some(&made)).await;
-        let status = json!({"status": made["status"]});
-        let told = crd::controller::call(server, Method::PATCH, &format!("{path}/{name}/status"), Some(&status)).await;
-        done &= matches!(code, 200..300 | 409) && matches!(told, 200..300 | 404 | 409);
+        done &= matches!(code, 200..300 | 409);
     }
     let prefix = def.prefix();
     let stored: Vec<String> = {

@@ -4,7 +4,7 @@
 //! say who asks. Every member follows the APIServices; the one that leads writes whether they are available.
 
 mod availability;
-mod local;
+pub(crate) mod local;
 mod proxy;
 
 use std::sync::Arc;

@@ -82,6 +82,11 @@ pub fn annotate(key: impl Into<String>, value: impl FnOnce() -> String) {
     let _ = CURRENT.try_with(|record| record.draft.lock().annotations.insert(key.into(), value()));
 }
 
+/// Whether the request that is carried out is recorded with its body.
+pub fn records_bodies() -> bool {
+    CURRENT.try_with(|record| record.verdict.level >= Level::Request).unwrap_or(false)
+}
+
 /// Notes as whom a request acts.
 pub fn impersonated(user: &UserInfo) {
     let _ = CURRENT.try_with(|record| record.draft.lock().impersonated_user = user_info(user));

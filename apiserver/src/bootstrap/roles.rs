@@ -5,7 +5,7 @@ use super::table::{Role, named, role, rule, urls};
 
 /// Who may see what nodes and pods use: with metrics upstream, its server brings this role, which goes into three others.
 pub(super) fn metrics_reader() -> serde_json::Value {
-    const {
+    let mut object = const {
         &role(
             "system:aggregated-metrics-reader",
             "view",
@@ -13,7 +13,11 @@ pub(super) fn metrics_reader() -> serde_json::Value {
             const { &[rule("metrics.k8s.io", "nodes pods", "get list watch")] },
         )
     }
-    .to_value("")
+    .to_value("");
+    // It is no default role of RBAC, so it is not listed as one.
+    object["metadata"]["labels"].as_object_mut().map(|labels| labels.remove("kubernetes.io/bootstrapping"));
+    object["metadata"].as_object_mut().map(|metadata| metadata.remove("annotations"));
+    object
 }
 
 /// Cluster roles. The second word names the role into which a role is aggregated, the third the one it aggregates for itself.

@@ -1,11 +1,13 @@
 //! CustomResourceDefinitions themselves: their defaults, what they may say, and how they begin to be deleted.
 
+use base64::Engine as _;
 use keelson_machinery::names::{dns_label_1035, dns_subdomain};
 use keelson_machinery::status::Cause;
 use keelson_machinery::structural::{Schema, source};
 use serde_json::{Value, json};
 
 use super::names::set_condition;
+use crate::admission::registration;
 
 /// The finalizer that deletes a definition's objects.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -13,6 +15,10 @@ pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub const APPROVED: &str = "api-approved.kubernetes.io";
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+/// Longest warning of a deprecated version, bytes.
+const MAX_WARNING_BYTES: usize = 256;
+/// Most fields by which objects of a version can be selected.
+const MAX_SELECTABLE_FIELDS: usize = 8;
 const NOT_WEBHOOK: &str = "should not be set when strategy is not set to Webhook";
 
 /// Whether a group belongs to the community.
@@ -93,26 +99,26 @@ pub fn terminate(object: &mut Value) {
 /// What is wrong with a definition; warnings beside it.
 pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>) {
     let mut check = Check { causes: Vec::new(), warnings: Vec::new() };
-    check.names(object);
-    check.versions(object, old);
-    check.parts(&object["spec"], old.map(|old| &old["spec"]));
-    check.conversion(&object["spec"]);
-    check.approval(object, old);
-    if let Some(old) = old.filter(|old| established(old)) {
-        for field in ["group", "scope"] {
-            check.same(&object["spec"][field], &old["spec"][field], &format!("spec.{field}"));
-        }
-        for field in ["kind", "plural"] {
-            let path = format!("spec.names.{field}");
-            check.same(&object["spec"]["names"][field], &old["spec"]["names"][field], &path);
-        }
+    let (new, before) = (&object["spec"], old.map(|old| &old["spec"]));
+    if old.is_none() {
+        check.name(object);
     }
-    if old.is_some_and(|old| {
-        old["spec"]["group"] != object["spec"]["group"]
-            || old["spec"]["names"]["plural"] != object["spec"]["names"]["plural"]
-    }) {
-        // The name follows from what may not change: one problem is told, not two.
-        check.causes.retain(|cause| cause.field != "metadata.name");
+    check.names(new, "spec.names");
+    check.group(new);
+    check.versions(object, old);
+    check.parts(new, before);
+    let fixed = old.is_some_and(established);
+    check.conversion(new, before, fixed);
+    check.preserved(new, before);
+    check.approval(object, old);
+    if let Some(before) = before {
+        // The names of objects in the store follow from these.
+        check.same(&new["group"], &before["group"], "spec.group");
+        check.same(&new["names"]["plural"], &before["names"]["plural"], "spec.names.plural");
+        if fixed {
+            check.same(&new["scope"], &before["scope"], "spec.scope");
+            check.same(&new["names"]["kind"], &before["names"]["kind"], "spec.names.kind");
+        }
     }
     (check.causes, check.warnings)
 }
@@ -141,12 +147,15 @@ impl Check {
         }
     }
 
-    fn names(&mut self, object: &Value) {
-        let (spec, names) = (&object["spec"], &object["spec"]["names"]);
-        let (group, plural) = (text(spec, "group"), text(names, "plural"));
-        if object["metadata"]["name"] != format!("{plural}.{group}") {
+    fn name(&mut self, object: &Value) {
+        let spec = &object["spec"];
+        if object["metadata"]["name"] != format!("{}.{}", text(&spec["names"], "plural"), text(spec, "group")) {
             self.invalid("metadata.name", &object["metadata"]["name"], "must be spec.names.plural+\".\"+spec.group");
         }
+    }
+
+    fn group(&mut self, spec: &Value) {
+        let group = text(spec, "group");
         if group.is_empty() {
             self.required("spec.group", "");
         } else if let Some(problem) = dns_subdomain(group) {
@@ -159,31 +168,41 @@ impl Check {
             "" => self.required("spec.scope", ""),
             _ => self.causes.push(Cause::not_supported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"])),
         }
-        for key in ["plural", "singular"] {
-            if let Some(problem) = dns_label_1035(text(names, key)) {
-                self.invalid(format!("spec.names.{key}"), &names[key], &problem);
-            }
-        }
-        for key in ["kind", "listKind"] {
-            if let Some(problem) = dns_label_1035(&text(names, key).to_lowercase()) {
+    }
+
+    fn names(&mut self, spec: &Value, at: &str) {
+        let names = &spec["names"];
+        for key in ["plural", "singular", "kind", "listKind"] {
+            let (given, field) = (text(names, key), format!("{at}.{key}"));
+            if given.is_empty() {
+                self.required(field, "");
+            } else if let Some(problem) = dns_label_1035(&given.to_lowercase()).filter(|_| key.ends_with("ind")) {
                 let why = format!("may have mixed case, but should otherwise match: {problem}");
-                self.invalid(format!("spec.names.{key}"), &names[key], &why);
+                self.invalid(field, &names[key], &why);
+            } else if let Some(problem) = dns_label_1035(given).filter(|_| !key.ends_with("ind")) {
+                self.invalid(field, &names[key], &problem);
             }
         }
         for key in ["shortNames", "categories"] {
             for (index, name) in list(&names[key]).enumerate() {
                 if let Some(problem) = name.as_str().and_then(dns_label_1035) {
-                    self.invalid(format!("spec.names.{key}[{index}]"), name, &problem);
+                    self.invalid(format!("{at}.{key}[{index}]"), name, &problem);
                 }
             }
         }
         if !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
-            self.invalid("spec.names.listKind", &names["listKind"], "kind and listKind may not be the same");
+            self.invalid(format!("{at}.listKind"), &names["listKind"], "kind and listKind may not be the same");
         }
-        if spec["preserveUnknownFields"] == true {
-            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-            self.invalid("spec.preserveUnknownFields", &spec["preserveUnknownFields"], why);
+    }
+
+    /// Unknown fields are no longer kept for whole kinds; a definition that did so before may go on.
+    fn preserved(&mut self, spec: &Value, before: Option<&Value>) {
+        if spec["preserveUnknownFields"] != true || before.is_some_and(|old| old["preserveUnknownFields"] == true) {
+            return;
         }
+        let why =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        self.invalid("spec.preserveUnknownFields", &spec["preserveUnknownFields"], why);
     }
 
     fn versions(&mut self, object: &Value, old: Option<&Value>) {
@@ -200,9 +219,10 @@ impl Check {
             if let Some(problem) = dns_label_1035(names[index]) {
                 self.invalid(format!("{at}.name"), &version["name"], &problem);
             }
-            if !version["deprecationWarning"].is_null() && version["deprecated"] != true {
-                let field = format!("{at}.deprecationWarning");
-                self.invalid(field, &version["deprecationWarning"], "can only be set for deprecated versions");
+            if let Some(warning) = version["deprecationWarning"].as_str() {
+                for why in deprecation_problems(version["deprecated"] == true, warning) {
+                    self.invalid(format!("{at}.deprecationWarning"), &version["deprecationWarning"], &why);
+                }
             }
             if version["schema"]["openAPIV3Schema"].is_null() {
                 self.required(format!("{at}.schema.openAPIV3Schema"), "");
@@ -253,7 +273,11 @@ impl Check {
                 let schema = &version["schema"]["openAPIV3Schema"];
                 // What was accepted once stays acceptable.
                 if before.is_none_or(|before| before["schema"]["openAPIV3Schema"] != *schema) {
-                    let (causes, warnings) = source::problems(schema, &format!("{at}.openAPIV3Schema"));
+                    // One version's status counts for a schema that all share.
+                    let of_status = |v: &Value| v["subresources"]["status"].is_object();
+                    let has_status =
+                        if same_schema { versions.iter().any(|v| of_status(v)) } else { of_status(version) };
+                    let (causes, warnings) = source::problems(schema, &format!("{at}.openAPIV3Schema"), has_status);
                     self.causes.extend(causes);
                     self.warnings.extend(warnings);
                 }
@@ -341,23 +365,32 @@ impl Check {
                 self.required(at, "");
                 continue;
             }
-            let found = path.trim_start_matches('.').split('.').try_fold(&schema, |s, key| s.properties.get(key));
-            match found.filter(|_| path.starts_with('.') && !path.starts_with(".metadata")) {
-                None => self.invalid(at, &field["jsonPath"], "is an invalid path: does not refer to a valid field"),
-                Some(found) if !matches!(found.kind.as_str(), "string" | "boolean" | "integer") => {
-                    let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
-                    self.invalid(at, &field["jsonPath"], why);
+            let (found, root) = match schema.follow(path, false) {
+                Ok(found) => found,
+                Err(why) => {
+                    self.invalid(at, &field["jsonPath"], &format!("is an invalid path: {why}"));
+                    continue;
                 }
-                Some(_) if seen.contains(&path) => {
-                    let message = format!("Duplicate value: {path:?}");
-                    self.causes.push(Cause { reason: "FieldValueDuplicate".into(), message, field: at });
-                }
-                Some(_) => seen.push(path),
+            };
+            if root == "metadata" {
+                self.invalid(at.clone(), &field["jsonPath"], "must not point to fields in metadata");
             }
+            if !matches!(found.kind.as_str(), "string" | "boolean" | "integer") {
+                let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+                self.invalid(at.clone(), &field["jsonPath"], why);
+            }
+            if seen.contains(&path) {
+                self.causes.push(Cause::duplicate(at, &field["jsonPath"]));
+            } else {
+                seen.push(path);
+            }
+        }
+        if seen.len() > MAX_SELECTABLE_FIELDS {
+            self.causes.push(Cause::too_many(at, seen.len(), MAX_SELECTABLE_FIELDS));
         }
     }
 
-    fn conversion(&mut self, spec: &Value) {
+    fn conversion(&mut self, spec: &Value, before: Option<&Value>, fixed: bool) {
         let conversion = &spec["conversion"];
         let (config, reviews) =
             (&conversion["webhook"]["clientConfig"], &conversion["webhook"]["conversionReviewVersions"]);
@@ -371,24 +404,49 @@ impl Check {
                 }
             }
             "Webhook" => {
+                if spec["preserveUnknownFields"] == true {
+                    let why = "must be None if spec.preserveUnknownFields is true";
+                    self.invalid("spec.conversion.strategy", &conversion["strategy"], why);
+                }
+                let at = "spec.conversion.webhookClientConfig";
                 if config.is_null() {
-                    let why = "required when strategy is set to Webhook";
-                    self.required("spec.conversion.webhookClientConfig", why);
-                } else if config["url"].is_null() == config["service"].is_null() {
-                    let why = "exactly one of url or service is required";
-                    self.required("spec.conversion.webhookClientConfig", why);
+                    self.required(at, "required when strategy is set to Webhook");
+                } else {
+                    self.causes.extend(registration::client_problems(config, at));
+                    // What could not be used before may stay so.
+                    let known = before.map(|old| text(&old["conversion"]["webhook"]["clientConfig"], "caBundle"));
+                    let strict = fixed && known.is_none_or(|known| known.is_empty() || is_bundle(known));
+                    let bundle = text(config, "caBundle");
+                    if strict && !bundle.is_empty() && !is_bundle(bundle) {
+                        let why = "unable to load root certificates: unable to parse bytes as PEM block";
+                        self.invalid(format!("{at}.caBundle"), &config["caBundle"], why);
+                    }
                 }
-                if list(reviews).next().is_none() {
-                    self.required("spec.conversion.conversionReviewVersions", "");
-                } else if !list(reviews).any(|v| v == "v1" || v == "v1beta1") {
-                    let why = "must include at least one of v1, v1beta1";
-                    self.invalid("spec.conversion.conversionReviewVersions", reviews, why);
-                }
+                self.review_versions(reviews);
             }
             _ => {
                 let supported = ["None", "Webhook"];
                 self.causes.push(Cause::not_supported("spec.conversion.strategy", &conversion["strategy"], &supported));
             }
+        }
+    }
+
+    fn review_versions(&mut self, reviews: &Value) {
+        let at = "spec.conversion.conversionReviewVersions";
+        let given: Vec<&str> = list(reviews).filter_map(Value::as_str).collect();
+        if given.is_empty() {
+            self.required(at, "");
+            return;
+        }
+        for (index, version) in given.iter().enumerate() {
+            if given[..index].contains(version) {
+                self.invalid(format!("{at}[{index}]"), &reviews[index], "duplicate version");
+            } else if let Some(problem) = dns_label_1035(version) {
+                self.invalid(format!("{at}[{index}]"), &reviews[index], &problem);
+            }
+        }
+        if !given.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
+            self.invalid(at, reviews, "must include at least one of v1, v1beta1");
         }
     }
 
@@ -413,8 +471,33 @@ impl Check {
     }
 }
 
+/// Whether a bundle in base64 holds certificates.
+fn is_bundle(encoded: &str) -> bool {
+    let pem = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    keelson_pki::is_bundle(&String::from_utf8_lossy(&pem))
+}
+
+/// What is wrong with the warning of a deprecated version.
+fn deprecation_problems(deprecated: bool, warning: &str) -> Vec<String> {
+    if !deprecated {
+        return vec!["can only be set for deprecated versions".into()];
+    }
+    let mut out = Vec::new();
+    if warning.len() > MAX_WARNING_BYTES {
+        out.push(format!("must be <= {MAX_WARNING_BYTES} characters long"));
+    }
+    if warning.is_empty() {
+        out.push("must not be an empty string".into());
+    }
+    if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+        out.push(format!("must only contain printable UTF-8 characters; non-printable character found at index {at}"));
+    }
+    out
+}
+
+/// A path may be anything that begins with a dot: what it does not lead to is not there.
 fn simple(path: &str) -> bool {
-    path.starts_with('.') && path[1..].split('.').all(|part| !part.is_empty()) && !path.contains(['[', '*'])
+    path.starts_with('.')
 }
 
 /// Whether all versions say the same of something.

@@ -75,6 +75,11 @@ impl Definition {
         format!("{}@{} ", self.name, self.source.mod_revision)
     }
 
+    /// The revision before which the definition did not exist, so nobody can have seen its objects.
+    pub fn since(&self) -> i64 {
+        self.source.create_revision
+    }
+
     /// Reads a stored definition; `None` if it is not established.
     pub fn read(source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
         let object =

@@ -5,7 +5,7 @@ use keelson_machinery::resource::Scope;
 use keelson_machinery::schema;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::structural::{
-    Failure, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
+    Failure, Schema, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
 };
 use serde_json::{Value, json};
 
@@ -64,6 +64,20 @@ pub fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>, Strin
     drop_forbidden_nulls(schema, object);
     apply_defaults(schema, object);
     Ok(pruned)
+}
+
+/// The unknown fields of a body that says that it is of another version: of one that the definition does not have, all are
+/// unknown. Of another kind nothing is known.
+pub fn unknown_fields(custom: &Custom, object: &mut Value) -> Vec<String> {
+    let definition = &custom.definition;
+    let (group, version) = object["apiVersion"].as_str().and_then(|v| v.split_once('/')).unwrap_or_default();
+    if group != custom.def().group || object["kind"] != custom.def().kind {
+        return Vec::new();
+    }
+    match definition.versions.iter().position(|known| known.name == version) {
+        Some(index) => prune(definition.schema(index), object),
+        None => prune(&Schema::default(), object),
+    }
 }
 
 /// Whether anything but metadata (and status, if it is a subresource) differs: that counts a generation.

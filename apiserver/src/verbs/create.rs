@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::Call;
 use super::update::Tracking;
-use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::{ApiServer, body, crd, options, ownership, quota, services, strategy};
 
@@ -26,7 +25,9 @@ impl ApiServer {
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
-        strategy::fit(call.request, &mut object)?;
+        if let Err(status) = strategy::fit(call.request, &mut object) {
+            return Err(self.misfit(call, object, &decoded.duplicates, status));
+        }
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         let told = self.insert(call, object, &mut warnings, Tracking::Compare).await;
@@ -53,24 +54,13 @@ impl ApiServer {
             strategy::prepare_create(call.request, &mut candidate)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            let mut admission = Admission {
-                operation: Operation::Create,
-                def,
-                subresource: "",
-                namespace: &call.request.namespace,
-                name: &name,
-                user: call.user,
-                object: Some(&mut candidate),
-                old: None,
-                dry_run,
-                warnings,
-            };
-            self.admit(&mut admission).await?;
+            self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             strategy::settle_status(def, &mut candidate);
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             strategy::check(call.request, &candidate, None, warnings)?;
+            self.admit_result(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
@@ -92,6 +82,18 @@ impl ApiServer {
             }
         }
         Err(Status::internal("no free name was found"))
+    }
+
+    /// The refusal of a body of another version or kind. Of custom resources its fields are looked at first, by the schema
+    /// of the version that it says it has.
+    pub(crate) fn misfit(&self, call: &Call<'_>, mut object: Value, duplicates: &[String], status: Status) -> Status {
+        let Some(custom) = &call.request.custom else { return status };
+        let unknown = crd::strategy::unknown_fields(custom, &mut object);
+        let mut warnings = Vec::new();
+        match self.check_fields(call, &unknown, duplicates, &mut warnings) {
+            Ok(()) => status.with_warnings(warnings),
+            Err(strict) => strict,
+        }
     }
 
     /// The refusal of a name that another object has.
@@ -117,7 +119,7 @@ impl ApiServer {
         let mut texts = field_problems(unknown, duplicates);
         match body::content_type(call.headers) {
             // Keys that came twice are found while YAML is read, before its fields are looked at.
-            kind if kind.contains("yaml") => texts.rotate_left(unknown.len()),
+            kind if kind.contains("yaml") || call.request.def.custom => texts.rotate_left(unknown.len()),
             "application/json" if texts.len() > 1 && call.request.verb != "patch" => {
                 texts = decode::in_order(call.body, unknown, duplicates);
             }

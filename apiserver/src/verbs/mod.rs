@@ -16,7 +16,7 @@ use keelson_machinery::decode::Decoded;
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use crate::access::{Attributes, UserInfo};
+use crate::access::{Admission, Attributes, Operation, UserInfo};
 use crate::negotiate::{self, Accepted, Format};
 use crate::request::ResourceRequest;
 use crate::{body, respond, table};
@@ -41,6 +41,30 @@ impl Call<'_> {
     /// Whether nothing is to be stored; other values than `All` were refused with the options.
     pub fn dry_run(&self) -> Result<bool, Status> {
         Ok(self.request.query.all("dryRun").iter().any(|v| v == "All"))
+    }
+
+    /// What admission is shown of a write: of a creation, if there is no old object.
+    pub(crate) fn admission<'c>(
+        &'c self,
+        name: &'c str,
+        object: &'c mut Value,
+        old: Option<&'c Value>,
+        dry_run: bool,
+        warnings: &'c mut Vec<String>,
+    ) -> Admission<'c> {
+        let request = self.request;
+        Admission {
+            operation: if old.is_some() { Operation::Update } else { Operation::Create },
+            def: request.def,
+            subresource: if old.is_some() { &request.subresource } else { "" },
+            namespace: &request.namespace,
+            name,
+            user: self.user,
+            object: Some(object),
+            old,
+            dry_run,
+            warnings,
+        }
     }
 
     /// One object as the client wants it.

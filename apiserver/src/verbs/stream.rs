@@ -80,7 +80,11 @@ impl Writer {
 /// The objects of a range of a view that the selectors choose, as a list.
 pub(crate) fn list(call: &Call<'_>, view: View, range: KeyRange, selectors: Selectors) -> io::Result<Response<Body>> {
     let def = call.request.def;
-    let metadata = json!({"resourceVersion": view.revision().to_string()});
+    let mut metadata = json!({"resourceVersion": view.revision().to_string()});
+    if def.custom {
+        // Upstream's lists of custom resources always have the field.
+        metadata["continue"] = "".into();
+    }
     let intro = if def.custom { Vec::new() } else { stored::intro(def) };
     let mut writer =
         Writer { view, range, request: call.request.clone(), selectors, intro, after: None, any: false, ended: false };

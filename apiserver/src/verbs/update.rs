@@ -7,7 +7,6 @@ use keelson_machinery::status::{Cause, Status};
 use serde_json::Value;
 
 use super::Call;
-use crate::access::{Admission, Operation};
 use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
@@ -31,7 +30,9 @@ impl ApiServer {
         let decoded = call.object()?;
         let mut warnings = Vec::new();
         let mut object = decoded.value;
-        strategy::fit(call.request, &mut object)?;
+        if let Err(status) = strategy::fit(call.request, &mut object) {
+            return Err(self.misfit(call, object, &decoded.duplicates, status));
+        }
         let def = call.request.def;
         let counts_anyway = rules::counts_empty_lists(def) && rules::has_empty_list(&object["spec"]);
         let call = &Call { counts_anyway, ..*call };
@@ -117,19 +118,8 @@ impl ApiServer {
                 ownership::track(call, Some(&old), &mut new);
             }
             strategy::prepare_update(request, &old, &mut new, call.counts_anyway);
-            let mut admission = Admission {
-                operation: Operation::Update,
-                def,
-                subresource: &request.subresource,
-                namespace: &request.namespace,
-                name: &request.name,
-                user: call.user,
-                object: Some(&mut new),
-                old: Some(&old),
-                dry_run,
-                warnings,
-            };
-            self.admit(&mut admission).await?;
+            let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
+            self.admit_changes(admission).await?;
             let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
             let mut extra = if request.subresource.is_empty() {
                 services::allocate(self, def, &mut new, Some(&old), dry_run)?
@@ -137,6 +127,8 @@ impl ApiServer {
                 Extra::default()
             };
             strategy::check(request, &new, Some(&old), warnings)?;
+            let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
+            self.admit_result(admission).await?;
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);

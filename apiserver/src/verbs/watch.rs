@@ -89,22 +89,27 @@ impl ApiServer {
             version.and_then(|v| v.parse().ok()).filter(|v| *v > 0).unwrap_or_else(|| view.revision()) + 1
         };
         let media = shape.accepted.media;
-        let mut response = Response::new(match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
-            Ok(watch) => {
-                let bookmarks = query.flag("allowWatchBookmarks");
-                let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
-                let events = events(shape, watch, start - 1, bookmarks.then_some(last));
-                let end = tokio::time::sleep(Duration::from_secs(timeout));
-                let all = futures::stream::iter(first)
-                    .chain(events)
-                    .take_until(end)
-                    .take_until(self.stop.clone().cancelled_owned());
-                StreamBody::new(all.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))))
-                    .map_err(|never| match never {})
-                    .boxed_unsync()
+        let since = request.custom.as_ref().map_or(0, |custom| custom.definition.since());
+        let mut response = Response::new(if start <= since {
+            body::full(error_event(media, &too_old(start - 1, since)))
+        } else {
+            match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
+                Ok(watch) => {
+                    let bookmarks = query.flag("allowWatchBookmarks");
+                    let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
+                    let events = events(shape, watch, start - 1, bookmarks.then_some(last));
+                    let end = tokio::time::sleep(Duration::from_secs(timeout));
+                    let all = futures::stream::iter(first)
+                        .chain(events)
+                        .take_until(end)
+                        .take_until(self.stop.clone().cancelled_owned());
+                    StreamBody::new(all.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))))
+                        .map_err(|never| match never {})
+                        .boxed_unsync()
+                }
+                Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
+                Err(error) => return Err(status_of(error)),
             }
-            Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
-            Err(error) => return Err(status_of(error)),
         });
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media.stream_type()));
         Ok(response)

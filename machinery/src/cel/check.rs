@@ -1,6 +1,6 @@
 //! The checker: the type of every expression, or what is wrong with it, before anything runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ast::{Expr, Kind, Macro};
 use super::parser::dotted;
@@ -16,11 +16,41 @@ struct Checker<'e> {
     env: &'e Env,
     scopes: Vec<(String, Type)>,
     problems: Vec<(usize, String)>,
+    kinds: Option<Kinds>,
+}
+
+/// The types of an expression and of its parts.
+#[derive(Debug, Default)]
+pub struct Kinds(HashMap<usize, Type>);
+
+impl Kinds {
+    /// Where a part is in memory tells it from all others of its tree.
+    fn place(expr: &Expr) -> usize {
+        std::ptr::from_ref(expr) as usize
+    }
+
+    /// The type of a part.
+    pub fn of(&self, expr: &Expr) -> Type {
+        self.0.get(&Self::place(expr)).cloned().unwrap_or(Type::Dyn)
+    }
+
+    /// Whether what looks like a target is part of a function's name.
+    pub fn is_namespace(&self, expr: &Expr) -> bool {
+        !self.0.contains_key(&Self::place(expr))
+    }
+}
+
+/// The types of a checked expression's parts.
+pub(super) fn kinds(source: &str, env: &Env, expr: &Expr) -> Kinds {
+    let kinds = Some(Kinds::default());
+    let mut checker = Checker { source, env, scopes: Vec::new(), problems: Vec::new(), kinds };
+    checker.kind(expr);
+    checker.kinds.unwrap_or_default()
 }
 
 /// Finds the type of an expression.
 pub(super) fn check(source: &str, env: &Env, expr: &Expr) -> Result<Type, CompileError> {
-    let mut checker = Checker { source, env, scopes: Vec::new(), problems: Vec::new() };
+    let mut checker = Checker { source, env, scopes: Vec::new(), problems: Vec::new(), kinds: None };
     let kind = checker.kind(expr);
     if checker.problems.is_empty() {
         return Ok(kind);
@@ -42,6 +72,14 @@ impl Checker<'_> {
     }
 
     fn kind(&mut self, expr: &Expr) -> Type {
+        let kind = self.kind_of(expr);
+        if let Some(kinds) = &mut self.kinds {
+            kinds.0.insert(Kinds::place(expr), kind.clone());
+        }
+        kind
+    }
+
+    fn kind_of(&mut self, expr: &Expr) -> Type {
         match &expr.kind {
             Kind::Null => Type::Null,
             Kind::Bool(_) => Type::Bool,

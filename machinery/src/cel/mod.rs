@@ -6,6 +6,7 @@
 pub mod admission;
 mod ast;
 mod check;
+pub mod devices;
 mod eval;
 mod format;
 mod functions;
@@ -28,6 +29,7 @@ mod value;
 use std::collections::BTreeMap;
 
 pub use ast::{Expr, Kind, Macro};
+pub use check::Kinds;
 pub use eval::{Bindings, Budget};
 pub use types::{ObjectType, Type, escape, unescape};
 pub use value::{Key, LazyMap, Opaque, Outcome, Value};
@@ -94,6 +96,11 @@ impl Program {
     /// The type of its value.
     pub fn kind(&self) -> &Type {
         &self.kind
+    }
+
+    /// The types of its parts: for the source and the variables with which it was compiled.
+    pub fn kinds(&self, source: &str, env: &Env) -> Kinds {
+        check::kinds(source, env, &self.expr)
     }
 
     /// The expression's tree.

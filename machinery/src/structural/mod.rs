@@ -3,6 +3,8 @@
 //! One [`Schema`] node drives pruning, defaulting, validation of values, list types and (through
 //! [`Schema::properties`] and its siblings) whatever else walks a custom resource.
 
+mod cost;
+mod declared;
 mod defaulting;
 mod formats;
 mod lists;
@@ -49,6 +51,8 @@ pub struct Rule {
     pub field_path: String,
     /// `oldSelf` is optional, and the rule is checked on creation too.
     pub optional_old_self: bool,
+    /// Whether the rule says anything of that.
+    pub has_optional_old_self: bool,
 }
 
 /// One node of a structural schema.
@@ -204,6 +208,7 @@ impl Rule {
             reason: text("reason"),
             field_path: text("fieldPath"),
             optional_old_self: source["optionalOldSelf"] == true,
+            has_optional_old_self: source["optionalOldSelf"].is_boolean(),
         }
     }
 }

@@ -2,12 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Schema, drop_forbidden_nulls, duplicates, prune, validate};
+use super::{Schema, check_rules, drop_forbidden_nulls, duplicates, prune, validate};
 use crate::status::Cause;
 
-/// Keywords of JSON Schema that are not served.
-const UNSUPPORTED: &[&str] =
-    &["$ref", "$schema", "id", "definitions", "dependencies", "additionalItems", "patternProperties"];
 /// Keywords that only the structural part of a schema may have, and how their absence is worded.
 const STRUCTURE_ONLY: &[(&str, &str)] = &[
     ("type", "empty"),
@@ -19,12 +16,11 @@ const STRUCTURE_ONLY: &[(&str, &str)] = &[
     ("x-kubernetes-preserve-unknown-fields", "false"),
     ("x-kubernetes-embedded-resource", "false"),
     ("x-kubernetes-int-or-string", "false"),
-    ("x-kubernetes-list-type", "empty"),
+    ("x-kubernetes-list-type", "undefined"),
     ("x-kubernetes-list-map-keys", "empty"),
-    ("x-kubernetes-map-type", "empty"),
+    ("x-kubernetes-map-type", "undefined"),
     ("x-kubernetes-validations", "empty"),
 ];
-const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
 /// Where a node stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,13 +30,80 @@ enum Level {
     Item,
 }
 
-/// What is wrong with a version's schema, and what is odd about it (warnings).
-pub fn problems(source: &Value, path: &str) -> (Vec<Cause>, Vec<String>) {
+/// Fields that the root of a schema may have if the status is a subresource: taken out of it, a status loses nothing then.
+const AT_ROOT: &[&str] = &[
+    "description",
+    "type",
+    "format",
+    "title",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "multipleOf",
+    "required",
+    "items",
+    "properties",
+    "externalDocs",
+    "example",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
+];
+/// The same under the names of upstream's types, as messages show them.
+const AT_ROOT_SHOWN: &str = "[Description Type Format Title Maximum ExclusiveMaximum Minimum ExclusiveMinimum MaxLength MinLength Pattern \
+     MaxItems MinItems UniqueItems MultipleOf Required Items Properties ExternalDocs Example XPreserveUnknownFields XValidations]";
+
+/// What is wrong with a version's schema, and what is odd about it (warnings). Whether values fit the schema, and its rules,
+/// are only looked at once its structure is right.
+pub fn problems(source: &Value, path: &str, has_status: bool) -> (Vec<Cause>, Vec<String>) {
     let mut walk = Walk::default();
-    walk.node(source, path, Level::Root);
-    walk.defaults(source, path);
-    super::rule_source::problems(source, path, &mut walk.causes);
+    if has_status {
+        walk.root(source, path);
+    }
+    if source["nullable"] == true {
+        walk.causes.push(Cause::forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
+    }
+    let mut structure = Walk::default();
+    let known = !has_foreign(source);
+    if known {
+        structure.node(source, path, Level::Root);
+    }
+    let mut sound = known && structure.causes.is_empty();
+    if sound {
+        structure.defaults(source, path);
+        sound = structure.causes.is_empty();
+    }
+    walk.causes.append(&mut structure.causes);
+    walk.warnings.append(&mut structure.warnings);
+    super::declared::problems(source, path, sound, &mut walk.causes);
     (walk.causes, walk.warnings)
+}
+
+/// Whether a schema has keywords that no structure has: then nothing can be said of its structure.
+fn has_foreign(node: &Value) -> bool {
+    let own = super::declared::UNSUPPORTED.iter().any(|key| node.get(key).is_some_and(|value| !is_zero(value)));
+    own || node["items"].is_array()
+        || node["type"] == "null"
+        || below(node, "").into_iter().any(|(_, inner, _)| has_foreign(inner))
+        || combined(node, "").into_iter().any(|(_, inner)| has_foreign(inner))
+}
+
+/// Whether a keyword's value says nothing.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Number(_) => false,
+    }
 }
 
 #[derive(Default)]
@@ -83,20 +146,56 @@ fn combined<'a>(node: &'a Value, path: &str) -> Vec<(String, &'a Value)> {
     out
 }
 
+/// Where a node says `integer or string` in one of the two forms that tools generate: that is let through.
+fn int_or_string_forms(node: &Value) -> Option<&'static str> {
+    let pair = |list: &Value| *list == serde_json::json!([{"type": "integer"}, {"type": "string"}]);
+    if node["x-kubernetes-int-or-string"] != true {
+        return None;
+    }
+    if pair(&node["anyOf"]) {
+        Some("anyOf")
+    } else if pair(&node["allOf"][0]["anyOf"]) {
+        Some("allOf")
+    } else {
+        None
+    }
+}
+
 impl Walk {
     fn invalid(&mut self, field: String, value: &Value, why: &str) {
         self.causes.push(Cause::invalid(field, value, why));
     }
 
+    fn root(&mut self, source: &Value, path: &str) {
+        if !matches!(text(source, "type"), "" | "object") {
+            let why =
+                "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+            self.invalid(format!("{path}.type"), &source["type"], why);
+            return;
+        }
+        let said = source.as_object().into_iter().flatten().filter(|(_, value)| !is_zero(value));
+        if said.map(|(key, _)| key.as_str()).any(|key| !AT_ROOT.contains(&key)) {
+            let why = format!(
+                "only {AT_ROOT_SHOWN} fields are allowed at the root of the schema if the status subresource is enabled"
+            );
+            self.invalid(path.to_owned(), source, &why);
+        }
+    }
+
     fn node(&mut self, node: &Value, path: &str, level: Level) {
         self.keywords(node, path);
         self.kind(node, path, level);
-        self.lists(node, path);
-        if level == Level::Root || node["x-kubernetes-embedded-resource"] == true {
-            self.metadata(&node["properties"]["metadata"], path);
-        }
+        self.identity(node, path, level);
+        let skipped = int_or_string_forms(node);
         for (at, inner) in combined(node, path) {
-            self.value_validation(node, inner, &at, path);
+            let skips = at.strip_prefix(path).is_some_and(|tail| match skipped {
+                Some("anyOf") => tail.starts_with(".anyOf["),
+                _ => false,
+            });
+            if !skips {
+                let first = skipped == Some("allOf") && at.strip_prefix(path) == Some(".allOf[0]");
+                self.value_validation(node, inner, &at, path, first);
+            }
         }
         for (at, inner, level) in below(node, path) {
             self.node(inner, &at, level);
@@ -104,183 +203,91 @@ impl Walk {
     }
 
     fn keywords(&mut self, node: &Value, path: &str) {
-        for key in UNSUPPORTED {
-            if node.get(key).is_some_and(|v| !v.is_null() && *v != "") {
-                self.causes.push(Cause::forbidden(format!("{path}.{key}"), &format!("{key} is not supported")));
+        self.pattern(node, path);
+        let format = text(node, "format");
+        if !format.is_empty() && !super::is_known_format(format) {
+            self.warnings.push(format!("unrecognized format {format:?}"));
+        }
+        if node["x-kubernetes-int-or-string"] == true {
+            for key in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"] {
+                if node[key] == true {
+                    let why = "must be false if x-kubernetes-int-or-string is true";
+                    self.invalid(format!("{path}.{key}"), &node[key], why);
+                }
             }
         }
-        if node["uniqueItems"] == true {
-            let why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
-            self.causes.push(Cause::forbidden(format!("{path}.uniqueItems"), why));
-        }
-        if node["x-kubernetes-preserve-unknown-fields"] == false {
-            let field = format!("{path}.x-kubernetes-preserve-unknown-fields");
-            self.invalid(field, &node["x-kubernetes-preserve-unknown-fields"], "must be true or undefined");
-        }
-        if node["additionalProperties"] == false {
-            let field = format!("{path}.additionalProperties");
-            self.causes.push(Cause::forbidden(field, "additionalProperties cannot be set to false"));
-        }
-        if !node["additionalProperties"].is_null() && node["properties"].as_object().is_some_and(|p| !p.is_empty()) {
-            let why = "additionalProperties and properties are mutual exclusive";
-            self.causes.push(Cause::forbidden(format!("{path}.additionalProperties"), why));
-        }
+    }
+
+    fn pattern(&mut self, node: &Value, path: &str) {
         let pattern = text(node, "pattern");
         if let Err(error) = regex::Regex::new(pattern) {
             let why = format!("must be a valid regular expression, but isn't: {}", regexp_error(pattern, &error));
             self.invalid(format!("{path}.pattern"), &node["pattern"], &why);
         }
-        let format = text(node, "format");
-        if !format.is_empty() && !super::is_known_format(format) {
-            self.warnings.push(format!("unrecognized format {format:?}"));
-        }
     }
 
     fn kind(&mut self, node: &Value, path: &str, level: Level) {
         let (kind, at) = (text(node, "type"), format!("{path}.type"));
-        let int_or_string = node["x-kubernetes-int-or-string"] == true;
-        if !kind.is_empty() && !TYPES.contains(&kind) {
-            self.causes.push(Cause::not_supported(at.clone(), &node["type"], &TYPES));
-        }
+        let open = node["x-kubernetes-int-or-string"] == true || node["x-kubernetes-preserve-unknown-fields"] == true;
+        let embedded = node["x-kubernetes-embedded-resource"] == true;
         if kind == "array" && node["items"].is_null() {
             self.causes.push(Cause::required(format!("{path}.items"), "must be specified"));
         }
-        if node["items"].is_array() {
-            let why = "items must be a schema object and not an array";
-            self.causes.push(Cause::forbidden(format!("{path}.items"), why));
-        }
-        if node["x-kubernetes-embedded-resource"] == true {
+        if embedded && kind != "object" {
             let why = "must be object if x-kubernetes-embedded-resource is true";
             match kind {
-                "object" => {}
                 "" => self.causes.push(Cause::required(at.clone(), why)),
                 _ => self.invalid(at.clone(), &node["type"], why),
             }
-            let named = node["properties"].as_object().is_some_and(|p| !p.is_empty());
-            if node["x-kubernetes-preserve-unknown-fields"] != true && !named {
-                let why = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
-                self.causes.push(Cause::required(format!("{path}.properties"), why));
-            }
+        } else if kind.is_empty() && !open {
+            let why = match level {
+                Level::Root => "must not be empty at the root",
+                Level::Item => "must not be empty for specified array items",
+                Level::Field => "must not be empty for specified object fields",
+            };
+            self.causes.push(Cause::required(at.clone(), why));
         }
-        let open = int_or_string || node["x-kubernetes-preserve-unknown-fields"] == true;
-        match (level, kind) {
-            (Level::Root, "") => self.causes.push(Cause::required(at, "must not be empty at the root")),
-            (Level::Root, "object") => {}
-            (Level::Root, _) => self.invalid(at, &node["type"], "must be object at the root"),
-            (Level::Item, "") if !open => {
-                self.causes.push(Cause::required(at, "must not be empty for specified array items"));
-            }
-            (Level::Field, "") if !open && node.get("$ref").is_none() => {
-                self.causes.push(Cause::required(at, "must not be empty for specified object fields"));
-            }
-            _ => {}
+        if level == Level::Root && !matches!(kind, "" | "object") {
+            self.invalid(at, &node["type"], "must be object at the root");
         }
-    }
-
-    fn lists(&mut self, node: &Value, path: &str) {
-        let (kind, items) = (text(node, "x-kubernetes-list-type"), &node["items"]);
-        let keys_at = format!("{path}.x-kubernetes-list-map-keys");
-        if !kind.is_empty() {
-            if text(node, "type") != "array" {
-                let why = "must be array if x-kubernetes-list-type is specified";
-                match text(node, "type") {
-                    "" => self.causes.push(Cause::required(format!("{path}.type"), why)),
-                    _ => self.invalid(format!("{path}.type"), &node["type"], why),
-                }
-            }
-            if !matches!(kind, "atomic" | "set" | "map") {
-                let value = &node["x-kubernetes-list-type"];
-                let field = format!("{path}.x-kubernetes-list-type");
-                self.causes.push(Cause::not_supported(field, value, &["atomic", "map", "set"]));
-            }
+        let more = format!("{path}.additionalProperties");
+        if level == Level::Root && !node["additionalProperties"].is_null() {
+            self.causes.push(Cause::forbidden(more.clone(), "must not be used at the root"));
         }
-        let keys: Vec<&str> = list(node, "x-kubernetes-list-map-keys").filter_map(Value::as_str).collect();
-        if !keys.is_empty() && kind != "map" {
-            let why = "must be map if x-kubernetes-list-map-keys is non-empty";
-            let field = format!("{path}.x-kubernetes-list-type");
-            match kind {
-                "" => self.causes.push(Cause::required(field, why)),
-                _ => self.invalid(field, &node["x-kubernetes-list-type"], why),
-            }
+        if embedded && !node["additionalProperties"].is_null() {
+            self.causes.push(Cause::forbidden(more, "must not be used if x-kubernetes-embedded-resource is set"));
         }
-        match kind {
-            "set" => self.set_items(items, &format!("{path}.items")),
-            "map" if keys.is_empty() => {
-                let why = "must not be empty if x-kubernetes-list-type is map";
-                self.causes.push(Cause::required(keys_at, why));
-            }
-            "map" => self.map_keys(node, &keys, path, &keys_at),
-            _ => {}
-        }
-        let map_type = text(node, "x-kubernetes-map-type");
-        if !map_type.is_empty() && !matches!(map_type, "atomic" | "granular") {
-            let field = format!("{path}.x-kubernetes-map-type");
-            self.causes.push(Cause::not_supported(field, &node["x-kubernetes-map-type"], &["atomic", "granular"]));
+        let named = node["properties"].as_object().is_some_and(|p| !p.is_empty());
+        if embedded && node["x-kubernetes-preserve-unknown-fields"] != true && !named {
+            let why = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
+            self.causes.push(Cause::required(format!("{path}.properties"), why));
         }
     }
 
-    fn set_items(&mut self, items: &Value, path: &str) {
-        let absent = Value::Null;
-        if text(items, "type") == "object" && text(items, "x-kubernetes-map-type") != "atomic" {
-            let given = items.get("x-kubernetes-map-type").unwrap_or(&absent);
-            let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
-            self.invalid(format!("{path}.x-kubernetes-map-type"), given, why);
-        }
-        if text(items, "type") == "array" && !matches!(text(items, "x-kubernetes-list-type"), "" | "atomic") {
-            let given = items.get("x-kubernetes-list-type").unwrap_or(&absent);
-            let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
-            self.invalid(format!("{path}.x-kubernetes-list-type"), given, why);
-        }
-    }
-
-    fn map_keys(&mut self, node: &Value, keys: &[&str], path: &str, keys_at: &str) {
-        let items = &node["items"];
-        if text(items, "type") != "object" {
-            let why = "must be object if parent array's x-kubernetes-list-type is map";
-            self.invalid(format!("{path}.items.type"), &items["type"], why);
-            return;
-        }
-        if keys.iter().any(|key| items["properties"].get(key).is_none()) {
-            let why = "entries must all be names of item properties";
-            self.invalid(keys_at.to_owned(), &node["x-kubernetes-list-map-keys"], why);
-            return;
-        }
-        for (index, key) in keys.iter().enumerate() {
-            let property = &items["properties"][*key];
-            let at = format!("{path}.items.properties[{key}]");
-            if keys[..index].contains(key) {
-                let message = format!("Duplicate value: {key:?}");
-                let field = format!("{keys_at}[{index}]");
-                self.causes.push(Cause { reason: "FieldValueDuplicate".into(), message, field });
+    /// What says which object it is has a form of its own.
+    fn identity(&mut self, node: &Value, path: &str, level: Level) {
+        let whole = level == Level::Root || node["x-kubernetes-embedded-resource"] == true;
+        for (key, kind) in [("kind", "string"), ("apiVersion", "string"), ("metadata", "object")] {
+            let given = &node["properties"][key];
+            if whole && !given.is_null() && text(given, "type") != kind {
+                let at = format!("{path}.properties[{key}].type");
+                self.invalid(at, &Value::from(text(given, "type")), &format!("must be {kind}"));
             }
-            if matches!(text(property, "type"), "object" | "array") {
-                self.invalid(
-                    format!("{at}.type"),
-                    &property["type"],
-                    "must be a scalar type if parent array's x-kubernetes-list-type is map",
-                );
-            }
-            if property["nullable"] == true {
-                self.causes.push(Cause::forbidden(
-                    format!("{at}.nullable"),
-                    "this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
-                ));
-            }
-            if property["default"].is_null() && !list(items, "required").any(|r| r == key) {
-                let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
-                self.causes.push(Cause::required(format!("{at}.default"), why));
-            }
+        }
+        if level == Level::Root {
+            self.metadata(&node["properties"]["metadata"], path);
         }
     }
 
     fn metadata(&mut self, metadata: &Value, path: &str) {
-        if metadata.is_null() {
-            return;
-        }
         let known = |key: &String| matches!(key.as_str(), "name" | "generateName");
-        let extra = metadata["properties"].as_object().is_some_and(|p| !p.keys().all(known))
-            || !metadata["additionalProperties"].is_null();
-        if extra {
+        let said = metadata.as_object().into_iter().flatten().filter(|(_, value)| !is_zero(value));
+        let plain = |(key, value): (&String, &Value)| match key.as_str() {
+            "type" | "default" => true,
+            "properties" => value.as_object().is_some_and(|p| p.keys().all(known)),
+            _ => false,
+        };
+        if !said.into_iter().all(plain) {
             let why =
                 "must not specify anything other than name and generateName, but metadata is implicitly specified";
             self.causes.push(Cause::forbidden(format!("{path}.properties[metadata]"), why));
@@ -289,20 +296,25 @@ impl Walk {
 
     /// A combined schema only restricts values: it says nothing of structure, and names no field that the structure does
     /// not have.
-    fn value_validation(&mut self, structure: &Value, node: &Value, path: &str, structure_path: &str) {
+    fn value_validation(
+        &mut self,
+        structure: &Value,
+        node: &Value,
+        path: &str,
+        structure_path: &str,
+        skips_any_of: bool,
+    ) {
         for (key, absent) in STRUCTURE_ONLY {
-            if let Some(value) = node.get(key).filter(|v| !v.is_null() && **v != false && **v != "") {
-                // The one form of int-or-string that tools generate is let through.
-                let paired = *key == "type"
-                    && structure["x-kubernetes-int-or-string"] == true
-                    && matches!(value.as_str(), Some("integer" | "string"));
-                if !paired {
-                    self.causes
-                        .push(Cause::forbidden(format!("{path}.{key}"), &format!("must be {absent} to be structural")));
-                }
+            if node.get(key).is_some_and(|value| !is_zero(value)) {
+                let why = format!("must be {absent} to be structural");
+                self.causes.push(Cause::forbidden(format!("{path}.{key}"), &why));
             }
         }
-        self.keywords_of_values(node, path);
+        self.pattern(node, path);
+        if !node["properties"]["metadata"].is_null() {
+            let at = format!("{path}.properties[metadata]");
+            self.causes.push(Cause::forbidden(at, "must not be specified in a nested context"));
+        }
         for (key, inner) in node["properties"].as_object().into_iter().flatten() {
             let at = format!("{path}.properties[{key}]");
             let own = &structure["properties"][key];
@@ -310,7 +322,7 @@ impl Walk {
                 let why = format!("because it is defined in {at}");
                 self.causes.push(Cause::required(format!("{structure_path}.properties[{key}]"), &why));
             } else {
-                self.value_validation(own, inner, &at, &format!("{structure_path}.properties[{key}]"));
+                self.value_validation(own, inner, &at, &format!("{structure_path}.properties[{key}]"), false);
             }
         }
         if node["items"].is_object() {
@@ -319,19 +331,19 @@ impl Walk {
                 let why = format!("because it is defined in {at}");
                 self.causes.push(Cause::required(format!("{structure_path}.items"), &why));
             } else {
-                self.value_validation(&structure["items"], &node["items"], &at, &format!("{structure_path}.items"));
+                self.value_validation(
+                    &structure["items"],
+                    &node["items"],
+                    &at,
+                    &format!("{structure_path}.items"),
+                    false,
+                );
             }
         }
         for (at, inner) in combined(node, path) {
-            self.value_validation(structure, inner, &at, structure_path);
-        }
-    }
-
-    fn keywords_of_values(&mut self, node: &Value, path: &str) {
-        let pattern = text(node, "pattern");
-        if let Err(error) = regex::Regex::new(pattern) {
-            let why = format!("must be a valid regular expression, but isn't: {}", regexp_error(pattern, &error));
-            self.invalid(format!("{path}.pattern"), &node["pattern"], &why);
+            if !(skips_any_of && at.strip_prefix(path).is_some_and(|tail| tail.starts_with(".anyOf["))) {
+                self.value_validation(structure, inner, &at, structure_path, false);
+            }
         }
     }
 
@@ -350,7 +362,14 @@ impl Walk {
                     let field = if inner.is_empty() { at.clone() } else { format!("{at}.{inner}") };
                     self.causes.push(Cause { field, ..failure.cause });
                 }
+                let before = self.causes.len();
                 duplicates(&schema, &value, &at, &mut self.causes);
+                if before == self.causes.len() && schema.has_rules && validate(&schema, &value, "").is_empty() {
+                    for cause in check_rules(&schema, &value, None) {
+                        let inner = if cause.field == "<nil>" { String::new() } else { format!(".{}", cause.field) };
+                        self.causes.push(Cause { field: format!("{at}{inner}"), ..cause });
+                    }
+                }
             } else {
                 self.invalid(at, default, "must not have unknown fields");
             }
@@ -409,7 +428,7 @@ mod tests {
                 vec!["s.properties[a].items.x-kubernetes-map-type"],
             ),
         ] {
-            let got: Vec<String> = problems(&source, "s").0.into_iter().map(|c| c.field).collect();
+            let got: Vec<String> = problems(&source, "s", false).0.into_iter().map(|c| c.field).collect();
             assert_eq!(got, fields, "{source}");
         }
     }
