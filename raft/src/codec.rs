@@ -5,6 +5,7 @@
 
 use bincode::Options;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use keelson_store::{Command, Op, PutRequest, Txn};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use serde::Serialize;
@@ -69,6 +70,44 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         Some((version, _)) => Err(Error::Version(*version)),
         None => Err(Error::Malformed("it is empty".into())),
     }
+}
+
+/// Decodes a command. What comes most, a transaction of one put, shares the bytes that it is read from.
+pub fn command(bytes: &Bytes) -> Result<Command, Error> {
+    match one_put(bytes) {
+        Some(put) => Ok(Command::Txn(Txn { success: vec![Op::Put(put)], ..Txn::default() })),
+        None => decode(bytes),
+    }
+}
+
+/// What precedes the put in a transaction of one put: the version, the command's number, no guards, one operation and its
+/// number.
+const ONE_PUT_HEAD: &[u8] = &[VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+
+fn one_put(bytes: &Bytes) -> Option<PutRequest> {
+    let part = |rest: &[u8]| -> Option<(Bytes, usize)> {
+        let (length, rest) = rest.split_first_chunk()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        Some((bytes.slice_ref(rest.get(..length)?), length + 8))
+    };
+    let rest = bytes.strip_prefix(ONE_PUT_HEAD)?;
+    let (key, taken) = part(rest)?;
+    let rest = &rest[taken..];
+    let (value, taken) = part(rest)?;
+    let (lease, rest) = rest[taken..].split_first_chunk()?;
+    let (&[prev_kv @ 0..=1, ignore_value @ 0..=1, ignore_lease @ 0..=1], rest) = rest.split_first_chunk()? else {
+        return None;
+    };
+    // Nothing for when guards do not hold.
+    let put = PutRequest {
+        key,
+        value,
+        lease: i64::from_le_bytes(*lease),
+        prev_kv: prev_kv == 1,
+        ignore_value: ignore_value == 1,
+        ignore_lease: ignore_lease == 1,
+    };
+    (rest == [0; 8]).then_some(put)
 }
 
 const BLANK: u8 = 0;
@@ -214,19 +253,19 @@ pub fn split(mut bytes: Bytes) -> Result<Vec<Bytes>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use keelson_store::{Command, Compare, Op, PutRequest, Txn};
+    use keelson_store::Compare;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn command(value: &'static str) -> Command {
+    fn guarded(value: &'static str) -> Command {
         let success = vec![Op::Put(PutRequest::new("key", value))];
         Command::Txn(Txn { compare: vec![Compare::mod_revision("key", 7)], success, failure: Vec::new() })
     }
 
     #[test]
     fn entries_come_back_as_they_were() {
-        let part = |value| Part::new(command(value)).unwrap();
+        let part = |value| Part::new(guarded(value)).unwrap();
         let group = Proposal([part("one"), part("two")].into());
         let membership = openraft::Membership::new_with_defaults(vec![[1, 2].into()], [3]);
         let payloads = [
@@ -242,10 +281,10 @@ mod tests {
         let read = entries(bytes.clone().freeze()).unwrap();
         assert_eq!(read.iter().map(RaftEntry::log_id).collect::<Vec<_>>(), [5, 6, 7, 8].map(|index| log_id(3, index)));
         let EntryPayload::Normal(proposal) = &read[1].payload else { panic!("{read:?}") };
-        assert_eq!(*proposal.0[0].command().unwrap(), command("value"));
+        assert_eq!(*proposal.0[0].command().unwrap(), guarded("value"));
         let EntryPayload::Normal(group) = &read[3].payload else { panic!("{read:?}") };
         let group: Vec<_> = group.0.iter().map(|part| part.command().unwrap()).collect();
-        assert_eq!(group.iter().map(|found| &**found).collect::<Vec<_>>(), [&command("one"), &command("two")]);
+        assert_eq!(group.iter().map(|found| &**found).collect::<Vec<_>>(), [&guarded("one"), &guarded("two")]);
         assert!(matches!(&read[2].payload, EntryPayload::Membership(m) if m.nodes().count() == 3));
         for cut in 1..bytes.len() {
             if let Ok(some) = entries(bytes.clone().freeze().slice(..cut)) {
@@ -285,10 +324,35 @@ mod tests {
         assert!(matches!(decode::<Command>(&bytes), Err(Error::Malformed(_))));
     }
 
+    #[test]
+    fn a_lone_put_is_read_like_any_other_command() {
+        let flags = [(false, false, false), (true, false, false), (false, true, false), (false, false, true)];
+        for (lease, (prev_kv, ignore_value, ignore_lease)) in [0, 7, -1, i64::MAX].into_iter().zip(flags) {
+            for (key, value) in [("key", "value"), ("", ""), ("k", ""), ("", "v")] {
+                let put = PutRequest { lease, prev_kv, ignore_value, ignore_lease, ..PutRequest::new(key, value) };
+                let command = Command::Txn(Txn { success: vec![Op::Put(put)], ..Txn::default() });
+                let bytes = Bytes::from(encode(&command).unwrap());
+                assert!(one_put(&bytes).is_some());
+                assert_eq!(super::command(&bytes).unwrap(), command);
+                for cut in 0..bytes.len() {
+                    assert!(super::command(&bytes.slice(..cut)).is_err(), "{cut}");
+                }
+            }
+        }
+        let other = [Command::Compact(3), guarded("value"), Command::Txn(Txn::default())];
+        for command in other {
+            let bytes = Bytes::from(encode(&command).unwrap());
+            assert!(one_put(&bytes).is_none());
+            assert_eq!(super::command(&bytes).unwrap(), command);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<Command>(&bytes);
+            let _ = command(&bytes.clone().into());
+            let put = [ONE_PUT_HEAD, &bytes].concat();
+            prop_assert_eq!(command(&put.clone().into()).ok(), decode::<Command>(&put).ok());
             if let Ok(found) = entries(bytes.clone().into()) {
                 let mut again = BytesMut::new();
                 put_entries(&found, &mut again).unwrap();

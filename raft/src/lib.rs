@@ -10,6 +10,7 @@ mod codec;
 mod compare;
 pub mod etcd;
 pub mod heal;
+mod inline;
 pub mod limits;
 mod log;
 mod machine;

@@ -38,6 +38,10 @@ pub const GROUP_BYTES: usize = 1024 * 1024;
 pub const GROUPS: usize = 4;
 /// Commands that must wait for another group to begin beside those that are under way.
 pub const GROUP_WORTH_COMMANDS: usize = 32;
+/// Commands of a group after which so many are expected again.
+pub const HOLD_WORTH_COMMANDS: usize = 8;
+/// How long commands wait for others that are expected.
+pub const HOLD_MILLIS: u64 = 1;
 /// How often the leader tells that it lives.
 pub const HEARTBEAT_MILLIS: u64 = 100;
 /// Shortest silence of the leader after which a member stands for election.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use keelson_store::{Applied, KvError};
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec;
-use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS};
+use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS, HOLD_MILLIS, HOLD_WORTH_COMMANDS};
 use crate::message::{Answer, Ask, Proposed, Refusal};
 use crate::network::AskError;
 use crate::replica::{Inner, odd_answer, refused, unavailable};
@@ -83,9 +84,57 @@ struct Gathered {
     commands: usize,
     /// Groups under way.
     running: usize,
+    /// Commands of the latest group.
+    latest: usize,
+    /// How often commands were held back.
+    held: u64,
+    /// Whether they are at present.
+    holds: bool,
+}
+
+/// What is to be done with the commands that wait.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// They go.
+    Begin,
+    /// They wait for those under way, or for a hold that has begun.
+    Wait,
+    /// More are expected: they wait for them, but not long.
+    Hold(u64),
 }
 
 impl Gathered {
+    /// What to do now. Where an entry is `dear`, clients whose commands shared the latest one are given the time to come
+    /// with their next ones: each would otherwise begin an entry of its own whose answer the others wait for.
+    fn next(&mut self, dear: bool) -> Next {
+        let expected = if dear && self.latest >= HOLD_WORTH_COMMANDS { self.latest * 3 / 4 } else { 1 };
+        let needed = if self.running == 0 { expected } else { self.latest.clamp(GROUP_WORTH_COMMANDS, GROUP_COMMANDS) };
+        if self.waiting.is_empty() || self.running >= GROUPS {
+            return Next::Wait;
+        }
+        if self.commands >= needed {
+            self.running += 1;
+            self.holds = false;
+            return Next::Begin;
+        }
+        if self.running > 0 || self.holds {
+            return Next::Wait;
+        }
+        self.held += 1;
+        self.holds = true;
+        Next::Hold(self.held)
+    }
+
+    /// Whether commands that were held back for long enough go now.
+    fn release(&mut self, held: u64) -> bool {
+        let releases = self.holds && self.held == held && self.running == 0 && !self.waiting.is_empty();
+        if releases {
+            self.holds = false;
+            self.running += 1;
+        }
+        releases
+    }
+
     /// What goes together next.
     fn group(&mut self) -> Vec<Waiting> {
         let (mut bytes, mut commands, mut count) = (0, 0, 0);
@@ -103,6 +152,7 @@ impl Gathered {
             }
         }
         self.commands -= commands;
+        self.latest = if count > 0 { commands } else { self.latest };
         self.waiting.drain(..count).collect()
     }
 }
@@ -117,19 +167,17 @@ impl Inner {
 
     async fn gather(self: &Arc<Self>, parts: Vec<Part>, alone: bool, foreign: bool) -> Result<Done, NotWritten> {
         let (answer, answered) = oneshot::channel();
-        let begins = {
+        let next = {
             let mut gathered = self.proposer.0.lock();
             gathered.commands += parts.len();
             gathered.waiting.push_back(Waiting { parts, alone, foreign, answer });
-            // Each group costs as much as many commands in it do: a few wait for the next one.
-            let worth = gathered.running == 0 || gathered.commands >= GROUP_WORTH_COMMANDS;
-            let begins = worth && gathered.running < GROUPS;
-            gathered.running += usize::from(begins);
-            begins
+            gathered.next(self.is_replicated())
         };
-        if begins {
-            // A task of its own: it goes on for the others when the first one loses patience.
-            crate::task::spawn(run(self.clone()));
+        match next {
+            // Tasks of their own: they go on for the others when the first one loses patience.
+            Next::Begin => drop(crate::task::spawn(run(self.clone()))),
+            Next::Hold(held) => drop(crate::task::spawn(release(self.clone(), held))),
+            Next::Wait => {}
         }
         answered.await.unwrap_or_else(|_| Err(NotWritten::Unknown(KvError::Stopped("this member stops".into()))))
     }
@@ -166,19 +214,42 @@ impl Inner {
     }
 }
 
-/// Writes one group after the other for as long as any command waits.
+/// Writes one group after the other for as long as enough commands wait.
 async fn run(inner: Arc<Inner>) {
     loop {
-        let group = {
+        let group = inner.proposer.0.lock().group();
+        // Another one may have taken them all.
+        if !group.is_empty() {
+            write_group(&inner, group).await;
+        }
+        let next = {
             let mut gathered = inner.proposer.0.lock();
-            if gathered.waiting.is_empty() {
-                gathered.running -= 1;
-                return;
-            }
-            gathered.group()
+            gathered.running -= 1;
+            gathered.next(inner.is_replicated())
         };
-        write_group(&inner, group).await;
+        match next {
+            Next::Begin => {}
+            Next::Wait => return,
+            Next::Hold(held) => {
+                if !held_back(&inner, held).await {
+                    return;
+                }
+            }
+        }
     }
+}
+
+/// Begins a group with commands that were held back, unless more have come meanwhile and begun it.
+async fn release(inner: Arc<Inner>, held: u64) {
+    if held_back(&inner, held).await {
+        run(inner).await;
+    }
+}
+
+/// Waits for as long as commands are held back; whether they have to be written then.
+async fn held_back(inner: &Inner, held: u64) -> bool {
+    tokio::time::sleep(Duration::from_millis(HOLD_MILLIS)).await;
+    inner.proposer.0.lock().release(held)
 }
 
 async fn write_group(inner: &Inner, group: Vec<Waiting>) {
@@ -262,7 +333,7 @@ mod tests {
             ("many", vec![(1, false); GROUP_COMMANDS + 1], vec![GROUP_COMMANDS, 1]),
         ] {
             let waiting = sizes.iter().map(|(bytes, alone)| waiting(*bytes, *alone)).collect();
-            let mut gathered = Gathered { waiting, commands: sizes.len(), running: 0 };
+            let mut gathered = Gathered { waiting, commands: sizes.len(), ..Gathered::default() };
             let mut found = Vec::new();
             while !gathered.waiting.is_empty() {
                 found.push(gathered.group().len());
@@ -270,5 +341,49 @@ mod tests {
             assert_eq!(found, want, "{name}");
             assert_eq!(gathered.commands, 0);
         }
+    }
+
+    #[test]
+    fn commands_wait_for_those_that_shared_the_latest_group_but_not_long() {
+        let come = |gathered: &mut Gathered, count: usize| {
+            for _ in 0..count {
+                let parts = vec![Part::from_encoded(vec![0].into())];
+                let waiting = Waiting { parts, alone: false, foreign: false, answer: oneshot::channel().0 };
+                gathered.waiting.push_back(waiting);
+                gathered.commands += 1;
+            }
+        };
+        let done = |gathered: &mut Gathered| {
+            gathered.running -= 1;
+            gathered.next(true)
+        };
+        let gathered = &mut Gathered::default();
+        come(gathered, 1);
+        assert_eq!(gathered.next(true), Next::Begin, "the first one");
+        gathered.group();
+        come(gathered, 20);
+        assert_eq!(gathered.next(true), Next::Wait, "too few beside the one under way");
+        assert_eq!(done(gathered), Next::Begin);
+        assert_eq!(gathered.group().len(), 20);
+        assert_eq!(done(gathered), Next::Wait, "nobody waits");
+        come(gathered, 14);
+        assert_eq!(gathered.next(false), Next::Begin, "an entry is cheap");
+        gathered.running -= 1;
+        assert_eq!(gathered.next(true), Next::Hold(1), "15 are expected");
+        assert_eq!(gathered.next(true), Next::Wait, "they are held back already");
+        come(gathered, 1);
+        assert_eq!(gathered.next(true), Next::Begin);
+        assert!(!gathered.release(1), "they have gone");
+        gathered.group();
+        come(gathered, 9);
+        assert_eq!(done(gathered), Next::Hold(2), "11 are expected");
+        assert!(!gathered.release(1) && gathered.release(2));
+        assert_eq!(gathered.group().len(), 9);
+        come(gathered, GROUP_WORTH_COMMANDS);
+        assert_eq!(gathered.next(true), Next::Begin, "enough beside the one under way");
+        gathered.group();
+        assert_eq!(gathered.running, 2);
+        come(gathered, 3);
+        assert_eq!((done(gathered), done(gathered)), (Next::Wait, Next::Hold(3)));
     }
 }

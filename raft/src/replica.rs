@@ -474,6 +474,11 @@ impl Inner {
         self.metrics.borrow_watched().current_leader
     }
 
+    /// Whether entries go to other members.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.metrics.borrow_watched().membership_config.nodes().nth(1).is_some()
+    }
+
     pub(crate) fn term(&self) -> u64 {
         self.metrics.borrow_watched().current_term
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use keelson_proto::peer::peer_server::{Peer, PeerServer};
 use keelson_proto::peer::{Frame, SnapshotPart};
@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt;
 
 use crate::codec;
+use crate::inline::{Driven, Inline};
 use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_FRAME_BYTES, PEER_STREAMS};
 use crate::machine::{Built, SnapshotDir};
 use crate::message::{self, Answer, Ask, SnapshotHead};
@@ -90,7 +91,8 @@ async fn exchange(
     service: PeerServer<Service>,
     from: &str,
 ) {
-    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let requests = Inline::default();
+    let served = hyper::server::conn::http2::Builder::new(requests.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(Duration::from_secs(2)))
         .keep_alive_timeout(Duration::from_secs(2))
@@ -98,9 +100,8 @@ async fn exchange(
         .max_frame_size(PEER_FRAME_BYTES)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        .await;
-    if let Err(error) = served {
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    if let Err(error) = Driven::new(served, requests).await {
         tracing::debug!(%error, from, "a peer's connection ended");
     }
 }

@@ -72,7 +72,7 @@ impl Part {
 
     /// A command as another member sent it, read at once.
     pub fn decode(encoded: Bytes) -> Result<Self, codec::Error> {
-        let command = Some(Arc::new(codec::decode(&encoded)?));
+        let command = Some(Arc::new(codec::command(&encoded)?));
         Ok(Self { encoded, command })
     }
 
@@ -85,7 +85,7 @@ impl Part {
     pub fn command(&self) -> Result<Arc<Command>, codec::Error> {
         match &self.command {
             Some(command) => Ok(command.clone()),
-            None => Ok(Arc::new(codec::decode(&self.encoded)?)),
+            None => Ok(Arc::new(codec::command(&self.encoded)?)),
         }
     }
 }

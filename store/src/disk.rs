@@ -15,8 +15,8 @@ use rocksdb::{
 };
 
 use crate::limits::{
-    BLOCK_CACHE_BYTES, INLINE_WRITE_BUFFER_BYTES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES, WATCH_CATCH_UP_REVISIONS,
-    WRITE_BUFFER_BYTES,
+    BLOCK_CACHE_BYTES, INLINE_WRITE_BUFFER_BYTES, LEVEL_ZERO_FILES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES,
+    WATCH_CATCH_UP_REVISIONS, WRITE_BUFFER_BYTES,
 };
 use crate::record::{self, RevisionRecord, StateRecord, Version};
 use crate::view::Collector;
@@ -93,6 +93,8 @@ fn family_options(cache: &Cache) -> DbOptions {
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
+    // History is seldom read: fewer and larger compactions cost less than the files that a read finds beside each other.
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
     options.set_compression_type(DBCompressionType::Lz4);
     options
 }

@@ -34,6 +34,8 @@ pub const BLOCK_CACHE_BYTES: usize = 16 * 1024 * 1024;
 pub const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// The same where flushing must not depend on time: never full.
 pub const INLINE_WRITE_BUFFER_BYTES: usize = 64 * 1024 * 1024;
+/// Tables of level 0 that are compacted together.
+pub const LEVEL_ZERO_FILES: i32 = 8;
 /// Table files kept open.
 pub const MAX_OPEN_FILES: i32 = 64;
 /// Requests that wait for the local store's writer.

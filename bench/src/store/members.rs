@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keelson_proto::etcd::etcdserverpb as pb;
+use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -70,6 +71,22 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Adds a member and waits until it takes writes; how long that took.
+    pub async fn add(&mut self) -> Result<Duration> {
+        let member = self.children.len();
+        let mut fresh = ports()?;
+        self.clients.extend(fresh.pop());
+        self.peers.extend(fresh.pop());
+        self.children.push(None);
+        let started = Instant::now();
+        let url = format!("http://127.0.0.1:{}", self.peers[member]);
+        let request = pb::MemberAddRequest { peer_ur_ls: vec![url], is_learner: false };
+        ClusterClient::new(self.channel(0)?).member_add(request).await?;
+        self.run(member)?;
+        self.ready(member).await?;
+        Ok(started.elapsed())
+    }
+
     /// Starts a member.
     pub fn run(&mut self, member: usize) -> Result<()> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
@@ -93,6 +110,7 @@ impl Cluster {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--data-dir"])
             .arg(self.dir.path().join(format!("m{member}")))
+            .args(["--initial-cluster-state", if member < MEMBERS { "new" } else { "existing" }])
             .stdout(log.try_clone()?)
             .stderr(log);
         self.children[member] = Some(command.spawn().with_context(|| format!("cannot start {:?}", self.program))?);
@@ -101,7 +119,7 @@ impl Cluster {
 
     /// Where clients reach the members.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.clients.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
+        self.clients.iter().take(MEMBERS).map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
     }
 
     /// A connection to a member.

@@ -1,5 +1,6 @@
 //! The store against etcd: three members each, one after the other, on the same disk and with the same client.
 
+mod disturbed;
 mod failover;
 mod frames;
 mod lean;
@@ -90,6 +91,9 @@ pub async fn run(options: Options) -> Result<Report> {
         }
         if !options.quick && options.wants("fill") {
             fill(&mut report, name, &mut cluster).await?;
+        }
+        if options.wants("disturbed") {
+            disturbed::run(&mut report, name, &mut cluster, &options).await?;
         }
     }
     Ok(report)

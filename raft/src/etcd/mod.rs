@@ -12,7 +12,6 @@ pub mod election;
 pub mod error;
 pub mod health;
 pub mod http;
-mod inline;
 pub mod kv;
 pub mod lease;
 pub mod limits;

@@ -18,13 +18,13 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::authority::AuthorityFix;
-use super::inline::{Driven, Inline};
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{ClientTls, PeerName};
 use super::{
     Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
     unary, watch,
 };
+use crate::inline::{Driven, Inline};
 
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(1);

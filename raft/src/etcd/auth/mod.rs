@@ -98,6 +98,11 @@ impl Caller {
         }
     }
 
+    /// Whether nobody has to be known: everything may be done.
+    pub fn is_anyone(&self) -> bool {
+        matches!(self, Self::Anyone)
+    }
+
     /// `Ok` for anyone who is known.
     pub fn known(&self) -> Result<(), Refusal> {
         self.rights().map(|_| ())
