@@ -5,6 +5,7 @@ mod certificates;
 mod classes;
 mod escalation;
 mod event_rate_limit;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
@@ -156,6 +157,10 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
     ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
     ("AlwaysPullImages", false, |_| Ok(Box::new(optional::AlwaysPullImages))),
+    ("ImagePolicyWebhook", false, |parts| {
+        let made = image_policy::ImagePolicyWebhook::new(&parts.config("ImagePolicyWebhook"))?;
+        Ok(Box::new(made))
+    }),
     ("PodSecurity", true, |parts| {
         let made = pod_security::PodSecurity::new(parts.objects.clone(), &parts.config("PodSecurity"))?;
         Ok(Box::new(made))
