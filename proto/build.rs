@@ -10,7 +10,8 @@ const FILES: &[&str] = &[
     "peer.proto",
     "containerd_events.proto",
     "csi.proto",
-    "plugin_registration.proto", "kms.proto",
+    "plugin_registration.proto",
+    "kms.proto",
     "deviceplugin.proto",
 ];
 /// The files of the etcd API, and what is served beside it.

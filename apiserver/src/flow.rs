@@ -161,12 +161,7 @@ impl Flow {
     }
 
     /// Waits for as many seats as a request is wide; a refusal if there are none to be had.
-    pub async fn acquire(
-        &self,
-        user: &UserInfo,
-        asked: &Attributes,
-        width: usize,
-    ) -> Result<(Permit, Sorted), Status> {
+    pub async fn acquire(&self, user: &UserInfo, asked: &Attributes, width: usize) -> Result<(Permit, Sorted), Status> {
         let policy = self.policy();
         self.settle(&policy);
         let schema = policy.schemas.iter().find(|schema| schema.matches(user, asked));
@@ -229,8 +224,7 @@ impl Flow {
             *settled = Some(now);
         }
         let levels: Vec<&Arc<Level>> = policy.levels.values().filter(|level| !level.shape.exempt).collect();
-        let demands: Vec<(Shape, f64)> =
-            levels.iter().map(|level| (level.shape.clone(), level.observed())).collect();
+        let demands: Vec<(Shape, f64)> = levels.iter().map(|level| (level.shape.clone(), level.observed())).collect();
         for (level, limit) in levels.iter().zip(shared_out(&demands)) {
             level.resize(limit);
         }
@@ -274,9 +268,8 @@ fn shared_out(levels: &[(Shape, f64)]) -> Vec<usize> {
     let total: usize = levels.iter().map(|(shape, _)| shape.seats).sum();
     let mut left = total.saturating_sub(limits.iter().sum());
     while left > 0 {
-        let hungry: Vec<usize> = (0..levels.len())
-            .filter(|i| limits[*i] < wanted(levels[*i].1).min(roof(&levels[*i].0)))
-            .collect();
+        let hungry: Vec<usize> =
+            (0..levels.len()).filter(|i| limits[*i] < wanted(levels[*i].1).min(roof(&levels[*i].0))).collect();
         let weight: usize = hungry.iter().map(|i| levels[*i].0.seats.max(1)).sum();
         if hungry.is_empty() {
             break;
@@ -323,7 +316,8 @@ impl Policy {
             let number = |key: &str, default: u64| queuing[key].as_u64().unwrap_or(default).clamp(1, 10_000) as usize;
             let seats = ((SEATS * shares(level) / total).ceil() as usize).max(1);
             let part = if spec["type"] == "Exempt" { &spec["exempt"] } else { &spec["limited"] };
-            let percent = |key: &str| part[key].as_f64().map(|percent| (seats as f64 * percent / 100.0).round() as usize);
+            let percent =
+                |key: &str| part[key].as_f64().map(|percent| (seats as f64 * percent / 100.0).round() as usize);
             let shape = Shape {
                 uid: text(&level["metadata"], "uid").to_owned(),
                 exempt: spec["type"] == "Exempt",
@@ -560,8 +554,10 @@ mod tests {
             // Two that borrow share in proportion to what they have.
             (vec![(30, 30, None, 0.0), (10, 0, None, 100.0), (20, 0, None, 100.0)], vec![1, 19, 40]),
         ] {
-            let given: Vec<(Shape, f64)> =
-                levels.iter().map(|(seats, lends, borrows, demand)| (shape(*seats, *lends, *borrows, None), *demand)).collect();
+            let given: Vec<(Shape, f64)> = levels
+                .iter()
+                .map(|(seats, lends, borrows, demand)| (shape(*seats, *lends, *borrows, None), *demand))
+                .collect();
             let got = shared_out(&given);
             let total = |list: &[usize]| list.iter().sum::<usize>();
             assert_eq!(total(&got), levels.iter().map(|level| level.0).sum::<usize>(), "no seat is lost: {got:?}");

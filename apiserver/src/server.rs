@@ -123,7 +123,8 @@ async fn handle(
         }
         Err(error) => return body::refusal(&Status::bad_request(format!("the body could not be read: {error}"))),
     };
-    let user = match server.authenticator.load_full().authenticate(&parts.headers, parts.uri.path(), certificates).await {
+    let user = match server.authenticator.load_full().authenticate(&parts.headers, parts.uri.path(), certificates).await
+    {
         Ok(user) => user,
         Err(why) => {
             debug!(%peer, %why, "authentication failed");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
 use keelson_apiserver::bootstrap::BootstrapError;
-use keelson_apiserver::{ApiServer, Config, Extension, InProcess, endpoints};
+use keelson_apiserver::{ApiServer, Config, Extension, InProcess, Settings, endpoints};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
 use keelson_pki::ClusterPki;
@@ -93,11 +93,7 @@ async fn serve(
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let settings = args.access.settings()?;
-    let authorities = settings.authentication.authorities().map_err(anyhow::Error::msg)?;
-    care.keeper.trust_clients(authorities.clone())?;
-    let (own, keeper, stopped) = (settings.authentication.clone(), care.keeper.clone(), stop.clone());
-    let following = follow_authorities(authorities, move || own.authorities(), move |all| keeper.trust_clients(all));
-    tokio::spawn(async move { stopped.run_until_cancelled(following).await });
+    trust_clients(&care.keeper, &settings, stop)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
@@ -316,6 +312,16 @@ pub async fn terminated() -> Result<()> {
         _ = terminate.recv() => {}
         result = tokio::signal::ctrl_c() => result?,
     }
+    Ok(())
+}
+
+/// Trusts the authorities of clients that the settings name, and others when their files change.
+fn trust_clients(keeper: &Arc<Keeper>, settings: &Settings, stop: &CancellationToken) -> Result<()> {
+    let known = settings.authentication.authorities().map_err(anyhow::Error::msg)?;
+    keeper.trust_clients(known.clone())?;
+    let (own, keeper, stop) = (settings.authentication.clone(), keeper.clone(), stop.clone());
+    let following = follow_authorities(known, move || own.authorities(), move |all| keeper.trust_clients(all));
+    tokio::spawn(async move { stop.run_until_cancelled(following).await });
     Ok(())
 }
 

@@ -73,7 +73,8 @@ impl ImagePolicyWebhook {
         {
             return Ok(answer.clone());
         }
-        let review = json!({"kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "metadata": {}, "spec": spec});
+        let review =
+            json!({"kind": "ImageReview", "apiVersion": "imagepolicy.k8s.io/v1alpha1", "metadata": {}, "spec": spec});
         let answer = understood(&self.remote.post(&review, TIMEOUT).await?["status"]);
         let ttl = if answer.allowed { self.ttl.0 } else { self.ttl.1 };
         if !ttl.is_zero() {

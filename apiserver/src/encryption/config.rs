@@ -155,30 +155,38 @@ impl Provider {
                 return Err(format!("{at}.apiVersion: Forbidden: KMSv1 is deprecated and not served: use v2 instead"));
             }
             other => {
-                return Err(format!("{at}.apiVersion: Invalid value: {other:?}: unsupported apiVersion {other} for KMS provider, only v2 is supported"));
+                return Err(format!(
+                    "{at}.apiVersion: Invalid value: {other:?}: unsupported apiVersion {other} for KMS provider, only v2 is supported"
+                ));
             }
         }
         if name.is_empty() {
             return Err(format!("{at}.name: Required value: mandatory field kms name is a required"));
         }
         if name.contains(':') {
-            return Err(format!("{at}.name: Invalid value: {name:?}: invalid KMS provider name {name}, must not contain ':'"));
+            return Err(format!(
+                "{at}.name: Invalid value: {name:?}: invalid KMS provider name {name}, must not contain ':'"
+            ));
         }
         if !given["cachesize"].is_null() {
-            return Err(format!("{at}.cachesize: Invalid value: {}: cachesize is not supported in v2", given["cachesize"]));
+            return Err(format!(
+                "{at}.cachesize: Invalid value: {}: cachesize is not supported in v2",
+                given["cachesize"]
+            ));
         }
         let endpoint = text("endpoint");
         if endpoint.is_empty() {
             return Err(format!("{at}.endpoint: Invalid value: \"\": endpoint is a required field"));
         }
         let socket = endpoint.strip_prefix("unix://").ok_or_else(|| {
-            format!("{at}.endpoint: Invalid value: {endpoint:?}: unsupported scheme for KMS provider, only unix supported")
+            format!(
+                "{at}.endpoint: Invalid value: {endpoint:?}: unsupported scheme for KMS provider, only unix supported"
+            )
         })?;
         let timeout = match given["timeout"].as_str() {
             None => super::kms::TIMEOUT,
-            Some(text) => duration(text).ok_or_else(|| {
-                format!("{at}.timeout: Invalid value: {text:?}: should be a positive value")
-            })?,
+            Some(text) => duration(text)
+                .ok_or_else(|| format!("{at}.timeout: Invalid value: {text:?}: should be a positive value"))?,
         };
         let kms = Kms::new(name, socket.into(), timeout)?;
         Ok(Self::Keys(vec![Key::of_plugin(name, kms)]))

@@ -57,6 +57,9 @@ struct Seed {
     sealed: EncryptResponse,
 }
 
+/// A key in plain, and whether it is a seed.
+type Source = (Vec<u8>, bool);
+
 /// What is known of the plugin.
 #[derive(Default)]
 struct State {
@@ -72,7 +75,7 @@ pub struct Kms {
     questions: mpsc::Sender<Question>,
     state: Mutex<State>,
     /// Plain seeds by the hash of their sealed form.
-    known: Mutex<HashMap<[u8; 32], (Vec<u8>, bool)>>,
+    known: Mutex<HashMap<[u8; 32], Source>>,
 }
 
 struct Bytes32;
@@ -184,7 +187,8 @@ impl Kms {
 
     /// Opens a value.
     pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
-        let object = EncryptedObject::decode(sealed).map_err(|_| "the value is no object of a KMS plugin".to_owned())?;
+        let object =
+            EncryptedObject::decode(sealed).map_err(|_| "the value is no object of a KMS plugin".to_owned())?;
         let is_seed = object.encrypted_dek_source_type == i32::from(EncryptedDekSourceType::HkdfSha256XnonceAesGcmSeed);
         let hash: [u8; 32] = Sha256::digest(&object.encrypted_dek_source).into();
         let known = self.known.lock().get(&hash).cloned();
@@ -309,7 +313,7 @@ mod tests {
     async fn values_are_sealed_with_keys_that_the_plugin_holds() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("kms.sock");
-        let kms = Kms::new("test", socket.clone(), TIMEOUT).unwrap();
+        let kms = Kms::new("test", socket.clone(), Duration::from_secs(60)).unwrap();
         let why = kms.seal(b"/a", b"hidden").unwrap_err();
         assert!(why.starts_with("kms plugin \"test\": "), "{why}");
         let (key, asked) = start(&socket);
@@ -323,7 +327,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 1, "one seed serves many values");
 
         // Another process, which has the plugin but not the seed.
-        let again = Kms::new("test", socket.clone(), TIMEOUT).unwrap();
+        let again = Kms::new("test", socket.clone(), Duration::from_secs(60)).unwrap();
         assert_eq!(again.open(b"/a", &sealed).unwrap(), b"hidden");
         assert_eq!(again.open(b"/a", &other).unwrap(), b"hidden");
         assert_eq!(asked.load(Ordering::SeqCst), 2, "a seed is asked for once");

@@ -77,7 +77,8 @@ impl Checker<'_> {
     /// The items of a literal are of one type: that of the first.
     fn alike(&mut self, items: &[(usize, Type)]) {
         let Some((_, first)) = items.first().filter(|_| self.takes_any == 0) else { return };
-        if let Some((at, other)) = items.iter().find(|(_, kind)| kind != first) {
+        let alike = |a: &Type, b: &Type| fits(a, b, &mut Bound::new()) || fits(b, a, &mut Bound::new());
+        if let Some((at, other)) = items.iter().find(|(_, kind)| !alike(first, kind)) {
             self.literals.push((*at, format!("expected type '{first}' but found '{other}'")));
         }
     }
