@@ -11,35 +11,56 @@ struct Check {
     name: &'static str,
     /// Which of the paths it belongs to: livez, readyz, healthz.
     of: [bool; 3],
-    /// Whether it needs the store to answer.
-    store: bool,
+    needs: Need,
 }
 
-const fn check(name: &'static str, of: [bool; 3], store: bool) -> Check {
-    Check { name, of, store }
+/// What a check waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// That the process answers.
+    Process,
+    /// That the store answers.
+    Store,
+    /// That the first objects are written: namespaces, roles, priority classes, flow schemas.
+    Bootstrap,
+    /// That the server is not ending.
+    Running,
+}
+
+const fn check(name: &'static str, of: [bool; 3], needs: Need) -> Check {
+    Check { name, of, needs }
+}
+
+/// How the server is, as far as checks ask.
+#[derive(Clone, Copy)]
+pub struct State {
+    /// Whether the first objects are written.
+    pub bootstrapped: bool,
+    /// Whether the server ends.
+    pub stopping: bool,
 }
 
 const ALL: [bool; 3] = [true, true, true];
 const READY: [bool; 3] = [false, true, false];
 
-/// The checks under upstream's names. What upstream starts after it listens is part of the process here, or is done before it
-/// listens, so that these are well when the process answers.
+/// The checks under upstream's names. Of what upstream starts after it listens, only the first objects are written late here;
+/// the rest is there when the process answers.
 const CHECKS: &[Check] = &[
-    check("ping", ALL, false),
-    check("log", ALL, false),
-    check("etcd", [true, false, true], true),
-    check("etcd-readiness", READY, true),
-    check("informer-sync", READY, false),
-    check("poststarthook/start-apiserver-admission-initializer", ALL, false),
-    check("poststarthook/generic-apiserver-start-informers", ALL, false),
-    check("poststarthook/start-apiextensions-informers", ALL, false),
-    check("poststarthook/start-apiextensions-controllers", ALL, false),
-    check("poststarthook/crd-informer-synced", ALL, false),
-    check("poststarthook/bootstrap-controller", ALL, false),
-    check("poststarthook/rbac/bootstrap-roles", ALL, true),
-    check("poststarthook/scheduling/bootstrap-system-priority-classes", ALL, true),
-    check("poststarthook/priority-and-fairness-config-producer", ALL, true),
-    check("shutdown", READY, false),
+    check("ping", ALL, Need::Process),
+    check("log", ALL, Need::Process),
+    check("etcd", [true, false, true], Need::Store),
+    check("etcd-readiness", READY, Need::Store),
+    check("informer-sync", READY, Need::Process),
+    check("poststarthook/start-apiserver-admission-initializer", ALL, Need::Process),
+    check("poststarthook/generic-apiserver-start-informers", ALL, Need::Process),
+    check("poststarthook/start-apiextensions-informers", ALL, Need::Process),
+    check("poststarthook/start-apiextensions-controllers", ALL, Need::Process),
+    check("poststarthook/crd-informer-synced", ALL, Need::Process),
+    check("poststarthook/bootstrap-controller", ALL, Need::Bootstrap),
+    check("poststarthook/rbac/bootstrap-roles", ALL, Need::Bootstrap),
+    check("poststarthook/scheduling/bootstrap-system-priority-classes", ALL, Need::Bootstrap),
+    check("poststarthook/priority-and-fairness-config-producer", ALL, Need::Bootstrap),
+    check("shutdown", READY, Need::Running),
 ];
 
 /// The paths that there are.
@@ -50,12 +71,12 @@ pub fn paths() -> impl Iterator<Item = String> {
     })
 }
 
-/// Answers a path; `None` if it is none of these. `well` says whether the store answers; `stopping` that the server ends.
+/// Answers a path; `None` if it is none of these. `well` says whether the store answers.
 pub async fn serve(
     path: &str,
     query: &Query,
     well: impl Future<Output = bool>,
-    stopping: bool,
+    state: State,
 ) -> Option<Response<Body>> {
     let (place, one) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let index = ["livez", "readyz", "healthz"].iter().position(|p| *p == place)?;
@@ -63,11 +84,16 @@ pub async fn serve(
     if checks.is_empty() {
         return None;
     }
-    let store = if checks.iter().any(|c| c.store) { well.await } else { true };
+    let store = if checks.iter().any(|c| matches!(c.needs, Need::Store | Need::Bootstrap)) { well.await } else { true };
     let excluded = query.all("exclude");
     let (mut text, mut failed) = (String::new(), false);
     for check in checks {
-        let ok = if check.name == "shutdown" { !stopping } else { store || !check.store };
+        let ok = match check.needs {
+            Need::Process => true,
+            Need::Store => store,
+            Need::Bootstrap => store && state.bootstrapped,
+            Need::Running => !state.stopping,
+        };
         if excluded.iter().any(|name| name == check.name) {
             text += &format!("[+]{} excluded: ok\n", check.name);
         } else if ok {
@@ -100,7 +126,11 @@ mod tests {
     use http_body_util::BodyExt;
 
     async fn ask(path: &str, query: &str, well: bool) -> Option<(u16, String)> {
-        let answer = serve(path, &Query::parse(Some(query)), std::future::ready(well), false).await?;
+        in_state(path, query, well, State { bootstrapped: true, stopping: false }).await
+    }
+
+    async fn in_state(path: &str, query: &str, well: bool, state: State) -> Option<(u16, String)> {
+        let answer = serve(path, &Query::parse(Some(query)), std::future::ready(well), state).await?;
         let status = answer.status().as_u16();
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
         Some((status, String::from_utf8_lossy(&bytes).into_owned()))
@@ -122,6 +152,13 @@ mod tests {
             code == 200 && text.contains("[+]ping excluded: ok\n") && text.contains("no matches for \"x\"\n"),
             "{text}"
         );
+        for (state, name) in [
+            (State { bootstrapped: false, stopping: false }, "poststarthook/rbac/bootstrap-roles"),
+            (State { bootstrapped: true, stopping: true }, "shutdown"),
+        ] {
+            let (code, text) = in_state("/readyz", "", true, state).await.unwrap();
+            assert!(code == 500 && text.contains(&format!("[-]{name} failed: reason withheld\n")), "{text}");
+        }
         assert!(ask("/readyz/nope", "", true).await.is_none());
         assert!(ask("/other", "", true).await.is_none());
     }

@@ -26,7 +26,8 @@ pub fn manager(call: &Call<'_>) -> String {
     }
     let agent = call.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let first = agent.split('/').next().unwrap_or_default();
-    first.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_BYTES).collect()
+    let name: String = first.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_BYTES).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
 /// Fields that a request to a subresource ("" for the object itself) does not change.

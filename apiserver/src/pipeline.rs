@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -78,6 +79,7 @@ pub struct ApiServer {
     flow: flow::Flow,
     pub(crate) auditor: Arc<audit::Auditor>,
     event_lease: tokio::sync::Mutex<(i64, i64)>,
+    bootstrapped: AtomicBool,
     started: Instant,
 }
 
@@ -134,6 +136,7 @@ impl ApiServer {
             flow,
             auditor,
             event_lease: tokio::sync::Mutex::new((0, 0)),
+            bootstrapped: AtomicBool::new(false),
             started: Instant::now(),
         });
         crd::controller::start(&server);
@@ -141,6 +144,11 @@ impl ApiServer {
         aggregation::start(&server);
         reload::start(&server, &config.settings);
         Ok(server)
+    }
+
+    /// The first objects are written ([`crate::bootstrap::ensure`]): from now on the server says that it is ready.
+    pub fn bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
     }
 
     /// How many requests there were and are.
@@ -310,7 +318,11 @@ impl ApiServer {
             return answer.unwrap_or_else(|| Err(Status::no_such_path()));
         }
         let well = async { self.objects.kv.barrier().await.is_ok() };
-        if let Some(answer) = health::serve(path, &query, well, self.stop.is_cancelled()).await {
+        let state = health::State {
+            bootstrapped: self.bootstrapped.load(Ordering::Acquire),
+            stopping: self.stop.is_cancelled(),
+        };
+        if let Some(answer) = health::serve(path, &query, well, state).await {
             return Ok(answer);
         }
         if let Some(answer) = introspection::serve(path, headers, self.started) {

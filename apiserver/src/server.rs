@@ -14,7 +14,6 @@ use hyper_util::server::conn::auto;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 use keelson_pki::ServerSlot;
-use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::Peer;
+use crate::authn::Certificates;
 use crate::{ApiServer, body};
 
 /// A TLS handshake must be done within this.
@@ -78,8 +78,7 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificates: Arc<[CertificateDer<'static>]> =
-        stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
+    let certificates = Arc::new(Certificates::new(stream.get_ref().1.peer_certificates().unwrap_or_default()));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, certificates) = (server.clone(), certificates.clone());
         async move { Ok::<_, Infallible>(handle(&server, &certificates, peer, request).await) }
@@ -100,7 +99,7 @@ async fn connection(
 
 async fn handle(
     server: &ApiServer,
-    certificates: &[CertificateDer<'static>],
+    certificates: &Certificates,
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
@@ -129,7 +128,7 @@ async fn handle(
         Err(why) => {
             debug!(%peer, %why, "authentication failed");
             let asked = (&parts.method, &parts.headers, &parts.uri, Some(Peer(peer)));
-            server.auditor.unauthenticated(asked, !certificates.is_empty()).await;
+            server.auditor.unauthenticated(asked, !certificates.chain().is_empty()).await;
             return body::refusal(&Status::unauthorized());
         }
     };

@@ -36,7 +36,7 @@ pub struct Options {
     /// A tenth of the work: to see that it runs, not to be recorded
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts of `store`: puts, ranges, watchers, leases, failover, fill
+    /// Only these parts of `store`: nobody, puts, ranges, mixed, watchers, leases, failover, fill
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only this program in `store`: keelson or etcd

@@ -113,6 +113,7 @@ async fn serve(
     let caring = tokio::spawn(take_care(args.clone(), care.clone(), vip, stop.clone()));
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
+        server.bootstrapped();
         components(args, scheduler, &identity, &pki, &kv, &server, stop);
         let place = endpoints::Place {
             kv: kv.clone(),

@@ -117,6 +117,7 @@ static CONTROLLERS: &[Controller] = &[
     looped("local-path-provisioner", volumes::local_path::run),
     // One worker: two would give the same range twice.
     keyed!("node-ipam-controller", 1, node::ranges::watch, node::ranges::reconcile),
+    keyed!("ttl-controller", 1, node::ttl::watch, node::ttl::reconcile),
     looped("node-lifecycle-controller", node::lifecycle::run),
     keyed!("taint-eviction-controller", 16, node::eviction::watch, node::eviction::reconcile),
     looped("pod-garbage-collector-controller", pod_gc::run),

@@ -156,7 +156,9 @@ pub(crate) async fn release(context: Arc<Context>, key: Key) -> Outcome {
         context.settle(&context.cache.resource_claims, &current).await;
     }
     let held = current.metadata.finalizers.iter().flatten().any(|f| f == ALLOCATED);
-    if held && after.allocation.is_none() {
+    // A scheduler that gives the claim devices sets the finalizer first: it is not to lose it again in between.
+    let over = before.allocation.is_some() || claim.metadata.deletion_timestamp.is_some();
+    if held && after.allocation.is_none() && over {
         current.metadata.finalizers.get_or_insert_default().retain(|f| f != ALLOCATED);
         current = api.replace(&key.1, &current).await?;
         context.settle(&context.cache.resource_claims, &current).await;

@@ -36,6 +36,8 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         }
         ("batch", "jobs") => job(object),
         ("apps", "statefulsets") => without_max_unavailable(object),
+        ("coordination.k8s.io", "leases") => without_election(object),
+        ("resource.k8s.io", "resourceslices") => without_list_attributes(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
         _ => {}
     }
@@ -142,6 +144,25 @@ fn add_requirements(term: &mut Value, field: &str, operator: &str, labels: &Valu
 fn without_max_unavailable(object: &mut Value) {
     if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
         rolling.remove("maxUnavailable");
+    }
+}
+
+/// How the holders of a Lease are chosen is behind a gate that is closed by default.
+fn without_election(object: &mut Value) {
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
+
+/// So are attributes of devices that have several values.
+fn without_list_attributes(slice: &mut Value) {
+    for device in slice["spec"]["devices"].as_array_mut().into_iter().flatten() {
+        for (_, attribute) in device["attributes"].as_object_mut().into_iter().flatten() {
+            for key in ["ints", "bools", "strings", "versions"] {
+                attribute.as_object_mut().map(|attribute| attribute.remove(key));
+            }
+        }
     }
 }
 
@@ -252,6 +273,8 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
         ("apps", "daemonsets", _) => template_generation(old, new),
         ("apps", "statefulsets", "") => without_max_unavailable(new),
+        ("coordination.k8s.io", "leases", _) => without_election(new),
+        ("resource.k8s.io", "resourceslices", _) => without_list_attributes(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }

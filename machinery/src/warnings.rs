@@ -101,6 +101,7 @@ fn pod(metadata: &Value, spec: &Value, meta_path: &str, path: &str, out: &mut Ve
     for (key, _) in entries(&spec["nodeSelector"]) {
         out.extend(old_label(key).map(|why| format!("{path}.nodeSelector[{key}]: {why}")));
     }
+    node_affinity(spec, path, out);
     affinity(spec, path, out);
     for (index, constraint) in items(&spec["topologySpreadConstraints"]).enumerate() {
         let at = format!("{path}.topologySpreadConstraints[{index}]");
@@ -113,11 +114,33 @@ fn pod(metadata: &Value, spec: &Value, meta_path: &str, path: &str, out: &mut Ve
         let why = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
         out.push(format!("{meta_path}.annotations[{SECCOMP}]: {why}"));
     }
+    for (key, _) in entries(&metadata["annotations"]) {
+        if key.starts_with("container.seccomp.security.alpha.kubernetes.io/") {
+            let why = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+            out.push(format!("{meta_path}.annotations[{key}]: {why}"));
+        }
+        if key.starts_with("container.apparmor.security.beta.kubernetes.io/") {
+            let why = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
+            out.push(format!("{meta_path}.annotations[{key}]: {why}"));
+        }
+    }
     volumes(spec, path, out);
+    twice(&spec["hostAliases"], "ip", "duplicate ip", &format!("{path}.hostAliases"), out);
+    for (index, alias) in items(&spec["hostAliases"]).enumerate() {
+        address(text(alias, "ip"), &format!("{path}.hostAliases[{index}].ip"), out);
+    }
+    for (index, server) in items(&spec["dnsConfig"]["nameservers"]).enumerate() {
+        address(server.as_str().unwrap_or_default(), &format!("{path}.dnsConfig.nameservers[{index}]"), out);
+    }
     for (index, secret) in items(&spec["imagePullSecrets"]).enumerate() {
         if text(secret, "name").is_empty() {
             out.push(format!("{path}.imagePullSecrets[{index}].name: invalid empty name \"\""));
         }
+    }
+    twice(&spec["imagePullSecrets"], "name", "duplicate name", &format!("{path}.imagePullSecrets"), out);
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        let why = "must be >= 0; negative values are invalid and will be treated as 1";
+        out.push(format!("{path}.terminationGracePeriodSeconds: {why}"));
     }
     fractions(&spec["overhead"], &format!("{path}.overhead"), out);
     for list in ["initContainers", "containers"] {
@@ -126,6 +149,56 @@ fn pod(metadata: &Value, spec: &Value, meta_path: &str, path: &str, out: &mut Ve
         }
     }
     ports(spec, path, out);
+}
+
+/// Entries of a list that say the same as one before; what says nothing is told of elsewhere.
+fn twice(list: &Value, key: &str, what: &str, path: &str, out: &mut Vec<String>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, entry) in items(list).enumerate() {
+        let said = text(entry, key);
+        if seen.contains(&said) {
+            out.push(format!("{path}[{index}].{key}: {what} {said:?}"));
+        } else if !said.is_empty() {
+            seen.push(said);
+        }
+    }
+}
+
+/// An address that others write in another way.
+fn address(text: &str, path: &str, out: &mut Vec<String>) {
+    if let Ok(std::net::IpAddr::V6(ip)) = text.parse::<std::net::IpAddr>() {
+        let canonical = ip.to_string();
+        if canonical != text {
+            out.push(format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({canonical:?})"));
+        }
+    }
+}
+
+fn node_affinity(spec: &Value, path: &str, out: &mut Vec<String>) {
+    let (required, preferred) =
+        ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
+    let (group, at) = (&spec["affinity"]["nodeAffinity"], format!("{path}.affinity.nodeAffinity"));
+    for (index, term) in items(&group[required]["nodeSelectorTerms"]).enumerate() {
+        node_term(term, false, &format!("{at}.{required}.nodeSelectorTerms[{index}]"), out);
+    }
+    for (index, term) in items(&group[preferred]).enumerate() {
+        node_term(&term["preference"], true, &format!("{at}.{preferred}[{index}].preference"), out);
+    }
+}
+
+/// Labels that have other names by now, and values (of preferences, where they are no mistake) that no label has.
+fn node_term(term: &Value, check_values: bool, path: &str, out: &mut Vec<String>) {
+    for (index, expression) in items(&term["matchExpressions"]).enumerate() {
+        let at = format!("{path}.matchExpressions[{index}]");
+        let key = text(expression, "key");
+        out.extend(old_label(key).map(|why| format!("{at}.key: {key} is {why}")));
+        for (i, value) in items(&expression["values"]).enumerate().filter(|_| check_values) {
+            let value = value.as_str().unwrap_or_default();
+            for problem in names::label_value_problems(value) {
+                out.push(format!("{at}.values[{i}]: {value} is invalid, {problem}"));
+            }
+        }
+    }
 }
 
 fn affinity(spec: &Value, path: &str, out: &mut Vec<String>) {
@@ -323,6 +396,24 @@ mod tests {
                 "pods",
                 json!({"spec": {"containers": [{"env": [{"name": "A"}, {"name": "A"}]}]}}),
                 "spec.containers[0].env[1]: hides previous definition of \"A\"",
+            ),
+            (
+                "",
+                "pods",
+                json!({"spec": {"hostAliases": [{"ip": "1.2.3.4"}, {"ip": "1.2.3.4"}]}}),
+                "spec.hostAliases[1].ip: duplicate ip \"1.2.3.4\"",
+            ),
+            (
+                "",
+                "pods",
+                json!({"spec": {"terminationGracePeriodSeconds": -1}}),
+                "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid",
+            ),
+            (
+                "",
+                "pods",
+                json!({"spec": {"dnsConfig": {"nameservers": ["2001:DB8:0:0::1"]}}}),
+                "spec.dnsConfig.nameservers[0]: IPv6 address \"2001:DB8:0:0::1\" should be in RFC 5952",
             ),
             (
                 "",

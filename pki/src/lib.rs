@@ -16,8 +16,8 @@ pub use kubeconfig::{Credential, kubeconfig};
 pub(crate) use tls::name_of;
 pub use tls::{
     CertificateSlot, ClientVerifier, Facts, Identity, ServerSlot, client_config, client_config_pinned,
-    client_config_unverified, facts_of, has_key_hash, is_bundle, mutual_server_config, peer_client_config,
-    peer_server_config, public_key_hash, server_config, subject_of, uid_of,
+    client_config_unverified, facts_of, fingerprint_of, has_key_hash, is_bundle, mutual_server_config,
+    peer_client_config, peer_server_config, public_key_hash, server_config, subject_of, uid_of,
 };
 
 /// The subject's attribute that holds a user's uid (Kubernetes' own, under the foundation's number).

@@ -159,6 +159,11 @@ pub fn peer_client_config(issued: &Issued, peer_ca: &str) -> Result<Arc<ClientCo
     Ok(Arc::new(config))
 }
 
+/// SHA-256 of a certificate as lower-case hex digits.
+pub fn fingerprint_of(der: &CertificateDer<'_>) -> String {
+    Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// `sha256:<hex>` of a certificate's public key (SubjectPublicKeyInfo), as kubeadm's `--discovery-token-ca-cert-hash`.
 pub fn public_key_hash(certificate: &str) -> Result<String, Error> {
     hash_of(&certificates(certificate)?[0])

@@ -47,6 +47,14 @@ fn options() -> impl Options {
         .reject_trailing_bytes()
 }
 
+/// Encodes a value that takes about so many bytes.
+pub fn encode_sized<T: Serialize>(value: &T, about_bytes: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(about_bytes);
+    bytes.push(VERSION);
+    options().serialize_into(&mut bytes, value)?;
+    Ok(bytes)
+}
+
 /// Encodes a value.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![VERSION];

@@ -52,6 +52,8 @@ pub const PEER_RETRY_MILLIS: u64 = 100;
 pub const PEER_CONNECT_MILLIS: u64 = 1_000;
 /// Requests of other members that are served at once on one connection.
 pub const PEER_STREAMS: u32 = 1_024;
+/// Largest frame that another member sends: an append of many commands goes in a few.
+pub const PEER_FRAME_BYTES: u32 = 256 * 1024;
 /// Bytes of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 /// Longest time that the transfer of a snapshot may take.

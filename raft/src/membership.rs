@@ -276,7 +276,7 @@ impl Cluster for Replica {
     }
 
     fn term(&self) -> u64 {
-        self.0.raft.metrics().borrow_watched().current_term
+        self.0.term()
     }
 
     fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {

@@ -17,7 +17,8 @@ use keelson_store::{
 };
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{Config, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -36,7 +37,7 @@ use crate::propose::{NotWritten, Proposer};
 use crate::suspicion::Suspicion;
 use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::task::Scope;
-use crate::types::{Node, Part, Raft};
+use crate::types::{Node, Part, Raft, TypeConfig};
 use crate::wire::World;
 
 /// How a replica is opened.
@@ -139,6 +140,8 @@ pub struct Inner {
     pub(crate) id: u64,
     pub(crate) version: String,
     pub(crate) raft: Raft,
+    /// Asked with each request: a receiver of its own costs more than a look.
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     pub(crate) store: Arc<StateMachine>,
     pub(crate) incoming: Incoming,
     pub(crate) network: Network,
@@ -220,6 +223,7 @@ impl Replica {
             cluster_id,
             id,
             version,
+            metrics: raft.metrics(),
             raft,
             store,
             incoming,
@@ -410,9 +414,7 @@ pub(crate) fn unavailable(refusal: Refusal) -> KvError {
 }
 
 /// What Raft's refusal means for whoever asked the leader.
-pub(crate) fn refused(
-    error: RaftError<crate::types::TypeConfig, ClientWriteError<crate::types::TypeConfig>>,
-) -> Refusal {
+pub(crate) fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Refusal {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => Refusal::NotLeader(to.leader_id),
         RaftError::APIError(error @ ClientWriteError::ChangeMembershipError(_)) => {
@@ -439,7 +441,11 @@ impl Inner {
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {
-        self.raft.metrics().borrow_watched().current_leader
+        self.metrics.borrow_watched().current_leader
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.metrics.borrow_watched().current_term
     }
 
     pub(crate) fn is_leading(&self) -> bool {
@@ -617,9 +623,7 @@ impl Inner {
     }
 }
 
-fn read_refused(
-    error: RaftError<crate::types::TypeConfig, LinearizableReadError<crate::types::TypeConfig>>,
-) -> Refusal {
+fn read_refused(error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> Refusal {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => Refusal::NotLeader(to.leader_id),
         RaftError::APIError(error) => Refusal::Failed(KvError::Unavailable(error.to_string())),

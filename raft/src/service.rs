@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt;
 
 use crate::codec;
-use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_STREAMS};
+use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_FRAME_BYTES, PEER_STREAMS};
 use crate::machine::{Built, SnapshotDir};
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::network::answer_frame;
@@ -95,6 +95,7 @@ async fn exchange(
         .keep_alive_interval(Some(Duration::from_secs(2)))
         .keep_alive_timeout(Duration::from_secs(2))
         .max_concurrent_streams(PEER_STREAMS)
+        .max_frame_size(PEER_FRAME_BYTES)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))

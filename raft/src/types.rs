@@ -59,10 +59,15 @@ pub struct Part {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Proposal(pub Arc<[Part]>);
 
+/// More than what a command takes besides its operations.
+const COMMAND_HEAD_BYTES: usize = 32;
+
 impl Part {
     /// Encodes a command.
     pub fn new(command: Command) -> Result<Self, codec::Error> {
-        Ok(Self { encoded: codec::encode(&command)?.into(), command: Some(Arc::new(command)) })
+        // The size of a transaction's operations in memory is more than that of their fields.
+        let encoded = codec::encode_sized(&command, command.size_bytes() + COMMAND_HEAD_BYTES)?;
+        Ok(Self { encoded: encoded.into(), command: Some(Arc::new(command)) })
     }
 
     /// A command as another member sent it, read at once.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -13,7 +15,8 @@ use tracing::{debug, warn};
 
 use crate::core::Act;
 use crate::events::{Events, Note};
-use crate::extender::{Advice, Extender, ask};
+use crate::extender::{Advice, Extender, Victims, ask, consult};
+use crate::plugins::devices::Reservation;
 use crate::plugins::volumes::Promise;
 use crate::view::PodInfo;
 use crate::volumes::{ClaimKey, SELECTED_NODE};
@@ -24,6 +27,10 @@ const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
 const VOLUME_POLL: Duration = Duration::from_millis(500);
 /// Says that a volume was bound by its claim's controller.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// Keeps a claim that has devices from going.
+const CLAIM_FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// How often a claim is written when others write to it at the same moment.
+const CLAIM_TRIES: u32 = 5;
 /// Where keelson's API server takes many bindings at once.
 const BINDINGS: &str = "/keelson/v1/bindings";
 
@@ -45,6 +52,8 @@ pub enum Done {
     Told(Arc<str>),
     /// What extenders say of a pod; nothing was written.
     Advised(Arc<str>, Result<Advice, String>),
+    /// What extenders say of who may be pushed out for a pod.
+    Consulted(Arc<str>, Result<Vec<Victims>, String>),
 }
 
 /// Writes decisions to an API server.
@@ -135,7 +144,11 @@ impl Writer {
     pub async fn carry_out(&self, act: Act) -> Done {
         match act {
             Act::Bind { pod, node, promise } => {
-                let result = match (volumes(&self.client, &node, &promise).await, self.binder(&pod)) {
+                let ready = match volumes(&self.client, &node, &promise).await {
+                    Ok(()) => reserve(&self.client, &pod, &promise.devices).await,
+                    failed => failed,
+                };
+                let result = match (ready, self.binder(&pod)) {
                     (Ok(()), Some(extender)) => extender.bind(&pod, &node).await.map_err(Error::from),
                     (Ok(()), None) => bind(&self.client, &pod, &node).await,
                     (Err(error), _) => Err(error),
@@ -145,6 +158,10 @@ impl Writer {
             Act::Ask { pod, nodes } => {
                 let advice = ask(&self.client, &self.extenders, &pod, &nodes).await;
                 Done::Advised(pod.uid.clone(), advice)
+            }
+            Act::Consult { pod, candidates } => {
+                let answer = consult(&self.client, &self.extenders, &pod, candidates).await;
+                Done::Consulted(pod.uid.clone(), answer)
             }
             Act::Fail { pod, message, nominate, victims, unseated } => {
                 for victim in &victims {
@@ -271,6 +288,60 @@ async fn volumes(client: &Client, node: &str, promise: &Promise) -> Result<(), E
     };
     let late = || std::io::Error::other("binding volumes: context deadline exceeded");
     tokio::time::timeout(VOLUME_TIMEOUT, bound).await.map_err(|_| late())?
+}
+
+/// Gives claims their devices and says that the pod uses them.
+async fn reserve(client: &Client, pod: &PodInfo, reservations: &[Reservation]) -> Result<(), Error> {
+    for reservation in reservations {
+        let mut tries = 1;
+        // Others write to a claim too: its controller, drivers, users.
+        while let Err(error) = reserve_one(client, pod, reservation).await {
+            if !error.is_conflict() || tries == CLAIM_TRIES {
+                return Err(error);
+            }
+            tries += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn reserve_one(client: &Client, pod: &PodInfo, reservation: &Reservation) -> Result<(), Error> {
+    let Reservation { key: (namespace, name), uid, allocation } = reservation;
+    let api = client.namespaced::<ResourceClaim>(namespace);
+    let mut claim = api.get(name).await?;
+    let changed = |why: &str| Error::from(std::io::Error::other(format!("resourceclaim {namespace}/{name} {why}")));
+    if claim.metadata.uid.as_ref() != Some(uid) {
+        return Err(changed("is another one now"));
+    }
+    let finalizers = claim.metadata.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER) {
+        finalizers.push(CLAIM_FINALIZER.into());
+        claim = api.replace(name, &claim).await?;
+    }
+    let status = claim.status.get_or_insert_default();
+    if status.allocation.is_none() {
+        let allocation = allocation.as_ref().ok_or_else(|| changed("has lost its devices"))?;
+        let mut allocation = (**allocation).clone();
+        allocation.allocation_timestamp = Some(Time(jiff::Timestamp::now()));
+        status.allocation = Some(allocation);
+    } else if allocation.as_ref().is_some_and(|ours| !same_devices(ours, status.allocation.as_ref())) {
+        return Err(changed("got other devices meanwhile"));
+    }
+    let users = status.reserved_for.get_or_insert_default();
+    if users.iter().any(|user| *user.uid == *pod.uid) {
+        return Ok(());
+    }
+    users.push(ResourceClaimConsumerReference {
+        api_group: None,
+        name: pod.name.to_string(),
+        resource: "pods".into(),
+        uid: pod.uid.to_string(),
+    });
+    api.replace_status(name, &claim).await.map(drop)
+}
+
+fn same_devices(ours: &AllocationResult, stored: Option<&AllocationResult>) -> bool {
+    stored.is_some_and(|stored| stored.devices == ours.devices)
 }
 
 async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(), Error> {

@@ -51,8 +51,6 @@ pub struct Class {
     pub volumes: Vec<VolumeUse>,
     /// The controller that owns it: kind and name.
     pub owner: Option<(Arc<str>, Arc<str>)>,
-    /// It has resource claims, which this scheduler does not allocate.
-    pub resource_claims: bool,
 }
 
 /// A toleration.
@@ -275,7 +273,6 @@ impl Class {
             volumes: spec.volumes.iter().filter_map(|v| VolumeUse::new(v, &meta.name)).collect(),
             owner: (meta.owner_references.iter().find(|o| o.controller))
                 .map(|o| (o.kind.as_str().into(), o.name.as_str().into())),
-            resource_claims: !spec.resource_claims.is_empty(),
             labels,
             ..Self::default()
         };

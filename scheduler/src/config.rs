@@ -87,7 +87,7 @@ pub struct Profile {
     pub preempts: bool,
     /// Whether gates are honoured.
     pub gates: bool,
-    /// Whether claims of devices are looked at (only the message of a failure tells).
+    /// Whether claims of devices are looked at.
     pub devices: bool,
     /// Weight of placed pods' required affinity towards an incoming pod.
     pub hard_pod_affinity_weight: i64,

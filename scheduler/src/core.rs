@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use k8s_openapi::api::resource::v1 as api;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::config::{Config, Profile};
 use crate::cycle::{Failure, Outcome, Terms, candidates, schedule};
-use crate::extender::{Advice, Extender};
-use crate::plugins::preemption::Budget;
+use crate::extender::{Advice, Extender, Victims};
+use crate::plugins::preemption::{Budget, pick};
 use crate::plugins::volumes::Promise;
 use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
 use crate::selector::{Labels, Selector};
@@ -62,6 +63,18 @@ pub enum Change {
     CsiNodeGone(String),
     /// Whether a driver reports how much room it has.
     CsiDriver(String, bool),
+    /// A claim for devices.
+    ResourceClaim(Box<api::ResourceClaim>),
+    /// A claim for devices is gone: namespace and name.
+    ResourceClaimGone(String, String),
+    /// A class of devices.
+    DeviceClass(Box<api::DeviceClass>),
+    /// A class of devices is gone.
+    DeviceClassGone(String),
+    /// Devices of a driver.
+    ResourceSlice(Box<api::ResourceSlice>),
+    /// Devices of a driver are gone.
+    ResourceSliceGone(String),
     /// How much room a driver has, or that this report is gone.
     Capacity(Box<k8s_openapi::api::storage::v1::CSIStorageCapacity>, bool),
 }
@@ -75,6 +88,13 @@ pub enum Act {
         pod: Arc<PodInfo>,
         /// The nodes that can take it otherwise.
         nodes: Vec<Arc<str>>,
+    },
+    /// Ask the extenders who may be pushed out; tell [`Core::consulted`] what they say.
+    Consult {
+        /// The pod that room is to be made for.
+        pod: Arc<PodInfo>,
+        /// Where it can be made, and who would have to go.
+        candidates: Vec<Victims>,
     },
     /// Bind a pod to a node; tell [`Core::finished`] how it went.
     Bind {
@@ -142,6 +162,8 @@ pub struct Core {
     writing: HashMap<Arc<str>, Queued>,
     /// Pods about which extenders are asked.
     asking: HashMap<Arc<str>, Queued>,
+    /// What failed of those for which room may be made, and the nodes where.
+    consulting: HashMap<Arc<str>, (Failure, Vec<Arc<str>>)>,
     /// Pods whose failure is being written; and those of them whose turn came meanwhile.
     telling: HashMap<Arc<str>, Option<Queued>>,
     start: usize,
@@ -169,6 +191,7 @@ impl Core {
             extenders: config.extenders.into(),
             writing: HashMap::new(),
             asking: HashMap::new(),
+            consulting: HashMap::new(),
             telling: HashMap::new(),
             start: 0,
             random: StdRng::seed_from_u64(seed),
@@ -215,6 +238,15 @@ impl Core {
                     None => drop(self.budgets.remove(&key)),
                 }
             }
+            change @ (Change::ResourceClaim(_)
+            | Change::ResourceClaimGone(..)
+            | Change::DeviceClass(_)
+            | Change::DeviceClassGone(_)
+            | Change::ResourceSlice(_)
+            | Change::ResourceSliceGone(_)) => {
+                self.devices(change);
+                self.happened(&Happening::Devices, now);
+            }
             other => {
                 self.volumes(other);
                 self.happened(&Happening::Volumes, now);
@@ -236,6 +268,19 @@ impl Core {
             Change::CsiDriver(name, true) => drop(volumes.capacity_drivers.insert(name)),
             Change::CsiDriver(name, false) => drop(volumes.capacity_drivers.remove(&name)),
             Change::Capacity(capacity, gone) => volumes.set_capacity(&capacity, gone),
+            _ => {}
+        }
+    }
+
+    fn devices(&mut self, change: Change) {
+        let View { devices, syms, .. } = &mut self.view;
+        match change {
+            Change::ResourceClaim(claim) => devices.set_claim(&claim),
+            Change::ResourceClaimGone(namespace, name) => devices.claim_gone(&namespace, &name),
+            Change::DeviceClass(class) => devices.set_class(&class),
+            Change::DeviceClassGone(name) => drop(devices.classes.remove(name.as_str())),
+            Change::ResourceSlice(slice) => devices.set_slice(&slice, syms),
+            Change::ResourceSliceGone(name) => devices.remove_slice(&name),
             _ => {}
         }
     }
@@ -265,7 +310,7 @@ impl Core {
             queued.pod = info;
             return;
         }
-        let gated = info.gated && profile.gates;
+        let gated = (info.gated && profile.gates) || info.awaits_claims;
         // A node that was just nominated is not in the watch's copy yet.
         if !info.nominated.is_empty() {
             self.view.nominate(&info, &info.nominated);
@@ -290,6 +335,7 @@ impl Core {
         self.written(&info.uid, now);
         self.telling.remove(&info.uid);
         self.asking.remove(&info.uid);
+        self.consulting.remove(&info.uid);
         self.view.denominate(&info.uid);
         let node = info.node.clone();
         let old = self.view.placed(&info.uid).cloned();
@@ -313,6 +359,7 @@ impl Core {
         self.writing.remove(uid);
         self.telling.remove(uid);
         self.asking.remove(uid);
+        self.consulting.remove(uid);
         self.view.denominate(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
@@ -356,7 +403,7 @@ impl Core {
             Ok(advice) => self.decide(queued, Some(&advice), now),
             Err(message) => {
                 // An attempt in error is made again after a pause, whatever happens.
-                let failure = Failure { message, refused_by: 0, preemption: None, clear_nomination: false };
+                let failure = Failure { message, refused_by: 0, preemption: Vec::new(), clear_nomination: false };
                 Some(self.failed(queued, failure, now))
             }
         }
@@ -377,12 +424,61 @@ impl Core {
                 for (volume, claim) in &placement.promise.bind {
                     self.view.volumes.assumed.insert(volume.clone(), claim.clone());
                 }
+                for reservation in &placement.promise.devices {
+                    let stored = self.view.devices.claims.get(&reservation.key);
+                    if let (Some(allocation), true) =
+                        (&reservation.allocation, stored.is_some_and(|claim| claim.allocation.is_none()))
+                    {
+                        let key = reservation.key.clone();
+                        self.view.devices.assume(key, pod.uid.clone(), allocation.clone());
+                    }
+                }
                 self.writing.insert(pod.uid.clone(), queued);
                 self.happened(&Happening::Came { pod: pod.clone() }, now);
                 Some(Act::Bind { pod, node, promise: placement.promise })
             }
-            Outcome::Failed(failure) => Some(self.failed(queued, failure, now)),
+            Outcome::Failed(failure) => Some(self.consult(queued, failure, now)),
         }
+    }
+
+    /// Lets the extenders say who may be pushed out, if room can be made at all and one of them has a say.
+    fn consult(&mut self, queued: Queued, failure: Failure, now: Millis) -> Act {
+        let concerned = self.extenders.iter().any(|e| e.preempts() && e.concerns(&queued.pod));
+        if failure.preemption.is_empty() || !concerned {
+            return self.failed(queued, failure, now);
+        }
+        let node = |slot: u32| self.view.nodes[slot as usize].name.clone();
+        let names: Vec<Arc<str>> = failure.preemption.iter().map(|candidate| node(candidate.slot)).collect();
+        let each = failure.preemption.iter().zip(&names);
+        let candidates = each.map(|(candidate, node)| Victims {
+            node: node.clone(),
+            pods: candidate.victims.clone(),
+            violations: candidate.violations,
+        });
+        let (pod, candidates) = (queued.pod.clone(), candidates.collect());
+        self.consulting.insert(pod.uid.clone(), (failure, names));
+        self.asking.insert(pod.uid.clone(), queued);
+        Act::Consult { pod, candidates }
+    }
+
+    /// Takes what extenders say of who may be pushed out, and tells the pod.
+    pub fn consulted(&mut self, uid: &str, answer: Result<Vec<Victims>, String>, now: Millis) -> Option<Act> {
+        let (mut failure, names) = self.consulting.remove(uid)?;
+        let queued = self.asking.remove(uid)?;
+        let kept = answer.unwrap_or_else(|why| {
+            failure.message += &format!(" preemption: {why}");
+            Vec::new()
+        });
+        let before = std::mem::take(&mut failure.preemption);
+        for (mut candidate, name) in before.into_iter().zip(names) {
+            // The node may have gone meanwhile, and its place be another's.
+            let there = self.view.slot(&name) == Some(candidate.slot);
+            let Some(said) = kept.iter().find(|said| said.node == name && there) else { continue };
+            candidate.victims.clone_from(&said.pods);
+            candidate.violations = said.violations;
+            failure.preemption.push(candidate);
+        }
+        Some(self.failed(queued, failure, now))
     }
 
     /// The extenders.
@@ -399,7 +495,7 @@ impl Core {
         self.tally.unschedulable += 1;
         let pod = queued.pod.clone();
         let (mut nominate, mut victims, mut unseated) = (None, Vec::new(), Vec::new());
-        if let Some(candidate) = failure.preemption {
+        if let Some(candidate) = pick(failure.preemption) {
             self.tally.preemption_attempts += 1;
             self.tally.victims += candidate.victims.len() as u64;
             let node = self.view.nodes[candidate.slot as usize].name.clone();
@@ -450,6 +546,7 @@ impl Core {
         self.view.volumes.assumed.retain(|_, claim| !queued.pod.class.volumes.iter().any(|v| {
             matches!(v, crate::class::VolumeUse::Claim(name, _) if *name == claim.1 && claim.0 == queued.pod.class.namespace)
         }));
+        self.view.devices.forget(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
         }

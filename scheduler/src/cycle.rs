@@ -8,7 +8,8 @@ use rand::{Rng, RngExt};
 
 use crate::config::Profile;
 use crate::extender::Advice;
-use crate::plugins::preemption::{Budget, Candidate, importance, pick, protected};
+use crate::plugins::devices::reservations;
+use crate::plugins::preemption::{Budget, Candidate, importance, protected};
 use crate::plugins::volumes::{Promise, promised};
 use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
 use crate::queue::PluginSet;
@@ -56,8 +57,8 @@ pub struct Failure {
     pub message: String,
     /// The plugins that refused it.
     pub refused_by: PluginSet,
-    /// A node on which room can be made, and who has to leave it.
-    pub preemption: Option<Candidate>,
+    /// Nodes on which room can be made, and who has to leave them.
+    pub preemption: Vec<Candidate>,
     /// The node that was kept for it is of no use to it any more.
     pub clear_nomination: bool,
 }
@@ -233,9 +234,10 @@ impl<'a> Cycle<'a> {
         scores
     }
 
-    /// Which volumes the pod's claims get on a node.
+    /// Which volumes and devices the pod's claims get on a node.
     pub fn promise(&self, slot: Slot) -> Promise {
-        promised(&self.context(), slot)
+        let context = self.context();
+        Promise { devices: reservations(&context, slot), ..promised(&context, slot) }
     }
 
     /// Why each node refuses: all reasons, the plugin, and whether less important pods could make room.
@@ -273,7 +275,7 @@ impl<'a> Cycle<'a> {
         all: usize,
         budgets: &[(Arc<str>, Budget)],
         random: &mut impl Rng,
-    ) -> Result<Candidate, Diagnosis> {
+    ) -> Result<Vec<Candidate>, Diagnosis> {
         let mut why = Diagnosis::default();
         why.count(NOT_HELPFUL.into(), all - resolvable.len());
         let offset = if resolvable.is_empty() { 0 } else { random.random_range(0..resolvable.len()) };
@@ -294,7 +296,7 @@ impl<'a> Cycle<'a> {
                 Err(reasons) => reasons.into_iter().for_each(|r| why.count(r, 1)),
             }
         }
-        pick(candidates).ok_or(why)
+        if candidates.is_empty() { Err(why) } else { Ok(candidates) }
     }
 
     /// Whether nothing but CPU, memory and the number of pods decides where the pod fits.
@@ -459,7 +461,12 @@ pub fn schedule(
     if order.is_empty() {
         let message = "no nodes available to schedule pods".into();
         let every = profile.filters.iter().fold(0, |set, f| set | 1 << f.plugin);
-        return Outcome::Failed(Failure { message, refused_by: every, preemption: None, clear_nomination: false });
+        return Outcome::Failed(Failure {
+            message,
+            refused_by: every,
+            preemption: Vec::new(),
+            clear_nomination: false,
+        });
     }
     let nodes = order.len();
     let mut cycle = match Cycle::start(view, profile, pod) {
@@ -523,7 +530,7 @@ fn rejected(
             false => format!(" preemption: 0/{nodes} nodes are available: {nodes} {NOT_HELPFUL}."),
         };
     }
-    Failure { message, refused_by: 1 << plugin, preemption: None, clear_nomination: false }
+    Failure { message, refused_by: 1 << plugin, preemption: Vec::new(), clear_nomination: false }
 }
 
 /// A pod that no node can take: why, and whether others could make room.
@@ -538,7 +545,7 @@ fn failed(cycle: &mut Cycle<'_>, order: &[Slot], terms: &Terms<'_>, random: &mut
     }
     let mut message = diagnosis.message(order.len());
     let (pod, profile) = (cycle.pod, cycle.profile);
-    let mut preemption = None;
+    let mut preemption = Vec::new();
     let mut clear_nomination = false;
     if profile.preempts {
         let tried = match ineligible(cycle, &diagnosis) {
@@ -548,10 +555,14 @@ fn failed(cycle: &mut Cycle<'_>, order: &[Slot], terms: &Terms<'_>, random: &mut
                 .map_err(|why| why.message(order.len())),
         };
         match tried {
-            Ok(candidate) => preemption = Some(candidate),
+            Ok(candidates) => preemption = candidates,
             Err(why) => {
                 clear_nomination = !pod.nominated.is_empty() && !why.contains("terminating pod");
-                let devices = if profile.devices { "no new claims to deallocate, " } else { "" };
+                let devices = match (profile.devices, pod.claims.is_some()) {
+                    (false, _) => "",
+                    (true, false) => "no new claims to deallocate, ",
+                    (true, true) => "still not schedulable, ",
+                };
                 message += &format!(" {devices}preemption: {why}");
             }
         }

@@ -291,6 +291,11 @@ impl Copy {
                     self.carry_out(act, now, outlook);
                 }
             }
+            Act::Consult { pod, candidates } => {
+                if let Some(act) = self.core.consulted(&pod.uid, Ok(candidates), now) {
+                    self.carry_out(act, now, outlook);
+                }
+            }
             Act::Bind { pod, node, .. } => {
                 outlook.unschedulable.remove(&pod.full_name());
                 outlook.placed.insert(pod.full_name(), node.to_string());

@@ -40,6 +40,7 @@ pub struct Extender {
     filter: String,
     prioritize: String,
     bind: String,
+    preempt: String,
     weight: i64,
     timeout: Duration,
     /// It knows the nodes and needs only their names.
@@ -134,9 +135,6 @@ impl Extender {
     pub fn parse(value: &Value, syms: &mut Interner) -> Result<Self, ConfigError> {
         let wire: Wire =
             serde_json::from_value(value.clone()).map_err(|e| ConfigError::Form(format!("extenders: {e}")))?;
-        if !wire.preempt_verb.is_empty() {
-            return Err(refused("extenders: preemptVerb is not served by this version of keelson"));
-        }
         if !wire.prioritize_verb.is_empty() && wire.weight <= 0 {
             return Err(refused("extenders: must have a positive weight applied to it"));
         }
@@ -167,6 +165,7 @@ impl Extender {
             filter: wire.filter_verb,
             prioritize: wire.prioritize_verb,
             bind: wire.bind_verb,
+            preempt: wire.preempt_verb,
             weight: wire.weight,
             timeout,
             names_only: wire.node_cache_capable,
@@ -184,6 +183,11 @@ impl Extender {
     /// Whether it is asked before a node is chosen.
     pub fn advises(&self) -> bool {
         !(self.filter.is_empty() && self.prioritize.is_empty())
+    }
+
+    /// Whether it is asked who may be pushed out.
+    pub fn preempts(&self) -> bool {
+        !self.preempt.is_empty()
     }
 
     /// Whether it binds pods itself.
@@ -272,8 +276,7 @@ struct Args<'a> {
 
 /// Asks the extenders that have a say. An error: the pod cannot be scheduled now.
 pub async fn ask(client: &Client, extenders: &[Extender], pod: &PodInfo, nodes: &[Arc<str>]) -> Result<Advice, String> {
-    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.class.namespace, pod.name);
-    let object: Value = client.read(&path, "application/json").await.map_err(|e| e.to_string())?;
+    let object = read(client, pod).await.map_err(|e| e.to_string())?;
     let mut advice = Advice { scores: nodes.iter().map(|n| (n.clone(), 0)).collect(), ..Advice::default() };
     let concerned = || extenders.iter().filter(|e| e.concerns(pod));
     for extender in concerned().filter(|e| !e.filter.is_empty()) {
@@ -344,6 +347,93 @@ async fn prioritize(client: &Client, extender: &Extender, pod: &Value, advice: &
     Ok(())
 }
 
+/// A node on which room can be made.
+#[derive(Clone, Debug)]
+pub struct Victims {
+    /// The node.
+    pub node: Arc<str>,
+    /// Who has to go.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// How many of them a budget protects.
+    pub violations: usize,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "PascalCase")]
+struct Preempted {
+    node_name_to_meta_victims: BTreeMap<String, Option<MetaVictims>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MetaVictims {
+    #[serde(rename = "Pods")]
+    pods: Vec<MetaPod>,
+    #[serde(rename = "NumPDBViolations")]
+    violations: usize,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MetaPod {
+    #[serde(rename = "UID")]
+    uid: String,
+}
+
+/// Asks the extenders that have a say who may be pushed out. An error: nobody is.
+pub async fn consult(
+    client: &Client,
+    extenders: &[Extender],
+    pod: &PodInfo,
+    mut candidates: Vec<Victims>,
+) -> Result<Vec<Victims>, String> {
+    let object = read(client, pod).await.map_err(|e| e.to_string())?;
+    for extender in extenders.iter().filter(|e| e.preempts() && e.concerns(pod)) {
+        match preempt(client, extender, &object, &candidates).await {
+            Ok(kept) => candidates = kept,
+            Err(error) => tolerate(extender, Err(error))?,
+        }
+        if candidates.is_empty() {
+            break;
+        }
+    }
+    Ok(candidates)
+}
+
+async fn read(client: &Client, pod: &PodInfo) -> std::io::Result<Value> {
+    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.class.namespace, pod.name);
+    client.read(&path, "application/json").await.map_err(std::io::Error::other)
+}
+
+async fn preempt(
+    client: &Client,
+    extender: &Extender,
+    pod: &Value,
+    candidates: &[Victims],
+) -> std::io::Result<Vec<Victims>> {
+    let mut victims = serde_json::Map::new();
+    for candidate in candidates {
+        let mut pods = Vec::with_capacity(candidate.pods.len());
+        for victim in &candidate.pods {
+            pods.push(match extender.names_only {
+                true => json!({"UID": &*victim.uid}),
+                false => read(client, victim).await?,
+            });
+        }
+        let one = json!({"Pods": pods, "NumPDBViolations": candidate.violations});
+        victims.insert(candidate.node.to_string(), one);
+    }
+    let key = if extender.names_only { "NodeNameToMetaVictims" } else { "NodeNameToVictims" };
+    let answer: Preempted = extender.post(&extender.preempt, &json!({"Pod": pod, key: victims})).await?;
+    let kept = candidates.iter().filter_map(|candidate| {
+        let said = answer.node_name_to_meta_victims.get(&*candidate.node)?.as_ref()?;
+        let named = |victim: &&Arc<PodInfo>| said.pods.iter().any(|p| *p.uid == *victim.uid);
+        let pods = candidate.pods.iter().filter(named).cloned().collect();
+        Some(Victims { node: candidate.node.clone(), pods, violations: said.violations })
+    });
+    Ok(kept.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +461,6 @@ mod tests {
             (json!({"urlPrefix": "ftp://a/b"}), "urlPrefix"),
             (json!({"urlPrefix": "https://a/b", "tlsConfig": {"caData": "!"}}), "tlsConfig"),
             (json!({"urlPrefix": "https://a/b", "tlsConfig": {"caFile": "/nowhere"}}), "/nowhere"),
-            (json!({"urlPrefix": "http://a/b", "preemptVerb": "preempt"}), "preemptVerb"),
             (json!({"urlPrefix": "http://a/b", "prioritizeVerb": "p"}), "positive weight"),
             (json!({"urlPrefix": "a/b"}), "urlPrefix"),
             (json!({"urlPrefix": "http://a/b", "httpTimeout": "soon"}), "httpTimeout"),

@@ -13,6 +13,7 @@ pub mod classes;
 pub mod config;
 pub mod core;
 pub mod cycle;
+pub mod devices;
 pub mod events;
 pub mod explain;
 pub mod extender;

@@ -72,7 +72,7 @@ impl Numbers {
                 (pod, "unschedulable")
             }
             // The attempt ends with the extenders' answer.
-            Act::Ask { .. } => return,
+            Act::Ask { .. } | Act::Consult { .. } => return,
         };
         let mut attempts = self.attempts.lock();
         let histogram = attempts.entry((pod.class.scheduler.clone(), result));

@@ -50,6 +50,8 @@ pub enum Happening {
     },
     /// Claims, volumes or storage classes changed.
     Volumes,
+    /// Devices, their classes or claims for them changed.
+    Devices,
     /// The waiting pod itself changed.
     Itself,
 }
@@ -161,7 +163,8 @@ impl Queue {
                 return self.insert(queued, if gated { Target::Gated } else { Target::Active }, now);
             }
             Some((mut queued, place)) => {
-                let same = queued.pod.class == pod.class && queued.pod.gated == pod.gated;
+                let claims = queued.pod.claims == pod.claims && queued.pod.awaits_claims == pod.awaits_claims;
+                let same = queued.pod.class == pod.class && queued.pod.gated == pod.gated && claims;
                 queued.pod = pod;
                 if same && place != Place::Gated {
                     // Only its status changed.

@@ -96,6 +96,13 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
                         out.carry_out(act);
                     }
                 }
+                Done::Consulted(uid, answer) => {
+                    let began = Instant::now();
+                    if let Some(act) = core.consulted(&uid, answer, now()) {
+                        numbers.attempted(&act, began.elapsed());
+                        out.carry_out(act);
+                    }
+                }
             }
         }
         // Before all is known, decisions would be wrong.

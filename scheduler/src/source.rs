@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, BodyStream};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass};
 use keelson_client::Client;
 use keelson_client::api::MAX_WATCH_EVENT_BYTES;
@@ -68,6 +69,9 @@ pub static SOURCES: &[Source] = &[
     source("/apis/storage.k8s.io/v1/csinodes", csi_node),
     source("/apis/storage.k8s.io/v1/csidrivers", csi_driver),
     source("/apis/storage.k8s.io/v1/csistoragecapacities", capacity),
+    source("/apis/resource.k8s.io/v1/resourceclaims", resource_claim),
+    source("/apis/resource.k8s.io/v1/deviceclasses", device_class),
+    source("/apis/resource.k8s.io/v1/resourceslices", resource_slice),
 ];
 
 fn node(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
@@ -164,6 +168,27 @@ fn csi_driver(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
     let object: CSIDriver = serde_json::from_str(text)?;
     let reports = there && object.spec.storage_capacity == Some(true);
     Ok(Some(Change::CsiDriver(object.metadata.name.unwrap_or_default(), reports)))
+}
+
+fn resource_claim(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
+    let object: ResourceClaim = serde_json::from_str(text)?;
+    if there {
+        return Ok(Some(Change::ResourceClaim(Box::new(object))));
+    }
+    let meta = object.metadata;
+    Ok(Some(Change::ResourceClaimGone(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default())))
+}
+
+fn device_class(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
+    let object: DeviceClass = serde_json::from_str(text)?;
+    let name = object.metadata.name.clone().unwrap_or_default();
+    Ok(Some(if there { Change::DeviceClass(Box::new(object)) } else { Change::DeviceClassGone(name) }))
+}
+
+fn resource_slice(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
+    let object: ResourceSlice = serde_json::from_str(text)?;
+    let name = object.metadata.name.clone().unwrap_or_default();
+    Ok(Some(if there { Change::ResourceSlice(Box::new(object)) } else { Change::ResourceSliceGone(name) }))
 }
 
 fn capacity(text: &str, there: bool) -> serde_json::Result<Option<Change>> {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 use crate::class::{Class, HostPort};
 use crate::classes::{ClassId, Classes};
+use crate::devices::Devices;
 use crate::groups::Groups;
 use crate::intern::{Interner, Sym};
 use crate::matchers::Matchers;
@@ -22,6 +23,29 @@ use crate::wire;
 
 /// A node's place in all columns.
 pub type Slot = u32;
+
+/// Names of claims for devices, and whether each was made for one pod alone.
+pub type PodClaims = Arc<[(Arc<str>, bool)]>;
+
+/// The names of a pod's claims for devices and whether each was made for it, and whether one is still to be made.
+fn claims(pod: &wire::Pod) -> (Option<PodClaims>, bool) {
+    if pod.spec.resource_claims.is_empty() {
+        return (None, false);
+    }
+    let (mut names, mut awaits) = (Vec::new(), false);
+    for claim in &pod.spec.resource_claims {
+        if let Some(name) = &claim.resource_claim_name {
+            names.push((name.as_str().into(), false));
+            continue;
+        }
+        match pod.status.resource_claim_statuses.iter().find(|made| made.name == claim.name) {
+            // A claim that was found to be unnecessary has no name.
+            Some(made) => names.extend(made.resource_claim_name.as_deref().map(|name| (name.into(), true))),
+            None => awaits = true,
+        }
+    }
+    (Some(names.into()), awaits)
+}
 
 /// A pod as the scheduler knows it. Never changed, only replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +74,10 @@ pub struct PodInfo {
     pub gated: bool,
     /// Message of its PodScheduled condition, if that is False.
     pub condition: Option<Arc<str>>,
+    /// Its claims for devices, and whether each was made for it alone; none for nearly all pods.
+    pub claims: Option<PodClaims>,
+    /// A claim that is made for it is not there yet.
+    pub awaits_claims: bool,
     /// It was chosen as a victim of preemption (condition DisruptionTarget by the scheduler).
     pub preempted: bool,
 }
@@ -178,6 +206,8 @@ pub struct View {
     pub owners: Owners,
     /// Claims, volumes, storage classes.
     pub volumes: Volumes,
+    /// Devices and who has them.
+    pub devices: Devices,
     /// Pods waiting for preemption to make room, by node.
     pub nominated: HashMap<Arc<str>, Vec<Arc<PodInfo>>>,
     /// Slots whose labels, taints or presence changed, in order.
@@ -374,6 +404,7 @@ impl View {
         let class = Class::new(pod, &mut self.syms);
         let (class, class_id) = self.classes.intern(class);
         let (meta, status) = (&pod.metadata, &pod.status);
+        let (claims, awaits_claims) = claims(pod);
         let scheduled = status.conditions.iter().find(|c| c.kind == "PodScheduled");
         let disrupted = status.conditions.iter().find(|c| c.kind == "DisruptionTarget");
         Arc::new(PodInfo {
@@ -389,6 +420,8 @@ impl View {
             version: meta.resource_version.as_str().into(),
             gated: !pod.spec.scheduling_gates.is_empty(),
             condition: scheduled.filter(|c| c.status == "False").map(|c| c.message.as_str().into()),
+            claims,
+            awaits_claims,
             preempted: disrupted.is_some_and(|c| c.status == "True" && c.reason == "PreemptionByScheduler"),
         })
     }

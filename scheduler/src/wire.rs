@@ -67,7 +67,13 @@ wire! {
         overhead: Quantities,
         volumes: Vec<Volume>,
         host_network: bool,
-        resource_claims: Vec<serde::de::IgnoredAny>,
+        resource_claims: Vec<PodClaim>,
+    }
+    /// A claim for devices, or what it is made from.
+    PodClaim {
+        name: String,
+        resource_claim_name: Option<String>,
+        resource_claim_template_name: Option<String>,
     }
     /// A container.
     Container {
@@ -138,6 +144,7 @@ wire! {
         conditions: Vec<Condition>,
         container_statuses: Vec<ContainerStatus>,
         init_container_statuses: Vec<ContainerStatus>,
+        resource_claim_statuses: Vec<PodClaim>,
     }
     /// What became of a container.
     ContainerStatus {

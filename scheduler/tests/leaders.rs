@@ -215,7 +215,7 @@ impl Scheduler {
                 }
                 self.core.told(&pod.uid, now);
             }
-            Act::Ask { .. } => panic!("there are no extenders"),
+            Act::Ask { .. } | Act::Consult { .. } => panic!("there are no extenders"),
         }
         true
     }

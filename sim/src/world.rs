@@ -331,7 +331,7 @@ impl World {
 
 /// The etcd API of a member.
 fn client_line(front: &Arc<Front>) -> Line {
-    let router = etcd::serve::routes(front);
+    let router = etcd::serve::routes(front).router;
     let service = ServiceExt::<http::Request<axum::body::Body>>::map_err(router, |never| match never {});
     let service = service.map_request(|request: http::Request<Body>| request.map(axum::body::Body::new));
     let service = service.map_response(|response: http::Response<axum::body::Body>| response.map(Body::new));

@@ -23,6 +23,7 @@ mod record;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod txn;
 mod view;
 

@@ -17,9 +17,10 @@ use crate::compact::Compactor;
 use crate::disk::{Disk, Family, deleted};
 use crate::hub::{Hub, RevisionEvents};
 use crate::limits::{MAX_KEY_BYTES, MAX_LEASE_TTL_SECONDS, MAX_VALUE_BYTES, WATCH_RING_BYTES};
-use crate::record::{self, ChainHash, RevisionRecord, StateRecord};
+use crate::record::{self, ChainHash, StateRecord};
+use crate::tree::Tree;
 use crate::txn::{self, Change};
-use crate::view::{ByKey, Lease, State};
+use crate::view::{Lease, State};
 use crate::{
     Applied, Command, Event, EventKind, Fatal, KeyValue, KvError, LeaseId, Revision, SettingsChange, TxnResponse, View,
     Watch, WatchRequest,
@@ -74,6 +75,8 @@ pub(crate) struct Pending {
     events: Vec<RevisionEvents>,
     /// A compaction to begin once the batch is written.
     compact: bool,
+    /// Where keys and records are put together.
+    scratch: (Vec<u8>, Vec<u8>),
 }
 
 impl StateMachine {
@@ -213,7 +216,7 @@ impl StateMachine {
 
     fn pending(&self) -> Pending {
         let state = State::clone(&self.published.load());
-        Pending { state, batch: WriteBatch::default(), events: Vec::new(), compact: false }
+        Pending { state, batch: WriteBatch::default(), events: Vec::new(), compact: false, scratch: Default::default() }
     }
 
     /// Writes a batch, then shows it to readers, then to watchers.
@@ -266,7 +269,7 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     };
     disk.raise_floor(stored.compact_revision);
     let mut state = State {
-        keys: RedBlackTreeMapSync::new_sync(),
+        keys: Tree::default(),
         leases: RedBlackTreeMapSync::new_sync(),
         settings: RedBlackTreeMapSync::new_sync(),
         revision: stored.revision,
@@ -292,7 +295,8 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
         if kv.lease != 0 {
             state.change_lease(kv.lease, |lease| lease.keys.insert_mut(kv.key.clone()));
         }
-        state.keys.insert_mut(ByKey(Arc::new(kv)), ());
+        let new = state.keys.get(&kv.key).is_none();
+        state.keys.insert(Arc::new(kv), new);
     })?;
     if lost {
         return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
@@ -338,23 +342,25 @@ impl Pending {
             return Ok(());
         }
         let revision = self.state.revision + 1;
-        let (mut events, mut listed) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
+        let mut events = Vec::with_capacity(changes.len());
+        let (db_key, record) = &mut self.scratch;
         let data = self.state.disk.family(Family::Data)?;
         let mut hash = Sha256::new_with_prefix(self.state.hash);
         hash.update(revision.to_le_bytes());
         for Change { key, old, new } in changes {
-            let db_key = record::data_key(&key, revision);
-            self.batch.put_cf(data, &db_key, record::encode_version(&db_key, new.as_deref()));
+            record::put_data_key(&key, revision, db_key);
+            record::put_version(db_key, new.as_deref(), record);
+            self.batch.put_cf(data, &db_key, &record);
             hash_change(&mut hash, &key, new.as_deref());
             let kind = if new.is_some() { EventKind::Put } else { EventKind::Delete };
             let kv = new.unwrap_or_else(|| Arc::new(deleted(&key, revision)));
-            listed.push((kind, key));
             events.push(Arc::new(Event { kind, kv, prev: old, memo: OnceLock::new() }));
         }
         self.state.hash = hash.finalize().into();
         let db_key = record::revision_key(revision);
-        let record = RevisionRecord { hash: self.state.hash, changes: listed };
-        let record = record::encode_revision(&db_key, &record);
+        // Both a change's and a deletion's event have the key.
+        let listed = events.iter().map(|event: &Arc<Event>| (event.kind, &event.kv.key));
+        record::put_revision(&db_key, &self.state.hash, listed, record);
         self.batch.put_cf(self.state.disk.family(Family::Revs)?, db_key, record);
         self.state.revision = revision;
         self.events.push((revision, events));

@@ -62,10 +62,17 @@ pub(crate) fn key_prefix(key: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Puts the database key of one version in the place of what `out` holds.
+pub(crate) fn put_data_key(key: &[u8], revision: Revision, out: &mut Vec<u8>) {
+    out.clear();
+    escape(key, out);
+    out.extend_from_slice(&(!(revision as u64)).to_be_bytes());
+}
+
 /// The database key of one version. Seeking to it finds the newest version at or below `revision`.
 pub(crate) fn data_key(key: &[u8], revision: Revision) -> Vec<u8> {
-    let mut out = key_prefix(key);
-    out.extend_from_slice(&(!(revision as u64)).to_be_bytes());
+    let mut out = Vec::with_capacity(key.len() + 2 + REVISION_BYTES);
+    put_data_key(key, revision, &mut out);
     out
 }
 
@@ -140,9 +147,13 @@ fn corrupt(what: &str, db_key: &[u8]) -> Fatal {
 }
 
 fn seal(db_key: &[u8], mut record: Vec<u8>) -> Vec<u8> {
+    seal_in(db_key, &mut record);
+    record
+}
+
+fn seal_in(db_key: &[u8], record: &mut [u8]) {
     let crc = crc32c::crc32c_append(crc32c::crc32c(db_key), &record[CRC_BYTES..]);
     record[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    record
 }
 
 fn unseal<'a>(what: &str, db_key: &[u8], record: &'a [u8]) -> Result<&'a [u8], Fatal> {
@@ -205,6 +216,13 @@ fn kind_byte(kind: EventKind) -> u8 {
 pub(crate) fn encode_version(db_key: &[u8], version: Option<&KeyValue>) -> Vec<u8> {
     let value_len = version.map_or(0, |kv| kv.value.len());
     let mut out = Vec::with_capacity(CRC_BYTES + VERSION_HEAD_BYTES + value_len);
+    put_version(db_key, version, &mut out);
+    out
+}
+
+/// Puts an encoded version in the place of what `out` holds.
+pub(crate) fn put_version(db_key: &[u8], version: Option<&KeyValue>, out: &mut Vec<u8>) {
+    out.clear();
     out.extend_from_slice(&[0; CRC_BYTES]);
     match version {
         None => out.push(KIND_DELETE),
@@ -216,7 +234,7 @@ pub(crate) fn encode_version(db_key: &[u8], version: Option<&KeyValue>) -> Vec<u
             out.extend_from_slice(&kv.value);
         }
     }
-    seal(db_key, out)
+    seal_in(db_key, out);
 }
 
 /// Decodes a version found under `db_key`.
@@ -247,15 +265,29 @@ pub(crate) fn join(key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
 
 /// Encodes what a revision changed.
 pub(crate) fn encode_revision(db_key: &[u8], record: &RevisionRecord) -> Vec<u8> {
-    let mut out = vec![0; CRC_BYTES];
-    out.extend_from_slice(&record.hash);
-    out.extend_from_slice(&(record.changes.len() as u32).to_le_bytes());
-    for (kind, key) in &record.changes {
-        out.push(kind_byte(*kind));
+    let mut out = Vec::new();
+    let changes = record.changes.iter().map(|(kind, key)| (*kind, key));
+    put_revision(db_key, &record.hash, changes, &mut out);
+    out
+}
+
+/// Puts what a revision changed, encoded, in the place of what `out` holds.
+pub(crate) fn put_revision<'a>(
+    db_key: &[u8],
+    hash: &ChainHash,
+    changes: impl ExactSizeIterator<Item = (EventKind, &'a Bytes)>,
+    out: &mut Vec<u8>,
+) {
+    out.clear();
+    out.extend_from_slice(&[0; CRC_BYTES]);
+    out.extend_from_slice(hash);
+    out.extend_from_slice(&(changes.len() as u32).to_le_bytes());
+    for (kind, key) in changes {
+        out.push(kind_byte(kind));
         out.extend_from_slice(&(key.len() as u32).to_le_bytes());
         out.extend_from_slice(key);
     }
-    seal(db_key, out)
+    seal_in(db_key, out);
 }
 
 /// Decodes what a revision changed.

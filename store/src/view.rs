@@ -2,8 +2,6 @@
 //!
 //! Invariant: `leases[id].keys` are exactly the keys whose `lease` is `id`.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -12,33 +10,8 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::disk::Disk;
 use crate::record::ChainHash;
+use crate::tree::{Range, Tree};
 use crate::{Event, Fatal, KeyRange, KeyValue, KvError, LeaseId, RangeRequest, RangeResponse, Revision, SortTarget};
-
-/// A key-value pair that orders and looks up by its key alone, so that the key is kept once.
-#[derive(Clone, Debug)]
-pub(crate) struct ByKey(pub Arc<KeyValue>);
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-impl Eq for ByKey {}
-impl PartialOrd for ByKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ByKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.key.cmp(&other.0.key)
-    }
-}
-impl Borrow<[u8]> for ByKey {
-    fn borrow(&self) -> &[u8] {
-        &self.0.key
-    }
-}
 
 /// A lease as the state machine knows it: durations only, no clock.
 #[derive(Clone, Debug)]
@@ -63,7 +36,7 @@ impl Lease {
 /// Everything that a [`View`] shows.
 #[derive(Clone)]
 pub(crate) struct State {
-    pub keys: RedBlackTreeMapSync<ByKey, ()>,
+    pub keys: Tree,
     pub leases: RedBlackTreeMapSync<LeaseId, Arc<Lease>>,
     pub settings: RedBlackTreeMapSync<Bytes, Bytes>,
     pub revision: Revision,
@@ -75,27 +48,24 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Sets or deletes a key, keeps the leases' attachments right, and returns what was there.
-    pub fn set(&mut self, key: &[u8], new: Option<Arc<KeyValue>>) -> Option<Arc<KeyValue>> {
-        let old = self.get(key).cloned();
-        let (old_lease, new_lease) = (old.as_ref().map_or(0, |kv| kv.lease), new.as_ref().map_or(0, |kv| kv.lease));
+    /// Sets or deletes a key where `old` is what is there; keeps the leases' attachments right.
+    pub fn replace(&mut self, key: &[u8], old: Option<&Arc<KeyValue>>, new: Option<Arc<KeyValue>>) {
+        let (old_lease, new_lease) = (old.map_or(0, |kv| kv.lease), new.as_ref().map_or(0, |kv| kv.lease));
         match new {
             Some(kv) => {
                 if new_lease != 0 && new_lease != old_lease {
                     self.change_lease(new_lease, |lease| lease.keys.insert_mut(kv.key.clone()));
                 }
-                self.keys.insert_mut(ByKey(kv), ());
+                self.keys.insert(kv, old.is_none());
             }
-            None => {
-                self.keys.remove_mut(key);
-            }
+            None if old.is_some() => self.keys.remove(key),
+            None => {}
         }
         if old_lease != 0 && old_lease != new_lease {
             self.change_lease(old_lease, |lease| {
                 lease.keys.remove_mut(key);
             });
         }
-        old
     }
 
     /// Changes a lease in place, if it exists.
@@ -106,23 +76,22 @@ impl State {
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
-        self.keys.get_key_value(key).map(|(kv, ())| &kv.0)
+        self.keys.get(key)
     }
 
     /// The keys of an interval in order, lazily.
-    pub fn range(&self, range: &KeyRange, after: Option<&[u8]>) -> impl Iterator<Item = &Arc<KeyValue>> {
+    pub fn range(&self, range: &KeyRange, after: Option<&[u8]>) -> Range<'_> {
         let start: &[u8] = range.start();
         let lower = match after {
-            Some(after) if after >= start => Bound::Excluded(after.to_vec()),
-            _ => Bound::Included(start.to_vec()),
+            Some(after) if after >= start => Bound::Excluded(after),
+            _ => Bound::Included(start),
         };
         let upper = match range {
             KeyRange::Key(key) => Bound::Included(key.to_vec()),
             KeyRange::Range(_, end) => Bound::Excluded(end.to_vec()),
             KeyRange::From(_) => Bound::Unbounded,
         };
-        let bounds = if is_empty(&lower, &upper) { None } else { Some(Bounds(lower, upper)) };
-        bounds.into_iter().flat_map(|bounds| self.keys.range::<[u8], Bounds>(bounds)).map(|(kv, ())| &kv.0)
+        if is_empty(&lower, &upper) { Range::empty() } else { self.keys.range(lower, upper) }
     }
 
     /// Answers a range request on the current state, whatever revision it names.
@@ -148,11 +117,11 @@ impl std::ops::RangeBounds<[u8]> for Bounds {
     }
 }
 
-fn is_empty(lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
+fn is_empty(lower: &Bound<&[u8]>, upper: &Bound<Vec<u8>>) -> bool {
     match (lower, upper) {
         (_, Bound::Unbounded) | (Bound::Unbounded, _) => false,
-        (Bound::Included(from), Bound::Included(to)) => from > to,
-        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        (Bound::Included(from), Bound::Included(to)) => *from > &to[..],
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => *from >= &to[..],
     }
 }
 
@@ -251,12 +220,12 @@ impl View {
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.0.keys.size()
+        self.0.keys.len()
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.0.keys.is_empty()
+        self.0.keys.len() == 0
     }
 
     /// One key.

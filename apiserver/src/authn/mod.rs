@@ -2,6 +2,7 @@
 //! a service, and nobody in particular.
 
 mod bootstrap_token;
+mod certificates;
 mod front_proxy;
 mod jwt;
 mod jwt_config;
@@ -19,13 +20,13 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keelson_machinery::status::Status;
 use keelson_pki::{ClientVerifier, ClusterPki};
-use rustls::pki_types::CertificateDer;
 
 use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::authz;
 use crate::objects::Objects;
 use jwt_config::Anonymous;
 
+pub use certificates::Certificates;
 pub use front_proxy::Settings as FrontProxySettings;
 pub use jwt_config::Settings as OidcSettings;
 pub use webhook::Settings as WebhookSettings;
@@ -36,6 +37,9 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Name of somebody who gave no proof.
 pub const ANONYMOUS: &str = "system:anonymous";
+
+/// Extra attribute that names the proof itself, so that what it was used for can be found (KEP-4193).
+const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// The proof given is not good: answer 401.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,26 +141,22 @@ impl Authentication {
         Ok(made)
     }
 
-    /// The user of a request to `path`. `peer_certs` were verified by TLS against all authorities that count. The proxy's
+    /// The user of a request to `path`. `peer`'s certificates were verified by TLS against all authorities that count. The proxy's
     /// word goes before a certificate, that before a token; with none of them the user is anonymous.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         path: &str,
-        peer_certs: &[CertificateDer<'_>],
+        peer: &Certificates,
     ) -> Result<UserInfo, AuthnError> {
         if let Some(front_proxy) = &self.front_proxy
-            && let Some(user) = front_proxy.user(headers, peer_certs)?
+            && let Some(user) = front_proxy.user(headers, peer.chain())?
         {
             return Ok(user);
         }
-        let own = self.users.as_ref().is_none_or(|users| users.accepts(peer_certs));
-        if let Some(certificate) = peer_certs.first().filter(|_| own) {
-            let (name, groups) = keelson_pki::subject_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
-            if !name.is_empty() {
-                let uid = keelson_pki::uid_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
-                return Ok(UserInfo { uid, ..with_groups(name, groups) });
-            }
+        let own = self.users.as_ref().is_none_or(|users| users.accepts(peer.chain()));
+        if own && let Some(user) = peer.user()? {
+            return Ok(user.clone());
         }
         if let Some(token) = bearer(headers)? {
             return self.token_for(token, &[keelson_pki::service_account::ISSUER]).await.map(|(user, _)| user);

@@ -37,7 +37,7 @@ impl Authentication {
         let groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
         let mut user = with_groups(subject, groups);
         user.uid = account.uid.clone();
-        user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.jti)]);
+        user.extra.insert(super::CREDENTIAL_ID.into(), vec![format!("JTI={}", claims.jti)]);
         for (kind, bound) in [("pod", &private.pod), ("node", &private.node)] {
             if let Some(bound) = bound {
                 user.extra.insert(format!("authentication.kubernetes.io/{kind}-name"), vec![bound.name.clone()]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_store::{Kv, LocalKv};
+use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::bootstrap::{BootstrapTokenSecret, ensure};
@@ -21,7 +22,7 @@ async fn bootstrap_tokens_and_others() {
     let ask = async |header: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, header.parse().unwrap());
-        authentication.authenticate(&headers, "/api", &[]).await
+        authentication.authenticate(&headers, "/api", &Certificates::default()).await
     };
     let user = ask(&format!("Bearer {TOKEN}")).await.unwrap();
     assert_eq!(user.name, "system:bootstrap:abcdef");
@@ -30,7 +31,10 @@ async fn bootstrap_tokens_and_others() {
         assert!(ask(&format!("Bearer {bad}")).await.is_err(), "{bad}");
     }
     assert!(authentication.bootstrap_token("abcdef", "0123456789abcdef", end).is_err(), "expired");
-    assert_eq!(authentication.authenticate(&HeaderMap::new(), "/api", &[]).await.unwrap().name, ANONYMOUS);
+    assert_eq!(
+        authentication.authenticate(&HeaderMap::new(), "/api", &Certificates::default()).await.unwrap().name,
+        ANONYMOUS
+    );
     let foreign = ClusterPki::create().unwrap().service_account.sign(&Default::default()).unwrap();
     assert!(ask(&format!("Bearer {foreign}")).await.is_err(), "a foreign key");
 }
@@ -66,24 +70,30 @@ async fn what_an_operator_chose_counts() {
         use rustls::pki_types::pem::PemObject;
         CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap()
     };
+    let shown = |certificate: &CertificateDer<'static>| Certificates::new(std::slice::from_ref(certificate));
     let front = der(proxies.issue_client("front", &[]).unwrap());
     let other = der(proxies.issue_client("other", &[]).unwrap());
     let own = der(pki.cluster.issue_user("bob", "u2", &["c"]).unwrap());
     let mut named = HeaderMap::new();
     named.insert("x-remote-user", "eve".parse().unwrap());
     named.insert("x-remote-group", "d".parse().unwrap());
-    let user = authentication.authenticate(&named, "/api", std::slice::from_ref(&front)).await.unwrap();
+    let user = authentication.authenticate(&named, "/api", &shown(&front)).await.unwrap();
     assert_eq!((user.name.as_str(), user.groups[0].as_str()), ("eve", "d"));
-    assert!(
-        authentication.authenticate(&named, "/api", std::slice::from_ref(&other)).await.is_err(),
-        "not an allowed name"
-    );
-    let user = authentication.authenticate(&named, "/api", &[own]).await.unwrap();
+    assert!(authentication.authenticate(&named, "/api", &shown(&other)).await.is_err(), "not an allowed name");
+    let user = authentication.authenticate(&named, "/api", &shown(&own)).await.unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("bob", "u2"), "a user is no proxy");
+    let id = &user.extra[CREDENTIAL_ID][0];
+    assert_eq!(id.strip_prefix("X509SHA256=").map(str::len), Some(64), "{id}");
     let bare = HeaderMap::new();
-    assert!(authentication.authenticate(&bare, "/api", &[other]).await.is_err(), "a proxy's certificate makes no user");
-    assert!(authentication.authenticate(&bare, "/api", &[]).await.is_err(), "anonymous, but not here");
-    assert_eq!(authentication.authenticate(&bare, "/livez", &[]).await.unwrap().name, ANONYMOUS);
+    assert!(
+        authentication.authenticate(&bare, "/api", &shown(&other)).await.is_err(),
+        "a proxy's certificate makes no user"
+    );
+    assert!(
+        authentication.authenticate(&bare, "/api", &Certificates::default()).await.is_err(),
+        "anonymous, but not here"
+    );
+    assert_eq!(authentication.authenticate(&bare, "/livez", &Certificates::default()).await.unwrap().name, ANONYMOUS);
     let (user, _) = authentication.token_for("secret", &["any"]).await.unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("alice", "u1"));
 }

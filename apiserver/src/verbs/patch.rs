@@ -41,6 +41,9 @@ pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
     let prefix = if kind == STRATEGIC { "" } else { "error decoding patch: " };
     let refused = |why: String| Status::bad_request(format!("{prefix}{why}"));
     let decoded = decode::json(call.body).map_err(refused)?;
+    if kind == MERGE && decoded.value.is_null() {
+        return Err(Status::bad_request("Invalid JSON Patch"));
+    }
     if kind != JSON && !decoded.value.is_object() {
         let found = match decoded.value {
             Value::Array(_) => "array",

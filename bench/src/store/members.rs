@@ -1,7 +1,7 @@
 //! Three members of a store, ours or etcd's, on one machine.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -97,6 +97,11 @@ impl Cluster {
             .stderr(log);
         self.children[member] = Some(command.spawn().with_context(|| format!("cannot start {:?}", self.program))?);
         Ok(())
+    }
+
+    /// Where clients reach the members.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.clients.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
     }
 
     /// A connection to a member.

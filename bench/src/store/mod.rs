@@ -1,27 +1,25 @@
 //! The store against etcd: three members each, one after the other, on the same disk and with the same client.
 
 mod failover;
+mod frames;
+mod lean;
 mod members;
+mod noop;
 mod streams;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use futures::future::try_join_all;
 use keelson_proto::etcd::etcdserverpb as pb;
+use lean::Call;
 use members::{Cluster, MEMBERS, Program};
-use pb::kv_client::KvClient;
-use tonic::transport::Channel;
+use prost::Message;
 
 use crate::Options;
 use crate::report::Report;
 
-/// Most connections of the load client: as many clients share each.
-const CONNECTIONS: usize = 48;
 /// Keys that puts choose from.
 const KEYS: usize = 10_000;
 
@@ -64,6 +62,9 @@ pub async fn run(options: Options) -> Result<Report> {
     } else {
         eprintln!("    etcd is not installed: there is nothing to compare with");
     }
+    if options.wants("nobody") {
+        noop::run(&mut report, &options).await?;
+    }
     for (name, program) in programs {
         if options.program.as_ref().is_some_and(|only| only != name) {
             continue;
@@ -74,6 +75,9 @@ pub async fn run(options: Options) -> Result<Report> {
         }
         if options.wants("ranges") {
             ranges(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("mixed") {
+            mixed(&mut report, name, &cluster, &options).await?;
         }
         if options.wants("watchers") {
             streams::watchers(&mut report, name, &cluster, &options).await?;
@@ -91,40 +95,36 @@ pub async fn run(options: Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Connections spread over all members.
-fn connections(cluster: &Cluster, clients: usize) -> Result<Vec<KvClient<Channel>>> {
-    (0..clients.min(CONNECTIONS)).map(|at| Ok(KvClient::new(cluster.channel(at % MEMBERS)?))).collect()
+/// Puts of a value of so many bytes to keys that do not come in order.
+fn put_call(bytes: usize) -> impl Fn(usize) -> Call + Clone {
+    let value = Bytes::from(vec![b'x'; bytes]);
+    move |number| {
+        let put = pb::PutRequest { key: key(number, KEYS), value: value.clone(), ..pb::PutRequest::default() };
+        ("/etcdserverpb.KV/Put", put.encode_to_vec())
+    }
 }
 
-/// Does `total` requests with so many clients at once.
-async fn load<F, Fut>(cluster: &Cluster, clients: usize, total: usize, request: F) -> Result<Measured>
-where
-    F: Fn(KvClient<Channel>, usize) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = Result<(), tonic::Status>> + Send,
-{
-    let connections = connections(cluster, clients)?;
-    let next = Arc::new(AtomicUsize::new(0));
-    let started = Instant::now();
-    let tasks = (0..clients).map(|at| {
-        let (client, next, request) = (connections[at % connections.len()].clone(), next.clone(), request.clone());
-        tokio::spawn(async move {
-            let mut latencies = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= total {
-                    return Ok::<_, tonic::Status>(latencies);
-                }
-                let begun = Instant::now();
-                request(client.clone(), number).await?;
-                latencies.push(begun.elapsed());
-            }
-        })
-    });
-    let mut latencies = Vec::with_capacity(total);
-    for found in try_join_all(tasks).await? {
-        latencies.extend(found?);
+/// Reads of single keys.
+fn range_call(serializable: bool) -> impl Fn(usize) -> Call + Clone {
+    move |number| {
+        let range = pb::RangeRequest { key: key(number, KEYS), serializable, ..pb::RangeRequest::default() };
+        ("/etcdserverpb.KV/Range", range.encode_to_vec())
     }
-    Ok(Measured::new(latencies, started.elapsed()))
+}
+
+/// Does `total` calls with so many clients at once over all members, and adds them to the report.
+async fn measure(
+    report: &mut Report,
+    what: String,
+    cluster: &Cluster,
+    (clients, total): (usize, usize),
+    call: impl Fn(usize) -> Call + Send + Sync + 'static,
+) -> Result<()> {
+    let before = cluster.usage()?;
+    let measured = lean::load(cluster.addresses(), clients, total, call).await?;
+    let after = cluster.usage()?;
+    row(report, format!("{what}, {clients} clients"), &measured, after.cpu - before.cpu, after.rss_kib);
+    Ok(())
 }
 
 /// A key that is hard to guess the next of, so that puts do not arrive in key order.
@@ -148,41 +148,35 @@ fn row(report: &mut Report, what: String, measured: &Measured, cpu: Duration, rs
 
 async fn puts(report: &mut Report, name: &str, cluster: &Cluster, options: &Options) -> Result<()> {
     for (clients, bytes, total) in [
-        (1, 256, 2_000),
-        (16, 256, 30_000),
-        (64, 256, 80_000),
-        (256, 256, 120_000),
-        (1000, 256, 150_000),
-        (64, 4096, 30_000),
+        (1, 256, 5_000),
+        (16, 256, 60_000),
+        (64, 256, 200_000),
+        (256, 256, 400_000),
+        (1000, 256, 500_000),
+        (64, 4096, 60_000),
     ] {
-        let value = Bytes::from(vec![b'x'; bytes]);
-        let before = cluster.usage()?;
-        let measured = load(cluster, clients, options.amount(total), move |mut client, number| {
-            let put = pb::PutRequest { key: key(number, KEYS), value: value.clone(), ..pb::PutRequest::default() };
-            async move { client.put(put).await.map(drop) }
-        })
-        .await?;
-        let after = cluster.usage()?;
-        let what = format!("{name}: put {bytes} B, {clients} clients");
-        row(report, what, &measured, after.cpu - before.cpu, after.rss_kib);
+        let amount = (clients, options.amount(total));
+        measure(report, format!("{name}: put {bytes} B"), cluster, amount, put_call(bytes)).await?;
     }
     Ok(())
 }
 
 async fn ranges(report: &mut Report, name: &str, cluster: &Cluster, options: &Options) -> Result<()> {
     for (what, serializable) in [("linearizable", false), ("serializable", true)] {
-        for clients in [1, 64, 1000] {
-            let total = if clients == 1 { 4_000 } else { 100_000 };
-            let before = cluster.usage()?;
-            let measured = load(cluster, clients, options.amount(total), move |mut client, number| {
-                let range = pb::RangeRequest { key: key(number, KEYS), serializable, ..pb::RangeRequest::default() };
-                async move { client.range(range).await.map(drop) }
-            })
-            .await?;
-            let after = cluster.usage()?;
-            let what = format!("{name}: {what} range, {clients} clients");
-            row(report, what, &measured, after.cpu - before.cpu, after.rss_kib);
+        for (clients, total) in [(1, 10_000), (64, 200_000), (256, 300_000), (1000, 300_000)] {
+            let amount = (clients, options.amount(total));
+            measure(report, format!("{name}: {what} range"), cluster, amount, range_call(serializable)).await?;
         }
+    }
+    Ok(())
+}
+
+/// Four linearizable reads to a put.
+async fn mixed(report: &mut Report, name: &str, cluster: &Cluster, options: &Options) -> Result<()> {
+    for (clients, total) in [(64, 200_000), (1000, 300_000)] {
+        let (put, range) = (put_call(256), range_call(false));
+        let call = move |number: usize| if number.is_multiple_of(5) { put(number / 5) } else { range(number) };
+        measure(report, format!("{name}: 4 reads to a put"), cluster, (clients, options.amount(total)), call).await?;
     }
     Ok(())
 }
@@ -191,12 +185,12 @@ async fn ranges(report: &mut Report, name: &str, cluster: &Cluster, options: &Op
 async fn fill(report: &mut Report, name: &str, cluster: &mut Cluster) -> Result<()> {
     const MILLION: usize = 1_000_000;
     let value = Bytes::from(vec![b'x'; 256]);
-    let measured = load(cluster, 256, MILLION, move |mut client, number| {
+    let call = move |number| {
         let key = format!("/fill/{number:08}").into();
         let put = pb::PutRequest { key, value: value.clone(), ..pb::PutRequest::default() };
-        async move { client.put(put).await.map(drop) }
-    })
-    .await?;
+        ("/etcdserverpb.KV/Put", put.encode_to_vec())
+    };
+    let measured = lean::load(cluster.addresses(), 256, MILLION, call).await?;
     let usage = cluster.usage()?;
     row(report, format!("{name}: fill with a million keys"), &measured, usage.cpu, usage.rss_kib);
     let killed = (cluster.leader().await? + 1) % MEMBERS;

@@ -5,4 +5,5 @@ pub mod fit;
 pub mod health;
 pub mod lifecycle;
 pub mod ranges;
+pub mod ttl;
 pub mod zones;

@@ -6,6 +6,7 @@
 pub mod admission;
 mod ast;
 mod check;
+pub mod devices;
 mod eval;
 mod format;
 mod functions;

@@ -19,7 +19,7 @@ const MAX_STABILIZATION_SECONDS: i64 = 3600;
 const MAX_PERIOD_SECONDS: i64 = 1800;
 
 /// An autoscaler of the second version.
-pub fn validate(subresource: &str, new: &Value, p: &mut Problems) {
+pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
         for field in ["currentReplicas", "desiredReplicas"] {
             p.not_negative(format!("status.{field}"), &new["status"][field]);
@@ -40,6 +40,12 @@ pub fn validate(subresource: &str, new: &Value, p: &mut Problems) {
         p.invalid("spec.maxReplicas", &json!(most), "must be greater than or equal to `minReplicas`");
     }
     reference(&spec["scaleTargetRef"], "spec.scaleTargetRef", p);
+    let target = &spec["scaleTargetRef"];
+    let core = !text(target, "apiVersion").contains('/') && text(target, "kind") != "ReplicationController";
+    if old.is_none() && core {
+        let why = "apiVersion must specify API group";
+        p.invalid("spec.scaleTargetRef.apiVersion", &or_empty(&target["apiVersion"]), why);
+    }
     for (index, metric) in items(&spec["metrics"]).enumerate() {
         self::metric(metric, &format!("spec.metrics[{index}]"), p);
     }
@@ -56,9 +62,10 @@ fn reference(target: &Value, at: &str, p: &mut Problems) {
             p.named(format!("{at}.{field}"), &target[field], path_segment(text(target, field)));
         }
     }
-    let group = text(target, "apiVersion").split_once('/').map_or("", |(group, _)| group);
-    if !group.is_empty() {
-        p.named(format!("{at}.apiVersion"), &target["apiVersion"], crate::names::dns_subdomain(group));
+    let version = text(target, "apiVersion");
+    if version.matches('/').count() > 1 {
+        let why = format!("unexpected GroupVersion string: {version}");
+        p.invalid(format!("{at}.apiVersion"), &target["apiVersion"], &why);
     }
 }
 
@@ -97,6 +104,9 @@ fn source(kind: &str, source: &Value, at: &str, p: &mut Problems) {
         "resource" | "containerResource" => {
             if text(source, "name").is_empty() {
                 p.required(format!("{at}.name"), "must specify a resource name");
+            }
+            if kind == "containerResource" && !text(source, "name").is_empty() {
+                super::container::container_resource_name(text(source, "name"), &format!("{at}.name"), p);
             }
             if kind == "containerResource" && text(source, "container").is_empty() {
                 p.required(format!("{at}.container"), "must specify a container");

@@ -304,7 +304,8 @@ pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn container_resource_name(name: &str, at: &str, p: &mut Problems) {
+/// The name of a resource that containers ask for.
+pub fn container_resource_name(name: &str, at: &str, p: &mut Problems) {
     resource_name(name, at, p);
     let standard = CONTAINER_RESOURCES.contains(&name) || name.starts_with("hugepages-");
     if !name.contains('/') {

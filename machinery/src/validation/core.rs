@@ -47,10 +47,16 @@ fn keys(map: &Value, field: &str, p: &mut Problems) -> usize {
     bytes
 }
 
+/// Bytes of what is written in base64.
+fn decoded_bytes(map: &Value) -> usize {
+    let one = |text: &str| text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count().min(2);
+    entries(map).filter_map(|(_, value)| value.as_str()).filter(|text| text.len() >= 4).map(one).sum()
+}
+
 fn config_map(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let mut bytes = keys(&new["data"], "data", p);
-    // What is in base64 is a quarter smaller.
-    bytes += keys(&new["binaryData"], "binaryData", p) / 4 * 3;
+    keys(&new["binaryData"], "binaryData", p);
+    bytes += decoded_bytes(&new["binaryData"]);
     for (key, _) in entries(&new["data"]) {
         if has(&new["binaryData"], key) {
             p.invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData");
@@ -85,7 +91,8 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
 
 fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let kind = text(new, "type");
-    if keys(&new["data"], "data", p) / 4 * 3 > MAX_DATA_BYTES {
+    keys(&new["data"], "data", p);
+    if decoded_bytes(&new["data"]) > MAX_DATA_BYTES {
         p.too_long("data", MAX_DATA_BYTES);
     }
     let data = &new["data"];

@@ -1,48 +1,101 @@
-//! Device classes, claims and slices.
+//! Device classes, claims and claim templates. For slices see [`super::device_slices`], for what was given to claims
+//! [`super::device_results`].
 
 use serde_json::{Value, json};
 
-use super::check::{Problems, or_empty, quantity};
-use super::{entries, has, items, selectors, text};
+use super::check::{Problems, or_empty};
+use super::volumes::csi_driver_name as driver;
+use super::{container, has, items, meta, text};
 use crate::{cel, names, shown};
 
 /// Longest selector of devices, bytes.
 const MAX_EXPRESSION_BYTES: usize = 10 << 10;
+/// Most requests, constraints, configurations or selectors.
+pub const MAX_ITEMS: usize = 32;
+/// Most alternatives of a request.
+const MAX_ALTERNATIVES: usize = 8;
+/// Most tolerations of a request.
+const MAX_TOLERATIONS: usize = 16;
+/// Longest parameters of a driver, bytes.
+pub const MAX_PARAMETER_BYTES: usize = 10 << 10;
+/// Longest name of an attribute, without its domain.
+const MAX_ID_BYTES: usize = 32;
+/// Longest name of a pool.
+const MAX_POOL_BYTES: usize = 253;
 
 /// An object of the group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
-    if subresource == "status" {
-        return;
-    }
-    match plural {
-        "deviceclasses" => class(&new["spec"], p),
-        "resourceclaims" => {
+    match (plural, subresource) {
+        ("resourceclaims", "status") => super::device_results::update(new, old.unwrap_or(&Value::Null), p),
+        (_, "status") => {}
+        ("deviceclasses", _) => class(&new["spec"], p),
+        ("resourceclaims", _) => {
             // What may not change is looked at no further.
-            if old.is_none_or(|old| old["spec"] == new["spec"]) {
+            if old.is_none() {
                 claim(&new["spec"], "spec", p);
-            } else {
+            } else if old.is_some_and(|old| old["spec"] != new["spec"]) {
                 p.invalid_shown("spec", &shown::compact("ResourceClaimSpec", &new["spec"]), "field is immutable");
             }
         }
-        "resourceclaimtemplates" => {
-            if old.is_none_or(|old| old["spec"] == new["spec"]) {
+        ("resourceclaimtemplates", _) => {
+            if old.is_none() {
+                let metadata = &new["spec"]["metadata"];
+                meta::annotations(&metadata["annotations"], "spec.metadata.annotations", p);
+                meta::labels(&metadata["labels"], "spec.metadata.labels", p);
                 claim(&new["spec"]["spec"], "spec.spec", p);
-            } else {
+            } else if old.is_some_and(|old| old["spec"] != new["spec"]) {
                 let shown = shown::compact("ResourceClaimTemplateSpec", &new["spec"]);
                 p.invalid_shown("spec", &shown, "field is immutable");
             }
         }
-        "resourceslices" => slice(&new["spec"], old.map(|o| &o["spec"]), p),
+        ("resourceslices", _) => super::device_slices::slice(&new["spec"], old.map(|o| &o["spec"]), p),
         _ => {}
     }
 }
 
-fn class(spec: &Value, p: &mut Problems) {
-    for (index, selector) in items(&spec["selectors"]).enumerate() {
-        cel_selector(selector, &format!("spec.selectors[{index}]"), p);
+/// The items of a list, of which there are not too many. Of too many none is looked at.
+pub fn list(list: &Value, max: usize, at: &str, p: &mut Problems, mut check: impl FnMut(&Value, &str, &mut Problems)) {
+    let count = items(list).count();
+    if count > max {
+        return p.too_many(at, count, max);
     }
-    for (index, config) in items(&spec["config"]).enumerate() {
-        configuration(config, &format!("spec.config[{index}]"), p);
+    for (index, item) in items(list).enumerate() {
+        check(item, &format!("{at}[{index}]"), p);
+    }
+}
+
+/// As [`list`], of items that differ in their keys.
+pub fn set(
+    values: &Value,
+    max: usize,
+    at: &str,
+    p: &mut Problems,
+    key: impl Fn(&Value) -> Value,
+    check: impl FnMut(&Value, &str, &mut Problems),
+) {
+    list(values, max, at, p, check);
+    let keys: Vec<Value> = items(values).map(key).collect();
+    if keys.len() > max {
+        return;
+    }
+    for (index, key) in keys.iter().enumerate() {
+        if keys[..index].contains(key) {
+            p.duplicate(format!("{at}[{index}]"), key);
+        }
+    }
+}
+
+/// The key of items that have a name.
+pub fn by_name(item: &Value) -> Value {
+    or_empty(&item["name"])
+}
+
+fn class(spec: &Value, p: &mut Problems) {
+    list(&spec["selectors"], MAX_ITEMS, "spec.selectors", p, cel_selector);
+    list(&spec["config"], MAX_ITEMS, "spec.config", p, configuration);
+    if has(spec, "extendedResourceName") && !container::is_extended(text(spec, "extendedResourceName")) {
+        let why = "must be a valid extended resource name";
+        p.invalid("spec.extendedResourceName", &spec["extendedResourceName"], why);
     }
 }
 
@@ -78,111 +131,138 @@ pub fn device_variables() -> cel::Env {
     cel::Env::of([("device", cel::Type::object("kubernetes.DRADevice", fields))])
 }
 
-fn configuration(config: &Value, at: &str, p: &mut Problems) {
+/// Parameters for a driver.
+pub fn configuration(config: &Value, at: &str, p: &mut Problems) {
     let opaque = &config["opaque"];
     if !opaque.is_object() {
         return p.required(format!("{at}.opaque"), "");
     }
     driver(&opaque["driver"], &format!("{at}.opaque.driver"), p);
-    match &opaque["parameters"] {
-        Value::Null => p.required(format!("{at}.opaque.parameters"), ""),
-        Value::Object(_) => {}
-        _ => {
-            let why = "must be a valid JSON object";
-            p.invalid(format!("{at}.opaque.parameters"), &json!("<value omitted>"), why);
-        }
-    }
+    parameters(&opaque["parameters"], &format!("{at}.opaque.parameters"), p);
 }
 
-fn driver(name: &Value, field: &str, p: &mut Problems) {
-    if name.as_str().unwrap_or_default().is_empty() {
-        return p.required(field, "");
+/// An object of any form.
+pub fn parameters(value: &Value, field: &str, p: &mut Problems) {
+    if value.is_null() {
+        p.required(field, "");
+    } else if value.to_string().len() > MAX_PARAMETER_BYTES {
+        p.too_long(field, MAX_PARAMETER_BYTES);
+    } else if !value.is_object() {
+        p.invalid(field, &json!("<value omitted>"), "must be a valid JSON object");
     }
-    p.subdomain(field, name);
 }
 
 fn claim(spec: &Value, path: &str, p: &mut Problems) {
     let devices = &spec["devices"];
     let at = format!("{path}.devices");
-    let mut names: Vec<String> = Vec::new();
-    for (index, request) in items(&devices["requests"]).enumerate() {
-        let name = text(request, "name").to_owned();
-        if names.contains(&name) {
-            p.duplicate(format!("{at}.requests[{index}]"), &request["name"]);
-        }
-        self::request(request, &format!("{at}.requests[{index}]"), p);
-        names.push(name);
-    }
-    let mut known = names.clone();
-    for request in items(&devices["requests"]) {
-        let subs = items(&request["firstAvailable"]);
-        known.extend(subs.map(|sub| format!("{}/{}", text(request, "name"), text(sub, "name"))));
-    }
-    for (index, constraint) in items(&devices["constraints"]).enumerate() {
-        let at = format!("{at}.constraints[{index}]");
-        references(&constraint["requests"], &known, &format!("{at}.requests"), p);
+    set(&devices["requests"], MAX_ITEMS, &format!("{at}.requests"), p, by_name, request);
+    list(&devices["constraints"], MAX_ITEMS, &format!("{at}.constraints"), p, |constraint, at, p| {
+        references(&constraint["requests"], devices, &format!("{at}.requests"), p);
         match (has(constraint, "matchAttribute"), has(constraint, "distinctAttribute")) {
-            (true, _) => qualified(&constraint["matchAttribute"], &format!("{at}.matchAttribute"), p),
-            (_, true) => qualified(&constraint["distinctAttribute"], &format!("{at}.distinctAttribute"), p),
-            _ => p.required(format!("{at}.matchAttribute"), ""),
+            (true, _) => fully_qualified(&constraint["matchAttribute"], &format!("{at}.matchAttribute"), p),
+            (_, true) => fully_qualified(&constraint["distinctAttribute"], &format!("{at}.distinctAttribute"), p),
+            _ => {
+                let why = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                p.required(at, why);
+            }
         }
+    });
+    list(&devices["config"], MAX_ITEMS, &format!("{at}.config"), p, |config, at, p| {
+        references(&config["requests"], devices, &format!("{at}.requests"), p);
+        configuration(config, at, p);
+    });
+}
+
+/// Requests that are named elsewhere in the claim, each once.
+pub fn references(names: &Value, devices: &Value, at: &str, p: &mut Problems) {
+    set(names, MAX_ITEMS, at, p, Value::clone, |name, at, p| reference(name, devices, at, p));
+}
+
+/// A request of these, or an alternative of one.
+pub fn reference(name: &Value, devices: &Value, field: &str, p: &mut Problems) {
+    let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let parts: Vec<&str> = name.as_str().unwrap_or_default().split('/').collect();
+    if parts.len() > 2 {
+        return p.invalid(field, &or_empty(name), why);
     }
-    for (index, config) in items(&devices["config"]).enumerate() {
-        let at = format!("{at}.config[{index}]");
-        references(&config["requests"], &known, &format!("{at}.requests"), p);
-        configuration(config, &at, p);
+    for part in &parts {
+        p.label(field, &json!(part));
+    }
+    let request = items(&devices["requests"]).find(|request| text(request, "name") == parts[0]);
+    let known = request.is_some_and(|request| {
+        parts.get(1).is_none_or(|sub| items(&request["firstAvailable"]).any(|other| text(other, "name") == *sub))
+    });
+    if !known {
+        p.invalid(field, &or_empty(name), why);
     }
 }
 
-fn references(list: &Value, known: &[String], path: &str, p: &mut Problems) {
-    for (index, name) in items(list).enumerate() {
-        if !known.iter().any(|k| name == k) {
-            let why =
-                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            p.invalid(format!("{path}[{index}]"), name, why);
+/// A name with or without a domain. Of more parts nothing is asked.
+pub fn qualified(name: &str, field: &str, p: &mut Problems) {
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [id] => identifier(id, field, p),
+        [domain, id] => {
+            if domain.is_empty() {
+                p.invalid(field, &json!(""), "the domain must not be empty");
+            } else {
+                driver(&json!(domain), field, p);
+            }
+            if id.is_empty() {
+                p.invalid(field, &json!(""), "the name must not be empty");
+            } else {
+                identifier(id, field, p);
+            }
         }
-        if items(list).take(index).any(|other| other == name) {
-            p.duplicate(format!("{path}[{index}]"), name);
-        }
+        _ => {}
     }
 }
 
-fn qualified(name: &Value, field: &str, p: &mut Problems) {
+fn identifier(id: &str, field: &str, p: &mut Problems) {
+    if id.len() > MAX_ID_BYTES {
+        p.too_long(field, MAX_ID_BYTES);
+    }
+    p.named(field, &json!(id), names::c_identifier(id));
+}
+
+fn fully_qualified(name: &Value, field: &str, p: &mut Problems) {
     let whole = name.as_str().unwrap_or_default();
-    match whole.split_once('/') {
-        Some((domain, id)) => {
-            p.named(field, name, names::dns_subdomain(domain));
-            p.named(field, name, names::c_identifier(id));
-        }
-        None => p.invalid(field, name, "a fully qualified name must be a domain and a name separated by a slash"),
+    qualified(whole, field, p);
+    if !whole.contains('/') {
+        p.invalid(field, name, "a fully qualified name must be a domain and a name separated by a slash");
+    }
+}
+
+/// The name of a pool of devices: subdomains with slashes between them.
+pub fn pool_name(name: &Value, field: &str, p: &mut Problems) {
+    let whole = name.as_str().unwrap_or_default();
+    if whole.is_empty() {
+        return p.required(field, "");
+    }
+    if whole.len() > MAX_POOL_BYTES {
+        p.too_long(field, MAX_POOL_BYTES);
+    }
+    for part in whole.split('/') {
+        p.subdomain(field, &json!(part));
     }
 }
 
 fn request(request: &Value, at: &str, p: &mut Problems) {
-    label_name(request, at, p);
+    p.label(format!("{at}.name"), &request["name"]);
     let (exactly, any) = (&request["exactly"], items(&request["firstAvailable"]).next().is_some());
     match (exactly.is_object(), any) {
         (false, false) => p.required(at, "exactly one of `exactly` or `firstAvailable` is required"),
         (true, true) => {
             let why = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
-            p.invalid_shown(at, &shown::compact("DeviceRequest", request), why);
+            p.invalid(at, &Value::Null, why);
         }
         (true, false) => device(exactly, &format!("{at}.exactly"), p),
         (false, true) => {
-            for (index, sub) in items(&request["firstAvailable"]).enumerate() {
-                let at = format!("{at}.firstAvailable[{index}]");
-                label_name(sub, &at, p);
-                device(sub, &at, p);
-            }
+            let at = format!("{at}.firstAvailable");
+            set(&request["firstAvailable"], MAX_ALTERNATIVES, &at, p, by_name, |sub, at, p| {
+                p.label(format!("{at}.name"), &sub["name"]);
+                device(sub, at, p);
+            });
         }
-    }
-}
-
-fn label_name(holder: &Value, at: &str, p: &mut Problems) {
-    if text(holder, "name").is_empty() {
-        p.required(format!("{at}.name"), "");
-    } else {
-        p.label(format!("{at}.name"), &holder["name"]);
     }
 }
 
@@ -192,123 +272,49 @@ fn device(request: &Value, at: &str, p: &mut Problems) {
     } else {
         p.subdomain(format!("{at}.deviceClassName"), &request["deviceClassName"]);
     }
-    for (index, selector) in items(&request["selectors"]).enumerate() {
-        cel_selector(selector, &format!("{at}.selectors[{index}]"), p);
-    }
+    list(&request["selectors"], MAX_ITEMS, &format!("{at}.selectors"), p, cel_selector);
+    let count = json!(request["count"].as_i64().unwrap_or(0));
     match text(request, "allocationMode") {
-        "All" => {
-            if request["count"].as_i64().unwrap_or(0) != 0 {
-                let why = "must not be specified when allocationMode is 'All'";
-                p.invalid(format!("{at}.count"), &request["count"], why);
-            }
+        "All" if count != 0 => {
+            p.invalid(format!("{at}.count"), &count, "must not be specified when allocationMode is 'All'");
         }
-        "ExactCount" => {
-            if request["count"].as_i64().unwrap_or(0) <= 0 {
-                p.invalid(
-                    format!("{at}.count"),
-                    &json!(request["count"].as_i64().unwrap_or(0)),
-                    "must be greater than zero",
-                );
-            }
+        "All" => {}
+        "ExactCount" if count.as_i64() <= Some(0) => {
+            p.invalid(format!("{at}.count"), &count, "must be greater than zero");
         }
+        "ExactCount" => {}
         _ => {
             let field = format!("{at}.allocationMode");
             p.not_supported(field, &or_empty(&request["allocationMode"]), &["All", "ExactCount"]);
         }
     }
+    list(&request["tolerations"], MAX_TOLERATIONS, &format!("{at}.tolerations"), p, toleration);
 }
 
-fn slice(spec: &Value, old: Option<&Value>, p: &mut Problems) {
-    driver(&spec["driver"], "spec.driver", p);
-    let pool = &spec["pool"];
-    if text(pool, "name").is_empty() {
-        p.required("spec.pool.name", "");
-    } else {
-        for part in text(pool, "name").split('/') {
-            p.named("spec.pool.name", &json!(part), names::dns_subdomain(part));
+fn toleration(toleration: &Value, at: &str, p: &mut Problems) {
+    if !text(toleration, "key").is_empty() {
+        p.qualified_name(&format!("{at}.key"), text(toleration, "key"));
+    }
+    match text(toleration, "operator") {
+        "Exists" if !text(toleration, "value").is_empty() => {
+            p.invalid(format!("{at}.value"), &toleration["value"], "must be empty for operator `Exists`");
         }
+        "Exists" => {}
+        "Equal" => label_value(&toleration["value"], &format!("{at}.value"), p),
+        "" => p.required(format!("{at}.operator"), ""),
+        _ => p.not_supported(format!("{at}.operator"), &toleration["operator"], &["Equal", "Exists"]),
     }
-    if pool["resourceSliceCount"].as_i64().unwrap_or(0) <= 0 {
-        let shown = json!(pool["resourceSliceCount"].as_i64().unwrap_or(0));
-        p.invalid("spec.pool.resourceSliceCount", &shown, "must be greater than zero");
-    }
-    if pool["generation"].as_i64().is_some_and(|n| n < 0) {
-        p.invalid("spec.pool.generation", &pool["generation"], "must be greater than or equal to zero");
-    }
-    where_it_is(spec, p);
-    let mut seen: Vec<&str> = Vec::new();
-    for (index, device) in items(&spec["devices"]).enumerate() {
-        let at = format!("spec.devices[{index}]");
-        let name = text(device, "name");
-        if seen.contains(&name) {
-            p.duplicate(&at, &device["name"]);
-        }
-        seen.push(name);
-        slice_device(device, &at, p);
-    }
-    let Some(old) = old else { return };
-    p.immutable("spec.pool.name", &spec["pool"]["name"], &old["pool"]["name"]);
-    for field in ["driver", "nodeName"] {
-        p.immutable(format!("spec.{field}"), &spec[field], &old[field]);
+    if !text(toleration, "effect").is_empty() {
+        p.one_of(format!("{at}.effect"), &toleration["effect"], EFFECTS);
     }
 }
 
-fn where_it_is(spec: &Value, p: &mut Problems) {
-    let set: Vec<&str> = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"]
-        .into_iter()
-        .filter(|field| has(spec, field) && spec[*field] != false && spec[*field] != "")
-        .collect();
-    let why = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    match set[..] {
-        [] => p.required("spec", why),
-        [_] => {}
-        _ => {
-            let list: Vec<String> = set.iter().map(|field| format!("`{field}`")).collect();
-            let shown = json!(format!("{{{}}}", list.join(", ")));
-            p.invalid("spec", &shown, &format!("{why}, but multiple fields are set"));
-        }
-    }
-    if !text(spec, "nodeName").is_empty() {
-        p.subdomain("spec.nodeName", &spec["nodeName"]);
-    }
-    if spec["nodeSelector"].is_object() {
-        selectors::node_selector(&spec["nodeSelector"], "spec.nodeSelector", p);
-    }
-}
+/// What a taint of a device may do.
+pub const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "None"];
 
-fn slice_device(device: &Value, at: &str, p: &mut Problems) {
-    label_name(device, at, p);
-    for (name, attribute) in entries(&device["attributes"]) {
-        attribute_name(name, &format!("{at}.attributes"), p);
-        let kinds = ["int", "bool", "string", "version", "ints", "bools", "strings", "versions"];
-        let count = kinds.iter().filter(|kind| has(attribute, kind)).count();
-        let field = format!("{at}.attributes[{name}]");
-        if count != 1 {
-            let shown = shown::compact("DeviceAttribute", attribute);
-            let why = "exactly one value must be specified";
-            if count == 0 {
-                p.required(&field, why);
-            } else {
-                p.invalid_shown(&field, &shown, why);
-            }
-        }
-        if text(attribute, "string").len() > 64 {
-            p.too_long(format!("{field}.string"), 64);
-        }
+/// A value that a label could have.
+pub fn label_value(value: &Value, field: &str, p: &mut Problems) {
+    for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
+        p.invalid(field, &or_empty(value), &problem);
     }
-    for (name, capacity) in entries(&device["capacity"]) {
-        attribute_name(name, &format!("{at}.capacity"), p);
-        let _ = quantity(&capacity["value"]);
-    }
-}
-
-fn attribute_name(name: &str, field: &str, p: &mut Problems) {
-    if name.is_empty() {
-        return p.required(field, "name required");
-    }
-    let (domain, id) = name.split_once('/').map_or((None, name), |(d, i)| (Some(d), i));
-    if let Some(domain) = domain {
-        p.named(field, &json!(domain), names::dns_subdomain(domain));
-    }
-    p.named(field, &json!(id), names::c_identifier(id));
 }

@@ -15,13 +15,38 @@ const MAX_QUEUES: i64 = 10_000_000;
 /// An object of the group.
 pub fn validate(plural: &str, subresource: &str, new: &Value, p: &mut Problems) {
     if subresource == "status" {
-        return;
+        return conditions(&new["status"]["conditions"], p);
     }
     match plural {
         "flowschemas" => schema(new, p),
         "prioritylevelconfigurations" => level(new, p),
         _ => {}
     }
+}
+
+/// Conditions of a status: each kind once.
+fn conditions(list: &Value, p: &mut Problems) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, condition) in items(list).enumerate() {
+        let field = format!("status.conditions[{index}].type");
+        let kind = text(condition, "type");
+        if seen.contains(&kind) {
+            p.duplicate(&field, &or_empty(&condition["type"]));
+        }
+        seen.push(kind);
+        if kind.is_empty() {
+            p.required(field, "");
+        }
+    }
+}
+
+/// Most bits of a flow's hash.
+const MAX_HASH_BITS: u32 = 60;
+
+/// How many bits it takes to deal a hand from a deck.
+fn entropy_bits(deck: i64, hand: i64) -> u32 {
+    let bits: f64 = (0..hand).map(|dealt| ((deck - dealt) as f64).log2()).sum();
+    bits.ceil() as u32
 }
 
 fn schema(new: &Value, p: &mut Problems) {
@@ -81,11 +106,25 @@ fn rule(rule: &Value, at: &str, p: &mut Problems) {
             }
         } else {
             for (i, url) in urls.iter().enumerate() {
-                if !url.as_str().unwrap_or_default().starts_with('/') {
-                    p.invalid(format!("{at}.nonResourceURLs[{i}]"), url, "must start with '/'");
+                if let Some(why) = path_problem(url.as_str().unwrap_or_default()) {
+                    p.invalid(format!("{at}.nonResourceURLs[{i}]"), url, why);
                 }
             }
         }
+    }
+}
+
+/// What is wrong with a path; a star stands for what follows a slash.
+fn path_problem(path: &str) -> Option<&'static str> {
+    let stars = path.matches('*').count();
+    match path {
+        "" => Some("must not be empty"),
+        "/" => None,
+        _ if !path.starts_with('/') => Some("must start with slash"),
+        _ if path.contains(' ') => Some("must not contain white-space"),
+        _ if path.contains("//") => Some("must not contain double slash"),
+        _ if stars > 1 || stars == 1 && !path.ends_with("/*") => Some("wildcard can only do suffix matching"),
+        _ => None,
     }
 }
 
@@ -100,17 +139,8 @@ fn verbs(rule: &Value, at: &str, p: &mut Problems) {
             let why = "if '*' is present, must not specify other verbs";
             p.invalid(format!("{at}.verbs"), &rule["verbs"], why);
         }
-    } else if at.contains("nonResourceRules") {
-        for verb in list {
-            p.one_of(format!("{at}.verbs"), verb, &["delete", "get", "head", "options", "patch", "post", "put"]);
-        }
-    } else {
-        let unknown = list.iter().any(|v| !KNOWN.contains(&v.as_str().unwrap_or_default()));
-        if unknown {
-            let mut sorted: Vec<Value> = list.iter().map(|v| (*v).clone()).collect();
-            sorted.sort_by_key(ToString::to_string);
-            p.not_supported(format!("{at}.verbs"), &json!(sorted), KNOWN);
-        }
+    } else if list.iter().any(|v| !KNOWN.contains(&v.as_str().unwrap_or_default())) {
+        p.not_supported(format!("{at}.verbs"), &rule["verbs"], KNOWN);
     }
 }
 
@@ -261,8 +291,14 @@ fn queues(queuing: &Value, at: &str, p: &mut Problems) {
         let why = format!("must not be greater than {MAX_QUEUES}");
         p.invalid(format!("{at}.queues"), &queuing["queues"], &why);
     }
-    if number("handSize") > number("queues") {
-        let why = format!("should not be greater than queues ({})", number("queues"));
+    let (deck, hand) = (number("queues"), number("handSize"));
+    if hand > deck {
+        let why = format!("should not be greater than queues ({deck})");
+        p.invalid(format!("{at}.handSize"), &queuing["handSize"], &why);
+    } else if hand > 0 && entropy_bits(deck, hand) > MAX_HASH_BITS {
+        let why = format!(
+            "required entropy bits of deckSize {deck} and handSize {hand} should not be greater than {MAX_HASH_BITS}"
+        );
         p.invalid(format!("{at}.handSize"), &queuing["handSize"], &why);
     }
 }

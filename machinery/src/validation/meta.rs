@@ -21,7 +21,7 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDelet
 /// What is wrong with the metadata.
 pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Problems) {
     let metadata = &new["metadata"];
-    if old.is_none() {
+    let Some(old) = old else {
         let prefix = &metadata["generateName"];
         if let Some(given) = prefix.as_str().filter(|g| !g.is_empty()) {
             // A prefix may end with a dash, which the generated characters follow.
@@ -33,18 +33,90 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
         for problem in name_problems(def, text(metadata, "name")) {
             p.invalid("metadata.name", &metadata["name"], &problem);
         }
+        parts(metadata, p);
+        finalizers(&metadata["finalizers"], p);
+        known_finalizers(&metadata["finalizers"], p);
+        if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
+            p.not_negative("metadata.generation", &metadata["generation"]);
+        }
+        return;
+    };
+    // The generic rules look at an update, and so do those of the kind: what is wrong is told by each.
+    let (whole, changes) = rounds(def);
+    for _ in 0..1 + changes {
+        update(metadata, &old["metadata"], p);
     }
+    for _ in 0..2 + whole + changes {
+        parts(metadata, p);
+    }
+    for _ in 0..1 + whole {
+        finalizers(&metadata["finalizers"], p);
+    }
+    for _ in 0..whole + changes {
+        known_finalizers(&metadata["finalizers"], p);
+    }
+}
+
+/// How often the rules of a kind look at all of the metadata of an update, and at what of it changed.
+fn rounds(def: &ResourceDef) -> (usize, usize) {
+    match (def.group, def.plural) {
+        _ if def.custom => (0, 0),
+        ("policy", _) | ("certificates.k8s.io", _) => (0, 0),
+        ("", "limitranges") => (1, 0),
+        ("", "persistentvolumes") => (2, 0),
+        ("", "persistentvolumeclaims") => (2, 1),
+        (
+            "",
+            "pods"
+            | "services"
+            | "serviceaccounts"
+            | "secrets"
+            | "configmaps"
+            | "endpoints"
+            | "replicationcontrollers"
+            | "nodes"
+            | "namespaces",
+        )
+        | ("batch", "jobs")
+        | ("networking.k8s.io", "ingressclasses") => (1, 1),
+        ("discovery.k8s.io", _) => (1, 0),
+        _ => (0, 1),
+    }
+}
+
+/// Labels, annotations, owners and what keeps track of fields.
+fn parts(metadata: &Value, p: &mut Problems) {
     labels(&metadata["labels"], "metadata.labels", p);
     annotations(&metadata["annotations"], "metadata.annotations", p);
     owners(&metadata["ownerReferences"], p);
-    finalizers(&metadata["finalizers"], p);
-    if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
-        p.not_negative("metadata.generation", &metadata["generation"]);
-    }
-    if let Some(old) = old {
-        let rounds = if def.custom { 1 } else { 2 };
-        for _ in 0..rounds {
-            update(metadata, &old["metadata"], p);
+    managed_fields(&metadata["managedFields"], p);
+}
+
+/// Longest name of who changes fields, and of the part that they change, bytes.
+const MAX_MANAGER: usize = 128;
+const MAX_SUBRESOURCE: usize = 256;
+
+fn managed_fields(list: &Value, p: &mut Problems) {
+    for (index, entry) in items(list).enumerate() {
+        let at = format!("metadata.managedFields[{index}]");
+        if !matches!(text(entry, "operation"), "Apply" | "Update") {
+            let shown = entry["operation"].as_str().unwrap_or_default();
+            p.invalid(format!("{at}.operation"), &json!(shown), "must be `Apply` or `Update`");
+        }
+        if !matches!(text(entry, "fieldsType"), "" | "FieldsV1") {
+            p.invalid(format!("{at}.fieldsType"), &entry["fieldsType"], "must be `FieldsV1`");
+        }
+        let manager = text(entry, "manager");
+        if manager.len() > MAX_MANAGER {
+            p.too_long(format!("{at}.manager"), MAX_MANAGER);
+        }
+        if let Some(position) = manager.chars().position(|c| c.is_control()) {
+            let odd = manager.chars().nth(position).unwrap_or_default();
+            let why = format!("invalid character {odd:?} (at position {position})");
+            p.invalid(format!("{at}.manager"), &entry["manager"], &why);
+        }
+        if text(entry, "subresource").len() > MAX_SUBRESOURCE {
+            p.too_long(format!("{at}.subresource"), MAX_SUBRESOURCE);
         }
     }
 }
@@ -63,6 +135,7 @@ fn update(new: &Value, old: &Value, p: &mut Problems) {
         let mut added: Vec<&str> =
             items(&new["finalizers"]).filter_map(Value::as_str).filter(|f| !before.contains(f)).collect();
         added.sort_unstable();
+        added.dedup();
         if !added.is_empty() {
             let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
             let why = format!(
@@ -205,22 +278,29 @@ fn reference(owner: &Value) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// Finalizers: qualified names, with a domain unless they are known.
+/// Finalizers: qualified names of which two exclude each other.
 pub fn finalizers(list: &Value, p: &mut Problems) {
     let field = "metadata.finalizers";
     let (mut orphan, mut foreground) = (false, false);
-    for (index, finalizer) in items(list).enumerate() {
+    for finalizer in items(list) {
         let name = finalizer.as_str().unwrap_or_default();
         p.qualified_name(field, name);
-        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            p.invalid(format!("{field}[{index}]"), finalizer, why);
-        }
         orphan |= name == "orphan";
         foreground |= name == "foregroundDeletion";
     }
     if orphan && foreground {
         let why = "finalizer orphan and foregroundDeletion cannot be both set";
         p.invalid(field, list, why);
+    }
+}
+
+/// Finalizers have a domain unless they are known.
+fn known_finalizers(list: &Value, p: &mut Problems) {
+    for (index, finalizer) in items(list).enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            p.invalid(format!("metadata.finalizers[{index}]"), finalizer, why);
+        }
     }
 }

@@ -12,6 +12,8 @@ mod batch;
 mod container;
 mod core;
 mod cron;
+mod device_results;
+mod device_slices;
 mod devices;
 mod events;
 mod flowcontrol;
@@ -70,10 +72,10 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         },
         "apps" => apps::validate(def.plural, subresource, new, old, p),
         "batch" => batch::validate(def.plural, subresource, new, old, p),
-        "networking.k8s.io" | "discovery.k8s.io" => networking::validate(def.plural, new, old, p),
+        "networking.k8s.io" | "discovery.k8s.io" => networking::validate(def.plural, subresource, new, old, p),
         "rbac.authorization.k8s.io" => rbac::validate(def.plural, new, old, p),
         "storage.k8s.io" => storage::validate(def.plural, subresource, new, old, p),
-        "autoscaling" => autoscaling::validate(subresource, new, p),
+        "autoscaling" => autoscaling::validate(subresource, new, old, p),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::validate(def.plural, subresource, new, p),
         "apiregistration.k8s.io" => api_service::validate(subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),

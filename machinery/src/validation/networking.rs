@@ -16,10 +16,16 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_ENDPOINT_ADDRESSES: usize = 100;
 const MAX_SLICE_PORTS: usize = 20_000;
 const MAX_ZONE_HINTS: usize = 8;
+const MAX_NODE_HINTS: usize = 8;
+const MAX_TOPOLOGY_LABELS: usize = 16;
 
 /// An object of one of the groups, or a change of it.
-pub fn validate(plural: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     match plural {
+        "ingresses" if subresource == "status" => ingress_status(&new["status"]["loadBalancer"]["ingress"], p),
+        "servicecidrs" if subresource == "status" => {
+            meta::conditions(&new["status"]["conditions"], "status.conditions", p);
+        }
         "ingresses" => ingress(new, old, p),
         "ingressclasses" => ingress_class(new, old, p),
         "networkpolicies" => network_policy(&new["spec"], p),
@@ -156,6 +162,23 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
 }
 
+/// Where an Ingress is reached.
+fn ingress_status(list: &Value, p: &mut Problems) {
+    for (index, entry) in items(list).enumerate() {
+        let at = format!("status.loadBalancer.ingress[{index}]");
+        if !text(entry, "ip").is_empty() {
+            ip(&entry["ip"], &format!("{at}.ip"), p);
+        }
+        if !text(entry, "hostname").is_empty() {
+            p.subdomain(format!("{at}.hostname"), &entry["hostname"]);
+            if text(entry, "hostname").parse::<IpAddr>().is_ok() {
+                let why = "must be a DNS name, not an IP address";
+                p.invalid(format!("{at}.hostname"), &entry["hostname"], why);
+            }
+        }
+    }
+}
+
 fn host(value: &Value, field: &str, p: &mut Problems) {
     let name = value.as_str().unwrap_or_default();
     if name.is_empty() {
@@ -213,9 +236,7 @@ fn backend(backend: &Value, at: &str, p: &mut Problems) {
         (true, true) => p.invalid(at, &json!(""), "cannot set both resource and service backends"),
         (true, false) => {
             let resource = &backend["resource"];
-            for field in ["kind", "name"] {
-                p.present(resource, field, &format!("{at}.resource"));
-            }
+            local_reference(resource, &format!("{at}.resource"), p);
         }
         (false, true) => {
             let service = &backend["service"];
@@ -238,6 +259,20 @@ fn backend(backend: &Value, at: &str, p: &mut Problems) {
     }
 }
 
+/// A reference to an object by its kind and name.
+fn local_reference(reference: &Value, at: &str, p: &mut Problems) {
+    if has(reference, "apiGroup") {
+        p.subdomain(format!("{at}.apiGroup"), &reference["apiGroup"]);
+    }
+    for field in ["kind", "name"] {
+        if text(reference, field).is_empty() {
+            p.required(format!("{at}.{field}"), &format!("{field} is required"));
+        } else {
+            p.named(format!("{at}.{field}"), &reference[field], names::path_segment(text(reference, field)));
+        }
+    }
+}
+
 fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
     if text(spec, "controller").len() > 250 {
@@ -251,9 +286,7 @@ fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if !parameters.is_object() {
         return;
     }
-    for field in ["kind", "name"] {
-        p.present(parameters, field, "spec.parameters");
-    }
+    local_reference(parameters, "spec.parameters", p);
     let namespace = text(parameters, "namespace");
     match text(parameters, "scope") {
         "Cluster" if has(parameters, "namespace") => {
@@ -344,13 +377,13 @@ fn ip_block(block: &Value, at: &str, p: &mut Problems) {
     if text(block, "cidr").is_empty() {
         return p.required(format!("{at}.cidr"), "");
     }
-    let Some((base, bits)) = parse_cidr(text(block, "cidr")) else {
-        return p.invalid(format!("{at}.cidr"), &block["cidr"], NOT_A_CIDR);
-    };
+    cidr(&block["cidr"], &format!("{at}.cidr"), p);
+    let Some((base, bits)) = parse_cidr(text(block, "cidr")) else { return };
     for (index, except) in items(&block["except"]).enumerate() {
         let field = format!("{at}.except[{index}]");
+        cidr(except, &field, p);
         match parse_cidr(except.as_str().unwrap_or_default()) {
-            None => p.invalid(field, except, NOT_A_CIDR),
+            None => {}
             Some((ip, inner)) if inner <= bits || !contains(base, bits, ip) => {
                 p.invalid(field, except, "must be a strict subset of `cidr`");
             }
@@ -472,14 +505,19 @@ fn endpoint(endpoint: &Value, kind: &str, at: &str, p: &mut Problems) {
                 }
                 not_special(address, &one, p);
             }
-            "FQDN" => p.subdomain(&one, address),
+            "FQDN" => domain_name(address, &one, p),
             _ => {}
         }
     }
     if has(endpoint, "nodeName") {
         p.subdomain(format!("{at}.nodeName"), &endpoint["nodeName"]);
     }
-    meta::labels(&endpoint["deprecatedTopology"], &format!("{at}.deprecatedTopology"), p);
+    let topology = format!("{at}.deprecatedTopology");
+    let count = super::entries(&endpoint["deprecatedTopology"]).count();
+    if count > MAX_TOPOLOGY_LABELS {
+        p.too_many(&topology, count, MAX_TOPOLOGY_LABELS);
+    }
+    meta::labels(&endpoint["deprecatedTopology"], &topology, p);
     if has(endpoint, "hostname") {
         p.label(format!("{at}.hostname"), &endpoint["hostname"]);
     }
@@ -497,6 +535,43 @@ fn endpoint(endpoint: &Value, kind: &str, at: &str, p: &mut Problems) {
         for problem in names::label_value_problems(text(zone, "name")) {
             p.invalid(&field, &zone["name"], &problem);
         }
+    }
+    node_hints(&endpoint["hints"]["forNodes"], &format!("{at}.hints.forNodes"), p);
+}
+
+fn node_hints(list: &Value, path: &str, p: &mut Problems) {
+    let nodes: Vec<&Value> = items(list).collect();
+    if nodes.len() > MAX_NODE_HINTS {
+        p.too_many(path, nodes.len(), MAX_NODE_HINTS);
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, node) in nodes.iter().enumerate() {
+        let field = format!("{path}[{i}].name");
+        if seen.contains(&text(node, "name")) {
+            p.duplicate(&field, &or_empty(&node["name"]));
+        }
+        seen.push(text(node, "name"));
+        p.subdomain(field, &node["name"]);
+    }
+}
+
+/// A name in the domain name system of at least two labels; a dot may end it.
+fn domain_name(value: &Value, field: &str, p: &mut Problems) {
+    let name = value.as_str().unwrap_or_default();
+    if name.is_empty() {
+        return p.required(field, "");
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let problems = names::subdomain_problems(name);
+    if !problems.is_empty() {
+        return p.invalid(field, &json!(name), &problems.join(","));
+    }
+    if !name.contains('.') {
+        return p.invalid(field, &json!(name), "should be a domain with at least two segments separated by dots");
+    }
+    let bad = name.split('.').map(|label| (label, names::label_problems(label))).find(|(_, found)| !found.is_empty());
+    if let Some((label, problems)) = bad {
+        p.invalid(field, &json!(label), &problems.join(","));
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::check::Problems;
-use super::{entries, has, meta, selectors, text};
+use super::{has, meta, selectors, text};
 use crate::shown;
 
 /// Highest priority that users may give.
@@ -18,6 +18,7 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
         "poddisruptionbudgets" => budget(subresource, new, p),
         "priorityclasses" => priority_class(new, old, p),
         "leases" => lease(new, p),
+        "leasecandidates" => lease_candidate(new, old, p),
         "runtimeclasses" => runtime_class(new, old, p),
         _ => {}
     }
@@ -83,6 +84,68 @@ fn lease(new: &Value, p: &mut Problems) {
         p.invalid("spec.leaseDurationSeconds", &spec["leaseDurationSeconds"], "must be greater than 0");
     }
     p.not_negative("spec.leaseTransitions", &spec["leaseTransitions"]);
+    if has(spec, "strategy") {
+        lease_strategy(&spec["strategy"], "spec.strategy", p);
+    }
+    if !text(spec, "preferredHolder").is_empty() && text(spec, "strategy").is_empty() {
+        p.forbidden("spec.preferredHolder", "may only be specified if `strategy` is defined");
+    }
+}
+
+/// By what rule a leader is chosen: a known one or one of a domain. The field is named twice.
+fn lease_strategy(strategy: &Value, at: &str, p: &mut Problems) {
+    let (name, field) = (strategy.as_str().unwrap_or_default(), format!("{at}.strategy"));
+    if !name.contains('/') {
+        p.one_of(field, strategy, &["OldestEmulationVersion"]);
+    } else {
+        p.qualified_name(&field, name);
+    }
+}
+
+/// A candidate for a lease says which version it is.
+fn lease_candidate(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let spec = &new["spec"];
+    p.present(spec, "leaseName", "spec");
+    let version = |field: &str, p: &mut Problems| {
+        let parsed = semantic_version(text(spec, field));
+        if parsed.is_none() && !text(spec, field).is_empty() {
+            p.invalid(format!("spec.{field}"), &spec[field], "must be a valid semantic version");
+        }
+        parsed
+    };
+    let emulation = version("emulationVersion", p);
+    p.present(spec, "binaryVersion", "spec");
+    let binary = version("binaryVersion", p);
+    let given = !text(spec, "binaryVersion").is_empty() && !text(spec, "emulationVersion").is_empty();
+    if given && binary.unwrap_or_default() < emulation.unwrap_or_default() {
+        let why = "must be greater than or equal to `emulationVersion`";
+        p.invalid("spec.binaryVersion", &spec["binaryVersion"], why);
+    }
+    if p.present(spec, "strategy", "spec") {
+        let oldest = text(spec, "strategy") == "OldestEmulationVersion";
+        if oldest && emulation.unwrap_or_default() == (0, 0, 0) {
+            let why = "must be specified when `strategy` is 'OldestEmulationVersion'";
+            p.required("spec.emulationVersion", why);
+        }
+        lease_strategy(&spec["strategy"], "spec.strategy", p);
+    }
+    if let Some(old) = old {
+        p.immutable("spec.leaseName", &spec["leaseName"], &old["spec"]["leaseName"]);
+    }
+}
+
+/// The numbers of `1.2.3-rc.1+build`.
+pub fn semantic_version(text: &str) -> Option<(u64, u64, u64)> {
+    let good = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
+    let (core, before) = rest.split_once('-').map_or((rest, None), |(r, b)| (r, Some(b)));
+    let parts_good = |parts: Option<&str>| parts.is_none_or(|parts| parts.split('.').all(good));
+    let number = |part: &str| (part == "0" || !part.starts_with('0')).then(|| part.parse().ok()).flatten();
+    let numbers: Vec<&str> = core.split('.').collect();
+    let [major, minor, patch] = numbers[..] else { return None };
+    let digits = numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    (digits && parts_good(build) && parts_good(before)).then_some(())?;
+    Some((number(major)?, number(minor)?, number(patch)?))
 }
 
 fn runtime_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
@@ -91,19 +154,17 @@ fn runtime_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
     } else {
         p.label("handler", &new["handler"]);
     }
-    for (name, amount) in entries(&new["overhead"]["podFixed"]) {
-        let at = format!("overhead.limits[{name}]");
-        super::container::resource_name(name, &at, p);
-        p.not_negative_quantity(at, amount);
+    if new["overhead"].is_object() {
+        let amounts = json!({"limits": new["overhead"]["podFixed"]});
+        super::container::resources(&amounts, "overhead", None, p);
     }
     let scheduling = &new["scheduling"];
     meta::labels(&scheduling["nodeSelector"], "scheduling.nodeSelector", p);
     selectors::tolerations(&scheduling["tolerations"], "scheduling.tolerations", p);
     for (index, toleration) in super::items(&scheduling["tolerations"]).enumerate() {
         if super::items(&scheduling["tolerations"]).take(index).any(|other| other == toleration) {
-            let message = format!("Duplicate value: {}", json!(toleration));
-            let field = format!("scheduling.tolerations[{index}]");
-            p.0.push(crate::status::Cause { reason: "FieldValueDuplicate".into(), message, field });
+            let shown = shown::compact("Toleration", toleration);
+            p.duplicate_shown(format!("scheduling.tolerations[{index}]"), &shown);
         }
     }
     if let Some(old) = old {

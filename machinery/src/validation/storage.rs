@@ -513,7 +513,14 @@ fn class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         "" => p.required("volumeBindingMode", ""),
         _ => p.one_of("volumeBindingMode", &new["volumeBindingMode"], &["Immediate", "WaitForFirstConsumer"]),
     }
+    let said = |term: &Value| -> std::collections::BTreeMap<String, std::collections::BTreeSet<String>> {
+        let values = |r: &Value| items(&r["values"]).filter_map(Value::as_str).map(str::to_owned).collect();
+        items(&term["matchLabelExpressions"]).map(|r| (text(r, "key").to_owned(), values(r))).collect()
+    };
     for (index, term) in items(&new["allowedTopologies"]).enumerate() {
+        if items(&new["allowedTopologies"]).take(index).any(|other| said(other) == said(term)) {
+            p.duplicate(format!("allowedTopologies[{index}].matchLabelExpressions"), &json!(""));
+        }
         let mut seen: Vec<&str> = Vec::new();
         for (i, requirement) in items(&term["matchLabelExpressions"]).enumerate() {
             let at = format!("allowedTopologies[{index}].matchLabelExpressions[{i}]");

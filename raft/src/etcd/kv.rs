@@ -14,13 +14,20 @@ use tonic::{Request, Response, Status};
 
 use super::auth::Caller;
 use super::error::{Refusal, of_kv};
-use super::limits::{INLINE_RANGE_KEYS, RANGE_STREAM_PART_BYTES, RANGE_STREAM_PART_KEYS, STREAM_ANSWERS};
+use super::limits::{
+    INLINE_RANGE_KEYS, MESSAGE_OVERHEAD_BYTES, RANGE_STREAM_PART_BYTES, RANGE_STREAM_PART_KEYS, STREAM_ANSWERS,
+};
 use super::{Front, convert};
 
 /// The service.
 pub struct KvService(pub Arc<Front>);
 
 impl KvService {
+    /// Largest message that is read.
+    pub fn most_bytes(&self) -> usize {
+        self.0.options.max_request_bytes + MESSAGE_OVERHEAD_BYTES
+    }
+
     /// Refuses a message over the request limit.
     fn fits(&self, message: &impl Message) -> Result<(), Status> {
         let fits = message.encoded_len() <= self.0.options.max_request_bytes;

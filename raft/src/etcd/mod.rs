@@ -12,6 +12,7 @@ pub mod election;
 pub mod error;
 pub mod health;
 pub mod http;
+mod inline;
 pub mod kv;
 pub mod lease;
 pub mod limits;
@@ -25,6 +26,7 @@ pub mod serve;
 pub mod session;
 pub mod snapshot;
 pub mod tls;
+mod unary;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use keelson_proto::etcd::{etcdserverpb, reflection as v1, reflection_v1alpha as v1alpha, v3electionpb, v3lockpb};
 use keelson_proto::health;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,11 +18,12 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::authority::AuthorityFix;
+use super::inline::{Driven, Inline};
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
 use super::tls::{ClientTls, PeerName};
 use super::{
     Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
-    watch,
+    unary, watch,
 };
 
 /// How long connections may take to end when the server stops.
@@ -31,8 +32,17 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// What is served on a port.
+#[derive(Clone)]
+pub struct Services {
+    /// All of it.
+    pub router: Router,
+    /// What has a short way past the router.
+    keys: Option<Arc<kv::KvService>>,
+}
+
 /// All services of the API.
-pub fn routes(front: &Arc<Front>) -> Router {
+pub fn routes(front: &Arc<Front>) -> Services {
     let most = front.options.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     macro_rules! limited {
         ($server:expr) => {
@@ -54,17 +64,18 @@ pub fn routes(front: &Arc<Front>) -> Router {
         .add_service(v1::server_reflection_server::ServerReflectionServer::new(reflection::ReflectionService))
         .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(reflection::ReflectionService))
         .add_service(health::health_server::HealthServer::new(own_health::HealthService(front.clone())));
-    routes.prepare().into_axum_router().merge(own_http::routes(front))
+    let router = routes.prepare().into_axum_router().merge(own_http::routes(front));
+    Services { router, keys: Some(Arc::new(kv::KvService(front.clone()))) }
 }
 
 /// The HTTP endpoints alone.
-pub fn http_routes(front: &Arc<Front>) -> Router {
-    own_http::routes(front)
+pub fn http_routes(front: &Arc<Front>) -> Services {
+    Services { router: own_http::routes(front), keys: None }
 }
 
-/// Accepts connections until `stop`; then lets what is under way end.
-pub async fn serve(router: Router, listener: TcpListener, tls: Option<ClientTls>, stop: CancellationToken) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// How connections are served.
+fn builder(requests: Inline) -> auto::Builder<Inline> {
+    let mut builder = auto::Builder::new(requests);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -74,7 +85,11 @@ pub async fn serve(router: Router, listener: TcpListener, tls: Option<ClientTls>
         .keep_alive_interval(Some(Duration::from_secs(120)))
         .keep_alive_timeout(Duration::from_secs(20));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-    let builder = Arc::new(builder);
+    builder
+}
+
+/// Accepts connections until `stop`; then lets what is under way end.
+pub async fn serve(services: Services, listener: TcpListener, tls: Option<ClientTls>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -93,9 +108,9 @@ pub async fn serve(router: Router, listener: TcpListener, tls: Option<ClientTls>
             tracing::warn!(%peer, "too many connections: one is refused");
             continue;
         };
-        let (router, builder, tls, stop) = (router.clone(), builder.clone(), tls.clone(), stop.clone());
+        let (services, tls, stop) = (services.clone(), tls.clone(), stop.clone());
         crate::task::spawn(async move {
-            let ended = connection(socket, router, &builder, tls, stop).await;
+            let ended = connection(socket, services, tls, stop).await;
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "a connection ended");
             }
@@ -110,17 +125,16 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Serves one connection.
 async fn connection(
     socket: TcpStream,
-    router: Router,
-    builder: &auto::Builder<TokioExecutor>,
+    services: Services,
     tls: Option<ClientTls>,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     socket.set_nodelay(true)?;
     match tls {
-        None => exchange(socket, router, builder, PeerName(None), stop).await,
+        None => exchange(socket, services, PeerName(None), stop).await,
         Some(tls) => {
             let (socket, name) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await??;
-            exchange(socket, router, builder, name, stop).await
+            exchange(socket, services, name, stop).await
         }
     }
 }
@@ -128,21 +142,35 @@ async fn connection(
 /// Serves HTTP on a stream whose client is known by `name`.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    builder: &auto::Builder<TokioExecutor>,
+    services: Services,
     name: PeerName,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let service = TowerToHyperService::new(router.map_request(move |request: http::Request<Incoming>| {
-        let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(name.clone());
-        request
-    }));
+    let shared = Arc::new((services, name));
+    let service = service_fn(move |request| respond(shared.clone(), request));
+    let requests = Inline::default();
+    let builder = builder(requests.clone());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(AuthorityFix::new(stream)), service);
-    tokio::pin!(connection);
+    let mut driven = Driven::new(connection, requests);
     tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        ended = &mut driven => return ended,
+        () = stop.cancelled() => driven.connection().graceful_shutdown(),
     }
-    connection.await
+    driven.await
+}
+
+async fn respond(
+    shared: Arc<(Services, PeerName)>,
+    mut request: http::Request<Incoming>,
+) -> Result<http::Response<unary::Answer>, std::convert::Infallible> {
+    let (services, name) = &*shared;
+    request.extensions_mut().insert(name.clone());
+    if let Some(keys) = &services.keys
+        && let Some(call) = unary::Call::of(&request)
+    {
+        return Ok(unary::answer(keys, call, request).await);
+    }
+    let routed = services.router.clone().oneshot(request.map(axum::body::Body::new));
+    // Boxed: it is far larger than what the short way needs.
+    Ok(Box::pin(routed).await?.map(unary::Answer::Routed))
 }

@@ -2,6 +2,7 @@
 //! explanation lists all derive from the rows.
 
 pub mod affinity;
+pub mod devices;
 pub mod fit;
 pub mod images;
 pub mod ports;
@@ -97,6 +98,8 @@ pub struct State {
     pub affinity: affinity::State,
     /// Volumes.
     pub volumes: volumes::State,
+    /// Devices.
+    pub devices: devices::State,
 }
 
 /// What a filter or score reads.
@@ -272,8 +275,10 @@ pub static PLUGINS: &[Plugin] = &[
     },
     Plugin {
         name: "DynamicResources",
-        points: PRE_ENQUEUE | PRE_FILTER | POST_FILTER,
-        pre_filter: Some(refuse_resource_claims),
+        points: PRE_ENQUEUE | PRE_FILTER | FILTER | POST_FILTER | RESERVE | PRE_BIND,
+        pre_filter: Some(devices::pre_filter),
+        filter: Some(devices::filter),
+        hint: devices::hint,
         ..NONE
     },
     Plugin { name: "DefaultPreemption", points: POST_FILTER, ..NONE },
@@ -299,14 +304,6 @@ pub static PLUGINS: &[Plugin] = &[
 /// The place of a plugin in [`PLUGINS`].
 pub fn index(name: &str) -> Option<usize> {
     PLUGINS.iter().position(|p| p.name == name)
-}
-
-/// Devices are not allocated here: better to say so than to start such a pod without its devices.
-fn refuse_resource_claims(_: &mut View, pod: &PodInfo, _: &Profile, _: &mut State) -> Result<bool, Rejection> {
-    if pod.class.resource_claims {
-        return Err(Rejection::never("resource claims are not allocated by this version of keelson"));
-    }
-    Ok(false)
 }
 
 /// Brings raw scores to 0..=100: the highest becomes 100, in reverse the lowest stays high.

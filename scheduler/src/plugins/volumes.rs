@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::devices::Reservation;
 use super::{Context, Fit, Reasons, Rejection, State as All};
 use crate::class::VolumeUse;
 use crate::config::Profile;
@@ -52,12 +53,14 @@ impl Waiting {
 }
 
 /// What has to be written before a pod can be bound to the node chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Promise {
     /// Volumes given to claims: volume, claim.
     pub bind: Vec<(Arc<str>, ClaimKey)>,
     /// Claims for which a volume is made.
     pub provision: Vec<ClaimKey>,
+    /// Claims for devices that get them, or are used by one pod more.
+    pub devices: Vec<Reservation>,
 }
 
 fn claims(pod: &PodInfo) -> impl Iterator<Item = (ClaimKey, bool)> + '_ {
