@@ -140,6 +140,9 @@ impl ApiServer {
             started: Instant::now(),
         });
         crd::controller::start(&server);
+        if server.admission.uses(admission::pod_preset::NAME) {
+            crd::controller::provide(&server, admission::pod_preset::definition());
+        }
         flow_status::start(&server);
         aggregation::start(&server);
         reload::start(&server, &config.settings);
