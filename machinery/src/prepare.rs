@@ -157,8 +157,9 @@ fn without_election(object: &mut Value) {
 
 /// So are attributes of devices that have several values.
 fn without_list_attributes(slice: &mut Value) {
-    for device in slice["spec"]["devices"].as_array_mut().into_iter().flatten() {
-        for (_, attribute) in device["attributes"].as_object_mut().into_iter().flatten() {
+    // By pointers: what is not there must not come to be there.
+    for device in slice.pointer_mut("/spec/devices").and_then(Value::as_array_mut).into_iter().flatten() {
+        for (_, attribute) in device.get_mut("attributes").and_then(Value::as_object_mut).into_iter().flatten() {
             for key in ["ints", "bools", "strings", "versions"] {
                 attribute.as_object_mut().map(|attribute| attribute.remove(key));
             }

@@ -70,11 +70,7 @@ fn understood(response: &mut Value, uid: &str, asked: &[Value], api_version: &st
         _ => Vec::new(),
     };
     if converted.len() != asked.len() {
-        return Err(format!(
-            "webhook returned {} objects, expected {}",
-            converted.len(),
-            asked.len()
-        ));
+        return Err(format!("webhook returned {} objects, expected {}", converted.len(), asked.len()));
     }
     asked.iter().zip(converted).map(|(object, converted)| checked(object, converted, api_version)).collect()
 }
@@ -118,7 +114,8 @@ mod tests {
     /// Each row: what a webhook answers to two objects, and what is told of that; "" if it is good.
     #[test]
     fn answers_to_many_objects_are_checked() {
-        let object = |version: &str, name: &str| json!({"apiVersion": version, "kind": "K", "metadata": {"name": name}});
+        let object =
+            |version: &str, name: &str| json!({"apiVersion": version, "kind": "K", "metadata": {"name": name}});
         let asked = [object("g/v1", "a"), object("g/v1", "b")];
         let good = json!([object("g/v2", "a"), object("g/v2", "b")]);
         for (mut response, told) in [
