@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{name_service, services};
+use crate::{name_service, service_ranges};
 
 /// Keys of the servers' addresses.
 const PREFIX: &str = "/keelson/servers/";
@@ -147,7 +147,7 @@ impl Place {
                 "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": self.address.port()}],
             },
         });
-        if let Some(first) = services::first_address(&self.service_cidr) {
+        if let Some(first) = service_ranges::first_address(&self.service_cidr) {
             service["spec"]["clusterIP"] = first.to_string().into();
         }
         services.create(&serde_json::from_value(service)?).await.map(drop)

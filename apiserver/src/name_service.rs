@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use keelson_client::{Client, Error};
 use serde_json::{Value, json};
 
-use crate::services;
+use crate::service_ranges;
 
 /// Where the Service is.
 const NAMESPACE: &str = "kube-system";
@@ -26,7 +26,7 @@ fn service(address: &str) -> Value {
 
 /// Creates the Service if there is none.
 pub async fn ensure(client: &Client, service_cidr: &str) -> Result<(), Error> {
-    let Some(address) = services::names_address(service_cidr) else { return Ok(()) };
+    let Some(address) = service_ranges::names_address(service_cidr) else { return Ok(()) };
     let services = client.namespaced::<Service>(NAMESPACE);
     if services.get_opt(NAME).await?.is_some() {
         return Ok(());
@@ -47,7 +47,7 @@ mod tests {
     fn the_tenth_address_is_the_name_servers() {
         for (cidr, wanted) in [("10.96.0.0/16", Some("10.96.0.10")), ("10.43.0.0/16", Some("10.43.0.10")), ("x", None)]
         {
-            assert_eq!(services::names_address(cidr).map(|ip| ip.to_string()).as_deref(), wanted, "{cidr}");
+            assert_eq!(service_ranges::names_address(cidr).map(|ip| ip.to_string()).as_deref(), wanted, "{cidr}");
         }
         let service: Service = serde_json::from_value(service("10.96.0.10")).unwrap();
         assert_eq!(service.spec.unwrap().ports.unwrap().len(), 2);

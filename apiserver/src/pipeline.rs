@@ -26,8 +26,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond, scheduling, streams,
-    subresources, usage,
+    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond, scheduling,
+    service_ranges, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -95,6 +95,7 @@ impl ApiServer {
         if let Some(path) = &config.settings.encryption {
             encryption::install(path)?;
         }
+        service_ranges::parse_all(&config.service_cidr).map_err(|status| status.message)?;
         let auditor = Arc::new(audit::Auditor::load(&config.settings.audit)?);
         let objects = Objects { kv: config.kv };
         let modes = config.settings.authorization.load()?;

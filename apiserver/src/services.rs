@@ -1,7 +1,7 @@
 //! Cluster IPs and node ports. An address is taken by its IPAddress object, a node port by a key; both are written in the
 //! transaction that writes the Service, so that two Services never share one.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::objects::Extra;
+use crate::service_ranges::{Range, family_of, parse_all};
 use crate::strategy;
 
 /// Ports that Services get on every node.
@@ -21,7 +22,7 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// The lower part of the node ports is kept for those that are asked for.
 const STATIC_NODE_PORTS: u16 = 86;
 /// The lower part of a range is kept for values that are asked for: a sixteenth, at least 16 and at most 256.
-const STATIC_BAND: (u32, u32) = (16, 256);
+const STATIC_BAND: (u128, u128) = (16, 256);
 /// Tries before a free value is declared not to be found.
 const TRIES: u32 = 2000;
 /// What a dry run shows as a node port.
@@ -65,6 +66,7 @@ pub fn prepare(def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
         return;
     }
     keep_allocated(spec, old);
+    trim_second(spec, old);
     drop_by_type(spec, old);
 }
 
@@ -134,6 +136,21 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
     }
 }
 
+/// A Service that goes from two families to one loses the second, unless the update named others.
+fn trim_second(spec: &mut Value, old: &Value) {
+    let dual = |spec: &Value| matches!(spec["ipFamilyPolicy"].as_str(), Some("PreferDualStack" | "RequireDualStack"));
+    if spec["ipFamilyPolicy"] != "SingleStack" || !dual(old) {
+        return;
+    }
+    for key in ["clusterIPs", "ipFamilies"] {
+        if spec.get(key) == old.get(key)
+            && let Some(list) = spec.get_mut(key).and_then(Value::as_array_mut)
+        {
+            list.truncate(1);
+        }
+    }
+}
+
 fn ports(spec: &Value) -> impl Iterator<Item = &Value> {
     spec["ports"].as_array().into_iter().flatten()
 }
@@ -195,8 +212,8 @@ pub fn allocate(
     let before = old.map_or(&empty, |o| &o["spec"]);
     let mut allocator = Allocator { server, owner: owner(new), dry_run, extra: &mut extra, taken: Vec::new() };
     if needs_cluster_ip(&new["spec"]) {
-        families(new, before)?;
-        allocator.cluster_ip(new, before)?;
+        families(new, before, &parse_all(&server.service_cidr)?)?;
+        allocator.cluster_ips(new, before)?;
     }
     if needs_node_ports(&new["spec"]) {
         allocator.node_ports(new, before)?;
@@ -220,46 +237,64 @@ fn invalid(object: &Value, cause: Cause) -> Status {
 }
 
 /// Families that a Service says nothing of; those that there are no addresses of are refused.
-fn families(new: &mut Value, before: &Value) -> Result<(), Status> {
+fn families(new: &mut Value, before: &Value, ranges: &[Range]) -> Result<(), Status> {
     let spec = &new["spec"];
+    let same = |key: &str| spec.get(key) == before.get(key);
+    if spec["ipFamilyPolicy"] == "PreferDualStack" && same("ipFamilyPolicy") && same("ipFamilies") && same("clusterIPs")
+    {
+        // It stays as it is, though the cluster may have got or lost a family.
+        return Ok(());
+    }
+    let served = |family: &str| ranges.iter().any(|range| range.family() == family);
+    let mut wanted: Vec<Value> = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
     let ips: Vec<String> =
         spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     let headless = ips.first().is_some_and(|ip| ip == "None");
-    for (index, ip) in ips.iter().enumerate() {
-        if ip.contains(':') {
-            let why = "IPv6 is not configured on this cluster";
-            return Err(invalid(new, Cause::invalid(format!("spec.clusterIPs[{index}]"), &spec["clusterIPs"], why)));
+    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| !headless && !ip.is_empty()) {
+        let family = family_of(ip);
+        if !served(family) {
+            let why = format!("{family} is not configured on this cluster");
+            return Err(invalid(new, Cause::invalid(format!("spec.clusterIPs[{index}]"), &spec["clusterIPs"], &why)));
+        }
+        if index >= wanted.len() {
+            wanted.push(family.into());
         }
     }
-    let without_selector = headless && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
-    let wanted = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
-    if without_selector {
+    if headless && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty) {
         // Nobody looks for its endpoints here, so they may be of any family.
         if spec["ipFamilyPolicy"].is_null() {
             new["spec"]["ipFamilyPolicy"] = if wanted.len() == 1 { "SingleStack" } else { "RequireDualStack" }.into();
         }
         if wanted.is_empty() {
+            let other = if ranges[0].family() == "IPv4" { "IPv6" } else { "IPv4" };
             let both = new["spec"]["ipFamilyPolicy"] != "SingleStack";
-            new["spec"]["ipFamilies"] = if both { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
+            new["spec"]["ipFamilies"] =
+                if both { json!([ranges[0].family(), other]) } else { json!([ranges[0].family()]) };
         }
         return Ok(());
     }
     for (index, family) in wanted.iter().enumerate() {
-        if family != "IPv4" {
+        if !served(family.as_str().unwrap_or_default()) {
             let why = "not configured on this cluster";
             return Err(invalid(new, Cause::invalid(format!("spec.ipFamilies[{index}]"), family, why)));
         }
     }
-    if spec["ipFamilyPolicy"] == "RequireDualStack" && before["ipFamilyPolicy"] != "RequireDualStack" {
+    let policy = spec["ipFamilyPolicy"].as_str().unwrap_or("SingleStack").to_owned();
+    if policy == "RequireDualStack" && ranges.len() < 2 && before["ipFamilyPolicy"] != "RequireDualStack" {
         let why = "this cluster is not configured for dual-stack services";
         return Err(invalid(new, Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why)));
     }
-    if spec["ipFamilyPolicy"].is_null() {
-        new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
-    }
     if wanted.is_empty() {
-        new["spec"]["ipFamilies"] = json!(["IPv4"]);
+        wanted.push(ranges[0].family().into());
     }
+    if policy != "SingleStack"
+        && wanted.len() == 1
+        && let Some(other) = ranges.iter().map(Range::family).find(|family| wanted[0] != *family)
+    {
+        wanted.push(other.into());
+    }
+    new["spec"]["ipFamilyPolicy"] = policy.into();
+    new["spec"]["ipFamilies"] = wanted.into();
     Ok(())
 }
 
@@ -287,7 +322,12 @@ fn race() -> Status {
 
 /// The key of an address's object.
 fn address_key(ip: &str) -> Option<String> {
-    resources::find("networking.k8s.io", "v1", "ipaddresses").map(|def| def.key("", ip))
+    resources::find("networking.k8s.io", "v1", "ipaddresses").map(|def| def.key("", &canonical(ip)))
+}
+
+/// An address in the one form that its object's name has.
+fn canonical(ip: &str) -> String {
+    ip.parse::<IpAddr>().map_or_else(|_| ip.to_owned(), |ip| ip.to_string())
 }
 
 impl Allocator<'_> {
@@ -304,6 +344,7 @@ impl Allocator<'_> {
 
     fn claim_address(&mut self, ip: &str) -> Result<(), Status> {
         let Some(def) = resources::find("networking.k8s.io", "v1", "ipaddresses") else { return Ok(()) };
+        let ip = &canonical(ip);
         let object = address(ip, &self.owner);
         let value = stored::encode(def, &object).map_err(|e| Status::internal(&e.to_string()))?;
         let key = def.key("", ip);
@@ -312,39 +353,53 @@ impl Allocator<'_> {
         Ok(())
     }
 
-    fn cluster_ip(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
-        let had = before["clusterIP"].as_str().filter(|ip| !ip.is_empty() && needs_cluster_ip(before));
-        let wanted = new["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
-        let wanted = match wanted.as_str() {
-            "" => new["spec"]["clusterIPs"][0].as_str().unwrap_or_default().to_owned(),
-            _ => wanted,
+    fn cluster_ips(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
+        let list = |spec: &Value| -> Vec<String> {
+            let ips = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            ips.map(str::to_owned).collect()
         };
-        if had.is_some() {
+        let had = if needs_cluster_ip(before) { list(before) } else { Vec::new() };
+        let mut wanted = list(&new["spec"]);
+        if let Some(first) = new["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty())
+            && wanted.is_empty()
+        {
+            wanted.push(first.to_owned());
+        }
+        if wanted.first().is_some_and(|ip| ip == "None") {
+            new["spec"]["clusterIPs"] = json!(["None"]);
+            new["spec"]["clusterIP"] = "None".into();
             return Ok(());
         }
-        let ip = match wanted.as_str() {
-            "" => self.next_address()?,
-            "None" => "None".to_owned(),
-            _ => {
-                self.check_address(new, &wanted)?;
-                wanted
-            }
-        };
-        if ip != "None" {
-            self.claim_address(&ip)?;
+        let families = new["spec"]["ipFamilies"].as_array().cloned().unwrap_or_default();
+        let mut ips = Vec::new();
+        for (index, family) in families.iter().filter_map(Value::as_str).enumerate() {
+            let ip = match wanted.get(index).filter(|ip| !ip.is_empty()) {
+                Some(ip) if had.contains(ip) => ip.clone(),
+                Some(ip) => {
+                    self.check_address(new, ip)?;
+                    self.claim_address(ip)?;
+                    ip.clone()
+                }
+                None => {
+                    let ip = self.next_address(family)?;
+                    self.claim_address(&ip)?;
+                    ip
+                }
+            };
+            ips.push(ip);
         }
-        new["spec"]["clusterIPs"] = json!([ip]);
-        new["spec"]["clusterIP"] = ip.into();
+        new["spec"]["clusterIP"] = ips.first().cloned().unwrap_or_default().into();
+        new["spec"]["clusterIPs"] = json!(ips);
         Ok(())
     }
 
     /// The ranges that addresses may be of: the server's own, then those of the ServiceCIDRs that are ready.
-    fn ranges(&self) -> Result<Vec<(u32, u32)>, Status> {
-        let mut ranges = vec![range(&self.server.service_cidr)?];
+    fn ranges(&self) -> Result<Vec<Range>, Status> {
+        let mut ranges = parse_all(&self.server.service_cidr)?;
         let Some(def) = resources::find("networking.k8s.io", "v1", "servicecidrs") else { return Ok(ranges) };
         for object in self.server.objects.all(def, "").iter().filter(|object| is_ready(object)) {
             let cidrs = object["spec"]["cidrs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            for found in cidrs.filter_map(|cidr| range(cidr).ok()) {
+            for found in cidrs.filter_map(|cidr| Range::parse(cidr).ok()) {
                 if !ranges.contains(&found) {
                     ranges.push(found);
                 }
@@ -353,16 +408,18 @@ impl Allocator<'_> {
         Ok(ranges)
     }
 
-    fn next_address(&self) -> Result<String, Status> {
-        let ranges = self.ranges()?;
-        if let (true, Some((base, _))) = (self.dry_run, ranges.first()) {
-            return Ok(Ipv4Addr::from(*base).to_string());
+    fn next_address(&self, family: &str) -> Result<String, Status> {
+        let mut ranges = self.ranges()?;
+        ranges.retain(|range| range.family() == family);
+        if let (true, Some(range)) = (self.dry_run, ranges.first()) {
+            return Ok(range.address(0).to_string());
         }
-        let free = ranges.iter().find_map(|(base, size)| self.free_address(*base, *size));
+        let free = ranges.iter().find_map(|range| self.free_address(range));
         free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
-    fn free_address(&self, base: u32, size: u32) -> Option<String> {
+    fn free_address(&self, range: &Range) -> Option<String> {
+        let size = range.size;
         let band = (size / 16).clamp(STATIC_BAND.0, STATIC_BAND.1);
         let mut rng = rand::rng();
         (0..TRIES)
@@ -370,7 +427,7 @@ impl Allocator<'_> {
                 let upper = i < TRIES / 2 && band < size - 1;
                 if upper { rng.random_range(band..size - 1) } else { rng.random_range(1..size - 1) }
             })
-            .map(|offset| Ipv4Addr::from(base + offset).to_string())
+            .map(|offset| range.address(offset).to_string())
             .find(|ip| address_key(ip).is_some_and(|key| self.is_free(&key)))
     }
 
@@ -378,10 +435,10 @@ impl Allocator<'_> {
         let ranges = self.ranges()?;
         let refused = |why: &str| {
             let why = format!("failed to allocate IP {wanted}: {why}");
-            Err(invalid(new, Cause::invalid("spec.clusterIPs", &json!([wanted]), &why)))
+            Err(invalid(new, Cause::invalid("spec.clusterIPs", &new["spec"]["clusterIPs"], &why)))
         };
-        let within = |ip: u32| ranges.iter().any(|(base, size)| ip > *base && ip - base < size - 1);
-        if !wanted.parse::<Ipv4Addr>().is_ok_and(|ip| within(ip.into())) {
+        let parsed = wanted.parse::<IpAddr>();
+        if !parsed.is_ok_and(|ip| ranges.iter().any(|range| range.offers(ip))) {
             return refused("the provided network does not match the current range");
         }
         if !address_key(wanted).is_some_and(|key| self.is_free(&key)) {
@@ -521,7 +578,7 @@ fn address(ip: &str, owner: &(String, String)) -> Value {
             "uid": uuid::Uuid::new_v4().to_string(),
             "creationTimestamp": now,
             "labels": {
-                "ipaddress.kubernetes.io/ip-family": "IPv4",
+                "ipaddress.kubernetes.io/ip-family": family_of(ip),
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
             },
             "managedFields": [{
@@ -537,33 +594,6 @@ fn address(ip: &str, owner: &(String, String)) -> Value {
         },
         "spec": {"parentRef": {"resource": "services", "namespace": owner.0, "name": owner.1}},
     })
-}
-
-/// The first address of a range: the `kubernetes` Service's own.
-pub fn first_address(cidr: &str) -> Option<Ipv4Addr> {
-    range(cidr).ok().map(|(base, _)| Ipv4Addr::from(base + 1))
-}
-
-/// Where the address of the cluster's name server is in a range.
-const NAMES: u32 = 10;
-
-/// The tenth address of a range: the cluster's name server; a range too small for it has none.
-pub fn names_address(cidr: &str) -> Option<Ipv4Addr> {
-    let (base, size) = range(cidr).ok()?;
-    (size > NAMES + 1).then(|| Ipv4Addr::from(base + NAMES))
-}
-
-/// First address and size of an IPv4 range.
-fn range(cidr: &str) -> Result<(u32, u32), Status> {
-    let parsed =
-        cidr.split_once('/').and_then(|(ip, bits)| Some((ip.parse::<Ipv4Addr>().ok()?, bits.parse::<u32>().ok()?)));
-    match parsed {
-        Some((ip, bits)) if (8..=28).contains(&bits) => {
-            let size = 1_u32 << (32 - bits);
-            Ok((u32::from(ip) & !(size - 1), size))
-        }
-        _ => Err(Status::internal(&format!("the service CIDR {cidr:?} is not an IPv4 range between /8 and /28"))),
-    }
 }
 
 #[cfg(test)]
@@ -587,10 +617,58 @@ mod tests {
     }
 
     #[test]
-    fn ranges() {
-        assert_eq!(range("10.0.0.7/24").unwrap(), (u32::from(Ipv4Addr::new(10, 0, 0, 0)), 256));
-        for bad in ["10.0.0.0", "10.0.0.0/31", "fd00::/64", "x/24"] {
-            assert!(range(bad).is_err(), "{bad}");
+    fn families_follow_the_policy_and_what_the_cluster_has() {
+        let one = parse_all("10.0.0.0/24").unwrap();
+        let both = parse_all("10.0.0.0/24,fd00::/112").unwrap();
+        let none = json!({});
+        let dual = json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4"], "clusterIPs": ["10.0.0.5"]});
+        for (ranges, spec, before, expected) in [
+            (&one, json!({}), &none, Ok(("SingleStack", json!(["IPv4"])))),
+            (&one, json!({"ipFamilyPolicy": "PreferDualStack"}), &none, Ok(("PreferDualStack", json!(["IPv4"])))),
+            (&one, json!({"ipFamilyPolicy": "RequireDualStack"}), &none, Err("not configured for dual-stack")),
+            (&one, json!({"ipFamilies": ["IPv6"]}), &none, Err("not configured on this cluster")),
+            (&one, json!({"clusterIPs": ["fd00::5"]}), &none, Err("IPv6 is not configured on this cluster")),
+            (&both, json!({}), &none, Ok(("SingleStack", json!(["IPv4"])))),
+            (&both, json!({"clusterIPs": ["fd00::5"]}), &none, Ok(("SingleStack", json!(["IPv6"])))),
+            (
+                &both,
+                json!({"ipFamilyPolicy": "PreferDualStack"}),
+                &none,
+                Ok(("PreferDualStack", json!(["IPv4", "IPv6"]))),
+            ),
+            (
+                &both,
+                json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+                &none,
+                Ok(("RequireDualStack", json!(["IPv6", "IPv4"]))),
+            ),
+            (&both, json!({"clusterIPs": ["None"]}), &none, Ok(("RequireDualStack", json!(["IPv4", "IPv6"])))),
+            (&both, dual.clone(), &dual, Ok(("PreferDualStack", json!(["IPv4"])))),
+        ] {
+            let mut new = json!({"metadata": {"name": "s"}, "spec": spec});
+            match (families(&mut new, before, ranges), expected) {
+                (Ok(()), Ok((policy, families))) => {
+                    assert_eq!(
+                        (&new["spec"]["ipFamilyPolicy"], &new["spec"]["ipFamilies"]),
+                        (&json!(policy), &families),
+                        "{spec}"
+                    );
+                }
+                (Err(status), Err(part)) => assert!(status.message.contains(part), "{spec}: {}", status.message),
+                (found, _) => panic!("{spec}: {found:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_service_of_one_family_loses_the_other() {
+        let def = resources::find("", "v1", "services").unwrap();
+        let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5", "fd00::5"],
+            "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]}});
+        let mut new = old.clone();
+        new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+        prepare(def, &mut new, Some(&old));
+        assert_eq!(new["spec"]["clusterIPs"], json!(["10.0.0.5"]));
+        assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
     }
 }

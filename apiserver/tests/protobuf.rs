@@ -1,54 +1,28 @@
 //! Protobuf through the whole pipeline: bodies, answers, lists, watches and refusals.
 
-use std::sync::Arc;
+mod support;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
-use keelson_apiserver::access::UserInfo;
-use keelson_apiserver::{ApiServer, Config, bootstrap};
 use keelson_client::Body;
 use keelson_machinery::protobuf::{self, MEDIA_TYPE};
-use keelson_store::{Kv, LocalKv};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use support::Cluster;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-struct Cluster {
-    server: Arc<ApiServer>,
-    _directory: tempfile::TempDir,
-}
-
-impl Cluster {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
-        bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
-        let server = ApiServer::new(Config {
-            kv,
-            pki: Arc::new(keelson_pki::ClusterPki::create().unwrap()),
-            service_cidr: "10.96.0.0/16".into(),
-            extensions: Vec::new(),
-            settings: Default::default(),
-            stop: CancellationToken::new(),
-        })
+/// A request that sends and, unless `accept` says otherwise, wants protobuf.
+async fn call(cluster: &Cluster, method: &str, path: &str, accept: &str, body: Vec<u8>) -> Response<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, accept)
+        .header(header::CONTENT_TYPE, MEDIA_TYPE)
+        .body(Bytes::from(body))
         .unwrap();
-        Self { server, _directory: directory }
-    }
-
-    async fn call(&self, method: &str, path: &str, accept: &str, body: Vec<u8>) -> Response<Body> {
-        let user = UserInfo { name: "admin".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::ACCEPT, accept)
-            .header(header::CONTENT_TYPE, MEDIA_TYPE)
-            .body(Bytes::from(body))
-            .unwrap();
-        self.server.call(user, request).await
-    }
+    cluster.send(request).await
 }
 
 fn content_type(response: &Response<Body>) -> &str {
@@ -69,45 +43,46 @@ fn map(name: &str) -> Vec<u8> {
 #[tokio::test]
 async fn objects_go_in_and_out() {
     let cluster = Cluster::new().await;
-    let created = decoded(cluster.call("POST", MAPS, MEDIA_TYPE, map("x")).await).await;
+    let created = decoded(call(&cluster, "POST", MAPS, MEDIA_TYPE, map("x")).await).await;
     assert_eq!(created["data"], json!({"a": "b"}));
     assert!(created["metadata"]["uid"].is_string());
-    let got = decoded(cluster.call("GET", &format!("{MAPS}/x"), MEDIA_TYPE, vec![]).await).await;
+    let got = decoded(call(&cluster, "GET", &format!("{MAPS}/x"), MEDIA_TYPE, vec![]).await).await;
     assert_eq!(got, created);
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "metadata": {},
         "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    let answer = decoded(cluster.call("POST", path, MEDIA_TYPE, protobuf::encode(&review).unwrap()).await).await;
+    let answer = decoded(call(&cluster, "POST", path, MEDIA_TYPE, protobuf::encode(&review).unwrap()).await).await;
     assert_eq!(answer["status"]["allowed"], true);
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "other"}});
     let path = format!("{MAPS}/x");
-    let refused = cluster.call("DELETE", &path, MEDIA_TYPE, protobuf::encode(&options).unwrap()).await;
+    let refused = call(&cluster, "DELETE", &path, MEDIA_TYPE, protobuf::encode(&options).unwrap()).await;
     assert_eq!(refused.status(), 409);
     assert_eq!(decoded(refused).await["kind"], "Status");
-    assert_eq!(decoded(cluster.call("DELETE", &path, MEDIA_TYPE, vec![]).await).await["status"], "Success");
+    assert_eq!(decoded(call(&cluster, "DELETE", &path, MEDIA_TYPE, vec![]).await).await["status"], "Success");
 }
 
 #[tokio::test]
 async fn lists_and_metadata_are_encoded() {
     let cluster = Cluster::new().await;
     for name in ["x", "y"] {
-        assert_eq!(cluster.call("POST", MAPS, MEDIA_TYPE, map(name)).await.status(), 201);
+        assert_eq!(call(&cluster, "POST", MAPS, MEDIA_TYPE, map(name)).await.status(), 201);
     }
-    let list = cluster.call("GET", &format!("{MAPS}?limit=1"), "application/vnd.kubernetes.protobuf,*/*", vec![]).await;
+    let list =
+        call(&cluster, "GET", &format!("{MAPS}?limit=1"), "application/vnd.kubernetes.protobuf,*/*", vec![]).await;
     assert_eq!(content_type(&list), MEDIA_TYPE);
     let bytes = list.into_body().collect().await.unwrap().to_bytes();
     assert!(bytes.windows(13).any(|w| w == b"ConfigMapList"));
     let only = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-    let partial = decoded(cluster.call("GET", &format!("{MAPS}/x"), only, vec![]).await).await;
+    let partial = decoded(call(&cluster, "GET", &format!("{MAPS}/x"), only, vec![]).await).await;
     assert_eq!((&partial["kind"], partial.get("data")), (&"PartialObjectMetadata".into(), None));
     let only = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-    let list = cluster.call("GET", MAPS, only, vec![]).await;
+    let list = call(&cluster, "GET", MAPS, only, vec![]).await;
     assert_eq!(content_type(&list), MEDIA_TYPE);
     let bytes = list.into_body().collect().await.unwrap().to_bytes();
     assert!(bytes.windows(25).any(|w| w == b"PartialObjectMetadataList"));
-    let html = cluster.call("GET", MAPS, "text/html", vec![]).await;
+    let html = call(&cluster, "GET", MAPS, "text/html", vec![]).await;
     assert_eq!((html.status().as_u16(), content_type(&html)), (406, "application/json"));
-    let garbage = cluster.call("POST", MAPS, MEDIA_TYPE, b"k8s\0\xff".to_vec()).await;
+    let garbage = call(&cluster, "POST", MAPS, MEDIA_TYPE, b"k8s\0\xff".to_vec()).await;
     assert!(decoded(garbage).await["message"].as_str().unwrap().contains("unexpected EOF (6b387300ff)"));
 }
 
@@ -115,10 +90,10 @@ async fn lists_and_metadata_are_encoded() {
 async fn watches_are_framed() {
     let cluster = Cluster::new().await;
     let path = format!("{MAPS}?watch=1&resourceVersion=0");
-    let watch = cluster.call("GET", &path, "application/vnd.kubernetes.protobuf;stream=watch", vec![]).await;
+    let watch = call(&cluster, "GET", &path, "application/vnd.kubernetes.protobuf;stream=watch", vec![]).await;
     assert_eq!(content_type(&watch), "application/vnd.kubernetes.protobuf;stream=watch");
     let mut frames = watch.into_body().into_data_stream();
-    assert_eq!(cluster.call("POST", MAPS, MEDIA_TYPE, map("x")).await.status(), 201);
+    assert_eq!(call(&cluster, "POST", MAPS, MEDIA_TYPE, map("x")).await.status(), 201);
     let frame = frames.next().await.unwrap().unwrap();
     let (length, event) = frame.split_first_chunk::<4>().unwrap();
     assert_eq!(u32::from_be_bytes(*length) as usize, event.len());

@@ -1,19 +1,17 @@
 //! Discovery and OpenAPI against the documents recorded from Kubernetes: in a directory named by `KEELSON_REFERENCE` or beside
 //! the checkout; without either the tests say that they skip.
 
+mod support;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::BodyExt;
-use keelson_apiserver::access::UserInfo;
-use keelson_apiserver::{ApiServer, Config, bootstrap};
-use keelson_store::{Kv, LocalKv};
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
+use support::Cluster;
 
 fn reference() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference");
@@ -25,36 +23,12 @@ fn reference() -> Option<PathBuf> {
     Some(directory)
 }
 
-struct Cluster {
-    server: Arc<ApiServer>,
-    _directory: tempfile::TempDir,
-}
-
-impl Cluster {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
-        bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
-        let server = ApiServer::new(Config {
-            kv,
-            pki: Arc::new(keelson_pki::ClusterPki::create().unwrap()),
-            service_cidr: "10.96.0.0/16".into(),
-            extensions: Vec::new(),
-            settings: Default::default(),
-            stop: CancellationToken::new(),
-        })
-        .unwrap();
-        Self { server, _directory: directory }
-    }
-
-    async fn get(&self, path: &str, accept: &str) -> Value {
-        let user = UserInfo { name: "admin".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
-        let request = Request::get(path).header(header::ACCEPT, accept).body(Bytes::new()).unwrap();
-        let response = self.server.call(user, request).await;
-        assert_eq!(response.status(), 200, "{path}");
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        serde_json::from_slice(&bytes).unwrap()
-    }
+async fn get(cluster: &Cluster, path: &str, accept: &str) -> Value {
+    let request = Request::get(path).header(header::ACCEPT, accept).body(Bytes::new()).unwrap();
+    let response = cluster.send(request).await;
+    assert_eq!(response.status(), 200, "{path}");
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap()
 }
 
 fn unpacked(file: &Path) -> Value {
@@ -70,7 +44,7 @@ async fn discovery_is_as_recorded() {
     let cluster = Cluster::new().await;
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     for path in ["/api", "/apis"] {
-        let ours = cluster.get(path, accept).await;
+        let ours = get(&cluster, path, accept).await;
         let theirs =
             if recorded.get(path).is_some() { &recorded[path] } else { &recorded[path.trim_start_matches('/')] };
         assert!(theirs["items"].as_array().is_some_and(|items| !items.is_empty()), "{path} is recorded");
@@ -107,11 +81,11 @@ async fn schemas_and_operations_are_as_recorded() {
     let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(target.path()).status().unwrap();
     assert!(unpacked.success());
     let cluster = Cluster::new().await;
-    let root = cluster.get("/openapi/v3", "*/*").await;
+    let root = get(&cluster, "/openapi/v3", "*/*").await;
     let names: Vec<&String> = root["paths"].as_object().unwrap().keys().collect();
     assert_eq!(names.len(), 47);
     for name in names {
-        let ours = cluster.get(&format!("/openapi/v3/{name}"), "application/json").await;
+        let ours = get(&cluster, &format!("/openapi/v3/{name}"), "application/json").await;
         let file = target.path().join("openapi-v3").join(format!("{}.json", name.replace('/', "__")));
         let theirs: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         for place in ["/paths", "/components/schemas"] {

@@ -8,6 +8,7 @@ mod cluster;
 mod controllers;
 mod load;
 mod node;
+mod plot;
 mod process;
 mod report;
 mod scheduler;
@@ -45,6 +46,9 @@ pub struct Options {
     /// How often things are repeated that are done as a whole, such as a start
     #[arg(long, default_value_t = 5)]
     pub repeat: usize,
+    /// Write bars of the figures into this directory, an SVG file for each
+    #[arg(long)]
+    pub plots: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -84,7 +88,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "scheduler",
-        about: "10,000 pods on 5,000 hollow nodes, created to bound",
+        about: "pods of several forms on 5,000 hollow nodes, created to bound",
         run: |o| scheduler::run(o).boxed(),
     },
     Bench {
@@ -115,6 +119,9 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for bench in chosen {
         let report = runtime.block_on((bench.run)(options.clone()))?;
+        if let Some(dir) = &options.plots {
+            plot::write(&report, bench.name, dir)?;
+        }
         if options.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {

@@ -1,4 +1,4 @@
-//! `bench scheduler`: pods created through the API on hollow nodes, and how long it takes until all of them have a node. The
+//! `bench scheduler`: pods of several forms created through the API on hollow nodes, and how long it takes until all of them have a node. The
 //! server runs everything: API, store, controllers, scheduler and the nodes, which start the pods they get.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::Options;
@@ -22,6 +22,8 @@ const NODES: usize = 5_000;
 const PODS: usize = 10_000;
 /// Connections that create them.
 const CONNECTIONS: usize = 64;
+/// Pods of each other form.
+const PODS_OF_A_FORM: usize = 3_000;
 /// Pods created one after another.
 const PODS_ALONE: usize = 500;
 /// Pause between these.
@@ -44,7 +46,12 @@ pub async fn run(options: Options) -> Result<Report> {
     let target = server.target()?;
     nodes_ready(&target, nodes).await?;
     let mut report = Report::default();
-    burst(&mut report, &server, &target, nodes, options.amount(PODS)).await?;
+    burst(&mut report, (&server, &target), &FORMS[0], options.amount(PODS)).await?;
+    for form in &FORMS[1..] {
+        clear(&target).await?;
+        burst(&mut report, (&server, &target), form, options.amount(PODS_OF_A_FORM)).await?;
+    }
+    clear(&target).await?;
     one_by_one(&mut report, &target, options.amount(PODS_ALONE)).await?;
     Ok(report)
 }
@@ -66,12 +73,77 @@ async fn nodes_ready(target: &Target, nodes: usize) -> Result<()> {
     bail!("{nodes} nodes were not ready within {PATIENCE:?}")
 }
 
-fn pod(app: &str, number: usize) -> Bytes {
-    let name = format!("{app}-{number}");
-    let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
+/// A form of pods: what their spec says beside containers.
+struct Form {
+    name: &'static str,
+    spec: fn(usize) -> Value,
+}
+
+const HOST: &str = "kubernetes.io/hostname";
+
+fn spread(key: &str, when: &str) -> Value {
+    json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": when,
+        "labelSelector": {"matchLabels": {"app": "burst"}}}]})
+}
+
+fn near(key: &str, selector: Value) -> Value {
+    json!({"labelSelector": {"matchLabels": selector}, "topologyKey": key})
+}
+
+/// The cases; the first is that of the reference figures.
+const FORMS: &[Form] = &[
+    Form { name: "nothing special", spec: |_| json!({}) },
+    Form {
+        name: "required node affinity",
+        spec: |_| {
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}}}})
+        },
+    },
+    Form { name: "spread over hosts, required", spec: |_| spread(HOST, "DoNotSchedule") },
+    Form { name: "spread over hosts, preferred", spec: |_| spread(HOST, "ScheduleAnyway") },
+    Form {
+        name: "preferred pod affinity, by host",
+        spec: |_| {
+            json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "podAffinityTerm": near(HOST, json!({"app": "burst"}))}]}}})
+        },
+    },
+    Form {
+        name: "required pod anti-affinity, by host, ten groups",
+        spec: |i| {
+            let group = format!("g{}", i % 10);
+            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                near(HOST, json!({"group": group}))]}}})
+        },
+    },
+];
+
+fn pod(app: &str, number: usize, more: &Value) -> Bytes {
+    let (name, group) = (format!("{app}-{number}"), format!("g{}", number % 10));
+    let mut object = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": app, "group": group}},
         "spec": {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10",
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}]}});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        object["spec"][key] = value.clone();
+    }
     object.to_string().into()
+}
+
+/// Deletes all pods and waits until they are gone.
+async fn clear(target: &Target) -> Result<()> {
+    let mut connection = target.connect().await?;
+    connection.must("DELETE", PATH, r#"{"gracePeriodSeconds":0}"#).await?;
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        let answer = connection.call("GET", &format!("{PATH}?limit=1"), "").await?;
+        if String::from_utf8_lossy(&answer.body).contains("\"items\":[]") {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    bail!("the pods were not gone within {PATIENCE:?}")
 }
 
 /// When each pod got its node, until `wanted` have one.
@@ -127,18 +199,23 @@ async fn watch(target: &Target, app: &str, wanted: usize) -> Result<JoinHandle<R
     }))
 }
 
-async fn burst(report: &mut Report, server: &Server, target: &Target, nodes: usize, pods: usize) -> Result<()> {
+async fn burst(
+    report: &mut Report,
+    (server, target): (&Server, &Target),
+    form: &'static Form,
+    pods: usize,
+) -> Result<()> {
     let watched = watch(target, "burst", pods).await?;
     let before = server.usage()?;
     let started = Instant::now();
-    let create = |i: usize| Request { method: "POST", path: PATH.into(), body: pod("burst", i) };
+    let create = |i: usize| Request { method: "POST", path: PATH.into(), body: pod("burst", i, &(form.spec)(i)) };
     let load = drive(target, CONNECTIONS, pods, create).await?;
     let times = tokio::time::timeout(PATIENCE, watched).await.context("not all pods were bound in time")???;
     let last = times.values().max().copied().unwrap_or(started) - started;
     let after = server.usage()?;
     let seconds = |d: Duration| format!("{:.2} s", d.as_secs_f64());
     report.add(
-        format!("{pods} pods on {nodes} nodes"),
+        format!("{pods} pods, {}", form.name),
         vec![
             ("created", format!("{:.0}/s", load.rate())),
             ("first create to last bound", seconds(last)),
@@ -158,7 +235,7 @@ async fn one_by_one(report: &mut Report, target: &Target, pods: usize) -> Result
     let mut sent = Vec::with_capacity(pods);
     for i in 0..pods {
         sent.push((format!("alone-{i}"), Instant::now()));
-        connection.must("POST", PATH, pod("alone", i)).await?;
+        connection.must("POST", PATH, pod("alone", i, &Value::Null)).await?;
         tokio::time::sleep(PAUSE).await;
     }
     let times = tokio::time::timeout(PATIENCE, watched).await.context("not all pods were bound in time")???;

@@ -110,10 +110,11 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     }
     let seed = args.seed.unwrap_or_else(rand::random);
     let system = system::find(&args.system)?;
-    let rows = chosen(&args.workload)?;
+    let rows = chosen(&args.workload, system.name == "keelson")?;
     let faults = nemesis::find(&args.nemesis)?;
-    if faults.iter().any(|row| row.name == "compact") && rows.iter().any(|row| row.name == "watch") {
-        bail!("workload watch needs all of history: leave out nemesis compact, or name other workloads");
+    let forgets = faults.iter().any(|row| row.name == "compact") || rows.iter().any(|row| row.forgets);
+    if forgets && rows.iter().any(|row| row.name == "watch") {
+        bail!("workload watch needs all of history: leave out what compacts, or name other workloads");
     }
     let binary = match &args.keelson {
         Some(given) => given.clone(),
@@ -141,9 +142,10 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     Ok(report)
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static workloads::Row>> {
+/// The rows of a list of names; `all` stands for those that go together and that the system promises.
+fn chosen(names: &[String], ours: bool) -> Result<Vec<&'static workloads::Row>> {
     if names.iter().any(|name| name == "all") {
-        return Ok(workloads::TABLE.iter().collect());
+        return Ok(workloads::TABLE.iter().filter(|row| !row.forgets && (ours || !row.beyond)).collect());
     }
     let known: Vec<&str> = workloads::TABLE.iter().map(|row| row.name).collect();
     let find = |name: &String| {

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::args::AgentArgs;
 use crate::identity::DataDir;
 use crate::life::notify;
+use crate::resident;
 
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
@@ -36,10 +37,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     };
     let runtime_socket = socket(&args.runtime_endpoint)?;
     let (https, credentials) = connect(&args, &name).await?;
-    let node_ip = match args.node_ip {
-        Some(ip) => ip,
-        None => own_address(&https.servers()).await?,
-    };
+    let (node_ip, other_node_ip) = node_ips(&args.node_ip, &https).await?;
     let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
     let stop = CancellationToken::new();
     tokio::spawn(follow_servers(https.clone(), client.clone(), stop.clone()));
@@ -59,6 +57,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         log_dir: args.log_dir.clone().unwrap_or_else(|| "/var/log/pods".into()),
         cni_conf_dir: args.cni_conf_dir.clone(),
         node_ip,
+        other_node_ip,
         port: args.port,
         credentials: joined,
         renewed: Some(Arc::new(move |tls| caller.replace_tls(tls))),
@@ -68,6 +67,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         serve_dns: !args.no_dns,
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
+        proxy_mode: args.proxy_mode,
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
@@ -85,6 +85,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     tokio::pin!(running);
     tokio::select! {
         result = &mut running => result?,
+        () = stay_small() => {}
         result = crate::server::terminated() => {
             result?;
             info!("stopping; pods go on running unless the machine goes down");
@@ -94,6 +95,16 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     }
     drop(data);
     Ok(())
+}
+
+/// The node's address and that of the other family, if it has one.
+async fn node_ips(given: &[IpAddr], https: &Https) -> Result<(IpAddr, Option<IpAddr>)> {
+    Ok(match *given {
+        [] => (own_address(&https.servers()).await?, None),
+        [ip] => (ip, None),
+        [ip, other] if ip.is_ipv4() != other.is_ipv4() => (ip, Some(other)),
+        _ => bail!("--node-ip: one address, or one of IPv4 and one of IPv6"),
+    })
 }
 
 /// A transport with the node's identity: from a kubeconfig, an earlier join or a join now.
@@ -122,6 +133,16 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
         None => bail!(
             "--runtime-endpoint {endpoint}: only Unix sockets are supported, such as unix:///run/containerd/containerd.sock"
         ),
+    }
+}
+
+/// Gives back the code that an idle agent does not run, again and again: pods that start touch most of it.
+async fn stay_small() {
+    loop {
+        tokio::time::sleep(resident::AFTER_START).await;
+        if let Err(why) = resident::release_code() {
+            tracing::debug!(%why, "code stays resident");
+        }
     }
 }
 

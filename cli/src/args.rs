@@ -139,7 +139,7 @@ pub struct ServerArgs {
     /// Further names and addresses for the API's certificate (comma-separated)
     #[arg(long, env = "KEELSON_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// Addresses of Services
+    /// Addresses of Services: one range, or one of each family (10.96.0.0/16,fd00:96::/108), the default family first
     #[arg(long, env = "KEELSON_SERVICE_CIDR", default_value = DEFAULT_SERVICE_CIDR)]
     pub service_cidr: String,
     /// Addresses of pods; each node gets a range of it
@@ -217,8 +217,8 @@ pub struct AgentArgs {
     #[arg(long, env = "KEELSON_RUNTIME_ENDPOINT", default_value = "unix:///run/containerd/containerd.sock")]
     pub runtime_endpoint: String,
     /// Address at which others reach this node (default: the one that leads to the server)
-    #[arg(long, env = "KEELSON_NODE_IP")]
-    pub node_ip: Option<IpAddr>,
+    #[arg(long, env = "KEELSON_NODE_IP", value_delimiter = ',', value_name = "ADDRESS[,ADDRESS]")]
+    pub node_ip: Vec<IpAddr>,
     /// Port of the agent's own server
     #[arg(long, env = "KEELSON_PORT", default_value_t = 10250)]
     pub port: u16,
@@ -251,9 +251,9 @@ pub struct AgentArgs {
     /// nodes) or none (another CNI plugin)
     #[arg(long, env = "KEELSON_CNI", default_value = "routes", value_name = "routes|vxlan|none")]
     pub cni: keelson_nodeagent::PodNetwork,
-    /// How Services are served: nftables (the others of kube-proxy are refused)
-    #[arg(long, env = "KEELSON_PROXY_MODE", default_value = "nftables", value_parser = proxy_mode)]
-    pub proxy_mode: String,
+    /// How Services are served: nftables or iptables (ipvs and userspace are refused)
+    #[arg(long, env = "KEELSON_PROXY_MODE", default_value = "nftables", value_name = "nftables|iptables")]
+    pub proxy_mode: keelson_nodeagent::ProxyMode,
     /// When the machine goes down (not when the agent stops), pods get this long to end
     #[arg(long, env = "KEELSON_SHUTDOWN_GRACE_PERIOD", default_value = "0s", value_parser = config_duration)]
     pub shutdown_grace_period: std::time::Duration,
@@ -473,17 +473,6 @@ pub fn default_data_dir() -> PathBuf {
     match std::env::var_os("HOME") {
         Some(home) => PathBuf::from(home).join(".local/share/keelson"),
         None => "keelson-data".into(),
-    }
-}
-
-/// The modes of kube-proxy, of which one is served.
-fn proxy_mode(text: &str) -> Result<String, String> {
-    match text {
-        "nftables" => Ok(text.to_owned()),
-        "iptables" | "ipvs" | "userspace" => Err(format!(
-            "{text} is not served: Services are served with nftables; to use another proxy, run it beside --no-proxy"
-        )),
-        _ => Err("the mode is nftables".to_owned()),
     }
 }
 

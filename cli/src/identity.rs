@@ -90,7 +90,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&part, path)
+        fs::rename(&part, path)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -7,6 +7,7 @@ mod chaos;
 mod component;
 mod config;
 mod etcd;
+mod heal;
 mod identity;
 mod join;
 mod leader;
@@ -22,6 +23,9 @@ mod token;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
+
+/// Threads that run an agent's tasks.
+const AGENT_THREADS: usize = 2;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -77,7 +81,12 @@ fn run() -> anyhow::Result<()> {
     let matches = args::Args::command().args_override_self(true).get_matches_from(argv);
     let args = args::Args::from_arg_matches(&matches)?;
     logging::init(args.log_format, &args.log_level)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("keelson").build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(args.command, args::Command::Agent(_)) {
+        // It waits for others nearly all the time, and every thread has memory of its own.
+        runtime.worker_threads(AGENT_THREADS);
+    }
+    let runtime = runtime.enable_all().thread_name("keelson").build()?;
     runtime.block_on(async {
         match args.command {
             args::Command::Server(args) => server::run(*args).await,

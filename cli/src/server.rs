@@ -24,7 +24,7 @@ use crate::life::care::Care;
 use crate::life::certs::{Keeper, Place};
 use crate::life::{backup, notify, rotate, status, version};
 use crate::replica::{self, Addresses};
-use crate::{etcd, join, leader, member, resident};
+use crate::{etcd, heal, join, leader, member, resident};
 
 /// The admin's group: may do everything.
 const MASTERS: &str = "system:masters";
@@ -35,8 +35,13 @@ const AUTHORITIES_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a server that waits for others says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs a server until it is told to stop.
+/// Runs a server until it is told to stop, from its peers' data if its own is damaged.
 pub async fn run(args: ServerArgs) -> Result<()> {
+    let store = args.data_dir.join("store");
+    heal::or_again(&store, run_once(args).await)
+}
+
+async fn run_once(args: ServerArgs) -> Result<()> {
     let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
     check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
@@ -49,6 +54,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let addresses = Addresses::of(&args)?;
     let (identity, pki) = replica::identity(&args, &data).await?;
     let keeper = Keeper::new(pki, place(&args, &data, &identity, addresses), args.certificate_lifetime)?;
+    let identity = heal::server(&data, identity, keeper.peers()).await?;
     let replica = replica::open(&data, addresses, &identity, keeper.peers()).await?;
     let care = Care::new(replica.clone(), identity, keeper, &data);
     let stop = CancellationToken::new();
@@ -62,10 +68,18 @@ pub async fn run(args: ServerArgs) -> Result<()> {
 
 /// A node's range must fit into that of all pods.
 fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
-    let bits = cluster_cidr.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
-    let bits = bits.with_context(|| format!("--cluster-cidr {cluster_cidr}: write for example 10.244.0.0/16"))?;
-    if node_bits < bits {
-        bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {cluster_cidr}");
+    let parts: Vec<&str> = cluster_cidr.split(',').collect();
+    if parts.len() > 2 || parts.len() == 2 && parts[0].contains(':') == parts[1].contains(':') {
+        bail!("--cluster-cidr {cluster_cidr}: one range, or one of IPv4 and one of IPv6");
+    }
+    for part in parts {
+        let bits = part.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
+        let bits = bits.with_context(|| format!("--cluster-cidr {part}: write for example 10.244.0.0/16"))?;
+        // Nodes get 64 bits of IPv6.
+        let node_bits = if part.contains(':') { 64 } else { node_bits };
+        if node_bits < bits {
+            bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {part}");
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
 use crate::network::endpoints::Endpoints;
+use crate::network::proxy::ProxyMode;
 use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
@@ -73,6 +74,8 @@ pub struct AgentConfig {
     pub cni_conf_dir: PathBuf,
     /// The node's address.
     pub node_ip: IpAddr,
+    /// Its address of the other family, if it has one.
+    pub other_node_ip: Option<IpAddr>,
     /// Port of the agent's server.
     pub port: u16,
     /// With these a certificate for the agent's server is asked for; without them there is no server.
@@ -91,6 +94,8 @@ pub struct AgentConfig {
     pub cluster_domain: String,
     /// Whether the agent serves Services on this node.
     pub proxy: bool,
+    /// And how.
+    pub proxy_mode: ProxyMode,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
     /// Who may use which processors.
@@ -199,7 +204,8 @@ impl Agent {
     pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
         std::fs::create_dir_all(config.data_dir.join("pods"))?;
         let runtime = Runtime::new(&config.runtime_socket)?;
-        let machine = machine::read(&config.node_ip.to_string(), config.port);
+        let mut machine = machine::read(&config.node_ip.to_string(), config.port);
+        machine.other_ip = config.other_node_ip.map(|ip| ip.to_string());
         let stop = cancel.child_token();
         let _stops = stop.clone().drop_guard();
         let client = &config.client;
@@ -292,7 +298,7 @@ impl Agent {
 
     async fn renewal(&self, credentials: &Credentials) -> Result<Renewal, JoinError> {
         let (config, node) = (&self.config, &self.config.node_name);
-        let names = vec![node.clone(), config.node_ip.to_string()];
+        let names = std::iter::once(node.clone()).chain(self.host_ips()).collect::<Vec<_>>();
         let issued = join::serving(credentials, node, &names, &config.data_dir).await?;
         let (dir, credentials, renewed) = (config.data_dir.clone(), credentials.clone(), config.renewed.clone());
         Ok(Renewal::new(node.clone(), names, dir, credentials, issued, renewed)?)
@@ -310,7 +316,7 @@ impl Agent {
 
     /// The node's addresses.
     pub(crate) fn host_ips(&self) -> Vec<String> {
-        vec![self.config.node_ip.to_string()]
+        std::iter::once(self.config.node_ip).chain(self.config.other_node_ip).map(|ip| ip.to_string()).collect()
     }
 
     /// The images that the node has, the largest first.
@@ -360,24 +366,23 @@ impl Agent {
 
     /// How the node fares, as far as the agent knows by itself.
     fn state(&self) -> node::State {
-        let reserved = match &self.config.cpu_policy {
+        let pressure = *self.pressure.lock();
+        node::State { pressure, volumes_in_use: self.csi.in_use(), ..self.shares() }
+    }
+
+    /// What of the node pods do not get, and what plugins add to it.
+    fn shares(&self) -> node::State {
+        let reserved_cpus = match &self.config.cpu_policy {
             CpuPolicy::None => 0,
             CpuPolicy::Static(reserved) => reserved.0.len(),
         };
-        node::State {
-            not_ready: None,
-            pressure: *self.pressure.lock(),
-            images: Vec::new(),
-            volumes_in_use: self.csi.in_use(),
-            devices: self.plugins.capacity(),
-            reserved_cpus: reserved,
-        }
+        node::State { devices: self.plugins.capacity(), reserved_cpus, ..node::State::default() }
     }
 
     /// What pods may have of each resource.
     pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
         let known = self.seen_node.lock().as_ref().and_then(|node| node.status.clone()).unwrap_or_default();
-        let (_, allocatable) = node::resources(&self.machine, &known, &self.state());
+        let (_, allocatable) = node::resources(&self.machine, &known, &self.shares());
         allocatable.into_iter().map(|(name, amount)| (name, amount.0)).collect()
     }
 
@@ -438,6 +443,9 @@ impl Agent {
         let (not_ready, mut features) = self.runtime.status().await;
         if let Ok(version) = self.runtime.version().await {
             features.image_volumes = mounts_images(&version);
+            if let Some((name, _)) = version.split_once("://") {
+                features.runtime = name.to_owned();
+            }
             machine.runtime = version;
         }
         if not_ready.is_none() {
@@ -453,23 +461,26 @@ impl Agent {
         }
         let node = Arc::new(node);
         *self.seen_node.lock() = Some(node.clone());
-        match node.spec.as_ref().and_then(|s| s.pod_cidr.as_deref()) {
+        let ranges = cni::ranges(&node);
+        match ranges.first() {
             _ if self.config.pod_network == PodNetwork::None => {
                 // It is told once; more does no harm.
                 self.networked.notify_one();
                 *prepared = true;
             }
-            Some(cidr) => self.pod_network(cidr, &node, prepared).await?,
+            Some(_) => self.pod_network(&ranges, &node, prepared).await?,
             None => {}
         }
         Ok(state.not_ready.is_none() && *prepared)
     }
 
     /// Makes the pods' network on this node and the ways to other nodes'.
-    async fn pod_network(&self, cidr: &str, node: &Node, prepared: &mut bool) -> Result<(), Error> {
+    async fn pod_network(&self, ranges: &[String], node: &Node, prepared: &mut bool) -> Result<(), Error> {
+        let cidr = ranges.iter().find(|range| !range.contains(':')).or(ranges.first());
+        let Some(cidr) = cidr.map(String::as_str) else { return Ok(()) };
         let vxlan = self.config.pod_network == PodNetwork::Vxlan;
         let mtu = if vxlan { cni::inner_mtu(self.config.node_ip) } else { None };
-        if let Err(error) = cni::write(&self.config.cni_conf_dir, cidr, mtu) {
+        if let Err(error) = cni::write(&self.config.cni_conf_dir, ranges, mtu) {
             tracing::error!(%error, "the network configuration could not be written");
         }
         self.name_server(cidr, node).await?;
@@ -485,6 +496,7 @@ impl Agent {
         let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
         let routes = cni::routes(&self.config.node_name, &nodes);
         if vxlan {
+            let routes = routes.into_iter().filter(|(_, via)| via.is_ipv4() == self.config.node_ip.is_ipv4()).collect();
             let made = async {
                 overlay::device(self.config.node_ip, cidr).await?;
                 overlay::set_routes(&routes).await

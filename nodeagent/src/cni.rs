@@ -42,13 +42,17 @@ impl std::str::FromStr for PodNetwork {
 
 /// The network configuration for pods of `cidr`. Every pod has a link of its own to the node, and every packet, also one
 /// to a pod of the same node, is routed there: Services and policies see it without help of a bridge.
-fn conflist(cidr: &str, mtu: Option<u32>) -> String {
+fn conflist(cidrs: &[String], mtu: Option<u32>) -> String {
+    // One set of ranges for each family, so that a pod gets an address of each.
+    let ranges: Vec<_> = cidrs.iter().map(|cidr| json!([{"subnet": cidr}])).collect();
+    let everywhere = |cidr: &String| json!({"dst": if cidr.contains(':') { "::/0" } else { "0.0.0.0/0" }});
+    let routes: Vec<_> = cidrs.iter().map(everywhere).collect();
     let mut value = json!({
         "cniVersion": "0.4.0",
         "name": "keelson",
         "plugins": [
             {"type": "ptp", "ipMasq": false,
-             "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+             "ipam": {"type": "host-local", "ranges": ranges, "routes": routes}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     });
@@ -59,8 +63,8 @@ fn conflist(cidr: &str, mtu: Option<u32>) -> String {
 }
 
 /// Writes the configuration if it is not there yet, whole or not at all.
-pub fn write(dir: &Path, cidr: &str, mtu: Option<u32>) -> std::io::Result<()> {
-    let (path, wanted) = (dir.join(FILE), conflist(cidr, mtu));
+pub fn write(dir: &Path, cidrs: &[String], mtu: Option<u32>) -> std::io::Result<()> {
+    let (path, wanted) = (dir.join(FILE), conflist(cidrs, mtu));
     if std::fs::read_to_string(&path).is_ok_and(|present| present == wanted) {
         return Ok(());
     }
@@ -78,17 +82,25 @@ pub fn gateway(cidr: &str) -> Option<IpAddr> {
     }
 }
 
-/// The routes that this node needs: pod CIDR to node address, of all other nodes.
+/// The ranges of a node's pods, one of each family that it has.
+pub fn ranges(node: &Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.clone().filter(|all| !all.is_empty());
+    all.unwrap_or_else(|| spec.pod_cidr.iter().cloned().collect())
+}
+
+/// The routes that this node needs: pod CIDR to node address of the same family, of all other nodes.
 pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
     let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(me));
     let hollow = |n: &Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key("keelson.dev/hollow"));
     others
         .filter(|n| !hollow(n))
-        .filter_map(|node| {
-            let cidr = node.spec.as_ref()?.pod_cidr.clone()?;
-            let addresses = node.status.as_ref()?.addresses.as_ref()?;
-            let ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()?;
-            Some((cidr, ip))
+        .flat_map(|node| {
+            let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+            let internal = addresses.filter(|a| a.type_ == "InternalIP");
+            let ips: Vec<IpAddr> = internal.filter_map(|a| a.address.parse().ok()).collect();
+            let via = move |cidr: &String| ips.iter().find(|ip| ip.is_ipv6() == cidr.contains(':')).copied();
+            ranges(node).into_iter().filter_map(move |cidr| Some((cidr.clone(), via(&cidr)?))).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -112,14 +124,24 @@ pub async fn set_route(cidr: &str, via: IpAddr) -> std::io::Result<()> {
 /// Lets packets be forwarded, and hides pods behind the node's address when they leave the cluster's network.
 pub async fn prepare(cluster_cidr: &str) -> std::io::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-    let pods: Vec<&str> = cluster_cidr.split(',').filter(|cidr| !cidr.contains(':')).collect();
-    let pods = pods.join(", ");
-    nft::apply(&format!(
-        "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\nchain leaving {{\n\
-         type nat hook postrouting priority srcnat; policy accept;\n\
-         ip saddr {{ {pods} }} ip daddr != {{ {pods} }} ip daddr != 224.0.0.0/4 ct status & dnat == 0 masquerade\n}}\n}}\n"
-    ))
-    .await
+    let mut script = String::new();
+    for (word, multicast, six) in [("ip", "224.0.0.0/4", false), ("ip6", "ff00::/8", true)] {
+        let pods: Vec<&str> = cluster_cidr.split(',').filter(|cidr| cidr.contains(':') == six).collect();
+        if pods.is_empty() {
+            continue;
+        }
+        if six {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+        }
+        let pods = pods.join(", ");
+        script += &format!(
+            "add table {word} {TABLE}\ndelete table {word} {TABLE}\ntable {word} {TABLE} {{\nchain leaving {{\n\
+             type nat hook postrouting priority srcnat; policy accept;\n\
+             {word} saddr {{ {pods} }} {word} daddr != {{ {pods} }} {word} daddr != {multicast} ct status & dnat == 0 \
+             masquerade\n}}\n}}\n"
+        );
+    }
+    nft::apply(&script).await
 }
 
 async fn run(program: &str, arguments: &[&str]) -> std::io::Result<()> {
@@ -144,18 +166,31 @@ mod tests {
         };
         let mut hollow = node("h", "10.244.2.0/24", "172.31.0.1");
         hollow.metadata.labels = Some([("keelson.dev/hollow".to_owned(), "true".to_owned())].into());
-        let nodes = [node("a", "10.244.0.0/24", "10.0.0.1"), node("b", "10.244.1.0/24", "10.0.0.2"), hollow];
-        let routes = routes("a", &nodes);
-        assert_eq!(routes.into_iter().collect::<Vec<_>>(), [("10.244.1.0/24".into(), "10.0.0.2".parse().unwrap())]);
+        let mut both = node("c", "10.244.3.0/24", "10.0.0.3");
+        both.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.3.0/24".into(), "fd00:244:0:3::/64".into()]);
+        let six = serde_json::from_value(json!({"type": "InternalIP", "address": "fd00::3"})).unwrap();
+        both.status.as_mut().unwrap().addresses.as_mut().unwrap().push(six);
+        let mut without = node("d", "10.244.4.0/24", "10.0.0.4");
+        without.spec.as_mut().unwrap().pod_cidrs = Some(vec!["10.244.4.0/24".into(), "fd00:244:0:4::/64".into()]);
+        let nodes =
+            [node("a", "10.244.0.0/24", "10.0.0.1"), node("b", "10.244.1.0/24", "10.0.0.2"), hollow, both, without];
+        let routes = routes("a", &nodes).into_iter().map(|(cidr, via)| format!("{cidr} {via}"));
+        let wanted =
+            ["10.244.1.0/24 10.0.0.2", "10.244.3.0/24 10.0.0.3", "10.244.4.0/24 10.0.0.4", "fd00:244:0:3::/64 fd00::3"];
+        assert_eq!(routes.collect::<Vec<_>>(), wanted);
     }
 
     #[test]
     fn the_configuration_is_written_once() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "10.244.1.0/24", None).unwrap();
+        let both = ["10.244.1.0/24".to_owned(), "fd00:244:0:1::/64".to_owned()];
+        write(dir.path(), &both, None).unwrap();
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
         assert!(text.contains("10.244.1.0/24"));
-        write(dir.path(), "10.244.1.0/24", None).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let ipam = &value["plugins"][0]["ipam"];
+        assert_eq!((&ipam["ranges"][1][0]["subnet"], &ipam["routes"][1]["dst"]), (&json!(both[1]), &json!("::/0")));
+        write(dir.path(), &both, None).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -86,8 +86,10 @@ impl Running {
 pub type Fingerprint = BTreeSet<(String, i32)>;
 
 /// What a runtime can do beyond what all can.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
+    /// The runtime's name.
+    pub runtime: String,
     /// Handlers whose pods can have a user namespace of their own.
     pub user_namespaces: BTreeSet<String>,
     /// Handlers whose mounts can be read-only with all that is mounted below them.
@@ -96,6 +98,19 @@ pub struct Features {
     pub groups_policy: bool,
     /// Whether images can be mounted.
     pub image_volumes: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            // What nodes have that have not answered yet.
+            runtime: "containerd".into(),
+            user_namespaces: BTreeSet::new(),
+            recursive_read_only: BTreeSet::new(),
+            groups_policy: false,
+            image_volumes: false,
+        }
+    }
 }
 
 impl Features {
@@ -108,7 +123,7 @@ impl Features {
             user_namespaces: with(|f| f.user_namespaces),
             recursive_read_only: with(|f| f.recursive_read_only_mounts),
             groups_policy: answer.features.as_ref().is_some_and(|f| f.supplemental_groups_policy),
-            image_volumes: false,
+            ..Self::default()
         }
     }
 }

@@ -101,6 +101,7 @@ fn hollow(config: &HollowConfig, index: u32) -> Hollow {
     let id = format!("{:032x}", 0x6b65_656c_736f_6e00_u128 + u128::from(index));
     let machine = Machine {
         ip: ip.to_string(),
+        other_ip: None,
         port: 10250,
         cpu: config.cpu.clone(),
         memory: config.memory.clone(),

@@ -42,6 +42,7 @@ pub use agent::{Agent, AgentConfig, AgentError};
 pub use cni::PodNetwork;
 pub use cpus::{CpuPolicy, CpuSet};
 pub use manifests::Manifests;
+pub use network::proxy::ProxyMode;
 #[doc(hidden)]
 pub use network::proxy::measure;
 pub use pressure::Thresholds;

@@ -21,6 +21,7 @@ pub fn read(ip: &str, port: u16) -> Machine {
     let storage = nix::sys::statvfs::statvfs("/").map_or(0, |s| s.blocks() as u128 * s.fragment_size() as u128);
     Machine {
         ip: ip.into(),
+        other_ip: None,
         port: port.into(),
         cpu: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).to_string(),
         memory: format!("{kibibytes}Ki"),

@@ -75,6 +75,8 @@ pub fn resources(machine: &Machine, previous: &NodeStatus, state: &State) -> (Qu
 pub struct Machine {
     /// Address of the node that others reach.
     pub ip: String,
+    /// Its address of the other family, if it has one.
+    pub other_ip: Option<String>,
     /// Port of the agent's server.
     pub port: i32,
     /// CPUs, as a quantity.
@@ -171,10 +173,13 @@ pub fn status(
     state: &State,
 ) -> Result<NodeStatus, serde_json::Error> {
     let (capacity, allocatable) = resources(machine, previous, state);
+    let ips = std::iter::once(&machine.ip).chain(&machine.other_ip);
+    let mut addresses: Vec<_> = ips.map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    addresses.push(json!({"type": "Hostname", "address": name}));
     let mut status: NodeStatus = serde_json::from_value(json!({
         "capacity": capacity,
         "allocatable": allocatable,
-        "addresses": [{"type": "InternalIP", "address": machine.ip}, {"type": "Hostname", "address": name}],
+        "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": machine.port}},
         "nodeInfo": {
             "architecture": architecture(), "operatingSystem": "linux", "bootID": machine.boot_id,
@@ -294,6 +299,7 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             ip: "10.0.0.1".into(),
+            other_ip: None,
             port: 10250,
             cpu: "4".into(),
             memory: "8Gi".into(),

@@ -43,6 +43,8 @@ pub struct View<'a> {
     pub addresses: &'a [String],
     /// Why the node ended the pod, if it did.
     pub doom: Option<&'a Doom>,
+    /// The runtime's name, which is a part of containers' ids.
+    pub runtime: &'a str,
     /// How a change of its resources stands, if one is asked for.
     pub resizing: Option<&'a Verdict>,
 }
@@ -64,7 +66,7 @@ impl View<'_> {
             "reason": if run.reason.is_empty() { usual } else { &run.reason },
             "message": message,
             "startedAt": time(run.started_at), "finishedAt": time(run.finished_at),
-            "containerID": format!("containerd://{}", run.id),
+            "containerID": format!("{}://{}", self.runtime, run.id),
         }})
     }
 
@@ -105,7 +107,7 @@ impl View<'_> {
             "state": state, "lastState": last,
         });
         if let Some(newest) = newest {
-            value["containerID"] = format!("containerd://{}", newest.id).into();
+            value["containerID"] = format!("{}://{}", self.runtime, newest.id).into();
         }
         if let Some(resources) = spec.resources.as_ref().filter(|_| sort != Sort::Ephemeral && newest.is_some()) {
             value["resources"] = json!({"limits": resources.limits, "requests": resources.requests});
@@ -300,6 +302,7 @@ mod tests {
             host_ips: &["10.0.0.1".into()],
             addresses: &["10.244.0.2".into()],
             doom,
+            runtime: "containerd",
             resizing: None,
         };
         view.status().unwrap()

@@ -1,5 +1,6 @@
 //! Members compare the hashes of their histories all the time. One whose history is not that of the others stops
-//! serving: it says so, raises an alarm and ends, before anybody reads more from it.
+//! serving: it says so, raises an alarm and ends, before anybody reads more from it; at its next start it begins anew
+//! ([`crate::heal`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,10 +92,9 @@ async fn condemn(inner: &Arc<Inner>, revision: Revision) {
         let told: KvError = error;
         tracing::warn!(error = %told, "the alarm could not be raised");
     }
-    inner.store.condemn(&format!(
-        "this member's history differs from the other members' at revision {revision}: remove its data directory and \
-         add it as a new member"
-    ));
+    let why = format!("this member's history differs from the other members' at revision {revision}");
+    crate::heal::pronounce_or_tell(&inner.home, &why);
+    inner.store.condemn(&format!("{why}: it begins anew at its next start, or is to be replaced"));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod cluster;
 mod codec;
 mod compare;
 pub mod etcd;
+pub mod heal;
 pub mod limits;
 mod log;
 mod machine;

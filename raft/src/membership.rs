@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use keelson_store::{ChainHash, Kv, KvError, Revision};
+use keelson_store::{ChainHash, Command, Kv, KvError, Revision, SettingsChange};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -22,7 +22,7 @@ use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url, wai
 use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
 use crate::message::{Answer, Ask, Change, Refusal};
 use crate::replica::{Inner, Replica, odd_answer, refused};
-use crate::types::{Node, TypeConfig};
+use crate::types::{Node, Part, TypeConfig};
 
 type Written = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
@@ -85,6 +85,25 @@ impl Inner {
         self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
     }
 
+    /// What was wrong with members that are no more is over.
+    async fn clear_alarms(&self) {
+        let (view, members) = (self.store.view(), self.members());
+        let gone = |id: u64| members.iter().all(|(found, ..)| *found != id);
+        let names = crate::etcd::alarm::names(&view).into_iter().filter(|(_, id)| gone(*id));
+        let writes: Vec<_> = names.map(|(name, _)| (name, None)).collect();
+        if writes.is_empty() {
+            return;
+        }
+        let change = SettingsChange { guards: Vec::new(), writes };
+        let written = match Part::new(Command::Settings(change)) {
+            Ok(part) => self.write_here(part.into()).await.map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = written {
+            tracing::debug!(error, "the alarms of a member that is no more stay for now");
+        }
+    }
+
     async fn promote_here(&self, id: u64) -> Result<u64, Refusal> {
         match self.members().into_iter().find(|(found, ..)| *found == id) {
             None => Err(Refusal::Membership(ClusterError::MemberNotFound)),
@@ -122,6 +141,23 @@ impl Inner {
         Ok(last.map_or(0, |last| last.index))
     }
 
+    /// Whether a change of voters has made its first step only: then the old ones and the new ones must agree.
+    pub(crate) fn is_joint(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Makes the second step of a change whose leader died after the first: until then fewer members may fail than should.
+    async fn finish_change(&self) {
+        // Voters that leave are no learners afterwards, as in every change that removes one.
+        let written = self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await;
+        match written {
+            Ok(_) => tracing::info!("a change of the membership that another leader began is finished"),
+            // Whoever began it is still at it.
+            Err(_) if in_progress(&written) => {}
+            Err(error) => tracing::debug!(%error, "a change of the membership cannot be finished yet"),
+        }
+    }
+
     /// Whether a learner's log is nearly as long as the leader's.
     fn caught_up(&self, id: u64) -> bool {
         let metrics = self.raft.metrics();
@@ -132,7 +168,7 @@ impl Inner {
     }
 }
 
-/// Promotes joining learners that have caught up, while this member leads.
+/// Promotes joining learners that have caught up, and finishes what former leaders began, while this member leads.
 pub async fn promote(inner: Arc<Inner>) {
     let mut tick = tokio::time::interval(Duration::from_millis(PROMOTION_MILLIS));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -144,6 +180,11 @@ pub async fn promote(inner: Arc<Inner>) {
         if !inner.is_leading() {
             continue;
         }
+        if inner.is_joint() {
+            inner.finish_change().await;
+            continue;
+        }
+        inner.clear_alarms().await;
         for (id, member, votes) in inner.members() {
             if votes || !member.joining || !inner.caught_up(id) {
                 continue;
@@ -241,6 +282,14 @@ impl Replica {
         let voting = nodes.iter().filter(|(found, node, votes)| *found != id && (*votes || node.joining));
         let started = voting.clone().filter(|(_, node, _)| !node.name.is_empty());
         (started.count(), voting.count())
+    }
+
+    /// Whether no change of the membership is under way, as this member knows.
+    pub fn is_settled(&self) -> bool {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let config = &metrics.membership_config;
+        config == &metrics.committed_membership_config && config.membership().get_joint_config().len() == 1
     }
 
     /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.

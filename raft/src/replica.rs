@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use keelson_store::{
-    Applied, Clock, Command, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest, RangeResponse,
-    Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
+    Applied, Clock, Command, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, RangeRequest,
+    RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch, WatchRequest,
+    choose_lease_id,
 };
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
@@ -138,6 +139,8 @@ pub struct Replica(pub(crate) Arc<Inner>);
 pub struct Inner {
     pub(crate) cluster_id: u64,
     pub(crate) id: u64,
+    /// Where its log and state are.
+    pub(crate) home: PathBuf,
     pub(crate) version: String,
     pub(crate) raft: Raft,
     /// Asked with each request: a receiver of its own costs more than a look.
@@ -146,6 +149,8 @@ pub struct Inner {
     pub(crate) incoming: Incoming,
     pub(crate) network: Network,
     leases: LeaseClock,
+    /// Held while leases' remaining times are on their way into the log, so that they come in the order of the clock.
+    checkpointing: tokio::sync::Mutex<()>,
     applied: watch::Receiver<u64>,
     leading: watch::Sender<bool>,
     barrier: Barrier,
@@ -196,8 +201,20 @@ impl Replica {
 
     /// Opens it in a simulated world.
     pub async fn open_in(setup: impl Into<Setup>, world: World) -> Result<Self, OpenError> {
-        let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup.into();
+        let setup = setup.into();
+        let dir = setup.dir.clone();
+        let opened = Self::open_whole(setup, world).await;
+        opened.inspect_err(|error| {
+            if crate::heal::is_damage(error) {
+                crate::heal::pronounce_or_tell(&dir, &error.to_string());
+            }
+        })
+    }
+
+    async fn open_whole(setup: Setup, world: World) -> Result<Self, OpenError> {
+        let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup;
         let World { wire, files } = world;
+        let home = dir.clone();
         let options = keelson_store::Options { inline: Scope::is_simulated(), ..Default::default() };
         let (store, log, machine) = crate::task::blocking(move || {
             let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
@@ -222,6 +239,7 @@ impl Replica {
         let inner = Arc::new(Inner {
             cluster_id,
             id,
+            home: home.clone(),
             version,
             metrics: raft.metrics(),
             raft,
@@ -229,6 +247,7 @@ impl Replica {
             incoming,
             network,
             leases: LeaseClock::new(clock),
+            checkpointing: tokio::sync::Mutex::default(),
             applied,
             leading: watch::Sender::new(false),
             barrier: Barrier::default(),
@@ -246,6 +265,7 @@ impl Replica {
             crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
         crate::task::spawn(crate::compare::run(inner.clone()));
+        crate::task::spawn(crate::heal::remember(inner.clone(), home));
         crate::task::spawn(lead(inner.clone()));
         crate::task::spawn(snapshots(inner.clone(), due));
         crate::task::spawn(crate::membership::promote(inner.clone()));
@@ -360,18 +380,28 @@ impl Replica {
         &self.0.store
     }
 
-    /// Resolves with the reason when Raft has stopped on an error: the process must then end.
+    /// Resolves with the reason when Raft has stopped on an error: the process must then end. If the reason is damage, the
+    /// member begins anew at its next start ([`crate::heal`]).
     pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
         let metrics = self.0.raft.metrics();
         let stop = self.0.stop.clone();
+        let (store, home) = (self.0.store.clone(), self.0.home.clone());
         async move {
             loop {
+                let damage = store.failure().filter(|_| !stop.is_cancelled());
+                if let Some(damage) = &damage
+                    && matches!(damage, keelson_store::Fatal::Corrupt(_))
+                {
+                    crate::heal::pronounce_or_tell(&home, &damage.to_string());
+                }
                 let state = metrics.borrow_watched().running_state.clone();
-                match state {
-                    Err(fatal) if !stop.is_cancelled() => return fatal.to_string(),
-                    Err(_) => std::future::pending::<()>().await,
+                match (state, damage) {
+                    (Err(fatal), _) if !stop.is_cancelled() => return fatal.to_string(),
+                    // Raft notices only when it has something to apply; until then nobody must read from here.
+                    (Ok(()), Some(damage)) => return damage.to_string(),
+                    (Err(_), _) => std::future::pending::<()>().await,
                     // Looked at now and then: the metrics change with every write.
-                    Ok(()) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
+                    (Ok(()), None) => tokio::time::sleep(Duration::from_millis(FAILURE_LOOK_MILLIS)).await,
                 }
             }
         }
@@ -500,7 +530,16 @@ impl Inner {
 
     pub(crate) async fn keep_alive_here(&self, id: LeaseId) -> Result<i64, Refusal> {
         self.lease_here().await?;
-        self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)
+        let renewed = self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)?;
+        if renewed.take_back {
+            // After any checkpoint that is under way, and before anybody is told.
+            let _order = self.checkpointing.lock().await;
+            let command = Command::LeaseCheckpoint(vec![(id, 0)]);
+            let part = Part::new(command).map_err(|_| Refusal::Failed(KvError::TooLarge))?;
+            self.write_here(part.into()).await?;
+            self.leases.taken_back(id);
+        }
+        Ok(renewed.ttl)
     }
 
     pub(crate) async fn remaining_here(&self, id: LeaseId) -> Result<i64, Refusal> {
@@ -740,6 +779,7 @@ async fn lead(inner: Arc<Inner>) {
 
 /// Revokes expired leases and records the remaining time of long ones.
 async fn expire(inner: &Inner) {
+    let _order = inner.checkpointing.lock().await;
     let due = inner.leases.tick(&inner.store.view());
     if due.expired.is_empty() && due.checkpoints.is_empty() {
         return;
@@ -796,10 +836,11 @@ impl Kv for Replica {
         self.0.store.view().query(request)
     }
 
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+    fn txn_if(&self, guards: Guards, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
         async move {
             keelson_store::check(&txn)?;
-            match self.0.propose(Command::Txn(txn)).await? {
+            let command = if guards.is_empty() { Command::Txn(txn) } else { Command::TxnIf(guards, txn) };
+            match self.0.propose(command).await? {
                 Applied::Txn(response) => Ok(response),
                 Applied::Done(_) => Err(KvError::Stopped("a transaction got another command's answer".into())),
             }
@@ -832,8 +873,9 @@ impl Kv for Replica {
         .boxed()
     }
 
-    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
-        self.command(Command::LeaseRevoke { id })
+    fn lease_revoke_if(&self, guards: Guards, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        let free = guards.is_empty();
+        self.command(if free { Command::LeaseRevoke { id } } else { Command::LeaseRevokeIf(guards, id) })
     }
 
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {

@@ -171,6 +171,11 @@ pub async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'stati
 }
 
 /// The dice of the caller's scope, or of its thread.
+pub fn dice() -> Dice {
+    Scope::current().map_or_else(|| Dice::Thread(rand::rng()), Dice::Scope)
+}
+
+/// The dice of the caller's scope, or of its thread.
 pub enum Dice {
     /// The thread's.
     Thread(ThreadRng),
@@ -249,7 +254,7 @@ impl AsyncRuntime for Executor {
     }
 
     fn thread_rng() -> Dice {
-        Scope::current().map_or_else(|| Dice::Thread(rand::rng()), Dice::Scope)
+        dice()
     }
 
     fn new(threads: usize) -> Self {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use keelson_pki::ClusterPki;
-use keelson_raft::{Change, Node as Record, Options, PEER_NAME, Replica};
+use keelson_raft::wire::World;
+use keelson_raft::{Change, Node as Record, OpenError, Options, PEER_NAME, PeerTls, Replica, heal};
 use keelson_store::{KeyRange, Kv, KvError, MonotonicClock, Op, PutRequest, RangeRequest, Txn, WatchRequest, contract};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 
 struct Node {
@@ -17,21 +19,33 @@ struct Node {
 }
 
 async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> Node {
+    let (replica, peer_address) = open(pki, &dir.join(id.to_string()), id, address).await;
+    let replica = replica.expect("the replica opens");
+    Node { replica, member: Record { name: format!("m{id}"), peer_address, ..Record::default() } }
+}
+
+fn certificates(pki: &ClusterPki) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let issued = pki.peer.issue_peer("member", &[PEER_NAME.to_owned()]).expect("a certificate");
+    let server = keelson_pki::peer_server_config(&issued, &pki.peer.certificate()).expect("a configuration");
+    (server, keelson_pki::peer_client_config(&issued, &pki.peer.certificate()).expect("a configuration"))
+}
+
+/// The member of a directory, if it opens, and where others reach it.
+async fn open(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> (Result<Replica, OpenError>, String) {
     let listener = TcpListener::bind(address.unwrap_or("127.0.0.1:0")).await.expect("a port");
-    let issued = pki.peer.issue_peer(&format!("member-{id}"), &[PEER_NAME.to_owned()]).expect("a certificate");
     let peer_address = listener.local_addr().expect("an address").to_string();
+    let (server_tls, client_tls) = certificates(pki);
     let options = Options {
         cluster_id: 1,
         id,
-        dir: dir.join(id.to_string()),
+        dir: dir.to_owned(),
         version: "test".into(),
         clock: Arc::new(MonotonicClock::default()),
         listener,
-        server_tls: keelson_pki::peer_server_config(&issued, &pki.peer.certificate()).expect("a configuration"),
-        client_tls: keelson_pki::peer_client_config(&issued, &pki.peer.certificate()).expect("a configuration"),
+        server_tls,
+        client_tls,
     };
-    let replica = Replica::open(options).await.expect("the replica opens");
-    Node { replica, member: Record { name: format!("m{id}"), peer_address, ..Record::default() } }
+    (Replica::open(options).await, peer_address)
 }
 
 async fn cluster(pki: &ClusterPki, dir: &Path, count: u64) -> Vec<Node> {
@@ -72,6 +86,19 @@ async fn put(replica: &Replica, key: &str, value: &[u8]) -> Result<i64, KvError>
     let put = PutRequest::new(key.to_owned(), value.to_vec());
     let written = replica.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }).await?;
     Ok(written.revision)
+}
+
+/// Writes, again while there is no leader: on a busy machine members stand for election.
+async fn write(replica: &Replica, key: &str, value: &[u8]) {
+    let mut last = None;
+    for _ in 0..600 {
+        match put(replica, key, value).await {
+            Ok(_) => return,
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{key} was not written: {last:?}");
 }
 
 fn get(replica: &Replica, key: &str) -> Option<Vec<u8>> {
@@ -175,7 +202,7 @@ async fn a_member_without_its_disk_is_replaced_through_a_snapshot() {
     let writer = nodes[leads].replica.clone();
     // One after the other, so that each gets its own log entry: more than are kept for those that lag.
     for at in 0..keelson_raft::limits::KEPT_ENTRIES + 100 {
-        put(&writer, &format!("n/{}", at % 5000), b"value").await.expect("written");
+        write(&writer, &format!("n/{}", at % 5000), b"value").await;
     }
     let total = keelson_raft::limits::SNAPSHOT_COMMANDS + 500;
     for chunk in (0..total).collect::<Vec<_>>().chunks(500) {
@@ -260,4 +287,94 @@ async fn a_member_with_another_history_stops() {
     assert!(others().all(|replica| replica.machine().failure().is_none()), "only that one stops");
     let told = others().all(|replica| replica.view().settings(b"alarm/").count() == 1);
     assert!(told, "there is an alarm");
+}
+
+/// What makes a member begin anew.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    /// A bit of each table flips.
+    Tables,
+    /// A bit of the log flips.
+    Log,
+    /// Its history becomes another one.
+    History,
+}
+
+fn flip(dir: &Path, ending: &str) {
+    let mut flipped = 0;
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            flip(&path, ending);
+        } else if path.to_string_lossy().ends_with(ending) {
+            let mut bytes = std::fs::read(&path).expect("readable");
+            // Early in it: a damaged end of the log cannot be told from one that was never written.
+            bytes[100] ^= 1;
+            std::fs::write(&path, bytes).expect("written");
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0 || !dir.ends_with("log"), "there is a log");
+}
+
+impl Harm {
+    fn done_to(self, dir: &Path) {
+        match self {
+            Self::Tables => flip(&dir.join("state"), ".sst"),
+            Self::Log => flip(&dir.join("log"), ".log"),
+            Self::History => keelson_store::damage::forge_history(&dir.join("state")).expect("forged"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_member_begins_anew_from_its_peers() {
+    for harm in [Harm::Tables, Harm::Log, Harm::History] {
+        let (dir, pki) = (tempfile::tempdir().expect("a directory"), ClusterPki::create().expect("keys"));
+        let mut nodes = cluster(&pki, dir.path(), 3).await;
+        for n in 0..20 {
+            write(&nodes[0].replica, &format!("k{n}"), b"before").await;
+        }
+        let at = nodes.iter().position(|node| !node.replica.status().is_leader).expect("a follower");
+        let (id, home) = (at as u64 + 1, dir.path().join((at + 1).to_string()));
+        let Node { replica, member } = nodes.remove(at);
+        write(&replica, "k20", b"before").await;
+        until(|| heal::roster(&home).is_ok_and(|known| known.is_some_and(|r| r.others().len() == 2)), "a roster").await;
+        replica.shutdown().await;
+        drop(replica);
+        harm.done_to(&home);
+        let (opened, _) = open(&pki, &home, id, Some(&member.peer_address)).await;
+        match opened {
+            Err(error) => assert!(matches!(error, OpenError::Store(_) | OpenError::Log(_)), "{harm:?}: {error}"),
+            Ok(replica) => {
+                write(&nodes[0].replica, "k", b"meanwhile").await;
+                let why = tokio::time::timeout(Duration::from_secs(60), replica.failed()).await;
+                assert!(why.is_ok(), "{harm:?}: the member goes on");
+                replica.shutdown().await;
+            }
+        }
+        let sentence = heal::sentence(&home).expect("readable").unwrap_or_else(|| panic!("{harm:?}: no sentence"));
+        assert_eq!(sentence.former, id);
+        begins_anew(&pki, &home, &nodes, &member, sentence.fresh).await;
+        assert!(nodes[0].replica.nodes().iter().all(|(found, ..)| *found != id), "{harm:?}: the old id is there");
+    }
+}
+
+/// As the program does at its next start.
+async fn begins_anew(pki: &ClusterPki, home: &Path, others: &[Node], member: &Record, fresh: u64) {
+    let (server, client) = certificates(pki);
+    let tls = PeerTls::fixed(server, client, PEER_NAME);
+    let anew = heal::prepare(home, Some(tls), &World::default()).await.expect("the others agree").expect("sentenced");
+    assert_eq!((anew.id, anew.peers.len()), (fresh, 2));
+    heal::done(home).expect("removed");
+    let (opened, _) = open(pki, home, anew.id, Some(&member.peer_address)).await;
+    let replica = opened.expect("it opens, empty");
+    assert_eq!(replica.view().revision(), 1, "it has nothing yet");
+    voters(&others[0].replica, 3).await;
+    write(&replica, "k7", b"after").await;
+    for (key, value) in [("k6", &b"before"[..]), ("k7", b"after")] {
+        assert_eq!(get(&replica, key).as_deref(), Some(value));
+    }
+    until(|| replica.view().settings(b"alarm/").count() == 0, "its alarm is over").await;
+    replica.shutdown().await;
 }

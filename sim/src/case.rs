@@ -56,12 +56,17 @@ impl Case {
         let snapshot_entries = [20, 60, 200, 1000][dice.random_range(0..4)];
         let kept_entries = [0, 10, 100][dice.random_range(0..3)];
         let pace = [20.0, 60.0, 150.0][dice.random_range(0..3)];
-        let workloads = chosen(&wanted.workloads, &mut dice)?;
+        let mut workloads = chosen(&wanted.workloads, &mut dice)?;
+        let forgets = |name: &String| workloads::find(name).is_some_and(|row| row.forgets);
+        // Watches are checked against all of history.
+        if workloads.iter().any(|name| name == "watch") && workloads.iter().any(forgets) {
+            let forgetful = dice.random_range(0..2) == 0;
+            workloads.retain(|name| if forgetful { name != "watch" } else { !forgets(name) });
+        }
         // A run in which a few kinds of faults meet finds more than one with a little of all.
         let all = nemesis::find(&wanted.nemesis)?;
         let some: Vec<_> = all.iter().filter(|_| dice.random_range(0..10) < 4).copied().collect();
         let mut rows = if some.is_empty() || wanted.nemesis != ["all"] { all } else { some };
-        // Watches are checked against all of history.
         if workloads.iter().any(|name| name == "watch") {
             rows.retain(|row| row.name != "compact");
         }

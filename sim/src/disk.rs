@@ -125,6 +125,12 @@ impl Disk {
         (Self(Arc::new(Mutex::new(fresh)), self.1.clone(), self.2), lost)
     }
 
+    /// Whether anything is wrong with it.
+    pub fn is_ill(&self) -> bool {
+        let state = self.0.lock();
+        state.full || state.broken || state.unsyncable || state.power.is_some()
+    }
+
     /// Whether the disk is full.
     pub fn set_full(&self, full: bool) {
         self.0.lock().full = full;

@@ -1,6 +1,9 @@
 //! Faults in the simulated world: one table, and the plan of a run, which follows from its seed. Each fault has its own
 //! dice, so that a plan can be shortened without changing what is left.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,9 @@ const QUIET: (u64, u64) = (200, 4000);
 const OVERLAP: u32 = 4;
 /// Revisions that a compaction keeps at most.
 const KEPT: i64 = 100;
+
+/// How often it is looked, about every second, whether a new member votes.
+const ROLL_LOOKS: u32 = 30;
 
 /// What a fault acts upon, and its dice.
 struct Act {
@@ -77,8 +83,12 @@ rows![
     ("disk-error", "writes to one member's disk fail", 500..4000, disk_error),
     ("sync-error", "syncs of one member's disk fail", 500..4000, sync_error),
     ("bit-flip", "a bit of one member's log is flipped while it is dead", 100..3000, bit_flip),
+    ("table-rot", "a bit of one member's tables is flipped while it is dead", 100..3000, table_rot),
+    ("torn-table", "a table of one member loses its end while it is dead", 100..3000, torn_table),
+    ("diverge", "the history of one member is forged while it is dead", 100..3000, diverge),
     ("drift", "clocks tick faster and slower", 3000..15000, drift),
     ("replace", "one member's disk is lost, and another one joins in its place", 500..4000, replace),
+    ("roll", "one member after another is replaced", 500..2000, roll),
     ("compact", "history is compacted", 100..500, compact),
     ("move-leader", "the leader hands over", 100..1000, move_leader),
 ];
@@ -370,6 +380,105 @@ async fn bit_flip(mut act: Act) -> String {
         Some(place) => format!("{member}: {place}"),
         None => "nothing was written yet".into(),
     }
+}
+
+/// Kills a member whose loss the others can bear; `None` if there is none.
+fn victim(act: &mut Act) -> Option<usize> {
+    let member = act.random();
+    if act.world.count() < 3 || act.world.any_excused() || !act.world.is_whole() {
+        return None;
+    }
+    act.world.kill(member);
+    Some(member)
+}
+
+const IN_DOUBT: &str = "not while another disk is in doubt";
+
+/// A random table or catalogue of tables below a directory, and its content.
+fn table(dir: &Path, dice: &mut StdRng) -> io::Result<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for generation in fs::read_dir(dir)? {
+        let generation = generation?;
+        if !generation.file_type()?.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(generation.path())? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.ends_with(".sst") || name.starts_with("MANIFEST") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let path = found.get(dice.random_range(0..found.len().max(1))).ok_or(io::ErrorKind::NotFound)?;
+    Ok((path.clone(), fs::read(path)?))
+}
+
+/// A place in a file that does not depend on its exact length: that follows from the machine's time as well.
+fn place(content: &[u8], dice: &mut StdRng) -> usize {
+    let within = (content.len() / 2 + 1).next_power_of_two() / 2;
+    dice.random_range(0..within.max(1))
+}
+
+/// Another file takes the place of one that may be linked to elsewhere.
+fn exchange(path: &Path, content: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("part");
+    fs::write(&part, content)?;
+    fs::rename(part, path)
+}
+
+async fn table_rot(mut act: Act) -> String {
+    let Some(member) = victim(&mut act) else { return IN_DOUBT.into() };
+    let mut dice = StdRng::seed_from_u64(act.dice.random());
+    let told = act.world.damage(member, |dir| {
+        let (path, mut content) = table(dir, &mut dice)?;
+        let byte = place(&content, &mut dice);
+        *content.get_mut(byte).ok_or(io::ErrorKind::UnexpectedEof)? ^= 1 << dice.random_range(0..8);
+        exchange(&path, &content)?;
+        Ok("a bit of a table is flipped".into())
+    });
+    format!("{member}: {told}")
+}
+
+async fn torn_table(mut act: Act) -> String {
+    let Some(member) = victim(&mut act) else { return IN_DOUBT.into() };
+    let mut dice = StdRng::seed_from_u64(act.dice.random());
+    let told = act.world.damage(member, |dir| {
+        let (path, content) = table(dir, &mut dice)?;
+        exchange(&path, &content[..place(&content, &mut dice)])?;
+        Ok("a table has lost its end".into())
+    });
+    format!("{member}: {told}")
+}
+
+async fn diverge(mut act: Act) -> String {
+    let Some(member) = victim(&mut act) else { return IN_DOUBT.into() };
+    let forge = |dir: &Path| keelson_store::damage::forge_history(dir).map_err(io::Error::other);
+    let told = act.world.damage(member, |dir| forge(dir).map(|()| "its history is forged".into()));
+    format!("{member}: {told}")
+}
+
+async fn roll(mut act: Act) -> String {
+    let order = act.shuffled();
+    let mut replaced = Vec::new();
+    for member in order {
+        for _ in 0..ROLL_LOOKS {
+            if act.world.is_whole() {
+                break;
+            }
+            act.wait(900..1100).await;
+        }
+        if act.world.count() < 3 || !act.world.is_whole() {
+            break;
+        }
+        act.world.kill(member);
+        act.world.wipe(member);
+        act.wait(0..1000).await;
+        act.world.start(member);
+        replaced.push(member);
+    }
+    format!("replaced {replaced:?}")
 }
 
 async fn drift(mut act: Act) -> String {

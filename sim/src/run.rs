@@ -54,6 +54,9 @@ pub struct Outcome {
     pub operations: usize,
     /// Faults that were made.
     pub faults: usize,
+    /// Members that began anew from their peers.
+    #[serde(default)]
+    pub healed: u64,
     /// Requests, answers and their parts on the network.
     pub packets: u64,
     /// Simulated time in milliseconds.
@@ -74,6 +77,7 @@ impl Outcome {
             events: 0,
             operations: 0,
             faults: 0,
+            healed: 0,
             packets: 0,
             simulated: 0,
             took: 0,
@@ -188,6 +192,7 @@ fn outcome(case: &Case, world: &World, shared: &Shared, report: &Report) -> Outc
         events,
         operations: report.workloads.iter().map(|workload| workload.checked.operations).sum(),
         faults: report.faults.len(),
+        healed: world.healed(),
         packets: world.net.carried(),
         simulated: shared.now() / 1_000_000,
         took: 0,

@@ -47,6 +47,8 @@ pub struct Sum {
     pub operations: usize,
     /// Faults that were made.
     pub faults: usize,
+    /// Members that began anew from their peers.
+    pub healed: u64,
     /// Requests, answers and their parts on the network.
     pub packets: u64,
     /// Simulated milliseconds.
@@ -132,6 +134,7 @@ impl Runner {
         sum.cases += 1;
         sum.operations += outcome.operations;
         sum.faults += outcome.faults;
+        sum.healed += outcome.healed;
         sum.packets += outcome.packets;
         sum.simulated += outcome.simulated;
         sum.took += outcome.took;
@@ -171,12 +174,13 @@ impl Sum {
             "{} seeds, {} failed, {undecided} histories not decided\n\
              {hours:.2} simulated hours in {seconds:.0} s: {times:.0} times real time, {alone:.0} times for each process, \
              {:.0} seeds a minute\n\
-             {} operations checked, {} faults, {} packets",
+             {} operations checked, {} faults, {} members began anew, {} packets",
             self.cases,
             self.failed.len(),
             self.cases as f64 / minutes,
             self.operations,
             self.faults,
+            self.healed,
             self.packets,
         )
     }

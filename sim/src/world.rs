@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +14,7 @@ use keelson_chaos::etcd::Client;
 use keelson_raft::etcd::{self, Front};
 use keelson_raft::task::Scope;
 use keelson_raft::wire::{Failure, Line, World as Seams};
-use keelson_raft::{Node, Replica, Setup, Tuning};
+use keelson_raft::{Node, Replica, Setup, Tuning, heal};
 use keelson_store::Kv;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -54,6 +55,8 @@ pub struct Member {
     joins: bool,
     /// Its disk was damaged or failed on purpose: it may end, and even refuse to start.
     excused: bool,
+    /// Its state was damaged, which may show at any time.
+    rotten: bool,
 }
 
 /// All members.
@@ -66,6 +69,7 @@ pub struct World {
     dice: Mutex<StdRng>,
     root: PathBuf,
     tuning: Tuning,
+    healed: AtomicU64,
     /// What must not have happened, in words.
     wrong: Mutex<BTreeSet<String>>,
 }
@@ -88,10 +92,11 @@ impl World {
             down: false,
             joins: false,
             excused: false,
+            rotten: false,
         });
         let members = Mutex::new(members.collect());
         let (dice, root) = (Mutex::new(dice), root.to_path_buf());
-        Arc::new(Self { net, trace, members, dice, root, tuning, wrong: Mutex::default() })
+        Arc::new(Self { net, trace, members, dice, root, tuning, healed: AtomicU64::new(0), wrong: Mutex::default() })
     }
 
     /// How many members there are.
@@ -135,7 +140,10 @@ impl World {
     pub fn is_whole(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let members = self.members.lock();
-        let Some(nodes) = members[leader].replica.as_ref().map(Replica::nodes) else { return false };
+        let Some(replica) = members[leader].replica.as_ref().filter(|replica| replica.is_settled()) else {
+            return false;
+        };
+        let nodes = replica.nodes();
         let votes = |member: &Member| nodes.iter().any(|(id, _, votes)| *id == member.id && *votes);
         nodes.len() == members.len() && members.iter().all(|member| member.replica.is_some() && votes(member))
     }
@@ -172,18 +180,35 @@ impl World {
         };
         self.trace.note(format_args!("member {at} starts"));
         let world = self.clone();
-        let running = scope.clone();
+        let (running, ended) = (scope.clone(), scope.clone());
         scope.spawn(async move {
             let why = match world.run(at, running, setup, seams, joins).await {
                 Ok(why) => why,
                 Err(error) => format!("{error:#}"),
             };
-            world.ended(at, &why);
+            // A disk whose power went has killed it already.
+            if !ended.is_killed() {
+                world.ended(at, &why);
+            }
         });
     }
 
     /// What a member's process does, until it ends by itself.
-    async fn run(&self, at: usize, scope: Scope, setup: Setup, seams: Seams, joins: bool) -> anyhow::Result<String> {
+    async fn run(
+        &self,
+        at: usize,
+        scope: Scope,
+        mut setup: Setup,
+        mut seams: Seams,
+        mut joins: bool,
+    ) -> anyhow::Result<String> {
+        if let Some(anew) = heal::prepare(&setup.dir, None, &seams).await? {
+            self.heals(at, anew.id);
+            heal::done(&setup.dir)?;
+            setup.id = anew.id;
+            seams.files = Some(Arc::new(self.with(at, |member| member.disk.clone())));
+            joins = true;
+        }
         let (id, spool_dir) = (setup.id, setup.dir.clone());
         let replica = Replica::open_in(setup, seams).await.context("it does not start")?;
         let (peer, nobody) = (replica.peer_service(), None);
@@ -196,6 +221,8 @@ impl World {
                 (0..self.count()).map(|member| (member as u64 + 1, node(member))).collect();
             replica.form(founders).await?;
         }
+        // What was wrong with its disk is over, unless it can show at any time.
+        self.with(at, |member| member.excused &= member.rotten || member.disk.is_ill());
         let (kv, cluster) = (Arc::new(replica.clone()), Arc::new(replica.clone()));
         let front = Front::new(kv, cluster, etcd::Options { spool_dir, ..etcd::Options::default() });
         let client = Some(client_line(&front));
@@ -217,8 +244,10 @@ impl World {
             self.wrong.lock().insert(format!("member {at} ended: {why}"));
         }
         self.stop(at);
-        // What was damaged for good is replaced, as the message says.
-        if removed || (excused && why.contains("damaged")) {
+        let dir = self.with(at, |member| self.dir(at, member.lives));
+        let heals = heal::sentence(&dir).is_ok_and(|sentence| sentence.is_some());
+        // What was damaged for good and cannot heal is replaced, as the message says.
+        if removed || (excused && !heals && why.contains("damaged")) {
             self.wipe(at);
         }
         let world = self.clone();
@@ -250,7 +279,7 @@ impl World {
             (lost, self.dir(at, member.lives - 1), self.dir(at, member.lives))
         });
         // The old process' database goes on into a directory that nobody looks at.
-        if let Err(error) = copy(&from.join("state"), &to.join("state")) {
+        if let Err(error) = copy(&from.join("state"), &to.join("state")).and_then(|()| copy_files(&from, &to)) {
             self.wrong.lock().insert(format!("the simulation cannot copy {}: {error}", from.display()));
         }
         drop(replica);
@@ -272,9 +301,36 @@ impl World {
             member.id = id.unwrap_or(0) + 1;
             member.lives += 1;
             member.joins = true;
-            member.excused = false;
+            (member.excused, member.rotten) = (false, false);
         });
         self.trace.note(format_args!("member {at} has lost its disk"));
+    }
+
+    /// A member goes on under another id, with an empty disk.
+    fn heals(&self, at: usize, id: u64) {
+        let seed = self.dice.lock().random();
+        self.with(at, |member| {
+            member.disk = Disk::new(seed, at, self.trace.clone());
+            member.id = id;
+            member.joins = true;
+            (member.excused, member.rotten) = (false, false);
+        });
+        self.healed.fetch_add(1, Ordering::SeqCst);
+        self.trace.note(format_args!("member {at} begins anew"));
+    }
+
+    /// How often a member began anew from its peers.
+    pub fn healed(&self) -> u64 {
+        self.healed.load(Ordering::SeqCst)
+    }
+
+    /// Damages what a member that does not run has on disk; says what was done.
+    pub fn damage(&self, at: usize, how: impl FnOnce(&Path) -> io::Result<String>) -> String {
+        let dir = self.with(at, |member| {
+            (member.excused, member.rotten) = (true, true);
+            self.dir(at, member.lives)
+        });
+        how(&dir.join("state")).unwrap_or_else(|error| format!("nothing to damage: {error}"))
     }
 
     /// From now on a member may end by itself: something is done to its disk.
@@ -336,6 +392,21 @@ fn client_line(front: &Arc<Front>) -> Line {
     let service = service.map_request(|request: http::Request<Body>| request.map(axum::body::Body::new));
     let service = service.map_response(|response: http::Response<axum::body::Body>| response.map(Body::new));
     Line::new(service.map_err(|failure: Failure| failure))
+}
+
+/// The files of a directory, without what lies in directories in it.
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a crash leaves of a directory: all that is in files now. Tables do not change, so they are linked.

@@ -22,8 +22,16 @@ pub const NAMES: &[&str] = &[
     "applied-ahead",
     // After a snapshot was installed, watches go on from before where they were.
     "watch-back",
-    // After a start the revision is that of the newest key, though later ones were deleted.
+    // After a start and a compaction the revision is that of the newest key, though later ones were deleted.
     "falling-revision",
+    // A new leader gives leases all of their time again.
+    "lease-reset",
+    // A renewed lease keeps what was recorded of it before, for the next leader to take.
+    "stale-checkpoint",
+    // The applied index that reaches the disk is that of the batch before: after a crash entries are applied twice.
+    "applied-behind",
+    // A compaction forgets the deletion at its own revision.
+    "lost-tombstone",
 ];
 
 /// Whether a bug is switched on.

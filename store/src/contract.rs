@@ -343,6 +343,15 @@ pub async fn settings(kv: &Store) {
     let refused = change(one("c/set/a", None), one("c/set/b", Some("2"))).await;
     assert_eq!(refused, Err(KvError::SettingsConflict));
     assert_eq!(kv.view().settings(b"c/set/").count(), 1, "a refused change changes nothing");
+    let before = kv.view().revision();
+    let txn = || Txn { success: vec![Op::Put(PutRequest::new("c/set/key", "v"))], ..Txn::default() };
+    let id = kv.lease_grant(0, 60).await.expect("granted");
+    assert_eq!(kv.txn_if(one("c/set/a", Some("2")), txn()).await, Err(KvError::SettingsConflict));
+    assert_eq!(kv.lease_revoke_if(one("c/set/a", None), id).await, Err(KvError::SettingsConflict));
+    assert_eq!((kv.view().revision(), kv.leases().contains(&id)), (before, true), "what is refused changes nothing");
+    kv.txn_if(one("c/set/a", Some("1")), txn()).await.expect("the guard holds");
+    kv.lease_revoke_if(one("c/set/a", Some("1")), id).await.expect("the guard holds");
+    assert!(kv.view().get(b"c/set/key").is_some() && !kv.leases().contains(&id));
     change(one("c/set/a", Some("1")), one("c/set/a", None)).await.expect("it is what it was");
     assert_eq!(kv.view().setting(b"c/set/a"), None);
 }

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::Fatal;
+use crate::steps::step;
 
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "state-";
@@ -56,11 +57,16 @@ pub(crate) fn current(root: &Path) -> Result<PathBuf, Fatal> {
 pub(crate) fn switch(root: &Path, number: u64) -> Result<(), Fatal> {
     let (file, temporary) = (root.join(CURRENT), root.join("CURRENT.new"));
     let write = || {
+        step()?;
         let mut out = File::create(&temporary)?;
+        step()?;
         writeln!(out, "{PREFIX}{number}")?;
         out.sync_all()?;
+        step()?;
         fs::rename(&temporary, &file)?;
-        File::open(root)?.sync_all()
+        step()?;
+        File::open(root)?.sync_all()?;
+        step()
     };
     write().map_err(|error| failed("write", &file, &error))
 }

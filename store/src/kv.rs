@@ -316,14 +316,21 @@ pub enum Command {
     Compact(Revision),
     /// Change settings.
     Settings(SettingsChange),
+    /// A transaction that is refused unless settings are these.
+    TxnIf(Guards, Txn),
+    /// [`Command::LeaseRevoke`] that is refused unless settings are these.
+    LeaseRevokeIf(Guards, LeaseId),
 }
+
+/// What settings must be (`None`: absent) for something to be done.
+pub type Guards = Vec<(Bytes, Option<Bytes>)>;
 
 /// A change of settings: small replicated records beside the keys (users, roles, alarms). They have no revision,
 /// no history and no watchers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettingsChange {
     /// What each of these must be (`None`: absent), or nothing is changed.
-    pub guards: Vec<(Bytes, Option<Bytes>)>,
+    pub guards: Guards,
     /// What is set or removed.
     pub writes: Vec<(Bytes, Option<Bytes>)>,
 }
@@ -331,15 +338,18 @@ pub struct SettingsChange {
 impl SettingsChange {
     /// Bytes of names and values in the change.
     pub fn size_bytes(&self) -> usize {
-        let of = |(name, value): &(Bytes, Option<Bytes>)| name.len() + value.as_ref().map_or(0, Bytes::len);
-        self.guards.iter().chain(&self.writes).map(of).sum()
+        settings_bytes(&self.guards) + settings_bytes(&self.writes)
     }
+}
+
+fn settings_bytes(settings: &[(Bytes, Option<Bytes>)]) -> usize {
+    settings.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum()
 }
 
 impl Command {
     /// Whether it reads a revision that it names: such a command must be alone in its log entry.
     pub fn reads_history(&self) -> bool {
-        matches!(self, Self::Txn(txn) if crate::txn::reads_history(txn))
+        matches!(self, Self::Txn(txn) | Self::TxnIf(_, txn) if crate::txn::reads_history(txn))
     }
 
     /// Bytes of keys and values in the command, for queues and batches that are bounded by size.
@@ -348,6 +358,8 @@ impl Command {
             Self::Txn(txn) => txn.size_bytes(),
             Self::LeaseCheckpoint(remaining) => size_of_val(remaining.as_slice()),
             Self::Settings(change) => change.size_bytes(),
+            Self::TxnIf(guards, txn) => settings_bytes(guards) + txn.size_bytes(),
+            Self::LeaseRevokeIf(guards, _) => settings_bytes(guards) + size_of::<Self>(),
             Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } | Self::Compact(_) => size_of::<Self>(),
         }
     }
@@ -527,7 +539,13 @@ pub trait Kv: Send + Sync + 'static {
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError>;
 
     /// Runs a transaction.
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>>;
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+        self.txn_if(Guards::new(), txn)
+    }
+
+    /// Runs a transaction if settings are these at its place in the order of all changes; else
+    /// [`KvError::SettingsConflict`].
+    fn txn_if(&self, guards: Guards, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>>;
 
     /// Opens a watch on this member.
     fn watch(&self, request: WatchRequest) -> Result<Watch, KvError>;
@@ -545,7 +563,12 @@ pub trait Kv: Send + Sync + 'static {
     fn lease_grant(&self, id: LeaseId, ttl: i64) -> BoxFuture<'_, Result<LeaseId, KvError>>;
 
     /// Revokes a lease and deletes its keys.
-    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>>;
+    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        self.lease_revoke_if(Guards::new(), id)
+    }
+
+    /// The same if settings are these; else [`KvError::SettingsConflict`].
+    fn lease_revoke_if(&self, guards: Guards, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>>;
 
     /// Renews a lease; returns its TTL in seconds.
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>>;

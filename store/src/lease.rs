@@ -1,7 +1,8 @@
 //! When leases expire. The state machine knows durations only; the member that leads keeps their deadlines here.
 //!
 //! Invariant: a lease is never reported as expired before its TTL has passed since it was granted, renewed, or
-//! taken over by this leader with what its checkpoint left.
+//! taken over by this leader with what its checkpoint left; a renewal is answered only when no checkpoint from before it
+//! is left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,8 +12,12 @@ use parking_lot::Mutex;
 
 use crate::{KvError, Lease, LeaseId, LeaseStatus, View, bugs};
 
-/// How often the remaining time of a long lease is recorded.
-pub const CHECKPOINT_INTERVAL_MILLIS: u64 = 300_000;
+/// How often at least the remaining time of a lease that nobody renews is recorded.
+pub const CHECKPOINT_MOST_MILLIS: u64 = 300_000;
+/// How often at most: a lease that is shorter than this has all of its time again after a change of leader.
+pub const CHECKPOINT_LEAST_MILLIS: u64 = 5_000;
+/// Most leases whose remaining time one tick records.
+pub const CHECKPOINTS_PER_TICK_LEASES: usize = 2_000;
 /// Most leases reported as expired by one tick.
 pub const EXPIRED_PER_TICK_LEASES: usize = 1_000;
 /// How long an expired lease is not reported again, while its revocation is under way.
@@ -42,9 +47,10 @@ impl Clock for MonotonicClock {
 
 struct Deadline {
     expires: u64,
+    /// When its remaining time is recorded next.
     checkpoint: u64,
-    /// Renewed after a checkpoint: that checkpoint must be taken back.
-    stale_checkpoint: bool,
+    /// A checkpoint is recorded or under way: it must be taken back before a renewal is answered.
+    checkpointed: bool,
     /// Not to be reported as expired before this.
     quiet_until: u64,
 }
@@ -54,8 +60,18 @@ struct Deadline {
 pub struct Due {
     /// Leases to revoke.
     pub expired: Vec<LeaseId>,
-    /// Remaining seconds to record; 0 takes an earlier record back.
+    /// Remaining seconds to record.
     pub checkpoints: Vec<(LeaseId, i64)>,
+}
+
+/// A lease that was renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// Its TTL in seconds.
+    pub ttl: i64,
+    /// A checkpoint from before must be taken back (0 seconds recorded) before anybody is told: the next leader would
+    /// cut the lease short. Whoever has done it calls [`LeaseClock::taken_back`].
+    pub take_back: bool,
 }
 
 /// Deadlines of all leases while this member leads.
@@ -72,12 +88,39 @@ fn seconds(millis: u64) -> i64 {
     i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
+/// How long after a grant or a renewal the remaining time is recorded: one that is renewed in time never is.
+fn first_checkpoint(granted: i64) -> u64 {
+    (millis(granted) / 2).clamp(CHECKPOINT_LEAST_MILLIS, CHECKPOINT_MOST_MILLIS)
+}
+
+/// How long after that, or after a leader took over, it is recorded again.
+fn next_checkpoint(granted: i64) -> u64 {
+    (millis(granted) / 10).clamp(CHECKPOINT_LEAST_MILLIS, CHECKPOINT_MOST_MILLIS)
+}
+
 impl Deadline {
-    fn new(now: u64, remaining: i64) -> Self {
+    fn new(now: u64, granted: i64) -> Self {
         Self {
-            expires: now.saturating_add(millis(remaining)),
-            checkpoint: now.saturating_add(CHECKPOINT_INTERVAL_MILLIS),
-            stale_checkpoint: false,
+            expires: now.saturating_add(millis(granted)),
+            checkpoint: now.saturating_add(first_checkpoint(granted)),
+            checkpointed: false,
+            quiet_until: 0,
+        }
+    }
+
+    /// As the one before this leader left it.
+    fn taken_over(now: u64, lease: &Lease) -> Self {
+        let mut left = if lease.checkpointed_ttl > 0 { lease.checkpointed_ttl } else { lease.granted_ttl };
+        if bugs::is_on("early-lease") {
+            left = 0;
+        }
+        if bugs::is_on("lease-reset") {
+            left = lease.granted_ttl;
+        }
+        Self {
+            expires: now.saturating_add(millis(left)),
+            checkpoint: now.saturating_add(next_checkpoint(lease.granted_ttl)),
+            checkpointed: lease.checkpointed_ttl > 0,
             quiet_until: 0,
         }
     }
@@ -93,13 +136,7 @@ impl LeaseClock {
     /// in which nobody could renew it.
     pub fn lead(&self, view: &View, grace_millis: u64) {
         let now = self.clock.now_millis().saturating_add(grace_millis);
-        let take_over = |lease: &Arc<Lease>| {
-            let mut left = if lease.checkpointed_ttl > 0 { lease.checkpointed_ttl } else { lease.granted_ttl };
-            if bugs::is_on("early-lease") {
-                left = 0;
-            }
-            (lease.id, Deadline::new(now, left))
-        };
+        let take_over = |lease: &Arc<Lease>| (lease.id, Deadline::taken_over(now, lease));
         *self.deadlines.lock() = Some(view.leases().map(take_over).collect());
     }
 
@@ -108,18 +145,29 @@ impl LeaseClock {
         *self.deadlines.lock() = None;
     }
 
-    /// Renews a lease and returns its TTL. Refused when this member does not lead or the lease has expired.
-    pub fn renew(&self, view: &View, id: LeaseId) -> Result<i64, KvError> {
+    /// Renews a lease. Refused when this member does not lead or the lease has expired.
+    pub fn renew(&self, view: &View, id: LeaseId) -> Result<Renewed, KvError> {
         let now = self.clock.now_millis();
         let mut deadlines = self.deadlines.lock();
         let Some(deadlines) = deadlines.as_mut() else { return Err(not_leading()) };
         let lease = view.lease(id).ok_or(KvError::LeaseNotFound)?;
-        if deadlines.get(&id).is_some_and(|deadline| deadline.expires <= now) {
+        let before = deadlines.get(&id);
+        if before.is_some_and(|deadline| deadline.expires <= now) {
             return Err(KvError::LeaseNotFound);
         }
-        let stale_checkpoint = lease.checkpointed_ttl > 0;
-        deadlines.insert(id, Deadline { stale_checkpoint, ..Deadline::new(now, lease.granted_ttl) });
-        Ok(lease.granted_ttl)
+        let mut take_back = lease.checkpointed_ttl > 0 || before.is_some_and(|deadline| deadline.checkpointed);
+        deadlines.insert(id, Deadline { checkpointed: take_back, ..Deadline::new(now, lease.granted_ttl) });
+        if bugs::is_on("stale-checkpoint") {
+            take_back = false;
+        }
+        Ok(Renewed { ttl: lease.granted_ttl, take_back })
+    }
+
+    /// A checkpoint that [`LeaseClock::renew`] spoke of is gone.
+    pub fn taken_back(&self, id: LeaseId) {
+        if let Some(deadline) = self.deadlines.lock().as_mut().and_then(|deadlines| deadlines.get_mut(&id)) {
+            deadline.checkpointed = false;
+        }
     }
 
     /// A lease as seen from outside. Refused when this member does not lead.
@@ -154,11 +202,9 @@ impl LeaseClock {
                     deadline.quiet_until = now.saturating_add(REVOKE_RETRY_MILLIS);
                     due.expired.push(lease.id);
                 }
-            } else if deadline.stale_checkpoint {
-                deadline.stale_checkpoint = false;
-                due.checkpoints.push((lease.id, 0));
-            } else if deadline.checkpoint <= now {
-                deadline.checkpoint = now.saturating_add(CHECKPOINT_INTERVAL_MILLIS);
+            } else if deadline.checkpoint <= now && due.checkpoints.len() < CHECKPOINTS_PER_TICK_LEASES {
+                deadline.checkpoint = now.saturating_add(next_checkpoint(lease.granted_ttl));
+                deadline.checkpointed = true;
                 due.checkpoints.push((lease.id, seconds(deadline.expires - now)));
             }
         }

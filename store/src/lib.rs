@@ -9,6 +9,10 @@ pub mod bugs;
 mod compact;
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(feature = "damage")]
+pub mod damage;
 mod disk;
 mod error;
 mod generation;
@@ -21,6 +25,7 @@ mod local;
 mod machine;
 mod record;
 mod snapshot;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -30,7 +35,7 @@ mod view;
 pub use error::Fatal;
 pub use import::{Import, Imported};
 pub use kv::*;
-pub use lease::{CHECKPOINT_INTERVAL_MILLIS, Clock, Due, LeaseClock, MonotonicClock};
+pub use lease::{Clock, Due, LeaseClock, MonotonicClock, Renewed};
 pub use local::{LocalKv, choose_lease_id};
 pub use machine::{Entry, Options, StateMachine};
 pub use record::ChainHash;

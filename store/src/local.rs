@@ -14,12 +14,13 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
+use parking_lot::Mutex;
 
 use crate::limits::{LOCAL_BATCH_BYTES, LOCAL_BATCH_COMMANDS, LOCAL_QUEUE_BYTES, LOCAL_QUEUE_REQUESTS};
 use crate::{
-    Applied, Clock, Command, Entry, Fatal, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus, MonotonicClock,
-    Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse, View, Watch,
-    WatchRequest,
+    Applied, Clock, Command, Entry, Fatal, Guards, Kv, KvError, KvStatus, LeaseClock, LeaseId, LeaseStatus,
+    MonotonicClock, Options, RangeRequest, RangeResponse, Revision, SettingsChange, StateMachine, Txn, TxnResponse,
+    View, Watch, WatchRequest,
 };
 
 const LEASE_TICK: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ struct Request {
 pub struct LocalKv {
     machine: Arc<StateMachine>,
     leases: Arc<LeaseClock>,
+    /// Held from a look at the leases' clock until what follows from it is queued.
+    checkpointing: Arc<Mutex<()>>,
     requests: Option<SyncSender<Request>>,
     queued_bytes: Arc<AtomicUsize>,
     stop_ticking: Option<SyncSender<()>>,
@@ -61,12 +64,19 @@ impl LocalKv {
             let (machine, queued_bytes) = (machine.clone(), queued_bytes.clone());
             move || write(&machine, &received, &queued_bytes)
         })?;
+        let checkpointing = Arc::new(Mutex::new(()));
         let ticker = spawn("store-leases", {
             let (machine, leases, requests) = (machine.clone(), leases.clone(), requests.clone());
-            move || tick(&machine, &leases, &requests, &stopped)
+            let order = checkpointing.clone();
+            move || {
+                while stopped.recv_timeout(LEASE_TICK) == Err(RecvTimeoutError::Timeout) {
+                    let _order = order.lock();
+                    tick(&machine, &leases, &requests);
+                }
+            }
         })?;
-        let (requests, stop_ticking) = (Some(requests), Some(stop_ticking));
-        Ok(Self { machine, leases, requests, queued_bytes, stop_ticking, threads: vec![ticker, writer] })
+        let (requests, stop_ticking, threads) = (Some(requests), Some(stop_ticking), vec![ticker, writer]);
+        Ok(Self { machine, leases, checkpointing, requests, queued_bytes, stop_ticking, threads })
     }
 
     /// The state machine underneath.
@@ -159,17 +169,15 @@ fn reply(answer: Option<oneshot::Sender<Answer>>, result: Answer) {
 }
 
 /// Revokes expired leases and records the remaining time of long ones.
-fn tick(machine: &StateMachine, leases: &LeaseClock, requests: &SyncSender<Request>, stopped: &Receiver<()>) {
-    while stopped.recv_timeout(LEASE_TICK) == Err(RecvTimeoutError::Timeout) {
-        let due = leases.tick(&machine.view());
-        let mut commands: Vec<_> = due.expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect();
-        if !due.checkpoints.is_empty() {
-            commands.push(Command::LeaseCheckpoint(due.checkpoints));
-        }
-        for command in commands {
-            // When the queue is full the next tick tries again.
-            let _ = requests.try_send(Request { command, bytes: 0, answer: None });
-        }
+fn tick(machine: &StateMachine, leases: &LeaseClock, requests: &SyncSender<Request>) {
+    let due = leases.tick(&machine.view());
+    let mut commands: Vec<_> = due.expired.into_iter().map(|id| Command::LeaseRevoke { id }).collect();
+    if !due.checkpoints.is_empty() {
+        commands.push(Command::LeaseCheckpoint(due.checkpoints));
+    }
+    for command in commands {
+        // When the queue is full a later tick tries again.
+        let _ = requests.try_send(Request { command, bytes: 0, answer: None });
     }
 }
 
@@ -186,9 +194,10 @@ impl Kv for LocalKv {
         self.machine.view().query(request)
     }
 
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
+    fn txn_if(&self, guards: Guards, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, KvError>> {
         let answer = match crate::check(&txn) {
-            Ok(()) => self.submit(Command::Txn(txn)),
+            Ok(()) if guards.is_empty() => self.submit(Command::Txn(txn)),
+            Ok(()) => self.submit(Command::TxnIf(guards, txn)),
             Err(error) => futures::future::ready(Err(error)).boxed(),
         };
         async move {
@@ -225,12 +234,26 @@ impl Kv for LocalKv {
         .boxed()
     }
 
-    fn lease_revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
-        self.submit_unit(Command::LeaseRevoke { id })
+    fn lease_revoke_if(&self, guards: Guards, id: LeaseId) -> BoxFuture<'_, Result<(), KvError>> {
+        let free = guards.is_empty();
+        self.submit_unit(if free { Command::LeaseRevoke { id } } else { Command::LeaseRevokeIf(guards, id) })
     }
 
     fn lease_keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<i64, KvError>> {
-        futures::future::ready(self.leases.renew(&self.machine.view(), id)).boxed()
+        let (renewed, taking_back) = {
+            let _order = self.checkpointing.lock();
+            let renewed = self.leases.renew(&self.machine.view(), id);
+            let take_back = renewed.as_ref().is_ok_and(|renewed| renewed.take_back);
+            (renewed, take_back.then(|| self.submit_unit(Command::LeaseCheckpoint(vec![(id, 0)]))))
+        };
+        async move {
+            if let Some(taking_back) = taking_back {
+                taking_back.await?;
+                self.leases.taken_back(id);
+            }
+            Ok(renewed?.ttl)
+        }
+        .boxed()
     }
 
     fn lease_status(&self, id: LeaseId) -> BoxFuture<'_, Result<LeaseStatus, KvError>> {

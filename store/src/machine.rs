@@ -227,13 +227,20 @@ impl StateMachine {
         }
         let state = &pending.state;
         let disk = state.disk.clone();
-        let record = record::encode_state(&StateRecord {
+        #[allow(unused_mut)]
+        let mut stored = StateRecord {
             applied: state.applied,
             revision: state.revision,
             compact_revision: state.compact_revision,
             hash: state.hash,
             meta: state.meta.clone(),
-        });
+        };
+        #[cfg(feature = "bugs")]
+        if crate::bugs::is_on("applied-behind") {
+            let before = self.published.load();
+            (stored.applied, stored.meta) = (before.applied, before.meta.clone());
+        }
+        let record = record::encode_state(&stored);
         pending.batch.put_cf(disk.family(Family::Meta)?, record::STATE_KEY, record);
         disk.write(pending.batch, true)?;
         let compact_revision = state.compact_revision;
@@ -301,7 +308,7 @@ pub(crate) fn load(disk: Arc<Disk>) -> Result<State, Fatal> {
     if lost {
         return Err(Fatal::Corrupt(format!("there are keys beyond revision {}", stored.revision)));
     }
-    if crate::bugs::is_on("falling-revision") {
+    if crate::bugs::is_on("falling-revision") && stored.compact_revision > 0 {
         state.revision = newest;
     }
     Ok(state)
@@ -317,6 +324,11 @@ impl Pending {
             Command::LeaseCheckpoint(remaining) => self.lease_checkpoint(remaining),
             Command::Compact(revision) => Ok(self.compact(*revision)),
             Command::Settings(change) => self.settings(change),
+            Command::TxnIf(guards, _) | Command::LeaseRevokeIf(guards, _) if !self.holds(guards) => {
+                Ok(Err(KvError::SettingsConflict))
+            }
+            Command::TxnIf(_, txn) => self.txn(txn),
+            Command::LeaseRevokeIf(_, id) => self.lease_revoke(*id),
         }
     }
 
@@ -410,9 +422,13 @@ impl Pending {
         Ok(self.done())
     }
 
+    /// Whether settings are what they must be.
+    fn holds(&self, guards: &[(Bytes, Option<Bytes>)]) -> bool {
+        guards.iter().all(|(name, value)| self.state.settings.get(name) == value.as_ref())
+    }
+
     fn settings(&mut self, change: &SettingsChange) -> Result<Result<Applied, KvError>, Fatal> {
-        let is = |(name, value): &(Bytes, Option<Bytes>)| self.state.settings.get(name) == value.as_ref();
-        if !change.guards.iter().all(is) {
+        if !self.holds(&change.guards) {
             return Ok(Err(KvError::SettingsConflict));
         }
         let fits = |(name, value): &(Bytes, Option<Bytes>)| {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::machine::{StateMachine, load};
 use crate::record::ChainHash;
+use crate::steps::step;
 use crate::{Fatal, Revision, generation};
 
 /// What a checkpoint contains.
@@ -96,6 +97,7 @@ fn bring(from: &Path, to: &Path) -> Result<(), Fatal> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
+    step().map_err(failed)?;
     match fs::rename(from, to) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {
@@ -118,6 +120,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 
 fn sync(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
+        step()?;
         File::open(entry?.path())?.sync_all()?;
     }
     File::open(dir)?.sync_all()

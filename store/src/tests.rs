@@ -10,7 +10,7 @@ use crate::disk::{Disk, Family};
 use crate::record;
 use crate::{
     Applied, Clock, Command, DeleteRequest, Entry, EventKind, Fatal, KeyRange, KvError, LeaseClock, Op, Options,
-    PutRequest, RangeRequest, Revision, StateMachine, Txn, Watch, WatchBatch, WatchRequest,
+    PutRequest, RangeRequest, Renewed, Revision, StateMachine, Txn, Watch, WatchBatch, WatchRequest,
 };
 
 fn open(dir: &Path) -> StateMachine {
@@ -367,7 +367,7 @@ fn leases_expire_after_their_time_and_not_before() {
     clock.lead(&view, 0);
     set(9_999);
     assert_eq!(clock.tick(&view).expired, []);
-    assert_eq!(clock.renew(&view, 1), Ok(10));
+    assert_eq!(clock.renew(&view, 1), Ok(Renewed { ttl: 10, take_back: true }), "its last second is on its way");
     set(19_998);
     assert_eq!(clock.tick(&view).expired, []);
     assert_eq!(clock.status(&view, 1).expect("known").remaining_ttl, 0, "less than a second is left");
@@ -378,15 +378,35 @@ fn leases_expire_after_their_time_and_not_before() {
     set(23_000);
     assert_eq!(clock.tick(&view).expired, [1], "the revocation was lost");
     apply(&machine, Command::LeaseRevoke { id: 1 }).expect("revoked");
-    set(crate::CHECKPOINT_INTERVAL_MILLIS);
+    next_leader_keeps_what_was_left(&machine, &hands, &clock);
+}
+
+/// A lease of 1000 seconds whose time began at 0.
+fn next_leader_keeps_what_was_left(machine: &StateMachine, hands: &Arc<Hands>, clock: &LeaseClock) {
+    let set = |millis| hands.0.store(millis, std::sync::atomic::Ordering::SeqCst);
+    set(99_999);
+    assert_eq!(clock.tick(&machine.view()).checkpoints, []);
+    set(100_000);
     let due = clock.tick(&machine.view());
-    assert_eq!((due.expired, due.checkpoints.clone()), (vec![], vec![(2, 700)]));
-    apply(&machine, Command::LeaseCheckpoint(due.checkpoints)).expect("recorded");
+    assert_eq!((due.expired, due.checkpoints.clone()), (vec![], vec![(2, 900)]), "soon after it was taken over");
+    apply(machine, Command::LeaseCheckpoint(due.checkpoints)).expect("recorded");
+    set(200_000);
+    assert_eq!(clock.tick(&machine.view()).checkpoints, [(2, 800)]);
     let next_leader = LeaseClock::new(hands.clone());
     next_leader.lead(&machine.view(), 1_000);
-    assert_eq!(next_leader.status(&machine.view(), 2).expect("known").remaining_ttl, 701);
-    assert_eq!(next_leader.renew(&machine.view(), 2), Ok(1000));
-    assert_eq!(next_leader.tick(&machine.view()).checkpoints, [(2, 0)]);
+    assert_eq!(next_leader.status(&machine.view(), 2).expect("known").remaining_ttl, 901);
+    let renewed = |take_back| Ok(Renewed { ttl: 1000, take_back });
+    assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true));
+    assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true), "it was not taken back yet");
+    apply(machine, Command::LeaseCheckpoint(vec![(2, 0)])).expect("recorded");
+    next_leader.taken_back(2);
+    assert_eq!(next_leader.renew(&machine.view(), 2), renewed(false));
+    set(499_999);
+    assert_eq!(next_leader.tick(&machine.view()).checkpoints, [], "it was renewed");
+    set(500_000);
+    let due = next_leader.tick(&machine.view());
+    assert_eq!(due.checkpoints, [(2, 700)]);
+    assert_eq!(next_leader.renew(&machine.view(), 2), renewed(true), "it is under way");
     next_leader.resign();
     assert_eq!(next_leader.tick(&machine.view()), crate::Due::default());
 }

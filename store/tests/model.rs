@@ -140,7 +140,9 @@ impl Model {
                 }
                 self.compact_revision = *revision;
             }
-            Command::LeaseCheckpoint(_) | Command::Settings(_) => {}
+            Command::LeaseCheckpoint(_) | Command::Settings(_) | Command::TxnIf(..) | Command::LeaseRevokeIf(..) => {
+                unreachable!("the model makes none")
+            }
         }
         Ok(())
     }

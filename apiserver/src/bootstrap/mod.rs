@@ -62,12 +62,12 @@ pub fn objects() -> Vec<Value> {
     objects
 }
 
-/// The range of addresses that Services get when nothing else is said.
-pub fn service_cidr(cidr: &str) -> Value {
+/// The ranges of addresses that Services get when nothing else is said: one, or one of each family behind a comma.
+pub fn service_cidr(cidrs: &str) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [cidr]},
+        "spec": {"cidrs": cidrs.split(',').map(str::trim).collect::<Vec<_>>()},
         "status": {"conditions": [{
             "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now(),
             "message": "Kubernetes default Service CIDR is ready",

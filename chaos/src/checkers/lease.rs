@@ -63,6 +63,61 @@ pub fn check(leases: &[Lease], uncertainty: u64) -> Verdict {
     Verdict::of(faults)
 }
 
+/// A lease that few renew, and how those who look at it saw it go. Times are nanoseconds since the run began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Long {
+    /// Its id.
+    pub id: i64,
+    /// Its time to live.
+    pub ttl: u64,
+    /// When its time began at the latest: when the last request to grant or renew it can have had its effect.
+    pub began: u64,
+    /// Answered looks at its keys since then: when each was sent and answered, how many keys it found, and the term.
+    pub seen: Vec<(u64, u64, u64, u64)>,
+}
+
+/// How late a lease may end.
+#[derive(Clone, Copy, Debug)]
+pub struct Lateness {
+    /// Without any fault.
+    pub always: u64,
+    /// For each change of leader.
+    pub each_term: u64,
+    /// Longest time between two answered looks that does not count as time in which nobody led.
+    pub between: u64,
+}
+
+/// Checks that leases end: after their time, what changes of leader may add to it, and the time in which nobody answered.
+/// The first change of leader may cost half of the time to live, since that is when it is first recorded.
+pub fn check_late(leases: &[Long], lateness: Lateness) -> Verdict {
+    let mut faults = Vec::new();
+    for lease in leases {
+        let (mut last, mut terms) = (lease.began, None);
+        let mut end = lease.began.saturating_add(lease.ttl).saturating_add(lateness.always);
+        for (start, answered, found, term) in &lease.seen {
+            if answered.saturating_sub(last) > lateness.between {
+                end = end.saturating_add(answered.saturating_sub(last));
+            }
+            last = *answered;
+            if let Some(before) = terms.replace((*term).max(terms.unwrap_or(0)))
+                && *term > before
+            {
+                if end == lease.began.saturating_add(lease.ttl).saturating_add(lateness.always) {
+                    end = end.saturating_add(lease.ttl / 2);
+                }
+                end = end.saturating_add(lateness.each_term.saturating_mul(term - before));
+            }
+            if *found > 0 && *start > end {
+                let late = (start - end) / 1_000_000;
+                let what = format!("lease {:x}: its keys were there {late} ms after they must have gone", lease.id);
+                faults.push(Fault::new("late", what));
+                break;
+            }
+        }
+    }
+    Verdict::of(faults)
+}
+
 /// A write made by the holder of a lock, guarded by the revision at which the holder's key was created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fenced {
@@ -113,6 +168,31 @@ mod tests {
         ] {
             let lease = Lease { id: 1, ttl: 100, renewed, revoked, keys: 2, looks };
             assert_eq!(check(&[lease], 10).kinds(), kinds, "{name}");
+        }
+    }
+
+    #[test]
+    fn leases_end() {
+        let lateness = Lateness { always: 10, each_term: 20, between: 30 };
+        // One look every 25, until the end.
+        let looks = |end: u64, terms: &[u64]| -> Vec<(u64, u64, u64, u64)> {
+            let term = |at: u64| terms.iter().filter(|begin| **begin <= at).count() as u64;
+            (0..=end / 25).map(|n| (n * 25, n * 25 + 1, 1, term(n * 25))).collect()
+        };
+        let silent = |from: u64, to: u64, end: u64| -> Vec<(u64, u64, u64, u64)> {
+            looks(end, &[]).into_iter().filter(|look| look.0 < from || look.0 > to).collect()
+        };
+        for (name, seen, kinds) in [
+            ("in time", looks(100, &[]), vec![]),
+            ("late", looks(125, &[]), vec!["late"]),
+            ("a change of leader in between", looks(175, &[30]), vec![]),
+            ("late all the same", looks(200, &[30]), vec!["late"]),
+            ("two changes", looks(200, &[30, 60]), vec![]),
+            ("reset by each change", looks(300, &[30, 60, 90]), vec!["late"]),
+            ("nobody answered for a while", silent(40, 90, 175), vec![]),
+            ("late after that", silent(40, 90, 225), vec!["late"]),
+        ] {
+            assert_eq!(check_late(&[Long { id: 1, ttl: 100, began: 0, seen }], lateness).kinds(), kinds, "{name}");
         }
     }
 

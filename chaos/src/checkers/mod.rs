@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod bank;
+pub mod compaction;
 pub mod durability;
 pub mod lease;
 pub mod linear;

@@ -58,16 +58,16 @@ impl Workload for Locks {
 }
 
 /// A lease; its time begins at the earliest when the request was sent.
-async fn grant(process: &mut Process) -> Option<(i64, u64)> {
+pub(super) async fn grant(process: &mut Process, ttl: i64) -> Option<(i64, u64)> {
     let (sent, client) = (process.shared.now(), process.client());
     let mut leases = client.leases();
-    let call = etcd::limited(leases.lease_grant(pb::LeaseGrantRequest { ttl: TTL, id: 0 }));
+    let call = etcd::limited(leases.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }));
     let (_, answer) = process.perform((), true, call, |_| ()).await;
     Some((answer?.id, sent))
 }
 
 /// Renews a lease once; refused if it has ended.
-async fn renew(client: &Client, id: i64) -> Answer<()> {
+pub(super) async fn renew(client: &Client, id: i64) -> Answer<()> {
     let (requests, stream) = tokio::sync::mpsc::channel(1);
     let unknown = |why: String| Failure::Unknown(why);
     requests.send(pb::LeaseKeepAliveRequest { id }).await.map_err(|e| unknown(e.to_string()))?;
@@ -82,7 +82,7 @@ async fn renew(client: &Client, id: i64) -> Answer<()> {
 }
 
 async fn hold_lease(process: &mut Process) -> Option<Lease> {
-    let (id, sent) = grant(process).await?;
+    let (id, sent) = grant(process, TTL).await?;
     let prefix = format!("lease/{}/", process.shared.unique());
     let success =
         (0..KEYS).map(|n| etcd::put_with_lease_op(&format!("{prefix}{n}"), "held".into(), id)).collect::<Vec<_>>();
@@ -135,7 +135,7 @@ async fn hold_lease(process: &mut Process) -> Option<Lease> {
 impl Locks {
     /// Takes the lock if it is free, writes a few times under its guard, and lets go (or forgets to).
     async fn hold_lock(&self, process: &mut Process) {
-        let Some((id, _)) = grant(process).await else { return };
+        let Some((id, _)) = grant(process, TTL).await else { return };
         let client = process.client();
         let request = pb::TxnRequest {
             compare: vec![etcd::written_at(LOCK, 0)],

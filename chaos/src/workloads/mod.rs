@@ -2,9 +2,11 @@
 
 mod append;
 mod bank;
+mod compaction;
 mod lock;
 mod register;
 mod set;
+mod ttl;
 mod watch;
 
 use std::sync::Arc;
@@ -53,6 +55,10 @@ pub struct Row {
     pub about: &'static str,
     /// Clients that it has.
     pub clients: u32,
+    /// Whether it makes members forget history, which some others need whole.
+    pub forgets: bool,
+    /// Whether it checks more than etcd promises.
+    pub beyond: bool,
     /// A new one.
     pub make: fn() -> Arc<dyn Workload>,
 }
@@ -63,37 +69,65 @@ pub const TABLE: &[Row] = &[
         name: "register",
         about: "reads, writes, swaps and deletions of single keys: linearizable, with revisions that follow time",
         clients: 6,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(register::Registers::default()),
     },
     Row {
         name: "append",
         about: "transactions that append to lists and read them: strictly serializable",
         clients: 4,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(append::Lists::default()),
     },
     Row {
         name: "set",
         about: "unique elements are added to a set: none is lost, invented or gone for a while",
         clients: 4,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(set::Sets::default()),
     },
     Row {
         name: "bank",
         about: "money moves between accounts: each read of all, now or at a past revision, shows the same sum",
         clients: 4,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(bank::Bank::default()),
     },
     Row {
         name: "watch",
         about: "keys are written, deleted and watched at every member: watches deliver exactly what was committed",
         clients: 6,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(watch::Watches::default()),
     },
     Row {
         name: "lock",
         about: "leases with keys, and locks by them: no lease ends early, holders are fenced",
         clients: 5,
+        forgets: false,
+        beyond: false,
         make: || Arc::new(lock::Locks::default()),
+    },
+    Row {
+        name: "compaction",
+        about: "history is forgotten while keys change: what is not forgotten is all there; not together with watch",
+        clients: 4,
+        forgets: true,
+        beyond: false,
+        make: || Arc::new(compaction::Compactions::default()),
+    },
+    Row {
+        name: "ttl",
+        about: "long leases that few renew: they end neither early nor, whoever leads, much too late",
+        clients: 3,
+        forgets: false,
+        beyond: true,
+        make: || Arc::new(ttl::Ttls::default()),
     },
 ];
 

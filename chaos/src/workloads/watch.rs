@@ -202,7 +202,8 @@ async fn follow(client: &Client, watched: &mut Watched, next: &mut i64) {
     }
 }
 
-fn event(event: &mvccpb::Event) -> Option<Event> {
+/// An event as checkers take it.
+pub(super) fn event(event: &mvccpb::Event) -> Option<Event> {
     let pair = event.kv.as_ref()?;
     let deleted = event.r#type == i32::from(mvccpb::event::EventType::Delete);
     Some(Event {

@@ -79,7 +79,7 @@ pub fn check(role: &InstallRole, place: &Place) -> Vec<Check> {
             checks.push(port(peer, "--peer-address"));
         }
         InstallRole::Agent(args) => {
-            let any = if args.node_ip.is_some_and(|ip| ip.is_ipv6()) { "[::]" } else { "0.0.0.0" };
+            let any = if args.node_ip.first().is_some_and(std::net::IpAddr::is_ipv6) { "[::]" } else { "0.0.0.0" };
             if let Ok(address) = format!("{any}:{}", args.port).parse() {
                 checks.push(port(address, "--port"));
             }

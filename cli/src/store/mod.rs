@@ -6,7 +6,7 @@ mod identity;
 pub mod snapshot;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,21 +22,32 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::identity::StoreIdentity;
+pub use self::identity::StoreIdentity;
+use crate::heal;
 use crate::identity::DataDir;
 
 /// How long a member waits before it tells the cluster its client URLs again.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs the store until it is told to stop.
+/// Runs the store until it is told to stop, from its peers' data if its own is damaged.
 pub async fn run(args: StoreArgs) -> Result<()> {
     args.check()?;
+    let dir = data_dir(&args).join("store");
+    heal::or_again(&dir, run_once(args).await)
+}
+
+fn data_dir(args: &StoreArgs) -> PathBuf {
+    args.data_dir.clone().unwrap_or_else(|| format!("{}.keelson", args.name).into())
+}
+
+async fn run_once(args: StoreArgs) -> Result<()> {
     let retention = compaction::Retention::parse(&args.auto_compaction_mode, &args.auto_compaction_retention)?;
-    let data = DataDir::open(&args.data_dir.clone().unwrap_or_else(|| format!("{}.keelson", args.name).into()))?;
+    let data = DataDir::open(&data_dir(&args))?;
     crate::life::version::admit(&data.join(""))?;
     let stop = CancellationToken::new();
     let (client_tls, peer_tls) = certificates(&args, &stop)?;
     let identity = identity::identity(&args, &data, peer_tls.clone()).await?;
+    let identity = heal::store(&data, identity, peer_tls.clone()).await?;
     let replica = replica(&args, &data, &identity, peer_tls).await?;
     let (kv, cluster): (Arc<dyn Kv>, Arc<dyn Cluster>) = (Arc::new(replica.clone()), Arc::new(replica.clone()));
     let front = Front::new(kv.clone(), cluster, options(&args, &data)?);

@@ -1,6 +1,6 @@
 //! Ranges of pod addresses: each node gets one that no other has.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -10,20 +10,43 @@ use serde_json::json;
 use crate::context::Context;
 use crate::runtime::{Keys, Outcome, watch_own};
 
-/// First and last address of an IPv4 range.
-fn bounds(range: &str) -> Option<(u32, u32)> {
+/// Length of the prefix of each node's IPv6 range, as upstream's default has it.
+const NODE_BITS_V6: u32 = 64;
+
+/// Bits of the addresses of a range's family.
+fn width(range: &str) -> u32 {
+    if range.contains(':') { 128 } else { 32 }
+}
+
+/// First and last address of a range.
+fn bounds(range: &str) -> Option<(u128, u128)> {
     let (base, bits) = range.split_once('/')?;
-    let bits = bits.parse::<u32>().ok().filter(|b| *b <= 32)?;
-    let hosts = u32::MAX.checked_shr(bits).unwrap_or(0);
-    let base = u32::from(base.parse::<Ipv4Addr>().ok()?) & !hosts;
-    Some((base, base | hosts))
+    let width = width(range);
+    let bits = bits.parse::<u32>().ok().filter(|b| *b <= width)?;
+    let all = u128::MAX >> (128 - width);
+    let hosts = all.checked_shr(bits).unwrap_or(0);
+    let base = match base.parse::<IpAddr>().ok()? {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    Some((base & !hosts, (base & !hosts) | hosts))
+}
+
+/// The address of this number in a range's family.
+fn address(number: u128, width: u32) -> Option<IpAddr> {
+    if width == 128 {
+        return Some(IpAddr::V6(number.into()));
+    }
+    Some(IpAddr::V4(u32::try_from(number).ok()?.into()))
 }
 
 /// The first range of a node's size out of the cluster's that meets none of those taken.
 fn free_range(cluster: &str, bits: u32, taken: &[&str]) -> Option<String> {
     let (first, last) = bounds(cluster)?;
-    let size = 1_u32.checked_shl(32_u32.checked_sub(bits)?)?;
-    let mut taken: Vec<(u32, u32)> = taken.iter().filter_map(|range| bounds(range)).collect();
+    let width = width(cluster);
+    let size = 1_u128.checked_shl(width.checked_sub(bits)?)?;
+    let same = taken.iter().filter(|range| self::width(range) == width);
+    let mut taken: Vec<(u128, u128)> = same.filter_map(|range| bounds(range)).collect();
     taken.sort_unstable();
     let mut base = first;
     for (from, to) in taken {
@@ -35,7 +58,17 @@ fn free_range(cluster: &str, bits: u32, taken: &[&str]) -> Option<String> {
             base = to.checked_add(1)?.checked_next_multiple_of(size)?;
         }
     }
-    (base.checked_add(size - 1)? <= last).then(|| format!("{}/{bits}", Ipv4Addr::from(base)))
+    let fits = base.checked_add(size - 1)? <= last;
+    fits.then(|| address(base, width)).flatten().map(|base| format!("{base}/{bits}"))
+}
+
+/// A free range of each family that the cluster has, the first one's first; or the family of which there is none.
+fn free_ranges(cluster: &str, bits: u32, taken: &[&str]) -> Result<Vec<String>, String> {
+    let of = |cluster: &str| {
+        let bits = if width(cluster) == 128 { NODE_BITS_V6 } else { bits };
+        free_range(cluster, bits, taken).ok_or_else(|| cluster.to_owned())
+    };
+    cluster.split(',').map(str::trim).map(of).collect()
 }
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
@@ -49,16 +82,22 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         return Ok(None);
     }
     let nodes = context.cache.nodes.list_all();
-    let taken: Vec<&str> = nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.as_deref()).collect();
+    let specs = nodes.iter().filter_map(|n| n.spec.as_ref());
+    let taken: Vec<&str> =
+        specs.flat_map(|s| s.pod_cidrs.iter().flatten().chain(&s.pod_cidr)).map(String::as_str).collect();
     let config = &context.config;
-    let Some(range) = free_range(&config.cluster_cidr, config.node_cidr_mask_size.into(), &taken) else {
-        let recorder = context.recorder("cidrAllocator");
-        let message = format!("Node {} status is now: CIDRNotAvailable", key.1);
-        recorder.normal(&*node, "CIDRNotAvailable", message);
-        return Ok(Some(std::time::Duration::from_secs(30)));
+    let ranges = match free_ranges(&config.cluster_cidr, config.node_cidr_mask_size.into(), &taken) {
+        Ok(ranges) => ranges,
+        Err(full) => {
+            tracing::warn!(node = key.1, range = full, "no range of pod addresses is left for a node");
+            let recorder = context.recorder("cidrAllocator");
+            let message = format!("Node {} status is now: CIDRNotAvailable", key.1);
+            recorder.normal(&*node, "CIDRNotAvailable", message);
+            return Ok(Some(std::time::Duration::from_secs(30)));
+        }
     };
     let patch = json!({"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
-        "spec": {"podCIDR": range, "podCIDRs": [range]}});
+        "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
     let written = context.client.cluster::<Node>().patch(&key.1, None, PatchType::Merge, &patch).await?;
     context.settle(&context.cache.nodes, &written).await;
     Ok(None)
@@ -67,6 +106,15 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_gets_a_range_of_each_family() {
+        let both = "10.244.0.0/16,fd00:244::/48";
+        let taken = ["10.244.0.0/24", "fd00:244::/64"];
+        assert_eq!(free_ranges(both, 24, &taken).unwrap(), ["10.244.1.0/24", "fd00:244:0:1::/64"]);
+        assert_eq!(free_ranges("10.244.0.0/24,fd00:244::/48", 24, &taken).unwrap_err(), "10.244.0.0/24");
+        assert_eq!(free_ranges("fd00:244::/48", 24, &[]).unwrap(), ["fd00:244::/64"]);
+    }
 
     #[test]
     fn ranges_meet_no_other() {
@@ -82,6 +130,9 @@ mod tests {
             ("255.255.255.0/24", 24, &["255.255.255.0/24"], None),
             ("nonsense", 24, &[], None),
             ("10.244.0.0/16", 12, &[], None),
+            ("fd00:244::/48", 64, &["10.244.0.0/24", "fd00:244::/64"], Some("fd00:244:0:1::/64")),
+            ("fd00:244::/64", 64, &["fd00:244::/64"], None),
+            ("0.0.0.0/0", 8, &[], Some("0.0.0.0/8")),
         ] {
             assert_eq!(free_range(cluster, bits, taken).as_deref(), wanted, "{cluster} {bits} {taken:?}");
         }

@@ -4,6 +4,7 @@ pub mod dns;
 pub mod endpoints;
 pub mod flows;
 pub mod health_check;
+pub mod iptables;
 pub mod nft;
 pub mod overlay;
 pub mod policy;

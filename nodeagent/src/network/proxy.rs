@@ -3,7 +3,7 @@
 //!
 //! Invariant: what `applied` says is in the kernel; after any failure the whole table is made anew.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use keelson_client::Key;
 
 use super::flows::{self, Flow};
 use super::health_check::HealthChecks;
-use super::nft;
 use super::service::{Chains, Contribution, Family, Site, contribution};
 use super::sets::{Change, Elements};
+use super::{iptables, nft};
 use crate::agent::Agent;
 
 /// Changes that come within this time after one was made are made together: the first of many is not held up.
@@ -241,8 +241,36 @@ pub mod measure {
     }
 }
 
+/// How Services are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// Maps of nftables: rules do not grow with Services.
+    #[default]
+    Nftables,
+    /// Chains of iptables.
+    Iptables,
+}
+
+impl std::str::FromStr for ProxyMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "nftables" => Ok(Self::Nftables),
+            "iptables" => Ok(Self::Iptables),
+            "ipvs" | "userspace" => Err(format!(
+                "{text} is not served: nftables and iptables are; to use another proxy, run it beside --no-proxy"
+            )),
+            other => Err(format!("{other:?} is neither nftables nor iptables")),
+        }
+    }
+}
+
 struct Proxy {
     agent: Arc<Agent>,
+    mode: ProxyMode,
+    /// The chains of iptables that are there.
+    chains: BTreeMap<Family, BTreeSet<String>>,
     tables: BTreeMap<Family, Table>,
     site: Site,
     health_checks: HealthChecks,
@@ -265,8 +293,19 @@ pub async fn run(agent: Arc<Agent>) {
         own: agent.config.cluster_dns.into_iter().collect(),
     };
     let pods = agent.config.cluster_cidr.split(',').map(str::to_owned).collect();
-    let mut proxy =
-        Proxy { agent: agent.clone(), tables, site, health_checks: HealthChecks::default(), pods, applied: false };
+    let mut proxy = Proxy {
+        agent: agent.clone(),
+        mode: agent.config.proxy_mode,
+        chains: BTreeMap::new(),
+        tables,
+        site,
+        health_checks: HealthChecks::default(),
+        pods,
+        applied: false,
+    };
+    if let Err(error) = proxy.clear_other_mode().await {
+        tracing::warn!(%error, "rules of another mode may be left");
+    }
     for service in agent.services.list() {
         agent.services.touch(keelson_client::informer::key(&*service));
     }
@@ -287,6 +326,31 @@ pub async fn run(agent: Arc<Agent>) {
 }
 
 impl Proxy {
+    /// What the node served Services with before it was told to use another mode.
+    async fn clear_other_mode(&mut self) -> std::io::Result<()> {
+        for family in Family::ALL {
+            match self.mode {
+                ProxyMode::Nftables => iptables::remove(family).await?,
+                ProxyMode::Iptables => {
+                    let word = family.word();
+                    nft::apply(&format!("add table {word} {TABLE}\ndelete table {word} {TABLE}\n")).await?;
+                    self.chains.insert(family, iptables::present(family).await?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply_chains(&mut self) -> std::io::Result<()> {
+        for (family, table) in &self.tables {
+            let chains = iptables::Chains::of(*family, table.contributions.values(), &self.pods);
+            let before = self.chains.entry(*family).or_default();
+            iptables::apply(*family, &chains.script(before)).await?;
+            *before = chains.names();
+        }
+        Ok(())
+    }
+
     async fn round(&mut self) -> std::io::Result<()> {
         let mut dirty = self.agent.services.drain();
         dirty.extend(self.agent.endpoints.drain());
@@ -318,8 +382,10 @@ impl Proxy {
                 script += &removed;
             }
         }
-        if !script.is_empty() {
-            nft::apply(&script).await?;
+        match self.mode {
+            ProxyMode::Nftables if script.is_empty() => {}
+            ProxyMode::Nftables => nft::apply(&script).await?,
+            ProxyMode::Iptables => self.apply_chains().await?,
         }
         self.applied = true;
         flows::forget(&outdated).await;

@@ -70,12 +70,23 @@ pub struct Contribution {
     pub elements: Wanted,
     /// Chains with their rules; each has a map of the same name for its clients.
     pub chains: Chains,
+    /// The same clients' endpoints, by chain.
+    pub kept: BTreeMap<String, Kept>,
     /// Numbers of endpoints for which chains that choose are needed.
     pub sizes: Vec<usize>,
 }
 
+/// Endpoints among which clients keep theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The endpoints.
+    pub targets: Vec<Target>,
+    /// For how long after their last connection.
+    pub seconds: i32,
+}
+
 /// An address and port.
-type Target = (IpAddr, u16);
+pub type Target = (IpAddr, u16);
 
 struct Builder<'a> {
     family: Family,
@@ -272,6 +283,7 @@ impl Builder<'_> {
         let digest = Sha256::digest(format!("{key}|{targets:?}|{seconds}"));
         let name = format!("sticky_{}", digest[..8].iter().map(|b| format!("{b:02x}")).collect::<String>());
         let transport = key.split(" . ").find(|part| matches!(*part, "tcp" | "udp" | "sctp")).unwrap_or("tcp");
+        self.out.kept.insert(name.clone(), Kept { targets: targets.to_vec(), seconds });
         let send = format!("meta l4proto {transport} dnat {word} to {word} saddr map @{name}\n");
         let mut rules = send.clone();
         if self.family == Family::V6 {

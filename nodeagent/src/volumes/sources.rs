@@ -1,13 +1,16 @@
 //! The files of config maps, secrets, projected volumes and the downward API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume,
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccount,
+    ServiceAccountTokenProjection, Volume,
 };
-use keelson_client::Client;
+use keelson_client::{Client, ListParams};
+use keelson_machinery::selector;
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -165,6 +168,10 @@ async fn projected(
         } else if let Some(part) = &part.service_account_token {
             let token = token(of, part, sources).await?;
             files.insert(part.path.clone(), file(token.into_bytes(), token_mode(of, mode(None, default))));
+        } else if let Some(part) = &part.cluster_trust_bundle {
+            if let Some(text) = trust_bundle(part, sources).await? {
+                files.insert(part.path.clone(), file(text.into_bytes(), mode(None, default)));
+            }
         } else {
             return Err(SpecError::new("a source of a projected volume is not supported by this node"));
         }
@@ -176,6 +183,42 @@ async fn projected(
         }
     }
     Ok(())
+}
+
+/// The certificates of one bundle of authorities, or of all of a signer that are selected: each once, in an order that says
+/// nothing.
+async fn trust_bundle(part: &ClusterTrustBundleProjection, sources: &Sources) -> Result<Option<String>, SpecError> {
+    let api = sources.client.cluster::<ClusterTrustBundle>();
+    let (bundles, what) = match (&part.name, &part.signer_name) {
+        (Some(name), _) => (api.get_opt(name).await?.into_iter().collect::<Vec<_>>(), format!("\"{name}\"")),
+        (None, Some(signer)) => {
+            let params =
+                ListParams { field_selector: Some(format!("spec.signerName={signer}")), ..ListParams::default() };
+            let all = api.list(&params).await?.items;
+            // No selector at all selects nothing, as upstream has it.
+            let fits = |bundle: &ClusterTrustBundle| {
+                let labels = bundle.metadata.labels.as_ref();
+                let value = part.label_selector.as_ref().and_then(|s| serde_json::to_value(s).ok());
+                let parsed = value.and_then(|value| selector::LabelSelector::from_object(&value).ok());
+                parsed.is_some_and(|s| s.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str)))
+            };
+            (all.into_iter().filter(fits).collect(), format!("of signer \"{signer}\""))
+        }
+        (None, None) => return Err(SpecError::new("clusterTrustBundle names neither a bundle nor a signer")),
+    };
+    let certificates: BTreeSet<String> = bundles.iter().flat_map(|b| blocks(&b.spec.trust_bundle)).collect();
+    match (certificates.is_empty(), part.optional) {
+        (true, Some(true)) => Ok(Some(String::new())),
+        (true, _) => Err(SpecError::new(format!("clustertrustbundle {what} not found"))),
+        (false, _) => Ok(Some(certificates.into_iter().collect())),
+    }
+}
+
+/// The certificates of a text, each with its frame and without what is around them.
+fn blocks(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let parts = text.split_inclusive(END);
+    parts.filter_map(|part| Some(format!("{}\n", &part[part.find("-----BEGIN CERTIFICATE-----")?..]))).collect()
 }
 
 /// The one user that all containers run as, if there is one: it alone may read the token.
@@ -246,6 +289,14 @@ mod tests {
         assert!(pick(&mut files, data, &what(Some(true)), Some(&missing), None).is_ok());
         assert!(pick(&mut files, None, &what(None), None, None).is_err());
         assert!(pick(&mut files, None, &what(Some(true)), None, None).is_ok());
+    }
+
+    #[test]
+    fn certificates_are_taken_out_of_a_text() {
+        let one = |n: u8| format!("-----BEGIN CERTIFICATE-----\n{n}\n-----END CERTIFICATE-----");
+        let text = format!("a comment\n{}\nanother\n{}\n", one(1), one(2));
+        assert_eq!(blocks(&text), [one(1) + "\n", one(2) + "\n"]);
+        assert!(blocks("nothing").is_empty());
     }
 
     #[test]

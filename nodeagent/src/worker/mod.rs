@@ -7,7 +7,7 @@ mod pull;
 mod resize;
 mod stop;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -96,6 +96,15 @@ impl Failure {
     }
 }
 
+/// What changes the files of volumes and the variables of containers: the version of config maps and secrets, and what
+/// the pod tells of itself.
+#[derive(Default, PartialEq, Eq)]
+struct Ingredients {
+    objects: u64,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
 /// The worker.
 pub struct Worker {
     agent: Arc<Agent>,
@@ -104,8 +113,10 @@ pub struct Worker {
     /// The pod as it was last seen, for what comes after its end.
     last: Option<Arc<Pod>>,
     places: Option<Places>,
-    /// When the volumes were brought up to date, and with which version of the objects.
-    refreshed: (Instant, u64),
+    /// When the volumes were brought up to date.
+    refreshed: Instant,
+    /// What volumes and variables were made from.
+    made_from: Ingredients,
     tokens: Arc<Tokens>,
     /// Addresses by sandbox.
     addresses: Option<(String, Vec<String>)>,
@@ -130,7 +141,8 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         wake: wake.clone(),
         last: None,
         places: None,
-        refreshed: (Instant::now(), 0),
+        refreshed: Instant::now(),
+        made_from: Ingredients::default(),
         tokens: Arc::default(),
         addresses: None,
         failures: HashMap::new(),
@@ -253,6 +265,7 @@ impl Worker {
         let sandbox = self.prepare(of, &mut seen, &mut waiting).await?;
         let mut again = None;
         if let Some(sandbox) = &sandbox {
+            self.clear_old(&seen, sandbox).await?;
             self.follow_probes(of, &seen);
             let plan = plan::plan(of, &seen, sandbox, self);
             if plan.over {
@@ -346,12 +359,16 @@ impl Worker {
             if let Err(error) = cgroup::create(of) {
                 tracing::debug!(pod = pod::title(of), %error, "the pod's control group could not be set up");
             }
-            self.report(of, seen, waiting, None).await?;
         }
-        let stale = self.places.is_none()
-            || self.refreshed.0.elapsed() >= REFRESH
-            || self.refreshed.1 != self.agent.objects_version.load(Ordering::Relaxed);
-        let version = self.agent.objects_version.load(Ordering::Relaxed);
+        let ingredients = self.ingredients(of);
+        let changed = self.made_from != ingredients;
+        if changed {
+            // What was missing may be there now.
+            self.failures.retain(|_, failure| failure.reason != "CreateContainerConfigError");
+        }
+        let stale = self.places.is_none() || changed || self.refreshed.elapsed() >= REFRESH;
+        // The API hears that the pod is worked on while it is.
+        let told = async { if present.is_none() { self.report(of, seen, waiting, None).await } else { Ok(()) } };
         let volumes =
             async { if stale { Some(volumes::set_up(of, &self.dir(), &self.sources(of)).await) } else { None } };
         let sandbox = async {
@@ -360,7 +377,8 @@ impl Worker {
                 None => self.new_sandbox(of, seen).await,
             }
         };
-        let (volumes, sandbox) = tokio::join!(volumes, sandbox);
+        let (told, volumes, sandbox) = tokio::join!(told, volumes, sandbox);
+        told?;
         let sandbox = sandbox.inspect_err(|why| {
             let message = format!("Failed to create pod sandbox: {why}");
             self.agent.events.warning(of, None, "FailedCreatePodSandBox", message);
@@ -368,7 +386,7 @@ impl Worker {
         match volumes {
             Some(Ok(places)) => {
                 self.places = Some(places);
-                self.refreshed = (Instant::now(), version);
+                (self.refreshed, self.made_from) = (Instant::now(), ingredients);
             }
             Some(Err(why)) => {
                 self.agent.events.warning(of, None, "FailedMount", why.to_string());
@@ -391,6 +409,15 @@ impl Worker {
                 tracing::warn!(pod = pod::title(of), error = %why, "the sandbox could not be made");
                 Ok(None)
             }
+        }
+    }
+
+    fn ingredients(&self, of: &Pod) -> Ingredients {
+        let meta = &of.metadata;
+        Ingredients {
+            objects: self.agent.objects_version.load(Ordering::Relaxed),
+            labels: meta.labels.clone().unwrap_or_default(),
+            annotations: meta.annotations.clone().unwrap_or_default(),
         }
     }
 
@@ -525,6 +552,7 @@ impl Worker {
             host_ips: &host_ips,
             addresses: &addresses,
             doom,
+            runtime: &self.agent.features.lock().runtime.clone(),
             resizing: self.resizing.as_ref(),
         };
         view.status()

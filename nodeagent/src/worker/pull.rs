@@ -34,17 +34,45 @@ fn tagged(image: &str) -> String {
     if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
 }
 
+/// Host and path of a key of a pull secret.
+fn place(key: &str) -> (&str, &str) {
+    let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let (host, path) = key.split_once('/').unwrap_or((key, ""));
+    match host {
+        // Their paths are versions of the protocol, not of images.
+        "docker.io" | "index.docker.io" | "registry-1.docker.io" => (DEFAULT_REGISTRY, ""),
+        _ if matches!(path, "v1" | "v2") => (host, ""),
+        _ => (host, path),
+    }
+}
+
+/// Whether a key of a pull secret is for an image: a `*` in its host stands for one part of a name, a path for all below it.
+fn is_for(key: &str, image: &str) -> bool {
+    let ((host, path), wanted) = (place(key), registry(image));
+    let split = |host: &str| -> (Vec<String>, Option<String>) {
+        let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port.to_owned())));
+        (name.split('.').map(str::to_owned).collect(), port)
+    };
+    let ((pattern, port), (name, wanted_port)) = (split(host), split(wanted));
+    let part = |(pattern, part): (&String, &String)| match pattern.split_once('*') {
+        Some((start, end)) => part.len() + 1 >= pattern.len() && part.starts_with(start) && part.ends_with(end),
+        None => pattern == part,
+    };
+    let hosts = port == wanted_port && pattern.len() == name.len() && pattern.iter().zip(&name).all(part);
+    let rest = image.strip_prefix(wanted).map_or(image, |rest| rest.trim_start_matches('/'));
+    let below = rest
+        .strip_prefix(path)
+        .is_some_and(|rest| path.is_empty() || rest.is_empty() || rest.starts_with(['/', ':', '@']));
+    hosts && below
+}
+
 /// The credentials in the text of a pull secret that fit the image.
 fn credentials(config: &str, image: &str) -> Option<AuthConfig> {
     let config: Value = serde_json::from_str(config).ok()?;
     let entries = config.get("auths").unwrap_or(&config).as_object()?;
-    let host = |key: &str| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        let host = key.split('/').next().unwrap_or_default().to_owned();
-        if host == "index.docker.io" || host == "registry-1.docker.io" { DEFAULT_REGISTRY.to_owned() } else { host }
-    };
-    let wanted = registry(image);
-    let (key, entry) = entries.iter().find(|(key, _)| host(key) == wanted)?;
+    let fitting = entries.iter().filter(|(key, _)| is_for(key, image));
+    // The longest says most exactly for what it is.
+    let (key, entry) = fitting.max_by_key(|(key, _)| place(key).1.len())?;
     let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
     let mut auth = AuthConfig {
         username: field("username"),
@@ -211,6 +239,30 @@ mod tests {
         ] {
             assert_eq!((registry(image), tagged(image).as_str()), (host, full), "{image}");
         }
+    }
+
+    #[test]
+    fn keys_and_their_images() {
+        for (key, image, fits) in [
+            ("https://index.docker.io/v1/", "nginx", true),
+            ("docker.io", "library/nginx:1", true),
+            ("quay.io", "quay.io/a/b", true),
+            ("quay.io/a", "quay.io/a/b:1", true),
+            ("quay.io/a", "quay.io/ab/c", false),
+            ("quay.io/a/b", "quay.io/a/b@sha256:00", true),
+            ("*.example.com", "r.example.com/x", true),
+            ("*.example.com", "a.r.example.com/x", false),
+            ("r*.example.com", "r1.example.com/x", true),
+            ("*.example.com", "example.com/x", false),
+            ("example.com:5000", "example.com:5000/x", true),
+            ("example.com", "example.com:5000/x", false),
+            ("https://r.example.com/v2/", "r.example.com/x", true),
+        ] {
+            assert_eq!(is_for(key, image), fits, "{key} {image}");
+        }
+        let config = r#"{"auths": {"quay.io": {"username": "all"}, "quay.io/a": {"username": "a"}}}"#;
+        assert_eq!(credentials(config, "quay.io/a/b").unwrap().username, "a");
+        assert_eq!(credentials(config, "quay.io/b").unwrap().username, "all");
     }
 
     #[test]

@@ -113,6 +113,25 @@ impl Worker {
         Ok(())
     }
 
+    /// Ends what an earlier sandbox of a living pod left. One that a runtime finished after it, or the agent, was killed may
+    /// even be up. Its containers' records stay while somebody may want their logs.
+    pub(super) async fn clear_old(&self, seen: &Running, current: &str) -> Result<(), tonic::Status> {
+        let runtime = &self.agent.runtime;
+        for old in &seen.sandboxes {
+            if old.id == current {
+                continue;
+            }
+            let inside: Vec<&Run> = seen.containers.iter().filter(|run| run.sandbox == old.id).collect();
+            if is_up(old) || inside.iter().any(|run| is_running(run)) {
+                runtime.stop_sandbox(&old.id).await?;
+            }
+            if inside.is_empty() {
+                runtime.remove_sandbox(&old.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A pod that is to be deleted: ends it, says so, and gives back all it had.
     pub(super) async fn terminate(&mut self, of: &Pod, seen: &Running) -> Result<Next, StepError> {
         self.probes.clear();

@@ -1,6 +1,7 @@
 //! Pods in real containers of an own containerd. Skipped, with the reason, without root, containerd and busybox.
 
 mod api;
+mod churn;
 mod driver;
 mod plugin;
 mod runtime;
@@ -59,6 +60,7 @@ impl Node {
             log_dir: at("logs"),
             cni_conf_dir: at("net.d"),
             node_ip: [127, 0, 0, 1].into(),
+            other_node_ip: None,
             port: 10250,
             credentials: None,
             renewed: None,
@@ -68,6 +70,7 @@ impl Node {
             serve_dns: false,
             cluster_domain: "cluster.local".into(),
             proxy: false,
+            proxy_mode: keelson_nodeagent::ProxyMode::default(),
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
             cpu_policy: self.cpu_policy.clone(),
@@ -114,6 +117,17 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("{name}: {what}: {:#}", self.api.pod(name)["status"]);
+    }
+
+    /// Waits until the first run of a pod's container `c` has said this: logs are written behind the backs of containers.
+    async fn says(&self, pod: &str, words: &str) {
+        for _ in 0..LOOKS {
+            if self.log(pod, "c/0.log").contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{pod} does not say {words:?}: {}", self.log(pod, "c/0.log"));
     }
 
     fn log(&self, pod: &str, file: &str) -> String {
@@ -269,10 +283,10 @@ async fn pods_of_all_sorts() {
     for (name, _, holds) in rows() {
         node.until(name, "comes to its state", holds).await;
     }
-    let log = node.log("volumes", "c/0.log");
     for wanted in ["one", "two", "app=\"volumes\"", "444", "volumes-x 7"] {
-        assert!(log.contains(wanted), "{wanted}: {log}");
+        node.says("volumes", wanted).await;
     }
+    node.says("sidecar", "two").await;
     let order: Vec<_> =
         node.log("sidecar", "c/0.log").lines().filter_map(|l| l.rsplit(' ').next().map(str::to_owned)).collect();
     assert_eq!(order, ["one", "side", "two"]);
@@ -527,8 +541,8 @@ async fn volumes_come_from_a_driver() {
     node.kill_agent().await;
     node.start_agent();
     node.until("one", "has ended", |p| p["status"]["phase"] == "Succeeded").await;
-    assert!(node.log("two", "c/0.log").contains(" kept"), "{}", node.log("two", "c/0.log"));
-    assert!(node.log("one", "c/0.log").contains("00 00 00"), "{}", node.log("one", "c/0.log"));
+    node.says("two", " kept").await;
+    node.says("one", "00 00 00").await;
     for name in ["one", "two"] {
         node.api.delete(name, 1);
         node.until(name, "is confirmed as deleted", Value::is_null).await;
@@ -536,7 +550,9 @@ async fn volumes_come_from_a_driver() {
     node.is_clean().await;
     let calls = driver.seen.lock().calls.clone();
     let count = |call: &str| calls.iter().filter(|c| c.starts_with(call)).count();
-    assert_eq!((count("publish"), count("unpublish"), count("unstage")), (6, 6, 2), "{calls:?}");
+    assert_eq!((count("publish"), count("unstage")), (6, 2), "{calls:?}");
+    // The agent may have been killed between a driver's answer and the note of it: then the driver is asked once more.
+    assert!((6..=9).contains(&count("unpublish")), "{calls:?}");
     let last = |call: &str| calls.iter().rposition(|c| c == call).unwrap();
     assert!(last("unpublish h-files") < last("unstage h-files"), "{calls:?}");
     drop(driver);

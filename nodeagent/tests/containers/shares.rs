@@ -44,7 +44,7 @@ async fn devices_come_from_a_plugin() {
     are("3", "2").await;
     node.api.create("dev-one", wanting("1"));
     node.until("dev-one", "runs", ready).await;
-    assert!(node.log("dev-one", "c/0.log").contains("things b"), "{}", node.log("dev-one", "c/0.log"));
+    node.says("dev-one", "things b").await;
     // Who comes when there are not enough has failed, also while the plugin has not come back to a new agent.
     let refused = |p: &Value| p["status"]["phase"] == "Failed" && p["status"]["reason"] == format!("OutOf{RESOURCE}");
     node.api.create("dev-two", wanting("2"));
@@ -60,7 +60,7 @@ async fn devices_come_from_a_plugin() {
     // What was given before is not given again.
     node.api.create("dev-four", wanting("1"));
     node.until("dev-four", "runs", ready).await;
-    assert!(node.log("dev-four", "c/0.log").contains("things a"), "{}", node.log("dev-four", "c/0.log"));
+    node.says("dev-four", "things a").await;
     assert_eq!(first(&node.api.pod("dev-one"))["restartCount"], 0);
     for name in ["dev-one", "dev-two", "dev-three"] {
         node.api.delete(name, 1);
@@ -68,7 +68,7 @@ async fn devices_come_from_a_plugin() {
     }
     node.api.create("dev-five", wanting("1"));
     node.until("dev-five", "runs", ready).await;
-    assert!(node.log("dev-five", "c/0.log").contains("things b"), "{}", node.log("dev-five", "c/0.log"));
+    node.says("dev-five", "things b").await;
     for name in ["dev-four", "dev-five"] {
         node.api.delete(name, 1);
     }

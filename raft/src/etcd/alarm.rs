@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use keelson_proto::etcd::etcdserverpb::{AlarmMember, AlarmType};
-use keelson_store::SettingsChange;
+use keelson_store::{SettingsChange, View};
 use tonic::Status;
 
 use super::Front;
@@ -18,6 +18,12 @@ fn name(member: u64, kind: AlarmType) -> Bytes {
 /// Name of the setting that says that a member's data is damaged.
 pub(crate) fn corrupt_name(member: u64) -> Bytes {
     name(member, AlarmType::Corrupt)
+}
+
+/// The settings that are alarms, and whose.
+pub(crate) fn names(view: &View) -> Vec<(Bytes, u64)> {
+    let all = view.settings(PREFIX).map(|(name, _)| name.clone());
+    all.filter_map(|name| Some((parse(&name)?.member_id, name))).map(|(id, name)| (name, id)).collect()
 }
 
 fn parse(name: &[u8]) -> Option<AlarmMember> {

@@ -197,6 +197,14 @@ impl From<Refusal> for Status {
     }
 }
 
+/// What a client is told of the store's refusal of what was allowed as users and roles were.
+pub fn of_guarded(error: KvError) -> Status {
+    match error {
+        KvError::SettingsConflict => Refusal::AuthOldRevision.into(),
+        error => of_kv(error),
+    }
+}
+
 /// What a client is told of the store's refusal.
 pub fn of_kv(error: KvError) -> Status {
     let refusal = match error {

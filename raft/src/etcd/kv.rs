@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::auth::Caller;
-use super::error::{Refusal, of_kv};
+use super::error::{Refusal, of_guarded, of_kv};
 use super::limits::{
     INLINE_RANGE_KEYS, MESSAGE_OVERHEAD_BYTES, RANGE_STREAM_PART_BYTES, RANGE_STREAM_PART_KEYS, STREAM_ANSWERS,
 };
@@ -43,9 +43,10 @@ impl KvService {
     }
 
     /// Runs one write.
-    async fn write(&self, op: Op) -> Result<(Revision, OpResponse), Status> {
+    async fn write(&self, caller: &Caller, op: Op) -> Result<(Revision, OpResponse), Status> {
         let txn = Txn { success: vec![op], ..Txn::default() };
-        let TxnResponse { revision, mut responses, .. } = self.0.kv.txn(txn).await.map_err(of_kv)?;
+        let written = self.0.kv.txn_if(caller.guards(), txn).await;
+        let TxnResponse { revision, mut responses, .. } = written.map_err(of_guarded)?;
         let response = responses.pop().ok_or_else(|| Status::internal("the store gave no answer"))?;
         Ok((revision, response))
     }
@@ -113,7 +114,7 @@ impl Kv for KvService {
         let put = convert::put(request)?;
         caller.put(&self.0.kv.view(), &put)?;
         self.0.quota.check()?;
-        let (revision, response) = self.write(Op::Put(put)).await?;
+        let (revision, response) = self.write(&caller, Op::Put(put)).await?;
         let OpResponse::Put(previous) = response else { return Err(Status::internal("a put got another answer")) };
         let prev_kv = previous.as_ref().map(|kv| convert::key_value(kv));
         Ok(Response::new(pb::PutResponse { header: self.0.header(revision), prev_kv }))
@@ -129,7 +130,7 @@ impl Kv for KvService {
         if delete.prev_kv {
             caller.read(&delete.range)?;
         }
-        let (revision, response) = self.write(Op::Delete(delete)).await?;
+        let (revision, response) = self.write(&caller, Op::Delete(delete)).await?;
         let OpResponse::Delete(deleted, previous) = response else {
             return Err(Status::internal("a deletion got another answer"));
         };
@@ -149,9 +150,9 @@ impl Kv for KvService {
             let run = move || view.read_txn(&txn);
             crate::task::blocking(run).await.map_err(|error| Status::internal(error.to_string()))?
         } else {
-            self.0.kv.txn(txn).await
+            self.0.kv.txn_if(caller.guards(), txn).await
         };
-        let TxnResponse { revision, succeeded, responses } = response.map_err(of_kv)?;
+        let TxnResponse { revision, succeeded, responses } = response.map_err(of_guarded)?;
         let responses = convert::op_responses(revision, &responses);
         Ok(Response::new(pb::TxnResponse { header: self.0.header(revision), succeeded, responses }))
     }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Front;
 use super::auth::Caller;
-use super::error::of_kv;
+use super::error::{of_guarded, of_kv};
 use super::limits::STREAM_ANSWERS;
 
 /// The service.
@@ -41,7 +41,7 @@ impl Lease for LeaseService {
         let caller = Caller::of(&self.0, &request)?;
         let id = request.into_inner().id;
         caller.revoke(&self.0.kv.view(), id)?;
-        self.0.kv.lease_revoke(id).await.map_err(of_kv)?;
+        self.0.kv.lease_revoke_if(caller.guards(), id).await.map_err(of_guarded)?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.0.header_now() }))
     }
 

@@ -163,9 +163,16 @@ pub struct Recovered {
     pub files: Vec<(u64, Arc<dyn LogFile>)>,
 }
 
+/// What was synced is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the Raft log is damaged: {0}; the member begins anew from its peers at its next start if they can replace it: \
+     otherwise remove its data directory and join again"
+)]
+pub struct Damaged(pub String);
+
 fn corrupt(what: String) -> io::Error {
-    let advice = "restore this member: remove its data directory and join again";
-    io::Error::new(io::ErrorKind::InvalidData, format!("the Raft log is damaged: {what}; {advice}"))
+    io::Error::new(io::ErrorKind::InvalidData, Damaged(what))
 }
 
 impl Wal {

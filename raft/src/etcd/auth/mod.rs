@@ -1,7 +1,8 @@
 //! Who asks, and what they may do.
 //!
 //! Invariant: while authentication is on, no key is read or written for anyone whose roles do not say so; this holds for
-//! every operation inside a transaction, for previous values and for what leases are attached to.
+//! every operation inside a transaction, for previous values and for what leases are attached to; a change that was allowed
+//! is refused when users or roles have changed before it takes effect.
 
 mod service;
 mod table;
@@ -11,7 +12,8 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use keelson_store::{Compare, KeyRange, LeaseId, Op, PutRequest, Txn, View};
+use bytes::Bytes;
+use keelson_store::{Compare, Guards, KeyRange, LeaseId, Op, PutRequest, Txn, View};
 use prost::Message as _;
 pub use service::AuthService;
 use table::{Access, AuthState, ROLES, Rights, SECRET, Table, USERS, names};
@@ -45,8 +47,8 @@ impl Cache {
 pub enum Caller {
     /// Authentication is off: anyone may do anything.
     Anyone,
-    /// A user.
-    User(String, Arc<Rights>),
+    /// A user, with rights as of a state of authentication.
+    User(String, Arc<Rights>, AuthState),
     /// Nobody known.
     Nobody,
 }
@@ -62,8 +64,9 @@ impl Caller {
         let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
         let Some(token) = header("token").or_else(|| header("authorization")) else {
             let name = request.extensions().get::<PeerName>().and_then(|name| name.0.clone());
-            let known =
-                name.and_then(|name| table.rights(&name).map(|rights| Self::User(name.to_string(), rights.clone())));
+            let known = name.and_then(|name| {
+                table.rights(&name).map(|rights| Self::User(name.to_string(), rights.clone(), table.state))
+            });
             return Ok(known.unwrap_or(Self::Nobody));
         };
         let token = token.strip_prefix("Bearer ").unwrap_or(token);
@@ -74,15 +77,23 @@ impl Caller {
         }
         let user = table::user(&view, &bearer.user).filter(|user| bearer.is_current(user));
         match (user, table.rights(&bearer.user)) {
-            (Some(_), Some(rights)) => Ok(Self::User(bearer.user, rights.clone())),
+            (Some(_), Some(rights)) => Ok(Self::User(bearer.user, rights.clone(), table.state)),
             _ => Err(Refusal::InvalidAuthToken.into()),
+        }
+    }
+
+    /// What must still hold when what was allowed is done: users and roles are as they were when it was.
+    pub fn guards(&self) -> Guards {
+        match self {
+            Self::User(_, _, state) => vec![(Bytes::from_static(table::STATE), Some(state.encode()))],
+            Self::Anyone | Self::Nobody => Guards::new(),
         }
     }
 
     fn rights(&self) -> Result<Option<&Rights>, Refusal> {
         match self {
             Self::Anyone => Ok(None),
-            Self::User(_, rights) => Ok(Some(rights)),
+            Self::User(_, rights, _) => Ok(Some(rights)),
             Self::Nobody => Err(Refusal::UserEmpty),
         }
     }

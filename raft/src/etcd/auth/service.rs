@@ -187,7 +187,7 @@ impl Auth for AuthService {
     ) -> Result<Response<pb::AuthUserGetResponse>, Status> {
         let caller = Caller::of(&self.0, &request)?;
         let name = request.into_inner().name;
-        if !matches!(&caller, Caller::User(own, _) if *own == name) {
+        if !matches!(&caller, Caller::User(own, ..) if *own == name) {
             caller.admin()?;
         }
         let roles = found_user(&self.0.kv.view(), &name)?.roles;
@@ -295,7 +295,7 @@ impl Auth for AuthService {
         let caller = Caller::of(&self.0, &request)?;
         let (name, view) = (request.into_inner().role, self.0.kv.view());
         let own = |user_name: &str| user(&view, user_name).is_some_and(|user| user.roles.contains(&name));
-        if !matches!(&caller, Caller::User(user_name, _) if own(user_name)) {
+        if !matches!(&caller, Caller::User(user_name, ..) if own(user_name)) {
             caller.admin()?;
         }
         let perm = found_role(&view, &name)?.key_permission;
