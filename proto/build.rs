@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "containerd_events.proto",
     "csi.proto",
     "plugin_registration.proto",
+    "kms.proto",
     "deviceplugin.proto",
 ];
 /// The files of the etcd API, and what is served beside it.

@@ -35,6 +35,7 @@ mod options;
 mod ownership;
 mod pipeline;
 mod quota;
+mod reload;
 mod remote;
 pub mod request;
 mod respond;

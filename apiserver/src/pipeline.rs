@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,8 +26,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, respond, scheduling, service_ranges,
-    streams, subresources, usage,
+    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond, scheduling,
+    service_ranges, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -62,7 +63,7 @@ pub struct ApiServer {
     pub(crate) pki: Arc<keelson_pki::ClusterPki>,
     pub(crate) service_cidr: String,
     pub(crate) stop: CancellationToken,
-    pub(crate) authenticator: Authentication,
+    pub(crate) authenticator: ArcSwap<Authentication>,
     pub(crate) authorizer: Arc<authz::Authorization>,
     pub(crate) customs: Arc<crd::Table>,
     pub(crate) aggregated: aggregation::Table,
@@ -109,7 +110,11 @@ impl ApiServer {
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             sources: Default::default(),
-            authenticator: Authentication::load(objects.clone(), config.pki.clone(), &config.settings.authentication)?,
+            authenticator: ArcSwap::from_pointee(Authentication::load(
+                objects.clone(),
+                config.pki.clone(),
+                &config.settings.authentication,
+            )?),
             admission: admission::Chain::new(
                 admission::Parts {
                     objects: objects.clone(),
@@ -136,8 +141,12 @@ impl ApiServer {
             started: Instant::now(),
         });
         crd::controller::start(&server);
+        if server.admission.uses(admission::pod_preset::NAME) {
+            crd::controller::provide(&server, admission::pod_preset::definition());
+        }
         flow_status::start(&server);
         aggregation::start(&server);
+        reload::start(&server, &config.settings);
         Ok(server)
     }
 
@@ -254,7 +263,7 @@ impl ApiServer {
             }));
         }
         let attributes = request.attributes();
-        let (_permit, sorted) = self.flow.acquire(call.user, &attributes).await?;
+        let (_permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
         let _held = self.metrics.under_way(request);
         let mut response = self.dispatch(call, upgrade, uri).await?;
         for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {

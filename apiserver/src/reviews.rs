@@ -287,7 +287,7 @@ async fn token(server: &ApiServer, review: &mut Value) -> Result<Value, Status> 
     if token.matches('.').count() == 2 && review["spec"].is_object() {
         review["spec"].as_object_mut().map(|spec| spec.remove("token"));
     }
-    Ok(match server.authenticator.token_for(&token, &wanted).await {
+    Ok(match server.authenticator.load_full().token_for(&token, &wanted).await {
         Ok((user, own)) => {
             review["spec"].as_object_mut().map(|spec| spec.remove("token"));
             let shared: Vec<&String> = audiences.iter().filter(|a| own.contains(a)).collect();

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
@@ -26,6 +26,12 @@ use crate::{ApiServer, body};
 
 /// A TLS handshake must be done within this.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of a request must have come within this.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The body of a request must have come within this.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a connection's other side is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 20_000;
 /// Pause after accept failed (out of file descriptors).
@@ -78,7 +84,8 @@ async fn connection(
         async move { Ok::<_, Infallible>(handle(&server, &certificates, peer, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http2().max_concurrent_streams(1000);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {
@@ -104,14 +111,19 @@ async fn handle(
     if let Some(upgrade) = upgrade {
         parts.extensions.insert(upgrade);
     }
-    let bytes = match Limited::new(incoming, body::MAX_BODY_BYTES).collect().await {
+    let body = Limited::new(incoming, body::MAX_BODY_BYTES).collect();
+    let Ok(body) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
+        return body::refusal(&Status::bad_request("the body did not come in time"));
+    };
+    let bytes = match body {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             return body::refusal(&Status::too_large(format!("limit is {}", body::MAX_BODY_BYTES)));
         }
         Err(error) => return body::refusal(&Status::bad_request(format!("the body could not be read: {error}"))),
     };
-    let user = match server.authenticator.authenticate(&parts.headers, parts.uri.path(), certificates).await {
+    let user = match server.authenticator.load_full().authenticate(&parts.headers, parts.uri.path(), certificates).await
+    {
         Ok(user) => user,
         Err(why) => {
             debug!(%peer, %why, "authentication failed");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use keelson_apiserver::access::UserInfo;
 use keelson_apiserver::bootstrap::BootstrapError;
-use keelson_apiserver::{ApiServer, Config, Extension, InProcess, endpoints};
+use keelson_apiserver::{ApiServer, Config, Extension, InProcess, Settings, endpoints};
 use keelson_client::Client;
 use keelson_nodeagent::hollow::HollowConfig;
 use keelson_pki::ClusterPki;
@@ -30,6 +30,8 @@ use crate::{etcd, heal, join, leader, member, resident};
 const MASTERS: &str = "system:masters";
 /// Pause between tries to write the first objects while there is no leader.
 const LEADER_RETRY: Duration = Duration::from_millis(20);
+/// How often the files with the authorities of clients are looked at.
+const AUTHORITIES_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a server that waits for others says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,7 @@ async fn serve(
     let failed = replica.failed();
     let kv: Arc<dyn Kv> = Arc::new(replica.clone());
     let settings = args.access.settings()?;
-    care.keeper.trust_clients(settings.authentication.authorities().map_err(anyhow::Error::msg)?)?;
+    trust_clients(&care.keeper, &settings, stop)?;
     let server = ApiServer::new(Config {
         kv: kv.clone(),
         pki: pki.clone(),
@@ -326,4 +328,38 @@ pub async fn terminated() -> Result<()> {
         result = tokio::signal::ctrl_c() => result?,
     }
     Ok(())
+}
+
+/// Trusts the authorities of clients that the settings name, and others when their files change.
+fn trust_clients(keeper: &Arc<Keeper>, settings: &Settings, stop: &CancellationToken) -> Result<()> {
+    let known = settings.authentication.authorities().map_err(anyhow::Error::msg)?;
+    keeper.trust_clients(known.clone())?;
+    let (own, keeper, stop) = (settings.authentication.clone(), keeper.clone(), stop.clone());
+    let following = follow_authorities(known, move || own.authorities(), move |all| keeper.trust_clients(all));
+    tokio::spawn(async move { stop.run_until_cancelled(following).await });
+    Ok(())
+}
+
+/// Reads the authorities of clients again now and then; whom they vouch for is let in from the next connection on.
+async fn follow_authorities(
+    mut known: String,
+    read: impl Fn() -> Result<String, String>,
+    trust: impl Fn(String) -> Result<()>,
+) {
+    loop {
+        tokio::time::sleep(AUTHORITIES_INTERVAL).await;
+        let now = match read() {
+            Ok(now) if now == known => continue,
+            Ok(now) => now,
+            Err(why) => {
+                tracing::error!(%why, "the authorities of clients cannot be read; those known before are trusted on");
+                continue;
+            }
+        };
+        match trust(now.clone()) {
+            Ok(()) => info!("other authorities of clients are trusted now"),
+            Err(error) => tracing::error!(%error, "the authorities of clients cannot be used"),
+        }
+        known = now;
+    }
 }

@@ -6,6 +6,12 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+/// What holds the keys of keys, version 2.
+#[allow(missing_docs, clippy::all)]
+pub mod kms {
+    tonic::include_proto!("v2");
+}
+
 /// The etcd v3 API, each package under its own name, since they refer to each other by it.
 #[allow(missing_docs, clippy::all)]
 pub mod etcd {

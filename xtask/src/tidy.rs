@@ -15,7 +15,7 @@ use crate::shell::{self, command, output};
 const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-raft", &["keelson-store", "keelson-proto", "keelson-pki"]),
     ("keelson-client", &["keelson-machinery", "keelson-pki"]),
-    ("keelson-apiserver", &["keelson-store", "keelson-machinery", "keelson-client", "keelson-pki"]),
+    ("keelson-apiserver", &["keelson-store", "keelson-machinery", "keelson-client", "keelson-pki", "keelson-proto"]),
     ("keelson-controllers", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("keelson-scheduler", &["keelson-client", "keelson-machinery"]),
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),

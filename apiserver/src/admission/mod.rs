@@ -5,11 +5,13 @@ mod certificates;
 mod classes;
 mod escalation;
 mod event_rate_limit;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod optional;
+pub(crate) mod pod_preset;
 mod pod_security;
 mod pods;
 mod policies;
@@ -151,11 +153,16 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("NamespaceLifecycle", true, |parts| Ok(Box::new(namespace_lifecycle::NamespaceLifecycle(parts.objects.clone())))),
     ("NamespaceExists", false, |parts| Ok(Box::new(optional::NamespaceExists(parts.objects.clone())))),
     ("LimitPodHardAntiAffinityTopology", false, |_| Ok(Box::new(optional::LimitPodHardAntiAffinityTopology))),
+    (pod_preset::NAME, false, |parts| Ok(Box::new(pod_preset::PodPreset::new(parts)))),
     ("LimitRanger", true, |parts| Ok(Box::new(limit_ranger::LimitRanger(parts.objects.clone())))),
     ("ServiceAccount", true, |parts| Ok(Box::new(service_account::ServiceAccount(parts.objects.clone())))),
     ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
     ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
     ("AlwaysPullImages", false, |_| Ok(Box::new(optional::AlwaysPullImages))),
+    ("ImagePolicyWebhook", false, |parts| {
+        let made = image_policy::ImagePolicyWebhook::new(&parts.config("ImagePolicyWebhook"))?;
+        Ok(Box::new(made))
+    }),
     ("PodSecurity", true, |parts| {
         let made = pod_security::PodSecurity::new(parts.objects.clone(), &parts.config("PodSecurity"))?;
         Ok(Box::new(made))
@@ -208,6 +215,11 @@ impl Chain {
             .iter()
             .filter(|(name, on, _)| (*on || among(&settings.enabled, name)) && !among(&settings.disabled, name));
         wanted.map(|(name, _, make)| Ok((*name, make(&parts)?))).collect::<Result<_, String>>().map(Self)
+    }
+
+    /// Whether a plugin is used.
+    pub fn uses(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| *known == name)
     }
 
     /// Lets every plugin change the object; all once more if an extension changed it after others had seen it.

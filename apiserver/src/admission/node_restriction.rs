@@ -4,7 +4,7 @@
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use crate::access::{Admission, AdmissionPlugin, Operation};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::authz::node_of;
 use crate::objects::Objects;
 
@@ -182,7 +182,8 @@ impl NodeRestriction {
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for NodeRestriction {
-    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+    // Before the object is validated: what a node may not write is not judged any further.
+    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let Some(node) = node_of(request.user) else { return Ok(()) };
         let node = node.to_owned();
         let result = match (request.def.group, request.def.plural, request.subresource, request.operation) {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::BodyExt;
@@ -63,7 +64,7 @@ pub struct Settings {
 /// Records requests.
 #[derive(Default)]
 pub struct Auditor {
-    policy: Policy,
+    policy: ArcSwap<Policy>,
     sinks: Vec<Sink>,
 }
 
@@ -170,8 +171,10 @@ impl Record {
 impl Auditor {
     /// As the settings say; nothing is recorded without a policy and a place to record to.
     pub fn load(settings: &Settings) -> Result<Self, String> {
-        let Some(path) = &settings.policy else { return Ok(Self::default()) };
-        let policy = Policy::load(path)?;
+        if settings.policy.is_none() {
+            return Ok(Self::default());
+        }
+        let policy = ArcSwap::from_pointee(Self::policy_of(settings)?);
         let mut sinks = Vec::new();
         if let Some(path) = &settings.log {
             let target = log::Target::open(path, settings.rotation.clone())?;
@@ -183,6 +186,16 @@ impl Auditor {
         Ok(Self { policy, sinks })
     }
 
+    /// The policy of the settings.
+    pub fn policy_of(settings: &Settings) -> Result<Policy, String> {
+        settings.policy.as_ref().map_or_else(|| Ok(Policy::default()), |path| Policy::load(path))
+    }
+
+    /// Goes by another policy from now on.
+    pub fn replace(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
     /// Begins the record of a request. `None`: it is not recorded.
     fn begin(
         &self,
@@ -191,7 +204,7 @@ impl Auditor {
         asked: &Attributes,
         request: (&HeaderMap, &http::Uri, Option<Peer>),
     ) -> Option<Arc<Record>> {
-        let verdict = self.policy.verdict(user, asked);
+        let verdict = self.policy.load().verdict(user, asked);
         if verdict.level == Level::None {
             return None;
         }

@@ -39,7 +39,11 @@ fn read(certificate: &CertificateDer<'_>) -> Result<Option<UserInfo>, AuthnError
         return Ok(None);
     }
     let uid = keelson_pki::uid_of(certificate).map_err(|e| AuthnError(e.to_string()))?;
-    let id = format!("X509SHA256={}", keelson_pki::fingerprint_of(certificate));
-    let extra = BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![id])]);
+    let mut extra = BTreeMap::new();
+    // Who may do everything has one certificate for all that they do: which it is says nothing of them.
+    if !groups.iter().any(|group| group == crate::authz::MASTERS) {
+        let id = format!("X509SHA256={}", keelson_pki::fingerprint_of(certificate));
+        extra.insert(CREDENTIAL_ID.to_owned(), vec![id]);
+    }
     Ok(Some(UserInfo { uid, extra, ..with_groups(name, groups) }))
 }

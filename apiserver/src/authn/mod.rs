@@ -134,7 +134,8 @@ impl Authentication {
         if let Some(path) = &settings.client_ca_file {
             users += &std::fs::read_to_string(path).map_err(|e| format!("--client-ca-file {}: {e}", path.display()))?;
         }
-        if made.front_proxy.is_some() {
+        // TLS may still accept what was taken out of the file since.
+        if made.front_proxy.is_some() || settings.client_ca_file.is_some() {
             made.users = Some(ClientVerifier::new(&users).map_err(|e| e.to_string())?);
         }
         Ok(made)

@@ -14,6 +14,8 @@ mod rule;
 mod tests;
 mod webhook;
 
+use std::sync::Arc;
+
 use arc_swap::ArcSwap;
 use keelson_machinery::status::Status;
 use serde_json::Value;
@@ -28,7 +30,7 @@ pub const MASTERS: &str = "system:masters";
 pub struct Authorization {
     pub(crate) objects: Objects,
     policy: ArcSwap<rbac::Policy>,
-    modes: Vec<Mode>,
+    modes: ArcSwap<Vec<Mode>>,
 }
 
 impl Authorization {
@@ -40,12 +42,17 @@ impl Authorization {
     /// Over the replica, with these authorizers in this order.
     pub fn with(objects: Objects, modes: Vec<Mode>) -> Self {
         let policy = ArcSwap::from_pointee(rbac::Policy::default());
-        Self { objects, policy, modes }
+        Self { objects, policy, modes: ArcSwap::from_pointee(modes) }
+    }
+
+    /// Asks others from now on.
+    pub fn replace(&self, modes: Vec<Mode>) {
+        self.modes.store(Arc::new(modes));
     }
 
     /// Whether roles and bindings count at all.
     pub(crate) fn has_rbac(&self) -> bool {
-        self.modes.iter().any(|mode| matches!(mode, Mode::Rbac))
+        self.modes.load().iter().any(|mode| matches!(mode, Mode::Rbac))
     }
 
     fn by_roles(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
@@ -88,7 +95,7 @@ impl Authorizer for Authorization {
             return Decision::Allow;
         }
         let mut reasons = Vec::new();
-        for mode in &self.modes {
+        for mode in self.modes.load().iter() {
             match self.ask(mode, user, attributes) {
                 Decision::NoOpinion(why) => reasons.push(why),
                 decided => return decided,

@@ -18,38 +18,61 @@ pub fn convert(
     object: Value,
     api_version: &str,
 ) -> Result<Value, Status> {
-    if conversion["strategy"] != "Webhook" {
-        let mut object = object;
-        object["apiVersion"] = api_version.into();
-        return Ok(object);
+    let converted = convert_all(conversion, hooks, vec![object], api_version)?;
+    converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave no object"))
+}
+
+/// Whether a definition's objects are converted by others.
+pub fn asks_others(conversion: &Value) -> bool {
+    conversion["strategy"] == "Webhook"
+}
+
+/// Objects of one kind in another version: a webhook is asked once for all of them.
+pub fn convert_all(
+    conversion: &Value,
+    hooks: Option<&Arc<Hooks>>,
+    mut objects: Vec<Value>,
+    api_version: &str,
+) -> Result<Vec<Value>, Status> {
+    if !asks_others(conversion) {
+        objects.iter_mut().for_each(|object| object["apiVersion"] = api_version.into());
+        return Ok(objects);
     }
-    let failed = |why: &str| {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        let from = object["apiVersion"].as_str().unwrap_or_default();
-        Status::internal(&format!("conversion webhook for {from}, Kind={kind} failed: {why}"))
-    };
+    let Some(first) = objects.first() else { return Ok(objects) };
+    let kind = first["kind"].as_str().unwrap_or_default().to_owned();
+    let from = first["apiVersion"].as_str().unwrap_or_default().to_owned();
+    let failed = |why: &str| Status::internal(&format!("conversion webhook for {from}, Kind={kind} failed: {why}"));
     let hooks = hooks.ok_or_else(|| failed("the server calls no webhooks"))?;
     let uid = uuid::Uuid::new_v4().to_string();
+    let versions = conversion["webhook"]["conversionReviewVersions"].as_array();
+    let version = versions.into_iter().flatten().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1"));
     let review = json!({
         "kind": "ConversionReview",
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": [object]},
+        "apiVersion": format!("apiextensions.k8s.io/{}", version.unwrap_or("v1")),
+        "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
     });
     let client = &conversion["webhook"]["clientConfig"];
-    let answer =
+    let mut answer =
         wait(hooks.call(client, review.to_string().into_bytes(), TIMEOUT_SECONDS)).map_err(|why| failed(&why))?;
-    let response = &answer["response"];
-    if response["uid"] != uid.as_str() {
-        return Err(failed("the answer is to another request"));
+    understood(&mut answer["response"], &uid, &objects, api_version).map_err(|why| failed(&why))
+}
+
+/// The objects of a webhook's answer, if they are those that it was asked for.
+fn understood(response: &mut Value, uid: &str, asked: &[Value], api_version: &str) -> Result<Vec<Value>, String> {
+    if response["uid"] != uid {
+        return Err("the answer is to another request".into());
     }
     if response["result"]["status"] != "Success" {
-        return Err(failed(response["result"]["message"].as_str().unwrap_or("the webhook gave no reason")));
+        return Err(response["result"]["message"].as_str().unwrap_or("the webhook gave no reason").to_owned());
     }
-    let converted = match response["convertedObjects"].as_array().map(Vec::as_slice) {
-        Some([one]) => one.clone(),
-        _ => return Err(failed("expected one converted object")),
+    let converted = match response["convertedObjects"].take() {
+        Value::Array(converted) => converted,
+        _ => Vec::new(),
     };
-    checked(&object, converted, api_version).map_err(|why| failed(&why))
+    if converted.len() != asked.len() {
+        return Err(format!("webhook returned {} objects, expected {}", converted.len(), asked.len()));
+    }
+    asked.iter().zip(converted).map(|(object, converted)| checked(object, converted, api_version)).collect()
 }
 
 /// What a webhook may not change stays; an object of another version or identity is refused.
@@ -87,6 +110,29 @@ fn wait(call: impl Future<Output = Result<Value, String>>) -> Result<Value, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each row: what a webhook answers to two objects, and what is told of that; "" if it is good.
+    #[test]
+    fn answers_to_many_objects_are_checked() {
+        let object =
+            |version: &str, name: &str| json!({"apiVersion": version, "kind": "K", "metadata": {"name": name}});
+        let asked = [object("g/v1", "a"), object("g/v1", "b")];
+        let good = json!([object("g/v2", "a"), object("g/v2", "b")]);
+        for (mut response, told) in [
+            (json!({"uid": "u", "result": {"status": "Success"}, "convertedObjects": good}), ""),
+            (json!({"uid": "x", "result": {"status": "Success"}, "convertedObjects": good}), "to another request"),
+            (json!({"uid": "u", "result": {"status": "Failure", "message": "no"}}), "no"),
+            (json!({"uid": "u", "result": {"status": "Success"}}), "webhook returned 0 objects, expected 2"),
+            (
+                json!({"uid": "u", "result": {"status": "Success"}, "convertedObjects": [object("g/v2", "b"), object("g/v2", "a")]}),
+                "metadata.name was changed",
+            ),
+        ] {
+            let got = understood(&mut response, "u", &asked, "g/v2");
+            assert_eq!(got.is_ok(), told.is_empty(), "{got:?}");
+            assert!(got.err().unwrap_or_default().contains(told), "{told}");
+        }
+    }
 
     #[test]
     fn a_webhook_changes_neither_identity_nor_metadata() {

@@ -16,6 +16,8 @@ use super::conversion;
 use crate::hooks::Hooks;
 use crate::objects::parse;
 
+/// Objects that a webhook converts at once.
+const CONVERTED_AT_ONCE: usize = 500;
 /// Verbs of custom resources, in the order in which discovery lists them.
 const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const SUB_VERBS: &[&str] = &["get", "patch", "update"];
@@ -61,7 +63,12 @@ pub struct Custom {
     pub definition: Arc<Definition>,
     /// Which of its versions.
     pub index: usize,
+    /// Stored objects that were converted beforehand, many at once, by their keys in the store and revisions.
+    pub ahead: Option<Arc<Ahead>>,
 }
+
+/// Converted objects.
+pub type Ahead = HashMap<(Vec<u8>, i64), Value>;
 
 impl std::fmt::Debug for Custom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,7 +126,7 @@ impl Definition {
     /// A version that clients may use.
     pub fn serve(self: &Arc<Self>, version: &str) -> Option<Custom> {
         let index = self.versions.iter().position(|v| v.served && v.name == version)?;
-        Some(Custom { definition: self.clone(), index })
+        Some(Custom { definition: self.clone(), index, ahead: None })
     }
 
     /// The schema of a version.
@@ -155,14 +162,55 @@ impl Custom {
         self.definition.schema(self.index)
     }
 
-    /// An object as it is stored, in this version: brought into the form of the schemas as they are now.
-    pub fn read(&self, kv: &KeyValue) -> Result<Value, Status> {
+    /// Whether reading many objects asks a webhook.
+    pub fn asks_others(&self) -> bool {
+        conversion::asks_others(&self.definition.conversion)
+    }
+
+    /// The same row with these stored objects converted beforehand, where they need it: the webhook is asked for
+    /// [`CONVERTED_AT_ONCE`] of them at a time.
+    pub fn with_ahead<'k>(&self, stored: impl Iterator<Item = &'k Arc<KeyValue>>) -> Result<Self, Status> {
+        let definition = &self.definition;
+        let mut made = Ahead::new();
+        let mut rest = stored.peekable();
+        while rest.peek().is_some() {
+            let (mut keys, mut objects) = (Vec::new(), Vec::new());
+            for kv in rest.by_ref().take(CONVERTED_AT_ONCE) {
+                let (mut object, index) = self.as_stored(kv)?;
+                if index != Some(self.index) {
+                    object["kind"] = self.def().kind.into();
+                    keys.push((kv.key.to_vec(), kv.mod_revision));
+                    objects.push(object);
+                }
+            }
+            let version = self.def().api_version();
+            let converted =
+                conversion::convert_all(&definition.conversion, definition.hooks.as_ref(), objects, &version)?;
+            made.extend(keys.into_iter().zip(converted));
+        }
+        Ok(Self { ahead: Some(Arc::new(made)), ..self.clone() })
+    }
+
+    /// An object in the version in which it is stored, and which of the definition's that is.
+    fn as_stored(&self, kv: &KeyValue) -> Result<(Value, Option<usize>), Status> {
         let mut object = parse(kv)?;
         let stored_version = object["apiVersion"].as_str().and_then(|v| v.rsplit('/').next()).unwrap_or_default();
         let stored_index = self.definition.versions.iter().position(|v| v.name == stored_version);
         if let Some(index) = stored_index {
             fit(self.definition.schema(index), &mut object);
         }
+        Ok((object, stored_index))
+    }
+
+    /// An object as it is stored, in this version: brought into the form of the schemas as they are now.
+    pub fn read(&self, kv: &KeyValue) -> Result<Value, Status> {
+        let known = self.ahead.as_ref().and_then(|ahead| ahead.get(&(kv.key.to_vec(), kv.mod_revision)));
+        if let Some(converted) = known {
+            let mut object = converted.clone();
+            prune(self.schema(), &mut object);
+            return Ok(object);
+        }
+        let (mut object, stored_index) = self.as_stored(kv)?;
         if stored_index != Some(self.index) {
             object["kind"] = self.def().kind.into();
             let definition = &self.definition;

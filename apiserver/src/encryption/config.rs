@@ -1,5 +1,7 @@
 //! The EncryptionConfiguration: which resources are sealed, with which keys, in which order (`apiserver.config.k8s.io/v1`).
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use keelson_machinery::{decode, resources};
 use serde_json::Value;
 
 use super::SEALED;
+use super::kms::Kms;
 use super::providers::Key;
 
 /// A way to store a value.
@@ -121,6 +124,15 @@ impl Entry {
     }
 }
 
+/// A span of time such as `3s` or `500ms`.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 0.001),
+        None => (text.strip_suffix('s')?, 1.0),
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok().filter(|span| !span.is_zero())
+}
+
 impl Provider {
     fn parse(provider: &Value, at: &str) -> Result<Self, String> {
         let map = provider.as_object().filter(|map| map.len() == 1);
@@ -129,9 +141,55 @@ impl Provider {
         match kind.as_str() {
             "identity" => Ok(Self::Identity),
             "aesgcm" | "aescbc" | "secretbox" => Self::keys(kind, given, &format!("{at}.{kind}")),
-            "kms" => Err(format!("{at}.kms: KMS plugins are not supported by this version of keelson")),
+            "kms" => Self::plugin(given, &format!("{at}.kms")),
             other => Err(format!("{at}: unknown provider {other:?}")),
         }
+    }
+
+    fn plugin(given: &Value, at: &str) -> Result<Self, String> {
+        let text = |key: &str| given[key].as_str().unwrap_or_default();
+        let name = text("name");
+        match text("apiVersion") {
+            "v2" => {}
+            "" | "v1" => {
+                return Err(format!("{at}.apiVersion: Forbidden: KMSv1 is deprecated and not served: use v2 instead"));
+            }
+            other => {
+                return Err(format!(
+                    "{at}.apiVersion: Invalid value: {other:?}: unsupported apiVersion {other} for KMS provider, only v2 is supported"
+                ));
+            }
+        }
+        if name.is_empty() {
+            return Err(format!("{at}.name: Required value: mandatory field kms name is a required"));
+        }
+        if name.contains(':') {
+            return Err(format!(
+                "{at}.name: Invalid value: {name:?}: invalid KMS provider name {name}, must not contain ':'"
+            ));
+        }
+        if !given["cachesize"].is_null() {
+            return Err(format!(
+                "{at}.cachesize: Invalid value: {}: cachesize is not supported in v2",
+                given["cachesize"]
+            ));
+        }
+        let endpoint = text("endpoint");
+        if endpoint.is_empty() {
+            return Err(format!("{at}.endpoint: Invalid value: \"\": endpoint is a required field"));
+        }
+        let socket = endpoint.strip_prefix("unix://").ok_or_else(|| {
+            format!(
+                "{at}.endpoint: Invalid value: {endpoint:?}: unsupported scheme for KMS provider, only unix supported"
+            )
+        })?;
+        let timeout = match given["timeout"].as_str() {
+            None => super::kms::TIMEOUT,
+            Some(text) => duration(text)
+                .ok_or_else(|| format!("{at}.timeout: Invalid value: {text:?}: should be a positive value"))?,
+        };
+        let kms = Kms::new(name, socket.into(), timeout)?;
+        Ok(Self::Keys(vec![Key::of_plugin(name, kms)]))
     }
 
     fn keys(kind: &str, given: &Value, at: &str) -> Result<Self, String> {
@@ -225,7 +283,18 @@ mod tests {
             ),
             ("- resources: [secrets]\n  providers: [{secretbox: {keys: [{name: \"a:b\", secret: AAAA}]}}]", "colon"),
             ("- resources: [\"*\"]\n  providers: [{identity: {}}]", "use '*.'"),
-            ("- resources: [secrets]\n  providers: [{kms: {name: x}}]", "not supported"),
+            ("- resources: [secrets]\n  providers: [{kms: {name: x}}]", "KMSv1 is deprecated"),
+            ("- resources: [secrets]\n  providers: [{kms: {apiVersion: v3, name: x}}]", "unsupported apiVersion v3"),
+            ("- resources: [secrets]\n  providers: [{kms: {apiVersion: v2, name: 'a:b'}}]", "must not contain ':'"),
+            ("- resources: [secrets]\n  providers: [{kms: {apiVersion: v2, name: x}}]", "endpoint is a required field"),
+            (
+                "- resources: [secrets]\n  providers: [{kms: {apiVersion: v2, name: x, endpoint: 'http://h'}}]",
+                "only unix supported",
+            ),
+            (
+                "- resources: [secrets]\n  providers: [{kms: {apiVersion: v2, name: x, endpoint: 'unix:///s', timeout: 0s}}]",
+                "should be a positive value",
+            ),
         ] {
             let error = config(text).err().unwrap();
             assert!(error.contains(why), "{text}: {error}");

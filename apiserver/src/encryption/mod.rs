@@ -5,6 +5,7 @@
 //! Invariant: a value begins with `k8s:enc:` exactly if it is sealed; a plain one begins with the form's version byte.
 
 mod config;
+mod kms;
 mod providers;
 
 use std::path::Path;
@@ -73,7 +74,7 @@ pub fn is_stale(def: &ResourceDef, kv: &KeyValue) -> bool {
     let keys = KEYS.load();
     let Some(config) = keys.as_ref() else { return false };
     match config.writing(def.group, def.plural) {
-        Some(provider) => !kv.value.starts_with(provider.prefix()),
+        Some(provider) => !provider.is_current(&kv.value),
         None => kv.value.starts_with(SEALED),
     }
 }

@@ -9,6 +9,8 @@ use aws_lc_rs::iv::FixedLength;
 use crypto_secretbox::aead::{Aead, KeyInit};
 use crypto_secretbox::{Nonce as BoxNonce, XSalsa20Poly1305};
 
+use super::kms::Kms;
+
 /// Bytes of a secretbox's nonce.
 const BOX_NONCE_BYTES: usize = 24;
 
@@ -16,6 +18,7 @@ enum Cipher {
     Gcm(LessSafeKey),
     Cbc(Vec<u8>),
     Secretbox(Box<XSalsa20Poly1305>),
+    Kms(Box<Kms>),
 }
 
 /// A key of a provider.
@@ -24,25 +27,72 @@ pub struct Key {
     cipher: Cipher,
 }
 
-fn random<const N: usize>() -> Result<[u8; N], String> {
+/// Random bytes.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], String> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no random numbers can be had".to_owned())?;
     Ok(bytes)
 }
 
+fn gcm_key(secret: &[u8]) -> Result<LessSafeKey, String> {
+    let algorithm = match secret.len() {
+        16 => &AES_128_GCM,
+        24 => &AES_192_GCM,
+        _ => &AES_256_GCM,
+    };
+    UnboundKey::new(algorithm, secret).map(LessSafeKey::new).map_err(|_| "the key cannot be used".to_owned())
+}
+
+/// Seals with AES-GCM under a key of its own: nonce, text, tag.
+pub(super) fn gcm_seal(secret: &[u8], place: &[u8], plain: &[u8]) -> Result<Vec<u8>, String> {
+    seal_with(&gcm_key(secret)?, place, plain)
+}
+
+fn seal_with(key: &LessSafeKey, place: &[u8], plain: &[u8]) -> Result<Vec<u8>, String> {
+    let nonce: [u8; NONCE_LEN] = random()?;
+    let mut text = plain.to_vec();
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place), &mut text)
+        .map_err(|_| "the value cannot be encrypted".to_owned())?;
+    Ok([&nonce[..], &text].concat())
+}
+
+/// Opens what [`gcm_seal`] made.
+pub(super) fn gcm_open(secret: &[u8], place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
+    open_with(&gcm_key(secret)?, place, sealed)
+}
+
+fn open_with(key: &LessSafeKey, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
+    let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(unreadable)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| unreadable())?;
+    let mut text = text.to_vec();
+    let length = key.open_in_place(nonce, Aad::from(place), &mut text).map_err(|_| unreadable())?.len();
+    text.truncate(length);
+    Ok(text)
+}
+
+fn unreadable() -> String {
+    "the value cannot be decrypted: it is damaged, or the key is another".to_owned()
+}
+
 impl Key {
+    /// The key that a plugin holds.
+    pub fn of_plugin(name: &str, kms: Kms) -> Self {
+        Self { prefix: format!("k8s:enc:kms:v2:{name}:").into_bytes(), cipher: Cipher::Kms(Box::new(kms)) }
+    }
+
+    /// Whether a value would be sealed so if it were written now.
+    pub fn is_current(&self, sealed: &[u8]) -> bool {
+        match (&self.cipher, sealed.strip_prefix(&self.prefix[..])) {
+            (_, None) => false,
+            (Cipher::Kms(kms), Some(rest)) => kms.is_current(rest),
+            _ => true,
+        }
+    }
+
     /// A key of the provider `kind` (aesgcm, aescbc or secretbox).
     pub fn new(kind: &str, name: &str, secret: &[u8]) -> Result<Self, String> {
         let cipher = match kind {
-            "aesgcm" => {
-                let algorithm = match secret.len() {
-                    16 => &AES_128_GCM,
-                    24 => &AES_192_GCM,
-                    _ => &AES_256_GCM,
-                };
-                let key = UnboundKey::new(algorithm, secret).map_err(|_| "the key cannot be used".to_owned())?;
-                Cipher::Gcm(LessSafeKey::new(key))
-            }
+            "aesgcm" => Cipher::Gcm(gcm_key(secret)?),
             "aescbc" => {
                 cbc_key(secret)?;
                 Cipher::Cbc(secret.to_vec())
@@ -65,14 +115,8 @@ impl Key {
         let failed = |_| "the value cannot be encrypted".to_owned();
         let mut out = self.prefix.clone();
         match &self.cipher {
-            Cipher::Gcm(key) => {
-                let nonce: [u8; NONCE_LEN] = random()?;
-                out.extend(nonce);
-                let mut text = plain.to_vec();
-                key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place), &mut text)
-                    .map_err(failed)?;
-                out.extend(text);
-            }
+            Cipher::Gcm(key) => out.extend(seal_with(key, place, plain)?),
+            Cipher::Kms(kms) => out.extend(kms.seal(place, plain)?),
             Cipher::Cbc(secret) => {
                 let key = PaddedBlockEncryptingKey::cbc_pkcs7(cbc_key(secret)?).map_err(failed)?;
                 let iv: [u8; AES_CBC_IV_LEN] = random()?;
@@ -94,17 +138,11 @@ impl Key {
 
     /// Opens what [`Self::seal`] made.
     pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
-        let failed = || "the value cannot be decrypted: it is damaged, or the key is another".to_owned();
+        let failed = unreadable;
         let rest = sealed.strip_prefix(&self.prefix[..]).ok_or_else(failed)?;
         match &self.cipher {
-            Cipher::Gcm(key) => {
-                let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or_else(failed)?;
-                let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed())?;
-                let mut text = text.to_vec();
-                let length = key.open_in_place(nonce, Aad::from(place), &mut text).map_err(|_| failed())?.len();
-                text.truncate(length);
-                Ok(text)
-            }
+            Cipher::Gcm(key) => open_with(key, place, rest),
+            Cipher::Kms(kms) => kms.open(place, rest),
             Cipher::Cbc(secret) => {
                 let (iv, text) = rest.split_at_checked(AES_CBC_IV_LEN).ok_or_else(failed)?;
                 let iv = FixedLength::try_from(iv).map_err(|_| failed())?;

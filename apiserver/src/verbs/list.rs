@@ -93,8 +93,19 @@ impl Page {
 }
 
 impl ApiServer {
-    /// Serves a collection.
+    /// Serves a collection. Objects that a webhook converts are all converted before they are looked at.
     pub(crate) async fn list(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
+        let custom = call.request.custom.as_ref().filter(|custom| custom.asks_others());
+        let Some(custom) = custom else { return self.list_stored(call).await };
+        self.fresh(call.request.query.get("resourceVersion")).await?;
+        let view = self.objects.kv.view();
+        let range = Objects::range(call.request.def, &call.request.namespace);
+        let custom = custom.with_ahead(view.range(&range))?;
+        let request = ResourceRequest { custom: Some(custom), ..call.request.clone() };
+        self.list_stored(&Call { request: &request, ..*call }).await
+    }
+
+    async fn list_stored(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let def = call.request.def;
         if let Some(selectors) = self.whole(call)? {
             self.fresh(call.request.query.get("resourceVersion")).await?;

@@ -17,6 +17,10 @@ struct Checker<'e> {
     scopes: Vec<(String, Type)>,
     problems: Vec<(usize, String)>,
     kinds: Option<Kinds>,
+    /// Problems of literals: told if nothing else is wrong.
+    literals: Vec<(usize, String)>,
+    /// Within the arguments of a function that takes lists of anything.
+    takes_any: usize,
 }
 
 /// The types of an expression and of its parts.
@@ -43,15 +47,18 @@ impl Kinds {
 /// The types of a checked expression's parts.
 pub(super) fn kinds(source: &str, env: &Env, expr: &Expr) -> Kinds {
     let kinds = Some(Kinds::default());
-    let mut checker = Checker { source, env, scopes: Vec::new(), problems: Vec::new(), kinds };
+    let mut checker = Checker::new(source, env, kinds);
     checker.kind(expr);
     checker.kinds.unwrap_or_default()
 }
 
 /// Finds the type of an expression.
 pub(super) fn check(source: &str, env: &Env, expr: &Expr) -> Result<Type, CompileError> {
-    let mut checker = Checker { source, env, scopes: Vec::new(), problems: Vec::new(), kinds: None };
+    let mut checker = Checker::new(source, env, None);
     let kind = checker.kind(expr);
+    if checker.problems.is_empty() {
+        checker.problems = std::mem::take(&mut checker.literals);
+    }
     if checker.problems.is_empty() {
         return Ok(kind);
     }
@@ -60,7 +67,36 @@ pub(super) fn check(source: &str, env: &Env, expr: &Expr) -> Result<Type, Compil
     Err(CompileError(told.join("\n")))
 }
 
+impl<'e> Checker<'e> {
+    fn new(source: &'e str, env: &'e Env, kinds: Option<Kinds>) -> Self {
+        Self { source, env, scopes: Vec::new(), problems: Vec::new(), kinds, literals: Vec::new(), takes_any: 0 }
+    }
+}
+
 impl Checker<'_> {
+    /// The items of a literal are of one type: that of the first.
+    fn alike(&mut self, items: &[(usize, Type)]) {
+        let Some((_, first)) = items.first().filter(|_| self.takes_any == 0) else { return };
+        let alike = |a: &Type, b: &Type| fits(a, b, &mut Bound::new()) || fits(b, a, &mut Bound::new());
+        if let Some((at, other)) = items.iter().find(|(_, kind)| !alike(first, kind)) {
+            self.literals.push((*at, format!("expected type '{first}' but found '{other}'")));
+        }
+    }
+
+    /// Texts that must be of some form are looked at where they are written out.
+    fn literal(&mut self, function: &str, arguments: &[Expr]) {
+        let Some(Expr { at, kind: Kind::String(text) }) = arguments.last() else { return };
+        let good = match function {
+            "duration" => super::times::duration(text).is_some(),
+            "timestamp" => super::times::timestamp(text).is_some(),
+            "matches" => regex::Regex::new(text).is_ok(),
+            _ => true,
+        };
+        if !good {
+            self.literals.push((*at, format!("invalid {function} argument")));
+        }
+    }
+
     fn problem(&mut self, at: usize, message: String) -> Type {
         self.problems.push((at, message));
         Type::Dyn
@@ -109,17 +145,22 @@ impl Checker<'_> {
             }
             Kind::Call { function, target, arguments } => self.call(expr.at, function, target.as_deref(), arguments),
             Kind::List(items) => {
-                let kinds: Vec<Type> = items.iter().map(|(item, optional)| self.item(item, *optional)).collect();
-                Type::list(join(kinds))
+                let kinds: Vec<(usize, Type)> =
+                    items.iter().map(|(item, optional)| (item.at, self.item(item, *optional))).collect();
+                self.alike(&kinds);
+                Type::list(join(kinds.into_iter().map(|(_, kind)| kind).collect()))
             }
             Kind::Map(entries) => {
                 let mut keys = Vec::new();
                 let mut values = Vec::new();
                 for (key, value, optional) in entries {
-                    keys.push(self.kind(key));
-                    values.push(self.item(value, *optional));
+                    keys.push((key.at, self.kind(key)));
+                    values.push((value.at, self.item(value, *optional)));
                 }
-                Type::Map(join(keys).into(), join(values).into())
+                self.alike(&keys);
+                self.alike(&values);
+                let kinds = |list: Vec<(usize, Type)>| list.into_iter().map(|(_, kind)| kind).collect();
+                Type::Map(join(kinds(keys)).into(), join(kinds(values)).into())
             }
             Kind::Struct { name, fields } => self.structure(expr.at, name, fields),
             Kind::Macro { name, range, variables, arguments } => self.expansion(*name, range, variables, arguments),
@@ -182,7 +223,10 @@ impl Checker<'_> {
             _ => (function, target),
         };
         let mut kinds: Vec<Type> = target.into_iter().map(|t| self.kind(t)).collect();
+        self.takes_any += usize::from(name == "format");
         kinds.extend(arguments.iter().map(|a| self.kind(a)));
+        self.takes_any -= usize::from(name == "format");
+        self.literal(name, arguments);
         let member = target.is_some();
         let known = signatures(name);
         if !known.iter().any(|s| s.member == member) {
