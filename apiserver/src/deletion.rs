@@ -88,10 +88,6 @@ fn validate(given: &Value) -> Result<(), Status> {
     let dry: Vec<String> =
         given["dryRun"].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     causes.extend(options::dry_run(&dry));
-    if given["ignoreStoreReadErrorWithClusterBreakingPotential"] == true {
-        let why = "is not supported: heal the member whose store cannot be read instead";
-        causes.push(Cause::forbidden("ignoreStoreReadErrorWithClusterBreakingPotential", why));
-    }
     options::refuse("DeleteOptions", causes)
 }
 

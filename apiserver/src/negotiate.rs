@@ -94,31 +94,46 @@ pub type Choice<'a> = (&'a str, Vec<(&'a str, &'a str)>);
 
 /// The choices of a header, best first.
 pub fn choices(header: &str) -> Vec<Choice<'_>> {
-    let mut list: Vec<(f32, Choice<'_>)> = header
-        .split(',')
-        .take(MAX_CHOICES)
-        .map(|choice| {
-            let mut parts = choice.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default();
-            let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-            let quality = parameters.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
-            (quality, (name, parameters))
-        })
-        .filter(|(quality, _)| *quality > 0.0)
-        .collect();
-    list.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let read = |choice| {
+        let mut parts = str::split(choice, ';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
+        let quality = parameters.iter().rfind(|(k, _)| *k == "q").map(|(_, v)| v.parse().unwrap_or(0.0));
+        (quality.unwrap_or(1.0), (name, parameters))
+    };
+    let mut list: Vec<(f32, Choice<'_>)> = header.split(',').take(MAX_CHOICES).map(read).collect();
+    // What is named goes before what is not, whatever the qualities: no order that a sort could keep. So each goes forward
+    // past those that it beats until one stands that it does not.
+    for end in 1..list.len() {
+        let mut at = end;
+        while at > 0 && beats(&list[at], &list[at - 1]) {
+            list.swap(at, at - 1);
+            at -= 1;
+        }
+    }
     list.into_iter().map(|(_, choice)| choice).collect()
+}
+
+fn beats(one: &(f32, Choice<'_>), other: &(f32, Choice<'_>)) -> bool {
+    let open = |(_, (name, _)): &(f32, Choice<'_>)| (name.starts_with('*'), name.ends_with('*'));
+    let (mine, theirs) = (open(one), open(other));
+    one.0 > other.0 || (!mine.0 && theirs.0) || (!mine.1 && theirs.1)
 }
 
 /// What one choice asks for; `None` if it cannot be had.
 fn choice(name: &str, parameters: &[(&str, &str)], known: bool, streams: bool) -> Option<Accepted> {
     let media = Media::matching(name)?;
-    let parameter = |key: &str| parameters.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| *v);
-    if !matches!(parameter("stream"), "" | "watch") || streams && media == Media::Yaml {
+    let parameter = |key: &str| parameters.iter().rfind(|(k, _)| *k == key).map_or("", |(_, v)| *v);
+    let stream = parameter("stream");
+    if !matches!(stream, "" | "watch") || (streams || stream == "watch") && media == Media::Yaml {
         return None;
     }
+    if !matches!(parameter("sv"), "" | "v1") {
+        return None;
+    }
+    let converted = parameters.iter().any(|(key, _)| matches!(*key, "as" | "g" | "v"));
     let format = match parameter("as") {
-        "" => Format::Object,
+        "" if !converted => Format::Object,
         "Table" => Format::Table,
         "PartialObjectMetadata" => Format::Metadata,
         "PartialObjectMetadataList" => Format::MetadataList,
@@ -169,8 +184,15 @@ pub fn media_of_refusal(headers: &HeaderMap) -> Media {
     choices.iter().find_map(|(name, parameters)| choice(name, parameters, true, false)).unwrap_or_default().media
 }
 
-/// Whether JSON is written for people: asked for (the query's `pretty`), or the client is one that people type.
+/// Whether JSON is written for people: asked for (the header's or the query's `pretty`), or the client is one that people type.
 pub fn is_pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
+    let best =
+        choices(accept(headers)).into_iter().find(|(name, parameters)| choice(name, parameters, true, false).is_some());
+    if best
+        .is_some_and(|(_, parameters)| parameters.iter().rfind(|(key, _)| *key == "pretty").is_some_and(|p| p.1 == "1"))
+    {
+        return true;
+    }
     match asked {
         Some(value) => matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE"),
         None => {
@@ -206,6 +228,9 @@ mod tests {
             (&format!("application/vnd.kubernetes.protobuf;{table},application/json;{table}"), Json, Table),
             ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Protobuf, Metadata),
             ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Json, Object),
+            ("*/*, application/yaml;q=0.5", Yaml, Object),
+            ("application/json;q=0", Json, Object),
+            ("application/json;sv=v1", Json, Object),
         ] {
             assert_eq!(chosen(header, false), Ok(Accepted { media, format, beta: false }), "{header}");
         }
@@ -225,6 +250,9 @@ mod tests {
                 false,
                 "only the following media types are accepted",
             ),
+            ("application/json;v=v1", false, "only the following media types are accepted"),
+            ("application/json;sv=v2", false, "only the following media types are accepted"),
+            ("application/yaml;stream=watch", false, "only the following media types are accepted"),
             ("application/yaml", true, "only the following media types are accepted"),
         ] {
             let why = chosen(header, streams).unwrap_err();

@@ -304,9 +304,6 @@ impl ApiServer {
         if let Some((_, extension)) = self.extensions.iter().find(|(p, _)| *p == path) {
             return extension(method.clone(), bytes).await;
         }
-        if *method != Method::GET && *method != Method::HEAD {
-            return Err(Status::no_such_path());
-        }
         let query = Query::parse(parts.uri.query());
         if path.starts_with("/openapi/") {
             let answer = self.documents.serve(path, &query, headers, &self.customs, &self.aggregated.all());
@@ -331,6 +328,9 @@ impl ApiServer {
                 let text = self.metrics.text(&self.objects.kv.view(), customs) + &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
             }
+            "/openid/v1/jwks" | "/.well-known/openid-configuration" if *method != Method::GET => {
+                Err(Status::method_not_allowed())
+            }
             "/openid/v1/jwks" => {
                 negotiate::exactly(headers, "application/jwk-set+json")?;
                 Ok(respond::bytes(200, "application/jwk-set+json", self.pki.service_account.jwks().to_string()))
@@ -346,8 +346,13 @@ impl ApiServer {
                     }),
                 ))
             }
-            _ => discovery::serve(path, headers, usage::served(&self.objects), &self.customs, &self.aggregated.all())
-                .unwrap_or_else(|| Err(Status::no_such_page())),
+            _ => {
+                let (computed, remotes) = (usage::served(&self.objects), self.aggregated.all());
+                match discovery::serve(path, headers, computed, &self.customs, &remotes) {
+                    Some(_) if *method != Method::GET => Err(Status::method_not_allowed()),
+                    answer => answer.unwrap_or_else(|| Err(Status::no_such_page())),
+                }
+            }
         }
     }
 

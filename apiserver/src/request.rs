@@ -195,11 +195,16 @@ pub enum Target {
     Path(String),
 }
 
+/// The parts of a path. A slash counts as one however it is written, and between two of them is an empty part.
+fn segments(decoded: &str) -> Vec<&str> {
+    decoded.trim_matches('/').split('/').collect()
+}
+
 /// Takes a request's line apart; rows that are not built in are looked up in `customs`.
 pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> Result<Target, Status> {
     let path = uri.path();
-    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
-    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let decoded = decode(path, false);
+    let parts = segments(&decoded);
     let (group, version, rest) = match parts[..] {
         ["api", version, ref rest @ ..] if !rest.is_empty() => ("", version, rest),
         ["apis", group, version, ref rest @ ..] if !rest.is_empty() => (group, version, rest),
@@ -229,6 +234,7 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     };
     let ((def, custom), name, subresource, tail) = match *rest {
         [plural] => (find(plural)?, "", "", String::new()),
+        [plural, ""] | [plural, "", ..] if find(plural).is_ok() => return Err(Status::no_such_path()),
         [plural, name] => (find(plural)?, name, "", String::new()),
         [plural, name, sub, ref tail @ ..] => (find(plural)?, name, sub, tail.join("/")),
         [] => return Err(Status::no_such_path()),
@@ -289,8 +295,8 @@ fn named_by_field(query: &Query) -> String {
 /// A request line as authorizers see it, whether or not there is such a resource: who may not ask is not told.
 pub(crate) fn attributes_of(method: &Method, uri: &http::Uri) -> Attributes {
     let path = uri.path();
-    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
-    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let decoded = decode(path, false);
+    let parts = segments(&decoded);
     let (group, version, rest) = match parts[..] {
         ["api", version, ref rest @ ..] if !rest.is_empty() => ("", version, rest),
         ["apis", group, version, ref rest @ ..] if !rest.is_empty() => (group, version, rest),
@@ -345,6 +351,7 @@ mod tests {
         for (method, uri, expected) in [
             ("GET", "/api/v1/pods", "pods list   "),
             ("GET", "/api/v1/pods?watch=1", "pods watch   "),
+            ("GET", "/api/v1/namespaces//pods/", "pods list   "),
             ("GET", "/api/v1/namespaces/x", "namespaces get  x "),
             ("PUT", "/api/v1/namespaces/x/finalize", "namespaces update  x finalize"),
             ("POST", "/api/v1/namespaces/x/pods", "pods create x  "),
@@ -367,6 +374,9 @@ mod tests {
             ("/apis/apps/v1/pods", 404),
             ("/api/v1/namespaces/x/nodes", 404),
             ("/api/v1/pods/a/nope", 404),
+            ("/api/v1//pods", 404),
+            ("/api/v1/pods//status", 404),
+            ("/api/v1/namespaces/x/configmaps/a%2Fb", 404),
         ] {
             assert_eq!(
                 target(&Method::GET, &uri.parse().unwrap(), &crd::Table::default()).unwrap_err().code,

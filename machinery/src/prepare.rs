@@ -149,7 +149,7 @@ fn without_max_unavailable(object: &mut Value) {
 
 /// How the holders of a Lease are chosen is behind a gate that is closed by default.
 fn without_election(object: &mut Value) {
-    if let Some(spec) = object["spec"].as_object_mut() {
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         spec.remove("strategy");
         spec.remove("preferredHolder");
     }
@@ -157,8 +157,9 @@ fn without_election(object: &mut Value) {
 
 /// So are attributes of devices that have several values.
 fn without_list_attributes(slice: &mut Value) {
-    for device in slice["spec"]["devices"].as_array_mut().into_iter().flatten() {
-        for (_, attribute) in device["attributes"].as_object_mut().into_iter().flatten() {
+    for device in slice.pointer_mut("/spec/devices").and_then(Value::as_array_mut).into_iter().flatten() {
+        let attributes = device.get_mut("attributes").and_then(Value::as_object_mut);
+        for (_, attribute) in attributes.into_iter().flatten() {
             for key in ["ints", "bools", "strings", "versions"] {
                 attribute.as_object_mut().map(|attribute| attribute.remove(key));
             }
@@ -404,6 +405,32 @@ mod tests {
         ] {
             create(find(group, "v1", plural).unwrap(), &mut object, at);
             assert_eq!(object.pointer(path), Some(&expected), "{plural}");
+        }
+    }
+
+    #[test]
+    fn what_a_closed_gate_hides_is_dropped_and_nothing_is_added() {
+        for (group, plural, spec, expected) in [
+            (
+                "coordination.k8s.io",
+                "leases",
+                json!({"spec": {"strategy": "s", "preferredHolder": "p"}}),
+                json!({"spec": {}}),
+            ),
+            ("coordination.k8s.io", "leases", json!({}), json!({})),
+            ("resource.k8s.io", "resourceslices", json!({"spec": {}}), json!({"spec": {}})),
+            (
+                "resource.k8s.io",
+                "resourceslices",
+                json!({"spec": {"devices": [{"name": "a"}, {"attributes": {"x": {"ints": [1]}, "y": {"int": 1}}}]}}),
+                json!({"spec": {"devices": [{"name": "a"}, {"attributes": {"x": {}, "y": {"int": 1}}}]}}),
+            ),
+        ] {
+            let def = find(group, "v1", plural).unwrap();
+            let (mut new, mut changed) = (spec.clone(), spec.clone());
+            create(def, &mut new, "");
+            update(def, "", &spec, &mut changed, "");
+            assert_eq!((&new, &changed), (&expected, &expected), "{plural}");
         }
     }
 

@@ -147,7 +147,7 @@ fn shown<'a>(def: &'a ResourceDef, object: Option<&Value>) -> Shown<'a> {
 }
 
 /// The cells of an object and what a row shows beside them.
-fn row(shown: &Shown<'_>, accepted: Accepted, item: &Value, query: &Query) -> Result<Value, Status> {
+fn row(shown: &Shown<'_>, accepted: Accepted, item: &Value, query: &Query) -> Value {
     let mut row = json!({"cells": shown.cells(item)});
     if item["kind"] == "Pod"
         && let Some(conditions) = pod::row_conditions(item)
@@ -155,17 +155,11 @@ fn row(shown: &Shown<'_>, accepted: Accepted, item: &Value, query: &Query) -> Re
         row["conditions"] = conditions;
     }
     row["object"] = match query.get("includeObject") {
-        None | Some("Metadata") => partial(accepted, item),
         Some("Object") => item.clone(),
         Some("None") => Value::Null,
-        Some(other) => {
-            return Err(Status::bad_request(format!(
-                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', \
-                 'Object', 'None', or empty"
-            )));
-        }
+        _ => partial(accepted, item),
     };
-    Ok(row)
+    row
 }
 
 fn table(
@@ -175,12 +169,18 @@ fn table(
     metadata: Value,
     query: &Query,
 ) -> Result<Value, Status> {
+    if let Some(other) = query.get("includeObject").filter(|given| !matches!(*given, "Metadata" | "Object" | "None")) {
+        return Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', \
+             'Object', 'None', or empty"
+        )));
+    }
     let mut items: Vec<&Value> = items.iter().collect();
     if items.first().is_some_and(|item| item["kind"] == "FlowSchema") {
         // They are shown in the order in which they are tried.
         items.sort_by_key(|item| item["spec"]["matchingPrecedence"].as_i64());
     }
-    let rows = items.into_iter().map(|item| row(shown, accepted, item, query)).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<Value> = items.into_iter().map(|item| row(shown, accepted, item, query)).collect();
     Ok(json!({
         "kind": "Table", "apiVersion": accepted.meta_version(), "metadata": metadata, "columnDefinitions": shown.columns(),
         "rows": rows,

@@ -7,12 +7,12 @@ use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
-use super::Call;
+use super::{Call, list};
 use crate::access::{Admission, Operation};
 use crate::deletion::{self, Plan};
-use crate::objects::{Objects, WriteError};
+use crate::objects::WriteError;
 use crate::request::ResourceRequest;
-use crate::{ApiServer, respond, services, table};
+use crate::{ApiServer, listing, respond, services, table};
 
 /// Attempts while other writers come between.
 const DELETE_ATTEMPTS: usize = 8;
@@ -52,16 +52,18 @@ impl ApiServer {
     /// Deletes all objects that the selectors choose.
     pub(crate) async fn delete_collection(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let request = call.request;
-        let options = deletion::read_options(call)?;
+        listing::check(request)?;
         let labels = LabelSelector::parse(request.query.get("labelSelector").unwrap_or_default())
             .map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(request.def, request.query.get("fieldSelector").unwrap_or_default())
             .map_err(Status::bad_request)?;
+        let options = deletion::read_options(call)?;
+        let range = list::continued(request)?;
         self.fresh(None).await?;
         let view = self.objects.kv.view();
         let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
         let mut items = Vec::new();
-        for kv in view.range(&Objects::range(request.def, &request.namespace)) {
+        for kv in view.range(&range) {
             let head = request.stored(kv)?.head;
             if !labels.matches(|key| head.label(key)) || !fields.matches(&head) {
                 continue;

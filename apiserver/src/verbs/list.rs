@@ -292,6 +292,14 @@ fn encode_token(rv: i64, start: String) -> Result<String, Status> {
     Ok(URL_SAFE_NO_PAD.encode(json))
 }
 
+/// The keys of a collection from where a continued request goes on.
+pub(crate) fn continued(request: &ResourceRequest) -> Result<KeyRange, Status> {
+    let range = Objects::range(request.def, &request.namespace);
+    let Some(token) = request.query.get("continue") else { return Ok(range) };
+    let prefix = Objects::prefix(request.def, &request.namespace);
+    Ok(from(range, &format!("{prefix}{}", decode_token(token)?.start)))
+}
+
 fn decode_token(token: &str) -> Result<Continue, Status> {
     let refused = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = base64_text::decode(base64_text::Form::UrlUnpadded, token.as_bytes())
