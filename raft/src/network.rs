@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use keelson_proto::peer::peer_client::PeerClient;
 use keelson_proto::peer::{Frame, SnapshotPart};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
+use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -39,7 +41,7 @@ use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::peer_tls::{PeerTls, Target};
 use crate::task;
-use crate::types::{Node, TypeConfig, Vote};
+use crate::types::{LogId, Node, TypeConfig, Vote};
 use crate::wire::{Transport, Wire};
 
 /// Name that every member's peer certificate carries: who a member is follows from the peer CA and its id, not from
@@ -242,6 +244,13 @@ impl Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let target = self.target;
+        let purged = Arc::new(AtomicBool::new(false));
+        let notices = purged.clone();
+        let input = input.take_while(move |request| {
+            let follows = follows(request.prev_log_id, request.entries.first().map(RaftEntry::log_id));
+            notices.fetch_or(!follows, Ordering::SeqCst);
+            std::future::ready(follows)
+        });
         // An entry that cannot be encoded ends the stream; the log would not have taken it.
         let frames = input.map(move |request| message::append_frame(target, &request)).take_while(|framed| {
             if let Err(error) = framed {
@@ -252,11 +261,20 @@ impl Peer {
         let frames = frames.filter_map(|framed| std::future::ready(framed.ok()));
         let opened = tokio::time::timeout(limit, self.client.append(frames)).await;
         let responses = opened.map_err(|_| unreachable("no answer"))?.map_err(|status| of_status(&status))?;
-        Ok(Box::pin(responses.into_inner().map(|frame| match frame {
+        let answers = responses.into_inner().map(|frame| match frame {
             Ok(frame) => codec::decode::<StreamAppendResult<TypeConfig>>(&frame.head).map_err(broken),
             Err(status) => Err(of_status(&status)),
-        })))
+        });
+        // The leader then sends a snapshot.
+        let gap = async move { purged.load(Ordering::SeqCst).then(|| Err(broken("what it needs next was purged"))) };
+        Ok(Box::pin(answers.chain(futures::stream::once(gap).filter_map(std::future::ready))))
     }
+}
+
+/// Whether the first entry of a request comes right after what it builds on. It does not if the entries between were
+/// purged while the stream was under way: the receiver's log must not be given them.
+fn follows(previous: Option<LogId>, first: Option<LogId>) -> bool {
+    first.is_none_or(|first| first.index == previous.map_or(0, |previous| previous.index + 1))
 }
 
 type Responses = BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RpcError>>;
@@ -411,4 +429,25 @@ async fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<Snaps
 /// A frame as an answer.
 pub fn answer_frame<T: serde::Serialize>(answer: &T) -> Result<Frame, tonic::Status> {
     message::frame(0, answer, Bytes::new()).map_err(|error| tonic::Status::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::follows;
+    use crate::codec::log_id;
+
+    #[test]
+    fn entries_after_a_gap_are_not_sent() {
+        for (previous, first, want) in [
+            (None, None, true),
+            (Some(7), None, true),
+            (None, Some(0), true),
+            (Some(7), Some(8), true),
+            (Some(7), Some(9), false),
+            (None, Some(3), false),
+        ] {
+            let id = |index: Option<u64>| index.map(|index| log_id(2, index));
+            assert_eq!(follows(id(previous), id(first)), want, "{previous:?} {first:?}");
+        }
+    }
 }
