@@ -1,7 +1,5 @@
 //! CertificateSigningRequests: who asks is the server's to say, what may be asked, and what approval and signing may change.
 
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_machinery::names;
@@ -56,11 +54,8 @@ pub fn record_requester(object: &mut Value, user: &UserInfo) {
     if !user.uid.is_empty() {
         spec.insert("uid".into(), user.uid.as_str().into());
     }
-    // Which certificate it was that asked is no part of what is asked for.
-    let shown = |values: &Vec<String>| !values.iter().all(|value| value.starts_with("X509SHA256="));
-    let extra: BTreeMap<_, _> = user.extra.iter().filter(|(_, values)| values.is_empty() || shown(values)).collect();
-    if !extra.is_empty() {
-        spec.insert("extra".into(), json!(extra));
+    if !user.extra.is_empty() {
+        spec.insert("extra".into(), json!(user.extra));
     }
 }
 

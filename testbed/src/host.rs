@@ -3,7 +3,7 @@
 //!
 //! Killing the first process of a host ends all others and, with its last process, all its mounts.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,6 +20,21 @@ use crate::journal::Made;
 use crate::network::link_exists;
 use crate::run::ip;
 use crate::{Testbed, until};
+
+/// Where `ip netns` keeps namespaces.
+pub(crate) const NAMESPACES: &str = "/run/netns";
+
+/// Whether something is mounted at a path.
+pub(crate) fn is_mounted(path: &str) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(path)))
+}
+
+/// Held while namespaces come and their mount goes: no testbed takes away what another begins to use.
+pub(crate) fn lock_namespaces() -> Result<Flock<File>> {
+    let run = File::open("/run").context("open /run")?;
+    Flock::lock(run, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("lock /run")
+}
 
 /// How long a host may take to be there.
 const START: Duration = Duration::from_secs(10);
@@ -147,10 +163,15 @@ impl<'a> Host<'a> {
 
     fn network(&self) -> Result<()> {
         let (journal, namespace) = (&self.testbed.journal, self.namespace());
-        let exists = Path::new("/run/netns").join(&namespace).exists();
+        let exists = Path::new(NAMESPACES).join(&namespace).exists();
+        let lock = lock_namespaces()?;
+        if !is_mounted(NAMESPACES)? {
+            journal.intend(Made::NamespacesMount, false)?;
+        }
         if journal.intend(Made::Namespace(namespace.clone()), exists)? {
             ip(&format!("netns add {namespace}"))?;
         }
+        drop(lock);
         let link = format!("{}-{}{}", self.testbed.plan().name, &self.name()[..1], self.index);
         if journal.intend(Made::Link(link.clone()), link_exists(&link))? {
             ip(&format!("link add {link} type veth peer name eth0 netns {namespace}"))?;
@@ -180,7 +201,7 @@ impl<'a> Host<'a> {
         let mut command = self.in_cgroups(&hierarchies);
         command
             .arg("nsenter")
-            .arg(format!("--net=/run/netns/{namespace}"))
+            .arg(format!("--net={NAMESPACES}/{namespace}"))
             .args("unshare --mount --pid --fork --kill-child --mount-proc --uts --ipc --cgroup".split(' '))
             .args(["sh", "-c", INIT, "host-init"])
             .arg(self.testbed.dir())
@@ -214,6 +235,12 @@ impl<'a> Host<'a> {
     pub fn command(&self, program: &str) -> Result<Command> {
         let init = self.init()?.with_context(|| format!("host {} is not running", self.name()))?;
         let mut command = self.in_cgroups(&cgroup::hierarchies()?);
+        // Which cluster the user of this machine means is not what the host means.
+        for name in std::env::vars_os().map(|(name, _)| name) {
+            if name == "KUBECONFIG" || name.to_string_lossy().starts_with("KEELSON_") {
+                command.env_remove(name);
+            }
+        }
         command
             .args(["nsenter", "--target", &init.to_string()])
             .args("--mount --uts --ipc --net --pid --cgroup --wd=/ --".split(' '))
@@ -293,7 +320,7 @@ fn spawn(command: &mut Command, log: &Path) -> Result<std::process::Child> {
 
 /// Processes in a network namespace, by the machine's ids. Empty if there is no such namespace.
 pub fn pids(namespace: &str) -> Result<Vec<Pid>> {
-    if !Path::new("/run/netns").join(namespace).exists() {
+    if !Path::new(NAMESPACES).join(namespace).exists() {
         return Ok(Vec::new());
     }
     let listed = ip(&format!("netns pids {namespace}"))?;

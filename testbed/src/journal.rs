@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum Made {
     /// A network namespace, by its name in `/run/netns`; all processes of a host are in it or below one that is.
     Namespace(String),
+    /// The mount that `ip netns` keeps namespaces in, where there was none yet.
+    NamespacesMount,
     /// An interface of the machine: the bridge, or the outer end of a host's pair.
     Link(String),
     /// A cgroup with all below it.

@@ -30,10 +30,11 @@ pub fn remove(dir: &Path) -> Result<bool> {
     for entry in entries.iter().rev() {
         match entry {
             Made::Namespace(name) => {
-                if Path::new("/run/netns").join(name).exists() {
+                if Path::new(host::NAMESPACES).join(name).exists() {
                     ip(&format!("netns delete {name}"))?;
                 }
             }
+            Made::NamespacesMount => remove_namespaces_mount()?,
             Made::Link(name) => remove_link(name)?,
             Made::Cgroup(path) => cgroup::remove(path)?,
         }
@@ -43,6 +44,24 @@ pub fn remove(dir: &Path) -> Result<bool> {
     }
     remove_files(dir)?;
     Ok(true)
+}
+
+/// Unless others keep namespaces there by now.
+fn remove_namespaces_mount() -> Result<()> {
+    let dir = Path::new(host::NAMESPACES);
+    let _lock = host::lock_namespaces()?;
+    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Ok(());
+    }
+    while host::is_mounted(host::NAMESPACES)? {
+        umount2(dir, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", dir.display()))?;
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The other end of a pair goes with its namespace, and this one with that: it may vanish while we look.
