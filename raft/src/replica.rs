@@ -595,16 +595,15 @@ impl Inner {
                     Err(AskError::Unknown(why)) => return Err(KvError::Unavailable(why)),
                 }
             };
-            let not_leader = matches!(
-                &answer,
+            let why = match &answer {
                 Answer::ReadIndex(Err(Refusal::NotLeader(_)))
-                    | Answer::Seconds(Err(Refusal::NotLeader(_)))
-                    | Answer::Changed(Err(Refusal::NotLeader(_)))
-            );
-            if !not_leader {
-                return Ok(answer);
-            }
-            patience.wait("the leader has changed".into()).await?;
+                | Answer::Seconds(Err(Refusal::NotLeader(_)))
+                | Answer::Changed(Err(Refusal::NotLeader(_))) => "the leader has changed".to_owned(),
+                // A read changes nothing, and a majority that was too slow may answer in a moment.
+                Answer::ReadIndex(Err(Refusal::Failed(KvError::Unavailable(why)))) => why.clone(),
+                _ => return Ok(answer),
+            };
+            patience.wait(why).await?;
         }
     }
 
