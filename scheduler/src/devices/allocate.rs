@@ -11,7 +11,7 @@ use k8s_openapi::api::resource::v1::{
 use keelson_machinery::cel::devices as cel;
 use keelson_machinery::quantity::{Format, Quantity};
 
-use super::{Class, Device, Devices, Place, Pool, Selector, selectors};
+use super::{Claim, Class, Compiled, Device, Devices, Place, Pool, Selector};
 use crate::selector::NodeTerm;
 use crate::volumes::ClaimKey;
 
@@ -59,15 +59,16 @@ impl Wanted {
     ///
     /// # Errors
     /// In upstream's words, what is not there or not understood.
-    pub fn new(devices: &Devices, key: &ClaimKey, spec: &Arc<DeviceClaim>) -> Result<Self, String> {
-        let requests = spec.requests.iter().flatten().map(|request| choices(devices, key, request));
-        Ok(Self { key: key.clone(), spec: spec.clone(), requests: requests.collect::<Result<_, _>>()? })
+    pub fn new(devices: &Devices, key: &ClaimKey, claim: &Claim) -> Result<Self, String> {
+        let from = (devices, &claim.compiled);
+        let requests = claim.spec.requests.iter().flatten().map(|request| choices(from, key, request));
+        Ok(Self { key: key.clone(), spec: claim.spec.clone(), requests: requests.collect::<Result<_, _>>()? })
     }
 }
 
-fn choices(devices: &Devices, key: &ClaimKey, request: &DeviceRequest) -> Result<Vec<Choice>, String> {
+fn choices(from: (&Devices, &Compiled), key: &ClaimKey, request: &DeviceRequest) -> Result<Vec<Choice>, String> {
     if let Some(exact) = &request.exactly {
-        return Ok(vec![choice(devices, key, request.name.clone(), exact)?]);
+        return Ok(vec![choice(from, key, request.name.clone(), exact)?]);
     }
     let each = request.first_available.iter().flatten().map(|sub| {
         let exact = ExactDeviceRequest {
@@ -79,12 +80,17 @@ fn choices(devices: &Devices, key: &ClaimKey, request: &DeviceRequest) -> Result
             selectors: sub.selectors.clone(),
             tolerations: sub.tolerations.clone(),
         };
-        choice(devices, key, format!("{}/{}", request.name, sub.name), &exact)
+        choice(from, key, format!("{}/{}", request.name, sub.name), &exact)
     });
     each.collect()
 }
 
-fn choice(devices: &Devices, key: &ClaimKey, name: String, exact: &ExactDeviceRequest) -> Result<Choice, String> {
+fn choice(
+    (devices, compiled): (&Devices, &Compiled),
+    key: &ClaimKey,
+    name: String,
+    exact: &ExactDeviceRequest,
+) -> Result<Choice, String> {
     let class_name = &exact.device_class_name;
     let class = devices.classes.get(class_name.as_str()).cloned();
     let class = class.ok_or_else(|| format!("request {name}: device class {class_name} does not exist"))?;
@@ -97,10 +103,14 @@ fn choice(devices: &Devices, key: &ClaimKey, name: String, exact: &ExactDeviceRe
         None | Some("" | "ExactCount") => false,
         Some(other) => return refused(&format!("unsupported count mode {other}")),
     };
+    let expressions = exact.selectors.iter().flatten().filter_map(|selector| selector.cel.as_ref());
+    // Nothing may be left out: what was not compiled chooses nothing, and says so.
+    let unknown = || Arc::new(Err("the expression was not compiled".to_owned()));
+    let selectors = expressions.map(|cel| compiled.get(&cel.expression).cloned().unwrap_or_else(unknown));
     Ok(Choice {
         class,
         class_name: class_name.clone(),
-        selectors: selectors(exact.selectors.as_deref()),
+        selectors: selectors.collect(),
         all,
         count: usize::try_from(exact.count.unwrap_or(1)).unwrap_or(1).max(1),
         admin: exact.admin_access == Some(true),

@@ -97,6 +97,23 @@ struct Slice {
 /// An expression, compiled.
 pub type Selector = Result<Program, String>;
 
+/// Compiled expressions by their text.
+pub type Compiled = Arc<HashMap<String, Arc<Selector>>>;
+
+/// Compiles all expressions of a claim.
+fn compile(spec: Option<&DeviceClaim>) -> Compiled {
+    let mut compiled = HashMap::new();
+    for request in spec.into_iter().flat_map(|spec| spec.requests.iter().flatten()) {
+        let exact = request.exactly.iter().filter_map(|exact| exact.selectors.as_deref());
+        let others = request.first_available.iter().flatten().filter_map(|sub| sub.selectors.as_deref());
+        for selectors in exact.chain(others) {
+            let texts = selectors.iter().filter_map(|one| one.cel.as_ref()).map(|cel| cel.expression.clone());
+            compiled.extend(texts.zip(self::selectors(Some(selectors))));
+        }
+    }
+    Arc::new(compiled)
+}
+
 /// Compiles the expressions of selectors.
 pub fn selectors(all: Option<&[DeviceSelector]>) -> Vec<Arc<Selector>> {
     let env = cel::env();
@@ -124,6 +141,8 @@ pub struct Claim {
     pub deleting: bool,
     /// What it asks for.
     pub spec: Arc<DeviceClaim>,
+    /// The expressions in it, compiled once.
+    pub compiled: Compiled,
     /// What it has.
     pub allocation: Option<Arc<AllocationResult>>,
     /// uids of those that it is reserved for.
@@ -177,6 +196,7 @@ impl Devices {
             uid: meta.uid.clone().unwrap_or_default(),
             owner: owner.map(|o| o.uid.clone()),
             deleting: meta.deletion_timestamp.is_some(),
+            compiled: compile(claim.spec.devices.as_ref()),
             spec: Arc::new(claim.spec.devices.clone().unwrap_or_default()),
             allocation,
             reserved,

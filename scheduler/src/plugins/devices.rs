@@ -68,7 +68,7 @@ pub fn pre_filter(view: &mut View, pod: &PodInfo, _: &Profile, state: &mut All) 
                 state.devices.bound.push((key, terms.map(Iterator::collect)));
             }
             None => {
-                let wanted = Wanted::new(&view.devices, &key, &claim.spec).map_err(Rejection::never)?;
+                let wanted = Wanted::new(&view.devices, &key, &claim).map_err(Rejection::never)?;
                 state.devices.wanted.push(wanted);
             }
         }
