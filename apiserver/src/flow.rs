@@ -71,7 +71,7 @@ struct Shape {
 struct Policy {
     revision: i64,
     mark: (usize, i64),
-    schemas: Vec<Schema>,
+    schemas: Arc<Vec<Schema>>,
     levels: HashMap<String, Arc<Level>>,
 }
 
@@ -242,7 +242,7 @@ impl Flow {
         let mark = stored().fold((0, 0), |(n, max), kv| (n + 1, max.max(kv.mod_revision)));
         let fresh = if mark == current.mark {
             // The levels are shared: who is under way in them stays counted.
-            let schemas = current.schemas.iter().map(Schema::copy).collect();
+            let schemas = current.schemas.clone();
             Policy { revision: view.revision(), mark, schemas, levels: current.levels.clone() }
         } else {
             let read = |range| view.range(range).filter_map(|kv| parse(kv).ok()).collect::<Vec<_>>();
@@ -333,7 +333,7 @@ impl Policy {
         let levels = levels.collect();
         let mut schemas: Vec<Schema> = schemas.iter().map(Schema::new).collect();
         schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
-        Self { revision, mark, schemas, levels }
+        Self { revision, mark, schemas: Arc::new(schemas), levels }
     }
 }
 
@@ -347,17 +347,6 @@ impl Schema {
             level: text(&spec["priorityLevelConfiguration"], "name").to_owned(),
             by: text(&spec["distinguisherMethod"], "type").to_owned(),
             rules: list(&spec["rules"]).cloned().collect(),
-        }
-    }
-
-    fn copy(&self) -> Self {
-        Self {
-            precedence: self.precedence,
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-            level: self.level.clone(),
-            by: self.by.clone(),
-            rules: self.rules.clone(),
         }
     }
 
