@@ -71,6 +71,11 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
 pub fn served(objects: &Objects) -> &'static [ResourceDef] {
     let Some(nodes) = built_in("", "v1", "nodes") else { return &[] };
     let own = |kv: &Arc<keelson_store::KeyValue>| {
+        // Most nodes of other agents are told by their text alone: a cluster of them is not parsed with each discovery.
+        let stored = crate::encryption::stored(kv).ok();
+        if !stored.is_some_and(|s| std::str::from_utf8(&s.json).is_ok_and(|text| text.contains(OWN_AGENT))) {
+            return false;
+        }
         let version =
             parse(kv).ok().and_then(|node| Some(node["status"]["nodeInfo"]["kubeletVersion"].as_str()?.to_owned()));
         version.is_some_and(|version| version.contains(OWN_AGENT))
