@@ -62,6 +62,8 @@ pub const PEER_FRAME_BYTES: u32 = 256 * 1024;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 /// Longest time that the transfer of a snapshot may take.
 pub const SNAPSHOT_TRANSFER_MILLIS: u64 = 600_000;
+/// How long a leader waits for the members that it asked to confirm it before it asks the others as well.
+pub const CONFIRM_HEDGE_MILLIS: u64 = 20;
 /// How long a request waits for a leader to be elected.
 pub const LEADER_WAIT_MILLIS: u64 = 5_000;
 /// How often a member looks whether Raft has failed.

@@ -154,6 +154,11 @@ impl Log {
         Ok(Self { memory, writes, sync_times })
     }
 
+    /// Reads it.
+    pub fn reader(&self) -> Reader {
+        Reader(self.memory.clone())
+    }
+
     /// How long its latest writes took.
     pub fn sync_times(&self) -> Arc<SyncTimes> {
         self.sync_times.clone()
@@ -261,6 +266,11 @@ enum Found {
 }
 
 impl Reader {
+    /// What this member has voted for. It is here before anybody is told.
+    pub fn vote(&self) -> Option<Vote> {
+        self.0.lock().state.vote
+    }
+
     /// Entries of a range, at most `bytes` of them but at least one.
     pub fn entries(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
         let found = self.find(range, bytes)?;
@@ -374,7 +384,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn get_log_reader(&mut self) -> Reader {
-        Reader(self.memory.clone())
+        self.reader()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {

@@ -19,7 +19,7 @@ use openraft::raft::ClientWriteResponse;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, ClusterError, Member, Standing, is_member_url, wait_compacted};
-use crate::limits::{LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
+use crate::limits::{COMPARE_MILLIS, LEADER_WAIT_MILLIS, PROMOTION_LAG_ENTRIES, PROMOTION_MILLIS};
 use crate::message::{Answer, Ask, Change, Refusal};
 use crate::replica::{Inner, Replica, odd_answer, refused};
 use crate::types::{Node, Part, TypeConfig};
@@ -170,30 +170,45 @@ impl Inner {
 
 /// Promotes joining learners that have caught up, and finishes what former leaders began, while this member leads.
 pub async fn promote(inner: Arc<Inner>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(PROMOTION_MILLIS));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut members, mut leading) = (inner.raft.server_metrics(), inner.leading.subscribe());
     loop {
-        tokio::select! {
+        // What is not finished is looked at again soon; otherwise there is nothing to do until members change.
+        let pause = if inner.is_leading() && inner.further_members().await { PROMOTION_MILLIS } else { COMPARE_MILLIS };
+        let changed = tokio::select! {
             () = inner.stopping().cancelled() => return,
-            _ = tick.tick() => {}
+            changed = members.changed() => changed.is_ok(),
+            changed = leading.changed() => changed.is_ok(),
+            () = tokio::time::sleep(Duration::from_millis(pause)) => true,
+        };
+        if !changed {
+            return;
         }
-        if !inner.is_leading() {
-            continue;
+    }
+}
+
+impl Inner {
+    /// One step on with what is not finished; whether something is left.
+    async fn further_members(&self) -> bool {
+        if self.is_joint() {
+            self.finish_change().await;
+            return true;
         }
-        if inner.is_joint() {
-            inner.finish_change().await;
-            continue;
-        }
-        inner.clear_alarms().await;
-        for (id, member, votes) in inner.members() {
-            if votes || !member.joining || !inner.caught_up(id) {
+        self.clear_alarms().await;
+        let mut left = false;
+        for (id, member, votes) in self.members() {
+            if votes || !member.joining {
                 continue;
             }
-            match inner.promote_here(id).await {
+            left = true;
+            if !self.caught_up(id) {
+                continue;
+            }
+            match self.promote_here(id).await {
                 Ok(_) => tracing::info!(name = member.name, "a new member has caught up and votes now"),
                 Err(error) => tracing::warn!(name = member.name, %error, "a new member cannot be promoted yet"),
             }
         }
+        left
     }
 }
 

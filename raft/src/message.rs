@@ -39,6 +39,10 @@ pub enum Ask {
     ProposeMany,
     /// What the program around this crate asks its like; a member that does not know the question says so.
     Other(Vec<u8>),
+    /// To the leader: as `ReadIndex`, from a member that follows it; with its id and what it has voted for.
+    ReadIndexOf(u64, Vote),
+    /// Whether this member has voted for nobody after this.
+    Confirm(Vote),
 }
 
 /// A change of the membership.
@@ -117,6 +121,10 @@ pub enum Answer {
     ProposedMany(Vec<Proposed>),
     /// To `Other`: the answer, or why there is none.
     Other(Result<Vec<u8>, String>),
+    /// To `ReadIndexOf`; none if the leader cannot tell at once.
+    ReadIndexOf(Option<u64>),
+    /// To `Confirm`.
+    Confirmed(bool),
 }
 
 /// Who belongs to a cluster, as one of its members knows.

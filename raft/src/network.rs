@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +55,8 @@ type RpcError = RPCError<TypeConfig>;
 pub struct Network {
     tls: Option<PeerTls>,
     wire: Option<Arc<dyn Wire>>,
+    /// Highest index that other members were told is committed.
+    told: Arc<AtomicU64>,
     /// For questions of this member's own, by the other's address.
     channels: Arc<Mutex<std::collections::HashMap<String, Transport>>>,
 }
@@ -67,6 +69,7 @@ pub struct Peer {
     lost: bool,
     address: String,
     client: PeerClient<Transport>,
+    told: Arc<AtomicU64>,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> RpcError {
@@ -121,12 +124,17 @@ async fn connect_to(tls: Option<&PeerTls>, target: &Target) -> std::io::Result<C
 impl Network {
     /// A network with this identity.
     pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, wire: None, channels: Arc::default() }
+        Self { tls, wire: None, told: Arc::default(), channels: Arc::default() }
     }
 
     /// The same over a simulated network, if there is one.
     pub fn over(self, wire: Option<Arc<dyn Wire>>) -> Self {
         Self { wire, ..self }
+    }
+
+    /// Highest index that other members were told is committed: none of them has applied more because of this one.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::SeqCst)
     }
 
     /// The simulated network, if there is one.
@@ -160,7 +168,8 @@ impl Network {
 
     fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
-        Peer { target, name: member.name.clone(), lost: false, client: Self::client(self.channel(&address)), address }
+        let (client, told) = (Self::client(self.channel(&address)), self.told.clone());
+        Peer { target, name: member.name.clone(), lost: false, client, address, told }
     }
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
@@ -252,7 +261,12 @@ impl Peer {
             std::future::ready(follows)
         });
         // An entry that cannot be encoded ends the stream; the log would not have taken it.
-        let frames = input.map(move |request| message::append_frame(target, &request)).take_while(|framed| {
+        let told = self.told.clone();
+        let frame = move |request: AppendEntriesRequest<TypeConfig>| {
+            told.fetch_max(request.leader_commit.map_or(0, |committed| committed.index), Ordering::SeqCst);
+            message::append_frame(target, &request)
+        };
+        let frames = input.map(frame).take_while(|framed| {
             if let Err(error) = framed {
                 tracing::error!(%error, "an entry cannot be sent");
             }
@@ -363,6 +377,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let head = codec::encode(&SnapshotHead { vote, meta: snapshot.meta.clone() }).map_err(broken)?;
+        self.told.fetch_max(snapshot.meta.last_log_id.map_or(0, |last| last.index), Ordering::SeqCst);
         let (parts, receiver) = mpsc::channel(4);
         let (target, data) = (self.target, snapshot.snapshot.clone());
         let reading = task::spawn(async move { read_parts(target, head.into(), data.path(), &parts).await });

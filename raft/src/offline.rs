@@ -12,7 +12,7 @@ use crate::codec;
 use crate::limits::APPLY_BYTES;
 use crate::log::Log;
 use crate::machine::{Machine, write_meta};
-use crate::replica::OpenError;
+use crate::setup::OpenError;
 use crate::types::{LogId, Node, StoredMembership, Vote};
 
 fn raft(error: impl std::fmt::Display) -> OpenError {

@@ -136,6 +136,8 @@ impl Service {
                 Answer::Transfer(inner.raft.handle_transfer_leader(request).await.map_err(stopped)?)
             }
             Ask::ProposeMany => Answer::ProposedMany(inner.propose_many_here(frame.body).await.map_err(malformed)?),
+            Ask::ReadIndexOf(id, vote) => Answer::ReadIndexOf(inner.read_index_for(id, vote).await),
+            Ask::Confirm(vote) => Answer::Confirmed(inner.confirms(&vote)),
             Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),
             Ask::RemainingTtl(id) => Answer::Seconds(inner.remaining_here(id).await),

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::Waker;
 
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
     Options as DbOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
@@ -70,6 +72,8 @@ pub(crate) struct Disk {
     floor: AtomicI64,
     /// The first damage found; nothing is applied to this database any more.
     failure: OnceLock<Fatal>,
+    /// Who waits for damage, or for another database in this one's place.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl From<rocksdb::Error> for Fatal {
@@ -130,7 +134,7 @@ impl Disk {
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
         let db = DB::open_cf_descriptors(&database_options(&cache), path, families)?;
         let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
-        Ok(Self { db, dir, wal: how.wal, floor: AtomicI64::new(0), failure: OnceLock::new() })
+        Ok(Self { db, dir, wal: how.wal, floor: AtomicI64::new(0), failure: OnceLock::new(), waiting: Mutex::default() })
     }
 
     /// The state record of a database that nobody writes to.
@@ -151,6 +155,20 @@ impl Disk {
     /// Lets the directory be removed once nobody reads it any more.
     pub fn supersede(&self) {
         self.dir.superseded.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes once when this database fails or is superseded.
+    pub fn wait(&self, waker: &Waker) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
     }
 
     pub fn failure(&self) -> Option<Fatal> {
@@ -160,6 +178,7 @@ impl Disk {
     pub fn fail(&self, fatal: &Fatal) {
         if self.failure.set(fatal.clone()).is_ok() {
             tracing::error!(%fatal, path = %self.dir.path.display(), "the store is damaged");
+            self.wake();
         }
     }
 

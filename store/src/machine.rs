@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -178,6 +179,22 @@ impl StateMachine {
     /// Why this machine applies nothing any more, if so. Its owner must then stop the process or replace the state.
     pub fn failure(&self) -> Option<Fatal> {
         self.published.load().disk.failure()
+    }
+
+    /// Waits until this machine fails.
+    pub fn failed(self: Arc<Self>) -> impl Future<Output = Fatal> + Send + 'static {
+        std::future::poll_fn(move |context| {
+            loop {
+                let disk = self.published.load().disk.clone();
+                disk.wait(context.waker());
+                // Damage, and another database in its place, may have come before the waker was there.
+                match disk.failure() {
+                    Some(fatal) => return Poll::Ready(fatal),
+                    None if Arc::ptr_eq(&disk, &self.published.load().disk) => return Poll::Pending,
+                    None => {}
+                }
+            }
+        })
     }
 
     /// Declares this machine damaged for a reason that only its owner can see: nothing is applied any more.
