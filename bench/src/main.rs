@@ -43,6 +43,9 @@ pub struct Options {
     /// Only this program in `store`: keelson or etcd
     #[arg(long)]
     pub program: Option<String>,
+    /// Only these numbers of clients in `store`'s puts, ranges and mixed
+    #[arg(long, value_delimiter = ',')]
+    pub clients: Vec<usize>,
     /// How often things are repeated that are done as a whole, such as a start
     #[arg(long, default_value_t = 5)]
     pub repeat: usize,
@@ -58,6 +61,11 @@ impl Options {
     /// Whether a part is to be measured.
     pub fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    /// Whether so many clients are to be measured.
+    pub fn wants_clients(&self, clients: usize) -> bool {
+        self.clients.is_empty() || self.clients.contains(&clients)
     }
 
     /// `full`, or a tenth of it with `--quick`.

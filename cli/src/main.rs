@@ -73,7 +73,7 @@ fn kubectl(args: Vec<String>) -> std::process::ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    let argv = config::with_file(std::env::args_os().collect())?;
+    let argv = store::without_others(config::with_file(std::env::args_os().collect())?)?;
     if argv.len() < 2 {
         args::Args::command().print_help()?;
         return Ok(());

@@ -117,7 +117,6 @@ impl Inner {
             }
         }
     }
-
 }
 
 fn read_refused(error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> Refusal {

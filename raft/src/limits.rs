@@ -36,8 +36,10 @@ pub const GROUP_COMMANDS: usize = 1024;
 pub const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups of commands that a member has proposed and that are not yet answered.
 pub const GROUPS: usize = 4;
-/// Commands that must wait for another group to begin beside those that are under way.
-pub const GROUP_WORTH_COMMANDS: usize = 32;
+/// Commands that must wait for another group to begin beside those that are under way, where entries go to other members.
+pub const GROUP_WORTH_COMMANDS: usize = 256;
+/// The same of a member that is alone.
+pub const CHEAP_GROUP_WORTH_COMMANDS: usize = 32;
 /// Commands of a group after which so many are expected again.
 pub const HOLD_WORTH_COMMANDS: usize = 8;
 /// How long commands wait for others that are expected.

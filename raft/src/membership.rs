@@ -54,6 +54,14 @@ impl Inner {
             return Err(Refusal::NotLeader(None));
         }
         tracing::info!(?change, "the membership changes");
+        if let Change::Transfer(id) = change {
+            return self.transfer_here(id).await;
+        }
+        // One at a time: the second step of one must not be taken by somebody else.
+        let _changing = self.changing.lock().await;
+        if self.is_joint() {
+            self.finish_change().await;
+        }
         match change {
             Change::Join(id, member) => self.join_here(id, Node { joining: true, ..member }).await,
             Change::AddLearner(id, member) => self.join_here(id, Node { joining: false, ..member }).await,
@@ -189,6 +197,7 @@ pub async fn promote(inner: Arc<Inner>) {
 impl Inner {
     /// One step on with what is not finished; whether something is left.
     async fn further_members(&self) -> bool {
+        let _changing = self.changing.lock().await;
         if self.is_joint() {
             self.finish_change().await;
             return true;

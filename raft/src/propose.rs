@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec;
-use crate::limits::{GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS, HOLD_MILLIS, HOLD_WORTH_COMMANDS};
+use crate::limits::{
+    CHEAP_GROUP_WORTH_COMMANDS, GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS, HOLD_MILLIS,
+    HOLD_WORTH_COMMANDS,
+};
 use crate::message::{Answer, Ask, Proposed, Refusal};
 use crate::network::AskError;
 use crate::replica::{Inner, odd_answer, refused, unavailable};
@@ -86,6 +89,8 @@ struct Gathered {
     running: usize,
     /// Commands of the latest group.
     latest: usize,
+    /// Commands that are to be expected: of clients that were answered last, or wait.
+    expected: usize,
     /// How often commands were held back.
     held: u64,
     /// Whether they are at present.
@@ -104,11 +109,13 @@ enum Next {
 }
 
 impl Gathered {
-    /// What to do now. Where an entry is `dear`, clients whose commands shared the latest one are given the time to come
-    /// with their next ones: each would otherwise begin an entry of its own whose answer the others wait for.
+    /// What to do now. Where an entry is `dear`, all clients that are there are gathered into one: those whose commands
+    /// shared the latest one are given the time to come with their next ones, beside those that wait already. Each would
+    /// otherwise begin an entry of its own whose answer the others wait for.
     fn next(&mut self, dear: bool) -> Next {
-        let expected = if dear && self.latest >= HOLD_WORTH_COMMANDS { self.latest * 3 / 4 } else { 1 };
-        let needed = if self.running == 0 { expected } else { self.latest.clamp(GROUP_WORTH_COMMANDS, GROUP_COMMANDS) };
+        let expected = if dear && self.expected >= HOLD_WORTH_COMMANDS { self.expected * 3 / 4 } else { 1 };
+        let beside = if dear { GROUP_WORTH_COMMANDS } else { CHEAP_GROUP_WORTH_COMMANDS };
+        let needed = if self.running == 0 { expected } else { self.latest.clamp(beside, GROUP_COMMANDS) };
         if self.waiting.is_empty() || self.running >= GROUPS {
             return Next::Wait;
         }
@@ -123,6 +130,15 @@ impl Gathered {
         self.held += 1;
         self.holds = true;
         Next::Hold(self.held)
+    }
+
+    /// A group has been answered.
+    fn done(&mut self, dear: bool) -> Next {
+        self.running -= 1;
+        if self.running == 0 {
+            self.expected = (self.latest + self.commands).min(GROUP_COMMANDS);
+        }
+        self.next(dear)
     }
 
     /// Whether commands that were held back for long enough go now.
@@ -224,8 +240,7 @@ async fn run(inner: Arc<Inner>) {
         }
         let next = {
             let mut gathered = inner.proposer.0.lock();
-            gathered.running -= 1;
-            gathered.next(inner.is_replicated())
+            gathered.done(inner.is_replicated())
         };
         match next {
             Next::Begin => {}
@@ -353,19 +368,15 @@ mod tests {
                 gathered.commands += 1;
             }
         };
-        let done = |gathered: &mut Gathered| {
-            gathered.running -= 1;
-            gathered.next(true)
-        };
         let gathered = &mut Gathered::default();
         come(gathered, 1);
         assert_eq!(gathered.next(true), Next::Begin, "the first one");
         gathered.group();
         come(gathered, 20);
         assert_eq!(gathered.next(true), Next::Wait, "too few beside the one under way");
-        assert_eq!(done(gathered), Next::Begin);
+        assert_eq!(gathered.done(true), Next::Begin);
         assert_eq!(gathered.group().len(), 20);
-        assert_eq!(done(gathered), Next::Wait, "nobody waits");
+        assert_eq!(gathered.done(true), Next::Wait, "nobody waits");
         come(gathered, 14);
         assert_eq!(gathered.next(false), Next::Begin, "an entry is cheap");
         gathered.running -= 1;
@@ -376,7 +387,7 @@ mod tests {
         assert!(!gathered.release(1), "they have gone");
         gathered.group();
         come(gathered, 9);
-        assert_eq!(done(gathered), Next::Hold(2), "11 are expected");
+        assert_eq!(gathered.done(true), Next::Hold(2), "those that wait wait for the others, 18 of 24");
         assert!(!gathered.release(1) && gathered.release(2));
         assert_eq!(gathered.group().len(), 9);
         come(gathered, GROUP_WORTH_COMMANDS);
@@ -384,6 +395,6 @@ mod tests {
         gathered.group();
         assert_eq!(gathered.running, 2);
         come(gathered, 3);
-        assert_eq!((done(gathered), done(gathered)), (Next::Wait, Next::Hold(3)));
+        assert_eq!((gathered.done(true), gathered.done(true)), (Next::Wait, Next::Hold(3)));
     }
 }

@@ -53,6 +53,8 @@ pub struct Inner {
     pub(crate) leases: LeaseClock,
     /// Held while leases' remaining times are on their way into the log, so that they come in the order of the clock.
     pub(crate) checkpointing: tokio::sync::Mutex<()>,
+    /// Held while the membership changes.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) leading: watch::Sender<bool>,
     pub(crate) barrier: Barrier,
@@ -127,6 +129,7 @@ impl Replica {
             network,
             leases: LeaseClock::new(clock),
             checkpointing: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             applied,
             leading: watch::Sender::new(false),
             barrier: Barrier::default(),

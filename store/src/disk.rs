@@ -134,7 +134,14 @@ impl Disk {
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
         let db = DB::open_cf_descriptors(&database_options(&cache), path, families)?;
         let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
-        Ok(Self { db, dir, wal: how.wal, floor: AtomicI64::new(0), failure: OnceLock::new(), waiting: Mutex::default() })
+        Ok(Self {
+            db,
+            dir,
+            wal: how.wal,
+            floor: AtomicI64::new(0),
+            failure: OnceLock::new(),
+            waiting: Mutex::default(),
+        })
     }
 
     /// The state record of a database that nobody writes to.

@@ -122,8 +122,13 @@ async fn measure(
     what: String,
     cluster: &Cluster,
     (clients, total): (usize, usize),
+    options: &Options,
     call: impl Fn(usize) -> Call + Send + Sync + 'static,
 ) -> Result<()> {
+    if !options.wants_clients(clients) {
+        return Ok(());
+    }
+    let total = options.amount(total);
     let before = cluster.usage()?;
     let measured = lean::load(cluster.addresses(), clients, total, call).await?;
     let after = cluster.usage()?;
@@ -159,8 +164,8 @@ async fn puts(report: &mut Report, name: &str, cluster: &Cluster, options: &Opti
         (1000, 256, 500_000),
         (64, 4096, 60_000),
     ] {
-        let amount = (clients, options.amount(total));
-        measure(report, format!("{name}: put {bytes} B"), cluster, amount, put_call(bytes)).await?;
+        let amount = (clients, total);
+        measure(report, format!("{name}: put {bytes} B"), cluster, amount, options, put_call(bytes)).await?;
     }
     Ok(())
 }
@@ -168,8 +173,8 @@ async fn puts(report: &mut Report, name: &str, cluster: &Cluster, options: &Opti
 async fn ranges(report: &mut Report, name: &str, cluster: &Cluster, options: &Options) -> Result<()> {
     for (what, serializable) in [("linearizable", false), ("serializable", true)] {
         for (clients, total) in [(1, 10_000), (64, 200_000), (256, 300_000), (1000, 300_000)] {
-            let amount = (clients, options.amount(total));
-            measure(report, format!("{name}: {what} range"), cluster, amount, range_call(serializable)).await?;
+            let (amount, call) = ((clients, total), range_call(serializable));
+            measure(report, format!("{name}: {what} range"), cluster, amount, options, call).await?;
         }
     }
     Ok(())
@@ -180,7 +185,7 @@ async fn mixed(report: &mut Report, name: &str, cluster: &Cluster, options: &Opt
     for (clients, total) in [(64, 200_000), (1000, 300_000)] {
         let (put, range) = (put_call(256), range_call(false));
         let call = move |number: usize| if number.is_multiple_of(5) { put(number / 5) } else { range(number) };
-        measure(report, format!("{name}: 4 reads to a put"), cluster, (clients, options.amount(total)), call).await?;
+        measure(report, format!("{name}: 4 reads to a put"), cluster, (clients, total), options, call).await?;
     }
     Ok(())
 }

@@ -29,6 +29,9 @@ pub struct StoreArgs {
     /// Further URLs for /metrics and /health only
     #[arg(long, env = "ETCD_LISTEN_METRICS_URLS", value_delimiter = ',')]
     pub listen_metrics_urls: Vec<String>,
+    /// Further URLs for the HTTP endpoints only (/health, /version, /metrics)
+    #[arg(long, env = "ETCD_LISTEN_CLIENT_HTTP_URLS", value_delimiter = ',')]
+    pub listen_client_http_urls: Vec<String>,
     /// Where other members reach this member
     #[arg(
         long,
@@ -59,6 +62,15 @@ pub struct StoreArgs {
     /// Largest request
     #[arg(long, env = "ETCD_MAX_REQUEST_BYTES", default_value_t = limits::MAX_REQUEST_BYTES)]
     pub max_request_bytes: usize,
+    /// Most requests of one connection at once
+    #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = limits::STREAMS_PER_CONNECTION)]
+    pub max_concurrent_streams: u32,
+    /// How often a silent client is asked whether it lives; 0 for never
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_INTERVAL", default_value = "2m", value_parser = duration)]
+    pub grpc_keepalive_interval: Duration,
+    /// How long its answer may take
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = duration)]
+    pub grpc_keepalive_timeout: Duration,
     /// What --auto-compaction-retention counts: time, or revisions
     #[arg(long, env = "ETCD_AUTO_COMPACTION_MODE", default_value = "periodic", value_parser = ["periodic", "revision"])]
     pub auto_compaction_mode: String,
@@ -117,6 +129,26 @@ pub struct StoreArgs {
     /// Tokens of users: simple, or jwt,sign-method=HS256,priv-key=FILE,ttl=5m
     #[arg(long, env = "ETCD_AUTH_TOKEN", default_value = "simple")]
     pub auth_token: String,
+    /// Serve clients with a certificate that this member makes for itself
+    #[arg(long, env = "ETCD_AUTO_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = false, action = ArgAction::Set)]
+    pub auto_tls: bool,
+    /// Speak to other members with such a certificate: encrypted, but anybody may take part
+    #[arg(long, env = "ETCD_PEER_AUTO_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = false, action = ArgAction::Set)]
+    pub peer_auto_tls: bool,
+    /// Years for which such certificates are good
+    #[arg(long, env = "ETCD_SELF_SIGNED_CERT_VALIDITY", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub self_signed_cert_validity: u32,
+    /// Oldest version of TLS that is spoken
+    #[arg(long, env = "ETCD_TLS_MIN_VERSION", default_value = "TLS1.2", value_parser = ["TLS1.2", "TLS1.3"])]
+    pub tls_min_version: String,
+    /// Newest version of TLS that is spoken (default: the newest there is)
+    #[arg(long, env = "ETCD_TLS_MAX_VERSION", default_value = "TLS1.3", value_parser = ["", "TLS1.2", "TLS1.3"])]
+    pub tls_max_version: String,
+    /// What a password's hash costs to compute: each step doubles it
+    #[arg(long, env = "ETCD_BCRYPT_COST", default_value_t = limits::BCRYPT_COST, value_parser = clap::value_parser!(u32).range(4..=31))]
+    pub bcrypt_cost: u32,
     /// How long an unused simple token is good, in seconds
     #[arg(long, env = "ETCD_AUTH_TOKEN_TTL", default_value_t = 300)]
     pub auth_token_ttl: u64,
@@ -150,6 +182,18 @@ impl StoreArgs {
         }
         if self.peer_client_cert_auth && self.peer_trusted_ca_file.is_none() {
             bail!("--peer-client-cert-auth needs --peer-trusted-ca-file");
+        }
+        if self.tls_min_version == "TLS1.3" && self.tls_max_version == "TLS1.2" {
+            bail!("--tls-min-version TLS1.3 is above --tls-max-version TLS1.2");
+        }
+        if self.auto_tls && (self.cert_file.is_some() || self.trusted_ca_file.is_some()) {
+            bail!("--auto-tls makes the certificate: leave out --cert-file and --trusted-ca-file, or --auto-tls");
+        }
+        if self.peer_auto_tls && (self.peer_cert_file.is_some() || self.peer_trusted_ca_file.is_some()) {
+            bail!(
+                "--peer-auto-tls makes the certificate: leave out --peer-cert-file and --peer-trusted-ca-file, or \
+                 --peer-auto-tls"
+            );
         }
         for url in self.listen_peer_urls.iter().chain(&self.initial_advertise_peer_urls) {
             if !cluster::is_member_url(url) {

@@ -1,8 +1,10 @@
 //! `keelson store`: the store alone, with etcd's API and etcd's flags.
 
+mod auto_tls;
 mod compaction;
 mod flags;
 mod identity;
+mod others;
 pub mod snapshot;
 
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 pub use flags::StoreArgs;
 use keelson_raft::etcd::auth::token::TokenKind;
-use keelson_raft::etcd::tls::{TlsFiles, TlsSlot};
+use keelson_raft::etcd::tls::{TlsFiles, TlsSlot, TlsVersions};
 use keelson_raft::etcd::{Front, Options, serve};
 use keelson_raft::{Change, Cluster, Node, PeerTls, Replica, Setup, Tuning, cluster};
 use keelson_store::{Kv, MonotonicClock};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::identity::StoreIdentity;
+pub use self::others::without_others;
 use crate::heal;
 use crate::identity::DataDir;
 
@@ -32,8 +35,20 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Runs the store until it is told to stop, from its peers' data if its own is damaged.
 pub async fn run(args: StoreArgs) -> Result<()> {
     args.check()?;
+    check_variables()?;
     let dir = data_dir(&args).join("store");
     heal::or_again(&dir, run_once(args).await)
+}
+
+/// Judges the `ETCD_` variables that are no flags of this command.
+fn check_variables() -> Result<()> {
+    let command = <StoreArgs as clap::Args>::augment_args(clap::Command::new("store"));
+    let known = command.get_arguments().filter_map(|argument| argument.get_env());
+    let known = known.map(|name| name.to_string_lossy().into_owned()).collect();
+    for name in others::variables(&known, std::env::vars_os())? {
+        warn!(name, "no flag of etcd has this variable; it is not looked at");
+    }
+    Ok(())
 }
 
 fn data_dir(args: &StoreArgs) -> PathBuf {
@@ -45,7 +60,7 @@ async fn run_once(args: StoreArgs) -> Result<()> {
     let data = DataDir::open(&data_dir(&args))?;
     crate::life::version::admit(&data.join(""))?;
     let stop = CancellationToken::new();
-    let (client_tls, peer_tls) = certificates(&args, &stop)?;
+    let (client_tls, peer_tls) = certificates(&args, &data, &stop)?;
     let identity = identity::identity(&args, &data, peer_tls.clone()).await?;
     let identity = heal::store(&data, identity, peer_tls.clone()).await?;
     let replica = replica(&args, &data, &identity, peer_tls).await?;
@@ -78,7 +93,7 @@ async fn replica(args: &StoreArgs, data: &DataDir, identity: &StoreIdentity, tls
     for url in &args.listen_peer_urls {
         let (address, secure) = listen_address(url)?;
         if secure && tls.is_none() {
-            bail!("--listen-peer-urls {url} needs --peer-cert-file and --peer-key-file");
+            bail!("--listen-peer-urls {url} needs --peer-cert-file and --peer-key-file, or --peer-auto-tls");
         }
         listeners.push((listen(&address, "--listen-peer-urls").await?, secure));
     }
@@ -121,12 +136,14 @@ async fn serve_clients(
     let mut servers = Vec::new();
     let all = args.listen_client_urls.iter().map(|url| (url, "--listen-client-urls", serve::routes(front)));
     let metrics = args.listen_metrics_urls.iter().map(|url| (url, "--listen-metrics-urls", serve::http_routes(front)));
-    for (url, flag, routes) in all.chain(metrics) {
+    let http = args.listen_client_http_urls.iter();
+    let http = http.map(|url| (url, "--listen-client-http-urls", serve::http_routes(front)));
+    for (url, flag, routes) in all.chain(metrics).chain(http) {
         let (address, secure) = listen_address(url)?;
         let tls = match (secure, &tls) {
             (false, _) => None,
             (true, Some(slot)) => Some(slot.clients()),
-            (true, None) => bail!("{flag} {url} needs --cert-file and --key-file"),
+            (true, None) => bail!("{flag} {url} needs --cert-file and --key-file, or --auto-tls"),
         };
         let listener = listen(&address, flag).await?;
         let bound: SocketAddr = listener.local_addr()?;
@@ -170,6 +187,9 @@ fn options(args: &StoreArgs, data: &DataDir) -> Result<Options> {
         min_lease_ttl_seconds: (args.election_timeout * 3).div_ceil(2 * 1000).max(1) as i64,
         spool_dir: data.join("spool"),
         tokens,
+        bcrypt_cost: args.bcrypt_cost,
+        streams_per_connection: args.max_concurrent_streams,
+        keep_alive: (args.grpc_keepalive_interval, args.grpc_keepalive_timeout),
     })
 }
 
@@ -184,23 +204,49 @@ fn listen_address(url: &str) -> Result<(String, bool)> {
 }
 
 /// Reads the certificates for clients and for members, and follows their changes.
-fn certificates(args: &StoreArgs, stop: &CancellationToken) -> Result<(Option<Arc<TlsSlot>>, Option<PeerTls>)> {
-    let load = |certificate: &Option<_>, key: &Option<_>, ca: &Option<_>, verify, what: &str| {
-        let files = match (certificate.clone(), key.clone()) {
-            (None, None) => return Ok(None),
-            (Some(certificate), Some(key)) => TlsFiles { certificate, key, ca: ca.clone(), verify },
-            _ => bail!("--{what}cert-file and --{what}key-file belong together"),
-        };
+fn certificates(
+    args: &StoreArgs,
+    data: &DataDir,
+    stop: &CancellationToken,
+) -> Result<(Option<Arc<TlsSlot>>, Option<PeerTls>)> {
+    let versions = TlsVersions { only_12: args.tls_max_version == "TLS1.2", only_13: args.tls_min_version == "TLS1.3" };
+    let years = args.self_signed_cert_validity;
+    let load = |files: Option<TlsFiles>| {
+        let Some(files) = files else { return Ok(None) };
         check_mode(&files.key);
-        let slot = TlsSlot::load(files)?;
+        let slot = TlsSlot::load(TlsFiles { versions, ..files })?;
         tokio::spawn(slot.clone().follow(stop.clone()));
-        Ok(Some(slot))
+        anyhow::Ok(Some(slot))
     };
-    // As with etcd, a CA for clients means that they must have a certificate.
-    let client = load(&args.cert_file, &args.key_file, &args.trusted_ca_file, args.trusted_ca_file.is_some(), "")?;
-    let ca = &args.peer_trusted_ca_file;
-    let peer = load(&args.peer_cert_file, &args.peer_key_file, ca, ca.is_some(), "peer-")?;
-    Ok((client, peer.map(|slot| slot.peers())))
+    let made = |what: &str, urls: &[String]| {
+        let auto_tls::Pair { certificate, key } = auto_tls::pair(data, what, urls, years)?;
+        anyhow::Ok(Some(TlsFiles { certificate, key, unverified: true, ..TlsFiles::default() }))
+    };
+    let client = match args.auto_tls {
+        true => made("client", &args.listen_client_urls)?,
+        false => given(&args.cert_file, &args.key_file, &args.trusted_ca_file, "")?,
+    };
+    let peer = match args.peer_auto_tls {
+        true => made("peer", &args.listen_peer_urls)?,
+        false => given(&args.peer_cert_file, &args.peer_key_file, &args.peer_trusted_ca_file, "peer-")?,
+    };
+    Ok((load(client)?, load(peer)?.map(|slot| slot.peers())))
+}
+
+/// The files that flags name. As with etcd, a CA means that who connects must have a certificate.
+fn given(
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    ca: &Option<PathBuf>,
+    what: &str,
+) -> Result<Option<TlsFiles>> {
+    match (certificate.clone(), key.clone()) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(TlsFiles { certificate, key, ca: ca.clone(), verify: ca.is_some(), ..TlsFiles::default() }))
+        }
+        _ => bail!("--{what}cert-file and --{what}key-file belong together"),
+    }
 }
 
 /// Warns when others may read a key.

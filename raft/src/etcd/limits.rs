@@ -38,3 +38,7 @@ pub const QUOTA_LOOK: Duration = Duration::from_millis(500);
 pub const TOKEN_TTL: Duration = Duration::from_secs(300);
 /// Bytes of a snapshot in one message.
 pub const SNAPSHOT_PART_BYTES: usize = 32 * 1024;
+/// What a password's hash costs to compute, as a power of two, unless configured.
+pub const BCRYPT_COST: u32 = 10;
+/// How often a silent client is asked whether it lives, and how long its answer may take, unless configured.
+pub const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(20));

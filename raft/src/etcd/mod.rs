@@ -57,6 +57,12 @@ pub struct Options {
     pub spool_dir: PathBuf,
     /// How users' tokens are made.
     pub tokens: auth::token::TokenKind,
+    /// What a password's hash costs to compute, as a power of two.
+    pub bcrypt_cost: u32,
+    /// Most requests of one connection at once.
+    pub streams_per_connection: u32,
+    /// How often a silent client is asked whether it lives (zero for never), and how long its answer may take.
+    pub keep_alive: (Duration, Duration),
 }
 
 impl Default for Options {
@@ -69,6 +75,9 @@ impl Default for Options {
             min_lease_ttl_seconds: limits::MIN_LEASE_TTL_SECONDS,
             spool_dir: std::env::temp_dir(),
             tokens: auth::token::TokenKind::default(),
+            bcrypt_cost: limits::BCRYPT_COST,
+            streams_per_connection: limits::STREAMS_PER_CONNECTION,
+            keep_alive: limits::KEEP_ALIVE,
         }
     }
 }

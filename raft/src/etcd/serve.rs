@@ -18,7 +18,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::authority::AuthorityFix;
-use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES, STREAMS_PER_CONNECTION};
+use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES};
 use super::tls::{ClientTls, PeerName};
 use super::{
     Front, auth, election, health as own_health, http as own_http, kv, lease, lock, maintenance, members, reflection,
@@ -39,6 +39,17 @@ pub struct Services {
     pub router: Router,
     /// What has a short way past the router.
     keys: Option<Arc<kv::KvService>>,
+    /// Most requests of one connection at once.
+    streams: u32,
+    /// When silent clients are asked whether they live, and how long they may take.
+    keep_alive: (Duration, Duration),
+}
+
+impl Services {
+    fn new(front: &Front, router: Router, keys: Option<Arc<kv::KvService>>) -> Self {
+        let (streams, keep_alive) = (front.options.streams_per_connection, front.options.keep_alive);
+        Self { router, keys, streams, keep_alive }
+    }
 }
 
 /// All services of the API.
@@ -65,25 +76,25 @@ pub fn routes(front: &Arc<Front>) -> Services {
         .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(reflection::ReflectionService))
         .add_service(health::health_server::HealthServer::new(own_health::HealthService(front.clone())));
     let router = routes.prepare().into_axum_router().merge(own_http::routes(front));
-    Services { router, keys: Some(Arc::new(kv::KvService(front.clone()))) }
+    Services::new(front, router, Some(Arc::new(kv::KvService(front.clone()))))
 }
 
 /// The HTTP endpoints alone.
 pub fn http_routes(front: &Arc<Front>) -> Services {
-    Services { router: own_http::routes(front), keys: None }
+    Services::new(front, own_http::routes(front), None)
 }
 
 /// How connections are served.
-fn builder(requests: Inline) -> auto::Builder<Inline> {
+fn builder(services: &Services, requests: Inline) -> auto::Builder<Inline> {
     let mut builder = auto::Builder::new(requests);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_concurrent_streams(services.streams)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .keep_alive_interval(Some(Duration::from_secs(120)))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(Some(services.keep_alive.0).filter(|every| !every.is_zero()))
+        .keep_alive_timeout(services.keep_alive.1);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
     builder
 }
@@ -147,9 +158,9 @@ async fn exchange(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let shared = Arc::new((services, name));
-    let service = service_fn(move |request| respond(shared.clone(), request));
     let requests = Inline::default();
-    let builder = builder(requests.clone());
+    let builder = builder(&shared.0, requests.clone());
+    let service = service_fn(move |request| respond(shared.clone(), request));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(AuthorityFix::new(stream)), service);
     let mut driven = Driven::new(connection, requests);
     tokio::select! {

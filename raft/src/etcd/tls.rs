@@ -10,7 +10,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,6 +33,29 @@ pub struct TlsFiles {
     pub ca: Option<PathBuf>,
     /// Whether who connects must have a certificate of that CA.
     pub verify: bool,
+    /// Members are connected to whoever they are.
+    pub unverified: bool,
+    /// What is spoken.
+    pub versions: TlsVersions,
+}
+
+/// Versions of TLS, if not all that are safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsVersions {
+    /// Nothing above 1.2.
+    pub only_12: bool,
+    /// Nothing below 1.3.
+    pub only_13: bool,
+}
+
+impl TlsVersions {
+    fn list(self) -> Vec<&'static SupportedProtocolVersion> {
+        match (self.only_12, self.only_13) {
+            (true, _) => vec![&TLS12],
+            (_, true) => vec![&TLS13],
+            _ => vec![&TLS13, &TLS12],
+        }
+    }
 }
 
 /// What is wrong with the files.
@@ -153,7 +177,8 @@ fn configure(files: &TlsFiles) -> Result<(ServerConfig, ClientConfig), TlsError>
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let roots = files.ca.as_ref().map(roots).transpose()?.unwrap_or_else(RootCertStore::empty);
-    let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let versions = files.versions.list();
+    let server = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&versions);
     let server = server.map_err(config)?;
     let server = if files.verify {
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone().into(), provider.clone());
@@ -166,9 +191,12 @@ fn configure(files: &TlsFiles) -> Result<(ServerConfig, ClientConfig), TlsError>
     let chain = certificates(&files.certificate)?;
     let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(config)?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let client = client.map_err(config)?.with_root_certificates(roots);
-    let mut client = client.with_client_auth_cert(chain, key).map_err(config)?;
+    let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions).map_err(config)?;
+    let mut client = if files.unverified {
+        keelson_pki::client_config_unverified(keelson_pki::Identity::None).map_err(config)?
+    } else {
+        client.with_root_certificates(roots).with_client_auth_cert(chain, key).map_err(config)?
+    };
     client.alpn_protocols = vec![b"h2".to_vec()];
     Ok((server, client))
 }

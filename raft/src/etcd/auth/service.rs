@@ -16,8 +16,6 @@ use super::super::error::{Refusal, of_kv};
 use super::Caller;
 use super::table::{AuthState, ROLES, ROOT, SECRET, STATE, USERS, names, role, role_key, user, user_key};
 
-/// Work factor of password hashes, as etcd has it.
-const BCRYPT_COST: u32 = 10;
 /// Bytes of the secret that signs tokens.
 const SECRET_BYTES: usize = 32;
 /// How often a change is tried again that another one has overtaken.
@@ -51,8 +49,8 @@ fn found_role(view: &View, name: &str) -> Result<Role, Refusal> {
 }
 
 /// The hash that is kept of a password.
-async fn hash(password: String) -> Result<Bytes, Status> {
-    let hashed = crate::task::blocking(move || bcrypt::hash(password, BCRYPT_COST)).await;
+async fn hash(password: String, cost: u32) -> Result<Bytes, Status> {
+    let hashed = crate::task::blocking(move || bcrypt::hash(password, cost)).await;
     let hashed = hashed.map_err(|error| Status::internal(error.to_string()))?;
     hashed.map(Bytes::from).map_err(|error| Status::invalid_argument(format!("etcdserver: {error}")))
 }
@@ -168,7 +166,8 @@ impl Auth for AuthService {
             return Err(Refusal::UserEmpty.into());
         }
         let no_password = request.options.is_some_and(|options| options.no_password);
-        let password = if no_password { Bytes::new() } else { hash(request.password).await? };
+        let password =
+            if no_password { Bytes::new() } else { hash(request.password, self.0.options.bcrypt_cost).await? };
         let (name, options) = (request.name, request.options);
         self.change(|view, state| {
             if user(view, &name).is_some() {
@@ -224,7 +223,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthUserChangePasswordRequest>,
     ) -> Result<Response<pb::AuthUserChangePasswordResponse>, Status> {
         let request = self.admin(request)?;
-        let (name, password) = (request.name, hash(request.password).await?);
+        let (name, password) = (request.name, hash(request.password, self.0.options.bcrypt_cost).await?);
         self.change(|view, state| {
             let changed = User { password: password.clone(), ..found_user(view, &name)? };
             Ok(Some((state, vec![set(user_key(&name), &changed)])))
