@@ -37,7 +37,7 @@ pub struct Options {
     /// A tenth of the work: to see that it runs, not to be recorded
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts of `store`: nobody, puts, ranges, mixed, watchers, leases, failover, fill, disturbed
+    /// Only these parts of `store`: nobody, puts, ranges, mixed, watchers, leases, kube, failover, fill, disturbed
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only this program in `store`: keelson or etcd
@@ -125,8 +125,8 @@ fn main() -> Result<()> {
         bail!("no benchmark is called {:?}: see `cargo xtask bench list`", options.name);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    for bench in chosen {
-        let report = runtime.block_on((bench.run)(options.clone()))?;
+    let measured = chosen.into_iter().try_for_each(|bench| {
+        let report = runtime.block_on(until_told(bench.run, &options))?;
         if let Some(dir) = &options.plots {
             plot::write(&report, bench.name, dir)?;
         }
@@ -135,6 +135,20 @@ fn main() -> Result<()> {
         } else {
             print!("{}", report.table(bench.name));
         }
+        Ok(())
+    });
+    // Load that is still under way on threads of its own must not hold the program up.
+    runtime.shutdown_background();
+    measured
+}
+
+/// Runs a benchmark; told to end, it drops it, and with it the programs that it has started.
+async fn until_told(run: fn(Options) -> BoxFuture<'static, Result<Report>>, options: &Options) -> Result<Report> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        report = run(options.clone()) => report,
+        _ = terminate.recv() => bail!("ended by SIGTERM"),
+        _ = interrupt.recv() => bail!("ended by SIGINT"),
     }
-    Ok(())
 }

@@ -31,6 +31,7 @@ mod suspicion;
 mod sync_times;
 pub mod task;
 mod tend;
+mod transfer;
 mod types;
 mod wal;
 pub mod wire;

@@ -62,6 +62,8 @@ pub const PEER_STREAMS: u32 = 1_024;
 pub const PEER_FRAME_BYTES: u32 = 256 * 1024;
 /// Bytes of a snapshot in one message.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+/// Bytes of a snapshot that are sent to one member in a second at most: the disk and the network are needed for writes.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 100 * 1024 * 1024;
 /// Longest time that the transfer of a snapshot may take.
 pub const SNAPSHOT_TRANSFER_MILLIS: u64 = 600_000;
 /// How long a leader waits for the members that it asked to confirm it before it asks the others as well.

@@ -15,6 +15,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
+use rand::Rng;
 use tokio::sync::{Notify, watch};
 
 use crate::codec;
@@ -29,24 +30,33 @@ pub type SnapshotData = SnapshotDir;
 pub struct SnapshotDir(Arc<OwnedDir>);
 
 #[derive(Debug)]
-struct OwnedDir(PathBuf);
+struct OwnedDir {
+    path: PathBuf,
+    /// One database of one process, whose tables never change and never share a name.
+    source: u64,
+}
 
 impl Drop for OwnedDir {
     fn drop(&mut self) {
         // Installed ones have moved away.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
 impl SnapshotDir {
-    /// Takes over a directory.
-    pub fn own(path: PathBuf) -> Self {
-        Self(Arc::new(OwnedDir(path)))
+    /// Takes over a directory with files from one source.
+    pub fn own(path: PathBuf, source: u64) -> Self {
+        Self(Arc::new(OwnedDir { path, source }))
+    }
+
+    /// Where its files are from.
+    pub fn source(&self) -> u64 {
+        self.0.source
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0.0
+        &self.0.path
     }
 }
 
@@ -66,6 +76,11 @@ fn fatal(error: Fatal) -> io::Error {
     io::Error::other(error)
 }
 
+/// A number for one database of one process; never 0.
+fn fresh_source() -> u64 {
+    crate::task::dice().next_u64() | 1
+}
+
 struct Shared {
     store: Arc<StateMachine>,
     /// Snapshots are built and received here.
@@ -74,6 +89,8 @@ struct Shared {
     counter: AtomicU64,
     applied: watch::Sender<u64>,
     since: Since,
+    /// The database that is open, as a random number.
+    source: AtomicU64,
 }
 
 /// What was applied since the last snapshot.
@@ -111,7 +128,7 @@ impl Shared {
 
     /// Writes a checkpoint of what is applied and makes it the current snapshot.
     fn build(&self) -> io::Result<(SnapshotMeta, SnapshotDir)> {
-        let dir = SnapshotDir::own(self.fresh_path());
+        let dir = SnapshotDir::own(self.fresh_path(), self.source.load(Ordering::Relaxed));
         let info = self.store.checkpoint(dir.path()).map_err(fatal)?;
         let (last_log_id, last_membership) = read_meta(&info.meta)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
@@ -129,7 +146,7 @@ impl Incoming {
     pub fn directory(&self) -> io::Result<SnapshotDir> {
         let path = self.0.fresh_path();
         fs::create_dir(&path)?;
-        Ok(SnapshotDir::own(path))
+        Ok(SnapshotDir::own(path, fresh_source()))
     }
 }
 
@@ -150,8 +167,9 @@ impl Machine {
         let (_, membership) = read_meta(&store.applied().1)?;
         let (current, counter) = (Mutex::new(None), AtomicU64::new(1));
         let applied = watch::Sender::new(store.applied().0);
-        let shared =
-            Arc::new(Shared { store, dir: dir.to_path_buf(), current, counter, applied, since: Since::default() });
+        let source = AtomicU64::new(fresh_source());
+        let dir = dir.to_path_buf();
+        let shared = Arc::new(Shared { store, dir, current, counter, applied, since: Since::default(), source });
         Ok(Self { shared, membership })
     }
 
@@ -256,6 +274,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
             shared.store.install(snapshot.path()).map_err(fatal)?;
+            shared.source.store(fresh_source(), Ordering::Relaxed);
             *shared.current.lock() = None;
             shared.applied.send_replace(shared.store.applied().0);
             shared.build()

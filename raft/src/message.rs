@@ -43,6 +43,8 @@ pub enum Ask {
     ReadIndexOf(u64, Vote),
     /// Whether this member has voted for nobody after this.
     Confirm(Vote),
+    /// Which files of a snapshot from this source are here already.
+    SnapshotFiles(u64),
 }
 
 /// A change of the membership.
@@ -125,6 +127,8 @@ pub enum Answer {
     ReadIndexOf(Option<u64>),
     /// To `Confirm`.
     Confirmed(bool),
+    /// To `SnapshotFiles`.
+    SnapshotFiles(Vec<String>),
 }
 
 /// Who belongs to a cluster, as one of its members knows.

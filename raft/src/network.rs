@@ -1,10 +1,8 @@
 //! The way to other members: gRPC over mutual TLS, one connection for replication and one for everything that must not
 //! wait behind it.
 
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
+use keelson_proto::peer::Frame;
 use keelson_proto::peer::peer_client::PeerClient;
-use keelson_proto::peer::{Frame, SnapshotPart};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::entry::RaftEntry;
@@ -34,13 +32,13 @@ use tonic::transport::{Endpoint, Uri};
 
 use crate::codec;
 use crate::limits::{
-    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_CHUNK_BYTES,
-    SNAPSHOT_TRANSFER_MILLIS,
+    MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_TRANSFER_MILLIS,
 };
 use crate::machine::{Built, SnapshotData};
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::peer_tls::{PeerTls, Target};
 use crate::task;
+use crate::transfer;
 use crate::types::{LogId, Node, TypeConfig, Vote};
 use crate::wire::{Transport, Wire};
 
@@ -374,13 +372,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         vote: Vote,
         snapshot: Built,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let head = codec::encode(&SnapshotHead { vote, meta: snapshot.meta.clone() }).map_err(broken)?;
         self.told.fetch_max(snapshot.meta.last_log_id.map_or(0, |last| last.index), Ordering::SeqCst);
         let (parts, receiver) = mpsc::channel(4);
         let (target, data) = (self.target, snapshot.snapshot.clone());
-        let reading = task::spawn(async move { read_parts(target, head.into(), data.path(), &parts).await });
+        // Who does not know the question has nothing.
+        let known = match self.ask(&Ask::SnapshotFiles(data.source()), &option).await {
+            Ok(Answer::SnapshotFiles(files)) => files.into_iter().collect(),
+            _ => BTreeSet::new(),
+        };
+        let reading = task::spawn(async move { transfer::send(target, head.into(), &data, &known, &parts).await });
         let limit = Duration::from_millis(SNAPSHOT_TRANSFER_MILLIS);
         let sending = tokio::time::timeout(limit, self.client.install(ReceiverStream::new(receiver)));
         let frame = tokio::select! {
@@ -396,49 +399,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             _ => Err(broken("an answer to another question").into()),
         }
     }
-}
-
-/// The files of a directory, in order.
-fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut paths = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    paths.sort_unstable();
-    Ok(paths)
-}
-
-/// Reads a snapshot's files part by part. Ends early without an error when the receiver has gone.
-async fn read_parts(to: u64, head: Bytes, dir: &Path, parts: &mpsc::Sender<SnapshotPart>) -> std::io::Result<()> {
-    let empty = || SnapshotPart { to, ..SnapshotPart::default() };
-    if parts.send(SnapshotPart { head, ..empty() }).await.is_err() {
-        return Ok(());
-    }
-    let dir = dir.to_owned();
-    for path in task::blocking(move || files(&dir)).await?? {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut reader = task::blocking(move || File::open(path)).await??;
-        let mut sent = 0;
-        loop {
-            let read = move || {
-                let mut data = Vec::new();
-                reader.by_ref().take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut data)?;
-                Ok::<_, std::io::Error>((reader, data))
-            };
-            let data;
-            (reader, data) = task::blocking(read).await??;
-            sent += data.len() as u64;
-            let last = data.len() < SNAPSHOT_CHUNK_BYTES;
-            let (crc32c, file_length) = (crc32c::crc32c(&data), if last { sent } else { 0 });
-            let part = SnapshotPart { file: file.clone(), data: data.into(), crc32c, file_length, ..empty() };
-            if parts.send(part).await.is_err() {
-                return Ok(());
-            }
-            if last {
-                break;
-            }
-        }
-    }
-    // Whether the receiver is still there shows in its answer.
-    let _ = parts.send(SnapshotPart { end: true, ..empty() }).await;
-    Ok(())
 }
 
 /// A frame as an answer.

@@ -49,6 +49,7 @@ pub struct Inner {
     pub(crate) metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     pub(crate) store: Arc<StateMachine>,
     pub(crate) incoming: Incoming,
+    pub(crate) partial: crate::transfer::Partial,
     pub(crate) network: Network,
     pub(crate) leases: LeaseClock,
     /// Held while leases' remaining times are on their way into the log, so that they come in the order of the clock.
@@ -126,6 +127,7 @@ impl Replica {
             raft,
             store,
             incoming,
+            partial: Default::default(),
             network,
             leases: LeaseClock::new(clock),
             checkpointing: tokio::sync::Mutex::default(),

@@ -1,7 +1,5 @@
 //! The peer service: what other members may ask of this one.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +19,13 @@ use tower::ServiceExt;
 use crate::codec;
 use crate::inline::{Driven, Inline};
 use crate::limits::{MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_FRAME_BYTES, PEER_STREAMS};
-use crate::machine::{Built, SnapshotDir};
+use crate::machine::Built;
 use crate::message::{self, Answer, Ask, SnapshotHead};
 use crate::network::answer_frame;
 use crate::peer_tls::PeerTls;
 use crate::replica::Inner;
 use crate::suspicion::connection_ended;
+use crate::transfer;
 use crate::wire::Line;
 
 fn server(inner: Arc<Inner>) -> PeerServer<Service> {
@@ -137,6 +136,7 @@ impl Service {
             }
             Ask::ProposeMany => Answer::ProposedMany(inner.propose_many_here(frame.body).await.map_err(malformed)?),
             Ask::ReadIndexOf(id, vote) => Answer::ReadIndexOf(inner.read_index_for(id, vote).await),
+            Ask::SnapshotFiles(source) => Answer::SnapshotFiles(inner.partial.files(source)),
             Ask::Confirm(vote) => Answer::Confirmed(inner.confirms(&vote)),
             Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),
@@ -181,59 +181,11 @@ impl Peer for Service {
         let first = parts.message().await?.ok_or_else(|| malformed("an empty snapshot"))?;
         self.meant(first.to)?;
         let SnapshotHead { vote, meta } = codec::decode(&first.head).map_err(malformed)?;
-        let snapshot = self.0.incoming.directory().map_err(stopped)?;
-        receive(parts, &snapshot).await?;
+        let inner = &self.0;
+        let snapshot = transfer::receive(parts, &inner.incoming, &inner.partial, first.source).await?;
         tracing::info!(last = ?meta.last_log_id, "a snapshot has arrived");
         let built = Built { meta, snapshot };
         let response = self.0.raft.install_full_snapshot(vote, built).await.map_err(stopped)?;
         Ok(Response::new(answer_frame(&Answer::Installed(response))?))
     }
-}
-
-/// Receives a snapshot's files; all are whole and on disk when this returns.
-async fn receive(mut parts: Streaming<SnapshotPart>, snapshot: &SnapshotDir) -> Result<(), Status> {
-    let mut open: Option<(String, File, u64)> = None;
-    while let Some(part) = parts.message().await? {
-        if part.end {
-            if open.is_some() {
-                return Err(malformed("a file of the snapshot is not whole"));
-            }
-            return File::open(snapshot.path()).and_then(|dir| dir.sync_all()).map_err(stopped);
-        }
-        let directory = snapshot.path().to_owned();
-        // Files are written beside the tasks that must not wait for a disk.
-        let written = crate::task::blocking(move || write_part(open, &part, &directory));
-        open = written.await.map_err(stopped)??;
-    }
-    Err(Status::aborted("the snapshot ended before its end"))
-}
-
-type OpenFile = Option<(String, File, u64)>;
-
-fn write_part(open: OpenFile, part: &SnapshotPart, directory: &std::path::Path) -> Result<OpenFile, Status> {
-    if crc32c::crc32c(&part.data) != part.crc32c {
-        return Err(malformed("a part of the snapshot was damaged on its way"));
-    }
-    let plain = !part.file.is_empty() && !part.file.contains(['/', '\0']) && !part.file.starts_with('.');
-    if !plain {
-        return Err(malformed("a file's name in the snapshot is not plain"));
-    }
-    let (name, mut file, written) = match open {
-        Some(open) if open.0 == part.file => open,
-        Some(_) => return Err(malformed("files of the snapshot are mixed")),
-        None => {
-            let path = directory.join(&part.file);
-            (part.file.clone(), fs::File::create_new(path).map_err(stopped)?, 0)
-        }
-    };
-    file.write_all(&part.data).map_err(stopped)?;
-    let written = written + part.data.len() as u64;
-    if part.data.len() == crate::limits::SNAPSHOT_CHUNK_BYTES {
-        return Ok(Some((name, file, written)));
-    }
-    if part.file_length != written {
-        return Err(malformed("a file of the snapshot has not its length"));
-    }
-    file.sync_all().map_err(stopped)?;
-    Ok(None)
 }

@@ -3,6 +3,7 @@
 mod disturbed;
 mod failover;
 mod frames;
+mod kube;
 mod lean;
 mod members;
 mod noop;
@@ -85,6 +86,9 @@ pub async fn run(options: Options) -> Result<Report> {
         }
         if options.wants("leases") {
             streams::leases(&mut report, name, &cluster, &options).await?;
+        }
+        if options.wants("kube") {
+            kube::run(&mut report, name, &cluster, &options).await?;
         }
         if options.wants("failover") {
             failover::run(&mut report, name, &mut cluster, &options).await?;

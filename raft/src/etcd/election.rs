@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::auth::Caller;
-use super::error::{Refusal, of_kv};
+use super::error::{Refusal, of_guarded, of_kv};
 use super::limits::STREAM_ANSWERS;
 use super::session::{Session, Waiting, join, queue, queue_is, wait_turn};
 use super::{Front, convert};
@@ -34,10 +34,10 @@ fn leader(view: &View, name: &[u8]) -> Option<Arc<KeyValue>> {
 
 impl ElectionService {
     /// Runs `op` while `leader`'s key is the one it was elected with.
-    async fn as_leader(&self, leader: &pb::LeaderKey, op: Op) -> Result<Revision, Status> {
+    async fn as_leader(&self, caller: &Caller, leader: &pb::LeaderKey, op: Op) -> Result<Revision, Status> {
         let compare = vec![Compare::create_revision(leader.key.clone(), leader.rev)];
         let txn = Txn { compare, success: vec![op], failure: Vec::new() };
-        let answer = self.0.kv.txn(txn).await.map_err(of_kv)?;
+        let answer = self.0.kv.txn_if(caller.guards(), txn).await.map_err(of_guarded)?;
         if answer.succeeded { Ok(answer.revision) } else { Err(not_leader()) }
     }
 }
@@ -61,12 +61,12 @@ impl Election for ElectionService {
         let kv = &self.0.kv;
         let session = Session::open(&self.0, request.lease).await?;
         let key = session.key(&request.name);
-        let place = join(kv.as_ref(), &key, request.value.clone(), session.lease).await?;
+        let place = join(kv.as_ref(), &caller, &key, request.value.clone(), session.lease).await?;
         let waiting = Waiting::new(kv.clone(), key.clone());
         let leader =
             pb::LeaderKey { name: request.name.clone(), key: key.clone(), rev: place.joined, lease: session.lease };
         if place.before.is_some_and(|kv| kv.value != request.value) {
-            self.as_leader(&leader, put(key.clone(), request.value, session.lease)).await?;
+            self.as_leader(&caller, &leader, put(key.clone(), request.value, session.lease)).await?;
         }
         wait_turn(kv.as_ref(), &queue(&request.name), place.joined).await?;
         let view = kv.view();
@@ -83,7 +83,7 @@ impl Election for ElectionService {
         let leader = required(request.leader)?;
         caller.write(&KeyRange::Key(leader.key.clone()))?;
         let op = put(leader.key.clone(), request.value, leader.lease);
-        let revision = self.as_leader(&leader, op).await?;
+        let revision = self.as_leader(&caller, &leader, op).await?;
         Ok(Response::new(pb::ProclaimResponse { header: self.0.header(revision) }))
     }
 
@@ -124,7 +124,7 @@ impl Election for ElectionService {
         let leader = required(request.into_inner().leader)?;
         caller.write(&KeyRange::Key(leader.key.clone()))?;
         let delete = DeleteRequest { range: KeyRange::Key(leader.key.clone()), prev_kv: false };
-        let revision = match self.as_leader(&leader, Op::Delete(delete)).await {
+        let revision = match self.as_leader(&caller, &leader, Op::Delete(delete)).await {
             Ok(revision) => revision,
             // Who does not lead any more has nothing to give up.
             Err(status) if status.message() == not_leader().message() => self.0.kv.view().revision(),

@@ -23,7 +23,7 @@ impl Lock for LockService {
         let kv = &self.0.kv;
         let session = Session::open(&self.0, request.lease).await?;
         let key = session.key(&request.name);
-        let place = join(kv.as_ref(), &key, Default::default(), session.lease).await?;
+        let place = join(kv.as_ref(), &caller, &key, Default::default(), session.lease).await?;
         let waiting = Waiting::new(kv.clone(), key.clone());
         wait_turn(kv.as_ref(), &queue(&request.name), place.joined).await?;
         kv.barrier().await.map_err(of_kv)?;
@@ -39,7 +39,7 @@ impl Lock for LockService {
         let caller = Caller::of(&self.0, &request)?;
         let key = request.into_inner().key;
         caller.write(&keelson_store::KeyRange::Key(key.clone()))?;
-        let revision = leave(self.0.kv.as_ref(), key).await?;
+        let revision = leave(self.0.kv.as_ref(), caller.guards(), key).await?;
         Ok(Response::new(pb::UnlockResponse { header: self.0.header(revision) }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use keelson_store::{
-    Compare, DeleteRequest, EventKind, KeyRange, KeyValue, Kv, KvError, LeaseId, Op, OpResponse, PutRequest,
+    Compare, DeleteRequest, EventKind, Guards, KeyRange, KeyValue, Kv, KvError, LeaseId, Op, OpResponse, PutRequest,
     RangeRequest, Revision, Txn, WatchRequest,
 };
 use tokio::task::AbortHandle;
@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::Front;
 use super::auth::Caller;
-use super::error::of_kv;
+use super::error::{of_guarded, of_kv};
 use super::limits::SESSION_TTL_SECONDS;
 
 /// A lease under which a client queues.
@@ -77,14 +77,22 @@ pub(super) struct Place {
 }
 
 /// Joins the queue with a key under a lease, unless it is there already.
-pub(super) async fn join(kv: &dyn Kv, key: &Bytes, value: Bytes, lease: LeaseId) -> Result<Place, Status> {
+pub(super) async fn join(
+    kv: &dyn Kv,
+    caller: &Caller,
+    key: &Bytes,
+    value: Bytes,
+    lease: LeaseId,
+) -> Result<Place, Status> {
     let put = PutRequest { lease, ..PutRequest::new(key.clone(), value) };
+    // The lease may be another one's, with keys that the caller may not touch.
+    caller.put(&kv.view(), &put)?;
     let txn = Txn {
         compare: vec![Compare::create_revision(key.clone(), 0)],
         success: vec![Op::Put(put)],
         failure: vec![Op::Range(RangeRequest::new(KeyRange::Key(key.clone())))],
     };
-    let answer = kv.txn(txn).await.map_err(of_kv)?;
+    let answer = kv.txn_if(caller.guards(), txn).await.map_err(of_guarded)?;
     if answer.succeeded {
         return Ok(Place { joined: answer.revision, before: None });
     }
@@ -96,11 +104,11 @@ pub(super) async fn join(kv: &dyn Kv, key: &Bytes, value: Bytes, lease: LeaseId)
     Ok(Place { joined, before })
 }
 
-/// Leaves the queue.
-pub(super) async fn leave(kv: &dyn Kv, key: Bytes) -> Result<Revision, Status> {
+/// Leaves the queue, if these guards hold.
+pub(super) async fn leave(kv: &dyn Kv, guards: Guards, key: Bytes) -> Result<Revision, Status> {
     let delete = DeleteRequest { range: KeyRange::Key(key), prev_kv: false };
     let txn = Txn { success: vec![Op::Delete(delete)], ..Txn::default() };
-    Ok(kv.txn(txn).await.map_err(of_kv)?.revision)
+    Ok(kv.txn_if(guards, txn).await.map_err(of_guarded)?.revision)
 }
 
 /// Waits until no key of the queue is older than `joined`; returns the revision at which that was seen.
@@ -161,7 +169,7 @@ impl Drop for Waiting {
         let kv = self.kv.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(status) = leave(kv.as_ref(), key).await {
+                if let Err(status) = leave(kv.as_ref(), Guards::default(), key).await {
                     tracing::debug!(%status, "a key stays in its queue until its lease ends");
                 }
             });
