@@ -272,7 +272,7 @@ impl Copy {
             name => self.priorities.get(name),
         };
         if let (None, Some(class)) = (spec.priority, class) {
-            spec.priority = Some(class.value);
+            spec.priority = class.value;
             if spec.preemption_policy.is_empty() {
                 spec.preemption_policy = class.preemption_policy.clone().unwrap_or_default();
             }

@@ -258,10 +258,10 @@ impl Config {
                 return Err(refused("percentageOfNodesToScore: not in valid range [0-100]"));
             }
         }
-        if let Some(profile) = this.profiles.iter().find(|p| !p.binds) {
-            if !this.extenders.iter().any(Extender::binds) {
-                return Err(refused(format!("profile {:?}: at least one bind plugin is needed", profile.name)));
-            }
+        if let Some(profile) = this.profiles.iter().find(|p| !p.binds)
+            && !this.extenders.iter().any(Extender::binds)
+        {
+            return Err(refused(format!("profile {:?}: at least one bind plugin is needed", profile.name)));
         }
         let mut names: Vec<&str> = this.profiles.iter().map(|p| p.name.as_str()).collect();
         names.sort_unstable();
