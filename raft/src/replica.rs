@@ -274,13 +274,14 @@ impl Replica {
         let (store, home) = (self.0.store.clone(), self.0.home.clone());
         async move {
             loop {
+                // The state first: damage is there before Raft stops because of it.
+                let state = metrics.borrow_watched().running_state.clone();
                 let damage = store.failure().filter(|_| !stop.is_cancelled());
                 if let Some(damage) = &damage
                     && matches!(damage, keelson_store::Fatal::Corrupt(_))
                 {
                     crate::heal::pronounce_or_tell(&home, &damage.to_string());
                 }
-                let state = metrics.borrow_watched().running_state.clone();
                 match (state, damage) {
                     (Err(fatal), _) if !stop.is_cancelled() => return fatal.to_string(),
                     // Raft notices only when it has something to apply; until then nobody must read from here.
