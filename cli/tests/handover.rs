@@ -75,7 +75,7 @@ struct Pods {
     counted: usize,
 }
 
-fn text<'a>(value: &'a Value) -> &'a str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
