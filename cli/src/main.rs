@@ -14,6 +14,7 @@ mod leader;
 mod life;
 mod logging;
 mod member;
+mod outlook;
 mod ranges;
 mod replica;
 mod resident;

@@ -137,6 +137,7 @@ pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
     watch_with(&context.cache.pods, queue, move |change: &Change<Pod>| {
         let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p));
         let (Some(pod), Some(context)) = (change.object().filter(|_| ended), weak.upgrade()) else { return Vec::new() };
+        // Also the claim that the scheduler made for extended resources.
         if claims(pod).is_empty() && names_of(pod).is_empty() {
             return Vec::new();
         }
