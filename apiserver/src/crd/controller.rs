@@ -38,21 +38,6 @@ pub fn start(server: &Arc<ApiServer>) {
     tokio::spawn(stopped_by(server.clone(), reconcile(server.clone(), changes)));
 }
 
-/// Makes a definition that the server itself needs, as soon as there is somebody to write it.
-pub fn provide(server: &Arc<ApiServer>, definition: Value) {
-    let server = server.clone();
-    let path = format!("/apis/{GROUP}/v1/{PLURAL}");
-    let making = {
-        let server = server.clone();
-        async move {
-            while !matches!(call(&server, Method::POST, &path, Some(&definition)).await, 200..300 | 409) {
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    };
-    tokio::spawn(stopped_by(server, making));
-}
-
 async fn stopped_by(server: Arc<ApiServer>, task: impl Future<Output = ()>) {
     let stop = server.stop.clone();
     drop(server);

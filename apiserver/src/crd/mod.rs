@@ -13,13 +13,14 @@ mod row;
 pub(crate) mod scale;
 pub(crate) mod strategy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
 use keelson_store::{KeyRange, KeyValue};
+use serde_json::Value;
 
 use crate::hooks::Hooks;
 
@@ -44,12 +45,23 @@ type Rows = BTreeMap<String, BTreeMap<String, Arc<Definition>>>;
 pub struct Table {
     rows: ArcSwap<Rows>,
     hooks: Option<Arc<Hooks>>,
+    /// Names of definitions that the server itself provides; they are not in the store.
+    own: BTreeSet<String>,
 }
 
 impl Table {
-    /// An empty table whose rows convert by webhook.
-    pub fn new(hooks: Arc<Hooks>) -> Self {
-        Self { rows: ArcSwap::default(), hooks: Some(hooks) }
+    /// A table whose rows convert by webhook, with the server's own definitions.
+    pub fn new(hooks: Arc<Hooks>, own: Vec<Value>) -> Result<Self, String> {
+        let mut rows = Rows::default();
+        let mut names = BTreeSet::new();
+        for object in own {
+            let definition = Definition::own(object)?;
+            let name = definition.name.clone();
+            let (plural, group) = name.split_once('.').unwrap_or((&name, ""));
+            rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
+            names.insert(name);
+        }
+        Ok(Self { rows: ArcSwap::from_pointee(rows), hooks: Some(hooks), own: names })
     }
 
     /// The row of a group, version and plural, if a definition serves it.
@@ -84,6 +96,9 @@ impl Table {
         let mut rows = (*self.rows.load_full()).clone();
         for (key, value) in changes {
             let name = key.rsplit('/').next().unwrap_or_default();
+            if self.own.contains(name) {
+                continue;
+            }
             let Some((plural, group)) = name.split_once('.') else { continue };
             let definition = value.as_ref().and_then(|value| Definition::read(value, self.hooks.clone()));
             match definition {

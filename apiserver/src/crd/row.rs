@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use keelson_machinery::jsonpath::JsonPath;
 use keelson_machinery::resource::{Column, ResourceDef, Scope, Subresource};
+use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Stored};
 use keelson_machinery::structural::{Schema, apply_defaults, drop_forbidden_nulls, prune};
@@ -12,7 +13,7 @@ use keelson_store::KeyValue;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::conversion;
+use super::{conversion, definition};
 use crate::hooks::Hooks;
 use crate::objects::parse;
 
@@ -121,6 +122,23 @@ impl Definition {
             source: source.clone(),
             hooks,
         })
+    }
+
+    /// A definition that the server provides without it being stored.
+    ///
+    /// # Errors
+    /// If it is none, in words.
+    pub fn own(mut object: Value) -> Result<Self, String> {
+        let name = text(&object["metadata"], "name");
+        definition::prepare(&mut object, None);
+        object["metadata"]["uid"] = name.as_str().into();
+        object["status"]["acceptedNames"] = object["spec"]["names"].clone();
+        object["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+        let def = find(super::GROUP, "v1", super::PLURAL).ok_or("there are no definitions")?;
+        let value = stored::encode(def, &object).map_err(|e| e.to_string())?;
+        let key = format!("{}{name}", def.prefix()).into();
+        let source = KeyValue { key, value, create_revision: 0, mod_revision: 0, version: 1, lease: 0 };
+        Self::read(&Arc::new(source), None).ok_or_else(|| format!("{name} is no definition"))
     }
 
     /// A version that clients may use.
