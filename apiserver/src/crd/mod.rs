@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
-use keelson_store::{KeyRange, KeyValue};
+use keelson_store::KeyRange;
 use serde_json::Value;
 
 use crate::hooks::Hooks;
@@ -37,8 +37,8 @@ pub(crate) fn is_definition(def: &ResourceDef) -> bool {
     (def.group, def.plural) == (GROUP, PLURAL)
 }
 
-/// The definitions that are served, by group and plural.
-type Rows = BTreeMap<String, BTreeMap<String, Arc<Definition>>>;
+/// The definitions that are served, by group and plural. A change copies the list of groups and one group, not the rest.
+type Rows = BTreeMap<Arc<str>, Arc<BTreeMap<Arc<str>, Arc<Definition>>>>;
 
 /// The run-time rows.
 #[derive(Default)]
@@ -58,7 +58,8 @@ impl Table {
             let definition = Definition::own(object)?;
             let name = definition.name.clone();
             let (plural, group) = name.split_once('.').unwrap_or((&name, ""));
-            rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
+            let group = rows.entry(group.into()).or_default();
+            Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
             names.insert(name);
         }
         Ok(Self { rows: ArcSwap::from_pointee(rows), hooks: Some(hooks), own: names })
@@ -88,29 +89,34 @@ impl Table {
     /// The groups, sorted, with what is served of them.
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
         let rows = self.rows.load();
-        rows.iter().map(|(group, plurals)| (group.clone(), plurals.values().cloned().collect())).collect()
+        rows.iter().map(|(group, plurals)| (group.to_string(), plurals.values().cloned().collect())).collect()
     }
 
-    /// Takes over changed definitions (`None`: it is gone), named by their store keys.
-    pub(crate) fn change(&self, changes: &[(String, Option<Arc<KeyValue>>)]) {
+    /// What is behind definitions that convert by webhook.
+    pub(crate) fn hooks(&self) -> Option<Arc<Hooks>> {
+        self.hooks.clone()
+    }
+
+    /// Takes over changed definitions by name; `None`: it is gone, or not established.
+    pub(crate) fn change(&self, changes: Vec<(String, Option<Definition>)>) {
         let mut rows = (*self.rows.load_full()).clone();
-        for (key, value) in changes {
-            let name = key.rsplit('/').next().unwrap_or_default();
-            if self.own.contains(name) {
+        for (name, definition) in changes {
+            if self.own.contains(&name) {
                 continue;
             }
             let Some((plural, group)) = name.split_once('.') else { continue };
-            let definition = value.as_ref().and_then(|value| Definition::read(value, self.hooks.clone()));
             match definition {
                 Some(definition) => {
-                    rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
+                    let group = rows.entry(group.into()).or_default();
+                    Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
                 }
                 None => {
-                    if let Some(plurals) = rows.get_mut(group) {
-                        plurals.remove(plural);
-                        if plurals.is_empty() {
-                            rows.remove(group);
-                        }
+                    let Some(plurals) = rows.get_mut(group) else { continue };
+                    if plurals.contains_key(plural) {
+                        Arc::make_mut(plurals).remove(plural);
+                    }
+                    if plurals.is_empty() {
+                        rows.remove(group);
                     }
                 }
             }

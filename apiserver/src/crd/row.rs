@@ -88,10 +88,8 @@ impl Definition {
         self.source.create_revision
     }
 
-    /// Reads a stored definition; `None` if it is not established.
-    pub fn read(source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
-        let object =
-            parse(source).inspect_err(|e| tracing::error!(error = e.message, "a definition cannot be read")).ok()?;
+    /// A definition as it was read from the store; `None` if it is not established.
+    pub fn of(object: &Value, source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
         let established = object["status"]["conditions"]
             .as_array()
             .is_some_and(|list| list.iter().any(|c| c["type"] == "Established" && c["status"] == "True"));
@@ -108,7 +106,7 @@ impl Definition {
                 served: version["served"] == true,
                 warning: warning(spec, version, &preferred),
                 scale: scale_paths(version),
-                def: row(&object, version),
+                def: row(object, version),
                 schema: OnceLock::new(),
                 given: OnceLock::new(),
             })
@@ -138,7 +136,7 @@ impl Definition {
         let value = stored::encode(def, &object).map_err(|e| e.to_string())?;
         let key = format!("{}{name}", def.prefix()).into();
         let source = KeyValue { key, value, create_revision: 0, mod_revision: 0, version: 1, lease: 0 };
-        Self::read(&Arc::new(source), None).ok_or_else(|| format!("{name} is no definition"))
+        Self::of(&object, &Arc::new(source), None).ok_or_else(|| format!("{name} is no definition"))
     }
 
     /// A version that clients may use.

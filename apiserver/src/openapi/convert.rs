@@ -213,7 +213,8 @@ mod tests {
         assert_eq!(old["parameters"][0]["type"], "string");
         assert_eq!(old["put"]["parameters"][0]["schema"]["$ref"], "#/definitions/K");
         assert_eq!(old["put"]["responses"]["200"]["schema"]["$ref"], "#/definitions/K");
-        let document = json!({"swagger": "2.0", "info": {}, "paths": {"/k": old}, "definitions": {"K": {"type": "object"}}});
+        let document =
+            json!({"swagger": "2.0", "info": {}, "paths": {"/k": old}, "definitions": {"K": {"type": "object"}}});
         let new = document_to_v3(&document);
         assert_eq!(new["paths"]["/k"], path);
         assert_eq!(new["components"]["schemas"]["K"]["type"], "object");

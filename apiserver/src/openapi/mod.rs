@@ -227,14 +227,11 @@ fn hashes(customs: &crd::Table) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> =
         document::names().into_iter().map(|name| (name.clone(), hash_of(&name))).collect();
     for (group, definitions) in customs.groups() {
-        let versions = definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served));
         let mut by_version: BTreeMap<&str, String> = BTreeMap::new();
-        for version in versions {
-            let Some(definition) = definitions.iter().find(|d| d.versions.iter().any(|v| std::ptr::eq(v, version)))
-            else {
-                continue;
-            };
-            *by_version.entry(version.def.version).or_default() += &definition.identity();
+        for definition in &definitions {
+            for version in definition.versions.iter().filter(|v| v.served) {
+                *by_version.entry(version.def.version).or_default() += &definition.identity();
+            }
         }
         for (version, identity) in by_version {
             let name = format!("apis/{group}/{version}");

@@ -53,12 +53,18 @@ impl Foreign {
         out
     }
 
-    /// Gives other names to what others mean something else by.
+    /// Gives other names to what others mean something else by, and then to what names that.
     fn apart_from(&mut self, others: &[Self]) {
+        while self.rename(others) {}
+    }
+
+    /// One step of that; whether there was anything to do.
+    fn rename(&mut self, others: &[Self]) -> bool {
         let mut renamed: BTreeMap<String, String> = BTreeMap::new();
         for (section, of) in [("definitions", Self::definitions as fn(&Self) -> &_), ("parameters", Self::parameters)] {
             for (name, value) in of(self) {
-                let taken = |name: &str| others.iter().filter_map(|other| of(other).get(name)).any(|other| other != value);
+                let taken =
+                    |name: &str| others.iter().filter_map(|other| of(other).get(name)).any(|other| other != value);
                 if taken(name) {
                     let free = (2..).map(|number| format!("{name}_v{number}")).find(|name| !taken(name));
                     if let Some(free) = free {
@@ -81,6 +87,7 @@ impl Foreign {
         rename(&mut self.paths, "paths");
         rename(&mut self.definitions, "definitions");
         rename(&mut self.parameters, "parameters");
+        !renamed.is_empty()
     }
 
     fn definitions(&self) -> &Map<String, Value> {
@@ -175,7 +182,8 @@ mod tests {
 
     #[test]
     fn of_another_document_only_its_group_is_taken() {
-        let uses = |name: &str| json!({"get": {"responses": {"200": {"schema": {"$ref": format!("#/definitions/{name}")}}}}});
+        let uses =
+            |name: &str| json!({"get": {"responses": {"200": {"schema": {"$ref": format!("#/definitions/{name}")}}}}});
         let document = json!({
             "paths": {"/apis/g/v1/things": uses("Thing"), "/apis/g/v2/things": uses("Other"), "/apis/": uses("Groups"), "/apis/g/": uses("Group")},
             "definitions": {"Thing": {"properties": {"part": {"$ref": "#/definitions/Part"}}}, "Part": {"type": "string"},

@@ -44,12 +44,19 @@ const VOLUMES: [&str; 31] = [
     "vsphereVolume",
 ];
 
+/// Most items of a list, so that the rules cost little.
+const MAX_ITEMS: usize = 128;
+/// Longest name of a capability, sysctl or runtime class, and longest path, characters.
+const MAX_NAME: usize = 253;
+const MAX_PATH: usize = 4096;
+
 fn list(items: Value, description: &str) -> Value {
-    json!({"type": "array", "items": items, "description": description, "x-kubernetes-list-type": "atomic"})
+    json!({"type": "array", "items": items, "maxItems": MAX_ITEMS, "description": description,
+        "x-kubernetes-list-type": "atomic"})
 }
 
 fn strings(description: &str) -> Value {
-    list(json!({"type": "string"}), description)
+    list(json!({"type": "string", "maxLength": MAX_NAME}), description)
 }
 
 fn flag(description: &str) -> Value {
@@ -81,9 +88,9 @@ fn host_ports() -> Value {
 
 fn host_paths() -> Value {
     let path = json!({"type": "object", "required": ["pathPrefix"], "properties": {
-        "pathPrefix": {"type": "string", "minLength": 1, "description": "What an allowed path begins with, whole parts only."},
+        "pathPrefix": {"type": "string", "minLength": 1, "maxLength": MAX_PATH, "description": "What an allowed path begins with, whole parts only."},
         "readOnly": flag("The volume may be mounted read-only only.")},
-        "x-kubernetes-validations": [{"rule": "!self.pathPrefix.split('/').exists(part, part == '..')",
+        "x-kubernetes-validations": [{"rule": "!self.pathPrefix.matches('(^|/)[.][.](/|$)')",
             "message": "must not contain '..'"}]});
     list(path, "Paths of the host that may be used; none given: all.")
 }
@@ -102,7 +109,7 @@ fn se_linux() -> Value {
 fn runtime_class() -> Value {
     json!({"type": "object", "required": ["allowedRuntimeClassNames"], "properties": {
         "allowedRuntimeClassNames": strings("Runtime classes that pods may name; * is all."),
-        "defaultRuntimeClassName": {"type": "string"}},
+        "defaultRuntimeClassName": {"type": "string", "maxLength": MAX_NAME}},
         "x-kubernetes-validations": [{
             "rule": "!has(self.defaultRuntimeClassName) || self.allowedRuntimeClassNames.exists(name, name == '*' || name == self.defaultRuntimeClassName)",
             "message": "the default runtime class must be among the allowed ones"}]})
