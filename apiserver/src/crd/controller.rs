@@ -174,7 +174,7 @@ fn note(known: &mut Known, (name, object): Change, mut due: BTreeSet<String>) ->
 /// Looks again at a definition after a write of it failed.
 fn remember(server: &ApiServer, known: &mut Known, name: &str) {
     let key = format!("/registry/{GROUP}/{PLURAL}/{name}");
-    let stored = server.objects.kv.view().get(key.as_bytes()).and_then(|kv| read(&kv));
+    let stored = server.objects.kv.view().get(key.as_bytes()).and_then(|kv| read(kv));
     match stored {
         Some(object) => drop(known.insert(name.to_owned(), light(object))),
         None => drop(known.remove(name)),
