@@ -23,6 +23,8 @@ use crate::resident;
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
 
+/// Where programs leave descriptions of devices, as runtimes look for them.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// The name service's address in clusters without a Service for it.
 const DEFAULT_CLUSTER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 /// Pause before the name service's address is asked for again.
@@ -68,6 +70,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
         proxy_mode: args.proxy_mode,
+        cdi_dirs: CDI_DIRS.map(PathBuf::from).into(),
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),

@@ -16,9 +16,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::allotment::Allotments;
+use crate::claims::Claims;
 use crate::cni::PodNetwork;
 use crate::cpus::{CpuPolicy, Topology};
-use crate::cri::{Features, Runtime, mounts_images};
+use crate::cri::{Features, Runtime, mounts_images, takes_devices};
 use crate::csi::Drivers;
 use crate::devices::Plugins;
 use crate::events::Recorder;
@@ -38,7 +39,7 @@ use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
-use crate::{cni, csi, devices, machine, pressure, runtime_events};
+use crate::{claims, cni, csi, devices, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
 pub(crate) const RELIST: Duration = Duration::from_secs(10);
@@ -96,6 +97,8 @@ pub struct AgentConfig {
     pub proxy: bool,
     /// And how.
     pub proxy_mode: ProxyMode,
+    /// Where descriptions of devices are (CDI); what a later directory says counts.
+    pub cdi_dirs: Vec<PathBuf>,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
     /// Who may use which processors.
@@ -171,6 +174,8 @@ pub struct Agent {
     pub(crate) starts: Starts,
     /// Storage drivers.
     pub(crate) csi: Arc<Drivers>,
+    /// Drivers of claimed devices.
+    pub(crate) claims: Claims,
     /// Asks for a look at the manifests of static pods.
     pub(crate) manifests_changed: Notify,
     /// The uid of the Node object, once it is there.
@@ -214,6 +219,7 @@ impl Agent {
         let starts =
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
         let csi = Arc::new(Drivers::new(&config.data_dir));
+        let claims = Claims::new(&config.data_dir);
         let report_now = Arc::new(Notify::new());
         let agent = Arc::new(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
@@ -241,6 +247,7 @@ impl Agent {
             evented: AtomicBool::new(false),
             starts: Starts::default(),
             csi,
+            claims,
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
             relist: Notify::new(),
@@ -263,6 +270,7 @@ impl Agent {
             () = manifests::run(agent.clone()) => {}
             () = csi::registration::run(agent.clone()) => {}
             () = devices::run(agent.clone()) => {}
+            () = claims::slices::run(agent.clone()) => {}
             () = agent.share_cpus() => {}
             () = pressure::run(agent.clone()) => {}
             () = runtime_events::follow(agent.clone()) => {}
@@ -443,6 +451,7 @@ impl Agent {
         let (not_ready, mut features) = self.runtime.status().await;
         if let Ok(version) = self.runtime.version().await {
             features.image_volumes = mounts_images(&version);
+            features.devices = takes_devices(&version);
             if let Some((name, _)) = version.split_once("://") {
                 features.runtime = name.to_owned();
             }

@@ -7,6 +7,7 @@ pub mod agent;
 mod allotment;
 mod cadvisor;
 mod cgroup;
+mod claims;
 mod cni;
 mod cpus;
 mod cri;

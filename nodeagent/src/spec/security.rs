@@ -121,9 +121,6 @@ pub fn refusals(of: &Pod, features: &Features, handler: &str) -> Option<String> 
     if shared.supplemental_groups_policy.as_deref() == Some("Strict") && !features.groups_policy {
         return Some("supplementalGroupsPolicy Strict is not supported by this node's runtime".into());
     }
-    if spec.resource_claims.is_some_and(|c| !c.is_empty()) {
-        return Some("resourceClaims are not supported by this node".into());
-    }
     if contexts().any(|c| c.proc_mount.as_deref().is_some_and(|p| p != "Default")) {
         return Some("procMount other than Default is not supported by this node".into());
     }

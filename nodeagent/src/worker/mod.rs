@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
+use crate::claims::{self, Ready};
 use crate::cri::{Run, Running};
 use crate::handler::Target;
 use crate::pod_status::{Doom, View};
@@ -113,6 +114,8 @@ pub struct Worker {
     /// The pod as it was last seen, for what comes after its end.
     last: Option<Arc<Pod>>,
     places: Option<Places>,
+    /// The claims that are ready.
+    claims: Option<Ready>,
     /// When the volumes were brought up to date.
     refreshed: Instant,
     /// What volumes and variables were made from.
@@ -141,6 +144,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         wake: wake.clone(),
         last: None,
         places: None,
+        claims: None,
         refreshed: Instant::now(),
         made_from: Ingredients::default(),
         tokens: Arc::default(),
@@ -360,6 +364,10 @@ impl Worker {
                 tracing::debug!(pod = pod::title(of), %error, "the pod's control group could not be set up");
             }
         }
+        if !self.prepare_claims(of, present.is_some()).await {
+            self.report(of, seen, waiting, None).await?;
+            return Ok(None);
+        }
         let ingredients = self.ingredients(of);
         let changed = self.made_from != ingredients;
         if changed {
@@ -408,6 +416,25 @@ impl Worker {
             Err(why) => {
                 tracing::warn!(pod = pod::title(of), error = %why, "the sandbox could not be made");
                 Ok(None)
+            }
+        }
+    }
+
+    /// Makes the pod's claims ready, if they are not. A sandbox that is up was made after they were.
+    async fn prepare_claims(&mut self, of: &Pod, up: bool) -> bool {
+        if !claims::wants(of) || (up && self.claims.is_some()) {
+            return true;
+        }
+        match self.agent.claims.prepare(&self.agent.config.client, of, up).await {
+            Ok(ready) => {
+                self.claims = Some(ready);
+                true
+            }
+            Err(why) => {
+                let message = format!("Failed to prepare dynamic resources: {why}");
+                tracing::info!(pod = pod::title(of), error = %why, "claims are not ready yet");
+                self.agent.events.warning(of, None, "FailedPrepareDynamicResources", message);
+                false
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod churn;
+mod claims;
 mod driver;
 mod plugin;
 mod runtime;
@@ -71,6 +72,7 @@ impl Node {
             cluster_domain: "cluster.local".into(),
             proxy: false,
             proxy_mode: keelson_nodeagent::ProxyMode::default(),
+            cdi_dirs: vec![at("cdi")],
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
             cpu_policy: self.cpu_policy.clone(),
