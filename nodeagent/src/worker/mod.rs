@@ -250,8 +250,8 @@ impl Worker {
             return Some(doom);
         }
         let left = deadline(of)?;
-        let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        (left <= 0).then_some(Doom { reason: "DeadlineExceeded".into(), message, grace: None })
+        let message = "Pod was active on the node longer than the specified deadline";
+        (left <= 0).then(|| Doom::new("DeadlineExceeded", message))
     }
 
     /// Brings a living pod forward.
