@@ -391,19 +391,10 @@ impl Worker {
             let message = format!("Failed to create pod sandbox: {why}");
             self.agent.events.warning(of, None, "FailedCreatePodSandBox", message);
         });
-        match volumes {
-            Some(Ok(places)) => {
-                self.places = Some(places);
-                (self.refreshed, self.made_from) = (Instant::now(), ingredients);
-            }
-            Some(Err(why)) => {
-                self.agent.events.warning(of, None, "FailedMount", why.to_string());
-                tracing::info!(pod = pod::title(of), error = %why, "volumes are not there yet");
-                if self.places.is_none() {
-                    return Ok(None);
-                }
-            }
-            None => {}
+        if let Some(result) = volumes
+            && !self.take_volumes(of, result, ingredients)
+        {
+            return Ok(None);
         }
         match sandbox {
             Ok(id) => {
@@ -418,6 +409,21 @@ impl Worker {
                 Ok(None)
             }
         }
+    }
+
+    /// Takes volumes that were set up or brought up to date. False if the pod has none yet.
+    fn take_volumes(&mut self, of: &Pod, result: Result<Places, SpecError>, made_from: Ingredients) -> bool {
+        match result {
+            Ok(places) => {
+                self.places = Some(places);
+                (self.refreshed, self.made_from) = (Instant::now(), made_from);
+            }
+            Err(why) => {
+                self.agent.events.warning(of, None, "FailedMount", why.to_string());
+                tracing::info!(pod = pod::title(of), error = %why, "volumes are not there yet");
+            }
+        }
+        self.places.is_some()
     }
 
     /// Makes the pod's claims ready, if they are not. A sandbox that is up was made after they were.
