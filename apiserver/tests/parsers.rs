@@ -21,11 +21,11 @@ const CASES: u32 = 400;
 
 fn part() -> impl Strategy<Value = String> {
     static PLURALS: OnceLock<Vec<String>> = OnceLock::new();
-    let plurals = PLURALS.get_or_init(|| RESOURCES.iter().map(|row| row.plural.to_owned()).collect());
     const KNOWN: &[&str] =
         &["api", "apis", "v1", "apps", "namespaces", "default", "watch", "status", "scale", "proxy", "log", "x"];
     const ODD: &[&str] =
         &["", "..", ".", "%2f", "%2e%2e", "%00", "%", "%zz", "a%2Fb", "ä", "*", "~", "a b", "{name}", "\u{202e}"];
+    let plurals = PLURALS.get_or_init(|| RESOURCES.iter().map(|row| row.plural.to_owned()).collect());
     prop_oneof![
         4 => select(KNOWN).prop_map(str::to_owned),
         3 => select(&plurals[..]),
@@ -83,6 +83,8 @@ fn query() -> impl Strategy<Value = String> {
 }
 
 fn json_of(depth: u32) -> impl Strategy<Value = Value> {
+    const KEYS: &[&str] =
+        &["metadata", "spec", "name", "kind", "apiVersion", "data", "containers", "labels", "status", "items", "0"];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -90,8 +92,6 @@ fn json_of(depth: u32) -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         "\\PC{0,10}".prop_map(Value::from),
     ];
-    let keys =
-        ["metadata", "spec", "name", "kind", "apiVersion", "data", "containers", "labels", "status", "items", "0"];
     leaf.prop_recursive(depth, 32, 4, move |inner| {
         let fields = prop::collection::btree_map(select(KEYS).prop_map(str::to_owned), inner.clone(), 0..4);
         prop_oneof![
