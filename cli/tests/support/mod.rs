@@ -140,3 +140,15 @@ pub fn keelson(args: &[&str]) -> (bool, String) {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), said)
 }
+
+/// Whether a text is in some file below a directory.
+pub fn is_on_disk(dir: &Path, text: &[u8]) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return is_on_disk(&path, text);
+        }
+        // A file may go while this looks.
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
+    })
+}
