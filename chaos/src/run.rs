@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use keelson_proto::etcd::etcdserverpb as pb;
-use keelson_testbed::{Plan, Testbed};
+use keelson_testbed::{Host, Plan, Role, Testbed};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,7 +18,7 @@ use crate::context::{Process, Shared};
 use crate::etcd::{self, Client};
 use crate::nemesis::{self, Ask, Victims};
 use crate::report::{FaultWindow, Led, Report, WorkloadReport};
-use crate::system::{self, Program, System};
+use crate::system::{self, Kind, Program, System};
 use crate::workloads::{self, Workload};
 
 /// How long members may take to serve, at first and after all faults.
@@ -54,6 +54,15 @@ pub struct ChaosArgs {
     /// How long faults go on
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
+    /// Hosts of agents, for --system server
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub agents: u8,
+    /// Agents have containerd and run pods, instead of pretending nodes
+    #[arg(long, requires = "agents")]
+    pub containers: bool,
+    /// Another build, for upgrades and downgrades while clients go on
+    #[arg(long, value_name = "BINARY")]
+    pub other: Option<PathBuf>,
     /// Members
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
@@ -111,7 +120,14 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     let seed = args.seed.unwrap_or_else(rand::random);
     let system = system::find(&args.system)?;
     let rows = chosen(&args.workload, system.name == "keelson")?;
-    let faults = nemesis::find(&args.nemesis)?;
+    let offers = nemesis::Offers {
+        ours: system.ours,
+        other: args.other.is_some(),
+        servers: system.kind == Kind::Server,
+        agents: args.agents,
+        containers: args.containers,
+    };
+    let faults = nemesis::find(&args.nemesis, &offers)?;
     let forgets = faults.iter().any(|row| row.name == "compact") || rows.iter().any(|row| row.forgets);
     if forgets && rows.iter().any(|row| row.name == "watch") {
         bail!("workload watch needs all of history: leave out what compacts, or name other workloads");
@@ -124,7 +140,7 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     println!("==> seed {seed}: {} members of {}", args.nodes, system.name);
     let dir = PathBuf::from(format!("/var/lib/{}-chaos", args.name));
     Testbed::remove(&dir)?;
-    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents: 0 };
+    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents: args.agents };
     let testbed = Testbed::create(&dir, plan)?;
     let result = in_testbed(args, seed, &testbed, system, &binary, &rows, &faults);
     if args.keep {
@@ -177,11 +193,13 @@ fn in_testbed(
 ) -> Result<Report> {
     testbed.install(binary)?;
     let program = system.program(&testbed.binary().to_string_lossy())?;
-    let hosts = testbed.hosts()?;
-    if faults.iter().any(|row| row.name == "disk-full") {
+    let (hosts, agents): (Vec<Host<'_>>, Vec<Host<'_>>) =
+        testbed.hosts()?.into_iter().partition(|host| host.role() == Role::Server);
+    if faults.iter().any(|row| row.needs.disks()) {
         hosts.iter().try_for_each(nemesis::small_disk)?;
     }
-    let program = Program { path: program, bug: args.bug.clone() };
+    let other = args.other.as_deref().map(|other| install_other(testbed, other)).transpose()?;
+    let program = Program { path: program, other, bug: args.bug.clone(), containers: args.containers };
     hosts.iter().try_for_each(|host| system.start(&program, host, &hosts))?;
     let runtime = Runtime::new()?;
     let urls: Vec<String> = hosts.iter().map(system::client_url).collect();
@@ -200,6 +218,8 @@ fn in_testbed(
         system,
         program: &program,
         hosts: &hosts,
+        agents: &agents,
+        whole: &|| runtime.block_on(whole(&clients, hosts.len())),
         leader: &|| runtime.block_on(leader(&clients)),
         ask: &|ask| runtime.block_on(patiently(&clients, &peers, ask)),
     };
@@ -216,6 +236,15 @@ fn in_testbed(
     }
     judge(&runtime, &shared, rows, &workloads, &mut report)?;
     Ok(report)
+}
+
+/// Another build, beside the one that is tested and of the same name.
+fn install_other(testbed: &Testbed, other: &Path) -> Result<String> {
+    let dir = testbed.dir().join("other");
+    std::fs::create_dir_all(&dir)?;
+    let place = dir.join("keelson");
+    std::fs::copy(other, &place).with_context(|| format!("copy {}", other.display()))?;
+    Ok(place.display().to_string())
 }
 
 fn start_clients(
@@ -327,6 +356,16 @@ async fn leader(clients: &[Client]) -> Option<usize> {
     leaders.max().map(|(_, member)| member)
 }
 
+/// Whether all members answer and vote.
+async fn whole(clients: &[Client], count: usize) -> bool {
+    if statuses(clients).await.iter().flatten().filter(|status| status.leader != 0 && !status.is_learner).count() < count {
+        return false;
+    }
+    let request = pb::MemberListRequest::default();
+    let listed = etcd::limited(clients[0].members().member_list(request)).await;
+    listed.is_ok_and(|listed| listed.members.len() == count && listed.members.iter().all(|member| !member.is_learner))
+}
+
 async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mutex<Vec<Led>>>) {
     let mut last = None;
     loop {
@@ -343,6 +382,11 @@ async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mute
 async fn patiently(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
     let deadline = tokio::time::Instant::now() + MEMBERSHIP;
     loop {
+        // No leader is needed for what clients do.
+        if let Ask::Flood(lasts) = ask {
+            nemesis::flood(clients, lasts).await;
+            return Ok(());
+        }
         match obey(clients, peers, ask).await {
             Err(_) if matches!(ask, Ask::Remove(_) | Ask::Add(_)) && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(LEADERS).await;
@@ -377,6 +421,7 @@ async fn obey(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
                 etcd::limited(client.members().member_add(request)).await.map_err(failed)?;
             }
         }
+        Ask::Flood(_) => {}
         Ask::MoveLeader => {
             let heads = statuses(clients).await;
             let ids = heads.iter().enumerate().filter(|(i, _)| *i != at);
