@@ -54,6 +54,9 @@ pub struct ChaosArgs {
     /// How long faults go on
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
+    /// How many times longer than usual clients pause: long runs need no more than that
+    #[arg(long, default_value_t = 1.0)]
+    pub pace: f64,
     /// Hosts of agents, for --system server
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
     pub agents: u8,
@@ -209,7 +212,9 @@ fn in_testbed(
     let peers: Vec<String> = hosts.iter().map(system::peer_url).collect();
 
     let connect = move || urls.iter().map(|url| Client::new(url)).collect();
-    let shared = Arc::new(Shared::new(Box::new(connect), seed));
+    let mut shared = Shared::new(Box::new(connect), seed);
+    shared.pace = args.pace;
+    let shared = Arc::new(shared);
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
     let running = start_clients(&runtime, &shared, rows, &workloads)?;
     let led = Arc::new(Mutex::new(Vec::new()));

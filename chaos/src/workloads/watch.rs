@@ -25,7 +25,7 @@ const KEYS: u64 = 12;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a watch is awaited: after that it is made anew.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long a watcher may take to catch up at the end.
+/// How long a watcher may make no headway at the end.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Messages that wait in a watch's request stream.
 const REQUESTS: usize = 4;
@@ -220,8 +220,9 @@ pub(super) fn event(event: &mvccpb::Event) -> Option<Event> {
 async fn log(client: &Client, end: i64) -> anyhow::Result<Vec<Event>> {
     let mut watched = Watched { name: "log".into(), prefix: "watch/".into(), with_previous: true, said: Vec::new() };
     let mut next = 1;
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    let mut deadline = tokio::time::Instant::now() + CATCH_UP;
     while next <= end {
+        let before = next;
         if tokio::time::Instant::now() > deadline {
             bail!("a watch from the beginning came only to revision {} of {end}", next - 1);
         }
@@ -229,6 +230,10 @@ async fn log(client: &Client, end: i64) -> anyhow::Result<Vec<Event>> {
             () = follow(client, &mut watched, &mut next) => {}
             // Ends by itself only after a silence.
             () = tokio::time::sleep(SILENCE) => {}
+        }
+        // A long history takes long.
+        if next > before {
+            deadline = tokio::time::Instant::now() + CATCH_UP;
         }
     }
     if watched.said.iter().any(|said| matches!(said, Said::Compacted(_))) {
