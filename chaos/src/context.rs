@@ -43,6 +43,10 @@ pub struct Shared {
     pub seed: u64,
     /// How much longer than usual clients pause between operations.
     pub pace: f64,
+    /// Whether what is tested is to keep what only we promise.
+    pub ours: bool,
+    /// When clocks of members jumped ahead, and by how much, nanoseconds.
+    jumps: Mutex<Vec<(u64, u64)>>,
     /// Cancelled when clients should end.
     pub stop: CancellationToken,
     began: Instant,
@@ -57,6 +61,8 @@ impl Shared {
             connect,
             seed,
             pace: 1.0,
+            ours: false,
+            jumps: Mutex::default(),
             stop: CancellationToken::new(),
             began: Instant::now(),
             samples: Mutex::default(),
@@ -67,6 +73,16 @@ impl Shared {
     /// Nanoseconds since the run began.
     pub fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes when clocks of members jumped ahead, and by how much.
+    pub fn note_jumps(&self, jumps: Vec<(u64, u64)>) {
+        *self.jumps.lock() = jumps;
+    }
+
+    /// What was noted so.
+    pub fn jumps(&self) -> Vec<(u64, u64)> {
+        self.jumps.lock().clone()
     }
 
     /// What was sampled.

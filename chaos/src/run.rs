@@ -214,6 +214,7 @@ fn in_testbed(
     let connect = move || urls.iter().map(|url| Client::new(url)).collect();
     let mut shared = Shared::new(Box::new(connect), seed);
     shared.pace = args.pace;
+    shared.ours = system.ours;
     let shared = Arc::new(shared);
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
     let running = start_clients(&runtime, &shared, rows, &workloads)?;
@@ -361,14 +362,17 @@ async fn leader(clients: &[Client]) -> Option<usize> {
     leaders.max().map(|(_, member)| member)
 }
 
-/// Whether all members answer and vote.
-async fn whole(clients: &[Client], count: usize) -> bool {
-    if statuses(clients).await.iter().flatten().filter(|status| status.leader != 0 && !status.is_learner).count() < count {
-        return false;
-    }
+/// The ids of all members, if all answer and vote.
+async fn whole(clients: &[Client], count: usize) -> Option<Vec<u64>> {
+    let id = |status: &Option<pb::StatusResponse>| {
+        let status = status.as_ref().filter(|status| status.leader != 0 && !status.is_learner)?;
+        Some(status.header.as_ref()?.member_id)
+    };
+    let ids = statuses(clients).await.iter().map(id).collect::<Option<Vec<u64>>>()?;
     let request = pb::MemberListRequest::default();
-    let listed = etcd::limited(clients[0].members().member_list(request)).await;
-    listed.is_ok_and(|listed| listed.members.len() == count && listed.members.iter().all(|member| !member.is_learner))
+    let listed = etcd::limited(clients[0].members().member_list(request)).await.ok()?;
+    let votes = |member: &pb::Member| !member.is_learner && ids.contains(&member.id);
+    (listed.members.len() == count && listed.members.iter().all(votes)).then_some(ids)
 }
 
 async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mutex<Vec<Led>>>) {

@@ -257,7 +257,8 @@ impl System {
             words.extend(owned(&["--runtime-endpoint", "unix:///run/containerd/containerd.sock"]));
         } else {
             let own = host.dir().join("keelson").join("admin.kubeconfig");
-            let given = members.iter().map(kubeconfig).find(|path| path.exists()).context("no server has a kubeconfig")?;
+            let given =
+                members.iter().map(kubeconfig).find(|path| path.exists()).context("no server has a kubeconfig")?;
             fs::copy(&given, &own).with_context(|| given.display().to_string())?;
             words.extend(owned(&["--kubeconfig", ADMIN, "--hollow", HOLLOW]));
         }

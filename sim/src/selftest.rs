@@ -26,10 +26,10 @@ const TABLE: &[Row] = &[
     Row { bug: "early-ack", workloads: "register,watch", nemesis: "kill-all,kill-majority,power-cut-all,slow-disk" },
     Row { bug: "forgotten-vote", workloads: "register,watch", nemesis: "kill,storm,split,kill-leader,isolate-leader" },
     Row { bug: "applied-ahead", workloads: "register,watch", nemesis: "kill,kill-all,storm,restart" },
-    Row { bug: "watch-back", workloads: "watch", nemesis: "isolate,isolate-leader,replace" },
+    Row { bug: "watch-back", workloads: "watch", nemesis: "isolate,lag-twice" },
     Row { bug: "falling-revision", workloads: "register,compaction", nemesis: "kill,kill-all,storm" },
-    Row { bug: "lease-reset", workloads: "ttl", nemesis: "kill-leader,pause-leader,move-leader" },
-    Row { bug: "stale-checkpoint", workloads: "ttl", nemesis: "kill-leader,pause-leader,move-leader" },
+    Row { bug: "lease-reset", workloads: "ttl", nemesis: "kill-leader,move-leader" },
+    Row { bug: "stale-checkpoint", workloads: "ttl", nemesis: "kill-leader,move-leader" },
     Row { bug: "applied-behind", workloads: "register,watch", nemesis: "kill,kill-all,storm" },
     Row { bug: "lost-tombstone", workloads: "compaction", nemesis: "kill-leader,pause" },
 ];

@@ -158,6 +158,8 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// Beside the data of a member that was damaged: its id then.
+pub(super) const DOUBT: &str = "doubt";
 const IN_DOUBT: &str = "not while another disk is in doubt";
 
 /// Kills a member whose loss the others can bear and damages one of its files that `wanted` names.
@@ -167,16 +169,17 @@ fn damage(
     wanted: fn(&str) -> bool,
     how: fn(&mut Vec<u8>, &mut StdRng),
 ) -> Result<String> {
-    if victims.hosts.len() < 3 || !(victims.whole)() {
-        return Ok(IN_DOUBT.into());
-    }
+    let Some(ids) = (victims.whole)().filter(|ids| ids.len() >= 3) else { return Ok(IN_DOUBT.into()) };
     let member = random(victims, rng);
+    fs::write(victims.hosts[member].dir().join(DOUBT), ids[member].to_string())?;
     process::kill(victims, &[member])?;
     let mut found = Vec::new();
     files(&data(&victims.hosts[member])?, &mut found)?;
     found.retain(|path| wanted(&path.to_string_lossy()));
     found.sort();
-    let Some(path) = found.get(rng.random_range(0..found.len().max(1))) else { return Ok("there is no such file".into()) };
+    let Some(path) = found.get(rng.random_range(0..found.len().max(1))) else {
+        return Ok("there is no such file".into());
+    };
     let mut content = fs::read(path).with_context(|| path.display().to_string())?;
     how(&mut content, rng);
     fs::write(path, content).with_context(|| path.display().to_string())?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use keelson_testbed::until;
 use rand::rngs::StdRng;
 
+use super::disk::DOUBT;
 use super::{Ask, Victims, names, process, random};
 
 /// How long members may take to be whole again.
@@ -56,12 +57,29 @@ pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
 }
 
 /// Waits until all members run and vote: one that was damaged has begun anew from the others.
+/// Damage that has not shown by then would show at any time, also when another one is damaged: who has it is replaced.
 pub(super) fn until_whole(victims: &Victims<'_>) -> Result<()> {
+    let ids = whole(victims)?;
+    for (member, host) in victims.hosts.iter().enumerate() {
+        let doubt = host.dir().join(DOUBT);
+        let Ok(id) = std::fs::read_to_string(&doubt) else { continue };
+        std::fs::remove_file(&doubt)?;
+        if ids.get(member).is_some_and(|now| now.to_string() == id) && remove(victims, member)?.is_none() {
+            add(victims, member)?;
+            whole(victims)?;
+        }
+    }
+    Ok(())
+}
+
+fn whole(victims: &Victims<'_>) -> Result<Vec<u64>> {
     until("all members run and vote", WHOLE, || {
         process::start_all(victims)?;
-        Ok((victims.whole)().then_some(()))
+        Ok((victims.whole)())
     })
-    .with_context(|| victims.hosts.iter().map(|host| host.log_end(victims.system.service)).collect::<Vec<_>>().join("\n"))
+    .with_context(|| {
+        victims.hosts.iter().map(|host| host.log_end(victims.system.service)).collect::<Vec<_>>().join("\n")
+    })
 }
 
 /// New certificates for a server, which goes on with them.

@@ -35,8 +35,8 @@ pub struct Victims<'a> {
     pub leader: &'a dyn Fn() -> Option<usize>,
     /// Has a member or the harness do something.
     pub ask: &'a dyn Fn(Ask) -> Result<()>,
-    /// Whether all members run and vote, so that the disk of one may be lost.
-    pub whole: &'a dyn Fn() -> bool,
+    /// The ids of all members if all run and vote, so that the disk of one may be lost.
+    pub whole: &'a dyn Fn() -> Option<Vec<u64>>,
 }
 
 /// What a fault asks a member to do through its API, or the harness' own clients.
@@ -108,42 +108,133 @@ rows![
     ("kill-majority", "kill -9 of more than half", 500..4000, Nothing, process::kill_majority, process::start_all),
     ("kill-all", "kill -9 of all members at once", 200..2000, Nothing, process::kill_all, process::start_all),
     ("storm", "members are killed and started again quickly", 100..500, Nothing, process::storm, process::start_all),
-    ("restart", "one member after another is restarted in order", 100..500, Nothing, process::restart, process::start_all),
-    ("upgrade", "one member after another becomes the other build", 100..500, Other, process::upgrade, process::start_all),
-    ("clock", "a member goes on with a clock that has jumped by hours", 100..500, Nothing, process::clock, process::start_all),
-    ("pause", "SIGSTOP of one member for longer than elections", 1500..7000, Nothing, process::pause_one, process::resume_all),
+    (
+        "restart",
+        "one member after another is restarted in order",
+        100..500,
+        Nothing,
+        process::restart,
+        process::start_all
+    ),
+    (
+        "upgrade",
+        "one member after another becomes the other build",
+        100..500,
+        Other,
+        process::upgrade,
+        process::start_all
+    ),
+    (
+        "clock",
+        "a member goes on with a clock that has jumped by hours",
+        100..500,
+        Nothing,
+        process::clock,
+        process::start_all
+    ),
+    (
+        "pause",
+        "SIGSTOP of one member for longer than elections",
+        1500..7000,
+        Nothing,
+        process::pause_one,
+        process::resume_all
+    ),
     ("pause-leader", "SIGSTOP of the leader", 1500..7000, Nothing, process::pause_leader, process::resume_all),
     ("isolate", "one member is cut off", 1500..8000, Nothing, network::isolate_one, network::heal),
     ("isolate-leader", "the leader is cut off", 1500..8000, Nothing, network::isolate_leader, network::heal),
     ("split", "a majority and the rest do not hear each other", 1500..8000, Nothing, network::split, network::heal),
-    ("one-way", "one member does not hear another, which hears it", 1500..8000, Nothing, network::one_way, network::heal),
+    (
+        "one-way",
+        "one member does not hear another, which hears it",
+        1500..8000,
+        Nothing,
+        network::one_way,
+        network::heal
+    ),
     ("deaf-leader", "the leader is heard and hears nobody", 1500..8000, Nothing, network::deaf_leader, network::heal),
     ("bridge", "two halves that only one member connects", 1500..8000, Nothing, network::bridge, network::heal),
     ("flap", "one member's link goes down and up", 100..500, Nothing, network::flap, network::heal),
-    ("lag", "one member is cut off until it needs a snapshot", 10000..20000, Nothing, network::isolate_one, network::heal),
-    ("lag-twice", "one member is sent snapshots twice in a row", 8000..12000, Nothing, network::lag_twice, network::heal),
+    (
+        "lag",
+        "one member is cut off until it needs a snapshot",
+        10000..20000,
+        Nothing,
+        network::isolate_one,
+        network::heal
+    ),
+    (
+        "lag-twice",
+        "one member is sent snapshots twice in a row",
+        8000..12000,
+        Nothing,
+        network::lag_twice,
+        network::heal
+    ),
     ("loss", "a fifth of the packets between members is lost", 3000..8000, Nothing, network::loss, network::heal),
     ("delay", "one member's link is narrow and delays", 3000..8000, Nothing, network::delay, network::heal),
     ("duplicate", "a third of the packets comes twice", 3000..8000, Nothing, network::duplicate, network::heal),
     ("disk-full", "one member's disk is full", 2000..6000, Disks, disk::fill, disk::empty),
     ("disk-error", "one member's disk fails; what was not synced is lost", 500..3000, Disks, disk::error, disk::repair),
-    ("power-cut", "one member's power goes: what was not synced is lost", 500..4000, Disks, disk::power_cut, disk::repair),
+    (
+        "power-cut",
+        "one member's power goes: what was not synced is lost",
+        500..4000,
+        Disks,
+        disk::power_cut,
+        disk::repair
+    ),
     ("power-cut-all", "the power of all goes at once", 500..3000, Disks, disk::power_cut_all, disk::repair),
     ("slow-disk", "one member's disk is slow to sync", 100..1000, Disks, disk::slow, disk::thaw),
     ("stuck-disk", "one member's disk does not answer for a while", 2000..7000, Disks, disk::stick, disk::thaw),
     ("bit-flip", "a bit of a dead member's log flips", 100..1000, OurDisks, disk::flip_log, members::until_whole),
     ("table-rot", "a bit of a dead member's tables flips", 100..1000, OurDisks, disk::flip_table, members::until_whole),
-    ("torn-table", "a table of a dead member loses its end", 100..1000, OurDisks, disk::tear_table, members::until_whole),
-    ("replace", "one member's disk is lost, another joins in its place", 500..4000, Nothing, members::replace, process::start_all),
+    (
+        "torn-table",
+        "a table of a dead member loses its end",
+        100..1000,
+        OurDisks,
+        disk::tear_table,
+        members::until_whole
+    ),
+    (
+        "replace",
+        "one member's disk is lost, another joins in its place",
+        500..4000,
+        Nothing,
+        members::replace,
+        process::start_all
+    ),
     ("shrink", "one member is removed, and another is added later", 2000..8000, Ours, members::shrink, members::grow),
     ("compact", "history is compacted", 100..500, Name, members::compact, nothing),
     ("move-leader", "the leader hands over", 100..1000, Nothing, members::move_leader, nothing),
     ("overload", "a thousand clients and slow watchers", 100..500, Nothing, load::overload, nothing),
-    ("certificates", "a server's certificates are made anew", 100..500, Servers, members::certificates, process::start_all),
+    (
+        "certificates",
+        "a server's certificates are made anew",
+        100..500,
+        Servers,
+        members::certificates,
+        process::start_all
+    ),
     ("kill-agent", "kill -9 of an agent", 500..8000, Agents, agents::kill, agents::start_all),
     ("pause-agent", "SIGSTOP of an agent", 1500..8000, Agents, agents::pause, agents::resume_all),
-    ("isolate-agent", "an agent and the servers do not hear each other", 1500..8000, Agents, agents::isolate, network::heal),
-    ("kill-containerd", "kill -9 of an agent's containerd", 500..3000, Containers, agents::kill_containerd, agents::start_all),
+    (
+        "isolate-agent",
+        "an agent and the servers do not hear each other",
+        1500..8000,
+        Agents,
+        agents::isolate,
+        network::heal
+    ),
+    (
+        "kill-containerd",
+        "kill -9 of an agent's containerd",
+        500..3000,
+        Containers,
+        agents::kill_containerd,
+        agents::start_all
+    ),
 ];
 
 /// What a run has for faults.
@@ -289,7 +380,10 @@ mod tests {
         let names = |offers: &Offers| -> Vec<&str> {
             find(&["all".into()], offers).unwrap().iter().map(|row| row.name).collect()
         };
-        let (etcd, all) = (Offers { ours: false, ..ALONE }, Offers { other: true, servers: true, agents: 2, containers: true, ..ALONE });
+        let (etcd, all) = (
+            Offers { ours: false, ..ALONE },
+            Offers { other: true, servers: true, agents: 2, containers: true, ..ALONE },
+        );
         assert!(!names(&etcd).contains(&"bit-flip") && names(&ALONE).contains(&"bit-flip"));
         assert!(names(&all).len() == TABLE.len() - 1 && !names(&all).contains(&"compact"));
         for (name, lack) in [("upgrade", "--other"), ("kill-agent", "--agents"), ("certificates", "server")] {
