@@ -47,6 +47,9 @@ pub struct Shared {
     pub ours: bool,
     /// When clocks of members jumped ahead, and by how much, nanoseconds.
     jumps: Mutex<Vec<(u64, u64)>>,
+    /// The servers of a cluster, if that is what is tested.
+    #[cfg(feature = "api")]
+    pub cluster: Option<crate::kube::Cluster>,
     /// Cancelled when clients should end.
     pub stop: CancellationToken,
     began: Instant,
@@ -63,6 +66,8 @@ impl Shared {
             pace: 1.0,
             ours: false,
             jumps: Mutex::default(),
+            #[cfg(feature = "api")]
+            cluster: None,
             stop: CancellationToken::new(),
             began: Instant::now(),
             samples: Mutex::default(),
@@ -90,6 +95,13 @@ impl Shared {
         self.samples.lock().clone()
     }
 
+    /// How many members there are, of which `stores` have the etcd API.
+    fn places(&self, stores: usize) -> usize {
+        #[cfg(feature = "api")]
+        let stores = stores.max(self.cluster.as_ref().map_or(0, |cluster| cluster.servers().len()));
+        stores.max(1)
+    }
+
     /// A number that no other call of this run gets.
     pub fn unique(&self) -> u64 {
         self.unique.fetch_add(1, Ordering::Relaxed)
@@ -106,6 +118,8 @@ pub struct Process {
     pub rng: StdRng,
     clients: Vec<Client>,
     at: usize,
+    /// How many members there are.
+    places: usize,
 }
 
 impl Process {
@@ -113,7 +127,8 @@ impl Process {
     pub fn new(shared: Arc<Shared>, id: u32) -> anyhow::Result<Self> {
         let clients = (shared.connect)()?;
         let rng = StdRng::seed_from_u64(shared.seed ^ (u64::from(id) << 32));
-        Ok(Self { at: id as usize % clients.len().max(1), shared, id, rng, clients })
+        let places = shared.places(clients.len());
+        Ok(Self { at: id as usize % places, shared, id, rng, clients, places })
     }
 
     /// Whether it should go on.
@@ -124,6 +139,18 @@ impl Process {
     /// The member it talks to.
     pub fn client(&self) -> Client {
         self.clients[self.at].clone()
+    }
+
+    /// The API of the server that it talks to.
+    #[cfg(feature = "api")]
+    pub fn kube(&self) -> crate::kube::Kube {
+        self.kubes()[self.at].clone()
+    }
+
+    /// The API of every server.
+    #[cfg(feature = "api")]
+    pub fn kubes(&self) -> &[crate::kube::Kube] {
+        self.shared.cluster.as_ref().map_or(&[], |cluster| cluster.servers())
     }
 
     /// Which member that is.
@@ -179,7 +206,7 @@ impl Process {
             Err(_) => (Outcome::Failed, None),
         };
         if answer.is_none() {
-            self.at = (self.at + 1) % self.clients.len().max(1);
+            self.at = (self.at + 1) % self.places;
             self.pause(AFTER_FAILURE).await;
         }
         (Operation { process: self.id, start, end, input, outcome }, answer)

@@ -15,7 +15,7 @@ pub const DATA: &str = "/var/lib/keelson/member";
 /// The admin's kubeconfig, as a server's host sees it.
 const ADMIN: &str = "/var/lib/keelson/admin.kubeconfig";
 /// Nodes that each agent pretends.
-const HOLLOW: &str = "3";
+const HOLLOW: usize = 3;
 /// Entries between snapshots of our own stores, so that some happen within a run.
 const SNAPSHOT_ENTRIES: &str = "2000";
 
@@ -57,6 +57,11 @@ impl Program {
     /// How many seconds ahead of the machine's a host's monotonic clocks are from its next start on.
     pub fn set_clock(&self, host: &Host<'_>, seconds: u64) -> Result<()> {
         fs::write(host.dir().join(CLOCK), seconds.to_string()).context("note the clock")
+    }
+
+    /// How many nodes an agent's host has.
+    pub fn nodes_of_agent(&self) -> usize {
+        if self.containers { 1 } else { HOLLOW }
     }
 
     /// The program with its arguments, in what a host wraps around it.
@@ -260,7 +265,7 @@ impl System {
             let given =
                 members.iter().map(kubeconfig).find(|path| path.exists()).context("no server has a kubeconfig")?;
             fs::copy(&given, &own).with_context(|| given.display().to_string())?;
-            words.extend(owned(&["--kubeconfig", ADMIN, "--hollow", HOLLOW]));
+            words.extend(owned(&["--kubeconfig", ADMIN, "--hollow", &HOLLOW.to_string()]));
         }
         program.start(host, "agent", words)
     }

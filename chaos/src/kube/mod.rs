@@ -11,10 +11,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::Method;
 use keelson_client::{Client, Error};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
 use crate::etcd::{Answer, Failure};
+use observe::{Observers, Seen};
 
 /// How long an answer is awaited.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,45 @@ const AGENT: &str = "chaos";
 pub struct Kube {
     kubeconfig: Arc<PathBuf>,
     client: Arc<RwLock<Client>>,
+}
+
+/// A cluster: its servers, and what informers at them saw.
+pub struct Cluster {
+    servers: Vec<Kube>,
+    observers: Mutex<Option<Arc<Observers>>>,
+    seen: Mutex<Option<Arc<Seen>>>,
+}
+
+impl Cluster {
+    /// A cluster that nobody observes yet.
+    pub fn new(servers: Vec<Kube>) -> Self {
+        Self { servers, observers: Mutex::default(), seen: Mutex::default() }
+    }
+
+    /// The API of every server.
+    pub fn servers(&self) -> &[Kube] {
+        &self.servers
+    }
+
+    /// Starts informers at every server.
+    pub fn observe(&self) {
+        *self.observers.lock() = Some(Arc::new(Observers::start(&self.servers)));
+    }
+
+    /// Waits until informers have caught up, and ends them.
+    pub async fn finish(&self) -> anyhow::Result<()> {
+        let observers = self.observers.lock().take();
+        if let Some(observers) = observers {
+            let seen = observers.finish().await?;
+            *self.seen.lock() = Some(Arc::new(seen));
+        }
+        Ok(())
+    }
+
+    /// What they saw, once they have ended.
+    pub fn seen(&self) -> Option<Arc<Seen>> {
+        self.seen.lock().clone()
+    }
 }
 
 /// A kind of objects.

@@ -145,7 +145,8 @@ impl Informer {
         *self.known.lock() = known;
         let mut watched = self.watched.lock();
         // Beginning is one thing, beginning again after a gap that the server admits another.
-        watched.said.push(if watched.said.is_empty() { Said::Began(at + 1) } else { Said::Compacted(at + 1) });
+        let first = watched.said.is_empty();
+        watched.said.push(if first { Said::Began(at + 1) } else { Said::Compacted(at + 1) });
         drop(watched);
         let mut seen = seen.lock();
         for object in list["items"].as_array().into_iter().flatten() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use keelson_testbed::until;
+use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::disk::DOUBT;
@@ -82,14 +83,16 @@ fn whole(victims: &Victims<'_>) -> Result<Vec<u64>> {
     })
 }
 
-/// New certificates for a server, which goes on with them.
+/// New certificates for all servers, which go on; now and then new CAs.
 pub(super) fn certificates(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
-    let member = random(victims, rng);
-    let host = &victims.hosts[member];
-    process::kill(victims, &[member])?;
-    let told = host.keelson(&["certs", "rotate", "--data-dir", crate::system::DATA])?;
-    victims.system.start(victims.program, host, victims.hosts)?;
-    Ok(format!("{}: {}", host.name(), told.lines().next().unwrap_or_default()))
+    let (words, what): (&[&str], _) = match rng.random_range(0..3) {
+        0 => (&["certs", "rotate", "--ca"], "CAs and certificates"),
+        _ => (&["certs", "rotate"], "certificates"),
+    };
+    match victims.system.tell(victims.hosts, words) {
+        Ok(_) => Ok(format!("{what} are new")),
+        Err(error) => Ok(format!("{what} could not be made anew: {error:#}")),
+    }
 }
 
 pub(super) fn compact(victims: &Victims<'_>, _: &mut StdRng) -> Result<String> {
