@@ -22,7 +22,9 @@ use crate::system::{self, Kind, Program, System};
 use crate::workloads::{self, Workload};
 
 /// How long members may take to serve, at first and after all faults.
-const SERVE: Duration = Duration::from_secs(60);
+const SERVE: Duration = Duration::from_secs(120);
+/// Hosts of agents if nobody says otherwise.
+const AGENTS: u8 = 2;
 /// How often leaders are noted.
 const LEADERS: Duration = Duration::from_millis(300);
 /// Quiet between faults, in milliseconds.
@@ -51,11 +53,11 @@ pub struct ChaosArgs {
     /// How many times longer than usual clients pause: long runs need no more than that
     #[arg(long, default_value_t = 1.0)]
     pub pace: f64,
-    /// Hosts of agents, for --system server
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
-    pub agents: u8,
+    /// Hosts of agents, for --system server (default: 2)
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub agents: Option<u8>,
     /// Agents have containerd and run pods, instead of pretending nodes
-    #[arg(long, requires = "agents")]
+    #[arg(long)]
     pub containers: bool,
     /// Another build, for upgrades and downgrades while clients go on
     #[arg(long, value_name = "BINARY")]
@@ -118,11 +120,16 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     let seed = args.seed.unwrap_or_else(rand::random);
     let system = system::find(&args.system)?;
     let rows = chosen(&args.workload, system)?;
+    let agents = match (system.kind, args.agents) {
+        (Kind::Server, given) => given.unwrap_or(AGENTS),
+        (Kind::Store, None) => 0,
+        (Kind::Store, Some(_)) => bail!("--agents needs --system server"),
+    };
     let offers = nemesis::Offers {
         ours: system.ours,
         other: args.other.is_some(),
         servers: system.kind == Kind::Server,
-        agents: args.agents,
+        agents,
         containers: args.containers,
     };
     let faults = nemesis::find(&args.nemesis, &offers)?;
@@ -138,7 +145,7 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     println!("==> seed {seed}: {} members of {}", args.nodes, system.name);
     let dir = PathBuf::from(format!("/var/lib/{}-chaos", args.name));
     Testbed::remove(&dir)?;
-    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents: args.agents };
+    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents };
     let testbed = Testbed::create(&dir, plan)?;
     let result = in_testbed(args, seed, &testbed, system, &binary, &rows, &faults);
     if args.keep {

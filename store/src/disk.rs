@@ -465,7 +465,7 @@ impl Disk {
                 break;
             }
             for (_, key) in record::decode_revision(db_key, value)?.changes {
-                self.drop_superseded(&mut batch, data, &key, to)?;
+                self.drop_superseded(&mut batch, data, (&key, revision), to)?;
             }
             if revision < to {
                 batch.delete_cf(revs, db_key);
@@ -480,13 +480,14 @@ impl Disk {
         Ok(next)
     }
 
-    /// Deletes the versions of a key below the newest one at or below `to`, and that one too if it is a tombstone
-    /// that no watcher from `to` on can ask for.
+    /// Deletes what a change superseded: the version before it, and the change itself if it is a tombstone that no watcher
+    /// from `to` on can ask for. As every change up to `to` comes by here once, a key that changed often costs no more than
+    /// many keys, and deletions of earlier steps are never walked over.
     fn drop_superseded(
         &self,
         batch: &mut WriteBatch,
         data: &ColumnFamily,
-        key: &[u8],
+        (key, revision): (&[u8], Revision),
         to: Revision,
     ) -> Result<(), Fatal> {
         let mut options = ReadOptions::default();
@@ -494,17 +495,21 @@ impl Disk {
         past.push(0);
         options.set_iterate_upper_bound(past);
         let mut cursor = self.db.raw_iterator_cf_opt(data, options);
-        cursor.seek(record::data_key(key, to));
+        cursor.seek(record::data_key(key, revision));
         let Some((db_key, value)) = cursor.item() else { return Ok(cursor.status()?) };
-        let (_, newest) = record::split_data_key(db_key)?;
+        if record::split_data_key(db_key)?.1 != revision {
+            return Ok(());
+        }
         let last = if crate::bugs::is_on("lost-tombstone") { to + 1 } else { to };
-        if newest < last && record::decode_version(db_key, value)? == Version::Tombstone {
-            batch.delete_cf(data, db_key);
+        match record::decode_version(db_key, value)? {
+            Version::Tombstone if revision < last => batch.delete_cf(data, db_key),
+            // Nothing came before it: a deletion had its own turn.
+            Version::Put(pair) if pair.version == 1 => return Ok(()),
+            _ => {}
         }
         cursor.next();
-        while let Some(db_key) = cursor.key() {
+        if let Some(db_key) = cursor.key() {
             batch.delete_cf(data, db_key);
-            cursor.next();
         }
         Ok(cursor.status()?)
     }

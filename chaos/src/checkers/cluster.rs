@@ -98,7 +98,8 @@ fn exceeded(state: &State, change: &Change, before: Option<&Fact>) -> Option<Fau
     let namespace = &change.fact.namespace;
     let quota = state.of("resourcequotas").find(|quota| quota.namespace == *namespace)?;
     let Of::Quota { pods, cpu } = quota.of else { return None };
-    let there = state.of("pods").filter(|found| found.namespace == *namespace).filter_map(pod);
+    // One without grace that was told to go does not count any more, though it may be seen once more.
+    let there = state.of("pods").filter(|found| found.namespace == *namespace && !found.going).filter_map(pod);
     let (count, asked) = there.filter(|p| !is_over(p.1)).fold((0, 0), |(count, asked), p| (count + 1, asked + p.3));
     let over = pods.is_some_and(|most| count > most) || cpu.is_some_and(|most| asked > most);
     let what =
