@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Fault, Verdict};
+use super::{Fault, MAX_FAULTS, Verdict};
 use crate::kube::observe::Change;
 use crate::kube::reduce::{Fact, Of};
 
@@ -47,11 +47,33 @@ type Check = fn(&State, &Change, Option<&Fact>) -> Option<Fault>;
 
 fn replay(changes: &[Change], checks: &[Check]) -> Verdict {
     let (mut state, mut faults) = (State::default(), Vec::new());
-    for change in changes {
+    for (at, change) in changes.iter().enumerate() {
         let before = state.apply(change);
-        faults.extend(checks.iter().filter_map(|check| check(&state, change, before.as_ref())));
+        for mut fault in checks.iter().filter_map(|check| check(&state, change, before.as_ref())) {
+            fault.history = story(&changes[..=at], change);
+            faults.push(fault);
+        }
+        if faults.len() >= MAX_FAULTS {
+            break;
+        }
     }
     Verdict::of(faults)
+}
+
+/// Changes before a fault that its history has.
+const STORY: usize = 30;
+
+/// What happened in a namespace (or to objects in none) up to a change, a line each.
+fn story(changes: &[Change], of: &Change) -> Vec<String> {
+    let here = changes.iter().rev().filter(|change| change.fact.namespace == of.fact.namespace);
+    let line = |change: &Change| {
+        let (fact, gone) = (&change.fact, if change.removed { " is gone" } else { "" });
+        let going = if fact.going { ", goes" } else { "" };
+        format!("revision {}: {} {}{gone}{going}: {:?}", change.revision, change.kind, name(fact), fact.of)
+    };
+    let mut lines: Vec<String> = here.take(STORY).map(line).collect();
+    lines.reverse();
+    lines
 }
 
 fn fault(kind: &str, change: &Change, what: String) -> Option<Fault> {
@@ -241,7 +263,7 @@ fn parallel(state: &State, change: &Change, before: Option<&Fact>) -> Option<Fau
     if active > parallelism { fault("too-parallel", change, what()) } else { None }
 }
 
-/// A namespace that is gone has left nothing behind, and nothing comes into one that goes.
+/// A namespace that is gone has left nothing behind, and nothing comes into it any more.
 pub fn namespaces(changes: &[Change]) -> Verdict {
     replay(changes, &[left_behind, into_nowhere])
 }
@@ -261,13 +283,14 @@ fn into_nowhere(state: &State, change: &Change, before: Option<&Fact>) -> Option
     }
     let there = state.of("namespaces").find(|namespace| namespace.name == change.fact.namespace);
     match there {
-        Some(namespace) if !namespace.going => None,
+        // What comes in just after it was told to go goes with it.
+        Some(_) => None,
         // What was there before the first look is not known to be gone.
         None if state.of("namespaces").next().is_none() => None,
         _ => fault(
             "into-nowhere",
             change,
-            format!("{} {} came into a namespace that goes", change.kind, name(&change.fact)),
+            format!("{} {} came into a namespace that is gone", change.kind, name(&change.fact)),
         ),
     }
 }
@@ -507,10 +530,20 @@ mod tests {
                 vec!["left-behind"],
             ),
             (
-                "late",
+                "while it goes",
                 vec![
                     ("namespaces", false, namespace(false)),
                     ("namespaces", false, namespace(true)),
+                    ("configmaps", false, map()),
+                ],
+                vec![],
+            ),
+            (
+                "late",
+                vec![
+                    ("namespaces", false, fact("", "other", "o", Of::Other)),
+                    ("namespaces", false, namespace(true)),
+                    ("namespaces", true, namespace(true)),
                     ("configmaps", false, map()),
                 ],
                 vec!["into-nowhere"],
