@@ -209,7 +209,7 @@ impl Kube {
         let lines = match tokio::time::timeout(TIMEOUT, client.lines(&query, "application/json")).await {
             Ok(Ok(lines)) => lines,
             Ok(Err(error)) => {
-                if matches!(error, Error::Transport(_)) {
+                if matches!(error, Error::Transport(_)) || error.code() == 401 {
                     self.reconnect();
                 }
                 return Err(failure(&error));

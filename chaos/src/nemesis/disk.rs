@@ -167,7 +167,7 @@ fn damage(
     victims: &Victims<'_>,
     rng: &mut StdRng,
     wanted: fn(&str) -> bool,
-    how: fn(&mut Vec<u8>, &mut StdRng),
+    how: fn(Vec<u8>, &mut StdRng) -> Vec<u8>,
 ) -> Result<String> {
     let Some(ids) = (victims.whole)().filter(|ids| ids.len() >= 3) else { return Ok(IN_DOUBT.into()) };
     let member = random(victims, rng);
@@ -180,24 +180,25 @@ fn damage(
     let Some(path) = found.get(rng.random_range(0..found.len().max(1))) else {
         return Ok("there is no such file".into());
     };
-    let mut content = fs::read(path).with_context(|| path.display().to_string())?;
-    how(&mut content, rng);
-    fs::write(path, content).with_context(|| path.display().to_string())?;
+    let content = fs::read(path).with_context(|| path.display().to_string())?;
+    fs::write(path, how(content, rng)).with_context(|| path.display().to_string())?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(format!("{}: {name} is damaged", victims.hosts[member].name()))
 }
 
 /// Flips a bit in the older half of what is not zero: the newest part of a log may be a torn end.
-fn flip(content: &mut Vec<u8>, rng: &mut StdRng) {
+fn flip(mut content: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
     let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0);
     let byte = rng.random_range(0..used / 2 + 1);
     if let Some(byte) = content.get_mut(byte) {
         *byte ^= 1 << rng.random_range(0..8);
     }
+    content
 }
 
-fn tear(content: &mut Vec<u8>, rng: &mut StdRng) {
+fn tear(mut content: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
     content.truncate(rng.random_range(0..content.len().max(1)));
+    content
 }
 
 fn is_log(path: &str) -> bool {
