@@ -2,6 +2,9 @@
 //!
 //! Invariant: a component runs with a [`Fence`] whose store key was created by this member after it became the leader.
 //! A new leader deletes the old key first, so every write of a deposed leader fails its comparison, however late it comes.
+//!
+//! A deposed leader that does not know it yet may take the key from the new one, whose requests go to the same store. So who
+//! leads looks whether the key is still its own, and takes it again if not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +53,7 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
         };
         info!(component = name, "leading");
         let running = stop.child_token();
-        let mut work = tokio::spawn(task(fence, running.clone()));
+        let mut work = tokio::spawn(task(fence.clone(), running.clone()));
         loop {
             tokio::select! {
                 next = leadership.next() => {
@@ -60,6 +63,10 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
                 () = tokio::time::sleep(RENEW_INTERVAL) => {
                     if let Err(error) = kv.lease_keep_alive(lease).await {
                         warn!(component = name, %error, "lost the leader lease");
+                        break;
+                    }
+                    if !is_held(kv.as_ref(), &fence) {
+                        warn!(component = name, "another member took the leader key; it is taken again");
                         break;
                     }
                 }
@@ -73,6 +80,14 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
         }
         info!(component = name, "no longer leading");
     }
+}
+
+/// Whether the key is still the one that was created for this fence.
+fn is_held(kv: &dyn Kv, fence: &Fence) -> bool {
+    let view = kv.view();
+    // A view from before the fence knows nothing of it.
+    view.revision() < fence.create_revision
+        || view.get(&fence.key).is_some_and(|found| found.create_revision == fence.create_revision)
 }
 
 /// Creates the leader key anew; its create revision is the fence.
@@ -89,4 +104,40 @@ async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId),
         return Err(KvError::Unavailable("another member took the leader key".into()));
     }
     Ok((Fence { key, create_revision: created.revision }, lease))
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_store::LocalKv;
+
+    use super::*;
+
+    /// What a member does that was deposed and does not know it yet.
+    async fn steal(kv: &dyn Kv, name: &str) {
+        take(kv, name, "a member that was deposed").await.expect("taken");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_another_took_is_taken_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(dir.path()).expect("opens"));
+        let (told, mut fences) = tokio::sync::mpsc::channel(4);
+        let task: Task = Box::new(move |fence, running| {
+            let told = told.clone();
+            Box::pin(async move {
+                let _ = told.send(fence).await;
+                running.cancelled().await;
+            })
+        });
+        let stop = CancellationToken::new();
+        let leading = tokio::spawn(run(kv.clone(), "test", "this member".into(), task, stop.clone()));
+        let first = fences.recv().await.expect("leads");
+        assert!(is_held(kv.as_ref(), &first));
+        steal(kv.as_ref(), "test").await;
+        assert!(!is_held(kv.as_ref(), &first));
+        let second = fences.recv().await.expect("leads again");
+        assert!(second.create_revision > first.create_revision && is_held(kv.as_ref(), &second));
+        stop.cancel();
+        leading.await.expect("ends");
+    }
 }
