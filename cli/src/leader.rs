@@ -2,9 +2,7 @@
 //!
 //! Invariant: a component runs with a [`Fence`] whose store key was created by this member after it became the leader.
 //! A new leader deletes the old key first, so every write of a deposed leader fails its comparison, however late it comes.
-//!
-//! A deposed leader that does not know it yet may take the key from the new one, whose requests go to the same store. So who
-//! leads looks whether the key is still its own, and takes it again if not.
+//! One that was deposed while it took the key takes it from its successor: who leads watches the key and takes it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use keelson_client::Fence;
-use keelson_store::{Compare, DeleteRequest, KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn};
+use keelson_store::{Compare, DeleteRequest, KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn, WatchRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,7 +37,11 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
             }
             continue;
         }
-        let (fence, lease) = match take(kv.as_ref(), name, &holder).await {
+        let taken = tokio::select! {
+            taken = take(kv.as_ref(), name, &holder) => taken,
+            next = leadership.next() => match next { Some(now) => { leads = now; continue } None => return },
+        };
+        let (fence, lease) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 warn!(component = name, %error, "cannot take the leader key yet");
@@ -53,7 +55,9 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
         };
         info!(component = name, "leading");
         let running = stop.child_token();
-        let mut work = tokio::spawn(task(fence.clone(), running.clone()));
+        let lost = replaced(kv.clone(), fence.clone());
+        tokio::pin!(lost);
+        let mut work = tokio::spawn(task(fence, running.clone()));
         loop {
             tokio::select! {
                 next = leadership.next() => {
@@ -65,10 +69,11 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
                         warn!(component = name, %error, "lost the leader lease");
                         break;
                     }
-                    if !is_held(kv.as_ref(), &fence) {
-                        warn!(component = name, "another member took the leader key; it is taken again");
-                        break;
-                    }
+                }
+                () = &mut lost => {
+                    warn!(component = name, "another member took the leader key; taking it again");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    break;
                 }
                 _ = &mut work => break,
                 () = stop.cancelled() => break,
@@ -82,12 +87,15 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
     }
 }
 
-/// Whether the key is still the one that was created for this fence.
-fn is_held(kv: &dyn Kv, fence: &Fence) -> bool {
-    let view = kv.view();
-    // A view from before the fence knows nothing of it.
-    view.revision() < fence.create_revision
-        || view.get(&fence.key).is_some_and(|found| found.create_revision == fence.create_revision)
+/// Returns once the key is no longer the one of this fence, or nothing more is heard of it.
+async fn replaced(kv: Arc<dyn Kv>, fence: Fence) {
+    let range = KeyRange::Key(fence.key);
+    let Ok(mut watch) = kv.watch(WatchRequest { range, start_revision: fence.create_revision + 1 }) else { return };
+    while let Some(Ok(batch)) = watch.next().await {
+        if !batch.events.is_empty() {
+            return;
+        }
+    }
 }
 
 /// Creates the leader key anew; its create revision is the fence.
@@ -108,36 +116,32 @@ async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId),
 
 #[cfg(test)]
 mod tests {
-    use keelson_store::LocalKv;
-
     use super::*;
-
-    /// What a member does that was deposed and does not know it yet.
-    async fn steal(kv: &dyn Kv, name: &str) {
-        take(kv, name, "a member that was deposed").await.expect("taken");
-    }
+    use keelson_store::LocalKv;
+    use tokio::sync::mpsc;
 
     #[tokio::test]
-    async fn a_key_that_another_took_is_taken_again() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(dir.path()).expect("opens"));
-        let (told, mut fences) = tokio::sync::mpsc::channel(4);
+    async fn a_leader_whose_key_was_taken_takes_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(dir.path()).unwrap());
+        let (said, mut heard) = mpsc::channel(8);
         let task: Task = Box::new(move |fence, running| {
-            let told = told.clone();
+            let said = said.clone();
             Box::pin(async move {
-                let _ = told.send(fence).await;
+                said.send(fence).await.unwrap();
                 running.cancelled().await;
             })
         });
         let stop = CancellationToken::new();
-        let leading = tokio::spawn(run(kv.clone(), "test", "this member".into(), task, stop.clone()));
-        let first = fences.recv().await.expect("leads");
-        assert!(is_held(kv.as_ref(), &first));
-        steal(kv.as_ref(), "test").await;
-        assert!(!is_held(kv.as_ref(), &first));
-        let second = fences.recv().await.expect("leads again");
-        assert!(second.create_revision > first.create_revision && is_held(kv.as_ref(), &second));
+        let running = tokio::spawn(run(kv.clone(), "test", "a".into(), task, stop.clone()));
+        let first = heard.recv().await.unwrap();
+        let (thief, _) = take(kv.as_ref(), "test", "b").await.unwrap();
+        assert!(thief.create_revision > first.create_revision);
+        let again = heard.recv().await.unwrap();
+        assert!(again.create_revision > thief.create_revision, "the new fence keeps out who took the key");
+        let key = kv.view().get(&again.key).cloned().unwrap();
+        assert_eq!((key.create_revision, key.value.as_ref()), (again.create_revision, b"a".as_slice()));
         stop.cancel();
-        leading.await.expect("ends");
+        running.await.unwrap();
     }
 }
