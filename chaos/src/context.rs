@@ -43,6 +43,13 @@ pub struct Shared {
     pub seed: u64,
     /// How much longer than usual clients pause between operations.
     pub pace: f64,
+    /// Whether what is tested is to keep what only we promise.
+    pub ours: bool,
+    /// When clocks of members jumped ahead, and by how much, nanoseconds.
+    jumps: Mutex<Vec<(u64, u64)>>,
+    /// The servers of a cluster, if that is what is tested.
+    #[cfg(feature = "api")]
+    pub cluster: Option<crate::kube::Cluster>,
     /// Cancelled when clients should end.
     pub stop: CancellationToken,
     began: Instant,
@@ -57,6 +64,10 @@ impl Shared {
             connect,
             seed,
             pace: 1.0,
+            ours: false,
+            jumps: Mutex::default(),
+            #[cfg(feature = "api")]
+            cluster: None,
             stop: CancellationToken::new(),
             began: Instant::now(),
             samples: Mutex::default(),
@@ -69,9 +80,26 @@ impl Shared {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Notes when clocks of members jumped ahead, and by how much.
+    pub fn note_jumps(&self, jumps: Vec<(u64, u64)>) {
+        *self.jumps.lock() = jumps;
+    }
+
+    /// What was noted so.
+    pub fn jumps(&self) -> Vec<(u64, u64)> {
+        self.jumps.lock().clone()
+    }
+
     /// What was sampled.
     pub fn samples(&self) -> Vec<Sample> {
         self.samples.lock().clone()
+    }
+
+    /// How many members there are, of which `stores` have the etcd API.
+    fn places(&self, stores: usize) -> usize {
+        #[cfg(feature = "api")]
+        let stores = stores.max(self.cluster.as_ref().map_or(0, |cluster| cluster.servers().len()));
+        stores.max(1)
     }
 
     /// A number that no other call of this run gets.
@@ -90,6 +118,8 @@ pub struct Process {
     pub rng: StdRng,
     clients: Vec<Client>,
     at: usize,
+    /// How many members there are.
+    places: usize,
 }
 
 impl Process {
@@ -97,7 +127,8 @@ impl Process {
     pub fn new(shared: Arc<Shared>, id: u32) -> anyhow::Result<Self> {
         let clients = (shared.connect)()?;
         let rng = StdRng::seed_from_u64(shared.seed ^ (u64::from(id) << 32));
-        Ok(Self { at: id as usize % clients.len().max(1), shared, id, rng, clients })
+        let places = shared.places(clients.len());
+        Ok(Self { at: id as usize % places, shared, id, rng, clients, places })
     }
 
     /// Whether it should go on.
@@ -108,6 +139,18 @@ impl Process {
     /// The member it talks to.
     pub fn client(&self) -> Client {
         self.clients[self.at].clone()
+    }
+
+    /// The API of the server that it talks to.
+    #[cfg(feature = "api")]
+    pub fn kube(&self) -> crate::kube::Kube {
+        self.kubes()[self.at].clone()
+    }
+
+    /// The API of every server.
+    #[cfg(feature = "api")]
+    pub fn kubes(&self) -> &[crate::kube::Kube] {
+        self.shared.cluster.as_ref().map_or(&[], |cluster| cluster.servers())
     }
 
     /// Which member that is.
@@ -163,7 +206,7 @@ impl Process {
             Err(_) => (Outcome::Failed, None),
         };
         if answer.is_none() {
-            self.at = (self.at + 1) % self.clients.len().max(1);
+            self.at = (self.at + 1) % self.places;
             self.pause(AFTER_FAILURE).await;
         }
         (Operation { process: self.id, start, end, input, outcome }, answer)

@@ -2,12 +2,17 @@
 //!
 //! Invariant: the faults and what clients attempt follow from the seed alone; times do not, since the world is real.
 
+#[cfg(feature = "api")]
+mod bring_up;
 pub mod checkers;
 pub mod context;
 pub mod etcd;
 pub mod history;
+#[cfg(feature = "api")]
+pub mod kube;
 pub mod nemesis;
 mod plot;
+mod reach;
 pub mod report;
 mod run;
 mod selftest;

@@ -6,7 +6,7 @@ use crate::report::{Report, Second, escape};
 
 /// Size of the timeline, in its own units.
 const WIDTH: f64 = 1060.0;
-const LEFT: f64 = 60.0;
+const LEFT: f64 = 100.0;
 /// Heights: a fault's row, a member's row, a plot.
 const ROW: f64 = 16.0;
 const PLOT: f64 = 120.0;
@@ -76,7 +76,14 @@ pub fn timeline(report: &Report) -> String {
         }
         drawing.y += ROW;
     }
-    drawing.y += ROW;
+    let mut minutes = 0;
+    let step = (report.took / 60_000_000_000 / 12).max(1);
+    while minutes * 60_000_000_000 < report.took {
+        let x = drawing.x(minutes * 60_000_000_000);
+        let _ = write!(drawing.svg, "<text x={x:.1} y={:.1}>{minutes} min</text>", drawing.y + 11.0);
+        minutes += step;
+    }
+    drawing.y += ROW * 1.5;
     let most = report.seconds.iter().map(|s| s.ok + s.failed).max().unwrap_or(1).max(1) as f64;
     drawing.label(&format!("{most:.0}/s"));
     drawing.line(&report.seconds, "#176b2c", |second| Some(second.ok as f64 / most));
@@ -95,6 +102,37 @@ pub fn timeline(report: &Report) -> String {
          on a logarithmic scale: median (blue), 99th percentile (brown) and slowest (grey) of the answered ones.</p>",
         drawing.y, drawing.svg
     )
+}
+
+/// Gaps that are drawn, nanoseconds, on a logarithmic scale.
+const SHORTEST_GAP: f64 = 1e7;
+const LONGEST_GAP: f64 = 1e11;
+
+/// Each fault's time without a write as a dot, a row for each kind.
+pub fn gaps(kinds: &[(&str, Vec<u64>)]) -> String {
+    let mut drawing = Drawing { svg: String::new(), y: 0.0, span: 1.0 };
+    let x = |gap: f64| {
+        let share = (gap.clamp(SHORTEST_GAP, LONGEST_GAP) / SHORTEST_GAP).ln() / (LONGEST_GAP / SHORTEST_GAP).ln();
+        LEFT * 2.0 + (WIDTH - LEFT * 2.5) * share
+    };
+    for (name, gaps) in kinds {
+        drawing.label(name);
+        for gap in gaps {
+            let (x, y) = (x(*gap as f64), drawing.y + ROW / 2.0);
+            let _ = write!(drawing.svg, "<circle cx={x:.1} cy={y:.1} r=3 fill='#2b6cd9' fill-opacity=.4 />");
+        }
+        drawing.y += ROW;
+    }
+    for (at, text) in [(1e7, "10 ms"), (1e8, "0.1 s"), (1e9, "1 s"), (1e10, "10 s"), (1e11, "100 s")] {
+        let (x, y) = (x(at), drawing.y + 11.0);
+        let _ = write!(
+            drawing.svg,
+            "<path d='M{x:.1} 0V{:.1}' stroke='#ddd' /><text x={x:.1} y={y:.1}>{text}</text>",
+            drawing.y
+        );
+    }
+    drawing.y += ROW;
+    format!("<svg viewBox='0 0 {WIDTH} {:.0}'>{}</svg>", drawing.y, drawing.svg)
 }
 
 /// A short history: each operation that names its times as a bar, all as text.
@@ -131,6 +169,13 @@ fn times(line: &str) -> Option<(u64, u64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gaps_are_drawn_from_left_to_right() {
+        let page = gaps(&[("kill", vec![1_000_000_000, 10_000_000_000])]);
+        let at: Vec<f64> = page.split("cx=").skip(1).filter_map(|part| part.split(' ').next()?.parse().ok()).collect();
+        assert!(at.len() == 2 && at[0] < at[1] && page.contains(">kill<"), "{page}");
+    }
 
     #[test]
     fn a_history_is_drawn() {

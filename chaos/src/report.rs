@@ -1,5 +1,6 @@
 //! A run's report: JSON, and one HTML page that needs nothing else.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -95,8 +96,9 @@ impl Report {
     /// Before the workloads are judged.
     pub fn new(args: &ChaosArgs, seed: u64, shared: &Shared, faults: Vec<FaultWindow>, leaders: Vec<Led>) -> Self {
         let again = format!(
-            "cargo xtask chaos --seed {seed} --minutes {} --nodes {} --nemesis {} --workload {} --system {}",
+            "cargo xtask chaos --seed {seed} --minutes {} --pace {} --nodes {} --nemesis {} --workload {} --system {}",
             args.minutes,
+            args.pace,
             args.nodes,
             args.nemesis.join(","),
             args.workload.join(","),
@@ -199,8 +201,40 @@ impl Report {
         page += "<h2>Timeline</h2>";
         page += &plot::timeline(self);
         page += "<h2>Time without a successful write, by fault</h2>";
-        page += &self.fault_table();
+        page += &plot::gaps(&self.gaps_by_fault());
+        page += &self.gap_table();
+        let count = self.faults.len();
+        let _ = write!(page, "<details><summary>All {count} faults</summary>{}</details>", self.fault_table());
         page
+    }
+
+    /// The gaps of each kind of fault in order of their length; kinds with the longest gaps first.
+    fn gaps_by_fault(&self) -> Vec<(&str, Vec<u64>)> {
+        let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for fault in &self.faults {
+            kinds.entry(&fault.name).or_default().push(fault.gap);
+        }
+        kinds.values_mut().for_each(|gaps| gaps.sort_unstable());
+        let mut kinds: Vec<_> = kinds.into_iter().collect();
+        kinds.sort_by_key(|(_, gaps)| std::cmp::Reverse(gaps.last().copied()));
+        kinds
+    }
+
+    fn gap_table(&self) -> String {
+        let mut table = String::from("<table><tr><th>fault<th>times<th>median<th>nine of ten within<th>longest</tr>");
+        for (name, gaps) in self.gaps_by_fault() {
+            let at =
+                |share: usize| gaps.get(gaps.len() * share / 100).or(gaps.last()).copied().unwrap_or(0) as f64 / 1e9;
+            let (name, count) = (escape(name), gaps.len());
+            let _ = write!(
+                table,
+                "<tr><td>{name}<td>{count}<td>{:.2} s<td>{:.2} s<td>{:.2} s</tr>",
+                at(50),
+                at(90),
+                at(100)
+            );
+        }
+        table + "</table>"
     }
 
     fn fault_table(&self) -> String {

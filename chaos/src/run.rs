@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use keelson_proto::etcd::etcdserverpb as pb;
-use keelson_testbed::{Plan, Testbed};
+use keelson_testbed::{Host, Plan, Role, Testbed};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,26 +14,23 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::context::{Process, Shared};
-use crate::etcd::{self, Client};
-use crate::nemesis::{self, Ask, Victims};
+use crate::etcd::Client;
+use crate::nemesis::{self, Victims};
+use crate::reach::{Reach, Stores};
 use crate::report::{FaultWindow, Led, Report, WorkloadReport};
-use crate::system::{self, Program, System};
+use crate::system::{self, Kind, Program, System};
 use crate::workloads::{self, Workload};
 
 /// How long members may take to serve, at first and after all faults.
-const SERVE: Duration = Duration::from_secs(60);
-/// How long a member may take to say who leads.
-const STATUS: Duration = Duration::from_millis(500);
+const SERVE: Duration = Duration::from_secs(120);
+/// Hosts of agents if nobody says otherwise.
+const AGENTS: u8 = 2;
 /// How often leaders are noted.
 const LEADERS: Duration = Duration::from_millis(300);
 /// Quiet between faults, in milliseconds.
 const QUIET: (u64, u64) = (1000, 5000);
 /// How long clients may take to end.
 const CLIENTS_END: Duration = Duration::from_secs(60);
-/// How long a change of the membership is tried.
-const MEMBERSHIP: Duration = Duration::from_secs(30);
-/// Revisions that a compaction keeps.
-const KEPT: i64 = 300;
 
 /// Flags of `keelson chaos` and `cargo xtask chaos`.
 #[derive(Args, Clone, Debug)]
@@ -54,6 +50,18 @@ pub struct ChaosArgs {
     /// How long faults go on
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
+    /// How many times longer than usual clients pause: long runs need no more than that
+    #[arg(long, default_value_t = 1.0)]
+    pub pace: f64,
+    /// Hosts of agents, for --system server (default: 2)
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub agents: Option<u8>,
+    /// Agents have containerd and run pods, instead of pretending nodes
+    #[arg(long)]
+    pub containers: bool,
+    /// Another build, for upgrades and downgrades while clients go on
+    #[arg(long, value_name = "BINARY")]
+    pub other: Option<PathBuf>,
     /// Members
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
@@ -97,7 +105,8 @@ pub fn list() -> String {
         rows.iter().for_each(|(name, about)| text += &format!("  {name:<16} {about}\n"));
     };
     part("systems", system::TABLE.iter().map(|row| (row.name, row.about)).collect());
-    part("workloads", workloads::TABLE.iter().map(|row| (row.name, row.about)).collect());
+    part("workloads of servers", workloads::CLUSTER_TABLE.iter().map(|row| (row.name, row.about)).collect());
+    part("workloads of stores", workloads::TABLE.iter().map(|row| (row.name, row.about)).collect());
     part("faults", nemesis::TABLE.iter().map(|row| (row.name, row.about)).collect());
     text
 }
@@ -110,8 +119,20 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     }
     let seed = args.seed.unwrap_or_else(rand::random);
     let system = system::find(&args.system)?;
-    let rows = chosen(&args.workload, system.name == "keelson")?;
-    let faults = nemesis::find(&args.nemesis)?;
+    let rows = chosen(&args.workload, system)?;
+    let agents = match (system.kind, args.agents) {
+        (Kind::Server, given) => given.unwrap_or(AGENTS),
+        (Kind::Store, None) => 0,
+        (Kind::Store, Some(_)) => bail!("--agents needs --system server"),
+    };
+    let offers = nemesis::Offers {
+        ours: system.ours,
+        other: args.other.is_some(),
+        servers: system.kind == Kind::Server,
+        agents,
+        containers: args.containers,
+    };
+    let faults = nemesis::find(&args.nemesis, &offers)?;
     let forgets = faults.iter().any(|row| row.name == "compact") || rows.iter().any(|row| row.forgets);
     if forgets && rows.iter().any(|row| row.name == "watch") {
         bail!("workload watch needs all of history: leave out what compacts, or name other workloads");
@@ -124,7 +145,7 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     println!("==> seed {seed}: {} members of {}", args.nodes, system.name);
     let dir = PathBuf::from(format!("/var/lib/{}-chaos", args.name));
     Testbed::remove(&dir)?;
-    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents: 0 };
+    let plan = Plan { name: args.name.clone(), servers: args.nodes, agents };
     let testbed = Testbed::create(&dir, plan)?;
     let result = in_testbed(args, seed, &testbed, system, &binary, &rows, &faults);
     if args.keep {
@@ -142,23 +163,27 @@ pub fn run(args: &ChaosArgs) -> Result<Report> {
     Ok(report)
 }
 
-/// The rows of a list of names; `all` stands for those that go together and that the system promises.
-fn chosen(names: &[String], ours: bool) -> Result<Vec<&'static workloads::Row>> {
+/// The rows of a list of names; `all` stands for those that go together and that the system promises. Informers come with
+/// every workload that is judged by what they see.
+fn chosen(names: &[String], system: &System) -> Result<Vec<&'static workloads::Row>> {
+    let (stores, servers) = (workloads::TABLE, workloads::CLUSTER_TABLE);
+    let table = if system.kind == Kind::Store { stores } else { servers };
     if names.iter().any(|name| name == "all") {
-        return Ok(workloads::TABLE.iter().filter(|row| !row.forgets && (ours || !row.beyond)).collect());
+        return Ok(table.iter().filter(|row| !row.forgets && (system.ours || !row.beyond)).collect());
     }
-    let known: Vec<&str> = workloads::TABLE.iter().map(|row| row.name).collect();
-    let find = |name: &String| {
-        workloads::find(name).with_context(|| format!("there is no workload {name}: there are {}", known.join(", ")))
-    };
-    names.iter().map(find).collect()
+    let known: Vec<&str> = table.iter().map(|row| row.name).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("{} has no workload {unknown}: there are {}", system.name, known.join(", "));
+    }
+    let first = |row: &workloads::Row| system.kind == Kind::Server && row.name == "informers";
+    Ok(table.iter().filter(|row| first(row) || names.iter().any(|name| name == row.name)).collect())
 }
 
 /// Members' logs, beside the report of a run that went wrong.
 fn save_logs(testbed: &Testbed, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out)?;
     for host in testbed.hosts()? {
-        let log = host.log("member");
+        let log = host.log(if host.role() == Role::Agent { "agent" } else { "member" });
         if log.exists() {
             std::fs::copy(&log, out.join(format!("{}.log", host.name())))?;
         }
@@ -177,36 +202,36 @@ fn in_testbed(
 ) -> Result<Report> {
     testbed.install(binary)?;
     let program = system.program(&testbed.binary().to_string_lossy())?;
-    let hosts = testbed.hosts()?;
-    if faults.iter().any(|row| row.name == "disk-full") {
+    let (hosts, agents): (Vec<Host<'_>>, Vec<Host<'_>>) =
+        testbed.hosts()?.into_iter().partition(|host| host.role() == Role::Server);
+    if faults.iter().any(|row| row.needs.disks()) {
         hosts.iter().try_for_each(nemesis::small_disk)?;
     }
-    let program = Program { path: program, bug: args.bug.clone() };
-    hosts.iter().try_for_each(|host| system.start(&program, host, &hosts))?;
+    let other = args.other.as_deref().map(|other| install_other(testbed, other)).transpose()?;
+    let program = Program { path: program, other, bug: args.bug.clone(), containers: args.containers };
     let runtime = Runtime::new()?;
-    let urls: Vec<String> = hosts.iter().map(system::client_url).collect();
-    let clients = runtime.block_on(async { urls.iter().map(|url| Client::new(url)).collect::<Result<Vec<_>>>() })?;
-    wait_serving(&runtime, &clients).with_context(|| hosts[0].log_end("member"))?;
-    hosts.iter().try_for_each(system::formed)?;
-    let peers: Vec<String> = hosts.iter().map(system::peer_url).collect();
-
-    let connect = move || urls.iter().map(|url| Client::new(url)).collect();
-    let shared = Arc::new(Shared::new(Box::new(connect), seed));
+    let bed = Bed { system, program: &program, hosts: &hosts, agents: &agents };
+    let (reach, mut shared) = form(&runtime, &bed, seed)?;
+    shared.pace = args.pace;
+    shared.ours = system.ours;
+    let shared = Arc::new(shared);
     let workloads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
     let running = start_clients(&runtime, &shared, rows, &workloads)?;
     let led = Arc::new(Mutex::new(Vec::new()));
-    let follower = runtime.spawn(follow_leaders(clients.clone(), shared.clone(), led.clone()));
+    let follower = runtime.spawn(follow_leaders(reach.clone(), shared.clone(), led.clone()));
     let victims = Victims {
         system,
         program: &program,
         hosts: &hosts,
-        leader: &|| runtime.block_on(leader(&clients)),
-        ask: &|ask| runtime.block_on(patiently(&clients, &peers, ask)),
+        agents: &agents,
+        whole: &|| runtime.block_on(reach.whole()),
+        leader: &|| runtime.block_on(reach.leader()),
+        ask: &|ask| runtime.block_on(reach.ask(ask)),
     };
     let windows = make_trouble(args, &shared, &victims, faults)?;
     println!("==> faults have stopped");
     nemesis::end_all(&victims)?;
-    let recovered = wait_serving(&runtime, &clients);
+    let recovered = wait_serving(&runtime, &*reach, hosts.len(), &|| nemesis::end_all(&victims));
     shared.stop.cancel();
     runtime.block_on(end_clients(running))?;
     follower.abort();
@@ -216,6 +241,46 @@ fn in_testbed(
     }
     judge(&runtime, &shared, rows, &workloads, &mut report)?;
     Ok(report)
+}
+
+/// What is started on which hosts.
+struct Bed<'a> {
+    system: &'static System,
+    program: &'a Program,
+    hosts: &'a [Host<'a>],
+    agents: &'a [Host<'a>],
+}
+
+/// Starts members and agents and waits until they serve.
+fn form(runtime: &Runtime, bed: &Bed<'_>, seed: u64) -> Result<(Arc<dyn Reach>, Shared)> {
+    match bed.system.kind {
+        Kind::Store => form_stores(runtime, bed, seed),
+        #[cfg(feature = "api")]
+        Kind::Server => crate::bring_up::servers(runtime, bed.system, bed.program, bed.hosts, bed.agents, seed),
+        #[cfg(not(feature = "api"))]
+        Kind::Server => bail!("this build has no workloads through the Kubernetes API"),
+    }
+}
+
+fn form_stores(runtime: &Runtime, bed: &Bed<'_>, seed: u64) -> Result<(Arc<dyn Reach>, Shared)> {
+    bed.hosts.iter().try_for_each(|host| bed.system.start(bed.program, host, bed.hosts))?;
+    let urls: Vec<String> = bed.hosts.iter().map(system::client_url).collect();
+    let clients = runtime.block_on(async { urls.iter().map(|url| Client::new(url)).collect::<Result<Vec<_>>>() })?;
+    let reach = Arc::new(Stores { clients, peers: bed.hosts.iter().map(system::peer_url).collect() });
+    wait_serving(runtime, &*reach, bed.hosts.len(), &|| Ok(()))
+        .with_context(|| bed.hosts[0].log_end(bed.system.service))?;
+    bed.hosts.iter().try_for_each(system::formed)?;
+    let connect = move || urls.iter().map(|url| Client::new(url)).collect();
+    Ok((reach, Shared::new(Box::new(connect), seed)))
+}
+
+/// Another build, beside the one that is tested and of the same name.
+fn install_other(testbed: &Testbed, other: &Path) -> Result<String> {
+    let dir = testbed.dir().join("other");
+    std::fs::create_dir_all(&dir)?;
+    let place = dir.join("keelson");
+    std::fs::copy(other, &place).with_context(|| format!("copy {}", other.display()))?;
+    Ok(place.display().to_string())
 }
 
 fn start_clients(
@@ -293,97 +358,27 @@ fn judge(
     Ok(())
 }
 
-/// Waits until every member takes a write.
-fn wait_serving(runtime: &Runtime, clients: &[Client]) -> Result<()> {
+/// Waits until every member takes a write. One that has ended meanwhile is started again.
+fn wait_serving(runtime: &Runtime, reach: &dyn Reach, count: usize, revive: &dyn Fn() -> Result<()>) -> Result<()> {
     keelson_testbed::until("every member takes a write", SERVE, || {
-        for (i, client) in clients.iter().enumerate() {
-            let put = runtime.block_on(client.put("serving", i.to_string(), 0));
-            put.map_err(|failure| anyhow::anyhow!("member {}: {failure:?}", i + 1))?;
+        for member in 0..count {
+            if let Err(error) = runtime.block_on(reach.serves(member)) {
+                revive()?;
+                return Err(error.context(format!("member {}", member + 1)));
+            }
         }
         Ok(Some(()))
     })
 }
 
-async fn statuses(clients: &[Client]) -> Vec<Option<pb::StatusResponse>> {
-    let mut asked = Vec::new();
-    for client in clients {
-        let client = client.clone();
-        asked.push(tokio::spawn(async move { tokio::time::timeout(STATUS, client.status()).await.ok()?.ok() }));
-    }
-    let mut answers = Vec::new();
-    for answer in asked {
-        answers.push(answer.await.ok().flatten());
-    }
-    answers
-}
-
-/// The member that says it leads, in the highest term in which one says so.
-async fn leader(clients: &[Client]) -> Option<usize> {
-    let answers = statuses(clients).await;
-    let leads = |status: &&pb::StatusResponse| {
-        status.leader != 0 && status.header.as_ref().is_some_and(|header| header.member_id == status.leader)
-    };
-    let leaders = answers.iter().enumerate().filter_map(|(i, a)| a.as_ref().filter(leads).map(|a| (a.raft_term, i)));
-    leaders.max().map(|(_, member)| member)
-}
-
-async fn follow_leaders(clients: Vec<Client>, shared: Arc<Shared>, led: Arc<Mutex<Vec<Led>>>) {
+async fn follow_leaders(reach: Arc<dyn Reach>, shared: Arc<Shared>, led: Arc<Mutex<Vec<Led>>>) {
     let mut last = None;
     loop {
-        let now = leader(&clients).await;
+        let now = reach.leader().await;
         if now != last {
             led.lock().push(Led { at: shared.now(), member: now });
             last = now;
         }
         tokio::time::sleep(LEADERS).await;
     }
-}
-
-/// Changes of the membership wait for a leader and for the change before; other requests need not succeed.
-async fn patiently(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + MEMBERSHIP;
-    loop {
-        match obey(clients, peers, ask).await {
-            Err(_) if matches!(ask, Ask::Remove(_) | Ask::Add(_)) && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(LEADERS).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-async fn obey(clients: &[Client], peers: &[String], ask: Ask) -> Result<()> {
-    let at = leader(clients).await.context("nobody leads")?;
-    let client = &clients[at];
-    let failed = |failure| anyhow::anyhow!("{failure:?}");
-    match ask {
-        Ask::Compact => {
-            let answer = client.range(etcd::read("serving")).await.map_err(failed)?;
-            client.compact((etcd::revision(&answer.header) - KEPT).max(1)).await.map_err(failed)?;
-        }
-        Ask::Remove(member) => {
-            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
-            let listed = listed.map_err(failed)?.members;
-            // Not there any more: an earlier attempt succeeded without an answer.
-            if let Some(found) = listed.iter().find(|found| found.peer_ur_ls.contains(&peers[member])) {
-                let request = pb::MemberRemoveRequest { id: found.id };
-                etcd::limited(client.members().member_remove(request)).await.map_err(failed)?;
-            }
-        }
-        Ask::Add(member) => {
-            let listed = etcd::limited(client.members().member_list(pb::MemberListRequest::default())).await;
-            if !listed.map_err(failed)?.members.iter().any(|found| found.peer_ur_ls.contains(&peers[member])) {
-                let request = pb::MemberAddRequest { peer_ur_ls: vec![peers[member].clone()], is_learner: false };
-                etcd::limited(client.members().member_add(request)).await.map_err(failed)?;
-            }
-        }
-        Ask::MoveLeader => {
-            let heads = statuses(clients).await;
-            let ids = heads.iter().enumerate().filter(|(i, _)| *i != at);
-            let target = ids.filter_map(|(_, s)| Some(s.as_ref()?.header.as_ref()?.member_id)).next();
-            let request = pb::MoveLeaderRequest { target_id: target.context("nobody else is there")? };
-            etcd::limited(client.maintenance().move_leader(request)).await.map_err(failed)?;
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
+use keelson_nodeagent::hollow::{self, HollowConfig};
 use keelson_nodeagent::join::{self, Credentials};
 use keelson_nodeagent::{Agent, AgentConfig, CpuPolicy, Manifests, MemoryPolicy, Placement, Shutdown};
 use keelson_pki::{Identity, client_config};
@@ -37,6 +38,9 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         Some(name) => name.clone(),
         None => crate::server::hostname()?,
     };
+    if args.hollow > 0 {
+        return pretend(&args, &name).await;
+    }
     let runtime_socket = socket(&args.runtime_endpoint)?;
     let (https, credentials) = connect(&args, &name).await?;
     let (node_ip, other_node_ip) = node_ips(&args.node_ip, &https).await?;
@@ -98,6 +102,22 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         }
     }
     drop(data);
+    Ok(())
+}
+
+/// Pretends nodes until it is told to stop.
+async fn pretend(args: &AgentArgs, name: &str) -> Result<()> {
+    let (https, _) = connect(args, name).await?;
+    let client = Client::new(https.clone() as Arc<dyn Transport>, "kubelet");
+    let stop = CancellationToken::new();
+    tokio::spawn(follow_servers(https, client.clone(), stop.clone()));
+    let config = HollowConfig { prefix: format!("{name}-"), count: args.hollow, ..HollowConfig::default() };
+    notify::tell(notify::READY);
+    tokio::select! {
+        () = hollow::run(config, client, stop.clone()) => {}
+        result = crate::server::terminated() => result?,
+    }
+    stop.cancel();
     Ok(())
 }
 

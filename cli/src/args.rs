@@ -222,6 +222,9 @@ pub struct AgentArgs {
     /// Hash of the cluster's CA: sha256:<64 hex digits>
     #[arg(long, env = "KEELSON_CA_HASH")]
     pub ca_hash: Option<String>,
+    /// Pretend so many nodes, NAME-0 and on, that run nothing; --kubeconfig must be one that may write all nodes
+    #[arg(long, env = "KEELSON_HOLLOW", default_value_t = 0, requires = "kubeconfig")]
+    pub hollow: u32,
     /// Use this kubeconfig of the node instead of joining
     #[arg(long, env = "KEELSON_KUBECONFIG", conflicts_with_all = ["server", "token", "ca_hash"])]
     pub kubeconfig: Option<PathBuf>,

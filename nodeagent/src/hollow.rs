@@ -161,6 +161,10 @@ async fn watch_once(fleet: &Arc<Fleet>, queue: &Queue) -> Result<(), Error> {
     let mut params = ListParams { field_selector: Some("spec.nodeName!=".into()), ..ListParams::default() };
     let list = api.list(&params).await?;
     for pod in list.items {
+        // Whoever started it may be gone, and with it the one who was to end it.
+        if node_of(&pod).is_some_and(|n| fleet.nodes.contains_key(n)) && hollow_status::ends(&pod) {
+            finish_later(fleet, pod.clone());
+        }
         offer(fleet, pod, queue).await;
     }
     params.resource_version = Some(list.resource_version);
@@ -271,19 +275,25 @@ async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<Step, Error> {
     next.status = Some(hollow_status::next(pod, &hollow.machine.ip, &ip)?);
     let written = api.replace_status(name, &next).await?;
     if hollow_status::ends(&written) {
-        let fleet = fleet.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(RUN_TO_END).await;
-            if let Err(error) = finish(&fleet, written).await {
-                tracing::debug!(%error, "a hollow pod could not be finished; it may be gone");
-            }
-        });
+        finish_later(fleet, written);
     }
     Ok(Step::Done)
 }
 
+/// Ends a pod that ends by itself when it has run for a while.
+fn finish_later(fleet: &Arc<Fleet>, pod: Pod) {
+    let fleet = fleet.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(RUN_TO_END).await;
+        while let Err(error) = finish(&fleet, &pod).await {
+            tracing::debug!(%error, "a hollow pod could not be finished yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    });
+}
+
 /// Reports a pod that ends by itself as succeeded.
-async fn finish(fleet: &Fleet, pod: Pod) -> Result<(), Error> {
+async fn finish(fleet: &Fleet, pod: &Pod) -> Result<(), Error> {
     let (Some(name), Some(namespace)) = (&pod.metadata.name, &pod.metadata.namespace) else { return Ok(()) };
     let api = fleet.client.namespaced::<Pod>(namespace);
     loop {

@@ -23,8 +23,10 @@ enum Verdict {
     Diverged,
 }
 
-/// Judges the hashes that others have at one revision. Where there is no majority the leader is believed.
-fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64) -> Verdict {
+/// Judges the hashes that others have at one revision. Of `all` members more than half must agree; who has not answered may
+/// agree with anybody, so that two of three that differ wait for the third. Where all have answered and there is no
+/// majority the leader is believed.
+fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64, all: usize) -> Verdict {
     let differ = others.values().filter(|hash| *hash != own).count();
     if differ == 0 {
         return Verdict::Same;
@@ -33,9 +35,10 @@ fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64) -> Ver
     for hash in others.values() {
         *counts.entry(hash).or_default() += 1;
     }
-    let all = others.len() + 1;
+    let all = all.max(others.len() + 1);
     let majority = counts.iter().find(|(_, count)| **count * 2 > all).map(|(hash, _)| **hash);
-    let right = majority.or_else(|| others.get(&leader).copied());
+    let complete = others.len() + 1 == all;
+    let right = majority.or_else(|| others.get(&leader).copied().filter(|_| complete));
     match right {
         Some(right) if right != *own => Verdict::Diverged,
         _ => Verdict::OthersDiffer,
@@ -66,7 +69,9 @@ pub async fn run(inner: Arc<Inner>) {
 async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
     let mut revision = inner.store.view().revision();
     let mut answering = Vec::new();
-    for (id, ..) in inner.members().into_iter().filter(|(id, ..)| *id != inner.id) {
+    let members = inner.members();
+    let all = members.len();
+    for (id, ..) in members.into_iter().filter(|(id, ..)| *id != inner.id) {
         if let Ok(Answer::Status(status)) = inner.ask_member(id, &Ask::Status).await {
             revision = revision.min(status.revision);
             answering.push(id);
@@ -81,7 +86,7 @@ async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
         }
     }
     let leader = inner.leader().unwrap_or(0);
-    Some((revision, judge(&own, &others, leader))).filter(|_| !others.is_empty())
+    Some((revision, judge(&own, &others, leader, all))).filter(|_| !others.is_empty())
 }
 
 /// Raises the alarm, and stops this member.
@@ -104,18 +109,22 @@ mod tests {
     #[test]
     fn the_minority_is_wrong_and_the_leader_is_believed_in_a_tie() {
         let hash = |byte: u8| [byte; 32];
-        for (own, others, leader, want) in [
-            (1, &[(2, 1), (3, 1)][..], 2, Verdict::Same),
-            (1, &[(2, 2), (3, 2)], 1, Verdict::Diverged),
-            (1, &[(2, 1), (3, 2)], 3, Verdict::OthersDiffer),
-            (1, &[(2, 2)], 2, Verdict::Diverged),
-            (1, &[(2, 2)], 1, Verdict::OthersDiffer),
-            (1, &[(2, 2), (3, 3)], 2, Verdict::Diverged),
-            (1, &[(2, 2), (3, 3)], 9, Verdict::OthersDiffer),
-            (1, &[], 2, Verdict::Same),
+        for (own, others, leader, all, want) in [
+            (1, &[(2, 1), (3, 1)][..], 2, 3, Verdict::Same),
+            (1, &[(2, 2), (3, 2)], 1, 3, Verdict::Diverged),
+            (1, &[(2, 1), (3, 2)], 3, 3, Verdict::OthersDiffer),
+            (1, &[(2, 2)], 2, 2, Verdict::Diverged),
+            (1, &[(2, 2)], 1, 2, Verdict::OthersDiffer),
+            // The third has not answered: it may be that the leader is wrong.
+            (1, &[(2, 2)], 2, 3, Verdict::OthersDiffer),
+            (1, &[(2, 2), (3, 2)], 2, 5, Verdict::OthersDiffer),
+            (1, &[(2, 2), (3, 2), (4, 2)], 1, 5, Verdict::Diverged),
+            (1, &[(2, 2), (3, 3)], 2, 3, Verdict::Diverged),
+            (1, &[(2, 2), (3, 3)], 9, 3, Verdict::OthersDiffer),
+            (1, &[], 2, 3, Verdict::Same),
         ] {
             let others = others.iter().map(|(id, byte)| (*id, hash(*byte))).collect();
-            assert_eq!(judge(&hash(own), &others, leader), want, "{own} {others:?} {leader}");
+            assert_eq!(judge(&hash(own), &others, leader, all), want, "{own} {others:?} {leader} {all}");
         }
     }
 }

@@ -52,6 +52,9 @@ pub struct Sentence {
     pub former: u64,
     /// The id under which the member goes on.
     pub fresh: u64,
+    /// A leader may have been asked for the change: it may have got half way, so that neither id is a member's.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// Who belonged to the cluster when a member last knew.
@@ -116,7 +119,7 @@ pub fn pronounce(dir: &Path, why: &str) -> io::Result<bool> {
         return Ok(false);
     }
     let fresh = task::dice().random_range(1..u64::MAX / 2);
-    write(dir, SENTENCE, &Sentence { why: why.to_owned(), former: roster.own, fresh })?;
+    write(dir, SENTENCE, &Sentence { why: why.to_owned(), former: roster.own, fresh, asked: false })?;
     tracing::error!(why, member = format!("{:x}", roster.own), "this member begins anew at its next start");
     Ok(true)
 }
@@ -165,14 +168,14 @@ pub struct Anew {
 /// Before a member is opened: if it was sentenced, has the others put a fresh id in its place, for as long as that takes,
 /// and removes its data. The caller writes down the id, calls [`done`], and only then opens the member.
 pub async fn prepare(dir: &Path, tls: Option<PeerTls>, world: &World) -> Result<Option<Anew>, HealError> {
-    let Some(sentence) = sentence(dir)? else { return Ok(None) };
+    let Some(mut sentence) = sentence(dir)? else { return Ok(None) };
     let Some(roster) = roster(dir)? else {
         return Err(HealError::Io(io::Error::other("nobody knows any more who the other members are")));
     };
     tracing::warn!(why = sentence.why, "this member asks the others to let it begin anew");
     let network = Network::new(tls).over(world.wire.clone());
-    let (mut rounds, mut asked) = (0_u64, false);
-    while let Err(why) = exchange(&network, &sentence, &roster, &mut asked).await? {
+    let mut rounds = 0_u64;
+    while let Err(why) = exchange(dir, &network, &mut sentence, &roster).await? {
         if rounds.is_multiple_of(10) {
             tracing::warn!(why, "the others have not replaced this member yet");
         }
@@ -201,13 +204,21 @@ pub fn done(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// One round of questions; the inner error says why it has to be tried again. `asked`: whether any leader was asked for the
-/// change before, which may have got half way.
+/// Notes whether a leader may have been asked, so that it is known also when this process dies before the answer.
+fn note_asked(dir: &Path, sentence: &mut Sentence, asked: bool) -> io::Result<()> {
+    if sentence.asked != asked {
+        sentence.asked = asked;
+        write(dir, SENTENCE, sentence)?;
+    }
+    Ok(())
+}
+
+/// One round of questions; the inner error says why it has to be tried again.
 async fn exchange(
+    dir: &Path,
     network: &Network,
-    sentence: &Sentence,
+    sentence: &mut Sentence,
     roster: &Roster,
-    asked: &mut bool,
 ) -> Result<Result<(), String>, HealError> {
     let Some(node) = roster.node() else { return Err(HealError::Removed) };
     let mut why = String::from("no other member is known");
@@ -217,7 +228,7 @@ async fn exchange(
                 let has = |id: u64| members.iter().any(|(found, ..)| *found == id);
                 match (has(sentence.former), has(sentence.fresh)) {
                     (false, true) => return Ok(Ok(())),
-                    (false, false) if !*asked => return Err(HealError::Removed),
+                    (false, false) if !sentence.asked => return Err(HealError::Removed),
                     _ => {}
                 }
             }
@@ -230,9 +241,13 @@ async fn exchange(
                 continue;
             }
         }
+        let asked_before = sentence.asked;
+        note_asked(dir, sentence, true)?;
         let change = Ask::Change(Change::Join(sentence.fresh, node.clone()));
         let answer = network.ask(0, &address, &change, Bytes::new()).await;
-        *asked |= !matches!(answer, Ok(Answer::Changed(Err(Refusal::NotLeader(_)))) | Err(AskError::NotSent(_)));
+        if matches!(answer, Ok(Answer::Changed(Err(Refusal::NotLeader(_)))) | Err(AskError::NotSent(_))) {
+            note_asked(dir, sentence, asked_before)?;
+        }
         match answer {
             Ok(Answer::Changed(Ok(_))) => return Ok(Ok(())),
             Ok(Answer::Changed(Err(refusal))) => why = format!("{address}: {refusal}"),

@@ -55,7 +55,7 @@ impl Case {
         let packets = PACKETS[dice.random_range(0..PACKETS.len())];
         let snapshot_entries = [20, 60, 200, 1000][dice.random_range(0..4)];
         let kept_entries = [0, 10, 100][dice.random_range(0..3)];
-        let pace = [20.0, 60.0, 150.0][dice.random_range(0..3)];
+        let pace = [30.0, 100.0, 300.0][dice.random_range(0..3)];
         let mut workloads = chosen(&wanted.workloads, &mut dice)?;
         let forgets = |name: &String| workloads::find(name).is_some_and(|row| row.forgets);
         // Watches are checked against all of history.

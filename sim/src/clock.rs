@@ -1,4 +1,4 @@
-//! Members' clocks, which tick a little faster or slower than the world's.
+//! Members' clocks, which tick a little faster or slower than the world's, and jump ahead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +24,12 @@ impl Drifting {
         self.began.elapsed().as_millis() as u64
     }
 
+    /// Jumps ahead, as when the machine was asleep.
+    pub fn jump(&self, millis: u64) {
+        let now = self.now_millis();
+        *self.turn.lock() = (self.world(), now + millis);
+    }
+
     /// Goes on at another pace.
     pub fn set_pace(&self, per_mille: u64) {
         let now = self.now_millis();
@@ -46,7 +52,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_drifts_and_never_jumps() {
+    async fn a_clock_drifts_and_jumps_ahead_only() {
         let clock = Drifting::new(1010);
         tokio::time::advance(Duration::from_secs(100)).await;
         assert_eq!(clock.now_millis(), 101_000);
@@ -54,5 +60,7 @@ mod tests {
         assert_eq!(clock.now_millis(), 101_000);
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(clock.now_millis(), 110_000);
+        clock.jump(5_000);
+        assert_eq!(clock.now_millis(), 115_000);
     }
 }

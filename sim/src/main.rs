@@ -24,6 +24,10 @@ use clap::Parser;
 use seeds::Runner;
 use tracing_subscriber::EnvFilter;
 
+/// Memory is taken and given back all the time; the addresses decide nothing.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The exit code when something wrong was found; 1 is that the run could not be made.
 const FAULTY: i32 = 2;
 

@@ -135,9 +135,11 @@ async fn in_world(case: &Case, outputs: &Outputs<'_>, root: &Path) -> Result<Out
     let connected = world.clone();
     let mut shared = Shared::new(Box::new(move || Ok(connected.clients())), case.seed);
     shared.pace = case.pace;
+    shared.ours = true;
     let shared = Arc::new(shared);
     let rows: Vec<&Row> = case.workloads.iter().filter_map(|name| workloads::find(name)).collect();
     let loads: Vec<Arc<dyn Workload>> = rows.iter().map(|row| (row.make)()).collect();
+    let began = Instant::now();
     let clients = start_clients(&shared, &rows, &loads).await?;
     let led = Arc::new(Mutex::new(Vec::new()));
     let follower = tokio::spawn(follow_leaders(world.clone(), shared.clone(), led.clone()));
@@ -157,6 +159,7 @@ async fn in_world(case: &Case, outputs: &Outputs<'_>, root: &Path) -> Result<Out
     if let Err(error) = recovered {
         broken.push(format!("not serving after all faults have stopped: {error:#}"));
     }
+    shared.note_jumps(world.jumps(began));
     let again = format!("cargo run --release --package keelson-sim -- --case CASE.json, of seed {}", case.seed);
     let mut report = Report::of(again, SYSTEM, case.nodes, &shared, windows, led.lock().clone());
     judge(&shared, &rows, &loads, &mut report).await?;

@@ -19,6 +19,7 @@ use keelson_store::Kv;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 use tonic::body::Body;
 use tower::ServiceExt;
 
@@ -70,6 +71,8 @@ pub struct World {
     root: PathBuf,
     tuning: Tuning,
     healed: AtomicU64,
+    /// When clocks jumped, and by how many milliseconds.
+    jumps: Mutex<Vec<(Instant, u64)>>,
     /// What must not have happened, in words.
     wrong: Mutex<BTreeSet<String>>,
 }
@@ -95,8 +98,18 @@ impl World {
             rotten: false,
         });
         let members = Mutex::new(members.collect());
-        let (dice, root) = (Mutex::new(dice), root.to_path_buf());
-        Arc::new(Self { net, trace, members, dice, root, tuning, healed: AtomicU64::new(0), wrong: Mutex::default() })
+        let (dice, root, jumps) = (Mutex::new(dice), root.to_path_buf(), Mutex::default());
+        Arc::new(Self {
+            net,
+            trace,
+            members,
+            dice,
+            root,
+            tuning,
+            healed: AtomicU64::new(0),
+            jumps,
+            wrong: Mutex::default(),
+        })
     }
 
     /// How many members there are.
@@ -107,6 +120,17 @@ impl World {
     /// What must not have happened.
     pub fn wrong(&self) -> Vec<String> {
         self.wrong.lock().iter().take(MAX_WRONG).cloned().collect()
+    }
+
+    /// Notes that a clock has jumped.
+    pub fn jumped(&self, millis: u64) {
+        self.jumps.lock().push((Instant::now(), millis));
+    }
+
+    /// By how many nanoseconds clocks have jumped, and when, as nanoseconds from a moment on.
+    pub fn jumps(&self, from: Instant) -> Vec<(u64, u64)> {
+        let since = |at: Instant| u64::try_from(at.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX);
+        self.jumps.lock().iter().map(|(at, millis)| (since(*at), millis * 1_000_000)).collect()
     }
 
     /// Looks at a member, or changes it.

@@ -12,6 +12,8 @@ use crate::{Command, Entry, Fatal, Op, Options, PutRequest, StateMachine, Txn};
 
 /// Steps after which an installation is certainly through.
 const MOST_STEPS: u32 = 200;
+/// Attempts to copy what a process left.
+const MOST_COPIES: usize = 20;
 const OLD: &str = "old";
 const NEW: &str = "new";
 
@@ -43,16 +45,29 @@ fn state(machine: &StateMachine) -> String {
     String::from_utf8(first.to_vec()).expect("text")
 }
 
+/// Copies what a process left. Its database goes on in the background and may remove a file meanwhile: then all is copied
+/// anew, since what was copied before that belongs to a moment before it.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a directory");
-    for entry in fs::read_dir(from).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        match entry.file_type().expect("a type").is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("copied")),
+    for _ in 0..MOST_COPIES {
+        match attempt(from, to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::remove_dir_all(to).expect("removed"),
+            done => return done.expect("copied"),
         }
     }
+    panic!("files go while {} is copied, {MOST_COPIES} times", from.display());
+}
+
+fn attempt(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => attempt(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
+        }
+    }
+    Ok(())
 }
 
 /// A machine with the old state and a checkpoint of the new one, each with where it lies.

@@ -480,6 +480,8 @@ impl Disk {
     pub fn compact_step(&self, from: Revision, to: Revision, limit: usize) -> Result<Revision, Fatal> {
         let mut batch = WriteBatch::default();
         let (data, revs) = (self.family(Family::Data)?, self.family(Family::Revs)?);
+        // Opening one looks into every table: one serves all changes.
+        let mut versions = self.db.raw_iterator_cf(data);
         let mut cursor = self.db.raw_iterator_cf(revs);
         cursor.seek(record::revision_key(from));
         let mut next = to;
@@ -491,7 +493,7 @@ impl Disk {
                 break;
             }
             for (_, key) in record::decode_revision(db_key, value)?.changes {
-                self.drop_superseded(&mut batch, data, &key, to)?;
+                drop_superseded(&mut batch, (data, &mut versions), (&key, revision), to)?;
             }
             if revision < to {
                 batch.delete_cf(revs, db_key);
@@ -505,35 +507,37 @@ impl Disk {
         self.write(batch, false)?;
         Ok(next)
     }
+}
 
-    /// Deletes the versions of a key below the newest one at or below `to`, and that one too if it is a tombstone
-    /// that no watcher from `to` on can ask for.
-    fn drop_superseded(
-        &self,
-        batch: &mut WriteBatch,
-        data: &ColumnFamily,
-        key: &[u8],
-        to: Revision,
-    ) -> Result<(), Fatal> {
-        let mut options = ReadOptions::default();
-        let mut past = record::data_key(key, 0);
-        past.push(0);
-        options.set_iterate_upper_bound(past);
-        let mut cursor = self.db.raw_iterator_cf_opt(data, options);
-        cursor.seek(record::data_key(key, to));
-        let Some((db_key, value)) = cursor.item() else { return Ok(cursor.status()?) };
-        let (_, newest) = record::split_data_key(db_key)?;
-        let last = if crate::bugs::is_on("lost-tombstone") { to + 1 } else { to };
-        if newest < last && record::decode_version(db_key, value)? == Version::Tombstone {
-            batch.delete_cf(data, db_key);
-        }
-        cursor.next();
-        while let Some(db_key) = cursor.key() {
-            batch.delete_cf(data, db_key);
-            cursor.next();
-        }
-        Ok(cursor.status()?)
+/// Deletes what a change superseded: the version before it, and the change itself if it is a tombstone that no watcher
+/// from `to` on can ask for. As every change up to `to` comes by here once, a key that changed often costs no more than
+/// many keys, and deletions of earlier steps are never walked over.
+fn drop_superseded(
+    batch: &mut WriteBatch,
+    (data, cursor): (&ColumnFamily, &mut DBRawIterator<'_>),
+    (key, revision): (&[u8], Revision),
+    to: Revision,
+) -> Result<(), Fatal> {
+    let change = record::data_key(key, revision);
+    cursor.seek(&change);
+    let Some((db_key, value)) = cursor.item().filter(|(db_key, _)| *db_key == change) else {
+        return Ok(cursor.status()?);
+    };
+    let last = if crate::bugs::is_on("lost-tombstone") { to + 1 } else { to };
+    match record::decode_version(db_key, value)? {
+        Version::Tombstone if revision < last => batch.delete_cf(data, db_key),
+        // Nothing came before it: a deletion had its own turn.
+        Version::Put(pair) if pair.version == 1 => return Ok(()),
+        _ => {}
     }
+    let (escaped, _) = record::split_data_key(&change)?;
+    cursor.next();
+    if let Some(db_key) = cursor.key()
+        && record::split_data_key(db_key)?.0 == escaped
+    {
+        batch.delete_cf(data, db_key);
+    }
+    Ok(cursor.status()?)
 }
 
 #[cfg(test)]

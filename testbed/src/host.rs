@@ -248,6 +248,13 @@ impl<'a> Host<'a> {
         Ok(command)
     }
 
+    /// A path as this host sees it, for those outside.
+    pub fn inside(&self, path: &Path) -> Result<PathBuf> {
+        let init = self.init()?.with_context(|| format!("host {} is not running", self.name()))?;
+        let root = PathBuf::from(format!("/proc/{init}/root"));
+        Ok(root.join(path.strip_prefix("/").unwrap_or(path)))
+    }
+
     /// Runs a program on this host and returns what it prints.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self.command(program)?.args(arguments).output()?;

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
     ("keelson-kubectl", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("xtask", &["keelson-testbed"]),
-    ("keelson-chaos", &["keelson-proto", "keelson-testbed"]),
+    ("keelson-chaos", &["keelson-client", "keelson-proto", "keelson-testbed"]),
     ("keelson-sim", &["keelson-chaos", "keelson-raft", "keelson-store", "keelson-proto"]),
     ("keelson-bench", &["keelson-client", "keelson-proto", "keelson-testbed"]),
     (

@@ -32,8 +32,24 @@ pub struct Look {
     pub found: u64,
 }
 
-/// Checks leases; clocks that tick apart may shorten a lease by `uncertainty` nanoseconds.
-pub fn check(leases: &[Lease], uncertainty: u64) -> Verdict {
+/// How much earlier than told a lease may end, in nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Uncertainty {
+    /// Since clocks tick apart.
+    pub always: u64,
+    /// When clocks jumped ahead, and by how much.
+    pub jumps: Vec<(u64, u64)>,
+}
+
+impl Uncertainty {
+    fn between(&self, from: u64, to: u64) -> u64 {
+        let jumps = self.jumps.iter().filter(|(at, _)| (from..=to).contains(at)).map(|(_, by)| by);
+        self.always.saturating_add(jumps.sum())
+    }
+}
+
+/// Checks leases; clocks that tick apart or jump may shorten them.
+pub fn check(leases: &[Lease], uncertainty: &Uncertainty) -> Verdict {
     let mut faults = Vec::new();
     for lease in leases {
         let mut gone = false;
@@ -52,7 +68,7 @@ pub fn check(leases: &[Lease], uncertainty: u64) -> Verdict {
             let renewed = lease.renewed.iter().filter(|at| **at < look.start).max();
             let revoked = lease.revoked.is_some_and(|at| at < look.end);
             if let Some(renewed) = renewed.filter(|_| !revoked) {
-                let ends = (renewed + lease.ttl).saturating_sub(uncertainty);
+                let ends = (renewed + lease.ttl).saturating_sub(uncertainty.between(*renewed, look.end));
                 if look.end < ends {
                     let early = (ends - look.end) / 1_000_000;
                     faults.push(fault("early", format!("its keys were gone {early} ms before its time")));
@@ -81,29 +97,32 @@ pub struct Long {
 pub struct Lateness {
     /// Without any fault.
     pub always: u64,
-    /// For each change of leader.
+    /// For each change of leader: how seldom it is recorded what is left.
     pub each_term: u64,
     /// Longest time between two answered looks that does not count as time in which nobody led.
     pub between: u64,
 }
 
 /// Checks that leases end: after their time, what changes of leader may add to it, and the time in which nobody answered.
-/// The first change of leader may cost half of the time to live, since that is when it is first recorded.
+/// Before what is left of a lease is first recorded, when half of its time is over, whoever takes over gives it all of it
+/// again, and records it a while later.
 pub fn check_late(leases: &[Long], lateness: Lateness) -> Verdict {
     let mut faults = Vec::new();
     for lease in leases {
         let (mut last, mut terms) = (lease.began, None);
+        let mut unrecorded = lease.began.saturating_add(lease.ttl / 2).saturating_add(lateness.always);
         let mut end = lease.began.saturating_add(lease.ttl).saturating_add(lateness.always);
         for (start, answered, found, term) in &lease.seen {
             if answered.saturating_sub(last) > lateness.between {
                 end = end.saturating_add(answered.saturating_sub(last));
             }
-            last = *answered;
+            let before_change = std::mem::replace(&mut last, *answered);
             if let Some(before) = terms.replace((*term).max(terms.unwrap_or(0)))
                 && *term > before
             {
-                if end == lease.began.saturating_add(lease.ttl).saturating_add(lateness.always) {
-                    end = end.saturating_add(lease.ttl / 2);
+                if before_change < unrecorded {
+                    end = end.max(answered.saturating_add(lease.ttl).saturating_add(lateness.always));
+                    unrecorded = unrecorded.max(answered.saturating_add(lateness.each_term));
                 }
                 end = end.saturating_add(lateness.each_term.saturating_mul(term - before));
             }
@@ -167,7 +186,7 @@ mod tests {
             ("back", vec![0], None, vec![look(120, 0), look(130, 2)], vec!["back-again"]),
         ] {
             let lease = Lease { id: 1, ttl: 100, renewed, revoked, keys: 2, looks };
-            assert_eq!(check(&[lease], 10).kinds(), kinds, "{name}");
+            assert_eq!(check(&[lease], &Uncertainty { always: 10, jumps: Vec::new() }).kinds(), kinds, "{name}");
         }
     }
 

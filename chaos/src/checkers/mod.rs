@@ -5,6 +5,8 @@
 
 pub mod append;
 pub mod bank;
+#[cfg(feature = "api")]
+pub mod cluster;
 pub mod compaction;
 pub mod durability;
 pub mod lease;

@@ -60,6 +60,13 @@ pub fn check(watches: &[Watched], log: &[Event]) -> Verdict {
     Verdict::of(faults)
 }
 
+/// The part of a log, which is in order, from one revision up to and with another.
+fn between<'l, 'e>(log: &'l [&'e Event], from: i64, to: i64) -> &'l [&'e Event] {
+    let begin = log.partition_point(|event| event.revision < from);
+    let end = log.partition_point(|event| event.revision <= to);
+    log.get(begin..end).unwrap_or_default()
+}
+
 fn one(watch: &Watched, log: &[Event], faults: &mut Vec<Fault>) {
     let mut fault = |kind: &str, what: String| faults.push(Fault::new(kind, format!("{}: {what}", watch.name)));
     let wanted: Vec<&Event> = log.iter().filter(|event| event.key.starts_with(&watch.prefix)).collect();
@@ -75,7 +82,7 @@ fn one(watch: &Watched, log: &[Event], faults: &mut Vec<Fault>) {
                 first = false;
             }
             Said::Progress(revision) => {
-                if let Some(missed) = wanted.iter().find(|e| e.revision >= next && e.revision <= *revision) {
+                if let Some(missed) = between(&wanted, next, *revision).first() {
                     let at = missed.revision;
                     fault("bookmark-too-far", format!("progress to {revision}, but {at} was not delivered"));
                 }
@@ -87,9 +94,7 @@ fn one(watch: &Watched, log: &[Event], faults: &mut Vec<Fault>) {
                 if let Some(why) = misplaced(events, next) {
                     fault(why.0, why.1);
                 }
-                let expected: Vec<&Event> =
-                    wanted.iter().filter(|e| e.revision >= next && e.revision <= last.revision).copied().collect();
-                differences(watch, &expected, events, &mut fault);
+                differences(watch, between(&wanted, next, last.revision), events, &mut fault);
                 next = next.max(last.revision + 1);
             }
         }

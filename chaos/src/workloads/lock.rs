@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Checked, Workload};
-use crate::checkers::lease::{self, Fenced, Lease, Look};
+use crate::checkers::lease::{self, Fenced, Lease, Look, Uncertainty};
 use crate::context::Process;
 use crate::etcd::{self, Answer, Client, Failure};
 
@@ -30,6 +30,7 @@ const GUARDED: &str = "lock/guarded";
 /// The workload.
 #[derive(Default)]
 pub struct Locks {
+    jumps: Mutex<Vec<(u64, u64)>>,
     leases: Mutex<Vec<Lease>>,
     fenced: Mutex<Vec<Fenced>>,
 }
@@ -49,10 +50,16 @@ impl Workload for Locks {
         }
     }
 
+    async fn finish(&self, process: &mut Process) -> anyhow::Result<()> {
+        *self.jumps.lock() = process.shared.jumps();
+        Ok(())
+    }
+
     fn check(&self) -> Checked {
+        let uncertainty = Uncertainty { always: UNCERTAINTY, jumps: self.jumps.lock().clone() };
         let (leases, fenced) = (self.leases.lock(), self.fenced.lock());
         let looks: usize = leases.iter().map(|lease| lease.looks.len() + lease.renewed.len()).sum();
-        let verdict = lease::check(&leases, UNCERTAINTY).and(lease::check_fences(&fenced));
+        let verdict = lease::check(&leases, &uncertainty).and(lease::check_fences(&fenced));
         Checked { operations: looks + fenced.len(), verdict }
     }
 }

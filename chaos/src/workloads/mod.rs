@@ -2,6 +2,8 @@
 
 mod append;
 mod bank;
+#[cfg(feature = "api")]
+mod cluster;
 mod compaction;
 mod lock;
 mod register;
@@ -130,6 +132,13 @@ pub const TABLE: &[Row] = &[
         make: || Arc::new(ttl::Ttls::default()),
     },
 ];
+
+/// Workloads through the Kubernetes API.
+#[cfg(feature = "api")]
+pub const CLUSTER_TABLE: &[Row] = cluster::TABLE;
+/// Workloads through the Kubernetes API: none in this build.
+#[cfg(not(feature = "api"))]
+pub const CLUSTER_TABLE: &[Row] = &[];
 
 /// The row of a name.
 pub fn find(name: &str) -> Option<&'static Row> {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::lock::{grant, renew};
 use super::{Checked, Workload};
-use crate::checkers::lease::{self, Lateness, Lease, Long, Look};
+use crate::checkers::lease::{self, Lateness, Lease, Long, Look, Uncertainty};
 use crate::context::Process;
 use crate::etcd;
 
@@ -27,6 +27,7 @@ const SECOND: u64 = 1_000_000_000;
 /// The workload.
 #[derive(Default)]
 pub struct Ttls {
+    jumps: Mutex<Vec<(u64, u64)>>,
     leases: Mutex<Vec<(Lease, Long)>>,
 }
 
@@ -41,10 +42,16 @@ impl Workload for Ttls {
         }
     }
 
+    async fn finish(&self, process: &mut Process) -> anyhow::Result<()> {
+        *self.jumps.lock() = process.shared.jumps();
+        Ok(())
+    }
+
     fn check(&self) -> Checked {
+        let uncertainty = Uncertainty { always: UNCERTAINTY, jumps: self.jumps.lock().clone() };
         let (leases, longs): (Vec<_>, Vec<_>) = self.leases.lock().iter().cloned().unzip();
         let operations = leases.iter().map(|lease| lease.looks.len() + lease.renewed.len()).sum();
-        let verdict = lease::check(&leases, UNCERTAINTY).and(lease::check_late(&longs, LATENESS));
+        let verdict = lease::check(&leases, &uncertainty).and(lease::check_late(&longs, LATENESS));
         Checked { operations, verdict }
     }
 }

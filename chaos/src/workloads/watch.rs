@@ -25,7 +25,9 @@ const KEYS: u64 = 12;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a watch is awaited: after that it is made anew.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long a watcher may take to catch up at the end.
+/// How often a watcher asks how far it is, so that one whose member is cut off from the others stays with it.
+const ASK: Duration = Duration::from_secs(2);
+/// How long a watcher may make no headway at the end.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Messages that wait in a watch's request stream.
 const REQUESTS: usize = 4;
@@ -143,7 +145,7 @@ impl Watches {
         while process.goes_on() {
             let client = process.clients()[at].clone();
             tokio::select! {
-                () = follow(&client, &mut watched, &mut next) => {}
+                () = follow(&client, &mut watched, &mut next, process.shared.ours) => {}
                 () = process.shared.stop.cancelled() => {}
             }
             at = (at + 1) % members;
@@ -165,8 +167,19 @@ fn request(watched: &Watched, next: i64) -> pb::WatchRequest {
     pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
 }
 
+/// Asks a watch for its progress now and then, for as long as somebody reads.
+async fn ask(requests: tokio::sync::mpsc::Sender<pb::WatchRequest>) {
+    loop {
+        tokio::time::sleep(ASK).await;
+        let request = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+        if requests.send(pb::WatchRequest { request_union: Some(request) }).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Watches from `next` until the connection breaks or nothing is heard.
-async fn follow(client: &Client, watched: &mut Watched, next: &mut i64) {
+async fn follow(client: &Client, watched: &mut Watched, next: &mut i64, asks: bool) {
     let (requests, stream) = tokio::sync::mpsc::channel(REQUESTS);
     if requests.send(request(watched, *next)).await.is_err() {
         return;
@@ -176,6 +189,9 @@ async fn follow(client: &Client, watched: &mut Watched, next: &mut i64) {
     let Ok(Ok(answer)) = answer else { return };
     let mut answers = answer.into_inner();
     let mut parts: Vec<Event> = Vec::new();
+    // The channel's end would end the watch's requests, not the watch.
+    let asking = asks.then(|| tokio::spawn(ask(requests)));
+    let _asking = Asking(asking);
     while let Ok(Ok(Some(message))) = tokio::time::timeout(SILENCE, answers.message()).await {
         if message.created {
             watched.said.push(Said::Began(*next));
@@ -202,6 +218,17 @@ async fn follow(client: &Client, watched: &mut Watched, next: &mut i64) {
     }
 }
 
+/// Ends with the watch.
+struct Asking(Option<tokio::task::JoinHandle<()>>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
 /// An event as checkers take it.
 pub(super) fn event(event: &mvccpb::Event) -> Option<Event> {
     let pair = event.kv.as_ref()?;
@@ -220,15 +247,20 @@ pub(super) fn event(event: &mvccpb::Event) -> Option<Event> {
 async fn log(client: &Client, end: i64) -> anyhow::Result<Vec<Event>> {
     let mut watched = Watched { name: "log".into(), prefix: "watch/".into(), with_previous: true, said: Vec::new() };
     let mut next = 1;
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    let mut deadline = tokio::time::Instant::now() + CATCH_UP;
     while next <= end {
+        let before = next;
         if tokio::time::Instant::now() > deadline {
             bail!("a watch from the beginning came only to revision {} of {end}", next - 1);
         }
         tokio::select! {
-            () = follow(client, &mut watched, &mut next) => {}
+            () = follow(client, &mut watched, &mut next, false) => {}
             // Ends by itself only after a silence.
             () = tokio::time::sleep(SILENCE) => {}
+        }
+        // A long history takes long.
+        if next > before {
+            deadline = tokio::time::Instant::now() + CATCH_UP;
         }
     }
     if watched.said.iter().any(|said| matches!(said, Said::Compacted(_))) {

@@ -123,7 +123,9 @@ pub fn rolled(bounds: &Bounds, new: &Set, old: &[Set]) -> Sizes {
         size.1 -= unhealthy;
         may_go -= unhealthy;
     }
-    let mut surplus = (available(new) + old.iter().map(|s| available(s)).sum::<i32>() - minimum).max(0);
+    // A set that was made smaller a moment ago still counts what it loses: what may go by the sets' sizes is the limit.
+    let surplus = available(new) + old.iter().map(|s| available(s)).sum::<i32>() - minimum;
+    let mut surplus = surplus.min(may_go).max(0);
     for size in &mut sizes {
         let gone = size.1.min(surplus);
         size.1 -= gone;
@@ -207,6 +209,13 @@ mod tests {
                 set("n", 0, 0, 4),
                 vec![set("o", 2, 0, 4), set("p", 2, 2, 4)],
                 "o=1",
+            ),
+            (
+                "what a set loses is counted until it is gone",
+                bounds(8, 2, 1),
+                set("n", 3, 2, 10),
+                vec![set("o", 2, 0, 10), set("p", 5, 6, 10)],
+                "o=0",
             ),
             ("no unavailability", bounds(3, 1, 0), set("n", 1, 0, 4), vec![set("o", 3, 3, 4)], ""),
         ] {

@@ -1,0 +1,112 @@
+//! Changes of who belongs to the cluster, who leads it and what it remembers.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use keelson_testbed::until;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::disk::DOUBT;
+use super::{Ask, Victims, names, process, random};
+
+/// How long members may take to be whole again.
+const WHOLE: Duration = Duration::from_secs(180);
+
+/// Removes a member that is dead by then; why not, if it cannot be spared.
+fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<String>> {
+    if victims.hosts.len() < 3 {
+        return Ok(Some("too few members to spare one".into()));
+    }
+    let host = &victims.hosts[member];
+    process::kill(victims, &[member])?;
+    if let Err(error) = (victims.ask)(Ask::Remove(member)) {
+        return Ok(Some(format!("{} could not be removed: {error:#}", host.name())));
+    }
+    victims.system.wipe(host)?;
+    Ok(None)
+}
+
+pub(super) fn replace(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
+    let member = random(victims, rng);
+    if let Some(why) = remove(victims, member)? {
+        return Ok(why);
+    }
+    add(victims, member)?;
+    Ok(format!("{} lost its disk and was replaced", names(victims, &[member])))
+}
+
+/// Adds a member anew whose disk is empty.
+fn add(victims: &Victims<'_>, member: usize) -> Result<()> {
+    (victims.ask)(Ask::Add(member))?;
+    victims.system.start(victims.program, &victims.hosts[member], victims.hosts)
+}
+
+pub(super) fn shrink(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
+    let member = random(victims, rng);
+    Ok(remove(victims, member)?.unwrap_or_else(|| format!("{} was removed", names(victims, &[member]))))
+}
+
+/// Adds whoever has no disk any more, and starts whoever does not run.
+pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
+    for (member, host) in victims.hosts.iter().enumerate() {
+        if victims.system.is_wiped(host)? {
+            add(victims, member)?;
+        }
+    }
+    process::start_all(victims)
+}
+
+/// Waits until all members run and vote: one that was damaged has begun anew from the others.
+/// Damage that has not shown by then would show at any time, also when another one is damaged: who has it is replaced.
+pub(super) fn until_whole(victims: &Victims<'_>) -> Result<()> {
+    let ids = whole(victims)?;
+    for (member, host) in victims.hosts.iter().enumerate() {
+        let doubt = host.dir().join(DOUBT);
+        let Ok(id) = std::fs::read_to_string(&doubt) else { continue };
+        std::fs::remove_file(&doubt)?;
+        if ids.get(member).is_some_and(|now| now.to_string() == id) && remove(victims, member)?.is_none() {
+            add(victims, member)?;
+            whole(victims)?;
+        }
+    }
+    Ok(())
+}
+
+fn whole(victims: &Victims<'_>) -> Result<Vec<u64>> {
+    until("all members run and vote", WHOLE, || {
+        process::start_all(victims)?;
+        Ok((victims.whole)())
+    })
+    .with_context(|| {
+        victims.hosts.iter().map(|host| host.log_end(victims.system.service)).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// New certificates for all servers, which go on; now and then new CAs.
+pub(super) fn certificates(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
+    let (words, what): (&[&str], _) = match rng.random_range(0..3) {
+        0 => (&["certs", "rotate", "--ca"], "CAs and certificates"),
+        _ => (&["certs", "rotate"], "certificates"),
+    };
+    match victims.system.tell(victims.hosts, words) {
+        Ok(_) => Ok(format!("{what} are new")),
+        Err(error) => Ok(format!("{what} could not be made anew: {error:#}")),
+    }
+}
+
+pub(super) fn compact(victims: &Victims<'_>, _: &mut StdRng) -> Result<String> {
+    Ok(asked("to compact", (victims.ask)(Ask::Compact)))
+}
+
+pub(super) fn move_leader(victims: &Victims<'_>, _: &mut StdRng) -> Result<String> {
+    Ok(asked("to hand over", (victims.ask)(Ask::MoveLeader)))
+}
+
+/// That nobody leads at the moment, or that the leader refuses, is no fault of the harness.
+fn asked(what: &str, result: Result<()>) -> String {
+    match result {
+        Ok(()) => format!("the leader was asked {what}"),
+        Err(error) => format!("the leader was asked {what}, in vain: {error:#}"),
+    }
+}
