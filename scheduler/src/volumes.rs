@@ -1,6 +1,6 @@
 //! Claims, volumes and storage classes as the volume filters see them, and which claims are in use where.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -110,6 +110,9 @@ pub struct Volumes {
     pub limits: HashMap<Arc<str>, HashMap<Arc<str>, i64>>,
     /// Drivers that report how much room they have.
     pub capacity_drivers: std::collections::HashSet<String>,
+    /// Volumes that no claim has, by class; and the others by their claims.
+    open: HashMap<String, BTreeSet<Arc<str>>>,
+    of_claim: HashMap<ClaimKey, BTreeSet<Arc<str>>>,
     /// Volumes promised to a claim by a placement that is being written.
     pub assumed: HashMap<Arc<str>, ClaimKey>,
     capacities: HashMap<Arc<str>, Capacity>,
@@ -174,13 +177,49 @@ impl Volumes {
             deleting: meta.deletion_timestamp.is_some(),
             driver: spec.csi.map(|c| c.driver.as_str().into()),
         };
+        self.unlist(&name);
+        match &parsed.claim {
+            Some((namespace, claim, _)) => {
+                let key = (namespace.as_str().into(), claim.as_str().into());
+                self.of_claim.entry(key).or_default().insert(name.clone());
+            }
+            None => drop(self.open.entry(parsed.class.clone()).or_default().insert(name.clone())),
+        }
         self.volumes.insert(name, Arc::new(parsed));
     }
 
     /// Forgets a volume.
     pub fn remove_volume(&mut self, name: &str) {
+        self.unlist(name);
         self.volumes.remove(name);
         self.assumed.remove(name);
+    }
+
+    fn unlist(&mut self, name: &str) {
+        let Some(volume) = self.volumes.get(name) else { return };
+        match &volume.claim {
+            Some((namespace, claim, _)) => {
+                let key = (namespace.as_str().into(), claim.as_str().into());
+                if let Some(names) = self.of_claim.get_mut(&key) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.of_claim.remove(&key);
+                    }
+                }
+            }
+            None => {
+                if let Some(names) = self.open.get_mut(&volume.class) {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+
+    /// The volumes that a claim of a class may get, in the order of their names.
+    pub fn candidates(&self, key: &ClaimKey, class: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Volume>)> {
+        let own = self.of_claim.get(key).into_iter().flatten();
+        let names: BTreeSet<&Arc<str>> = own.chain(self.open.get(class).into_iter().flatten()).collect();
+        names.into_iter().filter_map(|name| self.volumes.get_key_value(name))
     }
 
     /// Takes over a storage class.

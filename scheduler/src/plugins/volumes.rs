@@ -46,7 +46,8 @@ struct Waiting {
 
 impl Waiting {
     fn new(volumes: &Volumes, key: ClaimKey, claim: &Claim) -> Self {
-        let suiting = volumes.volumes.iter().filter(|(name, volume)| suits(volumes, name, volume, &key, claim));
+        let all = volumes.candidates(&key, &claim.class);
+        let suiting = all.filter(|(name, volume)| suits(volumes, name, volume, &key, claim));
         let mut candidates: Vec<_> = suiting.map(|(name, volume)| (name.clone(), volume.clone())).collect();
         candidates.sort_by_key(|(_, volume)| volume.capacity);
         Self { claim: claim.clone(), candidates, key }
