@@ -98,6 +98,20 @@ impl Both {
         self.naive.limits.insert(node.into(), limit);
     }
 
+    /// A volume is attached to a node, or to another than before.
+    fn set_attachment(&mut self) {
+        let (number, node) = (self.maker.below(4), format!("node-{}", self.maker.below(10)));
+        let volume = self.maker.volume()["metadata"]["name"].clone();
+        let object = json!({"metadata": {"name": format!("attachment-{number}")},
+            "spec": {"attacher": naive::DRIVER, "nodeName": node, "source": {"persistentVolumeName": volume}}});
+        let gone = self.maker.once_in(4);
+        self.core.apply(Change::Attachment(Box::new(decode(&object)), gone), 0);
+        self.naive.attachments.remove(&number);
+        if !gone {
+            self.naive.attachments.insert(number, (node, volume.as_str().unwrap_or_default().into()));
+        }
+    }
+
     /// A pod waits for room on a node, or no longer.
     fn nominate(&mut self) {
         if self.naive.nominated.len() > 2 {
@@ -135,7 +149,8 @@ impl Both {
     }
 
     fn change(&mut self) {
-        match self.maker.below(if self.rich { 14 } else { 10 }) {
+        match self.maker.below(if self.rich { 15 } else { 10 }) {
+            14 => self.set_attachment(),
             10 => self.set_volume(),
             11 => self.set_claim(),
             12 => {

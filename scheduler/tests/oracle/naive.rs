@@ -26,6 +26,8 @@ pub struct Cluster {
     pub volumes: BTreeMap<String, Value>,
     /// Storage classes by name.
     pub classes: BTreeMap<String, Value>,
+    /// Node and volume of each attachment.
+    pub attachments: BTreeMap<usize, (String, String)>,
     /// Most volumes of the driver on a node.
     pub limits: BTreeMap<String, i64>,
 }
@@ -185,17 +187,21 @@ impl Cluster {
     /// The plugin that refuses a node, if one does; also if the more important pods come for which room is made there.
     pub fn refuses(&self, pod: &Value, node: &Value) -> Option<&'static str> {
         let priority = |p: &Value| p["spec"]["priority"].as_i64().unwrap_or(0);
-        let mut with = self.clone();
-        for (other, at) in
-            self.nominated.iter().filter(|(other, at)| at == name(node) && priority(other) >= priority(pod))
-        {
-            let mut placed = other.clone();
-            placed["spec"]["nodeName"] = at.as_str().into();
-            with.pods.push(placed);
+        let here = |(other, at): &&(Value, String)| at == name(node) && priority(other) >= priority(pod);
+        let coming: Vec<&(Value, String)> = self.nominated.iter().filter(here).collect();
+        if !coming.is_empty() {
+            let mut with = self.clone();
+            for (other, at) in coming {
+                let mut placed = other.clone();
+                placed["spec"]["nodeName"] = at.as_str().into();
+                with.pods.push(placed);
+            }
+            let crowded = with.refuses_now(pod, node, self.affinity_matters(pod));
+            if crowded.is_some() {
+                return crowded;
+            }
         }
-        let some = with.pods.len() > self.pods.len();
-        let crowded = if some { with.refuses_now(pod, node, self.affinity_matters(pod)) } else { None };
-        crowded.or_else(|| self.refuses_now(pod, node, true))
+        self.refuses_now(pod, node, true)
     }
 
     fn refuses_now(&self, pod: &Value, node: &Value, affinity: bool) -> Option<&'static str> {

@@ -76,18 +76,24 @@ impl Cluster {
         })
     }
 
-    /// The claims of pods whose volumes the driver attaches.
-    fn attached<'a>(&'a self, pods: impl Iterator<Item = &'a Value>) -> BTreeSet<(String, String)> {
+    fn is_of_driver(&self, volume: &str) -> bool {
+        self.volumes.get(volume).is_some_and(|v| v["spec"]["csi"]["driver"] == DRIVER)
+    }
+
+    /// The volumes of pods' claims that the driver attaches. A claim without a volume counts as itself; two claims that name
+    /// one volume are two.
+    fn used_by<'a>(&'a self, pods: impl Iterator<Item = &'a Value>) -> BTreeSet<(String, String, String)> {
         let mut found = BTreeSet::new();
         for pod in pods {
             for claimed in claim_names(pod) {
                 let Some(claim) = self.claim(pod, claimed) else { continue };
-                let by_driver = match claim["spec"]["volumeName"].as_str() {
-                    Some(volume) => self.volumes.get(volume).is_some_and(|v| v["spec"]["csi"]["driver"] == DRIVER),
-                    None => self.class(claim).is_some_and(|c| c["provisioner"] == DRIVER),
+                let volume = text(&claim["spec"]["volumeName"]);
+                let by_driver = match volume {
+                    "" => self.class(claim).is_some_and(|c| c["provisioner"] == DRIVER),
+                    volume => self.is_of_driver(volume),
                 };
                 if by_driver {
-                    found.insert((namespace(pod).to_owned(), claimed.to_owned()));
+                    found.insert((namespace(pod).to_owned(), claimed.to_owned(), volume.to_owned()));
                 }
             }
         }
@@ -96,9 +102,14 @@ impl Cluster {
 
     fn over_limit(&self, pod: &Value, node: &Value) -> bool {
         let Some(limit) = self.limits.get(name(node)) else { return false };
-        let there = self.attached(self.on(node));
-        let new = self.attached(std::iter::once(pod)).difference(&there).count();
-        new > 0 && (there.len() + new) as i64 > *limit
+        let there = self.used_by(self.on(node));
+        let attached: BTreeSet<&str> =
+            self.attachments.values().filter(|(at, _)| at == name(node)).map(|(_, v)| &**v).collect();
+        let new = self.used_by(std::iter::once(pod));
+        let new = new.difference(&there).filter(|(.., volume)| !attached.contains(volume.as_str())).count();
+        let left =
+            attached.iter().filter(|v| self.is_of_driver(v) && !there.iter().any(|(.., used)| used == *v)).count();
+        new > 0 && (there.len() + left + new) as i64 > *limit
     }
 
     fn usable(&self, volume: &Value, node: &Value) -> bool {
