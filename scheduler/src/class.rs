@@ -230,6 +230,13 @@ pub enum VolumeUse {
 }
 
 impl VolumeUse {
+    /// What filters look at of a volume; of a disk that several monitors know, one for each, since any in common is a conflict.
+    fn all(volume: &Volume, pod: &str) -> Vec<Self> {
+        let Some(disk) = &volume.rbd else { return Self::new(volume, pod).into_iter().collect() };
+        let each = disk.monitors.iter().map(|monitor| format!("rbd/{monitor}/{}/{}", disk.pool, disk.image));
+        each.map(|name| Self::Shared(name.into(), disk.read_only)).collect()
+    }
+
     fn new(volume: &Volume, pod: &str) -> Option<Self> {
         if let Some(claim) = &volume.persistent_volume_claim {
             return Some(Self::Claim(claim.claim_name.as_str().into(), None));
@@ -245,10 +252,6 @@ impl VolumeUse {
         }
         if let Some(disk) = &volume.iscsi {
             return Some(Self::Shared(format!("iscsi/{}", disk.iqn).into(), disk.read_only));
-        }
-        if let Some(disk) = &volume.rbd {
-            let monitors = disk.monitors.join(",");
-            return Some(Self::Shared(format!("rbd/{monitors}/{}/{}", disk.pool, disk.image).into(), disk.read_only));
         }
         volume.csi.as_ref().map(|c| Self::Inline(c.driver.as_str().into()))
     }
@@ -274,7 +277,7 @@ impl Class {
             images: spec.containers.iter().map(|c| syms.sym(&normalized_image(&c.image))).collect(),
             containers: (spec.containers.len() + spec.init_containers.len()) as u32,
             spread: spec.topology_spread_constraints.iter().map(|c| Spread::new(c, &labels, syms)).collect(),
-            volumes: spec.volumes.iter().filter_map(|v| VolumeUse::new(v, &meta.name)).collect(),
+            volumes: spec.volumes.iter().flat_map(|v| VolumeUse::all(v, &meta.name)).collect(),
             owner: (meta.owner_references.iter().find(|o| o.controller))
                 .map(|o| (o.kind.as_str().into(), o.name.as_str().into())),
             labels,

@@ -64,6 +64,8 @@ pub enum Change {
     CsiNodeGone(String),
     /// Whether a driver reports how much room it has.
     CsiDriver(String, bool),
+    /// A volume is attached to a node, or that attachment is gone.
+    Attachment(Box<k8s_openapi::api::storage::v1::VolumeAttachment>, bool),
     /// A claim for devices.
     ResourceClaim(Box<api::ResourceClaim>),
     /// A claim for devices is gone: namespace and name.
@@ -271,6 +273,7 @@ impl Core {
             Change::CsiDriver(name, true) => drop(volumes.capacity_drivers.insert(name)),
             Change::CsiDriver(name, false) => drop(volumes.capacity_drivers.remove(&name)),
             Change::Capacity(capacity, gone) => volumes.set_capacity(&capacity, gone),
+            Change::Attachment(attachment, gone) => volumes.set_attachment(&attachment, gone),
             _ => {}
         }
     }

@@ -30,10 +30,15 @@ pub struct Group {
     pub nodes: HashMap<Slot, u32>,
 }
 
+/// Groups without pods that are kept, since pods with their terms may come again.
+const MAX_IDLE: usize = 4096;
+
 /// All groups. Numbers only grow.
 #[derive(Default)]
 pub struct Groups {
     list: Vec<Group>,
+    /// Groups that have no pods.
+    idle: usize,
     index: HashMap<(Term, Effect), u32>,
     by_namespace_labels: bool,
 }
@@ -47,6 +52,11 @@ impl Groups {
     /// How many there are.
     pub fn known(&self) -> usize {
         self.list.len()
+    }
+
+    /// Whether too many are known that no pod has any more: each roll-out may bring terms of its own.
+    pub fn too_many(&self) -> bool {
+        self.idle > MAX_IDLE
     }
 
     /// Whether one depends on labels of namespaces.
@@ -65,6 +75,7 @@ impl Groups {
             let id = self.index.get(&key).copied().unwrap_or_else(|| {
                 self.by_namespace_labels |= term.namespaces.selector.is_some();
                 self.list.push(Group { term: term.clone(), effect, nodes: HashMap::new() });
+                self.idle += 1;
                 let id = (self.list.len() - 1) as u32;
                 self.index.insert(key, id);
                 id
@@ -82,10 +93,16 @@ impl Groups {
         }
         for id in classes.own_groups(pod.class_id, || self.own(class)).iter() {
             let nodes = &mut self.list[*id as usize].nodes;
+            let before = nodes.is_empty();
             let count = nodes.entry(slot).or_default();
             *count = count.saturating_add_signed(by as i32);
             if *count == 0 {
                 nodes.remove(&slot);
+            }
+            match (before, nodes.is_empty()) {
+                (true, false) => self.idle -= 1,
+                (false, true) => self.idle += 1,
+                _ => {}
             }
         }
     }

@@ -69,6 +69,7 @@ pub static SOURCES: &[Source] = &[
     source("/apis/storage.k8s.io/v1/csinodes", csi_node),
     source("/apis/storage.k8s.io/v1/csidrivers", csi_driver),
     source("/apis/storage.k8s.io/v1/csistoragecapacities", capacity),
+    source("/apis/storage.k8s.io/v1/volumeattachments", attachment),
     source("/apis/resource.k8s.io/v1/resourceclaims", resource_claim),
     source("/apis/resource.k8s.io/v1/deviceclasses", device_class),
     source("/apis/resource.k8s.io/v1/resourceslices", resource_slice),
@@ -193,6 +194,10 @@ fn resource_slice(text: &str, there: bool) -> serde_json::Result<Option<Change>>
 
 fn capacity(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
     Ok(Some(Change::Capacity(serde_json::from_str(text)?, !there)))
+}
+
+fn attachment(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
+    Ok(Some(Change::Attachment(serde_json::from_str(text)?, !there)))
 }
 
 #[derive(Deserialize)]

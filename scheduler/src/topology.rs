@@ -9,6 +9,9 @@ use crate::view::Slot;
 /// The domain of a node that lacks the label.
 pub const NONE: u32 = u32::MAX;
 
+/// Domains without nodes that are kept for a label.
+const MAX_PAST_DOMAINS: usize = 1024;
+
 /// One label's domains.
 #[derive(Default)]
 pub struct Topology {
@@ -61,6 +64,19 @@ impl Topologies {
         self.index.insert(key, self.list.len());
         self.list.push(topology);
         self.list.len() - 1
+    }
+
+    /// Forgets domains once there were many more than there can be: nodes that come and go leave theirs behind. Numbers of
+    /// topologies change then.
+    pub fn forget_past(&mut self, nodes: usize) {
+        if self.list.iter().any(|topology| topology.domains > 2 * nodes + MAX_PAST_DOMAINS) {
+            *self = Self::default();
+        }
+    }
+
+    /// How many labels are known.
+    pub fn count(&self) -> usize {
+        self.list.len()
     }
 
     /// A topology by its number.

@@ -228,6 +228,8 @@ pub struct View {
     arrivals: u64,
 }
 
+/// Selectors that are counted although no class of pods has them.
+const MAX_IDLE_SELECTORS: usize = 1024;
 const ZONE_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
 const REGION_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"];
 
@@ -496,9 +498,12 @@ impl View {
 
     /// Between cycles: forgets all selector counters if they take too much memory; those that are needed are counted anew.
     pub fn limit_counters(&mut self) {
-        if self.matchers.too_large() {
+        // A class of pods has a selector or two of its own; those of classes that are gone add up.
+        let selectors = 2 * self.classes.count() + MAX_IDLE_SELECTORS;
+        if self.matchers.too_large() || self.matchers.known() > selectors || self.groups.too_many() {
             self.recount();
         }
+        self.topologies.forget_past(self.nodes.len());
     }
 
     /// Forgets all selector counters and counts again as they are needed.

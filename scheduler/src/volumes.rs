@@ -1,10 +1,10 @@
 //! Claims, volumes and storage classes as the volume filters see them, and which claims are in use where.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 use crate::class::VolumeUse;
 use crate::intern::Interner;
@@ -110,8 +110,14 @@ pub struct Volumes {
     pub limits: HashMap<Arc<str>, HashMap<Arc<str>, i64>>,
     /// Drivers that report how much room they have.
     pub capacity_drivers: std::collections::HashSet<String>,
+    /// Volumes that no claim has, by class; and the others by their claims.
+    open: HashMap<String, BTreeSet<Arc<str>>>,
+    of_claim: HashMap<ClaimKey, BTreeSet<Arc<str>>>,
     /// Volumes promised to a claim by a placement that is being written.
     pub assumed: HashMap<Arc<str>, ClaimKey>,
+    /// Nodes and volumes by the attachments that say so, and the volumes by node.
+    attachments: HashMap<Arc<str>, (Arc<str>, Arc<str>)>,
+    attached: HashMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
     capacities: HashMap<Arc<str>, Capacity>,
     users: HashMap<ClaimKey, HashMap<Slot, u32>>,
     by_node: Vec<HashMap<ClaimKey, u32>>,
@@ -174,13 +180,49 @@ impl Volumes {
             deleting: meta.deletion_timestamp.is_some(),
             driver: spec.csi.map(|c| c.driver.as_str().into()),
         };
+        self.unlist(&name);
+        match &parsed.claim {
+            Some((namespace, claim, _)) => {
+                let key = (namespace.as_str().into(), claim.as_str().into());
+                self.of_claim.entry(key).or_default().insert(name.clone());
+            }
+            None => drop(self.open.entry(parsed.class.clone()).or_default().insert(name.clone())),
+        }
         self.volumes.insert(name, Arc::new(parsed));
     }
 
     /// Forgets a volume.
     pub fn remove_volume(&mut self, name: &str) {
+        self.unlist(name);
         self.volumes.remove(name);
         self.assumed.remove(name);
+    }
+
+    fn unlist(&mut self, name: &str) {
+        let Some(volume) = self.volumes.get(name) else { return };
+        match &volume.claim {
+            Some((namespace, claim, _)) => {
+                let key = (namespace.as_str().into(), claim.as_str().into());
+                if let Some(names) = self.of_claim.get_mut(&key) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.of_claim.remove(&key);
+                    }
+                }
+            }
+            None => {
+                if let Some(names) = self.open.get_mut(&volume.class) {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+
+    /// The volumes that a claim of a class may get, in the order of their names.
+    pub fn candidates(&self, key: &ClaimKey, class: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Volume>)> {
+        let own = self.of_claim.get(key).into_iter().flatten();
+        let names: BTreeSet<&Arc<str>> = own.chain(self.open.get(class).into_iter().flatten()).collect();
+        names.into_iter().filter_map(|name| self.volumes.get_key_value(name))
     }
 
     /// Takes over a storage class.
@@ -226,6 +268,28 @@ impl Volumes {
         self.capacities.insert(key, parsed);
     }
 
+    /// Takes over that a volume is attached to a node, or is no longer.
+    pub fn set_attachment(&mut self, attachment: &VolumeAttachment, gone: bool) {
+        let name: Arc<str> = attachment.metadata.name.as_deref().unwrap_or_default().into();
+        if let Some((node, volume)) = self.attachments.remove(&name)
+            && let Some(volumes) = self.attached.get_mut(&node)
+        {
+            bump_sorted(volumes, volume, -1);
+            if volumes.is_empty() {
+                self.attached.remove(&node);
+            }
+        }
+        let Some(volume) = attachment.spec.source.persistent_volume_name.as_deref().filter(|_| !gone) else { return };
+        let (node, volume): (Arc<str>, Arc<str>) = (attachment.spec.node_name.as_str().into(), volume.into());
+        bump_sorted(self.attached.entry(node.clone()).or_default(), volume.clone(), 1);
+        self.attachments.insert(name, (node, volume));
+    }
+
+    /// Volumes that are attached to a node.
+    pub fn attached(&self, node: &str) -> Option<&BTreeMap<Arc<str>, u32>> {
+        self.attached.get(node)
+    }
+
     /// Whether a driver has room for a new volume near a node with these labels.
     pub fn has_room(&self, class: &str, bytes: i64, node: &Labels) -> bool {
         self.capacities
@@ -268,6 +332,14 @@ impl Volumes {
             return class.provisions.then(|| class.provisioner.as_str().into());
         }
         self.volumes.get(claim.volume.as_str())?.driver.clone()
+    }
+}
+
+fn bump_sorted(counts: &mut BTreeMap<Arc<str>, u32>, key: Arc<str>, by: i32) {
+    let count = counts.entry(key.clone()).or_default();
+    *count = count.saturating_add_signed(by);
+    if *count == 0 {
+        counts.remove(&key);
     }
 }
 

@@ -102,15 +102,22 @@ pub fn pre_filter(view: &mut View, pod: &PodInfo, _: &Profile, state: &mut All) 
             continue;
         }
         let topology = topology(view, group.term.key);
-        let at = state.forbidden.iter().position(|f| f.topology == topology).unwrap_or_else(|| {
-            state.forbidden.push(Sums::new(view, topology));
-            state.forbidden.len() - 1
-        });
+        let sums = forbidden(view, state, topology);
         for (slot, pods) in &view.groups.get(*id).nodes {
-            state.forbidden[at].add(view, *slot, i64::from(*pods));
+            sums.add(view, *slot, i64::from(*pods));
         }
     }
+    state.forbidden.retain(|sums| sums.counts.iter().any(|count| *count > 0));
     Ok(!(state.near.is_empty() && state.apart.is_empty() && state.forbidden.is_empty()))
+}
+
+/// The domains of a label from which pods keep the pod out.
+fn forbidden<'a>(view: &View, state: &'a mut State, topology: usize) -> &'a mut Sums {
+    let at = state.forbidden.iter().position(|f| f.topology == topology).unwrap_or_else(|| {
+        state.forbidden.push(Sums::new(view, topology));
+        state.forbidden.len() - 1
+    });
+    &mut state.forbidden[at]
 }
 
 /// Near to what the pod requires, away from what it and the others require.
@@ -144,7 +151,7 @@ fn near(state: &State, view: &View, slot: Slot) -> bool {
 }
 
 /// Counts a pod that comes or goes while something is tried out.
-pub fn adjust(view: &View, pod: &PodInfo, state: &mut All, other: &PodInfo, slot: Slot, by: i64) {
+pub fn adjust(view: &mut View, pod: &PodInfo, state: &mut All, other: &PodInfo, slot: Slot, by: i64) {
     let (state, class) = (&mut state.affinity, &pod.class);
     if !state.near.is_empty() && select(&class.affinity, view, other) {
         state.near.iter_mut().for_each(|s| s.add(view, slot, by));
@@ -158,10 +165,8 @@ pub fn adjust(view: &View, pod: &PodInfo, state: &mut All, other: &PodInfo, slot
         if !select(std::slice::from_ref(term), view, pod) {
             continue;
         }
-        let found = state.forbidden.iter_mut().find(|f| view.topologies.get(f.topology).key == term.key);
-        if let Some(sums) = found {
-            sums.add(view, slot, by);
-        }
+        let topology = topology(view, term.key);
+        forbidden(view, state, topology).add(view, slot, by);
     }
 }
 

@@ -206,6 +206,10 @@ pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
         Happening::Node { slot, change } if change.added || change.allocatable => *slot,
         Happening::Left { slot, .. } => *slot,
         Happening::Itself => return true,
+        // A class may stand behind a resource that no node has.
+        Happening::Devices => {
+            return pod.class.extended.iter().any(|ask| view.devices.backed.class(ask.resource).is_some());
+        }
         _ => return false,
     };
     let (Some(row), Some(node)) = (view.rows.get(slot as usize), view.nodes.get(slot as usize)) else { return false };
@@ -215,7 +219,7 @@ pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
         && (requests.memory == 0 || requests.memory <= row.allocatable_memory - row.memory)
         && requests.extra.iter().all(|(resource, amount)| {
             let (allocatable, used) = node.extra(*resource);
-            *amount <= allocatable - used
+            *amount <= allocatable - used || (allocatable == 0 && view.devices.backed.class(*resource).is_some())
         })
 }
 

@@ -120,7 +120,7 @@ pub type PreFilter = fn(&mut View, &PodInfo, &Profile, &mut State) -> Result<boo
 /// Judges a node; lists the reasons if asked to.
 pub type Filter = fn(&Context<'_>, Slot, Option<&mut Reasons>) -> Fit;
 /// Takes into account that a pod comes to (1) or goes from (-1) a node while the cycle tries something out.
-pub type Adjust = fn(&View, &PodInfo, &mut State, &PodInfo, Slot, i64);
+pub type Adjust = fn(&mut View, &PodInfo, &mut State, &PodInfo, Slot, i64);
 /// Works out what a score needs; `false` if all nodes are equal to it.
 pub type PreScore = fn(&mut View, &PodInfo, &Profile, &mut State, &[Slot]) -> bool;
 /// Scores nodes from 0 to [`MAX_SCORE`].

@@ -145,7 +145,7 @@ pub fn filter(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>) -> F
 }
 
 /// Counts a pod that comes or goes while something is tried out.
-pub fn adjust(view: &View, pod: &PodInfo, state: &mut All, other: &PodInfo, slot: Slot, by: i64) {
+pub fn adjust(view: &mut View, pod: &PodInfo, state: &mut All, other: &PodInfo, slot: Slot, by: i64) {
     if other.terminating || other.class.namespace != pod.class.namespace {
         return;
     }

@@ -42,6 +42,11 @@ const MESSAGES: [(u8, &str); 6] = [
     (AFFINITY, "node(s) didn't match Pod's node affinity/selector"),
 ];
 
+/// What a cordoned node is to those who tolerate it.
+fn cordon() -> Taint {
+    Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
+}
+
 /// Brings the cached verdicts of a pod's class up to date.
 pub fn verdicts(view: &mut View, pod: &PodInfo, profile: &Profile) -> Arc<Vec<u8>> {
     if view.static_log.len() > 4 * view.nodes.len() + 1024 {
@@ -93,8 +98,7 @@ fn verdict(
         bits |= NOT_NAMED;
     }
     if node.unschedulable {
-        let taint = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
-        if !class.tolerates(&taint) {
+        if !class.tolerates(&cordon()) {
             bits |= UNSCHEDULABLE;
         }
     }
@@ -200,7 +204,8 @@ pub fn taints_changed(view: &View, pod: &PodInfo, what: &Happening) -> bool {
         Happening::Node { slot, change } if change.added || change.taints => {
             let node = &view.nodes[*slot as usize];
             let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-            node.taints.iter().filter(hard).all(|t| pod.class.tolerates(t))
+            (!node.unschedulable || pod.class.tolerates(&cordon()))
+                && node.taints.iter().filter(hard).all(|t| pod.class.tolerates(t))
         }
         _ => false,
     }

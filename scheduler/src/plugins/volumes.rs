@@ -1,5 +1,6 @@
 //! VolumeRestrictions, NodeVolumeLimits, VolumeBinding and VolumeZone: nodes that can use the pod's volumes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ struct Waiting {
 
 impl Waiting {
     fn new(volumes: &Volumes, key: ClaimKey, claim: &Claim) -> Self {
-        let suiting = volumes.volumes.iter().filter(|(name, volume)| suits(volumes, name, volume, &key, claim));
+        let all = volumes.candidates(&key, &claim.class);
+        let suiting = all.filter(|(name, volume)| suits(volumes, name, volume, &key, claim));
         let mut candidates: Vec<_> = suiting.map(|(name, volume)| (name.clone(), volume.clone())).collect();
         candidates.sort_by_key(|(_, volume)| volume.capacity);
         Self { claim: claim.clone(), candidates, key }
@@ -177,13 +179,25 @@ pub fn filter_limits(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons
     let Some(limits) = view.volumes.limits.get(&node.name).filter(|l| !l.is_empty()) else { return Fit::Yes };
     let exceeded = context.state.volumes.drivers.iter().any(|(driver, claims)| {
         let Some(limit) = limits.get(driver) else { return false };
-        let new = claims.iter().filter(|key| view.volumes.users(key, Some(slot)) == 0).count() as i64;
+        let volume = |key: &ClaimKey| view.volumes.claims.get(key).map(|claim| claim.volume.as_str());
+        // Some are still attached although no pod uses them any more.
+        let attached = view.volumes.attached(&node.name);
+        let is_attached =
+            |key: &ClaimKey| volume(key).is_some_and(|name| attached.is_some_and(|a| a.contains_key(name)));
+        let is_new = |key: &&ClaimKey| view.volumes.users(key, Some(slot)) == 0 && !is_attached(key);
+        let new = claims.iter().filter(is_new).count() as i64;
         // Most nodes have few volumes in all: whose they are need not be known then.
+        let most = view.volumes.claims_on(slot).len() + attached.map_or(0, BTreeMap::len);
         let used = || {
             let mine = |key: &&ClaimKey| view.volumes.driver(key).as_ref() == Some(driver);
-            view.volumes.claims_on(slot).filter(mine).count() as i64
+            let claimed: Vec<&ClaimKey> = view.volumes.claims_on(slot).filter(mine).collect();
+            let left = attached.into_iter().flatten().filter(|(name, _)| {
+                let by_driver = view.volumes.volumes.get(*name).is_some_and(|v| v.driver.as_ref() == Some(driver));
+                by_driver && !claimed.iter().any(|key| volume(key) == Some(name))
+            });
+            (claimed.len() + left.count()) as i64
         };
-        new > 0 && view.volumes.claims_on(slot).len() as i64 + new > *limit && used() + new > *limit
+        new > 0 && most as i64 + new > *limit && used() + new > *limit
     });
     if !exceeded {
         return Fit::Yes;

@@ -1,8 +1,11 @@
 //! The documented semantics, written down as directly as possible: over plain JSON, counting everything anew for each question.
 
+mod volumes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+pub use volumes::DRIVER;
 
 /// A cluster as lists of objects.
 #[derive(Default, Clone)]
@@ -13,6 +16,20 @@ pub struct Cluster {
     pub pods: Vec<Value>,
     /// Labels of namespaces.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods for which preemption makes room, and where.
+    pub nominated: Vec<(Value, String)>,
+    /// Arguments of the plugins.
+    pub args: BTreeMap<String, Value>,
+    /// Claims by namespace and name.
+    pub claims: BTreeMap<(String, String), Value>,
+    /// Volumes by name.
+    pub volumes: BTreeMap<String, Value>,
+    /// Storage classes by name.
+    pub classes: BTreeMap<String, Value>,
+    /// Node and volume of each attachment.
+    pub attachments: BTreeMap<usize, (String, String)>,
+    /// Most volumes of the driver on a node.
+    pub limits: BTreeMap<String, i64>,
 }
 
 fn list<'a>(value: &'a Value) -> impl Iterator<Item = &'a Value> + Clone + 'a {
@@ -71,6 +88,12 @@ fn selects(selector: &Value, get: impl Fn(&str) -> Option<String>) -> bool {
 
 fn selects_pod(selector: &Value, pod: &Value) -> bool {
     selects(selector, |k| label(pod, k).map(str::to_owned))
+}
+
+/// Whether a constraint of a pod counts another: by its selector, and by the values that the pod has of its keys.
+fn spread_selects(constraint: &Value, owner: &Value, other: &Value) -> bool {
+    let same = |key: &Value| label(owner, text(key)).is_none_or(|value| label(other, text(key)) == Some(value));
+    selects_pod(&constraint["labelSelector"], other) && list(&constraint["matchLabelKeys"]).all(same)
 }
 
 fn tolerates(pod: &Value, taint: &Value, only_preferences: bool) -> bool {
@@ -136,6 +159,18 @@ fn ports(pod: &Value) -> Vec<(i64, String, String)> {
         .collect()
 }
 
+/// The value at `x` of lines through points; scores of points are tenths.
+fn on_line(shape: &Value, x: i64) -> i64 {
+    let points: Vec<(i64, i64)> =
+        list(shape).map(|p| (p["utilization"].as_i64().unwrap_or(0), p["score"].as_i64().unwrap_or(0) * 10)).collect();
+    let Some(after) = points.iter().position(|(at, _)| x <= *at) else { return points[points.len() - 1].1 };
+    if after == 0 {
+        return points[0].1;
+    }
+    let ((x0, y0), (x1, y1)) = (points[after - 1], points[after]);
+    y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+}
+
 impl Cluster {
     fn on<'a>(&'a self, node: &'a Value) -> impl Iterator<Item = &'a Value> {
         self.pods.iter().filter(|p| text(&p["spec"]["nodeName"]) == name(node))
@@ -149,8 +184,27 @@ impl Cluster {
         self.on(node).map(|p| request(p, resource, default)).sum()
     }
 
-    /// The plugin that refuses a node, if one does.
+    /// The plugin that refuses a node, if one does; also if the more important pods come for which room is made there.
     pub fn refuses(&self, pod: &Value, node: &Value) -> Option<&'static str> {
+        let priority = |p: &Value| p["spec"]["priority"].as_i64().unwrap_or(0);
+        let here = |(other, at): &&(Value, String)| at == name(node) && priority(other) >= priority(pod);
+        let coming: Vec<&(Value, String)> = self.nominated.iter().filter(here).collect();
+        if !coming.is_empty() {
+            let mut with = self.clone();
+            for (other, at) in coming {
+                let mut placed = other.clone();
+                placed["spec"]["nodeName"] = at.as_str().into();
+                with.pods.push(placed);
+            }
+            let crowded = with.refuses_now(pod, node, self.affinity_matters(pod));
+            if crowded.is_some() {
+                return crowded;
+            }
+        }
+        self.refuses_now(pod, node, true)
+    }
+
+    fn refuses_now(&self, pod: &Value, node: &Value, affinity: bool) -> Option<&'static str> {
         let cordon = serde_json::json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
         if node["spec"]["unschedulable"] == true && !tolerates(pod, &cordon, false) {
             return Some("NodeUnschedulable");
@@ -158,7 +212,8 @@ impl Cluster {
         if untolerated(pod, node) {
             return Some("TaintToleration");
         }
-        if !affine(pod, node) {
+        let added = required(&self.argument("NodeAffinity", "addedAffinity"))["nodeSelectorTerms"].clone();
+        if !affine(pod, node) || (!added.is_null() && !list(&added).any(|t| term_holds(t, node))) {
             return Some("NodeAffinity");
         }
         let conflict = |a: &(i64, String, String), b: &(i64, String, String)| {
@@ -177,10 +232,30 @@ impl Cluster {
         {
             return Some("NodeResourcesFit");
         }
+        if let Some(plugin) = self.volumes_refuse(pod, node) {
+            return Some(plugin);
+        }
         if !self.spread_allows(pod, node) {
             return Some("PodTopologySpread");
         }
-        (!self.affinity_allows(pod, node)).then_some("InterPodAffinity")
+        (affinity && !self.affinity_allows(pod, node)).then_some("InterPodAffinity")
+    }
+
+    /// Whether the pod or one that has a node requires something: otherwise the plugin is left out, as upstream leaves it out,
+    /// and what pods require that have no node yet does not count.
+    fn affinity_matters(&self, pod: &Value) -> bool {
+        let own = |which: &str| list(required(&pod["spec"]["affinity"][which])).count() > 0;
+        let kept_out = |other: &Value, at: &Value| {
+            list(required(&other["spec"]["affinity"]["podAntiAffinity"]))
+                .any(|t| self.term_selects(t, other, pod) && label(at, text(&t["topologyKey"])).is_some())
+        };
+        own("podAffinity")
+            || own("podAntiAffinity")
+            || self.pods.iter().any(|other| self.node_of(other).is_some_and(|at| kept_out(other, at)))
+    }
+
+    fn argument(&self, plugin: &str, name: &str) -> Value {
+        self.args.get(plugin).map_or(Value::Null, |args| args[name].clone())
     }
 
     fn constraints<'a>(&self, pod: &'a Value, when: &str) -> Vec<&'a Value> {
@@ -196,7 +271,7 @@ impl Cluster {
         let counts = |p: &&Value| {
             namespace(p) == namespace(pod)
                 && p["metadata"]["deletionTimestamp"].is_null()
-                && selects_pod(&constraint["labelSelector"], p)
+                && spread_selects(constraint, pod, p)
         };
         self.on(node).filter(counts).count() as i64
     }
@@ -213,7 +288,7 @@ impl Cluster {
             }
             let few = (domains.len() as i64) < c["minDomains"].as_i64().unwrap_or(1);
             let least = if few { 0 } else { domains.values().copied().min().unwrap_or(0) };
-            let itself = i64::from(selects_pod(&c["labelSelector"], pod));
+            let itself = i64::from(spread_selects(c, pod, pod));
             domains.get(domain).copied().unwrap_or(0) + itself - least <= c["maxSkew"].as_i64().unwrap_or(1)
         })
     }
@@ -271,13 +346,18 @@ impl Cluster {
             }
             "NodeAffinity" => {
                 let raw = each(&|n| {
+                    let added = self.argument("NodeAffinity", "addedAffinity");
                     let terms = list(preferred(&pod["spec"]["affinity"]["nodeAffinity"]));
-                    terms.filter(|t| term_holds(&t["preference"], n)).map(|t| t["weight"].as_i64().unwrap_or(0)).sum()
+                    terms
+                        .chain(list(preferred(&added)))
+                        .filter(|t| term_holds(&t["preference"], n))
+                        .map(|t| t["weight"].as_i64().unwrap_or(0))
+                        .sum()
                 });
                 let most = raw.iter().copied().max().unwrap_or(0);
                 raw.into_iter().map(|s| if most == 0 { 0 } else { 100 * s / most }).collect()
             }
-            "NodeResourcesFit" => each(&|n| self.least_allocated(pod, n)),
+            "NodeResourcesFit" => each(&|n| self.by_strategy(pod, n)),
             "NodeResourcesBalancedAllocation" => each(&|n| self.balanced(pod, n)),
             "ImageLocality" => each(&|n| self.images(pod, n)),
             // Without claims that have alternatives all nodes are equal to it; claims have tests of their own.
@@ -288,17 +368,45 @@ impl Cluster {
         }
     }
 
-    fn least_allocated(&self, pod: &Value, node: &Value) -> i64 {
-        let (mut sum, mut count) = (0, 0);
-        for (resource, default) in [("cpu", 100), ("memory", 200 << 20)] {
-            let allocatable = amount(&node["status"]["allocatable"][resource], resource == "cpu");
-            let requested = self.used(node, resource, default) + request(pod, resource, default);
-            if allocatable > 0 {
-                sum += if requested > allocatable { 0 } else { (allocatable - requested) * 100 / allocatable };
-                count += 1;
+    fn by_strategy(&self, pod: &Value, node: &Value) -> i64 {
+        let strategy = self.argument("NodeResourcesFit", "scoringStrategy");
+        let standard = serde_json::json!([{"name": "cpu", "weight": 1}, {"name": "memory", "weight": 1}]);
+        let resources = if strategy["resources"].is_null() { &standard } else { &strategy["resources"] };
+        let (mut sum, mut weights) = (0, 0);
+        for resource in list(resources) {
+            let (which, weight) = (text(&resource["name"]), resource["weight"].as_i64().unwrap_or(1));
+            let default = match which {
+                "cpu" => 100,
+                "memory" => 200 << 20,
+                _ => 0,
+            };
+            let (own, allocatable) =
+                (request(pod, which, default), amount(&node["status"]["allocatable"][which], which == "cpu"));
+            // An extended resource counts only for pods that want it.
+            if allocatable == 0 || own == 0 {
+                continue;
             }
+            let requested = self.used(node, which, default) + own;
+            let score = match text(&strategy["type"]) {
+                "MostAllocated" => requested.min(allocatable) * 100 / allocatable,
+                "RequestedToCapacityRatio" => {
+                    let share = if requested > allocatable { 100 } else { requested * 100 / allocatable };
+                    on_line(&strategy["requestedToCapacityRatio"]["shape"], share)
+                }
+                _ if requested > allocatable => 0,
+                _ => (allocatable - requested) * 100 / allocatable,
+            };
+            if strategy["type"] == "RequestedToCapacityRatio" && score == 0 {
+                continue;
+            }
+            sum += score * weight;
+            weights += weight;
         }
-        if count == 0 { 0 } else { sum / count }
+        match (weights, text(&strategy["type"])) {
+            (0, _) => 0,
+            (_, "RequestedToCapacityRatio") => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        }
     }
 
     fn balanced(&self, pod: &Value, node: &Value) -> i64 {
@@ -368,6 +476,8 @@ impl Cluster {
     fn affinity_scores(&self, pod: &Value, nodes: &[&Value]) -> Vec<i64> {
         let affinity = |p: &'_ Value, which: &str| p["spec"]["affinity"][which].clone();
         let weight = |t: &Value| t["weight"].as_i64().unwrap_or(0);
+        let hard = self.argument("InterPodAffinity", "hardPodAffinityWeight").as_i64().unwrap_or(1);
+        let ignores = self.argument("InterPodAffinity", "ignorePreferredTermsOfExistingPods") == true;
         let raw = |node: &Value| {
             let mut sum = 0;
             for (other, at) in self.pods.iter().filter_map(|p| Some((p, self.node_of(p)?))) {
@@ -378,7 +488,7 @@ impl Cluster {
                             sum += sign * weight(t);
                         }
                     }
-                    for t in list(preferred(&affinity(other, which))) {
+                    for t in list(preferred(&affinity(other, which))).filter(|_| !ignores) {
                         let term = &t["podAffinityTerm"];
                         if self.term_selects(term, other, pod) && self.together(&term["topologyKey"], node, at) {
                             sum += sign * weight(t);
@@ -387,7 +497,7 @@ impl Cluster {
                 }
                 for term in list(required(&affinity(other, "podAffinity"))) {
                     if self.term_selects(term, other, pod) && self.together(&term["topologyKey"], node, at) {
-                        sum += 1;
+                        sum += hard;
                     }
                 }
             }

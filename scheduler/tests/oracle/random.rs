@@ -33,7 +33,8 @@ impl Maker {
         self.below(times) == 0
     }
 
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+    /// One of some.
+    pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
         *of.choose(&mut self.random).unwrap_or_else(|| panic!("nothing to choose from"))
     }
 
@@ -141,7 +142,8 @@ impl Maker {
         spec["tolerations"] = tolerations.into();
     }
 
-    fn node_term(&mut self) -> Value {
+    /// A term of node affinity.
+    pub fn node_term(&mut self) -> Value {
         let expression = match self.below(5) {
             0 => json!({"key": "disk", "operator": "In", "values": ["ssd"]}),
             1 => json!({"key": ZONE, "operator": "NotIn", "values": ["z1"]}),
@@ -210,6 +212,9 @@ impl Maker {
         }
         if self.once_in(3) {
             rule["nodeTaintsPolicy"] = "Honor".into();
+        }
+        if self.once_in(4) {
+            rule["matchLabelKeys"] = json!(["tier"]);
         }
         if rule["whenUnsatisfiable"] == "DoNotSchedule" && self.once_in(3) {
             rule["minDomains"] = (1 + self.below(4)).into();
