@@ -330,8 +330,14 @@ impl Context {
                 Box::pin(async { Err(std::io::Error::other("there is no server in this test")) })
             }
         }
-        Arc::new(Self {
-            client: Client::new(Arc::new(Nowhere), "test"),
+        Arc::new(Self::of_client(Client::new(Arc::new(Nowhere), "test")))
+    }
+
+    /// A context of empty informers.
+    #[cfg(test)]
+    pub fn of_client(client: Client) -> Self {
+        Self {
+            client,
             config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
             cache: Informers::empty(),
             attachments: attachment::Memory::default(),
@@ -340,6 +346,6 @@ impl Context {
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),
-        })
+        }
     }
 }
