@@ -336,9 +336,12 @@ impl Context {
     /// A context of empty informers.
     #[cfg(test)]
     pub fn of_client(client: Client) -> Self {
+        // Keys take their time to make; all tests may share them.
+        static KEYS: std::sync::OnceLock<Arc<ClusterPki>> = std::sync::OnceLock::new();
+        let keys = KEYS.get_or_init(|| Arc::new(ClusterPki::create().expect("keys"))).clone();
         Self {
             client,
-            config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
+            config: Config::new("10.244.0.0/16".into(), keys),
             cache: Informers::empty(),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
