@@ -65,7 +65,9 @@ impl Unknown {
     fn look(&mut self, now: Instant, present: HashSet<Shim>, known: &HashSet<String>) -> Vec<Shim> {
         let unknown: HashSet<Shim> = present.into_iter().filter(|shim| !known.contains(&shim.id)).collect();
         self.0.retain(|shim, _| unknown.contains(shim));
-        unknown.into_iter().for_each(|shim| drop(self.0.entry(shim).or_insert(now)));
+        for shim in unknown {
+            self.0.entry(shim).or_insert(now);
+        }
         let old = self.0.iter().filter(|(_, since)| now.duration_since(**since) >= FORGOTTEN);
         old.map(|(shim, _)| shim.clone()).collect()
     }
