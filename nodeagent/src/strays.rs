@@ -162,7 +162,8 @@ mod tests {
         assert_eq!(found, [Shim { pid: i32::try_from(process.id()).unwrap(), id: "stray".into() }]);
         assert_eq!(children(found[0].pid), [line.trim().parse::<i32>().unwrap()]);
         end(&found[0]);
-        assert!(!process.wait().unwrap().success());
+        // It may have ended by itself when its child did.
+        process.wait().unwrap();
         assert!(shims(&socket).is_empty());
     }
 }
