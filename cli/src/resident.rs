@@ -1,10 +1,12 @@
-//! Code that only a start runs, given back to the system.
+//! Code and constants that only a start needs, given back to the system.
 //!
 //! A start goes through most of the program once: keys, schemas, RocksDB, each controller's first list. What an idle server
 //! runs from then on is a small part, but the kernel counts all pages that were ever mapped as resident.
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
@@ -12,16 +14,24 @@ use nix::libc;
 /// How long after it is ready a server gives its code back: its controllers have seen everything once by then.
 pub const AFTER_START: Duration = Duration::from_secs(30);
 
-/// Unmaps the pages of the program's code; the kernel maps those that run again from its page cache. Returns their bytes.
+/// Unmaps the pages of code and constants; the kernel maps those that are used again from its page cache. Returns their
+/// bytes.
 pub fn release_code() -> io::Result<usize> {
-    let program = std::fs::read_link("/proc/self/exe")?;
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    // The same for the life of the program: to look at all of its pages each time would cost more than it gives.
+    static FOUND: OnceLock<Vec<Range<usize>>> = OnceLock::new();
+    let ranges = match FOUND.get() {
+        Some(ranges) => ranges,
+        None => {
+            let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+            FOUND.get_or_init(|| of_files(&smaps))
+        }
+    };
     let mut released = 0;
-    for range in code(&maps, &program.to_string_lossy()) {
-        // SAFETY: the range is one mapping of the program's file which cannot be written, so that its pages are those of
-        // the file: after MADV_DONTNEED an access finds the same bytes again. A mapping that was written privately would
-        // lose what was written: relocations are in other mappings (`code` takes executable ones only), and nothing here
-        // writes into code. The program never unmaps its own code, so the range is still there.
+    for range in ranges {
+        // SAFETY: the range is one private mapping of a file which cannot be written and of which no page was ever written
+        // (`of_files` takes only those: code, and constants that were not relocated), so that its pages are those of the
+        // file: after MADV_DONTNEED an access finds the same bytes again. The mappings are those of the program and its
+        // libraries, which are loaded at its start and never unloaded, so the range is still there.
         let failed = unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) } != 0;
         if failed {
             return Err(io::Error::last_os_error());
@@ -31,17 +41,34 @@ pub fn release_code() -> io::Result<usize> {
     Ok(released)
 }
 
-/// The mappings of the program that are run and never written, of `/proc/self/maps`.
-fn code(maps: &str, program: &str) -> Vec<Range<usize>> {
-    let range = |line: &str| {
+/// The mappings of the program and its libraries in `/proc/self/smaps` that cannot be written and have no page that was.
+fn of_files(smaps: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let (addresses, permissions, path) = (words.next()?, words.next()?, words.nth(3)?);
-        let (start, end) = addresses.split_once('-')?;
-        let start = usize::from_str_radix(start, 16).ok()?;
-        let end = usize::from_str_radix(end, 16).ok()?;
-        (permissions == "r-xp" && path == program).then_some(start..end)
-    };
-    maps.lines().filter_map(range).collect()
+        let first = words.next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            let number = |text: &str| usize::from_str_radix(text, 16).ok();
+            let range = number(start).zip(number(end)).map(|(start, end)| start..end);
+            let private = matches!(words.next(), Some("r-xp" | "r--p"));
+            let program = words.nth(3).is_some_and(|path| is_loaded(path));
+            current = range.filter(|_| private && program);
+        } else if first == "Anonymous:" {
+            current = current.filter(|_| words.next() == Some("0"));
+        } else if first == "Swap:" {
+            // Written pages may also be on the disk only.
+            found.extend(current.take().filter(|_| words.next() == Some("0")));
+        }
+    }
+    found
+}
+
+/// Whether a file is the program or a library, and not data that somebody mapped and may unmap.
+fn is_loaded(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let library = name.ends_with(".so") || name.contains(".so.");
+    path.starts_with('/') && (library || std::fs::read_link("/proc/self/exe").is_ok_and(|exe| exe == Path::new(path)))
 }
 
 #[cfg(test)]
@@ -49,18 +76,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_programs_own_code_is_meant() {
-        let maps = "\
-            1000-3000 r--p 00000000 fe:00 7 /bin/keelson\n\
-            3000-9000 r-xp 00002000 fe:00 7 /bin/keelson\n\
-            9000-a000 rw-p 00008000 fe:00 7 /bin/keelson\n\
-            b000-c000 rwxp 00000000 fe:00 7 /bin/keelson\n\
-            d000-e000 r-xp 00000000 fe:00 8 /lib/libc.so.6\n\
-            f000-ff00 r-xp 00000000 00:00 0 [vdso]\n\
-            10000-11000 rw-p 00000000 00:00 0 \n";
-        let found: Vec<_> = code(maps, "/bin/keelson").into_iter().map(|range| (range.start, range.end)).collect();
-        assert_eq!(found, [(0x3000, 0x9000)]);
-        assert!(code(maps, "/bin/other").is_empty());
+    fn only_what_was_never_written_is_meant() {
+        let own = std::fs::read_link("/proc/self/exe").unwrap();
+        let own = own.display();
+        let one = |range: &str, permissions: &str, path: &str, written: u32| {
+            let (here, swapped) = (written / 10, written % 10);
+            format!(
+                "{range} {permissions} 00000000 fe:00 7 {path}\nRss: 8 kB\nAnonymous: {here} kB\nSwap: {swapped} kB\n"
+            )
+        };
+        let smaps = [
+            one("1000-3000", "r--p", &own.to_string(), 0),
+            one("3000-9000", "r-xp", &own.to_string(), 0),
+            // Constants with addresses in them: they were written when the program was loaded.
+            one("9000-a000", "r--p", &own.to_string(), 40),
+            one("9000-a000", "r--p", &own.to_string(), 4),
+            one("a000-b000", "rw-p", &own.to_string(), 0),
+            one("b000-c000", "rwxp", &own.to_string(), 0),
+            one("d000-e000", "r-xp", "/lib/libc.so.6", 0),
+            one("e000-f000", "r--p", "/data/table", 0),
+            one("f000-ff00", "r-xp", "[vdso]", 0),
+            one("10000-11000", "r--p", "", 0),
+        ];
+        let found: Vec<_> = of_files(&smaps.concat()).into_iter().map(|range| (range.start, range.end)).collect();
+        assert_eq!(found, [(0x1000, 0x3000), (0x3000, 0x9000), (0xd000, 0xe000)]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::allotment::Refusal;
 use crate::cri::Running;
 use crate::pod_status::Doom;
 use crate::spec::pod;
-use crate::spec::resources::{millis, requests};
+use crate::spec::resources::{Qos, millis, qos, requests};
 use crate::worker::StepError;
 
 /// From this priority on a pod is critical: it is not refused because others were quicker.
@@ -55,8 +55,10 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         let message = "Failed to admit pod as the OS field doesn't match node OS";
         return Some(refusal("PodOSNotSupported", message));
     }
-    let critical = spec.priority.unwrap_or(0) >= CRITICAL;
-    if !critical && let Some(found) = short_of(of, others, room) {
+    let critical = is_critical(of);
+    if let Some(found) = short_of(of, others, room)
+        && (!critical || victims(of, others, room).is_none())
+    {
         return Some(found);
     }
     if let Some(labels) = &room.labels
@@ -73,6 +75,41 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         return Some(refusal("NodePorts", message));
     }
     forbidden_sysctl(of, &room.sysctls)
+}
+
+fn is_critical(of: &Pod) -> bool {
+    of.spec.as_ref().and_then(|s| s.priority).unwrap_or(0) >= CRITICAL
+}
+
+/// The pods that are ended to make room for a critical one: as few as will do, and those first that were promised least.
+/// `None` if no pods will do.
+fn victims(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Vec<Arc<Pod>>> {
+    let lesser = |other: &&Arc<Pod>| !is_critical(other);
+    let mut going: Vec<Arc<Pod>> = others.iter().filter(lesser).cloned().collect();
+    let rank = |other: &Arc<Pod>| match qos(other) {
+        Qos::BestEffort => 0,
+        Qos::Burstable => 1,
+        Qos::Guaranteed => 2,
+    };
+    let priority = |other: &Arc<Pod>| other.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+    // Who is promised most is asked first whether it may stay.
+    going.sort_by_key(|other| std::cmp::Reverse((rank(other), priority(other))));
+    let short_without = |going: &[Arc<Pod>]| {
+        let staying = others.iter().filter(|o| !going.iter().any(|g| Arc::ptr_eq(g, o))).cloned().collect::<Vec<_>>();
+        short_of(of, &staying, room).is_some()
+    };
+    if short_without(&going) {
+        return None;
+    }
+    let mut at = 0;
+    while at < going.len() {
+        let kept = going.remove(at);
+        if short_without(&going) {
+            going.insert(at, kept);
+            at += 1;
+        }
+    }
+    Some(going)
 }
 
 fn short_of(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, String)> {
@@ -195,6 +232,16 @@ impl Agent {
         }
     }
 
+    /// Ends others for a critical pod that was taken in.
+    fn make_room_for(&self, of: &Pod, others: &[Arc<Pod>]) {
+        let going = if is_critical(of) { victims(of, others, &self.room()) } else { None };
+        for victim in going.into_iter().flatten() {
+            tracing::info!(pod = pod::title(&victim), critical = pod::title(of), "a pod makes room for a critical one");
+            let doom = Doom::new("Preempting", "Preempted in order to admit critical pod");
+            self.pods.condemn(&pod::uid(&victim), doom.disrupting());
+        }
+    }
+
     /// Takes a pod in, with the devices and processors that it asks for; or says why it cannot be.
     pub(crate) async fn admit(&self, of: &Pod, seen: &Running) -> Result<Option<Doom>, StepError> {
         let uid = pod::uid(of);
@@ -224,6 +271,8 @@ impl Agent {
         }
         let Some((reason, message)) = refused else {
             state.admitted.insert(uid);
+            drop(state);
+            self.make_room_for(of, &others);
             return Ok(None);
         };
         drop(state);
@@ -259,6 +308,40 @@ mod tests {
     }
 
     #[test]
+    fn critical_pods_are_made_room_for() {
+        let other = |name: &str, cpu: &str, guaranteed: bool, priority: i32| {
+            let amounts = json!({"cpu": cpu, "memory": "1Mi"});
+            let limits = if guaranteed { amounts.clone() } else { json!({}) };
+            let spec = json!({"priority": priority, "containers": [
+                {"name": "c", "resources": {"requests": amounts, "limits": limits}}]});
+            let mut made = of(spec);
+            made.metadata.name = Some(name.into());
+            Arc::new(made)
+        };
+        let wants = |cpu: &str| {
+            of(json!({"priority": CRITICAL, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}))
+        };
+        let roomy = Room { allocatable: [("cpu".to_owned(), 4000)].into(), ..room() };
+        let small = other("small", "500m", false, 0);
+        let large = other("large", "2", false, 5);
+        let promised = other("promised", "1", true, 0);
+        let critical = other("critical", "500m", false, CRITICAL);
+        let others = vec![small, large, promised, critical];
+        for (cpu, going) in [
+            ("0", Some(vec![])),
+            ("500m", Some(vec!["small"])),
+            ("1", Some(vec!["large"])),
+            ("2500m", Some(vec!["large", "small"])),
+            ("3500m", Some(vec!["promised", "large", "small"])),
+            ("3600m", None),
+        ] {
+            let got = victims(&wants(cpu), &others, &roomy);
+            let names = got.map(|list| list.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>());
+            assert_eq!(names, going.map(|list| list.into_iter().map(str::to_owned).collect()), "{cpu}");
+        }
+    }
+
+    #[test]
     fn pods_that_do_not_fit() {
         let other = Arc::new(of(sized("1", "1m")));
         let port = |number: i32, ip: &str| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": number, "hostIP": ip}]}]});
@@ -278,7 +361,8 @@ mod tests {
             (sized("3", "1m"), vec![other.clone()], None),
             (sized("3001m", "1m"), vec![other.clone()], Some("OutOfcpu")),
             (sized("1", "3500m"), vec![other.clone()], Some("OutOfcpu")),
-            (critical, vec![other.clone()], None),
+            // Nobody can make room for nine processors of four.
+            (critical, vec![other.clone()], Some("OutOfcpu")),
             (sized("1m", "1m"), vec![other.clone(), other.clone()], Some("OutOfexample.com/d")),
             (json!({"containers": []}), three, Some("OutOfpods")),
             (port(80, ""), vec![taken.clone()], Some("NodePorts")),

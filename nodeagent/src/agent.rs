@@ -41,7 +41,7 @@ use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
 use crate::topology::{MAX_NODES, TopologyPolicy};
-use crate::{claims, cni, csi, devices, machine, pressure, runtime_events};
+use crate::{claims, cni, csi, devices, machine, pressure, runtime_events, strays};
 
 /// How often all that runs is looked at, beside the runtime's events.
 pub(crate) const RELIST: Duration = Duration::from_secs(10);
@@ -233,6 +233,7 @@ impl Agent {
             () = agent.count() => {}
             () = manifests::run(agent.clone()) => {}
             () = csi::registration::run(agent.clone()) => {}
+            () = strays::run(agent.clone()) => {}
             () = devices::run(agent.clone()) => {}
             () = claims::slices::run(agent.clone()) => {}
             () = agent.share_cpus() => {}

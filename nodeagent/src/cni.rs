@@ -91,29 +91,43 @@ pub fn ranges(node: &Node) -> Vec<String> {
 
 /// The routes that this node needs: pod CIDR to node address of the same family, of all other nodes.
 pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
+    ways(me, nodes, |cidr, ip| ip.is_ipv6() == cidr.contains(':'))
+}
+
+/// The same where packets of both families go inside of others: to the nodes' addresses of one family.
+pub fn overlaid(me: &str, nodes: &[Node], outer: IpAddr) -> BTreeMap<String, IpAddr> {
+    ways(me, nodes, |_, ip| ip.is_ipv6() == outer.is_ipv6())
+}
+
+fn ways(me: &str, nodes: &[Node], fits: impl Fn(&str, &IpAddr) -> bool) -> BTreeMap<String, IpAddr> {
     let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(me));
-    let hollow = |n: &Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key("keelson.dev/hollow"));
-    others
-        .filter(|n| !hollow(n))
-        .flat_map(|node| {
-            let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
-            let internal = addresses.filter(|a| a.type_ == "InternalIP");
-            let ips: Vec<IpAddr> = internal.filter_map(|a| a.address.parse().ok()).collect();
-            let via = move |cidr: &String| ips.iter().find(|ip| ip.is_ipv6() == cidr.contains(':')).copied();
-            ranges(node).into_iter().filter_map(move |cidr| Some((cidr.clone(), via(&cidr)?))).collect::<Vec<_>>()
-        })
-        .collect()
+    let hollow = |n: &&Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key("keelson.dev/hollow"));
+    let mut found = BTreeMap::new();
+    for node in others.filter(|n| !hollow(n)) {
+        let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+        let internal = addresses.filter(|a| a.type_ == "InternalIP");
+        let ips: Vec<IpAddr> = internal.filter_map(|a| a.address.parse().ok()).collect();
+        for cidr in ranges(node) {
+            if let Some(via) = ips.iter().find(|ip| fits(&cidr, ip)) {
+                found.insert(cidr, *via);
+            }
+        }
+    }
+    found
 }
 
 /// The largest packet that pods may send when others' headers are put around it: that of the device with this address.
 pub fn inner_mtu(node: IpAddr) -> Option<u32> {
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
     let has = |a: &nix::ifaddrs::InterfaceAddress| {
-        a.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| IpAddr::V4(a.ip()) == node)
+        let of = a.address.as_ref();
+        let four = of.and_then(|a| a.as_sockaddr_in()).map(|a| IpAddr::V4(a.ip()));
+        let six = of.and_then(|a| a.as_sockaddr_in6()).map(|a| IpAddr::V6(a.ip()));
+        four.or(six) == Some(node)
     };
     let device = addresses.into_iter().find(has)?.interface_name;
     let mtu: u32 = std::fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?.trim().parse().ok()?;
-    mtu.checked_sub(overlay::HEADERS)
+    mtu.checked_sub(overlay::headers(node))
 }
 
 /// Sets a route. Both arguments come from parsed API fields; no shell is involved.
@@ -178,6 +192,9 @@ mod tests {
         let wanted =
             ["10.244.1.0/24 10.0.0.2", "10.244.3.0/24 10.0.0.3", "10.244.4.0/24 10.0.0.4", "fd00:244:0:3::/64 fd00::3"];
         assert_eq!(routes.collect::<Vec<_>>(), wanted);
+        let inside = overlaid("a", &nodes, "10.0.0.1".parse().unwrap());
+        assert_eq!((inside.len(), inside["fd00:244:0:4::/64"].to_string().as_str()), (5, "10.0.0.4"));
+        assert_eq!(overlaid("a", &nodes, "fd00::1".parse().unwrap()).len(), 2);
     }
 
     #[test]

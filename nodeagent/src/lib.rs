@@ -38,6 +38,7 @@ mod server;
 mod shutdown;
 mod spec;
 mod stats;
+mod strays;
 mod topology;
 mod userns;
 mod volumes;

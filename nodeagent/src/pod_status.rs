@@ -297,6 +297,7 @@ impl View<'_> {
             "qosClass": previous.and_then(|p| p.qos_class.clone()).unwrap_or(resources::qos(self.pod).name().into()),
             "nominatedNodeName": previous.and_then(|p| p.nominated_node_name.clone()),
             "resourceClaimStatuses": previous.and_then(|p| p.resource_claim_statuses.clone()),
+            "extendedResourceClaimStatus": previous.and_then(|p| p.extended_resource_claim_status.clone()),
             "initContainerStatuses": (!init.is_empty()).then_some(init),
             "containerStatuses": main,
             "ephemeralContainerStatuses": (!extra.is_empty()).then_some(extra),

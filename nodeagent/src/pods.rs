@@ -315,6 +315,7 @@ impl Agent {
     /// to no pod gets a worker that ends it.
     pub(crate) async fn relist_once(self: &Arc<Self>) -> Result<(), tonic::Status> {
         let mut found = self.runtime.fingerprints().await?;
+        let directories = self.pod_directories();
         let mut known = self.pods.0.lock();
         for (uid, entry) in &known.entries {
             let now = found.remove(uid).unwrap_or_default();
@@ -323,9 +324,17 @@ impl Agent {
             }
         }
         if known.listed && known.manifests_read {
-            found.into_keys().for_each(|uid| self.employ(&mut known, uid, None, false));
+            let strays: HashSet<String> = found.into_keys().chain(directories).collect();
+            let strays: Vec<String> = strays.into_iter().filter(|uid| !known.entries.contains_key(uid)).collect();
+            strays.into_iter().for_each(|uid| self.employ(&mut known, uid, None, false));
         }
         Ok(())
+    }
+
+    /// The uids of pods that have a directory: one may be left of a pod that ended with the machine.
+    fn pod_directories(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.config.data_dir.join("pods")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     /// Notes what a worker saw, and whose the containers are.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodExtendedResourceClaimStatus};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use keelson_client::Client;
 use parking_lot::Mutex;
@@ -36,10 +36,19 @@ pub struct Claims {
     pods: PathBuf,
 }
 
+/// What the claim for extended resources is called here: no claim that a pod names can be.
+const EXTENDED: &str = "";
+
+/// The claim for the pod's extended resources, which no one names in its spec.
+fn extended(of: &Pod) -> Option<&PodExtendedResourceClaimStatus> {
+    of.status.as_ref()?.extended_resource_claim_status.as_ref()
+}
+
 /// The names of the pod's claims: its own and the object's. A claim that needs no object has none.
 fn names(of: &Pod) -> Result<Vec<(String, String)>, SpecError> {
     let made = of.status.as_ref().and_then(|s| s.resource_claim_statuses.as_deref()).unwrap_or_default();
-    let mut names = Vec::new();
+    let mut names: Vec<(String, String)> =
+        extended(of).map(|status| (EXTENDED.to_owned(), status.resource_claim_name.clone())).into_iter().collect();
     for claim in of.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()) {
         if let Some(object) = &claim.resource_claim_name {
             names.push((claim.name.clone(), object.clone()));
@@ -56,7 +65,8 @@ fn names(of: &Pod) -> Result<Vec<(String, String)>, SpecError> {
 
 /// Whether the pod asks for claims.
 pub fn wants(of: &Pod) -> bool {
-    of.spec.as_ref().is_some_and(|s| s.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()))
+    let named = of.spec.as_ref().is_some_and(|s| s.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()));
+    named || extended(of).is_some()
 }
 
 /// What is written down of a claim, if the pod may use it.
@@ -168,16 +178,18 @@ impl Claims {
 }
 
 /// The names of the devices that a container is to have, each once.
-pub fn devices_of(container: &Container, ready: &Ready) -> Vec<String> {
-    let mut ids = Vec::new();
-    for asked in container.resources.iter().flat_map(|r| r.claims.iter().flatten()) {
-        for device in ready.get(&asked.name).into_iter().flatten() {
-            if asked.request.as_ref().is_none_or(|request| device.serves(request)) {
-                for id in &device.ids {
-                    if !ids.contains(id) {
-                        ids.push(id.clone());
-                    }
-                }
+pub fn devices_of(of: &Pod, container: &Container, ready: &Ready) -> Vec<String> {
+    let named = container.resources.iter().flat_map(|r| r.claims.iter().flatten());
+    let named = named.map(|asked| (asked.name.as_str(), asked.request.as_deref()));
+    let mapped = extended(of).into_iter().flat_map(|status| &status.request_mappings);
+    let mapped = mapped.filter(|m| m.container_name == container.name);
+    let mut ids: Vec<String> = Vec::new();
+    for (claim, request) in named.chain(mapped.map(|m| (EXTENDED, Some(m.request_name.as_str())))) {
+        let devices = ready.get(claim).into_iter().flatten();
+        let mine = devices.filter(|device| request.is_none_or(|request| device.serves(request)));
+        for id in mine.flat_map(|device| &device.ids) {
+            if !ids.contains(id) {
+                ids.push(id.clone());
             }
         }
     }
@@ -255,7 +267,19 @@ mod tests {
             (json!([{"name": "none"}]), vec![]),
         ] {
             let container = serde_json::from_value(json!({"name": "c", "resources": {"claims": claims}})).unwrap();
-            assert_eq!(devices_of(&container, &ready), wanted, "{claims}");
+            assert_eq!(devices_of(&Pod::default(), &container, &ready), wanted, "{claims}");
+        }
+        // What comes for an extended resource is named by nobody.
+        let of: Pod = serde_json::from_value(json!({"status": {"extendedResourceClaimStatus": {
+            "resourceClaimName": "made", "requestMappings": [
+                {"containerName": "c", "resourceName": "example.com/d", "requestName": "container-0-request-0"}]}}}))
+        .unwrap();
+        assert!(wants(&of) && names(&of).unwrap() == [(String::new(), "made".to_owned())]);
+        let ready =
+            Ready::from([(String::new(), vec![device("container-0-request-0", &["v/c=4"]), device("x", &["v/c=5"])])]);
+        for (name, wanted) in [("c", vec!["v/c=4"]), ("other", vec![])] {
+            let container = Container { name: name.into(), ..Container::default() };
+            assert_eq!(devices_of(&of, &container, &ready), wanted, "{name}");
         }
     }
 }

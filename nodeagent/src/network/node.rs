@@ -53,11 +53,10 @@ impl Agent {
             }
         }
         let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
-        let routes = cni::routes(&self.config.node_name, &nodes);
         if vxlan {
-            let routes = routes.into_iter().filter(|(_, via)| via.is_ipv4() == self.config.node_ip.is_ipv4()).collect();
+            let routes = cni::overlaid(&self.config.node_name, &nodes, self.config.node_ip);
             let made = async {
-                overlay::device(self.config.node_ip, cidr).await?;
+                overlay::device(self.config.node_ip, ranges).await?;
                 overlay::set_routes(&routes).await
             };
             if let Err(error) = made.await {
@@ -65,7 +64,7 @@ impl Agent {
             }
             return Ok(());
         }
-        for (cidr, via) in routes {
+        for (cidr, via) in cni::routes(&self.config.node_name, &nodes) {
             if let Err(error) = cni::set_route(&cidr, via).await {
                 tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
             }

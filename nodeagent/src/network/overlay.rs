@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
+use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 /// The device.
@@ -14,18 +15,22 @@ const DEVICE: &str = "keelson.1";
 /// The network's number, and the port that Linux has always used for it.
 const NETWORK: &str = "1";
 const PORT: &str = "8472";
-/// Bytes that the outer headers take.
-pub const HEADERS: u32 = 50;
+
+/// Bytes that the outer headers take between nodes with such addresses.
+pub fn headers(node: IpAddr) -> u32 {
+    if node.is_ipv4() { 50 } else { 70 }
+}
 
 /// The hardware address of a node's device.
-fn hardware(node: IpAddr) -> io::Result<String> {
-    match node {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            Ok(format!("0e:6b:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
+fn hardware(node: IpAddr) -> String {
+    let (first, [a, b, c, d]) = match node {
+        IpAddr::V4(ip) => ("0e:6b", ip.octets()),
+        IpAddr::V6(ip) => {
+            let digest = Sha256::digest(ip.octets());
+            ("0e:6c", [digest[0], digest[1], digest[2], digest[3]])
         }
-        IpAddr::V6(_) => Err(io::Error::other("--cni vxlan needs nodes with IPv4 addresses")),
-    }
+    };
+    format!("{first}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// The first address of a range: nobody has it, so it stands for the node.
@@ -43,8 +48,8 @@ async fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
 }
 
 /// Makes this node's device if it is not there as it should be.
-pub async fn device(node: IpAddr, cidr: &str) -> io::Result<()> {
-    let (mac, local) = (hardware(node)?, node.to_string());
+pub async fn device(node: IpAddr, ranges: &[String]) -> io::Result<()> {
+    let (mac, local) = (hardware(node), node.to_string());
     let shown = Command::new("ip").args(["-d", "link", "show", DEVICE]).output().await?;
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     if !(shown.contains(&mac) && shown.contains(&format!("local {local} "))) {
@@ -54,25 +59,28 @@ pub async fn device(node: IpAddr, cidr: &str) -> io::Result<()> {
         let kind = ["type", "vxlan", "id", NETWORK, "dstport", PORT, "local", &local, "nolearning"];
         run("ip", &[&["link", "add", DEVICE, "address", &mac], &kind[..]].concat()).await?;
     }
-    run("ip", &["address", "replace", &format!("{}/32", network(cidr)), "dev", DEVICE]).await?;
+    for cidr in ranges {
+        let bits = if cidr.contains(':') { 128 } else { 32 };
+        run("ip", &["address", "replace", &format!("{}/{bits}", network(cidr)), "dev", DEVICE]).await?;
+    }
     run("ip", &["link", "set", DEVICE, "up"]).await
 }
 
 /// What leads to the pods of one other node.
-fn commands(cidr: &str, node: IpAddr) -> io::Result<[Vec<String>; 3]> {
+fn commands(cidr: &str, node: IpAddr) -> [Vec<String>; 3] {
     let words = |text: String| text.split(' ').map(str::to_owned).collect();
-    let (mac, at) = (hardware(node)?, network(cidr));
-    Ok([
+    let (mac, at) = (hardware(node), network(cidr));
+    [
         words(format!("ip neighbor replace {at} lladdr {mac} dev {DEVICE} nud permanent")),
         words(format!("bridge fdb replace {mac} dev {DEVICE} dst {node}")),
         words(format!("ip route replace {cidr} via {at} dev {DEVICE} onlink")),
-    ])
+    ]
 }
 
 /// Sets the ways to all other nodes' pods.
 pub async fn set_routes(routes: &BTreeMap<String, IpAddr>) -> io::Result<()> {
     for (cidr, node) in routes {
-        for command in commands(cidr, *node)? {
+        for command in commands(cidr, *node) {
             let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
             run(&command[0], &arguments).await?;
         }
@@ -86,7 +94,10 @@ mod tests {
 
     #[test]
     fn ways_follow_from_addresses() {
-        let commands = commands("10.244.3.0/24", "10.0.0.7".parse().unwrap()).unwrap().map(|words| words.join(" "));
+        let node = "10.0.0.7".parse().unwrap();
+        let six = commands("fd00:244:0:3::/64", node).map(|words| words.join(" "));
+        assert_eq!(six[2], "ip route replace fd00:244:0:3::/64 via fd00:244:0:3:: dev keelson.1 onlink");
+        let commands = commands("10.244.3.0/24", node).map(|words| words.join(" "));
         assert_eq!(
             commands,
             [
@@ -95,6 +106,7 @@ mod tests {
                 "ip route replace 10.244.3.0/24 via 10.244.3.0 dev keelson.1 onlink",
             ]
         );
-        assert!(hardware("fd00::1".parse().unwrap()).is_err());
+        let [one, two] = ["fd00::1", "fd00::2"].map(|ip| hardware(ip.parse().unwrap()));
+        assert!(one.starts_with("0e:6c:") && one != two);
     }
 }

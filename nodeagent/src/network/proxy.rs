@@ -258,9 +258,19 @@ impl std::str::FromStr for ProxyMode {
         match text {
             "nftables" => Ok(Self::Nftables),
             "iptables" => Ok(Self::Iptables),
-            "ipvs" | "userspace" => Err(format!(
-                "{text} is not served: nftables and iptables are; to use another proxy, run it beside --no-proxy"
-            )),
+            "ipvs" | "userspace" => {
+                let why = if text == "userspace" {
+                    "copied every byte and upstream has removed it"
+                } else if std::path::Path::new("/proc/net/ip_vs").exists() {
+                    "is deprecated upstream in favour of nftables"
+                } else {
+                    "needs a kernel with ip_vs, which this one does not have, and is deprecated upstream"
+                };
+                Err(format!(
+                    "{text} is not served, for it {why}: nftables and iptables are; to use another proxy, run it beside \
+                     --no-proxy"
+                ))
+            }
             other => Err(format!("{other:?} is neither nftables nor iptables")),
         }
     }

@@ -124,7 +124,7 @@ impl Worker {
                 ("CreateContainerConfigError", why)
             })?;
         }
-        self.inject_devices(&spec, &mut config).map_err(|why| {
+        self.inject_devices(of, &spec, &mut config).map_err(|why| {
             self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {why}"));
             ("CreateContainerConfigError", why)
         })?;
@@ -134,9 +134,9 @@ impl Worker {
     }
 
     /// Adds the claimed devices, and what all named devices need.
-    fn inject_devices(&self, spec: &Container, config: &mut cri::ContainerConfig) -> Result<(), String> {
+    fn inject_devices(&self, of: &Pod, spec: &Container, config: &mut cri::ContainerConfig) -> Result<(), String> {
         if let Some(ready) = &self.claims {
-            let ids = claims::devices_of(spec, ready);
+            let ids = claims::devices_of(of, spec, ready);
             config.cdi_devices.extend(ids.into_iter().map(|name| cri::CdiDevice { name }));
         }
         claims::cdi::inject(config, self.agent.features.lock().devices, &self.agent.config.cdi_dirs)
