@@ -53,6 +53,12 @@ impl Server {
         server
     }
 
+    /// Stops the process without its knowing, and lets it go on: what it had begun it ends later, as if nothing had been.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     /// Its admin's kubeconfig.
     pub fn kubeconfig(&self) -> String {
         self.dir.join("admin.kubeconfig").to_string_lossy().into_owned()
