@@ -9,6 +9,8 @@
 //! them, which then runs alone; what waits is bounded by its queues' lengths and by [`MAX_WAIT`]; the exempt level never
 //! waits. Without FlowSchemas everything shares one limit.
 
+pub mod dump;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -85,6 +87,28 @@ struct Level {
 struct Waiter {
     width: usize,
     door: oneshot::Sender<Permit>,
+    what: Box<Waiting>,
+}
+
+/// What is told of a request that waits.
+struct Waiting {
+    schema: String,
+    /// What tells its flow from others of the schema.
+    flow: String,
+    arrived: jiff::Timestamp,
+    user: String,
+    asked: Attributes,
+}
+
+/// What became of a level's requests.
+#[derive(Default)]
+struct Counts {
+    executing: u64,
+    dispatched: u64,
+    rejected: u64,
+    timed_out: u64,
+    /// Waited and were gone when it was their turn.
+    gone: u64,
 }
 
 #[derive(Default)]
@@ -98,9 +122,23 @@ struct State {
     demand: f64,
     queues: Vec<VecDeque<Waiter>>,
     next: usize,
+    counts: Counts,
 }
 
 impl State {
+    /// A request begins.
+    fn take(&mut self, width: usize) {
+        self.busy += width;
+        self.counts.executing += 1;
+        self.counts.dispatched += 1;
+    }
+
+    /// One ends.
+    fn give(&mut self, width: usize) {
+        self.busy = self.busy.saturating_sub(width);
+        self.counts.executing = self.counts.executing.saturating_sub(1);
+    }
+
     fn wanted(&self) -> usize {
         let waiting = self.queues.iter().flatten().filter(|waiter| !waiter.door.is_closed());
         self.busy + waiting.map(|waiter| waiter.width).sum::<usize>()
@@ -177,21 +215,32 @@ impl Flow {
         }
         let mut hasher = DefaultHasher::new();
         schema.map(|schema| &schema.name).hash(&mut hasher);
-        match schema.map_or("", |schema| schema.by.as_str()) {
-            "ByUser" => user.name.hash(&mut hasher),
-            "ByNamespace" => asked.namespace.hash(&mut hasher),
-            _ => {}
-        }
-        drop(policy);
+        let flow = match schema.map_or("", |schema| schema.by.as_str()) {
+            "ByUser" => user.name.as_str(),
+            "ByNamespace" => asked.namespace.as_str(),
+            _ => "",
+        };
+        flow.hash(&mut hasher);
         let full = || Status::too_many_requests("Too many requests, please try again later.", 1);
-        let waiting = match level.enter(hasher.finish(), width) {
+        // Only of what waits is anything kept.
+        let what = || {
+            let schema = schema.map_or_else(String::new, |schema| schema.name.clone());
+            let (user, asked) = (user.name.clone(), asked.clone());
+            Box::new(Waiting { schema, flow: flow.to_owned(), arrived: jiff::Timestamp::now(), user, asked })
+        };
+        let entry = level.enter(hasher.finish(), width, what);
+        drop(policy);
+        let waiting = match entry {
             Entry::Seat(permit) => return Ok((permit, sorted)),
             Entry::Full => return Err(full()),
             Entry::Wait(waiting) => waiting,
         };
         match tokio::time::timeout(MAX_WAIT, waiting).await {
             Ok(Ok(permit)) => Ok((permit, sorted)),
-            _ => Err(full()),
+            _ => {
+                level.state.lock().counts.timed_out += 1;
+                Err(full())
+            }
         }
     }
 
@@ -444,16 +493,17 @@ impl Level {
         self.admit();
     }
 
-    fn enter(self: &Arc<Self>, flow: u64, width: usize) -> Entry {
+    fn enter(self: &Arc<Self>, flow: u64, width: usize, what: impl FnOnce() -> Box<Waiting>) -> Entry {
         let mut state = self.state.lock();
         let nobody_waits = state.queues.iter().all(VecDeque::is_empty);
         if nobody_waits && state.has_room(width) {
-            state.busy += width;
+            state.take(width);
             state.peak = state.peak.max(state.busy);
             return Entry::Seat(self.permit(width));
         }
         let Some((count, length, hand)) = self.shape.queues else {
             state.peak = state.peak.max(state.busy + width);
+            state.counts.rejected += 1;
             return Entry::Full;
         };
         // A flow always has the same few queues to choose from: a greedy one fills those, and others still have theirs.
@@ -464,12 +514,15 @@ impl Level {
         });
         let Some(queue) = dealt.min_by_key(|index| state.queues[*index].len()) else { return Entry::Full };
         // Those that gave up waiting hold no place.
+        let before = state.queues[queue].len();
         state.queues[queue].retain(|waiter| !waiter.door.is_closed());
+        state.counts.gone += (before - state.queues[queue].len()) as u64;
         if state.queues[queue].len() >= length {
+            state.counts.rejected += 1;
             return Entry::Full;
         }
         let (door, receiver) = oneshot::channel();
-        state.queues[queue].push_back(Waiter { width, door });
+        state.queues[queue].push_back(Waiter { width, door, what: what() });
         state.peak = state.peak.max(state.wanted());
         Entry::Wait(receiver)
     }
@@ -478,7 +531,7 @@ impl Level {
     fn release(self: &Arc<Self>, width: usize) {
         {
             let mut state = self.state.lock();
-            state.busy = state.busy.saturating_sub(width);
+            state.give(width);
         }
         self.admit();
     }
@@ -498,17 +551,20 @@ impl Level {
                 }
                 state.next = (turn + 1) % count;
                 let waiter = state.queues[turn].pop_front();
-                if !gone {
-                    state.busy += waiter.as_ref().map_or(0, |waiter| waiter.width);
+                match &waiter {
+                    Some(waiter) if !gone => state.take(waiter.width),
+                    _ => state.counts.gone += 1,
                 }
                 waiter.filter(|_| !gone)
             };
-            let Some(Waiter { width, door }) = waiter else { continue };
+            let Some(Waiter { width, door, .. }) = waiter else { continue };
             if let Err(mut permit) = door.send(self.permit(width)) {
                 // It gave up just now: its seats are free again.
                 permit.level = None;
                 let mut state = self.state.lock();
-                state.busy = state.busy.saturating_sub(width);
+                state.give(width);
+                state.counts.dispatched = state.counts.dispatched.saturating_sub(1);
+                state.counts.gone += 1;
             }
         }
     }
@@ -518,6 +574,12 @@ impl Level {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// What is told of a request of the tests.
+    fn what() -> Box<Waiting> {
+        let (schema, flow, user) = ("s".into(), "f".into(), "u".into());
+        Box::new(Waiting { schema, flow, arrived: jiff::Timestamp::UNIX_EPOCH, user, asked: Attributes::default() })
+    }
 
     fn level(seats: usize, queues: Option<(usize, usize, usize)>) -> Arc<Level> {
         Arc::new(Level::new(shape(seats, 0, None, queues)))
@@ -558,9 +620,9 @@ mod tests {
     #[tokio::test]
     async fn wide_requests_take_several_seats_and_the_widest_run_alone() {
         let level = level(4, Some((1, 10, 1)));
-        let Entry::Seat(wide) = level.enter(1, 3) else { panic!("there is room for three") };
-        let Entry::Wait(second) = level.enter(1, 2) else { panic!("there is no room for two more") };
-        let Entry::Wait(mut third) = level.enter(1, 10) else { panic!("nobody overtakes") };
+        let Entry::Seat(wide) = level.enter(1, 3, what) else { panic!("there is room for three") };
+        let Entry::Wait(second) = level.enter(1, 2, what) else { panic!("there is no room for two more") };
+        let Entry::Wait(mut third) = level.enter(1, 10, what) else { panic!("nobody overtakes") };
         drop(wide);
         let second = second.await.unwrap();
         assert_eq!(level.state.lock().busy, 2);
@@ -568,7 +630,7 @@ mod tests {
         drop(second);
         let third = third.await.unwrap();
         assert_eq!(level.state.lock().busy, 10, "wider than the level, but alone");
-        let Entry::Wait(last) = level.enter(1, 1) else { panic!("nothing runs beside it") };
+        let Entry::Wait(last) = level.enter(1, 1, what) else { panic!("nothing runs beside it") };
         drop(third);
         drop(last.await.unwrap());
         assert_eq!(level.state.lock().busy, 0);
@@ -577,13 +639,13 @@ mod tests {
     #[tokio::test]
     async fn borrowed_seats_are_used_at_once_and_given_back_as_they_become_free() {
         let level = level(1, Some((1, 10, 1)));
-        let Entry::Seat(first) = level.enter(1, 1) else { panic!("the first gets the seat") };
-        let Entry::Wait(second) = level.enter(1, 1) else { panic!("the second waits") };
+        let Entry::Seat(first) = level.enter(1, 1, what) else { panic!("the first gets the seat") };
+        let Entry::Wait(second) = level.enter(1, 1, what) else { panic!("the second waits") };
         assert!(level.observed() >= 2.0);
         level.resize(2);
         let second = second.await.unwrap();
         level.resize(1);
-        let Entry::Wait(mut third) = level.enter(1, 1) else { panic!("two are busy on one seat") };
+        let Entry::Wait(mut third) = level.enter(1, 1, what) else { panic!("two are busy on one seat") };
         drop(first);
         assert!(third.try_recv().is_err(), "the borrowed seat goes back first");
         drop(second);
@@ -593,9 +655,9 @@ mod tests {
     #[tokio::test]
     async fn seats_are_limited_and_waiters_take_turns() {
         let level = level(1, Some((8, 2, 2)));
-        let Entry::Seat(first) = level.enter(1, 1) else { panic!("the first gets the seat") };
-        let Entry::Wait(mut second) = level.enter(1, 1) else { panic!("the second waits") };
-        let Entry::Wait(third) = level.enter(2, 1) else { panic!("another flow waits too") };
+        let Entry::Seat(first) = level.enter(1, 1, what) else { panic!("the first gets the seat") };
+        let Entry::Wait(mut second) = level.enter(1, 1, what) else { panic!("the second waits") };
+        let Entry::Wait(third) = level.enter(2, 1, what) else { panic!("another flow waits too") };
         assert!(second.try_recv().is_err(), "the seat is taken");
         drop(third);
         drop(first);
@@ -608,12 +670,12 @@ mod tests {
     #[tokio::test]
     async fn full_queues_and_levels_without_queues_refuse() {
         let level_ = level(1, Some((1, 1, 1)));
-        let _first = level_.enter(1, 1);
-        let _second = level_.enter(1, 1);
-        assert!(matches!(level_.enter(1, 1), Entry::Full));
+        let _first = level_.enter(1, 1, what);
+        let _second = level_.enter(1, 1, what);
+        assert!(matches!(level_.enter(1, 1, what), Entry::Full));
         let rejecting = level(1, None);
-        let _first = rejecting.enter(1, 1);
-        assert!(matches!(rejecting.enter(1, 1), Entry::Full));
+        let _first = rejecting.enter(1, 1, what);
+        assert!(matches!(rejecting.enter(1, 1, what), Entry::Full));
     }
 
     #[test]

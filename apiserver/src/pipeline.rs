@@ -327,6 +327,9 @@ impl ApiServer {
         if let Some(answer) = introspection::serve(path, headers, self.started) {
             return answer;
         }
+        if let Some(table) = flow::dump::serve(&self.flow, path, &query) {
+            return Ok(respond::bytes(200, "text/plain; charset=utf-8", table));
+        }
         match path {
             "/metrics" => {
                 let groups = self.customs.groups();

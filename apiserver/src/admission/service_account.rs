@@ -1,5 +1,7 @@
 //! Every pod has a service account that exists, and its token mounted unless somebody said no.
 
+use std::time::Duration;
+
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
@@ -15,6 +17,11 @@ const TOKEN_SECONDS: i64 = 3607;
 /// Annotation of pods that a kubelet mirrors from files; those have no account.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// The account of pods that name none.
+const DEFAULT: &str = "default";
+/// How often that one is looked for, as upstream, and the pause between.
+const DEFAULT_TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Annotation of accounts whose pods may use no secrets but the account's.
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 
@@ -96,8 +103,8 @@ impl AdmissionPlugin for ServiceAccount {
             return Ok(());
         }
         let spec = &mut pod["spec"];
-        let name = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default").to_owned();
-        let Some(account) = self.0.object("", "v1", "serviceaccounts", &namespace, &name) else {
+        let name = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or(DEFAULT).to_owned();
+        let Some(account) = self.account(&namespace, &name).await else {
             let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
             return Err(Status::forbidden("", "pods", &pod_name, &why));
         };
@@ -117,6 +124,21 @@ impl AdmissionPlugin for ServiceAccount {
             mount_token(spec);
         }
         Ok(())
+    }
+}
+
+impl ServiceAccount {
+    /// A pod's account. That of a new namespace is made by a controller, which gets a moment for it.
+    async fn account(&self, namespace: &str, name: &str) -> Option<Value> {
+        let find = || self.0.object("", "v1", "serviceaccounts", namespace, name);
+        let tries = if name == DEFAULT { DEFAULT_TRIES } else { 1 };
+        for _ in 1..tries {
+            if let Some(account) = find() {
+                return Some(account);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        find()
     }
 }
 
