@@ -218,6 +218,11 @@ pub async fn of_object(session: &Session, object: &Value) -> Outcome<Kind> {
     })
 }
 
+/// Splits `apiVersion`.
+pub fn group_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

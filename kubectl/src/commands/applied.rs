@@ -10,7 +10,8 @@ use crate::output::{self, changed};
 use crate::session::{Session, encode};
 use crate::value::Read;
 
-use super::change::{in_editor, named, path_of};
+use super::change::{named, path_of};
+use super::edit::in_editor;
 use super::create::{LAST_APPLIED, LINE_ENDINGS, WRITE, is_client_dry_run, manager, save_config, write_query};
 
 /// Flags of `view-last-applied`.

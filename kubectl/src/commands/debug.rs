@@ -104,7 +104,7 @@ pub async fn debug(session: &Session) -> Outcome {
 }
 
 /// Five letters that no other name ends with, most likely.
-fn letters() -> String {
+pub fn letters() -> String {
     let mut number = jiff::Timestamp::now().as_nanosecond().unsigned_abs() ^ u128::from(std::process::id());
     let mut text = String::new();
     for _ in 0..5 {

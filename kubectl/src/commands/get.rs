@@ -10,9 +10,8 @@ use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, FILES, SELECT, Target};
-use crate::output::jsonpath::{Template, relaxed, text_of};
 use crate::output::table::{self, View};
-use crate::output::{self, Format, items_of, list, strip_managed};
+use crate::output::{self, Format, items_of, list, sort, strip_managed};
 use crate::session::{Session, encode, query};
 
 use super::{history, say};
@@ -227,7 +226,9 @@ async fn print_objects(session: &Session, wanted: &[Wanted], format: &Format) ->
             }
         }
     }
-    sort(session, &mut objects, |o| o)?;
+    if !parsed.text("sort-by").is_empty() && objects.len() > 1 {
+        sort::by_path(&mut objects, parsed.text("sort-by"), |object| object)?;
+    }
     let managed = parsed.on("show-managed-fields");
     if objects.is_empty() && (failed.is_some() || wanted.iter().flat_map(|w| &w.paths).all(|(name, _)| name.is_some()))
     {
@@ -239,31 +240,6 @@ async fn print_objects(session: &Session, wanted: &[Wanted], format: &Format) ->
     };
     print!("{text}");
     failed.map_or(Ok(()), Err)
-}
-
-fn sort<T>(session: &Session, rows: &mut [T], object: impl Fn(&T) -> &Value) -> Outcome {
-    let path = session.parsed.text("sort-by");
-    if path.is_empty() {
-        return Ok(());
-    }
-    let wrong = |error: Failure| match error {
-        Failure::Error(said) => Failure::Error(said.rsplit(", ").next().unwrap_or_default().to_owned()),
-        other => other,
-    };
-    let template = Template::parse(&relaxed(path), false).map_err(wrong)?;
-    if rows.iter().all(|row| template.values(object(row)).is_empty()) {
-        let path = relaxed(path);
-        return Err(Failure::new(format!("couldn't find any field with path \"{path}\" in the list of objects")));
-    }
-    let key = |row: &T| template.values(object(row)).first().map(|v| (*v).clone()).unwrap_or_default();
-    rows.sort_by(|a, b| {
-        let (a, b) = (key(a), key(b));
-        match (a.as_f64(), b.as_f64()) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            _ => text_of(&a).cmp(&text_of(&b)),
-        }
-    });
-    Ok(())
 }
 
 fn view(session: &Session, format: &Format, kind: &Kind, many: bool) -> View {
@@ -324,15 +300,21 @@ async fn print_tables(session: &Session, wanted: &[Wanted], format: &Format) -> 
         if rows.is_empty() {
             continue;
         }
-        if sort(session, &mut rows, |row| &row["object"]).is_err() {
-            // kubectl keeps to itself why rows cannot be sorted.
-            continue;
+        let path = parsed.text("sort-by");
+        let listed = target.paths.iter().any(|(name, _)| name.is_none()) || target.paths.len() > 1;
+        if !path.is_empty() && listed {
+            match sort::by_path(&mut rows, path, |row| &row["object"]) {
+                Err(error) if error.to_string().contains("unsortable type") => return Err(error),
+                // kubectl keeps to itself why else rows cannot be sorted.
+                Err(_) => continue,
+                Ok(()) => {}
+            }
         }
         table["rows"] = rows.into();
         if !parsed.on("server-print") {
             table = plain(table);
         }
-        if printed {
+        if printed && !parsed.on("no-headers") {
             println!();
         }
         print!("{}", table::align(&view(session, format, &target.kind, many).rows(&table)));

@@ -63,7 +63,7 @@ impl For {
                      '{.name1.name2}'",
                 )
             };
-            return Ok(Self::Path(Template::parse(&relaxed(path), false).map_err(wrong)?, value));
+            return Ok(Self::Path(relaxed(path).and_then(|path| Template::parse(&path, false)).map_err(wrong)?, value));
         }
         match text.to_lowercase().as_str() {
             "create" => Ok(Self::Create),

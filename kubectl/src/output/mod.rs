@@ -3,6 +3,7 @@
 pub mod columns;
 pub mod json;
 pub mod jsonpath;
+pub mod sort;
 pub mod table;
 pub mod template;
 
@@ -126,7 +127,7 @@ impl Format {
             Self::Yaml => keelson_machinery::yaml::write(&object)?,
             Self::JsonPath(template) => template.execute(&object)?,
             Self::Template(template) => template.execute(&object)?,
-            Self::Columns(columns) => columns::print(columns, &object),
+            Self::Columns(columns) => columns::print(columns, &object)?,
             Self::Name | Self::Default | Self::Wide => {
                 let items = object["items"].as_array().cloned().unwrap_or_else(|| vec![object.clone()]);
                 items.iter().map(|item| name_of(item) + "\n").collect()
@@ -171,6 +172,11 @@ pub fn items_of(kind: &Kind, list: &mut Value) -> Vec<Value> {
     items
 }
 
+/// Whether a command prints JSON in the order of its objects' types: those that make objects of flags do.
+pub fn is_typed(command: &str) -> bool {
+    matches!(command, "kubectl run" | "kubectl expose" | "kubectl autoscale") || command.starts_with("kubectl create ")
+}
+
 /// Whether a document of YAML was printed already.
 static YAML_BEGAN: AtomicBool = AtomicBool::new(false);
 
@@ -192,7 +198,17 @@ pub fn changed(parsed: &Parsed, object: &Value, done: &str) -> Outcome {
             if apart && matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
                 println!("---");
             }
-            print!("{}", format.print(object, parsed.on("show-managed-fields"))?);
+            let managed = parsed.on("show-managed-fields");
+            match format {
+                Format::Json if is_typed(&parsed.command) => {
+                    let mut object = object.clone();
+                    if !managed {
+                        strip_managed(&mut object);
+                    }
+                    println!("{}", json::spread(&json::typed(&object)));
+                }
+                _ => print!("{}", format.print(object, managed)?),
+            }
         }
     }
     Ok(())
