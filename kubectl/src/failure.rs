@@ -147,15 +147,21 @@ fn cause(cause: &Value) -> String {
     if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") }
 }
 
-/// Why a file cannot be opened, in Go's words.
-pub fn opening(path: &str, error: &std::io::Error) -> String {
-    let why = match error.kind() {
+/// Why a file could not be used, in Go's words.
+pub fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => return format!("read {path}: is a directory"),
         _ => error.to_string(),
-    };
-    format!("open {path}: {why}")
+    }
+}
+
+/// Why a file cannot be opened, in Go's words.
+pub fn opening(path: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::IsADirectory => format!("read {path}: is a directory"),
+        _ => format!("open {path}: {}", reason(error)),
+    }
 }
 
 impl From<std::io::Error> for Failure {

@@ -269,7 +269,8 @@ fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
 
 /// What is at a URL. curl has the proxies, roots and redirects of this host right already.
 fn fetched(url: &str) -> Outcome<String> {
-    const ARGUMENTS: [&str; 6] = ["--silent", "--show-error", "--location", "--write-out", "\n%{http_code}", "--max-time"];
+    const ARGUMENTS: [&str; 6] =
+        ["--silent", "--show-error", "--location", "--write-out", "\n%{http_code}", "--max-time"];
     const SECONDS: &str = "60";
     /// What curl ends with when nobody listens.
     const REFUSED: i32 = 7;

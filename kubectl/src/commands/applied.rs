@@ -11,8 +11,8 @@ use crate::session::{Session, encode};
 use crate::value::Read;
 
 use super::change::{named, path_of};
-use super::edit::in_editor;
 use super::create::{LAST_APPLIED, LINE_ENDINGS, WRITE, is_client_dry_run, manager, save_config, write_query};
+use super::edit::in_editor;
 
 /// Flags of `view-last-applied`.
 pub const VIEW: &[&[Flag]] =

@@ -92,19 +92,17 @@ pub async fn patch(session: &Session) -> Outcome {
         name => format!("/{name}"),
     };
     for (kind, before) in named(session, &parsed.args).await? {
-        let form = if form == "strategic-merge-patch"
-            && !kind.group.is_empty()
-            && kind.group.contains('.')
-            && !is_built_in(&kind)
-        {
-            "merge-patch"
-        } else {
-            form
-        };
         let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-patch")?);
         let after = match local || is_client_dry_run(session)? {
             true => here(&kind, &before, form, &patch)?,
-            false => session.patch(&path, form, &patch).await?,
+            false => session.patch(&path, form, &patch).await.map_err(|error| match error.status() {
+                415 => error.because(&format!(
+                    "application/{form}+json is not supported by {}, Kind={}: ",
+                    kind.api_version(),
+                    kind.kind
+                )),
+                _ => error,
+            })?,
         };
         let mut same = (before.clone(), after.clone());
         strip_managed(&mut same.0);
@@ -132,11 +130,6 @@ fn here(kind: &Kind, before: &Value, form: &str, patch: &Value) -> Outcome<Value
         }
     };
     done.map(|()| after).map_err(|status| Failure::new(status.message.clone()))
-}
-
-/// Whether the kind is one of Kubernetes' own, for which strategic merge patches exist.
-pub fn is_built_in(kind: &Kind) -> bool {
-    keelson_machinery::resources::find_kind(&kind.group, &kind.version, &kind.kind).is_some()
 }
 
 /// The merge patch (RFC 7386) that makes `after` of `before`; `None` if they are the same.

@@ -77,7 +77,9 @@ pub async fn edit(session: &Session) -> Outcome {
                     println!("Edit cancelled, no changes made.");
                     Ok(())
                 }
-                false => given_up(&format!("{HEADER}{problems}{shown}"), "Edit cancelled, no valid changes were saved."),
+                false => {
+                    given_up(&format!("{HEADER}{problems}{shown}"), "Edit cancelled, no valid changes were saved.")
+                }
             };
         }
         if content.trim().is_empty() {
@@ -140,7 +142,10 @@ async fn written(session: &Session, all: &mut [Before], objects: Vec<Value>) -> 
         let (_, name) = place(session, &after)?;
         let same = |b: &&mut Before| b.kind == kind && b.object["metadata"]["name"].as_str() == Some(&name);
         let Some(before) = all.iter_mut().find(same) else {
-            return Err(Failure::new(format!("At least one of apiVersion, kind and name was changed: {}", encode(&name))));
+            return Err(Failure::new(format!(
+                "At least one of apiVersion, kind and name was changed: {}",
+                encode(&name)
+            )));
         };
         if parsed.on("save-config") {
             save_config(&mut after);
@@ -169,7 +174,10 @@ async fn written(session: &Session, all: &mut [Before], objects: Vec<Value>) -> 
                 let reason = status["reason"].as_str().unwrap_or_default();
                 match reason {
                     "Invalid" => eprintln!("error: {what} is invalid"),
-                    _ => eprintln!("error: {what} could not be patched: {}", status["message"].as_str().unwrap_or_default()),
+                    _ => eprintln!(
+                        "error: {what} could not be patched: {}",
+                        status["message"].as_str().unwrap_or_default()
+                    ),
                 }
                 if !matches!(reason, "Invalid" | "BadRequest" | "Conflict") {
                     eprintln!("You can run `kubectl replace -f` to try this update again.");

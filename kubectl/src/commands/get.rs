@@ -19,6 +19,9 @@ use super::{history, say};
 const TABLE: &str =
     "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 
+/// Width of the column of events: that of the longest, and the space behind it.
+const EVENT_WIDTH: usize = "MODIFIED".len() + 3;
+
 /// Flags of `get`.
 pub const FLAGS: &[&[Flag]] = &[
     output::FLAGS,
@@ -51,7 +54,7 @@ pub const FLAGS: &[&[Flag]] = &[
 /// Runs `get`.
 pub async fn get(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.is_set("raw") {
+    if !parsed.text("raw").is_empty() {
         return raw(session).await;
     }
     let watches = parsed.on("watch") || parsed.on("watch-only");
@@ -423,10 +426,23 @@ pub async fn lines(
 async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
     let parsed = &session.parsed;
     let [target] = targets else {
-        return Err(Failure::new("you may only specify a single resource type"));
+        return Err(Failure::new(match parsed.is_set("filename") || parsed.is_set("kustomize") {
+            true => {
+                "watch is only supported on individual resources and resource collections - more than 1 resource was found"
+            }
+            false => "you may only specify a single resource type",
+        }));
     };
     if target.names.len() > 1 {
-        return Err(Failure::new("you may only specify a single resource type"));
+        let wanted = [Wanted { kind: target.kind.clone(), paths: paths(session, target)? }];
+        match format.is_object() {
+            true => print_objects(session, &wanted, format).await?,
+            false => print_tables(session, &wanted, format).await?,
+        }
+        return Err(Failure::new("you may only watch a single resource or type of resource at a time"));
+    }
+    if !parsed.text("sort-by").is_empty() {
+        eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received");
     }
     let accept = if format.is_object() { "application/json" } else { TABLE };
     let namespace = session.namespace()?;
@@ -435,9 +451,17 @@ async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcom
     let named = target.names.first().map(|n| format!("metadata.name={n}"));
     let fields = named.as_deref().unwrap_or(parsed.text("field-selector"));
     let selectors = [("labelSelector", parsed.text("selector")), ("fieldSelector", fields)];
-    let mut list = session.get_as(&format!("{path}{}", query(&selectors)), accept).await?;
+    let mut first = selectors.to_vec();
+    if !parsed.text("sort-by").is_empty() {
+        first.push(("includeObject", "Object"));
+    }
+    let mut list = session.get_as(&format!("{path}{}", query(&first)), accept).await?;
+    let items = if format.is_object() { "items" } else { "rows" };
+    if let Some(rows) = list[items].as_array_mut().filter(|_| !parsed.text("sort-by").is_empty()) {
+        sort::by_path(rows, parsed.text("sort-by"), |row| if row["object"].is_null() { row } else { &row["object"] })?;
+    }
     if let Some(name) = target.names.first()
-        && list[if format.is_object() { "items" } else { "rows" }].as_array().is_none_or(Vec::is_empty)
+        && list[items].as_array().is_none_or(Vec::is_empty)
     {
         // The refusal of the object itself is what kubectl says.
         session.get(&target.kind.object(&namespace, &encode(name))).await?;
@@ -451,6 +475,7 @@ async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcom
         format: format.clone(),
         events: parsed.on("output-watch-events"),
         managed: parsed.on("show-managed-fields"),
+        printed: false,
     };
     if !parsed.on("watch-only") {
         if format.is_object() {
@@ -489,6 +514,7 @@ struct Printer {
     format: Format,
     events: bool,
     managed: bool,
+    printed: bool,
 }
 
 impl Printer {
@@ -504,6 +530,10 @@ impl Printer {
         }
         rows.extend(data.iter().map(|row| self.view.row(&self.columns, row, event)));
         table::measure(&rows, &mut self.widths);
+        if let Some(width) = self.widths.first_mut().filter(|_| self.events) {
+            // Room for every event, whichever comes first.
+            *width = (*width).max(EVENT_WIDTH);
+        }
         for row in &rows {
             print!("{}", table::line(row, &self.widths));
         }
@@ -513,10 +543,15 @@ impl Printer {
         if !self.managed {
             strip_managed(&mut object);
         }
+        if self.events && matches!(self.format, Format::Json) {
+            let object = output::json::compact(&object);
+            println!("{{\"type\":{},\"object\":{object}}}", Value::from(event));
+            return Ok(());
+        }
         if self.events {
             object = json!({"type": event, "object": object});
         }
-        if matches!(self.format, Format::Yaml) {
+        if std::mem::replace(&mut self.printed, true) && matches!(self.format, Format::Yaml) {
             println!("---");
         }
         print!("{}", self.format.print(&object, self.managed)?);

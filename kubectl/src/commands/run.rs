@@ -194,7 +194,8 @@ fn overridden(parsed: &Parsed, object: &mut Value) -> Outcome {
         keelson_machinery::conform::conform_to(definition, object).map_err(Failure::new)?;
         object["status"] = status;
     }
-    for container in object["spec"]["containers"].as_array_mut().into_iter().flatten() {
+    let containers = object.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
+    for container in containers.into_iter().flatten() {
         if container["resources"].is_null() {
             container["resources"] = json!({});
         }
@@ -238,7 +239,9 @@ pub async fn run(session: &Session) -> Outcome {
         return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
     }
     for annotation in parsed.all("annotations") {
-        let (key, value) = annotation.split_once('=').ok_or_else(|| Failure::new(format!("invalid annotations format: {annotation}")))?;
+        let (key, value) = annotation
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("invalid annotations format: {annotation}")))?;
         pod["metadata"]["annotations"][key] = value.into();
     }
     overridden(parsed, &mut pod)?;
@@ -249,6 +252,10 @@ pub async fn run(session: &Session) -> Outcome {
         }
         if parsed.on("expose") {
             changed(parsed, &exposing(parsed, name)?, "created")?;
+            if parsed.text("output") == "yaml" {
+                // kubectl sets the two apart twice.
+                println!("---");
+            }
         }
         return changed(parsed, &pod, "created");
     }
@@ -337,7 +344,12 @@ fn selector_for(parsed: &Parsed, kind: &Kind, object: &Value) -> Outcome<Value> 
             let expressions = object["spec"]["selector"]["matchExpressions"].items();
             if !expressions.is_empty() {
                 let shown = expressions.iter().map(|e| {
-                    format!("{{Key:{} Operator:{} Values:{}}}", e["key"].shown(), e["operator"].shown(), e["values"].shown())
+                    format!(
+                        "{{Key:{} Operator:{} Values:{}}}",
+                        e["key"].shown(),
+                        e["operator"].shown(),
+                        e["values"].shown()
+                    )
                 });
                 return Err(Failure::new(format!(
                     "couldn't retrieve selectors via --selector flag or introspection: couldn't convert expressions - \"[{}]\" to \

@@ -105,7 +105,11 @@ mod tests {
             text,
             "{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"n\",\"labels\":{\"b\":\"{:,\\\\\"}},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"i\",\"resources\":{}}],\"restartPolicy\":\"y\",\"dnsPolicy\":\"x\"}}"
         );
-        assert!(spread(&text).starts_with("{\n    \"kind\": \"Pod\",\n    \"apiVersion\": \"v1\",\n"), "{}", spread(&text));
+        assert!(
+            spread(&text).starts_with("{\n    \"kind\": \"Pod\",\n    \"apiVersion\": \"v1\",\n"),
+            "{}",
+            spread(&text)
+        );
         assert!(spread(&text).contains("\"resources\": {}\n"));
         let plain = json!({"a": [1, {"b": []}], "c": "x: [y], {\"z\"}"});
         assert_eq!(spread(&plain.to_string()), pretty(&plain));

@@ -80,6 +80,8 @@ impl Format {
                 Failure::new(format!("error reading {flag} {path}, {}", crate::failure::opening(path, &e)))
             })
         };
+        let plain = form.to_lowercase();
+        let form = if matches!(plain.as_str(), "json" | "yaml" | "name") { plain.as_str() } else { form };
         Ok(match form {
             "" => Self::Default,
             "wide" | "custom-columns" | "custom-columns-file" if !has_tables(&parsed.command) => {
@@ -140,7 +142,7 @@ impl Format {
 pub fn name_of(object: &Value) -> String {
     let group = object["apiVersion"].as_str().and_then(|v| v.split_once('/')).map_or("", |(group, _)| group);
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let name = object["metadata"]["name"].as_str().unwrap_or("<unknown>");
     if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
 }
 
@@ -174,7 +176,9 @@ pub fn items_of(kind: &Kind, list: &mut Value) -> Vec<Value> {
 
 /// Whether a command prints JSON in the order of its objects' types: those that make objects of flags do.
 pub fn is_typed(command: &str) -> bool {
-    matches!(command, "kubectl run" | "kubectl expose" | "kubectl autoscale") || command.starts_with("kubectl create ")
+    const TYPED: [&str; 5] =
+        ["kubectl run", "kubectl expose", "kubectl autoscale", "kubectl rollout history", "kubectl auth whoami"];
+    TYPED.contains(&command) || command.starts_with("kubectl create ")
 }
 
 /// Whether a document of YAML was printed already.

@@ -84,10 +84,7 @@ const SPECIAL: [(&str, &[(&str, &str)]); 4] = [
     ("use", &[("policy", "podsecuritypolicies")]),
     ("bind", &[("rbac.authorization.k8s.io", "roles"), ("rbac.authorization.k8s.io", "clusterroles")]),
     ("escalate", &[("rbac.authorization.k8s.io", "roles"), ("rbac.authorization.k8s.io", "clusterroles")]),
-    (
-        "impersonate",
-        &[("", "users"), ("", "serviceaccounts"), ("", "groups"), ("authentication.k8s.io", "userextras")],
-    ),
+    ("impersonate", &[("", "users"), ("", "serviceaccounts"), ("", "groups"), ("authentication.k8s.io", "userextras")]),
 ];
 
 /// Whether a verb makes a resource known that the API has not; a verb that the resource cannot have is refused.

@@ -138,8 +138,7 @@ fn secured(tls: &mut Vec<Value>, host: &str, secure: &str) {
 }
 
 /// What a rule looks like: host, path, service and port; what follows is looked at apart.
-static RULE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"^([\w*.-]*)/(.*)=([\w-]+:[\w-]+)(?:,(.*))?").ok());
+static RULE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^([\w*.-]*)/(.*)=([\w-]+:[\w-]+)(?:,(.*))?").ok());
 
 /// Runs `create ingress`.
 pub async fn ingress(session: &Session) -> Outcome {

@@ -58,7 +58,9 @@ impl Changes {
             }
         }
         if changes.set.iter().any(|new| changes.removed.iter().any(|name| new["name"] == *name)) {
-            return Err(Failure::new("can not both modify and remove the same environment variable in the same command"));
+            return Err(Failure::new(
+                "can not both modify and remove the same environment variable in the same command",
+            ));
         }
         Ok(changes)
     }
@@ -67,7 +69,11 @@ impl Changes {
     fn taken(&self, container: &Value) -> Option<String> {
         let had = |new: &Value| container["env"].items().iter().find(|have| have["name"] == new["name"]).cloned();
         let have = self.set.iter().find_map(had)?;
-        Some(format!("'{}' already has a value ({}), and --overwrite is false", have["name"].text(), have["value"].text()))
+        Some(format!(
+            "'{}' already has a value ({}), and --overwrite is false",
+            have["name"].text(),
+            have["value"].text()
+        ))
     }
 
     fn apply(&self, container: &mut Value) {
@@ -101,7 +107,8 @@ pub async fn env(session: &Session) -> Outcome {
     if parsed.on("list") {
         for (_, mut object) in super::named(session, resources).await? {
             let whole = object.clone();
-            for container in pod_spec(&mut object).map(|s| containers(s, parsed.text("containers"))).unwrap_or_default() {
+            for container in pod_spec(&mut object).map(|s| containers(s, parsed.text("containers"))).unwrap_or_default()
+            {
                 changes.apply(container);
                 list(session, &whole, container).await?;
             }
@@ -173,7 +180,10 @@ async fn list(session: &Session, object: &Value, container: &Value) -> Outcome {
             Ok(value) => println!("{name}={value}"),
             Err(why) => {
                 println!("# {name} from {told}");
-                failed.push(format!("error retrieving reference for {name}: {}", why.to_string().trim_start_matches("error: ")));
+                failed.push(format!(
+                    "error retrieving reference for {name}: {}",
+                    why.to_string().trim_start_matches("error: ")
+                ));
             }
         }
     }
@@ -185,14 +195,10 @@ async fn list(session: &Session, object: &Value, container: &Value) -> Outcome {
 
 /// Where a variable's value is from, in words.
 fn described(from: &Value) -> String {
-    let (key, name) = |field: &str| -> (String, String) {
-        (from[field]["key"].text().to_owned(), from[field]["name"].text().to_owned())
-    }(if from["secretKeyRef"].is_there() { "secretKeyRef" } else { "configMapKeyRef" });
-    if from["secretKeyRef"].is_there() {
-        return format!("secret {name}, key {key}");
-    }
-    if from["configMapKeyRef"].is_there() {
-        return format!("configmap {name}, key {key}");
+    for (field, word) in [("secretKeyRef", "secret"), ("configMapKeyRef", "configmap")] {
+        if from[field].is_there() {
+            return format!("{word} {}, key {}", from[field]["name"].text(), from[field]["key"].text());
+        }
     }
     if from["fieldRef"].is_there() {
         return format!("field path {}", from["fieldRef"]["fieldPath"].text());
@@ -236,7 +242,9 @@ fn of_field(object: &Value, path: &str) -> Outcome<String> {
     }
     let map = |of: &Value| of.pairs().iter().map(|(k, v)| format!("{k}={}", quoted(v))).collect::<Vec<_>>().join("\n");
     match path {
-        "metadata.name" | "metadata.namespace" | "metadata.uid" => Ok(metadata[&path["metadata.".len()..]].text().to_owned()),
+        "metadata.name" | "metadata.namespace" | "metadata.uid" => {
+            Ok(metadata[&path["metadata.".len()..]].text().to_owned())
+        }
         "metadata.labels" => Ok(map(&metadata["labels"])),
         "metadata.annotations" => Ok(map(&metadata["annotations"])),
         _ => Err(Failure::new(format!("unsupported fieldPath: {path}"))),

@@ -62,7 +62,11 @@ pub fn pod_spec(object: &mut Value) -> Option<&mut Value> {
 }
 
 /// Splits arguments into the resources and the changes (`what` they are of) that come after them.
-fn split<'a>(args: &'a [String], what: &str, is_change: impl Fn(&str) -> bool) -> Outcome<(&'a [String], &'a [String])> {
+fn split<'a>(
+    args: &'a [String],
+    what: &str,
+    is_change: impl Fn(&str) -> bool,
+) -> Outcome<(&'a [String], &'a [String])> {
     let at = args.iter().position(|a| is_change(a)).unwrap_or(args.len());
     let (resources, changes) = args.split_at(at);
     match changes.iter().find(|a| !is_change(a)) {
@@ -186,6 +190,7 @@ pub fn quantities(text: &str) -> Outcome<Map<String, Value>> {
     let pair = |part: &str| {
         let (key, value) = part
             .split_once('=')
+            .filter(|(_, value)| !value.contains('='))
             .ok_or_else(|| Failure::new(format!("Invalid argument syntax {part}, expected <resource>=<value>")))?;
         if keelson_machinery::quantity::Quantity::parse(value).is_err() {
             return Err(Failure::new(
@@ -277,9 +282,7 @@ pub async fn selector(session: &Session) -> Outcome {
             (Ok(_), Some((key, values))) => {
                 let operator = if wanted.contains(" notin ") { "NotIn" } else { "In" };
                 let values = values.trim_matches(['(', ')', ' ']).replace(',', " ");
-                Failure::new(format!(
-                    "match expression [{{{key} {operator} [{values}]}}] not supported on this object"
-                ))
+                Failure::new(format!("match expression [{{{key} {operator} [{values}]}}] not supported on this object"))
             }
             _ => error,
         }
@@ -305,13 +308,7 @@ pub async fn selector(session: &Session) -> Outcome {
 }
 
 /// Puts an object in the place of another, as far as flags let it.
-async fn replaced(
-    session: &Session,
-    kind: &Kind,
-    before: &Value,
-    mut after: Value,
-    done: &str,
-) -> Outcome {
+async fn replaced(session: &Session, kind: &Kind, before: &Value, mut after: Value, done: &str) -> Outcome {
     if !session.parsed.on("local") && !is_client_dry_run(session)? {
         let path = format!("{}{}", path_of(kind, before), write_query(session, "kubectl-set")?);
         after = session.put(&path, &after).await?;

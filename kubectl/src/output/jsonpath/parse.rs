@@ -207,7 +207,8 @@ impl Parser {
         if parts.len() > 1 {
             let parts = parts.iter().map(|part| inner(&format!("[{}]", part.trim_matches(' '))));
             steps.push(Node::Union(parts.collect::<Result<_, _>>()?));
-        } else if let Some(key) = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).filter(|t| !t.contains('\''))
+        } else if let Some(key) =
+            text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).filter(|t| !t.contains('\''))
         {
             steps.extend(inner(&format!(".{key}"))?);
         } else {

@@ -222,7 +222,8 @@ fn part<'a>(slice: &Slice, value: Cow<'a, Value>, found: &mut Found<'a>) -> Resu
 /// Compares as Go's templates do: only what is of one sort.
 fn holds(left: &Value, operator: &str, right: &Value) -> Result<bool, String> {
     let order = match (left, right) {
-        (Value::Array(_) | Value::Object(_) | Value::Null, _) | (_, Value::Array(_) | Value::Object(_) | Value::Null) => {
+        (Value::Array(_) | Value::Object(_) | Value::Null, _)
+        | (_, Value::Array(_) | Value::Object(_) | Value::Null) => {
             return Err("invalid type for comparison".into());
         }
         (Value::String(a), Value::String(b)) => a.cmp(b),

@@ -323,10 +323,10 @@ impl<'a> Words<'a> {
             }
         }
         if command.is_empty() {
-            let what = match self.place.text.split_whitespace().next().filter(|_| !nested && commands.is_empty()) {
-                Some(word @ ("if" | "range" | "with" | "template")) => word,
-                _ => "command",
-            };
+            const BLOCKS: [&str; 4] = ["if", "range", "with", "template"];
+            let word = self.place.text.split_whitespace().next().unwrap_or_default();
+            let is_block = BLOCKS.contains(&word) && !nested && commands.is_empty();
+            let what = if is_block { word } else { "command" };
             return self.wrong(format!("missing value for {what}"));
         }
         commands.push((command, self.from(start)));
