@@ -116,14 +116,17 @@ fn parts(text: &str) -> (String, Option<String>, Option<String>) {
 /// Finds a kind by a name that people use, case ignored.
 fn find(kinds: &[Kind], text: &str) -> Option<Kind> {
     let (name, version, group) = parts(&text.to_lowercase());
-    let is_short = |kind: &Kind| kind.short_names.contains(&name);
-    // Of a short name that has a group, kubectl does not look at the version.
-    let versioned = |kind: &Kind| version.as_ref().is_none_or(|v| *v == kind.version || is_short(kind));
-    let called = || kinds.iter().filter(|kind| kind.is_called(&name) && versioned(kind));
-    let mut found: Vec<&Kind> = called().filter(|kind| group.as_ref().is_none_or(|g| *g == kind.group)).collect();
+    let called = || kinds.iter().filter(|kind| kind.is_called(&name));
+    let versioned = |kind: &&Kind| version.as_ref().is_none_or(|v| *v == kind.version);
+    let grouped = |kind: &&Kind| group.as_ref().is_none_or(|g| *g == kind.group);
+    let begins = |kind: &&Kind| group.as_ref().is_some_and(|g| kind.group.starts_with(g.as_str()));
+    let mut found: Vec<&Kind> = called().filter(versioned).filter(grouped).collect();
     if found.is_empty() && version.is_none() {
         // The beginning of a group is enough.
-        found = called().filter(|kind| group.as_ref().is_some_and(|g| kind.group.starts_with(g.as_str()))).collect();
+        found = called().filter(begins).collect();
+    } else if found.is_empty() {
+        // Of a short name that has a group, kubectl does not look at the version.
+        found = called().filter(|kind| kind.short_names.contains(&name)).filter(grouped).collect();
     }
     // The core group comes first, then the groups in their order; in a group the best version.
     let group = found.iter().map(|k| k.group.clone()).min_by_key(|g| !g.is_empty())?;

@@ -57,6 +57,7 @@ impl For {
                 Some(at) => (&rest[..end + at], Some(rest[end + at + 1..].trim_matches(['\'', '"']).to_owned())),
                 None => (rest, None),
             };
+            let path = path.trim_matches(['\'', '"']);
             if path.is_empty() {
                 return Err(Failure::new("jsonpath expression cannot be empty"));
             }

@@ -172,7 +172,8 @@ mod tests {
             ("{.items[?(@.metadata.name==\"a\")].spec.n}", "1"),
             ("{.items[0].status.conditions[?(@.type=='Ready')].status}", "True"),
             ("{.items[0].metadata.labels.x\\.y/z}", "1"),
-            ("{.items[0].metadata.labels['x.y/z']}", "1"),
+            ("{.items[0].metadata.labels['x\\.y/z']}", "1"),
+            ("{.items[0].metadata.labels['x.y/z']}", ""),
             ("{..name}", "a b"),
             ("{.items[0].spec}", "{\"n\":1,\"ports\":[80,443]}"),
             ("{.items[*]['metadata.name', 'kind']}", "a b"),
@@ -195,7 +196,8 @@ mod tests {
     #[test]
     fn wrong_templates() {
         for (template, expected) in [
-            ("{.items[", "unclosed action"),
+            ("{.items[", "unterminated array"),
+            ("{.items", "unclosed action"),
             ("{.a[x]}", "invalid array index x"),
             ("{.a[\"x\"]}", "invalid array index \"x\""),
             ("{.a[?(@.b)}", "unclosed array expect ]"),
