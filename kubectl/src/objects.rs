@@ -229,12 +229,27 @@ pub async fn each_source(session: &Session) -> Outcome<Vec<(String, Outcome<Valu
     for name in parsed.list("filename") {
         for (source, text) in sources(parsed, &name)? {
             let mut objects = Vec::new();
-            let read = documents(&source, &text, &mut objects);
+            let read =
+                documents(&source, &text, &mut objects).map_err(|error| undecodable(parsed, &source, &text, error));
             found.extend(objects.into_iter().map(|object| (source.clone(), Ok(object))));
             found.extend(read.err().map(|error| (source.clone(), Err(error))));
         }
     }
     Ok(found)
+}
+
+/// What commands that do not validate say of a document that names no kind.
+fn undecodable(parsed: &Parsed, source: &str, text: &str, error: Failure) -> Failure {
+    let validates = ["kubectl create", "kubectl apply", "kubectl replace"].contains(&parsed.command.as_str());
+    let message = error.to_string();
+    let lacks = |what: &str| message.contains(&format!("{what} not set"));
+    if validates || !message.contains("error validating data: ") || !lacks("kind") {
+        return error;
+    }
+    let values = split(text).into_iter().filter_map(|d| keelson_machinery::decode::yaml(d.as_bytes()).ok());
+    let without = values.map(|decoded| decoded.value).find(|value| value["kind"].is_null()).unwrap_or_default();
+    let shown = crate::output::json::compact(&without);
+    Failure::new(format!("unable to decode {}: Object 'Kind' is missing in '{shown}'", crate::value::quoted(source)))
 }
 
 /// Whether an argument says what to change rather than what to change it of: `key=value` and `key-`.

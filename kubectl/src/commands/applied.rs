@@ -49,7 +49,8 @@ pub async fn view(session: &Session) -> Outcome {
             .usage(format!("Unexpected -o output mode: {form}, the flag 'output' must be one of yaml|json")));
     }
     for (_, object) in named(session, &session.parsed.args).await? {
-        let kept = kept(&object)?;
+        // An object that was never applied has nothing to show.
+        let Ok(kept) = kept(&object) else { continue };
         match form {
             "json" => println!("{}", serde_json::to_string_pretty(&kept).map_err(|e| Failure::new(e.to_string()))?),
             _ => print!("{}", keelson_machinery::yaml::write(&kept)?),

@@ -109,8 +109,8 @@ pub async fn patch(session: &Session) -> Outcome {
         strip_managed(&mut same.1);
         let done = if same.0 == same.1 { "patched (no change)" } else { "patched" };
         match Format::of(parsed)? {
-            // kubectl says nothing of a dry run on the server's side here.
-            Format::Default if parsed.text("dry-run") == "server" => println!("{} {done}", name_of(&after)),
+            // kubectl says nothing of a dry run here.
+            Format::Default => println!("{} {done}", name_of(&after)),
             _ => changed(parsed, &after, done)?,
         }
     }

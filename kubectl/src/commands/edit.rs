@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::kinds::{self, Kind};
-use crate::objects::{FILES, documents, place};
+use crate::objects::{self, FILES, documents, place};
 use crate::output::{self, Format, json, name_of, strip_managed};
 use crate::session::{Session, encode};
 
-use super::change::{difference, named, path_of};
+use super::change::{difference, path_of};
 use super::create::{LINE_ENDINGS, SAVE, WRITE, manager, save_config, write_query};
 
 /// Flags of `edit`.
@@ -42,12 +42,17 @@ struct Before {
 /// Runs `edit`.
 pub async fn edit(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if !matches!(parsed.text("output"), "" | "json" | "yaml" | "name") {
-        // An unknown form is refused before anything is asked.
-        Format::of(parsed)?;
+    if !matches!(parsed.text("output"), "" | "json" | "yaml") {
+        return Err(Failure::new(format!(
+            "unable to match a printer suitable for the output format {:?}, allowed formats are: json,yaml",
+            parsed.text("output")
+        )));
     }
     let mut all = Vec::new();
-    for (kind, mut object) in named(session, &parsed.args).await? {
+    if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(super::change::nothing_named());
+    }
+    for (kind, mut object) in objects::all_of(session, &parsed.args).await? {
         if !parsed.text("subresource").is_empty() {
             object = session.get(&path(session, &kind, &object)).await?;
         }
