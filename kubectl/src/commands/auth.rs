@@ -54,28 +54,14 @@ const KNOWN_VERBS: [&str; 16] = [
     "attest",
 ];
 
-/// Runs `auth can-i`.
-pub async fn can_i(session: &Session) -> Outcome {
+/// What is asked of the server, with warnings about what it may not know.
+async fn asked(session: &Session, verb: &str, resource: &str) -> Outcome<Value> {
     let parsed = &session.parsed;
-    if parsed.on("list") {
-        return match parsed.args.as_slice() {
-            [] => list(session).await,
-            _ => Err(Failure::new("list option must be specified with no arguments")),
-        };
-    }
-    let (verb, resource) = match parsed.args.as_slice() {
-        [verb, resource] => (verb, resource.clone()),
-        _ => {
-            return Err(Failure::new(
-                "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
-            ));
-        }
-    };
-    let spec = if resource.starts_with('/') {
+    Ok(if resource.starts_with('/') {
         json!({"nonResourceAttributes": {"path": resource, "verb": verb}})
     } else {
-        let (text, name) = resource.split_once('/').unwrap_or((&resource, ""));
-        if !KNOWN_VERBS.contains(&verb.as_str()) {
+        let (text, name) = resource.split_once('/').unwrap_or((resource, ""));
+        if !KNOWN_VERBS.contains(&verb) {
             eprintln!("Warning: verb '{verb}' is not a known verb\n");
         }
         let mut attributes = json!({"verb": verb, "name": name, "subresource": parsed.text("subresource")});
@@ -109,7 +95,27 @@ pub async fn can_i(session: &Session) -> Outcome {
             attributes["namespace"] = session.namespace()?.into();
         }
         json!({"resourceAttributes": attributes})
+    })
+}
+
+/// Runs `auth can-i`.
+pub async fn can_i(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("list") {
+        return match parsed.args.as_slice() {
+            [] => list(session).await,
+            _ => Err(Failure::new("list option must be specified with no arguments")),
+        };
+    }
+    let (verb, resource) = match parsed.args.as_slice() {
+        [verb, resource] => (verb, resource.clone()),
+        _ => {
+            return Err(Failure::new(
+                "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
+            ));
+        }
     };
+    let spec = asked(session, verb, &resource).await?;
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
     let answer = session.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
     let status = &answer["status"];

@@ -48,20 +48,7 @@ pub async fn edit(session: &Session) -> Outcome {
             parsed.text("output")
         )));
     }
-    let mut all = Vec::new();
-    if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
-        return Err(super::change::nothing_named());
-    }
-    for (kind, mut object) in objects::all_of(session, &parsed.args).await? {
-        if !parsed.text("subresource").is_empty() {
-            object = session.get(&path(session, &kind, &object)).await?;
-        }
-        strip_managed(&mut object);
-        all.push(Before { kind, object });
-    }
-    if all.is_empty() {
-        return Err(Failure::new("edit cancelled, no objects found"));
-    }
+    let mut all = chosen(session).await?;
     let as_json = parsed.text("output") == "json";
     let whole = match all.as_slice() {
         [one] => one.object.clone(),
@@ -114,6 +101,26 @@ pub async fn edit(session: &Session) -> Outcome {
             }
         }
     }
+}
+
+/// The objects to edit.
+async fn chosen(session: &Session) -> Outcome<Vec<Before>> {
+    let parsed = &session.parsed;
+    let mut all = Vec::new();
+    if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
+        return Err(super::change::nothing_named());
+    }
+    for (kind, mut object) in objects::all_of(session, &parsed.args).await? {
+        if !parsed.text("subresource").is_empty() {
+            object = session.get(&path(session, &kind, &object)).await?;
+        }
+        strip_managed(&mut object);
+        all.push(Before { kind, object });
+    }
+    if all.is_empty() {
+        return Err(Failure::new("edit cancelled, no objects found"));
+    }
+    Ok(all)
 }
 
 /// Why the last text was not taken, as comments.

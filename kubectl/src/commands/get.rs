@@ -423,7 +423,8 @@ pub async fn lines(
     Ok(())
 }
 
-async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+/// The one kind of objects, or the one object, that is watched.
+async fn watched<'a>(session: &Session, targets: &'a [Target], format: &Format) -> Outcome<&'a Target> {
     let parsed = &session.parsed;
     let [target] = targets else {
         return Err(Failure::new(match parsed.is_set("filename") || parsed.is_set("kustomize") {
@@ -444,6 +445,12 @@ async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcom
     if !parsed.text("sort-by").is_empty() {
         eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received");
     }
+    Ok(target)
+}
+
+async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    let target = watched(session, targets, format).await?;
     let accept = if format.is_object() { "application/json" } else { TABLE };
     let namespace = session.namespace()?;
     let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());

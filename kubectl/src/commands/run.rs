@@ -126,6 +126,20 @@ fn check(parsed: &Parsed, attaches: bool) -> Outcome {
     Ok(())
 }
 
+/// Checks the values of flags.
+fn check_values(parsed: &Parsed, attaches: bool) -> Outcome {
+    if attaches && parsed.is_set("pod-running-timeout") && parsed.duration("pod-running-timeout")?.is_zero() {
+        return Err(parsed.usage("--pod-running-timeout must be higher than zero"));
+    }
+    if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
+        return Err(parsed.usage(format!("invalid restart policy: {}", parsed.text("restart"))));
+    }
+    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
+        return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
+    }
+    Ok(())
+}
+
 /// The container that is run.
 fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let arguments: Vec<String> = parsed.args[1..].iter().chain(parsed.after_dash.iter().flatten()).cloned().collect();
@@ -223,21 +237,13 @@ pub async fn run(session: &Session) -> Outcome {
     let container = container(parsed, name)?;
     let labels =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
-    if attaches && parsed.is_set("pod-running-timeout") && parsed.duration("pod-running-timeout")?.is_zero() {
-        return Err(parsed.usage("--pod-running-timeout must be higher than zero"));
-    }
+    check_values(parsed, attaches)?;
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": labels},
         "spec": {"containers": [container], "dnsPolicy": "ClusterFirst", "restartPolicy": parsed.text("restart")},
         "status": {},
     });
-    if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
-        return Err(parsed.usage(format!("invalid restart policy: {}", parsed.text("restart"))));
-    }
-    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
-        return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
-    }
     for annotation in parsed.all("annotations") {
         let (key, value) = annotation
             .split_once('=')
