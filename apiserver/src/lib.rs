@@ -17,6 +17,7 @@ mod components;
 mod crd;
 mod deletion;
 mod discovery;
+mod earlier;
 mod encryption;
 pub mod endpoints;
 mod eviction;

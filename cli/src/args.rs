@@ -150,9 +150,8 @@ pub struct ServerArgs {
     /// Addresses of pods; each node gets a range of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
-    /// Length of the prefix of each node's range of pod addresses; with a /16 for all pods, 24 is enough for 256 nodes
-    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
-    pub node_cidr_mask_size: u8,
+    #[command(flatten)]
+    pub mask_sizes: crate::ranges::MaskSizes,
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
@@ -286,6 +285,24 @@ pub struct AgentArgs {
     /// Processors that no container gets alone (with --cpu-manager-policy static)
     #[arg(long, env = "KEELSON_RESERVED_CPUS", default_value = "", value_name = "0-1,8")]
     pub reserved_cpus: keelson_nodeagent::CpuSet,
+    /// How processors, devices and memory of a container are placed on a machine with several NUMA nodes
+    #[arg(
+        long,
+        env = "KEELSON_TOPOLOGY_MANAGER_POLICY",
+        default_value = "none",
+        value_name = "none|best-effort|restricted|single-numa-node"
+    )]
+    pub topology_manager_policy: keelson_nodeagent::TopologyPolicy,
+    /// Whether each container is placed by itself, or all of a pod together
+    #[arg(long, env = "KEELSON_TOPOLOGY_MANAGER_SCOPE", default_value = "container", value_name = "container|pod")]
+    pub topology_manager_scope: keelson_nodeagent::TopologyScope,
+    /// Who may use which memory: None (everybody all) or Static (containers of guaranteed pods get theirs from NUMA nodes
+    /// that are chosen for them)
+    #[arg(long, env = "KEELSON_MEMORY_MANAGER_POLICY", default_value = "None", value_name = "None|Static")]
+    pub memory_manager_policy: String,
+    /// Memory of NUMA nodes that pods do not get (with --memory-manager-policy Static)
+    #[arg(long, env = "KEELSON_RESERVED_MEMORY", default_value = "", value_name = "0:memory=1Gi;1:memory=1Gi")]
+    pub reserved_memory: String,
     /// Sysctls that pods may set beyond the safe ones (kernel.msg*, net.core.somaxconn)
     #[arg(long, env = "KEELSON_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -318,9 +335,8 @@ pub struct ControllersArgs {
     /// Addresses of pods; nodes get ranges of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
-    /// Length of the prefix of each node's range
-    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
-    pub node_cidr_mask_size: u8,
+    #[command(flatten)]
+    pub mask_sizes: crate::ranges::MaskSizes,
     /// A node that says nothing for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,
