@@ -176,6 +176,21 @@ fn paths(session: &Session, target: &Target) -> Outcome<Vec<(Option<String>, Str
     Ok(target.names.iter().map(|name| (Some(name.clone()), path(name))).collect())
 }
 
+/// Leaves of the objects in a table's rows what is printed, so that long tables do not hold the rest until their end.
+fn slim(table: &mut Value) {
+    const SHOWN: [&str; 4] = ["name", "namespace", "labels", "creationTimestamp"];
+    for row in table["rows"].as_array_mut().into_iter().flatten() {
+        let mut kept = serde_json::Map::new();
+        if let Some(metadata) = row.pointer_mut("/object/metadata").and_then(Value::as_object_mut) {
+            kept.extend(SHOWN.iter().filter_map(|key| metadata.remove_entry(*key)));
+        }
+        row["object"] = json!({"metadata": kept});
+        if let Some(row) = row.as_object_mut() {
+            row.remove("conditions");
+        }
+    }
+}
+
 /// Reads a list in chunks; `join` is the field in which chunks are put together.
 async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outcome<Value> {
     let parsed = &session.parsed;
@@ -190,6 +205,9 @@ async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outc
         let mut all = pairs.clone();
         all.extend([("limit", if limit == "0" { "" } else { limit }), ("continue", next.as_str())]);
         let mut page = session.get_as(&format!("{path}{}", query(&all)), accept).await?;
+        if join == "rows" && parsed.text("sort-by").is_empty() {
+            slim(&mut page);
+        }
         next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         match whole.is_null() {
             true => whole = page,
