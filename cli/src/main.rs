@@ -37,6 +37,7 @@ fn main() -> std::process::ExitCode {
     // server's memory. A kernel that does not know the request changes nothing.
     let _ = nix::sys::prctl::set_thp_disable(true);
     if let Some(args) = kubectl_arguments() {
+        end_with_the_reader();
         return kubectl(args);
     }
     match run() {
@@ -56,6 +57,14 @@ fn kubectl_arguments() -> Option<Vec<String>> {
         return Some(args.collect());
     }
     (args.next()? == "kubectl").then(|| args.collect())
+}
+
+/// Lets a command end quietly when nobody reads on, as in `kubectl get pods | head -1`. Sockets are not concerned: what is
+/// written to them never raises the signal.
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed; the signal gets back what the kernel does with it by itself.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }
 
 /// Runs kubectl's twin; one thread is enough for one command and starts sooner.
@@ -82,6 +91,12 @@ fn run() -> anyhow::Result<()> {
     }
     let matches = args::Args::command().args_override_self(true).get_matches_from(argv);
     let args = args::Args::from_arg_matches(&matches)?;
+    if matches!(
+        args.command,
+        args::Command::Status(_) | args::Command::Certs(_) | args::Command::Token(_) | args::Command::Snapshot(_)
+    ) {
+        end_with_the_reader();
+    }
     logging::init(args.log_format, &args.log_level)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(args.command, args::Command::Agent(_)) {

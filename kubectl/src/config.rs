@@ -62,7 +62,8 @@ impl Config {
         for file in &files {
             match read(file) {
                 Ok(Some(config)) => merge(&mut merged, config),
-                Ok(None) if required => {
+                // What changes or shows configurations takes a file that is not there for an empty one.
+                Ok(None) if required && !parsed.command.starts_with("kubectl config ") => {
                     return Err(Failure::new(format!("stat {}: no such file or directory", file.display())));
                 }
                 Ok(None) => {}

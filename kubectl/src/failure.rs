@@ -15,6 +15,8 @@ pub enum Failure {
     Usage(String, String),
     /// The server refused; its Status.
     Server(Value),
+    /// Several things failed.
+    Many(Vec<Failure>),
     /// Everything is said; only the exit code is left.
     Code(u8),
 }
@@ -48,6 +50,26 @@ impl Failure {
         }
     }
 
+    /// The message among others: without the word that says that it is one.
+    fn bare(&self) -> String {
+        match self {
+            Self::Error(message) => message.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// This failure after what failed before.
+    pub fn after(self, before: Option<Self>) -> Self {
+        match before {
+            None => self,
+            Some(Self::Many(mut all)) => {
+                all.push(self);
+                Self::Many(all)
+            }
+            Some(first) => Self::Many(vec![first, self]),
+        }
+    }
+
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         match self {
@@ -77,6 +99,7 @@ impl fmt::Display for Failure {
             Self::Plain(message) => f.write_str(message),
             Self::Usage(message, command) => write!(f, "error: {message}\nSee '{command} -h' for help and examples"),
             Self::Server(status) => f.write_str(&server(status)),
+            Self::Many(all) => f.write_str(&all.iter().map(Self::bare).collect::<Vec<_>>().join("\n")),
             Self::Code(_) => Ok(()),
         }
     }
@@ -124,15 +147,21 @@ fn cause(cause: &Value) -> String {
     if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") }
 }
 
-/// Why a file cannot be opened, in Go's words.
-pub fn opening(path: &str, error: &std::io::Error) -> String {
-    let why = match error.kind() {
+/// Why a file could not be used, in Go's words.
+pub fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => return format!("read {path}: is a directory"),
         _ => error.to_string(),
-    };
-    format!("open {path}: {why}")
+    }
+}
+
+/// Why a file cannot be opened, in Go's words.
+pub fn opening(path: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::IsADirectory => format!("read {path}: is a directory"),
+        _ => format!("open {path}: {}", reason(error)),
+    }
 }
 
 impl From<std::io::Error> for Failure {

@@ -116,12 +116,18 @@ fn parts(text: &str) -> (String, Option<String>, Option<String>) {
 /// Finds a kind by a name that people use, case ignored.
 fn find(kinds: &[Kind], text: &str) -> Option<Kind> {
     let (name, version, group) = parts(&text.to_lowercase());
-    let fits = |kind: &&Kind| {
-        kind.is_called(&name)
-            && version.as_ref().is_none_or(|v| *v == kind.version)
-            && group.as_ref().is_none_or(|g| *g == kind.group)
-    };
-    let mut found: Vec<&Kind> = kinds.iter().filter(fits).collect();
+    let called = || kinds.iter().filter(|kind| kind.is_called(&name));
+    let versioned = |kind: &&Kind| version.as_ref().is_none_or(|v| *v == kind.version);
+    let grouped = |kind: &&Kind| group.as_ref().is_none_or(|g| *g == kind.group);
+    let begins = |kind: &&Kind| group.as_ref().is_some_and(|g| kind.group.starts_with(g.as_str()));
+    let mut found: Vec<&Kind> = called().filter(versioned).filter(grouped).collect();
+    if found.is_empty() && version.is_none() {
+        // The beginning of a group is enough.
+        found = called().filter(begins).collect();
+    } else if found.is_empty() {
+        // Of a short name that has a group, kubectl does not look at the version.
+        found = called().filter(|kind| kind.short_names.contains(&name)).filter(grouped).collect();
+    }
     // The core group comes first, then the groups in their order; in a group the best version.
     let group = found.iter().map(|k| k.group.clone()).min_by_key(|g| !g.is_empty())?;
     found.retain(|kind| kind.group == group);
@@ -177,11 +183,8 @@ pub async fn resolve(session: &Session, text: &str) -> Outcome<Kind> {
     }
     let kinds = discover(session).await?;
     let missing = || {
-        let name = match parts(text) {
-            // Without a group that is known the version is one, which the message leaves out too.
-            (name, Some(_), _) => name,
-            _ => text.to_owned(),
-        };
+        // The message leaves out version and group.
+        let (name, _, _) = parts(text);
         Failure::new(format!("the server doesn't have a resource type {name:?}"))
     };
     find(&kinds, text).ok_or_else(missing)
@@ -216,6 +219,11 @@ pub async fn of_object(session: &Session, object: &Value) -> Outcome<Kind> {
             "no matches for kind {kind:?} in version {api_version:?}\nensure CRDs are installed first"
         ))
     })
+}
+
+/// Splits `apiVersion`.
+pub fn group_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
 }
 
 #[cfg(test)]

@@ -104,9 +104,17 @@ fn under(group: &help::Group, words: &[String]) -> Outcome {
             "unknown command {word:?}\nSee 'kubectl {} -h' for help and examples",
             group.path
         ))),
-        None => {
+        None if group.path == "certificate" => {
             print!("{}", help::of_group(group));
             Ok(())
+        }
+        // A group alone is a mistake: it says what there is, and fails.
+        None => {
+            match group.path {
+                "rollout" => print!("{}", help::of_group(group)),
+                _ => eprint!("{}", help::of_group(group)),
+            }
+            Err(Failure::Code(1))
         }
     }
 }

@@ -86,38 +86,59 @@ pub async fn one(session: &Session, args: &[String]) -> Outcome<(Kind, String)> 
 
 /// Reads the objects that targets, selectors and files name; a kind without names is all of its objects.
 pub async fn all_of(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
-    collect(session, args, true).await
+    collect(session, args, true, true).await
 }
 
 /// Reads the objects that targets, selectors and files name.
 pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
-    collect(session, args, false).await
+    collect(session, args, false, true).await
 }
 
-async fn collect(session: &Session, args: &[String], unnamed: bool) -> Outcome<Vec<(Kind, Value)>> {
+/// Reads the objects that targets and files name, whatever the selectors say.
+pub async fn read_by_name(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    collect(session, args, false, false).await
+}
+
+/// Reads the objects that targets, selectors and files name, and says what of it failed.
+pub async fn each(session: &Session, args: &[String]) -> Outcome<(Vec<(Kind, Value)>, Option<Failure>)> {
+    collected(session, args, false, true).await
+}
+
+async fn collect(session: &Session, args: &[String], unnamed: bool, selects: bool) -> Outcome<Vec<(Kind, Value)>> {
+    match collected(session, args, unnamed, selects).await? {
+        (objects, None) => Ok(objects),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+async fn collected(
+    session: &Session,
+    args: &[String],
+    unnamed: bool,
+    selects: bool,
+) -> Outcome<(Vec<(Kind, Value)>, Option<Failure>)> {
     let parsed = &session.parsed;
-    let mut objects = Vec::new();
-    for object in from_files(session).await? {
-        let kind = kinds::of_object(session, &object).await?;
-        if parsed.on("local") {
-            objects.push((kind, object));
-            continue;
+    let (mut objects, mut failed) = (Vec::new(), None);
+    for (_, object) in each_source(session).await? {
+        match from_file(session, object).await {
+            Ok(found) => objects.push(found),
+            Err(error) => failed = Some(error.after(failed)),
         }
-        let (namespace, name) = place(session, &object)?;
-        objects.push((kind.clone(), session.get(&kind.object(&namespace, &encode(&name))).await?));
     }
     let namespace = session.namespace()?;
+    let selects = selects && (parsed.is_set("selector") || parsed.is_set("field-selector"));
     for target in targets(session, args).await? {
-        if !target.names.is_empty() && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
+        if !target.names.is_empty() && selects {
             return Err(Failure::new("name cannot be provided when a selector is specified"));
         }
         for name in &target.names {
-            let object = session.get(&target.kind.object(&namespace, &encode(name))).await?;
-            objects.push((target.kind.clone(), object));
+            match session.get(&target.kind.object(&namespace, &encode(name))).await {
+                Ok(object) => objects.push((target.kind.clone(), object)),
+                Err(error) => failed = Some(error.after(failed)),
+            }
         }
         if target.names.is_empty() {
-            let selected = parsed.is_set("selector") || parsed.is_set("field-selector") || parsed.on("all");
-            if !selected && !unnamed {
+            if !selects && !parsed.on("all") && !unnamed {
                 return Err(Failure::new("resource(s) were provided, but no name was specified"));
             }
             let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
@@ -130,7 +151,19 @@ async fn collect(session: &Session, args: &[String], unnamed: bool) -> Outcome<V
             objects.extend(items.into_iter().map(|item| (target.kind.clone(), item)));
         }
     }
-    Ok(objects)
+    Ok((objects, failed))
+}
+
+/// An object that a file names, as the server has it; with `--local` as the file has it.
+async fn from_file(session: &Session, object: Outcome<Value>) -> Outcome<(Kind, Value)> {
+    let object = object?;
+    let kind = kinds::of_object(session, &object).await?;
+    if session.parsed.on("local") {
+        return Ok((kind, object));
+    }
+    let (namespace, name) = place(session, &object)?;
+    let found = session.get(&kind.object(&namespace, &encode(&name))).await?;
+    Ok((kind, found))
 }
 
 /// Namespace and name of an object from a file.
@@ -166,8 +199,13 @@ pub fn unmapped(source: &str, object: &Value, error: Failure) -> Failure {
     }
 }
 
-/// The objects in the files that `-f` names, each with the file that it is from.
+/// The objects in the files that `-f` names, each with the file that it is from; the first bad file ends it.
 pub async fn from_sources(session: &Session) -> Outcome<Vec<(String, Value)>> {
+    each_source(session).await?.into_iter().map(|(source, object)| Ok((source, object?))).collect()
+}
+
+/// The objects in the files that `-f` names, each with the file that it is from, and what is wrong with the others.
+pub async fn each_source(session: &Session) -> Outcome<Vec<(String, Outcome<Value>)>> {
     let parsed = &session.parsed;
     // What `set serviceaccount` sets looks like an object's name, and `replace` looks at no arguments.
     let sets_name = parsed.command.ends_with("set serviceaccount") || parsed.command.ends_with(" replace");
@@ -185,17 +223,33 @@ pub async fn from_sources(session: &Session) -> Outcome<Vec<(String, Value)>> {
     if parsed.is_set("kustomize") {
         let directory = parsed.text("kustomize");
         let built = crate::kustomize::build(directory)?;
-        return Ok(built.into_iter().map(|object| (directory.to_owned(), object)).collect());
+        return Ok(built.into_iter().map(|object| (directory.to_owned(), Ok(object))).collect());
     }
     let mut found = Vec::new();
     for name in parsed.list("filename") {
         for (source, text) in sources(parsed, &name)? {
             let mut objects = Vec::new();
-            documents(&source, &text, &mut objects)?;
-            found.extend(objects.into_iter().map(|object| (source.clone(), object)));
+            let read =
+                documents(&source, &text, &mut objects).map_err(|error| undecodable(parsed, &source, &text, error));
+            found.extend(objects.into_iter().map(|object| (source.clone(), Ok(object))));
+            found.extend(read.err().map(|error| (source.clone(), Err(error))));
         }
     }
     Ok(found)
+}
+
+/// What commands that do not validate say of a document that names no kind.
+fn undecodable(parsed: &Parsed, source: &str, text: &str, error: Failure) -> Failure {
+    let validates = ["kubectl create", "kubectl apply", "kubectl replace"].contains(&parsed.command.as_str());
+    let message = error.to_string();
+    let lacks = |what: &str| message.contains(&format!("{what} not set"));
+    if validates || !message.contains("error validating data: ") || !lacks("kind") {
+        return error;
+    }
+    let values = split(text).into_iter().filter_map(|d| keelson_machinery::decode::yaml(d.as_bytes()).ok());
+    let without = values.map(|decoded| decoded.value).find(|value| value["kind"].is_null()).unwrap_or_default();
+    let shown = crate::output::json::compact(&without);
+    Failure::new(format!("unable to decode {}: Object 'Kind' is missing in '{shown}'", crate::value::quoted(source)))
 }
 
 /// Whether an argument says what to change rather than what to change it of: `key=value` and `key-`.
@@ -230,15 +284,35 @@ fn sources(parsed: &Parsed, name: &str) -> Outcome<Vec<(String, String)>> {
 
 /// What is at a URL. curl has the proxies, roots and redirects of this host right already.
 fn fetched(url: &str) -> Outcome<String> {
-    const ARGUMENTS: [&str; 5] = ["--fail", "--silent", "--show-error", "--location", "--max-time"];
+    const ARGUMENTS: [&str; 6] =
+        ["--silent", "--show-error", "--location", "--write-out", "\n%{http_code}", "--max-time"];
     const SECONDS: &str = "60";
+    /// What curl ends with when nobody listens.
+    const REFUSED: i32 = 7;
     let run = std::process::Command::new("curl").args(ARGUMENTS).args([SECONDS, "--", url]).output();
     let output = run.map_err(|e| Failure::new(format!("unable to read URL {url:?}: curl cannot be run: {e}")))?;
+    if output.status.code() == Some(REFUSED) {
+        let host = url.split("://").nth(1).unwrap_or(url).split('/').next().unwrap_or_default();
+        return Err(Failure::Plain(format!(
+            "The connection to the server {host} was refused - did you specify the right host or port?"
+        )));
+    }
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(Failure::new(format!("unable to read URL {url:?}, {said}")));
     }
-    String::from_utf8(output.stdout).map_err(|_| Failure::new(format!("unable to read URL {url:?}: it is no text")))
+    let text = String::from_utf8(output.stdout)
+        .map_err(|_| Failure::new(format!("unable to read URL {url:?}: it is no text")))?;
+    let (text, code) = text.rsplit_once('\n').unwrap_or((&text, ""));
+    match http::StatusCode::from_bytes(code.as_bytes()) {
+        Ok(status) if !status.is_success() => {
+            let (number, reason) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
+            Err(Failure::new(format!(
+                "unable to read URL {url:?}, server reported {number} {reason}, status code={number}"
+            )))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn walk(dir: &Path, deep: bool, files: &mut Vec<PathBuf>) -> Outcome {
@@ -293,14 +367,15 @@ fn split(text: &str) -> Vec<String> {
 
 fn add(source: &str, value: Value, objects: &mut Vec<Value>) -> Outcome {
     let kind = value["kind"].as_str().unwrap_or_default();
-    if kind.is_empty() {
+    let missing = match (value["apiVersion"].as_str().unwrap_or_default(), kind) {
+        ("", "") => "[apiVersion not set, kind not set]",
+        ("", _) => "apiVersion not set",
+        (_, "") => "kind not set",
+        _ => "",
+    };
+    if !missing.is_empty() {
         return Err(Failure::new(format!(
-            "error validating {source:?}: error validating data: kind not set; if you choose to ignore these errors, turn validation off with --validate=false"
-        )));
-    }
-    if value["apiVersion"].as_str().unwrap_or_default().is_empty() {
-        return Err(Failure::new(format!(
-            "error validating {source:?}: error validating data: apiVersion not set; if you choose to ignore these errors, turn validation off with --validate=false"
+            "error validating {source:?}: error validating data: {missing}; if you choose to ignore these errors, turn validation off with --validate=false"
         )));
     }
     match (kind.ends_with("List"), value["items"].as_array()) {

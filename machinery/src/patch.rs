@@ -81,7 +81,7 @@ fn write(kind: Option<&Definition>, value: &Value, touched: Option<&Touched>, ou
             if let (None, Some(kind)) = (touched, kind) {
                 // Kind and version come first.
                 let rank = |key: &str| match key {
-                    "kind" => 0,
+                    "kind" if kind.fields.contains_key("metadata") => 0,
                     "apiVersion" if kind.fields.contains_key("metadata") => 1,
                     _ => protobuf::place_of(kind.path, key).map_or(usize::MAX, |place| place + 2),
                 };

@@ -164,6 +164,17 @@ pub fn fingerprint_of(der: &CertificateDer<'_>) -> String {
     Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Whether a private key (PEM) is that of the first of the certificates; `None` if that cannot be told.
+pub fn is_key_of(certificates: &str, key: &str) -> Option<bool> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificates.as_bytes()).flatten().collect();
+    let key = provider().key_provider.load_private_key(private_key(key).ok()?).ok()?;
+    match rustls::sign::CertifiedKey::new(chain, key).keys_match() {
+        Ok(()) => Some(true),
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// `sha256:<hex>` of a certificate's public key (SubjectPublicKeyInfo), as kubeadm's `--discovery-token-ca-cert-hash`.
 pub fn public_key_hash(certificate: &str) -> Result<String, Error> {
     hash_of(&certificates(certificate)?[0])

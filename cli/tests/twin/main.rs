@@ -15,6 +15,8 @@ use support::{Server, free_port, kubectl_is_there};
 const LINES: &str = include_str!("lines.txt");
 /// What is looked at.
 const OBJECTS: &str = include_str!("files/objects.yaml");
+/// More of it: every kind, with every field that `describe` shows.
+const RICH: &str = include_str!("files/rich.yaml");
 /// The files that lines name.
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/twin/files");
 /// How often a line may be repeated when the outputs differ: what they show may have changed in between.
@@ -129,6 +131,10 @@ fn the_twin_says_what_kubectl_says() {
         let path = format!("jsonpath={path}");
         server.until(kind, &["get", kind, "-o", &path], |out| out == wanted);
     }
+    // After the others, whose pods the quotas in it would refuse.
+    server.apply(RICH);
+    let ready = ["get", "replicaset", "rs1", "-o", "jsonpath={.status.readyReplicas}"];
+    server.until("the last pods run", &ready, |out| out == "1");
     let lines: Vec<&str> = LINES.lines().filter(|line| !line.is_empty()).collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {

@@ -135,11 +135,20 @@ pub async fn cluster_info(session: &Session) -> Outcome {
     Ok(())
 }
 
+/// This program's platform, as Go names it.
+#[cfg(target_arch = "aarch64")]
+const PLATFORM: &str = "linux/arm64";
+#[cfg(not(target_arch = "aarch64"))]
+const PLATFORM: &str = "linux/amd64";
+
 /// Runs `version`.
 pub async fn version(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if !parsed.args.is_empty() {
+        return Err(Failure::new(format!("extra arguments: [{}]", parsed.args.join(" "))));
+    }
     let server = if parsed.on("client") { Ok(Value::Null) } else { session.get("/version").await };
-    let client = json!({"major": "1", "minor": "36", "gitVersion": CLIENT, "platform": concat!("linux/", "amd64")});
+    let client = json!({"major": "1", "minor": "36", "gitVersion": CLIENT, "platform": PLATFORM});
     let mut whole = json!({"clientVersion": client, "kustomizeVersion": "none"});
     if let Ok(server) = &server
         && !server.is_null()
@@ -153,7 +162,7 @@ pub async fn version(session: &Session) -> Outcome {
                 println!("Server Version: {version}");
             }
         }
-        "json" => println!("{}", json::pretty(&whole)),
+        "json" => println!("{}", json::pretty(&whole).replace("    ", "  ")),
         "yaml" => print!("{}", keelson_machinery::yaml::write(&whole)?),
         _ => return Err(Failure::new("--output must be 'yaml' or 'json'")),
     }

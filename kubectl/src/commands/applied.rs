@@ -10,8 +10,9 @@ use crate::output::{self, changed};
 use crate::session::{Session, encode};
 use crate::value::Read;
 
-use super::change::{in_editor, named, path_of};
+use super::change::{named, path_of};
 use super::create::{LAST_APPLIED, LINE_ENDINGS, WRITE, is_client_dry_run, manager, save_config, write_query};
+use super::edit::in_editor;
 
 /// Flags of `view-last-applied`.
 pub const VIEW: &[&[Flag]] =
@@ -48,7 +49,8 @@ pub async fn view(session: &Session) -> Outcome {
             .usage(format!("Unexpected -o output mode: {form}, the flag 'output' must be one of yaml|json")));
     }
     for (_, object) in named(session, &session.parsed.args).await? {
-        let kept = kept(&object)?;
+        // An object that was never applied has nothing to show.
+        let Ok(kept) = kept(&object) else { continue };
         match form {
             "json" => println!("{}", serde_json::to_string_pretty(&kept).map_err(|e| Failure::new(e.to_string()))?),
             _ => print!("{}", keelson_machinery::yaml::write(&kept)?),

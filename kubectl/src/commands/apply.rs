@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds;
-use crate::objects::{FILES, from_sources, place, unmapped};
+use crate::objects::{FILES, each_source, place, unmapped};
 use crate::output::{self, Format, changed};
 use crate::session::{Session, encode, query};
 
@@ -82,8 +82,17 @@ pub async fn apply(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     check(session)?;
     let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
-    let mut objects = from_sources(session).await?;
+    let (mut objects, mut unread) = (Vec::new(), None);
+    for (source, object) in each_source(session).await? {
+        match object {
+            Ok(object) => objects.push((source, object)),
+            Err(error) => unread = Some(super::say(unread, error)),
+        }
+    }
     objects.retain(|(_, object)| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
+    if let Some(error) = unread.take_if(|_| objects.is_empty()) {
+        return Err(error);
+    }
     if objects.is_empty() {
         return Err(Failure::new("no objects passed to apply"));
     }
@@ -104,8 +113,10 @@ pub async fn apply(session: &Session) -> Outcome {
         }
     }
     if !shown.is_empty() {
-        let whole = if shown.len() == 1 { shown.remove(0) } else { output::list(shown) };
-        print!("{}", Format::of(parsed)?.print(&whole, parsed.on("show-managed-fields"))?);
+        show(parsed, shown)?;
+    }
+    if let Some(error) = unread {
+        failed = Some(super::say(failed, error));
     }
     if failed.is_none() && parsed.on("prune") {
         let gone = match &set {
@@ -118,6 +129,31 @@ pub async fn apply(session: &Session) -> Outcome {
         set.close(session).await?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Shows what was applied: one object, or several as a list.
+fn show(parsed: &crate::flags::Parsed, mut shown: Vec<Value>) -> Outcome {
+    let format = Format::of(parsed)?;
+    let managed = parsed.on("show-managed-fields");
+    if shown.len() == 1 {
+        print!("{}", format.print(&shown.remove(0), managed)?);
+        return Ok(());
+    }
+    let mut whole = output::list(shown);
+    whole["metadata"] = json!({});
+    match format {
+        Format::Json => {
+            if !managed {
+                output::strip_managed(&mut whole);
+            }
+            // The list is one of this program's own, in the order of its type; the objects are the server's.
+            let items = output::json::compact(&whole["items"]);
+            let text = format!("{{\"kind\":\"List\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"items\":{items}}}");
+            println!("{}", output::json::spread(&text));
+        }
+        format => print!("{}", format.print(&whole, managed)?),
+    }
+    Ok(())
 }
 
 /// Applies one object, and notes its path.
@@ -232,13 +268,8 @@ async fn client_side(
     let types = of_kind(&kind.group, &kind.version, &kind.kind);
     let patch = three_way(types, &original, &modified, &current);
     if is_client_dry_run(session)? {
-        let mut after = current.clone();
-        match types {
-            Some(_) => keelson_machinery::strategic::apply(types, &mut after, &Value::Object(patch))
-                .map_err(|status| Failure::new(status.message.clone()))?,
-            None => keelson_machinery::patch::merge(&mut after, &Value::Object(patch)),
-        }
-        return Ok((after, "configured"));
+        // What is there is shown as it is: nothing was asked for.
+        return Ok((current, "configured"));
     }
     if patch.is_empty() {
         return Ok((current, "unchanged"));
@@ -251,9 +282,7 @@ async fn client_side(
         }
         other => other?,
     };
-    let same = after["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
-    let done = if same && parsed.text("dry-run") != "server" { "unchanged" } else { "configured" };
-    Ok((after, done))
+    Ok((after, "configured"))
 }
 
 /// Deletes an object that cannot be changed into what is wanted, and makes it again.

@@ -34,32 +34,43 @@ pub const TOKEN: &[&[Flag]] = &[
     ],
 ];
 
-/// Runs `auth can-i`.
-pub async fn can_i(session: &Session) -> Outcome {
+/// Verbs that `auth can-i` does not wonder about.
+const KNOWN_VERBS: [&str; 16] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "use",
+    "bind",
+    "impersonate",
+    "*",
+    "approve",
+    "sign",
+    "escalate",
+    "attest",
+];
+
+/// What is asked of the server, with warnings about what it may not know.
+async fn asked(session: &Session, verb: &str, resource: &str) -> Outcome<Value> {
     let parsed = &session.parsed;
-    if parsed.on("list") {
-        return list(session).await;
-    }
-    let (verb, resource) = match parsed.args.as_slice() {
-        [verb, resource] => (verb, resource.clone()),
-        [verb, resource, name] => (verb, format!("{resource}/{name}")),
-        _ => {
-            return Err(Failure::new(
-                "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
-            ));
-        }
-    };
-    let spec = if resource.starts_with('/') {
+    Ok(if resource.starts_with('/') {
         json!({"nonResourceAttributes": {"path": resource, "verb": verb}})
     } else {
-        let (text, name) = resource.split_once('/').unwrap_or((&resource, ""));
+        let (text, name) = resource.split_once('/').unwrap_or((resource, ""));
+        if !KNOWN_VERBS.contains(&verb) {
+            eprintln!("Warning: verb '{verb}' is not a known verb\n");
+        }
         let mut attributes = json!({"verb": verb, "name": name, "subresource": parsed.text("subresource")});
         match kinds::resolve(session, text).await {
             Ok(kind) => {
                 attributes["group"] = kind.group.clone().into();
                 attributes["resource"] = kind.plural.clone().into();
                 if !kind.namespaced && !parsed.on("all-namespaces") && parsed.is_set("namespace") {
-                    eprintln!("Warning: resource '{}' is not namespace scoped", kind.plural);
+                    eprintln!("Warning: resource '{}' is not namespace scoped\n", kind.plural);
                 }
                 if !kind.namespaced && !parsed.is_set("namespace") && !parsed.on("all-namespaces") {
                     eprintln!(
@@ -70,8 +81,12 @@ pub async fn can_i(session: &Session) -> Outcome {
                 }
             }
             Err(_) => {
-                if text != "*" {
-                    eprintln!("Warning: the server doesn't have a resource type '{text}'\n");
+                match text.split_once('.') {
+                    Some((name, group)) => {
+                        eprintln!("Warning: the server doesn't have a resource type '{name}' in group '{group}'\n");
+                    }
+                    None if text != "*" => eprintln!("Warning: the server doesn't have a resource type '{text}'\n"),
+                    None => {}
                 }
                 attributes["resource"] = text.into();
             }
@@ -80,7 +95,27 @@ pub async fn can_i(session: &Session) -> Outcome {
             attributes["namespace"] = session.namespace()?.into();
         }
         json!({"resourceAttributes": attributes})
+    })
+}
+
+/// Runs `auth can-i`.
+pub async fn can_i(session: &Session) -> Outcome {
+    let parsed = &session.parsed;
+    if parsed.on("list") {
+        return match parsed.args.as_slice() {
+            [] => list(session).await,
+            _ => Err(Failure::new("list option must be specified with no arguments")),
+        };
+    }
+    let (verb, resource) = match parsed.args.as_slice() {
+        [verb, resource] => (verb, resource.clone()),
+        _ => {
+            return Err(Failure::new(
+                "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
+            ));
+        }
     };
+    let spec = asked(session, verb, &resource).await?;
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
     let answer = session.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
     let status = &answer["status"];
@@ -105,28 +140,40 @@ async fn list(session: &Session) -> Outcome {
     let spec = json!({"namespace": session.namespace()?});
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": spec});
     let answer = session.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &review).await?;
-    let words = |value: &Value| {
-        let all = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-        format!("[{}]", all.join(" "))
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
+    // Each with what it is sorted by: Go's text of the rule.
+    let mut rules: Vec<(String, Vec<String>)> = Vec::new();
+    let mut add = |verbs: &[String], group: &str, resource: &str, name: &str, url: &str| {
+        let verbs = verbs.join(" ");
+        let key = format!(
+            "{{Verbs:[{verbs}],APIGroups:[{group}],Resources:[{resource}],ResourceNames:[{name}],NonResourceURLs:[{url}],}}"
+        );
+        let shown = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        rules.push((key, vec![shown, format!("[{url}]"), format!("[{name}]"), format!("[{verbs}]")]));
+    };
+    for rule in answer["status"]["resourceRules"].as_array().into_iter().flatten() {
+        let mut names = texts(&rule["resourceNames"]);
+        if names.is_empty() {
+            names.push(String::new());
+        }
+        for (group, resource) in texts(&rule["apiGroups"])
+            .iter()
+            .flat_map(|g| texts(&rule["resources"]).into_iter().map(move |r| (g.clone(), r)))
+        {
+            names.iter().for_each(|name| add(&texts(&rule["verbs"]), &group, &resource, name, ""));
+        }
+    }
+    for rule in answer["status"]["nonResourceRules"].as_array().into_iter().flatten() {
+        texts(&rule["nonResourceURLs"]).iter().for_each(|url| add(&texts(&rule["verbs"]), "", "", "", url));
+    }
+    rules.sort_by(|a, b| a.0.cmp(&b.0));
     let mut rows = Vec::new();
     if !parsed.on("no-headers") {
         rows.push(["Resources", "Non-Resource URLs", "Resource Names", "Verbs"].map(str::to_owned).to_vec());
     }
-    for rule in answer["status"]["resourceRules"].as_array().into_iter().flatten() {
-        let groups: Vec<&str> = rule["apiGroups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for resource in rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            for group in &groups {
-                let shown = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-                rows.push(vec![shown, "[]".into(), words(&rule["resourceNames"]), words(&rule["verbs"])]);
-            }
-        }
-    }
-    for rule in answer["status"]["nonResourceRules"].as_array().into_iter().flatten() {
-        for url in rule["nonResourceURLs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            rows.push(vec![String::new(), format!("[{url}]"), "[]".into(), words(&rule["verbs"])]);
-        }
-    }
+    rows.extend(rules.into_iter().map(|(_, cells)| cells));
     print!("{}", table::align(&rows));
     Ok(())
 }
@@ -137,8 +184,7 @@ pub async fn whoami(session: &Session) -> Outcome {
     let answer = session.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &review).await?;
     let format = Format::of(&session.parsed)?;
     if format.is_object() {
-        print!("{}", format.print(&answer, session.parsed.on("show-managed-fields"))?);
-        return Ok(());
+        return changed(&session.parsed, &answer, "");
     }
     let user = &answer["status"]["userInfo"];
     let list = |value: &Value| {

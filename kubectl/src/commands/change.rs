@@ -1,17 +1,15 @@
-//! `patch` and `edit`.
+//! `patch`, and what commands that change objects share.
 
-use std::process::Command as Process;
-
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::kinds::Kind;
-use crate::objects::{self, FILES, documents};
+use crate::objects::{self, FILES};
 use crate::output::{self, Format, changed, name_of, strip_managed};
 use crate::session::{Session, encode};
 
-use super::create::{LINE_ENDINGS, SAVE, WRITE, is_client_dry_run, manager, write_query};
+use super::create::{WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `patch`.
 pub const PATCH: &[&[Flag]] = &[
@@ -28,20 +26,6 @@ pub const PATCH: &[&[Flag]] = &[
     ],
 ];
 
-/// Flags of `edit`.
-pub const EDIT: &[&[Flag]] = &[
-    output::FLAGS,
-    FILES,
-    &[
-        manager("kubectl-edit"),
-        WRITE[2],
-        SAVE,
-        LINE_ENDINGS,
-        switch("output-patch", "Output the patch if the resource is edited."),
-        text("subresource", "", "If specified, edits the subresource of the requested object."),
-    ],
-];
-
 /// Path of an object that was read.
 pub fn path_of(kind: &Kind, object: &Value) -> String {
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
@@ -50,11 +34,26 @@ pub fn path_of(kind: &Kind, object: &Value) -> String {
 
 /// The objects that arguments name; a kind alone is an error.
 pub async fn named(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
-    let found = objects::read(session, args).await?;
-    if found.is_empty() {
+    if args.is_empty() && !session.parsed.is_set("filename") && !session.parsed.is_set("kustomize") {
         return Err(nothing_named());
     }
-    Ok(found)
+    objects::read(session, args).await
+}
+
+/// The objects that arguments name, and what of it failed.
+pub async fn each_named(session: &Session, args: &[String]) -> Outcome<(Vec<(Kind, Value)>, Option<Failure>)> {
+    if args.is_empty() && !session.parsed.is_set("filename") && !session.parsed.is_set("kustomize") {
+        return Err(nothing_named());
+    }
+    objects::each(session, args).await
+}
+
+/// The objects that arguments name, where `--selector` says something else than which.
+pub async fn named_by_name(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
+    if args.is_empty() && !session.parsed.is_set("filename") && !session.parsed.is_set("kustomize") {
+        return Err(nothing_named());
+    }
+    objects::read_by_name(session, args).await
 }
 
 /// The refusal of a command line that names nothing.
@@ -93,27 +92,25 @@ pub async fn patch(session: &Session) -> Outcome {
         name => format!("/{name}"),
     };
     for (kind, before) in named(session, &parsed.args).await? {
-        let form = if form == "strategic-merge-patch"
-            && !kind.group.is_empty()
-            && kind.group.contains('.')
-            && !is_built_in(&kind)
-        {
-            "merge-patch"
-        } else {
-            form
-        };
         let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-patch")?);
         let after = match local || is_client_dry_run(session)? {
             true => here(&kind, &before, form, &patch)?,
-            false => session.patch(&path, form, &patch).await?,
+            false => session.patch(&path, form, &patch).await.map_err(|error| match error.status() {
+                415 => error.because(&format!(
+                    "application/{form}+json is not supported by {}, Kind={}: ",
+                    kind.api_version(),
+                    kind.kind
+                )),
+                _ => error,
+            })?,
         };
         let mut same = (before.clone(), after.clone());
         strip_managed(&mut same.0);
         strip_managed(&mut same.1);
         let done = if same.0 == same.1 { "patched (no change)" } else { "patched" };
         match Format::of(parsed)? {
-            // kubectl says nothing of a dry run on the server's side here.
-            Format::Default if parsed.text("dry-run") == "server" => println!("{} {done}", name_of(&after)),
+            // kubectl says nothing of a dry run here.
+            Format::Default => println!("{} {done}", name_of(&after)),
             _ => changed(parsed, &after, done)?,
         }
     }
@@ -133,64 +130,6 @@ fn here(kind: &Kind, before: &Value, form: &str, patch: &Value) -> Outcome<Value
         }
     };
     done.map(|()| after).map_err(|status| Failure::new(status.message.clone()))
-}
-
-/// Whether the kind is one of Kubernetes' own, for which strategic merge patches exist.
-pub fn is_built_in(kind: &Kind) -> bool {
-    keelson_machinery::resources::find_kind(&kind.group, &kind.version, &kind.kind).is_some()
-}
-
-/// Runs `edit`.
-pub async fn edit(session: &Session) -> Outcome {
-    let parsed = &session.parsed;
-    let subresource = match parsed.text("subresource") {
-        "" => String::new(),
-        name => format!("/{name}"),
-    };
-    let found = named(session, &parsed.args).await?;
-    for (kind, mut before) in found {
-        if !subresource.is_empty() {
-            before = session.get(&format!("{}{subresource}", path_of(&kind, &before))).await?;
-        }
-        let mut shown = before.clone();
-        strip_managed(&mut shown);
-        let text = keelson_machinery::yaml::write(&shown)?;
-        let header = "# Please edit the object below. Lines beginning with a '#' will be ignored,\n# and an empty file will \
-                      abort the edit. If an error occurs while saving this file will be\n# reopened with the relevant failures.\n#\n";
-        let edited = in_editor(&format!("{header}{text}"))?;
-        let mut objects = Vec::new();
-        documents("edited-file", &edited, &mut objects)?;
-        let Some(after) = objects.pop() else {
-            println!("Edit cancelled, saved file was empty.");
-            continue;
-        };
-        if after == shown {
-            println!("Edit cancelled, no changes made.");
-            continue;
-        }
-        let patch = difference(&shown, &after).unwrap_or_else(|| json!({}));
-        let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-edit")?);
-        let after = session.patch(&path, "merge-patch", &patch).await?;
-        match Format::of(parsed)? {
-            Format::Default => println!("{} edited", name_of(&after)),
-            format => print!("{}", format.print(&after, parsed.on("show-managed-fields"))?),
-        }
-    }
-    Ok(())
-}
-
-/// Lets somebody change a text.
-pub fn in_editor(text: &str) -> Outcome<String> {
-    let file = tempfile::Builder::new().prefix("kubectl-edit-").suffix(".yaml").tempfile()?;
-    std::fs::write(file.path(), text)?;
-    let editor =
-        ["KUBE_EDITOR", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "vi".into());
-    let status = Process::new("sh").arg("-c").arg(format!("{editor} \"$0\"")).arg(file.path()).status();
-    match status {
-        Ok(status) if status.success() => Ok(std::fs::read_to_string(file.path())?),
-        Ok(_) => Err(Failure::new(format!("there was a problem with the editor \"{editor}\""))),
-        Err(error) => Err(Failure::new(format!("unable to launch the editor \"{editor}\": {error}"))),
-    }
 }
 
 /// The merge patch (RFC 7386) that makes `after` of `before`; `None` if they are the same.
@@ -218,6 +157,7 @@ pub fn difference(before: &Value, after: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_difference_applied_gives_the_other() {

@@ -80,6 +80,9 @@ pub async fn current_context(session: &Session) -> Outcome {
 
 /// Runs `config view`.
 pub async fn view(session: &Session) -> Outcome {
+    if !session.parsed.on("merge") && session.parsed.text("kubeconfig").is_empty() {
+        return Err(Failure::new("if merge==false a precise file must be specified"));
+    }
     let parsed = &session.parsed;
     if !parsed.args.is_empty() {
         return Err(parsed.usage(format!("unexpected arguments: [{}]", parsed.args.join(" "))));
@@ -127,9 +130,54 @@ pub async fn view(session: &Session) -> Outcome {
     }
     match Format::of(parsed)? {
         Format::Default => print!("{}", keelson_machinery::yaml::write(&config)?),
+        Format::Json => println!("{}", crate::output::json::spread(&in_order(&config))),
         format => print!("{}", format.print(&config, true)?),
     }
     Ok(())
+}
+
+/// A configuration as JSON in the order in which kubectl's type has its fields.
+fn in_order(value: &Value) -> String {
+    const ORDER: [&str; 28] = [
+        "kind",
+        "apiVersion",
+        "preferences",
+        "clusters",
+        "users",
+        "contexts",
+        "current-context",
+        "name",
+        "context",
+        "cluster",
+        "user",
+        "namespace",
+        "server",
+        "tls-server-name",
+        "insecure-skip-tls-verify",
+        "certificate-authority",
+        "certificate-authority-data",
+        "proxy-url",
+        "disable-compression",
+        "client-certificate",
+        "client-certificate-data",
+        "client-key",
+        "client-key-data",
+        "token",
+        "tokenFile",
+        "username",
+        "password",
+        "exec",
+    ];
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_by_key(|key| ORDER.iter().position(|known| known == key).unwrap_or(ORDER.len()));
+            let pairs = keys.iter().map(|key| format!("{}:{}", Value::from(key.as_str()), in_order(&map[*key])));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(in_order).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
 }
 
 /// Runs `config get-contexts`.
@@ -317,8 +365,10 @@ fn file_field(session: &Session, flag: &'static str, fields: &mut Vec<(String, V
     }
     match session.parsed.on("embed-certs") {
         true => {
-            let bytes = std::fs::read(path)
-                .map_err(|e| Failure::new(format!("could not read {flag} data from {path}: {e}")))?;
+            let bytes = std::fs::read(path).map_err(|e| {
+                let why = crate::failure::reason(&e);
+                Failure::new(format!("could not stat {flag} file {path}: stat {path}: {why}"))
+            })?;
             fields.push((format!("{flag}-data"), STANDARD.encode(bytes).into()));
         }
         false => fields.push((flag.to_owned(), std::path::absolute(path)?.to_string_lossy().into_owned().into())),
@@ -459,7 +509,14 @@ pub async fn unset(session: &Session) -> Outcome {
     let [path] = session.parsed.args.as_slice() else {
         return Err(unexpected(session, &session.parsed.args));
     };
-    let steps = property(&session.config.merged, path)?;
+    let steps = match path.split('.').collect::<Vec<_>>().as_slice() {
+        [list @ ("clusters" | "contexts" | "users"), name] => vec![(*list).to_owned(), (*name).to_owned()],
+        ["current-context" | "clusters" | "contexts" | "users" | "preferences" | "extensions", ..] => {
+            property(&session.config.merged, path)?
+        }
+        [first, ..] => return Err(Failure::new(format!("unable to parse {first} after [] at api.Config"))),
+        [] => return Ok(()),
+    };
     let file = file_of(session, &steps);
     Config::change(&file, |config| {
         let Some((last, before)) = steps.split_last() else { return Ok(()) };

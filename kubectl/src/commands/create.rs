@@ -106,6 +106,12 @@ pub fn write_query(session: &Session, manager: &str) -> Outcome<String> {
     Ok(query(&[("dryRun", dry_run), ("fieldManager", manager), ("fieldValidation", validation)]))
 }
 
+/// Keeps the whole object, which was made of flags, in its annotation.
+pub fn save_typed(object: &mut Value) {
+    let text = crate::output::json::typed(object) + "\n";
+    object["metadata"]["annotations"][LAST_APPLIED] = text.into();
+}
+
 /// Keeps the whole object in its annotation.
 pub fn save_config(object: &mut Value) {
     if let Some(annotations) = object["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
@@ -154,7 +160,10 @@ pub async fn generate(session: &Session, object: Value) -> Outcome {
 pub async fn create(session: &Session, mut object: Value) -> Outcome {
     let kind = kinds::of_object(session, &object).await?;
     if session.parsed.on("save-config") {
-        save_config(&mut object);
+        match output::is_typed(&session.parsed.command) {
+            true => save_typed(&mut object),
+            false => save_config(&mut object),
+        }
     }
     if kind.namespaced && object["metadata"]["namespace"].is_null() && session.parsed.is_set("namespace") {
         object["metadata"]["namespace"] = session.namespace()?.into();
@@ -184,25 +193,40 @@ pub async fn create_files(session: &Session) -> Outcome {
         return Err(Failure::new("must specify one of -f and -k"));
     }
     let mut failed = None;
-    let mut found = objects::from_sources(session).await?;
-    if parsed.on("edit") {
-        let texts: Vec<Value> = found.drain(..).map(|(_, object)| object).collect();
-        let edited = super::change::in_editor(&crate::kustomize::text(&texts)?)?;
-        let mut objects = Vec::new();
-        objects::documents("edited-file", &edited, &mut objects)?;
-        found.extend(objects.into_iter().map(|object| ("edited-file".to_owned(), object)));
-    }
     let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
-    found.retain(|(_, object)| selector.matches(|key| object["metadata"]["labels"][key].as_str()));
-    if found.is_empty() {
-        return Err(Failure::new("no objects passed to create"));
-    }
-    for (source, object) in found {
-        if let Err(error) = create_found(session, &source, object).await {
+    let mut none = true;
+    for (source, object) in objects::each_source(session).await? {
+        let made = match object {
+            Ok(object) if !selector.matches(|key| object["metadata"]["labels"][key].as_str()) => continue,
+            Ok(object) if parsed.on("edit") => edited(session, object).await,
+            Ok(object) => create_found(session, &source, object).await,
+            Err(error) => Err(error),
+        };
+        none = false;
+        if let Err(error) = made {
             failed = Some(super::say(failed, error));
         }
     }
+    if none {
+        return Err(Failure::new("no objects passed to create"));
+    }
     failed.map_or(Ok(()), Err)
+}
+
+/// Creates what somebody makes of an object in an editor.
+async fn edited(session: &Session, object: Value) -> Outcome {
+    let text = format!("{}{}", super::edit::HEADER, keelson_machinery::yaml::write(&object)?);
+    let edited = super::edit::in_editor(&text)?;
+    let mut objects = Vec::new();
+    objects::documents("edited-file", &edited, &mut objects)?;
+    if objects.is_empty() || objects == [object] {
+        println!("Edit cancelled, no changes made.");
+        return Ok(());
+    }
+    for object in objects {
+        create_found(session, "edited-file", object).await?;
+    }
+    Ok(())
 }
 
 /// Sends a file as it is to a path.
@@ -252,9 +276,13 @@ pub async fn replace(session: &Session) -> Outcome {
         return Err(Failure::new("--dry-run can not be used when --force is set"));
     }
     let mut failed = None;
-    for (source, object) in objects::from_sources(session).await? {
+    for (source, object) in objects::each_source(session).await? {
         let what = format!("error when replacing {}", quoted(&source));
-        if let Err(error) = replace_one(session, &source, object).await {
+        let done = match object {
+            Ok(object) => replace_one(session, &source, object).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
             failed = Some(super::say(failed, error.when(&what)));
         }
     }

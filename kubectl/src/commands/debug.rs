@@ -92,6 +92,16 @@ pub async fn debug(session: &Session) -> Outcome {
     if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
         return Err(Failure::new(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
     }
+    const PROFILES: [&str; 7] = ["legacy", "general", "baseline", "restricted", "netadmin", "sysadmin", ""];
+    if !PROFILES.contains(&parsed.text("profile")) {
+        return Err(Failure::new(format!("unknown profile: {}", parsed.text("profile"))));
+    }
+    if let Some(bad) = parsed.list("set-image").iter().find(|pair| !pair.contains('=')) {
+        let usage = format!("See '{} --help' for usage.", parsed.command);
+        return Err(Failure::new(format!(
+            "invalid argument {bad:?} for \"--set-image\" flag: {bad} must be formatted as key=value\n{usage}"
+        )));
+    }
     let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
     let (kind, name) = objects::one(session, &[target]).await?;
     let object = session.get(&kind.object(&session.namespace()?, &encode(&name))).await?;
@@ -104,7 +114,7 @@ pub async fn debug(session: &Session) -> Outcome {
 }
 
 /// Five letters that no other name ends with, most likely.
-fn letters() -> String {
+pub fn letters() -> String {
     let mut number = jiff::Timestamp::now().as_nanosecond().unsigned_abs() ^ u128::from(std::process::id());
     let mut text = String::new();
     for _ in 0..5 {

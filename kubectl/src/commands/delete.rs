@@ -72,6 +72,9 @@ fn check(parsed: &Parsed) -> Outcome {
             parsed.text("output")
         )));
     }
+    if parsed.on("now") && parsed.on("force") {
+        return Err(Failure::new("--force and --grace-period greater than 0 cannot be specified together"));
+    }
     if parsed.on("all") && parsed.is_set("selector") {
         return Err(Failure::new("setting 'all' parameter but found a non empty selector. "));
     }
@@ -86,10 +89,9 @@ pub async fn delete(session: &Session) -> Outcome {
     }
     check(parsed)?;
     let options = options(session)?;
-    let mut failed: Option<Failure> = None;
     let mut deleted = Vec::new();
     let mut found = 0;
-    let all = doomed(session).await?;
+    let (all, mut failed) = doomed(session).await?;
     if parsed.on("interactive") && !confirmed(&all)? {
         println!("deletion is cancelled");
         return Ok(());
@@ -126,9 +128,7 @@ pub async fn delete(session: &Session) -> Outcome {
                     Some(source) => error.when(&format!("error when deleting {}", crate::value::quoted(source))),
                     None => error,
                 };
-                if let Some(before) = failed.replace(error) {
-                    eprintln!("{before}");
-                }
+                failed = Some(super::say(failed, error));
             }
         }
     }
@@ -189,11 +189,18 @@ fn options(session: &Session) -> Outcome<Value> {
     Ok(options)
 }
 
-async fn doomed(session: &Session) -> Outcome<Vec<Doomed>> {
+async fn doomed(session: &Session) -> Outcome<(Vec<Doomed>, Option<Failure>)> {
     let parsed = &session.parsed;
-    let mut all = Vec::new();
+    let (mut all, mut failed) = (Vec::new(), None);
     let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
-    for (source, object) in objects::from_sources(session).await? {
+    for (source, object) in objects::each_source(session).await? {
+        let object = match object {
+            Ok(object) => object,
+            Err(error) => {
+                failed = Some(super::say(failed, error));
+                continue;
+            }
+        };
         if !selector.matches(|key| object["metadata"]["labels"][key].as_str()) {
             continue;
         }
@@ -229,11 +236,14 @@ async fn doomed(session: &Session) -> Outcome<Vec<Doomed>> {
         } else if selected {
             return Err(Failure::new("name cannot be provided when a selector is specified"));
         }
+        if !target.names.is_empty() && target.kind.namespaced && parsed.on("all-namespaces") {
+            return Err(Failure::new("a resource cannot be retrieved by name across all namespaces"));
+        }
         for name in target.names {
             all.push(Doomed { kind: target.kind.clone(), namespace: namespace.clone(), name, source: None });
         }
     }
-    Ok(all)
+    Ok((all, failed))
 }
 
 /// Waits until an object, or the one with this uid, is gone.

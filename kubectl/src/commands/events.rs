@@ -32,6 +32,11 @@ fn last_seen(event: &Value) -> &str {
     event["series"]["lastObservedTime"].as_str().or(text("lastTimestamp")).or(text("eventTime")).unwrap_or_default()
 }
 
+/// A time as a number; what is none comes first.
+fn moment(time: &str) -> Value {
+    time.parse::<jiff::Timestamp>().map_or(i64::MIN, |time| time.as_microsecond()).into()
+}
+
 /// Runs `events`.
 pub async fn events(session: &Session) -> Outcome {
     let parsed = &session.parsed;
@@ -60,7 +65,8 @@ pub async fn events(session: &Session) -> Outcome {
     events.retain(|e| {
         types.is_empty() || types.iter().any(|t| e["type"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(t)))
     });
-    events.sort_by(|a, b| last_seen(a).cmp(last_seen(b)));
+    let seen: Vec<_> = events.iter().map(|event| Some(moment(last_seen(event)))).collect();
+    crate::output::sort::by_keys(&mut events, &seen);
     for event in &mut events {
         event["apiVersion"] = "v1".into();
         event["kind"] = "Event".into();

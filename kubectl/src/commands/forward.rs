@@ -185,11 +185,12 @@ fn named(pod: &Value, name: &str) -> Option<u16> {
 fn of_service(service: &Value, pod: &Value, wanted: &str) -> Outcome<u16> {
     let fits = |p: &&Value| p["name"] == wanted || p["port"].number().to_string() == wanted;
     let name = service["metadata"]["name"].text();
-    let port = service["spec"]["ports"]
-        .items()
-        .iter()
-        .find(fits)
-        .ok_or_else(|| Failure::new(format!("Service {name} does not have a service port {wanted}")))?;
+    let port = service["spec"]["ports"].items().iter().find(fits).ok_or_else(|| {
+        Failure::new(match wanted.parse::<u16>() {
+            Ok(_) => format!("Service {name} does not have a service port {wanted}"),
+            Err(_) => format!("Service '{name}' does not have a named port '{wanted}'"),
+        })
+    })?;
     if service["spec"]["clusterIP"] == "None" {
         return Ok(u16::try_from(port["port"].number()).unwrap_or(0));
     }

@@ -10,15 +10,17 @@ use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, repeated, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, FILES, SELECT, Target};
-use crate::output::jsonpath::{Template, relaxed, text_of};
 use crate::output::table::{self, View};
-use crate::output::{self, Format, items_of, list, strip_managed};
+use crate::output::{self, Format, items_of, list, sort, strip_managed};
 use crate::session::{Session, encode, query};
 
 use super::{history, say};
 
 const TABLE: &str =
     "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+
+/// Width of the column of events: that of the longest, and the space behind it.
+const EVENT_WIDTH: usize = "MODIFIED".len() + 3;
 
 /// Flags of `get`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -52,7 +54,7 @@ pub const FLAGS: &[&[Flag]] = &[
 /// Runs `get`.
 pub async fn get(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    if parsed.is_set("raw") {
+    if !parsed.text("raw").is_empty() {
         return raw(session).await;
     }
     let watches = parsed.on("watch") || parsed.on("watch-only");
@@ -174,6 +176,21 @@ fn paths(session: &Session, target: &Target) -> Outcome<Vec<(Option<String>, Str
     Ok(target.names.iter().map(|name| (Some(name.clone()), path(name))).collect())
 }
 
+/// Leaves of the objects in a table's rows what is printed, so that long tables do not hold the rest until their end.
+fn slim(table: &mut Value) {
+    const SHOWN: [&str; 4] = ["name", "namespace", "labels", "creationTimestamp"];
+    for row in table["rows"].as_array_mut().into_iter().flatten() {
+        let mut kept = serde_json::Map::new();
+        if let Some(metadata) = row.pointer_mut("/object/metadata").and_then(Value::as_object_mut) {
+            kept.extend(SHOWN.iter().filter_map(|key| metadata.remove_entry(*key)));
+        }
+        row["object"] = json!({"metadata": kept});
+        if let Some(row) = row.as_object_mut() {
+            row.remove("conditions");
+        }
+    }
+}
+
 /// Reads a list in chunks; `join` is the field in which chunks are put together.
 async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outcome<Value> {
     let parsed = &session.parsed;
@@ -188,6 +205,9 @@ async fn chunks(session: &Session, path: &str, accept: &str, join: &str) -> Outc
         let mut all = pairs.clone();
         all.extend([("limit", if limit == "0" { "" } else { limit }), ("continue", next.as_str())]);
         let mut page = session.get_as(&format!("{path}{}", query(&all)), accept).await?;
+        if join == "rows" && parsed.text("sort-by").is_empty() {
+            slim(&mut page);
+        }
         next = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         match whole.is_null() {
             true => whole = page,
@@ -227,7 +247,9 @@ async fn print_objects(session: &Session, wanted: &[Wanted], format: &Format) ->
             }
         }
     }
-    sort(session, &mut objects, |o| o)?;
+    if !parsed.text("sort-by").is_empty() && objects.len() > 1 {
+        sort::by_path(&mut objects, parsed.text("sort-by"), |object| object)?;
+    }
     let managed = parsed.on("show-managed-fields");
     if objects.is_empty() && (failed.is_some() || wanted.iter().flat_map(|w| &w.paths).all(|(name, _)| name.is_some()))
     {
@@ -239,31 +261,6 @@ async fn print_objects(session: &Session, wanted: &[Wanted], format: &Format) ->
     };
     print!("{text}");
     failed.map_or(Ok(()), Err)
-}
-
-fn sort<T>(session: &Session, rows: &mut [T], object: impl Fn(&T) -> &Value) -> Outcome {
-    let path = session.parsed.text("sort-by");
-    if path.is_empty() {
-        return Ok(());
-    }
-    let wrong = |error: Failure| match error {
-        Failure::Error(said) => Failure::Error(said.rsplit(", ").next().unwrap_or_default().to_owned()),
-        other => other,
-    };
-    let template = Template::parse(&relaxed(path), false).map_err(wrong)?;
-    if rows.iter().all(|row| template.values(object(row)).is_empty()) {
-        let path = relaxed(path);
-        return Err(Failure::new(format!("couldn't find any field with path \"{path}\" in the list of objects")));
-    }
-    let key = |row: &T| template.values(object(row)).first().map(|v| (*v).clone()).unwrap_or_default();
-    rows.sort_by(|a, b| {
-        let (a, b) = (key(a), key(b));
-        match (a.as_f64(), b.as_f64()) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            _ => text_of(&a).cmp(&text_of(&b)),
-        }
-    });
-    Ok(())
 }
 
 fn view(session: &Session, format: &Format, kind: &Kind, many: bool) -> View {
@@ -324,15 +321,21 @@ async fn print_tables(session: &Session, wanted: &[Wanted], format: &Format) -> 
         if rows.is_empty() {
             continue;
         }
-        if sort(session, &mut rows, |row| &row["object"]).is_err() {
-            // kubectl keeps to itself why rows cannot be sorted.
-            continue;
+        let path = parsed.text("sort-by");
+        let listed = target.paths.iter().any(|(name, _)| name.is_none()) || target.paths.len() > 1;
+        if !path.is_empty() && listed {
+            match sort::by_path(&mut rows, path, |row| &row["object"]) {
+                Err(error) if error.to_string().contains("unsortable type") => return Err(error),
+                // kubectl keeps to itself why else rows cannot be sorted.
+                Err(_) => continue,
+                Ok(()) => {}
+            }
         }
         table["rows"] = rows.into();
         if !parsed.on("server-print") {
             table = plain(table);
         }
-        if printed {
+        if printed && !parsed.on("no-headers") {
             println!();
         }
         print!("{}", table::align(&view(session, format, &target.kind, many).rows(&table)));
@@ -438,14 +441,34 @@ pub async fn lines(
     Ok(())
 }
 
-async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+/// The one kind of objects, or the one object, that is watched.
+async fn watched<'a>(session: &Session, targets: &'a [Target], format: &Format) -> Outcome<&'a Target> {
     let parsed = &session.parsed;
     let [target] = targets else {
-        return Err(Failure::new("you may only specify a single resource type"));
+        return Err(Failure::new(match parsed.is_set("filename") || parsed.is_set("kustomize") {
+            true => {
+                "watch is only supported on individual resources and resource collections - more than 1 resource was found"
+            }
+            false => "you may only specify a single resource type",
+        }));
     };
     if target.names.len() > 1 {
-        return Err(Failure::new("you may only specify a single resource type"));
+        let wanted = [Wanted { kind: target.kind.clone(), paths: paths(session, target)? }];
+        match format.is_object() {
+            true => print_objects(session, &wanted, format).await?,
+            false => print_tables(session, &wanted, format).await?,
+        }
+        return Err(Failure::new("you may only watch a single resource or type of resource at a time"));
     }
+    if !parsed.text("sort-by").is_empty() {
+        eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received");
+    }
+    Ok(target)
+}
+
+async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcome {
+    let parsed = &session.parsed;
+    let target = watched(session, targets, format).await?;
     let accept = if format.is_object() { "application/json" } else { TABLE };
     let namespace = session.namespace()?;
     let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
@@ -453,9 +476,17 @@ async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcom
     let named = target.names.first().map(|n| format!("metadata.name={n}"));
     let fields = named.as_deref().unwrap_or(parsed.text("field-selector"));
     let selectors = [("labelSelector", parsed.text("selector")), ("fieldSelector", fields)];
-    let mut list = session.get_as(&format!("{path}{}", query(&selectors)), accept).await?;
+    let mut first = selectors.to_vec();
+    if !parsed.text("sort-by").is_empty() {
+        first.push(("includeObject", "Object"));
+    }
+    let mut list = session.get_as(&format!("{path}{}", query(&first)), accept).await?;
+    let items = if format.is_object() { "items" } else { "rows" };
+    if let Some(rows) = list[items].as_array_mut().filter(|_| !parsed.text("sort-by").is_empty()) {
+        sort::by_path(rows, parsed.text("sort-by"), |row| if row["object"].is_null() { row } else { &row["object"] })?;
+    }
     if let Some(name) = target.names.first()
-        && list[if format.is_object() { "items" } else { "rows" }].as_array().is_none_or(Vec::is_empty)
+        && list[items].as_array().is_none_or(Vec::is_empty)
     {
         // The refusal of the object itself is what kubectl says.
         session.get(&target.kind.object(&namespace, &encode(name))).await?;
@@ -469,6 +500,7 @@ async fn watch(session: &Session, targets: &[Target], format: &Format) -> Outcom
         format: format.clone(),
         events: parsed.on("output-watch-events"),
         managed: parsed.on("show-managed-fields"),
+        printed: false,
     };
     if !parsed.on("watch-only") {
         if format.is_object() {
@@ -507,6 +539,7 @@ struct Printer {
     format: Format,
     events: bool,
     managed: bool,
+    printed: bool,
 }
 
 impl Printer {
@@ -522,6 +555,10 @@ impl Printer {
         }
         rows.extend(data.iter().map(|row| self.view.row(&self.columns, row, event)));
         table::measure(&rows, &mut self.widths);
+        if let Some(width) = self.widths.first_mut().filter(|_| self.events) {
+            // Room for every event, whichever comes first.
+            *width = (*width).max(EVENT_WIDTH);
+        }
         for row in &rows {
             print!("{}", table::line(row, &self.widths));
         }
@@ -531,10 +568,15 @@ impl Printer {
         if !self.managed {
             strip_managed(&mut object);
         }
+        if self.events && matches!(self.format, Format::Json) {
+            let object = output::json::compact(&object);
+            println!("{{\"type\":{},\"object\":{object}}}", Value::from(event));
+            return Ok(());
+        }
         if self.events {
             object = json!({"type": event, "object": object});
         }
-        if matches!(self.format, Format::Yaml) {
+        if std::mem::replace(&mut self.printed, true) && matches!(self.format, Format::Yaml) {
             println!("---");
         }
         print!("{}", self.format.print(&object, self.managed)?);

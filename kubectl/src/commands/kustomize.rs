@@ -41,7 +41,8 @@ pub async fn kustomize(session: &Session) -> Outcome {
     let text = crate::kustomize::text(&crate::kustomize::build(directory)?)?;
     match parsed.text("output") {
         "" => print!("{text}"),
-        file => std::fs::write(file, text)?,
+        file => std::fs::write(file, text)
+            .map_err(|e| Failure::new(format!("open {file}: {}", crate::failure::reason(&e))))?,
     }
     Ok(())
 }

@@ -66,8 +66,12 @@ pub async fn pods_of(session: &Session, kind: &Kind, name: &str) -> Outcome<Vec<
         }
         _ => {
             return Err(Failure::new(format!(
-                "cannot get the logs from *{}.{}: selector for *{}.{} not implemented",
-                kind.version, kind.kind, kind.version, kind.kind
+                "{} *{}.{}: selector for *{}.{} not implemented",
+                if session.parsed.command.ends_with(" logs") { "cannot get the logs from" } else { "cannot attach to" },
+                kind.version,
+                kind.kind,
+                kind.version,
+                kind.kind
             )));
         }
     };

@@ -1,5 +1,6 @@
 //! `label` and `annotate`.
 
+use keelson_machinery::names::label_value_problems;
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
@@ -34,7 +35,7 @@ pub async fn annotate(session: &Session) -> Outcome {
 
 async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     let parsed = &session.parsed;
-    let is_pair = |a: &&String| a.contains('=') || a.ends_with('-');
+    let is_pair = |a: &&String| a.find('=').is_some_and(|at| at > 0) || a.ends_with('-');
     let first = parsed.args.iter().position(|a| is_pair(&a)).unwrap_or(parsed.args.len());
     let (resources, pairs) = parsed.args.split_at(first);
     if resources.is_empty() && !parsed.is_set("filename") {
@@ -44,6 +45,10 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     for pair in pairs {
         match (pair.split_once('='), pair.strip_suffix('-')) {
             (Some((key, value)), _) if !key.is_empty() => {
+                let problems = if word == "label" { label_value_problems(value) } else { Vec::new() };
+                if !problems.is_empty() {
+                    return Err(Failure::new(format!("invalid label value: {pair:?}: {}", problems.join(";"))));
+                }
                 set.insert(key.to_owned(), value.into());
             }
             (None, Some(key)) if !key.is_empty() => remove.push(key.to_owned()),
@@ -62,8 +67,7 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     if parsed.on("all") && (parsed.is_set("selector") || parsed.is_set("field-selector")) {
         return Err(Failure::new("cannot set --all and --selector at the same time"));
     }
-    let mut failed: Option<Failure> = None;
-    let found = objects::read(session, resources).await?;
+    let (found, mut failed) = objects::each(session, resources).await?;
     let many = found.len() > 1;
     if many && !parsed.text("resource-version").is_empty() {
         return Err(Failure::new("--resource-version may only be used with a single resource"));
@@ -74,7 +78,11 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 println!("Listing {field} for {}.{}/{name}:", kind.kind, kind.group);
             }
-            list(&object, field, many);
+            let mut shown = object.clone();
+            let mut values = set.clone();
+            values.extend(remove.iter().map(|key| (key.clone(), Value::Null)));
+            keelson_machinery::patch::merge(&mut shown, &serde_json::json!({"metadata": {field: values}}));
+            list(&shown, field, many);
             continue;
         }
         let path = {
@@ -87,11 +95,7 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
         };
         match change(session, &object, &path, word, field, (&set, &remove)).await {
             Ok(()) => {}
-            Err(error) => {
-                if let Some(before) = failed.replace(error) {
-                    eprintln!("{before}");
-                }
-            }
+            Err(error) => failed = Some(super::say(failed, error)),
         }
     }
     failed.map_or(Ok(()), Err)
@@ -116,20 +120,20 @@ async fn change(
     if !parsed.on("overwrite") {
         let taken = |(key, value): &(&String, &Value)| have.get(*key).is_some_and(|old| old != *value);
         if let Some((key, _)) = set.iter().find(taken) {
-            return Err(Failure::Plain(match word {
+            return Err(Failure::new(match word {
                 "label" => format!(
-                    "error: '{key}' already has a value ({}), and --overwrite is false",
+                    "'{key}' already has a value ({}), and --overwrite is false",
                     have[key].as_str().unwrap_or_default()
                 ),
                 _ => format!(
-                    "error: --overwrite is false but found the following declared annotation(s): '{key}' already has a value ({})",
+                    "--overwrite is false but found the following declared annotation(s): '{key}' already has a value ({})",
                     have[key].as_str().unwrap_or_default()
                 ),
             }));
         }
     }
     for key in remove.iter().filter(|key| have.get(key.as_str()).is_none()) {
-        if word == "label" {
+        if word == "label" && set.is_empty() {
             println!("label {key:?} not found.");
         }
     }

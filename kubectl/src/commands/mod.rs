@@ -14,6 +14,7 @@ mod debug;
 mod delete;
 mod diff;
 mod dump;
+mod edit;
 mod events;
 mod exec;
 mod explain;
@@ -59,12 +60,9 @@ pub struct Command {
     pub run: for<'a> fn(&'a Session) -> BoxFuture<'a, Outcome>,
 }
 
-/// Prints the failure that came before, so that the last one is left to be returned.
+/// What failed before, and what failed now.
 pub fn say(before: Option<Failure>, now: Failure) -> Failure {
-    if let Some(before) = before {
-        eprintln!("{before}");
-    }
-    now
+    now.after(before)
 }
 
 macro_rules! command {
@@ -444,7 +442,7 @@ pub static COMMANDS: &[Command] = &[
         "Diff the live version against a would-be applied version"
     ),
     command!("drain", node::drain, node::DRAIN, "NODE", "Drain node in preparation for maintenance"),
-    command!("edit", change::edit, change::EDIT, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
+    command!("edit", edit::edit, edit::FLAGS, "(RESOURCE/NAME | -f FILENAME)", "Edit a resource on the server"),
     command!(
         "events",
         events::events,

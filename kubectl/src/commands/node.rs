@@ -8,7 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::kinds;
 use crate::objects::SELECT;
-use crate::output::{self, changed};
+use crate::output::{self, Format, changed};
 use crate::session::{Session, encode, query};
 
 use super::create::{WRITE, is_client_dry_run, manager};
@@ -92,15 +92,15 @@ fn name(object: &Value) -> &str {
 async fn schedulable(session: &Session, node: &Value, wanted: bool) -> Outcome {
     let unschedulable = node["spec"]["unschedulable"] == true;
     let word = if wanted { "uncordoned" } else { "cordoned" };
-    if unschedulable != wanted {
-        println!("node/{} already {word}", name(node));
-        return Ok(());
-    }
     let dry = match session.parsed.text("dry-run") {
         "none" => "",
         "server" => " (server dry run)",
         _ => " (dry run)",
     };
+    if unschedulable != wanted {
+        println!("node/{} already {word}{dry}", name(node));
+        return Ok(());
+    }
     if !is_client_dry_run(session)? {
         let patch = json!({"spec": {"unschedulable": if wanted { Value::Null } else { true.into() }}});
         let dry_run = if session.parsed.text("dry-run") == "server" { "All" } else { "" };
@@ -217,10 +217,7 @@ pub async fn drain(session: &Session) -> Outcome {
             };
             eprintln!("error: unable to drain node {:?} due to error: {all}, continuing command...", name(node));
             eprintln!("There are pending nodes to be drained:\n {}", name(node));
-            return Err(match reasons.len() {
-                1 => Failure::new(all),
-                _ => Failure::Plain(reasons.join("\n")),
-            });
+            return Err(Failure::Plain(reasons.join("\n")));
         }
         if !ignored.is_empty() {
             eprintln!("Warning: {}", grouped(&ignored).join("; "));
@@ -234,6 +231,10 @@ pub async fn drain(session: &Session) -> Outcome {
                 )
             });
             println!("node/{} drained (dry run)", name(node));
+            continue;
+        }
+        if parsed.text("dry-run") == "server" {
+            println!("node/{} drained (server dry run)", name(node));
             continue;
         }
         let all = evicted.iter().map(|pod| evict(session, pod));
@@ -328,10 +329,12 @@ pub async fn taint(session: &Session) -> Outcome {
     check_taints(parsed, changes)?;
     for node in nodes(session, names).await? {
         let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        let mut removed = false;
+        let (mut removed, before) = (false, taints.len());
         for change in changes {
             removed |= apply_taint(change, &mut taints, parsed.on("overwrite"), name(&node))?;
         }
+        // Taints that only got other values were modified.
+        let modified = !removed && taints.len() == before;
         let patch = json!({"spec": {"taints": taints}});
         let path = format!("/api/v1/nodes/{}", encode(name(&node)));
         let after = if is_client_dry_run(session)? {
@@ -339,7 +342,16 @@ pub async fn taint(session: &Session) -> Outcome {
         } else {
             session.patch(&path, "merge-patch", &patch).await?
         };
-        changed(parsed, &after, if removed { "untainted" } else { "tainted" })?;
+        let done = match (removed, modified) {
+            (true, _) => "untainted",
+            (false, true) => "modified",
+            (false, false) => "tainted",
+        };
+        match Format::of(parsed)? {
+            // kubectl says nothing of a dry run here.
+            Format::Default => println!("node/{} {done}", name(&after)),
+            _ => changed(parsed, &after, done)?,
+        }
     }
     Ok(())
 }
@@ -347,6 +359,8 @@ pub async fn taint(session: &Session) -> Outcome {
 /// Checks taints before any node is looked at.
 fn check_taints(parsed: &crate::flags::Parsed, changes: &[String]) -> Outcome {
     let mut seen: Vec<(&str, &str)> = Vec::new();
+    let gone: Vec<&str> =
+        changes.iter().filter_map(|c| c.strip_suffix('-')).map(|c| c.split([':', '=']).next().unwrap_or(c)).collect();
     for change in changes.iter().filter(|change| !change.ends_with('-')) {
         let (pair, effect) = change.rsplit_once(':').unwrap_or((change, ""));
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -358,6 +372,11 @@ fn check_taints(parsed: &crate::flags::Parsed, changes: &[String]) -> Outcome {
         }
         if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
             return Err(parsed.usage(format!("invalid taint effect: {effect}, unsupported taint effect")));
+        }
+        if gone.contains(&key) {
+            return Err(Failure::new(format!(
+                "can not both modify and remove the following taint(s) in the same command: {key}="
+            )));
         }
         if seen.contains(&(key, effect)) {
             return Err(parsed

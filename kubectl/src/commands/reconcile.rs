@@ -28,6 +28,9 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Runs `auth reconcile`.
 pub async fn reconcile(session: &Session) -> Outcome {
+    if session.parsed.text("dry-run") == "server" {
+        return Err(Failure::new("--dry-run=server for command reconcile is not supported yet"));
+    }
     let parsed = &session.parsed;
     if !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new("must specify one of -f and -k"));

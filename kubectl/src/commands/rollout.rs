@@ -8,7 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, switch, text};
 use crate::kinds::{Kind, resolve};
 use crate::objects::{self, FILES, SELECT};
-use crate::output::{self, changed, name_of};
+use crate::output::{self, Format, changed, name_of};
 use crate::session::{Session, query};
 
 use super::change::path_of;
@@ -45,6 +45,29 @@ const POLL: Duration = Duration::from_millis(100);
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
+/// A kind with its group, as refusals name it: `ReplicaSet.apps`.
+fn grouped(kind: &Kind) -> String {
+    if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) }
+}
+
+/// Does something with each workload that is named; what fails with one is told after the others.
+async fn with_each<F>(session: &Session, mut each: impl FnMut(Kind, Value) -> F) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    let found = workloads(session).await?;
+    if found.is_empty() {
+        eprintln!("No resources found in {} namespace.", session.namespace()?);
+    }
+    let mut failed = None;
+    for (kind, object) in found {
+        if let Err(error) = each(kind, object).await {
+            failed = Some(super::say(failed, error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
@@ -59,14 +82,13 @@ async fn workloads(session: &Session) -> Outcome<Vec<(Kind, Value)>> {
 }
 
 async fn pause_or_resume(session: &Session, paused: bool) -> Outcome {
-    let word = if paused { "pause" } else { "resume" };
-    for (kind, object) in workloads(session).await? {
+    with_each(session, |kind, object| async move {
+        let word = if paused { "paus" } else { "resum" };
         if kind.plural != "deployments" {
             return Err(Failure::new(format!(
-                "{} {:?} {} is not supported",
+                "{} {:?} {word}ing is not supported",
                 kind.qualified_plural(),
-                name(&object),
-                if paused { "pausing" } else { "resuming" }
+                name(&object)
             )));
         }
         if object["spec"]["paused"].as_bool().unwrap_or(false) == paused {
@@ -75,9 +97,9 @@ async fn pause_or_resume(session: &Session, paused: bool) -> Outcome {
         }
         let patch = json!({"spec": {"paused": if paused { Value::Bool(true) } else { Value::Null }}});
         let after = session.patch(&path_of(&kind, &object), "merge-patch", &patch).await?;
-        changed(&session.parsed, &after, &format!("{word}d"))?;
-    }
-    Ok(())
+        changed(&session.parsed, &after, &format!("{word}ed"))
+    })
+    .await
 }
 
 /// Runs `rollout pause`.
@@ -92,28 +114,34 @@ pub async fn resume(session: &Session) -> Outcome {
 
 /// Runs `rollout restart`.
 pub async fn restart(session: &Session) -> Outcome {
-    for (kind, object) in workloads(session).await? {
+    with_each(session, |kind, object| async move {
+        let named = format!("{} {:?}", kind.qualified_plural(), name(&object));
         if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
-            return Err(Failure::new(format!(
-                "{}s {:?} restarting is not supported",
-                kind.kind.to_lowercase(),
-                name(&object)
-            )));
+            return Err(Failure::new(format!("{named} restarting is not supported")));
         }
         if object["spec"]["paused"] == true {
-            return Err(Failure::new("can't restart paused deployment (run rollout resume first)"));
+            return Err(Failure::new(format!("{named} can't restart paused deployment (run rollout resume first)")));
         }
         let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z");
         let annotations = json!({"kubectl.kubernetes.io/restartedAt": now});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
         let after = session.patch(&path_of(&kind, &object), "merge-patch", &patch).await?;
-        changed(&session.parsed, &after, "restarted")?;
-    }
-    Ok(())
+        changed(&session.parsed, &after, "restarted")
+    })
+    .await
 }
 
-/// The revisions of a workload, oldest first: number, change cause, pod template.
-async fn revisions(session: &Session, kind: &Kind, object: &Value) -> Outcome<Vec<(i64, String, Value)>> {
+/// A revision of a workload.
+struct Revision {
+    number: i64,
+    cause: String,
+    template: Value,
+    /// What it is printed as: the replica set, or the workload as it was.
+    object: Value,
+}
+
+/// The revisions of a workload, oldest first.
+async fn revisions(session: &Session, kind: &Kind, object: &Value) -> Outcome<Vec<Revision>> {
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
     let owned_by = |o: &Value| {
         o["metadata"]["ownerReferences"].as_array().into_iter().flatten().any(|r| r["uid"] == object["metadata"]["uid"])
@@ -122,20 +150,41 @@ async fn revisions(session: &Session, kind: &Kind, object: &Value) -> Outcome<Ve
     let plural = match kind.plural.as_str() {
         "deployments" => "replicasets.apps",
         "daemonsets" | "statefulsets" => "controllerrevisions.apps",
-        _ => return Err(Failure::new(format!("no history viewer has been implemented for {:?}", kind.kind))),
+        "replicasets" | "jobs" | "cronjobs" | "pods" | "replicationcontrollers" => {
+            return Err(Failure::new(format!("no history viewer has been implemented for {:?}", grouped(kind))));
+        }
+        _ => {
+            let (shown, group) = (grouped(kind), &kind.group);
+            return Err(Failure::new(format!(
+                "error retrieving history for {shown:?}, no visitor method exists for {{{group} {}}}",
+                kind.kind
+            )));
+        }
     };
     let of = resolve(session, plural).await?;
     let list = session.get(&format!("{}{}", of.path(Some(namespace)), query(&[("labelSelector", &selector)]))).await?;
-    let mut found: Vec<(i64, String, Value)> = Vec::new();
+    let mut found = Vec::new();
     for item in list["items"].as_array().into_iter().flatten().filter(|i| owned_by(i)) {
         let annotation = |key: &str| item["metadata"]["annotations"][key].as_str().unwrap_or_default().to_owned();
-        let (revision, template) = match of.plural.as_str() {
-            "replicasets" => (annotation(REVISION).parse().unwrap_or(0), item["spec"]["template"].clone()),
-            _ => (item["revision"].as_i64().unwrap_or(0), item["data"]["spec"]["template"].clone()),
+        let (number, template, shown) = match of.plural.as_str() {
+            "replicasets" => {
+                let mut set = item.clone();
+                (set["apiVersion"], set["kind"]) = (of.api_version().into(), of.kind.clone().into());
+                (annotation(REVISION).parse().unwrap_or(0), item["spec"]["template"].clone(), set)
+            }
+            _ => {
+                let mut template = item["data"]["spec"]["template"].clone();
+                if let Some(template) = template.as_object_mut() {
+                    template.remove("$patch");
+                }
+                let mut then = object.clone();
+                then["spec"]["template"] = template.clone();
+                (item["revision"].as_i64().unwrap_or(0), template, then)
+            }
         };
-        found.push((revision, annotation(CHANGE_CAUSE), template));
+        found.push(Revision { number, cause: annotation(CHANGE_CAUSE), template, object: shown });
     }
-    found.sort_by_key(|(revision, ..)| *revision);
+    found.sort_by_key(|revision| revision.number);
     Ok(found)
 }
 
@@ -160,31 +209,52 @@ pub fn selector_of(selector: &Value) -> String {
 
 /// Runs `rollout history`.
 pub async fn history(session: &Session) -> Outcome {
-    let wanted = session.parsed.number("revision")?;
-    for (kind, object) in workloads(session).await? {
-        let revisions = revisions(session, &kind, &object).await?;
-        if wanted > 0 {
-            let found = revisions.iter().find(|(revision, ..)| *revision == wanted);
-            let Some((revision, _, template)) = found else {
-                return Err(Failure::new("unable to find the specified revision"));
-            };
-            println!("{} with revision #{revision}", name_of(&object));
-            print!("{}", template_text(template));
-            continue;
-        }
-        println!("{} ", name_of(&object));
-        let mut rows = vec![vec!["REVISION".to_owned(), "CHANGE-CAUSE".to_owned()]];
-        rows.extend(revisions.into_iter().map(|(revision, cause, _)| {
-            vec![revision.to_string(), if cause.is_empty() { "<none>".into() } else { cause }]
-        }));
-        // This table is set with two spaces between its columns.
-        let width = rows.iter().map(|r| r[0].len()).max().unwrap_or(0) + 2;
-        for row in rows {
-            println!("{:<width$}{}", row[0], row[1]);
-        }
-        println!();
+    let parsed = &session.parsed;
+    let wanted = parsed.number("revision")?;
+    if wanted < 0 {
+        return Err(Failure::new(format!("revision must be a positive integer: {wanted}")));
     }
-    Ok(())
+    let format = Format::of(parsed)?;
+    let format = &format;
+    with_each(session, |kind, object| async move {
+        let mut revisions = revisions(session, &kind, &object).await?;
+        if wanted > 0 {
+            revisions.retain(|revision| revision.number == wanted);
+            if revisions.is_empty() {
+                return Err(Failure::new("unable to find the specified revision"));
+            }
+        }
+        match (format, revisions.first()) {
+            (Format::Default, Some(revision)) if wanted > 0 => {
+                println!("{} with revision #{wanted}", name_of(&object));
+                print!("{}", template_text(&revision.template));
+            }
+            (Format::Default, _) => print_history(&object, &revisions),
+            _ => {
+                for revision in &revisions {
+                    changed(parsed, &revision.object, "")?;
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn print_history(object: &Value, revisions: &[Revision]) {
+    println!("{} ", name_of(object));
+    if revisions.is_empty() {
+        println!("No rollout history found.");
+        return;
+    }
+    let mut rows = vec![("REVISION".to_owned(), "CHANGE-CAUSE")];
+    rows.extend(revisions.iter().map(|r| (r.number.to_string(), crate::value::or(&r.cause, "<none>"))));
+    // This table is set with two spaces between its columns.
+    let width = rows.iter().map(|(number, _)| number.len()).max().unwrap_or(0) + 2;
+    for (number, cause) in rows {
+        println!("{number:<width$}{cause}");
+    }
+    println!();
 }
 
 fn template_text(template: &Value) -> String {
@@ -195,62 +265,54 @@ fn template_text(template: &Value) -> String {
 
 /// Runs `rollout undo`.
 pub async fn undo(session: &Session) -> Outcome {
+    let wanted = session.parsed.number("to-revision")?;
+    with_each(session, |kind, object| async move { undo_one(session, &kind, object, wanted).await }).await
+}
+
+async fn undo_one(session: &Session, kind: &Kind, object: Value, wanted: i64) -> Outcome {
     let parsed = &session.parsed;
-    let wanted = parsed.number("to-revision")?;
-    for (kind, object) in workloads(session).await? {
-        if object["spec"]["paused"] == true {
-            return Err(Failure::new(format!(
-                "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
-                name_of(&object)
-            )));
-        }
-        if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
-            return Err(Failure::new(format!("no rollbacker has been implemented for {:?}", kind.kind)));
-        }
-        let revisions = revisions(session, &kind, &object).await?;
-        let target = match wanted {
-            0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
-            wanted => revisions.iter().find(|(revision, ..)| *revision == wanted),
-        };
-        let Some((_, _, template)) = target else {
-            return Err(match wanted {
-                0 if kind.plural != "deployments" => Failure::new("no last revision to roll back to"),
-                0 => Failure::new(format!(
-                    "no rollout history found for {} {:?}",
-                    kind.kind.to_lowercase(),
-                    name(&object)
-                )),
-                wanted => Failure::new(format!("unable to find specified revision {wanted} in history")),
-            });
-        };
-        let mut template = template.clone();
+    if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
+        return Err(Failure::new(format!("no rollbacker has been implemented for {:?}", grouped(kind))));
+    }
+    let revisions = revisions(session, kind, &object).await?;
+    let target = match wanted {
+        0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
+        wanted => revisions.iter().find(|revision| revision.number == wanted),
+    };
+    let Some(Revision { template, .. }) = target else {
+        return Err(match wanted {
+            0 if kind.plural != "deployments" => Failure::new("no last revision to roll back to"),
+            0 => Failure::new(format!("no rollout history found for {} {:?}", kind.kind.to_lowercase(), name(&object))),
+            wanted => Failure::new(format!("unable to find specified revision {wanted} in history")),
+        });
+    };
+    if object["spec"]["paused"] == true {
+        return Err(Failure::new(format!(
+            "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
+            name_of(&object)
+        )));
+    }
+    let (mut template, mut before) = (template.clone(), object["spec"]["template"].clone());
+    for template in [&mut template, &mut before] {
         if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
             labels.remove("pod-template-hash");
         }
-        let mut before = object["spec"]["template"].clone();
-        if let Some(labels) = before["metadata"]["labels"].as_object_mut() {
-            labels.remove("pod-template-hash");
-        }
-        if before == template {
-            println!(
-                "{} skipped rollback (current template already matches revision {})",
-                name_of(&object),
-                target.map_or(0, |t| t.0)
-            );
-            continue;
-        }
-        let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
-        let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
-        let after = match parsed.text("dry-run") {
-            "client" | "unchanged" => object,
-            _ => {
-                let path = format!("{}{}", path_of(&kind, &object), query(&[("dryRun", dry_run)]));
-                session.patch(&path, "json-patch", &patch).await?
-            }
-        };
-        changed(parsed, &after, "rolled back")?;
     }
-    Ok(())
+    if before == template {
+        let number = target.map_or(0, |t| t.number);
+        println!("{} skipped rollback (current template already matches revision {number})", name_of(&object));
+        return Ok(());
+    }
+    let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
+    let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+    let after = match parsed.text("dry-run") {
+        "client" | "unchanged" => object,
+        _ => {
+            let path = format!("{}{}", path_of(kind, &object), query(&[("dryRun", dry_run)]));
+            session.patch(&path, "json-patch", &patch).await?
+        }
+    };
+    changed(parsed, &after, "rolled back")
 }
 
 /// Runs `rollout status`.
@@ -259,7 +321,7 @@ pub async fn status(session: &Session) -> Outcome {
     let timeout = parsed.duration("timeout")?;
     let started = Instant::now();
     let wanted = parsed.number("revision")?;
-    for (kind, object) in workloads(session).await? {
+    with_each(session, |kind, object| async move {
         let running = object["metadata"]["annotations"][REVISION].as_str().and_then(|r| r.parse().ok()).unwrap_or(0);
         if wanted > 0 && kind.plural == "deployments" && wanted != running {
             return Err(Failure::new(format!(
@@ -276,15 +338,15 @@ pub async fn status(session: &Session) -> Outcome {
                 said = text;
             }
             if done || !parsed.on("watch") {
-                break;
+                return Ok(());
             }
             if !timeout.is_zero() && started.elapsed() > timeout {
                 return Err(Failure::new("timed out waiting for the condition"));
             }
             tokio::time::sleep(POLL).await;
         }
-    }
-    Ok(())
+    })
+    .await
 }
 
 fn number(value: &Value) -> i64 {
@@ -297,7 +359,7 @@ fn standing(kind: &Kind, object: &Value) -> Outcome<(String, bool)> {
         "deployments" => "deployment",
         "daemonsets" => "daemon set",
         "statefulsets" => "statefulset",
-        _ => return Err(Failure::new(format!("no status viewer has been implemented for {}", kind.kind))),
+        _ => return Err(Failure::new(format!("no status viewer has been implemented for {}", grouped(kind)))),
     };
     let rolls = object["spec"]["updateStrategy"]["type"] == "RollingUpdate";
     if kind.plural != "deployments" && !rolls {

@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, Parsed, repeated, switch, text};
+use crate::kinds::Kind;
 use crate::objects::FILES;
 use crate::output::{self, changed};
 use crate::session::Session;
+use crate::value::Read;
 
-use super::change::named;
-use super::create::{SAVE, WRITE, is_client_dry_run, manager, save_config, write_query};
-use super::rollout::selector_of;
+use super::create::{SAVE, WRITE, is_client_dry_run, manager, save_typed, write_query};
 
 /// Flags of `run`.
 pub const FLAGS: &[&[Flag]] = &[
@@ -126,6 +126,20 @@ fn check(parsed: &Parsed, attaches: bool) -> Outcome {
     Ok(())
 }
 
+/// Checks the values of flags.
+fn check_values(parsed: &Parsed, attaches: bool) -> Outcome {
+    if attaches && parsed.is_set("pod-running-timeout") && parsed.duration("pod-running-timeout")?.is_zero() {
+        return Err(parsed.usage("--pod-running-timeout must be higher than zero"));
+    }
+    if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
+        return Err(parsed.usage(format!("invalid restart policy: {}", parsed.text("restart"))));
+    }
+    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
+        return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
+    }
+    Ok(())
+}
+
 /// The container that is run.
 fn container(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let arguments: Vec<String> = parsed.args[1..].iter().chain(parsed.after_dash.iter().flatten()).cloned().collect();
@@ -165,6 +179,19 @@ fn overridden(parsed: &Parsed, object: &mut Value) -> Outcome {
     let overrides: Value =
         serde_json::from_str(parsed.text("overrides")).map_err(|_| Failure::new("Invalid JSON Patch"))?;
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+    if parsed.text("override-type") != "json" {
+        let (version, other) = (overrides["apiVersion"].as_str(), overrides["kind"].as_str());
+        if version.is_some_and(|v| v != "v1") || other.is_some_and(|k| k != kind) {
+            return Err(Failure::new(format!(
+                "no kind {:?} is registered for version {:?} in scheme \"pkg/scheme/scheme.go:28\"",
+                other.unwrap_or(&kind),
+                version.unwrap_or("v1")
+            )));
+        }
+        if !overrides.is_object() {
+            return Err(Failure::new("couldn't get version/kind; json parse error: the overrides are no object"));
+        }
+    }
     match parsed.text("override-type") {
         "merge" => keelson_machinery::patch::merge(object, &overrides),
         "json" => keelson_machinery::patch::json(object, &overrides).map_err(|s| Failure::new(s.message.clone()))?,
@@ -174,6 +201,18 @@ fn overridden(parsed: &Parsed, object: &mut Value) -> Outcome {
                 .map_err(|s| Failure::new(s.message.clone()))?;
         }
         other => return Err(Failure::new(format!("invalid override type: {other}"))),
+    }
+    // Fields that the type does not have are lost, and containers always say what they need.
+    if let Some(definition) = keelson_machinery::schema::of_kind("", "v1", &kind) {
+        let status = object["status"].take();
+        keelson_machinery::conform::conform_to(definition, object).map_err(Failure::new)?;
+        object["status"] = status;
+    }
+    let containers = object.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
+    for container in containers.into_iter().flatten() {
+        if container["resources"].is_null() {
+            container["resources"] = json!({});
+        }
     }
     Ok(())
 }
@@ -191,24 +230,24 @@ pub async fn run(session: &Session) -> Outcome {
     if parsed.text("image").is_empty() {
         return Err(Failure::new("--image is required"));
     }
+    if parsed.text("image").contains(char::is_whitespace) {
+        return Err(Failure::new(format!("Invalid image name {:?}: invalid reference format", parsed.text("image"))));
+    }
     check(parsed, attaches)?;
     let container = container(parsed, name)?;
     let labels =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
+    check_values(parsed, attaches)?;
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": labels},
         "spec": {"containers": [container], "dnsPolicy": "ClusterFirst", "restartPolicy": parsed.text("restart")},
         "status": {},
     });
-    if !matches!(parsed.text("restart"), "Always" | "OnFailure" | "Never") {
-        return Err(parsed.usage(format!("invalid restart policy: {}", parsed.text("restart"))));
-    }
-    if !matches!(parsed.text("image-pull-policy"), "" | "Always" | "IfNotPresent" | "Never") {
-        return Err(parsed.usage(format!("invalid image pull policy: {}", parsed.text("image-pull-policy"))));
-    }
     for annotation in parsed.all("annotations") {
-        let (key, value) = annotation.split_once('=').ok_or_else(|| Failure::new("annotations must be KEY=VALUE"))?;
+        let (key, value) = annotation
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("invalid annotations format: {annotation}")))?;
         pod["metadata"]["annotations"][key] = value.into();
     }
     overridden(parsed, &mut pod)?;
@@ -219,16 +258,20 @@ pub async fn run(session: &Session) -> Outcome {
         }
         if parsed.on("expose") {
             changed(parsed, &exposing(parsed, name)?, "created")?;
+            if parsed.text("output") == "yaml" {
+                // kubectl sets the two apart twice.
+                println!("---");
+            }
         }
         return changed(parsed, &pod, "created");
     }
     let query = write_query(session, "kubectl-run")?;
+    let path = format!("/api/v1/namespaces/{namespace}/pods{query}");
+    let made = session.post(&path, &pod).await?;
     if parsed.on("expose") {
         let path = format!("/api/v1/namespaces/{namespace}/services{query}");
         changed(parsed, &session.post(&path, &exposing(parsed, name)?).await?, "created")?;
     }
-    let path = format!("/api/v1/namespaces/{namespace}/pods{query}");
-    let made = session.post(&path, &pod).await?;
     if !attaches {
         return changed(parsed, &made, "created");
     }
@@ -287,45 +330,74 @@ async fn attached(session: &Session, pod: &Value, name: &str) -> Outcome {
 /// Runs `expose`.
 pub async fn expose(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for (kind, object) in named(session, &parsed.args).await? {
-        let selector: Value = match parsed.text("selector") {
-            "" => match kind.plural.as_str() {
-                "pods" => object["metadata"]["labels"].clone(),
-                "services" | "replicationcontrollers" => object["spec"]["selector"].clone(),
-                "deployments" | "replicasets" | "statefulsets" | "daemonsets" => {
-                    if object["spec"]["selector"]["matchExpressions"].as_array().is_some_and(|e| !e.is_empty()) {
-                        return Err(Failure::new(format!(
-                            "couldn't convert expressions - {:?} to map-based selector format",
-                            selector_of(&object["spec"]["selector"])
-                        )));
-                    }
-                    object["spec"]["selector"]["matchLabels"].clone()
-                }
-                _ => return Err(Failure::new(format!("cannot expose a {}", kind.kind))),
-            },
-            given => pairs(given)?.into(),
-        };
-        if selector.as_object().is_none_or(Map::is_empty) {
-            return Err(Failure::new(format!(
-                "couldn't retrieve selectors via --selector flag or introspection: the {} has no labels and cannot be exposed",
-                kind.kind.to_lowercase()
-            )));
+    // `--selector` selects the new service's pods, not what is exposed.
+    let found = super::change::named_by_name(session, &parsed.args).await?;
+    let mut failed = None;
+    for (kind, object) in found {
+        if let Err(error) = expose_one(session, &kind, &object).await {
+            failed = Some(super::say(failed, error));
         }
-        let mut service = service(session, &object, selector)?;
-        overridden(parsed, &mut service)?;
-        if parsed.on("save-config") {
-            save_config(&mut service);
-        }
-        if is_client_dry_run(session)? {
-            changed(parsed, &service, "exposed")?;
-            continue;
-        }
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-        let path = format!("/api/v1/namespaces/{namespace}/services{}", write_query(session, "kubectl-expose")?);
-        let made = session.post(&path, &service).await?;
-        changed(parsed, &made, "exposed")?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// The labels of the pods that a new service for an object leads to.
+fn selector_for(parsed: &Parsed, kind: &Kind, object: &Value) -> Outcome<Value> {
+    let selector: Value = match (kind.plural.as_str(), parsed.text("selector")) {
+        ("pods", "") => object["metadata"]["labels"].clone(),
+        ("services" | "replicationcontrollers", "") => object["spec"]["selector"].clone(),
+        ("deployments" | "replicasets", "") => {
+            let expressions = object["spec"]["selector"]["matchExpressions"].items();
+            if !expressions.is_empty() {
+                let shown = expressions.iter().map(|e| {
+                    format!(
+                        "{{Key:{} Operator:{} Values:{}}}",
+                        e["key"].shown(),
+                        e["operator"].shown(),
+                        e["values"].shown()
+                    )
+                });
+                return Err(Failure::new(format!(
+                    "couldn't retrieve selectors via --selector flag or introspection: couldn't convert expressions - \"[{}]\" to \
+                     map-based selector format",
+                    shown.collect::<Vec<_>>().join(" ")
+                )));
+            }
+            object["spec"]["selector"]["matchLabels"].clone()
+        }
+        ("pods" | "services" | "replicationcontrollers" | "deployments" | "replicasets", given) => pairs(given)?.into(),
+        _ => {
+            let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
+            return Err(Failure::new(format!("cannot expose a {}{group}", kind.kind)));
+        }
+    };
+    if selector.as_object().is_none_or(Map::is_empty) {
+        return Err(Failure::new(format!(
+            "couldn't retrieve selectors via --selector flag or introspection: the {} has no labels and cannot be exposed",
+            kind.kind.to_lowercase()
+        )));
+    }
+    Ok(selector)
+}
+
+async fn expose_one(session: &Session, kind: &Kind, object: &Value) -> Outcome {
+    let parsed = &session.parsed;
+    let mut service = service(session, object, selector_for(parsed, kind, object)?)?;
+    let affinity = parsed.text("session-affinity");
+    if !matches!(affinity, "" | "None" | "ClientIP") {
+        return Err(Failure::new(format!("unknown session affinity: {affinity}")));
+    }
+    overridden(parsed, &mut service)?;
+    if is_client_dry_run(session)? {
+        return changed(parsed, &service, "exposed");
+    }
+    if parsed.on("save-config") {
+        save_typed(&mut service);
+    }
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    let path = format!("/api/v1/namespaces/{namespace}/services{}", write_query(session, "kubectl-expose")?);
+    let made = session.post(&path, &service).await?;
+    changed(parsed, &made, "exposed")
 }
 
 fn service(session: &Session, object: &Value, selector: Value) -> Outcome<Value> {

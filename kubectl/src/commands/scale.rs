@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Flag, text};
+use crate::kinds::Kind;
 use crate::objects::{FILES, SELECT};
 use crate::output::{self, changed};
 use crate::session::{Session, query};
 
-use super::change::{named, path_of};
+use super::change::{each_named, path_of};
 use super::create::{SAVE, WRITE, is_client_dry_run, manager, write_query};
 
 /// Flags of `scale`.
@@ -59,34 +60,48 @@ pub async fn scale(session: &Session) -> Outcome {
         ));
     }
     let current = parsed.number("current-replicas")?;
-    let found = named(session, &parsed.args).await.map_err(|error| match &error {
-        Failure::Server(status) if error.is_not_found() => {
-            Failure::new(format!("no objects passed to scale {}", status["message"].as_str().unwrap_or_default()))
-        }
-        _ => error,
-    })?;
-    for (kind, object) in found {
-        let path = format!("{}/scale", path_of(&kind, &object));
-        if !is_client_dry_run(session)? {
-            let scale = session.get(&path).await?;
-            let has = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-            if current >= 0 && has != current {
-                return Err(Failure::new(format!("Expected replicas to be {current}, was {has}")));
-            }
-            let version = parsed.text("resource-version");
-            if !version.is_empty() && scale["metadata"]["resourceVersion"] != version {
-                return Err(Failure::new(format!(
-                    "Expected resource version to be {version}, was {}",
-                    scale["metadata"]["resourceVersion"].as_str().unwrap_or_default()
-                )));
-            }
-            let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
-            let patch = json!({"spec": {"replicas": replicas}});
-            session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?;
-        }
-        changed(parsed, &object, "scaled")?;
+    if parsed.args.is_empty() && parsed.is_set("selector") {
+        return Err(Failure::new("at least one resource must be specified to use a selector"));
     }
-    Ok(())
+    let (found, mut failed) = each_named(session, &parsed.args).await?;
+    if found.is_empty() {
+        return Err(match failed {
+            Some(Failure::Server(status)) if status["code"] == 404 => {
+                Failure::new(format!("no objects passed to scale {}", status["message"].as_str().unwrap_or_default()))
+            }
+            Some(error) => error,
+            None => Failure::new("no objects passed to scale"),
+        });
+    }
+    for (kind, object) in found {
+        if let Err(error) = scale_one(session, &kind, &object, (replicas, current)).await {
+            failed = Some(super::say(failed, error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn scale_one(session: &Session, kind: &Kind, object: &Value, (replicas, current): (i64, i64)) -> Outcome {
+    let parsed = &session.parsed;
+    let path = format!("{}/scale", path_of(kind, object));
+    if !is_client_dry_run(session)? {
+        let scale = session.get(&path).await?;
+        let has = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+        if current >= 0 && has != current {
+            return Err(Failure::new(format!("Expected replicas to be {current}, was {has}")));
+        }
+        let version = parsed.text("resource-version");
+        if !version.is_empty() && scale["metadata"]["resourceVersion"] != version {
+            return Err(Failure::new(format!(
+                "Expected resource version to be {version}, was {}",
+                scale["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+            )));
+        }
+        let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+        let patch = json!({"spec": {"replicas": replicas}});
+        session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?;
+    }
+    changed(parsed, object, "scaled")
 }
 
 /// Runs `autoscale`.
@@ -111,37 +126,49 @@ pub async fn autoscale(session: &Session) -> Outcome {
             .parse()
             .map_err(|_| Failure::new(format!("--cpu {given:?} is not a percentage")))?,
     };
-    for (kind, object) in named(session, &parsed.args).await? {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        const SCALABLE: [&str; 4] = ["deployments", "replicasets", "statefulsets", "replicationcontrollers"];
-        let scales = SCALABLE.contains(&kind.plural.as_str())
-            || session.get(&format!("{}/scale", path_of(&kind, &object))).await.is_ok();
-        if !scales {
-            return Err(Failure::new(format!(
-                "cannot autoscale a {}: could not find scale subresource for {}/{}, Resource={} in discovery information",
-                kind.kind, kind.group, kind.version, kind.plural
-            )));
+    let (found, mut failed) = each_named(session, &parsed.args).await?;
+    for (kind, object) in found {
+        if let Err(error) = autoscale_one(session, &kind, &object, (max, min, percent)).await {
+            failed = Some(super::say(failed, error));
         }
-        let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
-        let mut autoscaler = json!({
-            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": own},
-            "spec": {
-                "maxReplicas": max,
-                "scaleTargetRef": {"apiVersion": kind.api_version(), "kind": kind.kind, "name": name},
-            },
-        });
-        if min > 0 {
-            autoscaler["spec"]["minReplicas"] = min.into();
-        }
-        if percent >= 0 {
-            let target = json!({"type": "Utilization", "averageUtilization": percent});
-            autoscaler["spec"]["metrics"] =
-                json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
-        }
-        create_autoscaler(session, autoscaler, &object).await?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+async fn autoscale_one(
+    session: &Session,
+    kind: &Kind,
+    object: &Value,
+    (max, min, percent): (i64, i64, i64),
+) -> Outcome {
+    let parsed = &session.parsed;
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    const SCALABLE: [&str; 4] = ["deployments", "replicasets", "statefulsets", "replicationcontrollers"];
+    let scales = SCALABLE.contains(&kind.plural.as_str())
+        || session.get(&format!("{}/scale", path_of(kind, object))).await.is_ok();
+    if !scales {
+        return Err(Failure::new(format!(
+            "cannot autoscale a {}: could not find scale subresource for {}/{}, Resource={} in discovery information",
+            kind.kind, kind.group, kind.version, kind.plural
+        )));
+    }
+    let own = if parsed.text("name").is_empty() { name } else { parsed.text("name") };
+    let mut autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": own},
+        "spec": {
+            "maxReplicas": max,
+            "scaleTargetRef": {"apiVersion": kind.api_version(), "kind": kind.kind, "name": name},
+        },
+    });
+    if min > 0 {
+        autoscaler["spec"]["minReplicas"] = min.into();
+    }
+    if percent >= 0 {
+        let target = json!({"type": "Utilization", "averageUtilization": percent});
+        autoscaler["spec"]["metrics"] = json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
+    }
+    create_autoscaler(session, autoscaler, object).await
 }
 
 async fn create_autoscaler(session: &Session, object: Value, target: &Value) -> Outcome {

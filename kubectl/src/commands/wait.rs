@@ -57,13 +57,31 @@ impl For {
                 Some(at) => (&rest[..end + at], Some(rest[end + at + 1..].trim_matches(['\'', '"']).to_owned())),
                 None => (rest, None),
             };
+            let path = path.trim_matches(['\'', '"']);
+            if path.is_empty() {
+                return Err(Failure::new("jsonpath expression cannot be empty"));
+            }
+            match value.as_deref() {
+                Some("") => {
+                    return Err(Failure::new(
+                        "jsonpath wait has to have a value after equal sign, like --for=jsonpath='{.status.readyReplicas}'=3",
+                    ));
+                }
+                Some(value) if value.contains('=') => {
+                    return Err(Failure::new(
+                        "jsonpath wait format must be --for=jsonpath='{.status.readyReplicas}'=3 or \
+                         --for=jsonpath='{.status.readyReplicas}'",
+                    ));
+                }
+                _ => {}
+            }
             let wrong = |_| {
                 Failure::new(
                     "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or \
                      '{.name1.name2}'",
                 )
             };
-            return Ok(Self::Path(Template::parse(&relaxed(path), false).map_err(wrong)?, value));
+            return Ok(Self::Path(relaxed(path).and_then(|path| Template::parse(&path, false)).map_err(wrong)?, value));
         }
         match text.to_lowercase().as_str() {
             "create" => Ok(Self::Create),
@@ -72,8 +90,8 @@ impl For {
         }
     }
 
-    fn is_met(&self, object: Option<&Value>) -> bool {
-        match (self, object) {
+    fn is_met(&self, object: Option<&Value>) -> Outcome<bool> {
+        Ok(match (self, object) {
             (Self::Create, found) => found.is_some(),
             (Self::Delete, found) => found.is_none(),
             (_, None) => false,
@@ -86,12 +104,19 @@ impl For {
             }
             (Self::Path(template, value), Some(object)) => {
                 let found = template.values(object);
-                match value {
-                    Some(value) => found.first().is_some_and(|v| text_of(v) == *value),
-                    None => !found.is_empty(),
+                if found.len() > 1 {
+                    return Err(Failure::new("given jsonpath expression matches more than one value"));
+                }
+                match (value, found.first()) {
+                    (_, None) => false,
+                    (None, Some(_)) => true,
+                    (Some(_), Some(found)) if found.is_object() || found.is_array() => {
+                        return Err(Failure::new("jsonpath leads to a nested object or list which is not supported"));
+                    }
+                    (Some(value), Some(found)) => text_of(found) == *value,
                 }
             }
-        }
+        })
     }
 }
 
@@ -115,10 +140,20 @@ pub async fn wait(session: &Session) -> Outcome {
     if awaited.is_empty() && !matches!(wanted, For::Delete) {
         return Err(Failure::new("no matching resources found"));
     }
+    let mut failed = None;
     for (kind, path, uid) in awaited {
-        until(session, &wanted, (&kind, &path, uid.as_deref()), started, timeout).await?;
+        // When the time is over, it is over for all that is left, however it stands.
+        let late = !timeout.is_zero() && failed.is_some() && started.elapsed() >= timeout;
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let done = match late {
+            true => Err(Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural))),
+            false => until(session, &wanted, (&kind, &path, uid.as_deref()), started, timeout).await,
+        };
+        if let Err(error) = done {
+            failed = Some(super::say(failed, error));
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn until(
@@ -139,7 +174,7 @@ async fn until(
         let is_other =
             |o: &Value| uid.is_some() && matches!(wanted, For::Delete) && o["metadata"]["uid"].as_str() != uid;
         let found = found.filter(|o| !is_other(o));
-        if wanted.is_met(found.as_ref()) {
+        if wanted.is_met(found.as_ref())? {
             let shown = found.as_ref().map_or_else(|| format!("{}/{name}", kind.qualified()), name_of);
             return match (Format::of(&session.parsed)?, found) {
                 (Format::Default, None) => {
@@ -197,6 +232,9 @@ async fn awaited(session: &Session, wanted: &For) -> Outcome<Vec<Awaited>> {
             found.push((kind.clone(), path, uid));
         }
         if names.is_empty() {
+            if !parsed.on("all") && !parsed.is_set("selector") && !parsed.is_set("field-selector") {
+                return Err(Failure::new("resource(s) were provided, but no name was specified"));
+            }
             let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
             let query =
                 query(&[("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))]);
@@ -232,9 +270,14 @@ mod tests {
             ("create", true),
             ("delete", false),
         ] {
-            assert_eq!(For::parse(text).unwrap().is_met(Some(&object)), met, "{text}");
+            assert_eq!(For::parse(text).unwrap().is_met(Some(&object)).unwrap(), met, "{text}");
         }
-        assert!(For::parse("delete").unwrap().is_met(None));
-        assert!(For::parse("x").is_err());
+        assert!(For::parse("delete").unwrap().is_met(None).unwrap());
+        for bad in ["x", "jsonpath=", "jsonpath={.a}=", "jsonpath={.a}=b=c"] {
+            assert!(For::parse(bad).is_err(), "{bad}");
+        }
+        for path in ["{.status.conditions}=x", "{.status.conditions[0].*}=x"] {
+            assert!(For::parse(&format!("jsonpath={path}")).unwrap().is_met(Some(&object)).is_err(), "{path}");
+        }
     }
 }

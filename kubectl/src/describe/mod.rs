@@ -87,7 +87,11 @@ async fn find(session: &Session) -> Outcome<(Vec<Found>, bool)> {
     let targets = objects::targets(session, &parsed.args).await?;
     let single = targets.len() == 1 && targets[0].names.len() == 1;
     for target in targets {
-        let kind = target.kind;
+        let mut kind = target.kind;
+        if kind.group == "autoscaling" && kind.kind == "HorizontalPodAutoscaler" {
+            // The newest version says all.
+            kind.version = "v2".into();
+        }
         if target.names.is_empty() {
             let mut pairs = vec![("labelSelector", parsed.text("selector"))];
             pairs.retain(|(_, value)| !value.is_empty());

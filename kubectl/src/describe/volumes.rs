@@ -273,6 +273,10 @@ pub fn source(w: &mut Sheet, of: &Value, persistent: bool) {
                 let namespace = shown(&of[field]["endpointsNamespace"], Or("<unset>"));
                 row!(w, 2, "EndpointsNamespace:\t{namespace}");
             }
+            if *field == "scaleIO" && persistent && *name == "fsType" {
+                row!(w, 2, "SecretName:\t{}", of[field]["secretRef"]["name"].text());
+                row!(w, 2, "SecretNamespace:\t{}", of[field]["secretRef"]["namespace"].text());
+            }
             if *field == "azureFile" && persistent && *name == "shareName" {
                 row!(w, 2, "SecretNamespace:\t{}", of[field]["secretNamespace"].text());
             }

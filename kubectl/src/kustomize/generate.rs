@@ -169,7 +169,7 @@ pub fn digest(object: &Value, name: &str) -> String {
     };
     let mut content = json!({"kind": object["kind"], "name": name, "data": data});
     if object["kind"] == "Secret" {
-        content["type"] = object["type"].clone();
+        content["type"] = object["type"].as_str().unwrap_or_default().into();
     }
     for field in ["binaryData", "stringData"] {
         if object[field].is_there() {

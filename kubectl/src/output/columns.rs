@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::output::jsonpath::{Template, relaxed, text_of};
+use crate::output::jsonpath::{Template, go_value, relaxed};
 use crate::output::table;
 
 /// A column: its title, if titles are shown, and where its cells come from.
 #[derive(Clone, Debug)]
 pub struct Column {
     title: Option<String>,
-    path: Template,
+    path: Result<Template, String>,
 }
 
 /// Parses `TITLE:.path,...`.
@@ -19,7 +19,7 @@ pub fn parse(text: &str, no_headers: bool) -> Outcome<Vec<Column>> {
         let (title, path) = part.split_once(':').ok_or_else(|| {
             Failure::new(format!("unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>"))
         })?;
-        let path = Template::parse(&relaxed(path), false)?;
+        let path = Template::bare(&relaxed(path)?);
         Ok(Column { title: (!no_headers).then(|| title.to_owned()), path })
     };
     if text.is_empty() {
@@ -45,34 +45,32 @@ pub fn parse_file(text: &str, no_headers: bool) -> Outcome<Vec<Column>> {
     parse(&joined.join(","), no_headers)
 }
 
-/// Prints an object, or a list with a line for each item.
-pub fn print(columns: &[Column], object: &Value) -> String {
-    let items = object["items"].as_array().cloned().unwrap_or_else(|| vec![object.clone()]);
+/// Prints an object, or a list with a line for each item. What was filled in before an error is printed as well.
+pub fn print(columns: &[Column], object: &Value) -> Outcome<String> {
+    let one = std::slice::from_ref(object);
+    let items = object["items"].as_array().map_or(one, Vec::as_slice);
     let mut rows: Vec<Vec<String>> = Vec::new();
     if columns.iter().any(|c| c.title.is_some()) {
         rows.push(columns.iter().map(|c| c.title.clone().unwrap_or_default()).collect());
     }
-    for item in &items {
-        let cell = |column: &Column| {
-            let texts: Vec<String> = column.path.values(item).into_iter().map(cell_of).collect();
-            if texts.is_empty() { "<none>".to_owned() } else { texts.join(",") }
-        };
-        rows.push(columns.iter().map(cell).collect());
+    for item in items {
+        match columns.iter().map(|column| cell(column, item)).collect() {
+            Ok(row) => rows.push(row),
+            Err(why) => {
+                print!("{}", table::align(&rows));
+                return Err(Failure::new(why));
+            }
+        }
     }
-    table::align(&rows)
+    Ok(table::align(&rows))
 }
 
-/// A value as Go prints it.
-fn cell_of(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::Array(items) => format!("[{}]", items.iter().map(cell_of).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", cell_of(v))).collect();
-            format!("map[{}]", pairs.join(" "))
-        }
-        other => text_of(other),
+fn cell(column: &Column, item: &Value) -> Result<String, String> {
+    let found = column.path.as_ref().map_err(Clone::clone)?.find(item)?;
+    if found.first().is_none_or(Vec::is_empty) {
+        return Ok("<none>".into());
     }
+    Ok(found.iter().flatten().map(|value| go_value(value)).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -85,7 +83,7 @@ mod tests {
         let columns = parse("NAME:.metadata.name,X:.x,L:l[*]", false).unwrap();
         let list = json!({"items": [{"metadata": {"name": "a"}, "x": {"k": [1, "b"]}, "l": [1, 2]}, {"metadata": {"name": "bb"}}]});
         assert_eq!(
-            print(&columns, &list),
+            print(&columns, &list).unwrap(),
             "NAME   X            L\na      map[k:[1 b]]   1,2\nbb     <none>       <none>\n"
                 .replace("X            L", "X              L")
                 .replace("<none>       <none>", "<none>         <none>")

@@ -3,6 +3,7 @@
 pub mod columns;
 pub mod json;
 pub mod jsonpath;
+pub mod sort;
 pub mod table;
 pub mod template;
 
@@ -79,6 +80,8 @@ impl Format {
                 Failure::new(format!("error reading {flag} {path}, {}", crate::failure::opening(path, &e)))
             })
         };
+        let plain = form.to_lowercase();
+        let form = if matches!(plain.as_str(), "json" | "yaml" | "name") { plain.as_str() } else { form };
         Ok(match form {
             "" => Self::Default,
             "wide" | "custom-columns" | "custom-columns-file" if !has_tables(&parsed.command) => {
@@ -126,7 +129,7 @@ impl Format {
             Self::Yaml => keelson_machinery::yaml::write(&object)?,
             Self::JsonPath(template) => template.execute(&object)?,
             Self::Template(template) => template.execute(&object)?,
-            Self::Columns(columns) => columns::print(columns, &object),
+            Self::Columns(columns) => columns::print(columns, &object)?,
             Self::Name | Self::Default | Self::Wide => {
                 let items = object["items"].as_array().cloned().unwrap_or_else(|| vec![object.clone()]);
                 items.iter().map(|item| name_of(item) + "\n").collect()
@@ -139,7 +142,7 @@ impl Format {
 pub fn name_of(object: &Value) -> String {
     let group = object["apiVersion"].as_str().and_then(|v| v.split_once('/')).map_or("", |(group, _)| group);
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let name = object["metadata"]["name"].as_str().unwrap_or("<unknown>");
     if group.is_empty() { format!("{kind}/{name}") } else { format!("{kind}.{group}/{name}") }
 }
 
@@ -171,6 +174,13 @@ pub fn items_of(kind: &Kind, list: &mut Value) -> Vec<Value> {
     items
 }
 
+/// Whether a command prints JSON in the order of its objects' types: those that make objects of flags do.
+pub fn is_typed(command: &str) -> bool {
+    const TYPED: [&str; 5] =
+        ["kubectl run", "kubectl expose", "kubectl autoscale", "kubectl rollout history", "kubectl auth whoami"];
+    TYPED.contains(&command) || command.starts_with("kubectl create ")
+}
+
 /// Whether a document of YAML was printed already.
 static YAML_BEGAN: AtomicBool = AtomicBool::new(false);
 
@@ -192,7 +202,17 @@ pub fn changed(parsed: &Parsed, object: &Value, done: &str) -> Outcome {
             if apart && matches!(format, Format::Yaml) && YAML_BEGAN.swap(true, Ordering::Relaxed) {
                 println!("---");
             }
-            print!("{}", format.print(object, parsed.on("show-managed-fields"))?);
+            let managed = parsed.on("show-managed-fields");
+            match format {
+                Format::Json if is_typed(&parsed.command) => {
+                    let mut object = object.clone();
+                    if !managed {
+                        strip_managed(&mut object);
+                    }
+                    println!("{}", json::spread(&json::typed(&object)));
+                }
+                _ => print!("{}", format.print(object, managed)?),
+            }
         }
     }
     Ok(())

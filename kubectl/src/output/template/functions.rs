@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::value::{Read, quoted};
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
+    "call",
     "and",
     "or",
     "not",
@@ -100,8 +101,18 @@ pub fn call(name: &str, arguments: Vec<Value>) -> Called {
         "eq" | "ne" | "lt" | "le" | "gt" | "ge" => need(2).and_then(|()| compare(name, &arguments)),
         "exists" => Ok(Value::Bool(need(1).and_then(|()| index(&arguments)).is_ok_and(|v| !v.is_null()))),
         "base64decode" => need(1).and_then(|()| {
-            let bytes = STANDARD.decode(arguments[0].text()).map_err(|e| format!("base64 decode failed: {e}"))?;
+            let bytes = STANDARD.decode(arguments[0].text()).map_err(|error| {
+                let at = match error {
+                    base64::DecodeError::InvalidByte(at, _) => at,
+                    _ => arguments[0].text().len(),
+                };
+                format!("base64 decode failed: illegal base64 data at input byte {at}")
+            })?;
             Ok(String::from_utf8_lossy(&bytes).into_owned().into())
+        }),
+        "call" => Err(match arguments.first() {
+            None | Some(Value::Null) => "call of nil".into(),
+            Some(other) => format!("non-function {} of type {}", shown(other), kind(other)),
         }),
         other => Err(format!("function {other:?} not defined")),
     }

@@ -44,7 +44,7 @@ pub struct Pipe {
     /// Whether these are declared here.
     pub declares: bool,
     /// The commands.
-    pub commands: Vec<Vec<Term>>,
+    pub commands: Vec<(Vec<Term>, Place)>,
     /// Where it stands.
     pub place: Place,
 }
@@ -53,9 +53,9 @@ pub struct Pipe {
 #[derive(Clone, Debug)]
 pub enum Term {
     /// `.a.b`, or `.`
-    Field(Vec<String>),
+    Field(Vec<String>, Place),
     /// `$x.a`
-    Variable(String, Vec<String>),
+    Variable(String, Vec<String>, Place),
     /// A function's name.
     Function(String),
     /// `(...)`, and fields of its value.
@@ -125,9 +125,10 @@ fn pieces(source: &str) -> Result<Vec<Piece>, Wrong> {
         if trim {
             action = &action[..action.len() - 1];
         }
+        let before = action.len() - action.trim_start().len();
         let action = action.trim();
         if !action.starts_with("/*") {
-            let place = Place { line, column: column + usize::from(trims), text: action.to_owned() };
+            let place = Place { line, column: column + usize::from(trims) + before, text: action.to_owned() };
             out.push(Piece::Action(action.to_owned(), place));
         }
         rest = &inner[end + 2..];
@@ -216,9 +217,11 @@ impl Parser {
                 "template" => {
                     let mut words = Words::new(rest, &place);
                     let name = words.name()?;
+                    let column = place.column + place.text.len() - rest.len();
                     let argument = words.rest.trim().to_owned();
                     let pipe = if argument.is_empty() { None } else { Some(self.pipe(&argument, &place)?) };
-                    nodes.push(Node::Template(name, pipe, place));
+                    let text = format!("{{{{{}}}}}", place.text);
+                    nodes.push(Node::Template(name, pipe, Place { column, text, ..place }));
                 }
                 _ => nodes.push(Node::Action(self.pipe(&action, &place)?)),
             }
@@ -283,6 +286,13 @@ impl<'a> Words<'a> {
         Err((self.place.line, why.into()))
     }
 
+    /// Where the words from `start` to here stand.
+    fn from(&self, start: &str) -> Place {
+        let text = start[..start.len() - self.rest.len()].trim_end();
+        let column = self.place.column + self.place.text.len().saturating_sub(start.len());
+        Place { line: self.place.line, column, text: text.to_owned() }
+    }
+
     fn name(&mut self) -> Result<String, Wrong> {
         match self.literal() {
             Some(Value::String(name)) => Ok(name),
@@ -293,29 +303,38 @@ impl<'a> Words<'a> {
     fn pipe(&mut self, scopes: &mut Vec<String>, nested: bool) -> Result<Pipe, Wrong> {
         let (variables, declares) = self.variables(scopes)?;
         let (mut commands, mut command) = (Vec::new(), Vec::new());
+        self.rest = self.rest.trim_start();
+        let (whole, mut start) = (self.rest, self.rest);
         loop {
             self.rest = self.rest.trim_start();
             match self.rest.chars().next() {
                 None => break,
                 Some(')') if nested => break,
                 Some('|') => {
+                    let place = self.from(start);
                     self.rest = &self.rest[1..];
                     if command.is_empty() {
                         return self.wrong("missing value for command");
                     }
-                    commands.push(std::mem::take(&mut command));
+                    commands.push((std::mem::take(&mut command), place));
+                    start = self.rest.trim_start();
                 }
                 Some(_) => command.push(self.term(scopes)?),
             }
         }
         if command.is_empty() {
-            return self.wrong("missing value for command");
+            const BLOCKS: [&str; 4] = ["if", "range", "with", "template"];
+            let word = self.place.text.split_whitespace().next().unwrap_or_default();
+            let is_block = BLOCKS.contains(&word) && !nested && commands.is_empty();
+            let what = if is_block { word } else { "command" };
+            return self.wrong(format!("missing value for {what}"));
         }
-        commands.push(command);
+        commands.push((command, self.from(start)));
         if declares {
             scopes.extend(variables.iter().cloned());
         }
-        Ok(Pipe { variables, declares, commands, place: self.place.clone() })
+        let place = self.from(whole);
+        Ok(Pipe { variables, declares, commands, place })
     }
 
     /// `$a, $b :=` at the start.
@@ -370,18 +389,27 @@ impl<'a> Words<'a> {
     fn term(&mut self, scopes: &mut Vec<String>) -> Result<Term, Wrong> {
         let first = self.rest.chars().next().unwrap_or(' ');
         if first == '.' && !self.rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
+            let start = self.rest;
             let fields = self.fields();
             if fields.is_empty() {
                 self.rest = &self.rest[1..];
             }
-            return Ok(Term::Field(fields));
+            // A chain of fields stands where its second one does.
+            let mut place = self.from(start);
+            if fields.len() > 1 {
+                place.column += fields[0].len() + 1;
+            }
+            return Ok(Term::Field(fields, place));
         }
         if first == '$' {
             let name = self.variable().unwrap_or_default();
             if !scopes.contains(&name) {
                 return self.wrong(format!("undefined variable {name:?}"));
             }
-            return Ok(Term::Variable(name, self.fields()));
+            let (start, fields) = (self.rest, self.fields());
+            let mut place = self.from(start);
+            place.text.insert_str(0, &name);
+            return Ok(Term::Variable(name, fields, place));
         }
         if first == '(' {
             self.rest = &self.rest[1..];
@@ -426,6 +454,10 @@ impl<'a> Words<'a> {
                             'n' => '\n',
                             't' => '\t',
                             'r' => '\r',
+                            'u' => {
+                                let digits: String = letters.by_ref().take(4).map(|(_, c)| c).collect();
+                                char::from_u32(u32::from_str_radix(&digits, 16).ok()?)?
+                            }
                             other => other,
                         }),
                         (_, c) => text.push(c),

@@ -163,8 +163,8 @@ impl Run<'_> {
 
     fn value(&mut self, pipe: &Pipe, dot: &Value) -> Result<Value, String> {
         let mut last: Option<Value> = None;
-        for command in &pipe.commands {
-            last = Some(self.command(command, dot, last, &pipe.place)?);
+        for (command, place) in &pipe.commands {
+            last = Some(self.command(command, dot, last, place)?);
         }
         Ok(last.unwrap_or_default())
     }
@@ -202,8 +202,8 @@ impl Run<'_> {
             Term::Function(name) => {
                 call(name, Vec::new()).map_err(|why| at(place, format!("error calling {name}: {why}")))
             }
-            Term::Field(fields) => self.fields(dot, fields, place),
-            Term::Variable(name, fields) => {
+            Term::Field(fields, place) => self.fields(dot, fields, place),
+            Term::Variable(name, fields, place) => {
                 let value = self.variables.iter().rev().find(|(have, _)| have == name).map(|(_, v)| v.clone());
                 self.fields(&value.unwrap_or_default(), fields, place)
             }
