@@ -330,6 +330,10 @@ impl ApiServer {
             return answer;
         }
         match path {
+            "/metrics" if *method == Method::DELETE => {
+                self.metrics.reset();
+                Ok(respond::bytes(200, "text/plain; charset=utf-8", "metrics reset\n".to_owned()))
+            }
             "/metrics" => {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);

@@ -51,7 +51,7 @@ impl ApiServer {
             if tracking == Tracking::Compare {
                 ownership::track(call, None, &mut candidate);
             }
-            strategy::prepare_create(call.request, &mut candidate)?;
+            strategy::prepare_create(call.request, &mut candidate, warnings)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
