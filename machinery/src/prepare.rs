@@ -41,6 +41,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         }
         ("batch", "jobs") => job(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
+        ("discovery.k8s.io", "endpointslices") => without_topology(object),
         _ => {}
     }
 }
@@ -274,28 +275,48 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         }
         ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
         ("apps", "daemonsets", _) => template_generation(old, new),
+        ("discovery.k8s.io", "endpointslices", "") if old["endpoints"] != new["endpoints"] => without_topology(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }
     gates::close(def, new, Some(old));
 }
 
-/// Of a pod only its ephemeral containers, or the amounts of its containers, change.
+/// Of a pod only its ephemeral containers, or the amounts of its containers and of the whole, change.
 fn only_containers(subresource: &str, old: &Value, new: &mut Value) {
     let (changed, managers) = (new["spec"].clone(), new["metadata"].get("managedFields").cloned());
+    let resizes = subresource == "resize";
+    let count = |spec: &Value, list: &str| spec[list].as_array().map_or(0, Vec::len);
+    let lists = ["containers", "initContainers"];
+    if resizes && lists.iter().any(|list| count(&changed, list) != count(&old["spec"], list)) {
+        // Validation tells of what is there too much or missing.
+        return;
+    }
     *new = old.clone();
     put(&mut new["metadata"], "managedFields", managers);
-    if subresource == "ephemeralcontainers" {
+    if !resizes {
         return keep(&mut new["spec"], &changed, "ephemeralContainers");
     }
-    for list in ["containers", "initContainers"] {
+    keep(&mut new["spec"], &changed, "resources");
+    for list in lists {
         let wanted: Vec<Value> = changed[list].as_array().cloned().unwrap_or_default();
-        for container in new["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(same) = wanted.iter().find(|c| c["name"] == container["name"]) {
-                keep(container, same, "resources");
-                keep(container, same, "resizePolicy");
-            }
+        let names = |list: &[Value]| list.iter().map(|c| c["name"].clone()).collect::<Vec<_>>();
+        let Some(containers) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
+        if names(containers) != names(&wanted) {
+            *containers = wanted;
+            continue;
         }
+        for (container, same) in containers.iter_mut().zip(&wanted) {
+            keep(container, same, "resources");
+            keep(container, same, "resizePolicy");
+        }
+    }
+}
+
+/// Where an endpoint is was said in another way before this version.
+fn without_topology(slice: &mut Value) {
+    for endpoint in slice.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint.as_object_mut().map(|endpoint| endpoint.remove("deprecatedTopology"));
     }
 }
 
@@ -338,12 +359,33 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
         let class = old["status"].get("qosClass").cloned();
         put(&mut new["status"], "qosClass", class);
     }
+    if def.plural == "pods" && new["status"].is_object() {
+        observed_generations(&old["status"], &mut new["status"]);
+    }
     if def.plural == "certificatesigningrequests" {
         // Approval writes conditions, the signer the certificate.
         let other = if subresource == "approval" { "certificate" } else { "" };
         if !other.is_empty() {
             let value = old["status"].get(other).cloned();
             put(&mut new["status"], other, value);
+        }
+    }
+}
+
+/// Agents that do not know the field leave out of which generation they tell: it stays, also in the conditions.
+fn observed_generations(old: &Value, new: &mut Value) {
+    const FIELD: &str = "observedGeneration";
+    let missing = |holder: &Value| holder[FIELD].as_i64().unwrap_or(0) == 0;
+    if missing(new) {
+        keep(new, old, FIELD);
+    }
+    let mut before: Vec<&Value> = old["conditions"].as_array().into_iter().flatten().collect();
+    for condition in new.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        // A type may be there several times: each counts once.
+        let Some(index) = before.iter().position(|old| old["type"] == condition["type"]) else { continue };
+        let old = before.remove(index);
+        if missing(condition) {
+            keep(condition, old, FIELD);
         }
     }
 }
@@ -432,6 +474,61 @@ mod tests {
         let mut new = json!({"metadata": {}, "spec": {"dataSource": other}});
         update(def, "", &old, &mut new, "");
         assert_eq!(new["spec"], old["spec"], "what a client leaves out that does not know it is filled in again");
+    }
+
+    #[test]
+    fn an_old_agent_keeps_the_generations_that_others_saw() {
+        let def = find("", "v1", "pods").unwrap();
+        let old = json!({"metadata": {}, "spec": {}, "status": {"observedGeneration": 3, "conditions": [
+            {"type": "Ready", "observedGeneration": 2}, {"type": "Initialized", "observedGeneration": 1},
+        ]}});
+        let mut new = json!({"metadata": {}, "spec": {}, "status": {"conditions": [
+            {"type": "Ready"}, {"type": "Initialized", "observedGeneration": 4}, {"type": "Ready"},
+        ]}});
+        update(def, "status", &old, &mut new, "");
+        assert_eq!(
+            new["status"],
+            json!({"observedGeneration": 3, "conditions": [
+                {"type": "Ready", "observedGeneration": 2}, {"type": "Initialized", "observedGeneration": 4}, {"type": "Ready"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn a_resize_brings_amounts_and_leaves_mistakes_to_validation() {
+        let def = find("", "v1", "pods").unwrap();
+        let pod = |spec: Value| json!({"metadata": {}, "spec": spec});
+        let old = pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "i"}]}));
+        let amounts = json!({"requests": {"cpu": "1"}});
+        for (asked, expected) in [
+            (
+                json!({"containers": [{"name": "a", "image": "j", "resources": amounts}], "resources": amounts}),
+                json!({"nodeName": "n", "containers": [{"name": "a", "image": "i", "resources": amounts}],
+                    "resources": amounts}),
+            ),
+            (json!({"containers": [{"name": "b"}]}), json!({"nodeName": "n", "containers": [{"name": "b"}]})),
+            (json!({"containers": []}), json!({"containers": []})),
+        ] {
+            let mut new = pod(asked.clone());
+            update(def, "resize", &old, &mut new, "");
+            assert_eq!(new["spec"], expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn endpoints_lose_what_they_said_in_the_old_way() {
+        let def = find("discovery.k8s.io", "v1", "endpointslices").unwrap();
+        let slice =
+            |ip: &str| json!({"metadata": {}, "endpoints": [{"addresses": [ip], "deprecatedTopology": {"a": "b"}}]});
+        let has = |object: &Value| object["endpoints"][0].get("deprecatedTopology").is_some();
+        let mut new = slice("1.2.3.4");
+        create(def, &mut new, "");
+        assert!(!has(&new));
+        for (ip, kept) in [("1.2.3.4", true), ("1.2.3.5", false)] {
+            let mut new = slice(ip);
+            update(def, "", &slice("1.2.3.4"), &mut new, "");
+            assert_eq!(has(&new), kept, "{ip}");
+        }
     }
 
     #[test]
