@@ -272,15 +272,16 @@ fn set(object: &mut Value, key: &str, value: Option<Value>) {
     };
 }
 
-/// Checks a new or changed object; all problems are told at once.
+/// Checks a new or changed object; all problems are told at once, after those that were found already.
 pub fn check(
     request: &ResourceRequest,
     new: &Value,
     old: Option<&Value>,
+    found: Vec<Cause>,
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
-    let def = request.def;
-    let mut causes = validation::validate(def, &request.subresource, new, old);
+    let (def, mut causes) = (request.def, found);
+    causes.extend(validation::validate(def, &request.subresource, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
     } else if certificates::is_request(def) {

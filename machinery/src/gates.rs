@@ -103,10 +103,10 @@ fn remove(value: &mut Value, path: &[&str]) {
 /// Nodes are configured by their files: what once came from the API stays only where it is.
 fn node_configuration(new: &mut Value, old: Option<&Value>) {
     for (part, key) in [("spec", "configSource"), ("status", "config")] {
-        if old.is_none_or(|old| old[part].get(key).is_none_or(Value::is_null)) {
-            if let Some(part) = new.get_mut(part) {
-                remove(part, &[key]);
-            }
+        if old.is_none_or(|old| old[part].get(key).is_none_or(Value::is_null))
+            && let Some(part) = new.get_mut(part)
+        {
+            remove(part, &[key]);
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// A server that is gone with the test.
 pub struct Cluster {
     pub server: Arc<ApiServer>,
+    pub kv: Arc<dyn Kv>,
     _directory: tempfile::TempDir,
 }
 
@@ -32,7 +33,7 @@ impl Cluster {
         let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
         bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
         let server = ApiServer::new(Config {
-            kv,
+            kv: kv.clone(),
             pki: Arc::new(keelson_pki::ClusterPki::create().unwrap()),
             service_cidr: ranges.into(),
             extensions: Vec::new(),
@@ -40,7 +41,7 @@ impl Cluster {
             stop: CancellationToken::new(),
         })
         .unwrap();
-        Self { server, _directory: directory }
+        Self { server, kv, _directory: directory }
     }
 
     /// Carries out a request of an admin.

@@ -88,19 +88,25 @@ async fn watched(client: &Client) -> Done {
     Ok(())
 }
 
+/// A store that follows: what is there, and then what is there no longer.
 async fn reflected(client: &Client) -> Done {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let (store, writer) = reflector::store();
-    let mut events = std::pin::pin!(reflector(writer, watcher(maps.clone(), watcher::Config::default())).touched_objects());
-    let name = reflector::ObjectRef::new("p2").within(NAMESPACE);
-    while store.get(&name).is_none() {
-        events.try_next().await?.ok_or("the watch ended")?;
+    let following = reflector(writer, watcher(maps.clone(), watcher::Config::default())).for_each(|_| async {});
+    let looking = async {
+        let name = reflector::ObjectRef::new("p2").within(NAMESPACE);
+        store.wait_until_ready().await?;
+        assert!(store.get(&name).is_some());
+        maps.delete("p2", &DeleteParams::default()).await?;
+        while store.get(&name).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        () = following => Err("the watch ended".into()),
+        done = looking => done,
     }
-    maps.delete("p2", &DeleteParams::default()).await?;
-    while store.get(&name).is_some() {
-        events.try_next().await?.ok_or("the watch ended")?;
-    }
-    Ok(())
 }
 
 /// A controller that writes what it did into the status.
@@ -133,7 +139,7 @@ async fn controlled(client: &Client) -> Done {
 async fn leased(client: &Client) -> Done {
     let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let held_by = |holder: &str| {
-        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"},
             "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15}})
     };
     leases.patch("l", &PatchParams::apply("one"), &Patch::Apply(held_by("one"))).await?;
