@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "plugin_registration.proto",
     "kms.proto",
     "deviceplugin.proto",
+    "dra.proto",
 ];
 /// The files of the etcd API, and what is served beside it.
 const ETCD_FILES: &[&str] =

@@ -122,6 +122,10 @@ async fn bind(
         };
         check(&pod, binding)?;
         pod["spec"]["nodeName"] = binding.node.into();
+        // The node it has is no longer one that it may get.
+        if let Some(status) = pod["status"].as_object_mut() {
+            status.remove("nominatedNodeName");
+        }
         set_scheduled(&mut pod);
         for kind in ["labels", "annotations"] {
             for (key, value) in metadata[kind].as_object().into_iter().flatten() {

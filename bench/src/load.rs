@@ -63,11 +63,12 @@ impl Target {
 impl Connection {
     /// Sends a request and returns when the head of the answer is there.
     pub async fn open(&mut self, method: &str, path: &str, body: impl Into<Bytes>) -> Result<http::Response<Incoming>> {
+        let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::HOST, &self.authority)
-            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::CONTENT_TYPE, content_type)
             .body(Full::new(body.into()))?;
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)

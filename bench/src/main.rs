@@ -37,7 +37,8 @@ pub struct Options {
     /// A tenth of the work: to see that it runs, not to be recorded
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts of `store`: nobody, puts, ranges, mixed, watchers, leases, failover, fill, disturbed
+    /// Only these parts of `store` (nobody, puts, ranges, mixed, watchers, leases, failover, fill, disturbed) or `scheduler` (basic,
+    /// node-affinity, spread-zones, ..., alone)
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only this program in `store`: keelson or etcd

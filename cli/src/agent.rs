@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Service};
 use keelson_client::https::{Https, transport_of};
 use keelson_client::{Client, Transport};
 use keelson_nodeagent::join::{self, Credentials};
-use keelson_nodeagent::{Agent, AgentConfig, CpuPolicy, Manifests, Shutdown};
+use keelson_nodeagent::{Agent, AgentConfig, CpuPolicy, Manifests, MemoryPolicy, Placement, Shutdown};
 use keelson_pki::{Identity, client_config};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,6 +23,8 @@ use crate::resident;
 /// How often the list of servers is brought up to date.
 const SERVERS_REFRESH: Duration = Duration::from_secs(30);
 
+/// Where programs leave descriptions of devices, as runtimes look for them.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// The name service's address in clusters without a Service for it.
 const DEFAULT_CLUSTER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 /// Pause before the name service's address is asked for again.
@@ -68,8 +70,10 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         cluster_domain: args.cluster_domain.clone(),
         proxy: !args.no_proxy,
         proxy_mode: args.proxy_mode,
+        cdi_dirs: CDI_DIRS.map(PathBuf::from).into(),
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
+        placement: placement(&args)?,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
         manifests: manifests(&args)?,
         pod_network: args.cni,
@@ -160,6 +164,21 @@ fn cpu_policy(args: &AgentArgs) -> Result<CpuPolicy> {
         ("static", reserved) => Ok(CpuPolicy::Static(reserved.clone())),
         (other, _) => bail!("--cpu-manager-policy {other}: none and static are known"),
     }
+}
+
+fn placement(args: &AgentArgs) -> Result<Placement> {
+    let reserved = keelson_nodeagent::parse_reserved(&args.reserved_memory)
+        .map_err(|why| anyhow::anyhow!("--reserved-memory: {why}"))?;
+    let memory = match args.memory_manager_policy.as_str() {
+        "None" => MemoryPolicy::None,
+        "Static" if reserved.is_empty() => bail!(
+            "--memory-manager-policy Static: say what pods must leave to the system with --reserved-memory, such as \
+             0:memory=1Gi"
+        ),
+        "Static" => MemoryPolicy::Static(reserved),
+        other => bail!("--memory-manager-policy {other}: None and Static are known"),
+    };
+    Ok(Placement { policy: args.topology_manager_policy, scope: args.topology_manager_scope, memory })
 }
 
 fn manifests(args: &AgentArgs) -> Result<Manifests> {

@@ -286,6 +286,24 @@ pub struct AgentArgs {
     /// Processors that no container gets alone (with --cpu-manager-policy static)
     #[arg(long, env = "KEELSON_RESERVED_CPUS", default_value = "", value_name = "0-1,8")]
     pub reserved_cpus: keelson_nodeagent::CpuSet,
+    /// How processors, devices and memory of a container are placed on a machine with several NUMA nodes
+    #[arg(
+        long,
+        env = "KEELSON_TOPOLOGY_MANAGER_POLICY",
+        default_value = "none",
+        value_name = "none|best-effort|restricted|single-numa-node"
+    )]
+    pub topology_manager_policy: keelson_nodeagent::TopologyPolicy,
+    /// Whether each container is placed by itself, or all of a pod together
+    #[arg(long, env = "KEELSON_TOPOLOGY_MANAGER_SCOPE", default_value = "container", value_name = "container|pod")]
+    pub topology_manager_scope: keelson_nodeagent::TopologyScope,
+    /// Who may use which memory: None (everybody all) or Static (containers of guaranteed pods get theirs from NUMA nodes
+    /// that are chosen for them)
+    #[arg(long, env = "KEELSON_MEMORY_MANAGER_POLICY", default_value = "None", value_name = "None|Static")]
+    pub memory_manager_policy: String,
+    /// Memory of NUMA nodes that pods do not get (with --memory-manager-policy Static)
+    #[arg(long, env = "KEELSON_RESERVED_MEMORY", default_value = "", value_name = "0:memory=1Gi;1:memory=1Gi")]
+    pub reserved_memory: String,
     /// Sysctls that pods may set beyond the safe ones (kernel.msg*, net.core.somaxconn)
     #[arg(long, env = "KEELSON_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,

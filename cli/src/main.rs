@@ -14,6 +14,7 @@ mod leader;
 mod life;
 mod logging;
 mod member;
+mod outlook;
 mod replica;
 mod resident;
 mod scheduler;

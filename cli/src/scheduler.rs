@@ -13,6 +13,7 @@ use keelson_scheduler::explain::{Unanswered, explain, what_if};
 use serde_json::{Value, json};
 
 use crate::args::{ExplainArgs, WhatIfArgs};
+use crate::outlook;
 
 /// Reads a KubeSchedulerConfiguration and checks it, so that a mistake is told at the start. None: upstream's defaults.
 pub fn config(file: Option<&Path>) -> Result<Option<Value>> {
@@ -58,54 +59,10 @@ pub async fn explain_scheduling(args: ExplainArgs) -> Result<()> {
     let answer: Value = client(&args.access.kubeconfig)?.read(&path, "application/json").await?;
     match args.output.as_deref() {
         Some("json") => println!("{answer:#}"),
-        None => print!("{}", explained(&answer)),
+        None => print!("{}", keelson_kubectl::explained(&answer)),
         Some(other) => bail!("-o {other}: only json is known"),
     }
     Ok(())
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], |list| list)
-}
-
-/// An explanation as a table.
-fn explained(answer: &Value) -> String {
-    let mut out = format!("pod {} (scheduler {})", text(&answer["pod"]), text(&answer["scheduler"]));
-    out += &match text(&answer["currentNode"]) {
-        "" => ", not on a node\n".to_owned(),
-        node => format!(", on {node}\n"),
-    };
-    if let Some(why) = answer["blocked"].as_str() {
-        out += &format!("blocked: {why}\n");
-    }
-    let best: Vec<&str> = items(&answer["best"]).iter().map(text).collect();
-    match best[..] {
-        [] => out += "no node can take it now\n",
-        [one] => out += &format!("would go to {one}\n"),
-        [first, ..] => {
-            out += &format!("would go to one of {} nodes with the same score, such as {first}\n", best.len())
-        }
-    }
-    out += &format!("\n{:<32} {:>6}  {}\n", "NODE", "SCORE", "WHY");
-    for node in items(&answer["nodes"]) {
-        let why = match node["refusedBy"].as_str() {
-            Some(plugin) => {
-                let reasons: Vec<&str> = items(&node["reasons"]).iter().map(text).collect();
-                format!("{plugin}: {}", reasons.join(", "))
-            }
-            None => {
-                let scores = node["scores"].as_object().into_iter().flatten();
-                scores.map(|(plugin, score)| format!("{plugin}={score}")).collect::<Vec<_>>().join(" ")
-            }
-        };
-        let score = node["score"].as_i64().map_or("-".to_owned(), |s| s.to_string());
-        out += &format!("{:<32} {score:>6}  {why}\n", text(&node["node"]));
-    }
-    out
 }
 
 /// `keelson what-if`
@@ -127,22 +84,8 @@ pub async fn ask_what_if(args: WhatIfArgs) -> Result<()> {
     let answer: Value = client.request(http::Method::POST, WHAT_IF, Some("application/json"), body).await?;
     match args.output.as_deref() {
         Some("json") => println!("{answer:#}"),
-        None => print!("{}", outlook(&answer)),
+        None => print!("{}", outlook::table(&answer)),
         Some(other) => bail!("-o {other}: only json is known"),
     }
     Ok(())
-}
-
-fn outlook(answer: &Value) -> String {
-    let mut out = String::new();
-    for (pod, node) in answer["placed"].as_object().into_iter().flatten() {
-        out += &format!("{pod:<56} -> {}\n", text(node));
-    }
-    for (pod, why) in answer["unschedulable"].as_object().into_iter().flatten() {
-        out += &format!("{pod:<56} unschedulable: {}\n", text(why));
-    }
-    for pod in items(&answer["preempted"]) {
-        out += &format!("{:<56} preempted\n", text(pod));
-    }
-    if out.is_empty() { "nothing would change\n".into() } else { out }
 }

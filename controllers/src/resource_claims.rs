@@ -111,7 +111,9 @@ pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
     watch_with(&context.cache.pods, queue, move |change: &Change<Pod>| {
         let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p));
         let (Some(pod), Some(context)) = (change.object().filter(|_| ended), weak.upgrade()) else { return Vec::new() };
-        if claims(pod).is_empty() {
+        // The scheduler makes a claim for a pod's extended resources; the status names it.
+        let extended = pod.status.as_ref().is_some_and(|s| s.extended_resource_claim_status.is_some());
+        if claims(pod).is_empty() && !extended {
             return Vec::new();
         }
         let all = context.cache.resource_claims.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());

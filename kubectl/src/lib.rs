@@ -23,6 +23,7 @@ use commands::COMMANDS;
 use failure::{Failure, Outcome};
 use flags::Parsed;
 use session::{GLOBAL, Session};
+pub use why::explained;
 
 /// Runs a command line (without the program's name); returns the exit code.
 pub async fn run(args: Vec<String>) -> u8 {

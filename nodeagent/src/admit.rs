@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::agent::Agent;
+use crate::allotment::Refusal;
 use crate::cri::Running;
 use crate::pod_status::Doom;
 use crate::spec::pod;
@@ -213,8 +214,13 @@ impl Agent {
         if refused.is_none()
             && let Err(why) = self.allot(&mut state, of).await
         {
-            let message = format!("Allocate failed due to {why}, which is unexpected");
-            refused = Some(refusal("UnexpectedAdmissionError", message));
+            refused = Some(match why {
+                Refusal::Topology => refusal("TopologyAffinityError", why.to_string()),
+                Refusal::Short(why) => {
+                    let message = format!("Allocate failed due to {why}, which is unexpected");
+                    refusal("UnexpectedAdmissionError", message)
+                }
+            });
         }
         let Some((reason, message)) = refused else {
             state.admitted.insert(uid);
@@ -223,7 +229,7 @@ impl Agent {
         drop(state);
         tracing::info!(pod = pod::title(of), reason, message, "a pod is refused");
         self.events.warning(of, None, reason.clone(), message.clone());
-        Ok(Some(Doom { reason: reason.into(), message: format!("Pod was rejected: {message}"), grace: None }))
+        Ok(Some(Doom::new(reason, format!("Pod was rejected: {message}"))))
     }
 }
 

@@ -9,26 +9,28 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerImage, Node, Pod, PodStatus, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use keelson_client::{Cache, Client, Error, ListParams, PatchType};
+use keelson_client::{Cache, Client, Error};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::allotment::Allotments;
+use crate::claims::Claims;
 use crate::cni::PodNetwork;
 use crate::cpus::{CpuPolicy, Topology};
-use crate::cri::{Features, Runtime, mounts_images};
+use crate::cri::{Features, Runtime, mounts_images, takes_devices};
 use crate::csi::Drivers;
 use crate::devices::Plugins;
 use crate::events::Recorder;
 use crate::join::{self, Credentials, JoinError};
 use crate::manifests::{self, Manifests};
+use crate::memories::MemoryPolicy;
 use crate::network::endpoints::Endpoints;
 use crate::network::proxy::ProxyMode;
-use crate::network::{dns, overlay, policy, proxy};
 use crate::node::{self, LEASE_RENEWAL, Machine};
 use crate::objects::Objects;
+use crate::placement::{Nodes, Placement};
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
 use crate::renewal::{Renewal, Renewed};
@@ -38,7 +40,8 @@ use crate::spec::SpecError;
 use crate::spec::fields::Facts;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
-use crate::{cni, csi, devices, machine, pressure, runtime_events};
+use crate::topology::{MAX_NODES, TopologyPolicy};
+use crate::{claims, cni, csi, devices, machine, pressure, runtime_events};
 
 /// How often all that runs is looked at, beside the runtime's events.
 pub(crate) const RELIST: Duration = Duration::from_secs(10);
@@ -96,10 +99,14 @@ pub struct AgentConfig {
     pub proxy: bool,
     /// And how.
     pub proxy_mode: ProxyMode,
+    /// Where descriptions of devices are (CDI); what a later directory says counts.
+    pub cdi_dirs: Vec<PathBuf>,
     /// When pods are ended to save the node.
     pub eviction: Thresholds,
     /// Who may use which processors.
     pub cpu_policy: CpuPolicy,
+    /// Where containers are on a machine with several memories.
+    pub placement: Placement,
     /// Sysctls that pods may set beyond the safe ones; a `*` at the end stands for anything.
     pub allowed_sysctls: Vec<String>,
     /// Where static pods come from.
@@ -119,6 +126,11 @@ pub enum AgentError {
     /// A directory cannot be made.
     #[error("data directory: {0}")]
     File(#[from] std::io::Error),
+    /// The machine is larger than what hints are joined for.
+    #[error(
+        "--topology-manager-policy is for machines with up to {MAX_NODES} NUMA nodes, and this one has {0}: use none"
+    )]
+    Nodes(usize),
     /// The agent's server cannot listen.
     #[error("cannot listen on {0}: {1}; stop what uses it, or choose another with --port")]
     Listen(std::net::SocketAddr, std::io::Error),
@@ -149,6 +161,8 @@ pub struct Agent {
     pub(crate) plugins: Plugins,
     /// The machine's processors.
     pub(crate) topology: Topology,
+    /// The machine's memories.
+    pub(crate) nodes: Nodes,
     /// What containers have alone.
     pub(crate) allotments: tokio::sync::Mutex<Allotments>,
     /// Told when processors were given to a container alone, or taken back.
@@ -156,9 +170,9 @@ pub struct Agent {
     /// The processors that containers without own ones were told to run on, by their ids.
     pub(crate) on_cpus: Mutex<HashMap<String, String>>,
     /// The address of this node in its own range of pod addresses.
-    gateway: Mutex<Option<IpAddr>>,
+    pub(crate) gateway: Mutex<Option<IpAddr>>,
     /// Told when the node's network is there.
-    networked: Notify,
+    pub(crate) networked: Notify,
     /// Counts of processor time.
     pub(crate) rates: Rates,
     /// What the node is short of.
@@ -171,6 +185,8 @@ pub struct Agent {
     pub(crate) starts: Starts,
     /// Storage drivers.
     pub(crate) csi: Arc<Drivers>,
+    /// Drivers of claimed devices.
+    pub(crate) claims: Claims,
     /// Asks for a look at the manifests of static pods.
     pub(crate) manifests_changed: Notify,
     /// The uid of the Node object, once it is there.
@@ -202,20 +218,50 @@ impl Drop for Dismissal {
 impl Agent {
     /// Runs the agent until `cancel`; containers go on running then.
     pub async fn run(config: AgentConfig, cancel: CancellationToken) -> Result<(), AgentError> {
+        let stop = cancel.child_token();
+        let _stops = stop.clone().drop_guard();
+        let agent = Arc::new(Self::new(config, &stop)?);
+        let _workers = Dismissal(agent.clone());
+        let server = agent.clone().server().await?;
+        tokio::select! {
+            () = cancel.cancelled() => agent.end_with_machine().await,
+            () = server => {}
+            () = agent.heartbeats() => {}
+            () = agent.watch() => {}
+            () = agent.relist() => {}
+            () = agent.follow_objects() => {}
+            () = agent.count() => {}
+            () = manifests::run(agent.clone()) => {}
+            () = csi::registration::run(agent.clone()) => {}
+            () = devices::run(agent.clone()) => {}
+            () = claims::slices::run(agent.clone()) => {}
+            () = agent.share_cpus() => {}
+            () = pressure::run(agent.clone()) => {}
+            () = runtime_events::follow(agent.clone()) => {}
+            () = agent.clone().network(stop.clone()) => {}
+        }
+        Ok(())
+    }
+
+    fn new(config: AgentConfig, stop: &CancellationToken) -> Result<Self, AgentError> {
         std::fs::create_dir_all(config.data_dir.join("pods"))?;
         let runtime = Runtime::new(&config.runtime_socket)?;
         let mut machine = machine::read(&config.node_ip.to_string(), config.port);
         machine.other_ip = config.other_node_ip.map(|ip| ip.to_string());
-        let stop = cancel.child_token();
-        let _stops = stop.clone().drop_guard();
         let client = &config.client;
         let objects_changed = Arc::new(Notify::new());
         let services_changed = Arc::new(Notify::new());
         let starts =
             STARTS_PER_CPU * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + MIN_STARTS;
         let csi = Arc::new(Drivers::new(&config.data_dir));
+        let claims = Claims::new(&config.data_dir);
+        let topology = Topology::read();
+        let nodes = Nodes::read(&topology.numas(), &config.placement);
+        if config.placement.policy != TopologyPolicy::None && nodes.numbers.len() > MAX_NODES {
+            return Err(AgentError::Nodes(nodes.numbers.len()));
+        }
         let report_now = Arc::new(Notify::new());
-        let agent = Arc::new(Self {
+        Ok(Self {
             events: Recorder::start(client.clone(), config.node_name.clone()),
             objects: Arc::new(Objects::new(client, &objects_changed)),
             objects_version: AtomicU64::new(0),
@@ -225,7 +271,8 @@ impl Agent {
             endpoints: Endpoints::start(client, stop.clone()),
             seen_node: Mutex::default(),
             plugins: Plugins::new(&config.data_dir, report_now.clone()),
-            topology: Topology::read(),
+            nodes,
+            topology,
             allotments: tokio::sync::Mutex::default(),
             cpus_changed: Notify::new(),
             on_cpus: Mutex::default(),
@@ -241,6 +288,7 @@ impl Agent {
             evented: AtomicBool::new(false),
             starts: Starts::default(),
             csi,
+            claims,
             manifests_changed: Notify::new(),
             node_uid: Mutex::default(),
             relist: Notify::new(),
@@ -249,26 +297,7 @@ impl Agent {
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
             registered: Notify::new(),
-        });
-        let _workers = Dismissal(agent.clone());
-        let server = agent.clone().server().await?;
-        tokio::select! {
-            () = cancel.cancelled() => agent.end_with_machine().await,
-            () = server => {}
-            () = agent.heartbeats() => {}
-            () = agent.watch() => {}
-            () = agent.relist() => {}
-            () = agent.follow_objects() => {}
-            () = agent.count() => {}
-            () = manifests::run(agent.clone()) => {}
-            () = csi::registration::run(agent.clone()) => {}
-            () = devices::run(agent.clone()) => {}
-            () = agent.share_cpus() => {}
-            () = pressure::run(agent.clone()) => {}
-            () = runtime_events::follow(agent.clone()) => {}
-            () = agent.clone().network(stop.clone()) => {}
-        }
-        Ok(())
+        })
     }
 
     /// The agent's server, listening; it does nothing if the agent has no credentials.
@@ -338,26 +367,6 @@ impl Agent {
         node.as_ref()?.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
     }
 
-    /// Serves Services, policies and names, once the node has its network.
-    async fn network(self: Arc<Self>, stop: CancellationToken) {
-        self.networked.notified().await;
-        let names = async {
-            match self.config.cluster_dns.filter(|_| self.config.serve_dns) {
-                Some(address) => {
-                    let own = self.gateway.lock().filter(|own| own.is_ipv4() == address.is_ipv4());
-                    dns::run(self.clone(), std::iter::once(address).chain(own).collect()).await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        let services =
-            async { if self.config.proxy { proxy::run(self.clone()).await } else { std::future::pending().await } };
-        let policies = async {
-            if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
-        };
-        tokio::join!(names, services, policies);
-    }
-
     /// What the node has for pods.
     pub(crate) fn capacity(&self) -> Amounts {
         let facts = self.facts();
@@ -376,7 +385,11 @@ impl Agent {
             CpuPolicy::None => 0,
             CpuPolicy::Static(reserved) => reserved.0.len(),
         };
-        node::State { devices: self.plugins.capacity(), reserved_cpus, ..node::State::default() }
+        let reserved_memory = match &self.config.placement.memory {
+            MemoryPolicy::None => 0,
+            MemoryPolicy::Static(reserved) => reserved.values().sum(),
+        };
+        node::State { devices: self.plugins.capacity(), reserved_cpus, reserved_memory, ..node::State::default() }
     }
 
     /// What pods may have of each resource.
@@ -443,6 +456,7 @@ impl Agent {
         let (not_ready, mut features) = self.runtime.status().await;
         if let Ok(version) = self.runtime.version().await {
             features.image_volumes = mounts_images(&version);
+            features.devices = takes_devices(&version);
             if let Some((name, _)) = version.split_once("://") {
                 features.runtime = name.to_owned();
             }
@@ -472,60 +486,6 @@ impl Agent {
             None => {}
         }
         Ok(state.not_ready.is_none() && *prepared)
-    }
-
-    /// Makes the pods' network on this node and the ways to other nodes'.
-    async fn pod_network(&self, ranges: &[String], node: &Node, prepared: &mut bool) -> Result<(), Error> {
-        let cidr = ranges.iter().find(|range| !range.contains(':')).or(ranges.first());
-        let Some(cidr) = cidr.map(String::as_str) else { return Ok(()) };
-        let vxlan = self.config.pod_network == PodNetwork::Vxlan;
-        let mtu = if vxlan { cni::inner_mtu(self.config.node_ip) } else { None };
-        if let Err(error) = cni::write(&self.config.cni_conf_dir, ranges, mtu) {
-            tracing::error!(%error, "the network configuration could not be written");
-        }
-        self.name_server(cidr, node).await?;
-        if !*prepared {
-            match cni::prepare(&self.config.cluster_cidr).await {
-                Ok(()) => {
-                    *prepared = true;
-                    self.networked.notify_one();
-                }
-                Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
-            }
-        }
-        let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
-        let routes = cni::routes(&self.config.node_name, &nodes);
-        if vxlan {
-            let routes = routes.into_iter().filter(|(_, via)| via.is_ipv4() == self.config.node_ip.is_ipv4()).collect();
-            let made = async {
-                overlay::device(self.config.node_ip, cidr).await?;
-                overlay::set_routes(&routes).await
-            };
-            if let Err(error) = made.await {
-                tracing::warn!(%error, "other nodes' pods may not be reached");
-            }
-            return Ok(());
-        }
-        for (cidr, via) in routes {
-            if let Err(error) = cni::set_route(&cidr, via).await {
-                tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
-            }
-        }
-        Ok(())
-    }
-
-    /// Says on the node where names are served beside the name service's own address: every node and pod can reach that.
-    async fn name_server(&self, cidr: &str, node: &Node) -> Result<(), Error> {
-        let gateway = cni::gateway(cidr);
-        *self.gateway.lock() = gateway;
-        let address = gateway.filter(|_| self.config.serve_dns && self.config.cluster_dns.is_some());
-        let wanted = address.map(|address| address.to_string());
-        if node.metadata.annotations.as_ref().and_then(|a| a.get(node::NAME_SERVER)) == wanted.as_ref() {
-            return Ok(());
-        }
-        let patch = json!({"metadata": {"annotations": {node::NAME_SERVER: wanted}}});
-        let nodes = self.config.client.cluster::<Node>();
-        nodes.patch(&self.config.node_name, None, PatchType::Merge, &patch).await.map(drop)
     }
 
     async fn watch(self: &Arc<Self>) {

@@ -12,13 +12,37 @@ use crate::agent::Agent;
 use crate::cpus::{CpuPolicy, CpuSet, Topology};
 use crate::cri::{CONTAINER_NAME, POD_UID};
 use crate::devices::{Ids, Plugins};
+use crate::memories::Amounts;
+use crate::placement::own_memory;
 use crate::spec::pod::{self, Sort};
 use crate::spec::resources::{Qos, amount, qos};
+use crate::topology::Mask;
 
 /// Annotation of containers: the devices that they have.
 const DEVICES: &str = "keelson.dev/devices";
 /// Annotation of containers: the processors that they have alone.
 const CPUS: &str = "keelson.dev/cpus";
+
+/// Annotation of containers: the bytes that they have of memories that were chosen for them.
+const MEMORY: &str = "keelson.dev/memory";
+
+/// Why a pod cannot have what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is not enough.
+    Short(String),
+    /// There is enough, but not where the node's policy wants it.
+    Topology,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Short(why) => out.write_str(why),
+            Self::Topology => out.write_str("Resources cannot be allocated with Topology locality"),
+        }
+    }
+}
 
 /// What one container has alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,11 +51,13 @@ pub struct Given {
     pub devices: Ids,
     /// Processors; empty if it shares.
     pub cpus: CpuSet,
+    /// Bytes of memories that were chosen for it; empty if it may use all.
+    pub memory: Amounts,
 }
 
 impl Given {
     fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.cpus.0.is_empty()
+        self.devices.is_empty() && self.cpus.0.is_empty() && self.memory.is_empty()
     }
 
     /// Notes it in the container's annotations.
@@ -44,12 +70,18 @@ impl Given {
         if !self.cpus.0.is_empty() {
             annotations.insert(CPUS.into(), self.cpus.to_string());
         }
+        if !self.memory.is_empty()
+            && let Ok(text) = serde_json::to_string(&self.memory)
+        {
+            annotations.insert(MEMORY.into(), text);
+        }
     }
 
     fn read(annotations: &HashMap<String, String>) -> Self {
         Self {
             devices: annotations.get(DEVICES).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
             cpus: annotations.get(CPUS).and_then(|text| text.parse().ok()).unwrap_or_default(),
+            memory: annotations.get(MEMORY).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         }
     }
 }
@@ -68,13 +100,13 @@ pub struct Allotments {
 }
 
 /// How many processors a container asks for alone.
-fn whole_cpus(of: &Pod, container: &Container) -> usize {
+pub fn whole_cpus(of: &Pod, container: &Container) -> usize {
     let wanted = container.resources.as_ref().and_then(|r| amount(r.limits.as_ref(), "cpu")).unwrap_or(0);
     if qos(of) == Qos::Guaranteed && wanted % 1000 == 0 { usize::try_from(wanted / 1000).unwrap_or(0) } else { 0 }
 }
 
 /// How many devices of each resource of plugins a container asks for.
-fn wanted_devices(container: &Container, plugins: &Plugins) -> BTreeMap<String, usize> {
+pub fn wanted_devices(container: &Container, plugins: &Plugins) -> BTreeMap<String, usize> {
     let limits = container.resources.iter().flat_map(|r| r.limits.iter().flatten());
     let named = limits.filter(|(name, _)| plugins.offers(name));
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
@@ -89,7 +121,14 @@ impl Allotments {
         all.without(&CpuSet(taken.collect()))
     }
 
-    fn taken(&self, resource: &str) -> BTreeSet<String> {
+    /// What containers have of memories that were chosen for them.
+    pub fn memories(&self) -> Vec<&Amounts> {
+        let all = self.given.values().flat_map(OfPod::values);
+        all.map(|given| &given.memory).filter(|memory| !memory.is_empty()).collect()
+    }
+
+    /// The devices of a resource that containers have.
+    pub fn taken(&self, resource: &str) -> BTreeSet<String> {
         let all = self.given.values().flat_map(OfPod::values);
         all.filter_map(|g| g.devices.get(resource)).flatten().cloned().collect()
     }
@@ -121,7 +160,7 @@ impl Allotments {
 
 impl Agent {
     /// The node's processors, if containers may have some alone, with those that they may have.
-    fn exclusive(&self) -> Option<(&Topology, CpuSet)> {
+    pub(crate) fn exclusive(&self) -> Option<(&Topology, CpuSet)> {
         match &self.config.cpu_policy {
             CpuPolicy::None => None,
             CpuPolicy::Static(reserved) => Some((&self.topology, self.topology.all().without(reserved))),
@@ -149,9 +188,9 @@ impl Agent {
     }
 
     /// Gives all containers of a pod what they ask for, or nothing.
-    pub(crate) async fn allot(&self, state: &mut Allotments, of: &Pod) -> Result<(), String> {
-        for (_, container) in pod::all(of) {
-            if let Err(why) = self.allot_one(state, of, container).await {
+    pub(crate) async fn allot(&self, state: &mut Allotments, of: &Pod) -> Result<(), Refusal> {
+        for (sort, container) in pod::all(of) {
+            if let Err(why) = self.allot_one(state, of, (sort, container)).await {
                 state.given.remove(&pod::uid(of));
                 return Err(why);
             }
@@ -159,14 +198,42 @@ impl Agent {
         Ok(())
     }
 
-    async fn allot_one(&self, state: &mut Allotments, of: &Pod, container: &Container) -> Result<Given, String> {
+    async fn allot_one(
+        &self,
+        state: &mut Allotments,
+        of: &Pod,
+        (sort, container): (Sort, &Container),
+    ) -> Result<Given, Refusal> {
         let uid = pod::uid(of);
         if let Some(given) = state.given.get(&uid).and_then(|of| of.get(&container.name)) {
             return Ok(given.clone());
         }
         let again = state.reusable(of, container);
-        let mut given = Given::default();
-        let mut near = BTreeSet::new();
+        let at = self.place(state, of, container, &again)?;
+        let mut near = at.map(|mask| self.nodes.of(mask)).unwrap_or_default();
+        let mut given =
+            Given { devices: self.allot_devices(state, container, &again, &mut near).await?, ..Given::default() };
+        given.cpus = self.allot_cpus(state, whole_cpus(of, container), &again, (at, &near))?;
+        if !given.cpus.0.is_empty() {
+            self.cpus_changed.notify_one();
+        }
+        given.memory = self.allot_memory(state, of, (sort, container), at)?;
+        if !given.is_empty() {
+            state.given.entry(uid).or_default().insert(container.name.clone(), given.clone());
+        }
+        Ok(given)
+    }
+
+    /// Devices for a container, first those that are near the memories of `near`; adds the memories that they are near.
+    async fn allot_devices(
+        &self,
+        state: &Allotments,
+        container: &Container,
+        again: &Given,
+        near: &mut BTreeSet<u32>,
+    ) -> Result<Ids, Refusal> {
+        let mut all = Ids::new();
+        let wanted_near = near.clone();
         for (resource, count) in wanted_devices(container, &self.plugins) {
             let devices = self.plugins.devices(&resource);
             let taken = state.taken(&resource);
@@ -176,14 +243,18 @@ impl Agent {
                 .map(|(id, _)| id.clone())
                 .collect();
             if free.len() < count {
-                return Err(format!(
+                return Err(Refusal::Short(format!(
                     "requested number of devices unavailable for {resource}. Requested: {count}, Available: {}",
                     free.len()
-                ));
+                )));
             }
+            let is_near = |id: &&String| devices.get(*id).is_some_and(|d| !d.numa.is_disjoint(&wanted_near));
+            let close: BTreeSet<String> = free.iter().filter(is_near).cloned().collect();
+            // Plugins choose among those that are near, if these are enough.
+            let free = if close.len() >= count { close.clone() } else { free };
             let must: BTreeSet<String> = again.iter().filter(|id| free.contains(*id)).take(count).cloned().collect();
             let liked = self.plugins.preferred(&resource, &free, &must, count).await;
-            let in_order = must.iter().chain(&liked).chain(&free);
+            let in_order = must.iter().chain(close.iter().filter(|_| close.len() < count)).chain(&liked).chain(&free);
             let mut ids = BTreeSet::new();
             for id in in_order {
                 if ids.len() < count {
@@ -191,22 +262,54 @@ impl Agent {
                 }
             }
             near.extend(ids.iter().filter_map(|id| devices.get(id)).flat_map(|d| d.numa.iter().copied()));
-            given.devices.insert(resource, ids);
+            all.insert(resource, ids);
         }
-        let cpus = whole_cpus(of, container);
-        if let Some((topology, usable)) = self.exclusive().filter(|_| cpus > 0) {
-            let mut free = CpuSet(state.shared(&usable).0);
-            free.0.extend(again.cpus.0.iter().filter(|cpu| usable.0.contains(cpu)));
-            let taken = topology.take(cpus, &free, &near);
-            given.cpus = taken.ok_or_else(|| {
-                format!("not enough cpus available to satisfy request: requested={cpus}, available={}", free.0.len())
-            })?;
-            self.cpus_changed.notify_one();
+        Ok(all)
+    }
+
+    /// Processors for a container alone, if it asks for any.
+    fn allot_cpus(
+        &self,
+        state: &Allotments,
+        cpus: usize,
+        again: &Given,
+        (at, near): (Option<Mask>, &BTreeSet<u32>),
+    ) -> Result<CpuSet, Refusal> {
+        let Some((topology, usable)) = self.exclusive().filter(|_| cpus > 0) else { return Ok(CpuSet::default()) };
+        let mut free = state.shared(&usable);
+        free.0.extend(again.cpus.0.iter().filter(|cpu| usable.0.contains(cpu)));
+        let taken = match at {
+            Some(mask) => topology.take_at(cpus, &free, &self.nodes.of(mask)),
+            None => topology.take(cpus, &free, near),
+        };
+        taken.ok_or_else(|| {
+            let free = free.0.len();
+            Refusal::Short(format!("not enough cpus available to satisfy request: requested={cpus}, available={free}"))
+        })
+    }
+
+    /// Memories for a container, if any are chosen for it.
+    fn allot_memory(
+        &self,
+        state: &Allotments,
+        of: &Pod,
+        (sort, container): (Sort, &Container),
+        at: Option<Mask>,
+    ) -> Result<Amounts, Refusal> {
+        let bytes = own_memory(of, container);
+        if bytes == 0 || !self.chooses_memory() {
+            return Ok(Amounts::new());
         }
-        if !given.is_empty() {
-            state.given.entry(uid).or_default().insert(container.name.clone(), given.clone());
+        let mut taken = self.memories(state).take(bytes, at).ok_or_else(|| {
+            Refusal::Short(
+                "failed to get the default NUMA affinity, no NUMA nodes with enough memory is available".into(),
+            )
+        })?;
+        if sort == Sort::Init {
+            // It has ended when the others come, which ask for as much as a rule.
+            taken.values_mut().for_each(|bytes| *bytes = 0);
         }
-        Ok(given)
+        Ok(taken)
     }
 
     /// Adds to the configuration of a container what it has alone, or the processors that it shares.
@@ -219,7 +322,11 @@ impl Agent {
         let given = {
             let mut state = self.allotments.lock().await;
             self.restore(&mut state).await.map_err(|e| e.message().to_owned())?;
-            let given = self.allot_one(&mut state, of, container).await?;
+            let sort = pod::find(of, &container.name).map_or(Sort::Main, |(sort, _)| sort);
+            let given = self.allot_one(&mut state, of, (sort, container)).await.map_err(|why| why.to_string())?;
+            if let Some(resources) = config.linux.as_mut().and_then(|l| l.resources.as_mut()) {
+                resources.cpuset_mems = CpuSet(given.memory.keys().copied().collect()).to_string();
+            }
             if let Some(resources) = config.linux.as_mut().and_then(|l| l.resources.as_mut())
                 && self.exclusive().is_some()
             {
@@ -311,12 +418,13 @@ mod tests {
     fn given(cpus: &str, ids: &[&str]) -> Given {
         let ids: BTreeSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
         let devices = if ids.is_empty() { Ids::new() } else { [("x/y".to_owned(), ids)].into() };
-        Given { devices, cpus: cpus.parse().unwrap() }
+        Given { devices, cpus: cpus.parse().unwrap(), memory: Amounts::new() }
     }
 
     #[test]
     fn an_annotation_remembers() {
-        for what in [given("1-2", &["a", "b"]), given("", &["a"]), given("3", &[]), Given::default()] {
+        let memory = Given { memory: Amounts::from([(0, 0), (1, 1 << 40)]), ..Given::default() };
+        for what in [given("1-2", &["a", "b"]), given("", &["a"]), given("3", &[]), Given::default(), memory] {
             let mut annotations = HashMap::new();
             what.note(&mut annotations);
             assert_eq!(Given::read(&annotations), what);

@@ -110,6 +110,28 @@ impl Topology {
         CpuSet(self.cpus.iter().map(|(_, cpu)| *cpu).collect())
     }
 
+    /// The memories that are near processors.
+    pub fn numas(&self) -> BTreeSet<u32> {
+        self.cpus.iter().map(|(place, _)| place.numa).collect()
+    }
+
+    /// Those of a set that are near one of these memories.
+    pub fn at(&self, set: &CpuSet, numas: &BTreeSet<u32>) -> CpuSet {
+        let here = self.cpus.iter().filter(|(place, cpu)| numas.contains(&place.numa) && set.0.contains(cpu));
+        CpuSet(here.map(|(_, cpu)| *cpu).collect())
+    }
+
+    /// Takes so many of the free ones from these memories, and only what these do not have from others.
+    pub fn take_at(&self, count: usize, free: &CpuSet, numas: &BTreeSet<u32>) -> Option<CpuSet> {
+        let here = self.at(free, numas);
+        if here.0.len() >= count {
+            return self.take(count, &here, numas);
+        }
+        let mut rest = self.take(count - here.0.len(), &free.without(&here), numas)?;
+        rest.0.extend(here.0);
+        Some(rest)
+    }
+
     /// Takes so many of the free ones: near one memory if they fit there (first where `near` says, for the sake of
     /// devices), whole cores before parts.
     pub fn take(&self, count: usize, free: &CpuSet, near: &BTreeSet<u32>) -> Option<CpuSet> {
@@ -197,6 +219,16 @@ mod tests {
             let got = machine().take(count, &free, &near).map(|set| set.to_string());
             assert_eq!(got.as_deref(), taken, "{count} of {free}");
         }
+    }
+
+    #[test]
+    fn processors_of_some_memories_come_first() {
+        for (count, numas, taken) in [(2, vec![1], "2,6"), (5, vec![1], "0,2-3,6-7"), (2, vec![0, 1], "0,4")] {
+            let got = machine().take_at(count, &machine().all(), &numas.iter().copied().collect()).unwrap();
+            assert_eq!(got.to_string(), taken, "{count} {numas:?}");
+        }
+        assert!(machine().take_at(9, &machine().all(), &[1].into()).is_none());
+        assert_eq!(machine().at(&set("0-3"), &[1].into()).to_string(), "2-3");
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub struct Features {
     pub groups_policy: bool,
     /// Whether images can be mounted.
     pub image_volumes: bool,
+    /// What it does with names of devices.
+    pub devices: Devices,
 }
 
 impl Default for Features {
@@ -109,6 +111,7 @@ impl Default for Features {
             recursive_read_only: BTreeSet::new(),
             groups_policy: false,
             image_volumes: false,
+            devices: Devices::Unknown,
         }
     }
 }
@@ -128,16 +131,41 @@ impl Features {
     }
 }
 
-/// Whether a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
-pub fn mounts_images(version: &str) -> bool {
-    let Some((name, version)) = version.split_once("://") else { return false };
+/// Name and first two numbers of a version, from `NAME://VERSION`.
+fn parsed(version: &str) -> Option<(&str, (u32, u32))> {
+    let (name, version) = version.split_once("://")?;
     let mut numbers =
         version.trim_start_matches('v').split(['.', '-', '~', '+']).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    match name {
-        "containerd" => version >= (2, 1),
-        "cri-o" => version >= (1, 33),
+    Some((name, (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))))
+}
+
+/// Whether a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
+pub fn mounts_images(version: &str) -> bool {
+    match parsed(version) {
+        Some(("containerd", version)) => version >= (2, 1),
+        Some(("cri-o", version)) => version >= (1, 33),
         _ => false,
+    }
+}
+
+/// How a runtime treats the names of devices that a container is to have (CDI).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// It takes them.
+    Taken,
+    /// It takes them if its configuration says so, which it does not tell.
+    Perhaps,
+    /// It does not know them.
+    Unknown,
+}
+
+/// What a runtime does with names of devices, by `NAME://VERSION`.
+pub fn takes_devices(version: &str) -> Devices {
+    match parsed(version) {
+        Some(("containerd", version)) if version < (1, 7) => Devices::Unknown,
+        Some(("containerd", version)) if version < (2, 0) => Devices::Perhaps,
+        Some(("cri-o", version)) if version < (1, 23) => Devices::Unknown,
+        _ => Devices::Taken,
     }
 }
 
@@ -333,6 +361,14 @@ mod tests {
             ("other", false),
         ] {
             assert_eq!(mounts_images(version), can, "{version}");
+        }
+        for (version, devices) in [
+            ("containerd://1.6.20~ds1", Devices::Unknown),
+            ("containerd://1.7.24", Devices::Perhaps),
+            ("containerd://v2.0.1", Devices::Taken),
+            ("cri-o://1.34.1", Devices::Taken),
+        ] {
+            assert_eq!(takes_devices(version), devices, "{version}");
         }
         let features = cri::RuntimeHandlerFeatures { user_namespaces: true, recursive_read_only_mounts: false };
         let answer = cri::StatusResponse {

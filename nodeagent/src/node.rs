@@ -12,6 +12,7 @@ use keelson_client::{Client, Error};
 use serde_json::json;
 
 use crate::pressure::Pressure;
+use crate::spec::resources::millis;
 
 /// Attempts to write a status that others write beside.
 const UPDATE_ATTEMPTS: usize = 5;
@@ -47,6 +48,8 @@ pub struct State {
     pub devices: BTreeMap<String, (usize, usize)>,
     /// Processors that pods do not get.
     pub reserved_cpus: usize,
+    /// Bytes of memory that pods do not get.
+    pub reserved_memory: u64,
 }
 
 /// What the node has, and what of it pods may have. Resources that others told of in the node's status stay.
@@ -66,6 +69,11 @@ pub fn resources(machine: &Machine, previous: &NodeStatus, state: &State) -> (Qu
     }
     if let Some(cpus) = machine.cpu.parse::<usize>().ok().filter(|_| state.reserved_cpus > 0) {
         allocatable.insert("cpu".into(), Quantity(cpus.saturating_sub(state.reserved_cpus).to_string()));
+    }
+    let memory = millis(&machine.memory).and_then(|m| u64::try_from(m / 1000).ok());
+    if let Some(bytes) = memory.filter(|_| state.reserved_memory > 0) {
+        let kib = bytes.saturating_sub(state.reserved_memory) / 1024;
+        allocatable.insert("memory".into(), Quantity(format!("{kib}Ki")));
     }
     (capacity, allocatable)
 }

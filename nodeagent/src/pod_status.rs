@@ -14,6 +14,9 @@ use crate::worker::plan::{Waiting, runs};
 /// Conditions that the agent owns; others stay as they are.
 const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// The condition of pods that are ended for the sake of others.
+const DISRUPTION: &str = "DisruptionTarget";
+
 /// Why a pod was ended by the node: reason and message of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doom {
@@ -23,6 +26,25 @@ pub struct Doom {
     pub message: String,
     /// Its grace is at most this, seconds.
     pub grace: Option<i64>,
+    /// Whether the node ends it for the sake of others: failures of jobs are not counted then.
+    pub disrupts: bool,
+}
+
+impl Doom {
+    /// An end by the pod's own doing, within the pod's own grace.
+    pub fn new(reason: impl Into<crate::events::Reason>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into(), grace: None, disrupts: false }
+    }
+
+    /// Within so many seconds.
+    pub fn within(self, seconds: i64) -> Self {
+        Self { grace: Some(seconds), ..self }
+    }
+
+    /// For the sake of others.
+    pub fn disrupting(self) -> Self {
+        Self { disrupts: true, ..self }
+    }
 }
 
 /// What the status is made from.
@@ -224,7 +246,18 @@ impl View<'_> {
             let (kind, reason, message) = verdict.condition();
             conditions.push(self.resize_condition(kind, reason, message));
         }
-        let ours = |kind: &str| OURS.contains(&kind) || [resize::PENDING, resize::IN_PROGRESS].contains(&kind);
+        if let Some(doom) = self.doom.filter(|d| d.disrupts) {
+            let mut disruption = self.condition(DISRUPTION, None);
+            (disruption["reason"], disruption["message"]) =
+                ("TerminationByKubelet".into(), doom.message.clone().into());
+            conditions.push(disruption);
+        }
+        let disrupted = self.doom.is_some_and(|d| d.disrupts);
+        let ours = |kind: &str| {
+            (kind == DISRUPTION && disrupted)
+                || OURS.contains(&kind)
+                || [resize::PENDING, resize::IN_PROGRESS].contains(&kind)
+        };
         let others = previous.iter().filter(|c| !ours(c.type_.as_str()));
         conditions.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
         conditions
@@ -364,9 +397,9 @@ mod tests {
 
     #[test]
     fn an_evicted_pod_has_failed() {
-        let doom = Doom { reason: "Evicted".into(), message: "low on memory".into(), grace: None };
+        let doom = Doom::new("Evicted", "low on memory").disrupting();
         let status = status(&pod("Always", false), vec![run("c", Exited, 137, 0)], &Waiting::new(), true, Some(&doom));
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
-        assert!(!holds(&status, "Ready"));
+        assert!(!holds(&status, "Ready") && holds(&status, "DisruptionTarget"));
     }
 }

@@ -165,6 +165,7 @@ pub async fn run(agent: Arc<Agent>) {
         if before != told {
             agent.report_now.notify_one();
         }
+        agent.check_local_storage().await;
         if let Err(error) = agent.rotate_logs().await {
             tracing::warn!(%error, "logs could not be rotated");
         }
@@ -184,7 +185,7 @@ impl Agent {
         let Some(chosen) = choose(alive.iter().map(|of| candidate(of)).collect()) else { return };
         let message = format!("The node was low on resource: {what}. ");
         self.events.node(&self.config.node_name, true, "EvictionThresholdMet", format!("Attempting to reclaim {what}"));
-        self.pods.condemn(&chosen.uid, Doom { reason: "Evicted".into(), message, grace: None });
+        self.pods.condemn(&chosen.uid, Doom::new("Evicted", message).disrupting());
     }
 
     /// Removes images that no container uses, the largest first. Returns how many bytes that was.

@@ -75,8 +75,8 @@ impl Agent {
         };
         let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
         for uid in left() {
-            let message = "Pod was terminated in response to imminent node shutdown.".into();
-            self.pods.condemn(&uid, Doom { reason: "Terminated".into(), message, grace: Some(seconds) });
+            let message = "Pod was terminated in response to imminent node shutdown.";
+            self.pods.condemn(&uid, Doom::new("Terminated", message).within(seconds).disrupting());
         }
         while !left().is_empty() && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;

@@ -78,3 +78,9 @@ pub mod plugin_registration {
 pub mod deviceplugin {
     tonic::include_proto!("v1beta1");
 }
+
+/// How drivers make claimed devices ready.
+#[allow(missing_docs, clippy::all)]
+pub mod dra {
+    tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
+}

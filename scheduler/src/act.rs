@@ -2,35 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use crate::awaited::Awaited;
 use crate::core::Act;
 use crate::events::{Events, Note};
 use crate::extender::{Advice, Extender, Victims, ask, consult};
-use crate::plugins::devices::Reservation;
 use crate::plugins::volumes::Promise;
+use crate::prepare::{Preparation, let_go};
 use crate::view::PodInfo;
-use crate::volumes::{ClaimKey, SELECTED_NODE};
 
-/// Longest wait for volumes to be bound.
-const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often claims are looked at while they are bound.
-const VOLUME_POLL: Duration = Duration::from_millis(500);
-/// Says that a volume was bound by its claim's controller.
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-/// Keeps a claim that has devices from going.
-const CLAIM_FINALIZER: &str = "resource.kubernetes.io/delete-protection";
-/// How often a claim is written when others write to it at the same moment.
-const CLAIM_TRIES: u32 = 5;
 /// Where keelson's API server takes many bindings at once.
 const BINDINGS: &str = "/keelson/v1/bindings";
 
@@ -64,6 +52,7 @@ pub struct Writer {
     /// The server takes one binding at a time only.
     one_by_one: Arc<AtomicBool>,
     extenders: Arc<[Extender]>,
+    awaited: Arc<Awaited>,
 }
 
 /// What an item of the answer to many bindings may be.
@@ -75,9 +64,9 @@ struct Refusal {
 
 impl Writer {
     /// A writer as `client`.
-    pub fn new(client: Client, extenders: Arc<[Extender]>) -> Self {
+    pub fn new(client: Client, extenders: Arc<[Extender]>, awaited: Arc<Awaited>) -> Self {
         let events = Events::start(&client);
-        Self { client, events, one_by_one: Arc::default(), extenders }
+        Self { client, events, one_by_one: Arc::default(), extenders, awaited }
     }
 
     /// The extender that binds a pod.
@@ -87,7 +76,7 @@ impl Writer {
 
     /// Whether a binding goes the usual way, so that it can be written together with others.
     pub fn is_usual(&self, pod: &PodInfo, promise: &Promise) -> bool {
-        *promise == Promise::default() && self.binder(pod).is_none()
+        promise.is_empty() && self.binder(pod).is_none()
     }
 
     /// Writes many bindings in one request, if the server takes them so.
@@ -140,21 +129,41 @@ impl Writer {
         Done::Bound(pod.uid.clone(), result.is_ok())
     }
 
-    /// Carries out one decision.
-    pub async fn carry_out(&self, act: Act) -> Done {
-        match act {
-            Act::Bind { pod, node, promise } => {
-                let ready = match volumes(&self.client, &node, &promise).await {
-                    Ok(()) => reserve(&self.client, &pod, &promise.devices).await,
-                    failed => failed,
-                };
-                let result = match (ready, self.binder(&pod)) {
-                    (Ok(()), Some(extender)) => extender.bind(&pod, &node).await.map_err(Error::from),
-                    (Ok(()), None) => bind(&self.client, &pod, &node).await,
-                    (Err(error), _) => Err(error),
-                };
-                self.bound(&Bind { pod, node }, result.map_err(|e| e.to_string()))
+    /// Volumes and devices first, then the binding.
+    async fn bind_prepared(&self, binding: Bind, promise: &Promise, turn: Option<OwnedSemaphorePermit>) -> Done {
+        let Bind { pod, node } = &binding;
+        let mut preparation = Preparation::new(&self.client, &self.events, &self.awaited, pod, node, turn);
+        if let Err((plugin, why)) = preparation.run(promise).await {
+            preparation.undo().await;
+            let message = format!("running PreBind plugin {plugin:?}: {why}");
+            if let Err(error) = self.in_error(pod, &message).await {
+                complain(pod, "cannot write why it is not bound", &error);
             }
+            return Done::Bound(pod.uid.clone(), false);
+        }
+        let result = match self.binder(pod) {
+            Some(extender) => extender.bind(pod, node).await.map_err(Error::from),
+            None => bind(&self.client, pod, node).await,
+        };
+        if result.is_err() {
+            preparation.undo().await;
+        }
+        self.bound(&binding, result.map_err(|e| e.to_string()))
+    }
+
+    /// Says that the scheduler failed, not the pod.
+    async fn in_error(&self, pod: &Arc<PodInfo>, message: &str) -> Result<(), Error> {
+        self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": message,
+            "lastProbeTime": null, "lastTransitionTime": now()});
+        let status = json!({"conditions": [condition], "nominatedNodeName": null});
+        patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
+    }
+
+    /// Carries out one decision. `turn` is given back early if it has to wait for others.
+    pub async fn carry_out(&self, act: Act, turn: Option<OwnedSemaphorePermit>) -> Done {
+        match act {
+            Act::Bind { pod, node, promise } => self.bind_prepared(Bind { pod, node }, &promise, turn).await,
             Act::Ask { pod, nodes } => {
                 let advice = ask(&self.client, &self.extenders, &pod, &nodes).await;
                 Done::Advised(pod.uid.clone(), advice)
@@ -163,7 +172,12 @@ impl Writer {
                 let answer = consult(&self.client, &self.extenders, &pod, candidates).await;
                 Done::Consulted(pod.uid.clone(), answer)
             }
-            Act::Fail { pod, message, nominate, victims, unseated } => {
+            Act::Fail { pod, message, nominate, victims, unseated, release } => {
+                if let Some(release) = &release
+                    && let Err(error) = let_go(&self.client, &pod, release).await
+                {
+                    complain(&pod, "cannot take the devices back from its claim", &error);
+                }
                 for victim in &victims {
                     self.push_out(victim, &pod, nominate.as_deref().unwrap_or_default()).await;
                 }
@@ -236,7 +250,7 @@ impl Writer {
     }
 }
 
-fn complain(pod: &PodInfo, what: &str, error: &Error) {
+pub(crate) fn complain(pod: &PodInfo, what: &str, error: &Error) {
     let name = pod.full_name();
     if error.is_conflict() || error.is_not_found() {
         debug!(pod = name, %error, what, "the view was behind");
@@ -256,99 +270,11 @@ async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives claims their volumes, or has volumes made, and waits until they are bound.
-async fn volumes(client: &Client, node: &str, promise: &Promise) -> Result<(), Error> {
-    for (volume, (namespace, name)) in &promise.bind {
-        let claim = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await?;
-        let reference = json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": &**namespace, "name": &**name,
-            "uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version,
-        });
-        let patch = json!({
-            "metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}, "spec": {"claimRef": reference},
-        });
-        client.cluster::<PersistentVolume>().patch(volume, None, PatchType::Merge, &patch).await?;
-    }
-    for (namespace, name) in &promise.provision {
-        let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
-        client.namespaced::<PersistentVolumeClaim>(namespace).patch(name, None, PatchType::Merge, &patch).await?;
-    }
-    let claims: Vec<&ClaimKey> = promise.bind.iter().map(|(_, claim)| claim).chain(&promise.provision).collect();
-    let bound = async {
-        for (namespace, name) in claims {
-            loop {
-                let claim = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await?;
-                if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound") {
-                    break;
-                }
-                tokio::time::sleep(VOLUME_POLL).await;
-            }
-        }
-        Ok(())
-    };
-    let late = || std::io::Error::other("binding volumes: context deadline exceeded");
-    tokio::time::timeout(VOLUME_TIMEOUT, bound).await.map_err(|_| late())?
-}
-
-/// Gives claims their devices and says that the pod uses them.
-async fn reserve(client: &Client, pod: &PodInfo, reservations: &[Reservation]) -> Result<(), Error> {
-    for reservation in reservations {
-        let mut tries = 1;
-        // Others write to a claim too: its controller, drivers, users.
-        while let Err(error) = reserve_one(client, pod, reservation).await {
-            if !error.is_conflict() || tries == CLAIM_TRIES {
-                return Err(error);
-            }
-            tries += 1;
-        }
-    }
-    Ok(())
-}
-
-async fn reserve_one(client: &Client, pod: &PodInfo, reservation: &Reservation) -> Result<(), Error> {
-    let Reservation { key: (namespace, name), uid, allocation } = reservation;
-    let api = client.namespaced::<ResourceClaim>(namespace);
-    let mut claim = api.get(name).await?;
-    let changed = |why: &str| Error::from(std::io::Error::other(format!("resourceclaim {namespace}/{name} {why}")));
-    if claim.metadata.uid.as_ref() != Some(uid) {
-        return Err(changed("is another one now"));
-    }
-    let finalizers = claim.metadata.finalizers.get_or_insert_default();
-    if !finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER) {
-        finalizers.push(CLAIM_FINALIZER.into());
-        claim = api.replace(name, &claim).await?;
-    }
-    let status = claim.status.get_or_insert_default();
-    if status.allocation.is_none() {
-        let allocation = allocation.as_ref().ok_or_else(|| changed("has lost its devices"))?;
-        let mut allocation = (**allocation).clone();
-        allocation.allocation_timestamp = Some(Time(jiff::Timestamp::now()));
-        status.allocation = Some(allocation);
-    } else if allocation.as_ref().is_some_and(|ours| !same_devices(ours, status.allocation.as_ref())) {
-        return Err(changed("got other devices meanwhile"));
-    }
-    let users = status.reserved_for.get_or_insert_default();
-    if users.iter().any(|user| *user.uid == *pod.uid) {
-        return Ok(());
-    }
-    users.push(ResourceClaimConsumerReference {
-        api_group: None,
-        name: pod.name.to_string(),
-        resource: "pods".into(),
-        uid: pod.uid.to_string(),
-    });
-    api.replace_status(name, &claim).await.map(drop)
-}
-
-fn same_devices(ours: &AllocationResult, stored: Option<&AllocationResult>) -> bool {
-    stored.is_some_and(|stored| stored.devices == ours.devices)
-}
-
-async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(), Error> {
+pub(crate) async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(), Error> {
     let api = client.namespaced::<Pod>(&pod.class.namespace);
     api.patch(&pod.name, Some("status"), PatchType::Strategic, patch).await.map(drop)
 }
 
-fn now() -> String {
+pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PodAffinityTerm, Taint, Toleration, TopologySpreadConstraint};
 
+use crate::devices::extended::{Ask, asks};
 use crate::intern::{Interner, Sym};
 use crate::resources::{Requests, requests};
 use crate::selector::{Labels, NodeTerm, Selector, labels};
@@ -25,6 +26,8 @@ pub struct Class {
     pub never_preempts: bool,
     /// What it requests.
     pub requests: Requests,
+    /// What its containers request of resources that devices may stand behind.
+    pub extended: Vec<Ask>,
     /// Tolerations.
     pub tolerations: Vec<Tolerates>,
     /// `spec.nodeSelector`, sorted.
@@ -264,6 +267,7 @@ impl Class {
             priority: spec.priority.unwrap_or(0),
             never_preempts: spec.preemption_policy == "Never",
             requests: requests(pod, syms),
+            extended: asks(spec, syms),
             tolerations: spec.tolerations.iter().map(Tolerates::new).collect(),
             node_selector,
             ports: host_ports(pod),

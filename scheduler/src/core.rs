@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use crate::config::{Config, Profile};
 use crate::cycle::{Failure, Outcome, Terms, candidates, schedule};
 use crate::extender::{Advice, Extender, Victims};
+use crate::plugins::devices::Release;
 use crate::plugins::preemption::{Budget, pick};
 use crate::plugins::volumes::Promise;
 use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
@@ -117,6 +118,8 @@ pub enum Act {
         victims: Vec<Arc<PodInfo>>,
         /// Pods for which the node was kept and is no longer.
         unseated: Vec<Arc<PodInfo>>,
+        /// A claim that lets go of its devices.
+        release: Option<Release>,
     },
 }
 
@@ -277,8 +280,8 @@ impl Core {
         match change {
             Change::ResourceClaim(claim) => devices.set_claim(&claim),
             Change::ResourceClaimGone(namespace, name) => devices.claim_gone(&namespace, &name),
-            Change::DeviceClass(class) => devices.set_class(&class),
-            Change::DeviceClassGone(name) => drop(devices.classes.remove(name.as_str())),
+            Change::DeviceClass(class) => devices.set_class(&class, syms),
+            Change::DeviceClassGone(name) => devices.remove_class(&name),
             Change::ResourceSlice(slice) => devices.set_slice(&slice, syms),
             Change::ResourceSliceGone(name) => devices.remove_slice(&name),
             _ => {}
@@ -403,8 +406,7 @@ impl Core {
             Ok(advice) => self.decide(queued, Some(&advice), now),
             Err(message) => {
                 // An attempt in error is made again after a pause, whatever happens.
-                let failure = Failure { message, refused_by: 0, preemption: Vec::new(), clear_nomination: false };
-                Some(self.failed(queued, failure, now))
+                Some(self.failed(queued, Failure::plain(message, 0), now))
             }
         }
     }
@@ -426,9 +428,8 @@ impl Core {
                 }
                 for reservation in &placement.promise.devices {
                     let stored = self.view.devices.claims.get(&reservation.key);
-                    if let (Some(allocation), true) =
-                        (&reservation.allocation, stored.is_some_and(|claim| claim.allocation.is_none()))
-                    {
+                    let new = reservation.special.is_some() || stored.is_some_and(|claim| claim.allocation.is_none());
+                    if let (Some(allocation), true) = (&reservation.allocation, new) {
                         let key = reservation.key.clone();
                         self.view.devices.assume(key, pod.uid.clone(), allocation.clone());
                     }
@@ -514,7 +515,7 @@ impl Core {
         *self.tally.incoming.entry("ScheduleAttemptFailure").or_default() += 1;
         let pod = self.requeue(queued, failure.refused_by, nominate.as_ref(), now);
         self.telling.insert(pod.uid.clone(), None);
-        Act::Fail { pod, message: failure.message, nominate, victims, unseated }
+        Act::Fail { pod, message: failure.message, nominate, victims, unseated, release: failure.release }
     }
 
     /// Puts a pod back, with the node that is kept for it.

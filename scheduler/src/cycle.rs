@@ -8,9 +8,9 @@ use rand::{Rng, RngExt};
 
 use crate::config::Profile;
 use crate::extender::Advice;
-use crate::plugins::devices::reservations;
+use crate::plugins::devices::{Release, release, reservations};
 use crate::plugins::preemption::{Budget, Candidate, importance, protected};
-use crate::plugins::volumes::{Promise, promised};
+use crate::plugins::volumes::{Patience, Promise, promised};
 use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
 use crate::queue::PluginSet;
 use crate::view::{PodInfo, Slot, View};
@@ -25,6 +25,8 @@ const NODES_PER_PERCENT: usize = 125;
 const MIN_PERCENTAGE: usize = 5;
 /// What a node that preemption cannot help says.
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+/// The plugin that claims of devices are asked of.
+const DEVICES: &str = "DynamicResources";
 /// What a node without less important pods says.
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
@@ -61,6 +63,15 @@ pub struct Failure {
     pub preemption: Vec<Candidate>,
     /// The node that was kept for it is of no use to it any more.
     pub clear_nomination: bool,
+    /// A claim that lets go of its devices, which may help.
+    pub release: Option<Release>,
+}
+
+impl Failure {
+    /// One that nothing can be done about now.
+    pub fn plain(message: String, refused_by: PluginSet) -> Self {
+        Self { message, refused_by, preemption: Vec::new(), clear_nomination: false, release: None }
+    }
 }
 
 /// Scores of nodes.
@@ -237,7 +248,8 @@ impl<'a> Cycle<'a> {
     /// Which volumes and devices the pod's claims get on a node.
     pub fn promise(&self, slot: Slot) -> Promise {
         let context = self.context();
-        Promise { devices: reservations(&context, slot), ..promised(&context, slot) }
+        let patience = Patience { volumes: self.profile.volume_patience, devices: self.profile.device_patience };
+        Promise { devices: reservations(&context, slot), patience, ..promised(&context, slot) }
     }
 
     /// Why each node refuses: all reasons, the plugin, and whether less important pods could make room.
@@ -251,6 +263,9 @@ impl<'a> Cycle<'a> {
             }
             if fit != Fit::Yes {
                 diagnosis.refused_by |= 1 << plugin;
+                if PLUGINS[plugin].name == DEVICES {
+                    diagnosis.by_devices.push(*slot);
+                }
             }
             for reason in reasons.drain(..) {
                 diagnosis.count(reason, 1);
@@ -393,6 +408,8 @@ pub struct Diagnosis {
     pub refused_by: PluginSet,
     /// Nodes on which fewer pods could help.
     pub resolvable: Vec<Slot>,
+    /// Nodes that the plugin for devices refuses.
+    by_devices: Vec<Slot>,
 }
 
 impl Diagnosis {
@@ -461,12 +478,7 @@ pub fn schedule(
     if order.is_empty() {
         let message = "no nodes available to schedule pods".into();
         let every = profile.filters.iter().fold(0, |set, f| set | 1 << f.plugin);
-        return Outcome::Failed(Failure {
-            message,
-            refused_by: every,
-            preemption: Vec::new(),
-            clear_nomination: false,
-        });
+        return Outcome::Failed(Failure::plain(message, every));
     }
     let nodes = order.len();
     let mut cycle = match Cycle::start(view, profile, pod) {
@@ -521,16 +533,22 @@ fn rejected(
     rejection: &crate::plugins::Rejection,
 ) -> Failure {
     let mut message = format!("0/{nodes} nodes are available: {}.", rejection.reason);
-    if profile.devices {
+    if profile.releases && PLUGINS[plugin].name != DEVICES {
         // Upstream's plugin for devices ends here because it was not asked before; its words are kept.
         message += " not found";
-    } else if profile.preempts {
+        return Failure::plain(message, 1 << plugin);
+    }
+    let comma = if profile.preempts { "," } else { "" };
+    if profile.releases {
+        message += &format!(" no new claims to deallocate{comma}");
+    }
+    if profile.preempts {
         message += &match pod.class.never_preempts {
             true => " preemption: not eligible due to preemptionPolicy=Never.".to_owned(),
             false => format!(" preemption: 0/{nodes} nodes are available: {nodes} {NOT_HELPFUL}."),
         };
     }
-    Failure { message, refused_by: 1 << plugin, preemption: Vec::new(), clear_nomination: false }
+    Failure::plain(message, 1 << plugin)
 }
 
 /// A pod that no node can take: why, and whether others could make room.
@@ -545,6 +563,11 @@ fn failed(cycle: &mut Cycle<'_>, order: &[Slot], terms: &Terms<'_>, random: &mut
     }
     let mut message = diagnosis.message(order.len());
     let (pod, profile) = (cycle.pod, cycle.profile);
+    let release = profile.releases.then(|| release(&cycle.context(), &diagnosis.by_devices)).flatten();
+    if profile.releases {
+        let comma = if profile.preempts { "," } else { "" };
+        message += &format!(" {}{comma}", released(cycle, release.as_ref()));
+    }
     let mut preemption = Vec::new();
     let mut clear_nomination = false;
     if profile.preempts {
@@ -558,18 +581,21 @@ fn failed(cycle: &mut Cycle<'_>, order: &[Slot], terms: &Terms<'_>, random: &mut
             Ok(candidates) => preemption = candidates,
             Err(why) => {
                 clear_nomination = !pod.nominated.is_empty() && !why.contains("terminating pod");
-                let devices = match (profile.devices, pod.claims.is_some()) {
-                    (false, _) => "",
-                    (true, false) => "no new claims to deallocate, ",
-                    (true, true) => "still not schedulable, ",
-                };
-                message += &format!(" {devices}preemption: {why}");
+                message += &format!(" preemption: {why}");
             }
         }
-    } else if profile.devices {
-        message += " no new claims to deallocate";
     }
-    Failure { message, refused_by: diagnosis.refused_by, preemption, clear_nomination }
+    Failure { message, refused_by: diagnosis.refused_by, preemption, clear_nomination, release }
+}
+
+/// What became of the attempt to make a claim let go of its devices.
+fn released(cycle: &Cycle<'_>, release: Option<&Release>) -> &'static str {
+    match release {
+        Some(Release { delete: true, .. }) => "deletion of ResourceClaim completed",
+        Some(_) => "deallocation of ResourceClaim completed",
+        None if cycle.filters.iter().any(|(plugin, _)| PLUGINS[*plugin].name == DEVICES) => "still not schedulable",
+        None => "no new claims to deallocate",
+    }
 }
 
 /// Why a pod must not push out others.

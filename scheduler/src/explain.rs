@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keelson_client::{Client, Error};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use keelson_client::{Client, Error, ListParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -119,6 +120,8 @@ pub struct Outlook {
     pub unschedulable: BTreeMap<String, String>,
     /// Pods that would be pushed out.
     pub preempted: Vec<String>,
+    /// Pods that would go with their node and that no controller makes anew.
+    pub lost: Vec<String>,
 }
 
 /// The cluster as it is now, in a scheduler of its own.
@@ -126,6 +129,7 @@ struct Copy {
     core: Core,
     nodes: BTreeMap<String, wire::Node>,
     pods: BTreeMap<(String, String), wire::Pod>,
+    priorities: BTreeMap<String, PriorityClass>,
 }
 
 impl Copy {
@@ -138,7 +142,12 @@ impl Copy {
             Some(value) => Config::parse(value.clone(), syms),
             None => Ok(Config::standard(syms)),
         };
-        let mut this = Self { core: Core::new(config, 0)?, nodes: BTreeMap::new(), pods: BTreeMap::new() };
+        let mut this = Self {
+            core: Core::new(config, 0)?,
+            nodes: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            priorities: BTreeMap::new(),
+        };
         for change in changes {
             match &change {
                 Change::Node(node) => drop(this.nodes.insert(node.metadata.name.clone(), (**node).clone())),
@@ -157,6 +166,10 @@ impl Copy {
     fn take(&mut self, namespace: &str, name: &str) -> Option<wire::Pod> {
         let mut pod = self.pods.get(&(namespace.to_owned(), name.to_owned()))?.clone();
         self.core.apply(Change::PodGone(pod.metadata.uid.clone()), 0);
+        // What the scheduler made for it where it is, it would make anew elsewhere.
+        if let Some((namespace, name)) = self.core.view.devices.special(&pod.metadata.uid).cloned() {
+            self.core.apply(Change::ResourceClaimGone(namespace.to_string(), name.to_string()), 0);
+        }
         pod.spec.node_name.clear();
         Some(pod)
     }
@@ -196,22 +209,23 @@ impl Copy {
 
     fn what_if(&mut self, question: &WhatIf) -> Result<Outlook, Unanswered> {
         let mut asked = self.new_pods(question)?;
+        let mut lost = Vec::new();
         for name in &question.drain {
             let node = self.nodes.get_mut(name).ok_or_else(|| Unanswered::NotFound(format!("node {name:?}")))?;
             node.spec.unschedulable = true;
             self.core.apply(Change::Node(Box::new(node.clone())), LATER);
-            asked.extend(self.evict(name));
+            asked.extend(self.evict(name, &mut lost));
         }
         for name in &question.lose {
             self.nodes.remove(name).ok_or_else(|| Unanswered::NotFound(format!("node {name:?}")))?;
             self.core.apply(Change::NodeGone(name.clone()), LATER);
-            asked.extend(self.evict(name));
+            asked.extend(self.evict(name, &mut lost));
         }
         self.more_nodes(question)?;
         for pod in asked {
             self.core.apply(Change::Pod(Box::new(pod)), LATER);
         }
-        Ok(self.decide())
+        Ok(Outlook { lost, ..self.decide() })
     }
 
     fn new_pods(&self, question: &WhatIf) -> Result<Vec<wire::Pod>, Unanswered> {
@@ -234,25 +248,53 @@ impl Copy {
                     meta.name = format!("{base}-{number}");
                 }
                 meta.uid = format!("what-if/{}/{}/{}", meta.namespace, meta.name, pods.len());
-                if pod.spec.scheduler_name.is_empty() {
-                    pod.spec.scheduler_name = crate::config::DEFAULT_NAME.into();
-                }
+                self.complete(&mut pod);
                 pods.push(pod);
             }
         }
         Ok(pods)
     }
 
-    /// Takes a node's pods away. Returns those that would come back elsewhere: those that a controller makes anew, except a
-    /// daemon set's, which belong to their node.
-    fn evict(&mut self, node: &str) -> Vec<wire::Pod> {
-        let comes_back = |p: &&wire::Pod| {
-            let owner = p.metadata.owner_references.iter().find(|o| o.controller);
-            owner.is_some_and(|o| !matches!(o.kind.as_str(), "DaemonSet" | "Node"))
+    /// Fills in what the API server would, as far as it decides where a pod goes.
+    fn complete(&self, pod: &mut wire::Pod) {
+        let spec = &mut pod.spec;
+        if spec.scheduler_name.is_empty() {
+            spec.scheduler_name = crate::config::DEFAULT_NAME.into();
+        }
+        for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+            let wire::Resources { requests, limits } = &mut container.resources;
+            for (name, limit) in limits {
+                requests.entry(name.clone()).or_insert_with(|| limit.clone());
+            }
+        }
+        let class = match spec.priority_class_name.as_str() {
+            "" => self.priorities.values().find(|class| class.global_default == Some(true)),
+            name => self.priorities.get(name),
         };
-        let here = self.pods.values().filter(|p| p.spec.node_name == node && p.metadata.deletion_timestamp.is_none());
-        let keys: Vec<_> =
-            here.filter(comes_back).map(|p| (p.metadata.namespace.clone(), p.metadata.name.clone())).collect();
+        if let (None, Some(class)) = (spec.priority, class) {
+            spec.priority = class.value;
+            if spec.preemption_policy.is_empty() {
+                spec.preemption_policy = class.preemption_policy.clone().unwrap_or_default();
+            }
+        }
+    }
+
+    /// Takes a node's pods away. Returns those that would come back elsewhere: those that a controller makes anew, except a
+    /// daemon set's, which belong to their node; adds those that nobody makes anew to `lost`.
+    fn evict(&mut self, node: &str, lost: &mut Vec<String>) -> Vec<wire::Pod> {
+        let here = self.pods.values().filter(|p| {
+            let ended = matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+            p.spec.node_name == node && p.metadata.deletion_timestamp.is_none() && !ended
+        });
+        let mut keys = Vec::new();
+        for pod in here {
+            let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
+            match pod.metadata.owner_references.iter().find(|o| o.controller) {
+                Some(owner) if matches!(owner.kind.as_str(), "DaemonSet" | "Node") => {}
+                Some(_) => keys.push((namespace.clone(), name.clone())),
+                None => lost.push(format!("{namespace}/{name}")),
+            }
+        }
         keys.iter().filter_map(|(namespace, name)| self.take(namespace, name)).collect()
     }
 
@@ -353,8 +395,10 @@ pub async fn explain(
 pub async fn what_if(client: &Client, config: Option<&Value>, question: &[u8]) -> Result<Value, Unanswered> {
     let question: WhatIf =
         serde_json::from_slice(question).map_err(|e| Unanswered::Invalid(format!("the question: {e}")))?;
-    let outlook = Copy::of(client, config).await?.what_if(&question)?;
-    Ok(json!(outlook))
+    let mut copy = Copy::of(client, config).await?;
+    let classes = client.cluster::<PriorityClass>().list(&ListParams::default()).await?.items;
+    copy.priorities = classes.into_iter().map(|c| (c.metadata.name.clone().unwrap_or_default(), c)).collect();
+    Ok(json!(copy.what_if(&question)?))
 }
 
 #[cfg(test)]
@@ -375,7 +419,12 @@ mod tests {
                     {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
             Change::Pod(Box::new(serde_json::from_value(value).unwrap()))
         };
-        Copy::new(vec![node("a", "2"), node("b", "4"), pod("one", "1", "a"), pod("big", "8", "")], None).unwrap()
+        let mut bare = pod("bare", "0", "a");
+        if let Change::Pod(pod) = &mut bare {
+            pod.metadata.owner_references.clear();
+        }
+        let all = vec![node("a", "2"), node("b", "4"), pod("one", "1", "a"), pod("big", "8", ""), bare];
+        Copy::new(all, None).unwrap()
     }
 
     #[test]
@@ -395,7 +444,7 @@ mod tests {
     fn questions_are_answered() {
         let ask = |question: Value| cluster().what_if(&serde_json::from_value(question).unwrap());
         let outlook = ask(json!({"lose": ["a"]})).unwrap();
-        assert_eq!(outlook.placed["default/one"], "b");
+        assert_eq!((outlook.placed["default/one"].as_str(), outlook.lost.len()), ("b", 1));
         assert!(outlook.unschedulable["default/big"].starts_with("0/1 nodes are available: 1 Insufficient cpu."));
         let pod = json!({"metadata": {"name": "new"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
         let outlook = ask(json!({"pods": [pod], "replicas": 3})).unwrap();
@@ -403,5 +452,9 @@ mod tests {
         let outlook = ask(json!({"pods": [pod], "replicas": 3, "addNodes": {"like": "b", "count": 1}})).unwrap();
         assert_eq!(outlook.placed.len(), 3, "{outlook:?}");
         assert!(matches!(ask(json!({"drain": ["z"]})), Err(Unanswered::NotFound(_))));
+        // Limits stand in for requests that are not given, as in the API.
+        let limited = json!({"metadata": {"name": "new"}, "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "5"}}}]}});
+        let outlook = ask(json!({"pods": [limited]})).unwrap();
+        assert!(outlook.unschedulable["default/new"].contains("2 Insufficient cpu"), "{outlook:?}");
     }
 }

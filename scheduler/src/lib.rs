@@ -8,6 +8,7 @@
 //! while the leader's lease holds; what is not understood in a configuration is refused.
 
 pub mod act;
+pub mod awaited;
 pub mod class;
 pub mod classes;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod matchers;
 pub mod metrics;
 pub mod owners;
 pub mod plugins;
+mod prepare;
 pub mod queue;
 pub mod resources;
 mod run;

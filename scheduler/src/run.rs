@@ -7,11 +7,12 @@ use keelson_client::Client;
 use keelson_client::metrics::{Source, Sources};
 use rand::RngExt;
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::act::{Bind, Done, Writer};
+use crate::awaited::Awaited;
 use crate::config::Config;
 use crate::core::{Act, Core};
 use crate::intern::Interner;
@@ -34,7 +35,11 @@ const MAX_SLEEP: Millis = 1000;
 /// Its numbers are shown by `metrics`.
 pub async fn run(client: Client, config: Option<Value>, metrics: Sources, stop: CancellationToken) {
     let config = |syms: &mut Interner| match config {
-        Some(value) => Config::parse(value, syms),
+        Some(value) => Config::parse(value, syms).inspect(|config| {
+            if !config.idle.is_empty() {
+                warn!(fields = config.idle.join(","), "fields of the scheduler configuration that change nothing here");
+            }
+        }),
         None => Ok(Config::standard(syms)),
     };
     let core = Core::new(config, rand::rng().random());
@@ -56,9 +61,10 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
         tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
     }
     drop(sender);
+    let awaited: Arc<Awaited> = Arc::default();
     let (done, mut results) = mpsc::channel(MAX_WRITES);
     let out = Out {
-        writer: Writer::new(client, core.extenders().clone()),
+        writer: Writer::new(client, core.extenders().clone(), awaited.clone()),
         writes: Arc::new(Semaphore::new(MAX_WRITES)),
         done,
         numbers: numbers.clone(),
@@ -75,9 +81,13 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
             () = tokio::time::sleep(std::time::Duration::from_millis(sleep.min(MAX_SLEEP))), if !busy => {}
             () = tokio::task::yield_now(), if busy => {}
         }
+        core.view.now = jiff::Timestamp::now().as_second();
         for one in taken.drain(..) {
             match one {
-                News::Change(change) => core.apply(change, now()),
+                News::Change(change) => {
+                    awaited.see(&change);
+                    core.apply(change, now());
+                }
                 News::Listed(path) => {
                     if listed.insert(path) && listed.len() == SOURCES.len() {
                         info!(pods = core.view.placed_count(), nodes = core.view.node_count(), "the cluster is known");
@@ -127,15 +137,16 @@ impl Out {
 
     fn carry_out(&self, act: Act) {
         let writer = self.writer.clone();
-        self.write(async move { vec![writer.carry_out(act).await] });
+        self.write(|turn| async move { vec![writer.carry_out(act, turn).await] });
     }
 
-    fn write(&self, work: impl Future<Output = Vec<Done>> + Send + 'static) {
-        let (writes, done) = (self.writes.clone(), self.done.clone());
-        let permit = writes.try_acquire_owned();
+    fn write<F: Future<Output = Vec<Done>> + Send>(
+        &self,
+        work: impl FnOnce(Option<OwnedSemaphorePermit>) -> F + Send + 'static,
+    ) {
+        let (turn, done) = (self.writes.clone().try_acquire_owned().ok(), self.done.clone());
         tokio::spawn(async move {
-            let results = work.await;
-            drop(permit);
+            let results = work(turn).await;
             // The receiver is gone only when the scheduler stops.
             let _ = done.send(results).await;
         });
@@ -163,7 +174,11 @@ fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
     }
     if !batch.is_empty() {
         let writer = out.writer.clone();
-        out.write(async move { writer.bind_many(batch).await });
+        out.write(|turn| async move {
+            let done = writer.bind_many(batch).await;
+            drop(turn);
+            done
+        });
     }
     more
 }

@@ -208,6 +208,8 @@ pub struct View {
     pub volumes: Volumes,
     /// Devices and who has them.
     pub devices: Devices,
+    /// Seconds since 1970, as whoever drives the scheduler says.
+    pub now: i64,
     /// Pods waiting for preemption to make room, by node.
     pub nominated: HashMap<Arc<str>, Vec<Arc<PodInfo>>>,
     /// Slots whose labels, taints or presence changed, in order.

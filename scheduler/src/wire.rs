@@ -55,6 +55,7 @@ wire! {
         node_name: String,
         scheduler_name: String,
         priority: Option<i32>,
+        priority_class_name: String,
         preemption_policy: String,
         node_selector: BTreeMap<String, String>,
         affinity: Option<Affinity>,

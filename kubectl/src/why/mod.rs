@@ -3,8 +3,10 @@
 mod others;
 mod pod;
 mod scheduling;
+mod verdicts;
 
 use serde_json::Value;
+pub use verdicts::table as explained;
 
 use crate::describe::related_events;
 use crate::failure::{Failure, Outcome};
@@ -77,7 +79,17 @@ pub async fn explain_scheduling(session: &Session) -> Outcome {
     if kind.plural != "pods" {
         return Err(Failure::new(format!("only pods are scheduled, not {}", kind.plural)));
     }
-    let pod = session.get(&kind.object(&session.namespace()?, &encode(&name))).await?;
+    let path = kind.object(&session.namespace()?, &encode(&name));
+    let pod = session.get(&path).await?;
+    match session.get(&format!("{path}/scheduling")).await {
+        Ok(said) => {
+            print!("{}", explained(&said));
+            return Ok(());
+        }
+        // Another server, or one whose scheduler runs elsewhere: judged from what can be seen.
+        Err(error) if matches!(error.status(), 404 | 503) => {}
+        Err(error) => return Err(error),
+    }
     let mut answer = Answer::default();
     match pod["spec"]["nodeName"].text() {
         "" => answer.say(0, format!("pod/{name} has no node yet")),

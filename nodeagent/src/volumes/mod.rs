@@ -32,6 +32,11 @@ fn directory(pod_dir: &Path, kind: &str, name: &str) -> PathBuf {
     pod_dir.join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
 }
 
+/// Where an emptyDir of a pod is.
+pub fn empty_dir_path(pod_dir: &Path, name: &str) -> PathBuf {
+    directory(pod_dir, "empty-dir", name)
+}
+
 /// Makes all volumes of a pod, or brings their files up to date. Doing it again changes nothing that is right.
 pub async fn set_up(of: &Pod, dir: &Path, sources: &Sources) -> Result<Places, SpecError> {
     let mut places = Places::new();
@@ -49,7 +54,7 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
     let group = of.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let group = group.and_then(|g| u32::try_from(g).ok());
     if let Some(source) = &volume.empty_dir {
-        return empty_dir(&directory(dir, "empty-dir", &volume.name), source, group);
+        return empty_dir(&empty_dir_path(dir, &volume.name), source, group);
     }
     if let Some(source) = &volume.host_path {
         return host_path(source);

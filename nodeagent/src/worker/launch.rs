@@ -15,7 +15,7 @@ use crate::spec::env::{self, Sources};
 use crate::spec::pod::{self, Sort};
 use crate::spec::security::mappings;
 use crate::spec::{SpecError, container, dns, text};
-use crate::volumes;
+use crate::{claims, volumes};
 
 /// Ended runs of a container that are kept, for `logs --previous`.
 const KEPT_RUNS: usize = 1;
@@ -124,9 +124,22 @@ impl Worker {
                 ("CreateContainerConfigError", why)
             })?;
         }
+        self.inject_devices(&spec, &mut config).map_err(|why| {
+            self.agent.events.warning(of, Some(&spec.name), "Failed", format!("Error: {why}"));
+            ("CreateContainerConfigError", why)
+        })?;
         self.count_restart(&start.name, seen);
         let id = self.create_and_start(of, &spec, config, sandbox).await?;
         self.first_hook(of, &spec, &id).await
+    }
+
+    /// Adds the claimed devices, and what all named devices need.
+    fn inject_devices(&self, spec: &Container, config: &mut cri::ContainerConfig) -> Result<(), String> {
+        if let Some(ready) = &self.claims {
+            let ids = claims::devices_of(spec, ready);
+            config.cdi_devices.extend(ids.into_iter().map(|name| cri::CdiDevice { name }));
+        }
+        claims::cdi::inject(config, self.agent.features.lock().devices, &self.agent.config.cdi_dirs)
     }
 
     /// Removes the oldest runs, and one that was made and never started.

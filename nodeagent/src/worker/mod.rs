@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
+use crate::claims::{self, Ready};
 use crate::cri::{Run, Running};
 use crate::handler::Target;
 use crate::pod_status::{Doom, View};
@@ -113,6 +114,8 @@ pub struct Worker {
     /// The pod as it was last seen, for what comes after its end.
     last: Option<Arc<Pod>>,
     places: Option<Places>,
+    /// The claims that are ready.
+    claims: Option<Ready>,
     /// When the volumes were brought up to date.
     refreshed: Instant,
     /// What volumes and variables were made from.
@@ -141,6 +144,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         wake: wake.clone(),
         last: None,
         places: None,
+        claims: None,
         refreshed: Instant::now(),
         made_from: Ingredients::default(),
         tokens: Arc::default(),
@@ -246,8 +250,8 @@ impl Worker {
             return Some(doom);
         }
         let left = deadline(of)?;
-        let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        (left <= 0).then_some(Doom { reason: "DeadlineExceeded".into(), message, grace: None })
+        let message = "Pod was active on the node longer than the specified deadline";
+        (left <= 0).then(|| Doom::new("DeadlineExceeded", message))
     }
 
     /// Brings a living pod forward.
@@ -360,6 +364,10 @@ impl Worker {
                 tracing::debug!(pod = pod::title(of), %error, "the pod's control group could not be set up");
             }
         }
+        if !self.prepare_claims(of, present.is_some()).await {
+            self.report(of, seen, waiting, None).await?;
+            return Ok(None);
+        }
         let ingredients = self.ingredients(of);
         let changed = self.made_from != ingredients;
         if changed {
@@ -383,19 +391,10 @@ impl Worker {
             let message = format!("Failed to create pod sandbox: {why}");
             self.agent.events.warning(of, None, "FailedCreatePodSandBox", message);
         });
-        match volumes {
-            Some(Ok(places)) => {
-                self.places = Some(places);
-                (self.refreshed, self.made_from) = (Instant::now(), ingredients);
-            }
-            Some(Err(why)) => {
-                self.agent.events.warning(of, None, "FailedMount", why.to_string());
-                tracing::info!(pod = pod::title(of), error = %why, "volumes are not there yet");
-                if self.places.is_none() {
-                    return Ok(None);
-                }
-            }
-            None => {}
+        if let Some(result) = volumes
+            && !self.take_volumes(of, result, ingredients)
+        {
+            return Ok(None);
         }
         match sandbox {
             Ok(id) => {
@@ -408,6 +407,40 @@ impl Worker {
             Err(why) => {
                 tracing::warn!(pod = pod::title(of), error = %why, "the sandbox could not be made");
                 Ok(None)
+            }
+        }
+    }
+
+    /// Takes volumes that were set up or brought up to date. False if the pod has none yet.
+    fn take_volumes(&mut self, of: &Pod, result: Result<Places, SpecError>, made_from: Ingredients) -> bool {
+        match result {
+            Ok(places) => {
+                self.places = Some(places);
+                (self.refreshed, self.made_from) = (Instant::now(), made_from);
+            }
+            Err(why) => {
+                self.agent.events.warning(of, None, "FailedMount", why.to_string());
+                tracing::info!(pod = pod::title(of), error = %why, "volumes are not there yet");
+            }
+        }
+        self.places.is_some()
+    }
+
+    /// Makes the pod's claims ready, if they are not. A sandbox that is up was made after they were.
+    async fn prepare_claims(&mut self, of: &Pod, up: bool) -> bool {
+        if !claims::wants(of) || (up && self.claims.is_some()) {
+            return true;
+        }
+        match self.agent.claims.prepare(&self.agent.config.client, of, up).await {
+            Ok(ready) => {
+                self.claims = Some(ready);
+                true
+            }
+            Err(why) => {
+                let message = format!("Failed to prepare dynamic resources: {why}");
+                tracing::info!(pod = pod::title(of), error = %why, "claims are not ready yet");
+                self.agent.events.warning(of, None, "FailedPrepareDynamicResources", message);
+                false
             }
         }
     }

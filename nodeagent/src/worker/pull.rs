@@ -34,6 +34,33 @@ fn tagged(image: &str) -> String {
     if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
 }
 
+/// Whether runtimes can read an image's name: `[HOST[:PORT]/]PATH[:TAG][@ALGORITHM:HEX]`.
+fn is_valid(image: &str) -> bool {
+    let (rest, digest) = image.split_once('@').map_or((image, None), |(rest, digest)| (rest, Some(digest)));
+    let good_digest = |digest: &str| {
+        let hex = |text: &str| text.len() >= 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        digest.split_once(':').is_some_and(|(algorithm, text)| !algorithm.is_empty() && hex(text))
+    };
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let colon = rest[slash..].find(':').map(|at| slash + at);
+    let (name, tag) = colon.map_or((rest, None), |at| (&rest[..at], Some(&rest[at + 1..])));
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let good_tag = |tag: &str| {
+        tag.len() <= 128
+            && tag.bytes().next().is_some_and(word)
+            && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+    };
+    let host = registry(name);
+    let path = name.strip_prefix(host).map_or(name, |path| path.trim_start_matches('/'));
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let good_part = |part: &str| {
+        let (first, last) = (part.bytes().next(), part.bytes().last());
+        first.is_some_and(plain) && last.is_some_and(plain) && part.bytes().all(|b| plain(b) || b"._-".contains(&b))
+    };
+    let good_host = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b));
+    good_host && path.split('/').all(good_part) && tag.is_none_or(good_tag) && digest.is_none_or(good_digest)
+}
+
 /// Host and path of a key of a pull secret.
 fn place(key: &str) -> (&str, &str) {
     let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
@@ -95,6 +122,15 @@ impl Worker {
         let wanted = text(container.image.as_ref());
         if wanted.is_empty() {
             return Err(("InvalidImageName", "the container names no image".into()));
+        }
+        if !is_valid(&wanted) {
+            let message = format!(
+                "Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": invalid \
+                 reference format"
+            );
+            self.agent.events.warning(of, Some(&container.name), "InspectFailed", message.clone());
+            self.agent.events.warning(of, Some(&container.name), "Failed", "Error: InvalidImageName");
+            return Err(("InvalidImageName", message));
         }
         let found = self.inspect(&wanted).await?;
         let events = &self.agent.events;
@@ -238,6 +274,31 @@ mod tests {
             ("localhost:5000/x@sha256:00", "localhost:5000", "localhost:5000/x@sha256:00"),
         ] {
             assert_eq!((registry(image), tagged(image).as_str()), (host, full), "{image}");
+        }
+    }
+
+    #[test]
+    fn names_of_images() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for (image, good) in [
+            ("nginx", true),
+            ("nginx:1.2_x", true),
+            ("library/nginx", true),
+            ("quay.io/a/b__c:v1", true),
+            ("localhost:5000/x", true),
+            ("LOCALHOST.example.com/x", true),
+            (&format!("quay.io/a@{digest}"), true),
+            (&format!("quay.io/a:v1@{digest}"), true),
+            ("INVALID:::x", false),
+            ("quay.io/A", false),
+            ("a//b", false),
+            ("a:", false),
+            ("a:.x", false),
+            ("a@sha256:xyz", false),
+            ("-a", false),
+            ("a b", false),
+        ] {
+            assert_eq!(is_valid(image), good, "{image}");
         }
     }
 

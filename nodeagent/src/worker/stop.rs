@@ -166,6 +166,7 @@ impl Worker {
         let strays = seen.containers.iter().filter(|run| !has(&run.sandbox));
         try_join_all(strays.map(|run| runtime.remove_container(&run.id))).await?;
         self.agent.csi.give_back(&self.uid).await?;
+        self.agent.claims.give_back(&self.uid).await?;
         let dir = self.dir();
         let logs = self.last.as_ref().map(|of| pod::log_directory(&self.agent.config.log_dir, of));
         let removed = tokio::task::spawn_blocking(move || {
@@ -180,7 +181,7 @@ impl Worker {
         removed.await.map_err(std::io::Error::other)??;
         cgroup::remove(&self.uid);
         self.agent.take_back(&self.uid).await;
-        (self.places, self.addresses) = (None, None);
+        (self.places, self.claims, self.addresses) = (None, None, None);
         Ok(())
     }
 
@@ -215,13 +216,14 @@ impl Worker {
             self.agent.runtime.stop_sandbox(&sandbox.id).await?;
         }
         self.agent.csi.give_back(&self.uid).await?;
+        self.agent.claims.give_back(&self.uid).await?;
         let dir = self.dir();
         let volumes = [dir.join("volumes"), dir.join("volume-subpaths")];
         let removed =
             tokio::task::spawn_blocking(move || volumes.iter().try_for_each(|volume| volumes::remove(volume)));
         removed.await.map_err(std::io::Error::other)??;
         self.agent.take_back(&self.uid).await;
-        self.places = None;
+        (self.places, self.claims) = (None, None);
         Ok(Next::In(IDLE))
     }
 }

@@ -163,6 +163,16 @@ impl Node for Service {
     }
 }
 
+/// Serves at a socket.
+pub fn serve(path: &Path, router: tonic::transport::server::Router) -> tokio::task::JoinHandle<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).unwrap();
+    let incoming = futures::stream::unfold(listener, |listener| async {
+        Some((listener.accept().await.map(|(stream, _)| stream), listener))
+    });
+    tokio::spawn(async move { router.serve_with_incoming(incoming).await.unwrap() })
+}
+
 impl Driver {
     /// Starts it and makes it known to the agent of a data directory.
     pub fn start(dir: &Path, data: &Path) -> Self {
@@ -174,14 +184,6 @@ impl Driver {
         let service = Service { seen: seen.clone(), endpoint: endpoint.clone() };
         let node = tonic::transport::Server::builder().add_service(NodeServer::new(service.clone()));
         let registration = tonic::transport::Server::builder().add_service(RegistrationServer::new(service));
-        let serve = |path: &Path, router: tonic::transport::server::Router| {
-            let _ = std::fs::remove_file(path);
-            let listener = UnixListener::bind(path).unwrap();
-            let incoming = futures::stream::unfold(listener, |listener| async {
-                Some((listener.accept().await.map(|(stream, _)| stream), listener))
-            });
-            tokio::spawn(async move { router.serve_with_incoming(incoming).await.unwrap() })
-        };
         let serving = vec![serve(&endpoint, node), serve(&socket, registration)];
         Self { seen, serving, socket }
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod churn;
+mod claims;
 mod driver;
 mod plugin;
 mod runtime;
@@ -29,23 +30,28 @@ struct Node {
     runtime: Containerd,
     agent: Option<JoinHandle<()>>,
     cpu_policy: keelson_nodeagent::CpuPolicy,
+    placement: keelson_nodeagent::Placement,
     stop: CancellationToken,
 }
 
 impl Node {
     /// `None`, with a word why, where real containers cannot run.
     async fn start() -> Option<Self> {
-        Self::start_with(keelson_nodeagent::CpuPolicy::None).await
+        Self::start_with(keelson_nodeagent::CpuPolicy::None, keelson_nodeagent::Placement::default()).await
     }
 
-    async fn start_with(cpu_policy: keelson_nodeagent::CpuPolicy) -> Option<Self> {
+    async fn start_with(
+        cpu_policy: keelson_nodeagent::CpuPolicy,
+        placement: keelson_nodeagent::Placement,
+    ) -> Option<Self> {
         if let Err(why) = runtime::can_run() {
             eprintln!("skipped: {why}");
             return None;
         }
         let runtime = Containerd::start().unwrap();
         runtime.import().await;
-        let mut node = Self { api: Api::new(), runtime, agent: None, cpu_policy, stop: CancellationToken::new() };
+        let mut node =
+            Self { api: Api::new(), runtime, agent: None, cpu_policy, placement, stop: CancellationToken::new() };
         node.start_agent();
         Some(node)
     }
@@ -71,9 +77,11 @@ impl Node {
             cluster_domain: "cluster.local".into(),
             proxy: false,
             proxy_mode: keelson_nodeagent::ProxyMode::default(),
+            cdi_dirs: vec![at("cdi")],
             // The machine of the tests may be as full as it likes.
             eviction: keelson_nodeagent::Thresholds::default(),
             cpu_policy: self.cpu_policy.clone(),
+            placement: self.placement.clone(),
             allowed_sysctls: vec![],
             manifests: keelson_nodeagent::Manifests {
                 path: Some(at("manifests")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_nodeagent::CpuPolicy;
+use keelson_nodeagent::{CpuPolicy, MemoryPolicy, Placement, TopologyPolicy, TopologyScope};
 use serde_json::{Value, json};
 
 use crate::plugin::{Plugin, RESOURCE};
@@ -80,12 +80,15 @@ async fn devices_come_from_a_plugin() {
 
 /// The processors that a container may run on.
 fn cpus(node: &Node, name: &str, class: &str) -> String {
+    set_of(node, name, class, "cpuset.cpus")
+}
+
+fn set_of(node: &Node, name: &str, class: &str, file: &str) -> String {
     let pod = node.api.pod(name);
     let id = first(&pod)["containerID"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
     let group = format!("kubepods/{class}poduid-{name}/{id}");
     let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
-    let text = read(format!("/sys/fs/cgroup/cpuset/{group}/cpuset.cpus"))
-        + &read(format!("/sys/fs/cgroup/{group}/cpuset.cpus"));
+    let text = read(format!("/sys/fs/cgroup/cpuset/{group}/{file}")) + &read(format!("/sys/fs/cgroup/{group}/{file}"));
     text.trim().to_owned()
 }
 
@@ -95,7 +98,12 @@ async fn whole_processors_belong_to_one_container() {
         eprintln!("skipped: fewer than four processors");
         return;
     }
-    let Some(mut node) = Node::start_with(CpuPolicy::Static("0".parse().unwrap())).await else { return };
+    let placement = Placement {
+        policy: TopologyPolicy::SingleNumaNode,
+        scope: TopologyScope::Pod,
+        memory: MemoryPolicy::Static([(0, 64 << 20)].into()),
+    };
+    let Some(mut node) = Node::start_with(CpuPolicy::Static("0".parse().unwrap()), placement).await else { return };
     let sleeper = |resources: Value| {
         pod("Always", json!({"command": shell("exec /bin/busybox sleep 1000"), "resources": resources}))
     };
@@ -106,6 +114,8 @@ async fn whole_processors_belong_to_one_container() {
     node.api.create("cpu-alone", sleeper(whole("1")));
     node.until("cpu-alone", "runs", ready).await;
     let alone = cpus(&node, "cpu-alone", "");
+    // The machine may have one memory or several; all of this fits on one.
+    assert_eq!(set_of(&node, "cpu-alone", "", "cpuset.mems").parse::<keelson_nodeagent::CpuSet>().unwrap().0.len(), 1);
     let number: u32 = alone.parse().unwrap();
     assert_ne!(number, 0, "a processor that is kept for the system");
     let shares = |cpu: u32| {

@@ -8,9 +8,11 @@ use k8s_openapi::api::resource::v1::{
     AllocationResult, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceClaim, DeviceConstraint,
     DeviceRequest, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ExactDeviceRequest,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use keelson_machinery::cel::devices as cel;
 use keelson_machinery::quantity::{Format, Quantity};
 
+use super::capacity::{Amounts, enough, share};
 use super::{Claim, Class, Compiled, Device, Devices, Place, Pool, Selector};
 use crate::selector::NodeTerm;
 use crate::volumes::ClaimKey;
@@ -43,6 +45,8 @@ struct Choice {
     /// Devices are looked at, not taken.
     admin: bool,
     tolerations: Vec<DeviceToleration>,
+    /// What each device has to have, or gives of itself.
+    capacity: Amounts,
 }
 
 /// A claim that gets devices when its pod is placed.
@@ -63,6 +67,20 @@ impl Wanted {
         let from = (devices, &claim.compiled);
         let requests = claim.spec.requests.iter().flatten().map(|request| choices(from, key, request));
         Ok(Self { key: key.clone(), spec: claim.spec.clone(), requests: requests.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether a request can be satisfied in more than one way.
+    pub fn has_alternatives(&self) -> bool {
+        self.requests.iter().any(|choices| choices.len() > 1)
+    }
+
+    /// The places of the alternatives that an allocation has, for requests that have any.
+    pub fn ranks<'a>(&'a self, allocation: &'a AllocationResult) -> impl Iterator<Item = usize> + 'a {
+        let results = || allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+        let given = move |choice: &Choice| results().any(|result| result.request == choice.name);
+        let lists = self.spec.requests.iter().flatten().zip(&self.requests);
+        let lists = lists.filter(|(request, _)| request.first_available.is_some());
+        lists.filter_map(move |(_, choices)| choices.iter().position(given))
     }
 }
 
@@ -95,9 +113,8 @@ fn choice(
     let class = devices.classes.get(class_name.as_str()).cloned();
     let class = class.ok_or_else(|| format!("request {name}: device class {class_name} does not exist"))?;
     let refused = |why: &str| Err(format!("claim {}/{}, request {name}: {why}", key.0, key.1));
-    if exact.capacity.is_some() {
-        return refused("parts of a device's capacity are not given out by this scheduler");
-    }
+    let asked = exact.capacity.iter().flat_map(|capacity| capacity.requests.iter().flatten());
+    let parse = |(name, amount): (&String, &Written)| Some((name.clone(), Quantity::parse(&amount.0).ok()?));
     let all = match exact.allocation_mode.as_deref() {
         Some("All") => true,
         None | Some("" | "ExactCount") => false,
@@ -115,6 +132,7 @@ fn choice(
         count: usize::try_from(exact.count.unwrap_or(1)).unwrap_or(1).max(1),
         admin: exact.admin_access == Some(true),
         tolerations: exact.tolerations.clone().unwrap_or_default(),
+        capacity: asked.filter_map(parse).collect(),
         name,
     })
 }
@@ -131,7 +149,7 @@ pub struct Node<'a> {
 ///
 /// # Errors
 /// Why it cannot be done there.
-pub fn allocate(devices: &Devices, wanted: &[Wanted], node: &Node<'_>) -> Result<Vec<AllocationResult>, Refusal> {
+pub fn allocate(devices: &Devices, wanted: &[&Wanted], node: &Node<'_>) -> Result<Vec<AllocationResult>, Refusal> {
     let mut candidates = Vec::new();
     for (id, pool) in devices.pools(node.name) {
         for device in &pool.devices {
@@ -141,7 +159,7 @@ pub fn allocate(devices: &Devices, wanted: &[Wanted], node: &Node<'_>) -> Result
                 Place::Nodes(selector) => (node.satisfies)(&selector.1),
                 Place::PerDevice => false,
             };
-            if near && !device.conditional && !device.facts.shared {
+            if near {
                 candidates.push(Candidate { device, pool, pool_name: &id.1 });
             }
         }
@@ -174,11 +192,13 @@ struct Chosen<'a> {
     claim: usize,
     choice: &'a Choice,
     device: &'a Arc<Device>,
+    /// What it takes of a device that is shared.
+    amounts: Option<Amounts>,
 }
 
 struct Search<'a> {
     devices: &'a Devices,
-    wanted: &'a [Wanted],
+    wanted: &'a [&'a Wanted],
     /// Claim and request, by the order in which they are satisfied.
     places: Vec<(usize, usize)>,
     candidates: Vec<Candidate<'a>>,
@@ -217,11 +237,17 @@ impl<'a> Search<'a> {
             self.step(claim)?;
             let candidate = &self.candidates[index];
             let device = candidate.device;
-            if candidate.pool.incomplete || !self.is_free(choice, index) || !self.suits(claim, choice, index)? {
+            if candidate.pool.incomplete {
                 continue;
             }
-            self.chosen.push(Chosen { claim, choice, device });
-            if self.take(at, claim, choice, left - 1, index + 1)? {
+            let Some(amounts) = self.free(choice, index) else { continue };
+            if !self.suits(claim, choice, index)? {
+                continue;
+            }
+            // A device that is shared may be chosen once more.
+            let next = if amounts.is_some() { index } else { index + 1 };
+            self.chosen.push(Chosen { claim, choice, device, amounts });
+            if self.take(at, claim, choice, left - 1, next)? {
                 return Ok(true);
             }
             self.chosen.pop();
@@ -246,11 +272,10 @@ impl<'a> Search<'a> {
             if !self.is_meant(choice, index)? {
                 continue;
             }
-            satisfied &= self.is_free(choice, index) && self.suits(claim, choice, index)?;
-            if !satisfied {
-                break;
-            }
-            self.chosen.push(Chosen { claim, choice, device });
+            let free = self.free(choice, index);
+            satisfied &= free.is_some() && self.suits(claim, choice, index)?;
+            let Some(amounts) = free.filter(|_| satisfied) else { break };
+            self.chosen.push(Chosen { claim, choice, device, amounts });
         }
         let number = self.chosen.len() - before;
         if satisfied && number > 0 && number <= MAX_DEVICES && self.request(at + 1)? {
@@ -269,24 +294,39 @@ impl<'a> Search<'a> {
         Err(Refusal::Failed(format!("claim {}/{}: too many ways to choose devices: narrow it down", key.0, key.1)))
     }
 
-    /// Whether nobody has the device, here or elsewhere, and its pool has what it consumes.
-    fn is_free(&self, choice: &Choice, index: usize) -> bool {
-        let Candidate { device, pool, .. } = &self.candidates[index];
+    /// Whether the device can be had, as far as others have it, here or elsewhere; and how much of it, if it is shared.
+    fn free(&self, choice: &Choice, index: usize) -> Option<Option<Amounts>> {
+        let device = self.candidates[index].device;
+        let mine = || self.chosen.iter().filter(|c| Arc::ptr_eq(c.device, device));
         if choice.admin {
-            return !self.chosen.iter().any(|c| Arc::ptr_eq(c.device, device) && std::ptr::eq(c.choice, choice));
+            return (!mine().any(|c| std::ptr::eq(c.choice, choice))).then_some(None);
         }
-        let own = |c: &&Chosen<'_>| !c.choice.admin;
-        if self.devices.is_taken(&device.id) || self.chosen.iter().filter(own).any(|c| Arc::ptr_eq(c.device, device)) {
-            return false;
+        let driver = &device.id.0;
+        if device.facts.shared {
+            let there = self.devices.shared(&device.id);
+            let others: Vec<&Amounts> = mine().filter_map(|c| c.amounts.as_ref()).chain(there).collect();
+            let amounts = share(&device.capacities, driver, &choice.capacity, &others)?;
+            return (!self.devices.is_taken(&device.id) && self.has_counters(index)).then_some(Some(amounts));
+        }
+        let taken = self.devices.is_used(&device.id) || mine().any(|c| !c.choice.admin);
+        let enough = enough(&device.capacities, driver, &choice.capacity);
+        (!taken && enough && self.has_counters(index)).then_some(None)
+    }
+
+    /// Whether a device's pool has what it consumes. A device that is in use consumes once, whoever shares it.
+    fn has_counters(&self, index: usize) -> bool {
+        let Candidate { device, pool, .. } = &self.candidates[index];
+        let chosen = |d: &Arc<Device>| self.chosen.iter().any(|c| !c.choice.admin && Arc::ptr_eq(c.device, d));
+        let in_use = |d: &Arc<Device>| self.devices.is_used(&d.id) || chosen(d);
+        if in_use(device) {
+            return true;
         }
         device.consumes.iter().all(|(set, amounts)| {
             let Some(there) = pool.counters.get(set) else { return false };
-            let in_use = |d: &&Arc<Device>| {
-                self.devices.is_taken(&d.id) || self.chosen.iter().filter(own).any(|c| Arc::ptr_eq(c.device, d))
-            };
             amounts.iter().all(|(counter, amount)| {
                 let zero = Quantity::from_units(0, Format::DecimalSi);
-                let each = pool.devices.iter().filter(in_use).filter_map(|d| d.consumes.get(set)?.get(counter));
+                let used = pool.devices.iter().filter(|d| in_use(d));
+                let each = used.filter_map(|d| d.consumes.get(set)?.get(counter));
                 let used = each.fold(zero, |sum, one| sum + *one);
                 there.get(counter).is_some_and(|all| used + *amount <= *all)
             })
@@ -342,7 +382,12 @@ impl<'a> Search<'a> {
         let chosen: Vec<&Chosen<'_>> = self.chosen.iter().filter(|c| c.claim == claim).collect();
         let results = chosen.iter().map(|c| {
             let (driver, pool, device) = &c.device.id;
+            let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+            let consumed = c.amounts.as_ref().map(|all| all.iter().map(|(k, v)| (k.clone(), Written(v.to_string()))));
             DeviceRequestAllocationResult {
+                binding_conditions: some(&c.device.conditions),
+                binding_failure_conditions: some(&c.device.failures),
+                consumed_capacity: consumed.map(Iterator::collect),
                 admin_access: c.choice.admin.then_some(true),
                 device: device.to_string(),
                 driver: driver.to_string(),
@@ -423,6 +468,17 @@ fn configuration(spec: &DeviceClaim, chosen: &[&Chosen<'_>]) -> Vec<DeviceAlloca
     config
 }
 
+/// One node alone.
+fn only(node: &Arc<str>) -> NodeSelector {
+    let name = NodeSelectorRequirement {
+        key: "metadata.name".into(),
+        operator: "In".into(),
+        values: Some(vec![node.to_string()]),
+    };
+    let term = NodeSelectorTerm { match_fields: Some(vec![name]), match_expressions: None };
+    NodeSelector { node_selector_terms: vec![term] }
+}
+
 /// From which nodes all chosen devices can be used; `None`: from all.
 fn node_selector(chosen: &[&Chosen<'_>], node: &Arc<str>) -> Option<NodeSelector> {
     let mut all = NodeSelectorTerm::default();
@@ -436,15 +492,8 @@ fn node_selector(chosen: &[&Chosen<'_>], node: &Arc<str>) -> Option<NodeSelector
     };
     for one in chosen {
         match &one.device.place {
-            Place::Node(_) => {
-                let name = NodeSelectorRequirement {
-                    key: "metadata.name".into(),
-                    operator: "In".into(),
-                    values: Some(vec![node.to_string()]),
-                };
-                let term = NodeSelectorTerm { match_fields: Some(vec![name]), match_expressions: None };
-                return Some(NodeSelector { node_selector_terms: vec![term] });
-            }
+            _ if one.device.binds_to_node => return Some(only(node)),
+            Place::Node(_) => return Some(only(node)),
             Place::Nodes(selector) => {
                 // The API lets these have one term only, so that they can be put together.
                 for term in &selector.0.node_selector_terms {

@@ -4,18 +4,24 @@
 //! Invariant: a device that a claim has, in the API or by a placement that is being written, is in [`Devices::taken`].
 
 pub mod allocate;
+pub mod capacity;
+pub mod extended;
+pub mod readiness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::api::resource::v1::{
-    self as api, AllocationResult, DeviceClaim, DeviceClassConfiguration, DeviceSelector, DeviceTaint, ResourceClaim,
-    ResourceSlice,
+    self as api, AllocatedDeviceStatus, AllocationResult, DeviceClaim, DeviceClassConfiguration,
+    DeviceRequestAllocationResult, DeviceSelector, DeviceTaint, ResourceClaim, ResourceSlice,
 };
 use keelson_machinery::cel::{Program, devices as cel};
-use keelson_machinery::quantity::Quantity;
+use keelson_machinery::quantity::{Format, Quantity};
 
+use self::capacity::{Amounts, Capacity};
+use self::extended::Backed;
+use self::readiness::{Readiness, readiness};
 use crate::intern::Interner;
 use crate::selector::NodeTerm;
 use crate::volumes::ClaimKey;
@@ -72,8 +78,14 @@ pub struct Device {
     pub taints: Vec<DeviceTaint>,
     /// What it takes of its pool's counters.
     pub consumes: Counters,
-    /// It needs steps before a pod is bound that are not taken here.
-    pub conditional: bool,
+    /// How much it has, if it can be shared or requests name amounts.
+    pub capacities: Vec<Capacity>,
+    /// What has to hold before a pod that gets it is bound.
+    pub conditions: Vec<String>,
+    /// What tells that this will never hold.
+    pub failures: Vec<String>,
+    /// Who gets it can only be where it was given.
+    pub binds_to_node: bool,
 }
 
 /// What a driver manages together.
@@ -81,6 +93,8 @@ pub struct Device {
 pub struct Pool {
     /// Not all of its slices are known: it is being changed.
     pub incomplete: bool,
+    /// One of its devices has to be made ready before a pod that gets it is bound.
+    pub conditional: bool,
     /// Its devices.
     pub devices: Vec<Arc<Device>>,
     /// What its devices share.
@@ -145,8 +159,34 @@ pub struct Claim {
     pub compiled: Compiled,
     /// What it has.
     pub allocation: Option<Arc<AllocationResult>>,
+    /// What drivers say of that, if a pod has to wait for it.
+    pub statuses: Vec<AllocatedDeviceStatus>,
     /// uids of those that it is reserved for.
     pub reserved: Vec<String>,
+    /// The scheduler made it for its pod's extended resources.
+    pub special: bool,
+}
+
+impl Claim {
+    /// Whether its devices are of no use: they will never be ready, or were not within `patience` seconds.
+    pub fn is_stuck(&self, now: i64, patience: i64) -> bool {
+        let Some(allocation) = &self.allocation else { return false };
+        match readiness(allocation, &self.statuses) {
+            Readiness::Ready => false,
+            Readiness::Failed(_) => true,
+            Readiness::Waiting => {
+                let since = allocation.allocation_timestamp.as_ref().map(|time| time.0.as_second());
+                since.is_some_and(|since| since + patience <= now)
+            }
+        }
+    }
+}
+
+/// What claims have of a device that they share.
+#[derive(Debug, Default)]
+struct Shares {
+    claims: u32,
+    amounts: Amounts,
 }
 
 /// Everything about devices.
@@ -159,6 +199,11 @@ pub struct Devices {
     /// What claims get by placements that are being written, and by whose.
     assumed: HashMap<ClaimKey, (Arc<str>, Arc<AllocationResult>)>,
     taken: HashMap<DeviceId, u32>,
+    shares: HashMap<DeviceId, Shares>,
+    /// Resources that classes stand behind.
+    pub backed: Backed,
+    /// Claims that the scheduler made for extended resources, by their pods' uids.
+    special: HashMap<Arc<str>, ClaimKey>,
     slices: BTreeMap<PoolId, BTreeMap<Arc<str>, Slice>>,
     pool_of: HashMap<Arc<str>, PoolId>,
     pools: BTreeMap<PoolId, Pool>,
@@ -172,11 +217,25 @@ fn text(value: &Option<String>) -> Arc<str> {
     value.as_deref().unwrap_or_default().into()
 }
 
-/// The devices that an allocation takes for itself.
-fn takes(allocation: &AllocationResult) -> impl Iterator<Item = DeviceId> + '_ {
+/// The devices that an allocation takes for itself or shares.
+fn takes(allocation: &AllocationResult) -> impl Iterator<Item = (DeviceId, &DeviceRequestAllocationResult)> + '_ {
     let results = allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
     let own = results.filter(|result| result.admin_access != Some(true));
-    own.map(|result| (result.driver.as_str().into(), result.pool.as_str().into(), result.device.as_str().into()))
+    own.map(|r| ((r.driver.as_str().into(), r.pool.as_str().into(), r.device.as_str().into()), r))
+}
+
+/// What a result has of a shared device; `None` if it has the device for itself.
+fn shared(result: &DeviceRequestAllocationResult) -> Option<Amounts> {
+    if result.share_id.is_none() && result.consumed_capacity.is_none() {
+        return None;
+    }
+    let consumed = result.consumed_capacity.iter().flatten();
+    Some(consumed.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(&amount.0).ok()?))).collect())
+}
+
+/// The key under which a pod's claim for extended resources counts before it is made. No name of a claim is like it.
+pub fn special_key(namespace: &Arc<str>, uid: &str) -> ClaimKey {
+    (namespace.clone(), format!("<extended-resources>/{uid}").into())
 }
 
 impl Devices {
@@ -192,9 +251,14 @@ impl Devices {
             self.count(allocation, 1);
         }
         let reserved = status.reserved_for.into_iter().flatten().map(|user| user.uid).collect();
+        let special =
+            meta.annotations.iter().flatten().any(|(key, value)| key == extended::ANNOTATION && value == "true");
+        let conditional = allocation.as_deref().is_some_and(readiness::conditional);
         let parsed = Claim {
             uid: meta.uid.clone().unwrap_or_default(),
             owner: owner.map(|o| o.uid.clone()),
+            statuses: status.devices.filter(|_| conditional).unwrap_or_default(),
+            special,
             deleting: meta.deletion_timestamp.is_some(),
             compiled: compile(claim.spec.devices.as_ref()),
             spec: Arc::new(claim.spec.devices.clone().unwrap_or_default()),
@@ -204,15 +268,30 @@ impl Devices {
         if parsed.allocation.is_some() {
             self.unassume(&key);
         }
+        if let Some(owner) = parsed.owner.as_deref().filter(|_| parsed.special) {
+            if parsed.allocation.is_some() {
+                self.unassume(&special_key(&key.0, owner));
+            }
+            self.special.insert(owner.into(), key.clone());
+        }
         self.claims.insert(key, parsed);
     }
 
     /// Forgets a claim.
     pub fn remove_claim(&mut self, namespace: &str, name: &str) {
         let key = (namespace.into(), name.into());
-        if let Some(allocation) = self.claims.remove(&key).and_then(|claim| claim.allocation) {
+        let Some(claim) = self.claims.remove(&key) else { return };
+        if let Some(owner) = claim.owner.as_deref().filter(|owner| self.special.get(*owner) == Some(&key)) {
+            self.special.remove(owner);
+        }
+        if let Some(allocation) = claim.allocation {
             self.count(&allocation, -1);
         }
+    }
+
+    /// The claim that was made for a pod's extended resources.
+    pub fn special(&self, pod: &str) -> Option<&ClaimKey> {
+        self.special.get(pod)
     }
 
     /// A claim is gone: what it was promised is free.
@@ -248,7 +327,11 @@ impl Devices {
     }
 
     fn count(&mut self, allocation: &AllocationResult, by: i32) {
-        for id in takes(allocation) {
+        for (id, result) in takes(allocation) {
+            if let Some(amounts) = shared(result) {
+                self.share(id, &amounts, by);
+                continue;
+            }
             let count = self.taken.entry(id.clone()).or_default();
             *count = count.saturating_add_signed(by);
             if *count == 0 {
@@ -257,18 +340,49 @@ impl Devices {
         }
     }
 
+    fn share(&mut self, id: DeviceId, amounts: &Amounts, by: i32) {
+        let shares = self.shares.entry(id.clone()).or_default();
+        shares.claims = shares.claims.saturating_add_signed(by);
+        for (name, amount) in amounts {
+            let sum = shares.amounts.entry(name.clone()).or_insert(Quantity::from_units(0, Format::DecimalSi));
+            *sum = if by > 0 { *sum + *amount } else { *sum - *amount };
+        }
+        if shares.claims == 0 {
+            self.shares.remove(&id);
+        }
+    }
+
+    /// What claims have of a device that they share, if any has.
+    pub fn shared(&self, id: &DeviceId) -> Option<&Amounts> {
+        self.shares.get(id).map(|shares| &shares.amounts)
+    }
+
+    /// Whether somebody has a device, for itself or shared.
+    pub fn is_used(&self, id: &DeviceId) -> bool {
+        self.is_taken(id) || self.shares.contains_key(id)
+    }
+
     /// Whether somebody has a device for itself.
     pub fn is_taken(&self, id: &DeviceId) -> bool {
         self.taken.contains_key(id)
     }
 
     /// Takes over a class.
-    pub fn set_class(&mut self, class: &api::DeviceClass) {
+    pub fn set_class(&mut self, class: &api::DeviceClass, syms: &mut Interner) {
+        let created = class.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+        let name = text(&class.metadata.name);
+        self.backed.set(&name, class.spec.extended_resource_name.as_deref(), created, syms);
         let parsed = Class {
             selectors: selectors(class.spec.selectors.as_deref()),
             config: class.spec.config.clone().unwrap_or_default(),
         };
-        self.classes.insert(text(&class.metadata.name), Arc::new(parsed));
+        self.classes.insert(name, Arc::new(parsed));
+    }
+
+    /// Forgets a class.
+    pub fn remove_class(&mut self, name: &str) {
+        self.classes.remove(name);
+        self.backed.remove(name);
     }
 
     /// Takes over a slice.
@@ -330,6 +444,7 @@ impl Devices {
             pool.devices.extend(slice.devices.iter().cloned());
             pool.counters.extend(slice.counters.clone());
         }
+        pool.conditional = pool.devices.iter().any(|device| !device.conditions.is_empty());
         for device in &pool.devices {
             match &device.place {
                 Place::Node(node) => drop(self.of_node.entry(node.clone()).or_default().insert(id.clone())),
@@ -339,11 +454,14 @@ impl Devices {
         self.pools.insert(id.clone(), pool);
     }
 
-    /// The pools with devices that a node may be able to use, in the order of their names.
-    pub fn pools(&self, node: &str) -> impl Iterator<Item = (&PoolId, &Pool)> {
+    /// The pools with devices that a node may be able to use, in the order of their names; those whose devices have to be made
+    /// ready last.
+    pub fn pools(&self, node: &str) -> Vec<(&PoolId, &Pool)> {
         let own = self.of_node.get(node).into_iter().flatten();
         let ids: BTreeSet<&PoolId> = own.chain(&self.shared).collect();
-        ids.into_iter().filter_map(|id| self.pools.get_key_value(id))
+        let mut pools: Vec<_> = ids.into_iter().filter_map(|id| self.pools.get_key_value(id)).collect();
+        pools.sort_by_key(|(_, pool)| pool.conditional);
+        pools
     }
 
     /// One pool.
@@ -405,8 +523,10 @@ impl Device {
             place,
             taints: from.taints.clone().unwrap_or_default(),
             consumes: consumes.map(|c| (c.counter_set.clone(), amounts(&c.counters))).collect(),
-            conditional: from.binding_conditions.as_ref().is_some_and(|c| !c.is_empty())
-                || from.binds_to_node == Some(true),
+            capacities: from.capacity.iter().flatten().filter_map(|(name, one)| Capacity::new(name, one)).collect(),
+            conditions: from.binding_conditions.clone().unwrap_or_default(),
+            failures: from.binding_failure_conditions.clone().unwrap_or_default(),
+            binds_to_node: from.binds_to_node == Some(true),
         })
     }
 }

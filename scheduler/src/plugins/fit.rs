@@ -56,7 +56,12 @@ fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mu
     }
     for (resource, amount) in &requests.extra {
         let (allocatable, used) = node.extra(*resource);
-        if *amount <= allocatable - used || context.profile.ignores(*resource) {
+        if *amount <= allocatable - used || context.profile.ignores(*resource, context.view.syms.text(*resource)) {
+            continue;
+        }
+        // What the node has none of, devices may stand for: their plugin decides.
+        let devices = &context.view.devices;
+        if allocatable == 0 && context.profile.devices && devices.backed.class(*resource).is_some() {
             continue;
         }
         lacking = true;

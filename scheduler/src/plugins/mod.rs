@@ -275,9 +275,12 @@ pub static PLUGINS: &[Plugin] = &[
     },
     Plugin {
         name: "DynamicResources",
-        points: PRE_ENQUEUE | PRE_FILTER | FILTER | POST_FILTER | RESERVE | PRE_BIND,
+        weight: 1,
+        points: PRE_ENQUEUE | PRE_FILTER | FILTER | POST_FILTER | PRE_SCORE | SCORE | RESERVE | PRE_BIND,
         pre_filter: Some(devices::pre_filter),
         filter: Some(devices::filter),
+        pre_score: Some(devices::pre_score),
+        score: Some(devices::score),
         hint: devices::hint,
         ..NONE
     },

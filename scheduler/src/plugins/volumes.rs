@@ -1,6 +1,7 @@
 //! VolumeRestrictions, NodeVolumeLimits, VolumeBinding and VolumeZone: nodes that can use the pod's volumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::devices::Reservation;
 use super::{Context, Fit, Reasons, Rejection, State as All};
@@ -61,6 +62,30 @@ pub struct Promise {
     pub provision: Vec<ClaimKey>,
     /// Claims for devices that get them, or are used by one pod more.
     pub devices: Vec<Reservation>,
+    /// How long volumes and devices may take to be ready.
+    pub patience: Patience,
+}
+
+impl Promise {
+    /// Whether there is nothing to write before the binding.
+    pub fn is_empty(&self) -> bool {
+        self.bind.is_empty() && self.provision.is_empty() && self.devices.is_empty()
+    }
+}
+
+/// How long the plugins wait before a pod is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For volumes to be bound.
+    pub volumes: Duration,
+    /// For devices to be ready.
+    pub devices: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { volumes: Duration::from_secs(600), devices: Duration::from_secs(600) }
+    }
 }
 
 fn claims(pod: &PodInfo) -> impl Iterator<Item = (ClaimKey, bool)> + '_ {

@@ -1,5 +1,7 @@
-//! `bench scheduler`: pods of several forms created through the API on hollow nodes, and how long it takes until all of them have a node. The
-//! server runs everything: API, store, controllers, scheduler and the nodes, which start the pods they get.
+//! `bench scheduler`: pods of several forms created through the API on hollow nodes, and how long it takes until all of them
+//! have a node. The server runs everything: API, store, controllers, scheduler and the nodes, which start the pods they get.
+
+mod forms;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,19 +13,16 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use self::forms::{Before, FILLER_CPU, FORMS, Form, PRIORITY_CLASS, ZONE, ZONES, claim, pod};
 use crate::Options;
-use crate::load::{Request, Target, drive, milliseconds, percentile};
+use crate::load::{Connection, Request, Target, drive, milliseconds, percentile};
 use crate::process::Server;
 use crate::report::Report;
 
 /// Nodes of the cluster.
 const NODES: usize = 5_000;
-/// Pods created as fast as possible.
-const PODS: usize = 10_000;
 /// Connections that create them.
 const CONNECTIONS: usize = 64;
-/// Pods of each other form.
-const PODS_OF_A_FORM: usize = 3_000;
 /// Pods created one after another.
 const PODS_ALONE: usize = 500;
 /// Pause between these.
@@ -38,6 +37,11 @@ const SETTLE: Duration = Duration::from_secs(10);
 const BOUND: &[u8] = b"{\"type\":\"ADDED\"";
 
 const PATH: &str = "/api/v1/namespaces/default/pods";
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+const PRIORITIES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
+/// Pods that fill a node.
+const FILLERS_PER_NODE: usize = 2;
 
 /// Measures one server.
 pub async fn run(options: Options) -> Result<Report> {
@@ -45,15 +49,64 @@ pub async fn run(options: Options) -> Result<Report> {
     let server = Server::start(&options.keelson, &["--hollow", &nodes.to_string()]).await?;
     let target = server.target()?;
     nodes_ready(&target, nodes).await?;
+    let class = json!({"metadata": {"name": PRIORITY_CLASS}, "value": 1000});
+    target.connect().await?.must("POST", PRIORITIES, class.to_string()).await?;
+    let label = |i: usize| Request {
+        method: "PATCH",
+        path: format!("/api/v1/nodes/hollow-{i}"),
+        body: json!({"metadata": {"labels": {ZONE: format!("zone-{}", i % ZONES)}}}).to_string().into(),
+    };
+    drive(&target, CONNECTIONS, nodes, label).await?;
     let mut report = Report::default();
-    burst(&mut report, (&server, &target), &FORMS[0], options.amount(PODS)).await?;
-    for form in &FORMS[1..] {
-        clear(&target).await?;
-        burst(&mut report, (&server, &target), form, options.amount(PODS_OF_A_FORM)).await?;
+    for form in FORMS.iter().filter(|form| options.wants(form.key)) {
+        let pods = options.amount(form.pods);
+        prepare(&target, form, pods, nodes).await?;
+        burst(&mut report, (&server, &target), form, pods).await?;
+        clear(&target, form.before).await?;
     }
-    clear(&target).await?;
-    one_by_one(&mut report, &target, options.amount(PODS_ALONE)).await?;
+    if options.wants("alone") {
+        one_by_one(&mut report, &target, options.amount(PODS_ALONE)).await?;
+    }
     Ok(report)
+}
+
+/// Makes what has to be there before the pods of a form.
+async fn prepare(target: &Target, form: &Form, pods: usize, nodes: usize) -> Result<()> {
+    match form.before {
+        Before::Nothing => return Ok(()),
+        Before::FullNodes => {
+            let fillers = nodes * FILLERS_PER_NODE;
+            let watched = watch(target, "filler", fillers).await?;
+            let create = |i: usize| post(PATH, &pod("filler", i, FILLER_CPU, &Value::Null));
+            drive(target, CONNECTIONS, fillers, create).await?;
+            tokio::time::timeout(PATIENCE, watched).await.context("the nodes were not filled in time")???;
+        }
+        Before::BoundClaims => {
+            drive(target, CONNECTIONS, pods, |i| post(VOLUMES, &claim(i, true).1.unwrap_or_default())).await?;
+            drive(target, CONNECTIONS, pods, |i| post(CLAIMS, &claim(i, true).0)).await?;
+            counted(target, CLAIMS, "\"phase\":\"Bound\"", pods).await?;
+        }
+        Before::OpenClaims => drop(drive(target, CONNECTIONS, pods, |i| post(CLAIMS, &claim(i, false).0)).await?),
+    }
+    Ok(())
+}
+
+fn post(path: &str, object: &Value) -> Request {
+    Request { method: "POST", path: path.into(), body: object.to_string().into() }
+}
+
+/// Waits until a list contains a text so many times.
+async fn counted(target: &Target, path: &str, text: &str, wanted: usize) -> Result<()> {
+    let mut connection = target.connect().await?;
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        let answer = connection.call("GET", path, "").await?;
+        if String::from_utf8_lossy(&answer.body).matches(text).count() >= wanted {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    bail!("{path} did not have {text} {wanted} times within {PATIENCE:?}")
 }
 
 async fn nodes_ready(target: &Target, nodes: usize) -> Result<()> {
@@ -73,77 +126,28 @@ async fn nodes_ready(target: &Target, nodes: usize) -> Result<()> {
     bail!("{nodes} nodes were not ready within {PATIENCE:?}")
 }
 
-/// A form of pods: what their spec says beside containers.
-struct Form {
-    name: &'static str,
-    spec: fn(usize) -> Value,
-}
-
-const HOST: &str = "kubernetes.io/hostname";
-
-fn spread(key: &str, when: &str) -> Value {
-    json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": when,
-        "labelSelector": {"matchLabels": {"app": "burst"}}}]})
-}
-
-fn near(key: &str, selector: Value) -> Value {
-    json!({"labelSelector": {"matchLabels": selector}, "topologyKey": key})
-}
-
-/// The cases; the first is that of the reference figures.
-const FORMS: &[Form] = &[
-    Form { name: "nothing special", spec: |_| json!({}) },
-    Form {
-        name: "required node affinity",
-        spec: |_| {
-            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}}}})
-        },
-    },
-    Form { name: "spread over hosts, required", spec: |_| spread(HOST, "DoNotSchedule") },
-    Form { name: "spread over hosts, preferred", spec: |_| spread(HOST, "ScheduleAnyway") },
-    Form {
-        name: "preferred pod affinity, by host",
-        spec: |_| {
-            json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 1, "podAffinityTerm": near(HOST, json!({"app": "burst"}))}]}}})
-        },
-    },
-    Form {
-        name: "required pod anti-affinity, by host, ten groups",
-        spec: |i| {
-            let group = format!("g{}", i % 10);
-            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-                near(HOST, json!({"group": group}))]}}})
-        },
-    },
-];
-
-fn pod(app: &str, number: usize, more: &Value) -> Bytes {
-    let (name, group) = (format!("{app}-{number}"), format!("g{}", number % 10));
-    let mut object = json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": app, "group": group}},
-        "spec": {"containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10",
-            "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}]}});
-    for (key, value) in more.as_object().into_iter().flatten() {
-        object["spec"][key] = value.clone();
+/// Deletes all pods, claims and volumes, and waits until they are gone.
+async fn clear(target: &Target, before: Before) -> Result<()> {
+    let claims = matches!(before, Before::BoundClaims | Before::OpenClaims);
+    let paths = if claims { &[PATH, CLAIMS, VOLUMES][..] } else { &[PATH][..] };
+    for path in paths {
+        let mut connection = target.connect().await?;
+        connection.must("DELETE", path, r#"{"gracePeriodSeconds":0}"#).await?;
+        empty(&mut connection, path).await?;
     }
-    object.to_string().into()
+    Ok(())
 }
 
-/// Deletes all pods and waits until they are gone.
-async fn clear(target: &Target) -> Result<()> {
-    let mut connection = target.connect().await?;
-    connection.must("DELETE", PATH, r#"{"gracePeriodSeconds":0}"#).await?;
+async fn empty(connection: &mut Connection, path: &str) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        let answer = connection.call("GET", &format!("{PATH}?limit=1"), "").await?;
+        let answer = connection.call("GET", &format!("{path}?limit=1"), "").await?;
         if String::from_utf8_lossy(&answer.body).contains("\"items\":[]") {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }
-    bail!("the pods were not gone within {PATIENCE:?}")
+    bail!("{path} was not empty within {PATIENCE:?}")
 }
 
 /// When each pod got its node, until `wanted` have one.
@@ -205,11 +209,11 @@ async fn burst(
     form: &'static Form,
     pods: usize,
 ) -> Result<()> {
-    let watched = watch(target, "burst", pods).await?;
+    let fitting = form.fitting(pods);
+    let watched = watch(target, "burst", fitting).await?;
     let before = server.usage()?;
     let started = Instant::now();
-    let create = |i: usize| Request { method: "POST", path: PATH.into(), body: pod("burst", i, &(form.spec)(i)) };
-    let load = drive(target, CONNECTIONS, pods, create).await?;
+    let load = drive(target, CONNECTIONS, pods, |i| post(PATH, &form.pod(i))).await?;
     let times = tokio::time::timeout(PATIENCE, watched).await.context("not all pods were bound in time")???;
     let last = times.values().max().copied().unwrap_or(started) - started;
     let after = server.usage()?;
@@ -219,7 +223,7 @@ async fn burst(
         vec![
             ("created", format!("{:.0}/s", load.rate())),
             ("first create to last bound", seconds(last)),
-            ("bound", format!("{:.0}/s", pods as f64 / last.as_secs_f64())),
+            ("bound", format!("{:.0}/s", fitting as f64 / last.as_secs_f64())),
             ("server CPU", seconds(after.cpu.saturating_sub(before.cpu))),
             ("RSS", format!("{} MiB", after.rss_kib / 1024)),
         ],
@@ -235,7 +239,7 @@ async fn one_by_one(report: &mut Report, target: &Target, pods: usize) -> Result
     let mut sent = Vec::with_capacity(pods);
     for i in 0..pods {
         sent.push((format!("alone-{i}"), Instant::now()));
-        connection.must("POST", PATH, pod("alone", i, &Value::Null)).await?;
+        connection.must("POST", PATH, pod("alone", i, "10m", &Value::Null).to_string()).await?;
         tokio::time::sleep(PAUSE).await;
     }
     let times = tokio::time::timeout(PATIENCE, watched).await.context("not all pods were bound in time")???;

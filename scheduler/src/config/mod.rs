@@ -1,9 +1,11 @@
 //! KubeSchedulerConfiguration: profiles, plugins and their arguments. What is asked for and not there is refused.
 
+mod arguments;
+mod sets;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -12,17 +14,18 @@ use crate::class::Spread;
 use crate::extender::Extender;
 use crate::intern::{Interner, Sym};
 use crate::plugins::fit::Resource;
-use crate::plugins::{PLUGINS, index, points};
-use crate::selector::{Labels, NodeTerm};
+use crate::plugins::{PLUGINS, points};
+use crate::selector::NodeTerm;
+use sets::Sets;
 
 /// The versions that are read.
 const API_VERSIONS: [&str; 1] = ["kubescheduler.config.k8s.io/v1"];
 /// The scheduler of pods that name none.
 pub const DEFAULT_NAME: &str = "default-scheduler";
-/// Highest weight of a resource.
-const MAX_RESOURCE_WEIGHT: i64 = 100;
-/// Highest score of a point of a shape.
-const MAX_SHAPE_SCORE: i64 = 10;
+/// How long volumes and devices may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Highest weight of a score: with more a sum might overflow.
+const MAX_WEIGHT: i64 = i32::MAX as i64;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,8 @@ pub struct Config {
     pub initial_backoff: Duration,
     /// Longest pause.
     pub max_backoff: Duration,
+    /// Fields that were given and change nothing.
+    pub idle: Vec<&'static str>,
 }
 
 /// A plugin that runs, and how much its score counts.
@@ -89,6 +94,14 @@ pub struct Profile {
     pub gates: bool,
     /// Whether claims of devices are looked at.
     pub devices: bool,
+    /// Whether idle claims let go of devices so that pods can go elsewhere.
+    pub releases: bool,
+    /// Whether pods are bound, if no extender does it.
+    pub binds: bool,
+    /// How long volumes may take to be bound.
+    pub volume_patience: Duration,
+    /// How long devices may take to be ready.
+    pub device_patience: Duration,
     /// Weight of placed pods' required affinity towards an incoming pod.
     pub hard_pod_affinity_weight: i64,
     /// Preferences of placed pods do not count.
@@ -101,6 +114,8 @@ pub struct Profile {
     pub balanced_resources: Vec<Resource>,
     /// Extended resources that filters leave to others.
     pub ignored_resources: Vec<Sym>,
+    /// Prefixes of such resources.
+    pub ignored_groups: Vec<String>,
     /// Affinity that all pods of the profile have.
     pub added_affinity: Option<Vec<NodeTerm>>,
     /// Preferences that all pods of the profile have.
@@ -117,8 +132,9 @@ pub struct Profile {
 
 impl Profile {
     /// Whether a resource is left to others.
-    pub fn ignores(&self, resource: Sym) -> bool {
-        self.ignored_resources.contains(&resource)
+    pub fn ignores(&self, resource: Sym, name: &str) -> bool {
+        let group = || name.split_once('/').is_some_and(|(group, _)| self.ignored_groups.iter().any(|g| g == group));
+        self.ignored_resources.contains(&resource) || (!self.ignored_groups.is_empty() && group())
     }
 }
 
@@ -127,24 +143,34 @@ impl Profile {
 struct Wire {
     api_version: String,
     kind: String,
-    #[allow(dead_code)]
-    parallelism: Option<IgnoredAny>,
+    parallelism: Option<i64>,
     percentage_of_nodes_to_score: Option<u32>,
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
     profiles: Vec<WireProfile>,
     extenders: Vec<Value>,
-    // Where the server listens and how it elects a leader is decided by flags here.
-    #[allow(dead_code)]
     leader_election: Option<IgnoredAny>,
-    #[allow(dead_code)]
     client_connection: Option<IgnoredAny>,
-    #[allow(dead_code)]
     enable_profiling: Option<IgnoredAny>,
-    #[allow(dead_code)]
     enable_contention_profiling: Option<IgnoredAny>,
-    #[allow(dead_code)]
     delay_cache_until_active: Option<IgnoredAny>,
+}
+
+impl Wire {
+    /// Fields that are given and change nothing here: flags decide, or there is nothing to decide.
+    fn idle(&self) -> Vec<&'static str> {
+        [
+            ("parallelism", self.parallelism.is_some()),
+            ("leaderElection", self.leader_election.is_some()),
+            ("clientConnection", self.client_connection.is_some()),
+            ("enableProfiling", self.enable_profiling.is_some()),
+            ("enableContentionProfiling", self.enable_contention_profiling.is_some()),
+            ("delayCacheUntilActive", self.delay_cache_until_active.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect()
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -186,6 +212,7 @@ impl Config {
             extenders: Vec::new(),
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
+            idle: Vec::new(),
         }
     }
 
@@ -199,7 +226,10 @@ impl Config {
                 API_VERSIONS[0]
             )));
         }
-        let mut this = Self::standard(syms);
+        if wire.parallelism.is_some_and(|parallelism| parallelism < 1) {
+            return Err(refused("parallelism: should be an integer value greater than zero"));
+        }
+        let mut this = Self { idle: wire.idle(), ..Self::standard(syms) };
         for extender in &wire.extenders {
             this.extenders.push(Extender::parse(extender, syms)?);
         }
@@ -228,6 +258,11 @@ impl Config {
                 return Err(refused("percentageOfNodesToScore: not in valid range [0-100]"));
             }
         }
+        if let Some(profile) = this.profiles.iter().find(|p| !p.binds)
+            && !this.extenders.iter().any(Extender::binds)
+        {
+            return Err(refused(format!("profile {:?}: at least one bind plugin is needed", profile.name)));
+        }
         let mut names: Vec<&str> = this.profiles.iter().map(|p| p.name.as_str()).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
@@ -237,65 +272,9 @@ impl Config {
     }
 }
 
-/// Plugins of the points that matter, while enabling and disabling is applied.
-struct Sets {
-    filters: Vec<Enabled>,
-    scores: Vec<Enabled>,
-    others: Vec<usize>,
-}
-
-impl Sets {
-    fn standard() -> Self {
-        let all = |point: u16| {
-            let rows = PLUGINS.iter().enumerate().filter(move |(_, p)| p.points & point != 0);
-            rows.map(|(plugin, p)| Enabled { plugin, weight: p.weight }).collect::<Vec<_>>()
-        };
-        let others = (0..PLUGINS.len()).filter(|i| PLUGINS[*i].points & (points::FILTER | points::SCORE) == 0);
-        Self { filters: all(points::PRE_FILTER | points::FILTER), scores: all(points::SCORE), others: others.collect() }
-    }
-
-    fn apply(&mut self, set: &WireSet, point: u16) -> Result<(), ConfigError> {
-        for WirePlugin { name, .. } in &set.disabled {
-            let gone = |plugin: usize| name == "*" || PLUGINS[plugin].name == name;
-            if point & (points::FILTER | points::PRE_FILTER) != 0 {
-                self.filters.retain(|e| !gone(e.plugin));
-            }
-            if point & points::SCORE != 0 {
-                self.scores.retain(|e| !gone(e.plugin));
-            }
-            if point & (points::POST_FILTER | points::PRE_ENQUEUE) != 0 {
-                self.others.retain(|p| !(gone(*p) && PLUGINS[*p].points & point != 0));
-            }
-        }
-        for WirePlugin { name, weight } in &set.enabled {
-            let plugin = index(name).ok_or_else(|| refused(format!("there is no plugin {name:?}")))?;
-            let row = &PLUGINS[plugin];
-            if point != u16::MAX && row.points & point == 0 {
-                return Err(refused(format!("plugin {name:?} does not act at this point")));
-            }
-            let enabled = Enabled { plugin, weight: weight.filter(|w| *w != 0).unwrap_or(row.weight.max(1)) };
-            let put = |list: &mut Vec<Enabled>| match list.iter_mut().find(|e| e.plugin == plugin) {
-                Some(old) => *old = enabled,
-                None => list.push(enabled),
-            };
-            if row.points & point & (points::FILTER | points::PRE_FILTER) != 0 {
-                put(&mut self.filters);
-            }
-            if row.points & point & points::SCORE != 0 {
-                put(&mut self.scores);
-            }
-            if row.points & (points::FILTER | points::SCORE) == 0 && !self.others.contains(&plugin) {
-                self.others.push(plugin);
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Profile {
     /// Upstream's default profile under a name.
     pub fn standard(name: &str, syms: &mut Interner) -> Self {
-        let sets = Sets::standard();
         let spread = |key: &str, max_skew: i32, syms: &mut Interner| Spread {
             max_skew,
             key: syms.sym(key),
@@ -305,20 +284,29 @@ impl Profile {
             honor_affinity: true,
             honor_taints: false,
         };
+        let at = |point: u16| {
+            let rows = PLUGINS.iter().enumerate().filter(move |(_, p)| p.points & point != 0);
+            rows.map(|(plugin, p)| Enabled { plugin, weight: p.weight.max(1) }).collect::<Vec<_>>()
+        };
         Self {
             name: name.to_owned(),
             percentage: 0,
-            filters: sets.filters,
-            scores: sets.scores,
+            filters: at(points::FILTER),
+            scores: at(points::SCORE),
+            binds: true,
             preempts: true,
             gates: true,
             devices: true,
+            releases: true,
+            volume_patience: PATIENCE,
+            device_patience: PATIENCE,
             hard_pod_affinity_weight: 1,
             ignore_preferred_terms: false,
             strategy: Strategy::LeastAllocated,
             fit_resources: vec![(Resource::Cpu, 1), (Resource::Memory, 1)],
             balanced_resources: vec![Resource::Cpu, Resource::Memory],
             ignored_resources: Vec::new(),
+            ignored_groups: Vec::new(),
             added_affinity: None,
             added_preferences: Vec::new(),
             default_constraints: vec![
@@ -343,159 +331,18 @@ impl Profile {
             let (_, bits) = found.ok_or_else(|| refused(format!("there is no extension point {point:?}")))?;
             sets.apply(set, *bits)?;
         }
-        let has = |name: &str| sets.others.iter().any(|p| PLUGINS[*p].name == name);
-        this.preempts = has("DefaultPreemption");
-        this.gates = has("SchedulingGates");
-        this.devices = sets.filters.iter().any(|f| PLUGINS[f.plugin].name == "DynamicResources");
-        this.filters = sets.filters;
-        this.scores = sets.scores;
+        sets.put_into(&mut this)?;
         for WireArgs { name, args } in &wire.plugin_config {
             this.arguments(name, args, syms)?;
         }
         Ok(this)
     }
-
-    fn arguments(&mut self, name: &str, args: &Value, syms: &mut Interner) -> Result<(), ConfigError> {
-        let known = |fields: &[&str]| -> Result<(), ConfigError> {
-            let mut given = args.as_object().into_iter().flatten().map(|(k, _)| k.as_str());
-            let unknown = given.find(|k| !matches!(*k, "apiVersion" | "kind") && !fields.contains(k));
-            unknown.map_or(Ok(()), |k| Err(refused(format!("{name}Args has no field {k:?}"))))
-        };
-        let number = |key: &str, default: i64| args[key].as_i64().unwrap_or(default);
-        match name {
-            "InterPodAffinity" => {
-                known(&["hardPodAffinityWeight", "ignorePreferredTermsOfExistingPods"])?;
-                self.hard_pod_affinity_weight = number("hardPodAffinityWeight", 1);
-                if !(0..=100).contains(&self.hard_pod_affinity_weight) {
-                    return Err(refused("hardPodAffinityWeight: not in valid range [0-100]"));
-                }
-                self.ignore_preferred_terms = args["ignorePreferredTermsOfExistingPods"].as_bool().unwrap_or(false);
-            }
-            "DefaultPreemption" => {
-                known(&["minCandidateNodesPercentage", "minCandidateNodesAbsolute"])?;
-                self.min_candidates_percentage = number("minCandidateNodesPercentage", 10).clamp(0, 100) as usize;
-                self.min_candidates = number("minCandidateNodesAbsolute", 100).max(0) as usize;
-            }
-            "NodeResourcesFit" => {
-                known(&["ignoredResources", "ignoredResourceGroups", "scoringStrategy"])?;
-                self.fit_arguments(args, syms)?;
-            }
-            "NodeResourcesBalancedAllocation" => {
-                known(&["resources"])?;
-                if !args["resources"].is_null() {
-                    self.balanced_resources = resources(&args["resources"], syms)?.into_iter().map(|r| r.0).collect();
-                }
-            }
-            "NodeAffinity" => {
-                known(&["addedAffinity"])?;
-                self.affinity_arguments(&args["addedAffinity"], syms)?;
-            }
-            "PodTopologySpread" => {
-                known(&["defaultConstraints", "defaultingType"])?;
-                self.spread_arguments(args, syms)?;
-            }
-            "VolumeBinding" => known(&["bindTimeoutSeconds", "shape"])?,
-            "DynamicResources" => known(&["filterTimeout", "bindingTimeout"])?,
-            other if index(other).is_some() => known(&[])?,
-            other => return Err(refused(format!("pluginConfig names the unknown plugin {other:?}"))),
-        }
-        Ok(())
-    }
-
-    fn fit_arguments(&mut self, args: &Value, syms: &mut Interner) -> Result<(), ConfigError> {
-        let names = args["ignoredResources"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        self.ignored_resources = names.map(|n| syms.sym(n)).collect();
-        if args["ignoredResourceGroups"].as_array().is_some_and(|g| !g.is_empty()) {
-            return Err(refused("ignoredResourceGroups is not served: list the resources in ignoredResources"));
-        }
-        let strategy = &args["scoringStrategy"];
-        if strategy.is_null() {
-            return Ok(());
-        }
-        if !strategy["resources"].is_null() {
-            self.fit_resources = resources(&strategy["resources"], syms)?;
-        }
-        self.strategy = match strategy["type"].as_str().unwrap_or("LeastAllocated") {
-            "LeastAllocated" => Strategy::LeastAllocated,
-            "MostAllocated" => Strategy::MostAllocated,
-            "RequestedToCapacityRatio" => {
-                Strategy::RequestedToCapacityRatio(shape(&strategy["requestedToCapacityRatio"]["shape"])?)
-            }
-            other => return Err(refused(format!("there is no scoring strategy {other:?}"))),
-        };
-        Ok(())
-    }
-
-    fn affinity_arguments(&mut self, added: &Value, syms: &mut Interner) -> Result<(), ConfigError> {
-        if added.is_null() {
-            return Ok(());
-        }
-        let affinity: NodeAffinity =
-            serde_json::from_value(added.clone()).map_err(|e| ConfigError::Form(e.to_string()))?;
-        let required = affinity.required_during_scheduling_ignored_during_execution;
-        self.added_affinity = required.map(|r| r.node_selector_terms.iter().map(|t| NodeTerm::new(t, syms)).collect());
-        let preferred = affinity.preferred_during_scheduling_ignored_during_execution.unwrap_or_default();
-        self.added_preferences = preferred.iter().map(|p| (p.weight, NodeTerm::new(&p.preference, syms))).collect();
-        Ok(())
-    }
-
-    fn spread_arguments(&mut self, args: &Value, syms: &mut Interner) -> Result<(), ConfigError> {
-        let list: Vec<TopologySpreadConstraint> = match &args["defaultConstraints"] {
-            Value::Null => Vec::new(),
-            list => serde_json::from_value(list.clone()).map_err(|e| ConfigError::Form(e.to_string()))?,
-        };
-        match args["defaultingType"].as_str() {
-            Some("System") if list.is_empty() => return Ok(()),
-            Some("System") => return Err(refused("defaultConstraints: when .defaultingType is System, must be empty")),
-            Some("List") | None => {}
-            Some(other) => return Err(refused(format!("there is no defaultingType {other:?}"))),
-        }
-        if list.iter().any(|c| c.label_selector.is_some()) {
-            return Err(refused("defaultConstraints: constraint must not define a selector"));
-        }
-        self.system_defaults = false;
-        self.default_constraints = list.iter().map(|c| Spread::new(c, &Labels::new(), syms)).collect();
-        Ok(())
-    }
-}
-
-fn resources(list: &Value, syms: &mut Interner) -> Result<Vec<(Resource, i64)>, ConfigError> {
-    let mut resources = Vec::new();
-    for entry in list.as_array().into_iter().flatten() {
-        let name = entry["name"].as_str().ok_or_else(|| refused("a resource without name"))?;
-        let weight = entry["weight"].as_i64().unwrap_or(1);
-        if !(1..=MAX_RESOURCE_WEIGHT).contains(&weight) {
-            return Err(refused(format!("resource weight of {name} not in valid range [1-100]")));
-        }
-        let resource = match name {
-            "cpu" => Resource::Cpu,
-            "memory" => Resource::Memory,
-            other => Resource::Other(syms.sym(other)),
-        };
-        resources.push((resource, weight));
-    }
-    Ok(resources)
-}
-
-fn shape(points: &Value) -> Result<Vec<(i64, i64)>, ConfigError> {
-    let mut shape = Vec::new();
-    for point in points.as_array().into_iter().flatten() {
-        let (at, score) = (point["utilization"].as_i64().unwrap_or(0), point["score"].as_i64().unwrap_or(0));
-        let ascends = shape.last().is_none_or(|(before, _)| at > *before);
-        if !(0..=100).contains(&at) || !(0..=MAX_SHAPE_SCORE).contains(&score) || !ascends {
-            return Err(refused("shape: utilization must ascend within 0-100, score must be within 0-10"));
-        }
-        shape.push((at, score * (crate::plugins::MAX_SCORE / MAX_SHAPE_SCORE)));
-    }
-    if shape.is_empty() {
-        return Err(refused("shape: at least one point must be specified"));
-    }
-    Ok(shape)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::index;
     use serde_json::json;
 
     fn parse(mut value: Value) -> Result<Config, ConfigError> {
@@ -525,6 +372,29 @@ mod tests {
         assert!(profile.filters.iter().any(|f| f.plugin == fit));
     }
 
+    fn plugin(name: &str, args: Value) -> Value {
+        json!({"profiles": [{"pluginConfig": [{"name": name, "args": args}]}]})
+    }
+
+    fn points(sets: Value) -> Value {
+        json!({"profiles": [{"plugins": sets}]})
+    }
+
+    #[test]
+    fn what_is_given_is_taken_over() {
+        let config =
+            parse(json!({"parallelism": 16, "leaderElection": {"leaderElect": false}, "profiles": [{"pluginConfig": [
+            {"name": "VolumeBinding", "args": {"kind": "VolumeBindingArgs", "bindTimeoutSeconds": 30}},
+            {"name": "DynamicResources", "args": {"bindingTimeout": "1m30s"}},
+            {"name": "NodeResourcesFit", "args": {"ignoredResourceGroups": ["example.com"]}},
+        ], "plugins": {"bind": {"disabled": [{"name": "*"}], "enabled": [{"name": "DefaultBinder"}]}}}]}))
+            .unwrap();
+        assert_eq!(config.idle, ["parallelism", "leaderElection"]);
+        let profile = &config.profiles[0];
+        assert_eq!((profile.volume_patience.as_secs(), profile.device_patience.as_secs()), (30, 90));
+        assert!(profile.ignores(Sym(9), "example.com/gpu") && !profile.ignores(Sym(9), "other.com/gpu"));
+    }
+
     #[test]
     fn refusals() {
         for (value, part) in [
@@ -537,8 +407,32 @@ mod tests {
             (json!({"profiles": [{"pluginConfig": [{"name": "Nice"}]}]}), "unknown plugin"),
             (
                 json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}),
-                "no field",
+                "unknown field",
             ),
+            (plugin("VolumeBinding", json!({"shape": []})), "storage capacity"),
+            (plugin("VolumeBinding", json!({"bindTimeoutSeconds": -1})), "bindTimeoutSeconds"),
+            (plugin("DynamicResources", json!({"bindingTimeout": "500ms"})), "at least 1s"),
+            (plugin("DynamicResources", json!({"filterTimeout": "soon"})), "no duration"),
+            (plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 101})), "[0, 100]"),
+            (
+                plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0})),
+                "both be zero",
+            ),
+            (plugin("NodeResourcesFit", json!({"ignoredResourceGroups": ["a/b"]})), "can't contain '/'"),
+            (plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "Best"}})), "no scoring strategy"),
+            (
+                plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),
+                "at least one point",
+            ),
+            (plugin("ImageLocality", json!({"size": 1})), "unknown field"),
+            (plugin("NodeAffinity", json!({"kind": "Other"})), "NodeAffinityArgs"),
+            (json!({"parallelism": 0}), "greater than zero"),
+            (points(json!({"queueSort": {"disabled": [{"name": "*"}]}})), "queue sort"),
+            (points(json!({"bind": {"disabled": [{"name": "DefaultBinder"}]}})), "bind plugin"),
+            (points(json!({"preFilter": {"disabled": [{"name": "NodePorts"}]}})), "cannot act at filter"),
+            (points(json!({"reserve": {"disabled": [{"name": "VolumeBinding"}]}})), "cannot act at filter"),
+            (points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})), "does not act"),
+            (points(json!({"score": {"enabled": [{"name": "ImageLocality", "weight": -1}]}})), "is not in"),
             (json!({"percentageOfNodesToScore": 101}), "0-100"),
         ] {
             let error = parse(value.clone()).unwrap_err().to_string();

@@ -1,5 +1,9 @@
 //! Devices for pods: what claims get, why they get nothing, and that no device is ever given twice.
 
+mod extended;
+mod releasing;
+mod sharing;
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::resource::v1::AllocationResult;

@@ -1,0 +1,188 @@
+//! Claimed devices: a driver of the test's own describes each as a variable and a device file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keelson_proto::dra::dra_plugin_server::{DraPlugin, DraPluginServer};
+use keelson_proto::dra::*;
+use keelson_proto::plugin_registration::registration_server::{Registration, RegistrationServer};
+use keelson_proto::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tonic::{Request, Response, Status};
+
+use crate::driver::serve;
+use crate::{Node, first, pod, ready, shell};
+
+/// The driver's name.
+const NAME: &str = "dra.keelson.test";
+
+/// A running driver.
+struct Driver {
+    /// Each call with the claim's name.
+    calls: Arc<Mutex<Vec<String>>>,
+    serving: Vec<tokio::task::JoinHandle<()>>,
+    socket: PathBuf,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.serving.iter().for_each(tokio::task::JoinHandle::abort);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    calls: Arc<Mutex<Vec<String>>>,
+    endpoint: PathBuf,
+    /// Where devices are described.
+    descriptions: PathBuf,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Registration for Service {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
+        Ok(Response::new(PluginInfo {
+            r#type: "DRAPlugin".into(),
+            name: NAME.into(),
+            endpoint: self.endpoint.display().to_string(),
+            supported_versions: vec!["v1.DRAPlugin".into()],
+        }))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        told: Request<RegistrationStatus>,
+    ) -> Answer<RegistrationStatusResponse> {
+        let told = told.into_inner();
+        self.calls.lock().push(format!("registered {}{}", told.plugin_registered, told.error));
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl DraPlugin for Service {
+    async fn node_prepare_resources(
+        &self,
+        asked: Request<NodePrepareResourcesRequest>,
+    ) -> Answer<NodePrepareResourcesResponse> {
+        let mut answer = NodePrepareResourcesResponse::default();
+        for claim in asked.into_inner().claims {
+            self.calls.lock().push(format!("prepare {}", claim.name));
+            let edits = |name: &str| json!({"env": [format!("{name}={}", claim.name)], "deviceNodes": [{"path": format!("/dev/{name}"), "hostPath": "/dev/null"}]});
+            let described = json!({"cdiVersion": "0.6.0", "kind": format!("{NAME}/{}", claim.name), "devices": [
+                {"name": "fast", "containerEdits": edits("FAST")}, {"name": "large", "containerEdits": edits("LARGE")}]});
+            std::fs::create_dir_all(&self.descriptions)?;
+            std::fs::write(self.descriptions.join(format!("{}.json", claim.uid)), described.to_string())?;
+            let device = |name: &str| Device {
+                request_names: vec![name.to_owned()],
+                pool_name: "n".into(),
+                device_name: name.into(),
+                cdi_device_ids: vec![format!("{NAME}/{}={name}", claim.name)],
+            };
+            let devices = vec![device("fast"), device("large")];
+            answer.claims.insert(claim.uid, NodePrepareResourceResponse { devices, error: String::new() });
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn node_unprepare_resources(
+        &self,
+        asked: Request<NodeUnprepareResourcesRequest>,
+    ) -> Answer<NodeUnprepareResourcesResponse> {
+        let mut answer = NodeUnprepareResourcesResponse::default();
+        for claim in asked.into_inner().claims {
+            self.calls.lock().push(format!("unprepare {}", claim.name));
+            let _ = std::fs::remove_file(self.descriptions.join(format!("{}.json", claim.uid)));
+            answer.claims.insert(claim.uid, NodeUnprepareResourceResponse::default());
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+impl Driver {
+    fn start(dir: &Path) -> Self {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let registry = dir.join("data/plugins_registry");
+        std::fs::create_dir_all(&registry).unwrap();
+        let (socket, endpoint) = (registry.join("dra-reg.sock"), dir.join("dra.sock"));
+        let service = Service { calls: calls.clone(), endpoint: endpoint.clone(), descriptions: dir.join("cdi") };
+        let plugin = tonic::transport::Server::builder().add_service(DraPluginServer::new(service.clone()));
+        let registration = tonic::transport::Server::builder().add_service(RegistrationServer::new(service));
+        let serving = vec![serve(&endpoint, plugin), serve(&socket, registration)];
+        Self { calls, serving, socket }
+    }
+
+    /// How often it was asked this.
+    fn count(&self, call: &str) -> usize {
+        self.calls.lock().iter().filter(|c| *c == call).count()
+    }
+}
+
+/// A claim that is allocated, for these pods.
+fn claim(name: &str, pods: &[&str]) -> Value {
+    let results: Vec<Value> =
+        ["fast", "large"].iter().map(|r| json!({"request": r, "driver": NAME, "pool": "n", "device": r})).collect();
+    let users: Vec<Value> =
+        pods.iter().map(|p| json!({"resource": "pods", "name": p, "uid": format!("uid-{p}")})).collect();
+    json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")}, "spec": {},
+        "status": {"allocation": {"devices": {"results": results}}, "reservedFor": users}})
+}
+
+fn claiming(claim: &str, asked: Value) -> Value {
+    let script = "echo has $FAST,$LARGE; test -c /dev/FAST && exec /bin/busybox sleep 1000";
+    let mut spec = pod("Always", json!({"command": shell(script), "resources": {"claims": [asked]}}));
+    spec["resourceClaims"] = json!([{"name": "mine", "resourceClaimName": claim}]);
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claimed_devices_come_from_a_driver() {
+    let Some(mut node) = Node::start().await else { return };
+    let dir = node.runtime.dir.path().to_owned();
+    let set = |name: &str, pods: &[&str]| {
+        node.api.set(&format!("namespaces/default/resourceclaims/{name}"), claim(name, pods));
+    };
+    set("shared", &["claim-one", "claim-two"]);
+    set("foreign", &["somebody"]);
+    // They wait for their driver.
+    node.api.create("claim-one", claiming("shared", json!({"name": "mine", "request": "fast"})));
+    node.api.create("claim-two", claiming("shared", json!({"name": "mine"})));
+    node.api.create("claim-three", claiming("foreign", json!({"name": "mine"})));
+    node.until("claim-one", "waits", |p| p["status"]["phase"] == "Pending").await;
+    let driver = Driver::start(&dir);
+    for (name, words) in [("claim-one", "has shared,"), ("claim-two", "has shared,shared")] {
+        node.until(name, "runs", ready).await;
+        node.says(name, words).await;
+    }
+    assert!(driver.count("registered true") == 1 && driver.count("prepare shared") >= 1);
+    assert!(driver.count("prepare foreign") == 0 && !ready(&node.api.pod("claim-three")));
+    // A new agent believes what was written down, with or without the driver.
+    drop(driver);
+    node.kill_agent().await;
+    node.start_agent();
+    let own = json!({"command": shell("exec /bin/busybox sleep 1000")});
+    node.api.create("plain", pod("Always", own));
+    node.until("plain", "runs", ready).await;
+    let driver = Driver::start(&dir);
+    for name in ["claim-one", "claim-two"] {
+        node.until(name, "still runs", ready).await;
+        assert_eq!(first(&node.api.pod(name))["restartCount"], 0, "{name}");
+    }
+    // It is given back with the last pod that has it.
+    for (name, times) in [("claim-one", 0), ("claim-two", 1)] {
+        node.api.delete(name, 1);
+        node.until(name, "is confirmed as deleted", Value::is_null).await;
+        assert_eq!(driver.count("unprepare shared"), times, "{name}");
+    }
+    for name in ["claim-three", "plain"] {
+        node.api.delete(name, 1);
+    }
+    node.is_clean().await;
+    assert_eq!(std::fs::read_dir(dir.join("cdi")).unwrap().count(), 0);
+    node.kill_agent().await;
+}
