@@ -21,15 +21,18 @@ const PLURALS: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rol
 /// The rules that a binding grants, or what is missing for that.
 type Grant = Result<Arc<Vec<Rule>>, String>;
 
+/// Grants by namespace ("" for cluster role bindings), then subject (`u:` or `g:` and the name).
+type Grants = HashMap<String, HashMap<String, Vec<Grant>>>;
+/// Rules of roles by namespace and name.
+type Roles = HashMap<(String, String), Arc<Vec<Rule>>>;
+
 /// All of RBAC.
 #[derive(Default)]
 pub(super) struct Policy {
     /// The view that it was compared with last.
     view: Option<View>,
-    /// By namespace ("" for cluster role bindings), then subject (`u:` or `g:` and the name).
-    grants: Arc<HashMap<String, HashMap<String, Vec<Grant>>>>,
-    /// By namespace and name.
-    roles: Arc<HashMap<(String, String), Arc<Vec<Rule>>>>,
+    grants: Arc<Grants>,
+    roles: Arc<Roles>,
 }
 
 impl Authorization {
@@ -54,13 +57,13 @@ impl Authorization {
     fn build(&self, view: View) -> Policy {
         let list = |plural| find(GROUP, "v1", plural).map(|def| self.objects.all(def, "")).unwrap_or_default();
         let cluster_roles = list("clusterroles");
-        let mut roles = HashMap::new();
+        let mut roles = Roles::new();
         for role in cluster_roles.iter().chain(&list("roles")) {
             let key = (text(&role["metadata"]["namespace"]), text(&role["metadata"]["name"]));
             roles.insert(key, Arc::new(rules_of(role, &cluster_roles, 0)));
         }
         let mut policy = Policy { view: Some(view), roles: Arc::new(roles), ..Policy::default() };
-        let mut grants = HashMap::new();
+        let mut grants = Grants::new();
         for binding in list("clusterrolebindings").iter().chain(&list("rolebindings")) {
             policy.bind(binding, &mut grants);
         }
@@ -120,7 +123,7 @@ fn subject_key(subject: &Value, namespace: &str) -> Option<String> {
 }
 
 impl Policy {
-    fn bind(&self, binding: &Value, grants: &mut HashMap<String, HashMap<String, Vec<Grant>>>) {
+    fn bind(&self, binding: &Value, grants: &mut Grants) {
         let namespace = text(&binding["metadata"]["namespace"]);
         let reference = &binding["roleRef"];
         let grant = self.role(reference, &namespace);

@@ -1,3 +1,5 @@
+//! Tables of what is told of which object.
+
 use serde_json::{Value, json};
 
 use super::of;
@@ -212,6 +214,14 @@ fn odd_things_in_other_kinds_are_told() {
                 "spec.SessionAffinity is ignored for headless services",
             ],
         ),
+    ] {
+        assert_eq!(told(group, "v1", plural, &object), expected, "{plural} {object}");
+    }
+}
+
+#[test]
+fn odd_things_in_storage_and_networks_are_told() {
+    for (group, plural, object, expected) in [
         (
             "",
             "persistentvolumes",
