@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::services::repair;
 use crate::{name_service, service_ranges};
 
 /// Keys of the servers' addresses.
@@ -32,6 +33,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a server counts after its identity Lease was renewed last, seconds, and how often it is renewed.
 const IDENTITY_SECONDS: i32 = 3600;
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often addresses are looked for that no Service has.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(600);
 /// The name of all three objects.
 const NAME: &str = "kubernetes";
 /// Time for taking this server out when it stops.
@@ -56,7 +59,7 @@ impl Place {
     pub async fn keep(self, stop: CancellationToken) {
         let key = Bytes::from(format!("{PREFIX}{:016x}", self.id));
         let mut lease = 0;
-        let mut renewed = None;
+        let (mut renewed, mut repaired) = (None, None);
         while !stop.is_cancelled() {
             // Opened before the keys are read, so that no change falls between.
             let changes = self.kv.watch(WatchRequest { range: KeyRange::prefix(PREFIX), start_revision: 0 });
@@ -71,6 +74,17 @@ impl Place {
                 match self.renew_identity().await {
                     Ok(()) => renewed = Some(Instant::now()),
                     Err(error) => info!(%error, "this server's identity lease is not renewed yet"),
+                }
+            }
+            if repaired.is_none_or(|at: Instant| at.elapsed() >= REPAIR_INTERVAL) {
+                match repair::sweep(self.kv.as_ref(), jiff::Timestamp::now()).await {
+                    Ok(count) => {
+                        repaired = Some(Instant::now());
+                        if count > 0 {
+                            info!(count, "gave back addresses that no Service has");
+                        }
+                    }
+                    Err(error) => info!(%error, "addresses that no Service has are not given back yet"),
                 }
             }
             tokio::select! {

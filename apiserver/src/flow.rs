@@ -17,9 +17,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::Response;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use keelson_client::Body;
 use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
-use keelson_store::KeyRange;
+use keelson_store::{KeyRange, View};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -33,6 +37,8 @@ const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SEATS: f64 = 600.0;
 /// A request waits no longer than this for a seat.
 const MAX_WAIT: Duration = Duration::from_secs(15);
+/// How long a list that is written while it is read keeps its seats (upstream's limit of a request).
+const MAX_WRITE: Duration = Duration::from_secs(60);
 /// How often seats are lent and given back.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Objects of a list that are worth a seat.
@@ -71,10 +77,10 @@ struct Shape {
 
 #[derive(Default)]
 struct Policy {
-    revision: i64,
-    mark: (usize, i64),
+    /// The view that it was compared with last.
+    view: Option<View>,
     schemas: Arc<Vec<Schema>>,
-    levels: HashMap<String, Arc<Level>>,
+    levels: Arc<HashMap<String, Arc<Level>>>,
 }
 
 /// A priority level.
@@ -162,6 +168,29 @@ impl Drop for Permit {
             level.release(self.width);
         }
     }
+}
+
+/// An answer whose seats are given back when its last piece is written, or when the client takes too long to read it.
+/// One that is written whole already holds none.
+pub(crate) fn seated(response: Response<Body>, seats: impl Send + 'static) -> Response<Body> {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let seats = Arc::new(Mutex::new(Some(seats)));
+    let late = Arc::downgrade(&seats);
+    tokio::spawn(async move {
+        tokio::time::sleep(MAX_WRITE).await;
+        if let Some(seats) = late.upgrade() {
+            seats.lock().take();
+        }
+    });
+    response.map(|body| {
+        let whole = body.map_frame(move |frame| {
+            let _seated = &seats;
+            frame
+        });
+        whole.boxed_unsync()
+    })
 }
 
 /// What a request was sorted into: for the answer's headers.
@@ -282,20 +311,19 @@ impl Flow {
     fn policy(&self) -> Arc<Policy> {
         let view = self.objects.kv.view();
         let current = self.policy.load_full();
-        if current.revision == view.revision() && current.revision > 0 {
+        let before = current.view.as_ref();
+        if before.is_some_and(|before| before.revision() == view.revision()) {
             return current;
         }
         let ranges = ["flowschemas", "prioritylevelconfigurations"]
             .map(|plural| KeyRange::prefix(find(GROUP, "v1", plural).map(|def| def.prefix()).unwrap_or_default()));
-        let stored = || ranges.iter().flat_map(|range| view.range(range));
-        let mark = stored().fold((0, 0), |(n, max), kv| (n + 1, max.max(kv.mod_revision)));
-        let fresh = if mark == current.mark {
+        let same = before.is_some_and(|before| ranges.iter().all(|range| before.same(&view, range)));
+        let fresh = if same {
             // The levels are shared: who is under way in them stays counted.
-            let schemas = current.schemas.clone();
-            Policy { revision: view.revision(), mark, schemas, levels: current.levels.clone() }
+            Policy { view: Some(view), schemas: current.schemas.clone(), levels: current.levels.clone() }
         } else {
             let read = |range| view.range(range).filter_map(|kv| parse(kv).ok()).collect::<Vec<_>>();
-            Policy::new(&read(&ranges[0]), &read(&ranges[1]), view.revision(), mark, &current.levels)
+            Policy::new(&read(&ranges[0]), &read(&ranges[1]), view.clone(), &current.levels)
         };
         let fresh = Arc::new(fresh);
         self.policy.store(fresh.clone());
@@ -345,13 +373,7 @@ fn shared_out(levels: &[(Shape, f64)]) -> Vec<usize> {
 }
 
 impl Policy {
-    fn new(
-        schemas: &[Value],
-        levels: &[Value],
-        revision: i64,
-        mark: (usize, i64),
-        before: &HashMap<String, Arc<Level>>,
-    ) -> Self {
+    fn new(schemas: &[Value], levels: &[Value], view: View, before: &HashMap<String, Arc<Level>>) -> Self {
         let shares = |level: &Value| {
             let spec = &level["spec"];
             let part = if spec["type"] == "Exempt" { &spec["exempt"] } else { &spec["limited"] };
@@ -382,7 +404,7 @@ impl Policy {
         let levels = levels.collect();
         let mut schemas: Vec<Schema> = schemas.iter().map(Schema::new).collect();
         schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
-        Self { revision, mark, schemas: Arc::new(schemas), levels }
+        Self { view: Some(view), schemas: Arc::new(schemas), levels: Arc::new(levels) }
     }
 }
 

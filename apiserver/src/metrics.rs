@@ -54,6 +54,10 @@ impl Histogram {
         self.sum_micros.fetch_add(micros, Relaxed);
     }
 
+    fn reset(&self) {
+        self.buckets.iter().chain([&self.count, &self.sum_micros]).for_each(|number| number.store(0, Relaxed));
+    }
+
     fn write(&self, name: &str, labels: &str, out: &mut String) {
         let mut total = 0;
         for (bound, bucket) in REQUEST_BOUNDS.iter().zip(&self.buckets) {
@@ -206,6 +210,13 @@ impl Metrics {
         series(&self.durations, key, Histogram::new).observe(elapsed);
     }
 
+    /// Forgets what was counted so far; what is under way stays.
+    pub fn reset(&self) {
+        self.requests.write().clear();
+        self.durations.write().clear();
+        STORE_WRITES.reset();
+    }
+
     /// The sums that people look at.
     pub fn figures(&self) -> Figures {
         let requests = self.requests.read();
@@ -325,6 +336,10 @@ mod tests {
         ] {
             assert!(out.lines().any(|l| l == line), "{line}\n{out}");
         }
+        histogram.reset();
+        out.clear();
+        histogram.write("x", "a=\"b\"", &mut out);
+        assert!(out.lines().all(|line| line.ends_with(" 0")), "{out}");
     }
 
     #[test]

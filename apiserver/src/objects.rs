@@ -37,9 +37,21 @@ impl From<Status> for WriteError {
     }
 }
 
+/// An object that must be there before another is written, and that somebody else may have written.
+pub struct First {
+    /// Its key.
+    pub key: Bytes,
+    /// Its stored form.
+    pub value: Bytes,
+    /// The refusal if the key is taken.
+    pub taken: Status,
+}
+
 /// Further parts of a write's transaction.
 #[derive(Default)]
 pub struct Extra {
+    /// Written before, at a revision of their own; taken back if the write is refused.
+    pub first: Vec<First>,
     /// Further guards: if one of these fails the write is refused with the Status beside it.
     pub guards: Vec<(Compare, Status)>,
     /// Further operations.
@@ -132,6 +144,7 @@ impl Objects {
         fence: Option<&Fence>,
         extra: Extra,
     ) -> Result<Revision, WriteError> {
+        let before = self.write_first(&extra.first, fence).await?;
         let mut compare = vec![Compare::mod_revision(key.clone(), expected)];
         compare.extend(fence.map(|f| Compare::create_revision(f.key.clone(), f.create_revision)));
         compare.extend(extra.guards.iter().map(|(guard, _)| guard.clone()));
@@ -143,6 +156,7 @@ impl Objects {
         if response.succeeded {
             return Ok(response.revision);
         }
+        self.take_back(extra.first, before).await;
         let view = self.kv.view();
         if let Some(fence) = fence
             && view.get(&fence.key).map_or(0, |kv| kv.create_revision) != fence.create_revision
@@ -154,6 +168,33 @@ impl Objects {
             return Err(WriteError::Changed);
         }
         Err(extra.guards.into_iter().next().map_or(WriteError::Changed, |(_, status)| status.into()))
+    }
+}
+
+impl Objects {
+    /// Writes what must be there before, all or nothing. Returns the revision.
+    async fn write_first(&self, first: &[First], fence: Option<&Fence>) -> Result<Revision, WriteError> {
+        let Some(one) = first.first() else { return Ok(0) };
+        let mut compare: Vec<Compare> = first.iter().map(|one| Compare::create_revision(one.key.clone(), 0)).collect();
+        compare.extend(fence.map(|f| Compare::create_revision(f.key.clone(), f.create_revision)));
+        let puts = first.iter().map(|one| Op::Put(PutRequest::new(one.key.clone(), one.value.clone())));
+        let txn = Txn { compare, success: puts.collect(), failure: vec![] };
+        let response = self.kv.txn(txn).await.map_err(status_of)?;
+        if response.succeeded { Ok(response.revision) } else { Err(one.taken.clone().into()) }
+    }
+
+    /// Deletes what was written before a write that was refused. What stays because the store is away is found by the
+    /// repair of addresses.
+    async fn take_back(&self, first: Vec<First>, revision: Revision) {
+        if first.is_empty() {
+            return;
+        }
+        let compare = first.iter().map(|one| Compare::mod_revision(one.key.clone(), revision)).collect();
+        let delete = |one: First| Op::Delete(DeleteRequest { range: KeyRange::Key(one.key), prev_kv: false });
+        let txn = Txn { compare, success: first.into_iter().map(delete).collect(), failure: vec![] };
+        if let Err(error) = self.kv.txn(txn).await {
+            tracing::info!(%error, "what was written for a refused write stays for now");
+        }
     }
 }
 

@@ -261,9 +261,12 @@ impl ApiServer {
             }));
         }
         let attributes = request.attributes();
-        let (_permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
-        let _held = self.metrics.under_way(request);
+        let (permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
+        let held = self.metrics.under_way(request);
         let mut response = self.dispatch(call, upgrade, uri).await?;
+        if request.verb == "list" {
+            response = flow::seated(response, (permit, held));
+        }
         for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {
             if let Ok(value) = uid.parse() {
                 response.headers_mut().insert(name, value);
@@ -331,6 +334,10 @@ impl ApiServer {
             return Ok(respond::bytes(200, "text/plain; charset=utf-8", table));
         }
         match path {
+            "/metrics" if *method == Method::DELETE => {
+                self.metrics.reset();
+                Ok(respond::bytes(200, "text/plain; charset=utf-8", "metrics reset\n".to_owned()))
+            }
             "/metrics" => {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);

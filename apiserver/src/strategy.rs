@@ -120,7 +120,7 @@ pub fn wipe_system_metadata(object: &mut Value) {
 }
 
 /// Gives a new object its identity and defaults.
-pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> {
+pub fn prepare_create(request: &ResourceRequest, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
     let def = request.def;
     let metadata =
         object["metadata"].as_object_mut().ok_or_else(|| Status::bad_request("metadata must be an object"))?;
@@ -156,6 +156,9 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value) -> Result<(
     // A generated name may be what other fields are filled in with.
     defaults::set(def, object);
     prepare::create(def, object, &now());
+    if (def.group, def.plural) == ("", "pods") {
+        warnings.extend(prepare::app_armor(object));
+    }
     services::prepare(def, object, None);
     settle(def, object);
     aggregation::local::prepare(def, object);
@@ -269,15 +272,16 @@ fn set(object: &mut Value, key: &str, value: Option<Value>) {
     };
 }
 
-/// Checks a new or changed object; all problems are told at once.
+/// Checks a new or changed object; all problems are told at once, after those that were found already.
 pub fn check(
     request: &ResourceRequest,
     new: &Value,
     old: Option<&Value>,
+    found: Vec<Cause>,
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
-    let def = request.def;
-    let mut causes = validation::validate(def, &request.subresource, new, old);
+    let (def, mut causes) = (request.def, found);
+    causes.extend(validation::validate(def, &request.subresource, new, old));
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
     } else if certificates::is_request(def) {

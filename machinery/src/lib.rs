@@ -22,6 +22,7 @@ pub mod defaults;
 pub mod docs;
 pub mod events;
 pub mod fields;
+pub mod gates;
 pub mod labels;
 pub mod names;
 pub mod operations;

@@ -5,7 +5,11 @@ use serde_json::{Map, Value, json};
 
 use crate::qos;
 use crate::resource::ResourceDef;
-use crate::{defaults, presence, schema};
+use crate::warnings::pod::{APP_ARMOR, APP_ARMOR_OLD};
+use crate::{defaults, gates, presence, schema};
+
+/// Longest path of an AppArmor profile, bytes.
+const MAX_PROFILE_PATH: usize = 4095;
 
 /// Metadata that an update of the status may not change, where the kind says so.
 const STATUS_ONLY_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"];
@@ -16,6 +20,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
     if def.has_status && def.plural != "nodes" {
         reset_status(def, object);
     }
+    gates::close(def, object, None);
     match (def.group, def.plural) {
         ("", "pods") => pod(object, now),
         ("", "namespaces") => {
@@ -35,10 +40,8 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
             data_sources(object, None);
         }
         ("batch", "jobs") => job(object),
-        ("apps", "statefulsets") => without_max_unavailable(object),
-        ("coordination.k8s.io", "leases") => without_election(object),
-        ("resource.k8s.io", "resourceslices") => without_list_attributes(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
+        ("discovery.k8s.io", "endpointslices") => without_topology(object),
         _ => {}
     }
 }
@@ -66,8 +69,49 @@ fn reset_status(def: &ResourceDef, object: &mut Value) {
     defaults::set(def, object);
 }
 
+/// Writes AppArmor profiles that annotations name into the fields that took their place. Gives what is to be told.
+pub fn app_armor(object: &mut Value) -> Vec<String> {
+    let mut told = Vec::new();
+    let annotations = object["metadata"]["annotations"].clone();
+    let names_any = annotations.as_object().is_some_and(|a| a.keys().any(|key| key.starts_with(APP_ARMOR)));
+    if !names_any || object["spec"]["os"]["name"] == "windows" {
+        return told;
+    }
+    let of_pod = object["spec"]["securityContext"]["appArmorProfile"].clone();
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in object["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let key = format!("{APP_ARMOR}{}", container["name"].as_str().unwrap_or_default());
+            let Some(annotation) = annotations[&key].as_str() else { continue };
+            if container["securityContext"]["appArmorProfile"].is_object() {
+                continue;
+            }
+            let profile = app_armor_profile(annotation);
+            if profile.as_ref() == Some(&of_pod) {
+                continue;
+            }
+            if let Some(profile) = profile {
+                container["securityContext"]["appArmorProfile"] = profile;
+            }
+            told.push(format!("metadata.annotations[{key}]: {APP_ARMOR_OLD}"));
+        }
+    }
+    told
+}
+
+/// The profile that an annotation names, if it is one.
+fn app_armor_profile(annotation: &str) -> Option<Value> {
+    match annotation {
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        _ => {
+            let name = annotation.strip_prefix("localhost/")?;
+            let good = !name.is_empty() && name.trim() == name && name.len() <= MAX_PROFILE_PATH;
+            good.then(|| json!({"type": "Localhost", "localhostProfile": name}))
+        }
+    }
+}
+
 fn pod(object: &mut Value, now: &str) {
-    without_closed_gates(&mut object["spec"]);
     if object["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
         object["spec"]["terminationGracePeriodSeconds"] = 1.into();
     }
@@ -80,18 +124,6 @@ fn pod(object: &mut Value, now: &str) {
         }]);
     }
     merge_label_keys(object);
-}
-
-/// Takes out what belongs to features that are closed by default.
-fn without_closed_gates(spec: &mut Value) {
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) else { continue };
-            if lifecycle.remove("stopSignal").is_some() && lifecycle.is_empty() {
-                container.as_object_mut().map(|c| c.remove("lifecycle"));
-            }
-        }
-    }
 }
 
 /// Pods select those that are like them in the labels that `matchLabelKeys` names: their values go into the selectors.
@@ -140,57 +172,27 @@ fn add_requirements(term: &mut Value, field: &str, operator: &str, labels: &Valu
     }
 }
 
-/// How many pods of a StatefulSet may be away at once is behind a gate that is closed by default.
-fn without_max_unavailable(object: &mut Value) {
-    if let Some(rolling) = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut) {
-        rolling.remove("maxUnavailable");
-    }
-}
-
-/// How the holders of a Lease are chosen is behind a gate that is closed by default.
-fn without_election(object: &mut Value) {
-    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.remove("strategy");
-        spec.remove("preferredHolder");
-    }
-}
-
-/// So are attributes of devices that have several values.
-fn without_list_attributes(slice: &mut Value) {
-    for device in slice.pointer_mut("/spec/devices").and_then(Value::as_array_mut).into_iter().flatten() {
-        let attributes = device.get_mut("attributes").and_then(Value::as_object_mut);
-        for (_, attribute) in attributes.into_iter().flatten() {
-            for key in ["ints", "bools", "strings", "versions"] {
-                attribute.as_object_mut().map(|attribute| attribute.remove(key));
-            }
-        }
-    }
-}
-
-/// A claim's two ways to name its source say the same when the simple one can.
+/// A claim's two ways to name its source say the same, unless both are said.
 fn data_sources(object: &mut Value, old: Option<&Value>) {
     let spec = &mut object["spec"];
     let had = |key: &str| old.is_some_and(|old| old["spec"][key].is_object());
-    // A source of another kind was never looked at in the old field, and sources in other namespaces are behind a gate.
-    if spec["dataSource"].is_object() && !had("dataSource") && !is_simple(&spec["dataSource"]) {
-        spec.as_object_mut().map(|s| s.remove("dataSource"));
-    }
-    let elsewhere = spec["dataSourceRef"]["namespace"].as_str().is_some_and(|n| !n.is_empty());
-    if elsewhere && !had("dataSourceRef") {
+    let elsewhere = |spec: &Value| spec["dataSourceRef"]["namespace"].as_str().is_some_and(|n| !n.is_empty());
+    // Sources in other namespaces are behind a gate.
+    if elsewhere(spec) && !had("dataSourceRef") {
         spec.as_object_mut().map(|s| s.remove("dataSourceRef"));
     }
-    if spec["dataSource"].is_object() && spec["dataSourceRef"].is_null() {
+    let (source, reference) = (spec["dataSource"].is_object(), spec["dataSourceRef"].is_object());
+    // Sources of other kinds were never looked at in the old field alone.
+    let dropped =
+        source && !reference && !had("dataSource") && !had("dataSourceRef") && !is_simple(&spec["dataSource"]);
+    if dropped {
+        spec.as_object_mut().map(|s| s.remove("dataSource"));
+    } else if source && !reference {
         spec["dataSourceRef"] = spec["dataSource"].clone();
-    } else if spec["dataSourceRef"].is_object()
-        && spec["dataSource"].is_null()
-        && spec["dataSourceRef"]["namespace"].as_str().unwrap_or_default().is_empty()
-    {
+    } else if reference && !source && !elsewhere(spec) {
         let mut source = spec["dataSourceRef"].clone();
         source.as_object_mut().map(|s| s.remove("namespace"));
-        // Only claims and snapshots can be said the old way; others stay in the new one alone.
-        if is_simple(&source) {
-            spec["dataSource"] = source;
-        }
+        spec["dataSource"] = source;
     }
 }
 
@@ -273,30 +275,48 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         }
         ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
         ("apps", "daemonsets", _) => template_generation(old, new),
-        ("apps", "statefulsets", "") => without_max_unavailable(new),
-        ("coordination.k8s.io", "leases", _) => without_election(new),
-        ("resource.k8s.io", "resourceslices", _) => without_list_attributes(new),
+        ("discovery.k8s.io", "endpointslices", "") if old["endpoints"] != new["endpoints"] => without_topology(new),
         ("certificates.k8s.io", ..) => keep(new, old, "spec"),
         _ => {}
     }
+    gates::close(def, new, Some(old));
 }
 
-/// Of a pod only its ephemeral containers, or the amounts of its containers, change.
+/// Of a pod only its ephemeral containers, or the amounts of its containers and of the whole, change.
 fn only_containers(subresource: &str, old: &Value, new: &mut Value) {
     let (changed, managers) = (new["spec"].clone(), new["metadata"].get("managedFields").cloned());
+    let resizes = subresource == "resize";
+    let count = |spec: &Value, list: &str| spec[list].as_array().map_or(0, Vec::len);
+    let lists = ["containers", "initContainers"];
+    if resizes && lists.iter().any(|list| count(&changed, list) != count(&old["spec"], list)) {
+        // Validation tells of what is there too much or missing.
+        return;
+    }
     *new = old.clone();
     put(&mut new["metadata"], "managedFields", managers);
-    if subresource == "ephemeralcontainers" {
+    if !resizes {
         return keep(&mut new["spec"], &changed, "ephemeralContainers");
     }
-    for list in ["containers", "initContainers"] {
+    keep(&mut new["spec"], &changed, "resources");
+    for list in lists {
         let wanted: Vec<Value> = changed[list].as_array().cloned().unwrap_or_default();
-        for container in new["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(same) = wanted.iter().find(|c| c["name"] == container["name"]) {
-                keep(container, same, "resources");
-                keep(container, same, "resizePolicy");
-            }
+        let names = |list: &[Value]| list.iter().map(|c| c["name"].clone()).collect::<Vec<_>>();
+        let Some(containers) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
+        if names(containers) != names(&wanted) {
+            *containers = wanted;
+            continue;
         }
+        for (container, same) in containers.iter_mut().zip(&wanted) {
+            keep(container, same, "resources");
+            keep(container, same, "resizePolicy");
+        }
+    }
+}
+
+/// Where an endpoint is was said in another way before this version.
+fn without_topology(slice: &mut Value) {
+    for endpoint in slice.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint.as_object_mut().map(|endpoint| endpoint.remove("deprecatedTopology"));
     }
 }
 
@@ -339,12 +359,33 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
         let class = old["status"].get("qosClass").cloned();
         put(&mut new["status"], "qosClass", class);
     }
+    if def.plural == "pods" && new["status"].is_object() {
+        observed_generations(&old["status"], &mut new["status"]);
+    }
     if def.plural == "certificatesigningrequests" {
         // Approval writes conditions, the signer the certificate.
         let other = if subresource == "approval" { "certificate" } else { "" };
         if !other.is_empty() {
             let value = old["status"].get(other).cloned();
             put(&mut new["status"], other, value);
+        }
+    }
+}
+
+/// Agents that do not know the field leave out of which generation they tell: it stays, also in the conditions.
+fn observed_generations(old: &Value, new: &mut Value) {
+    const FIELD: &str = "observedGeneration";
+    let missing = |holder: &Value| holder[FIELD].as_i64().unwrap_or(0) == 0;
+    if missing(new) {
+        keep(new, old, FIELD);
+    }
+    let mut before: Vec<&Value> = old["conditions"].as_array().into_iter().flatten().collect();
+    for condition in new.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        // A type may be there several times: each counts once.
+        let Some(index) = before.iter().position(|old| old["type"] == condition["type"]) else { continue };
+        let old = before.remove(index);
+        if missing(condition) {
+            keep(condition, old, FIELD);
         }
     }
 }
@@ -409,28 +450,118 @@ mod tests {
     }
 
     #[test]
-    fn what_a_closed_gate_hides_is_dropped_and_nothing_is_added() {
-        for (group, plural, spec, expected) in [
+    fn a_claim_says_its_source_both_ways() {
+        let def = find("", "v1", "persistentvolumeclaims").unwrap();
+        let claim = json!({"kind": "PersistentVolumeClaim", "name": "a"});
+        let other = json!({"apiGroup": "x.io", "kind": "Foo", "name": "a"});
+        let far = json!({"kind": "PersistentVolumeClaim", "name": "a", "namespace": "n"});
+        for (said, expected) in [
+            (json!({"dataSource": claim}), json!({"dataSource": claim, "dataSourceRef": claim})),
+            (json!({"dataSourceRef": other}), json!({"dataSource": other, "dataSourceRef": other})),
+            (json!({"dataSource": other}), json!({})),
             (
-                "coordination.k8s.io",
-                "leases",
-                json!({"spec": {"strategy": "s", "preferredHolder": "p"}}),
-                json!({"spec": {}}),
+                json!({"dataSource": other, "dataSourceRef": other}),
+                json!({"dataSource": other, "dataSourceRef": other}),
             ),
-            ("coordination.k8s.io", "leases", json!({}), json!({})),
-            ("resource.k8s.io", "resourceslices", json!({"spec": {}}), json!({"spec": {}})),
+            (json!({"dataSourceRef": far}), json!({})),
+        ] {
+            let mut object = json!({"metadata": {}, "spec": said});
+            create(def, &mut object, "");
+            object["spec"].as_object_mut().unwrap().remove("volumeMode");
+            assert_eq!(object["spec"], expected, "{said}");
+        }
+        let old = json!({"metadata": {}, "spec": {"dataSource": other, "dataSourceRef": other}});
+        let mut new = json!({"metadata": {}, "spec": {"dataSource": other}});
+        update(def, "", &old, &mut new, "");
+        assert_eq!(new["spec"], old["spec"], "what a client leaves out that does not know it is filled in again");
+    }
+
+    #[test]
+    fn an_old_agent_keeps_the_generations_that_others_saw() {
+        let def = find("", "v1", "pods").unwrap();
+        let old = json!({"metadata": {}, "spec": {}, "status": {"observedGeneration": 3, "conditions": [
+            {"type": "Ready", "observedGeneration": 2}, {"type": "Initialized", "observedGeneration": 1},
+        ]}});
+        let mut new = json!({"metadata": {}, "spec": {}, "status": {"conditions": [
+            {"type": "Ready"}, {"type": "Initialized", "observedGeneration": 4}, {"type": "Ready"},
+        ]}});
+        update(def, "status", &old, &mut new, "");
+        assert_eq!(
+            new["status"],
+            json!({"observedGeneration": 3, "conditions": [
+                {"type": "Ready", "observedGeneration": 2}, {"type": "Initialized", "observedGeneration": 4}, {"type": "Ready"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn a_resize_brings_amounts_and_leaves_mistakes_to_validation() {
+        let def = find("", "v1", "pods").unwrap();
+        let pod = |spec: Value| json!({"metadata": {}, "spec": spec});
+        let old = pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "i"}]}));
+        let amounts = json!({"requests": {"cpu": "1"}});
+        for (asked, expected) in [
             (
-                "resource.k8s.io",
-                "resourceslices",
-                json!({"spec": {"devices": [{"name": "a"}, {"attributes": {"x": {"ints": [1]}, "y": {"int": 1}}}]}}),
-                json!({"spec": {"devices": [{"name": "a"}, {"attributes": {"x": {}, "y": {"int": 1}}}]}}),
+                json!({"containers": [{"name": "a", "image": "j", "resources": amounts}], "resources": amounts}),
+                json!({"nodeName": "n", "containers": [{"name": "a", "image": "i", "resources": amounts}],
+                    "resources": amounts}),
+            ),
+            (json!({"containers": [{"name": "b"}]}), json!({"nodeName": "n", "containers": [{"name": "b"}]})),
+            (json!({"containers": []}), json!({"containers": []})),
+        ] {
+            let mut new = pod(asked.clone());
+            update(def, "resize", &old, &mut new, "");
+            assert_eq!(new["spec"], expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn endpoints_lose_what_they_said_in_the_old_way() {
+        let def = find("discovery.k8s.io", "v1", "endpointslices").unwrap();
+        let slice =
+            |ip: &str| json!({"metadata": {}, "endpoints": [{"addresses": [ip], "deprecatedTopology": {"a": "b"}}]});
+        let has = |object: &Value| object["endpoints"][0].get("deprecatedTopology").is_some();
+        let mut new = slice("1.2.3.4");
+        create(def, &mut new, "");
+        assert!(!has(&new));
+        for (ip, kept) in [("1.2.3.4", true), ("1.2.3.5", false)] {
+            let mut new = slice(ip);
+            update(def, "", &slice("1.2.3.4"), &mut new, "");
+            assert_eq!(has(&new), kept, "{ip}");
+        }
+    }
+
+    #[test]
+    fn profiles_of_annotations_are_written_into_fields() {
+        let key = |name: &str| format!("container.apparmor.security.beta.kubernetes.io/{name}");
+        let pod = |annotation: &str, of_pod: Value, own: Value| {
+            json!({"metadata": {"annotations": {key("a"): annotation}},
+                "spec": {"securityContext": {"appArmorProfile": of_pod}, "containers": [{"name": "a", "securityContext": own}]}})
+        };
+        let unconfined = json!({"type": "Unconfined"});
+        for (annotation, of_pod, own, expected, told) in [
+            ("unconfined", Value::Null, json!({}), json!({"appArmorProfile": unconfined}), 1),
+            ("unconfined", unconfined.clone(), json!({}), json!({}), 0),
+            (
+                "localhost/p",
+                Value::Null,
+                json!({}),
+                json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "p"}}),
+                1,
+            ),
+            ("localhost/", Value::Null, json!({}), json!({}), 1),
+            ("x", Value::Null, json!({}), json!({}), 1),
+            (
+                "unconfined",
+                Value::Null,
+                json!({"appArmorProfile": {"type": "RuntimeDefault"}}),
+                json!({"appArmorProfile": {"type": "RuntimeDefault"}}),
+                0,
             ),
         ] {
-            let def = find(group, "v1", plural).unwrap();
-            let (mut new, mut changed) = (spec.clone(), spec.clone());
-            create(def, &mut new, "");
-            update(def, "", &spec, &mut changed, "");
-            assert_eq!((&new, &changed), (&expected, &expected), "{plural}");
+            let mut object = pod(annotation, of_pod, own);
+            assert_eq!(app_armor(&mut object).len(), told, "{annotation}");
+            assert_eq!(object["spec"]["containers"][0]["securityContext"], expected, "{annotation}");
         }
     }
 

@@ -162,7 +162,48 @@ fn insert_into(leaf: &mut Vec<Arc<KeyValue>>, kv: Arc<KeyValue>) -> Split {
     Some((Separator::from(&*other[0].key), Node::Leaf(Arc::new(other))))
 }
 
+/// Whether two nodes show the same keys of an interval. What they share is not looked into; nodes that are divided in
+/// different ways count as different.
+fn same(one: &Node, other: &Node, from: &[u8], below: Option<&[u8]>) -> bool {
+    match (one, other) {
+        (Node::Leaf(one), Node::Leaf(other)) => {
+            let within = |leaf: &[Arc<KeyValue>]| {
+                let start = leaf.partition_point(|kv| *kv.key < *from);
+                let end = below.map_or(leaf.len(), |below| leaf.partition_point(|kv| *kv.key < *below));
+                start..end.max(start)
+            };
+            Arc::ptr_eq(one, other) || {
+                let (keys, others) = (&one[within(one)], &other[within(other)]);
+                keys.len() == others.len() && keys.iter().zip(others).all(|(one, other)| Arc::ptr_eq(one, other))
+            }
+        }
+        (Node::Inner(one), Node::Inner(other)) => Arc::ptr_eq(one, other) || one.same(other, from, below),
+        _ => false,
+    }
+}
+
+impl Inner {
+    /// The children that may have keys of an interval.
+    fn within(&self, from: &[u8], below: Option<&[u8]>) -> std::ops::Range<usize> {
+        let last = below.map_or(self.children.len(), |below| {
+            1 + self.separators[1..].partition_point(|separator| **separator < *below)
+        });
+        self.child(from)..last.max(self.child(from) + 1)
+    }
+
+    fn same(&self, other: &Self, from: &[u8], below: Option<&[u8]>) -> bool {
+        let (mine, theirs) = (self.within(from, below), other.within(from, below));
+        mine.len() == theirs.len()
+            && mine.zip(theirs).all(|(mine, theirs)| same(&self.children[mine], &other.children[theirs], from, below))
+    }
+}
+
 impl Tree {
+    /// Whether two maps show the same from a key to below another. May say no of maps that do, never yes of others.
+    pub fn same(&self, other: &Self, from: &[u8], below: Option<&[u8]>) -> bool {
+        same(&self.root, &other.root, from, below)
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.len
@@ -320,6 +361,30 @@ mod tests {
     fn kv(key: &[u8], version: i64) -> Arc<KeyValue> {
         let (key, value) = (Bytes::copy_from_slice(key), Bytes::new());
         Arc::new(KeyValue { key, value, create_revision: 1, mod_revision: 1, version, lease: 0 })
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same() {
+        let mut tree = Tree::default();
+        for index in 0..2_000_u32 {
+            tree.insert(kv(format!("{}/{index:05}", index % 7).as_bytes(), 1), true);
+        }
+        let before = tree.clone();
+        let same = |tree: &Tree, bucket: &str| {
+            let (from, below) = (format!("{bucket}/"), format!("{bucket}0"));
+            tree.same(&before, from.as_bytes(), Some(below.as_bytes()))
+        };
+        let unchanged = |tree: &Tree| (0..7).filter(|bucket| same(tree, &bucket.to_string())).collect::<Vec<u32>>();
+        assert_eq!(unchanged(&tree), [0, 1, 2, 3, 4, 5, 6]);
+        assert!(tree.same(&before, b"", None));
+        tree.insert(kv(b"3/00003", 2), false);
+        assert_eq!(unchanged(&tree), [0, 1, 2, 4, 5, 6], "another value");
+        tree.insert(kv(b"5/99999", 1), true);
+        assert_eq!(unchanged(&tree), [0, 1, 2, 4, 6], "one more");
+        tree.remove(b"1/00001");
+        assert_eq!(unchanged(&tree), [0, 2, 4, 6], "one less");
+        assert!(!tree.same(&before, b"", None));
+        assert!(same(&tree, "9"), "nothing is the same as nothing");
     }
 
     /// The leaves' depth; checks what must hold of a node whose keys lie between the two.

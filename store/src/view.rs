@@ -243,6 +243,20 @@ impl View {
         self.0.range(range, Some(after_key))
     }
 
+    /// Whether an interval is as another view shows it. Looks only at what the two do not share, so that of views that
+    /// follow each other it costs next to nothing; may say no where all is the same, never yes where something is not.
+    pub fn same(&self, other: &Self, range: &KeyRange) -> bool {
+        let (one, other) = (&self.0.keys, &other.0.keys);
+        match range {
+            KeyRange::Key(key) => match (one.get(key), other.get(key)) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            },
+            KeyRange::Range(from, below) => one.same(other, from, Some(below)),
+            KeyRange::From(from) => one.same(other, from, None),
+        }
+    }
+
     /// Number of keys in an interval.
     pub fn count(&self, range: &KeyRange) -> usize {
         match range {

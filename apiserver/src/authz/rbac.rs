@@ -1,7 +1,7 @@
 //! RBAC's roles and bindings, parsed and indexed by subject; rebuilt only when one of them changed.
 //!
-//! Invariant: the policy in use is that of the replica's current view. Number and highest modification revision of the
-//! RBAC objects tell every change: a put that is still there raises the revision, a deletion alone lowers the number.
+//! Invariant: the policy in use is that of the replica's current view. Views that follow each other share what did not
+//! change, so that to see that nothing did costs little however many roles and bindings there are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,16 +21,18 @@ const PLURALS: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rol
 /// The rules that a binding grants, or what is missing for that.
 type Grant = Result<Arc<Vec<Rule>>, String>;
 
+/// Grants by namespace ("" for cluster role bindings), then subject (`u:` or `g:` and the name).
+type Grants = HashMap<String, HashMap<String, Vec<Grant>>>;
+/// Rules of roles by namespace and name.
+type Roles = HashMap<(String, String), Arc<Vec<Rule>>>;
+
 /// All of RBAC.
 #[derive(Default)]
 pub(super) struct Policy {
-    /// Revision of the view that it was compared with last, and number and highest revision of its objects.
-    revision: i64,
-    mark: (usize, i64),
-    /// By namespace ("" for cluster role bindings), then subject (`u:` or `g:` and the name).
-    grants: HashMap<String, HashMap<String, Vec<Grant>>>,
-    /// By namespace and name.
-    roles: HashMap<(String, String), Arc<Vec<Rule>>>,
+    /// The view that it was compared with last.
+    view: Option<View>,
+    grants: Arc<Grants>,
+    roles: Arc<Roles>,
 }
 
 impl Authorization {
@@ -38,31 +40,34 @@ impl Authorization {
     pub(super) fn policy(&self) -> Arc<Policy> {
         let view = self.objects.kv.view();
         let current = self.policy.load_full();
-        if current.revision == view.revision() {
+        let before = current.view.as_ref();
+        if before.is_some_and(|before| before.revision() == view.revision()) {
             return current;
         }
-        let mark = mark(&view);
-        let fresh = if mark == current.mark {
-            Policy { revision: view.revision(), mark, grants: current.grants.clone(), roles: current.roles.clone() }
+        let fresh = if before.is_some_and(|before| is_same(before, &view)) {
+            Policy { view: Some(view), grants: current.grants.clone(), roles: current.roles.clone() }
         } else {
-            self.build(view.revision(), mark)
+            self.build(view)
         };
         let fresh = Arc::new(fresh);
         self.policy.store(fresh.clone());
         fresh
     }
 
-    fn build(&self, revision: i64, mark: (usize, i64)) -> Policy {
+    fn build(&self, view: View) -> Policy {
         let list = |plural| find(GROUP, "v1", plural).map(|def| self.objects.all(def, "")).unwrap_or_default();
         let cluster_roles = list("clusterroles");
-        let mut policy = Policy { revision, mark, ..Policy::default() };
+        let mut roles = Roles::new();
         for role in cluster_roles.iter().chain(&list("roles")) {
             let key = (text(&role["metadata"]["namespace"]), text(&role["metadata"]["name"]));
-            policy.roles.insert(key, Arc::new(rules_of(role, &cluster_roles, 0)));
+            roles.insert(key, Arc::new(rules_of(role, &cluster_roles, 0)));
         }
+        let mut policy = Policy { view: Some(view), roles: Arc::new(roles), ..Policy::default() };
+        let mut grants = Grants::new();
         for binding in list("clusterrolebindings").iter().chain(&list("rolebindings")) {
-            policy.bind(binding);
+            policy.bind(binding, &mut grants);
         }
+        policy.grants = Arc::new(grants);
         policy
     }
 }
@@ -94,10 +99,10 @@ fn selects(selector: &Value, labels: &Value) -> bool {
     LabelSelector::from_object(selector).is_ok_and(|selector| selector.matches(|key| labels[key].as_str()))
 }
 
-fn mark(view: &View) -> (usize, i64) {
-    let defs = PLURALS.iter().filter_map(|plural| find(GROUP, "v1", plural));
-    let ranges: Vec<KeyRange> = defs.map(|def| KeyRange::prefix(def.prefix())).collect();
-    ranges.iter().flat_map(|range| view.range(range)).fold((0, 0), |(n, max), kv| (n + 1, max.max(kv.mod_revision)))
+/// Whether two views show the same roles and bindings.
+fn is_same(one: &View, other: &View) -> bool {
+    let mut defs = PLURALS.iter().filter_map(|plural| find(GROUP, "v1", plural));
+    defs.all(|def| one.same(other, &KeyRange::prefix(def.prefix())))
 }
 
 fn text(value: &Value) -> String {
@@ -118,13 +123,13 @@ fn subject_key(subject: &Value, namespace: &str) -> Option<String> {
 }
 
 impl Policy {
-    fn bind(&mut self, binding: &Value) {
+    fn bind(&self, binding: &Value, grants: &mut Grants) {
         let namespace = text(&binding["metadata"]["namespace"]);
         let reference = &binding["roleRef"];
         let grant = self.role(reference, &namespace);
         for subject in binding["subjects"].as_array().into_iter().flatten() {
             if let Some(key) = subject_key(subject, &namespace) {
-                let grants = self.grants.entry(namespace.clone()).or_default();
+                let grants = grants.entry(namespace.clone()).or_default();
                 grants.entry(key).or_default().push(grant.clone());
             }
         }

@@ -13,8 +13,8 @@ use crate::verbs::Call;
 use crate::{ApiServer, body};
 
 /// Parameters of a log request that agents understand by the same name.
-const LOG_PARAMETERS: [&str; 8] =
-    ["follow", "limitBytes", "previous", "sinceSeconds", "sinceTime", "stream", "tailLines", "timestamps"];
+const LOG_PARAMETERS: [&str; 7] =
+    ["follow", "limitBytes", "previous", "sinceSeconds", "sinceTime", "tailLines", "timestamps"];
 /// Parameters of exec and attach: the API's name and the agent's.
 const STREAM_PARAMETERS: [(&str, &str); 4] =
     [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
@@ -29,35 +29,22 @@ fn names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
     pod["spec"][list].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
 }
 
-/// The container that is meant.
+/// The container that is meant: the only one, or one that is named.
 fn container(pod: &Value, wanted: Option<&str>) -> Result<String, Status> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let (main, init, ephemeral) =
-        (names(pod, "containers"), names(pod, "initContainers"), names(pod, "ephemeralContainers"));
-    if let Some(wanted) = wanted {
-        if main.iter().chain(&init).chain(&ephemeral).any(|n| *n == wanted) {
-            return Ok(wanted.into());
+    let all: Vec<&str> =
+        ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|list| names(pod, list)).collect();
+    match (wanted.filter(|wanted| !wanted.is_empty()), &names(pod, "containers")[..]) {
+        (Some(wanted), _) if all.contains(&wanted) => Ok(wanted.into()),
+        (Some(wanted), _) => Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}"))),
+        (None, [only]) => Ok((*only).into()),
+        (None, []) => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+        (None, _) => {
+            let choice = all.join(" ");
+            let why = format!("a container name must be specified for pod {name}, choose one of: [{choice}]");
+            Err(Status::bad_request(why))
         }
-        return Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}")));
     }
-    if let ([only], true) = (&main[..], init.is_empty()) {
-        return Ok((*only).into());
-    }
-    let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
-    if let Some(default) = default.filter(|d| main.contains(d)) {
-        return Ok(default.into());
-    }
-    if let [only] = main[..] {
-        return Ok(only.into());
-    }
-    let mut message = format!("a container name must be specified for pod {name}, choose one of: [{}]", main.join(" "));
-    if !init.is_empty() {
-        message += &format!(" or one of the init containers: [{}]", init.join(" "));
-    }
-    if !ephemeral.is_empty() {
-        message += &format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" "));
-    }
-    Err(Status::bad_request(message))
 }
 
 fn encoded(text: &str) -> String {
@@ -80,14 +67,21 @@ fn query(pairs: impl IntoIterator<Item = (String, String)>) -> String {
 fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
     let query = &call.request.query;
     let mut causes = Vec::new();
-    for (key, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+    for (key, least) in [("tailLines", 0), ("limitBytes", 1)] {
         if let Some(number) = query.number(key)?.filter(|n| *n < least) {
             let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
             causes.push(Cause::invalid(key, &json!(number), why));
         }
     }
-    if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
+    let seconds = query.number("sinceSeconds")?;
+    if seconds.is_some() && query.get("sinceTime").is_some() {
         causes.push(Cause::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    } else if let Some(seconds) = seconds.filter(|seconds| *seconds < 1) {
+        causes.push(Cause::invalid("sinceSeconds", &json!(seconds), "must be greater than 0"));
+    }
+    // To ask for one stream of two is behind a gate that is closed by default.
+    if query.get("stream").is_some() {
+        causes.push(Cause::forbidden("stream", "may not be specified"));
     }
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &call.request.name, causes)) }
 }
@@ -201,23 +195,21 @@ mod tests {
 
     #[test]
     fn which_container_is_meant() {
-        let pod = |main: &[&str], init: &[&str], default: Option<&str>| {
+        let pod = |main: &[&str], init: &[&str]| {
             let list = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
-            json!({"metadata": {"name": "p", "annotations": {"kubectl.kubernetes.io/default-container": default}},
-                "spec": {"containers": list(main), "initContainers": list(init)}})
+            json!({"metadata": {"name": "p"}, "spec": {"containers": list(main), "initContainers": list(init)}})
         };
         for (pod, wanted, expected) in [
-            (pod(&["a"], &[], None), None, Ok("a")),
-            (pod(&["a"], &["i"], None), None, Ok("a")),
-            (pod(&["a", "b"], &[], Some("b")), None, Ok("b")),
-            (pod(&["a", "b"], &["i"], None), Some("i"), Ok("i")),
-            (pod(&["a"], &[], None), Some("x"), Err("container x is not valid for pod p")),
+            (pod(&["a"], &[]), None, Ok("a")),
+            (pod(&["a"], &["i"]), None, Ok("a")),
+            (pod(&["a"], &["i"]), Some(""), Ok("a")),
+            (pod(&["a", "b"], &["i"]), Some("i"), Ok("i")),
+            (pod(&["a"], &[]), Some("x"), Err("container x is not valid for pod p")),
+            (pod(&[], &[]), None, Err("a container name must be specified for pod p")),
             (
-                pod(&["a", "b"], &["i"], None),
+                pod(&["a", "b"], &["i"]),
                 None,
-                Err(
-                    "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]",
-                ),
+                Err("a container name must be specified for pod p, choose one of: [i a b]"),
             ),
         ] {
             let got = container(&pod, wanted);

@@ -162,6 +162,27 @@ fn row(shown: &Shown<'_>, accepted: Accepted, item: &Value, query: &Query) -> Va
     row
 }
 
+/// The columns of a kind's tables.
+pub fn columns_of(def: &ResourceDef) -> Value {
+    shown(def, None).columns().into()
+}
+
+/// The row of one object in a kind's table.
+pub fn row_of(def: &ResourceDef, accepted: Accepted, item: &Value, query: &Query) -> Value {
+    row(&shown(def, None), accepted, item, query)
+}
+
+/// Refuses a table of something that rows do not show.
+pub fn check(query: &Query) -> Result<(), Status> {
+    match query.get("includeObject").filter(|given| !matches!(*given, "Metadata" | "Object" | "None")) {
+        None => Ok(()),
+        Some(other) => Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', \
+             'Object', 'None', or empty"
+        ))),
+    }
+}
+
 fn table(
     shown: &Shown<'_>,
     accepted: Accepted,
@@ -169,12 +190,7 @@ fn table(
     metadata: Value,
     query: &Query,
 ) -> Result<Value, Status> {
-    if let Some(other) = query.get("includeObject").filter(|given| !matches!(*given, "Metadata" | "Object" | "None")) {
-        return Err(Status::bad_request(format!(
-            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', \
-             'Object', 'None', or empty"
-        )));
-    }
+    check(query)?;
     let mut items: Vec<&Value> = items.iter().collect();
     if items.first().is_some_and(|item| item["kind"] == "FlowSchema") {
         // They are shown in the order in which they are tried.

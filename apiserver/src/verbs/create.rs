@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Call;
 use super::update::Tracking;
 use crate::objects::WriteError;
-use crate::{ApiServer, body, crd, options, ownership, quota, services, strategy};
+use crate::{ApiServer, body, crd, devices, options, ownership, quota, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -51,7 +51,7 @@ impl ApiServer {
             if tracking == Tracking::Compare {
                 ownership::track(call, None, &mut candidate);
             }
-            strategy::prepare_create(call.request, &mut candidate)?;
+            strategy::prepare_create(call.request, &mut candidate, warnings)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
@@ -59,7 +59,8 @@ impl ApiServer {
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
-            strategy::check(call.request, &candidate, None, warnings)?;
+            let found = devices::problems(&self.objects, call.request, &candidate, None);
+            strategy::check(call.request, &candidate, None, found, warnings)?;
             self.admit_result(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {

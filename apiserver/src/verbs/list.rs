@@ -110,8 +110,7 @@ impl ApiServer {
         if let Some(selectors) = self.whole(call)? {
             self.fresh(call.request.query.get("resourceVersion")).await?;
             let range = Objects::range(def, &call.request.namespace);
-            let told = stream::list(call, self.objects.kv.view(), range, selectors);
-            let mut response = told.map_err(|error| Status::internal(&error.to_string()))?;
+            let mut response = stream::list(call, self.objects.kv.view(), range, selectors).await?;
             call.deprecated(&mut response);
             return Ok(response);
         }
@@ -171,7 +170,7 @@ impl ApiServer {
         Ok(response)
     }
 
-    /// The selectors of a list that is wanted whole, as it is now and as it is stored: it is written while it is read.
+    /// The selectors of a list that is wanted whole and as it is now: it is written while it is read.
     fn whole(&self, call: &Call<'_>) -> Result<Option<Selectors>, Status> {
         let (request, accepted) = (call.request, call.accepted()?);
         listing::check(request)?;
@@ -180,7 +179,7 @@ impl ApiServer {
         let limited = request.query.number("limit")?.is_some_and(|limit| limit > 0) && version != Some("0");
         let past =
             request.query.get("continue").is_some() || request.query.get("resourceVersionMatch") == Some("Exact");
-        let other = accepted != Accepted::default() || call.pretty();
+        let other = !stream::is_written_so(request.def, accepted) || call.pretty();
         if limited || past || other { Ok(None) } else { Selectors::of(request).map(Some) }
     }
 

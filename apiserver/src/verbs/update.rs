@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Call;
 use crate::objects::{Extra, WriteError};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, crd, options, ownership, quota, services, strategy};
+use crate::{ApiServer, crd, devices, options, ownership, quota, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,8 @@ impl ApiServer {
             } else {
                 Extra::default()
             };
-            strategy::check(request, &new, Some(&old), warnings)?;
+            let found = devices::problems(&self.objects, request, &new, Some(&old));
+            strategy::check(request, &new, Some(&old), found, warnings)?;
             let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
             self.admit_result(admission).await?;
             quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;

@@ -32,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A server that is gone with the test.
 pub struct Cluster {
     pub server: Arc<ApiServer>,
+    pub kv: Arc<dyn Kv>,
     pub pki: Arc<ClusterPki>,
     stop: CancellationToken,
     _directory: tempfile::TempDir,
@@ -77,7 +78,7 @@ impl Cluster {
         let pki = Arc::new(ClusterPki::create().unwrap());
         let stop = CancellationToken::new();
         let server = ApiServer::new(Config {
-            kv,
+            kv: kv.clone(),
             pki: pki.clone(),
             service_cidr: ranges.into(),
             extensions: Vec::new(),
@@ -85,7 +86,7 @@ impl Cluster {
             stop: stop.clone(),
         })
         .unwrap();
-        Self { server, pki, stop, _directory: directory }
+        Self { server, kv, pki, stop, _directory: directory }
     }
 
     /// Carries out a request of an admin.

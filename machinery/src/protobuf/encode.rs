@@ -57,6 +57,11 @@ impl Encoder {
         &mut self.out
     }
 
+    /// How much was encoded, bytes.
+    pub fn size(&self) -> usize {
+        self.out.len()
+    }
+
     /// What was encoded.
     pub fn into_bytes(self) -> Vec<u8> {
         self.out

@@ -133,8 +133,11 @@ pub fn encode_stored(api_version: &str, kind: &str, stored: &Stored, revision: i
     Ok(envelope(api_version, kind, &encoder.into_bytes()))
 }
 
-/// The bytes before the message's own and those after it.
-fn around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, [u8; 4]) {
+/// What comes after a message: contentEncoding and contentType, both empty.
+pub const LIST_END: [u8; 4] = [0x1a, 0, 0x22, 0];
+
+/// What comes before a message of so many bytes.
+fn before(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(api_version.len() + kind.len() + 24);
     head.extend(MAGIC);
     put_key(&mut head, 1, BYTES);
@@ -144,16 +147,15 @@ fn around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, [u8; 4]) {
     put_length_before(&mut head, start);
     put_key(&mut head, 2, BYTES);
     put_varint(&mut head, length as u64);
-    // contentEncoding and contentType, both empty.
-    (head, [0x1a, 0, 0x22, 0])
+    head
 }
 
 /// A message with what it is around it.
 pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let (mut out, tail) = around(api_version, kind, message.len());
-    out.reserve_exact(message.len() + tail.len());
+    let mut out = before(api_version, kind, message.len());
+    out.reserve_exact(message.len() + LIST_END.len());
     out.extend_from_slice(message);
-    out.extend(tail);
+    out.extend(LIST_END);
     out
 }
 
@@ -199,21 +201,32 @@ impl List {
         out.len()
     }
 
-    /// The list, with its metadata.
-    pub fn finish(self, metadata: &Value) -> Result<Vec<u8>, Error> {
-        let items = self.encoder.into_bytes();
+    /// What was encoded and not taken out yet: a list that is written in pieces takes each item out.
+    pub fn written(&mut self) -> &mut Vec<u8> {
+        self.encoder.bytes()
+    }
+
+    /// What comes before items that are so many bytes together. [`LIST_END`] comes after them.
+    pub fn head(&self, metadata: &Value, length: usize) -> Result<Vec<u8>, Error> {
         let message = table::by_path("apimachinery.pkg.apis.meta.v1.ListMeta").ok_or(Error::UnknownKind)?;
         let mut encoder = Encoder::default();
         if metadata.is_object() {
             encoder.value(message, metadata).map_err(|e| Error::Malformed(e.to_string()))?;
         }
         let metadata = encoder.into_bytes();
-        let length = 1 + varint_len(metadata.len() as u64) + metadata.len() + items.len();
-        let (mut out, tail) = around(&self.api_version, &self.kind, length);
+        let length = 1 + varint_len(metadata.len() as u64) + metadata.len() + length;
+        let mut out = before(&self.api_version, &self.kind, length);
         put_bytes(&mut out, 1, &metadata);
-        out.reserve_exact(items.len() + tail.len());
+        Ok(out)
+    }
+
+    /// The list, with its metadata.
+    pub fn finish(self, metadata: &Value) -> Result<Vec<u8>, Error> {
+        let mut out = self.head(metadata, self.encoder.size())?;
+        let items = self.encoder.into_bytes();
+        out.reserve_exact(items.len() + LIST_END.len());
         out.extend_from_slice(&items);
-        out.extend(tail);
+        out.extend(LIST_END);
         Ok(out)
     }
 }

@@ -1,8 +1,11 @@
 """Drives the server with the official client: typed calls, lists in pages, watches, patches, the dynamic client."""
+import os
+import queue
 import sys
 import threading
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.rest import ApiException
+from kubernetes.stream import stream
 
 config.load_kube_config(config_file=sys.argv[1])
 core, apps = client.CoreV1Api(), client.AppsV1Api()
@@ -30,11 +33,11 @@ assert core.list_namespaced_config_map("default", label_selector="a=b").items[0]
 version = core.list_namespaced_config_map("default").metadata.resource_version
 seen = []
 def follow():
-    stream = watch.Watch()
-    for event in stream.stream(core.list_namespaced_config_map, "default", resource_version=version, timeout_seconds=20):
+    events = watch.Watch()
+    for event in events.stream(core.list_namespaced_config_map, "default", resource_version=version, timeout_seconds=20):
         seen.append((event["type"], event["object"].metadata.name))
         if event["type"] == "DELETED":
-            stream.stop()
+            events.stop()
 thread = threading.Thread(target=follow)
 thread.start()
 for name in ["p0", "p1", "p2"]:
@@ -81,4 +84,25 @@ coordination = client.CoordinationV1Api()
 lease = client.V1Lease(metadata=client.V1ObjectMeta(name="l"), spec=client.V1LeaseSpec(holder_identity="me", lease_duration_seconds=15))
 assert coordination.create_namespaced_lease("default", lease).spec.holder_identity == "me"
 assert client.VersionApi().get_code().major == "1"
-print("ok")
+
+# The library's own leader election.
+from kubernetes.leaderelection import electionconfig, leaderelection
+from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
+led = queue.Queue()
+times = {"lease_duration": 6, "renew_deadline": 4, "retry_period": 1.1}
+election = electionconfig.Config(LeaseLock("leader", "default", "one"), onstarted_leading=lambda: led.put("one"),
+                                 onstopped_leading=lambda: None, **times)
+threading.Thread(target=leaderelection.LeaderElection(election).run, daemon=True).start()
+assert led.get(timeout=30) == "one"
+assert coordination.read_namespaced_lease("leader", "default").spec.holder_identity == "one"
+
+# Streams: the pod's node only pretends, and says so.
+core.create_namespaced_pod("default", client.V1Pod(metadata=client.V1ObjectMeta(name="p"), spec=client.V1PodSpec(
+    node_name="hollow-0", containers=[client.V1Container(name="c", image="nginx")])))
+try:
+    stream(core.connect_get_namespaced_pod_exec, "p", "default", command=["ls"], stdout=True, stdin=False)
+    raise SystemExit("a node without containers ran a command")
+except ApiException as refused:
+    assert "only pretends to run pods" in str(refused), refused
+print("ok", flush=True)
+os._exit(0)

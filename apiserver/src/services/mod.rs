@@ -1,36 +1,18 @@
-//! Cluster IPs and node ports. An address is taken by its IPAddress object, a node port by a key; both are written in the
-//! transaction that writes the Service, so that two Services never share one.
+//! Cluster IPs and node ports. An address is taken by its IPAddress object, a node port by a key; whoever writes one first
+//! has it, so that two Services never share one.
 
-use std::net::IpAddr;
+mod allocator;
+pub(crate) mod repair;
 
 use keelson_machinery::resource::ResourceDef;
-use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::stored;
 use keelson_machinery::validation::{address_problems, is_external, needs_health_check};
-use keelson_store::{Compare, DeleteRequest, KeyRange, Op, PutRequest};
-use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::objects::Extra;
 use crate::service_ranges::{Range, family_of, parse_all};
-use crate::strategy;
-
-/// Ports that Services get on every node.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
-/// The lower part of the node ports is kept for those that are asked for.
-const STATIC_NODE_PORTS: u16 = 86;
-/// The lower part of a range is kept for values that are asked for: a sixteenth, at least 16 and at most 256.
-const STATIC_BAND: (u128, u128) = (16, 256);
-/// Tries before a free value is declared not to be found.
-const TRIES: u32 = 2000;
-/// What a dry run shows as a node port.
-const DRY_RUN_PORT: u16 = 32769;
-
-fn port_key(port: u16) -> String {
-    format!("/registry/keelson/nodeports/{port}")
-}
+use allocator::{Allocator, delete, keys_of};
 
 fn is_service(def: &ResourceDef) -> bool {
     def.plural == "services" && def.group.is_empty()
@@ -298,306 +280,16 @@ fn families(new: &mut Value, before: &Value, ranges: &[Range]) -> Result<(), Sta
     Ok(())
 }
 
-/// Takes values for one Service.
-struct Allocator<'a> {
-    server: &'a ApiServer,
-    /// Namespace and name.
-    owner: (String, String),
-    dry_run: bool,
-    extra: &'a mut Extra,
-    /// Node ports that this write takes.
-    taken: Vec<u16>,
-}
-
-/// Whether addresses may be taken of a ServiceCIDR.
-fn is_ready(object: &Value) -> bool {
-    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
-    ready && object["metadata"]["deletionTimestamp"].is_null()
-}
-
-fn race() -> Status {
-    Status { reason: "AllocationRace".into(), ..Status::internal("the value was allocated at the same moment") }
-}
-
-/// The key of an address's object.
-fn address_key(ip: &str) -> Option<String> {
-    resources::find("networking.k8s.io", "v1", "ipaddresses").map(|def| def.key("", &canonical(ip)))
-}
-
-/// An address in the one form that its object's name has.
-fn canonical(ip: &str) -> String {
-    ip.parse::<IpAddr>().map_or_else(|_| ip.to_owned(), |ip| ip.to_string())
-}
-
-impl Allocator<'_> {
-    fn is_free(&self, key: &str) -> bool {
-        self.server.objects.kv.view().get(key.as_bytes()).is_none()
-    }
-
-    fn claim(&mut self, key: String, value: bytes::Bytes) {
-        if !self.dry_run {
-            self.extra.guards.push((Compare::create_revision(key.clone(), 0), race()));
-            self.extra.ops.push(Op::Put(PutRequest::new(key, value)));
-        }
-    }
-
-    fn claim_address(&mut self, ip: &str) -> Result<(), Status> {
-        let Some(def) = resources::find("networking.k8s.io", "v1", "ipaddresses") else { return Ok(()) };
-        let ip = &canonical(ip);
-        let object = address(ip, &self.owner);
-        let value = stored::encode(def, &object).map_err(|e| Status::internal(&e.to_string()))?;
-        let key = def.key("", ip);
-        let value = crate::encryption::seal(def, key.as_bytes(), value)?;
-        self.claim(key, value);
-        Ok(())
-    }
-
-    fn cluster_ips(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
-        let list = |spec: &Value| -> Vec<String> {
-            let ips = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            ips.map(str::to_owned).collect()
-        };
-        let had = if needs_cluster_ip(before) { list(before) } else { Vec::new() };
-        let mut wanted = list(&new["spec"]);
-        if let Some(first) = new["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty())
-            && wanted.is_empty()
-        {
-            wanted.push(first.to_owned());
-        }
-        if wanted.first().is_some_and(|ip| ip == "None") {
-            new["spec"]["clusterIPs"] = json!(["None"]);
-            new["spec"]["clusterIP"] = "None".into();
-            return Ok(());
-        }
-        let families = new["spec"]["ipFamilies"].as_array().cloned().unwrap_or_default();
-        let mut ips = Vec::new();
-        for (index, family) in families.iter().filter_map(Value::as_str).enumerate() {
-            let ip = match wanted.get(index).filter(|ip| !ip.is_empty()) {
-                Some(ip) if had.contains(ip) => ip.clone(),
-                Some(ip) => {
-                    self.check_address(new, ip)?;
-                    self.claim_address(ip)?;
-                    ip.clone()
-                }
-                None => {
-                    let ip = self.next_address(family)?;
-                    self.claim_address(&ip)?;
-                    ip
-                }
-            };
-            ips.push(ip);
-        }
-        new["spec"]["clusterIP"] = ips.first().cloned().unwrap_or_default().into();
-        new["spec"]["clusterIPs"] = json!(ips);
-        Ok(())
-    }
-
-    /// The ranges that addresses may be of: the server's own, then those of the ServiceCIDRs that are ready.
-    fn ranges(&self) -> Result<Vec<Range>, Status> {
-        let mut ranges = parse_all(&self.server.service_cidr)?;
-        let Some(def) = resources::find("networking.k8s.io", "v1", "servicecidrs") else { return Ok(ranges) };
-        for object in self.server.objects.all(def, "").iter().filter(|object| is_ready(object)) {
-            let cidrs = object["spec"]["cidrs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            for found in cidrs.filter_map(|cidr| Range::parse(cidr).ok()) {
-                if !ranges.contains(&found) {
-                    ranges.push(found);
-                }
-            }
-        }
-        Ok(ranges)
-    }
-
-    fn next_address(&self, family: &str) -> Result<String, Status> {
-        let mut ranges = self.ranges()?;
-        ranges.retain(|range| range.family() == family);
-        if let (true, Some(range)) = (self.dry_run, ranges.first()) {
-            return Ok(range.address(0).to_string());
-        }
-        let free = ranges.iter().find_map(|range| self.free_address(range));
-        free.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
-    }
-
-    fn free_address(&self, range: &Range) -> Option<String> {
-        let size = range.size;
-        let band = (size / 16).clamp(STATIC_BAND.0, STATIC_BAND.1);
-        let mut rng = rand::rng();
-        (0..TRIES)
-            .map(|i| {
-                let upper = i < TRIES / 2 && band < size - 1;
-                if upper { rng.random_range(band..size - 1) } else { rng.random_range(1..size - 1) }
-            })
-            .map(|offset| range.address(offset).to_string())
-            .find(|ip| address_key(ip).is_some_and(|key| self.is_free(&key)))
-    }
-
-    fn check_address(&self, new: &Value, wanted: &str) -> Result<(), Status> {
-        let ranges = self.ranges()?;
-        let refused = |why: &str| {
-            let why = format!("failed to allocate IP {wanted}: {why}");
-            Err(invalid(new, Cause::invalid("spec.clusterIPs", &new["spec"]["clusterIPs"], &why)))
-        };
-        let parsed = wanted.parse::<IpAddr>();
-        if !parsed.is_ok_and(|ip| ranges.iter().any(|range| range.offers(ip))) {
-            return refused("the provided network does not match the current range");
-        }
-        if !address_key(wanted).is_some_and(|key| self.is_free(&key)) {
-            return refused("provided IP is already allocated");
-        }
-        Ok(())
-    }
-
-    fn node_ports(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
-        let had: Vec<i64> = ports(before).filter_map(|p| p["nodePort"].as_i64()).collect();
-        let mut given: Vec<(i64, String, u16)> = Vec::new();
-        for index in 0..new["spec"]["ports"].as_array().map_or(0, Vec::len) {
-            let port = &new["spec"]["ports"][index];
-            let wanted = port["nodePort"].as_i64().unwrap_or(0);
-            let (number, protocol) =
-                (port["port"].as_i64().unwrap_or(0), port["protocol"].as_str().unwrap_or_default().to_owned());
-            if wanted != 0 && had.contains(&wanted) {
-                continue;
-            }
-            let field = format!("spec.ports[{index}].nodePort");
-            // One port for several protocols has one node port.
-            let shared = given.iter().find(|(n, ..)| *n == number).map(|(.., node)| *node);
-            let chosen = match (wanted, shared) {
-                (0, Some(node)) => node,
-                (0, None) => self.next_port()?,
-                (wanted, _) => {
-                    let same = given.iter().any(|(_, p, node)| i64::from(*node) == wanted && *p != protocol);
-                    self.check_port(new, wanted, &field, same)?
-                }
-            };
-            if !self.taken.contains(&chosen) {
-                self.take_port(chosen);
-            }
-            given.push((number, protocol, chosen));
-            new["spec"]["ports"][index]["nodePort"] = chosen.into();
-        }
-        Ok(())
-    }
-
-    fn take_port(&mut self, port: u16) {
-        self.taken.push(port);
-        let owner = format!("{}/{}", self.owner.0, self.owner.1);
-        self.claim(port_key(port), owner.into());
-    }
-
-    fn next_port(&self) -> Result<u16, Status> {
-        if self.dry_run {
-            return Ok(DRY_RUN_PORT);
-        }
-        let mut rng = rand::rng();
-        let upper = *NODE_PORTS.start() + STATIC_NODE_PORTS..=*NODE_PORTS.end();
-        let free = (0..TRIES)
-            .map(|_| rng.random_range(upper.clone()))
-            .find(|port| !self.taken.contains(port) && self.is_free(&port_key(*port)));
-        free.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
-    }
-
-    fn check_port(&self, new: &Value, wanted: i64, field: &str, shared: bool) -> Result<u16, Status> {
-        let Some(port) = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p)) else {
-            let why = format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                NODE_PORTS.start(),
-                NODE_PORTS.end()
-            );
-            return Err(invalid(new, Cause::invalid(field, &json!(wanted), &why)));
-        };
-        let free = self.is_free(&port_key(port)) && !self.taken.contains(&port);
-        if !free && !shared {
-            return Err(invalid(new, Cause::invalid(field, &json!(wanted), "provided port is already allocated")));
-        }
-        Ok(port)
-    }
-
-    fn health_check_port(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
-        let wanted = new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0);
-        if wanted != 0 && before["healthCheckNodePort"] == wanted {
-            return Ok(());
-        }
-        let port = match wanted {
-            0 => self.next_port()?,
-            wanted => {
-                let free = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p) && self.is_free(&port_key(*p)));
-                free.ok_or_else(|| {
-                    let why = "provided port is already allocated";
-                    Status::internal(&format!("failed to allocate requested HealthCheck NodePort {wanted}: {why}"))
-                })?
-            }
-        };
-        self.take_port(port);
-        new["spec"]["healthCheckNodePort"] = port.into();
-        Ok(())
-    }
-
-    /// What the Service had and has no longer.
-    fn give_back(&mut self, before: &Value, after: &Value) {
-        if self.dry_run {
-            return;
-        }
-        let kept = keys_of(after);
-        let gone = keys_of(before).into_iter().filter(|key| !kept.contains(key));
-        self.extra.ops.extend(gone.map(delete));
-    }
-}
-
-fn delete(key: String) -> Op {
-    Op::Delete(DeleteRequest { range: KeyRange::Key(key.into()), prev_kv: false })
-}
-
-/// The keys of all values that a Service has.
-fn keys_of(spec: &Value) -> Vec<String> {
-    let mut keys = Vec::new();
-    let ips = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    keys.extend(ips.filter(|ip| *ip != "None" && !ip.is_empty()).filter_map(address_key));
-    let numbers = ports(spec).map(|p| &p["nodePort"]).chain([&spec["healthCheckNodePort"]]);
-    for port in numbers.filter_map(Value::as_u64).filter_map(|p| u16::try_from(p).ok()).filter(|p| *p != 0) {
-        if !keys.contains(&port_key(port)) {
-            keys.push(port_key(port));
-        }
-    }
-    keys
-}
-
 /// What a deleted Service gives back.
 pub fn release(def: &ResourceDef, object: &Value) -> Extra {
     let ops = if is_service(def) { keys_of(&object["spec"]).into_iter().map(delete).collect() } else { Vec::new() };
     Extra { ops, ..Extra::default() }
 }
 
-/// The object that says who has an address.
-fn address(ip: &str, owner: &(String, String)) -> Value {
-    let now = strategy::now();
-    json!({
-        "kind": "IPAddress",
-        "apiVersion": "networking.k8s.io/v1",
-        "metadata": {
-            "name": ip,
-            "uid": uuid::Uuid::new_v4().to_string(),
-            "creationTimestamp": now,
-            "labels": {
-                "ipaddress.kubernetes.io/ip-family": family_of(ip),
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-            },
-            "managedFields": [{
-                "manager": "kube-apiserver", "operation": "Update", "apiVersion": "networking.k8s.io/v1", "time": now,
-                "fieldsType": "FieldsV1",
-                "fieldsV1": {
-                    "f:metadata": {"f:labels": {
-                        ".": {}, "f:ipaddress.kubernetes.io/ip-family": {}, "f:ipaddress.kubernetes.io/managed-by": {},
-                    }},
-                    "f:spec": {"f:parentRef": {".": {}, "f:name": {}, "f:namespace": {}, "f:resource": {}}},
-                },
-            }],
-        },
-        "spec": {"parentRef": {"resource": "services", "namespace": owner.0, "name": owner.1}},
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use keelson_machinery::resources;
+
     use super::*;
 
     #[test]

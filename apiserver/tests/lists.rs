@@ -1,0 +1,126 @@
+//! Long lists: the same in pieces as whole, in every form; and many at once, which wait for seats and hold a piece each.
+
+mod support;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http::{Request, Response, header};
+use http_body_util::BodyExt;
+use keelson_apiserver::access::UserInfo;
+use keelson_client::Body;
+use serde_json::{Value, json};
+use support::Cluster;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// Bytes of one object.
+const OBJECT_BYTES: usize = 1 << 10;
+/// Most that a piece may have: its size and one object.
+const MAX_PIECE_BYTES: usize = (128 << 10) + 2 * OBJECT_BYTES;
+/// Most that the first piece of a list in protobuf may have: what is kept while its length is counted, and a piece.
+const MAX_FIRST_BYTES: usize = (1 << 20) + 2 * MAX_PIECE_BYTES;
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const PROTOBUF_METADATA: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+
+async fn with_maps(count: usize) -> Cluster {
+    let cluster = Cluster::new().await;
+    let text = "x".repeat(OBJECT_BYTES);
+    for index in 0..count {
+        let labels = json!({"even": (index % 2 == 0).to_string()});
+        let map = json!({"metadata": {"name": format!("m-{index:05}"), "labels": labels}, "data": {"k": text}});
+        assert_eq!(cluster.json("POST", MAPS, &map).await.0, 201);
+    }
+    cluster
+}
+
+async fn get(cluster: &Cluster, path: &str, accept: &str) -> Response<Body> {
+    cluster.send(Request::get(path).header(header::ACCEPT, accept).body(Bytes::new()).unwrap()).await
+}
+
+/// The pieces of an answer.
+async fn pieces(response: Response<Body>) -> Vec<Bytes> {
+    assert_eq!(response.status(), 200);
+    response.into_body().into_data_stream().map(Result::unwrap).collect().await
+}
+
+fn names(list: &Value) -> Vec<String> {
+    let of = |item: &Value| item.pointer("/metadata/name").or(item.pointer("/cells/0")).cloned().unwrap_or_default();
+    let items = list.get("items").or(list.get("rows")).and_then(Value::as_array).unwrap();
+    items.iter().map(|item| of(item).as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_list_in_pieces_is_the_whole_list() {
+    // More than what is kept of a list in protobuf.
+    let cluster = with_maps(1_400).await;
+    for accept in ["application/json", TABLE, METADATA, PROTOBUF, PROTOBUF_METADATA] {
+        for selector in ["", "labelSelector=even%3Dtrue"] {
+            let written = pieces(get(&cluster, &format!("{MAPS}?{selector}"), accept).await).await;
+            let whole = get(&cluster, &format!("{MAPS}?limit=100000&{selector}"), accept).await;
+            assert_eq!(whole.headers()[header::CONTENT_TYPE], accept.split(';').next().unwrap());
+            let whole = whole.into_body().collect().await.unwrap().to_bytes();
+            let joined: Vec<u8> = written.concat();
+            if accept.starts_with(PROTOBUF) {
+                assert!(joined == whole, "{accept} {selector}: {} and {} bytes", joined.len(), whole.len());
+            } else {
+                let (list, expected): (Value, Value) =
+                    (serde_json::from_slice(&joined).unwrap(), serde_json::from_slice(&whole).unwrap());
+                assert_eq!(names(&list), names(&expected), "{accept} {selector}");
+                let head =
+                    |list: &Value| ["kind", "apiVersion", "metadata", "columnDefinitions"].map(|key| list[key].clone());
+                assert_eq!(head(&list), head(&expected), "{accept} {selector}");
+            }
+            let most = if accept.starts_with(PROTOBUF) { MAX_FIRST_BYTES } else { MAX_PIECE_BYTES };
+            let sizes: Vec<usize> = written.iter().map(Bytes::len).collect();
+            assert!(sizes[0] <= most && (sizes.len() > 1) == (joined.len() > most), "{accept} {selector}: {sizes:?}");
+            assert!(sizes[1..].iter().all(|size| *size <= MAX_PIECE_BYTES), "{accept} {selector}: {sizes:?}");
+        }
+    }
+}
+
+/// Hundreds of lists at once that nobody reads: some are begun, of which one piece each is held; of the others so many wait for
+/// seats as a flow's queues have places, and the rest is refused at once.
+#[tokio::test]
+async fn a_storm_of_lists_is_held_off() {
+    const STORM: usize = 500;
+    // All seats by the width of such a list, and the places in the queues of one user.
+    const MOST_BEGUN: usize = 60;
+    const MOST_WAITING: usize = 300;
+    const OBJECTS: usize = 2_000;
+    let cluster = with_maps(OBJECTS).await;
+    let reader = json!({"metadata": {"name": "reader"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole", "name": "view"}, "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "u"}]});
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(cluster.json("POST", bindings, &reader).await.0, 201);
+    let user = UserInfo { name: "u".into(), groups: vec!["system:authenticated".into()], ..UserInfo::default() };
+    let ask = || cluster.server.call(user.clone(), Request::get(MAPS).body(Bytes::new()).unwrap());
+    let mut asked: FuturesUnordered<_> = (0..STORM).map(|_| ask()).collect();
+    let (mut begun, mut refused) = (Vec::new(), 0);
+    while refused < STORM - MOST_BEGUN - MOST_WAITING {
+        let response = asked.next().await.unwrap();
+        match response.status().as_u16() {
+            200 => begun.push(response),
+            429 => {
+                assert!(response.headers().contains_key(header::RETRY_AFTER));
+                refused += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!((1..=MOST_BEGUN).contains(&begun.len()), "{} begun", begun.len());
+    // What is begun is whole, whenever it is read.
+    let written = pieces(begun.pop().unwrap()).await;
+    assert!(written.len() > 1 && written.iter().all(|piece| piece.len() <= MAX_PIECE_BYTES));
+    let list: Value = serde_json::from_slice(&written.concat()).unwrap();
+    assert!(names(&list).iter().filter(|name| name.starts_with("m-")).count() == OBJECTS);
+    // Seats that are given back let in those that wait.
+    drop(begun);
+    let mut answered = 0;
+    while let Some(response) = asked.next().await {
+        answered += usize::from(response.status() == 200);
+    }
+    assert!(answered > 0, "those that waited got seats");
+}
