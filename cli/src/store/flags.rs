@@ -66,10 +66,10 @@ pub struct StoreArgs {
     #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = limits::STREAMS_PER_CONNECTION)]
     pub max_concurrent_streams: u32,
     /// How often a silent client is asked whether it lives; 0 for never
-    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_INTERVAL", default_value = "2m", value_parser = duration)]
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_INTERVAL", default_value = "2m", value_parser = crate::args::config_duration)]
     pub grpc_keepalive_interval: Duration,
     /// How long its answer may take
-    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = duration)]
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = crate::args::config_duration)]
     pub grpc_keepalive_timeout: Duration,
     /// What --auto-compaction-retention counts: time, or revisions
     #[arg(long, env = "ETCD_AUTO_COMPACTION_MODE", default_value = "periodic", value_parser = ["periodic", "revision"])]
