@@ -125,14 +125,14 @@ fn limited(hard: &[String], used: &Usage) -> BTreeMap<String, Text> {
 
 /// Objects of a namespace that are no older than a quota of this version: what admission has charged to it is among them,
 /// and what it charges later makes the quota another one, so that the count is refused.
-async fn current<K: Object>(
+async fn current<K>(
     context: &Context,
     informer: &Informer<K>,
     namespace: &str,
     version: &str,
 ) -> Result<Vec<Arc<K>>, Error>
 where
-    K: k8s_openapi::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Object + k8s_openapi::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
 {
     if version.parse().is_ok_and(|version: u64| informer.revision() >= version) {
         return Ok(informer.in_namespace(namespace));
