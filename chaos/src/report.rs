@@ -117,8 +117,9 @@ impl Report {
         leaders: Vec<Led>,
     ) -> Self {
         let samples = shared.samples();
+        let writes = write_ends(&samples);
         for fault in &mut faults {
-            fault.gap = gap(&samples, fault.start, fault.end.saturating_add(AFTERMATH).min(shared.now()));
+            fault.gap = gap(&writes, fault.start, fault.end.saturating_add(AFTERMATH).min(shared.now()));
         }
         Self {
             again,
@@ -290,10 +291,15 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The longest time between successful writes that touches `start..end`.
-fn gap(samples: &[Sample], start: u64, end: u64) -> u64 {
+/// When successful writes were answered, in order.
+fn write_ends(samples: &[Sample]) -> Vec<u64> {
     let mut ends: Vec<u64> = samples.iter().filter(|s| s.ok && s.write).map(|s| s.start + s.took).collect();
     ends.sort_unstable();
+    ends
+}
+
+/// The longest time between successful writes that touches `start..end`.
+fn gap(ends: &[u64], start: u64, end: u64) -> u64 {
     let first = ends.partition_point(|at| *at < start);
     let inside = ends[first..].iter().take_while(|at| **at <= end);
     let mut last = if first > 0 { ends[first - 1] } else { 0 };
@@ -337,8 +343,9 @@ mod tests {
     #[test]
     fn gaps_are_measured_over_the_faults_beginning_and_end() {
         let samples = [sample(0, 10, true), sample(10, 10, true), sample(30, 5, false), sample(60, 10, true)];
-        assert_eq!(gap(&samples, 25, 80), 50, "from 20 to 70");
-        assert_eq!(gap(&samples, 25, 50), 30, "still nothing at the end");
+        let writes = write_ends(&samples);
+        assert_eq!(gap(&writes, 25, 80), 50, "from 20 to 70");
+        assert_eq!(gap(&writes, 25, 50), 30, "still nothing at the end");
         assert_eq!(gap(&[], 25, 50), 50);
     }
 

@@ -224,6 +224,7 @@ fn in_testbed(
         program: &program,
         hosts: &hosts,
         agents: &agents,
+        listed: &|| runtime.block_on(reach.listed()),
         whole: &|| runtime.block_on(reach.whole()),
         leader: &|| runtime.block_on(reach.leader()),
         ask: &|ask| runtime.block_on(reach.ask(ask)),

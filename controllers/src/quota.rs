@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Reso
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use keelson_client::discovery::{self, METADATA_LIST};
-use keelson_client::{Change, Error, Informer, Key, Object};
+use keelson_client::{Change, Error, Informer, Key, ListParams, Object};
 use keelson_machinery::quantity::{Format, Quantity};
 use keelson_machinery::quota::{self as usage, Usage};
 use serde::Deserialize;
@@ -123,14 +123,36 @@ fn limited(hard: &[String], used: &Usage) -> BTreeMap<String, Text> {
     hard.iter().map(|name| (name.clone(), Text(used.get(name).copied().unwrap_or(zero).to_string()))).collect()
 }
 
+/// Objects of a namespace that are no older than a quota of this version: what admission has charged to it is among them,
+/// and what it charges later makes the quota another one, so that the count is refused.
+async fn current<K>(
+    context: &Context,
+    informer: &Informer<K>,
+    namespace: &str,
+    version: &str,
+) -> Result<Vec<Arc<K>>, Error>
+where
+    K: Object + k8s_openapi::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    if version.parse().is_ok_and(|version: u64| informer.revision() >= version) {
+        return Ok(informer.in_namespace(namespace));
+    }
+    let list = context.client.namespaced::<K>(namespace).list(&ListParams::default()).await?;
+    Ok(list.items.into_iter().map(Arc::new).collect())
+}
+
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(quota) = context.cache.quotas.get(&key) else { return Ok(None) };
     let value = serde_json::to_value(&*quota)?;
     let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
     let names: Vec<String> = hard.keys().cloned().collect();
-    let mut used = total(&value, "", "pods", &context.cache.pods.in_namespace(&key.0));
-    usage::add(&mut used, &total(&value, "", "services", &context.cache.services.in_namespace(&key.0)));
-    usage::add(&mut used, &total(&value, "", "persistentvolumeclaims", &context.cache.claims.in_namespace(&key.0)));
+    let (cache, version) = (&context.cache, quota.metadata.resource_version.as_deref().unwrap_or_default());
+    let pods = current(&context, &cache.pods, &key.0, version).await?;
+    let services = current(&context, &cache.services, &key.0, version).await?;
+    let claims = current(&context, &cache.claims, &key.0, version).await?;
+    let mut used = total(&value, "", "pods", &pods);
+    usage::add(&mut used, &total(&value, "", "services", &services));
+    usage::add(&mut used, &total(&value, "", "persistentvolumeclaims", &claims));
     for (name, path) in paths(&context, &key.0, &names).await? {
         used.insert(name, Quantity::from_units(count(&context, &path).await?, Format::DecimalSi));
     }

@@ -88,3 +88,5 @@ pub const SUSPICION_PROBE_MILLIS: u64 = 100;
 pub const SUSPICION_STAGGER_MILLIS: u64 = 100;
 /// How often a member without a leader asks whether it was removed.
 pub const REMOVAL_LOOK_MILLIS: u64 = 1_000;
+/// Looks after which it asks the others whatever it sees.
+pub const REMOVAL_ASK_LOOKS: u64 = 10;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keelson_store::KvError;
 
-use crate::limits::REMOVAL_LOOK_MILLIS;
+use crate::limits::{REMOVAL_ASK_LOOKS, REMOVAL_LOOK_MILLIS};
 use crate::message::{Answer, Ask, Roll};
 use crate::network::Network;
 use crate::peer_tls::PeerTls;
@@ -28,16 +28,17 @@ pub async fn ask_roll(addresses: &[String], tls: Option<PeerTls>) -> Result<Roll
 
 impl Replica {
     /// Resolves when this member was removed from its cluster for good. It hears of its removal from the log only if
-    /// it is quick, so it asks the others when it is without a leader.
+    /// it is quick, so it asks the others when it is without a leader. It asks now and then in any case: the last leader
+    /// that it heard may go on leading the others in the same term, and whoever knows that gives it no vote.
     pub async fn removed(&self) {
         let mut suspicious = 0;
-        loop {
+        for look in 1_u64.. {
             tokio::time::sleep(Duration::from_millis(REMOVAL_LOOK_MILLIS)).await;
             let nodes = self.nodes();
             let listed = nodes.iter().any(|(id, ..)| *id == self.0.id);
             let lost = !nodes.is_empty() && (!listed || self.0.peer_status().leader_id == 0);
             suspicious = if lost { suspicious + 1 } else { 0 };
-            if suspicious < 2 {
+            if suspicious < 2 && !look.is_multiple_of(REMOVAL_ASK_LOOKS) {
                 continue;
             }
             for (id, ..) in nodes {

@@ -47,9 +47,14 @@ pub(super) fn shrink(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> 
     Ok(remove(victims, member)?.unwrap_or_else(|| format!("{} was removed", names(victims, &[member]))))
 }
 
-/// Adds whoever has no disk any more, and starts whoever does not run.
+/// Adds whoever has no disk any more, or was removed by a request that had no answer, and starts whoever does not run.
 pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
+    let listed = (victims.listed)();
     for (member, host) in victims.hosts.iter().enumerate() {
+        if listed.as_ref().is_some_and(|listed| !listed[member]) {
+            process::kill(victims, &[member])?;
+            victims.system.wipe(host)?;
+        }
         if victims.system.is_wiped(host)? {
             add(victims, member)?;
         }

@@ -35,6 +35,8 @@ pub struct Victims<'a> {
     pub leader: &'a dyn Fn() -> Option<usize>,
     /// Has a member or the harness do something.
     pub ask: &'a dyn Fn(Ask) -> Result<()>,
+    /// Which members the cluster counts as its own, as its leader says.
+    pub listed: &'a dyn Fn() -> Option<Vec<bool>>,
     /// The ids of all members if all run and vote, so that the disk of one may be lost.
     pub whole: &'a dyn Fn() -> Option<Vec<u64>>,
 }
@@ -203,7 +205,7 @@ rows![
         500..4000,
         Nothing,
         members::replace,
-        process::start_all
+        members::grow
     ),
     ("shrink", "one member is removed, and another is added later", 2000..8000, Ours, members::shrink, members::grow),
     ("compact", "history is compacted", 100..500, Name, members::compact, nothing),
@@ -316,7 +318,7 @@ pub fn end_all(victims: &Victims<'_>) -> Result<()> {
     disk::thaw(victims)?;
     disk::empty(victims)?;
     agents::resume_all(victims)?;
-    process::start_all(victims)?;
+    members::grow(victims)?;
     agents::start_all(victims)
 }
 

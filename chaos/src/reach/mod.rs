@@ -19,6 +19,9 @@ pub trait Reach: Send + Sync {
     /// The member that says it leads, in the highest term in which one says so.
     async fn leader(&self) -> Option<usize>;
 
+    /// Which members the cluster counts as its own, as its leader says.
+    async fn listed(&self) -> Option<Vec<bool>>;
+
     /// The ids of all members, if all answer and vote.
     async fn whole(&self) -> Option<Vec<u64>>;
 

@@ -100,6 +100,13 @@ impl Reach for Servers {
         self.names.iter().position(|name| name == text(row, "/name"))
     }
 
+    async fn listed(&self) -> Option<Vec<bool>> {
+        let rows = self.members().await?;
+        // Who does not know the leader may not know who belongs to the cluster.
+        rows.iter().find(|row| text(row, "/role") == "leader")?;
+        Some(self.names.iter().map(|name| rows.iter().any(|row| text(row, "/name") == name)).collect())
+    }
+
     async fn whole(&self) -> Option<Vec<u64>> {
         let rows = self.members().await?;
         let sound = |row: &Value| row.get("error").is_none() && text(row, "/role") != "learner";

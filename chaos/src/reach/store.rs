@@ -32,6 +32,14 @@ impl Reach for Stores {
         leader(&self.clients).await
     }
 
+    async fn listed(&self) -> Option<Vec<bool>> {
+        let client = &self.clients[self.leader().await?];
+        let request = pb::MemberListRequest { linearizable: true };
+        let listed = etcd::limited(client.members().member_list(request)).await.ok()?.members;
+        let is_listed = |peer: &String| listed.iter().any(|found| found.peer_ur_ls.contains(peer));
+        Some(self.peers.iter().map(is_listed).collect())
+    }
+
     async fn whole(&self) -> Option<Vec<u64>> {
         whole(&self.clients, self.clients.len()).await
     }
