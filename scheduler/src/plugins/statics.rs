@@ -97,10 +97,8 @@ fn verdict(
     if !named.is_empty() && !named.contains(&node.name) {
         bits |= NOT_NAMED;
     }
-    if node.unschedulable {
-        if !class.tolerates(&cordon()) {
-            bits |= UNSCHEDULABLE;
-        }
+    if node.unschedulable && !class.tolerates(&cordon()) {
+        bits |= UNSCHEDULABLE;
     }
     if name.is_some_and(|n| *n != *node.name) {
         bits |= NODE_NAME;
