@@ -146,22 +146,33 @@ impl Look<'_> {
         }
     }
 
-    /// Tells how an action on an object of the set went.
-    fn tell(&self, verb: &str, what: &str, result: &Result<(), Error>) {
-        let recorder = self.context.recorder(COMPONENT);
+    /// Tells how an action on a pod of the set went.
+    fn tell(&self, verb: &str, pod: &str, result: &Result<(), Error>) {
         let set = identity::name_of(self.set);
-        let mut reason = verb[..1].to_uppercase();
-        reason += &verb[1..];
+        let outcome = match result {
+            Ok(()) => format!("{verb} Pod {pod} in StatefulSet {set} successful"),
+            Err(error) => format!("{verb} Pod {pod} in StatefulSet {set} failed error: {error}"),
+        };
+        self.event(verb, outcome, result);
+    }
+
+    /// Tells how making a claim of a pod went.
+    fn tell_claim(&self, claim: &str, pod: &str, result: &Result<(), Error>) {
+        let set = identity::name_of(self.set);
+        let outcome = match result {
+            Ok(()) => format!("create Claim {claim} Pod {pod} in StatefulSet {set} success"),
+            Err(error) => format!("create Claim {claim} for Pod {pod} in StatefulSet {set} failed error: {error}"),
+        };
+        self.event("create", outcome, result);
+    }
+
+    fn event(&self, verb: &str, message: String, result: &Result<(), Error>) {
+        let recorder = self.context.recorder(COMPONENT);
+        let reason = verb[..1].to_uppercase() + &verb[1..];
         match result {
-            Ok(()) => {
-                let message = format!("{verb} {what} in StatefulSet {set} successful");
-                recorder.normal(&**self.set, &format!("Successful{reason}"), message);
-            }
+            Ok(()) => recorder.normal(&**self.set, &format!("Successful{reason}"), message),
             Err(error) if error.is_namespace_terminating() => {}
-            Err(error) => {
-                let message = format!("{verb} {what} in StatefulSet {set} failed error: {error}");
-                recorder.warning(&**self.set, &format!("Failed{reason}"), message);
-            }
+            Err(_) => recorder.warning(&**self.set, &format!("Failed{reason}"), message),
         }
     }
 
@@ -173,16 +184,16 @@ impl Look<'_> {
             if self.context.cache.claims.named(self.namespace(), &name).is_some() {
                 continue;
             }
-            let what = format!("Claim {name} Pod {}", identity::pod_name(self.set, ordinal));
+            let pod = identity::pod_name(self.set, ordinal);
             match api.create(&claim).await {
                 Ok(written) => {
-                    self.tell("create", &what, &Ok(()));
+                    self.tell_claim(&name, &pod, &Ok(()));
                     self.context.settle(&self.context.cache.claims, &written).await;
                 }
                 Err(error) if error.is_already_exists() => {}
                 Err(error) => {
                     let result = Err(error);
-                    self.tell("create", &what, &result);
+                    self.tell_claim(&name, &pod, &result);
                     return result;
                 }
             }
@@ -191,10 +202,14 @@ impl Look<'_> {
     }
 
     async fn create(&self, ordinal: i32, revision: Revision) -> Result<(), Error> {
-        self.claim(ordinal).await?;
+        let what = identity::pod_name(self.set, ordinal);
+        let claimed = self.claim(ordinal).await;
+        if claimed.is_err() {
+            self.tell("create", &what, &claimed);
+            return claimed;
+        }
         let (name, template) = self.template(revision);
         let pod = identity::pod(self.set, &template, ordinal, &name);
-        let what = format!("Pod {}", identity::pod_name(self.set, ordinal));
         let created = self.context.client.namespaced::<Pod>(self.namespace()).create(&pod).await;
         let result = match created {
             Ok(written) => {
@@ -202,6 +217,7 @@ impl Look<'_> {
                 Ok(())
             }
             // One that is not ours has the name, or the cache is behind: the next look tells.
+            Err(error) if error.is_already_exists() => return Err(error),
             Err(error) => Err(error),
         };
         self.tell("create", &what, &result);
@@ -215,7 +231,7 @@ impl Look<'_> {
             Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
             result => result,
         };
-        self.tell("delete", &format!("Pod {name}"), &result);
+        self.tell("delete", name, &result);
         if result.is_ok() {
             self.context.settle_gone(&self.context.cache.pods, &**pod).await;
         }
@@ -233,9 +249,17 @@ impl Look<'_> {
             return Ok(());
         }
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let written = self.context.client.namespaced::<Pod>(self.namespace()).replace(name, &changed).await?;
-        self.context.settle(&self.context.cache.pods, &written).await;
-        Ok(())
+        let result = match self.context.client.namespaced::<Pod>(self.namespace()).replace(name, &changed).await {
+            Ok(written) => {
+                self.context.settle(&self.context.cache.pods, &written).await;
+                Ok(())
+            }
+            // It changed meanwhile: the next look corrects what it is then.
+            Err(error) if error.is_conflict() => return Err(error),
+            Err(error) => Err(error),
+        };
+        self.tell("update", name, &result);
+        result
     }
 
     async fn own_claims(&self, ordinal: i32, pod: &Pod, condemned: bool) -> Result<(), Error> {
