@@ -52,7 +52,7 @@ fn of_files(smaps: &str) -> Vec<Range<usize>> {
             let number = |text: &str| usize::from_str_radix(text, 16).ok();
             let range = number(start).zip(number(end)).map(|(start, end)| start..end);
             let private = matches!(words.next(), Some("r-xp" | "r--p"));
-            let program = words.nth(3).is_some_and(|path| is_loaded(path));
+            let program = words.nth(3).is_some_and(is_loaded);
             current = range.filter(|_| private && program);
         } else if first == "Anonymous:" {
             current = current.filter(|_| words.next() == Some("0"));
