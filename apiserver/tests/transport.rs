@@ -3,13 +3,16 @@
 
 mod support;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
 use keelson_pki::Authority;
 use support::{Cluster, ask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// Largest body that is read.
+const MAX_BODY_BYTES: usize = 3 << 20;
 
 /// Method and path of a verb on a row.
 fn request_of(def: &ResourceDef, verb: &str) -> (&'static str, String) {
@@ -190,4 +193,21 @@ async fn clients_that_never_finish_keep_nobody_out() {
     let (code, told) = ask(&mut door.client(None).await, "GET", "/version", &[]).await;
     assert_eq!((code, told["major"].as_str()), (StatusCode::OK, Some("1")));
     assert!(held.iter().all(Option::is_some));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_refused() {
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
+    let admin = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
+    // One byte more than may be, and as much as may be: that one is read, and is no object.
+    for (bytes, code) in
+        [(MAX_BODY_BYTES + 1, StatusCode::PAYLOAD_TOO_LARGE), (MAX_BODY_BYTES, StatusCode::BAD_REQUEST)]
+    {
+        let mut client = door.client(Some(&admin)).await;
+        let request = Request::post("/api/v1/namespaces").header("host", "localhost");
+        let request = request.header("content-type", "application/json").body(vec![b' '; bytes].into()).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.status(), code, "{bytes}");
+    }
 }

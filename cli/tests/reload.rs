@@ -94,7 +94,7 @@ fn changed_files_hold_without_a_restart() {
     let version = format!("{}/version", config["clusters"][0]["cluster"]["server"].as_str().unwrap());
     let stranger = || {
         let asked = Command::new("curl").args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &version]).output();
-        asked.ok().map(|output| out(output))
+        asked.ok().map(out)
     };
     assert!(stranger().is_none_or(|code| code == "200"));
     let list = ["get", "configmaps"];

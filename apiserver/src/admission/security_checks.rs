@@ -312,22 +312,24 @@ fn seccomp_baseline(pod: &Value, _: u32) -> Option<Violation> {
     violation("seccompProfile", unconfined(pod)?)
 }
 
+/// Sysctls that change nothing outside the pod, and the minor version since which that is said of them.
+pub(super) const SAFE_SYSCTLS: [(&str, u32); 12] = [
+    ("kernel.shm_rmid_forced", 0),
+    ("net.ipv4.ip_local_port_range", 0),
+    ("net.ipv4.tcp_syncookies", 0),
+    ("net.ipv4.ping_group_range", 0),
+    ("net.ipv4.ip_unprivileged_port_start", 0),
+    ("net.ipv4.ip_local_reserved_ports", 27),
+    ("net.ipv4.tcp_keepalive_time", 29),
+    ("net.ipv4.tcp_fin_timeout", 29),
+    ("net.ipv4.tcp_keepalive_intvl", 29),
+    ("net.ipv4.tcp_keepalive_probes", 29),
+    ("net.ipv4.tcp_rmem", 32),
+    ("net.ipv4.tcp_wmem", 32),
+];
+
 fn sysctls(pod: &Value, minor: u32) -> Option<Violation> {
-    const SAFE: [(&str, u32); 12] = [
-        ("kernel.shm_rmid_forced", 0),
-        ("net.ipv4.ip_local_port_range", 0),
-        ("net.ipv4.tcp_syncookies", 0),
-        ("net.ipv4.ping_group_range", 0),
-        ("net.ipv4.ip_unprivileged_port_start", 0),
-        ("net.ipv4.ip_local_reserved_ports", 27),
-        ("net.ipv4.tcp_keepalive_time", 29),
-        ("net.ipv4.tcp_fin_timeout", 29),
-        ("net.ipv4.tcp_keepalive_intvl", 29),
-        ("net.ipv4.tcp_keepalive_probes", 29),
-        ("net.ipv4.tcp_rmem", 32),
-        ("net.ipv4.tcp_wmem", 32),
-    ];
-    let safe = |name: &str| SAFE.iter().any(|(known, since)| *known == name && minor >= *since);
+    let safe = |name: &str| SAFE_SYSCTLS.iter().any(|(known, since)| *known == name && minor >= *since);
     let list = items(&pod["spec"]["securityContext"]["sysctls"]).map(|s| text(&s["name"]));
     let bad: Vec<&str> = list.filter(|name| !safe(name)).collect();
     if bad.is_empty() { None } else { violation("forbidden sysctls", bad.join(", ")) }

@@ -3,6 +3,7 @@
 use keelson_machinery::status::Cause;
 use serde_json::{Value, json};
 
+use super::super::security_checks::SAFE_SYSCTLS;
 use super::context::{containers, effective, items, profile, ranges, set, text, within};
 
 const SECCOMP_ALLOWED: &str = "seccomp.security.alpha.kubernetes.io/allowedProfileNames";
@@ -10,21 +11,6 @@ const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const APP_ARMOR_ALLOWED: &str = "apparmor.security.beta.kubernetes.io/allowedProfileNames";
 const APP_ARMOR_CONTAINER: &str = "container.apparmor.security.beta.kubernetes.io/";
-/// Sysctls that change nothing outside the pod.
-const SAFE_SYSCTLS: [&str; 12] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.tcp_wmem",
-];
 
 /// All that the policy does not allow.
 pub fn violations(policy: &Value, pod: &Value) -> Vec<Cause> {
@@ -146,7 +132,9 @@ impl Check<'_> {
             let field = format!("pod.spec.securityContext.sysctls[{index}]");
             if among(&self.spec["forbiddenSysctls"], name) {
                 self.forbidden(field, &format!("sysctl {name:?} is not allowed"));
-            } else if !SAFE_SYSCTLS.contains(&name) && !among(&self.spec["allowedUnsafeSysctls"], name) {
+            } else if !SAFE_SYSCTLS.iter().any(|(safe, _)| *safe == name)
+                && !among(&self.spec["allowedUnsafeSysctls"], name)
+            {
                 self.forbidden(field, &format!("unsafe sysctl {name:?} is not allowed"));
             }
         }
