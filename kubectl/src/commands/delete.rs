@@ -132,7 +132,7 @@ pub async fn delete(session: &Session) -> Outcome {
             }
         }
     }
-    if found == 0 {
+    if found == 0 && failed.is_none() {
         println!("No resources found");
     }
     if parsed.on("wait") {
