@@ -143,10 +143,7 @@ struct Rows(Vec<&'static ResourceDef>);
 impl Rows {
     fn of(computed: &'static [ResourceDef], customs: &crd::Table) -> Self {
         let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().chain(computed).collect();
-        for (group, definitions) in customs.groups() {
-            if RESOURCES.iter().any(|row| row.group == group) {
-                continue;
-            }
+        for (_, definitions) in customs.groups() {
             let versions = definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served).map(|v| v.def));
             let mut of_group: Vec<&'static ResourceDef> = versions.collect();
             of_group.sort_by(|a, b| crd::by_priority(a.version, b.version).then(a.plural.cmp(b.plural)));

@@ -18,6 +18,7 @@ mod crd;
 mod deletion;
 mod devices;
 mod discovery;
+mod earlier;
 mod encryption;
 pub mod endpoints;
 mod eviction;

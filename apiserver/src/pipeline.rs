@@ -25,9 +25,9 @@ use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
-    Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, encryption,
-    flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond, scheduling,
-    service_ranges, streams, subresources, usage,
+    Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
+    encryption, flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond,
+    scheduling, service_ranges, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -101,7 +101,8 @@ impl ApiServer {
         let modes = config.settings.authorization.load()?;
         let authorizer = Arc::new(authz::Authorization::with(objects.clone(), modes));
         let hooks = Arc::new(Hooks::new(objects.clone()));
-        let customs = Arc::new(crd::Table::new(hooks.clone()));
+        let own = earlier::definitions(&config.settings.admission, &config.settings.runtime_config)?;
+        let customs = Arc::new(crd::Table::new(hooks.clone(), own)?);
         let flow = flow::Flow::new(objects.clone());
         let server = Arc::new(Self {
             customs: customs.clone(),
@@ -141,9 +142,6 @@ impl ApiServer {
             started: Instant::now(),
         });
         crd::controller::start(&server);
-        if server.admission.uses(admission::pod_preset::NAME) {
-            crd::controller::provide(&server, admission::pod_preset::definition());
-        }
         flow_status::start(&server);
         aggregation::start(&server);
         reload::start(&server, &config.settings);

@@ -224,13 +224,14 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
         }
     }
     let computed = |plural: &str| usage::find(group, version, plural);
+    let built_in = || resources::RESOURCES.iter().any(|row| row.group == group);
     let find = |plural: &str| match resources::find(group, version, plural).or_else(|| computed(plural)) {
         Some(def) => Ok((def, None)),
-        None if resources::RESOURCES.iter().any(|row| row.group == group) => Err(Status::no_such_path()),
-        None => {
-            let custom = customs.find(group, version, plural).ok_or_else(Status::no_such_page)?;
-            Ok((custom.def(), Some(custom)))
-        }
+        None => match customs.find(group, version, plural) {
+            Some(custom) => Ok((custom.def(), Some(custom))),
+            None if built_in() => Err(Status::no_such_path()),
+            None => Err(Status::no_such_page()),
+        },
     };
     let ((def, custom), name, subresource, tail) = match *rest {
         [plural] => (find(plural)?, "", "", String::new()),

@@ -1,133 +1,216 @@
 //! An API server behind this one: a small TLS server of the test's own that trusts the front proxy's certificate alone.
 
-use std::convert::Infallible;
+mod support;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use keelson_apiserver::access::UserInfo;
-use keelson_apiserver::{ApiServer, Config, bootstrap};
-use keelson_pki::{Authority, CertificateSlot, ClusterPki};
-use keelson_store::{Kv, LocalKv};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use support::hook::{Answer, Asked, Hook, told};
+use support::{Cluster, user};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
-/// How long anything may take; far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
-fn user(name: &str, groups: &[&str]) -> UserInfo {
-    let groups = groups.iter().map(|g| (*g).to_owned()).collect();
-    UserInfo { name: name.into(), groups, ..UserInfo::default() }
+fn resources(version: &str) -> Value {
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("far.example/{version}"), "resources": [
+        {"name": "stars", "singularName": "star", "namespaced": false, "kind": "Star", "verbs": ["get", "list", "watch"],
+            "shortNames": ["st"]}]})
 }
 
-async fn call(server: &ApiServer, who: UserInfo, method: &str, path: &str, body: Value) -> (u16, Value) {
-    let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
-    let response = server.call(who, request.body(body).unwrap()).await;
-    let code = response.status().as_u16();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    let text = || Value::from(String::from_utf8_lossy(&bytes).into_owned());
-    (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
+/// Its OpenAPI of version 2: version v1 alone, and a type that the API server knows too.
+fn explained() -> Value {
+    let answer = json!({"200": {"description": "OK", "schema": {"$ref": "#/definitions/example.far.v1.Star"}}});
+    json!({"swagger": "2.0", "info": {"title": "far", "version": "1"},
+        "paths": {
+            "/apis/far.example/v1/stars": {"get": {"operationId": "listStars", "produces": ["application/json"], "responses": answer,
+                "x-kubernetes-action": "list", "x-kubernetes-group-version-kind": {"group": "far.example", "version": "v1", "kind": "Star"}}},
+            "/version/": {"get": {"operationId": "theirs", "responses": {}}}},
+        "definitions": {
+            "example.far.v1.Star": {"type": "object", "properties": {"metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+                "brightness": {"type": "integer", "description": "How bright it is."}},
+                "x-kubernetes-group-version-kind": [{"group": "far.example", "version": "v1", "kind": "Star"}]},
+            "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "theirs"},
+            "unused": {"type": "object"}}})
 }
 
-/// Answers discovery, and for all else who asked for what.
-fn answer(certificate: &str, request: &Request<Incoming>) -> Value {
-    let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    if request.uri().path() == "/apis/far.example/v1" {
-        return json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "far.example/v1", "resources": [
-            {"name": "stars", "singularName": "star", "namespaced": false, "kind": "Star", "verbs": ["get", "list"]}]});
+/// The server behind: discovery, OpenAPI, a watch whose second event waits, an upgrade that echoes, and else who asked.
+struct Far {
+    more: Arc<Notify>,
+    documents: Mutex<u32>,
+}
+
+impl Far {
+    fn answer(&self, request: &mut Request<Incoming>, asked: &Asked, certificate: &str) -> Answer {
+        let text =
+            |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        match asked.path.as_str() {
+            "/apis/far.example/v1" => return told(&resources("v1")),
+            "/apis/far.example/v2" => return told(&resources("v2")),
+            "/openapi/v2" => {
+                *self.documents.lock() += 1;
+                return told(&explained());
+            }
+            "/openapi/v3" => {
+                return told(
+                    &json!({"paths": {"apis/far.example/v2": {"serverRelativeURL": "/openapi/v3/apis/far.example/v2?hash=THEIRS"}}}),
+                );
+            }
+            path if path.contains("watch=") => return self.watch(),
+            path if path.ends_with("/speak") => return echo(request),
+            _ => {}
+        }
+        let groups: Vec<_> = request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();
+        told(
+            &json!({"path": request.uri().to_string(), "user": text("x-remote-user"), "groups": groups, "by": certificate,
+            "authorization": text("authorization"), "host": text("host")}),
+        )
     }
-    let groups: Vec<_> = request.headers().get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();
-    json!({"path": request.uri().to_string(), "user": text("x-remote-user"), "groups": groups, "by": certificate,
-        "authorization": text("authorization"), "host": text("host")})
-}
 
-async fn behind(listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            let Ok(stream) = acceptor.accept(stream).await else { return };
-            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-            let name = certificates.first().map(|c| keelson_pki::subject_of(c).unwrap().0).unwrap_or_default();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let told = answer(&name, &request).to_string();
-                async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told)))) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    fn watch(&self) -> Answer {
+        let more = self.more.clone();
+        let events = futures::stream::unfold(0, move |index| {
+            let more = more.clone();
+            async move {
+                let event = match index {
+                    0 => "{\"type\":\"ADDED\"}\n",
+                    1 => {
+                        more.notified().await;
+                        "{\"type\":\"DELETED\"}\n"
+                    }
+                    _ => return None,
+                };
+                Some((Ok(Frame::data(Bytes::from(event))), index + 1))
+            }
         });
+        Response::new(BodyExt::boxed(StreamBody::new(events)))
     }
 }
 
-#[tokio::test]
-async fn requests_are_handed_on_with_who_asks() {
-    let directory = tempfile::tempdir().unwrap();
-    let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
-    bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
-    let pki = Arc::new(ClusterPki::create().unwrap());
-    let stop = CancellationToken::new();
-    let server = ApiServer::new(Config {
-        kv,
-        pki: pki.clone(),
-        service_cidr: "10.96.0.0/16".into(),
-        extensions: Vec::new(),
-        settings: Default::default(),
-        stop: stop.clone(),
-    })
-    .unwrap();
-    let own = Authority::create("far").unwrap();
-    let issued = own.issue_server("far", &["far.default.svc".into()]).unwrap();
-    let tls = keelson_pki::server_config(CertificateSlot::new(&issued).unwrap(), &pki.cluster.certificate()).unwrap();
-    let listener = TcpListener::bind("localhost:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(behind(listener, tls));
+fn echo(request: &mut Request<Incoming>) -> Answer {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(upgrade.await.unwrap());
+        let mut buffer = [0; 5];
+        stream.read_exact(&mut buffer).await.unwrap();
+        buffer.reverse();
+        stream.write_all(&buffer).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let switched = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header("connection", "upgrade");
+    switched.header("upgrade", "spdy/3.1").body(Full::default().boxed()).unwrap()
+}
 
-    let admin = || user("admin", &["system:masters"]);
+/// A cluster with a server behind it, which serves two versions.
+async fn behind() -> (Cluster, Hook, Arc<Notify>) {
+    let cluster = Cluster::new().await;
+    let more = Arc::new(Notify::new());
+    let far = Far { more: more.clone(), documents: Mutex::new(0) };
+    let proxies = cluster.pki.cluster.certificate();
+    let answers = move |request: &mut Request<Incoming>, asked: &Asked, name: &str| far.answer(request, asked, name);
+    let hook = Hook::start(&["far.default.svc"], &proxies, answers).await;
     let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "far"},
-        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
-    assert_eq!(call(&server, admin(), "POST", "/api/v1/namespaces/default/services", service).await.0, 201);
-    use base64::Engine;
-    let bundle = base64::engine::general_purpose::STANDARD.encode(own.certificate().as_bytes());
-    let made = json!({"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "metadata": {"name": "v1.far.example"},
-        "spec": {"group": "far.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10, "caBundle": bundle,
-            "service": {"name": "far", "namespace": "default", "port": port}}});
-    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
-    assert_eq!(call(&server, admin(), "POST", services, made).await.0, 201);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (_, now) = call(&server, admin(), "GET", &format!("{services}/v1.far.example"), Value::Null).await;
-        if now["status"]["conditions"][0]["reason"] == "Passed" {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{now}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        "spec": {"type": "ExternalName", "externalName": "127.0.0.1", "ports": [{"port": hook.port}]}});
+    cluster.make("/api/v1/namespaces/default/services", &service).await;
+    for version in ["v1", "v2"] {
+        let name = format!("{version}.far.example");
+        let made = json!({"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "metadata": {"name": name},
+            "spec": {"group": "far.example", "version": version, "groupPriorityMinimum": 100, "versionPriority": 10,
+                "caBundle": hook.bundle(), "service": {"name": "far", "namespace": "default", "port": hook.port}}});
+        cluster.make(SERVICES, &made).await;
     }
-    // What the condition says counts as soon as it has been seen here.
+    for version in ["v1", "v2"] {
+        let path = format!("{SERVICES}/{version}.far.example");
+        cluster.until(&path, |_, now| now["status"]["conditions"][0]["reason"] == "Passed").await;
+        // What the condition says counts as soon as it has been seen here.
+        cluster.until(&format!("/apis/far.example/{version}/stars"), |code, _| code == 200).await;
+    }
+    (cluster, hook, more)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_handed_on_with_who_asks() {
+    let (cluster, hook, _) = behind().await;
     let path = "/apis/far.example/v1/stars/sun?pretty=1";
-    let told = loop {
-        let (code, told) = call(&server, admin(), "GET", path, Value::Null).await;
-        if code == 200 {
-            break told;
-        }
-        assert!(Instant::now() < deadline, "{code} {told}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert_eq!(told["path"], path);
+    let (code, told) = cluster.json("GET", path, &Value::Null).await;
+    assert_eq!((code, told["path"].as_str()), (200, Some(path)));
     assert_eq!((&told["user"], &told["by"]), (&json!("admin"), &json!("front-proxy-client")));
-    assert_eq!(told["groups"], json!(["system:masters"]));
-    assert_eq!(told["host"], format!("far.default.svc:{port}"));
-    let eve = || user("eve", &["system:authenticated"]);
-    let (code, refused) = call(&server, eve(), "GET", path, Value::Null).await;
+    assert_eq!(told["groups"], json!(["system:masters", "system:authenticated"]));
+    assert_eq!(told["host"], format!("far.default.svc:{}", hook.port));
+    let (code, refused) = cluster.call(user("eve", &[]), "GET", path, &Value::Null).await;
     assert_eq!(code, 403, "{refused}");
-    let (_, groups) = call(&server, eve(), "GET", "/apis", Value::Null).await;
-    let listed = groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == "far.example");
-    assert_eq!(listed.unwrap()["preferredVersion"]["version"], "v1");
-    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovery_and_openapi_tell_of_the_groups_behind() {
+    let (cluster, ..) = behind().await;
+    let (_, groups) = cluster.call(user("eve", &[]), "GET", "/apis", &Value::Null).await;
+    let listed = groups["groups"].as_array().unwrap().iter().find(|g| g["name"] == "far.example").unwrap();
+    assert_eq!(listed["versions"].as_array().unwrap().len(), 2, "{listed}");
+    let request =
+        Request::get("/apis").header("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let response = cluster.send(request.body(Bytes::new()).unwrap()).await;
+    let all: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let group = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "far.example").unwrap();
+    assert_eq!(group["versions"][0]["resources"][0]["responseKind"]["kind"], "Star", "{group}");
+    assert_eq!(group["versions"][0]["freshness"], "Current");
+
+    // Version 2 is one document for all.
+    let whole = cluster.until("/openapi/v2", |_, all| all["definitions"]["example.far.v1.Star"].is_object()).await;
+    let list = &whole["paths"]["/apis/far.example/v1/stars"]["get"];
+    assert_eq!(list["operationId"], "listStars");
+    assert_ne!(
+        whole["paths"]["/version/"]["get"]["operationId"], "theirs",
+        "of others' paths only their group's count"
+    );
+    let meta = &whole["definitions"]["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"];
+    assert_ne!(meta["description"], "theirs", "what is known here is not replaced");
+    assert!(whole["definitions"]["unused"].is_null());
+    assert!(whole["paths"]["/api/v1/pods"].is_object() && whole["parameters"].is_object());
+
+    // Version 3: v2's document is the server's own, v1's is made of its version 2.
+    let (_, root) = cluster.json("GET", "/openapi/v3", &Value::Null).await;
+    let own = root["paths"]["apis/far.example/v2"]["serverRelativeURL"].as_str().unwrap();
+    assert!(own.ends_with("?hash=THEIRS"), "{own}");
+    let (_, handed) = cluster.json("GET", own, &Value::Null).await;
+    assert_eq!(handed["path"], own, "asked of the server itself");
+    let made = root["paths"]["apis/far.example/v1"]["serverRelativeURL"].as_str().unwrap();
+    let (code, made) = cluster.json("GET", made, &Value::Null).await;
+    assert_eq!(code, 200, "{made}");
+    let star = &made["components"]["schemas"]["example.far.v1.Star"];
+    assert_eq!(star["properties"]["brightness"]["description"], "How bright it is.");
+    let answer = &made["paths"]["/apis/far.example/v1/stars"]["get"]["responses"]["200"]["content"]["application/json"];
+    assert_eq!(answer["schema"]["$ref"], "#/components/schemas/example.far.v1.Star", "{made}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_and_upgrades_go_through() {
+    let (cluster, _hook, more) = behind().await;
+    let response = cluster.send(Request::get("/apis/far.example/v1/stars?watch=1").body(Bytes::new()).unwrap()).await;
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(&first[..], b"{\"type\":\"ADDED\"}\n", "an event comes while the next one is not there yet");
+    more.notify_one();
+    let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(&second[..], b"{\"type\":\"DELETED\"}\n");
+    assert!(body.frame().await.is_none(), "it ends when the server behind ends it");
+
+    let door = cluster.listen().await;
+    let admin = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
+    let mut client = door.client(Some(&admin)).await;
+    let request = Request::post("/apis/far.example/v1/stars/sun/speak").header("host", "localhost");
+    let request = request.header("connection", "Upgrade").header("upgrade", "SPDY/3.1").body(Full::default()).unwrap();
+    let mut response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    stream.write_all(b"hello").await.unwrap();
+    let mut echoed = Vec::new();
+    stream.read_to_end(&mut echoed).await.unwrap();
+    assert_eq!(echoed, b"olleh");
 }

@@ -1,79 +1,20 @@
 //! What an adversary tries: stolen and stale tokens, tricks with paths, rights that are not theirs, races, hooks that hang,
 //! and bodies made to hurt. Each test says what the server answers.
 
+mod support;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::BodyExt;
-use keelson_apiserver::access::UserInfo;
-use keelson_apiserver::{ApiServer, Config, bootstrap};
-use keelson_pki::ClusterPki;
 use keelson_pki::service_account::{Bound, Claims, ISSUER, Kubernetes};
-use keelson_store::{Kv, LocalKv};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use support::{Cluster, admin, user};
 
-struct Cluster {
-    server: Arc<ApiServer>,
-    pki: Arc<ClusterPki>,
-    _directory: tempfile::TempDir,
-}
-
-fn admin() -> UserInfo {
-    user("admin", &["system:masters"])
-}
-
-fn user(name: &str, groups: &[&str]) -> UserInfo {
-    let groups = groups.iter().chain(&["system:authenticated"]).map(|g| (*g).to_owned()).collect();
-    UserInfo { name: name.into(), groups, ..UserInfo::default() }
-}
-
-impl Cluster {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
-        bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
-        let pki = Arc::new(ClusterPki::create().unwrap());
-        let server = ApiServer::new(Config {
-            kv,
-            pki: pki.clone(),
-            service_cidr: "10.96.0.0/16".into(),
-            extensions: Vec::new(),
-            settings: Default::default(),
-            stop: CancellationToken::new(),
-        })
-        .unwrap();
-        Self { server, pki, _directory: directory }
-    }
-
-    async fn send(&self, user: UserInfo, method: &str, path: &str, kind: &str, body: Vec<u8>) -> (u16, Value) {
-        let request =
-            Request::builder().method(method).uri(path).header("content-type", kind).body(Bytes::from(body)).unwrap();
-        let response = self.server.call(user, request).await;
-        let code = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (code, serde_json::from_slice(&bytes).unwrap_or_default())
-    }
-
-    async fn call(&self, user: UserInfo, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        self.send(user, method, path, kind, body).await
-    }
-
-    /// As the administrator; must succeed.
-    async fn make(&self, path: &str, object: Value) -> Value {
-        let (code, answer) = self.call(admin(), "POST", path, object).await;
-        assert_eq!(code, 201, "{answer}");
-        answer
-    }
-
-    async fn review(&self, token: &str, audiences: &[&str]) -> Value {
-        let review = json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1",
-            "spec": {"token": token, "audiences": audiences}});
-        self.make("/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone()
-    }
+async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> Value {
+    let review = json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1",
+        "spec": {"token": token, "audiences": audiences}});
+    cluster.make("/apis/authentication.k8s.io/v1/tokenreviews", &review).await["status"].clone()
 }
 
 fn account(name: &str) -> Value {
@@ -89,10 +30,10 @@ async fn tokens_are_good_for_their_audience_and_time_and_die_with_their_account(
         json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {"audiences": ["vault"]}});
     let token = cluster.make(&format!("{accounts}/robot/token"), request).await["status"]["token"].clone();
     let token = token.as_str().unwrap();
-    let status = cluster.review(token, &["vault", "other"]).await;
+    let status = review(&cluster, token, &["vault", "other"]).await;
     assert_eq!(status["authenticated"], true, "{status}");
     assert_eq!(status["audiences"], json!(["vault"]));
-    assert_ne!(cluster.review(token, &[ISSUER]).await["authenticated"], true, "another audience");
+    assert_ne!(review(&cluster, token, &[ISSUER]).await["authenticated"], true, "another audience");
     let now = jiff::Timestamp::now().as_second();
     let bound = Bound { name: "robot".into(), uid: made["metadata"]["uid"].as_str().unwrap().into() };
     let claims = |exp: i64| Claims {
@@ -107,21 +48,21 @@ async fn tokens_are_good_for_their_audience_and_time_and_die_with_their_account(
     };
     let keys = &cluster.pki.service_account;
     let fresh = keys.sign(&claims(now + 3600)).unwrap();
-    assert_eq!(cluster.review(&fresh, &[]).await["authenticated"], true);
+    assert_eq!(review(&cluster, &fresh, &[]).await["authenticated"], true);
     let stale = keys.sign(&claims(now - 3600)).unwrap();
-    assert_ne!(cluster.review(&stale, &[]).await["authenticated"], true, "expired");
-    let foreign = ClusterPki::create().unwrap().service_account.sign(&claims(now + 3600)).unwrap();
-    assert_ne!(cluster.review(&foreign, &[]).await["authenticated"], true, "another cluster's key");
+    assert_ne!(review(&cluster, &stale, &[]).await["authenticated"], true, "expired");
+    let foreign = keelson_pki::ClusterPki::create().unwrap().service_account.sign(&claims(now + 3600)).unwrap();
+    assert_ne!(review(&cluster, &foreign, &[]).await["authenticated"], true, "another cluster's key");
     let (head, rest) = fresh.split_once('.').unwrap();
     let none = format!("eyJhbGciOiJub25lIn0.{}.", rest.split('.').next().unwrap());
     for forged in [none, format!("{head}.{rest}x"), String::from("..")] {
-        assert_ne!(cluster.review(&forged, &[]).await["authenticated"], true, "{forged}");
+        assert_ne!(review(&cluster, &forged, &[]).await["authenticated"], true, "{forged}");
     }
     let (code, _) = cluster.call(admin(), "DELETE", &format!("{accounts}/robot"), Value::Null).await;
     assert_eq!(code, 200);
-    assert_ne!(cluster.review(&fresh, &[]).await["authenticated"], true, "the account is gone");
+    assert_ne!(review(&cluster, &fresh, &[]).await["authenticated"], true, "the account is gone");
     cluster.make(accounts, account("robot")).await;
-    assert_ne!(cluster.review(&fresh, &[]).await["authenticated"], true, "another account of the same name");
+    assert_ne!(review(&cluster, &fresh, &[]).await["authenticated"], true, "another account of the same name");
 }
 
 #[tokio::test]
@@ -315,7 +256,7 @@ async fn bodies_made_to_hurt_are_refused() {
         ("application/json", "{\"kind\":".repeat(1000)),
         ("application/json", "\u{0}".repeat(100)),
     ] {
-        let (code, _) = cluster.send(admin(), "POST", maps, kind, body.into_bytes()).await;
+        let (code, _) = cluster.raw(admin(), "POST", maps, kind, body.into_bytes()).await;
         assert!((400..500).contains(&code), "{kind}: {code}");
     }
 }

@@ -1,108 +1,15 @@
 //! What strangers get who knock at the door itself: over TLS, with credentials of others, with requests that are no requests.
 //! Each test says what the server answers.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod support;
 
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use keelson_apiserver::{ApiServer, Config, bootstrap};
+use http::StatusCode;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
-use keelson_pki::{Authority, CertificateSlot, ClusterPki, Identity, Issued, ServerSlot};
-use keelson_store::{Kv, LocalKv};
-use rustls::pki_types::ServerName;
-use serde_json::Value;
+use keelson_pki::Authority;
+use support::{Cluster, ask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
-
-/// A server that listens.
-struct Door {
-    address: SocketAddr,
-    pki: Arc<ClusterPki>,
-    stop: CancellationToken,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl Door {
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(directory.path()).unwrap());
-        bootstrap::ensure(kv.as_ref(), bootstrap::objects()).await.unwrap();
-        let pki = Arc::new(ClusterPki::create().unwrap());
-        let stop = CancellationToken::new();
-        let server = ApiServer::new(Config {
-            kv,
-            pki: pki.clone(),
-            service_cidr: "10.96.0.0/16".into(),
-            extensions: Vec::new(),
-            settings: Default::default(),
-            stop: stop.clone(),
-        })
-        .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let issued = pki.cluster.issue_server("kube-apiserver", &["localhost".to_owned()]).unwrap();
-        let slot = CertificateSlot::new(&issued).unwrap();
-        let tls = ServerSlot::new(keelson_pki::server_config(slot, &pki.cluster.trusted()).unwrap());
-        tokio::spawn(keelson_apiserver::serve(server, listener, tls, stop.clone()));
-        Self { address, pki, stop, _directory: directory }
-    }
-
-    async fn stream(&self, certificate: Option<&Issued>) -> std::io::Result<TlsStream<TcpStream>> {
-        let identity = certificate.map_or(Identity::None, Identity::Certificate);
-        let mut tls = keelson_pki::client_config(&self.pki.cluster.trusted(), identity).unwrap();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tcp = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from("localhost").unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
-    }
-
-    async fn client(&self, certificate: Option<&Issued>) -> SendRequest<Full<Bytes>> {
-        let stream = self.stream(certificate).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        sender
-    }
-
-    /// Sends bytes as they are and gives all that comes back until the server closes or has answered.
-    async fn raw(&self, text: &str) -> String {
-        let mut stream = self.stream(None).await.unwrap();
-        stream.write_all(text.as_bytes()).await.unwrap();
-        let mut out = Vec::new();
-        // A connection that is cut without a farewell is an answer, too.
-        let _ = stream.read_to_end(&mut out).await;
-        String::from_utf8_lossy(&out).into_owned()
-    }
-}
-
-async fn ask(
-    sender: &mut SendRequest<Full<Bytes>>,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-) -> (StatusCode, Value) {
-    sender.ready().await.unwrap();
-    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
-    let status = response.status();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    (status, serde_json::from_slice(&bytes).unwrap_or_default())
-}
+use tokio::net::TcpStream;
 
 /// Method and path of a verb on a row.
 fn request_of(def: &ResourceDef, verb: &str) -> (&'static str, String) {
@@ -126,7 +33,8 @@ const FOR_ALL: [&str; 3] = ["selfsubjectaccessreviews", "selfsubjectrulesreviews
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_row_and_verb_refuses_strangers_and_bad_credentials() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     let stranger = door.pki.cluster.issue_client("stranger", &[]).unwrap();
     let (mut known, mut unknown) = (door.client(Some(&stranger)).await, door.client(None).await);
     let mut asked = 0;
@@ -157,7 +65,8 @@ async fn every_row_and_verb_refuses_strangers_and_bad_credentials() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_of_another_authority_are_not_let_in() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     let own = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
     let (code, _) = ask(&mut door.client(Some(&own)).await, "GET", "/api/v1/namespaces", &[]).await;
     assert_eq!(code, StatusCode::OK, "the cluster's own authority vouches for its admin");
@@ -185,7 +94,8 @@ async fn certificates_of_another_authority_are_not_let_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_do_not_make_anybody_somebody_else() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     let mut stranger = door.client(None).await;
     // Each row: headers, and the answer to a list of namespaces.
     for (headers, code) in [
@@ -207,7 +117,8 @@ async fn headers_do_not_make_anybody_somebody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_is_not_two() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     let hidden = "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     // Each row: a request that two readers could understand differently. It is refused, and what hides in it is not answered.
     for head in [
@@ -235,7 +146,8 @@ async fn one_request_is_not_two() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_versions_of_tls_are_refused() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     for minor in [0, 1, 2] {
         // A hello of SSL 3.0, TLS 1.0 and TLS 1.1: version, random bytes, no session, one cipher, no compression.
         let mut hello = vec![3, minor];
@@ -257,7 +169,8 @@ async fn old_versions_of_tls_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_never_finish_keep_nobody_out() {
-    let door = Door::new().await;
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
     let mut held = Vec::new();
     for index in 0..60 {
         let mut tcp = TcpStream::connect(door.address).await.unwrap();

@@ -8,11 +8,7 @@ use clap::Args as Flags;
 use keelson_apiserver::audit::{self, Mode, Rotation, WebhookSettings};
 use keelson_apiserver::{Settings, admission, authn, authz};
 
-use crate::config;
-
-fn duration(text: &str) -> Result<Duration, String> {
-    config::duration(text).ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
-}
+use crate::args::config_duration as duration;
 
 /// The flags.
 #[derive(Flags, Clone, Debug)]
@@ -195,6 +191,9 @@ pub struct AccessArgs {
     /// What admission plugins need to know (apiserver.config.k8s.io/v1 AdmissionConfiguration)
     #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", help_heading = "Admission")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// APIs of earlier releases that are served, as key=true: policy/v1beta1, settings.k8s.io/v1alpha1, api/all
+    #[arg(long, env = "KEELSON_RUNTIME_CONFIG", value_delimiter = ',', help_heading = "Admission")]
+    pub runtime_config: Vec<String>,
 }
 
 impl AccessArgs {
@@ -210,6 +209,7 @@ impl AccessArgs {
                 config: self.admission_control_config_file.clone(),
             },
             encryption: self.encryption_provider_config.clone(),
+            runtime_config: self.runtime_config.clone(),
         })
     }
 

@@ -150,9 +150,8 @@ pub struct ServerArgs {
     /// Addresses of pods; each node gets a range of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
-    /// Length of the prefix of each node's range of pod addresses; with a /16 for all pods, 24 is enough for 256 nodes
-    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
-    pub node_cidr_mask_size: u8,
+    #[command(flatten)]
+    pub mask_sizes: crate::ranges::MaskSizes,
     /// How often history is compacted
     #[arg(long, env = "KEELSON_COMPACTION_INTERVAL", default_value = "5m", value_parser = config_duration)]
     pub compaction_interval: std::time::Duration,
@@ -336,9 +335,8 @@ pub struct ControllersArgs {
     /// Addresses of pods; nodes get ranges of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
-    /// Length of the prefix of each node's range
-    #[arg(long, env = "KEELSON_NODE_CIDR_MASK_SIZE", default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
-    pub node_cidr_mask_size: u8,
+    #[command(flatten)]
+    pub mask_sizes: crate::ranges::MaskSizes,
     /// A node that says nothing for this long is unreachable
     #[arg(long, env = "KEELSON_NODE_MONITOR_GRACE_PERIOD", default_value = "40s", value_parser = config_duration)]
     pub node_monitor_grace_period: std::time::Duration,

@@ -42,7 +42,7 @@ fn credentials(args: &ControllersArgs) -> Result<Credentials> {
 /// Runs the controllers until told to stop.
 pub async fn controllers(args: ControllersArgs) -> Result<()> {
     let mut config = Config::with(args.cluster_cidr.clone(), credentials(&args)?);
-    config.node_cidr_mask_size = args.node_cidr_mask_size;
+    config.node_cidr_mask_sizes = args.mask_sizes.within(&args.cluster_cidr)?;
     config.node_monitor_grace_period = args.node_monitor_grace_period;
     config.local_path = args.local_path;
     let client = client(&args.kubeconfig, "kube-controller-manager")?;

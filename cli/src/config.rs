@@ -1,10 +1,11 @@
-//! The config file and durations: a file's keys become flags, so that there is one table of settings.
+//! The config file: a file's keys become flags, so that there is one table of settings.
 
 use std::ffi::{OsStr, OsString};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+pub use keelson_apiserver::settings::duration;
 
 /// The commands that take a config file.
 const COMMANDS: [&str; 2] = ["server", "agent"];
@@ -81,37 +82,11 @@ fn scalar(value: &Value) -> Result<String> {
     }
 }
 
-/// Parses `1h30m`, `40s`, `300ms`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let millis = match &rest[..unit] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-        rest = &rest[unit..];
-    }
-    Some(total)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{duration, flags, variable, with_file};
+    use super::{flags, variable, with_file};
     use clap::CommandFactory;
     use std::ffi::OsString;
-    use std::time::Duration;
 
     /// One mechanism: what is a flag is an environment variable and a key, without exception.
     #[test]
@@ -152,21 +127,6 @@ mod tests {
             (&["k", "token", "--config=FILE"], "k token --config=FILE"),
         ] {
             assert_eq!(merged(given), want);
-        }
-    }
-
-    #[test]
-    fn durations() {
-        for (text, millis) in [
-            ("40s", Some(40_000)),
-            ("1h30m", Some(5_400_000)),
-            ("300ms", Some(300)),
-            ("", None),
-            ("5", None),
-            ("s", None),
-            ("5d", None),
-        ] {
-            assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
         }
     }
 

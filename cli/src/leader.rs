@@ -2,6 +2,7 @@
 //!
 //! Invariant: a component runs with a [`Fence`] whose store key was created by this member after it became the leader.
 //! A new leader deletes the old key first, so every write of a deposed leader fails its comparison, however late it comes.
+//! One that was deposed while it took the key takes it from its successor: who leads watches the key and takes it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use keelson_client::Fence;
-use keelson_store::{Compare, DeleteRequest, KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn};
+use keelson_store::{Compare, DeleteRequest, KeyRange, Kv, KvError, LeaseId, Op, PutRequest, Txn, WatchRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -36,7 +37,11 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
             }
             continue;
         }
-        let (fence, lease) = match take(kv.as_ref(), name, &holder).await {
+        let taken = tokio::select! {
+            taken = take(kv.as_ref(), name, &holder) => taken,
+            next = leadership.next() => match next { Some(now) => { leads = now; continue } None => return },
+        };
+        let (fence, lease) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 warn!(component = name, %error, "cannot take the leader key yet");
@@ -50,6 +55,8 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
         };
         info!(component = name, "leading");
         let running = stop.child_token();
+        let lost = replaced(kv.clone(), fence.clone());
+        tokio::pin!(lost);
         let mut work = tokio::spawn(task(fence, running.clone()));
         loop {
             tokio::select! {
@@ -63,6 +70,11 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
                         break;
                     }
                 }
+                () = &mut lost => {
+                    warn!(component = name, "another member took the leader key; taking it again");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    break;
+                }
                 _ = &mut work => break,
                 () = stop.cancelled() => break,
             }
@@ -72,6 +84,17 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
             work.abort();
         }
         info!(component = name, "no longer leading");
+    }
+}
+
+/// Returns once the key is no longer the one of this fence, or nothing more is heard of it.
+async fn replaced(kv: Arc<dyn Kv>, fence: Fence) {
+    let range = KeyRange::Key(fence.key);
+    let Ok(mut watch) = kv.watch(WatchRequest { range, start_revision: fence.create_revision + 1 }) else { return };
+    while let Some(Ok(batch)) = watch.next().await {
+        if !batch.events.is_empty() {
+            return;
+        }
     }
 }
 
@@ -89,4 +112,36 @@ async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId),
         return Err(KvError::Unavailable("another member took the leader key".into()));
     }
     Ok((Fence { key, create_revision: created.revision }, lease))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_store::LocalKv;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_leader_whose_key_was_taken_takes_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv: Arc<dyn Kv> = Arc::new(LocalKv::open(dir.path()).unwrap());
+        let (said, mut heard) = mpsc::channel(8);
+        let task: Task = Box::new(move |fence, running| {
+            let said = said.clone();
+            Box::pin(async move {
+                said.send(fence).await.unwrap();
+                running.cancelled().await;
+            })
+        });
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(kv.clone(), "test", "a".into(), task, stop.clone()));
+        let first = heard.recv().await.unwrap();
+        let (thief, _) = take(kv.as_ref(), "test", "b").await.unwrap();
+        assert!(thief.create_revision > first.create_revision);
+        let again = heard.recv().await.unwrap();
+        assert!(again.create_revision > thief.create_revision, "the new fence keeps out who took the key");
+        let key = kv.view().get(&again.key).cloned().unwrap();
+        assert_eq!((key.create_revision, key.value.as_ref()), (again.create_revision, b"a".as_slice()));
+        stop.cancel();
+        running.await.unwrap();
+    }
 }

@@ -15,6 +15,7 @@ mod life;
 mod logging;
 mod member;
 mod outlook;
+mod ranges;
 mod replica;
 mod resident;
 mod scheduler;

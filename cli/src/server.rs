@@ -44,7 +44,10 @@ pub async fn run(args: ServerArgs) -> Result<()> {
 async fn run_once(args: ServerArgs) -> Result<()> {
     let scheduler = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let started = Instant::now();
-    check_ranges(&args.cluster_cidr, args.node_cidr_mask_size)?;
+    if args.join.is_none() {
+        // Before the range is written for good.
+        args.mask_sizes.within(&args.cluster_cidr)?;
+    }
     let data = DataDir::open(&args.data_dir)?;
     version::admit(&args.data_dir)?;
     let address = SocketAddr::new(args.bind_address, args.secure_port);
@@ -64,24 +67,6 @@ async fn run_once(args: ServerArgs) -> Result<()> {
     stop.cancel();
     replica.shutdown().await;
     result
-}
-
-/// A node's range must fit into that of all pods.
-fn check_ranges(cluster_cidr: &str, node_bits: u8) -> Result<()> {
-    let parts: Vec<&str> = cluster_cidr.split(',').collect();
-    if parts.len() > 2 || parts.len() == 2 && parts[0].contains(':') == parts[1].contains(':') {
-        bail!("--cluster-cidr {cluster_cidr}: one range, or one of IPv4 and one of IPv6");
-    }
-    for part in parts {
-        let bits = part.split_once('/').and_then(|(_, bits)| bits.parse::<u8>().ok());
-        let bits = bits.with_context(|| format!("--cluster-cidr {part}: write for example 10.244.0.0/16"))?;
-        // Nodes get 64 bits of IPv6.
-        let node_bits = if part.contains(':') { 64 } else { node_bits };
-        if node_bits < bits {
-            bail!("--node-cidr-mask-size {node_bits}: the range of a node does not fit into --cluster-cidr {part}");
-        }
-    }
-    Ok(())
 }
 
 /// This server as a member of its cluster.
@@ -128,7 +113,7 @@ async fn serve(
     let ready = async {
         first_objects(kv.as_ref(), &url, &pki, &identity.service_cidr).await?;
         server.bootstrapped();
-        components(args, scheduler, &identity, &pki, &kv, &server, stop);
+        components(args, scheduler, &identity, &pki, &kv, &server, stop)?;
         let place = endpoints::Place {
             kv: kv.clone(),
             client: client(&server, "system:apiserver", "kube-apiserver"),
@@ -262,14 +247,14 @@ fn components(
     kv: &Arc<dyn Kv>,
     server: &Arc<ApiServer>,
     stop: &CancellationToken,
-) {
+) -> Result<()> {
     if !args.no_controllers {
         let client = client(server, "system:kube-controller-manager", "kube-controller-manager");
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
         config.metrics = server.metric_sources().clone();
-        config.node_cidr_mask_size = args.node_cidr_mask_size;
+        config.node_cidr_mask_sizes = args.mask_sizes.within(&identity.cluster_cidr)?;
         let task: leader::Task = Box::new(move |fence, running| {
             Box::pin(keelson_controllers::run(client.fenced(fence), config.clone(), running))
         });
@@ -289,6 +274,7 @@ fn components(
         let config = HollowConfig { count: args.hollow, ..HollowConfig::default() };
         tokio::spawn(keelson_nodeagent::hollow::run(config, client(server, "system:nodes", "kubelet"), stop.clone()));
     }
+    Ok(())
 }
 
 /// A client of the API server in this process.

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Server, free_port, keelson, kubectl_is_there};
+use support::{Server, free_port, is_on_disk, keelson, kubectl_is_there};
 
 fn write(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
@@ -89,18 +89,6 @@ resources:
 const FIRST: &str = "  - aesgcm: {keys: [{name: key1, secret: c2VjcmV0IGlzIHNlY3VyZQ==}]}\n";
 const SECOND: &str = "  - secretbox: {keys: [{name: key2, secret: YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY=}]}\n";
 const PLAIN: &str = "  - identity: {}\n";
-
-/// Whether a text is in some file below a directory.
-fn is_on_disk(dir: &Path, text: &[u8]) -> bool {
-    std::fs::read_dir(dir).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return is_on_disk(&path, text);
-        }
-        // A file may go while this looks.
-        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
-    })
-}
 
 #[test]
 fn secrets_are_sealed_in_all_files_and_keys_can_be_turned() {

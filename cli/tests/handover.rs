@@ -1,10 +1,13 @@
 //! What controllers had begun when their leader died: the next leader ends it, and at no time there is too much or too little.
 //!
-//! `KEELSON_HANDOVERS=50` kills fifty leaders instead of one.
+//! In turn a leader is killed, and frozen until the next one has ended the work: what the frozen one had on its way when it
+//! wakes is refused.
+//!
+//! `KEELSON_HANDOVERS=50` does that fifty times instead of twice.
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,6 +18,8 @@ use support::{PATIENCE, Server, free_port, keelson, kubectl_is_there};
 const REPLICAS: usize = 10;
 const SURGE: usize = 3;
 const UNAVAILABLE: usize = 2;
+/// Most pods that the namespace may have.
+const QUOTA: usize = 40;
 /// Pods of the Job, and how many at a time.
 const COMPLETIONS: usize = 6;
 const PARALLELISM: usize = 3;
@@ -23,6 +28,11 @@ fn manifest(round: usize) -> String {
     let replicas = if round % 2 == 1 { 4 } else { 2 };
     format!(
         r#"
+apiVersion: v1
+kind: ResourceQuota
+metadata: {{name: quota}}
+spec: {{hard: {{pods: "{QUOTA}"}}}}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: roll}}
@@ -58,25 +68,40 @@ spec:
     )
 }
 
-/// The pods at one revision, by the label `app`; those that go are left out.
-struct Pods(BTreeMap<String, Vec<Value>>);
+/// The pods at one revision, by the label `app`; those that go are left out of it.
+struct Pods {
+    by_app: BTreeMap<String, Vec<Value>>,
+    /// Those that count for the quota: not ended, going or not.
+    counted: usize,
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Objects of these kinds, if they can be read now.
+fn read(server: &Server, kinds: &str) -> Option<Vec<Value>> {
+    let output = server.kubectl(&["get", kinds, "-o", "json"]);
+    let list: Value = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
+    list["items"].as_array().cloned()
+}
 
 impl Pods {
     fn read(server: &Server) -> Option<Self> {
-        let output = server.kubectl(&["get", "pods", "-o", "json"]);
-        let list: Value = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
         let mut by_app: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for pod in list["items"].as_array()? {
+        let mut counted = 0;
+        for pod in read(server, "pods")? {
+            counted += usize::from(!matches!(text(&pod["status"]["phase"]), "Succeeded" | "Failed"));
             if pod["metadata"]["deletionTimestamp"].is_null() {
                 let app = pod["metadata"]["labels"]["app"].as_str()?.to_owned();
-                by_app.entry(app).or_default().push(pod.clone());
+                by_app.entry(app).or_default().push(pod);
             }
         }
-        Some(Self(by_app))
+        Some(Self { by_app, counted })
     }
 
     fn of(&self, app: &str) -> &[Value] {
-        self.0.get(app).map_or(&[], Vec::as_slice)
+        self.by_app.get(app).map_or(&[], Vec::as_slice)
     }
 
     fn ready(&self, app: &str) -> usize {
@@ -87,25 +112,31 @@ impl Pods {
         self.of(app).iter().filter(ready).count()
     }
 
-    /// What must hold at all times.
-    fn check(&self, round: usize) {
+    /// What must hold at all times. `made` are the Job's pods so far.
+    fn check(&self, round: usize, made: &mut BTreeSet<String>) {
         let there = self.of("roll").len();
         assert!(there <= REPLICAS + SURGE, "{there} pods of the Deployment");
         let ready = self.ready("roll");
         assert!(ready >= REPLICAS - UNAVAILABLE, "only {ready} pods of the Deployment are ready");
         let mut ordinals: Vec<usize> = self.of("set").iter().filter_map(ordinal).collect();
         ordinals.sort_unstable();
-        assert!(ordinals.iter().copied().eq(0..ordinals.len()), "a gap in the StatefulSet's pods: {ordinals:?}");
+        // Each once, and none before those below it.
+        assert!(
+            ordinals.iter().copied().eq(0..ordinals.len()),
+            "not each of the StatefulSet's pods once: {ordinals:?}"
+        );
         let job = self.of(&format!("job-{round}"));
         let active = job.iter().filter(|p| p["status"]["phase"] != "Succeeded").count();
-        assert!(job.len() <= COMPLETIONS && active <= PARALLELISM, "{} pods of the Job, {active} active", job.len());
+        made.extend(job.iter().map(|p| text(&p["metadata"]["uid"]).to_owned()));
+        assert!(made.len() <= COMPLETIONS && active <= PARALLELISM, "{} pods of the Job, {active} active", made.len());
+        assert!(self.counted <= QUOTA, "{} pods in spite of the quota", self.counted);
     }
 
     /// Names and versions of all pods: they change when something goes on.
-    fn mark(&self) -> Vec<(String, String)> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let pods = self.0.values().flatten();
-        pods.map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["resourceVersion"]))).collect()
+    fn mark(&self) -> Vec<[String; 2]> {
+        let pods = self.by_app.values().flatten();
+        let mark = |p: &Value| [&p["metadata"]["name"], &p["metadata"]["resourceVersion"]].map(|v| text(v).to_owned());
+        pods.map(mark).collect()
     }
 }
 
@@ -127,23 +158,39 @@ fn done(server: &Server, round: usize, pods: &Pods) -> bool {
     rolled && pods.of("set").len() == wanted && pods.ready("set") == wanted && finished
 }
 
+/// Whether the quota's count is the number of pods.
+fn counted(server: &Server, pods: &Pods) -> bool {
+    let used = server.kubectl(&["get", "resourcequota", "quota", "-o", "jsonpath={.status.used.pods}"]);
+    String::from_utf8_lossy(&used.stdout) == pods.counted.to_string()
+}
+
+/// Whether everything that names an owner has one.
+fn owned(server: &Server) -> bool {
+    let kinds = "pods,replicasets,statefulsets,jobs,deployments,controllerrevisions";
+    let Some(all) = read(server, kinds) else { return false };
+    let uids: BTreeSet<&str> = all.iter().map(|o| text(&o["metadata"]["uid"])).collect();
+    let mut owners = all.iter().flat_map(|o| o["metadata"]["ownerReferences"].as_array().into_iter().flatten());
+    owners.all(|owner| uids.contains(text(&owner["uid"])))
+}
+
 /// Watches a round to its end; `since`: when the leader died. Returns the longest time in which nothing went on.
-fn watch(server: &Server, round: usize, since: Instant) -> Duration {
+fn watch(server: &Server, round: usize, since: Instant, made: &mut BTreeSet<String>) -> Duration {
     let deadline = since + PATIENCE;
     let (mut mark, mut moved, mut longest) = (Vec::new(), since, Duration::ZERO);
     loop {
         if let Some(pods) = Pods::read(server) {
-            pods.check(round);
+            pods.check(round, made);
             if pods.mark() != mark {
                 longest = longest.max(moved.elapsed());
                 (mark, moved) = (pods.mark(), Instant::now());
             }
-            if done(server, round, &pods) {
+            if done(server, round, &pods) && counted(server, &pods) && owned(server) {
+                assert_eq!(made.len(), COMPLETIONS, "pods of the Job");
                 return longest;
             }
         }
         if Instant::now() >= deadline {
-            let owners = server.run(&["get", "deployments,statefulsets,jobs", "-o", "yaml"]);
+            let owners = server.run(&["get", "deployments,statefulsets,jobs,resourcequotas", "-o", "yaml"]);
             panic!("round {round} does not end: {owners}");
         }
     }
@@ -154,9 +201,9 @@ fn a_dead_leader_loses_and_doubles_nothing() {
     if !kubectl_is_there() {
         return;
     }
-    let rounds: usize = std::env::var("KEELSON_HANDOVERS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let rounds: usize = std::env::var("KEELSON_HANDOVERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     // What the servers said in a long run is kept for who has to find out why it failed.
-    let dir = tempfile::Builder::new().disable_cleanup(rounds > 1).tempdir().unwrap();
+    let dir = tempfile::Builder::new().disable_cleanup(rounds > 2).tempdir().unwrap();
     let ports = [(); 3].map(|()| (free_port(), free_port()));
     let names = ["a", "b", "c"];
     // The pretended nodes are in the first server, which is never the one that dies.
@@ -175,11 +222,25 @@ fn a_dead_leader_loses_and_doubles_nothing() {
         let victim = round % 2;
         lead(&first, names[victim + 1], &names);
         first.apply(&manifest(round));
-        drop(others.remove(victim));
-        let pause = watch(&first, round, Instant::now());
-        eprintln!("round {round}: the longest time in which no pod changed was {} ms", pause.as_millis());
-        others.insert(victim, member(dir.path(), names[victim + 1], ports[victim + 1], &[]));
+        let freeze = round % 4 < 2;
+        let since = Instant::now();
+        if freeze {
+            others[victim].freeze(true);
+        } else {
+            drop(others.remove(victim));
+        }
+        let mut made = BTreeSet::new();
+        let pause = watch(&first, round, since, &mut made);
+        let how = if freeze { "frozen" } else { "killed" };
+        eprintln!("round {round}, {how}: the longest time in which no pod changed was {} ms", pause.as_millis());
+        if freeze {
+            others[victim].freeze(false);
+        } else {
+            others.insert(victim, member(dir.path(), names[victim + 1], ports[victim + 1], &[]));
+        }
         until_whole(&first, &names);
+        // What the old leader had begun changes nothing any more.
+        watch(&first, round, Instant::now(), &mut made);
     }
     // Nothing is left that belongs to nobody: one set of each roll-out, pods of existing owners only.
     let sets = first.run(&["get", "replicasets", "-o", "jsonpath={.items[*].spec.replicas}"]);

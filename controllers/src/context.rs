@@ -19,7 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -29,6 +29,7 @@ use keelson_pki::{Authority, ClusterPki};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
+use crate::device_taints::BY_POOL;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
@@ -76,13 +77,28 @@ impl Credentials {
     }
 }
 
+/// How long the prefix of a node's range of pod addresses is, by family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCidrMaskSizes {
+    /// Of IPv4.
+    pub v4: u8,
+    /// Of IPv6.
+    pub v6: u8,
+}
+
+impl Default for NodeCidrMaskSizes {
+    fn default() -> Self {
+        Self { v4: 24, v6: 64 }
+    }
+}
+
 /// What controllers are told from outside.
 #[derive(Clone)]
 pub struct Config {
     /// Addresses of pods; nodes get ranges of it.
     pub cluster_cidr: String,
-    /// The length of the prefix of each node's range.
-    pub node_cidr_mask_size: u8,
+    /// The lengths of the prefixes of each node's ranges.
+    pub node_cidr_mask_sizes: NodeCidrMaskSizes,
     /// What is signed with and published.
     pub credentials: Credentials,
     /// A node that says nothing for this long is unreachable.
@@ -105,7 +121,7 @@ impl Config {
     pub fn with(cluster_cidr: String, credentials: Credentials) -> Self {
         Self {
             cluster_cidr,
-            node_cidr_mask_size: 24,
+            node_cidr_mask_sizes: NodeCidrMaskSizes::default(),
             credentials,
             node_monitor_grace_period: Duration::from_secs(40),
             local_path: true,
@@ -229,6 +245,8 @@ informers! {
     csi_nodes: CSINode, &[], None;
     /// ResourceClaims.
     resource_claims: ResourceClaim, &[], None;
+    /// ResourceSlices.
+    resource_slices: ResourceSlice, &[(BY_POOL, crate::device_taints::pool_index)], None;
     /// ClusterRoles.
     cluster_roles: ClusterRole, &[], None;
 }
@@ -243,6 +261,10 @@ pub struct Context {
     pub cache: Informers,
     /// What the attach/detach controller remembers.
     pub attachments: attachment::Memory,
+    /// How long daemons that failed stay.
+    pub failed_daemons: crate::daemonset::Backoff,
+    /// Pods that are to be evicted later.
+    pub evictions: crate::node::eviction::Pending,
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
@@ -257,8 +279,8 @@ impl Context {
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        let (attachments, recorders, listeners) = Default::default();
-        Arc::new(Self { client, config, cache, attachments, stop, recorders, listeners })
+        let (attachments, failed_daemons, evictions, recorders, listeners) = Default::default();
+        Arc::new(Self { client, config, cache, attachments, failed_daemons, evictions, stop, recorders, listeners })
     }
 
     /// The recorder of events of `component`.
@@ -313,6 +335,8 @@ impl Context {
             config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
             cache: Informers::empty(),
             attachments: attachment::Memory::default(),
+            failed_daemons: Default::default(),
+            evictions: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),

@@ -1,5 +1,8 @@
 //! Certificate signing requests of nodes: approved by upstream's rules for them, and signed by the cluster's authority.
 //!
+//! Who may have a node's client certificate is asked of the authorizer: `create` of `nodeclient` for anybody's, of
+//! `selfnodeclient` for a node's own.
+//!
 //! Invariant: only requests that an approver (this one or an administrator) approved are signed, and no signature is
 //! made for a subject or usage that the signer's rules do not allow.
 
@@ -8,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
 };
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use keelson_client::Key;
+use keelson_client::{Error, Key};
 use keelson_pki::{CsrSubject, read_csr};
 use serde_json::json;
 use tracing::info;
@@ -28,7 +32,12 @@ const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
-const BOOTSTRAPPERS: &str = "system:bootstrappers";
+/// What a node may create to get its own client certificate, and what it is told.
+const SELF_NODE_CLIENT: (&str, &str) =
+    ("selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.");
+/// What one may create to get the client certificate of any node.
+const NODE_CLIENT: (&str, &str) =
+    ("nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.");
 /// Lifetime of a certificate unless less is asked for.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A request that was decided is kept for this long.
@@ -46,6 +55,8 @@ enum Plan {
     Leave,
     /// Approve it, with this message.
     Approve(&'static str),
+    /// Approve it if who asked may create one of these subresources, with the message of the first.
+    Ask(Vec<(&'static str, &'static str)>),
     /// Sign it.
     Sign,
     /// It was approved but must not be signed: say why.
@@ -140,14 +151,9 @@ fn plan(
     }
     let (Ok(()), Ok(subject)) = (allowed, subject) else { return Plan::Leave };
     let user = spec.username.as_deref().unwrap_or_default();
-    let bootstrapper = spec.groups.iter().flatten().any(|g| g == BOOTSTRAPPERS);
     match spec.signer_name.as_str() {
-        KUBELET_CLIENT if user == subject.common_name => {
-            Plan::Approve("Auto approving self kubelet client certificate after SubjectAccessReview.")
-        }
-        KUBELET_CLIENT if bootstrapper => {
-            Plan::Approve("Auto approving kubelet client certificate after SubjectAccessReview.")
-        }
+        KUBELET_CLIENT if user == subject.common_name => Plan::Ask(vec![SELF_NODE_CLIENT, NODE_CLIENT]),
+        KUBELET_CLIENT => Plan::Ask(vec![NODE_CLIENT]),
         KUBELET_SERVING if user == subject.common_name && names_are_the_nodes(subject, node, taken) => {
             Plan::Approve("Auto approving kubelet serving certificate for the node's own names.")
         }
@@ -171,6 +177,43 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.requests, queue);
 }
 
+/// The question whether who made a request may create this subresource of requests.
+fn question(spec: &CertificateSigningRequestSpec, subresource: &str) -> SubjectAccessReview {
+    let resource = ResourceAttributes {
+        group: Some("certificates.k8s.io".into()),
+        resource: Some("certificatesigningrequests".into()),
+        subresource: Some(subresource.into()),
+        verb: Some("create".into()),
+        version: Some("*".into()),
+        ..ResourceAttributes::default()
+    };
+    let asked = SubjectAccessReviewSpec {
+        user: spec.username.clone(),
+        uid: spec.uid.clone(),
+        groups: spec.groups.clone(),
+        extra: spec.extra.clone(),
+        resource_attributes: Some(resource),
+        ..SubjectAccessReviewSpec::default()
+    };
+    SubjectAccessReview { spec: asked, ..SubjectAccessReview::default() }
+}
+
+/// The message of the first of `ways` that the authorizer allows.
+async fn allowed(
+    context: &Context,
+    spec: &CertificateSigningRequestSpec,
+    ways: Vec<(&'static str, &'static str)>,
+) -> Result<Option<&'static str>, Error> {
+    let api = context.client.cluster::<SubjectAccessReview>();
+    for (subresource, message) in ways {
+        let review = api.create(&question(spec, subresource)).await?;
+        if review.status.is_some_and(|s| s.allowed) {
+            return Ok(Some(message));
+        }
+    }
+    Ok(None)
+}
+
 /// Approves or signs one request.
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(request) = context.cache.requests.get(&key) else { return Ok(None) };
@@ -181,8 +224,12 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let mut changed = (*request).clone();
     let status = changed.status.get_or_insert_default();
     let api = context.client.cluster::<CertificateSigningRequest>();
-    let written = match plan(&request, &subject, node.as_deref(), &context.config.reserved_addresses) {
-        Plan::Leave => return Ok(None),
+    let plan = match plan(&request, &subject, node.as_deref(), &context.config.reserved_addresses) {
+        Plan::Ask(ways) => allowed(&context, &request.spec, ways).await?.map_or(Plan::Leave, Plan::Approve),
+        plan => plan,
+    };
+    let written = match plan {
+        Plan::Leave | Plan::Ask(_) => return Ok(None),
         Plan::Approve(message) => {
             status.conditions.get_or_insert_default().push(condition("Approved", "AutoApproved", message));
             info!(request = key.1, "approving a certificate request");
@@ -281,21 +328,32 @@ mod tests {
     const SERVER_USE: &[&str] = &["digital signature", "server auth"];
 
     #[test]
-    fn nodes_get_client_certificates_of_their_own() {
+    fn who_may_have_a_client_certificate_is_asked() {
         let node = subject("system:node:a", &[]);
-        let approved = |user: &str, groups: &[&str], usages: &[&str], subject: &Result<CsrSubject, String>| {
-            matches!(
-                plan(&request(KUBELET_CLIENT, user, groups, usages, json!([])), subject, None, &[]),
-                Plan::Approve(_)
-            )
-        };
-        assert!(approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &node));
-        assert!(approved("system:node:a", &[NODES], CLIENT_USE, &node));
-        assert!(!approved("system:node:b", &[NODES], CLIENT_USE, &node));
-        assert!(!approved("system:node:a", &[NODES], SERVER_USE, &node));
-        assert!(!approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &subject("admin", &[])));
-        assert!(!approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &subject("system:node:a", &["a"])));
-        assert!(!approved("system:bootstrap:abcdef", &[BOOTSTRAPPERS], CLIENT_USE, &Err("broken".into())));
+        let (own, any) = (vec![SELF_NODE_CLIENT, NODE_CLIENT], vec![NODE_CLIENT]);
+        for (what, user, usages, subject, expected) in [
+            ("who joins", "system:bootstrap:abcdef", CLIENT_USE, &node, Some(any.clone())),
+            ("its own", "system:node:a", CLIENT_USE, &node, Some(own)),
+            ("another node", "system:node:b", CLIENT_USE, &node, Some(any)),
+            ("another use", "system:node:a", SERVER_USE, &node, None),
+            ("no node", "system:bootstrap:abcdef", CLIENT_USE, &subject("admin", &[]), None),
+            ("with names", "system:bootstrap:abcdef", CLIENT_USE, &subject("system:node:a", &["a"]), None),
+            ("unreadable", "system:bootstrap:abcdef", CLIENT_USE, &Err("broken".into()), None),
+        ] {
+            let plan = plan(&request(KUBELET_CLIENT, user, &[], usages, json!([])), subject, None, &[]);
+            assert_eq!(plan, expected.map_or(Plan::Leave, Plan::Ask), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_question_is_about_who_made_the_request() {
+        let mut request = request(KUBELET_CLIENT, "u", &["g"], CLIENT_USE, json!([]));
+        request.spec.uid = Some("id".into());
+        let asked = serde_json::to_value(question(&request.spec, "nodeclient")).unwrap();
+        let expected = json!({"user": "u", "uid": "id", "groups": ["g"], "resourceAttributes": {"verb": "create",
+            "group": "certificates.k8s.io", "version": "*", "resource": "certificatesigningrequests",
+            "subresource": "nodeclient"}});
+        assert_eq!(asked["spec"], expected);
     }
 
     #[test]
@@ -321,7 +379,7 @@ mod tests {
         let node = subject("system:node:a", &[]);
         let approved = json!([{"type": "Approved", "status": "True"}]);
         let at = |signer, conditions| request(signer, "someone", &[], CLIENT_USE, conditions);
-        assert_eq!(plan(&at(KUBELET_CLIENT, json!([])), &node, None, &[]), Plan::Leave);
+        assert_eq!(plan(&at(KUBELET_CLIENT, json!([])), &node, None, &[]), Plan::Ask(vec![NODE_CLIENT]));
         assert_eq!(plan(&at(KUBELET_CLIENT, approved.clone()), &node, None, &[]), Plan::Sign);
         assert_eq!(plan(&at("example.com/other", approved.clone()), &node, None, &[]), Plan::Leave);
         assert!(matches!(plan(&at(KUBELET_CLIENT, approved.clone()), &subject("x", &[]), None, &[]), Plan::Fail(_)));

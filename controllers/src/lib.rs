@@ -8,6 +8,7 @@ mod cronjob;
 mod csr;
 mod daemonset;
 mod deployment;
+mod device_taints;
 mod disruption;
 mod garbage;
 mod history;
@@ -33,7 +34,7 @@ use keelson_client::Client;
 use tokio_util::sync::CancellationToken;
 
 use context::Context;
-pub use context::{Config, Credentials};
+pub use context::{Config, Credentials, NodeCidrMaskSizes};
 pub use cronjob::schedule::Schedule;
 use runtime::Controller;
 use runtime::Work::{Keyed, Loop};
@@ -76,6 +77,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("ttl-after-finished-controller", 2, job::ttl::watch, job::ttl::reconcile),
     keyed!("horizontal-pod-autoscaler-controller", 4, autoscaler::watch, autoscaler::reconcile),
     keyed!("disruption-controller", 4, disruption::watch, disruption::reconcile),
+    keyed!("stale-disruption-controller", 2, disruption::stale::watch, disruption::stale::reconcile),
     keyed!("resourcequota-controller", 4, quota::watch, quota::reconcile),
     keyed!("endpoints-controller", 8, services::endpoints::watch, services::endpoints::reconcile),
     keyed!("endpointslice-controller", 8, services::slices::watch, services::slices::reconcile),
@@ -120,6 +122,13 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("ttl-controller", 1, node::ttl::watch, node::ttl::reconcile),
     looped("node-lifecycle-controller", node::lifecycle::run),
     keyed!("taint-eviction-controller", 16, node::eviction::watch, node::eviction::reconcile),
+    keyed!("device-taint-eviction-controller", 8, device_taints::watch, device_taints::reconcile),
+    keyed!(
+        "legacy-serviceaccount-token-cleaner-controller",
+        1,
+        housekeeping::legacy_tokens::watch,
+        housekeeping::legacy_tokens::reconcile
+    ),
     looped("pod-garbage-collector-controller", pod_gc::run),
     looped("garbage-collector-controller", garbage::run),
     keyed!("namespace-controller", 8, housekeeping::namespace::watch, housekeeping::namespace::reconcile),

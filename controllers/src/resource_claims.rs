@@ -24,6 +24,32 @@ fn claims(pod: &Pod) -> &[PodResourceClaim] {
     pod.spec.as_ref().and_then(|s| s.resource_claims.as_deref()).unwrap_or_default()
 }
 
+/// The names of the claims that a pod uses as far as they are known, and whether each was made for it.
+pub fn names_of(pod: &Pod) -> Vec<(String, bool)> {
+    let status = pod.status.as_ref();
+    let made = |name: &str| {
+        let mut known = status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
+        known.find(|s| s.name == name)?.resource_claim_name.clone()
+    };
+    let own = claims(pod).iter().filter_map(|claim| match &claim.resource_claim_name {
+        Some(name) => Some((name.clone(), false)),
+        None => Some((made(&claim.name)?, true)),
+    });
+    let extended = status.and_then(|s| s.extended_resource_claim_status.as_ref());
+    own.chain(extended.map(|e| (e.resource_claim_name.clone(), true))).collect()
+}
+
+/// Whether a claim was made for a pod, and not for an earlier one of its name.
+pub fn is_made_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+    is_controlled_by(&claim.metadata, pod.metadata.uid.as_deref())
+}
+
+/// Whether a pod may use a claim.
+pub fn reserves(claim: &ResourceClaim, pod: &Pod) -> bool {
+    let reserved = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+    reserved.into_iter().any(|r| Some(&r.uid) == pod.metadata.uid.as_ref())
+}
+
 /// The claim for one of a pod's.
 fn claim(pod: &Pod, name: &str, template: &ResourceClaimTemplate) -> ResourceClaim {
     let given = template.spec.metadata.clone().unwrap_or_default();
@@ -111,20 +137,13 @@ pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
     watch_with(&context.cache.pods, queue, move |change: &Change<Pod>| {
         let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p));
         let (Some(pod), Some(context)) = (change.object().filter(|_| ended), weak.upgrade()) else { return Vec::new() };
-        // The scheduler makes a claim for a pod's extended resources; the status names it.
-        let extended = pod.status.as_ref().is_some_and(|s| s.extended_resource_claim_status.is_some());
-        if claims(pod).is_empty() && !extended {
+        // Also the claim that the scheduler made for extended resources.
+        if claims(pod).is_empty() && names_of(pod).is_empty() {
             return Vec::new();
         }
         let all = context.cache.resource_claims.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());
-        all.iter().filter(|c| reserves(c, pod)).map(|c| key(&**c)).collect()
+        all.iter().filter(|c| reserves(c, pod) || is_made_for(c, pod)).map(|c| key(&**c)).collect()
     });
-}
-
-fn reserves(claim: &ResourceClaim, pod: &Pod) -> bool {
-    let reserved = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
-    reserved.into_iter().any(|r| Some(&r.uid) == pod.metadata.uid.as_ref())
-        || is_controlled_by(&claim.metadata, pod.metadata.uid.as_deref())
 }
 
 /// Ends reservations of pods that ended, then the allocation if nobody has one; a claim that was made for a pod which has
@@ -186,9 +205,22 @@ mod tests {
             serde_json::from_value(json!({"spec": {"metadata": {"labels": {"a": "b"}}, "spec": {}}})).unwrap();
         let made = claim(&pod, "dev", &template);
         assert_eq!(made.metadata.generate_name.as_deref(), Some("p-dev-"));
-        assert!(is_controlled_by(&made.metadata, Some("u")) && reserves(&made, &pod));
+        assert!(is_made_for(&made, &pod) && !reserves(&made, &pod));
         let owner = controller_of(&made.metadata).unwrap();
         assert_eq!((owner.kind.as_str(), owner.block_owner_deletion), ("Pod", None));
         assert_eq!(made.metadata.annotations.unwrap()[POD_CLAIM], "dev");
+    }
+
+    #[test]
+    fn a_pod_uses_the_claims_that_it_names_and_those_made_for_it() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"},
+            "spec": {"containers": [], "resourceClaims": [{"name": "a", "resourceClaimName": "shared"},
+                {"name": "b", "resourceClaimTemplateName": "t"}, {"name": "c", "resourceClaimTemplateName": "t"}]},
+            "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}, {"name": "c"}],
+                "extendedResourceClaimStatus": {"resourceClaimName": "p-extended", "requestMappings": []}}}))
+        .unwrap();
+        let expected = [("shared", false), ("p-b-x", true), ("p-extended", true)];
+        assert_eq!(names_of(&pod), expected.map(|(name, made)| (name.to_owned(), made)));
+        assert!(names_of(&Pod::default()).is_empty());
     }
 }

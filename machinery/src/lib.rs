@@ -5,6 +5,7 @@ pub mod base64_text;
 pub mod cel;
 pub mod conform;
 pub mod conversion;
+pub mod csi_migration;
 pub mod jsonpath;
 pub mod kind_defaults;
 pub mod prepare;

@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
-
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509CertificationRequest};
 
-use crate::Error;
+use crate::{Error, subject};
 
 /// Life of a CA certificate.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -177,35 +179,45 @@ impl Authority {
 
     /// Issues a certificate for a client; organisations are Kubernetes' groups.
     pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<Issued, Error> {
-        self.issue(params(user, groups, self.lifetime())?, &[ExtendedKeyUsagePurpose::ClientAuth])
+        self.issue_user(user, "", groups)
     }
 
     /// The same for a user with a uid, which is in the subject's [`crate::UID_OID`].
     pub fn issue_user(&self, user: &str, uid: &str, groups: &[&str]) -> Result<Issued, Error> {
-        let mut params = params(user, groups, self.lifetime())?;
-        params.distinguished_name.push(DnType::CustomDnType(crate::UID_OID.to_vec()), uid);
-        self.issue(params, &[ExtendedKeyUsagePurpose::ClientAuth])
+        let mut attributes = attributes(user, groups);
+        if !uid.is_empty() {
+            attributes.push((&crate::UID_OID, uid));
+        }
+        let named = subject::name(&attributes);
+        self.issue(params(user, self.lifetime())?, &[ExtendedKeyUsagePurpose::ClientAuth], Some(&named))
     }
 
     /// Issues a certificate for a server; a name that parses as an IP address becomes one.
     pub fn issue_server(&self, common_name: &str, names: &[String]) -> Result<Issued, Error> {
-        let mut params = params(common_name, &[], self.lifetime())?;
+        let mut params = params(common_name, self.lifetime())?;
         params.subject_alt_names = alternative_names(names)?;
-        self.issue(params, &[ExtendedKeyUsagePurpose::ServerAuth])
+        self.issue(params, &[ExtendedKeyUsagePurpose::ServerAuth], None)
     }
 
     /// Issues a certificate for a member that is server and client at once.
     pub fn issue_peer(&self, common_name: &str, names: &[String]) -> Result<Issued, Error> {
-        let mut params = params(common_name, &[], self.lifetime())?;
+        let mut params = params(common_name, self.lifetime())?;
         params.subject_alt_names = alternative_names(names)?;
-        self.issue(params, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
+        self.issue(params, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], None)
     }
 
-    fn issue(&self, mut params: CertificateParams, usages: &[ExtendedKeyUsagePurpose]) -> Result<Issued, Error> {
+    /// Issues a certificate, with this subject (DER) if one is given.
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        usages: &[ExtendedKeyUsagePurpose],
+        named: Option<&[u8]>,
+    ) -> Result<Issued, Error> {
         let (key, state) = (KeyPair::generate()?, self.state.load());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages.to_vec();
-        let certificate = state.chained(params.signed_by(&key, &state.issuer)?.pem());
+        let made = params.signed_by(&key, &state.issuer)?;
+        let certificate = state.chained(state.named(made.der(), named)?);
         Ok(Issued { certificate, key: key.serialize_pem() })
     }
 
@@ -218,11 +230,29 @@ impl Authority {
         request.params.is_ca = IsCa::ExplicitNoCa;
         request.params.key_usages = usages.iter().filter_map(|u| key_usage(u)).collect();
         request.params.extended_key_usages = usages.iter().filter_map(|u| extended_key_usage(u)).collect();
-        Ok(state.chained(request.signed_by(&state.issuer)?.pem()))
+        // The subject is the request's own, to the byte.
+        let asked = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| Error::Malformed(e.to_string()))?;
+        let (_, asked) = X509CertificationRequest::from_der(&asked).map_err(|e| Error::Malformed(e.to_string()))?;
+        let named = asked.certification_request_info.subject.as_raw();
+        let made = request.signed_by(&state.issuer)?;
+        Ok(state.chained(state.named(made.der(), Some(named))?))
     }
 }
 
 impl State {
+    /// A certificate of this CA as PEM, with this subject if one is given.
+    fn named(&self, der: &[u8], named: Option<&[u8]>) -> Result<String, Error> {
+        let renamed = match named {
+            Some(named) => {
+                let key = KeyPair::from_pem(&self.key)?;
+                Some(subject::replaced(der, subject::IN_CERTIFICATE, named, &key)?)
+            }
+            None => None,
+        };
+        Ok(subject::pem("CERTIFICATE", renamed.as_deref().unwrap_or(der)))
+    }
+
     /// A leaf with the certificate by which those who know only the former CA can check it.
     fn chained(&self, leaf: String) -> String {
         match &self.others.cross {
@@ -239,7 +269,7 @@ impl std::fmt::Debug for Authority {
 }
 
 fn ca_params(name: &str) -> Result<CertificateParams, Error> {
-    let mut params = params(name, &[], CA_LIFETIME)?;
+    let mut params = params(name, CA_LIFETIME)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     Ok(params)
@@ -275,13 +305,17 @@ pub struct CsrSubject {
 /// Reads a request and verifies its signature.
 pub fn read_csr(pem: &str) -> Result<CsrSubject, Error> {
     let params = CertificateSigningRequestParams::from_pem(pem)?.params;
+    let der =
+        CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::Malformed(e.to_string()))?;
+    let (_, request) = X509CertificationRequest::from_der(&der).map_err(|e| Error::Malformed(e.to_string()))?;
+    let name = &request.certification_request_info.subject;
     let mut subject = CsrSubject::default();
-    for (kind, value) in params.distinguished_name.iter() {
-        match kind {
-            DnType::CommonName => subject.common_name = text(value)?,
-            DnType::OrganizationName => subject.organizations.push(text(value)?),
-            _ => {}
-        }
+    // Of several common names the last counts, as in upstream's reading.
+    for given in name.iter_common_name() {
+        subject.common_name = text(given)?;
+    }
+    for given in name.iter_organization() {
+        subject.organizations.push(text(given)?);
     }
     for name in &params.subject_alt_names {
         match name {
@@ -296,17 +330,23 @@ pub fn read_csr(pem: &str) -> Result<CsrSubject, Error> {
 /// Makes a key and a request for it; returns (request, key) as PEM.
 pub fn certificate_request(user: &str, groups: &[&str], names: &[String]) -> Result<(String, String), Error> {
     let key = KeyPair::generate()?;
-    let mut params = params(user, groups, LEAF_LIFETIME)?;
+    let mut params = params(user, LEAF_LIFETIME)?;
     params.subject_alt_names = alternative_names(names)?;
-    Ok((params.serialize_request(&key)?.pem()?, key.serialize_pem()))
+    let request = params.serialize_request(&key)?;
+    let named = subject::name(&attributes(user, groups));
+    let der = subject::replaced(request.der(), subject::IN_REQUEST, &named, &key)?;
+    Ok((subject::pem("CERTIFICATE REQUEST", &der), key.serialize_pem()))
 }
 
-fn params(common_name: &str, organizations: &[&str], lifetime: Duration) -> Result<CertificateParams, Error> {
+/// A user's name and groups as attributes of a subject.
+fn attributes<'a>(user: &'a str, groups: &[&'a str]) -> Vec<(&'static [u64], &'a str)> {
+    let groups = groups.iter().map(|group| (subject::ORGANIZATION, *group));
+    groups.chain([(subject::COMMON_NAME, user)]).collect()
+}
+
+fn params(common_name: &str, lifetime: Duration) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::new(Vec::<String>::new())?;
     let mut name = DistinguishedName::new();
-    for organization in organizations {
-        name.push(DnType::OrganizationName, *organization);
-    }
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
     validity(&mut params, lifetime);
@@ -329,13 +369,9 @@ fn alternative_names(names: &[String]) -> Result<Vec<SanType>, Error> {
         .collect()
 }
 
-fn text(value: &DnValue) -> Result<String, Error> {
-    Ok(match value {
-        DnValue::Utf8String(s) => s.clone(),
-        DnValue::PrintableString(s) => s.as_str().to_owned(),
-        DnValue::Ia5String(s) => s.as_str().to_owned(),
-        _ => return Err(Error::Malformed("a name in the request is not in a supported encoding".into())),
-    })
+fn text(attribute: &AttributeTypeAndValue<'_>) -> Result<String, Error> {
+    let unreadable = |_| Error::Malformed("a name in the request is not in a supported encoding".into());
+    attribute.as_str().map(str::to_owned).map_err(unreadable)
 }
 
 fn key_usage(name: &str) -> Option<KeyUsagePurpose> {
@@ -372,6 +408,34 @@ mod tests {
         let ca = Authority::create("ca").unwrap();
         let signed = ca.sign_csr(&csr, &["client auth".into()], Duration::from_secs(60)).unwrap();
         assert!(signed.contains("BEGIN CERTIFICATE"));
+    }
+
+    #[test]
+    fn every_group_is_in_the_certificate() {
+        let ca = Authority::create("ca").unwrap();
+        let groups = [
+            "a",
+            "b",
+            "a group with a long name that needs more than one byte for its length, and then some more, and more, and more still",
+        ];
+        let der_of = |pem: &str| rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let verified = |pem: &str| {
+            let roots = crate::tls::ClientVerifier::new(&ca.trusted()).unwrap();
+            roots.accepts(&[der_of(pem)])
+        };
+        let (csr, _) = certificate_request("jane", &groups, &[]).unwrap();
+        assert_eq!(read_csr(&csr).unwrap().organizations, groups);
+        let signed = ca.sign_csr(&csr, &["client auth".into()], Duration::from_secs(3600)).unwrap();
+        let issued = ca.issue_user("jane", "u-1", &groups).unwrap().certificate;
+        for pem in [&signed, &issued] {
+            assert_eq!(
+                crate::subject_of(&der_of(pem)).unwrap(),
+                ("jane".to_owned(), groups.map(str::to_owned).to_vec())
+            );
+            assert!(verified(pem), "the signature is over what is there");
+        }
+        assert_eq!(crate::uid_of(&der_of(&issued)).unwrap(), "u-1");
+        assert_eq!(crate::uid_of(&der_of(&signed)).unwrap(), "");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod authority;
 mod bundle;
 mod kubeconfig;
 pub mod service_account;
+mod subject;
 mod tls;
 pub mod token;
 

@@ -18,6 +18,7 @@ mod policies;
 pub(crate) mod registration;
 pub(crate) mod review;
 mod security_checks;
+pub(crate) mod security_policy;
 mod service_account;
 #[cfg(test)]
 mod tests;
@@ -117,6 +118,13 @@ impl Settings {
         Ok(out)
     }
 
+    /// Whether a plugin is used.
+    pub(crate) fn enables(&self, name: &str) -> bool {
+        let among = |names: &[String]| names.iter().any(|known| known == name);
+        let by_default = CHAIN.iter().any(|(known, on, _)| *known == name && *on);
+        (by_default || among(&self.enabled)) && !among(&self.disabled)
+    }
+
     fn check(&self) -> Result<(), String> {
         for (flag, names) in [("enable", &self.enabled), ("disable", &self.disabled)] {
             for name in names {
@@ -167,6 +175,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
         let made = pod_security::PodSecurity::new(parts.objects.clone(), &parts.config("PodSecurity"))?;
         Ok(Box::new(made))
     }),
+    (security_policy::NAME, false, |parts| Ok(Box::new(security_policy::PodSecurityPolicy::new(parts)))),
     ("PodNodeSelector", false, |parts| {
         Ok(Box::new(optional::PodNodeSelector(parts.objects.clone(), parts.config("PodNodeSelector"))))
     }),
@@ -210,16 +219,8 @@ impl Chain {
     pub fn new(mut parts: Parts, settings: &Settings) -> Result<Self, String> {
         settings.check()?;
         parts.configs = settings.configs()?;
-        let among = |names: &[String], name: &str| names.iter().any(|known| known == name);
-        let wanted = CHAIN
-            .iter()
-            .filter(|(name, on, _)| (*on || among(&settings.enabled, name)) && !among(&settings.disabled, name));
+        let wanted = CHAIN.iter().filter(|(name, ..)| settings.enables(name));
         wanted.map(|(name, _, make)| Ok((*name, make(&parts)?))).collect::<Result<_, String>>().map(Self)
-    }
-
-    /// Whether a plugin is used.
-    pub fn uses(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| *known == name)
     }
 
     /// Lets every plugin change the object; all once more if an extension changed it after others had seen it.

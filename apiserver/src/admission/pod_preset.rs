@@ -166,12 +166,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn the_kind_is_a_good_definition() {
-        let mut object = definition();
-        crd::definition::prepare(&mut object, None);
-        let (causes, _) = crd::definition::validate(&object, None);
-        assert!(causes.is_empty(), "{causes:?}");
-    }
 }

@@ -10,8 +10,7 @@ use keelson_machinery::resources::find;
 use keelson_store::{KeyRange, WatchRequest};
 use serde_json::{Value, json};
 
-use super::{GROUP, Remote, available, local, proxy};
-use crate::access::UserInfo;
+use super::{GROUP, Remote, aggregator, available, local, proxy, specs};
 use crate::{ApiServer, crd, strategy};
 
 /// How often a backend is asked that is well, and one that is not.
@@ -66,6 +65,9 @@ async fn settle(server: &Arc<ApiServer>) -> Duration {
     let one = |(server, row): (Arc<ApiServer>, Arc<Remote>)| async move {
         let found = check(&server, &row).await;
         let passed = found.is_ok();
+        if passed {
+            specs::refresh(&server, &row).await;
+        }
         (passed, tell(&server, &row, found).await)
     };
     let checks: Vec<_> = rows.iter().map(|row| one((server.clone(), row.clone()))).collect();
@@ -131,11 +133,7 @@ fn reachable(server: &ApiServer, row: &Remote) -> Result<(), Problem> {
 
 /// A document of the backend, asked for by the aggregator itself.
 async fn get(server: &ApiServer, row: &Remote, path: &str) -> Result<Value, String> {
-    let user = UserInfo {
-        name: "system:kube-aggregator".into(),
-        groups: vec!["system:masters".into()],
-        ..UserInfo::default()
-    };
+    let user = aggregator();
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
     let request = proxy::Passed { method: &Method::GET, headers: &headers, path, body: Default::default(), peer: None };

@@ -41,6 +41,10 @@ const PRIORITIES: &[(&str, i64)] = &[
 /// How the group and a version of a definition rank.
 const CUSTOM: (i64, i64) = (1000, 100);
 
+fn priority(group: &str) -> i64 {
+    PRIORITIES.iter().find(|(known, _)| *known == group).map_or(CUSTOM.0, |(_, priority)| *priority)
+}
+
 fn version_priority(group: &str, version: &str) -> i64 {
     match (group, version) {
         ("", _) => 1,
@@ -84,8 +88,7 @@ pub fn built_in() -> Vec<Value> {
     let versions: BTreeSet<(&str, &str)> =
         RESOURCES.iter().map(|row| (row.group, row.version)).filter(|(group, _)| *group != GROUP).collect();
     let made = versions.into_iter().map(|(group, version)| {
-        let priority = PRIORITIES.iter().find(|(known, _)| *known == group).map_or(CUSTOM.0, |(_, p)| *p);
-        object(group, version, "onstart", (priority, version_priority(group, version)), &now)
+        object(group, version, "onstart", (priority(group), version_priority(group, version)), &now)
     });
     made.collect()
 }
@@ -106,7 +109,11 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
         if server.objects.find(def, "", &name).is_some() {
             continue;
         }
-        let made = object(group, version, "true", CUSTOM, &strategy::now());
+        let priorities = match RESOURCES.iter().any(|row| row.group == group) {
+            true => (priority(group), version_priority(group, version)),
+            false => CUSTOM,
+        };
+        let made = object(group, version, "true", priorities, &strategy::now());
         let code = crd::controller::call(server, Method::POST, &path, Some(&made)).await;
         done &= matches!(code, 200..300 | 409);
     }

@@ -6,6 +6,7 @@
 mod availability;
 pub(crate) mod local;
 mod proxy;
+mod specs;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use keelson_pki::{ClusterPki, Identity, Issued};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
+use crate::access::UserInfo;
 use crate::crd;
 use crate::hooks::Hooks;
 use crate::objects::Objects;
@@ -48,6 +50,8 @@ pub struct Remote {
     pub available: bool,
     /// Its resources as aggregated discovery lists them, once they are known.
     resources: ArcSwap<Value>,
+    /// What its OpenAPI says.
+    specs: ArcSwap<specs::Specs>,
 }
 
 /// The groups and versions of other servers.
@@ -70,10 +74,15 @@ impl Table {
         if rows.is_empty() {
             return None;
         }
-        let path = path.strip_prefix("/openapi/v3").unwrap_or(path);
+        let (explains, path) = match path.strip_prefix("/openapi/v3") {
+            Some(path) => (true, path),
+            None => (false, path),
+        };
         let mut parts = path.strip_prefix("/apis/")?.split('/');
         let (group, version) = (parts.next()?, parts.next()?);
-        rows.iter().find(|row| row.group == group && row.version == version).cloned()
+        let row = rows.iter().find(|row| row.group == group && row.version == version)?;
+        // A server without version 3 is explained here, by what its version 2 says.
+        (!explains || row.specs.load().version_3.is_some()).then(|| row.clone())
     }
 
     /// All of them, those that count most first.
@@ -117,6 +126,7 @@ impl Table {
             tls: known.map_or_else(|| self.tls(spec), |known| known.tls.clone()),
             available,
             resources: ArcSwap::new(known.map_or_else(|| Arc::new(json!([])), |known| known.resources.load_full())),
+            specs: ArcSwap::new(known.map_or_else(Arc::default, |known| known.specs.load_full())),
             identity,
         }
     }
@@ -139,6 +149,12 @@ impl Table {
     }
 }
 
+/// Who asks when the aggregator itself does.
+fn aggregator() -> UserInfo {
+    let groups = vec!["system:masters".into()];
+    UserInfo { name: "system:kube-aggregator".into(), groups, ..UserInfo::default() }
+}
+
 /// The condition `Available` of an APIService.
 fn available(object: &Value) -> Option<&Value> {
     object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "Available")
@@ -151,7 +167,17 @@ impl Remote {
 
     /// What its documents depend on, as far as is known here.
     pub fn seen(&self) -> String {
-        format!("{} {}", self.identity, self.resources.load())
+        format!("{} {} {}", self.identity, self.resources.load(), self.specs.load().identity())
+    }
+
+    /// Its OpenAPI document of version 2, if it has one.
+    pub fn document(&self) -> Option<Value> {
+        self.specs.load().document()
+    }
+
+    /// Where its OpenAPI document of version 3 is, if it has one of its own.
+    pub fn explained_at(&self) -> Option<String> {
+        self.specs.load().version_3.clone()
     }
 
     fn group_version(&self) -> String {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::abac::Abac;
 use super::webhook::{self, Webhook};
+use crate::settings::duration;
 
 /// An authorizer.
 #[derive(Debug)]
@@ -188,31 +189,6 @@ fn webhook_of(name: &str, of: &Value) -> Result<Mode, String> {
         failure_denies,
         conditions: conditions.filter_map(|c| c["expression"].as_str()).map(str::to_owned).collect(),
     })?)))
-}
-
-/// Durations as configuration files write them: `300ms`, `30s`, `5m`, `1h30m`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0)?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let millis = match &rest[..unit] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-        rest = &rest[unit..];
-    }
-    Some(total)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Every member runs this. Writes name the version of the definition that they were decided on, so of several members
 //! one writes and the others see that nothing is left to do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,43 +14,32 @@ use keelson_machinery::resource::ResourceDef;
 use keelson_store::{EventKind, KeyRange, KeyValue, WatchRequest};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use super::{GROUP, PLURAL, definition, names, range};
+use super::{Definition, GROUP, PLURAL, definition, names, range};
 use crate::ApiServer;
 use crate::access::UserInfo;
 use crate::objects::parse;
 
 /// Changes that may wait for the part that writes.
 const MAX_WAITING: usize = 1024;
+/// Definitions that are written at once.
+const WRITES_AT_ONCE: usize = 16;
 /// Pause before what failed or is not done is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Name that the server's own writes are recorded under.
 const AGENT: &str = "kube-apiserver";
 
-/// A definition that changed, by store key.
-type Change = (String, Option<Arc<KeyValue>>);
+/// A definition that changed: its name, and what the writing part needs to know of it.
+type Change = (String, Option<Value>);
+/// A definition as the store has it, by its key there.
+type Stored = (String, Option<Arc<KeyValue>>);
 
 /// Starts the tasks that follow the definitions.
 pub fn start(server: &Arc<ApiServer>) {
     let (changed, changes) = mpsc::channel(MAX_WAITING);
     tokio::spawn(stopped_by(server.clone(), follow(server.clone(), changed)));
     tokio::spawn(stopped_by(server.clone(), reconcile(server.clone(), changes)));
-}
-
-/// Makes a definition that the server itself needs, as soon as there is somebody to write it.
-pub fn provide(server: &Arc<ApiServer>, definition: Value) {
-    let server = server.clone();
-    let path = format!("/apis/{GROUP}/v1/{PLURAL}");
-    let making = {
-        let server = server.clone();
-        async move {
-            while !matches!(call(&server, Method::POST, &path, Some(&definition)).await, 200..300 | 409) {
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    };
-    tokio::spawn(stopped_by(server, making));
 }
 
 async fn stopped_by(server: Arc<ApiServer>, task: impl Future<Output = ()>) {
@@ -63,7 +52,7 @@ async fn stopped_by(server: Arc<ApiServer>, task: impl Future<Output = ()>) {
 async fn follow(server: Arc<ApiServer>, changed: mpsc::Sender<Change>) {
     loop {
         let view = server.objects.kv.view();
-        let mut changes: Vec<Change> = view.range(&range()).map(|kv| (text(&kv.key), Some(kv.clone()))).collect();
+        let mut changes: Vec<Stored> = view.range(&range()).map(|kv| (text(&kv.key), Some(kv.clone()))).collect();
         for (group, definitions) in server.customs.groups() {
             for name in definitions.iter().map(|d| &d.name) {
                 let key = format!("/registry/{GROUP}/{PLURAL}/{name}");
@@ -100,69 +89,109 @@ fn text(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
-async fn tell(server: &ApiServer, changed: &mpsc::Sender<Change>, changes: Vec<Change>) -> Result<(), ()> {
-    server.customs.change(&changes);
-    for change in changes {
+/// Puts changed definitions into the table, then tells the writing part, each read once.
+async fn tell(server: &ApiServer, changed: &mpsc::Sender<Change>, changes: Vec<Stored>) -> Result<(), ()> {
+    let (mut rows, mut told) = (Vec::new(), Vec::new());
+    for (key, stored) in changes {
+        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        let read = stored.as_ref().and_then(|kv| Some((kv, read(kv)?)));
+        rows.push((name.clone(), read.as_ref().and_then(|(kv, of)| Definition::of(of, kv, server.customs.hooks()))));
+        told.push((name, read.map(|(_, object)| light(object))));
+    }
+    server.customs.change(rows);
+    for change in told {
         changed.send(change).await.map_err(|_| ())?;
     }
     Ok(())
 }
 
+fn read(kv: &KeyValue) -> Option<Value> {
+    parse(kv).inspect_err(|e| error!(error = e.message, "a definition cannot be read")).ok()
+}
+
 /// What the writing part remembers of a definition: everything but its versions.
 type Known = HashMap<String, Value>;
 
+/// Something to write.
+enum Step {
+    /// The status of a definition.
+    Status(Value),
+    /// Its objects, then its finalizer, are to go.
+    CleanUp(Value),
+}
+
+/// Writes what definitions need. What is decided on one counts for the next at once, so many can be written together.
 async fn reconcile(server: Arc<ApiServer>, mut changes: mpsc::Receiver<Change>) {
     let mut known = Known::new();
-    let mut again: Vec<String> = Vec::new();
+    let mut again = BTreeSet::new();
     loop {
-        let change = if again.is_empty() {
-            changes.recv().await
+        let mut batch = Vec::new();
+        let due = if again.is_empty() {
+            if changes.recv_many(&mut batch, MAX_WAITING).await == 0 {
+                return;
+            }
+            BTreeSet::new()
         } else {
-            match tokio::time::timeout(RETRY, changes.recv()).await {
-                Ok(change) => change,
-                Err(_) => {
-                    let mut left = Vec::new();
-                    for name in std::mem::take(&mut again) {
-                        if known.contains_key(&name) && !settle(&server, &known, &name).await {
-                            left.push(name);
-                        }
-                    }
-                    again = left;
-                    continue;
-                }
+            match tokio::time::timeout(RETRY, changes.recv_many(&mut batch, MAX_WAITING)).await {
+                Ok(0) => return,
+                Ok(_) => BTreeSet::new(),
+                Err(_) => std::mem::take(&mut again),
             }
         };
-        let Some((key, value)) = change else { return };
-        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
-        let before = known.remove(&name);
-        if let Some(object) = value.as_ref().and_then(|kv| light(kv)) {
-            known.insert(name.clone(), object);
-        }
-        let mut affected = vec![name.clone()];
-        let names_of = |object: Option<&Value>| object.map(|o| o["status"]["acceptedNames"].clone());
-        if names_of(before.as_ref()) != names_of(known.get(&name)) {
-            let group = before.as_ref().or(known.get(&name)).map(|o| o["spec"]["group"].clone());
-            let waiting = known.iter().filter(|(other, object)| {
-                **other != name && Some(&object["spec"]["group"]) == group.as_ref() && !accepted(object)
-            });
-            affected.extend(waiting.map(|(other, _)| other.clone()));
-        }
-        for name in affected.into_iter().filter(|name| known.contains_key(name)).collect::<Vec<_>>() {
-            if !settle(&server, &known, &name).await && !again.contains(&name) {
-                again.push(name);
+        let due = batch.into_iter().fold(due, |due, change| note(&mut known, change, due));
+        let steps: Vec<(String, Step)> =
+            due.into_iter().filter_map(|name| decide(&mut known, &name).map(|step| (name, step))).collect();
+        let server = &server;
+        let work = steps.into_iter().map(async |(name, step)| (carry_out(server, &name, step).await, name));
+        let mut done = futures::stream::iter(work).buffer_unordered(WRITES_AT_ONCE);
+        while let Some((settled, name)) = done.next().await {
+            if !settled {
+                remember(server, &mut known, &name);
+                again.insert(name);
             }
         }
     }
 }
 
-fn light(kv: &KeyValue) -> Option<Value> {
-    let mut object = parse(kv).inspect_err(|e| warn!(error = e.message, "a definition cannot be read")).ok()?;
-    object["spec"].as_object_mut()?.remove("versions");
-    object["metadata"].as_object_mut()?.remove("managedFields");
+/// Takes over a change; what it is due for now is added to `due`, and what waited for names that it had.
+fn note(known: &mut Known, (name, object): Change, mut due: BTreeSet<String>) -> BTreeSet<String> {
+    let before = known.remove(&name);
+    if let Some(object) = object {
+        known.insert(name.clone(), object);
+    }
+    let names_of = |object: Option<&Value>| object.map(|o| o["status"]["acceptedNames"].clone());
+    if names_of(before.as_ref()) != names_of(known.get(&name)) {
+        let group = before.as_ref().or(known.get(&name)).map(|o| o["spec"]["group"].clone());
+        let waiting = known.iter().filter(|(other, object)| {
+            **other != name && Some(&object["spec"]["group"]) == group.as_ref() && !accepted(object)
+        });
+        due.extend(waiting.map(|(other, _)| other.clone()));
+    }
+    due.insert(name);
+    due
+}
+
+/// Looks again at a definition after a write of it failed.
+fn remember(server: &ApiServer, known: &mut Known, name: &str) {
+    let key = format!("/registry/{GROUP}/{PLURAL}/{name}");
+    let stored = server.objects.kv.view().get(key.as_bytes()).and_then(|kv| read(kv));
+    match stored {
+        Some(object) => drop(known.insert(name.to_owned(), light(object))),
+        None => drop(known.remove(name)),
+    }
+}
+
+fn light(mut object: Value) -> Value {
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("versions");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
     if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
         annotations.retain(|key, _| key == definition::APPROVED);
     }
-    Some(object)
+    object
 }
 
 fn accepted(object: &Value) -> bool {
@@ -170,19 +199,31 @@ fn accepted(object: &Value) -> bool {
     conditions.is_some_and(|list| list.iter().any(|c| c["type"] == "NamesAccepted" && c["status"] == "True"))
 }
 
-/// Does what a definition needs; whether nothing is left that only time can change.
-async fn settle(server: &Arc<ApiServer>, known: &Known, name: &str) -> bool {
-    let Some(object) = known.get(name) else { return true };
+/// What a definition needs; nothing if all is as it should be, or only time can change it.
+fn decide(known: &mut Known, name: &str) -> Option<Step> {
+    let object = known.get(name)?;
     if object["metadata"]["deletionTimestamp"].is_string() {
-        return clean_up(server, object, name).await;
+        return Some(Step::CleanUp(object.clone()));
     }
     let same_group = |other: &&Value| other["spec"]["group"] == object["spec"]["group"];
     let others: Vec<&Value> =
         known.iter().filter(|(key, _)| *key != name).map(|(_, value)| value).filter(same_group).collect();
-    let Some(status) = names::status(object, &others) else { return true };
+    let status = names::status(object, &others)?;
     let patch = json!({"metadata": {"resourceVersion": object["metadata"]["resourceVersion"]}, "status": status});
-    // A conflict means that a newer version is on its way here.
-    matches!(write(server, Method::PATCH, &format!("{name}/status"), Some(&patch)).await, 200..300 | 404 | 409)
+    known.get_mut(name)?["status"] = status;
+    Some(Step::Status(patch))
+}
+
+/// Writes it; whether that is done.
+async fn carry_out(server: &Arc<ApiServer>, name: &str, step: Step) -> bool {
+    match step {
+        Step::CleanUp(object) => clean_up(server, &object, name).await,
+        // A conflict means that a newer version is on its way here.
+        Step::Status(patch) => {
+            let code = write(server, Method::PATCH, &format!("{name}/status"), Some(&patch)).await;
+            matches!(code, 200..300 | 404 | 409)
+        }
+    }
 }
 
 async fn clean_up(server: &Arc<ApiServer>, object: &Value, name: &str) -> bool {

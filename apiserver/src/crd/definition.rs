@@ -123,6 +123,16 @@ pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>
     (check.causes, check.warnings)
 }
 
+/// What is wrong with a new status; the rest of the definition is as it was.
+pub fn validate_status(object: &Value, old: &Value) -> Vec<Cause> {
+    let mut check = Check { causes: Vec::new(), warnings: Vec::new() };
+    let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
+    let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
+    let storage = versions.iter().rfind(|v| v["storage"] == true).map(|v| text(v, "name"));
+    check.stored(object, Some(old), &names, storage);
+    check.causes
+}
+
 fn established(object: &Value) -> bool {
     list(&object["status"]["conditions"]).any(|c| c["type"] == "Established" && c["status"] == "True")
 }
@@ -207,9 +217,12 @@ impl Check {
 
     fn versions(&mut self, object: &Value, old: Option<&Value>) {
         let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
-        let shared = shared(&versions, |v| &v["schema"]);
-        let shown: Vec<String> = versions.iter().map(|v| internal(v, shared)).collect();
-        let shown = format!("[{}]", shown.join(","));
+        // Long with long schemas, and seldom needed.
+        let shown = || {
+            let shared = shared(&versions, |v| &v["schema"]);
+            let all: Vec<String> = versions.iter().map(|v| internal(v, shared)).collect();
+            format!("[{}]", all.join(","))
+        };
         let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
         if let Some(problem) = names.first().and_then(|name| dns_label_1035(name)) {
             self.invalid("spec.version", &versions[0]["name"], &problem);
@@ -230,10 +243,10 @@ impl Check {
         }
         let storage: Vec<&&Value> = versions.iter().filter(|v| v["storage"] == true).collect();
         if storage.len() != 1 {
-            self.invalid("spec.versions", &shown, "must have exactly one version marked as storage version");
+            self.invalid("spec.versions", &shown(), "must have exactly one version marked as storage version");
         }
         if (1..names.len()).any(|i| names[..i].contains(&names[i])) {
-            self.invalid("spec.versions", &shown, "must contain unique version names");
+            self.invalid("spec.versions", &shown(), "must contain unique version names");
         }
         self.stored(object, old, &names, storage.last().map(|v| text(v, "name")));
     }

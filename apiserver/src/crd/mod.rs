@@ -13,13 +13,14 @@ mod row;
 pub(crate) mod scale;
 pub(crate) mod strategy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
-use keelson_store::{KeyRange, KeyValue};
+use keelson_store::KeyRange;
+use serde_json::Value;
 
 use crate::hooks::Hooks;
 
@@ -36,20 +37,32 @@ pub(crate) fn is_definition(def: &ResourceDef) -> bool {
     (def.group, def.plural) == (GROUP, PLURAL)
 }
 
-/// The definitions that are served, by group and plural.
-type Rows = BTreeMap<String, BTreeMap<String, Arc<Definition>>>;
+/// The definitions that are served, by group and plural. A change copies the list of groups and one group, not the rest.
+type Rows = BTreeMap<Arc<str>, Arc<BTreeMap<Arc<str>, Arc<Definition>>>>;
 
 /// The run-time rows.
 #[derive(Default)]
 pub struct Table {
     rows: ArcSwap<Rows>,
     hooks: Option<Arc<Hooks>>,
+    /// Names of definitions that the server itself provides; they are not in the store.
+    own: BTreeSet<String>,
 }
 
 impl Table {
-    /// An empty table whose rows convert by webhook.
-    pub fn new(hooks: Arc<Hooks>) -> Self {
-        Self { rows: ArcSwap::default(), hooks: Some(hooks) }
+    /// A table whose rows convert by webhook, with the server's own definitions.
+    pub fn new(hooks: Arc<Hooks>, own: Vec<Value>) -> Result<Self, String> {
+        let mut rows = Rows::default();
+        let mut names = BTreeSet::new();
+        for object in own {
+            let definition = Definition::own(object)?;
+            let name = definition.name.clone();
+            let (plural, group) = name.split_once('.').unwrap_or((&name, ""));
+            let group = rows.entry(group.into()).or_default();
+            Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
+            names.insert(name);
+        }
+        Ok(Self { rows: ArcSwap::from_pointee(rows), hooks: Some(hooks), own: names })
     }
 
     /// The row of a group, version and plural, if a definition serves it.
@@ -76,26 +89,34 @@ impl Table {
     /// The groups, sorted, with what is served of them.
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
         let rows = self.rows.load();
-        rows.iter().map(|(group, plurals)| (group.clone(), plurals.values().cloned().collect())).collect()
+        rows.iter().map(|(group, plurals)| (group.to_string(), plurals.values().cloned().collect())).collect()
     }
 
-    /// Takes over changed definitions (`None`: it is gone), named by their store keys.
-    pub(crate) fn change(&self, changes: &[(String, Option<Arc<KeyValue>>)]) {
+    /// What is behind definitions that convert by webhook.
+    pub(crate) fn hooks(&self) -> Option<Arc<Hooks>> {
+        self.hooks.clone()
+    }
+
+    /// Takes over changed definitions by name; `None`: it is gone, or not established.
+    pub(crate) fn change(&self, changes: Vec<(String, Option<Definition>)>) {
         let mut rows = (*self.rows.load_full()).clone();
-        for (key, value) in changes {
-            let name = key.rsplit('/').next().unwrap_or_default();
+        for (name, definition) in changes {
+            if self.own.contains(&name) {
+                continue;
+            }
             let Some((plural, group)) = name.split_once('.') else { continue };
-            let definition = value.as_ref().and_then(|value| Definition::read(value, self.hooks.clone()));
             match definition {
                 Some(definition) => {
-                    rows.entry(group.to_owned()).or_default().insert(plural.to_owned(), Arc::new(definition));
+                    let group = rows.entry(group.into()).or_default();
+                    Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
                 }
                 None => {
-                    if let Some(plurals) = rows.get_mut(group) {
-                        plurals.remove(plural);
-                        if plurals.is_empty() {
-                            rows.remove(group);
-                        }
+                    let Some(plurals) = rows.get_mut(group) else { continue };
+                    if plurals.contains_key(plural) {
+                        Arc::make_mut(plurals).remove(plural);
+                    }
+                    if plurals.is_empty() {
+                        rows.remove(group);
                     }
                 }
             }

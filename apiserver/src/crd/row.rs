@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use keelson_machinery::jsonpath::JsonPath;
 use keelson_machinery::resource::{Column, ResourceDef, Scope, Subresource};
+use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Stored};
 use keelson_machinery::structural::{Schema, apply_defaults, drop_forbidden_nulls, prune};
@@ -12,7 +13,7 @@ use keelson_store::KeyValue;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::conversion;
+use super::{conversion, definition};
 use crate::hooks::Hooks;
 use crate::objects::parse;
 
@@ -87,10 +88,8 @@ impl Definition {
         self.source.create_revision
     }
 
-    /// Reads a stored definition; `None` if it is not established.
-    pub fn read(source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
-        let object =
-            parse(source).inspect_err(|e| tracing::error!(error = e.message, "a definition cannot be read")).ok()?;
+    /// A definition as it was read from the store; `None` if it is not established.
+    pub fn of(object: &Value, source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
         let established = object["status"]["conditions"]
             .as_array()
             .is_some_and(|list| list.iter().any(|c| c["type"] == "Established" && c["status"] == "True"));
@@ -107,7 +106,7 @@ impl Definition {
                 served: version["served"] == true,
                 warning: warning(spec, version, &preferred),
                 scale: scale_paths(version),
-                def: row(&object, version),
+                def: row(object, version),
                 schema: OnceLock::new(),
                 given: OnceLock::new(),
             })
@@ -121,6 +120,23 @@ impl Definition {
             source: source.clone(),
             hooks,
         })
+    }
+
+    /// A definition that the server provides without it being stored.
+    ///
+    /// # Errors
+    /// If it is none, in words.
+    pub fn own(mut object: Value) -> Result<Self, String> {
+        let name = text(&object["metadata"], "name");
+        definition::prepare(&mut object, None);
+        object["metadata"]["uid"] = name.as_str().into();
+        object["status"]["acceptedNames"] = object["spec"]["names"].clone();
+        object["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+        let def = find(super::GROUP, "v1", super::PLURAL).ok_or("there are no definitions")?;
+        let value = stored::encode(def, &object).map_err(|e| e.to_string())?;
+        let key = format!("{}{name}", def.prefix()).into();
+        let source = KeyValue { key, value, create_revision: 0, mod_revision: 0, version: 1, lease: 0 };
+        Self::of(&object, &Arc::new(source), None).ok_or_else(|| format!("{name} is no definition"))
     }
 
     /// A version that clients may use.

@@ -1,7 +1,5 @@
 //! The EncryptionConfiguration: which resources are sealed, with which keys, in which order (`apiserver.config.k8s.io/v1`).
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -11,6 +9,7 @@ use serde_json::Value;
 use super::SEALED;
 use super::kms::Kms;
 use super::providers::Key;
+use crate::settings::duration;
 
 /// A way to store a value.
 enum Provider {
@@ -124,15 +123,6 @@ impl Entry {
     }
 }
 
-/// A span of time such as `3s` or `500ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 0.001),
-        None => (text.strip_suffix('s')?, 1.0),
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok().filter(|span| !span.is_zero())
-}
-
 impl Provider {
     fn parse(provider: &Value, at: &str) -> Result<Self, String> {
         let map = provider.as_object().filter(|map| map.len() == 1);
@@ -186,6 +176,7 @@ impl Provider {
         let timeout = match given["timeout"].as_str() {
             None => super::kms::TIMEOUT,
             Some(text) => duration(text)
+                .filter(|span| !span.is_zero())
                 .ok_or_else(|| format!("{at}.timeout: Invalid value: {text:?}: should be a positive value"))?,
         };
         let kms = Kms::new(name, socket.into(), timeout)?;

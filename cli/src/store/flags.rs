@@ -71,7 +71,7 @@ pub struct StoreArgs {
         alias = "experimental-watch-progress-notify-interval",
         env = "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
         default_value = "10m",
-        value_parser = duration
+        value_parser = crate::args::config_duration
     )]
     pub watch_progress_notify_interval: Duration,
     /// Accepted: members compare their data all the time, and a member checks its own when it starts
@@ -120,11 +120,6 @@ pub struct StoreArgs {
     /// How long an unused simple token is good, in seconds
     #[arg(long, env = "ETCD_AUTH_TOKEN_TTL", default_value_t = 300)]
     pub auth_token_ttl: u64,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    crate::config::duration(text)
-        .ok_or_else(|| format!("{text:?} is not a duration: write for example 40s, 5m or 1h30m"))
 }
 
 impl StoreArgs {

@@ -53,6 +53,12 @@ impl Server {
         server
     }
 
+    /// Stops the process without its knowing, and lets it go on: what it had begun it ends later, as if nothing had been.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     /// Its admin's kubeconfig.
     pub fn kubeconfig(&self) -> String {
         self.dir.join("admin.kubeconfig").to_string_lossy().into_owned()
@@ -133,4 +139,16 @@ pub fn keelson(args: &[&str]) -> (bool, String) {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), said)
+}
+
+/// Whether a text is in some file below a directory.
+pub fn is_on_disk(dir: &Path, text: &[u8]) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return is_on_disk(&path, text);
+        }
+        // A file may go while this looks.
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
+    })
 }

@@ -1,5 +1,6 @@
 //! Decides how many replicas metrics ask for, and how fast the size may follow.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,6 +21,25 @@ const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
 const DOWN_WINDOW_SECONDS: i32 = 300;
 /// Policies without rules count changes within so long.
 const POLICY_SECONDS: i32 = 15;
+
+/// Without rules a size may rise to this at once.
+const SIMPLE_CEILING: i32 = 4;
+
+const READY: Why = ("ReadyForNewScale", "recommended size matches current size");
+const UP_STABILIZED: Why = (
+    "ScaleUpStabilized",
+    "recent recommendations were lower than current one, applying the lowest recent recommendation",
+);
+const DOWN_STABILIZED: Why = (
+    "ScaleDownStabilized",
+    "recent recommendations were higher than current one, applying the highest recent recommendation",
+);
+const UP_LIMIT: Why = ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate");
+const DOWN_LIMIT: Why =
+    ("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate");
+const TOO_MANY: Why = ("TooManyReplicas", "the desired replica count is more than the maximum replica count");
+const TOO_FEW: Why = ("TooFewReplicas", "the desired replica count is less than the minimum replica count");
+const WITHIN: Why = ("DesiredWithinRange", "the desired count is within the acceptable range");
 
 /// One pod's value, in thousandths.
 pub type Values = BTreeMap<String, i64>;
@@ -191,63 +211,61 @@ impl Memory {
         list.iter().filter(move |(at, _)| *at >= start).map(|(_, n)| *n)
     }
 
-    /// The size that may be set now, for one that metrics ask for.
-    pub fn limit(&mut self, spec: &HorizontalPodAutoscalerSpec, current: i32, wanted: i32, now: Timestamp) -> Limited {
-        let behavior = spec.behavior.clone().unwrap_or_default();
-        let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
+    fn recommend(&mut self, wanted: i32, now: Timestamp) {
         self.recommended.push((now, wanted));
         let hour = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(now);
         self.recommended.retain(|(at, _)| *at >= hour);
         self.changed.retain(|(at, _)| *at >= hour);
+    }
+
+    /// The same for autoscalers without rules: at most twice as many or four, and no fewer than was asked for lately.
+    fn limit_simply(
+        &mut self,
+        spec: &HorizontalPodAutoscalerSpec,
+        current: i32,
+        wanted: i32,
+        now: Timestamp,
+    ) -> Limited {
+        self.recommend(wanted, now);
+        let stable = Self::since(&self.recommended, DOWN_WINDOW_SECONDS, now).max().unwrap_or(wanted);
+        let able = if stable == wanted { READY } else { DOWN_STABILIZED };
+        let ceiling = current.saturating_mul(2).max(SIMPLE_CEILING);
+        let minimum = spec.min_replicas.unwrap_or(1);
+        let (maximum, high) =
+            if spec.max_replicas > ceiling { (ceiling, UP_LIMIT) } else { (spec.max_replicas, TOO_MANY) };
+        let (size, why) = match stable {
+            few if few < minimum => (minimum, TOO_FEW),
+            many if many > maximum => (maximum, high),
+            good => (good, WITHIN),
+        };
+        Limited { size, able, limited: (size != stable, why) }
+    }
+
+    /// The size that may be set now, for one that metrics ask for.
+    pub fn limit(&mut self, spec: &HorizontalPodAutoscalerSpec, current: i32, wanted: i32, now: Timestamp) -> Limited {
+        let Some(behavior) = spec.behavior.clone() else { return self.limit_simply(spec, current, wanted, now) };
+        let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
+        self.recommend(wanted, now);
         let down_window = down.stabilization_window_seconds.unwrap_or(DOWN_WINDOW_SECONDS);
         let up_window = up.stabilization_window_seconds.unwrap_or(0);
         let most = Self::since(&self.recommended, down_window, now).max().unwrap_or(wanted);
         let least = Self::since(&self.recommended, up_window, now).min().unwrap_or(wanted);
         let stable = current.max(least).min(most);
-        let able = if stable < wanted {
-            (
-                "ScaleUpStabilized",
-                "recent recommendations were lower than current one, applying the lowest recent recommendation",
-            )
-        } else if stable > wanted {
-            (
-                "ScaleDownStabilized",
-                "recent recommendations were higher than current one, applying the highest recent recommendation",
-            )
-        } else {
-            ("ReadyForNewScale", "recommended size matches current size")
+        let able = match stable.cmp(&wanted) {
+            Ordering::Less => UP_STABILIZED,
+            Ordering::Greater => DOWN_STABILIZED,
+            Ordering::Equal => READY,
         };
         let (minimum, maximum) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
         let (ceiling, floor) = (self.ceiling(&up, current, now), self.floor(&down, current, now));
         let (size, why) = if stable > current && stable > ceiling.min(maximum) {
-            if ceiling < maximum {
-                (
-                    ceiling,
-                    Some((
-                        "ScaleUpLimit",
-                        "the desired replica count is increasing faster than the maximum scale rate",
-                    )),
-                )
-            } else {
-                (maximum, Some(("TooManyReplicas", "the desired replica count is more than the maximum replica count")))
-            }
+            if ceiling < maximum { (ceiling, UP_LIMIT) } else { (maximum, TOO_MANY) }
         } else if stable < current && stable < floor.max(minimum) {
-            if floor > minimum {
-                (
-                    floor,
-                    Some((
-                        "ScaleDownLimit",
-                        "the desired replica count is decreasing faster than the maximum scale rate",
-                    )),
-                )
-            } else {
-                (minimum, Some(("TooFewReplicas", "the desired replica count is less than the minimum replica count")))
-            }
+            if floor > minimum { (floor, DOWN_LIMIT) } else { (minimum, TOO_FEW) }
         } else {
-            (stable.clamp(minimum.min(maximum), maximum), None)
+            (stable.clamp(minimum.min(maximum), maximum), WITHIN)
         };
-        let within = ("DesiredWithinRange", "the desired count is within the acceptable range");
-        Limited { size, able, limited: (why.is_some(), why.unwrap_or(within)) }
+        Limited { size, able, limited: (why != WITHIN, why) }
     }
 
     /// The policies of rules as type, value and period, or those without rules.
@@ -338,7 +356,7 @@ mod tests {
             let found = memory.limit(spec, current, wanted, at(second));
             (found.size, found.limited.1.0)
         };
-        let plain = spec(json!({}));
+        let plain = spec(json!({"behavior": {}}));
         let mut memory = Memory::default();
         assert_eq!(limited(&mut memory, &plain, 3, 9, 0), (7, "ScaleUpLimit"));
         memory.note(4, at(0));
@@ -354,6 +372,25 @@ mod tests {
         memory.note(-1, at(0));
         assert_eq!(limited(&mut memory, &slow, 4, 2, 30), (4, "ScaleDownLimit"));
         assert_eq!(limited(&mut memory, &slow, 4, 9, 31), (4, "ScaleUpLimit"));
+    }
+
+    #[test]
+    fn without_rules_sizes_double_at_most() {
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let plain = spec(json!({"maxReplicas": 20}));
+        let mut memory = Memory::default();
+        for (what, second, current, wanted, size, able, limited) in [
+            ("four at once", 0, 1, 9, 4, READY, UP_LIMIT),
+            ("twice as many", 400, 4, 9, 8, READY, UP_LIMIT),
+            ("no more than allowed", 800, 15, 30, 20, READY, TOO_MANY),
+            ("as many as were asked for lately", 1000, 20, 3, 20, DOWN_STABILIZED, TOO_MANY),
+            ("fewer", 1600, 20, 3, 3, READY, WITHIN),
+            ("no fewer than allowed", 2000, 3, 1, 2, READY, TOO_FEW),
+            ("as it is", 2400, 5, 5, 5, READY, WITHIN),
+        ] {
+            let found = memory.limit(&plain, current, wanted, at(second));
+            assert_eq!(found, Limited { size, able, limited: (limited != WITHIN, limited) }, "{what}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! DaemonSets: one pod on each node that its template chooses.
 
+mod backoff;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,14 @@ use k8s_openapi::api::core::v1::{
 };
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key};
+use tokio::time::Instant;
 
 use crate::context::{Context, ORPHANS};
 use crate::history::{self, REVISION_LABEL};
 use crate::owners::{self, Selector, controller_of};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
+pub use backoff::Backoff;
 use plan::{Place, Plan, Rolling, Why};
 
 const COMPONENT: &str = "daemonset-controller";
@@ -25,8 +28,6 @@ const COMPONENT: &str = "daemonset-controller";
 const TEMPLATE_GENERATION: (&str, &str) = ("deprecated.daemonset.template.generation", "pod-template-generation");
 /// Most pods that one look creates or deletes.
 const BURST: usize = 250;
-/// A pod that fails is left for so long since it was made: one that always fails must not be made anew without a pause.
-const FAILED_STAYS: Duration = Duration::from_secs(5);
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.daemon_sets, queue);
@@ -123,12 +124,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         plan::roll(&places, &rolling, &hash, now, &mut plan);
     }
     let more = plan.create.len() > BURST || plan.delete.len() > BURST;
-    let failed = plan.delete.iter().any(|(_, why)| matches!(why, Why::Failed | Why::Succeeded));
-    plan.delete.retain(|(pod, why)| {
-        let made = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-        let age = made.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or(FAILED_STAYS);
-        !matches!(why, Why::Failed | Why::Succeeded) || age >= FAILED_STAYS
-    });
+    let failed = leave_failed(&context, &set, &mut plan);
     let result = act(&context, &set, &hash, plan).await;
     let status_collisions = (history.collisions > 0).then_some(history.collisions).or(collisions);
     write_status(&context, &set, &hash, status_collisions).await?;
@@ -143,13 +139,24 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let surplus = history::beyond(&history.all, in_use, spec.revision_history_limit.unwrap_or(10));
     history::trim(&context, &key.0, surplus).await?;
     let next = pods::next_available(pods.iter().map(|p| &**p), rolling.min_ready, now);
-    Ok(if more {
-        Some(Duration::from_millis(1))
-    } else if failed {
-        Some(FAILED_STAYS)
-    } else {
-        next
-    })
+    Ok(if more { Some(Duration::from_millis(1)) } else { failed.into_iter().chain(next).min() })
+}
+
+/// Takes those failed pods out of the plan that have to stay for a while; tells for how long.
+fn leave_failed(context: &Context, set: &DaemonSet, plan: &mut Plan) -> Option<Duration> {
+    let uid = set.metadata.uid.as_deref().unwrap_or_default();
+    let generation = set.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
+    let now = Instant::now();
+    let mut shortest: Option<Duration> = None;
+    plan.delete.retain(|(pod, why)| {
+        let node = node_of(pod).filter(|_| *why == Why::Failed);
+        let Some(pause) = node.and_then(|node| context.failed_daemons.pause(uid, generation, &node, now)) else {
+            return true;
+        };
+        shortest = Some(shortest.map_or(pause, |s| s.min(pause)));
+        false
+    });
+    shortest
 }
 
 /// A pod of the set for a node.

@@ -1,6 +1,7 @@
 //! PodDisruptionBudgets: how many pods may go now, so that evictions stop in time.
 
 mod plan;
+pub mod stale;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

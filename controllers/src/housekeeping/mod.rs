@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod aggregation;
 pub mod bootstrap;
+pub mod legacy_tokens;
 pub mod namespace;
 pub mod root_ca;
 pub mod token_secrets;

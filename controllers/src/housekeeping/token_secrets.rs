@@ -11,12 +11,12 @@ use serde_json::json;
 use crate::context::Context;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
-const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
-const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+pub(super) const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+pub(super) const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Such a token has no end; this is the longest that a token may say.
 const LIFE_SECONDS: i64 = 1 << 32;
 
-fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
     secret.metadata.annotations.as_ref()?.get(key).map(String::as_str).filter(|v| !v.is_empty())
 }
 

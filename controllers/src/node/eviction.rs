@@ -1,12 +1,14 @@
 //! Eviction by taints: a pod that does not tolerate a NoExecute taint of its node is deleted, one that tolerates it for a
 //! while when that is over.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::fit::tolerates;
@@ -71,7 +73,10 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
 
 /// Looks at one pod.
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
-    let Some(pod) = context.cache.pods.get(&key) else { return Ok(None) };
+    let Some(pod) = context.cache.pods.get(&key) else {
+        forget(&context, COMPONENT, key);
+        return Ok(None);
+    };
     let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return Ok(None) };
     let Some(node) = context.cache.nodes.named("", node) else { return Ok(None) };
     if pods::is_going(&pod) {
@@ -81,25 +86,84 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let bound = pods::condition(&pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
     let bound = bound.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::UNIX_EPOCH, |t| t.0);
     let now = Timestamp::now();
-    match plan(&pod, taints, bound, now) {
-        Plan::Keep => Ok(None),
-        Plan::EvictAt(at) if at > now => Ok(pods::until(at, now)),
-        Plan::EvictAt(_) => evict(&context, &pod).await,
+    let at = match plan(&pod, taints, bound, now) {
+        Plan::Keep => None,
+        Plan::EvictAt(at) => Some(at),
+    };
+    evict_at(&context, &pod, at, &BY_NODE_TAINT).await
+}
+
+/// Who evicts a pod, and what it is told.
+pub struct Reason {
+    /// The source of the event.
+    pub component: &'static str,
+    /// The event's reason.
+    pub event: &'static str,
+    /// Whether the event says which pod.
+    pub named: bool,
+    /// The condition's reason and message.
+    pub condition: (&'static str, &'static str),
+}
+
+const BY_NODE_TAINT: Reason = Reason {
+    component: COMPONENT,
+    event: "TaintManagerEviction",
+    named: true,
+    condition: ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"),
+};
+
+impl Reason {
+    fn tell(&self, context: &Context, pod: &Pod, what: &str, of: &str) {
+        let (namespace, name) = key(pod);
+        let pod_name = if self.named { format!("{of} Pod {namespace}/{name}") } else { String::new() };
+        context.recorder(self.component).normal(pod, self.event, format!("{what}{pod_name}"));
     }
 }
 
-async fn evict(context: &Context, pod: &Pod) -> Outcome {
+/// Pods that are to be evicted later, by who evicts them.
+#[derive(Default)]
+pub struct Pending(Mutex<HashSet<(&'static str, Key)>>);
+
+/// When a pod is to be evicted: now, later, or not at all, which ends what was to be.
+pub async fn evict_at(context: &Context, pod: &Pod, at: Option<Timestamp>, reason: &Reason) -> Outcome {
+    let entry = (reason.component, key(pod));
+    let now = Timestamp::now();
+    match at {
+        Some(at) if at > now => {
+            context.evictions.0.lock().insert(entry);
+            Ok(pods::until(at, now))
+        }
+        Some(_) => {
+            evict(context, pod, reason).await?;
+            context.evictions.0.lock().remove(&entry);
+            Ok(None)
+        }
+        None => {
+            if context.evictions.0.lock().remove(&entry) {
+                reason.tell(context, pod, "Cancelling deletion", " of");
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Forgets a pod that is gone.
+pub fn forget(context: &Context, component: &'static str, pod: Key) {
+    context.evictions.0.lock().remove(&(component, pod));
+}
+
+/// Tells a pod that it has to go, and deletes it.
+async fn evict(context: &Context, pod: &Pod, reason: &Reason) -> Outcome {
     let (namespace, name) =
         (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
-    let message = format!("Marking for deletion Pod {namespace}/{name}");
-    context.recorder(COMPONENT).normal(pod, "TaintManagerEviction", message);
+    reason.tell(context, pod, "Marking for deletion", "");
     let api = context.client.namespaced::<Pod>(namespace);
     let mut changed = pod.clone();
     let why = PodCondition {
         type_: "DisruptionTarget".into(),
         status: "True".into(),
-        reason: Some("DeletionByTaintManager".into()),
-        message: Some("Taint manager: deleting due to NoExecute taint".into()),
+        reason: Some(reason.condition.0.into()),
+        message: Some(reason.condition.1.into()),
         last_transition_time: Some(context.now()),
         ..PodCondition::default()
     };

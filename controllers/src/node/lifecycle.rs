@@ -4,7 +4,7 @@
 //! Invariant: a sign of life is a change of the node's Lease or of its Ready condition's heartbeat, measured by this
 //! process's own clock: a node whose clock is wrong is judged right.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,35 +18,25 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::health::{self, ready_status};
+use super::signs::Signs;
 use super::zones::{self, Limiter, zone_of};
 use crate::context::{BY_NODE, Context};
 use crate::pods;
 
 const COMPONENT: &str = "node-controller";
-/// Where nodes keep their leases.
-const LEASES: &str = "kube-node-lease";
-/// A new node may be silent for this long, or for the grace period if that is longer.
-const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// How often all nodes are looked at, at most and at least.
 const PERIOD: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Nodes and pods that are written at a time.
 const PARALLEL_WRITES: usize = 32;
-
-/// The last sign of life of a node.
-struct Sign {
-    lease: Option<k8s_openapi::jiff::Timestamp>,
-    heartbeat: Option<k8s_openapi::jiff::Timestamp>,
-    at: Instant,
-    /// Whether it has ever reported.
-    reported: bool,
-}
 
 /// What this leader knows.
 struct Monitor {
     context: Arc<Context>,
     grace: Duration,
     start: Instant,
-    signs: HashMap<String, Sign>,
+    signs: Signs,
+    /// Whether all nodes were ready and as they should be at the last look.
+    calm: bool,
     /// What Ready was at the last look.
     readiness: HashMap<String, String>,
     limiters: BTreeMap<String, Limiter>,
@@ -60,24 +50,22 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
         let mut monitor = Monitor {
             grace,
             start: Instant::now(),
-            signs: HashMap::new(),
+            signs: Signs::default(),
+            calm: false,
             readiness: HashMap::new(),
             limiters: BTreeMap::new(),
             all_down: false,
             context,
         };
         let changed = Arc::new(tokio::sync::Notify::new());
-        let wake = changed.clone();
+        let (signs, wake) = (monitor.signs.clone(), changed.clone());
         monitor.context.cache.nodes.subscribe(move |change| {
-            // Heartbeats alone are no reason for a look at once.
-            let judged = |n: &Option<Arc<Node>>| {
-                n.as_ref()
-                    .map(|n| (ready_status(n).to_owned(), n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()))))
-            };
-            if judged(&change.old) != judged(&change.new) {
+            if signs.node(change, Instant::now()) {
                 wake.notify_one();
             }
         });
+        let signs = monitor.signs.clone();
+        monitor.context.cache.leases.subscribe(move |change| signs.lease(change, Instant::now()));
         let period = (grace / 8).clamp(PERIOD.0, PERIOD.1);
         loop {
             monitor.look().await;
@@ -92,15 +80,16 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
 impl Monitor {
     /// Looks at all nodes.
     async fn look(&mut self) {
-        let nodes = self.context.cache.nodes.list_all();
-        let names: std::collections::HashSet<&str> = nodes.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
-        self.signs.retain(|name, _| names.contains(name.as_str()));
-        self.readiness.retain(|name, _| names.contains(name.as_str()));
-        let (now, time) = (Instant::now(), self.context.now());
-        let silent: Vec<Node> = nodes
+        let silent = self.signs.silent(self.grace, Instant::now());
+        if !self.signs.take_changed() && self.calm && silent.is_empty() {
+            return;
+        }
+        let time = self.context.now();
+        let silent: Vec<Node> = silent
             .iter()
-            .filter(|n| n.metadata.deletion_timestamp.is_none() && self.is_silent(n, now))
-            .filter_map(|n| health::silenced(n, &time))
+            .filter_map(|name| self.context.cache.nodes.named("", name))
+            .filter(|n| n.metadata.deletion_timestamp.is_none())
+            .filter_map(|n| health::silenced(&n, &time))
             .collect();
         let context = &self.context;
         let written: Vec<Node> = futures::stream::iter(silent)
@@ -113,29 +102,15 @@ impl Monitor {
             context.settle(&context.cache.nodes, last).await;
         }
         let nodes = self.context.cache.nodes.list_all();
-        self.taint(&nodes, &time).await;
+        let names: HashSet<&str> = nodes.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
+        self.readiness.retain(|name, _| names.contains(name.as_str()));
+        let untouched = self.taint(&nodes, &time).await;
         self.mark_pods(&nodes, &time).await;
+        self.calm = untouched && nodes.iter().all(|n| ready_status(n) == "True");
     }
 
-    /// Notes signs of life; tells whether there was none for the grace period.
-    fn is_silent(&mut self, node: &Node, now: Instant) -> bool {
-        let name = node.metadata.name.as_deref().unwrap_or_default();
-        let lease = self.context.cache.leases.named(LEASES, name);
-        let lease = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0));
-        let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let ready = conditions.into_iter().find(|c| c.type_ == "Ready");
-        let heartbeat = ready.and_then(|c| c.last_heartbeat_time.as_ref().map(|t| t.0));
-        let sign = self.signs.entry(name.to_owned()).or_insert(Sign { lease, heartbeat, at: now, reported: false });
-        sign.reported |= ready.is_some_and(|c| c.reason.as_deref() != Some("NodeStatusNeverUpdated"));
-        if sign.lease != lease || sign.heartbeat != heartbeat {
-            (sign.lease, sign.heartbeat, sign.at) = (lease, heartbeat, now);
-        }
-        let grace = if sign.reported { self.grace } else { self.grace.max(STARTUP_GRACE) };
-        now.duration_since(sign.at) > grace
-    }
-
-    /// Brings the taints of all nodes up to date, as fast as their zones allow.
-    async fn taint(&mut self, nodes: &[Arc<Node>], time: &Time) {
+    /// Brings the taints of all nodes up to date, as fast as their zones allow. Tells whether all were.
+    async fn taint(&mut self, nodes: &[Arc<Node>], time: &Time) -> bool {
         let states = zones::states(nodes.iter().map(|n| &**n));
         let since_start = self.start.elapsed();
         let rates = zones::rates(&states);
@@ -146,8 +121,7 @@ impl Monitor {
             } else {
                 info!("some nodes are ready again: evictions go on");
                 // Nobody is blamed for the time in which all seemed down.
-                let now = Instant::now();
-                self.signs.values_mut().for_each(|s| s.at = now);
+                self.signs.forgive(Instant::now());
             }
         }
         let mut changes: Vec<(Arc<Node>, Vec<Taint>)> = Vec::new();
@@ -173,7 +147,7 @@ impl Monitor {
             };
             changes.extend(wanted.map(|taints| (node.clone(), taints)));
         }
-        let context = &self.context;
+        let (context, untouched) = (&self.context, changes.is_empty());
         futures::stream::iter(changes)
             .for_each_concurrent(PARALLEL_WRITES, |(node, taints)| async move {
                 if let Err(error) = write_taints(context, &node, &taints).await
@@ -184,6 +158,7 @@ impl Monitor {
                 }
             })
             .await;
+        untouched
     }
 
     /// Pods of nodes that are no longer ready are not ready either.

@@ -5,5 +5,6 @@ pub mod fit;
 pub mod health;
 pub mod lifecycle;
 pub mod ranges;
+mod signs;
 pub mod ttl;
 pub mod zones;

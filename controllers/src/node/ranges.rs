@@ -7,11 +7,8 @@ use k8s_openapi::api::core::v1::Node;
 use keelson_client::{Key, PatchType};
 use serde_json::json;
 
-use crate::context::Context;
+use crate::context::{Context, NodeCidrMaskSizes};
 use crate::runtime::{Keys, Outcome, watch_own};
-
-/// Length of the prefix of each node's IPv6 range, as upstream's default has it.
-const NODE_BITS_V6: u32 = 64;
 
 /// Bits of the addresses of a range's family.
 fn width(range: &str) -> u32 {
@@ -63,9 +60,9 @@ fn free_range(cluster: &str, bits: u32, taken: &[&str]) -> Option<String> {
 }
 
 /// A free range of each family that the cluster has, the first one's first; or the family of which there is none.
-fn free_ranges(cluster: &str, bits: u32, taken: &[&str]) -> Result<Vec<String>, String> {
+fn free_ranges(cluster: &str, sizes: NodeCidrMaskSizes, taken: &[&str]) -> Result<Vec<String>, String> {
     let of = |cluster: &str| {
-        let bits = if width(cluster) == 128 { NODE_BITS_V6 } else { bits };
+        let bits = if width(cluster) == 128 { sizes.v6 } else { sizes.v4 }.into();
         free_range(cluster, bits, taken).ok_or_else(|| cluster.to_owned())
     };
     cluster.split(',').map(str::trim).map(of).collect()
@@ -86,7 +83,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let taken: Vec<&str> =
         specs.flat_map(|s| s.pod_cidrs.iter().flatten().chain(&s.pod_cidr)).map(String::as_str).collect();
     let config = &context.config;
-    let ranges = match free_ranges(&config.cluster_cidr, config.node_cidr_mask_size.into(), &taken) {
+    let ranges = match free_ranges(&config.cluster_cidr, config.node_cidr_mask_sizes, &taken) {
         Ok(ranges) => ranges,
         Err(full) => {
             tracing::warn!(node = key.1, range = full, "no range of pod addresses is left for a node");
@@ -111,9 +108,12 @@ mod tests {
     fn a_node_gets_a_range_of_each_family() {
         let both = "10.244.0.0/16,fd00:244::/48";
         let taken = ["10.244.0.0/24", "fd00:244::/64"];
-        assert_eq!(free_ranges(both, 24, &taken).unwrap(), ["10.244.1.0/24", "fd00:244:0:1::/64"]);
-        assert_eq!(free_ranges("10.244.0.0/24,fd00:244::/48", 24, &taken).unwrap_err(), "10.244.0.0/24");
-        assert_eq!(free_ranges("fd00:244::/48", 24, &[]).unwrap(), ["fd00:244::/64"]);
+        let usual = NodeCidrMaskSizes::default();
+        assert_eq!(free_ranges(both, usual, &taken).unwrap(), ["10.244.1.0/24", "fd00:244:0:1::/64"]);
+        assert_eq!(free_ranges("10.244.0.0/24,fd00:244::/48", usual, &taken).unwrap_err(), "10.244.0.0/24");
+        assert_eq!(free_ranges("fd00:244::/48", usual, &[]).unwrap(), ["fd00:244::/64"]);
+        let other = NodeCidrMaskSizes { v4: 26, v6: 112 };
+        assert_eq!(free_ranges(both, other, &taken).unwrap(), ["10.244.1.0/26", "fd00:244:0:1::/112"]);
     }
 
     #[test]

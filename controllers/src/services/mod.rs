@@ -6,6 +6,7 @@ pub mod names;
 pub mod ranges;
 pub mod slice_plan;
 pub mod slices;
+pub mod topology;
 
 use std::sync::Arc;
 

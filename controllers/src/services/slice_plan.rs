@@ -52,7 +52,7 @@ pub struct Plan {
 }
 
 /// Who an endpoint is, however its conditions change.
-fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
+pub fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
     (endpoint.addresses.clone(), endpoint.target_ref.as_ref().and_then(|t| t.uid.clone()))
 }
 

@@ -1,6 +1,6 @@
 //! EndpointSlices: the addresses behind a Service, a hundred to an object, with zones and hints for traffic that stays near.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
@@ -8,8 +8,10 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHint
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Key};
 
-use super::slice_plan::{self, Groups, Shape};
-use super::{TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port};
+use super::slice_plan::{self, Groups, Plan, Shape};
+use super::{
+    TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port, topology,
+};
 use crate::context::Context;
 use crate::owners::controller_reference;
 use crate::pods;
@@ -18,8 +20,9 @@ use crate::runtime::{Keys, Outcome, watch_with};
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+const COMPONENT: &str = "endpoint-slice-controller";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The endpoint that a pod is, for an address.
 fn endpoint(pod: &Pod, address: String, service: &Service, node: Option<&Node>) -> Endpoint {
@@ -29,6 +32,8 @@ fn endpoint(pod: &Pod, address: String, service: &Service, node: Option<&Node>) 
     let node_name = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     let ready = anyway || (serving && !terminating);
     let spread = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
+    // The annotation is the stronger of the two.
+    let spread = spread.filter(|_| !topology::is_auto(service));
     let for_zones = zone.clone().map(|name| vec![ForZone { name }]);
     let for_nodes = node_name.clone().map(|name| vec![ForNode { name }]);
     let hints = match spread {
@@ -140,6 +145,15 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_with(&context.cache.endpoint_slices, queue, |change: &Change<EndpointSlice>| {
         [&change.old, &change.new].into_iter().flatten().filter_map(|s| service_of(s, CONTROLLER)).collect()
     });
+    let weak = Arc::downgrade(context);
+    watch_with(&context.cache.nodes, queue, move |change: &Change<Node>| {
+        let part = |node: &Option<Arc<Node>>| node.as_ref().and_then(|n| topology::part(n));
+        let Some(context) = weak.upgrade().filter(|_| part(&change.old) != part(&change.new)) else {
+            return Vec::new();
+        };
+        let services = context.cache.services.list_all();
+        services.iter().filter(|s| topology::is_auto(s)).map(|s| keelson_client::informer::key(&**s)).collect()
+    });
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
@@ -151,18 +165,62 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let mut existing = context.cache.endpoint_slices.in_namespace(&key.0);
     existing.retain(|s| service_of(s, CONTROLLER).as_ref() == Some(&key));
     let pods = selected(&context, &service);
-    let wanted = wanted(&service, &pods, |node| context.cache.nodes.named("", node));
+    let mut wanted = wanted(&service, &pods, |node| context.cache.nodes.named("", node));
+    if topology::is_auto(&service) {
+        keep_hints(&mut wanted, &existing);
+    }
     // The Service's own time counts once; later changes come from pods.
     let created = existing.is_empty().then(|| super::trigger_time(&service, &pods)).flatten();
     let mut undated = (*service).clone();
     undated.metadata.creation_timestamp = None;
     let trigger = created.or_else(|| super::trigger_time(&undated, &pods));
     let blank = |shape: &Shape| blank(&service, shape, trigger.as_deref());
-    let plan = slice_plan::plan(wanted, &existing, blank, &families(&service));
+    let mut plan = slice_plan::plan(wanted, &existing, blank, &families(&service));
+    give_hints(&context, &service, &existing, &mut plan);
     if let Some(newest) = slice_plan::act(&context.client, &key.0, plan).await? {
         context.settle(&context.cache.endpoint_slices, &newest).await;
     }
     Ok(None)
+}
+
+/// Endpoints that are there keep their hints for now: only what changes otherwise is given new ones.
+fn keep_hints(wanted: &mut BTreeMap<Shape, Vec<Endpoint>>, existing: &[Arc<EndpointSlice>]) {
+    let there: HashMap<_, _> = existing
+        .iter()
+        .flat_map(|s| s.endpoints.iter().flatten())
+        .filter_map(|e| Some((slice_plan::identity(e), e.hints.clone()?)))
+        .collect();
+    for endpoint in wanted.values_mut().flatten() {
+        let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true);
+        endpoint.hints = there.get(&slice_plan::identity(endpoint)).filter(|_| ready).cloned();
+    }
+}
+
+/// Hints of the mode `Auto`, and what the Service is told of them.
+fn give_hints(context: &Context, service: &Service, existing: &[Arc<EndpointSlice>], plan: &mut Plan) {
+    let spread = service.spec.as_ref().is_some_and(|s| s.traffic_distribution.is_some());
+    let recorder = context.recorder(COMPONENT);
+    let shares = topology::is_auto(service).then(|| topology::shares(&context.cache.nodes.list_all()));
+    for family in families(service) {
+        let had = topology::has_hints(existing.iter().filter(|s| s.address_type == family).map(|s| &**s));
+        let Some(shares) = &shares else {
+            if had && !spread {
+                let message = format!("Topology Aware Hints has been disabled, addressType: {family}");
+                recorder.warning(service, "TopologyAwareHintsDisabled", message);
+            }
+            continue;
+        };
+        match topology::apply(plan, existing, &family, shares) {
+            topology::Outcome::Given if !had => {
+                let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                recorder.normal(service, "TopologyAwareHintsEnabled", message);
+            }
+            topology::Outcome::Given => {}
+            topology::Outcome::None(why) => {
+                recorder.warning(service, "TopologyAwareHintsDisabled", format!("{why}, addressType: {family}"));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

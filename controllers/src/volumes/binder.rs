@@ -7,10 +7,12 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVo
 use k8s_openapi::api::storage::v1::StorageClass;
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key};
+use keelson_machinery::csi_migration;
 use serde_json::json;
 
 use super::local_path;
-use super::plan::{self, BIND_COMPLETED, BOUND_BY_CONTROLLER, Fate, Phase};
+use super::migration;
+use super::plan::{self, BIND_COMPLETED, BOUND_BY_CONTROLLER, Fate, Phase, Reclaim};
 use crate::context::Context;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
@@ -69,6 +71,12 @@ fn selected_node(context: &Context, claim: &PersistentVolumeClaim) -> Option<Str
 
 pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
     let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
+    let mut migrated = (*claim).clone();
+    if migration::annotate(&mut migrated.metadata.annotations, &PROVISIONER) {
+        let written = context.client.namespaced::<PersistentVolumeClaim>(&key.0).replace(&key.1, &migrated).await?;
+        context.settle(&context.cache.claims, &written).await;
+        return Ok(None);
+    }
     let volumes = context.cache.volumes.list_all();
     let class = class(&context, &claim);
     let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
@@ -220,15 +228,17 @@ async fn provision(
     if class.provisioner == local_path::PROVISIONER {
         return local_path::provision(context, claim, class, node).await;
     }
-    if class.provisioner.starts_with(IN_TREE) {
+    // A plugin that moved is its driver's sidecar by now.
+    let provisioner = csi_migration::driver_of(&class.provisioner).unwrap_or(&class.provisioner);
+    if provisioner.starts_with(IN_TREE) {
         let message = format!("no volume plugin matched name: {}", class.provisioner);
         recorder.warning(claim, "ProvisioningFailed", message);
         return Ok(None);
     }
     let annotations = claim.metadata.annotations.as_ref();
-    if annotations.and_then(|a| a.get(PROVISIONER[0])) != Some(&class.provisioner) {
+    if annotations.and_then(|a| a.get(PROVISIONER[0])).map(String::as_str) != Some(provisioner) {
         let wanted: serde_json::Map<String, serde_json::Value> =
-            PROVISIONER.iter().map(|key| ((*key).to_owned(), json!(class.provisioner))).collect();
+            PROVISIONER.iter().map(|key| ((*key).to_owned(), json!(provisioner))).collect();
         let patch = json!({"metadata": {"uid": claim.metadata.uid, "annotations": wanted}});
         let (namespace, name) = key(claim);
         let api = context.client.namespaced::<PersistentVolumeClaim>(&namespace);
@@ -236,10 +246,9 @@ async fn provision(
         context.settle(&context.cache.claims, &written).await;
     }
     let message = format!(
-        "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system \
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system \
          administrator. If volume creation is delayed, please verify that the provisioner is running and correctly \
-         registered.",
-        class.provisioner
+         registered."
     );
     recorder.normal(claim, "ExternalProvisioning", message);
     Ok(None)
@@ -261,6 +270,13 @@ pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
 
 pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome {
     let Some(volume) = context.cache.volumes.get(&key) else { return Ok(None) };
+    let mut migrated = (*volume).clone();
+    if migration::annotate(&mut migrated.metadata.annotations, &[plan::PROVISIONED_BY]) {
+        let written = context.client.cluster::<PersistentVolume>().replace(&key.1, &migrated).await?;
+        context.settle(&context.cache.volumes, &written).await;
+        // The change brings the next look.
+        return Ok(None);
+    }
     let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.clone()).unwrap_or_default();
     let (namespace, name) = (reference.namespace.unwrap_or_default(), reference.name.unwrap_or_default());
     let mut claim = context.cache.claims.named(&namespace, &name);
@@ -271,13 +287,12 @@ pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome
     }
     match plan::phase(&volume, claim.as_deref()) {
         Phase::Leave => {}
-        Phase::Available => set_volume_phase(&context, &volume, "Available").await?,
-        Phase::Bound => set_volume_phase(&context, &volume, "Bound").await?,
-        Phase::Released { delete } => {
-            set_volume_phase(&context, &volume, "Released").await?;
-            if delete && local_path::is_ours(&volume) {
-                local_path::delete(&context, &volume).await?;
-            }
+        Phase::Available => drop(set_volume_phase(&context, &volume, "Available").await?),
+        Phase::Bound => drop(set_volume_phase(&context, &volume, "Bound").await?),
+        Phase::Released(Reclaim::Fail(..)) if phase_of_volume(&volume) == "Failed" => {}
+        Phase::Released(reclaim) => {
+            let volume = set_volume_phase(&context, &volume, "Released").await?;
+            released(&context, &volume, reclaim).await?;
         }
         Phase::Unbind => {
             let mut changed = (*volume).clone();
@@ -290,16 +305,41 @@ pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome
     Ok(None)
 }
 
-async fn set_volume_phase(context: &Context, volume: &PersistentVolume, phase: &str) -> Result<(), Error> {
-    if volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(phase) {
-        return Ok(());
+fn phase_of_volume(volume: &PersistentVolume) -> &str {
+    volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// What follows when the claim of a volume is gone.
+async fn released(context: &Context, volume: &PersistentVolume, reclaim: Reclaim) -> Result<(), Error> {
+    match reclaim {
+        Reclaim::Delete if local_path::is_ours(volume) => local_path::delete(context, volume).await,
+        Reclaim::Delete | Reclaim::Retain => Ok(()),
+        Reclaim::Fail(reason, why) => {
+            context.recorder(COMPONENT).warning(volume, reason, why.clone());
+            let mut failed = volume.clone();
+            failed.status.get_or_insert_default().message = Some(why);
+            set_volume_phase(context, &failed, "Failed").await.map(drop)
+        }
+    }
+}
+
+async fn set_volume_phase(
+    context: &Context,
+    volume: &PersistentVolume,
+    phase: &str,
+) -> Result<PersistentVolume, Error> {
+    if phase_of_volume(volume) == phase {
+        return Ok(volume.clone());
     }
     let mut changed = volume.clone();
     let status = changed.status.get_or_insert_default();
     status.phase = Some(phase.into());
+    if phase != "Failed" {
+        status.message = None;
+    }
     status.last_phase_transition_time = Some(context.now());
     let name = changed.metadata.name.clone().unwrap_or_default();
     let written = context.client.cluster::<PersistentVolume>().replace_status(&name, &changed).await?;
     context.settle(&context.cache.volumes, &written).await;
-    Ok(())
+    Ok(written)
 }

@@ -5,6 +5,7 @@ pub mod binder;
 pub mod ephemeral;
 pub mod expansion;
 pub mod local_path;
+mod migration;
 mod plan;
 pub mod protection;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use keelson_machinery::csi_migration;
 use keelson_machinery::quantity::Quantity;
 
 use crate::owners::Selector;
@@ -140,15 +141,45 @@ pub fn fate(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], de
     }
 }
 
+/// What becomes of a volume whose claim is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reclaim {
+    /// It stays.
+    Retain,
+    /// Who made it deletes it.
+    Delete,
+    /// It was to be deleted or emptied but nobody can: reason and message.
+    Fail(&'static str, String),
+}
+
+/// Annotation of a volume: who made it.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+
+/// Decides what becomes of a volume whose claim is gone. Nothing here empties volumes, and only drivers delete them.
+fn reclaim(volume: &PersistentVolume) -> Reclaim {
+    let policy = volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref());
+    let maker = annotation(&volume.metadata, PROVISIONED_BY).filter(|by| !by.is_empty());
+    let theirs = maker.is_some_and(|by| !by.starts_with("kubernetes.io/") || csi_migration::driver_of(by).is_some());
+    match policy {
+        Some("Recycle") => Reclaim::Fail("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
+        Some("Delete") if theirs => Reclaim::Delete,
+        Some("Delete") => {
+            let name = volume.metadata.name.as_deref().unwrap_or_default();
+            let why = "no deletable volume plugin matched";
+            let message = format!("error getting deleter volume plugin for volume {name:?}: {why}");
+            Reclaim::Fail("VolumeFailedDelete", message)
+        }
+        _ => Reclaim::Retain,
+    }
+}
+
 /// What becomes of a volume.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Phase {
     Available,
     Bound,
-    /// Its claim is gone; whether the volume is deleted with it.
-    Released {
-        delete: bool,
-    },
+    /// Its claim is gone, and with it perhaps the volume.
+    Released(Reclaim),
     /// It was reserved for a claim that took another one: the reservation ends.
     Unbind,
     /// Its claim is looked at next.
@@ -163,7 +194,7 @@ pub fn phase(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -
         return Phase::Available;
     }
     let Some(claim) = claim.filter(|c| c.metadata.uid == reference.uid) else {
-        return Phase::Released { delete: spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete") };
+        return Phase::Released(reclaim(volume));
     };
     match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()) {
         Some(name) if volume.metadata.name.as_deref() == Some(name) => Phase::Bound,
@@ -246,14 +277,25 @@ mod tests {
         let there = claim(json!({"spec": {"volumeName": "v"}}));
         let elsewhere = claim(json!({"spec": {"volumeName": "w"}}));
         let by_us = json!({"metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}, "spec": {"claimRef": {"namespace": "d", "name": "x", "uid": "u"}}});
-        let deleting = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete", "claimRef": {"namespace": "d", "name": "x", "uid": "u"}}});
+        let with = |policy: &str, by: &str| {
+            json!({"metadata": {"annotations": {PROVISIONED_BY: by}}, "spec": {"persistentVolumeReclaimPolicy": policy,
+                "claimRef": {"namespace": "d", "name": "x", "uid": "u"}}})
+        };
+        let nobody = "error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched";
+        let cannot = || Phase::Released(Reclaim::Fail("VolumeFailedDelete", nobody.into()));
+        let full =
+            Phase::Released(Reclaim::Fail("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()));
         for (what, rest, claim, expected) in [
             ("free", json!({}), None, Phase::Available),
             ("reserved", reserved("", "x"), None, Phase::Available),
             ("bound", reserved("u", "x"), Some(&there), Phase::Bound),
-            ("claim gone", reserved("u", "x"), None, Phase::Released { delete: false }),
-            ("claim made anew", reserved("old", "x"), Some(&there), Phase::Released { delete: false }),
-            ("to delete", deleting, None, Phase::Released { delete: true }),
+            ("claim gone", reserved("u", "x"), None, Phase::Released(Reclaim::Retain)),
+            ("claim made anew", reserved("old", "x"), Some(&there), Phase::Released(Reclaim::Retain)),
+            ("to delete", with("Delete", "example.com/d"), None, Phase::Released(Reclaim::Delete)),
+            ("its plugin moved", with("Delete", "kubernetes.io/aws-ebs"), None, Phase::Released(Reclaim::Delete)),
+            ("its plugin is gone", with("Delete", "kubernetes.io/glusterfs"), None, cannot()),
+            ("nobody deletes it", with("Delete", ""), None, cannot()),
+            ("nobody empties it", with("Recycle", ""), None, full),
             ("not taken", by_us, Some(&elsewhere), Phase::Unbind),
         ] {
             assert_eq!(phase(&volume("v", "1Gi", rest), claim), expected, "{what}");

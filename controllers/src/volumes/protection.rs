@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{BY_CLAIM, claims_of};
 use crate::context::Context;
+use crate::owners::is_controlled_by;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
@@ -35,22 +36,35 @@ fn plan(metadata: &ObjectMeta, finalizer: &str, used: bool) -> Option<Value> {
 pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.claims, queue);
     watch_with(&context.cache.pods, queue, |change: &Change<Pod>| {
-        let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p));
+        let ended = change.new.as_ref().is_none_or(|p| pods::is_finished(p) || is_shut_down(p));
         let Some(pod) = change.object().filter(|_| ended) else { return Vec::new() };
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         claims_of(pod).map(|name| (namespace.clone(), name)).collect()
     });
 }
 
-/// A pod uses a claim from when it has a node until it has ended.
-fn uses(pod: &Pod) -> bool {
-    !pods::is_finished(pod) && pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty()))
+/// Whether nothing of the pod runs any more: the kubelet is done with it, or it was deleted by force.
+fn is_shut_down(pod: &Pod) -> bool {
+    pods::is_going(pod) && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// A pod uses a claim from when it has a node until it is gone; one that was made for it only until it is shut down.
+fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty())) else {
+        return false;
+    };
+    let name = claim.metadata.name.as_deref();
+    let named = spec.volumes.iter().flatten().filter_map(|v| v.persistent_volume_claim.as_ref());
+    named.into_iter().any(|c| Some(c.claim_name.as_str()) == name)
+        || (!is_shut_down(pod)
+            && is_controlled_by(&claim.metadata, pod.metadata.uid.as_deref())
+            && claims_of(pod).any(|c| Some(c.as_str()) == name))
 }
 
 pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
     let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
     let users = context.cache.pods.by(BY_CLAIM, &format!("{}/{}", key.0, key.1));
-    let used = users.iter().any(|p| uses(p));
+    let used = users.iter().any(|p| uses(p, &claim));
     let Some(patch) = plan(&claim.metadata, CLAIM, used) else { return Ok(None) };
     let api = context.client.namespaced::<PersistentVolumeClaim>(&key.0);
     match api.patch(&key.1, None, PatchType::Merge, &patch).await {
@@ -124,6 +138,34 @@ mod tests {
         .unwrap();
         assert_eq!(classes_of(&claim).collect::<Vec<_>>(), ["asked", "current", "target"]);
         assert_eq!(classes_of(&PersistentVolumeClaim::default()).count(), 0);
+    }
+
+    #[test]
+    fn pods_hold_claims_while_they_are_there() {
+        let claim: PersistentVolumeClaim =
+            serde_json::from_value(json!({"metadata": {"name": "p-v", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]}}))
+            .unwrap();
+        let named = json!({"name": "v", "persistentVolumeClaim": {"claimName": "p-v"}});
+        let made = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+        for (what, uid, node, volume, phase, grace, expected) in [
+            ("runs", "u", "n", &named, "Running", None, true),
+            ("has no node", "u", "", &named, "Pending", None, false),
+            ("has ended but is there", "u", "n", &named, "Succeeded", None, true),
+            ("goes", "u", "n", &named, "Running", Some(0), true),
+            ("its own", "u", "n", &made, "Running", None, true),
+            ("its own, goes", "u", "n", &made, "Running", Some(30), true),
+            ("its own, is shut down", "u", "n", &made, "Running", Some(0), false),
+            ("another pod's", "w", "n", &made, "Running", None, false),
+        ] {
+            let mut pod = json!({"metadata": {"name": "p", "uid": uid}, "status": {"phase": phase},
+                "spec": {"containers": [], "nodeName": node, "volumes": [volume]}});
+            if let Some(grace) = grace {
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+                pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+            }
+            assert_eq!(uses(&serde_json::from_value(pod).unwrap(), &claim), expected, "{what}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::node::health::ready_status;
 use crate::pods;
+use crate::volumes::migration;
 
 /// Says that attaching is this controller's work, not the kubelet's.
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
@@ -34,13 +35,13 @@ impl Attachable {
     /// Of a PersistentVolume; none if its driver attaches nothing. `attaches` says whether a driver does.
     pub fn of(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) -> Option<Self> {
         let spec = volume.spec.as_ref()?;
-        let csi = spec.csi.as_ref().filter(|c| attaches(&c.driver))?;
+        let (driver, handle) = migration::csi(volume).filter(|(driver, _)| attaches(driver))?;
         let modes = spec.access_modes.iter().flatten();
         // A volume that states no mode is not known to be exclusive.
         let exclusive = |m: &String| matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod");
         let shared = modes.clone().count() == 0 || !modes.clone().all(exclusive);
         let name = volume.metadata.name.clone()?;
-        Some(Self { volume: name, driver: csi.driver.clone(), handle: csi.volume_handle.clone(), shared })
+        Some(Self { volume: name, driver, handle, shared })
     }
 
     /// The name that nodes know it by.
@@ -281,6 +282,13 @@ mod tests {
         assert_eq!(shared(&["ReadWriteOnce", "ReadOnlyMany"]), Some(true));
         assert_eq!(shared(&[]), Some(true));
         assert_eq!(Attachable::of(&volume(&[]), |_| false), None);
+        // A disk of a plugin that moved is its driver's.
+        let mut old = volume(&["ReadWriteOnce"]);
+        let spec = old.spec.as_mut().unwrap();
+        spec.csi = None;
+        spec.aws_elastic_block_store = Some(serde_json::from_value(json!({"volumeID": "vol-1"})).unwrap());
+        let name = Attachable::of(&old, |_| true).map(|a| a.unique_name());
+        assert_eq!(name.as_deref(), Some("kubernetes.io/csi/ebs.csi.aws.com^vol-1"));
     }
 
     #[test]
