@@ -34,10 +34,7 @@ const NAME_SERVICE_RETRY: Duration = Duration::from_secs(1);
 /// Runs the agent until it is told to stop. Pods go on running then.
 pub async fn run(args: AgentArgs) -> Result<()> {
     let data = DataDir::open(&args.data_dir)?;
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => crate::server::hostname()?,
-    };
+    let name = args.name.clone().map_or_else(crate::server::hostname, Ok)?;
     if args.hollow > 0 {
         return pretend(&args, &name).await;
     }
