@@ -41,6 +41,38 @@ fn encryption(entries: &str) -> String {
     format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n{entries}")
 }
 
+/// Writes the files that a server starts with, and gives the flags that name them.
+fn files(dir: &Path, authority: &str, log: &str) -> Vec<String> {
+    let mut flags = vec!["--no-controllers".to_owned(), "--no-scheduler".into(), "--audit-log-path".into(), log.into()];
+    for (flag, name, text) in [
+        ("--token-auth-file", "tokens.csv", "token-of-ann,ann,1\n"),
+        ("--client-ca-file", "clients.crt", authority),
+        ("--authentication-config", "authentication.yaml", &anonymous(true)),
+        ("--authorization-config", "authorization.yaml", &authorizers("")),
+        ("--audit-policy-file", "audit.yaml", &audited("Metadata")),
+        ("--encryption-provider-config", "encryption.yaml", &encryption(SEALED)),
+    ] {
+        flags.extend([flag.to_owned(), write(dir, name, text)]);
+    }
+    flags
+}
+
+/// Makes objects until one is recorded with its request and cannot be found on disk.
+fn new_policies_hold(server: &Server, data: &Path, log: &str) {
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    let (mut number, mut seen, mut hidden) = (0, false, false);
+    while !(seen && hidden) {
+        assert!(std::time::Instant::now() < deadline, "audit policy: {seen}, encryption: {hidden}");
+        number += 1;
+        let mark = format!("mark-of-{number}-in-plain");
+        server.run(&["create", "configmap", &format!("after-{number}"), &format!("--from-literal=k={mark}")]);
+        seen = std::fs::read_to_string(log).unwrap_or_default().contains("requestObject");
+        // What is written is on disk at once; sealed, it cannot be found there.
+        hidden = !support::is_on_disk(data, mark.as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn changed_files_hold_without_a_restart() {
     if !kubectl_is_there() {
@@ -50,30 +82,15 @@ fn changed_files_hold_without_a_restart() {
     let file = |name: &str, text: &str| write(dir.path(), name, text);
     let first = keelson_pki::Authority::create("first").unwrap();
     let second = keelson_pki::Authority::create("second").unwrap();
-    let tokens = file("tokens.csv", "token-of-ann,ann,1\n");
-    let clients = file("clients.crt", &first.certificate());
-    let authentication = file("authentication.yaml", &anonymous(true));
-    let authorization = file("authorization.yaml", &authorizers(""));
-    let audit = file("audit.yaml", &audited("Metadata"));
-    let sealed = file("encryption.yaml", &encryption(SEALED));
     let log = dir.path().join("audit.log").to_string_lossy().into_owned();
-    let flags = [
-        ["--token-auth-file", &tokens],
-        ["--client-ca-file", &clients],
-        ["--authentication-config", &authentication],
-        ["--authorization-config", &authorization],
-        ["--audit-policy-file", &audit],
-        ["--audit-log-path", &log],
-        ["--encryption-provider-config", &sealed],
-    ];
-    let flags: Vec<&str> = ["--no-controllers", "--no-scheduler"].into_iter().chain(flags.concat()).collect();
+    let flags = files(dir.path(), &first.certificate(), &log);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let server = Server::start(&dir.path().join("data"), free_port(), &flags);
     let whoami = ["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
     let jane = second.issue_client("jane", &["team-a", "team-b"]).unwrap();
     let (certificate, key) = (file("jane.crt", &jane.certificate), file("jane.key", &jane.key));
     // The admin's kubeconfig without its certificate, so that others can say who they are.
-    let text = std::fs::read_to_string(server.kubeconfig()).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(server.kubeconfig()).unwrap()).unwrap();
     config["users"][0]["user"] = serde_json::json!({});
     let nobody = file("nobody.kubeconfig", &config.to_string());
     let as_ = |who: &[&str], args: &[&str]| server.kubectl(&[&["--kubeconfig", &nobody], who, args].concat());
@@ -90,7 +107,6 @@ fn changed_files_hold_without_a_restart() {
     assert_eq!(out(as_(&["--token", "token-of-ann"], &whoami)), "ann");
     assert!(!as_(&["--token", "token-of-bob"], &whoami).status.success());
     assert!(!as_(&by_certificate, &whoami).status.success(), "an authority that is not in the file");
-    // kubectl asks for a name where there is none in its configuration; curl does not.
     let version = format!("{}/version", config["clusters"][0]["cluster"]["server"].as_str().unwrap());
     let stranger = || {
         let asked = Command::new("curl").args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &version]).output();
@@ -100,8 +116,7 @@ fn changed_files_hold_without_a_restart() {
     let list = ["get", "configmaps"];
     assert!(!as_(&["--token", "token-of-ann"], &list).status.success());
     server.run(&["create", "configmap", "before", "--from-literal=k=plain-before"]);
-    let recorded = || std::fs::read_to_string(&log).unwrap_or_default();
-    assert!(!recorded().contains("requestObject"));
+    assert!(!std::fs::read_to_string(&log).unwrap_or_default().contains("requestObject"));
 
     file("tokens.csv", "token-of-bob,bob,2\n");
     file("clients.crt", &(first.certificate().to_string() + &second.certificate()));
@@ -116,21 +131,8 @@ fn changed_files_hold_without_a_restart() {
     assert_eq!(groups, r#"["team-a","team-b","system:authenticated"]"#);
     until("nobody is let in any more", &|| stranger().is_none_or(|code| code == "401"));
     until("another authorizer", &|| as_(&["--token", "token-of-bob"], &list).status.success());
-    let mut number = 0;
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    let (mut seen, mut hidden) = (false, false);
-    while !(seen && hidden) {
-        assert!(std::time::Instant::now() < deadline, "audit policy: {seen}, encryption: {hidden}");
-        number += 1;
-        let mark = format!("mark-of-{number}-in-plain");
-        server.run(&["create", "configmap", &format!("after-{number}"), &format!("--from-literal=k={mark}")]);
-        seen = recorded().contains("requestObject");
-        // What is written is on disk at once; sealed, it cannot be found there.
-        hidden = !support::is_on_disk(&dir.path().join("data"), mark.as_bytes());
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    new_policies_hold(&server, &dir.path().join("data"), &log);
     assert!(support::is_on_disk(&dir.path().join("data"), b"plain-before"), "what was written before stays as it is");
-    // A file that cannot be used changes nothing.
     file("tokens.csv", "token\n");
     file("authorization.yaml", "nonsense");
     until("the refusal is told of", &|| {
