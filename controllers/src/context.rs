@@ -330,9 +330,18 @@ impl Context {
                 Box::pin(async { Err(std::io::Error::other("there is no server in this test")) })
             }
         }
-        Arc::new(Self {
-            client: Client::new(Arc::new(Nowhere), "test"),
-            config: Config::new("10.244.0.0/16".into(), Arc::new(ClusterPki::create().expect("keys"))),
+        Arc::new(Self::of_client(Client::new(Arc::new(Nowhere), "test")))
+    }
+
+    /// A context of empty informers.
+    #[cfg(test)]
+    pub fn of_client(client: Client) -> Self {
+        // Keys take their time to make; all tests may share them.
+        static KEYS: std::sync::OnceLock<Arc<ClusterPki>> = std::sync::OnceLock::new();
+        let keys = KEYS.get_or_init(|| Arc::new(ClusterPki::create().expect("keys"))).clone();
+        Self {
+            client,
+            config: Config::new("10.244.0.0/16".into(), keys),
             cache: Informers::empty(),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
@@ -340,6 +349,6 @@ impl Context {
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),
-        })
+        }
     }
 }

@@ -10,6 +10,8 @@ mod daemonset;
 mod deployment;
 mod device_taints;
 mod disruption;
+#[cfg(test)]
+mod failures;
 mod garbage;
 mod history;
 mod housekeeping;
