@@ -87,14 +87,14 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("service-cidr-controller", 2, services::ranges::watch, services::ranges::reconcile),
     keyed!("endpointslice-mirroring-controller", 4, services::mirroring::watch, services::mirroring::reconcile),
     keyed!("name-service-controller", 1, services::names::watch, services::names::reconcile),
-    // One worker each: two claims must not take the same volume.
+    // Of two claims that choose the same volume, the second finds it changed and chooses again.
     keyed!(
         "persistentvolumeclaim-binder-controller",
-        1,
+        8,
         volumes::binder::watch_claims,
         volumes::binder::reconcile_claim
     ),
-    keyed!("persistentvolume-binder-controller", 1, volumes::binder::watch_volumes, volumes::binder::reconcile_volume),
+    keyed!("persistentvolume-binder-controller", 4, volumes::binder::watch_volumes, volumes::binder::reconcile_volume),
     keyed!(
         "persistentvolumeclaim-protection-controller",
         4,

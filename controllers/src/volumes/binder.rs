@@ -69,6 +69,14 @@ fn selected_node(context: &Context, claim: &PersistentVolumeClaim) -> Option<Str
     })
 }
 
+/// The volumes that a claim may get: the one that it names, or else any.
+fn candidates(context: &Context, claim: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>> {
+    match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).filter(|name| !name.is_empty()) {
+        Some(name) => context.cache.volumes.named("", name).into_iter().collect(),
+        None => context.cache.volumes.list_all(),
+    }
+}
+
 pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
     let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
     let mut migrated = (*claim).clone();
@@ -77,7 +85,7 @@ pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome 
         context.settle(&context.cache.claims, &written).await;
         return Ok(None);
     }
-    let volumes = context.cache.volumes.list_all();
+    let volumes = candidates(&context, &claim);
     let class = class(&context, &claim);
     let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
     let node = selected_node(&context, &claim);
