@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use keelson_client::Fence;
 use keelson_machinery::conversion;
-use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored;
@@ -14,6 +14,7 @@ use keelson_store::{Compare, DeleteRequest, KeyRange, KeyValue, Kv, KvError, Op,
 use serde_json::Value;
 
 use crate::encryption;
+use crate::request::ResourceRequest;
 
 /// Reads and writes objects.
 #[derive(Clone)]
@@ -47,6 +48,9 @@ pub struct First {
     pub taken: Status,
 }
 
+/// Reason of a guard's refusal that has the caller begin anew.
+pub const RACE: &str = "AllocationRace";
+
 /// Further parts of a write's transaction.
 #[derive(Default)]
 pub struct Extra {
@@ -79,6 +83,18 @@ impl Objects {
     /// The stored form of an object on this member.
     pub fn find(&self, def: &ResourceDef, namespace: &str, name: &str) -> Option<Arc<KeyValue>> {
         self.kv.view().get(&Self::key(def, namespace, name)).cloned()
+    }
+
+    /// Refuses a new object with the reason [`RACE`] if its namespace has changed since this was asked for: nothing comes
+    /// into one whose end began, or came, after admission looked at it.
+    pub fn namespace_guard(&self, request: &ResourceRequest) -> Option<(Compare, Status)> {
+        let def = resources::find("", "v1", "namespaces").filter(|_| request.def.scope == Scope::Namespaced)?;
+        let found = self.find(def, "", &request.namespace)?;
+        let race = Status {
+            reason: RACE.into(),
+            ..Status::conflict("", "namespaces", &request.namespace, "it was changed at the same moment")
+        };
+        Some((Compare::mod_revision(found.key.clone(), found.mod_revision), race))
     }
 
     /// An object, parsed, with its revision.

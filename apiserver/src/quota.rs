@@ -16,12 +16,10 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::admission::{Amounts, amounts, pod_amounts};
-use crate::objects::{Extra, Objects, parse};
+use crate::objects::{Extra, Objects, RACE, parse};
 
 /// Writers of namespaces with quotas take turns in this many queues, so that they do not get in each other's way.
 const QUEUES: usize = 64;
-/// Reason of the guard's refusal: the caller begins anew.
-pub const RACE: &str = "AllocationRace";
 
 /// The queues.
 pub struct Turns(Vec<std::sync::Arc<Mutex<()>>>);

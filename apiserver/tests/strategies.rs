@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::BodyExt;
@@ -132,4 +134,42 @@ async fn counts_can_be_begun_anew() {
     assert!(counted(&text("GET").await));
     assert_eq!(text("DELETE").await, "metrics reset\n");
     assert!(!counted(&text("GET").await));
+}
+
+/// Writers that admission let in before the end of the namespace began must not leave anything in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_left_in_a_namespace_that_went() {
+    let cluster = Arc::new(Cluster::new().await);
+    for round in 0..20 {
+        let (name, path) = (format!("n{round}"), format!("/api/v1/namespaces/n{round}"));
+        cluster.make("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+        let write = |writer: usize| {
+            let (cluster, path) = (cluster.clone(), format!("{path}/configmaps"));
+            async move {
+                for i in 0.. {
+                    let object = json!({"metadata": {"name": format!("c{writer}-{i}")}});
+                    match cluster.json("POST", &path, object).await {
+                        (201, _) => {}
+                        (403 | 404, _) => return,
+                        // It was looked at while it changed, again and again.
+                        (409, refused) => assert_eq!(refused["details"]["kind"], "namespaces", "{refused}"),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        };
+        let writers: Vec<_> = (0..4).map(|writer| tokio::spawn(write(writer))).collect();
+        cluster.until(&format!("{path}/configmaps"), |_, list| list["items"][0].is_object()).await;
+        assert_eq!(cluster.json("DELETE", &path, Value::Null).await.0, 200);
+        assert_eq!(cluster.json("DELETE", &format!("{path}/configmaps"), Value::Null).await.0, 200);
+        let (_, mut namespace) = cluster.json("GET", &path, Value::Null).await;
+        namespace["spec"]["finalizers"] = json!([]);
+        assert_eq!(cluster.json("PUT", &format!("{path}/finalize"), &namespace).await.0, 200);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(cluster.json("GET", &path, Value::Null).await.0, 404);
+        let (_, list) = cluster.json("GET", &format!("{path}/configmaps"), Value::Null).await;
+        assert_eq!(list["items"], json!([]), "round {round}");
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Call;
 use super::update::Tracking;
-use crate::objects::WriteError;
+use crate::objects::{RACE, WriteError};
 use crate::{ApiServer, body, crd, devices, options, ownership, quota, services, strategy};
 
 /// Attempts to find a free generated name.
@@ -54,6 +54,8 @@ impl ApiServer {
             strategy::prepare_create(call.request, &mut candidate, warnings)?;
             strategy::record_requester(def, &mut candidate, call.user);
             let name = candidate["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            // Looked at before admission does.
+            let home = self.objects.namespace_guard(call.request);
             self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             strategy::settle_status(def, &mut candidate);
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
@@ -70,13 +72,14 @@ impl ApiServer {
                 return call.answer(201, &candidate, warnings);
             }
             extra.lease = self.event_lease(def).await?;
+            // First, since the status of the first is told: whatever failed, the next attempt says why.
+            extra.guards.splice(0..0, home);
             match self.objects.put(def, &*call.request.to_store(&candidate)?, 0, call.fence, extra).await {
                 Ok(revision) => {
                     candidate["metadata"]["resourceVersion"] = revision.to_string().into();
                     return call.answer(201, &candidate, warnings);
                 }
-                Err(WriteError::Status(status)) if status.reason == quota::RACE && attempt < GENERATE_NAME_ATTEMPTS => {
-                }
+                Err(WriteError::Status(status)) if status.reason == RACE && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) => return Err(self.taken(call, &name)),
                 Err(WriteError::Status(status)) => return Err(status),

@@ -7,7 +7,7 @@ use keelson_machinery::status::{Cause, Status};
 use serde_json::Value;
 
 use super::Call;
-use crate::objects::{Extra, WriteError};
+use crate::objects::{Extra, RACE, WriteError};
 use crate::request::ResourceRequest;
 use crate::{ApiServer, crd, devices, options, ownership, quota, services, strategy};
 
@@ -155,7 +155,7 @@ impl ApiServer {
                     return Ok(new);
                 }
                 Err(WriteError::Changed) => {}
-                Err(WriteError::Status(status)) if status.reason == quota::RACE => {}
+                Err(WriteError::Status(status)) if status.reason == RACE => {}
                 Err(WriteError::Status(status)) => return Err(status),
             }
         }
