@@ -53,7 +53,11 @@ fn shims(socket: &Path) -> HashSet<Shim> {
         let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
         Some(Shim { pid, id: sandbox(&command, &socket)? })
     };
-    processes.filter_map(shim).collect()
+    let mut found: HashSet<Shim> = processes.filter_map(shim).collect();
+    // What a shim starts has its command line until it has become another program.
+    let begun: HashSet<i32> = found.iter().flat_map(|shim| children(shim.pid)).collect();
+    found.retain(|shim| !begun.contains(&shim.pid));
+    found
 }
 
 /// Since when shims are there that the runtime does not know.

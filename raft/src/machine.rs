@@ -26,14 +26,21 @@ use crate::types::{Entry, LogId, Outcome, Part, SnapshotMeta, StoredMembership, 
 pub type SnapshotData = SnapshotDir;
 
 /// A directory that holds a checkpoint; removed with its last handle unless it was installed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SnapshotDir(Arc<OwnedDir>);
 
-#[derive(Debug)]
+impl std::fmt::Debug for SnapshotDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SnapshotDir").field(&self.0.path).finish()
+    }
+}
+
 struct OwnedDir {
     path: PathBuf,
     /// One database of one process, whose tables never change and never share a name.
     source: u64,
+    /// Whose checkpoint it is, if it was made here.
+    store: Option<Arc<StateMachine>>,
 }
 
 impl Drop for OwnedDir {
@@ -44,9 +51,15 @@ impl Drop for OwnedDir {
 }
 
 impl SnapshotDir {
-    /// Takes over a directory with files from one source.
-    pub fn own(path: PathBuf, source: u64) -> Self {
-        Self(Arc::new(OwnedDir { path, source }))
+    /// Takes over a directory with files from one source: a checkpoint of this store, or one that comes from elsewhere.
+    fn own(path: PathBuf, source: u64, store: Option<Arc<StateMachine>>) -> Self {
+        Self(Arc::new(OwnedDir { path, source, store }))
+    }
+
+    /// Reads all of it before it is sent: a table that is damaged on this disk must not come to others. If one is, this
+    /// member's store stops.
+    pub fn verify(&self) -> io::Result<()> {
+        self.0.store.as_ref().map_or(Ok(()), |store| store.verify_checkpoint(self.path()).map_err(fatal))
     }
 
     /// Where its files are from.
@@ -128,7 +141,7 @@ impl Shared {
 
     /// Writes a checkpoint of what is applied and makes it the current snapshot.
     fn build(&self) -> io::Result<(SnapshotMeta, SnapshotDir)> {
-        let dir = SnapshotDir::own(self.fresh_path(), self.source.load(Ordering::Relaxed));
+        let dir = SnapshotDir::own(self.fresh_path(), self.source.load(Ordering::Relaxed), Some(self.store.clone()));
         let info = self.store.checkpoint(dir.path()).map_err(fatal)?;
         let (last_log_id, last_membership) = read_meta(&info.meta)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
@@ -146,7 +159,7 @@ impl Incoming {
     pub fn directory(&self) -> io::Result<SnapshotDir> {
         let path = self.0.fresh_path();
         fs::create_dir(&path)?;
-        Ok(SnapshotDir::own(path, fresh_source()))
+        Ok(SnapshotDir::own(path, fresh_source(), None))
     }
 }
 

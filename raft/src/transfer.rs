@@ -178,8 +178,8 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Sends a snapshot's head and the files that the receiver does not have. Ends early without an error when the receiver
-/// has gone.
+/// Sends a snapshot's head and the files that the receiver does not have, after all of it was read once. Ends early without an
+/// error when the receiver has gone.
 pub async fn send(
     to: u64,
     head: Bytes,
@@ -187,6 +187,8 @@ pub async fn send(
     known: &BTreeSet<String>,
     parts: &mpsc::Sender<SnapshotPart>,
 ) -> io::Result<()> {
+    let whole = snapshot.clone();
+    task::blocking(move || whole.verify()).await??;
     let empty = || SnapshotPart { to, ..SnapshotPart::default() };
     let first = SnapshotPart { head, source: snapshot.source(), ..empty() };
     if parts.send(first).await.is_err() {

@@ -144,19 +144,44 @@ impl Disk {
         })
     }
 
-    /// The state record of a database that nobody writes to.
-    pub fn read_state_in(path: &Path) -> Result<Option<StateRecord>, Fatal> {
+    /// Opens a database that nobody writes to.
+    fn open_to_read(path: &Path) -> Result<DB, Fatal> {
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let options = family_options(&cache);
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), options.clone()));
         let mut database = DbOptions::default();
         database.set_max_open_files(MAX_OPEN_FILES);
-        let db = DB::open_cf_descriptors_read_only(&database, path, families, false)?;
-        let meta = db
-            .cf_handle(Family::Meta.name())
-            .ok_or_else(|| Fatal::Corrupt(format!("{} has no family meta", path.display())))?;
-        let record = db.get_pinned_cf(meta, record::STATE_KEY)?;
+        Ok(DB::open_cf_descriptors_read_only(&database, path, families, false)?)
+    }
+
+    fn family_of<'a>(db: &'a DB, family: Family, path: &Path) -> Result<&'a ColumnFamily, Fatal> {
+        let missing = || Fatal::Corrupt(format!("{} has no family {}", path.display(), family.name()));
+        db.cf_handle(family.name()).ok_or_else(missing)
+    }
+
+    /// The state record of a database that nobody writes to.
+    pub fn read_state_in(path: &Path) -> Result<Option<StateRecord>, Fatal> {
+        let db = Self::open_to_read(path)?;
+        let record = db.get_pinned_cf(Self::family_of(&db, Family::Meta, path)?, record::STATE_KEY)?;
         record.map(|record| record::decode_state(&record)).transpose()
+    }
+
+    /// Reads all of a database that nobody writes to, from its files: what an open one has in memory may be whole while
+    /// what is on the disk is not.
+    pub fn verify(path: &Path) -> Result<(), Fatal> {
+        let db = Self::open_to_read(path)?;
+        for family in Family::ALL {
+            let mut options = ReadOptions::default();
+            options.set_verify_checksums(true);
+            options.fill_cache(false);
+            let mut cursor = db.raw_iterator_cf_opt(Self::family_of(&db, family, path)?, options);
+            cursor.seek_to_first();
+            while cursor.valid() {
+                cursor.next();
+            }
+            cursor.status()?;
+        }
+        Ok(())
     }
 
     /// Lets the directory be removed once nobody reads it any more.

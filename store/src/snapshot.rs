@@ -50,6 +50,16 @@ impl StateMachine {
         inspect_checkpoint(dir)
     }
 
+    /// Reads all of a checkpoint of this machine before it is given to others. What is damaged there is damaged here, since
+    /// the two share their files: the machine stops.
+    pub fn verify_checkpoint(&self, dir: &Path) -> Result<(), Fatal> {
+        Disk::verify(dir).inspect_err(|fatal| {
+            if matches!(fatal, Fatal::Corrupt(_)) {
+                self.fail(fatal);
+            }
+        })
+    }
+
     /// Replaces the whole state by the checkpoint in `dir`, which is moved away. After a crash either the old or the
     /// new state is there. Watches go on from the new state's history, or are cut as compacted. When the checkpoint
     /// is not readable the old state stays. A machine whose own files are damaged applies again afterwards; watches
