@@ -88,8 +88,19 @@ impl Inner {
         let named = |found: &Node| !member.name.is_empty() && found.name == member.name;
         if let Some((old, ..)) = members.iter().find(|(_, found, _)| named(found)) {
             tracing::warn!(name = member.name, old = format!("{old:x}"), "a member is replaced: it lost its data");
-            self.remove_here(*old).await?;
+            return self.replace_here(*old, id, member).await.map_err(|refusal| match refusal {
+                // Whoever hears that nothing was done takes the old member's absence for somebody else's wish.
+                Refusal::NotLeader(_) => {
+                    Refusal::Failed(KvError::Unavailable("the leader changed while a member was replaced".into()))
+                }
+                refusal => refusal,
+            });
         }
+        self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
+    }
+
+    async fn replace_here(&self, old: u64, id: u64, member: Node) -> Result<u64, Refusal> {
+        self.remove_here(old).await?;
         self.try_change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
     }
 
