@@ -114,9 +114,10 @@ impl Replica {
         let (incoming, applied) = (machine.incoming(), machine.applied());
         let due = machine.snapshot_due(tuning.snapshot_commands);
         let network = Network::new(tls.clone()).over(wire);
-        let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine)
-            .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine).await.map_err(|error| {
+            // What is applied as it starts may be the first to read a damaged table.
+            store.failure().map_or_else(|| OpenError::Raft(error.to_string()), OpenError::Store)
+        })?;
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
             cluster_id,
