@@ -210,7 +210,13 @@ fn in_testbed(
     let other = args.other.as_deref().map(|other| install_other(testbed, other)).transpose()?;
     let program = Program { path: program, other, bug: args.bug.clone(), containers: args.containers };
     let runtime = Runtime::new()?;
-    let bed = Bed { system, program: &program, hosts: &hosts, agents: &agents };
+    let bed = Bed {
+        system,
+        program: &program,
+        hosts: &hosts,
+        #[cfg(feature = "api")]
+        agents: &agents,
+    };
     let (reach, mut shared) = form(&runtime, &bed, seed)?;
     shared.pace = args.pace;
     shared.ours = system.ours;
@@ -249,6 +255,7 @@ struct Bed<'a> {
     system: &'static System,
     program: &'a Program,
     hosts: &'a [Host<'a>],
+    #[cfg(feature = "api")]
     agents: &'a [Host<'a>],
 }
 

@@ -101,6 +101,9 @@ pub struct Lateness {
     pub each_term: u64,
     /// Longest time between two answered looks that does not count as time in which nobody led.
     pub between: u64,
+    /// How much slower than time the clocks of members may tick, in thousandths: a lease that is kept long by changes of
+    /// leader is late by this part of all its life, not only of its time to live.
+    pub slower: u64,
 }
 
 /// Checks that leases end: after their time, what changes of leader may add to it, and the time in which nobody answered.
@@ -126,6 +129,8 @@ pub fn check_late(leases: &[Long], lateness: Lateness) -> Verdict {
                 }
                 end = end.saturating_add(lateness.each_term.saturating_mul(term - before));
             }
+            let slow = start.saturating_sub(lease.began).saturating_mul(lateness.slower) / 1000;
+            let end = end.saturating_add(slow);
             if *found > 0 && *start > end {
                 let late = (start - end) / 1_000_000;
                 let what = format!("lease {:x}: its keys were there {late} ms after they must have gone", lease.id);
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn leases_end() {
-        let lateness = Lateness { always: 10, each_term: 20, between: 30 };
+        let lateness = Lateness { always: 10, each_term: 20, between: 30, slower: 0 };
         // One look every 25, until the end.
         let looks = |end: u64, terms: &[u64]| -> Vec<(u64, u64, u64, u64)> {
             let term = |at: u64| terms.iter().filter(|begin| **begin <= at).count() as u64;
@@ -212,6 +217,16 @@ mod tests {
             ("late after that", silent(40, 90, 225), vec!["late"]),
         ] {
             assert_eq!(check_late(&[Long { id: 1, ttl: 100, began: 0, seen }], lateness).kinds(), kinds, "{name}");
+        }
+        let slower = Lateness { slower: 100, ..lateness };
+        for (name, end, terms, kinds) in [
+            ("slow clocks", 100, vec![], vec![]),
+            ("no clock is that slow", 125, vec![], vec!["late"]),
+            ("slow also while changes of leader kept it", 200, vec![30, 60], vec![]),
+            ("longer than those and clocks explain", 350, vec![30, 60], vec!["late"]),
+        ] {
+            let long = Long { id: 1, ttl: 100, began: 0, seen: looks(end, &terms) };
+            assert_eq!(check_late(&[long], slower).kinds(), kinds, "{name}");
         }
     }
 
