@@ -69,7 +69,7 @@ pub struct ApiServer {
     pub(crate) aggregated: aggregation::Table,
     documents: openapi::Documents,
     metrics: metrics::Metrics,
-    sources: keelson_client::metrics::Sources,
+    sources: keelson_metrics::Sources,
     pub(crate) agents: streams::Agents,
     pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
@@ -159,7 +159,7 @@ impl ApiServer {
     }
 
     /// Where other parts of the process add what `/metrics` shows.
-    pub fn metric_sources(&self) -> &keelson_client::metrics::Sources {
+    pub fn metric_sources(&self) -> &keelson_metrics::Sources {
         &self.sources
     }
 

@@ -24,6 +24,7 @@ mod store;
 mod token;
 
 use anyhow::Context;
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 /// Threads that run an agent's tasks.
@@ -97,7 +98,10 @@ fn run() -> anyhow::Result<()> {
     ) {
         end_with_the_reader();
     }
-    logging::init(args.log_format, &args.log_level)?;
+    // A level that was asked for in Keelson's own way comes first.
+    let asked = matches.value_source("log_level").is_some_and(|from| from != ValueSource::DefaultValue);
+    let etcds = matches!(args.command, args::Command::Store(_)).then(store::log_level).flatten().filter(|_| !asked);
+    logging::init(args.log_format, etcds.as_ref().unwrap_or(&args.log_level))?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(args.command, args::Command::Agent(_)) {
         // It waits for others nearly all the time, and every thread has memory of its own.

@@ -10,7 +10,6 @@ pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;
-pub mod metrics;
 pub mod queue;
 pub mod spdy;
 pub mod transport;

@@ -108,7 +108,7 @@ pub struct Config {
     /// Addresses that belong to servers: no node gets a certificate for them.
     pub reserved_addresses: Vec<IpAddr>,
     /// Where numbers of what the controllers do are shown.
-    pub metrics: keelson_client::metrics::Sources,
+    pub metrics: keelson_metrics::Sources,
 }
 
 impl Config {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use keelson_client::metrics::{Histogram, Source, family, sample};
+use keelson_metrics::{Histogram, Source, family, sample};
 use parking_lot::Mutex;
 
 use crate::runtime::Keys;

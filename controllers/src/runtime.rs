@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use keelson_client::informer::key;
-use keelson_client::metrics::Source;
 use keelson_client::{Change, Error, Informer, Key, Object, Queue};
+use keelson_metrics::Source;
 use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 

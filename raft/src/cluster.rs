@@ -115,6 +115,9 @@ pub trait Cluster: Send + Sync + 'static {
     /// Hands leadership over from this member; returns once it has moved.
     fn move_leader(&self, to: u64) -> BoxFuture<'_, Result<(), ClusterError>>;
 
+    /// Adds this member's own numbers to its metrics, as text for Prometheus.
+    fn write_figures(&self, _out: &mut String) {}
+
     /// The chain hash of this member's history at a revision that is not compacted (0: the current one), and that
     /// revision.
     fn hash_at(&self, revision: Revision) -> Result<(Revision, ChainHash), KvError>;

@@ -11,6 +11,7 @@ use keelson_store::{
     Applied, Command, Guards, Kv, KvError, KvStatus, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision,
     SettingsChange, Txn, TxnResponse, View, Watch, WatchRequest, choose_lease_id,
 };
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 
 use crate::leader::Patience;
@@ -23,6 +24,14 @@ use crate::types::Part;
 impl Inner {
     /// Replicates a command, wherever the leader is.
     pub(crate) async fn propose(self: &Arc<Self>, command: Command) -> Result<Applied, KvError> {
+        let answer = self.proposed(command).await;
+        if matches!(answer, Err(KvError::Unavailable(_) | KvError::Stopped(_) | KvError::Overloaded)) {
+            self.figures.proposal_failed();
+        }
+        answer
+    }
+
+    async fn proposed(self: &Arc<Self>, command: Command) -> Result<Applied, KvError> {
         let alone = command.reads_history();
         let part = Part::new(command).map_err(|_| KvError::TooLarge)?;
         let _admitted = self.admit(part.encoded.len())?;
@@ -75,7 +84,11 @@ impl Kv for Replica {
                 if keelson_store::bugs::is_on("stale-read") {
                     return Ok(());
                 }
-                inner.settle().await
+                let begun = Instant::now();
+                let figures = inner.figures.clone();
+                let settled = inner.settle().await;
+                figures.read(begun.elapsed(), settled.is_err());
+                settled
             }
             .boxed()
         });

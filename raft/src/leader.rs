@@ -32,6 +32,7 @@ impl Inner {
     pub(crate) async fn keep_alive_here(&self, id: LeaseId) -> Result<i64, Refusal> {
         self.lease_here().await?;
         let renewed = self.leases.renew(&self.store.view(), id).map_err(Refusal::Failed)?;
+        self.figures.renewed();
         if renewed.take_back {
             // After any checkpoint that is under way, and before anybody is told.
             let _order = self.checkpointing.lock().await;

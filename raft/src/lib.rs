@@ -9,6 +9,7 @@ pub mod cluster;
 mod codec;
 mod compare;
 pub mod etcd;
+mod figures;
 pub mod heal;
 mod inline;
 mod kv;

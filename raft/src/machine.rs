@@ -17,8 +17,10 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::codec;
+use crate::figures::Figures;
 use crate::limits::{APPLY_BYTES, APPLY_ENTRIES, SNAPSHOT_BYTES};
 use crate::types::{Entry, LogId, Outcome, Part, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -167,6 +169,7 @@ impl Incoming {
 pub struct Machine {
     shared: Arc<Shared>,
     membership: StoredMembership,
+    figures: Arc<Figures>,
 }
 
 impl Machine {
@@ -183,7 +186,12 @@ impl Machine {
         let source = AtomicU64::new(fresh_source());
         let dir = dir.to_path_buf();
         let shared = Arc::new(Shared { store, dir, current, counter, applied, since: Since::default(), source });
-        Ok(Self { shared, membership })
+        Ok(Self { shared, membership, figures: Arc::default() })
+    }
+
+    /// The same, counting into a member's numbers.
+    pub fn counted(self, figures: Arc<Figures>) -> Self {
+        Self { figures, ..self }
     }
 
     /// Where snapshots are received.
@@ -227,7 +235,9 @@ impl Machine {
             responders.push((responder, commands.len()));
             entries.push(keelson_store::Entry { index: log_id.index, meta, commands });
         }
+        let begun = Instant::now();
         let mut answers = self.shared.store.apply(&entries).map_err(fatal)?.into_iter();
+        self.figures.applied(begun.elapsed());
         if let Some(last) = entries.last() {
             self.shared.applied.send_replace(last.index);
         }

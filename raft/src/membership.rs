@@ -363,6 +363,10 @@ impl Cluster for Replica {
         self.0.term()
     }
 
+    fn write_figures(&self, out: &mut String) {
+        crate::figures::write(&self.0, out);
+    }
+
     fn members(&self, linearizable: bool) -> BoxFuture<'_, Result<Vec<Member>, ClusterError>> {
         async move {
             if linearizable {

@@ -26,11 +26,13 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 
 use crate::codec;
+use crate::figures::Figures;
 use crate::limits::{
     MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_TRANSFER_MILLIS,
 };
@@ -57,6 +59,7 @@ pub struct Network {
     told: Arc<AtomicU64>,
     /// For questions of this member's own, by the other's address.
     channels: Arc<Mutex<std::collections::HashMap<String, Transport>>>,
+    figures: Arc<Figures>,
 }
 
 /// The way to one member.
@@ -68,6 +71,7 @@ pub struct Peer {
     address: String,
     client: PeerClient<Transport>,
     told: Arc<AtomicU64>,
+    figures: Arc<Figures>,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> RpcError {
@@ -122,12 +126,17 @@ async fn connect_to(tls: Option<&PeerTls>, target: &Target) -> std::io::Result<C
 impl Network {
     /// A network with this identity.
     pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, wire: None, told: Arc::default(), channels: Arc::default() }
+        Self { tls, wire: None, told: Arc::default(), channels: Arc::default(), figures: Arc::default() }
     }
 
     /// The same over a simulated network, if there is one.
     pub fn over(self, wire: Option<Arc<dyn Wire>>) -> Self {
         Self { wire, ..self }
+    }
+
+    /// The same, counting into a member's numbers.
+    pub fn counted(self, figures: Arc<Figures>) -> Self {
+        Self { figures, ..self }
     }
 
     /// Highest index that other members were told is committed: none of them has applied more because of this one.
@@ -167,7 +176,7 @@ impl Network {
     fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
         let (client, told) = (Self::client(self.channel(&address)), self.told.clone());
-        Peer { target, name: member.name.clone(), lost: false, client, address, told }
+        Peer { target, name: member.name.clone(), lost: false, client, address, told, figures: self.figures.clone() }
     }
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
@@ -246,6 +255,17 @@ impl Peer {
             .map_err(|error| unreachable(format!("member {} at {}: {error}", self.target, self.address)))
     }
 
+    /// Entries go as a stream: what is sent alone is a heartbeat.
+    async fn append_one(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        limit: Duration,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let mut responses = self.append_stream(futures::stream::iter([rpc]), limit).await?;
+        let answered = tokio::time::timeout(limit, responses.next()).await.map_err(|_| unreachable("no answer"))?;
+        Ok(answered.ok_or_else(|| broken("the stream ended without an answer"))??.into())
+    }
+
     async fn append_stream<S>(&mut self, input: S, limit: Duration) -> Result<Responses, RpcError>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
@@ -299,10 +319,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let limit = option.hard_ttl();
-        let mut responses = self.append_stream(futures::stream::iter([rpc]), limit).await?;
-        let answered = tokio::time::timeout(limit, responses.next()).await.map_err(|_| unreachable("no answer"))?;
-        Ok(answered.ok_or_else(|| broken("the stream ended without an answer"))??.into())
+        let begun = Instant::now();
+        let appended = self.append_one(rpc, option.hard_ttl()).await;
+        self.figures.heartbeat(self.target, begun.elapsed(), appended.is_ok());
+        appended
     }
 
     fn stream_append<'s, S>(

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Barrier;
+use crate::figures::Figures;
 use crate::limits::*;
 use crate::log::{Log, Reader};
 use crate::machine::{Incoming, Machine};
@@ -69,6 +70,7 @@ pub struct Inner {
     pub(crate) suspicion: Suspicion,
     handler: OnceLock<Handler>,
     sync_times: Arc<SyncTimes>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) proposer: Proposer,
 }
 
@@ -113,7 +115,9 @@ impl Replica {
         let (sync_times, reader) = (log.sync_times(), log.reader());
         let (incoming, applied) = (machine.incoming(), machine.applied());
         let due = machine.snapshot_due(tuning.snapshot_commands);
-        let network = Network::new(tls.clone()).over(wire);
+        let figures = Arc::new(Figures::default());
+        let machine = machine.counted(figures.clone());
+        let network = Network::new(tls.clone()).over(wire).counted(figures.clone());
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine).await.map_err(|error| {
             // What is applied as it starts may be the first to read a damaged table.
             store.failure().map_or_else(|| OpenError::Raft(error.to_string()), OpenError::Store)
@@ -145,6 +149,7 @@ impl Replica {
             suspicion: Suspicion::default(),
             handler: OnceLock::new(),
             sync_times,
+            figures,
             proposer: Proposer::default(),
         });
         for (listener, secure) in listeners {
@@ -351,6 +356,16 @@ pub(crate) fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>
 }
 
 impl Inner {
+    /// Writes how long all writes to the log took.
+    pub(crate) fn write_sync_times(&self, name: &str, out: &mut String) {
+        self.sync_times.all().write(name, "", out);
+    }
+
+    /// The members, this one too.
+    pub(crate) fn member_ids(&self) -> Vec<u64> {
+        self.metrics.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect()
+    }
+
     pub(crate) fn members(&self) -> Vec<(u64, Node, bool)> {
         let metrics = self.raft.metrics();
         let membership = metrics.borrow_watched().membership_config.clone();

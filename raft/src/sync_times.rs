@@ -2,14 +2,26 @@
 
 use std::time::Duration;
 
+use keelson_metrics::Histogram;
 use parking_lot::Mutex;
+
+use crate::figures::DISK_BOUNDS;
 
 /// Writes that are remembered.
 const REMEMBERED: usize = 512;
 
-/// The latest times, in a ring.
-#[derive(Debug, Default)]
-pub struct SyncTimes(Mutex<Ring>);
+/// The latest times, in a ring, and how many of all were how long.
+#[derive(Debug)]
+pub struct SyncTimes {
+    latest: Mutex<Ring>,
+    all: Histogram,
+}
+
+impl Default for SyncTimes {
+    fn default() -> Self {
+        Self { latest: Mutex::default(), all: Histogram::new(DISK_BOUNDS) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -32,7 +44,8 @@ impl SyncTimes {
     /// Remembers one.
     pub fn add(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let mut ring = self.0.lock();
+        self.all.took(time);
+        let mut ring = self.latest.lock();
         if ring.micros.len() < REMEMBERED {
             ring.micros.push(micros);
             return;
@@ -42,9 +55,14 @@ impl SyncTimes {
         ring.next = (at + 1) % REMEMBERED;
     }
 
+    /// All of them.
+    pub fn all(&self) -> &Histogram {
+        &self.all
+    }
+
     /// Looks at all that are remembered.
     pub fn summary(&self) -> SyncSummary {
-        let mut micros = self.0.lock().micros.clone();
+        let mut micros = self.latest.lock().micros.clone();
         micros.sort_unstable();
         let at = |part: usize| micros.get((micros.len() * part / 100).min(micros.len().saturating_sub(1))).copied();
         SyncSummary {
@@ -71,5 +89,6 @@ mod tests {
         }
         let summary = times.summary();
         assert_eq!((summary.median_micros, summary.slow_micros, summary.count), (256, 506, REMEMBERED));
+        assert_eq!(times.all().count(), 2 * REMEMBERED as u64);
     }
 }

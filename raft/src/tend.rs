@@ -34,11 +34,16 @@ pub(crate) async fn lead(inner: Arc<Inner>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The vote with which this member leads. It may have lost the lead and won it again between two looks.
     let mut led: Option<Vote> = None;
+    let mut leader = None;
     loop {
-        let (elected, vote) = {
+        let (elected, vote, leads) = {
             let metrics = metrics.borrow_and_update();
-            (metrics.state == ServerState::Leader, metrics.vote)
+            (metrics.state == ServerState::Leader, metrics.vote, metrics.current_leader)
         };
+        if leads.is_some() && leads != leader {
+            leader = leads;
+            inner.figures.leader_changed();
+        }
         if elected && !led.is_some_and(|led| same(&led, &vote)) {
             // Leases may have been renewed with the former leader: they run only once all it wrote is here.
             if inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok() {

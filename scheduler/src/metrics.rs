@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keelson_client::metrics::{Histogram, Source, family, sample};
+use keelson_metrics::{Histogram, Source, family, sample};
 use parking_lot::Mutex;
 
 use crate::core::{Act, Bound, Core, Tally};

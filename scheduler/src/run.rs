@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelson_client::Client;
-use keelson_client::metrics::{Source, Sources};
+use keelson_metrics::{Source, Sources};
 use rand::RngExt;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};

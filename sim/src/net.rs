@@ -207,8 +207,6 @@ impl Way {
     }
 
     fn note(&self, what: &str, bytes: usize) {
-        // Tables and their catalogue carry the machine's time: their sizes are not the seed's.
-        let bytes = if what == "Install" { 0 } else { bytes };
         let name = |end: usize| if end == CLIENTS { -1 } else { end as i64 };
         self.net.trace.note(format_args!("{} -> {}: {what} {bytes}", name(self.from), name(self.to)));
     }
@@ -334,7 +332,7 @@ fn pump(way: Way, name: String, mut body: Body) -> Body {
     let (parts, receiver) = mpsc::channel(PARTS_UNDER_WAY);
     let arriving = way.clone();
     task::spawn(async move {
-        let mut last = Instant::now();
+        let mut arrivals = Arrivals::new(&way, &name);
         loop {
             let frame = match body.frame().await {
                 Some(Ok(frame)) => Some(frame),
@@ -342,15 +340,52 @@ fn pump(way: Way, name: String, mut body: Body) -> Body {
                 Some(Err(_)) => return,
                 None => None,
             };
-            way.note(&name, frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len));
-            last = last.max(way.arrival());
+            let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+            let arrival = arrivals.next(&way, &name, bytes);
             let ended = frame.is_none();
-            if parts.send((last, frame)).await.is_err() || ended {
+            if parts.send((arrival, frame)).await.is_err() || ended {
                 return;
             }
         }
     });
     Body::new(Arriving { way: arriving, receiver, next: None, sleep: None, opening: None, ended: false })
+}
+
+/// When the parts of a body arrive, in their order.
+struct Arrivals {
+    last: Instant,
+    /// A snapshot's parts: how many there are follows from sizes of tables, which carry the machine's time. All that is drawn
+    /// for them is drawn at the beginning: when the first few arrive, and when the others do.
+    snapshot: Option<(Instant, Instant)>,
+    sent: usize,
+}
+
+/// Parts of a snapshot that arrive before the others: a transfer can break off between them.
+const FIRST_PARTS: usize = 4;
+
+impl Arrivals {
+    fn new(way: &Way, name: &str) -> Self {
+        let snapshot = (name == "Install").then(|| {
+            way.note(name, 0);
+            let (one, other) = (way.arrival(), way.arrival());
+            (one.min(other), one.max(other))
+        });
+        Self { last: Instant::now(), snapshot, sent: 0 }
+    }
+
+    fn next(&mut self, way: &Way, name: &str, bytes: usize) -> Instant {
+        self.sent += 1;
+        let arrival = match self.snapshot {
+            Some((first, _)) if self.sent <= FIRST_PARTS => first,
+            Some((_, rest)) => rest,
+            None => {
+                way.note(name, bytes);
+                way.arrival()
+            }
+        };
+        self.last = self.last.max(arrival);
+        self.last
+    }
 }
 
 /// What arrives next.

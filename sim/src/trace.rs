@@ -35,6 +35,12 @@ impl Trace {
 
     /// Notes that something happened now.
     pub fn note(&self, what: Arguments<'_>) {
+        self.note_beside(what, "");
+    }
+
+    /// The same with details that are the machine's and not the seed's, such as names of directories and sizes of tables:
+    /// they go to the file, but not into the number.
+    pub fn note_beside(&self, what: Arguments<'_>, details: &str) {
         let mut state = self.0.lock();
         let at = state.began.elapsed().as_micros();
         let mut line = std::mem::take(&mut state.line);
@@ -45,6 +51,10 @@ impl Trace {
             state.hash = (state.hash ^ u64::from(byte)).wrapping_mul(PRIME);
         }
         state.events += 1;
+        if !details.is_empty() {
+            line.pop();
+            let _ = writeln!(line, ": {details}");
+        }
         if let Some(file) = &mut state.file
             && let Err(error) = file.write_all(line.as_bytes())
         {

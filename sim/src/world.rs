@@ -261,7 +261,7 @@ impl World {
 
     /// A process has ended by itself: it is started again after a while.
     fn ended(self: &Arc<Self>, at: usize, why: &str) {
-        self.trace.note(format_args!("member {at} ends: {why}"));
+        self.trace.note_beside(format_args!("member {at} ends"), why);
         let (excused, removed) = (self.with(at, |member| member.excused), why == "it was removed");
         let cannot_join = self.with(at, |member| member.joins) && why.starts_with("no leader");
         if !excused && !removed && !cannot_join {

@@ -17,8 +17,8 @@ use rocksdb::{
 };
 
 use crate::limits::{
-    BLOCK_CACHE_BYTES, INLINE_WRITE_BUFFER_BYTES, LEVEL_ZERO_FILES, MAX_OPEN_FILES, WATCH_CATCH_UP_BYTES,
-    WATCH_CATCH_UP_REVISIONS, WRITE_BUFFER_BYTES,
+    BLOCK_CACHE_BYTES, INLINE_LEVEL_ZERO_FILES, INLINE_WRITE_BUFFER_BYTES, LEVEL_ZERO_FILES, MAX_OPEN_FILES,
+    WATCH_CATCH_UP_BYTES, WATCH_CATCH_UP_REVISIONS, WRITE_BUFFER_BYTES,
 };
 use crate::record::{self, RevisionRecord, StateRecord, Version};
 use crate::view::Collector;
@@ -68,6 +68,8 @@ pub(crate) struct Disk {
     db: DB,
     dir: Dir,
     wal: bool,
+    /// Nothing runs beside the caller.
+    inline: bool,
     /// Nothing below this revision may be read any more.
     floor: AtomicI64,
     /// The first damage found; nothing is applied to this database any more.
@@ -138,6 +140,7 @@ impl Disk {
             db,
             dir,
             wal: how.wal,
+            inline: how.inline,
             floor: AtomicI64::new(0),
             failure: OnceLock::new(),
             waiting: Mutex::default(),
@@ -252,7 +255,20 @@ impl Disk {
         for family in Family::ALL {
             families.push(self.family(family)?);
         }
-        Ok(self.db.flush_cfs_opt(&families, &options)?)
+        self.db.flush_cfs_opt(&families, &options)?;
+        if self.inline {
+            families.into_iter().try_for_each(|family| self.merge_tables(family))?;
+        }
+        Ok(())
+    }
+
+    /// Merges a family's tables when there are many, in place of the thread that does it otherwise.
+    fn merge_tables(&self, family: &ColumnFamily) -> Result<(), Fatal> {
+        let tables = self.db.property_int_value_cf(family, rocksdb::properties::num_files_at_level(0))?;
+        if tables.unwrap_or(0) >= INLINE_LEVEL_ZERO_FILES {
+            self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     pub fn checkpoint(&self, to: &Path) -> Result<(), Fatal> {

@@ -9,6 +9,7 @@ pub mod bugs;
 mod compact;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod counts;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(feature = "damage")]
@@ -32,6 +33,7 @@ mod tree;
 mod txn;
 mod view;
 
+pub use counts::Counts;
 pub use error::Fatal;
 pub use import::{Import, Imported};
 pub use kv::*;

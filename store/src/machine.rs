@@ -15,6 +15,7 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use sha2::{Digest, Sha256};
 
 use crate::compact::Compactor;
+use crate::counts::{Counters, Counts};
 use crate::disk::{Disk, Family, deleted};
 use crate::hub::{Hub, RevisionEvents};
 use crate::limits::{MAX_KEY_BYTES, MAX_LEASE_TTL_SECONDS, MAX_VALUE_BYTES, WATCH_RING_BYTES};
@@ -64,6 +65,7 @@ pub struct StateMachine {
     pub(crate) applying: Mutex<()>,
     pub(crate) hub: Hub,
     pub(crate) compactor: Compactor,
+    counters: Counters,
     /// Data that the bug `applied-ahead` writes too late.
     #[cfg(feature = "bugs")]
     late: Mutex<WriteBatch>,
@@ -95,6 +97,7 @@ impl StateMachine {
             published: ArcSwap::from_pointee(state),
             applying: Mutex::new(()),
             hub,
+            counters: Counters::default(),
             compactor,
             #[cfg(feature = "bugs")]
             late: Mutex::default(),
@@ -149,6 +152,11 @@ impl StateMachine {
     /// Bytes on disk and in write buffers.
     pub fn size_bytes(&self) -> u64 {
         self.published.load().disk.size_bytes()
+    }
+
+    /// What was applied since it was opened.
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
     }
 
     /// Watchers that are there.
@@ -220,7 +228,11 @@ impl StateMachine {
                 pending = self.pending();
             }
             for command in &entry.commands {
-                answers.push(pending.run(command)?);
+                let answer = pending.run(command)?;
+                if answer.is_ok() {
+                    self.counters.command(command);
+                }
+                answers.push(answer);
             }
             pending.state.applied = entry.index;
             pending.state.meta = entry.meta.clone();
@@ -265,6 +277,7 @@ impl StateMachine {
             disk.raise_floor(compact_revision);
         }
         self.published.store(Arc::new(pending.state));
+        self.counters.add(&pending.events, pending.compact);
         self.hub.publish(pending.events);
         if pending.compact {
             self.compactor.request(disk, compact_revision);

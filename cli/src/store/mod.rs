@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::identity::StoreIdentity;
-pub use self::others::without_others;
+pub use self::others::{log_level, without_others};
 use crate::heal;
 use crate::identity::DataDir;
 

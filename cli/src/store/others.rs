@@ -127,8 +127,10 @@ const OTHERS: &[(&str, bool, Fate)] = &[
 const COMMAND: &str = "store";
 /// How variables of etcd's flags begin.
 const PREFIX: &str = "ETCD_";
-/// Variables of etcd that belong to no flag.
-const NOT_FLAGS: &[&str] = &["ETCD_UNSUPPORTED_ARCH", "ETCD_VERIFY"];
+/// etcd's variable for what is logged, whose flag all of the program's commands have.
+const LOG_LEVEL: &str = "ETCD_LOG_LEVEL";
+/// Variables of etcd that belong to no flag of the store's own.
+const NOT_FLAGS: &[&str] = &["ETCD_UNSUPPORTED_ARCH", "ETCD_VERIFY", LOG_LEVEL];
 
 fn other(name: &str) -> Option<&'static (&'static str, bool, Fate)> {
     let name = name.strip_prefix("experimental-").unwrap_or(name);
@@ -202,6 +204,18 @@ pub fn variables(
     Ok(unknown)
 }
 
+/// What etcd's variable says is to be logged, in this program's words. etcd ends with what it calls panic and fatal, so
+/// that these say no more than error.
+pub fn log_level() -> Option<String> {
+    let level = std::env::var(LOG_LEVEL).ok().filter(|level| !level.is_empty())?;
+    Some(log_level_of(&level))
+}
+
+fn log_level_of(level: &str) -> String {
+    let level = level.to_ascii_lowercase();
+    if ["dpanic", "panic", "fatal"].contains(&&*level) { "error".into() } else { level }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +267,13 @@ mod tests {
         assert_eq!(of(&[("ETCD_NMAE", "a")]), Ok(vec!["ETCD_NMAE".to_owned()]));
         let refused = of(&[("ETCD_UNSAFE_NO_FSYNC", "true")]).expect_err("refused");
         assert!(refused.starts_with("ETCD_UNSAFE_NO_FSYNC can only be false here"), "{refused}");
+    }
+
+    #[test]
+    fn levels_of_the_log_are_those_of_etcd() {
+        for (level, want) in [("WARN", "warn"), ("debug", "debug"), ("panic", "error"), ("loud", "loud")] {
+            assert_eq!(log_level_of(level), want);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod alarm;
 pub mod auth;
 mod authority;
 pub mod bolt;
+mod calls;
 pub mod convert;
 pub mod election;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod limits;
 pub mod lock;
 pub mod maintenance;
 pub mod members;
+mod metrics;
 pub mod quota;
 pub mod reflection;
 pub mod restore;
@@ -93,6 +95,7 @@ pub struct Front {
     progress: watch::ProgressRequests,
     auth: auth::Cache,
     quota: quota::Quota,
+    calls: Arc<calls::Calls>,
 }
 
 impl Front {
@@ -100,7 +103,7 @@ impl Front {
     pub fn new(kv: Arc<dyn Kv>, cluster: Arc<dyn Cluster>, options: Options) -> Arc<Self> {
         let progress = watch::ProgressRequests::default();
         let (auth, quota) = (auth::Cache::default(), quota::Quota::default());
-        let front = Arc::new(Self { kv, cluster, options, progress, auth, quota });
+        let front = Arc::new(Self { kv, cluster, options, progress, auth, quota, calls: Arc::default() });
         crate::task::spawn(quota::follow(Arc::downgrade(&front)));
         front
     }

@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::authority::AuthorityFix;
+use super::calls::{Calls, Metered};
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES};
 use super::tls::{ClientTls, PeerName};
 use super::{
@@ -41,6 +42,7 @@ pub struct Services {
     keys: Option<Arc<kv::KvService>>,
     /// Most requests of one connection at once.
     streams: u32,
+    calls: Arc<Calls>,
     /// When silent clients are asked whether they live, and how long they may take.
     keep_alive: (Duration, Duration),
 }
@@ -48,7 +50,7 @@ pub struct Services {
 impl Services {
     fn new(front: &Front, router: Router, keys: Option<Arc<kv::KvService>>) -> Self {
         let (streams, keep_alive) = (front.options.streams_per_connection, front.options.keep_alive);
-        Self { router, keys, streams, keep_alive }
+        Self { router, keys, streams, calls: front.calls.clone(), keep_alive }
     }
 }
 
@@ -157,6 +159,7 @@ async fn exchange(
     name: PeerName,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
+    let stream = Metered::new(stream, services.calls.clone());
     let shared = Arc::new((services, name));
     let requests = Inline::default();
     let builder = builder(&shared.0, requests.clone());
@@ -181,7 +184,12 @@ async fn respond(
     {
         return Ok(unary::answer(keys, call, request).await);
     }
+    let mut call = services.calls.begin(request.uri().path());
     let routed = services.router.clone().oneshot(request.map(axum::body::Body::new));
     // Boxed: it is far larger than what the short way needs.
-    Ok(Box::pin(routed).await?.map(unary::Answer::Routed))
+    let answer = Box::pin(routed).await?;
+    if let Some(call) = &mut call {
+        call.ended_as(answer.headers());
+    }
+    Ok(answer.map(|body| unary::Answer::Routed(body, call)))
 }

@@ -18,6 +18,7 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
 
+use super::calls::UnderWay;
 use super::kv::KvService;
 
 /// Compression flag and length before a message.
@@ -34,15 +35,22 @@ pub enum Call {
 }
 
 impl Call {
+    const ALL: [Self; 4] = [Self::Range, Self::Put, Self::DeleteRange, Self::Txn];
+
+    /// Where it is asked for.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Range => "/etcdserverpb.KV/Range",
+            Self::Put => "/etcdserverpb.KV/Put",
+            Self::DeleteRange => "/etcdserverpb.KV/DeleteRange",
+            Self::Txn => "/etcdserverpb.KV/Txn",
+        }
+    }
+
     /// The method that a request is for, if it can take the short way.
     pub fn of<B>(request: &http::Request<B>) -> Option<Self> {
-        let call = match request.uri().path() {
-            "/etcdserverpb.KV/Range" => Self::Range,
-            "/etcdserverpb.KV/Put" => Self::Put,
-            "/etcdserverpb.KV/DeleteRange" => Self::DeleteRange,
-            "/etcdserverpb.KV/Txn" => Self::Txn,
-            _ => return None,
-        };
+        let path = request.uri().path();
+        let call = Self::ALL.into_iter().find(|call| call.path() == path)?;
         let headers = request.headers();
         let plain = request.method() == Method::POST
             && headers.get(CONTENT_TYPE).is_some_and(|kind| kind == GRPC)
@@ -59,8 +67,8 @@ pub enum Answer {
     Trailers,
     /// Nothing more.
     End,
-    /// Whatever the router answers.
-    Routed(Slow),
+    /// Whatever the router answers to a call, if it is one.
+    Routed(Slow, Option<UnderWay>),
 }
 
 impl Body for Answer {
@@ -84,7 +92,15 @@ impl Body for Answer {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Self::End => Poll::Ready(None),
-            Self::Routed(body) => Pin::new(body).poll_frame(context),
+            Self::Routed(body, call) => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(context));
+                if let (Some(call), Some(Ok(frame))) = (call, &frame)
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    call.ended_as(trailers);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -92,13 +108,13 @@ impl Body for Answer {
         match self {
             Self::Message(_) | Self::Trailers => false,
             Self::End => true,
-            Self::Routed(body) => body.is_end_stream(),
+            Self::Routed(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Routed(body) => body.size_hint(),
+            Self::Routed(body, _) => body.size_hint(),
             _ => SizeHint::default(),
         }
     }
@@ -106,7 +122,12 @@ impl Body for Answer {
 
 /// Answers a request.
 pub async fn answer(service: &Arc<KvService>, call: Call, request: http::Request<Incoming>) -> http::Response<Answer> {
-    match answered(service, call, request).await {
+    let mut under_way = service.0.calls.begin(call.path());
+    let answer = answered(service, call, request).await;
+    if let Some(under_way) = &mut under_way {
+        under_way.ended(answer.as_ref().err().map_or(Code::Ok, Status::code));
+    }
+    match answer {
         Ok((metadata, message)) => {
             let mut response = http::Response::new(Answer::Message(message));
             *response.headers_mut() = metadata.into_headers();

@@ -64,6 +64,7 @@ impl Watch for WatchService {
         let caller = Caller::of(&self.0, &request)?;
         let requests = request.into_inner();
         let (answers, received) = tokio::sync::mpsc::channel(STREAM_ANSWERS);
+        self.0.calls.watch_streams.fetch_add(1, Ordering::Relaxed);
         let session = Session {
             front: self.0.clone(),
             caller,
@@ -262,6 +263,7 @@ impl Session {
         let events: Vec<_> = batch.events.iter().filter_map(|event| message(event, options)).collect();
         if !events.is_empty() {
             watched.idle = false;
+            self.front.calls.events.fetch_add(events.len() as u64, Ordering::Relaxed);
             let whole = pb::WatchResponse { header, watch_id: id, events, ..pb::WatchResponse::default() };
             self.tell_events(whole, options.fragment).await?;
         }
@@ -336,6 +338,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.front.calls.watch_streams.fetch_sub(1, Ordering::Relaxed);
         self.watches.values().for_each(|watched| watched.abort.abort());
     }
 }
