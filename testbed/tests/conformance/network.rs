@@ -1,0 +1,318 @@
+//! Services, names and ports of pods on two nodes, with addresses of both families.
+
+use std::collections::BTreeSet;
+
+use keelson_testbed::{Role, until};
+use serde_json::Value;
+
+use super::{apply, cluster, is_ready, object, pod_becomes};
+use crate::common::{Cluster, Kubectl, PATIENCE};
+
+const DUAL: &[&str] = &["--cluster-cidr", "10.244.0.0/16,fd00:244::/48", "--service-cidr", "10.96.0.0/16,fd00:96::/108"];
+
+/// Two web pods, one on each node, one that asks, and Services of every sort.
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, labels: {app: web}}
+spec:
+  nodeName: agent-1
+  hostname: first
+  subdomain: heads
+  containers:
+  - {name: c, image: "keelson.local/web:1", readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}, ports: [{name: main, containerPort: 8080}]}
+  - name: more
+    image: keelson.local/web:2
+    env: [{name: PORT, value: "8081"}]
+    ports: [{name: second, containerPort: 8081}]
+    readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
+  - name: udp
+    image: keelson.local/web:1
+    command: [/bin/sh, -c, "while :; do echo udp-$(hostname) | busybox nc -u -l -p 8080 -w 1; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, labels: {app: web}}
+spec:
+  nodeName: agent-2
+  containers:
+  - {name: c, image: "keelson.local/web:1", readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}, ports: [{name: main, containerPort: 8080}]}
+  - name: more
+    image: keelson.local/web:2
+    env: [{name: PORT, value: "8081"}]
+    ports: [{name: second, containerPort: 8081}]
+    readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
+  - name: udp
+    image: keelson.local/web:1
+    command: [/bin/sh, -c, "while :; do echo udp-$(hostname) | busybox nc -u -l -p 8080 -w 1; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asks}
+spec: {nodeName: agent-1, containers: [{name: c, image: "keelson.local/web:1"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: one, port: 80, targetPort: main}, {name: two, port: 81, targetPort: second}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{name: tcp, port: 80, targetPort: 8080}, {name: udp, protocol: UDP, port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec: {type: NodePort, sessionAffinity: ClientIP, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: heads}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {type: ExternalName, externalName: foo.example.com}
+"#;
+
+struct Net<'a> {
+    cluster: &'a Cluster,
+    kubectl: Kubectl,
+}
+
+impl Net<'_> {
+    fn field(&self, what: &str, path: &str) -> String {
+        self.kubectl.ok(&format!("get {what} -o 'jsonpath={{{path}}}'"))
+    }
+
+    /// Asks from the pod until the answer is as wanted.
+    fn from_pod(&self, command: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.kubectl.wait(&format!("exec asks -- {command}"), wanted)
+    }
+
+    fn get(&self, url: &str) -> String {
+        self.kubectl.run(&format!("exec asks -- wget -qO- http://{url}/")).out
+    }
+
+    /// The pods that answer, asked until both have or have not in many times.
+    fn who(&self, mut ask: impl FnMut() -> String) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for _ in 0..30 {
+            let said = ask();
+            all.extend(["first", "web-1", "web-2"].iter().filter(|pod| said.contains(**pod)).map(|pod| (*pod).to_owned()));
+        }
+        all
+    }
+
+    /// Asks from a node that is not one of the agents.
+    fn curl(&self, url: &str) -> String {
+        let hosts = self.cluster.testbed.hosts().unwrap();
+        let server = hosts.iter().find(|host| host.role() == Role::Server).unwrap();
+        server.run("curl", &["-s", "-m", "5", url]).unwrap_or_default()
+    }
+}
+
+#[test]
+fn services_names_and_ports() {
+    let Some(cluster) = cluster("confnet", DUAL) else { return };
+    let kubectl = cluster.kubectl(1);
+    apply(&kubectl, OBJECTS);
+    for name in ["web-1", "web-2", "asks"] {
+        pod_becomes(&kubectl, name, "is ready", is_ready);
+    }
+    let net = Net { cluster: &cluster, kubectl };
+    pods_are_reached(&net);
+    services_are_served(&net);
+    clients_keep_their_pod(&net);
+    types_change(&net);
+    names_are_answered(&net);
+    host_ports_do_not_conflict(&net);
+    endpoints_without_selector(&net);
+    the_api_passes_through(&net);
+}
+
+fn pods_are_reached(net: &Net<'_>) {
+    for (name, said) in [("web-1", "first"), ("web-2", "web-2")] {
+        let ips = net.field(&format!("pod {name}"), ".status.podIPs[*].ip");
+        let (v4, v6) = ips.split_once(' ').unwrap();
+        for address in [v4.to_owned(), format!("[{v6}]")] {
+            let page = format!("hello from {said}, version 1\n");
+            net.from_pod(&format!("wget -qO- http://{address}:8080/"), |out| out == page);
+            // From a node, another one's pods too.
+            for host in net.cluster.testbed.hosts().unwrap().iter().filter(|h| h.role() == Role::Agent) {
+                let out = host.run("curl", &["-s", "-m", "5", &format!("http://{address}:8080/")]).unwrap();
+                assert_eq!(out, page, "{} to {address}", host.name());
+            }
+        }
+        net.from_pod(&format!("sh -c 'echo x | busybox nc -u -w 1 {v4} 8080'"), |out| out.contains(&format!("udp-{said}")));
+    }
+}
+
+fn services_are_served(net: &Net<'_>) {
+    let both: BTreeSet<String> = ["first".to_owned(), "web-2".to_owned()].into();
+    let node = net.field("node agent-2", ".status.addresses[?(@.type==\"InternalIP\")].address");
+    let node = node.split(' ').next().unwrap().to_owned();
+    assert_eq!(net.who(|| net.get("web")), both);
+    assert!(net.get("web:81").contains("version 2"), "the second port leads to the second container");
+    for ip in net.field("service both", ".spec.clusterIPs[*]").split(' ') {
+        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        assert_eq!(net.who(|| net.get(&ip)), both, "{ip}");
+    }
+    net.from_pod("sh -c 'echo x | busybox nc -u -w 1 both 80'", |out| out.contains("udp-"));
+    let port = net.field("service both", ".spec.ports[0].nodePort");
+    assert_eq!(net.who(|| net.curl(&format!("http://{node}:{port}/"))), both);
+    // What answers no more is asked no more.
+    net.kubectl.ok("label pod web-1 app-");
+    let other: BTreeSet<String> = ["web-2".to_owned()].into();
+    until("one endpoint is left", PATIENCE, || Ok((net.who(|| net.get("web")) == other).then_some(()))).unwrap();
+    net.kubectl.ok("label pod web-1 app=web");
+    until("both are back", PATIENCE, || Ok((net.who(|| net.get("web")) == both).then_some(()))).unwrap();
+}
+
+fn clients_keep_their_pod(net: &Net<'_>) {
+    let node = net.field("node agent-2", ".status.hostIP");
+    let _ = node;
+    let addresses = net.field("node agent-2", ".status.addresses[*].address");
+    let node = addresses.split(' ').next().unwrap().to_owned();
+    let port = net.field("service sticky", ".spec.ports[0].nodePort");
+    let asked: [(&str, Box<dyn Fn() -> String + '_>); 2] = [
+        ("its address", Box::new(|| net.get("sticky"))),
+        ("a node's port", Box::new(|| net.curl(&format!("http://{node}:{port}/")))),
+    ];
+    for affinity in ["ClientIP", "None", "ClientIP"] {
+        net.kubectl.ok(&format!("patch service sticky -p '{{\"spec\":{{\"sessionAffinity\":\"{affinity}\"}}}}'"));
+        let wanted = if affinity == "None" { 2 } else { 1 };
+        for (what, ask) in &asked {
+            until(&format!("{affinity} by {what}"), PATIENCE, || Ok((net.who(ask).len() == wanted).then_some(()))).unwrap();
+        }
+    }
+}
+
+/// ClusterIP, ExternalName, NodePort and back.
+fn types_change(net: &Net<'_>) {
+    let patch = |spec: &str| net.kubectl.ok(&format!("patch service outside --type merge -p '{{\"spec\":{spec}}}'"));
+    for (spec, node_port) in [
+        (r#"{"type":"ClusterIP","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#, false),
+        (r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#, false),
+        (r#"{"type":"NodePort","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#, true),
+        (r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#, false),
+    ] {
+        patch(spec);
+        net.from_pod("wget -qO- http://outside/", |out| out.contains("hello from"));
+        if node_port {
+            let port = net.field("service outside", ".spec.ports[0].nodePort");
+            let address = net.field("node agent-1", ".status.addresses[0].address");
+            until("its node port", PATIENCE, || {
+                Ok(net.curl(&format!("http://{address}:{port}/")).contains("hello from").then_some(()))
+            })
+            .unwrap();
+        }
+    }
+}
+
+fn names_are_answered(net: &Net<'_>) {
+    let ip = |what: &str, path: &str| net.field(what, path);
+    let web = ip("service web", ".spec.clusterIP");
+    let (one, two) = (ip("pod web-1", ".status.podIP"), ip("pod web-2", ".status.podIP"));
+    let dashed = one.replace('.', "-");
+    let reversed = |ip: &str| ip.split('.').rev().collect::<Vec<_>>().join(".");
+    for (name, kind, wanted) in [
+        ("kubernetes.default.svc.cluster.local".to_owned(), "a", vec!["10.96.0.1"]),
+        ("web.default.svc.cluster.local".to_owned(), "a", vec![web.as_str()]),
+        ("both.default.svc.cluster.local".to_owned(), "aaaa", vec!["fd00:96::"]),
+        ("heads.default.svc.cluster.local".to_owned(), "a", vec![&one, &two]),
+        ("first.heads.default.svc.cluster.local".to_owned(), "a", vec![&one]),
+        (format!("{dashed}.default.pod.cluster.local"), "a", vec![&one]),
+        ("_http._tcp.heads.default.svc.cluster.local".to_owned(), "srv", vec!["8080", "first.heads.default"]),
+        ("_one._tcp.web.default.svc.cluster.local".to_owned(), "srv", vec!["80 web.default"]),
+        (format!("{}.in-addr.arpa", reversed(&web)), "ptr", vec!["web.default.svc.cluster.local"]),
+    ] {
+        net.from_pod(&format!("nslookup -type={kind} {name}"), |out| {
+            wanted.iter().all(|text| out.replace("\t", " ").contains(text))
+        });
+    }
+    net.kubectl.ok("patch service outside --type merge -p '{\"spec\":{\"externalName\":\"foo.example.com\"}}'");
+    net.from_pod("nslookup -type=cname outside.default.svc.cluster.local", |out| out.contains("foo.example.com"));
+    // Names in parts, by the search path.
+    for name in ["web", "web.default", "web.default.svc"] {
+        net.from_pod(&format!("wget -qO- http://{name}/"), |out| out.contains("hello from"));
+    }
+    let fqdn = net.kubectl.ok("exec web-1 -c c -- busybox hostname -f");
+    assert_eq!(fqdn.trim(), "first.heads.default.svc.cluster.local");
+}
+
+/// One port three times on one node: by another address or another protocol it is another one.
+fn host_ports_do_not_conflict(net: &Net<'_>) {
+    let address = net.field("node agent-2", ".status.addresses[0].address");
+    let pod = |name: &str, ip: &str, protocol: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{nodeSelector: {{kubernetes.io/hostname: agent-2}}, \
+             containers: [{{name: c, image: 'keelson.local/web:1', ports: [{{containerPort: 8080, hostPort: 54323, \
+             hostIP: {ip}, protocol: {protocol}}}]}}]}}}}"
+        )
+    };
+    for (name, ip, protocol) in
+        [("port-1", "127.0.0.1", "TCP"), ("port-2", address.as_str(), "TCP"), ("port-3", address.as_str(), "UDP")]
+    {
+        apply(&net.kubectl, &pod(name, ip, protocol));
+        pod_becomes(&net.kubectl, name, "is ready", is_ready);
+    }
+    until("the second pod answers at the node's port", PATIENCE, || {
+        Ok(net.curl(&format!("http://{address}:54323/")).contains("hello from port-2").then_some(()))
+    })
+    .unwrap();
+    let hosts = net.cluster.testbed.hosts().unwrap();
+    let host = hosts.iter().find(|host| host.name() == "agent-2").unwrap();
+    let page = host.run("curl", &["-s", "-m", "5", "http://127.0.0.1:54323/"]).unwrap();
+    assert!(page.contains("hello from port-1"), "{page}");
+}
+
+/// Endpoints that somebody else keeps: several slices, one Service.
+fn endpoints_without_selector(net: &Net<'_>) {
+    let (one, two) = (net.field("pod web-1", ".status.podIP"), net.field("pod web-2", ".status.podIP"));
+    let slice = |name: &str, ip: &str, ports: &str| {
+        format!(
+            "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: {name}, labels: \
+             {{kubernetes.io/service-name: own}}}}, ports: [{ports}], endpoints: [{{addresses: [{ip}]}}]}}\n"
+        )
+    };
+    let (first, second) = ("{name: one, port: 8080}", "{name: two, port: 8081}");
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: own}, spec: {ports: [{name: one, port: 80}, {name: two, port: 81}]}}\n";
+    apply(&net.kubectl, &(service.to_owned() + &slice("own-1", &one, first) + &slice("own-2", &two, first) + &slice("own-3", &two, second)));
+    let both: BTreeSet<String> = ["first".to_owned(), "web-2".to_owned()].into();
+    until("both slices are used", PATIENCE, || Ok((net.who(|| net.get("own")) == both).then_some(()))).unwrap();
+    net.from_pod("wget -qO- http://own:81/", |out| out.contains("version 2"));
+    // The same through Endpoints, which are mirrored.
+    apply(
+        &net.kubectl,
+        &format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: mirrored}}, spec: {{ports: [{{port: 80}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Endpoints, metadata: {{name: mirrored}}, subsets: [{{addresses: [{{ip: {one}}}], ports: [{{port: 8080}}]}}]}}"
+        ),
+    );
+    net.from_pod("wget -qO- http://mirrored/", |out| out.contains("hello from first"));
+    let slices = object(&net.kubectl, "endpointslices -l kubernetes.io/service-name=mirrored");
+    assert_eq!(slices["items"].as_array().map(Vec::len), Some(1), "{slices:#}");
+}
+
+/// The proxy verbs of pods and Services, and logs by the API.
+fn the_api_passes_through(net: &Net<'_>) {
+    for path in [
+        "pods/web-2:8080/proxy/",
+        "pods/http:web-2:8080/proxy/index.html",
+        "services/web:one/proxy/",
+        "services/http:web:one/proxy/index.html",
+    ] {
+        let page = net.kubectl.wait(&format!("get --raw /api/v1/namespaces/default/{path}"), |_| true);
+        assert!(page.contains("hello from"), "{path}: {page}");
+    }
+    let log = net.kubectl.ok("get --raw /api/v1/namespaces/default/pods/web-2/log?container=c");
+    assert!(log.contains("serving version 1"), "{log}");
+    let _: Value = object(&net.kubectl, "nodes");
+}
