@@ -36,6 +36,13 @@ pub fn needs() -> Result<PathBuf, String> {
     Ok(binary)
 }
 
+/// Whether the kernel has VXLAN.
+pub fn has_vxlan() -> bool {
+    let device = ["link", "add", "kvxtest", "type", "vxlan", "id", "99", "dstport", "8472", "nolearning"];
+    let made = Command::new("unshare").args(["--net", "ip"]).args(device).output();
+    made.is_ok_and(|output| output.status.success())
+}
+
 /// A cluster for one test.
 pub struct Cluster {
     pub testbed: Testbed,

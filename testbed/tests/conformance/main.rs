@@ -20,9 +20,9 @@ const FILES: &[&str] = &[
 ];
 
 /// A cluster of one server and two agents whose accounts are there.
-fn cluster(name: &str, flags: &[&str]) -> Option<Cluster> {
-    let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-    let start = Start { server_flags: flags, ..Start::default() };
+fn cluster(name: &str, server: &[&str], agent: &[&str]) -> Option<Cluster> {
+    let words = |flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect();
+    let start = Start { server_flags: words(server), agent_flags: words(agent), ..Start::default() };
     let cluster = Cluster::start(name, 1, 2, &start)?;
     cluster.kubectl(1).wait("get serviceaccount default", |_| true);
     Some(cluster)
@@ -56,7 +56,7 @@ fn is_ready(pod: &Value) -> bool {
 
 #[test]
 fn pods_speak_for_themselves() {
-    let Some(cluster) = cluster("conf", &[]) else { return };
+    let Some(cluster) = cluster("conf", &[], &[]) else { return };
     let kubectl = cluster.kubectl(1);
     FILES.iter().for_each(|manifest| apply(&kubectl, manifest));
     let pods = object(&kubectl, "pods")["items"].take();

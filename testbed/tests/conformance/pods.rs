@@ -58,7 +58,7 @@ spec: {containers: [{name: c, image: "keelson.local/web:1", readinessProbe: {exe
 
 #[test]
 fn pods_are_changed_and_ended() {
-    let Some(cluster) = cluster("confpod", &[]) else { return };
+    let Some(cluster) = cluster("confpod", &[], &[]) else { return };
     let kubectl = cluster.kubectl(1);
     apply(&kubectl, PODS);
     for name in ["plain", "listener", "late"] {

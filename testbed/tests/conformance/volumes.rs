@@ -66,7 +66,7 @@ spec:
 
 #[test]
 fn volumes_follow_their_sources() {
-    let Some(cluster) = cluster("confvol", &[]) else { return };
+    let Some(cluster) = cluster("confvol", &[], &[]) else { return };
     let kubectl = cluster.kubectl(1);
     apply(&kubectl, SOURCES);
     apply(&kubectl, WATCHER);
