@@ -89,7 +89,8 @@ fn the_kernel_has_what_nft_would_have_given_it() {
         return;
     }
     for family in Family::ALL {
-        let (by_nft, by_netlink) = (alone(async || walk(family, false).await), alone(async || walk(family, true).await));
+        let (by_nft, by_netlink) =
+            (alone(async || walk(family, false).await), alone(async || walk(family, true).await));
         assert_eq!(by_netlink, by_nft, "{family:?}");
         assert!(by_nft.windows(2).all(|pair| pair[0] != pair[1]), "every state differs from the one before");
     }

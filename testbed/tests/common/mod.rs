@@ -175,12 +175,12 @@ pub struct Follow {
 
 impl Follow {
     /// Waits until its output is as wanted.
-    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) {
+    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         until(what, PATIENCE, || {
             let text = std::fs::read_to_string(&self.file)?;
-            if wanted(&text) { Ok(Some(())) } else { anyhow::bail!("{text}") }
+            if wanted(&text) { Ok(Some(text)) } else { anyhow::bail!("{text}") }
         })
-        .unwrap();
+        .unwrap()
     }
 }
 

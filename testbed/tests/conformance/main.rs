@@ -70,7 +70,12 @@ fn pods_speak_for_themselves() {
         });
         if let Err(error) = found {
             let log = kubectl.run(&format!("logs {name} --all-containers"));
-            wrong.push(format!("{error:#}\n{}{}\n{:#}", log.out, log.err, object(&kubectl, &format!("pod {name}"))["status"]));
+            wrong.push(format!(
+                "{error:#}\n{}{}\n{:#}",
+                log.out,
+                log.err,
+                object(&kubectl, &format!("pod {name}"))["status"]
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

@@ -7,7 +7,8 @@ use keelson_testbed::{Role, until};
 use super::{apply, cluster, is_ready, object, pod_becomes};
 use crate::common::{self, Cluster, Kubectl, PATIENCE};
 
-const DUAL: &[&str] = &["--cluster-cidr", "10.244.0.0/16,fd00:244::/48", "--service-cidr", "10.96.0.0/16,fd00:96::/108"];
+const DUAL: &[&str] =
+    &["--cluster-cidr", "10.244.0.0/16,fd00:244::/48", "--service-cidr", "10.96.0.0/16,fd00:96::/108"];
 
 /// Requests after which every one of two pods has answered, but for a chance of one in a thousand million.
 const MANY: u32 = 30;
@@ -160,7 +161,8 @@ fn pods_are_reached(net: &Net<'_>) {
             // From a node, another one's pods too.
             for host in net.cluster.testbed.hosts().unwrap().iter().filter(|h| h.role() == Role::Agent) {
                 until(&format!("{} asks {address}", host.name()), PATIENCE, || {
-                    Ok((host.run("curl", &["-s", "-m", "2", &format!("http://{address}:8080/")])? == page).then_some(()))
+                    Ok((host.run("curl", &["-s", "-m", "2", &format!("http://{address}:8080/")])? == page)
+                        .then_some(()))
                 })
                 .unwrap();
             }
@@ -200,7 +202,8 @@ fn clients_keep_their_pod(net: &Net<'_>) {
         net.kubectl.ok(&format!("patch service sticky -p '{{\"spec\":{{\"sessionAffinity\":\"{affinity}\"}}}}'"));
         let wanted = if affinity == "None" { 2 } else { 1 };
         for (what, ask) in &asked {
-            until(&format!("{affinity} by {what}"), PATIENCE, || Ok((who(&ask()).len() == wanted).then_some(()))).unwrap();
+            until(&format!("{affinity} by {what}"), PATIENCE, || Ok((who(&ask()).len() == wanted).then_some(())))
+                .unwrap();
         }
     }
 }
@@ -209,10 +212,22 @@ fn clients_keep_their_pod(net: &Net<'_>) {
 fn types_change(net: &Net<'_>) {
     let patch = |spec: &str| net.kubectl.ok(&format!("patch service outside --type merge -p '{{\"spec\":{spec}}}'"));
     for (spec, node_port) in [
-        (r#"{"type":"ClusterIP","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#, false),
-        (r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#, false),
-        (r#"{"type":"NodePort","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#, true),
-        (r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#, false),
+        (
+            r#"{"type":"ClusterIP","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#,
+            false,
+        ),
+        (
+            r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#,
+            false,
+        ),
+        (
+            r#"{"type":"NodePort","externalName":null,"selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}"#,
+            true,
+        ),
+        (
+            r#"{"type":"ExternalName","externalName":"web.default.svc.cluster.local","clusterIP":null,"clusterIPs":null,"ports":null,"selector":null}"#,
+            false,
+        ),
     ] {
         patch(spec);
         net.from_pod("wget -qO- http://outside/", |out| out.contains("hello from"));
@@ -295,7 +310,13 @@ fn endpoints_without_selector(net: &Net<'_>) {
     };
     let (first, second) = ("{name: one, port: 8080}", "{name: two, port: 8081}");
     let service = "{apiVersion: v1, kind: Service, metadata: {name: own}, spec: {ports: [{name: one, port: 80}, {name: two, port: 81}]}}\n";
-    apply(&net.kubectl, &(service.to_owned() + &slice("own-1", &one, first) + &slice("own-2", &two, first) + &slice("own-3", &two, second)));
+    apply(
+        &net.kubectl,
+        &(service.to_owned()
+            + &slice("own-1", &one, first)
+            + &slice("own-2", &two, first)
+            + &slice("own-3", &two, second)),
+    );
     let both: BTreeSet<String> = ["first".to_owned(), "web-2".to_owned()].into();
     until("both slices are used", PATIENCE, || Ok((who(&net.many("own")) == both).then_some(()))).unwrap();
     net.from_pod("wget -qO- http://own:81/", |out| out.contains("version 2"));
@@ -317,7 +338,8 @@ fn protocols_share_a_port(net: &Net<'_>) {
     let slices = net.kubectl.ok(
         "get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns -o 'jsonpath={.items[*].endpoints[*].addresses[*]}'",
     );
-    let name_servers = slices.split_whitespace().filter(|ip| !ip.contains(':')).collect::<Vec<_>>().join("]}, {addresses: [");
+    let name_servers =
+        slices.split_whitespace().filter(|ip| !ip.contains(':')).collect::<Vec<_>>().join("]}, {addresses: [");
     let web = net.field("pod web-2", ".status.podIP");
     for (port, protocol, number, addresses) in
         [("tcp", "TCP", 8080, web.as_str()), ("udp", "UDP", 53, name_servers.as_str())]
@@ -372,6 +394,39 @@ fn the_api_passes_through(net: &Net<'_>) {
     }
     let log = net.kubectl.ok("get --raw /api/v1/namespaces/default/pods/web-2/log?container=c");
     assert!(log.contains("serving version 1"), "{log}");
+    logs_come_over_websockets(net);
+}
+
+fn logs_come_over_websockets(net: &Net<'_>) {
+    use std::io::{Read, Write};
+    let proxy = net.kubectl.follow("proxy --port=0", "proxy");
+    // The port is the end of its first line.
+    let port = |text: &str| text.strip_suffix('\n')?.rsplit(':').next()?.parse::<u16>().ok();
+    let port = port(&proxy.wait("kubectl's proxy serves", |text| port(text).is_some())).unwrap();
+    for (protocol, words) in [("binary.k8s.io", "serving version 1"), ("base64.binary.k8s.io", "c2VydmluZyB2ZXJzaW9u")]
+    {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET /api/v1/namespaces/default/pods/web-2/log?container=c HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        )
+        .unwrap();
+        let (mut bytes, mut some) = (Vec::new(), [0; 4096]);
+        let text = loop {
+            let length = stream.read(&mut some).unwrap();
+            bytes.extend_from_slice(&some[..length]);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if length == 0 || text.contains(words) {
+                break text;
+            }
+        };
+        assert!(text.starts_with("HTTP/1.1 101 ") && text.contains(words), "{protocol}: {text}");
+        // The answer to that key is the example of RFC 6455.
+        assert!(text.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{text}");
+    }
 }
 
 const NOBODY: &str = "
@@ -410,7 +465,8 @@ fn policies_deny(net: &Net<'_>) {
     let ips = net.field("pod web-2", ".status.podIPs[*].ip");
     let (v4, v6) = ips.split_once(' ').unwrap();
     let reaches = |address: &str, port: u16| {
-        net.kubectl.run(&format!("exec asks -- sh -c 'busybox timeout 2 wget -qO- http://{address}:{port}/'")).code == Some(0)
+        net.kubectl.run(&format!("exec asks -- sh -c 'busybox timeout 2 wget -qO- http://{address}:{port}/'")).code
+            == Some(0)
     };
     let six = format!("[{v6}]");
     // Rows: addresses and ports, and whether they are reached.

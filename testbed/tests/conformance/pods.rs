@@ -24,6 +24,16 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: three}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c0, image: "keelson.local/web:1", resources: {limits: {cpu: 20m, memory: 32Mi}}}
+  - {name: c1, image: "keelson.local/web:1", env: [{name: PORT, value: "8081"}], resources: {limits: {cpu: 30m, memory: 40Mi}}}
+  - {name: c2, image: "keelson.local/web:1", env: [{name: PORT, value: "8082"}], resources: {limits: {cpu: 40m, memory: 48Mi}}}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: listener}
 spec:
   volumes: [{name: v, emptyDir: {}}]
@@ -61,13 +71,14 @@ fn pods_are_changed_and_ended() {
     let Some(cluster) = cluster("confpod", &[], &[]) else { return };
     let kubectl = cluster.kubectl(1);
     apply(&kubectl, PODS);
-    for name in ["plain", "listener", "late"] {
+    for name in ["plain", "three", "listener", "late"] {
         pod_becomes(&kubectl, name, "is ready", is_ready);
     }
     a_deadline_is_set(&kubectl);
     a_path_is_mended(&kubectl);
     an_ephemeral_container_joins(&kubectl);
     resources_change(&kubectl);
+    three_containers_change_at_once(&kubectl);
     generations_are_counted(&kubectl);
     hooks_are_called_at_the_end(&kubectl);
     what_fails_can_be_deleted(&kubectl);
@@ -89,7 +100,8 @@ fn a_path_is_mended(kubectl: &Kubectl) {
 }
 
 fn an_ephemeral_container_joins(kubectl: &Kubectl) {
-    kubectl.ok("debug plain --image=keelson.local/web:1 --container=debugger --target=c -- sh -c 'ps; exec sleep 10000'");
+    kubectl
+        .ok("debug plain --image=keelson.local/web:1 --container=debugger --target=c -- sh -c 'ps; exec sleep 10000'");
     let joined = |p: &Value| p["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object();
     pod_becomes(kubectl, "plain", "has a debugger", joined);
     kubectl.wait("logs plain -c debugger", |out| out.contains("httpd"));
@@ -118,7 +130,9 @@ fn resources_change(kubectl: &Kubectl) {
             && kept["restartCount"] == 0
             && new["resources"]["limits"]["memory"] == "96Mi"
             && new["restartCount"] == 1
-            && p["status"]["conditions"].as_array().is_some_and(|all| all.iter().all(|c| c["type"] != "PodResizeInProgress"))
+            && p["status"]["conditions"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|c| c["type"] != "PodResizeInProgress"))
     });
     let mut whole = object(kubectl, "pod plain");
     whole["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "20m".into();
@@ -130,10 +144,41 @@ fn resources_change(kubectl: &Kubectl) {
     // What does not fit is put off, with its reason.
     kubectl.ok("patch pod plain --subresource resize --patch '{\"spec\":{\"containers\":[{\"name\":\"c\",\"resources\":{\"requests\":{\"cpu\":\"900\"},\"limits\":{\"cpu\":\"900\"}}}]}}'");
     pod_becomes(kubectl, "plain", "cannot be as large as that", |p| {
-        p["status"]["conditions"].as_array().is_some_and(|all| {
-            all.iter().any(|c| c["type"] == "PodResizePending" && c["reason"] == "Infeasible")
-        })
+        p["status"]["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|c| c["type"] == "PodResizePending" && c["reason"] == "Infeasible"))
     });
+}
+
+/// A guaranteed pod: each container grows or shrinks, and the kernel has what the status says.
+fn three_containers_change_at_once(kubectl: &Kubectl) {
+    for amounts in
+        [[("30m", "40Mi"), ("40m", "48Mi"), ("30m", "44Mi")], [("40m", "48Mi"), ("20m", "44Mi"), ("20m", "40Mi")]]
+    {
+        let containers: Vec<Value> = (amounts.iter().enumerate())
+            .map(|(i, (cpu, memory))| {
+                let same = serde_json::json!({"cpu": cpu, "memory": memory});
+                serde_json::json!({"name": format!("c{i}"), "resources": {"limits": same, "requests": same}})
+            })
+            .collect();
+        let patch = serde_json::json!({"spec": {"containers": containers}});
+        kubectl.ok(&format!("patch pod three --subresource resize --patch '{patch}'"));
+        pod_becomes(kubectl, "three", "is resized", |p| {
+            (0..3).all(|i| {
+                let (status, (cpu, memory)) = (&p["status"]["containerStatuses"][i], amounts[i]);
+                let now = &status["resources"];
+                now["limits"]["cpu"] == cpu
+                    && now["requests"]["memory"] == memory
+                    && status["allocatedResources"]["cpu"] == cpu
+                    && status["restartCount"] == 0
+            })
+        });
+        for (i, (_, memory)) in amounts.iter().enumerate() {
+            let bytes = memory.trim_end_matches("Mi").parse::<u64>().unwrap() << 20;
+            let read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max";
+            kubectl.wait(&format!("exec three -c c{i} -- sh -c '{read}'"), |out| out.trim() == bytes.to_string());
+        }
+    }
 }
 
 fn generations_are_counted(kubectl: &Kubectl) {
@@ -205,7 +250,9 @@ fn classes_of_runtimes(kubectl: &Kubectl) {
     for (class, overhead) in [("heavy", ", overhead: {podFixed: {cpu: 10m, memory: 1Mi}}"), ("light", "")] {
         apply(
             kubectl,
-            &format!("{{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {{name: {class}}}, handler: runc{overhead}}}"),
+            &format!(
+                "{{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {{name: {class}}}, handler: runc{overhead}}}"
+            ),
         );
         apply(kubectl, &pod(class, class));
         let found = pod_becomes(kubectl, class, "runs", is_ready);
@@ -219,7 +266,8 @@ fn classes_of_runtimes(kubectl: &Kubectl) {
     // The runtime knows no such handler: the pod says so.
     apply(kubectl, "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: strange}, handler: strange}");
     apply(kubectl, &pod("strange", "strange"));
-    kubectl.wait("get events --field-selector involvedObject.name=strange", |out| out.contains("FailedCreatePodSandBox"));
+    kubectl
+        .wait("get events --field-selector involvedObject.name=strange", |out| out.contains("FailedCreatePodSandBox"));
 }
 
 fn invalid_sysctls_are_refused(kubectl: &Kubectl) {
@@ -255,5 +303,6 @@ fn ready_after_a_while(kubectl: &Kubectl) {
     };
     assert!(seconds(ready) - seconds(started) >= 4, "{started} to {ready}");
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
-    until("the first pods are still there", PATIENCE, || Ok(is_ready(&object(kubectl, "pod listener")).then_some(()))).unwrap();
+    until("the first pods are still there", PATIENCE, || Ok(is_ready(&object(kubectl, "pod listener")).then_some(())))
+        .unwrap();
 }

@@ -72,10 +72,12 @@ fn volumes_follow_their_sources() {
     apply(&kubectl, WATCHER);
     pod_becomes(&kubectl, "watcher", "is ready", is_ready);
     let test = |what: &str| kubectl.wait(&format!("exec watcher -- sh -exc '{what}'"), |_| true);
-    test("grep -x one /v/map/key /v/secret/key /v/projected/map/changing /v/projected/secret/changing; \
+    test(
+        "grep -x one /v/map/key /v/secret/key /v/projected/map/changing /v/projected/secret/changing; \
           cat /v/map-going/key /v/secret-going/key /v/projected/map/going /v/projected/secret/going; \
           test ! -e /v/map-coming/key; test ! -e /v/secret-coming/key; \
-          grep blue /v/down/labels /v/projected/labels; grep bar /v/down/annotations /v/projected/annotations");
+          grep blue /v/down/labels /v/projected/labels; grep bar /v/down/annotations /v/projected/annotations",
+    );
     for kind in ["configmap", "secret"] {
         kubectl.ok(&format!("patch {kind} changing --type merge -p {}", quoted(kind)));
         kubectl.ok(&format!("delete {kind} going"));
@@ -84,14 +86,16 @@ fn volumes_follow_their_sources() {
     kubectl.ok("create secret generic coming --from-literal=key=new");
     kubectl.ok("label pod watcher colour=red --overwrite");
     kubectl.ok("annotate pod watcher builder=foo --overwrite");
-    test("grep -x two /v/map/key; grep -x two /v/secret/key; grep -x two /v/projected/map/changing; \
+    test(
+        "grep -x two /v/map/key; grep -x two /v/secret/key; grep -x two /v/projected/map/changing; \
           grep -x two /v/projected/secret/changing; grep -x same /v/map/other; \
           test ! -e /v/map-going/key; test ! -e /v/secret-going/key; test ! -e /v/projected/map/going; \
           test ! -e /v/projected/secret/going; \
           grep -x new /v/map-coming/key; grep -x new /v/secret-coming/key; grep -x new /v/projected/map/coming; \
           grep -x new /v/projected/secret/coming; \
           grep red /v/down/labels; grep red /v/projected/labels; grep foo /v/down/annotations; \
-          grep foo /v/projected/annotations");
+          grep foo /v/projected/annotations",
+    );
     immutable_sources(&kubectl);
     the_same_name_elsewhere(&kubectl);
 }
