@@ -99,7 +99,7 @@ impl Net<'_> {
     }
 
     /// Asks from the pod until the answer is as wanted.
-    fn from_pod(&self, command: &str, wanted: impl Fn(&str) -> bool) -> String {
+    fn by_pod(&self, command: &str, wanted: impl Fn(&str) -> bool) -> String {
         self.kubectl.wait(&format!("exec asks -- {command}"), wanted)
     }
 
@@ -157,7 +157,7 @@ fn pods_are_reached(net: &Net<'_>) {
         let (v4, v6) = ips.split_once(' ').unwrap();
         for address in [v4.to_owned(), format!("[{v6}]")] {
             let page = format!("hello from {said}, version 1\n");
-            net.from_pod(&format!("wget -qO- http://{address}:8080/"), |out| out == page);
+            net.by_pod(&format!("wget -qO- http://{address}:8080/"), |out| out == page);
             // From a node, another one's pods too.
             for host in net.cluster.testbed.hosts().unwrap().iter().filter(|h| h.role() == Role::Agent) {
                 until(&format!("{} asks {address}", host.name()), PATIENCE, || {
@@ -194,15 +194,14 @@ fn clients_keep_their_pod(net: &Net<'_>) {
     let addresses = net.field("node agent-2", ".status.addresses[*].address");
     let node = addresses.split(' ').next().unwrap().to_owned();
     let port = net.field("service sticky", ".spec.ports[0].nodePort");
-    let asked: [(&str, Box<dyn Fn() -> String + '_>); 2] = [
-        ("its address", Box::new(|| net.many("sticky"))),
-        ("a node's port", Box::new(|| net.curl_many(&format!("{node}:{port}")))),
-    ];
+    let by_port = format!("{node}:{port}");
+    let ways = ["its address", "a node's port"];
+    let ask = |way: &str| if way == ways[0] { net.many("sticky") } else { net.curl_many(&by_port) };
     for affinity in ["ClientIP", "None", "ClientIP"] {
         net.kubectl.ok(&format!("patch service sticky -p '{{\"spec\":{{\"sessionAffinity\":\"{affinity}\"}}}}'"));
         let wanted = if affinity == "None" { 2 } else { 1 };
-        for (what, ask) in &asked {
-            until(&format!("{affinity} by {what}"), PATIENCE, || Ok((who(&ask()).len() == wanted).then_some(())))
+        for way in ways {
+            until(&format!("{affinity} by {way}"), PATIENCE, || Ok((who(&ask(way)).len() == wanted).then_some(())))
                 .unwrap();
         }
     }
@@ -230,7 +229,7 @@ fn types_change(net: &Net<'_>) {
         ),
     ] {
         patch(spec);
-        net.from_pod("wget -qO- http://outside/", |out| out.contains("hello from"));
+        net.by_pod("wget -qO- http://outside/", |out| out.contains("hello from"));
         if node_port {
             let port = net.field("service outside", ".spec.ports[0].nodePort");
             let address = net.field("node agent-1", ".status.addresses[0].address");
@@ -259,15 +258,15 @@ fn names_are_answered(net: &Net<'_>) {
         ("_one._tcp.web.default.svc.cluster.local".to_owned(), "srv", vec!["80 web.default"]),
         (format!("{}.in-addr.arpa", reversed(&web)), "ptr", vec!["web.default.svc.cluster.local"]),
     ] {
-        net.from_pod(&format!("nslookup -type={kind} {name}"), |out| {
+        net.by_pod(&format!("nslookup -type={kind} {name}"), |out| {
             wanted.iter().all(|text| out.replace("\t", " ").contains(text))
         });
     }
     net.kubectl.ok("patch service outside --type merge -p '{\"spec\":{\"externalName\":\"foo.example.com\"}}'");
-    net.from_pod("nslookup -type=cname outside.default.svc.cluster.local", |out| out.contains("foo.example.com"));
+    net.by_pod("nslookup -type=cname outside.default.svc.cluster.local", |out| out.contains("foo.example.com"));
     // Names in parts, by the search path.
     for name in ["web", "web.default", "web.default.svc"] {
-        net.from_pod(&format!("wget -qO- http://{name}/"), |out| out.contains("hello from"));
+        net.by_pod(&format!("wget -qO- http://{name}/"), |out| out.contains("hello from"));
     }
     let fqdn = net.kubectl.ok("exec web-1 -c c -- busybox hostname -f");
     assert_eq!(fqdn.trim(), "first.heads.default.svc.cluster.local");
@@ -319,7 +318,7 @@ fn endpoints_without_selector(net: &Net<'_>) {
     );
     let both: BTreeSet<String> = ["first".to_owned(), "web-2".to_owned()].into();
     until("both slices are used", PATIENCE, || Ok((who(&net.many("own")) == both).then_some(()))).unwrap();
-    net.from_pod("wget -qO- http://own:81/", |out| out.contains("version 2"));
+    net.by_pod("wget -qO- http://own:81/", |out| out.contains("version 2"));
     // The same through Endpoints, which are mirrored.
     apply(
         &net.kubectl,
@@ -328,7 +327,7 @@ fn endpoints_without_selector(net: &Net<'_>) {
              {{apiVersion: v1, kind: Endpoints, metadata: {{name: mirrored}}, subsets: [{{addresses: [{{ip: {one}}}], ports: [{{port: 8080}}]}}]}}"
         ),
     );
-    net.from_pod("wget -qO- http://mirrored/", |out| out.contains("hello from first"));
+    net.by_pod("wget -qO- http://mirrored/", |out| out.contains("hello from first"));
     let slices = object(&net.kubectl, "endpointslices -l kubernetes.io/service-name=mirrored");
     assert_eq!(slices["items"].as_array().map(Vec::len), Some(1), "{slices:#}");
 }
@@ -354,9 +353,9 @@ fn protocols_share_a_port(net: &Net<'_>) {
         );
     }
     let address = net.field("service mixed", ".spec.clusterIP");
-    net.from_pod("wget -qO- http://mixed/", |out| out.contains("hello from web-2"));
+    net.by_pod("wget -qO- http://mixed/", |out| out.contains("hello from web-2"));
     let name = "kubernetes.default.svc.cluster.local";
-    net.from_pod(&format!("nslookup -port=80 {name} {address}"), |out| out.contains("10.96.0.1"));
+    net.by_pod(&format!("nslookup -port=80 {name} {address}"), |out| out.contains("10.96.0.1"));
     // And at each node's port, from outside.
     let port: u16 = net.field("service mixed", ".spec.ports[1].nodePort").parse().unwrap();
     for node in ["agent-1", "agent-2"] {
