@@ -264,8 +264,9 @@ impl Disk {
 
     /// Merges a family's tables when there are many, in place of the thread that does it otherwise.
     fn merge_tables(&self, family: &ColumnFamily) -> Result<(), Fatal> {
-        let tables = self.db.property_int_value_cf(family, rocksdb::properties::num_files_at_level(0))?;
-        if tables.unwrap_or(0) >= INLINE_LEVEL_ZERO_FILES {
+        let tables = self.db.property_value_cf(family, rocksdb::properties::num_files_at_level(0))?;
+        let tables = tables.and_then(|tables| tables.parse::<u64>().ok());
+        if tables.is_some_and(|tables| tables >= INLINE_LEVEL_ZERO_FILES) {
             self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
         }
         Ok(())

@@ -49,6 +49,11 @@ pub(super) fn shrink(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> 
 
 /// Adds whoever has no disk any more, or was removed by a request that had no answer, and starts whoever does not run.
 pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
+    readmit(victims)?;
+    process::start_all(victims)
+}
+
+fn readmit(victims: &Victims<'_>) -> Result<()> {
     let listed = (victims.listed)();
     for (member, host) in victims.hosts.iter().enumerate() {
         if listed.as_ref().is_some_and(|listed| !listed[member]) {
@@ -59,7 +64,7 @@ pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
             add(victims, member)?;
         }
     }
-    process::start_all(victims)
+    Ok(())
 }
 
 /// Waits until all members run and vote: one that was damaged has begun anew from the others.
@@ -80,6 +85,9 @@ pub(super) fn until_whole(victims: &Victims<'_>) -> Result<()> {
 
 fn whole(victims: &Victims<'_>) -> Result<Vec<u64>> {
     until("all members run and vote", WHOLE, || {
+        // A request to remove a member that had no answer may be done only once those run again that it needs. What cannot be
+        // added yet is tried again.
+        let _ = readmit(victims);
         process::start_all(victims)?;
         Ok((victims.whole)())
     })
