@@ -360,9 +360,13 @@ mod tests {
 
     #[test]
     fn a_lease_is_renewed_four_times_while_it_holds() {
-        for (stored, kept, pause_ms) in
-            [(None, 40, 10_000), (Some(40), 40, 10_000), (Some(3), 3, 750), (Some(900), 40, 10_000), (Some(0), 40, 10_000)]
-        {
+        for (stored, kept, pause_ms) in [
+            (None, 40, 10_000),
+            (Some(40), 40, 10_000),
+            (Some(3), 3, 750),
+            (Some(900), 40, 10_000),
+            (Some(0), 40, 10_000),
+        ] {
             let mut lease = Lease::default();
             lease.spec.get_or_insert_default().lease_duration_seconds = stored;
             let spec = renewed("n", lease).spec.unwrap();

@@ -13,9 +13,10 @@ use keelson_client::discovery;
 use keelson_machinery::quantity::Quantity;
 use keelson_machinery::selector::LabelSelector;
 
-use super::metrics::{self, shown};
+use super::metrics;
 use super::plan::{self, Moments, Tolerance, Values};
 use super::{Look, Target};
+use crate::owners::shown;
 use crate::pods;
 
 const NO_PODS: &str = "no pods returned by selector while calculating replica count";
@@ -142,9 +143,9 @@ impl Look<'_> {
         let (group, _) = version.rsplit_once('/').unwrap_or(("", &version));
         let (resources, _) = discovery::resources(client).await.map_err(|e| refuse(e.to_string()))?;
         let resource = resources.iter().find(|r| r.group == group && r.kind == described.kind);
-        let resource = resource.map(|r| r.qualified().trim_end_matches('.').to_owned()).ok_or_else(|| {
-            refuse(format!("no matches for kind {:?} in group {group:?}", described.kind))
-        })?;
+        let resource = resource
+            .map(|r| r.qualified().trim_end_matches('.').to_owned())
+            .ok_or_else(|| refuse(format!("no matches for kind {:?} in group {group:?}", described.kind)))?;
         let usage =
             metrics::object(client, &self.namespace(), &resource, described, &source.metric).await.map_err(refuse)?;
         let (size, current) = self.of_value(target, usage, &source.target);
@@ -180,8 +181,7 @@ impl Look<'_> {
     fn of_value(&self, target: &Target, usage: i64, goal: &MetricTarget) -> (i32, MetricValueStatus) {
         let tolerance = Tolerance::of(&self.spec());
         if goal.average_value.is_some() {
-            let (size, each) =
-                plan::by_share(target.present(), usage, amount(goal.average_value.as_ref()), tolerance);
+            let (size, each) = plan::by_share(target.present(), usage, amount(goal.average_value.as_ref()), tolerance);
             return (size, averaged(each));
         }
         let ready = self.pods(target).iter().filter(|p| pods::phase(p) == "Running" && pods::is_ready(p)).count();

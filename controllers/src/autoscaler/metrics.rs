@@ -27,21 +27,6 @@ pub fn text_of(selector: Option<&LabelSelector>) -> String {
     labels.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
-/// A selector as messages have it, in the notation of upstream's language.
-pub fn shown(selector: Option<&LabelSelector>) -> String {
-    let Some(selector) = selector else { return "nil".into() };
-    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},"));
-    let expressions = selector.match_expressions.iter().flatten().map(|e| {
-        let values = e.values.as_deref().unwrap_or_default().join(" ");
-        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", e.key, e.operator)
-    });
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
-        labels.collect::<String>(),
-        expressions.collect::<String>()
-    )
-}
-
 fn encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
@@ -170,7 +155,7 @@ pub async fn external(client: &Client, namespace: &str, metric: &MetricIdentifie
     );
     let what = format!("get {}.external.metrics.k8s.io", metric.name);
     let refuse = |why: &str| {
-        let selector = shown(metric.selector.as_ref());
+        let selector = crate::owners::shown(metric.selector.as_ref());
         format!("unable to get external metric {namespace}/{}/{selector}: {why}", metric.name)
     };
     let list = read(client, &path, &what)
@@ -194,13 +179,6 @@ mod tests {
             {"key": "c", "operator": "In", "values": ["d", "e"]}, {"key": "f", "operator": "DoesNotExist"}]}));
         assert_eq!(text_of(Some(&given)), "a=b,c in (d,e),!f");
         assert_eq!(text_of(None), "");
-        assert_eq!(
-            shown(Some(&given)),
-            "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{\
-             LabelSelectorRequirement{Key:c,Operator:In,Values:[d e],},\
-             LabelSelectorRequirement{Key:f,Operator:DoesNotExist,Values:[],},},}"
-        );
-        assert_eq!(shown(None), "nil");
         assert_eq!(encode("a in (b,c)"), "a%20in%20%28b%2Cc%29");
     }
 

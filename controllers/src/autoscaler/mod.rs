@@ -37,7 +37,8 @@ static MEMORIES: LazyLock<Mutex<HashMap<String, Memory>>> = LazyLock::new(Mutex:
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_with(&context.cache.autoscalers, queue, |change: &Change<HorizontalPodAutoscaler>| {
         // What is written into the status is no reason for another look: sizes need their time to have an effect.
-        let spec = |o: &Option<Arc<HorizontalPodAutoscaler>>| o.as_ref().map(|o| (o.metadata.uid.clone(), o.spec.clone()));
+        let spec =
+            |o: &Option<Arc<HorizontalPodAutoscaler>>| o.as_ref().map(|o| (o.metadata.uid.clone(), o.spec.clone()));
         let same = spec(&change.old) == spec(&change.new);
         change.object().filter(|_| !same).map(|o| key(&**o)).into_iter().collect()
     });
@@ -170,8 +171,7 @@ impl Look<'_> {
     /// Why the pods of the target cannot be told from those of others: reason and message.
     fn unclear(&self, target: &Target) -> Option<(&'static str, String)> {
         if let Err(error) = LabelSelector::parse(&target.selector) {
-            let why =
-                format!("couldn't convert selector into a corresponding internal selector object: {error}");
+            let why = format!("couldn't convert selector into a corresponding internal selector object: {error}");
             return Some(("InvalidSelector", why));
         }
         self.remember(|memory, _| memory.selector.clone_from(&target.selector));

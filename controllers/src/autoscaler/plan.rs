@@ -369,7 +369,8 @@ mod tests {
         }
         assert!(by_pods(2, &Values::new(), &Groups::default(), None, 50, tolerance).is_err());
         assert!(by_pods(2, &values(&[("x", 1)]), &Groups::default(), Some(&requests), 50, tolerance).is_err());
-        for (wanted, ready, usage, expected) in [(2, 2, 30_000, 6), (2, 1, 30_000, 3), (3, 1, 10_500, 3), (0, 0, 25_000, 3)]
+        for (wanted, ready, usage, expected) in
+            [(2, 2, 30_000, 6), (2, 1, 30_000, 3), (3, 1, 10_500, 3), (0, 0, 25_000, 3)]
         {
             assert_eq!(by_value(wanted, ready, usage, 10_000, tolerance), expected, "{wanted} {ready} {usage}");
         }
@@ -403,13 +404,18 @@ mod tests {
         memory.note(-1, at(0));
         assert_eq!(limited(&mut memory, &slow, 4, 2, 30), (4, "ScaleDownLimit"));
         assert_eq!(limited(&mut memory, &slow, 4, 9, 31), (4, "ScaleUpLimit"));
-        let steps = spec(json!({"behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
+        let steps =
+            spec(json!({"behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
             "scaleDown": {"stabilizationWindowSeconds": 0}}}));
         let mut memory = Memory::default();
         memory.note(4, at(0));
         assert_eq!(limited(&mut memory, &steps, 8, 9, 10), (8, "ScaleUpLimit"), "what was done is not undone");
         memory.note(-2, at(20));
-        assert_eq!(limited(&mut memory, &steps, 6, 9, 30), (6, "ScaleUpLimit"), "what went counts as well as what came");
+        assert_eq!(
+            limited(&mut memory, &steps, 6, 9, 30),
+            (6, "ScaleUpLimit"),
+            "what went counts as well as what came"
+        );
     }
 
     #[test]

@@ -91,8 +91,7 @@ impl Monitor {
             return;
         }
         let seconds = (self.grace * 3 / 2).as_secs_f64().ceil().max(1.0) as u64;
-        let (context, signs, patch) =
-            (&self.context, &self.signs, json!({"spec": {"leaseDurationSeconds": seconds}}));
+        let (context, signs, patch) = (&self.context, &self.signs, json!({"spec": {"leaseDurationSeconds": seconds}}));
         futures::stream::iter(self.signs.slow(Duration::from_secs(seconds)))
             .for_each_concurrent(PARALLEL_WRITES, |name| {
                 let patch = &patch;
@@ -256,7 +255,12 @@ async fn mark_not_ready(context: &Context, pod: &Pod, time: &Time) -> bool {
     let old = pods::condition(pod, "Ready").cloned().unwrap_or_default();
     pods::set_condition(
         &mut changed,
-        PodCondition { status: "False".into(), last_transition_time: Some(time.clone()), ..old },
+        PodCondition {
+            status: "False".into(),
+            last_transition_time: Some(time.clone()),
+            observed_generation: pod.metadata.generation,
+            ..old
+        },
     );
     context.recorder(COMPONENT).warning(pod, "NodeNotReady", "Node is not ready");
     match context.client.namespaced::<Pod>(namespace).replace_status(name, &changed).await {

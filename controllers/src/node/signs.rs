@@ -249,7 +249,10 @@ mod tests {
             let after = |millis: u64| start + Duration::from_millis(millis);
             if let Some(seconds) = others_after {
                 for name in &names[1..] {
-                    signs.lease(&Change { old: Some(own(name, EARLY, 3)), new: Some(own(name, LATE, 3)) }, after(seconds * 1000 + 500));
+                    signs.lease(
+                        &Change { old: Some(own(name, EARLY, 3)), new: Some(own(name, LATE, 3)) },
+                        after(seconds * 1000 + 500),
+                    );
                 }
             }
             assert!(signs.silent(quick, after(silent_after * 1000 - 1)).is_empty(), "{what}");

@@ -47,7 +47,7 @@ fn endpoint(pod: &Pod, address: String, service: &Service, node: Option<&Node>) 
         addresses: vec![address],
         conditions: Some(EndpointConditions {
             ready: Some(ready),
-            serving: Some(serving || anyway),
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: hostname(pod, service),
