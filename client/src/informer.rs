@@ -488,7 +488,8 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let log = heard.clone();
         pods.subscribe(move |change| {
-            let uid = |object: &Option<Arc<Pod>>| object.as_ref().and_then(|o| o.metadata.uid.clone()).unwrap_or_default();
+            let uid =
+                |object: &Option<Arc<Pod>>| object.as_ref().and_then(|o| o.metadata.uid.clone()).unwrap_or_default();
             log.lock().push(format!("{}>{}", uid(&change.old), uid(&change.new)));
         });
         assert!(pods.caught_up("12", Duration::from_secs(60)).await);

@@ -99,10 +99,13 @@ fn further(api: &Arc<Refusing>) -> Vec<Case> {
         {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
     let endpoints = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]});
     let bare = json!({"spec": {"ports": [{"port": 80}]}});
-    let names = json!({"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {"ports": [{"port": 53}]}});
+    let names =
+        json!({"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {"ports": [{"port": 53}]}});
     let template = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
-    let scratch = json!({"spec": {"containers": [], "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}]}});
-    let device = json!({"spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]}});
+    let scratch =
+        json!({"spec": {"containers": [], "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}]}});
+    let device =
+        json!({"spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]}});
     let reserved = json!({"spec": {}, "status": {"reservedFor": [{"resource": "pods", "name": "gone", "uid": "x"}]}});
     let going = global(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"finalizers": ["kubernetes"]}}));
@@ -121,9 +124,13 @@ fn further(api: &Arc<Refusing>) -> Vec<Case> {
             "status": {"conditions": conditions}}))
     };
     let approved = request(json!([{"type": "Approved", "status": "True"}]));
-    let unclaimed = global(json!({"spec": {"attacher": "a", "nodeName": "o", "source": {"persistentVolumeName": "v"}},
+    // Its name is that of the volume "h" of the driver "a" on the node "o".
+    let unclaimed = global(json!({
+        "metadata": {"name": "csi-1b7e4d30d9a4e7ed2fe245235ee428af9a1b166b7ac562bd1007c037576a5425"},
+        "spec": {"attacher": "a", "nodeName": "o",
+            "source": {"inlineVolumeSpec": {"csi": {"driver": "a", "volumeHandle": "h"}}}},
         "status": {"attached": true}}));
-    let claims = json!({"spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimName": "o"}]}});
+    let claims = json!({"spec": {"nodeName": "n", "containers": [], "resourceClaims": [{"name": "c", "resourceClaimName": "o"}]}});
     let allocated = json!({"spec": {}, "status": {"reservedFor": [{"resource": "pods", "name": "o", "uid": "u"}],
         "allocation": {"devices": {"results": [{"driver": "d", "pool": "p", "device": "v", "request": "r"}]}}}});
     let slice = global(json!({"spec": {"driver": "d", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
@@ -142,20 +149,32 @@ fn further(api: &Arc<Refusing>) -> Vec<Case> {
                 "keelson.dev/name-server": "10.0.0.1:53"}}}))),
             ("kube-system", "kube-dns"),
         ),
-        ("volumeattributesclass-protection-controller", with!(api.clone(), attributes_classes: global(json!({"driverName": "d"}))), cluster),
+        (
+            "volumeattributesclass-protection-controller",
+            with!(api.clone(), attributes_classes: global(json!({"driverName": "d"}))),
+            cluster,
+        ),
         ("persistentvolume-attach-detach-controller", with!(api.clone(), attachments: unclaimed), cluster),
         ("ephemeral-volume-controller", with!(api.clone(), pods: scratch), own),
         ("resourceclaim-controller", with!(api.clone(), pods: device), own),
         ("resourceclaim-release-controller", with!(api.clone(), resource_claims: reserved), own),
         ("ttl-controller", with!(api.clone(), nodes: global(json!({}))), cluster),
         ("taint-eviction-controller", with!(api.clone(), pods: running, nodes: tainted), own),
-        ("legacy-serviceaccount-token-cleaner-controller", with!(api.clone(), account_secrets: orphan.clone()), ("", "")),
+        (
+            "legacy-serviceaccount-token-cleaner-controller",
+            with!(api.clone(), account_secrets: orphan.clone()),
+            ("", ""),
+        ),
         ("namespace-controller", with!(api.clone(), namespaces: going), cluster),
         ("serviceaccount-token-controller", with!(api.clone(), account_secrets: orphan), own),
         ("clusterrole-aggregation-controller", with!(api.clone(), cluster_roles: aggregate), cluster),
         ("bootstrap-signer-controller", with!(api.clone(), cluster_info: info), ("kube-public", "cluster-info")),
         ("token-cleaner-controller", with!(api.clone(), tokens: expired), ("kube-system", "o")),
-        ("certificatesigningrequest-approving-and-signing-controller", with!(api.clone(), requests: approved.clone()), cluster),
+        (
+            "certificatesigningrequest-approving-and-signing-controller",
+            with!(api.clone(), requests: approved.clone()),
+            cluster,
+        ),
         ("certificatesigningrequest-cleaner-controller", with!(api.clone(), requests: request(json!([]))), cluster),
     ]
 }
