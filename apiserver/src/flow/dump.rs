@@ -48,9 +48,8 @@ fn levels_table(levels: &[(&String, &Level)]) -> Vec<Vec<String>> {
             continue;
         }
         let state = level.state.lock();
-        let queue = |queue: &std::collections::VecDeque<Waiter>| {
-            queue.iter().filter(|waiter| !waiter.door.is_closed()).count()
-        };
+        let queue =
+            |queue: &std::collections::VecDeque<Waiter>| queue.iter().filter(|waiter| !waiter.door.is_closed()).count();
         let waiting: usize = state.queues.iter().map(queue).sum();
         let active = state.queues.iter().filter(|one| queue(one) > 0).count();
         let counts = &state.counts;
