@@ -137,7 +137,8 @@ async fn version_2_is_as_recorded() {
         assert!(our_parts.keys().eq(their_parts.keys()), "{place}");
         for (key, part) in their_parts {
             let (ours, theirs) = (written_out(&ours, &our_parts[key]), written_out(&theirs, part));
-            assert_eq!(bare(&ours), bare(&theirs), "{place} {key}");
+            // Too long to be shown.
+            assert!(bare(&ours) == bare(&theirs), "{place} {key}");
         }
     }
 }

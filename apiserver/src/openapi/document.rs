@@ -53,7 +53,7 @@ const UNSERVED: &[(&str, &[&str])] = &[
     ("rbac.authorization.k8s.io", &["v1alpha1", "v1beta1"]),
     ("resource.k8s.io", &["v1alpha3", "v1beta1", "v1beta2"]),
     ("scheduling.k8s.io", &["v1alpha2", "v1beta1"]),
-    ("storage.k8s.io", &["v1alpha1"]),
+    ("storage.k8s.io", &["v1alpha1", "v1beta1"]),
     ("storagemigration.k8s.io", &["v1beta1"]),
 ];
 
