@@ -32,6 +32,7 @@ mod metrics;
 pub mod name_service;
 mod negotiate;
 pub mod objects;
+mod offered;
 mod openapi;
 mod options;
 mod ownership;
