@@ -51,6 +51,7 @@ mod services;
 pub mod settings;
 mod strategy;
 mod streams;
+mod strict;
 mod subresources;
 mod table;
 mod tokens;

@@ -143,7 +143,11 @@ mod tests {
             (&["api/all=false", "apps/v1=true"], "apps/v1/deployments", "batch/v1/jobs"),
             (&["api/all=false", "/v1"], "/v1/pods", "batch/v1/jobs"),
             (&["api/ga=false", "batch/v1/jobs=1"], "batch/v1/jobs", "batch/v1/cronjobs"),
-            (&["autoscaling/v1=false"], "autoscaling/v2/horizontalpodautoscalers", "autoscaling/v1/horizontalpodautoscalers"),
+            (
+                &["autoscaling/v1=false"],
+                "autoscaling/v2/horizontalpodautoscalers",
+                "autoscaling/v1/horizontalpodautoscalers",
+            ),
             (&["policy/v1beta1=true", "policy/v1=false"], "/v1/pods", "policy/v1/poddisruptionbudgets"),
         ] {
             let offered = offered(given).unwrap();

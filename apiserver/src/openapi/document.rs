@@ -68,11 +68,7 @@ pub fn version_2(offered: &Offered, sink: &mut dyn Sink) -> io::Result<bool> {
 }
 
 /// The paths of a group's version.
-fn group_version(
-    renderer: &mut Renderer<'_>,
-    offered: &Offered,
-    (group, version): (&str, &str),
-) -> io::Result<()> {
+fn group_version(renderer: &mut Renderer<'_>, offered: &Offered, (group, version): (&str, &str)) -> io::Result<()> {
     let rows: Vec<_> = offered.rows().filter(|row| row.group == group && row.version == version).collect();
     if rows.is_empty() {
         return Ok(());
