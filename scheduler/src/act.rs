@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
@@ -98,7 +99,7 @@ impl Writer {
             let result = bind(&self.client, &binding.pod, &binding.node).await.map_err(|e| e.to_string());
             self.bound(&binding, result)
         };
-        futures::future::join_all(bindings.into_iter().map(one)).await
+        join_all(bindings.into_iter().map(one)).await
     }
 
     async fn post_many(&self, bindings: &[Bind]) -> Result<Vec<Result<(), String>>, Error> {
@@ -178,16 +179,12 @@ impl Writer {
                 {
                     complain(&pod, "cannot take the devices back from its claim", &error);
                 }
-                for victim in &victims {
-                    self.push_out(victim, &pod, nominate.as_deref().unwrap_or_default()).await;
-                }
-                for other in &unseated {
-                    let patch = json!({"status": {"nominatedNodeName": null}});
-                    if let Err(error) = patch_status(&self.client, other, &patch).await {
-                        complain(other, "cannot clear the nominated node", &error);
-                    }
-                }
-                if let Err(error) = self.fail(&pod, &message, nominate.as_deref()).await {
+                // Room is made while the pod is told: it is not tried again before both are done.
+                let node = nominate.as_deref();
+                let room = victims.iter().map(|victim| self.push_out(victim, &pod, node.unwrap_or_default()));
+                let unseated = unseated.iter().map(|other| self.unseat(other));
+                let (told, ..) = futures::join!(self.fail(&pod, &message, node), join_all(room), join_all(unseated));
+                if let Err(error) = told {
                     complain(&pod, "cannot write why it is not scheduled", &error);
                 }
                 Done::Told(pod.uid.clone())
@@ -225,6 +222,14 @@ impl Writer {
         }
         // The uid makes sure that a pod of the same name that came later is left alone.
         patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
+    }
+
+    /// Says on a pod that no node is kept for it any more.
+    async fn unseat(&self, pod: &Arc<PodInfo>) {
+        let patch = json!({"metadata": {"uid": &*pod.uid}, "status": {"nominatedNodeName": null}});
+        if let Err(error) = patch_status(&self.client, pod, &patch).await {
+            complain(pod, "cannot take the node from it that was kept for it", &error);
+        }
     }
 
     /// Deletes a pod to make room.

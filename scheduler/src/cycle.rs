@@ -93,6 +93,8 @@ pub struct Cycle<'a> {
     verdicts: Arc<Vec<u8>>,
     mask: u8,
     filters: Vec<(usize, Filter)>,
+    /// Nothing but CPU, memory and the number of pods decides where the pod fits.
+    numbers: bool,
 }
 
 /// A pod that no node can help: the plugin and why.
@@ -116,7 +118,9 @@ impl<'a> Cycle<'a> {
             }
         }
         let mask = statics::mask(profile);
-        Ok(Self { view, profile, pod, state, verdicts, mask, filters })
+        let numbers = pod.class.requests.extra.is_empty()
+            && filters.iter().all(|(plugin, _)| PLUGINS[*plugin].name == "NodeResourcesFit");
+        Ok(Self { view, profile, pod, state, verdicts, mask, filters, numbers })
     }
 
     fn context(&self) -> Context<'_> {
@@ -133,9 +137,12 @@ impl<'a> Cycle<'a> {
         if self.view.rows[slot as usize].nominated == 0 {
             return self.judge(slot, why);
         }
-        let nominated = self.nominated(slot);
+        let nominated = self.view.expected(slot, self.pod);
         if nominated.is_empty() {
             return self.judge(slot, why);
+        }
+        if self.numbers {
+            return self.judge_with(slot, &nominated, why);
         }
         let name = self.view.nodes[slot as usize].name.clone();
         for pod in &nominated {
@@ -158,13 +165,16 @@ impl<'a> Cycle<'a> {
         }
     }
 
-    /// More important pods that a node is kept for.
-    fn nominated(&self, slot: Slot) -> Vec<Arc<PodInfo>> {
-        let pods = self.view.nominated.get(&self.view.nodes[slot as usize].name).into_iter().flatten();
-        let counts = |p: &&Arc<PodInfo>| {
-            p.uid != self.pod.uid && p.class.priority >= self.pod.class.priority && self.view.placed(&p.uid).is_none()
-        };
-        pods.filter(counts).cloned().collect()
+    /// As [`Self::judge`] once these pods are there too, with numbers alone.
+    fn judge_with(&self, slot: Slot, nominated: &[Arc<PodInfo>], why: Option<&mut Reasons>) -> (Fit, usize) {
+        let mut row = self.view.rows[slot as usize];
+        for pod in nominated {
+            row.count(&pod.class.requests, 1);
+        }
+        match (fit::lacks(&row, &self.pod.class.requests), self.filters.first()) {
+            ([false, false, false], _) | (_, None) => (Fit::Yes, 0),
+            (lacks, Some((plugin, _))) => (fit::refusal(&self.context(), slot, lacks, why), *plugin),
+        }
     }
 
     fn judge(&self, slot: Slot, mut why: Option<&mut Reasons>) -> (Fit, usize) {
@@ -314,12 +324,6 @@ impl<'a> Cycle<'a> {
         if candidates.is_empty() { Err(why) } else { Ok(candidates) }
     }
 
-    /// Whether nothing but CPU, memory and the number of pods decides where the pod fits.
-    fn only_resources(&self) -> bool {
-        self.pod.class.requests.extra.is_empty()
-            && self.filters.iter().all(|(plugin, _)| PLUGINS[*plugin].name == "NodeResourcesFit")
-    }
-
     /// As [`Self::try_without`], with numbers alone.
     fn try_by_resources(
         &self,
@@ -329,7 +333,7 @@ impl<'a> Cycle<'a> {
     ) -> Result<Candidate, Reasons> {
         let requests = &self.pod.class.requests;
         let mut row = self.view.rows[slot as usize];
-        let nominated = if row.nominated == 0 { Vec::new() } else { self.nominated(slot) };
+        let nominated = if row.nominated == 0 { Vec::new() } else { self.view.expected(slot, self.pod) };
         for pod in &nominated {
             row.count(&pod.class.requests, 1);
         }
@@ -366,7 +370,7 @@ impl<'a> Cycle<'a> {
         let pods = self.view.nodes[slot as usize].pods.iter();
         let mut lower: Vec<Arc<PodInfo>> = pods.filter(|p| p.class.priority < priority).cloned().collect();
         lower.sort_by(|a, b| importance(a).cmp(&importance(b)).then_with(|| a.uid.cmp(&b.uid)));
-        if self.only_resources() {
+        if self.numbers {
             return self.try_by_resources(slot, lower, budgets);
         }
         for pod in &lower {

@@ -249,12 +249,20 @@ impl Queue {
         if self.unschedulable.is_empty() {
             return;
         }
+        // Room is made for these there: what helps them does not help others of their class.
+        let expected: Vec<Arc<str>> = match what {
+            Happening::Node { slot, .. } | Happening::Left { slot, .. } => view.nominated_to(*slot),
+            _ => Vec::new(),
+        };
         let mut helped: Vec<Arc<str>> = Vec::new();
         for (plugin, classes) in PLUGINS.iter().zip(&self.refused) {
+            let helps =
+                |uid: &Arc<str>| self.pods.get(uid).is_some_and(|(queued, _)| (plugin.hint)(view, &queued.pod, what));
             for pods in classes.values() {
-                let first = pods.iter().next().and_then(|uid| self.pods.get(uid));
-                if first.is_some_and(|(queued, _)| (plugin.hint)(view, &queued.pod, what)) {
+                if pods.iter().find(|uid| !expected.contains(uid)).is_some_and(helps) {
                     helped.extend(pods.iter().cloned());
+                } else {
+                    helped.extend(expected.iter().filter(|uid| pods.contains(*uid) && helps(uid)).cloned());
                 }
             }
         }

@@ -533,7 +533,7 @@ impl View {
 
     /// Remembers that preemption makes room on a node for a pod.
     pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
-        self.denominate(&pod.uid);
+        let _ = self.denominate(&pod.uid);
         if !node.is_empty() {
             let node: Arc<str> = node.into();
             self.nominations.insert(pod.uid.clone(), node.clone());
@@ -548,9 +548,9 @@ impl View {
         }
     }
 
-    /// Forgets that.
-    pub fn denominate(&mut self, uid: &str) {
-        let Some(node) = self.nominations.remove(uid) else { return };
+    /// Forgets that; returns the node that is kept no longer.
+    pub fn denominate(&mut self, uid: &str) -> Option<Arc<str>> {
+        let node = self.nominations.remove(uid)?;
         self.count_nominated(&node, -1);
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
@@ -558,6 +558,22 @@ impl View {
                 self.nominated.remove(&node);
             }
         }
+        Some(node)
+    }
+
+    /// Pods that are not less important than `pod` and for which room is made on a node.
+    pub fn expected(&self, slot: Slot, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
+        let pods = self.nominated.get(&self.nodes[slot as usize].name).into_iter().flatten();
+        let counts = |p: &&Arc<PodInfo>| {
+            p.class.priority >= pod.class.priority && p.uid != pod.uid && self.placed(&p.uid).is_none()
+        };
+        pods.filter(counts).cloned().collect()
+    }
+
+    /// Identities of the pods for which room is made on a node.
+    pub fn nominated_to(&self, slot: Slot) -> Vec<Arc<str>> {
+        let node = self.nodes.get(slot as usize).filter(|_| self.rows[slot as usize].nominated > 0);
+        node.and_then(|node| self.nominated.get(&node.name)).into_iter().flatten().map(|p| p.uid.clone()).collect()
     }
 
     /// Pods in namespaces and on nodes, for tests and dumps: `(node, pod)`.

@@ -46,7 +46,13 @@ pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
     lacks.into_iter().zip(texts).filter(|(lacks, _)| *lacks).map(|(_, text)| text)
 }
 
-fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
+/// What a node says that lacks something of this, or of other resources.
+pub fn refusal(
+    context: &Context<'_>,
+    slot: Slot,
+    [pods, cpu, memory]: [bool; 3],
+    mut why: Option<&mut Reasons>,
+) -> Fit {
     let (row, node) = (&context.view.rows[slot as usize], &context.view.nodes[slot as usize]);
     let requests = &context.pod.class.requests;
     let (mut lacking, mut never) = (pods || cpu || memory, false);
@@ -200,7 +206,7 @@ fn evenness(shares: &[f64]) -> i64 {
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }
 
-/// A node came or grew, or a pod left or shrank, so that the pod fits there now.
+/// A node came or grew, or a pod left or shrank, so that the pod fits there now, beside those that room was made for.
 pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
     let slot = match what {
         Happening::Node { slot, change } if change.added || change.allocatable => *slot,
@@ -213,13 +219,21 @@ pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
         _ => return false,
     };
     let (Some(row), Some(node)) = (view.rows.get(slot as usize), view.nodes.get(slot as usize)) else { return false };
+    let (mut row, mut expected) = (*row, Vec::new());
+    if row.nominated > 0 {
+        expected = view.expected(slot, pod);
+        expected.iter().for_each(|other| row.count(&other.class.requests, 1));
+    }
     let requests = &pod.class.requests;
-    row.pods < row.allocatable_pods
-        && (requests.cpu == 0 || requests.cpu <= row.allocatable_cpu - row.cpu)
-        && (requests.memory == 0 || requests.memory <= row.allocatable_memory - row.memory)
+    let taken = |resource: Sym| {
+        let all = expected.iter().flat_map(|other| &other.class.requests.extra);
+        all.filter(|(other, _)| *other == resource).map(|(_, amount)| amount).sum::<i64>()
+    };
+    lacks(&row, requests) == [false; 3]
         && requests.extra.iter().all(|(resource, amount)| {
             let (allocatable, used) = node.extra(*resource);
-            *amount <= allocatable - used || (allocatable == 0 && view.devices.backed.class(*resource).is_some())
+            *amount <= allocatable - used - taken(*resource)
+                || (allocatable == 0 && view.devices.backed.class(*resource).is_some())
         })
 }
 
