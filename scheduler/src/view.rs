@@ -145,6 +145,8 @@ pub struct NodeEntry {
     pub extra: Vec<(Sym, i64, i64)>,
     /// Host ports in use.
     pub ports: Vec<HostPort>,
+    /// What its agent can do ([`crate::plugins::features`]).
+    pub features: u8,
     /// Images with their sizes in bytes, sorted.
     pub images: Vec<(Sym, i64)>,
     /// Its pods.
@@ -181,6 +183,8 @@ pub struct NodeChange {
     pub taints: bool,
     /// Allocatable resources.
     pub allocatable: bool,
+    /// Declared features.
+    pub features: bool,
 }
 
 /// The cluster.
@@ -328,6 +332,8 @@ impl View {
         change.taints = entry.taints != node.spec.taints || entry.unschedulable != node.spec.unschedulable;
         let soft = |taints: &[Taint]| usize::from(taints.iter().any(|t| t.effect == "PreferNoSchedule"));
         self.preference_taints = self.preference_taints + soft(&node.spec.taints) - soft(&entry.taints);
+        let features = crate::plugins::features::declared(&node.status.declared_features);
+        change.features = std::mem::replace(&mut entry.features, features) != features;
         entry.taints = node.spec.taints.clone();
         entry.unschedulable = node.spec.unschedulable;
         entry.labels = labels;

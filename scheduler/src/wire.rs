@@ -68,6 +68,7 @@ wire! {
         overhead: Quantities,
         volumes: Vec<Volume>,
         host_network: bool,
+        host_users: Option<bool>,
         resource_claims: Vec<PodClaim>,
     }
     /// A claim for devices, or what it is made from.
@@ -83,6 +84,11 @@ wire! {
         resources: Resources,
         ports: Vec<Port>,
         restart_policy: String,
+        restart_policy_rules: Vec<RestartRule>,
+    }
+    /// What follows when a container ends.
+    RestartRule {
+        action: String,
     }
     /// Requests.
     Resources {
@@ -146,12 +152,14 @@ wire! {
         container_statuses: Vec<ContainerStatus>,
         init_container_statuses: Vec<ContainerStatus>,
         resource_claim_statuses: Vec<PodClaim>,
+        allocated_resources: Quantities,
+        resources: Option<Resources>,
     }
     /// What became of a container.
     ContainerStatus {
         name: String,
         allocated_resources: Quantities,
-        resources: Resources,
+        resources: Option<Resources>,
     }
     /// A condition.
     Condition {
@@ -175,6 +183,7 @@ wire! {
     NodeStatus {
         allocatable: Quantities,
         images: Vec<Image>,
+        declared_features: Vec<String>,
     }
     /// An image on a node.
     Image {

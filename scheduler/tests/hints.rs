@@ -105,6 +105,13 @@ fn csi_node(count: u32) -> Change {
     Change::CsiNode(parsed(json!({"metadata": {"name": "n"}, "spec": {"drivers": drivers}})))
 }
 
+/// The node `n`, whose agent can do this.
+fn declaring(features: &[&str]) -> Change {
+    let Change::Node(mut node) = plain() else { panic!("a node") };
+    node.status.declared_features = features.iter().map(|f| (*f).to_owned()).collect();
+    Change::Node(node)
+}
+
 fn taints(keys: &[&str]) -> Value {
     let all: Vec<Value> = keys.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
     json!({"taints": all})
@@ -227,6 +234,16 @@ const ROWS: &[Row] = &[
         pod: || asking(term("podAntiAffinity", "foe")),
         useless: || gone("b"),
         useful: || placed("a", json!({"app": "friend"}), json!({})),
+    },
+    Row {
+        plugin: "NodeDeclaredFeatures",
+        before: || vec![plain()],
+        pod: || {
+            let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+            asking(json!({"containers": [{"name": "c", "restartPolicyRules": [rule]}]}))
+        },
+        useless: || declaring(&["InPlacePodLevelResourcesVerticalScaling"]),
+        useful: || declaring(&["RestartAllContainersOnContainerExits"]),
     },
     Row {
         plugin: "DynamicResources",

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use super::{Context, Fit, MAX_SCORE, Reasons, State};
 use crate::config::{Profile, Strategy};
+use crate::devices::allocate::Node;
+use crate::devices::totals::totals;
 use crate::intern::Sym;
 use crate::queue::Happening;
 use crate::resources::Requests;
+use crate::selector::NodeTerm;
 use crate::view::{PodInfo, Row, Slot, View};
 
 /// A resource that scores look at.
@@ -99,9 +102,23 @@ fn share(context: &Context<'_>, slot: Slot, resource: Resource, exact: bool) -> 
                 return (0, 0);
             }
             let (allocatable, used) = context.view.nodes[slot as usize].extra(sym);
+            if allocatable == 0
+                && let Some((devices, taken)) = backed(context, slot, sym)
+            {
+                return (taken + wanted, devices);
+            }
             (used + wanted, allocatable)
         }
     }
+}
+
+/// The devices that a node can use of the class behind a resource, and how many of them somebody has; `None` without any.
+fn backed(context: &Context<'_>, slot: Slot, resource: Sym) -> Option<(i64, i64)> {
+    let view = context.view;
+    let class = view.devices.class_behind(resource).filter(|_| context.profile.devices)?;
+    let satisfies = |terms: &[NodeTerm]| super::devices::satisfies(view, slot, terms);
+    let node = Node { name: &view.nodes[slot as usize].name, satisfies: &satisfies };
+    Some(totals(&view.devices, class, &node)).filter(|(devices, _)| *devices > 0)
 }
 
 /// Scores by the profile's strategy.
