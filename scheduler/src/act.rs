@@ -18,7 +18,7 @@ use crate::events::{Events, Note};
 use crate::extender::{Advice, Extender, Victims, ask, consult};
 use crate::plugins::volumes::Promise;
 use crate::prepare::{Preparation, let_go};
-use crate::view::PodInfo;
+use crate::view::{PodInfo, Unscheduled};
 
 /// Where keelson's API server takes many bindings at once.
 const BINDINGS: &str = "/keelson/v1/bindings";
@@ -155,9 +155,7 @@ impl Writer {
     /// Says that the scheduler failed, not the pod.
     async fn in_error(&self, pod: &Arc<PodInfo>, message: &str) -> Result<(), Error> {
         self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
-        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": now()});
-        let status = json!({"conditions": [condition], "nominatedNodeName": null});
+        let status = json!({"conditions": [unscheduled(pod, "SchedulerError", message)], "nominatedNodeName": null});
         patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
     }
 
@@ -206,12 +204,12 @@ impl Writer {
     /// Says on the pod why it is not scheduled. What it says already is not written again.
     async fn fail(&self, pod: &Arc<PodInfo>, message: &str, nominate: Option<&str>) -> Result<(), Error> {
         let mut status = json!({});
-        let known = pod.condition.as_deref() == Some(message);
+        let is_known = |c: &Arc<Unscheduled>| {
+            (&*c.reason, &*c.message, c.generation) == ("Unschedulable", message, pod.generation)
+        };
+        let known = pod.condition.as_ref().is_some_and(is_known);
         if !known {
-            status["conditions"] = json!([{
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                "lastProbeTime": null, "lastTransitionTime": now(),
-            }]);
+            status["conditions"] = json!([unscheduled(pod, "Unschedulable", message)]);
             self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
         }
         if let Some(node) = nominate {
@@ -240,7 +238,7 @@ impl Writer {
         let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{}: preempting to accommodate a higher priority pod", by.class.scheduler),
-            "lastProbeTime": null, "lastTransitionTime": now(),
+            "lastProbeTime": null, "lastTransitionTime": now(), "observedGeneration": victim.generation,
         }]}});
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": &*victim.uid}});
         let deleted = match patch_status(&self.client, victim, &patch).await {
@@ -253,6 +251,13 @@ impl Writer {
         let message = format!("Preempted by pod {} on node {node}", by.uid);
         self.tell(victim, Some(by), ("Normal", "Preempted", "Preempting"), message);
     }
+}
+
+/// The condition of a pod that is not scheduled. It was not before either: the time of the last change stays.
+fn unscheduled(pod: &PodInfo, reason: &str, message: &str) -> Value {
+    let since = pod.condition.as_ref().and_then(|c| c.since.as_deref());
+    json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastProbeTime": null,
+        "lastTransitionTime": since.map_or_else(now, str::to_owned), "observedGeneration": pod.generation})
 }
 
 pub(crate) fn complain(pod: &PodInfo, what: &str, error: &Error) {

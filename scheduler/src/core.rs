@@ -253,8 +253,17 @@ impl Core {
                 self.happened(&Happening::Devices, now);
             }
             other => {
+                let key = |namespace: &str, name: &str| Happening::Claim((namespace.into(), name.into()));
+                let what = match &other {
+                    Change::Claim(claim) => {
+                        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+                        key(&part(&claim.metadata.namespace), &part(&claim.metadata.name))
+                    }
+                    Change::ClaimGone(namespace, name) => key(namespace, name),
+                    _ => Happening::Volumes,
+                };
                 self.volumes(other);
-                self.happened(&Happening::Volumes, now);
+                self.happened(&what, now);
             }
         }
     }

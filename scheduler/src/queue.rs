@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::classes::ClassId;
 use crate::plugins::PLUGINS;
 use crate::view::{NodeChange, PodInfo, Slot, View};
+use crate::volumes::ClaimKey;
 
 /// Milliseconds of a clock that only goes forward.
 pub type Millis = u64;
@@ -48,7 +49,9 @@ pub enum Happening {
         /// After.
         new: Arc<PodInfo>,
     },
-    /// Claims, volumes or storage classes changed.
+    /// A claim for a volume came, changed or is gone.
+    Claim(ClaimKey),
+    /// Volumes, storage classes, what nodes can attach or how much room there is changed.
     Volumes,
     /// Devices, their classes or claims for them changed.
     Devices,

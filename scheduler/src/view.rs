@@ -47,6 +47,32 @@ fn claims(pod: &wire::Pod) -> (Option<PodClaims>, bool) {
     (Some(names.into()), awaits)
 }
 
+/// Why a pod is not scheduled, as its condition PodScheduled says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unscheduled {
+    /// One word.
+    pub reason: Box<str>,
+    /// For people.
+    pub message: Box<str>,
+    /// The generation of the pod that it is about.
+    pub generation: i64,
+    /// Since when the condition is False.
+    pub since: Option<Box<str>>,
+}
+
+impl Unscheduled {
+    fn of(condition: &wire::Condition) -> Option<Arc<Self>> {
+        (condition.status == "False").then(|| {
+            Arc::new(Self {
+                reason: condition.reason.as_str().into(),
+                message: condition.message.as_str().into(),
+                generation: condition.observed_generation,
+                since: condition.last_transition_time.as_deref().map(Into::into),
+            })
+        })
+    }
+}
+
 /// A pod as the scheduler knows it. Never changed, only replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodInfo {
@@ -72,8 +98,10 @@ pub struct PodInfo {
     pub version: Arc<str>,
     /// It must not be scheduled yet.
     pub gated: bool,
-    /// Message of its PodScheduled condition, if that is False.
-    pub condition: Option<Arc<str>>,
+    /// How often its spec was changed.
+    pub generation: i64,
+    /// Its PodScheduled condition, if that is False.
+    pub condition: Option<Arc<Unscheduled>>,
     /// Its claims for devices, and whether each was made for it alone; none for nearly all pods.
     pub claims: Option<PodClaims>,
     /// A claim that is made for it is not there yet.
@@ -429,7 +457,8 @@ impl View {
             nominated: status.nominated_node_name.as_str().into(),
             version: meta.resource_version.as_str().into(),
             gated: !pod.spec.scheduling_gates.is_empty(),
-            condition: scheduled.filter(|c| c.status == "False").map(|c| c.message.as_str().into()),
+            generation: meta.generation,
+            condition: scheduled.and_then(Unscheduled::of),
             claims,
             awaits_claims,
             preempted: disrupted.is_some_and(|c| c.status == "True" && c.reason == "PreemptionByScheduler"),

@@ -32,6 +32,7 @@ wire! {
         namespace: String,
         uid: String,
         resource_version: String,
+        generation: i64,
         labels: BTreeMap<String, String>,
         creation_timestamp: Option<String>,
         deletion_timestamp: Option<String>,
@@ -167,6 +168,8 @@ wire! {
         status: String,
         reason: String,
         message: String,
+        last_transition_time: Option<String>,
+        observed_generation: i64,
     }
     /// A node.
     Node {

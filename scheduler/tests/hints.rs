@@ -200,6 +200,14 @@ const ROWS: &[Row] = &[
         useful: || node(json!({"disk": "x"}), json!({}), json!({})),
     },
     Row {
+        // The first of the plugins that need the claim.
+        plugin: "VolumeRestrictions",
+        before: || vec![plain(), volume("v", "", json!({}))],
+        pod: || asking(claiming("c")),
+        useless: || claim("other", "ReadWriteOnce", "v"),
+        useful: || claim("c", "ReadWriteOnce", "v"),
+    },
+    Row {
         plugin: "VolumeZone",
         before: || {
             let here = node(json!({"topology.kubernetes.io/zone": "z1"}), json!({}), json!({}));
