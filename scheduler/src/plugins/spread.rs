@@ -226,6 +226,8 @@ fn sum(
             domains += 1;
         }
     }
+    // Nodes without the label that are candidates all the same are one more.
+    domains += usize::from(candidates.iter().any(|slot| topology.of(*slot) == NONE));
     for (slot, pods) in matcher.map_or(&[][..], |m| view.matchers.counts(m)).iter().enumerate() {
         let domain = topology.of(slot as Slot);
         if *pods > 0

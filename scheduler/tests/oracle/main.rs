@@ -44,8 +44,10 @@ impl Both {
     fn new(seed: u64, rich: bool) -> Self {
         let mut maker = Maker::new(seed);
         let mut arguments = if rich { maker.arguments() } else { Vec::new() };
-        // Constraints that pods do not have themselves need services; they are tested elsewhere.
-        arguments.push(("PodTopologySpread", json!({"defaultingType": "List"})));
+        let defaults = rich && maker.once_in(2);
+        if !defaults {
+            arguments.push(("PodTopologySpread", json!({"defaultingType": "List"})));
+        }
         let each = arguments.iter().map(|(name, args)| json!({"name": name, "args": args}));
         let config = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
             "percentageOfNodesToScore": 100, "profiles": [{"pluginConfig": each.collect::<Value>()}]});
@@ -56,6 +58,9 @@ impl Both {
         if rich {
             this.add_storage();
         }
+        if defaults {
+            this.add_services();
+        }
         for namespace in Maker::namespaces() {
             this.set_namespace(namespace);
         }
@@ -63,6 +68,22 @@ impl Both {
             this.set_node(&format!("node-{i}"));
         }
         this
+    }
+
+    /// Services that select pods, by one label or by two.
+    fn add_services(&mut self) {
+        let mut services = Vec::new();
+        for number in 0..6 {
+            let namespace = self.maker.namespace();
+            let mut selector = json!({"app": self.maker.one(&["web", "db", "cache"])});
+            if self.maker.once_in(3) {
+                selector["tier"] = self.maker.one(&["1", "2"]).into();
+            }
+            let change = Change::Service(namespace.into(), format!("service-{number}"), Some(decode(&selector)));
+            self.core.apply(change, 0);
+            services.push((namespace.to_owned(), selector));
+        }
+        self.naive.services = Some(services);
     }
 
     fn add_storage(&mut self) {
