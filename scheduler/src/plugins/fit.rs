@@ -43,6 +43,11 @@ pub fn lacks(row: &Row, requests: &Requests) -> [bool; 3] {
     ]
 }
 
+/// Whether a node lacks CPU or memory that it would lack if it were empty too.
+pub fn is_too_small(row: &Row, requests: &Requests, [_, cpu, memory]: [bool; 3]) -> bool {
+    (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory)
+}
+
 /// What users read of [`lacks`].
 pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
     let texts = ["Too many pods", "Insufficient cpu", "Insufficient memory"];
@@ -50,18 +55,12 @@ pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
 }
 
 /// What a node says that lacks something of this, or of other resources.
-pub fn refusal(
-    context: &Context<'_>,
-    slot: Slot,
-    [pods, cpu, memory]: [bool; 3],
-    mut why: Option<&mut Reasons>,
-) -> Fit {
+pub fn refusal(context: &Context<'_>, slot: Slot, lacks: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
     let (row, node) = (&context.view.rows[slot as usize], &context.view.nodes[slot as usize]);
     let requests = &context.pod.class.requests;
-    let (mut lacking, mut never) = (pods || cpu || memory, false);
-    never |= (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory);
+    let (mut lacking, mut never) = (lacks != [false; 3], is_too_small(row, requests, lacks));
     if let Some(why) = why.as_deref_mut() {
-        why.extend(texts([pods, cpu, memory]).map(Cow::Borrowed));
+        why.extend(texts(lacks).map(Cow::Borrowed));
     }
     for (resource, amount) in &requests.extra {
         let (allocatable, used) = node.extra(*resource);
