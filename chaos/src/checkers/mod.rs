@@ -4,6 +4,7 @@
 //! search that takes too long) it says [`Verdict::Undecided`] or lets the history pass.
 
 pub mod append;
+pub mod backup;
 pub mod bank;
 #[cfg(feature = "api")]
 pub mod cluster;

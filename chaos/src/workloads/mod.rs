@@ -1,6 +1,7 @@
 //! What clients do while things break: one table. Each workload notes its history and has a checker for it.
 
 mod append;
+mod backup;
 mod bank;
 #[cfg(feature = "api")]
 mod cluster;
@@ -130,6 +131,14 @@ pub const TABLE: &[Row] = &[
         forgets: false,
         beyond: true,
         make: || Arc::new(ttl::Ttls::default()),
+    },
+    Row {
+        name: "backup",
+        about: "backups are taken from any member and restored: each holds exactly what was committed at its revision",
+        clients: 2,
+        forgets: false,
+        beyond: false,
+        make: || Arc::new(backup::Backups::default()),
     },
 ];
 
