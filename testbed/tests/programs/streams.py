@@ -42,7 +42,7 @@ attached = stream(core.connect_get_namespaced_pod_attach, pod, space, stdout=Tru
 forward = portforward(core.connect_get_namespaced_pod_portforward, pod, space, ports="8080")
 socket = forward.socket(8080)
 socket.setblocking(True)
-socket.sendall(b"GET /streams HTTP/1.0\r\n\r\n")
+socket.sendall(b"GET / HTTP/1.0\r\n\r\n")
 answer = b""
 while b"hello from" not in answer:
     piece = socket.recv(4096)
@@ -51,7 +51,7 @@ while b"hello from" not in answer:
 socket.close()
 assert forward.error(8080) is None
 seen = ""
-while "/streams" not in seen:
+while "url:/" not in seen:
     assert attached.is_open(), seen
     attached.update(timeout=10)
     seen += attached.read_all()
