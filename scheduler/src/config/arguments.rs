@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{API_VERSIONS, ConfigError, Profile, Strategy, refused};
+use super::{API_VERSIONS, ConfigError, Profile, Strategy, invalid, refused};
 use crate::class::Spread;
 use crate::intern::Interner;
 use crate::plugins::fit::Resource;
@@ -98,7 +98,7 @@ impl Profile {
     fn pod_affinity(&mut self, args: &AffinityArgs) -> Result<(), ConfigError> {
         self.hard_pod_affinity_weight = args.hard_pod_affinity_weight.unwrap_or(1);
         if !(0..=100).contains(&self.hard_pod_affinity_weight) {
-            return Err(refused("hardPodAffinityWeight: not in valid range [0-100]"));
+            return Err(invalid("hardPodAffinityWeight", self.hard_pod_affinity_weight, "not in valid range [0, 100]"));
         }
         self.ignore_preferred_terms = args.ignore_preferred_terms_of_existing_pods;
         Ok(())
@@ -108,7 +108,7 @@ impl Profile {
         let percentage = args.min_candidate_nodes_percentage.unwrap_or(10);
         let absolute = args.min_candidate_nodes_absolute.unwrap_or(100);
         if !(0..=100).contains(&percentage) {
-            return Err(refused("minCandidateNodesPercentage: not in valid range [0, 100]"));
+            return Err(invalid("minCandidateNodesPercentage", percentage, "not in valid range [0, 100]"));
         }
         let count = usize::try_from(absolute).map_err(|_| refused("minCandidateNodesAbsolute: must not be below 0"))?;
         if percentage == 0 && absolute == 0 {

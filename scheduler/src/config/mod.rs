@@ -38,6 +38,11 @@ pub enum ConfigError {
     Refused(String),
 }
 
+/// As upstream tells of a value that a field cannot have.
+fn invalid(field: &str, value: impl std::fmt::Display, why: &str) -> ConfigError {
+    refused(format!("{field}: Invalid value: {value}: {why}"))
+}
+
 fn refused(why: impl Into<String>) -> ConfigError {
     ConfigError::Refused(why.into())
 }
@@ -226,8 +231,8 @@ impl Config {
                 API_VERSIONS[0]
             )));
         }
-        if wire.parallelism.is_some_and(|parallelism| parallelism < 1) {
-            return Err(refused("parallelism: should be an integer value greater than zero"));
+        if let Some(parallelism) = wire.parallelism.filter(|parallelism| *parallelism < 1) {
+            return Err(invalid("parallelism", parallelism, "should be an integer value greater than zero"));
         }
         let mut this = Self { idle: wire.idle(), ..Self::standard(syms) };
         for extender in &wire.extenders {
@@ -242,8 +247,12 @@ impl Config {
         if let Some(seconds) = wire.pod_max_backoff_seconds {
             this.max_backoff = Duration::from_secs(seconds);
         }
-        if this.initial_backoff.is_zero() || this.max_backoff < this.initial_backoff {
-            return Err(refused("podInitialBackoffSeconds must be greater than 0 and at most podMaxBackoffSeconds"));
+        if this.initial_backoff.is_zero() {
+            return Err(invalid("podInitialBackoffSeconds", 0, "must be greater than 0"));
+        }
+        if this.max_backoff < this.initial_backoff {
+            let why = "must be greater than or equal to PodInitialBackoffSeconds";
+            return Err(invalid("podMaxBackoffSeconds", this.max_backoff.as_secs(), why));
         }
         if !wire.profiles.is_empty() {
             this.profiles.clear();
@@ -255,7 +264,9 @@ impl Config {
             let own = wire.profiles.get(i).and_then(|p| p.percentage_of_nodes_to_score);
             profile.percentage = own.or(wire.percentage_of_nodes_to_score).unwrap_or(0);
             if profile.percentage > 100 {
-                return Err(refused("percentageOfNodesToScore: not in valid range [0-100]"));
+                let of = if own.is_some() { format!("profiles[{i}].") } else { String::new() };
+                let field = format!("{of}percentageOfNodesToScore");
+                return Err(invalid(&field, profile.percentage, "not in valid range [0-100]"));
             }
         }
         if let Some(profile) = this.profiles.iter().find(|p| !p.binds)
@@ -263,10 +274,10 @@ impl Config {
         {
             return Err(refused(format!("profile {:?}: at least one bind plugin is needed", profile.name)));
         }
-        let mut names: Vec<&str> = this.profiles.iter().map(|p| p.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
-            return Err(refused(format!("two profiles have the scheduler name {:?}", pair[0])));
+        for (i, profile) in this.profiles.iter().enumerate() {
+            if this.profiles[..i].iter().any(|before| before.name == profile.name) {
+                return Err(refused(format!("profiles[{i}].schedulerName: Duplicate value: {:?}", profile.name)));
+            }
         }
         Ok(this)
     }
@@ -402,8 +413,15 @@ mod tests {
             (json!({"extenders": [{}]}), "urlPrefix"),
             (json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}), "no plugin"),
             (json!({"profiles": [{"plugins": {"scores": {}}}]}), "extension point"),
-            (json!({"profiles": [{}, {}]}), "two profiles"),
-            (json!({"podInitialBackoffSeconds": 20}), "podMaxBackoffSeconds"),
+            (json!({"profiles": [{}, {}]}), "profiles[1].schedulerName: Duplicate value: \"default-scheduler\""),
+            (
+                json!({"podInitialBackoffSeconds": 20}),
+                "podMaxBackoffSeconds: Invalid value: 10: must be greater than or equal to PodInitialBackoffSeconds",
+            ),
+            (
+                json!({"podInitialBackoffSeconds": 0}),
+                "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0",
+            ),
             (json!({"profiles": [{"pluginConfig": [{"name": "Nice"}]}]}), "unknown plugin"),
             (
                 json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}),
@@ -433,7 +451,14 @@ mod tests {
             (points(json!({"reserve": {"disabled": [{"name": "VolumeBinding"}]}})), "cannot act at filter"),
             (points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})), "does not act"),
             (points(json!({"score": {"enabled": [{"name": "ImageLocality", "weight": -1}]}})), "is not in"),
-            (json!({"percentageOfNodesToScore": 101}), "0-100"),
+            (
+                json!({"percentageOfNodesToScore": 101}),
+                "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]",
+            ),
+            (
+                json!({"profiles": [{"percentageOfNodesToScore": 101}]}),
+                "profiles[0].percentageOfNodesToScore: Invalid value: 101",
+            ),
         ] {
             let error = parse(value.clone()).unwrap_err().to_string();
             assert!(error.contains(part), "{value}: {error}");
