@@ -160,7 +160,10 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
     let mut failed = 0;
     loop {
         let pause = match worker.step().await {
-            Ok(Next::Gone) if agent.pods.end(&uid) => return agent.manifests_changed.notify_one(),
+            Ok(Next::Gone) if agent.pods.end(&uid) => {
+                agent.probe_counts.forget(&uid);
+                return agent.manifests_changed.notify_one();
+            }
             Ok(Next::Gone) => Duration::ZERO,
             Ok(Next::In(pause)) => {
                 failed = 0;
@@ -553,6 +556,7 @@ impl Worker {
                 },
                 pod: of.clone(),
                 events: self.agent.events.clone(),
+                counts: self.agent.probe_counts.clone(),
                 wake: self.wake.clone(),
                 started_at: Timestamp::from_nanosecond(run.started_at.into()).unwrap_or(Timestamp::UNIX_EPOCH),
                 before: before(of, &run.id),
