@@ -59,7 +59,10 @@ mod tests {
         let wanted = Interface { name: "eth0".into(), received: [1000, 10, 1, 2], sent: [500, 5, 3, 4] };
         assert_eq!(all, [wanted]);
         let network = json(&all, "now").unwrap();
-        assert_eq!((&network["rxBytes"], &network["txErrors"], &network["name"]), (&1000.into(), &3.into(), &"eth0".into()));
+        assert_eq!(
+            (&network["rxBytes"], &network["txErrors"], &network["name"]),
+            (&1000.into(), &3.into(), &"eth0".into())
+        );
         assert_eq!(network["interfaces"][0]["rxErrors"], 1);
         assert!(json(&[], "now").is_none() && parse("").is_empty());
     }

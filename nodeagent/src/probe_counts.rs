@@ -61,14 +61,17 @@ mod tests {
 
     #[test]
     fn results_are_counted_until_the_pod_is_gone() {
-        let of = serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
+        let of = serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}}))
+            .unwrap();
         let counts = ProbeCounts::default();
         for good in [true, true, false] {
             counts.note("Liveness", "c", &of, good);
         }
         let text = counts.metrics();
         let line = |result: &str, count: u32| {
-            format!("prober_probe_total{{container=\"c\",namespace=\"n\",pod=\"p\",pod_uid=\"u\",probe_type=\"Liveness\",result=\"{result}\"}} {count}")
+            format!(
+                "prober_probe_total{{container=\"c\",namespace=\"n\",pod=\"p\",pod_uid=\"u\",probe_type=\"Liveness\",result=\"{result}\"}} {count}"
+            )
         };
         assert!(text.contains(&line("successful", 2)) && text.contains(&line("failed", 1)), "{text}");
         counts.forget("u");

@@ -75,7 +75,8 @@ impl Agent {
         let (layers, images) = if only_cpu_and_memory { Default::default() } else { self.in_runtime().await };
         let agent = self.clone();
         // Directories are walked.
-        let made = tokio::task::spawn_blocking(move || agent.gather(only_cpu_and_memory, &layers, images.as_ref())).await;
+        let made =
+            tokio::task::spawn_blocking(move || agent.gather(only_cpu_and_memory, &layers, images.as_ref())).await;
         made.unwrap_or_else(|error| json!({"node": {"nodeName": self.config.node_name, "error": error.to_string()}}))
     }
 
@@ -158,7 +159,8 @@ impl Agent {
     }
 
     fn node_summary(&self, brief: bool, images: Option<&cri::FilesystemUsage>) -> Value {
-        let mut node = json!({"nodeName": self.config.node_name, "startTime": boot(), "systemContainers": self.system()});
+        let mut node =
+            json!({"nodeName": self.config.node_name, "startTime": boot(), "systemContainers": self.system()});
         if let Some(usage) = machine() {
             node["cpu"] = self.cpu("", &usage);
             node["memory"] = memory_of(&usage, &cgroup_counts::counts("/"));
@@ -245,7 +247,8 @@ mod tests {
         std::fs::write(at.join("file"), vec![1; 50_000]).unwrap();
         let found = volumes(dir.path());
         assert_eq!(found, [("v".to_owned(), at.clone())]);
-        let spec: Volume = serde_json::from_value(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})).unwrap();
+        let spec: Volume =
+            serde_json::from_value(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})).unwrap();
         let value = volume("v", &at, Some(&spec), "n").unwrap();
         assert!(value["usedBytes"].as_u64() >= Some(50_000) && value["inodesUsed"] == 2, "{value}");
         assert_eq!(value["pvcRef"], json!({"name": "c", "namespace": "n"}));
