@@ -29,6 +29,7 @@ use crate::resize::Verdict;
 use crate::spec::fields::Facts;
 use crate::spec::pod::{self, Sort};
 use crate::spec::{SpecError, dns, sandbox, security};
+use crate::volumes::certificates::Certificates;
 use crate::volumes::sources::{Sources, Tokens};
 use crate::volumes::{self, Places};
 use crate::{cgroup, userns};
@@ -121,6 +122,7 @@ pub struct Worker {
     /// What volumes and variables were made from.
     made_from: Ingredients,
     tokens: Arc<Tokens>,
+    certificates: Arc<Certificates>,
     /// Addresses by sandbox.
     addresses: Option<(String, Vec<String>)>,
     failures: HashMap<String, Failure>,
@@ -148,6 +150,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         refreshed: Instant::now(),
         made_from: Ingredients::default(),
         tokens: Arc::default(),
+        certificates: Arc::default(),
         addresses: None,
         failures: HashMap::new(),
         crashes: HashMap::new(),
@@ -528,6 +531,8 @@ impl Worker {
             objects: self.agent.objects.clone(),
             facts,
             tokens: self.tokens.clone(),
+            certificates: self.certificates.clone(),
+            node_uid: self.agent.node_uid.lock().clone(),
             csi: self.agent.csi.clone(),
         }
     }

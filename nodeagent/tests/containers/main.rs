@@ -1,6 +1,7 @@
 //! Pods in real containers of an own containerd. Skipped, with the reason, without root, containerd and busybox.
 
 mod api;
+mod certificates;
 mod churn;
 mod claims;
 mod driver;
