@@ -26,7 +26,7 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
-    encryption, flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond,
+    encryption, flow, flow_status, health, introspection, metrics, negotiate, offered, openapi, quota, reload, respond,
     scheduling, service_ranges, streams, subresources, usage,
 };
 
@@ -101,8 +101,10 @@ impl ApiServer {
         let modes = config.settings.authorization.load()?;
         let authorizer = Arc::new(authz::Authorization::with(objects.clone(), modes));
         let hooks = Arc::new(Hooks::new(objects.clone()));
-        let own = earlier::definitions(&config.settings.admission, &config.settings.runtime_config)?;
-        let customs = Arc::new(crd::Table::new(hooks.clone(), own)?);
+        let wanted = offered::pairs(&config.settings.runtime_config)?;
+        let own = earlier::definitions(&config.settings.admission, &wanted)?;
+        let offered = offered::Offered::new(&wanted, &earlier::versions())?;
+        let customs = Arc::new(crd::Table::new(hooks.clone(), own, offered)?);
         let flow = flow::Flow::new(objects.clone());
         let server = Arc::new(Self {
             customs: customs.clone(),

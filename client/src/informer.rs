@@ -24,6 +24,8 @@ pub type Key = (String, String);
 
 /// Pause after a failed list or watch: between the first and twice that.
 const RETRY: Duration = Duration::from_millis(200);
+/// Pause before a kind is asked for again that the server does not serve (`--runtime-config`).
+const NOT_SERVED_RETRY: Duration = Duration::from_secs(10);
 /// Pause after a watch that ended in order.
 const REWATCH: Duration = Duration::from_millis(50);
 /// Objects of one page of the first list.
@@ -138,15 +140,23 @@ impl<K: Object> Informer<K> {
         let (this, client) = (informer.clone(), client.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
+                let mut pause = RETRY;
                 tokio::select! {
                     () = stop.cancelled() => return,
                     result = this.follow(&client, &params) => match result {
                         Ok(()) => debug!(kind = K::KIND, "watch ended; listing again"),
+                        // Nothing of it is there, and others must not wait for it.
+                        Err(error) if error.is_not_found() => {
+                            if !this.synced.send_replace(true) {
+                                warn!(kind = K::KIND, "the server does not serve this kind");
+                            }
+                            pause = NOT_SERVED_RETRY;
+                        }
                         Err(error) => warn!(kind = K::KIND, %error, "cannot list or watch; trying again"),
                     }
                 }
                 let jitter = rand::rng().random_range(1.0..2.0);
-                tokio::time::sleep(RETRY.mul_f64(jitter)).await;
+                tokio::time::sleep(pause.mul_f64(jitter)).await;
             }
         });
         informer

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::flags::Parsed;
+use crate::shape::{self, empty};
 
 /// The kubeconfig files of a command line and what they come to.
 pub struct Config {
@@ -15,11 +16,6 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// All of them as one.
     pub merged: Value,
-}
-
-fn empty() -> Value {
-    json!({"apiVersion": "v1", "kind": "Config", "clusters": [], "contexts": [], "users": [], "preferences": {},
-        "current-context": ""})
 }
 
 /// Finds an entry of `clusters`, `contexts` or `users`.
@@ -70,7 +66,7 @@ impl Config {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { files, merged })
+        Ok(Self { files, merged: shape::shaped(&merged) })
     }
 
     /// The context that counts: `--context` or the current one.
@@ -92,18 +88,35 @@ impl Config {
         }
     }
 
-    /// The file that a change goes to: the one that has the entry, else the first.
+    /// The file that something new goes to: the first that there is, or the last of them.
+    pub fn new_file(&self) -> PathBuf {
+        self.files.iter().find(|file| file.exists()).or(self.files.last()).cloned().unwrap_or_default()
+    }
+
+    /// The file that says which context is the current one.
+    pub fn file_with_current(&self) -> PathBuf {
+        let says = |file: &&PathBuf| read(file).ok().flatten().is_some_and(|config| config["current-context"] != "");
+        self.files.iter().find(says).cloned().unwrap_or_else(|| self.new_file())
+    }
+
+    /// The file that a change goes to: the one that has the entry, or that of new ones.
     pub fn file_with(&self, list: &str, name: &str) -> PathBuf {
         let has =
             |file: &&PathBuf| read(file).ok().flatten().is_some_and(|config| entry(&config, list, name).is_some());
-        self.files.iter().find(has).or(self.files.first()).cloned().unwrap_or_default()
+        self.files.iter().find(has).cloned().unwrap_or_else(|| self.new_file())
     }
 
     /// Changes one file.
     pub fn change(file: &Path, change: impl FnOnce(&mut Value) -> Outcome) -> Outcome {
         let mut config = read(file)?.unwrap_or_else(empty);
         change(&mut config)?;
-        let text = keelson_machinery::yaml::write(&config)?;
+        let base = std::path::absolute(file)?;
+        // What is beside the file or below it is named as seen from it.
+        shape::with_paths(&mut config, |path| {
+            let below = Path::new(path).strip_prefix(base.parent()?).ok()?;
+            Some(below.to_string_lossy().into_owned())
+        });
+        let text = keelson_machinery::yaml::write(&shape::written(&config))?;
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
@@ -128,26 +141,12 @@ fn read(file: &Path) -> Outcome<Option<Value>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failure::new(format!("open {}: {error}", file.display()))),
     };
-    if text.trim().is_empty() {
-        return Ok(Some(empty()));
-    }
-    let mut config: Value = serde_saphyr::from_str(&text)
-        .map_err(|error| Failure::new(format!("error loading config file \"{}\": {error}", file.display())))?;
-    let base = file.parent().unwrap_or(Path::new("."));
-    for (list, key, paths) in [
-        ("clusters", "cluster", &["certificate-authority"][..]),
-        ("users", "user", &["client-certificate", "client-key", "tokenFile"]),
-    ] {
-        for entry in config[list].as_array_mut().into_iter().flatten() {
-            for path in paths {
-                if let Some(text) = entry[key][path].as_str()
-                    && !Path::new(text).is_absolute()
-                {
-                    entry[key][path] = base.join(text).to_string_lossy().into_owned().into();
-                }
-            }
-        }
-    }
+    let mut config = shape::parse(&text, file)?;
+    let base = std::path::absolute(file)?;
+    let base = base.parent().unwrap_or(Path::new("."));
+    shape::with_paths(&mut config, |path| {
+        (!Path::new(path).is_absolute()).then(|| base.join(path).to_string_lossy().into_owned())
+    });
     Ok(Some(config))
 }
 
@@ -160,6 +159,9 @@ fn merge(into: &mut Value, from: Value) {
                 have.push(entry.clone());
             }
         }
+    }
+    if into["preferences"].as_object().is_none_or(Map::is_empty) && from["preferences"].is_object() {
+        into["preferences"] = from["preferences"].clone();
     }
     if into["current-context"].as_str().is_none_or(str::is_empty)
         && let Some(current) = from["current-context"].as_str()
@@ -221,8 +223,8 @@ pub fn access(config: &Config, parsed: &Parsed) -> Outcome<Access> {
         Err(_) => return Err(Failure::new(format!("auth info \"{}\" does not exist", parsed.text("user")))),
     };
     let server = match (parsed.text("server"), cluster["server"].as_str()) {
-        ("", Some(server)) => server.to_owned(),
-        ("", None) => "http://localhost:8080".into(),
+        ("", Some(server)) if !server.is_empty() => server.to_owned(),
+        ("", _) => "http://localhost:8080".into(),
         (given, _) => given.to_owned(),
     };
     let server = if server.contains("://") { server } else { format!("https://{server}") };

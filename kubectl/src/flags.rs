@@ -46,6 +46,9 @@ pub struct Flag {
     pub help: &'static str,
 }
 
+/// The flag that keeps the command line in the object that it changes.
+pub const RECORD: Flag = switch("record", "Record current kubectl command in the resource annotation.");
+
 /// A flag with a value. A default that is a number or a duration says that values are.
 pub const fn text(name: &'static str, default: &'static str, help: &'static str) -> Flag {
     Flag { name, short: None, takes: Takes::Text, form: form_of(default.as_bytes()), default, help }
@@ -111,6 +114,8 @@ pub struct Parsed {
     /// The command, for messages: `kubectl get`.
     pub command: String,
     values: BTreeMap<&'static str, Vec<String>>,
+    /// Flags in the order in which they were given.
+    given: Vec<(&'static str, String)>,
     defaults: BTreeMap<&'static str, &'static str>,
     /// Arguments that are no flags.
     pub args: Vec<String>,
@@ -206,8 +211,19 @@ impl Parsed {
         if let Some(why) = why {
             return Err(wrong(format!("invalid argument {value:?} for {shown:?} flag: {why}")));
         }
+        if flag.name == RECORD.name {
+            eprintln!("Flag --record has been deprecated, --record will be removed in the future");
+        }
+        self.given.push((flag.name, value.clone()));
         self.values.entry(flag.name).or_default().push(value);
         Ok(())
+    }
+
+    /// The command line, as `--record` keeps it.
+    pub fn change_cause(&self) -> String {
+        let path = self.command.split(' ').map(str::to_owned);
+        let flags = self.given.iter().map(|(name, value)| format!("--{name}={value}"));
+        path.chain(self.args.iter().cloned()).chain(flags).collect::<Vec<_>>().join(" ")
     }
 
     /// Whether the flag is on the command line.
@@ -254,11 +270,17 @@ impl Parsed {
     /// A flag's duration, such as `5s` or `1m30s`; `0` is none.
     pub fn duration(&self, name: &str) -> Outcome<std::time::Duration> {
         let text = self.text(name);
-        duration(text).ok_or_else(|| {
+        // What is less than nothing has no meaning anywhere; where that is an error, it is asked for.
+        duration(text.strip_prefix('-').map_or(text, |_| "0")).ok_or_else(|| {
             let why = format!("time: invalid duration {text:?}");
             let usage = format!("See '{} --help' for usage.", self.command);
             Failure::Error(format!("invalid argument {text:?} for \"--{name}\" flag: {why}\n{usage}"))
         })
+    }
+
+    /// Whether a duration is less than nothing.
+    pub fn is_negative(&self, name: &str) -> bool {
+        self.text(name).starts_with('-')
     }
 
     /// An error about the arguments.

@@ -15,6 +15,7 @@ mod kustomize;
 mod objects;
 mod output;
 mod session;
+mod shape;
 mod socket;
 mod value;
 mod why;

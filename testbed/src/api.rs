@@ -15,10 +15,20 @@ use crate::run;
 /// The API as one kubeconfig says.
 pub struct Api {
     server: String,
+    /// How long a request may take.
+    seconds: u32,
     files: [(&'static str, PathBuf); 3],
 }
 
+/// How long a request may take.
+const SECONDS: u32 = 10;
+
 impl Api {
+    /// The same at another address, with another limit to the seconds that a request may take.
+    pub fn at(self, server: &str, seconds: u32) -> Self {
+        Self { server: server.to_owned(), seconds, ..self }
+    }
+
     /// From a kubeconfig of `keelson server`; keys are written to `dir` for curl, readable by their owner only.
     pub fn new(kubeconfig: &Path, dir: &Path) -> Result<Self> {
         let bytes = fs::read(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
@@ -39,6 +49,7 @@ impl Api {
         const USER: &str = "/users/0/user";
         Ok(Self {
             server: value(CLUSTER, "server")?.to_owned(),
+            seconds: SECONDS,
             files: [
                 file("--cacert", CLUSTER, "certificate-authority-data")?,
                 file("--cert", USER, "client-certificate-data")?,
@@ -50,7 +61,8 @@ impl Api {
     /// Sends a request; an answer other than 2xx is an error with the server's words.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<u8>> {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--max-time", "10", "--request", method]);
+        curl.args(["--silent", "--show-error", "--request", method]);
+        curl.args(["--max-time", &self.seconds.to_string()]);
         curl.args(["--write-out", "\n%{http_code}"]);
         for (option, file) in &self.files {
             curl.arg(option).arg(file);

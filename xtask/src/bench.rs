@@ -4,12 +4,13 @@
 
 use anyhow::Result;
 
+use crate::platform::Platform;
 use crate::setup;
 use crate::shell::{self, command, run, step};
 
 /// Runs `keelson-bench` with `args`; unless they name a binary, on one that is built now.
 pub fn run_bench(args: &[String]) -> Result<()> {
-    setup::run()?;
+    setup::run(&Platform::default())?;
     let given = args.iter().any(|arg| arg == "--keelson" || arg.starts_with("--keelson="));
     step("building for release");
     let mut packages = vec!["build", "--release", "--package", "keelson-bench"];

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::platform::Platform;
 use crate::shell::{self, command, run, step};
 use crate::{setup, test};
 
@@ -11,7 +12,7 @@ const PACKAGES: &[&str] = &["etcd-server", "e2fsprogs"];
 /// Runs it with `args`.
 pub fn run_chaos(args: &[String]) -> Result<()> {
     if let Some(rest) = simulated(args) {
-        setup::run()?;
+        setup::run(&Platform::default())?;
         step("building the simulation for release");
         run(&mut command("cargo", &["build", "--release", "--package", "keelson-sim"]))?;
         let built = shell::target_dir()?.join("release/keelson-sim");
@@ -20,7 +21,7 @@ pub fn run_chaos(args: &[String]) -> Result<()> {
     if !shell::is_root() {
         bail!("members run in network namespaces, which need root: run `sudo -E env PATH=$PATH cargo xtask chaos`");
     }
-    setup::run()?;
+    setup::run(&Platform::default())?;
     setup::packages(&[test::CLUSTER_PACKAGES, PACKAGES].concat())?;
     step("building for release");
     run(&mut command("cargo", &["build", "--release", "--package", "keelson"]))?;

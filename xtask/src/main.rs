@@ -5,6 +5,7 @@
 mod bench;
 mod chaos;
 mod package;
+mod platform;
 mod setup;
 mod shell;
 mod test;
@@ -24,7 +25,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Install what building needs and prepare the prebuilt RocksDB archive (once per machine)
-    Setup,
+    Setup(platform::TargetArgs),
     /// Bring up a cluster on this machine: three servers and two agents in namespaces (needs root)
     Up(up::UpArgs),
     /// Remove all that `up` made
@@ -53,7 +54,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Setup => setup::run(),
+        Command::Setup(args) => setup::run(&platform::Platform::of(&args)?),
         Command::Up(args) => up::up(&args),
         Command::Down(place) => up::down(&place),
         Command::Tidy => tidy::run(),

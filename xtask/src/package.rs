@@ -10,6 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::platform::{Platform, TargetArgs};
+use crate::setup;
 use crate::shell::{self, command, output, run, step};
 
 /// Where the package and what goes into it are made.
@@ -21,31 +23,29 @@ pub struct PackageArgs {
     /// Package this program instead of building one
     #[arg(long)]
     binary: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 /// Builds the package; prints where it is.
 pub fn package(args: &PackageArgs) -> Result<()> {
+    let platform = Platform::of(&args.target)?;
     let binary = match &args.binary {
         Some(given) => given.clone(),
-        None => {
-            step("building the release");
-            run(&mut command("cargo", &["build", "--release", "--package", "keelson"]))?;
-            shell::target_dir()?.join("release/keelson")
-        }
+        None => build(&platform)?,
     };
     let out = match &args.out {
         Some(out) => out.clone(),
         None => shell::target_dir()?.join("package"),
     };
-    let version = output(Command::new(&binary).arg("--version"))?;
-    let version = version.trim().strip_prefix("keelson ").context("the program does not tell its version")?.to_owned();
-    let architecture = output(&mut command("dpkg", &["--print-architecture"]))?.trim().to_owned();
-    let floor = glibc_floor(&output(Command::new("objdump").arg("-T").arg(&binary))?)?;
+    let version = version(&fs::read(&binary).with_context(|| binary.display().to_string())?)?;
+    let architecture = platform.debian()?;
+    let floor = glibc_floor(&output(Command::new(platform.tool("objdump")).arg("-T").arg(&binary))?)?;
     let tree = out.join("tree");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
     }
-    fill(&tree, &binary)?;
+    fill(&tree, &binary, &platform)?;
     let kilobytes = fs::metadata(&binary)?.len() / 1024;
     let control = control(&version, &architecture, &floor, kilobytes);
     write(&tree.join("DEBIAN/control"), &control, 0o644)?;
@@ -57,16 +57,35 @@ pub fn package(args: &PackageArgs) -> Result<()> {
     Ok(())
 }
 
+fn build(platform: &Platform) -> Result<PathBuf> {
+    setup::run(platform)?;
+    step("building the release");
+    let mut cargo = command("cargo", &["build", "--release", "--package", "keelson"]);
+    platform.apply(&mut cargo);
+    run(&mut cargo)?;
+    Ok(shell::target_dir()?.join(platform.release()).join("keelson"))
+}
+
+/// The version that a program carries: it is read, not asked, for it may be for another machine than this.
+fn version(program: &[u8]) -> Result<String> {
+    let mark = b"keelson-version=";
+    let at = program.windows(mark.len()).position(|bytes| bytes == mark).context("the program names no version")?;
+    let rest = program[at + mark.len()..].iter();
+    let text: String =
+        rest.take_while(|byte| byte.is_ascii_digit() || **byte == b'.').map(|byte| char::from(*byte)).collect();
+    Ok(text)
+}
+
 /// Before the program goes: a service of it would restart for ever without.
 const PRERM: &str = "#!/bin/sh\nset -e\nif [ \"$1\" = remove ] && [ -e /etc/keelson/installed.json ]; then\n    echo \
                      'keelson is installed as a service: keelson uninstall --yes (or --keep-data) first' >&2\n    exit \
                      1\nfi\n";
 
-fn fill(tree: &Path, binary: &Path) -> Result<()> {
+fn fill(tree: &Path, binary: &Path, platform: &Platform) -> Result<()> {
     let program = tree.join("usr/bin/keelson");
     write(&program, "", 0o755)?;
     fs::copy(binary, &program).with_context(|| binary.display().to_string())?;
-    run(Command::new("strip").arg("--strip-debug").arg(&program))?;
+    run(Command::new(platform.tool("strip")).arg("--strip-debug").arg(&program))?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let documents = tree.join("usr/share/doc/keelson");
     for (from, to) in [("README.md", "README.md"), ("LICENSE", "copyright"), ("docs/operations.md", "operations.md")] {

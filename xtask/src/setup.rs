@@ -9,17 +9,19 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::platform::Platform;
 use crate::shell::{self, output, step};
 
 /// What building needs, as Debian names it.
 const BUILD_PACKAGES: &[&str] = &["clang", "libclang-dev", "g++"];
-/// The RocksDB archive is compiled for this CPU level, like the workspace (`.cargo/config.toml`).
-const TARGET_CPU: &str = "x86-64-v2";
 
 /// `cargo xtask setup`.
-pub fn run() -> Result<()> {
-    packages(BUILD_PACKAGES)?;
-    rocksdb()
+pub fn run(platform: &Platform) -> Result<()> {
+    packages(&[BUILD_PACKAGES, platform.packages].concat())?;
+    if let Some(triple) = platform.triple() {
+        shell::run(Command::new("rustup").args(["target", "add", triple]))?;
+    }
+    rocksdb(platform)
 }
 
 /// Installs the Debian packages that are missing.
@@ -46,32 +48,33 @@ fn installed(package: &str) -> bool {
         .is_ok_and(|s| s.contains("ok installed"))
 }
 
-/// Makes `.cache/rocksdb` in the checkout point at the machine's archive, building that if it is not there.
-fn rocksdb() -> Result<()> {
+/// Makes `.cache/rocksdb` (for another platform `.cache/rocksdb-TRIPLE`) in the checkout point at the machine's archive, building that if it is not there.
+fn rocksdb(platform: &Platform) -> Result<()> {
     let lock = fs::read_to_string(shell::repository().join("Cargo.lock")).context("Cargo.lock")?;
     let crate_version = locked_version(&lock, "rocksdb")?;
     let sys_version = locked_version(&lock, "librocksdb-sys")?;
-    let dir = shell::cache()?.join("rocksdb").join(format!("{sys_version}-{TARGET_CPU}"));
+    let dir = shell::cache()?.join("rocksdb").join(format!("{sys_version}-{}", platform.level));
     if !dir.join("librocksdb.a").exists() {
-        build_rocksdb(&crate_version, &dir)?;
+        build_rocksdb(&crate_version, &dir, platform)?;
     }
-    link(&dir)
+    link(&dir, &platform.link())
 }
 
-fn link(dir: &Path) -> Result<()> {
-    let link = shell::repository().join(".cache/rocksdb");
-    if fs::read_link(&link).is_ok_and(|to| to == dir) {
+fn link(dir: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|to| to == dir) {
         return Ok(());
     }
     fs::create_dir_all(link.parent().context("no parent")?)?;
-    match fs::remove_file(&link) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("replace .cache/rocksdb"),
+    match fs::remove_file(link) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("replace {}", link.display()));
+        }
         _ => {}
     }
-    std::os::unix::fs::symlink(dir, &link).context("link .cache/rocksdb")
+    std::os::unix::fs::symlink(dir, link).with_context(|| format!("link {}", link.display()))
 }
 
-fn build_rocksdb(version: &str, dir: &Path) -> Result<()> {
+fn build_rocksdb(version: &str, dir: &Path, platform: &Platform) -> Result<()> {
     step("building RocksDB once for this machine (6 minutes on 4 cores, 15 on 2)");
     let builder = shell::cache()?.join("rocksdb-builder");
     fs::create_dir_all(builder.join("src"))?;
@@ -85,18 +88,13 @@ fn build_rocksdb(version: &str, dir: &Path) -> Result<()> {
     fs::write(builder.join("src/main.rs"), "fn main() {}\n")?;
     let target = builder.join("target");
     let mut cargo = Command::new("cargo");
-    cargo
-        .args(["build", "--release", "--target-dir"])
-        .arg(&target)
-        .current_dir(&builder)
-        .env("RUSTFLAGS", format!("-Ctarget-cpu={TARGET_CPU}"))
-        .env("CC", "clang")
-        .env("CXX", "clang++");
+    cargo.args(["build", "--release", "--target-dir"]).arg(&target).current_dir(&builder);
+    platform.apply_to_rocksdb(&mut cargo);
     for inherited in ["ROCKSDB_LIB_DIR", "ROCKSDB_STATIC", "CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS"] {
         cargo.env_remove(inherited);
     }
     shell::run(&mut cargo)?;
-    let archive = newest_archive(&target.join("release/build"))?;
+    let archive = newest_archive(&target.join(platform.release()).join("build"))?;
     fs::create_dir_all(dir)?;
     // Copied under another name first, so that an interrupted copy is not taken for the archive.
     fs::copy(&archive, dir.join("librocksdb.a.part"))?;

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::platform::Platform;
 use crate::shell::{self, command, run, step};
 use crate::{setup, tidy};
 
@@ -27,7 +28,7 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Sets up and runs all tests.
 pub fn run_tests() -> Result<()> {
-    setup::run()?;
+    setup::run(&Platform::default())?;
     if shell::is_root() {
         setup::packages(CLUSTER_PACKAGES)?;
     }
@@ -69,7 +70,7 @@ fn runs_clusters(target: &str) -> bool {
 
 /// Everything that must hold before a change lands.
 pub fn ci() -> Result<()> {
-    setup::run()?;
+    setup::run(&Platform::default())?;
     step("fmt");
     run(&mut command("cargo", &["fmt", "--all", "--check"]))?;
     step("tidy");

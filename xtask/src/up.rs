@@ -10,6 +10,7 @@ use clap::Args;
 use keelson_testbed::{Api, Host, Plan, Role, Start, Testbed, image, until};
 use serde_json::{Value, json};
 
+use crate::platform::Platform;
 use crate::shell::{self, command, run, step};
 use crate::{setup, test};
 
@@ -111,7 +112,7 @@ fn binary(args: &UpArgs) -> Result<PathBuf> {
     if let Some(given) = &args.keelson {
         return Ok(given.clone());
     }
-    setup::run()?;
+    setup::run(&Platform::default())?;
     step("building for release");
     run(&mut command("cargo", &["build", "--release", "--package", "keelson"]))?;
     Ok(shell::target_dir()?.join("release/keelson"))

@@ -5,6 +5,7 @@ mod bootstrap_token;
 mod certificates;
 mod front_proxy;
 mod jwt;
+mod jwt_check;
 mod jwt_config;
 mod service_account;
 #[cfg(test)]

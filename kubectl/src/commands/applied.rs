@@ -79,8 +79,12 @@ pub async fn set(session: &Session) -> Outcome {
             object["metadata"]["namespace"] = namespace.into();
         }
         save_config(&mut object);
-        let patch =
-            json!({"metadata": {"annotations": {LAST_APPLIED: object["metadata"]["annotations"][LAST_APPLIED]}}});
+        let wanted = &object["metadata"]["annotations"][LAST_APPLIED];
+        if have["metadata"]["annotations"][LAST_APPLIED] == *wanted {
+            println!("set-last-applied {name}: no changes required.");
+            continue;
+        }
+        let patch = json!({"metadata": {"annotations": {LAST_APPLIED: wanted}}});
         let after = match is_client_dry_run(session)? {
             true => have,
             false => {

@@ -29,6 +29,7 @@ pub const FLAGS: &[&[Flag]] = &[
         text("grace-period", "-1", "Period of time in seconds given to the resource to terminate gracefully."),
         switch("openapi-patch", "If true, use openapi to calculate diff when the openapi presents.").or("true"),
         switch("overwrite", "Automatically resolve conflicts between the modified and live configuration.").or("true"),
+        crate::flags::RECORD,
         switch("prune", "Automatically delete resource objects, that do not appear in the configs."),
         repeated("prune-allowlist", "Overwrite the default allowlist with <group/version/kind> for --prune"),
         text("selector", "", "Selector (label query) to filter on").short('l'),
@@ -80,6 +81,12 @@ fn check(session: &Session) -> Outcome {
 /// Runs `apply`.
 pub async fn apply(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    if parsed.is_set("applyset") {
+        if std::env::var("KUBECTL_APPLYSET").as_deref() != Ok("true") {
+            return Err(Failure::new("unknown flag: --applyset\nSee 'kubectl apply --help' for usage."));
+        }
+        super::applyset::check_namespace(session).await?;
+    }
     check(session)?;
     let selector = keelson_machinery::selector::LabelSelector::parse(parsed.text("selector")).map_err(Failure::new)?;
     let (mut objects, mut unread) = (Vec::new(), None);
@@ -93,6 +100,7 @@ pub async fn apply(session: &Session) -> Outcome {
     if let Some(error) = unread.take_if(|_| objects.is_empty()) {
         return Err(error);
     }
+    objects.iter_mut().for_each(|(_, object)| super::create::record(session, object));
     if objects.is_empty() {
         return Err(Failure::new("no objects passed to apply"));
     }

@@ -44,6 +44,21 @@ fn group_kind(kind: &Kind) -> String {
     if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) }
 }
 
+/// Group and version, with the slash that a core kind has as well.
+fn gv(kind: &Kind) -> String {
+    format!("{}/{}", kind.group, kind.version)
+}
+
+/// Refuses a set whose parent has no namespace; says so before anything else is checked.
+pub async fn check_namespace(session: &Session) -> Outcome {
+    let text = session.parsed.text("applyset");
+    let (of, _) = text.split_once('/').unwrap_or(("secrets", text));
+    if kinds::resolve(session, of).await?.namespaced && !session.parsed.is_set("namespace") {
+        return Err(Failure::new("namespace is required to use namespace-scoped ApplySet"));
+    }
+    Ok(())
+}
+
 fn listed(text: &str) -> BTreeSet<String> {
     text.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect()
 }
@@ -63,7 +78,8 @@ async fn parent_kind(session: &Session, text: &str) -> Outcome<Kind> {
     match allowed {
         true => Ok(kind),
         false => {
-            Err(Failure::new(format!("resource {:?} is not permitted as an ApplySet parent", kind.qualified_plural())))
+            let shown = format!("{}, Resource={}", gv(&kind), kind.plural);
+            Err(Failure::new(format!("resource {shown:?} is not permitted as an ApplySet parent")))
         }
     }
 }

@@ -102,6 +102,11 @@ async fn asked(session: &Session, verb: &str, resource: &str) -> Outcome<Value> 
 pub async fn can_i(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     if parsed.on("list") {
+        if parsed.on("quiet") || parsed.on("all-namespaces") || !parsed.text("subresource").is_empty() {
+            return Err(Failure::new(
+                "list option can't be specified with neither quiet, all-namespaces nor subresource options",
+            ));
+        }
         return match parsed.args.as_slice() {
             [] => list(session).await,
             _ => Err(Failure::new("list option must be specified with no arguments")),
@@ -115,6 +120,12 @@ pub async fn can_i(session: &Session) -> Outcome {
             ));
         }
     };
+    if parsed.on("no-headers") {
+        return Err(Failure::new("--no-headers cannot be set without --list specified"));
+    }
+    if resource.starts_with('/') && !parsed.text("subresource").is_empty() {
+        return Err(Failure::new("--subresource can not be used with NonResourceURL"));
+    }
     let spec = asked(session, verb, &resource).await?;
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
     let answer = session.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
@@ -224,6 +235,10 @@ async fn decide(session: &Session, kind: &str, reason: &str, done: &str) -> Outc
         let path = format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/{}", encode(name));
         let mut request = session.get(&path).await?;
         let conditions = request["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let other = if kind == "Approved" { "Denied" } else { "Approved" };
+        if conditions.iter().any(|c| c["type"] == other) {
+            return Err(Failure::new(format!("certificate signing request {name:?} is already {other}")));
+        }
         if !conditions.iter().any(|c| c["type"] == kind) || parsed.on("force") {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let message = format!(
@@ -276,6 +291,9 @@ pub async fn token(session: &Session) -> Outcome {
     let mut spec = json!({"audiences": parsed.list("audience")});
     if spec["audiences"].as_array().is_some_and(Vec::is_empty) {
         spec = json!({});
+    }
+    if parsed.is_negative("duration") {
+        return Err(Failure::new("--duration must be greater than or equal to 0"));
     }
     let duration = parsed.duration("duration")?.as_secs();
     if duration > 0 {

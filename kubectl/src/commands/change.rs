@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, RECORD, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{self, FILES};
 use crate::output::{self, Format, changed, name_of, strip_managed};
@@ -17,6 +17,7 @@ pub const PATCH: &[&[Flag]] = &[
     FILES,
     &[
         WRITE[0],
+        RECORD,
         manager("kubectl-patch"),
         switch("local", "If true, patch will operate on the content of the file, not the server-side resource."),
         text("patch", "", "The patch to be applied to the resource JSON file.").short('p'),
@@ -84,15 +85,27 @@ pub async fn patch(session: &Session) -> Outcome {
         (given, "") => given.to_owned(),
         _ => return Err(Failure::new("cannot specify --patch and --patch-file together")),
     };
-    let patch = keelson_machinery::decode::yaml(text.as_bytes())
-        .map_err(|e| Failure::new(format!("unable to parse {text:?}: {e}")))?
-        .value;
+    // What begins like JSON is the server's to understand.
+    let is_json = text.trim_start().starts_with(['{', '[']);
+    let patch = match serde_json::from_str(&text) {
+        Ok(patch) => patch,
+        Err(error) if is_json && error.is_eof() => {
+            return Err(Failure::Plain("Error from server (BadRequest): unexpected end of JSON input".into()));
+        }
+        Err(_) => {
+            keelson_machinery::decode::yaml(text.as_bytes())
+                .map_err(|e| Failure::new(format!("unable to parse {text:?}: {e}")))?
+                .value
+        }
+    };
     let subresource = match parsed.text("subresource") {
         "" => String::new(),
         name => format!("/{name}"),
     };
     for (kind, before) in named(session, &parsed.args).await? {
-        let path = format!("{}{subresource}{}", path_of(&kind, &before), write_query(session, "kubectl-patch")?);
+        let plain = format!("{}{subresource}", path_of(&kind, &before));
+        let before = if subresource.is_empty() || local { before } else { session.get(&plain).await.unwrap_or(before) };
+        let path = format!("{plain}{}", write_query(session, "kubectl-patch")?);
         let after = match local || is_client_dry_run(session)? {
             true => here(&kind, &before, form, &patch)?,
             false => session.patch(&path, form, &patch).await.map_err(|error| match error.status() {
@@ -104,6 +117,7 @@ pub async fn patch(session: &Session) -> Outcome {
                 _ => error,
             })?,
         };
+        let after = recorded(session, &plain, after).await?;
         let mut same = (before.clone(), after.clone());
         strip_managed(&mut same.0);
         strip_managed(&mut same.1);
@@ -115,6 +129,16 @@ pub async fn patch(session: &Session) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Keeps the command line in an object that was patched, if that is asked for.
+async fn recorded(session: &Session, path: &str, object: Value) -> Outcome<Value> {
+    if !session.parsed.on("record") || session.parsed.on("local") || is_client_dry_run(session)? {
+        return Ok(object);
+    }
+    let mut patch = serde_json::json!({"metadata": {}});
+    super::create::record(session, &mut patch);
+    session.patch(&format!("{path}{}", write_query(session, "kubectl-patch")?), "merge-patch", &patch).await
 }
 
 /// Applies a patch without asking the server.

@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, RECORD, switch, text};
 use crate::kinds;
 use crate::objects::{self, FILES, place};
 use crate::output::{self, changed};
@@ -61,11 +61,24 @@ pub const REPLACE: &[&[Flag]] = &[
         text("subresource", "", "If specified, replaces the subresource of the requested object."),
         text("cascade", "background", "Must be \"background\", \"orphan\", or \"foreground\".").alone("background"),
         text("timeout", "0s", "The length of time to wait before giving up on a delete."),
+        RECORD,
     ],
 ];
 
 /// The annotation that keeps what was applied.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The annotation that says what changed an object.
+const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+
+/// Keeps the command line in an object, if that is asked for or was done before.
+pub fn record(session: &Session, object: &mut Value) {
+    let parsed = &session.parsed;
+    let had = object["metadata"]["annotations"].get(CHANGE_CAUSE).is_some();
+    if parsed.on("record") || (had && !parsed.is_set("record") && parsed.command == "kubectl apply") {
+        object["metadata"]["annotations"][CHANGE_CAUSE] = parsed.change_cause().into();
+    }
+}
 
 /// Whether `--dry-run` keeps the command from asking the server to change anything.
 pub fn is_client_dry_run(session: &Session) -> Outcome<bool> {
@@ -276,7 +289,13 @@ pub async fn replace(session: &Session) -> Outcome {
         return Err(Failure::new("--dry-run can not be used when --force is set"));
     }
     let mut failed = None;
-    for (source, object) in objects::each_source(session).await? {
+    let found = objects::each_source(session).await?;
+    if parsed.on("force") {
+        for (source, object) in found.iter().filter_map(|(source, object)| Some((source, object.as_ref().ok()?))) {
+            remove_first(session, source, object).await?;
+        }
+    }
+    for (source, object) in found {
         let what = format!("error when replacing {}", quoted(&source));
         let done = match object {
             Ok(object) => replace_one(session, &source, object).await,
@@ -287,6 +306,29 @@ pub async fn replace(session: &Session) -> Outcome {
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Deletes what is to be made anew.
+async fn remove_first(session: &Session, source: &str, object: &Value) -> Outcome {
+    let parsed = &session.parsed;
+    let kind = kinds::of_object(session, object).await.map_err(|error| objects::unmapped(source, object, error))?;
+    let (namespace, name) = place(session, object)?;
+    let path = kind.object(&namespace, &encode(&name));
+    let policy = match parsed.text("cascade") {
+        "foreground" => "Foreground",
+        "orphan" => "Orphan",
+        _ => "Background",
+    };
+    let mut options = json!({"propagationPolicy": policy, "gracePeriodSeconds": 0});
+    if parsed.number("grace-period")? > 0 {
+        options["gracePeriodSeconds"] = parsed.number("grace-period")?.into();
+    }
+    match session.delete(&path, &options).await {
+        Err(error) if !error.is_not_found() => return Err(error),
+        Ok(_) => println!("{} deleted", deleted_name(object)),
+        Err(_) => {}
+    }
+    super::delete::until_gone(session, &path, None).await
 }
 
 async fn replace_one(session: &Session, source: &str, mut object: Value) -> Outcome {
@@ -308,12 +350,6 @@ async fn replace_one(session: &Session, source: &str, mut object: Value) -> Outc
         return changed(parsed, &object, "replaced");
     }
     if parsed.on("force") {
-        match session.delete(&path, &json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await {
-            Err(error) if !error.is_not_found() => return Err(error),
-            Ok(_) => println!("{} deleted", deleted_name(&object)),
-            Err(_) => {}
-        }
-        super::delete::until_gone(session, &path, None).await?;
         let path = format!("{}{}", kind.path(Some(&namespace)), write_query(session, "kubectl-replace")?);
         let made = session.post(&path, &object).await?;
         return changed(parsed, &made, "replaced");

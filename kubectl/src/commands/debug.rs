@@ -75,9 +75,18 @@ pub async fn debug(session: &Session) -> Outcome {
             return Err(Failure::new("you must specify --image, --set-image or command arguments."));
         }
     }
-    let Some(target) = parsed.args.first() else {
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
         return Err(Failure::new("NAME or filename is required for debug"));
-    };
+    }
+    for (image, whose) in std::iter::once((parsed.text("image").to_owned(), String::new())).chain(
+        parsed.list("set-image").iter().filter_map(|pair| {
+            pair.split_once('=').map(|(name, image)| (image.to_owned(), format!(" for container {name:?}")))
+        }),
+    ) {
+        if !image.is_empty() && !super::run::is_image(&image) {
+            return Err(Failure::new(format!("invalid image name {image:?}{whose}: invalid reference format")));
+        }
+    }
     if parsed.on("tty") && !parsed.on("stdin") {
         return Err(Failure::new("-i/--stdin is required for containers with -t/--tty=true"));
     }
@@ -102,15 +111,49 @@ pub async fn debug(session: &Session) -> Outcome {
             "invalid argument {bad:?} for \"--set-image\" flag: {bad} must be formatted as key=value\n{usage}"
         )));
     }
-    let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
-    let (kind, name) = objects::one(session, &[target]).await?;
-    let object = session.get(&kind.object(&session.namespace()?, &encode(&name))).await?;
-    match (kind.plural.as_str(), parsed.text("copy-to")) {
-        ("nodes", _) => on_node(session, &object).await,
-        ("pods", "") => beside(session, &object).await,
-        ("pods", copy) => copied(session, &object, copy).await,
-        _ => Err(Failure::new(format!("\"{}, Kind={}\" not supported by debug", kind.api_version(), kind.kind))),
+    custom(session)?;
+    let mut failed = None;
+    for (kind, object) in targets(session).await? {
+        let told = match (kind.plural.as_str(), parsed.text("copy-to")) {
+            ("nodes", _) => on_node(session, &object).await,
+            ("pods", "") => beside(session, &object).await,
+            ("pods", copy) => copied(session, &object, copy).await,
+            _ => {
+                let (group, version) = (&kind.group, &kind.version);
+                Err(Failure::new(format!("\"{group}/{version}, Kind={}\" not supported by debug", kind.kind)))
+            }
+        };
+        if let Err(error) = told {
+            failed = Some(super::say(failed, error));
+        }
     }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What is to be debugged: pods, where no kind is named.
+async fn targets(session: &Session) -> Outcome<Vec<(crate::kinds::Kind, Value)>> {
+    let of_pods = |name: &String| if name.contains('/') { name.clone() } else { format!("pods/{name}") };
+    let named: Vec<String> = session.parsed.args.iter().map(of_pods).collect();
+    objects::read(session, &named).await
+}
+
+/// What `--custom` adds to the container.
+fn custom(session: &Session) -> Outcome<Value> {
+    let file = session.parsed.text("custom");
+    if file.is_empty() {
+        return Ok(Value::Null);
+    }
+    let text = std::fs::read(file).map_err(|e| {
+        let why = crate::failure::opening(file, &e);
+        Failure::new(format!("must pass a container spec json file for custom profile: {why}"))
+    })?;
+    let more = keelson_machinery::decode::yaml(&text).map_err(Failure::new)?.value;
+    for refused in ["name", "command", "image", "lifecycle", "volumeDevices"] {
+        if more[refused].is_there() {
+            return Err(Failure::new(format!("{refused} cannot be set in a custom profile")));
+        }
+    }
+    Ok(more)
 }
 
 /// Five letters that no other name ends with, most likely.
@@ -167,18 +210,8 @@ fn profile(session: &Session, container: &mut Value, ephemeral: bool, node: bool
     if !context.is_null() {
         container["securityContext"] = context;
     }
-    let file = session.parsed.text("custom");
-    if !file.is_empty() {
-        let text = std::fs::read(file).map_err(|e| {
-            let why = crate::failure::opening(file, &e);
-            Failure::new(format!("must pass a container spec json file for custom profile: {why}"))
-        })?;
-        let more = keelson_machinery::decode::yaml(&text).map_err(Failure::new)?.value;
-        for refused in ["name", "command", "image", "lifecycle", "volumeDevices"] {
-            if more[refused].is_there() {
-                return Err(Failure::new(format!("{refused} cannot be set in a custom profile")));
-            }
-        }
+    let more = custom(session)?;
+    if !more.is_null() {
         keelson_machinery::patch::merge(container, &more);
     }
     if ephemeral && let Some(map) = container.as_object_mut() {
@@ -199,10 +232,7 @@ async fn beside(session: &Session, pod: &Value) -> Outcome {
     if !parsed.text("target").is_empty() {
         own["targetContainerName"] = parsed.text("target").into();
         if !parsed.on("quiet") {
-            eprintln!(
-                "Targeting container {:?}. If you don't see processes from this container it may be because the container runtime doesn't support this feature.",
-                parsed.text("target")
-            );
+            targeting(parsed.text("target"));
         }
     }
     if !parsed.on("quiet") && parsed.text("container").is_empty() {
@@ -214,9 +244,20 @@ async fn beside(session: &Session, pod: &Value) -> Outcome {
         metadata["namespace"].text(),
         encode(metadata["name"].text())
     );
-    let patch = json!({"spec": {"ephemeralContainers": [own]}});
+    // In the order in which they came.
+    let mut order: Vec<Value> =
+        pod["spec"]["ephemeralContainers"].items().iter().map(|c| json!({"name": c["name"]})).collect();
+    order.push(json!({"name": name}));
+    let patch = json!({"spec": {"$setElementOrder/ephemeralContainers": order, "ephemeralContainers": [own]}});
     let changed = session.patch(&path, "strategic-merge-patch", &patch).await?;
     attach(session, &changed, &name).await
+}
+
+fn targeting(container: &str) {
+    eprintln!(
+        "Targeting container {container:?}. If you don't see processes from this container it may be because the \
+         container runtime doesn't support this feature."
+    );
 }
 
 /// Makes a copy of a pod in which something can be changed.
@@ -311,6 +352,9 @@ fn change(session: &Session, copy: &mut Value) -> Outcome<String> {
 async fn on_node(session: &Session, node: &Value) -> Outcome {
     let parsed = &session.parsed;
     let node = node["metadata"]["name"].text();
+    if !parsed.text("target").is_empty() && !parsed.on("quiet") {
+        targeting(parsed.text("target"));
+    }
     let name = format!("node-debugger-{node}-{}", letters());
     let debugger = if parsed.text("container").is_empty() { "debugger" } else { parsed.text("container") };
     let mut own = container(session, debugger)?;

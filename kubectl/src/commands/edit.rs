@@ -21,6 +21,7 @@ pub const FLAGS: &[&[Flag]] = &[
     &[
         manager("kubectl-edit"),
         WRITE[2],
+        crate::flags::RECORD,
         SAVE,
         LINE_ENDINGS,
         switch("output-patch", "Output the patch if the resource is edited."),

@@ -75,8 +75,14 @@ pub async fn exec(session: &Session) -> Outcome {
             _ => Failure::Plain("error: exec [POD] [COMMAND] is not supported anymore. Use exec [POD] -- [COMMAND] instead\nSee 'kubectl exec -h' for help and examples".into()),
         });
     };
-    let Some(target) = parsed.args.first() else {
-        return Err(parsed.usage("pod, type/name or --filename must be specified"));
+    let from_file;
+    let target = match parsed.args.first() {
+        Some(target) => target,
+        None if parsed.is_set("filename") => {
+            from_file = named_in_file(session).await?;
+            &from_file
+        }
+        None => return Err(parsed.usage("pod, type/name or --filename must be specified")),
     };
     if dashed.is_empty() {
         return Err(Failure::new("you must specify at least one command for the container"));
@@ -100,6 +106,17 @@ pub async fn exec(session: &Session) -> Outcome {
         path += &format!("&command={}", encode(word));
     }
     joined(session, &path, stdin, tty).await
+}
+
+/// What the file of `--filename` names.
+async fn named_in_file(session: &Session) -> Outcome<String> {
+    match objects::from_files(session).await?.as_slice() {
+        [object] => {
+            let kind = crate::kinds::of_object(session, object).await?;
+            Ok(format!("{}/{}", kind.qualified_plural(), object["metadata"]["name"].as_str().unwrap_or_default()))
+        }
+        _ => Err(Failure::new("cannot exec into multiple objects at a time")),
+    }
 }
 
 /// The container that is meant.

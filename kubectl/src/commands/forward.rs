@@ -38,6 +38,9 @@ pub async fn forward(session: &Session) -> Outcome {
     if wanted.is_empty() {
         return Err(parsed.usage("TYPE/NAME and list of ports are required for port-forward"));
     }
+    if parsed.is_negative("pod-running-timeout") || parsed.duration("pod-running-timeout")?.is_zero() {
+        return Err(parsed.usage("--pod-running-timeout must be higher than zero"));
+    }
     let target = if target.contains('/') { target.clone() } else { format!("pods/{target}") };
     let (kind, name) = objects::one(session, &[target]).await?;
     let namespace = session.namespace()?;

@@ -8,6 +8,7 @@ use crate::session::Session;
 pub const FLAGS: &[&[Flag]] = &[&[
     switch("as-current-user", "use the uid and gid of the command executor to run the function in the container"),
     switch("enable-alpha-plugins", "enable kustomize plugins"),
+    switch("enable-managedby-label", "enable adding app.kubernetes.io/managed-by"),
     switch("enable-helm", "Enable use of the Helm chart inflator generator."),
     repeated("env", "a list of environment variables to be used by functions").short('e'),
     repeated("helm-api-versions", "Kubernetes api versions used by Helm for Capabilities.APIVersions"),
@@ -28,7 +29,7 @@ pub const FLAGS: &[&[Flag]] = &[&[
 /// Runs `kustomize`.
 pub async fn kustomize(session: &Session) -> Outcome {
     let parsed = &session.parsed;
-    for refused in ["enable-alpha-plugins", "enable-helm", "as-current-user"] {
+    for refused in ["enable-alpha-plugins", "enable-helm"] {
         if parsed.on(refused) {
             return Err(Failure::new(format!("--{refused} is not supported")));
         }
@@ -38,7 +39,23 @@ pub async fn kustomize(session: &Session) -> Outcome {
         [one] => one,
         _ => return Err(Failure::new("specify one path to kustomization.yaml")),
     };
-    let text = crate::kustomize::text(&crate::kustomize::build(directory)?)?;
+    let anywhere = match parsed.text("load-restrictor") {
+        "LoadRestrictionsRootOnly" => false,
+        "LoadRestrictionsNone" => true,
+        other => {
+            return Err(Failure::new(format!(
+                "illegal flag value --load-restrictor {other}; legal values: [LoadRestrictionsRootOnly LoadRestrictionsNone]"
+            )));
+        }
+    };
+    let options = crate::kustomize::Options { anywhere, managed_by: parsed.on("enable-managedby-label") };
+    if parsed.is_set("enable-managedby-label") {
+        eprintln!(
+            "Flag --enable-managedby-label has been deprecated, The flag `enable-managedby-label` has been deprecated. Use \
+             the `managedByLabel` option in the `buildMetadata` field instead."
+        );
+    }
+    let text = crate::kustomize::text(&crate::kustomize::build_with(directory, options)?)?;
     match parsed.text("output") {
         "" => print!("{text}"),
         file => std::fs::write(file, text)

@@ -48,6 +48,9 @@ pub const FLAGS: &[&[Flag]] = &[&[
     switch("timestamps", "Include timestamps on each line in the log output"),
 ]];
 
+/// Pause between looks for a workload's first pod.
+const POLL: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// The pods that a workload's name stands for, the best one first.
 pub async fn pods_of(session: &Session, kind: &Kind, name: &str) -> Outcome<Vec<Value>> {
     let namespace = session.namespace()?;
@@ -75,7 +78,16 @@ pub async fn pods_of(session: &Session, kind: &Kind, name: &str) -> Outcome<Vec<
             )));
         }
     };
-    selected(session, &selector).await
+    // The first pod may be about to be made.
+    let waits = session.parsed.duration("pod-running-timeout").unwrap_or_default();
+    let started = std::time::Instant::now();
+    loop {
+        let found = selected(session, &selector).await?;
+        if !found.is_empty() || started.elapsed() >= waits {
+            return Ok(found);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 async fn selected(session: &Session, selector: &str) -> Outcome<Vec<Value>> {
@@ -138,7 +150,6 @@ pub async fn logs(session: &Session) -> Outcome {
     if (args.is_empty() && !by_selector) || args.len() > 2 {
         return Err(parsed.usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"));
     }
-    check(parsed)?;
     if args.len() == 2 && !args[1].contains('/') && container.is_empty() {
         container = args.remove(1);
     }
@@ -163,6 +174,7 @@ pub async fn logs(session: &Session) -> Outcome {
             (all.into_iter().take(count).collect(), parsed.on("all-pods"))
         }
     };
+    check(parsed)?;
     if pods.is_empty() {
         if by_selector {
             eprintln!("No resources found in {} namespace.", session.namespace()?);

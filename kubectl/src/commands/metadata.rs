@@ -4,7 +4,7 @@ use keelson_machinery::names::label_value_problems;
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, switch, text};
+use crate::flags::{Flag, RECORD, switch, text};
 use crate::objects::{self, FILES, SELECT};
 use crate::output::{self, changed};
 use crate::session::{Session, encode};
@@ -17,6 +17,7 @@ pub const LABEL: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager(
 pub const ANNOTATE: &[&[Flag]] = &[output::FLAGS, FILES, SELECT, COMMON, &[manager("kubectl-annotate")]];
 const COMMON: &[Flag] = &[
     WRITE[0],
+    RECORD,
     switch("list", "If true, display the labels or annotations for a given resource."),
     switch("local", "If true, it will NOT contact the api-server but run locally."),
     switch("overwrite", "If true, allow labels or annotations to be overwritten."),
@@ -145,6 +146,7 @@ async fn change(
     if !parsed.text("resource-version").is_empty() {
         patch["metadata"]["resourceVersion"] = parsed.text("resource-version").into();
     }
+    super::create::record(session, &mut patch);
     let result = match parsed.on("local") || is_client_dry_run(session)? || (same && word == "label") {
         true => {
             let mut result = object.clone();

@@ -35,6 +35,7 @@ mod rollout;
 mod run;
 mod scale;
 mod set;
+mod settings;
 mod top;
 mod wait;
 
@@ -144,7 +145,7 @@ pub static COMMANDS: &[Command] = &[
         "-f FILENAME",
         "Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects"
     ),
-    command!("auth whoami", auth::whoami, auth::WHOAMI, "", "Check self subject attributes"),
+    command!("auth whoami", auth::whoami, auth::WHOAMI, "", "Experimental: Check self subject attributes"),
     command!(
         "autoscale",
         scale::autoscale,
@@ -178,19 +179,19 @@ pub static COMMANDS: &[Command] = &[
     command!("config current-context", config::current_context, &[], "", "Display the current-context"),
     command!(
         "config delete-cluster",
-        config::delete_cluster,
+        settings::delete_cluster,
         &[],
         "NAME",
         "Delete the specified cluster from the kubeconfig"
     ),
     command!(
         "config delete-context",
-        config::delete_context,
+        settings::delete_context,
         &[],
         "NAME",
         "Delete the specified context from the kubeconfig"
     ),
-    command!("config delete-user", config::delete_user, &[], "NAME", "Delete the specified user from the kubeconfig"),
+    command!("config delete-user", settings::delete_user, &[], "NAME", "Delete the specified user from the kubeconfig"),
     command!("config get-clusters", config::get_clusters, &[], "", "Display clusters defined in the kubeconfig"),
     command!(
         "config get-contexts",
@@ -202,43 +203,43 @@ pub static COMMANDS: &[Command] = &[
     command!("config get-users", config::get_users, &[], "", "Display users defined in the kubeconfig"),
     command!(
         "config rename-context",
-        config::rename_context,
+        settings::rename_context,
         &[],
         "CONTEXT_NAME NEW_NAME",
         "Rename a context from the kubeconfig file"
     ),
     command!(
         "config set",
-        config::set_property,
-        config::SET,
+        settings::set_property,
+        settings::SET,
         "PROPERTY_NAME PROPERTY_VALUE",
         "Set an individual value in a kubeconfig file"
     ),
-    command!("config unset", config::unset, &[], "PROPERTY_NAME", "Unset an individual value in a kubeconfig file"),
+    command!("config unset", settings::unset, &[], "PROPERTY_NAME", "Unset an individual value in a kubeconfig file"),
     command!(
         "config set-cluster",
-        config::set_cluster,
-        config::SET_CLUSTER,
-        "NAME [--server=server]",
+        settings::set_cluster,
+        settings::SET_CLUSTER,
+        "NAME [--server=server] [--certificate-authority=path/to/certificate/authority] [--insecure-skip-tls-verify=true] [--tls-server-name=example.com]",
         "Set a cluster entry in kubeconfig"
     ),
     command!(
         "config set-context",
-        config::set_context,
-        config::SET_CONTEXT,
-        "[NAME | --current] [--cluster=cluster_nickname]",
+        settings::set_context,
+        settings::SET_CONTEXT,
+        "[NAME | --current] [--cluster=cluster_nickname] [--user=user_nickname] [--namespace=namespace]",
         "Set a context entry in kubeconfig"
     ),
     command!(
         "config set-credentials",
-        config::set_credentials,
-        config::SET_CREDENTIALS,
-        "NAME",
+        settings::set_credentials,
+        settings::SET_CREDENTIALS,
+        "NAME [--client-certificate=path/to/certfile] [--client-key=path/to/keyfile] [--token=bearer_token] [--username=basic_user] [--password=basic_password] [--auth-provider=provider_name] [--auth-provider-arg=key=value] [--exec-command=exec_command] [--exec-api-version=exec_api_version] [--exec-arg=arg] [--exec-env=key=value]",
         "Set a user entry in kubeconfig"
     ),
     command!(
         "config use-context",
-        config::use_context,
+        settings::use_context,
         &[],
         "CONTEXT_NAME",
         "Set the current-context in a kubeconfig file"
@@ -644,6 +645,18 @@ pub static COMMANDS: &[Command] = &[
         "Explain why an object is not as it should be"
     ),
 ];
+
+/// The refusal of a kind that some commands only know from their own types.
+fn known(kind: &crate::kinds::Kind) -> Outcome {
+    match keelson_machinery::schema::of_kind(&kind.group, &kind.version, &kind.kind) {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(format!(
+            "no kind {:?} is registered for version {:?} in scheme \"pkg/scheme/scheme.go:28\"",
+            kind.kind,
+            kind.api_version()
+        ))),
+    }
+}
 
 #[cfg(test)]
 mod tests {

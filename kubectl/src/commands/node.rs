@@ -327,31 +327,52 @@ pub async fn taint(session: &Session) -> Outcome {
         return Err(Failure::new("at least one taint update is required"));
     }
     check_taints(parsed, changes)?;
-    for node in nodes(session, names).await? {
-        let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        let (mut removed, before) = (false, taints.len());
-        for change in changes {
-            removed |= apply_taint(change, &mut taints, parsed.on("overwrite"), name(&node))?;
+    let (mut found, mut failed) = (Vec::new(), None);
+    match names {
+        [] => found = nodes(session, names).await?,
+        // A node that is not there does not keep the others from being tainted.
+        names => {
+            for one in names {
+                match nodes(session, std::slice::from_ref(one)).await {
+                    Ok(nodes) => found.extend(nodes),
+                    Err(error) => failed = Some(super::say(failed, error)),
+                }
+            }
         }
-        // Taints that only got other values were modified.
-        let modified = !removed && taints.len() == before;
-        let patch = json!({"spec": {"taints": taints}});
-        let path = format!("/api/v1/nodes/{}", encode(name(&node)));
-        let after = if is_client_dry_run(session)? {
-            node.clone()
-        } else {
-            session.patch(&path, "merge-patch", &patch).await?
-        };
-        let done = match (removed, modified) {
-            (true, _) => "untainted",
-            (false, true) => "modified",
-            (false, false) => "tainted",
-        };
-        match Format::of(parsed)? {
-            // kubectl says nothing of a dry run here.
-            Format::Default => println!("node/{} {done}", name(&after)),
-            _ => changed(parsed, &after, done)?,
+    }
+    for node in found {
+        if let Err(error) = taint_one(session, &node, changes).await {
+            failed = Some(super::say(failed, error));
         }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn taint_one(session: &Session, node: &Value, changes: &[String]) -> Outcome {
+    let parsed = &session.parsed;
+    let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let (mut removed, before) = (false, taints.len());
+    for change in changes {
+        removed |= apply_taint(change, &mut taints, parsed.on("overwrite"), name(node))?;
+    }
+    // Taints that only got other values were modified.
+    let modified = !removed && taints.len() == before;
+    let patch = json!({"spec": {"taints": taints}});
+    let path = format!("/api/v1/nodes/{}", encode(name(node)));
+    let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
+    let after = match is_client_dry_run(session)? {
+        true => node.clone(),
+        false => session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?,
+    };
+    let done = match (removed, modified) {
+        (true, _) => "untainted",
+        (false, true) => "modified",
+        (false, false) => "tainted",
+    };
+    match Format::of(parsed)? {
+        // kubectl says nothing of a dry run here.
+        Format::Default => println!("node/{} {done}", name(&after)),
+        _ => changed(parsed, &after, done)?,
     }
     Ok(())
 }

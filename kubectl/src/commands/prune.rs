@@ -55,6 +55,13 @@ async fn kinds_of(session: &Session) -> Outcome<Vec<Kind>> {
     let mut kinds = Vec::new();
     let listed = session.parsed.list("prune-allowlist");
     if listed.is_empty() {
+        let now = jiff::Timestamp::now().strftime("%m%d %H:%M:%S%.6f");
+        eprintln!(
+            "W{now}   {} prune.go:71] Deprecated: kubectl apply will no longer prune non-namespaced resources by default \
+             when used with the --namespace flag in a future release. To preserve the current behaviour, list the \
+             resources you want to target explicitly in the --prune-allowlist.",
+            std::process::id()
+        );
         for name in KINDS {
             kinds.push(kinds::resolve(session, name).await?);
         }
@@ -75,6 +82,9 @@ async fn kinds_of(session: &Session) -> Outcome<Vec<Kind>> {
 
 /// Checks that the kinds that are named can be looked at.
 pub async fn allowed(session: &Session) -> Outcome {
+    if session.parsed.list("prune-allowlist").is_empty() {
+        return Ok(());
+    }
     kinds_of(session).await.map(|_| ())
 }
 
@@ -131,7 +141,10 @@ pub async fn delete(session: &Session, all: Vec<(Kind, Value)>) -> Outcome {
                 _ => {}
             }
         }
-        println!("{} pruned{suffix}", name_of(&object));
+        match parsed.text("output") {
+            "name" => println!("{}", name_of(&object)),
+            _ => println!("{} pruned{suffix}", name_of(&object)),
+        }
     }
     Ok(())
 }

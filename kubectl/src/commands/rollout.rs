@@ -123,6 +123,14 @@ pub async fn restart(session: &Session) -> Outcome {
             return Err(Failure::new(format!("{named} can't restart paused deployment (run rollout resume first)")));
         }
         let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z");
+        let had = &object["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"];
+        if *had == now.as_str() {
+            return Err(Failure::new(format!(
+                "failed to create patch for {}: if restart has already been triggered within the past second, please wait \
+                 before attempting to trigger another",
+                name(&object)
+            )));
+        }
         let annotations = json!({"kubectl.kubernetes.io/restartedAt": now});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
         let after = session.patch(&path_of(&kind, &object), "merge-patch", &patch).await?;
@@ -287,10 +295,9 @@ async fn undo_one(session: &Session, kind: &Kind, object: Value, wanted: i64) ->
         });
     };
     if object["spec"]["paused"] == true {
-        return Err(Failure::new(format!(
-            "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
-            name_of(&object)
-        )));
+        return Err(Failure::new(
+            "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume' and try again",
+        ));
     }
     let (mut template, mut before) = (template.clone(), object["spec"]["template"].clone());
     for template in [&mut template, &mut before] {
@@ -359,7 +366,10 @@ fn standing(kind: &Kind, object: &Value) -> Outcome<(String, bool)> {
         "deployments" => "deployment",
         "daemonsets" => "daemon set",
         "statefulsets" => "statefulset",
-        _ => return Err(Failure::new(format!("no status viewer has been implemented for {}", grouped(kind)))),
+        _ => {
+            super::known(kind)?;
+            return Err(Failure::new(format!("no status viewer has been implemented for {}", grouped(kind))));
+        }
     };
     let rolls = object["spec"]["updateStrategy"]["type"] == "RollingUpdate";
     if kind.plural != "deployments" && !rolls {

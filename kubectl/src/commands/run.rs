@@ -46,6 +46,7 @@ pub const FLAGS: &[&[Flag]] = &[
         switch("quiet", "If true, suppress prompt messages.").short('q'),
         text("restart", "Always", "The restart policy for this Pod.  Legal values [Always, OnFailure, Never]."),
         switch("rm", "If true, delete the pod after it exits."),
+        crate::flags::RECORD,
         SAVE,
         switch("stdin", "Keep stdin open on the container in the pod, even if nothing is attached.").short('i'),
         switch("tty", "Allocate a TTY for the container in the pod.").short('t'),
@@ -59,6 +60,7 @@ pub const EXPOSE: &[&[Flag]] = &[
     &[
         WRITE[0],
         manager("kubectl-expose"),
+        crate::flags::RECORD,
         SAVE,
         text("overrides", "", "An inline JSON override for the generated object."),
         text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic."),
@@ -230,7 +232,7 @@ pub async fn run(session: &Session) -> Outcome {
     if parsed.text("image").is_empty() {
         return Err(Failure::new("--image is required"));
     }
-    if parsed.text("image").contains(char::is_whitespace) {
+    if !is_image(parsed.text("image")) {
         return Err(Failure::new(format!("Invalid image name {:?}: invalid reference format", parsed.text("image"))));
     }
     check(parsed, attaches)?;
@@ -367,6 +369,7 @@ fn selector_for(parsed: &Parsed, kind: &Kind, object: &Value) -> Outcome<Value> 
         }
         ("pods" | "services" | "replicationcontrollers" | "deployments" | "replicasets", given) => pairs(given)?.into(),
         _ => {
+            super::known(kind)?;
             let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
             return Err(Failure::new(format!("cannot expose a {}{group}", kind.kind)));
         }
@@ -485,4 +488,14 @@ fn ports(given: &str, object: &Value) -> Outcome<Vec<(i64, String)>> {
         }
     }
     Ok(ports)
+}
+
+/// Whether a text can name an image: a registry's host, lower-case names, a tag, a digest.
+pub fn is_image(text: &str) -> bool {
+    const HOST: &str = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?";
+    const NAME: &str = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
+    let pattern = format!(
+        r"^(?:(?:{HOST}(?:\.{HOST})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?/)?{NAME}(?:/{NAME})*(?::[\w][\w.-]{{0,127}})?(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{{32,}})?$"
+    );
+    regex::Regex::new(&pattern).is_ok_and(|pattern| pattern.is_match(text))
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, text};
+use crate::flags::{Flag, RECORD, text};
 use crate::kinds::Kind;
 use crate::objects::{FILES, SELECT};
 use crate::output::{self, changed};
@@ -20,6 +20,7 @@ pub const FLAGS: &[&[Flag]] = &[
         SELECT[0],
         SELECT[3],
         WRITE[0],
+        RECORD,
         text(
             "current-replicas",
             "-1",
@@ -38,6 +39,7 @@ pub const AUTOSCALE: &[&[Flag]] = &[
     &[
         WRITE[0],
         manager("kubectl-autoscale"),
+        RECORD,
         SAVE,
         text("cpu", "", "Target CPU utilization over all the pods, such as 80%."),
         text("cpu-percent", "-1", "The target average CPU utilization over all the pods."),
@@ -100,6 +102,12 @@ async fn scale_one(session: &Session, kind: &Kind, object: &Value, (replicas, cu
         let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
         let patch = json!({"spec": {"replicas": replicas}});
         session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?;
+        if parsed.on("record") {
+            let mut patch = json!({"metadata": {}});
+            super::create::record(session, &mut patch);
+            let path = format!("{}{}", path_of(kind, object), query(&[("dryRun", dry_run)]));
+            session.patch(&path, "merge-patch", &patch).await?;
+        }
     }
     changed(parsed, object, "scaled")
 }
@@ -168,6 +176,7 @@ async fn autoscale_one(
         let target = json!({"type": "Utilization", "averageUtilization": percent});
         autoscaler["spec"]["metrics"] = json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
     }
+    super::create::record(session, &mut autoscaler);
     create_autoscaler(session, autoscaler, object).await
 }
 

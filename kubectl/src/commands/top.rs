@@ -116,7 +116,7 @@ pub async fn node(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let key = sort_key(session)?;
     if parsed.args.len() > 1 {
-        return Err(parsed.usage(format!("unexpected arguments: [{}]", parsed.args.join(" "))));
+        return Err(parsed.usage("node [NAME | -l label]"));
     }
     let name = parsed.args.first();
     if name.is_some() && !parsed.text("selector").is_empty() {
@@ -177,7 +177,7 @@ pub async fn pod(session: &Session) -> Outcome {
     let parsed = &session.parsed;
     let key = sort_key(session)?;
     if parsed.args.len() > 1 {
-        return Err(parsed.usage(format!("unexpected arguments: [{}]", parsed.args.join(" "))));
+        return Err(parsed.usage("pod [NAME | -l label]"));
     }
     let name = parsed.args.first();
     if name.is_some() && !(parsed.text("selector").is_empty() && parsed.text("field-selector").is_empty()) {

@@ -127,6 +127,15 @@ pub async fn wait(session: &Session) -> Outcome {
         return Err(Failure::new("unrecognized condition: \"\""));
     }
     let wanted = For::parse(parsed.text("for"))?;
+    if parsed.on("local") && !parsed.is_set("filename") {
+        return Err(Failure::new(
+            "you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   \
+             '-f rsrc.yaml'\n   '--filename=rsrc.json'",
+        ));
+    }
+    if parsed.args.is_empty() && !parsed.is_set("filename") {
+        return Err(super::change::nothing_named());
+    }
     let timeout = match parsed.text("timeout").strip_prefix('-') {
         Some(_) => Duration::from_secs(7 * 24 * 3600),
         None => parsed.duration("timeout")?,
@@ -198,7 +207,10 @@ async fn until(
             });
         }
         if started.elapsed() >= timeout {
-            return Err(Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural)));
+            return Err(match wanted {
+                For::Create => Failure::new("timed out waiting for the condition"),
+                _ => Failure::new(format!("timed out waiting for the condition on {}/{name}", kind.plural)),
+            });
         }
         tokio::time::sleep(POLL).await;
     }
@@ -217,6 +229,9 @@ async fn awaited(session: &Session, wanted: &For) -> Outcome<Vec<Awaited>> {
         found.push((kind, path, None));
     }
     for Target { kind, names } in objects::targets(session, &parsed.args).await? {
+        if parsed.on("all-namespaces") && !names.is_empty() {
+            return Err(Failure::new("a resource cannot be retrieved by name across all namespaces"));
+        }
         for name in &names {
             let path = kind.object(&namespace, &encode(name));
             let uid = match wanted {

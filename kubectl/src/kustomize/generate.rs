@@ -1,13 +1,11 @@
 //! Config maps and secrets that are made of files, literals and environments, and the digests in their names.
 
-use std::path::Path;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Resource, read};
+use super::{Place, Resource, read};
 use crate::failure::{Failure, Outcome};
 use crate::value::Read;
 
@@ -15,10 +13,10 @@ use crate::value::Read;
 const DIGEST_LETTERS: usize = 10;
 
 /// Makes what the kustomization asks for.
-pub fn run(directory: &Path, config: &Value, into: &mut Vec<Resource>) -> Outcome {
+pub fn run(place: &Place, config: &Value, into: &mut Vec<Resource>) -> Outcome {
     for (field, kind) in [("configMapGenerator", "ConfigMap"), ("secretGenerator", "Secret")] {
         for spec in config[field].items() {
-            let made = make(directory, kind, spec, &config["generatorOptions"])?;
+            let made = make(place, kind, spec, &config["generatorOptions"])?;
             add(made, spec, into)?;
         }
     }
@@ -34,10 +32,9 @@ fn add(made: Resource, spec: &Value, into: &mut Vec<Resource>) -> Outcome {
     match (spec["behavior"].text(), found) {
         ("" | "create" | "unspecified", None) => into.push(made),
         ("" | "create" | "unspecified", Some(_)) => {
+            let id = id(&made);
             return Err(Failure::new(format!(
-                "may not add resource with an already registered id: {}/{}",
-                made.kind(),
-                made.name()
+                "merging from generator: id {id} exists; behavior must be merge or replace"
             )));
         }
         ("merge", Some(have)) => {
@@ -59,10 +56,10 @@ fn add(made: Resource, spec: &Value, into: &mut Vec<Resource>) -> Outcome {
             have.object["metadata"]["name"] = name;
             have.hashed = made.hashed;
         }
-        (behavior, None) => {
+        ("merge" | "replace", None) => {
+            let id = id(&made);
             return Err(Failure::new(format!(
-                "behavior must be merge or replace of what is there; nothing is called {} to {behavior}",
-                made.name()
+                "merging from generator: id {id} does not exist; cannot merge or replace"
             )));
         }
         (behavior, _) => return Err(Failure::new(format!("unknown behavior {behavior:?}"))),
@@ -70,13 +67,17 @@ fn add(made: Resource, spec: &Value, into: &mut Vec<Resource>) -> Outcome {
     Ok(())
 }
 
-fn make(directory: &Path, kind: &str, spec: &Value, options: &Value) -> Outcome<Resource> {
+fn id(made: &Resource) -> String {
+    format!("ConfigMap.v1.[noGrp]/{}.[noNs]", made.name()).replacen("ConfigMap", made.kind(), 1)
+}
+
+fn make(place: &Place, kind: &str, spec: &Value, options: &Value) -> Outcome<Resource> {
     let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": spec["name"].text()}});
     if !spec["namespace"].text().is_empty() {
         object["metadata"]["namespace"] = spec["namespace"].clone();
     }
     let (mut data, mut binary) = (Map::new(), Map::new());
-    for (key, bytes) in entries(directory, spec)? {
+    for (key, bytes) in entries(place, spec)? {
         let text = String::from_utf8(bytes);
         if data.contains_key(&key) || binary.contains_key(&key) {
             return Err(Failure::new(format!("configmap {} illegally repeats the key `{key}`", spec["name"].text())));
@@ -121,11 +122,11 @@ fn make(directory: &Path, kind: &str, spec: &Value, options: &Value) -> Outcome<
 }
 
 /// Keys with their content: of environments, files and literals.
-fn entries(directory: &Path, spec: &Value) -> Outcome<Vec<(String, Vec<u8>)>> {
+fn entries(place: &Place, spec: &Value) -> Outcome<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
     let envs = spec["envs"].texts().into_iter().chain(spec["env"].as_str());
     for name in envs {
-        let text = String::from_utf8_lossy(&read(directory, name)?).into_owned();
+        let text = String::from_utf8_lossy(&read(place, name)?).into_owned();
         for line in text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#')) {
             let (key, value) = match line.split_once('=') {
                 Some((key, value)) => (key, value.to_owned()),
@@ -139,7 +140,12 @@ fn entries(directory: &Path, spec: &Value) -> Outcome<Vec<(String, Vec<u8>)>> {
             Some((key, path)) => (key.to_owned(), path),
             None => (name.rsplit('/').next().unwrap_or(name).to_owned(), name),
         };
-        all.push((key, read(directory, path)?));
+        let bytes = read(place, path).map_err(|error| {
+            let files = spec["files"].texts().join(" ");
+            let why = error.to_string();
+            Failure::new(format!("loading KV pairs: file sources: [{files}]: {}", why.trim_start_matches("error: ")))
+        })?;
+        all.push((key, bytes));
     }
     for literal in spec["literals"].texts() {
         let (key, value) = literal

@@ -1,13 +1,11 @@
 //! Patches of a kustomization: parts of objects, or operations.
 
-use std::path::Path;
-
 use keelson_machinery::schema::of_kind;
 use keelson_machinery::{patch, strategic};
 use regex::Regex;
 use serde_json::Value;
 
-use super::{Resource, documents, read};
+use super::{Place, Resource, documents, read};
 use crate::failure::{Failure, Outcome};
 use crate::value::Read;
 
@@ -45,31 +43,36 @@ pub fn selects(selector: &Value, resource: &Resource) -> Outcome<bool> {
 }
 
 /// Patches that are parts of objects, and `patches` of both forms.
-pub fn merge(directory: &Path, config: &Value, resources: &mut Vec<Resource>) -> Outcome {
+pub fn merge(place: &Place, config: &Value, resources: &mut Vec<Resource>) -> Outcome {
     for entry in config["patchesStrategicMerge"].texts() {
-        let bytes = if entry.contains('\n') { entry.as_bytes().to_vec() } else { read(directory, entry)? };
+        let bytes = if entry.contains('\n') { entry.as_bytes().to_vec() } else { read(place, entry)? };
         for part in documents(entry, &bytes)? {
             by_name(&part, resources)?;
         }
     }
     for entry in config["patches"].items() {
-        one(directory, entry, resources)?;
+        one(place, entry, resources)?;
     }
     Ok(())
 }
 
 /// `patchesJson6902`, which come after most else.
-pub fn operations(directory: &Path, config: &Value, resources: &mut Vec<Resource>) -> Outcome {
-    config["patchesJson6902"].items().iter().try_for_each(|entry| one(directory, entry, resources))
+pub fn operations(place: &Place, config: &Value, resources: &mut Vec<Resource>) -> Outcome {
+    config["patchesJson6902"].items().iter().try_for_each(|entry| one(place, entry, resources))
 }
 
-fn one(directory: &Path, entry: &Value, resources: &mut Vec<Resource>) -> Outcome {
+fn one(place: &Place, entry: &Value, resources: &mut Vec<Resource>) -> Outcome {
     let text = match (entry["patch"].text(), entry["path"].text()) {
         ("", "") => return Err(Failure::new("must specify one of patch and path in a patch")),
-        ("", path) => String::from_utf8_lossy(&read(directory, path)?).into_owned(),
+        ("", path) => String::from_utf8_lossy(&read(place, path)?).into_owned(),
         (patch, _) => patch.to_owned(),
     };
     let parsed = keelson_machinery::decode::yaml(text.as_bytes());
+    if matches!(&parsed, Ok(decoded) if decoded.value.as_array().is_some_and(Vec::is_empty)) {
+        return Err(Failure::new(format!(
+            "trouble configuring builtin PatchTransformer: no operation in [patch: {text:?}]"
+        )));
+    }
     let target = &entry["target"];
     if let Ok(decoded) = &parsed
         && decoded.value.is_array()
@@ -88,21 +91,15 @@ fn one(directory: &Path, entry: &Value, resources: &mut Vec<Resource>) -> Outcom
     Ok(())
 }
 
+/// Operations on all that a target means, which may be nothing.
 fn with_operations(operations: &Value, target: &Value, resources: &mut [Resource]) -> Outcome {
-    let mut found = false;
     for resource in resources {
         if selects(target, resource)? {
-            found = true;
             resource.remember();
             patch::json(&mut resource.object, operations).map_err(|s| Failure::new(s.message.clone()))?;
         }
     }
-    if found { Ok(()) } else { Err(nothing(target)) }
-}
-
-fn nothing(target: &Value) -> Failure {
-    let name = format!("{} {}", target["kind"].text(), target["name"].text());
-    Failure::new(format!("unable to find target for patch {}", name.trim()))
+    Ok(())
 }
 
 fn by_name(part: &Value, resources: &mut Vec<Resource>) -> Outcome {
@@ -114,18 +111,10 @@ fn by_name(part: &Value, resources: &mut Vec<Resource>) -> Outcome {
             && (wanted.namespace().is_empty() || r.namespace() == wanted.namespace())
     };
     let Some(at) = resources.iter().position(fits) else {
-        let namespace = if wanted.namespace().is_empty() { "[noNs]" } else { wanted.namespace() };
+        let id = wanted.id();
         return Err(Failure::new(format!(
-            "no resource matches strategic merge patch \"{}.v1.{}/{}.{namespace}\": no matches for Id {}.v1.{}/{}.{namespace}; failed to find unique target for patch {}.v1.{}/{}.{namespace}",
-            wanted.kind(),
-            wanted.group(),
-            wanted.name(),
-            wanted.kind(),
-            wanted.group(),
-            wanted.name(),
-            wanted.kind(),
-            wanted.group(),
-            wanted.name(),
+            "no resource matches strategic merge patch \"{id}\": no matches for Id {id}; failed to find unique target for \
+             patch {id}"
         )));
     };
     if apply(part, &mut resources[at], false, false)? {

@@ -132,6 +132,16 @@ pub fn fix(resources: &mut [Resource]) {
                 }
             }
         }
+        // A webhook's Service is where the kustomization put it.
+        let hooks = resource.object.get_mut("webhooks").and_then(Value::as_array_mut);
+        for service in hooks.into_iter().flatten().filter_map(|hook| hook["clientConfig"].get_mut("service")) {
+            let (name, space) = (service["name"].text().to_owned(), service["namespace"].text().to_owned());
+            let found = all.iter().find(|r| r.kind() == "Service" && r.name() == name);
+            let moved = |r: &&Resource| r.before.iter().any(|(_, had)| had.is_empty() || *had == space);
+            if let Some(service_now) = found.filter(moved).filter(|r| !r.namespace().is_empty()) {
+                service["namespace"] = service_now.namespace().into();
+            }
+        }
         let subjects = resource.object.get_mut("subjects").and_then(Value::as_array_mut);
         for subject in subjects.into_iter().flatten() {
             let space = subject["namespace"].text().to_owned();

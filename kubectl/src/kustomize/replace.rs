@@ -1,23 +1,21 @@
 //! Replacements: values of one object that are put into others.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::fields::{at, steps};
 use super::patches::selects;
-use super::{Resource, read};
+use super::{Place, Resource, read};
 use crate::failure::{Failure, Outcome};
 use crate::value::Read;
 
 /// Does the replacements of a kustomization.
-pub fn run(directory: &Path, config: &Value, resources: &mut [Resource]) -> Outcome {
+pub fn run(place: &Place, config: &Value, resources: &mut [Resource]) -> Outcome {
     for entry in config["replacements"].items() {
         if entry["path"].text().is_empty() {
             one(entry, resources)?;
             continue;
         }
-        let bytes = read(directory, entry["path"].text())?;
+        let bytes = read(place, entry["path"].text())?;
         let inner = keelson_machinery::decode::yaml(&bytes).map_err(Failure::new)?.value;
         match inner.as_array() {
             Some(entries) => entries.iter().try_for_each(|entry| one(entry, resources))?,

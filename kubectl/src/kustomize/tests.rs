@@ -70,11 +70,41 @@ fn values_are_put_into_others() {
 }
 
 #[test]
+fn files_outside_are_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, pod) = (dir.path().join("own"), dir.path().join("pod.yaml"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(pod, POD).unwrap();
+    std::fs::write(own.join("kustomization.yaml"), "resources: [../pod.yaml]\n").unwrap();
+    let directory = own.to_string_lossy();
+    let refused = build(&directory).unwrap_err().to_string();
+    assert!(refused.contains("security; file"), "{refused}");
+    assert_eq!(build_with(&directory, Options { anywhere: true, ..Options::default() }).unwrap().len(), 1);
+}
+
+#[test]
+fn variables_are_replaced_and_origins_kept() {
+    let text = built(&[
+        (
+            "kustomization.yaml",
+            "resources: [pod.yaml]\nnameSuffix: -x\nbuildMetadata: [originAnnotations]\nvars:\n- name: P\n  objref: {kind: Pod, \
+             name: p, apiVersion: v1}\n",
+        ),
+        ("pod.yaml", &POD.replace("image:", "command: [\"$(P)\"], image:")),
+    ]);
+    assert!(text.contains("- p-x\n") && text.contains("path: pod.yaml"), "{text}");
+}
+
+#[test]
 fn wrong_kustomizations() {
     for (files, expected) in [
         (&[("other", "")][..], "unable to find one of 'kustomization.yaml'"),
         (&[("kustomization.yaml", "resources: [gone.yaml]\n")], "gone.yaml"),
-        (&[("kustomization.yaml", "nothing: 1\n")], "the field \"nothing\" is not supported"),
+        (&[("kustomization.yaml", "nothing: 1\n")], "unknown field \"nothing\""),
+        (&[("kustomization.yaml", "helmCharts: []\n")], "the field \"helmCharts\" is not supported"),
+        (&[("kustomization.yaml", "")], "kustomization.yaml is empty"),
+        (&[("kustomization.yaml", "commonLabels: {a: yes}\n")], "cannot unmarshal bool"),
+        (&[("kustomization.yaml", "resources: [../../etc/hostname]\n")], "accumulation err"),
         (&[("kustomization.yaml", "resources: [pod.yaml, pod.yaml]\n"), ("pod.yaml", POD)], "already registered id"),
         (&[("kustomization.yaml", "replicas: [{name: x, count: 1}]\n")], "resource with name x does not match"),
     ] {

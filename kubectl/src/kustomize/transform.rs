@@ -76,6 +76,27 @@ pub fn order(resource: &Resource) -> (usize, String) {
     (place, format!("{group}_{version}_{kind}|{namespace}|{}", resource.name()))
 }
 
+/// Marks that say what made the objects.
+pub fn build_metadata(config: &Value, resources: &mut [Resource]) -> Outcome {
+    for option in config["buildMetadata"].texts() {
+        for resource in resources.iter_mut() {
+            match option {
+                "managedByLabel" => resource.object["metadata"]["labels"][MANAGED_BY] = MANAGER.into(),
+                "originAnnotations" => {
+                    let origin = std::mem::take(&mut resource.origin);
+                    resource.object["metadata"]["annotations"][ORIGIN] = origin.into();
+                }
+                other => return Err(Failure::new(format!("buildMetadata: {other} is not supported"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const MANAGER: &str = "kustomize-(devel)";
+const ORIGIN: &str = "config.kubernetes.io/origin";
+
 /// Namespace, names, labels and annotations.
 pub fn run(config: &Value, resources: &mut [Resource]) {
     let namespace = config["namespace"].text();
@@ -98,6 +119,12 @@ pub fn run(config: &Value, resources: &mut [Resource]) {
             if let Some(labels) = entry["pairs"].as_object() {
                 let (selectors, templates) = (entry["includeSelectors"].is_true(), entry["includeTemplates"].is_true());
                 add_labels(resource, labels, selectors, selectors || templates);
+                for field in entry["fields"].items() {
+                    let of = field["kind"].text();
+                    if of.is_empty() || of == resource.kind() {
+                        put(&mut resource.object, field["path"].text(), field["create"].is_true(), labels);
+                    }
+                }
             }
         }
         if let Some(annotations) = config["commonAnnotations"].as_object() {
@@ -256,6 +283,9 @@ fn renamed(image: &str, entry: &Value) -> Option<String> {
     let name = if new.is_empty() { name } else { new };
     let (new_tag, new_digest) = (entry["newTag"].shown(), entry["digest"].text());
     Some(match (new_digest, new_tag.as_str()) {
+        ("", "") if !entry["tagSuffix"].text().is_empty() => {
+            format!("{name}{tag}{}{digest}", entry["tagSuffix"].text())
+        }
         ("", "") => format!("{name}{tag}{digest}"),
         ("", new) => format!("{name}:{}{new}", entry["tagSuffix"].text()),
         (new, _) => format!("{name}@{new}"),

@@ -23,6 +23,24 @@ pub fn invalid_variable(name: &str) -> Failure {
     ))
 }
 
+/// Names of variables may have any printable letters; only an argument has to look like an older name.
+fn check_name(pair: &Given, name: &str) -> Outcome {
+    let starts = |c: char| c.is_ascii_alphabetic() || matches!(c, '-' | '_' | '.');
+    let strict = name.starts_with(starts) && name.chars().all(|c| starts(c) || c.is_ascii_digit());
+    let relaxed = !name.is_empty() && name.chars().all(|c| matches!(c, ' '..='~') && c != '=');
+    match pair {
+        Given::Argument(_) if !strict => Err(invalid_variable(name)),
+        Given::Line(_) if !relaxed => Err(invalid_variable(name)),
+        _ => Ok(()),
+    }
+}
+
+/// Where a variable is given.
+enum Given {
+    Argument(String),
+    Line(String),
+}
+
 /// What is to be done with the variables.
 struct Changes {
     set: Vec<Value>,
@@ -32,29 +50,31 @@ struct Changes {
 impl Changes {
     fn of(session: &Session, pairs: &[String], injected: Vec<Value>) -> Outcome<Self> {
         let parsed = &session.parsed;
-        let mut all: Vec<String> = parsed.all("env");
+        let mut all: Vec<Given> = parsed.all("env").into_iter().map(Given::Argument).collect();
         for pair in pairs {
             match pair.as_str() {
                 "-" => {
                     let mut text = String::new();
                     std::io::stdin().read_to_string(&mut text)?;
-                    all.extend(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned));
+                    all.extend(
+                        text.lines()
+                            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                            .map(|line| Given::Line(line.to_owned())),
+                    );
                 }
-                pair => all.push(pair.to_owned()),
+                pair => all.push(Given::Argument(pair.to_owned())),
             }
         }
         let mut changes = Self { set: injected, removed: Vec::new() };
         for pair in &all {
-            match (pair.split_once('='), pair.strip_suffix('-')) {
+            let (Given::Argument(text) | Given::Line(text)) = pair;
+            match (text.split_once('='), text.strip_suffix('-')) {
                 (Some((name, value)), _) => {
-                    let starts = |c: char| c.is_ascii_alphabetic() || matches!(c, '-' | '_' | '.');
-                    if !name.starts_with(starts) || !name.chars().all(|c| starts(c) || c.is_ascii_digit()) {
-                        return Err(invalid_variable(name));
-                    }
+                    check_name(pair, name)?;
                     changes.set.push(json!({"name": name, "value": value}));
                 }
                 (None, Some(name)) => changes.removed.push(name.to_owned()),
-                _ => return Err(Failure::new(format!("environment variables must be of the form key=value: {pair}"))),
+                _ => return Err(Failure::new(format!("environment variables must be of the form key=value: {text}"))),
             }
         }
         if changes.set.iter().any(|new| changes.removed.iter().any(|name| new["name"] == *name)) {

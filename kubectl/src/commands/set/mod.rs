@@ -6,7 +6,7 @@ pub use env::{env, invalid_variable};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
-use crate::flags::{Flag, repeated, switch, text};
+use crate::flags::{Flag, RECORD, repeated, switch, text};
 use crate::kinds::Kind;
 use crate::objects::{FILES, SELECT};
 use crate::output::{self, changed};
@@ -18,9 +18,9 @@ use super::create::{WRITE, is_client_dry_run, manager, write_query};
 /// Flags of all of them.
 pub const FLAGS: &[&[Flag]] = &[output::FLAGS, FILES, COMMON];
 /// Flags of `set serviceaccount`, which takes no selector.
-pub const ACCOUNT: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL]];
+pub const ACCOUNT: &[&[Flag]] = &[output::FLAGS, FILES, &[SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL, RECORD]];
 const LOCAL: Flag = switch("local", "If true, set will NOT contact api-server but run locally.");
-const COMMON: &[Flag] = &[SELECT[0], SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL];
+const COMMON: &[Flag] = &[SELECT[0], SELECT[3], WRITE[0], manager("kubectl-set"), LOCAL, RECORD];
 const CONTAINERS: Flag =
     text("containers", "*", "The names of containers in the selected pod templates to change.").short('c');
 /// Flags of `set env`.
@@ -99,7 +99,7 @@ async fn each(
 ) -> Outcome {
     if session.parsed.on("local") && !session.parsed.is_set("filename") {
         return Err(match done {
-            "image updated" => Failure::new(
+            "image updated" | "resource requirements updated" => Failure::new(
                 "you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   \
                  '-f rsrc.yaml'\n   '--filename=rsrc.json'",
             ),
@@ -130,13 +130,18 @@ async fn each(
 }
 
 async fn write(session: &Session, kind: &Kind, before: &Value, mut after: Value, done: &str) -> Outcome {
-    let patch = difference(before, &after);
+    let mut patch = difference(before, &after);
     let local = session.parsed.on("local");
-    if patch.is_none() && !local {
+    // An account is set again; the others say nothing where nothing changes.
+    if patch.is_none() && !local && !done.starts_with("serviceaccount") {
         return Ok(());
     }
+    if session.parsed.on("record") {
+        super::create::record(session, &mut after);
+        patch = difference(before, &after);
+    }
     if !local && !is_client_dry_run(session)? {
-        let patch = patch.unwrap_or_default();
+        let patch = patch.unwrap_or_else(|| json!({}));
         let path = format!("{}{}", path_of(kind, before), write_query(session, "kubectl-set")?);
         after = session.patch(&path, "merge-patch", &patch).await?;
     }
@@ -256,6 +261,7 @@ pub const SELECTOR: &[&[Flag]] = &[
         WRITE[0],
         manager("kubectl-set"),
         LOCAL,
+        RECORD,
         text(
             "resource-version",
             "",
@@ -309,6 +315,7 @@ pub async fn selector(session: &Session) -> Outcome {
 
 /// Puts an object in the place of another, as far as flags let it.
 async fn replaced(session: &Session, kind: &Kind, before: &Value, mut after: Value, done: &str) -> Outcome {
+    super::create::record(session, &mut after);
     if !session.parsed.on("local") && !is_client_dry_run(session)? {
         let path = format!("{}{}", path_of(kind, before), write_query(session, "kubectl-set")?);
         after = session.put(&path, &after).await?;

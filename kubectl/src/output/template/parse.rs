@@ -386,6 +386,16 @@ impl<'a> Words<'a> {
         fields
     }
 
+    /// A word has to end where it ends: `.current-context` is none.
+    fn ends(&self) -> Result<(), Wrong> {
+        match self.rest.chars().next() {
+            Some(c) if !c.is_whitespace() && !matches!(c, '.' | ',' | '|' | ':' | ')' | '(') => {
+                self.wrong(format!("bad character U+{:04X} {c:?}", u32::from(c)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn term(&mut self, scopes: &mut Vec<String>) -> Result<Term, Wrong> {
         let first = self.rest.chars().next().unwrap_or(' ');
         if first == '.' && !self.rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
@@ -394,6 +404,7 @@ impl<'a> Words<'a> {
             if fields.is_empty() {
                 self.rest = &self.rest[1..];
             }
+            self.ends()?;
             // A chain of fields stands where its second one does.
             let mut place = self.from(start);
             if fields.len() > 1 {
@@ -407,6 +418,7 @@ impl<'a> Words<'a> {
                 return self.wrong(format!("undefined variable {name:?}"));
             }
             let (start, fields) = (self.rest, self.fields());
+            self.ends()?;
             let mut place = self.from(start);
             place.text.insert_str(0, &name);
             return Ok(Term::Variable(name, fields, place));
@@ -426,6 +438,9 @@ impl<'a> Words<'a> {
         let end = self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest;
+        if !word.is_empty() {
+            self.ends()?;
+        }
         match word {
             "" => self.wrong(format!("unexpected {first:?} in command")),
             "nil" => Ok(Term::Nil),
