@@ -10,12 +10,15 @@ use crate::agent::Agent;
 use crate::allotment::Refusal;
 use crate::cri::Running;
 use crate::pod_status::Doom;
+use crate::pressure::Pressure;
 use crate::spec::pod;
 use crate::spec::resources::{Qos, millis, qos, requests};
 use crate::worker::StepError;
 
 /// From this priority on a pod is critical: it is not refused because others were quicker.
 const CRITICAL: i32 = 2_000_000_000;
+/// The taint of nodes that are short of memory.
+const MEMORY_TAINT: &str = "node.kubernetes.io/memory-pressure";
 /// Sysctls that belong to a pod's own namespaces and harm nobody else; upstream's list.
 const SAFE_SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
@@ -42,6 +45,8 @@ pub struct Room {
     pub name: String,
     /// Sysctls that are allowed beyond the safe ones; a `*` at the end stands for anything.
     pub sysctls: Vec<String>,
+    /// What it is short of.
+    pub pressure: Pressure,
 }
 
 fn refusal(reason: impl Into<String>, message: impl Into<String>) -> (String, String) {
@@ -56,6 +61,9 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         return Some(refusal("PodOSNotSupported", message));
     }
     let critical = is_critical(of);
+    if !critical && let Some(conditions) = hinders(of, room.pressure) {
+        return Some(refusal("Evicted", format!("Pod was rejected: The node had condition: [{conditions}]. ")));
+    }
     if let Some(found) = short_of(of, others, room)
         && (!critical || victims(of, others, room).is_none())
     {
@@ -75,6 +83,23 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         return Some(refusal("NodePorts", message));
     }
     forbidden_sysctl(of, &room.sysctls)
+}
+
+/// The node's conditions, if they keep the pod out: those who asked for memory may come while memory alone is short.
+fn hinders(of: &Pod, pressure: Pressure) -> Option<String> {
+    let all = [("DiskPressure", pressure.disk), ("MemoryPressure", pressure.memory), ("PIDPressure", pressure.pids)];
+    let told: Vec<&str> = all.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect();
+    let tolerated = || {
+        let spec = of.spec.as_ref();
+        spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|t| {
+            let key = t.key.as_deref().unwrap_or_default();
+            let effect = t.effect.as_deref().unwrap_or_default();
+            (key == MEMORY_TAINT || (key.is_empty() && t.operator.as_deref() == Some("Exists")))
+                && (effect.is_empty() || effect == "NoSchedule")
+        })
+    };
+    let may_come = told == ["MemoryPressure"] && (qos(of) != Qos::BestEffort || tolerated());
+    (!told.is_empty() && !may_come).then(|| told.join(" "))
 }
 
 fn is_critical(of: &Pod) -> bool {
@@ -229,6 +254,7 @@ impl Agent {
             labels: self.seen_node.lock().as_ref().map(|node| node.metadata.labels.clone().unwrap_or_default()),
             name: self.config.node_name.clone(),
             sysctls: self.config.allowed_sysctls.clone(),
+            pressure: *self.pressure.lock(),
         }
     }
 
@@ -304,6 +330,7 @@ mod tests {
             labels: Some([("zone".to_owned(), "a".to_owned()), ("size".to_owned(), "5".to_owned())].into()),
             name: "n1".into(),
             sysctls: vec!["kernel.msg*".into()],
+            pressure: Pressure::default(),
         }
     }
 
@@ -338,6 +365,31 @@ mod tests {
             let got = victims(&wants(cpu), &others, &roomy);
             let names = got.map(|list| list.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>());
             assert_eq!(names, going.map(|list| list.into_iter().map(str::to_owned).collect()), "{cpu}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_short_take_few() {
+        let short = |memory, disk, pids| Room { pressure: Pressure { memory, disk, pids }, ..room() };
+        let plain = json!({"containers": [{"name": "c"}]});
+        let mut tolerant = plain.clone();
+        tolerant["tolerations"] = json!([{"key": MEMORY_TAINT, "operator": "Exists", "effect": "NoSchedule"}]);
+        let mut critical = plain.clone();
+        critical["priority"] = CRITICAL.into();
+        for (spec, room, wanted) in [
+            (&plain, short(false, false, false), None),
+            (&plain, short(true, false, false), Some("MemoryPressure")),
+            (&sized("1", "1"), short(true, false, false), None),
+            (&tolerant, short(true, false, false), None),
+            (&tolerant, short(true, true, false), Some("DiskPressure MemoryPressure")),
+            (&sized("1", "1"), short(false, false, true), Some("PIDPressure")),
+            (&critical, short(true, true, true), None),
+        ] {
+            let got = refused(&of(spec.clone()), &[], &room);
+            let wanted = wanted.map(|conditions| {
+                ("Evicted".to_owned(), format!("Pod was rejected: The node had condition: [{conditions}]. "))
+            });
+            assert_eq!(got, wanted, "{spec}");
         }
     }
 
