@@ -11,6 +11,7 @@ use crate::allotment::Refusal;
 use crate::cri::Running;
 use crate::pod_status::Doom;
 use crate::pressure::Pressure;
+use crate::resize;
 use crate::spec::pod;
 use crate::spec::resources::{Qos, millis, qos, requests};
 use crate::worker::StepError;
@@ -140,7 +141,9 @@ fn victims(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Vec<Arc<Pod>>> 
 fn short_of(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, String)> {
     let one = |n: i64, resource: &str| if resource == "cpu" { n } else { n / 1000 };
     let mut used: HashMap<String, i64> = HashMap::new();
-    for (resource, amount) in others.iter().flat_map(|o| requests(o)) {
+    // Who waits for more has what it had.
+    let promised = |o: &Pod| if resize::waits(o) { requests(&resize::agreed(o)) } else { requests(o) };
+    for (resource, amount) in others.iter().flat_map(|o| promised(o)) {
         *used.entry(resource).or_default() += amount;
     }
     let mut wanted = requests(of);
@@ -366,6 +369,20 @@ mod tests {
             let names = got.map(|list| list.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>());
             assert_eq!(names, going.map(|list| list.into_iter().map(str::to_owned).collect()), "{cpu}");
         }
+    }
+
+    #[test]
+    fn what_a_pod_waits_for_is_not_its_own() {
+        let mut waiting = of(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "900"}}}]}));
+        waiting.status = serde_json::from_value(json!({"phase": "Running",
+            "conditions": [{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}],
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}}, "state": {"running": {}}}]}))
+        .unwrap();
+        let others = [Arc::new(waiting)];
+        let wants = |cpu: &str| of(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}));
+        assert_eq!(short_of(&wants("3"), &others, &room()), None);
+        assert!(short_of(&wants("3001m"), &others, &room()).is_some_and(|(reason, _)| reason == "OutOfcpu"));
     }
 
     #[test]

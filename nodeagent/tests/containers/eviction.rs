@@ -40,7 +40,8 @@ async fn a_node_that_is_short_ends_pods_in_their_order() {
     let conditions = greedy["status"]["conditions"].as_array().unwrap();
     let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
     assert_eq!((&disrupted["status"], &disrupted["reason"]), (&"True".into(), &"TerminationByKubelet".into()));
-    assert!(ready(&node.api.pod("critical")), "what is critical stays");
+    node.until("critical", "stays", ready).await;
+    assert_eq!(first(&node.api.pod("critical"))["restartCount"], 0);
     for name in ["guaranteed", "greedy", "critical"] {
         node.api.delete(name, 1);
         node.until(name, "is confirmed as deleted", Value::is_null).await;
