@@ -4,6 +4,7 @@ pub mod attachment;
 pub mod binder;
 pub mod ephemeral;
 pub mod expansion;
+pub mod inline;
 pub mod local_path;
 mod migration;
 mod plan;
@@ -11,7 +12,7 @@ pub mod protection;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
-/// Index of pods by the claims that they use, as `namespace/name`.
+/// Index of pods by the claims that they use, as `namespace/name`, and by volumes that they name themselves.
 pub const BY_CLAIM: &str = "claim";
 
 /// Index of claims that are not bound yet by their class.
@@ -58,5 +59,6 @@ pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
 /// For the index.
 pub fn claims_index(pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    claims_of(pod).map(|name| format!("{namespace}/{name}")).collect()
+    let inline = inline::volumes_of(pod).filter_map(|(_, spec)| inline::key(&spec));
+    claims_of(pod).map(|name| format!("{namespace}/{name}")).chain(inline).collect()
 }

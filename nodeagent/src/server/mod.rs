@@ -4,6 +4,7 @@
 
 mod access;
 mod files;
+mod forward_socket;
 mod inspect;
 mod logs;
 mod stream;
