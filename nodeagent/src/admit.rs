@@ -10,12 +10,16 @@ use crate::agent::Agent;
 use crate::allotment::Refusal;
 use crate::cri::Running;
 use crate::pod_status::Doom;
+use crate::pressure::Pressure;
+use crate::resize;
 use crate::spec::pod;
 use crate::spec::resources::{Qos, millis, qos, requests};
 use crate::worker::StepError;
 
 /// From this priority on a pod is critical: it is not refused because others were quicker.
 const CRITICAL: i32 = 2_000_000_000;
+/// The taint of nodes that are short of memory.
+const MEMORY_TAINT: &str = "node.kubernetes.io/memory-pressure";
 /// Sysctls that belong to a pod's own namespaces and harm nobody else; upstream's list.
 const SAFE_SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
@@ -42,6 +46,8 @@ pub struct Room {
     pub name: String,
     /// Sysctls that are allowed beyond the safe ones; a `*` at the end stands for anything.
     pub sysctls: Vec<String>,
+    /// What it is short of.
+    pub pressure: Pressure,
 }
 
 fn refusal(reason: impl Into<String>, message: impl Into<String>) -> (String, String) {
@@ -56,6 +62,9 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         return Some(refusal("PodOSNotSupported", message));
     }
     let critical = is_critical(of);
+    if !critical && let Some(conditions) = hinders(of, room.pressure) {
+        return Some(refusal("Evicted", format!("Pod was rejected: The node had condition: [{conditions}]. ")));
+    }
     if let Some(found) = short_of(of, others, room)
         && (!critical || victims(of, others, room).is_none())
     {
@@ -75,6 +84,23 @@ pub fn refused(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, St
         return Some(refusal("NodePorts", message));
     }
     forbidden_sysctl(of, &room.sysctls)
+}
+
+/// The node's conditions, if they keep the pod out: those who asked for memory may come while memory alone is short.
+fn hinders(of: &Pod, pressure: Pressure) -> Option<String> {
+    let all = [("DiskPressure", pressure.disk), ("MemoryPressure", pressure.memory), ("PIDPressure", pressure.pids)];
+    let told: Vec<&str> = all.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect();
+    let tolerated = || {
+        let spec = of.spec.as_ref();
+        spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|t| {
+            let key = t.key.as_deref().unwrap_or_default();
+            let effect = t.effect.as_deref().unwrap_or_default();
+            (key == MEMORY_TAINT || (key.is_empty() && t.operator.as_deref() == Some("Exists")))
+                && (effect.is_empty() || effect == "NoSchedule")
+        })
+    };
+    let may_come = told == ["MemoryPressure"] && (qos(of) != Qos::BestEffort || tolerated());
+    (!told.is_empty() && !may_come).then(|| told.join(" "))
 }
 
 fn is_critical(of: &Pod) -> bool {
@@ -115,7 +141,9 @@ fn victims(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<Vec<Arc<Pod>>> 
 fn short_of(of: &Pod, others: &[Arc<Pod>], room: &Room) -> Option<(String, String)> {
     let one = |n: i64, resource: &str| if resource == "cpu" { n } else { n / 1000 };
     let mut used: HashMap<String, i64> = HashMap::new();
-    for (resource, amount) in others.iter().flat_map(|o| requests(o)) {
+    // Who waits for more has what it had.
+    let promised = |o: &Pod| if resize::waits(o) { requests(&resize::agreed(o)) } else { requests(o) };
+    for (resource, amount) in others.iter().flat_map(|o| promised(o)) {
         *used.entry(resource).or_default() += amount;
     }
     let mut wanted = requests(of);
@@ -229,6 +257,7 @@ impl Agent {
             labels: self.seen_node.lock().as_ref().map(|node| node.metadata.labels.clone().unwrap_or_default()),
             name: self.config.node_name.clone(),
             sysctls: self.config.allowed_sysctls.clone(),
+            pressure: *self.pressure.lock(),
         }
     }
 
@@ -304,6 +333,7 @@ mod tests {
             labels: Some([("zone".to_owned(), "a".to_owned()), ("size".to_owned(), "5".to_owned())].into()),
             name: "n1".into(),
             sysctls: vec!["kernel.msg*".into()],
+            pressure: Pressure::default(),
         }
     }
 
@@ -338,6 +368,45 @@ mod tests {
             let got = victims(&wants(cpu), &others, &roomy);
             let names = got.map(|list| list.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>());
             assert_eq!(names, going.map(|list| list.into_iter().map(str::to_owned).collect()), "{cpu}");
+        }
+    }
+
+    #[test]
+    fn what_a_pod_waits_for_is_not_its_own() {
+        let mut waiting = of(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "900"}}}]}));
+        waiting.status = serde_json::from_value(json!({"phase": "Running",
+            "conditions": [{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}],
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}}, "state": {"running": {}}}]}))
+        .unwrap();
+        let others = [Arc::new(waiting)];
+        let wants = |cpu: &str| of(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}));
+        assert_eq!(short_of(&wants("3"), &others, &room()), None);
+        assert!(short_of(&wants("3001m"), &others, &room()).is_some_and(|(reason, _)| reason == "OutOfcpu"));
+    }
+
+    #[test]
+    fn nodes_that_are_short_take_few() {
+        let short = |memory, disk, pids| Room { pressure: Pressure { memory, disk, pids }, ..room() };
+        let plain = json!({"containers": [{"name": "c"}]});
+        let mut tolerant = plain.clone();
+        tolerant["tolerations"] = json!([{"key": MEMORY_TAINT, "operator": "Exists", "effect": "NoSchedule"}]);
+        let mut critical = plain.clone();
+        critical["priority"] = CRITICAL.into();
+        for (spec, room, wanted) in [
+            (&plain, short(false, false, false), None),
+            (&plain, short(true, false, false), Some("MemoryPressure")),
+            (&sized("1", "1"), short(true, false, false), None),
+            (&tolerant, short(true, false, false), None),
+            (&tolerant, short(true, true, false), Some("DiskPressure MemoryPressure")),
+            (&sized("1", "1"), short(false, false, true), Some("PIDPressure")),
+            (&critical, short(true, true, true), None),
+        ] {
+            let got = refused(&of(spec.clone()), &[], &room);
+            let wanted = wanted.map(|conditions| {
+                ("Evicted".to_owned(), format!("Pod was rejected: The node had condition: [{conditions}]. "))
+            });
+            assert_eq!(got, wanted, "{spec}");
         }
     }
 

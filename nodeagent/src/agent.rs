@@ -33,6 +33,7 @@ use crate::objects::Objects;
 use crate::placement::{Nodes, Placement};
 use crate::pods::Pods;
 use crate::pressure::{Pressure, Thresholds};
+use crate::probe_counts::ProbeCounts;
 use crate::renewal::{Renewal, Renewed};
 use crate::resize::Amounts;
 use crate::shutdown::Shutdown;
@@ -183,6 +184,8 @@ pub struct Agent {
     pub(crate) evented: AtomicBool,
     /// How long pods took to start.
     pub(crate) starts: Starts,
+    /// What probes found.
+    pub(crate) probe_counts: Arc<ProbeCounts>,
     /// Storage drivers.
     pub(crate) csi: Arc<Drivers>,
     /// Drivers of claimed devices.
@@ -288,6 +291,7 @@ impl Agent {
             pods: Pods::default(),
             evented: AtomicBool::new(false),
             starts: Starts::default(),
+            probe_counts: Arc::default(),
             csi,
             claims,
             manifests_changed: Notify::new(),

@@ -10,7 +10,7 @@ use crate::spec::pod;
 use crate::spec::resources::{PodLimits, Qos, pod_limits, qos};
 
 /// Where the hierarchies are mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+pub const ROOT: &str = "/sys/fs/cgroup";
 /// The period of quotas, microseconds.
 const PERIOD: i64 = 100_000;
 /// The group of all pods.
@@ -26,7 +26,8 @@ pub fn path(of: &Pod) -> String {
     }
 }
 
-fn is_v2() -> bool {
+/// Whether version 2 is the one in use.
+pub fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
@@ -40,7 +41,8 @@ fn hierarchies() -> Vec<PathBuf> {
     entries.map(|e| e.path()).filter(|p| p.is_dir() && !p.is_symlink()).filter(named).collect()
 }
 
-fn below(path: &str) -> &Path {
+/// A group's path without its leading slash.
+pub fn below(path: &str) -> &Path {
     Path::new(path.trim_start_matches('/'))
 }
 

@@ -82,8 +82,13 @@ fn exceeds(bytes: u64, limit: Option<i64>) -> bool {
 
 /// What a directory takes on its own disk, with all below it.
 fn size(root: &Path) -> u64 {
-    let Ok(top) = std::fs::symlink_metadata(root) else { return 0 };
-    let (mut bytes, mut files) = (top.blocks() * 512, 0);
+    tree(root).0
+}
+
+/// The same, and how many files and directories that are.
+pub fn tree(root: &Path) -> (u64, u64) {
+    let Ok(top) = std::fs::symlink_metadata(root) else { return (0, 0) };
+    let (mut bytes, mut files, mut counted) = (top.blocks() * 512, 0, 1);
     let mut dirs: Vec<PathBuf> = vec![root.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -93,13 +98,13 @@ fn size(root: &Path) -> u64 {
             if files > MAX_FILES || found.dev() != top.dev() {
                 continue;
             }
-            bytes += found.blocks() * 512;
+            (bytes, counted) = (bytes + found.blocks() * 512, counted + 1);
             if found.is_dir() {
                 dirs.push(entry.path());
             }
         }
     }
-    bytes
+    (bytes, counted)
 }
 
 impl Agent {

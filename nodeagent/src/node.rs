@@ -151,12 +151,12 @@ fn conditions(previous: &[NodeCondition], state: &State) -> Vec<NodeCondition> {
     } else {
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
     };
-    let wanted = [
-        memory,
-        disk,
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ready,
-    ];
+    let pids = if state.pressure.pids {
+        ("PIDPressure", "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available")
+    } else {
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+    };
+    let wanted = [memory, disk, pids, ready];
     let mut conditions: Vec<NodeCondition> =
         previous.iter().filter(|c| wanted.iter().all(|w| w.0 != c.type_)).cloned().collect();
     for (kind, status, reason, message) in wanted {

@@ -2,7 +2,7 @@
 //! and at last ends the pods that take more than they asked for.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use k8s_openapi::api::core::v1::Pod;
 use keelson_proto::cri;
 
 use crate::agent::Agent;
-use crate::cgroup;
+use crate::local_storage::tree;
 use crate::pod_status::Doom;
 use crate::spec::pod;
 use crate::spec::resources::{Qos, amount, millis, qos};
 use crate::stats::{Disk, memory};
+use crate::{cgroup, cgroup_counts};
 
 /// How often the node looks after itself.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -53,6 +54,12 @@ pub struct Thresholds {
     pub disk: Option<Threshold>,
     /// `nodefs.inodesFree`
     pub inodes: Option<Threshold>,
+    /// `imagefs.available`
+    pub image_disk: Option<Threshold>,
+    /// `imagefs.inodesFree`
+    pub image_inodes: Option<Threshold>,
+    /// `pid.available`
+    pub pids: Option<Threshold>,
 }
 
 impl std::str::FromStr for Thresholds {
@@ -72,9 +79,13 @@ impl std::str::FromStr for Thresholds {
                 "memory.available" => thresholds.memory = Some(threshold),
                 "nodefs.available" => thresholds.disk = Some(threshold),
                 "nodefs.inodesFree" => thresholds.inodes = Some(threshold),
+                "imagefs.available" => thresholds.image_disk = Some(threshold),
+                "imagefs.inodesFree" => thresholds.image_inodes = Some(threshold),
+                "pid.available" => thresholds.pids = Some(threshold),
                 other => {
                     return Err(format!(
-                        "{other:?} is not watched: memory.available, nodefs.available and nodefs.inodesFree are"
+                        "{other:?} is not watched: memory.available, nodefs.available, nodefs.inodesFree, \
+                         imagefs.available, imagefs.inodesFree and pid.available are"
                     ));
                 }
             }
@@ -90,17 +101,45 @@ pub struct Pressure {
     pub memory: bool,
     /// Disk space or inodes.
     pub disk: bool,
+    /// Numbers of processes.
+    pub pids: bool,
 }
 
-fn pressure(thresholds: &Thresholds, memory: Option<(u64, u64)>, disk: Option<Disk>) -> Pressure {
+/// What the node has, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Supplies {
+    /// Memory: all, and what can be had.
+    memory: Option<(u64, u64)>,
+    /// The file system of pods' directories.
+    disk: Option<Disk>,
+    /// The file system of images.
+    images: Option<Disk>,
+    /// Numbers of processes: all, and those that are free.
+    pids: Option<(u64, u64)>,
+}
+
+/// Numbers of processes: all there are, and those that are free.
+fn pids() -> Option<(u64, u64)> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let all = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    // The fourth word is "running/all".
+    let used: u64 = load.split(' ').nth(3)?.split('/').nth(1)?.parse().ok()?;
+    Some((all, all.saturating_sub(used)))
+}
+
+fn pressure(thresholds: &Thresholds, supplies: &Supplies) -> Pressure {
     let crossed = |threshold: Option<Threshold>, available, all| {
         all > 0 && threshold.is_some_and(|t: Threshold| t.is_crossed(available, all))
     };
+    let short = |disk: Option<Disk>, space, inodes| {
+        disk.is_some_and(|d| crossed(space, d.available, d.capacity) || crossed(inodes, d.inodes_free, d.inodes))
+    };
     Pressure {
-        memory: memory.is_some_and(|(all, available)| crossed(thresholds.memory, available, all)),
-        disk: disk.is_some_and(|d| {
-            crossed(thresholds.disk, d.available, d.capacity) || crossed(thresholds.inodes, d.inodes_free, d.inodes)
-        }),
+        memory: supplies.memory.is_some_and(|(all, available)| crossed(thresholds.memory, available, all)),
+        disk: short(supplies.disk, thresholds.disk, thresholds.inodes)
+            || short(supplies.images, thresholds.image_disk, thresholds.image_inodes),
+        pids: supplies.pids.is_some_and(|(all, free)| crossed(thresholds.pids, free, all)),
     }
 }
 
@@ -111,7 +150,7 @@ struct Candidate {
     /// Whether it uses more than it asked for.
     exceeds: bool,
     priority: i32,
-    /// Bytes above its request.
+    /// Bytes above its request, or how many processes it has.
     excess: i64,
     /// Whether the node may not end it.
     critical: bool,
@@ -124,17 +163,38 @@ fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.into_iter().next()
 }
 
-fn candidate(of: &Pod) -> Candidate {
-    let used = cgroup::usage(&cgroup::path(of)).map_or(0, |u| i64::try_from(u.working_set).unwrap_or(i64::MAX));
+/// What the node is short of, as messages name it.
+const MEMORY: &str = "memory";
+const STORAGE: &str = "ephemeral-storage";
+const PIDS: &str = "pids";
+
+/// How much of it the pod has; `dir` and `logs` are where it writes.
+fn use_of(what: &str, of: &Pod, dir: &Path, logs: &Path) -> i64 {
+    let group = cgroup::path(of);
+    let used = match what {
+        STORAGE => tree(dir).0 + tree(logs).0,
+        PIDS => cgroup_counts::counts(&group).tasks,
+        _ => cgroup::usage(&group).map_or(0, |u| u.working_set),
+    };
+    i64::try_from(used).unwrap_or(i64::MAX)
+}
+
+fn candidate(what: &str, of: &Pod, used: i64) -> Candidate {
     let wanted = pod::containers(of)
         .iter()
-        .filter_map(|c| amount(c.resources.as_ref()?.requests.as_ref(), "memory").map(|m| m / 1000));
+        .filter_map(|c| amount(c.resources.as_ref()?.requests.as_ref(), what).map(|m| m / 1000));
     let wanted: i64 = wanted.sum();
     let spec = pod::spec(of);
     let class = spec.priority_class_name.unwrap_or_default();
+    // Nobody asks for processes, and who asked for all the memory that it may have does not exceed it.
+    let exceeds = match what {
+        PIDS => false,
+        MEMORY => used > wanted && qos(of) != Qos::Guaranteed,
+        _ => used > wanted,
+    };
     Candidate {
         uid: pod::uid(of),
-        exceeds: used > wanted && qos(of) != Qos::Guaranteed,
+        exceeds,
         priority: spec.priority.unwrap_or(0),
         excess: used - wanted,
         critical: class.starts_with("system-"),
@@ -143,24 +203,26 @@ fn candidate(of: &Pod) -> Candidate {
 
 /// Looks after the node for ever.
 pub async fn run(agent: Arc<Agent>) {
-    let mut hold = (0_u32, 0_u32);
+    let mut hold = [0_u32; 3];
     loop {
         tokio::time::sleep(PERIOD).await;
-        let disk = Disk::of(&agent.config.data_dir).ok();
-        let found = pressure(&agent.config.eviction, memory(), disk);
+        let found = pressure(&agent.config.eviction, &agent.supplies().await);
         if found.memory {
-            agent.evict("memory");
+            agent.evict(MEMORY).await;
         } else if found.disk {
             // What nobody uses goes first.
             match agent.remove_images().await {
-                Ok(0) => agent.evict("ephemeral-storage"),
+                Ok(0) => agent.evict(STORAGE).await,
                 Ok(_) => {}
                 Err(error) => tracing::warn!(error = error.message(), "unused images could not be removed"),
             }
+        } else if found.pids {
+            agent.evict(PIDS).await;
         }
-        hold.0 = if found.memory { HOLD } else { hold.0.saturating_sub(1) };
-        hold.1 = if found.disk { HOLD } else { hold.1.saturating_sub(1) };
-        let told = Pressure { memory: hold.0 > 0, disk: hold.1 > 0 };
+        for (hold, found) in hold.iter_mut().zip([found.memory, found.disk, found.pids]) {
+            *hold = if found { HOLD } else { hold.saturating_sub(1) };
+        }
+        let told = Pressure { memory: hold[0] > 0, disk: hold[1] > 0, pids: hold[2] > 0 };
         let before = std::mem::replace(&mut *agent.pressure.lock(), told);
         if before != told {
             agent.report_now.notify_one();
@@ -173,16 +235,34 @@ pub async fn run(agent: Arc<Agent>) {
 }
 
 impl Agent {
+    async fn supplies(&self) -> Supplies {
+        let eviction = &self.config.eviction;
+        let mut images = None;
+        if eviction.image_disk.is_some() || eviction.image_inodes.is_some() {
+            let found = self.runtime.images.clone().image_fs_info(cri::ImageFsInfoRequest {}).await;
+            let found = found.ok().and_then(|answer| answer.into_inner().image_filesystems.into_iter().next());
+            images = found.and_then(|f| Disk::of(Path::new(&f.fs_id?.mountpoint)).ok());
+        }
+        Supplies { memory: memory(), disk: Disk::of(&self.config.data_dir).ok(), images, pids: pids() }
+    }
+
     /// Ends the pod that should go first; one at a time, since its end may be enough.
-    fn evict(&self, what: &str) {
+    async fn evict(&self, what: &'static str) {
         let pods = self.pods.list();
         let going =
             |of: &&Arc<Pod>| of.metadata.deletion_timestamp.is_some() || self.pods.doom(&pod::uid(of)).is_some();
-        let alive: Vec<&Arc<Pod>> = pods.iter().filter(|of| !pod::is_finished(of)).collect();
-        if alive.iter().any(going) {
+        let alive: Vec<Arc<Pod>> = pods.into_iter().filter(|of| !pod::is_finished(of)).collect();
+        if alive.iter().any(|of| going(&of)) {
             return;
         }
-        let Some(chosen) = choose(alive.iter().map(|of| candidate(of)).collect()) else { return };
+        let at = |of: &Pod| (self.pod_dir(&pod::uid(of)), pod::log_directory(&self.config.log_dir, of));
+        let places: Vec<_> = alive.iter().map(|of| at(of)).collect();
+        // Directories are walked.
+        let counted = tokio::task::spawn_blocking(move || {
+            let each = alive.iter().zip(places);
+            each.map(|(of, (dir, logs))| candidate(what, of, use_of(what, of, &dir, &logs))).collect()
+        });
+        let Some(chosen) = choose(counted.await.unwrap_or_default()) else { return };
         let message = format!("The node was low on resource: {what}. ");
         self.events.node(&self.config.node_name, true, "EvictionThresholdMet", format!("Attempting to reclaim {what}"));
         self.pods.condemn(&chosen.uid, Doom::new("Evicted", message).disrupting());
@@ -255,7 +335,7 @@ impl Agent {
 }
 
 /// Removes all but the newest rotated logs of a container.
-fn remove_old_logs(log: &std::path::Path) -> std::io::Result<()> {
+fn remove_old_logs(log: &Path) -> std::io::Result<()> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name()) else { return Ok(()) };
     let prefix = format!("{}.", name.to_string_lossy());
     let mut old: Vec<_> = std::fs::read_dir(dir)?
@@ -275,19 +355,28 @@ mod tests {
     fn when_the_node_is_short() {
         let disk = |available, inodes_free| Some(Disk { capacity: 1000, available, inodes: 1000, inodes_free });
         let thresholds: Thresholds =
-            "memory.available<100Mi, nodefs.available<10%,nodefs.inodesFree<5%".parse().unwrap();
-        for (memory, disk, wanted) in [
-            (Some((2 << 30, 1 << 30)), disk(500, 500), (false, false)),
-            (Some((2 << 30, 1 << 20)), disk(500, 500), (true, false)),
-            (None, disk(99, 500), (false, true)),
-            (None, disk(500, 49), (false, true)),
-            (None, None, (false, false)),
+            "memory.available<100Mi, nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,pid.available<100"
+                .parse()
+                .unwrap();
+        let ample = Some((2 << 30, 1 << 30));
+        for (memory, disk, images, pids, wanted) in [
+            (ample, disk(500, 500), disk(500, 500), Some((1000, 500)), (false, false, false)),
+            (Some((2 << 30, 1 << 20)), disk(500, 500), None, None, (true, false, false)),
+            (None, disk(99, 500), None, None, (false, true, false)),
+            (None, disk(500, 49), None, None, (false, true, false)),
+            (None, disk(500, 500), disk(149, 1), None, (false, true, false)),
+            (ample, disk(500, 500), None, Some((1000, 99)), (false, false, true)),
+            (None, None, None, None, (false, false, false)),
         ] {
-            let got = pressure(&thresholds, memory, disk);
-            assert_eq!((got.memory, got.disk), wanted, "{memory:?} {disk:?}");
-            assert_eq!(pressure(&Thresholds::default(), memory, disk), Pressure::default());
+            let supplies = Supplies { memory, disk, images, pids };
+            let got = pressure(&thresholds, &supplies);
+            assert_eq!((got.memory, got.disk, got.pids), wanted, "{supplies:?}");
+            assert_eq!(pressure(&Thresholds::default(), &supplies), Pressure::default());
         }
-        for wrong in ["memory.available", "memory.available<x", "memory.available<101%", "imagefs.available<1%"] {
+        assert!(super::pids().is_some_and(|(all, free)| all > free && free > 0));
+        for wrong in
+            ["memory.available", "memory.available<x", "memory.available<101%", "allocatableMemory.available<1%"]
+        {
             assert!(wrong.parse::<Thresholds>().is_err(), "{wrong}");
         }
     }
@@ -310,6 +399,22 @@ mod tests {
         ];
         assert_eq!(choose(all.clone()).unwrap().uid, "large");
         assert!(choose(all[4..].to_vec()).is_none());
+    }
+
+    #[test]
+    fn what_counts_depends_on_what_is_short() {
+        let of: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"memory": "1Ki", "ephemeral-storage": "10"}}}]}}))
+        .unwrap();
+        for (what, used, exceeds, excess) in
+            [(MEMORY, 1025, true, 1), (MEMORY, 1000, false, -24), (STORAGE, 20, true, 10), (PIDS, 20, false, 20)]
+        {
+            let got = candidate(what, &of, used);
+            assert_eq!((got.exceeds, got.excess), (exceeds, excess), "{what}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), vec![1; 50_000]).unwrap();
+        assert!(use_of(STORAGE, &of, dir.path(), Path::new("/none")) >= 50_000);
     }
 
     #[test]

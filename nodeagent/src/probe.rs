@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::events::Recorder;
 use crate::handler::Target;
+use crate::probe_counts::ProbeCounts;
 
 /// What the probes found so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Context {
     pub pod: Arc<Pod>,
     /// Takes the events.
     pub events: Recorder,
+    /// Takes the results.
+    pub counts: Arc<ProbeCounts>,
     /// Told when something changed.
     pub wake: Arc<Notify>,
     /// When the container started.
@@ -154,6 +157,7 @@ impl Prober {
         loop {
             ticks.tick().await;
             let result = self.context.target.probe(probe).await;
+            self.context.counts.note(name, &self.context.target.container.name, &self.context.pod, result.is_ok());
             if let Err(why) = &result {
                 let message = format!("{name} probe failed: {why}");
                 let container = Some(self.context.target.container.name.as_str());

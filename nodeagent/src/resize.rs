@@ -128,7 +128,7 @@ pub fn agreed(of: &Pod) -> Pod {
 }
 
 /// Whether the pod waits for a resize, as its conditions say.
-fn waits(of: &Pod) -> bool {
+pub fn waits(of: &Pod) -> bool {
     let conditions = of.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == PENDING && c.status == "True")
 }

@@ -105,7 +105,8 @@ impl Disk {
         })
     }
 
-    fn json(self) -> Value {
+    /// As summaries have it.
+    pub fn json(self) -> Value {
         json!({"time": now(), "capacityBytes": self.capacity, "availableBytes": self.available,
             "usedBytes": self.capacity.saturating_sub(self.available), "inodes": self.inodes,
             "inodesFree": self.inodes_free, "inodesUsed": self.inodes.saturating_sub(self.inodes_free)})
@@ -134,8 +135,14 @@ pub fn machine() -> Option<Usage> {
     Some(Usage { cpu_nanoseconds: used * (1_000_000_000 / TICKS), working_set: in_use, memory: in_use })
 }
 
-fn now() -> String {
+/// The time, as summaries have it.
+pub fn now() -> String {
     format!("{:.0}", Timestamp::now())
+}
+
+/// The second of a time as statuses have it.
+pub fn seconds_of(time: &str) -> Option<i64> {
+    time.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
 /// What a running container uses.
@@ -181,7 +188,7 @@ impl Agent {
         .collect()
     }
 
-    fn cpu(&self, key: &str, usage: &Usage) -> Value {
+    pub(crate) fn cpu(&self, key: &str, usage: &Usage) -> Value {
         let rate = self.rates.of(key, usage.cpu_nanoseconds);
         json!({"time": now(), "usageNanoCores": rate, "usageCoreNanoSeconds": usage.cpu_nanoseconds})
     }
@@ -203,39 +210,6 @@ impl Agent {
         }
     }
 
-    /// The summary of `/stats/summary`.
-    pub(crate) fn summary(&self) -> Value {
-        let memory_of =
-            |usage: &Usage| json!({"time": now(), "usageBytes": usage.memory, "workingSetBytes": usage.working_set});
-        let pods: Vec<Value> = (self.usages().iter())
-            .map(|p| {
-                let uid = pod::uid(&p.of);
-                let containers: Vec<Value> = (p.containers.iter())
-                    .map(|c| {
-                        json!({"name": c.name, "startTime": c.started, "memory": memory_of(&c.usage),
-                            "cpu": self.cpu(&format!("{uid}/{}", c.name), &c.usage)})
-                    })
-                    .collect();
-                let start = p.of.status.as_ref().and_then(|s| s.start_time.as_ref());
-                json!({"podRef": {"name": p.of.metadata.name, "namespace": p.of.metadata.namespace, "uid": uid},
-                    "startTime": start, "containers": containers, "cpu": self.cpu(&uid, &p.whole),
-                    "memory": memory_of(&p.whole)})
-            })
-            .collect();
-        let mut node = json!({"nodeName": self.config.node_name});
-        if let Some(usage) = machine() {
-            node["cpu"] = self.cpu("", &usage);
-            node["memory"] = memory_of(&usage);
-            if let Some((_, available)) = memory() {
-                node["memory"]["availableBytes"] = available.into();
-            }
-        }
-        if let Ok(disk) = Disk::of(&self.config.data_dir) {
-            node["fs"] = disk.json();
-        }
-        json!({"node": node, "pods": pods})
-    }
-
     /// The metrics of `/metrics/resource`.
     pub(crate) fn resource_metrics(&self) -> String {
         let mut families: Vec<(&str, &str, Vec<String>)> = vec![
@@ -246,6 +220,9 @@ impl Agent {
             ("node_cpu_usage_seconds_total", "counter", vec![]),
             ("node_memory_working_set_bytes", "gauge", vec![]),
             ("resource_scrape_error", "gauge", vec![]),
+            ("container_start_time_seconds", "gauge", vec![]),
+            ("container_swap_usage_bytes", "gauge", vec![]),
+            ("pod_swap_usage_bytes", "gauge", vec![]),
         ];
         let mut push = |at: usize, labels: String, usage: &Usage| {
             let seconds = usage.cpu_nanoseconds as f64 / 1e9;
@@ -253,17 +230,27 @@ impl Agent {
             families[at].2.push(format!("{cpu}{labels} {seconds}"));
             families[at + 1].2.push(format!("{memory}{labels} {}", usage.working_set));
         };
+        let mut more: [Vec<String>; 3] = Default::default();
         for p in self.usages() {
             let (name, namespace) = (p.of.metadata.name.as_deref(), p.of.metadata.namespace.as_deref());
             let pod = format!("namespace=\"{}\",pod=\"{}\"", namespace.unwrap_or_default(), name.unwrap_or_default());
+            let group = cgroup::path(&p.of);
+            let swap = |path: &str| crate::cgroup_counts::counts(path).swap;
             for c in &p.containers {
-                push(0, format!("{{container=\"{}\",{pod}}}", c.name), &c.usage);
+                let labels = format!("{{container=\"{}\",{pod}}}", c.name);
+                more[0].extend(seconds_of(&c.started).map(|at| format!("container_start_time_seconds{labels} {at}")));
+                more[1].push(format!("container_swap_usage_bytes{labels} {}", swap(&format!("{group}/{}", c.id))));
+                push(0, labels, &c.usage);
             }
+            more[2].push(format!("pod_swap_usage_bytes{{{pod}}} {}", swap(&group)));
             push(2, format!("{{{pod}}}"), &p.whole);
         }
         let machine = machine();
         if let Some(usage) = &machine {
             push(4, String::new(), usage);
+        }
+        for (at, lines) in more.into_iter().enumerate() {
+            families[7 + at].2 = lines;
         }
         families[6].2.push(format!("resource_scrape_error {}", i32::from(machine.is_none())));
         let mut text = String::new();

@@ -6,6 +6,7 @@
 mod authority;
 mod bundle;
 mod kubeconfig;
+mod pod;
 pub mod service_account;
 mod subject;
 mod tls;
@@ -14,6 +15,7 @@ pub mod token;
 pub use authority::{Authority, CsrSubject, Issued, certificate_request, read_csr};
 pub use bundle::ClusterPki;
 pub use kubeconfig::{Credential, kubeconfig};
+pub use pod::pod_key;
 pub(crate) use tls::name_of;
 pub use tls::{
     CertificateSlot, ClientVerifier, Facts, Identity, ServerSlot, client_config, client_config_pinned,

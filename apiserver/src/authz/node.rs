@@ -54,7 +54,8 @@ impl Authorization {
             | ("storage.k8s.io", "volumeattachments")
             | ("resource.k8s.io", "resourceclaims") => self.read_one(node, asked),
             ("", "serviceaccounts") => match (verb, asked.subresource.as_str()) {
-                ("create", "token") => self.related(node, asked),
+                // Accounts themselves: agents tell credential providers and signers whose pod asks.
+                ("create", "token") | ("get", "") => self.related(node, asked),
                 _ => no("can only create tokens for individual service accounts"),
             },
             ("coordination.k8s.io", "leases") => lease(node, asked),

@@ -93,7 +93,11 @@ impl Readings {
         if let Some((_, reading)) = held.as_ref().filter(|(at, _)| at.elapsed() < WINDOW) {
             return reading.clone();
         }
-        let asked = tokio::time::timeout(PATIENCE, streams::read(server, node, "/stats/summary", MAX_SUMMARY)).await;
+        let asked = tokio::time::timeout(
+            PATIENCE,
+            streams::read(server, node, "/stats/summary?only_cpu_and_memory=true", MAX_SUMMARY),
+        )
+        .await;
         let reading = match asked {
             Ok(Ok(bytes)) => serde_json::from_slice(&bytes).ok().map(|summary| Arc::new(Reading::parse(&summary))),
             Ok(Err(status)) => {

@@ -3,6 +3,7 @@
 //! Invariant: every request is authenticated by certificate or token and authorized by the API before it is looked at.
 
 mod access;
+mod files;
 mod forward_socket;
 mod inspect;
 mod logs;
@@ -12,6 +13,7 @@ mod websocket;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,8 +192,13 @@ impl Server {
         match parts[..] {
             ["healthz" | "livez", ..] if get => Ok(answer(200, "text/plain; charset=utf-8", "ok")),
             ["pods"] if get => self.pods(),
-            ["stats", "summary"] if get => Ok(answer(200, "application/json", self.agent.summary().to_string())),
+            ["stats", "summary"] if get => {
+                let summary = self.agent.summary(query.flag("only_cpu_and_memory")).await;
+                Ok(answer(200, "application/json", summary.to_string()))
+            }
             ["metrics", "resource"] if get => Ok(answer(200, METRICS, self.agent.resource_metrics())),
+            ["metrics", "probes"] if get => Ok(answer(200, METRICS, self.agent.probe_counts.metrics())),
+            ["logs", ref rest @ ..] if get => files::serve(Path::new(files::ROOT), rest, &path).await,
             ["metrics", "cadvisor"] if get => Ok(answer(200, METRICS, self.agent.container_metrics())),
             ["configz"] if get => Ok(answer(200, "application/json", self.configz().to_string())),
             ["runningpods"] | ["runningpods", ""] if get => self.running_pods().await,

@@ -1,6 +1,7 @@
 //! A pod's volumes: each kind becomes a directory or file of the node that containers get mounted.
 
 mod atomic;
+pub mod certificates;
 mod mounts;
 pub mod sources;
 mod subpath;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::atomic::{Content, Files};
+use super::certificates::{self, Certificates};
 use crate::csi::Drivers;
 use crate::csi::volume::Publisher;
 use crate::objects::{Data, Objects};
@@ -51,6 +52,10 @@ pub struct Sources {
     pub facts: Facts,
     /// The pod's tokens.
     pub tokens: Arc<Tokens>,
+    /// The pod's keys and certificates.
+    pub certificates: Arc<Certificates>,
+    /// The Node object's uid.
+    pub node_uid: String,
     /// Storage drivers.
     pub csi: Arc<Drivers>,
 }
@@ -172,6 +177,18 @@ async fn projected(
             if let Some(text) = trust_bundle(part, sources).await? {
                 files.insert(part.path.clone(), file(text.into_bytes(), mode(None, default)));
             }
+        } else if let Some(part) = &part.pod_certificate {
+            let (key, chain) = certificates::credentials(of, part, sources).await?;
+            let bundle = format!("{key}{chain}");
+            let mode = token_mode(of, mode(None, default));
+            for (path, content) in
+                [(&part.credential_bundle_path, bundle), (&part.key_path, key), (&part.certificate_chain_path, chain)]
+            {
+                if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                    let content = Content { user: token_owner(of), ..file(content.into_bytes(), mode) };
+                    files.insert(path.clone(), content);
+                }
+            }
         } else {
             return Err(SpecError::new("a source of a projected volume is not supported by this node"));
         }
@@ -215,7 +232,7 @@ async fn trust_bundle(part: &ClusterTrustBundleProjection, sources: &Sources) ->
 }
 
 /// The certificates of a text, each with its frame and without what is around them.
-fn blocks(text: &str) -> Vec<String> {
+pub fn blocks(text: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let parts = text.split_inclusive(END);
     parts.filter_map(|part| Some(format!("{}\n", &part[part.find("-----BEGIN CERTIFICATE-----")?..]))).collect()

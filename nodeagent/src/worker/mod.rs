@@ -29,6 +29,7 @@ use crate::resize::Verdict;
 use crate::spec::fields::Facts;
 use crate::spec::pod::{self, Sort};
 use crate::spec::{SpecError, dns, sandbox, security};
+use crate::volumes::certificates::Certificates;
 use crate::volumes::sources::{Sources, Tokens};
 use crate::volumes::{self, Places};
 use crate::{cgroup, userns};
@@ -121,6 +122,7 @@ pub struct Worker {
     /// What volumes and variables were made from.
     made_from: Ingredients,
     tokens: Arc<Tokens>,
+    certificates: Arc<Certificates>,
     /// Addresses by sandbox.
     addresses: Option<(String, Vec<String>)>,
     failures: HashMap<String, Failure>,
@@ -148,6 +150,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         refreshed: Instant::now(),
         made_from: Ingredients::default(),
         tokens: Arc::default(),
+        certificates: Arc::default(),
         addresses: None,
         failures: HashMap::new(),
         crashes: HashMap::new(),
@@ -160,7 +163,10 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
     let mut failed = 0;
     loop {
         let pause = match worker.step().await {
-            Ok(Next::Gone) if agent.pods.end(&uid) => return agent.manifests_changed.notify_one(),
+            Ok(Next::Gone) if agent.pods.end(&uid) => {
+                agent.probe_counts.forget(&uid);
+                return agent.manifests_changed.notify_one();
+            }
             Ok(Next::Gone) => Duration::ZERO,
             Ok(Next::In(pause)) => {
                 failed = 0;
@@ -525,6 +531,8 @@ impl Worker {
             objects: self.agent.objects.clone(),
             facts,
             tokens: self.tokens.clone(),
+            certificates: self.certificates.clone(),
+            node_uid: self.agent.node_uid.lock().clone(),
             csi: self.agent.csi.clone(),
         }
     }
@@ -553,6 +561,7 @@ impl Worker {
                 },
                 pod: of.clone(),
                 events: self.agent.events.clone(),
+                counts: self.agent.probe_counts.clone(),
                 wake: self.wake.clone(),
                 started_at: Timestamp::from_nanosecond(run.started_at.into()).unwrap_or(Timestamp::UNIX_EPOCH),
                 before: before(of, &run.id),

@@ -131,6 +131,12 @@ impl Api {
                 others.insert(format!("{path}/{name}"), sent.clone());
                 Some(answer(201, sent))
             }
+            "POST" if path.ends_with("/podcertificaterequests") => {
+                let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+                others.insert(format!("{path}/{name}"), sent.clone());
+                others.insert("last podcertificaterequest".into(), format!("{path}/{name}").into());
+                Some(answer(201, sent))
+            }
             "PUT" if path.strip_suffix("/status").is_some_and(|base| others.contains_key(base)) => {
                 let object = others.get_mut(path.trim_end_matches("/status"))?;
                 object["status"] = sent["status"].clone();

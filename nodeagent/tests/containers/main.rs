@@ -1,9 +1,11 @@
 //! Pods in real containers of an own containerd. Skipped, with the reason, without root, containerd and busybox.
 
 mod api;
+mod certificates;
 mod churn;
 mod claims;
 mod driver;
+mod eviction;
 mod plugin;
 mod probes;
 mod registry;
@@ -33,6 +35,8 @@ struct Node {
     agent: Option<JoinHandle<()>>,
     cpu_policy: keelson_nodeagent::CpuPolicy,
     placement: keelson_nodeagent::Placement,
+    /// None by default: the machine of the tests may be as full as it likes.
+    eviction: keelson_nodeagent::Thresholds,
     stop: CancellationToken,
 }
 
@@ -52,8 +56,8 @@ impl Node {
         }
         let runtime = Containerd::start().unwrap();
         runtime.import().await;
-        let mut node =
-            Self { api: Api::new(), runtime, agent: None, cpu_policy, placement, stop: CancellationToken::new() };
+        let (eviction, stop) = (keelson_nodeagent::Thresholds::default(), CancellationToken::new());
+        let mut node = Self { api: Api::new(), runtime, agent: None, cpu_policy, placement, eviction, stop };
         node.start_agent();
         Some(node)
     }
@@ -80,8 +84,7 @@ impl Node {
             proxy: false,
             proxy_mode: keelson_nodeagent::ProxyMode::default(),
             cdi_dirs: vec![at("cdi")],
-            // The machine of the tests may be as full as it likes.
-            eviction: keelson_nodeagent::Thresholds::default(),
+            eviction: self.eviction,
             cpu_policy: self.cpu_policy.clone(),
             placement: self.placement.clone(),
             allowed_sysctls: vec![],

@@ -147,6 +147,7 @@ fn services_names_and_ports() {
     host_ports_do_not_conflict(&net);
     endpoints_without_selector(&net);
     protocols_share_a_port(&net);
+    a_pod_reaches_itself(&net);
     the_api_passes_through(&net);
     policies_deny(&net);
 }
@@ -458,6 +459,36 @@ spec:
   egress:
   - {to: [{ipBlock: {cidr: 'fd00:244::/48'}}], ports: [{protocol: TCP, port: 8080, endPort: 8090}]}
 ";
+
+/// The same Services by the other way of serving them.
+#[test]
+fn services_by_iptables() {
+    if common::needs().is_ok() && !common::has_vxlan() {
+        eprintln!("SKIPPED: the kernel has no VXLAN");
+        return;
+    }
+    let Some(cluster) = cluster("confipt", DUAL, &["--proxy-mode", "iptables", "--cni", "vxlan"]) else { return };
+    let kubectl = cluster.kubectl(1);
+    apply(&kubectl, OBJECTS);
+    for name in ["web-1", "web-2", "asks"] {
+        pod_becomes(&kubectl, name, "is ready", is_ready);
+    }
+    let net = Net { cluster: &cluster, kubectl };
+    services_are_served(&net);
+    clients_keep_their_pod(&net);
+    protocols_share_a_port(&net);
+    a_pod_reaches_itself(&net);
+}
+
+/// Through a Service whose only endpoint the pod is.
+fn a_pod_reaches_itself(net: &Net<'_>) {
+    net.kubectl.ok("label pod asks app=asks");
+    apply(
+        &net.kubectl,
+        "{apiVersion: v1, kind: Service, metadata: {name: itself}, spec: {selector: {app: asks}, ports: [{port: 80, targetPort: 8080}]}}",
+    );
+    net.by_pod("wget -qO- http://itself/", |page| page.contains("hello from asks"));
+}
 
 /// Policies hold for addresses of both families.
 fn policies_deny(net: &Net<'_>) {
