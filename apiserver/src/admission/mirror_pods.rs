@@ -9,9 +9,10 @@ use crate::objects::Objects;
 
 /// Annotation of pods that a kubelet mirrors from files.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Fields of a pod's spec that name Secrets, and those that name ConfigMaps.
-const SECRETS: &[&str] =
+/// Fields of a pod's spec that name Secrets.
+pub const SECRETS: &[&str] =
     &["secret", "secretName", "secretRef", "secretKeyRef", "nodePublishSecretRef", "imagePullSecrets"];
+/// Fields that name ConfigMaps.
 const CONFIG_MAPS: &[&str] = &["configMap", "configMapRef", "configMapKeyRef"];
 
 fn text<'a>(of: &'a Value, key: &str) -> &'a str {
@@ -19,7 +20,7 @@ fn text<'a>(of: &'a Value, key: &str) -> &'a str {
 }
 
 /// Whether a field of one of these names is anywhere in a value.
-fn mentions(value: &Value, keys: &[&str]) -> bool {
+pub fn mentions(value: &Value, keys: &[&str]) -> bool {
     match value {
         Value::Object(map) => map.iter().any(|(key, value)| {
             let given = !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
