@@ -27,6 +27,7 @@ mod flow_status;
 mod health;
 pub mod hooks;
 mod introspection;
+mod legacy_tokens;
 mod listing;
 mod metrics;
 pub mod name_service;

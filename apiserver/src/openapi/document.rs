@@ -29,6 +29,44 @@ pub fn names(offered: &Offered) -> Vec<String> {
     names
 }
 
+/// Groups and versions beside those of the table whose types upstream's server knows, though it serves none of them: options
+/// and events are of these, too.
+const UNSERVED: &[(&str, &[&str])] = &[
+    ("admission.k8s.io", &["v1", "v1beta1"]),
+    ("admissionregistration.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("apiextensions.k8s.io", &["v1beta1"]),
+    ("apiregistration.k8s.io", &["v1beta1"]),
+    ("apps", &["v1beta1", "v1beta2"]),
+    ("authentication.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("authorization.k8s.io", &["v1beta1"]),
+    ("batch", &["v1beta1"]),
+    ("certificates.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("coordination.k8s.io", &["v1alpha2", "v1beta1"]),
+    ("discovery.k8s.io", &["v1beta1"]),
+    ("events.k8s.io", &["v1beta1"]),
+    ("extensions", &["v1beta1"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1beta1", "v1beta2", "v1beta3"]),
+    ("imagepolicy.k8s.io", &["v1alpha1"]),
+    ("internal.apiserver.k8s.io", &["v1alpha1"]),
+    ("networking.k8s.io", &["v1beta1"]),
+    ("node.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("policy", &["v1beta1"]),
+    ("rbac.authorization.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("resource.k8s.io", &["v1alpha3", "v1beta1", "v1beta2"]),
+    ("scheduling.k8s.io", &["v1alpha2", "v1beta1"]),
+    ("storage.k8s.io", &["v1alpha1", "v1beta1"]),
+    ("storagemigration.k8s.io", &["v1beta1"]),
+];
+
+/// All groups and versions that upstream's server has types of.
+fn known_versions(offered: &Offered) -> Vec<(&'static str, &'static str)> {
+    let unserved = UNSERVED.iter().flat_map(|(group, versions)| versions.iter().map(move |version| (*group, *version)));
+    let mut all: Vec<_> = versions(offered).into_iter().chain(unserved).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Groups and versions of the table that are served.
 fn versions(offered: &Offered) -> Vec<(&'static str, &'static str)> {
     let mut all: Vec<_> = offered.rows().map(|row| (row.group, row.version)).collect();
@@ -57,7 +95,7 @@ pub fn version_3(name: &str, offered: &Offered, sink: &mut dyn Sink) -> io::Resu
 /// Writes the document of version 2.
 pub fn version_2(offered: &Offered, sink: &mut dyn Sink) -> io::Result<bool> {
     let docs = Docs::unpack();
-    let mut renderer = Renderer::new(Flavour::V2, &docs, versions(offered), sink);
+    let mut renderer = Renderer::new(Flavour::V2, &docs, known_versions(offered), sink);
     for of in versions(offered) {
         group_version(&mut renderer, offered, of)?;
     }
