@@ -38,38 +38,35 @@ fn message(answer: &Value) -> &str {
     answer["message"].as_str().unwrap_or_default()
 }
 
-#[tokio::test]
-async fn a_node_is_told_why_it_may_not() {
-    let cluster = with_account(Settings::default()).await;
-    let node =
-        cluster.make("/api/v1/nodes", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "one"}})).await;
-    let uid = &node["metadata"]["uid"];
-    cluster.make(PODS, pod("foreign", json!({"nodeName": "two"}))).await;
-    cluster.make(PODS, pod("own", json!({"nodeName": "one"}))).await;
-    let owner = |change: Value| {
-        let mut owner = json!({"apiVersion": "v1", "kind": "Node", "name": "one", "uid": uid, "controller": true});
-        for (key, value) in change.as_object().into_iter().flatten() {
-            owner[key] = value.clone();
-        }
-        owner
-    };
-    let mirror = |owners: Vec<Value>, spec: Value| {
-        let mut made = pod("mirror", json!({"nodeName": "one"}));
-        made["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
-        made["metadata"]["ownerReferences"] = owners.into();
-        for (key, value) in spec.as_object().into_iter().flatten() {
-            made["spec"][key] = value.clone();
-        }
-        made
-    };
-    let good = || vec![owner(json!({}))];
-    let one = "/api/v1/nodes/one";
-    let volume = |source: Value| {
-        let mut source = source;
+/// A request and why it is refused.
+type Refused = (&'static str, String, Value, &'static str);
+
+/// A reference to the node `one` as the owner of a pod, with these fields instead.
+fn owner(uid: &Value, change: Value) -> Value {
+    let mut owner = json!({"apiVersion": "v1", "kind": "Node", "name": "one", "uid": uid, "controller": true});
+    for (key, value) in change.as_object().into_iter().flatten() {
+        owner[key] = value.clone();
+    }
+    owner
+}
+
+/// A pod that the node `one` mirrors.
+fn mirror(owners: Vec<Value>, spec: Value) -> Value {
+    let mut made = pod("mirror", spec);
+    made["spec"]["nodeName"] = "one".into();
+    made["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    made["metadata"]["ownerReferences"] = owners.into();
+    made
+}
+
+/// Pods that a node may not mirror.
+fn mirrored(uid: &Value) -> Vec<Refused> {
+    let good = |uid: &Value| vec![owner(uid, json!({}))];
+    let volume = |mut source: Value| {
         source["name"] = "v".into();
         json!({"volumes": [source]})
     };
-    for (method, path, body, told) in [
+    vec![
         (
             "POST",
             PODS.to_owned(),
@@ -79,51 +76,58 @@ async fn a_node_is_told_why_it_may_not() {
         (
             "POST",
             PODS.to_owned(),
-            mirror(vec![owner(json!({})), owner(json!({"uid": "x", "controller": false}))], json!({})),
+            mirror(vec![owner(uid, json!({})), owner(uid, json!({"uid": "x", "controller": false}))], json!({})),
             "node \"one\" can only create pods with a single owner reference set to itself",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(vec![owner(json!({"name": "two"}))], json!({})),
+            mirror(vec![owner(uid, json!({"name": "two"}))], json!({})),
             "node \"one\" can only create pods with an owner reference set to itself",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(vec![owner(json!({"controller": false}))], json!({})),
+            mirror(vec![owner(uid, json!({"controller": false}))], json!({})),
             "node \"one\" can only create pods with a controller owner reference set to itself",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(vec![owner(json!({"blockOwnerDeletion": true}))], json!({})),
+            mirror(vec![owner(uid, json!({"blockOwnerDeletion": true}))], json!({})),
             "node \"one\" must not set blockOwnerDeletion on an owner reference",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(good(), json!({"serviceAccountName": "default"})),
+            mirror(good(uid), json!({"serviceAccountName": "default"})),
             "a mirror pod may not reference service accounts",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(good(), json!({"imagePullSecrets": [{"name": "s"}]})),
+            mirror(good(uid), json!({"imagePullSecrets": [{"name": "s"}]})),
             "a mirror pod may not reference secrets",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(good(), volume(json!({"configMap": {"name": "c"}}))),
+            mirror(good(uid), volume(json!({"configMap": {"name": "c"}}))),
             "node \"one\" can not create pods that reference configmaps",
         ),
         (
             "POST",
             PODS.to_owned(),
-            mirror(good(), volume(json!({"persistentVolumeClaim": {"claimName": "c"}}))),
+            mirror(good(uid), volume(json!({"persistentVolumeClaim": {"claimName": "c"}}))),
             "node \"one\" can not create pods that reference persistentvolumeclaims",
         ),
+    ]
+}
+
+/// What a node may not do to what is there.
+fn written() -> Vec<Refused> {
+    let one = "/api/v1/nodes/one";
+    vec![
         (
             "DELETE",
             format!("{PODS}/foreign"),
@@ -148,13 +152,24 @@ async fn a_node_is_told_why_it_may_not() {
             json!({"metadata": {"labels": {"node-restriction.kubernetes.io/a": "b"}}}),
             "is not allowed to modify labels: node-restriction.kubernetes.io/a",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn a_node_is_told_why_it_may_not() {
+    let cluster = with_account(Settings::default()).await;
+    let node =
+        cluster.make("/api/v1/nodes", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "one"}})).await;
+    let uid = &node["metadata"]["uid"];
+    cluster.make(PODS, pod("foreign", json!({"nodeName": "two"}))).await;
+    cluster.make(PODS, pod("own", json!({"nodeName": "one"}))).await;
+    for (method, path, body, told) in mirrored(uid).into_iter().chain(written()) {
         let (code, answer) = cluster.call(user("system:node:one", &["system:nodes"]), method, &path, &body).await;
         assert_eq!(code, 403, "{method} {path} {body}: {answer}");
         assert!(message(&answer).ends_with(&format!("is forbidden: {told}")), "{told}: {answer}");
     }
     let kubelet = || user("system:node:one", &["system:nodes"]);
-    let (code, answer) = cluster.call(kubelet(), "POST", PODS, mirror(good(), json!({}))).await;
+    let (code, answer) = cluster.call(kubelet(), "POST", PODS, mirror(vec![owner(uid, json!({}))], json!({}))).await;
     assert_eq!(code, 201, "{answer}");
     let (code, _) =
         cluster.call(kubelet(), "PATCH", &format!("{PODS}/own/status"), json!({"status": {"phase": "Running"}})).await;
