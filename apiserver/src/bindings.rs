@@ -14,7 +14,7 @@ use keelson_machinery::status::{Cause, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::{Attributes, UserInfo};
+use crate::access::{Admission, Attributes, Operation, UserInfo};
 use crate::objects::WriteError;
 use crate::verbs::Call;
 use crate::{ApiServer, body, strategy};
@@ -54,9 +54,11 @@ pub async fn create(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
     }
     let (uid, node) = (text(&metadata["uid"]), text(&target["name"]));
     let binding = Binding { namespace: &call.request.namespace, name: pod, uid: &uid, node: &node };
-    bind(server, &binding, metadata, call.dry_run()?, call.fence).await?;
+    let (dry_run, mut warnings) = (call.dry_run()?, Vec::new());
+    let ask = Ask { user: call.user, dry_run, fence: call.fence };
+    bind(server, &binding, metadata, &ask, &mut warnings).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    call.answer(201, &done, &[])
+    call.answer(201, &done, &warnings)
 }
 
 /// Serves [`PATH`]: a list of bindings; the answer lists for each null or the Status that refuses it.
@@ -89,7 +91,9 @@ pub async fn create_many(
         };
         server.authorize(user, &attributes)?;
     }
-    let results = join_all(bindings.iter().map(|b| bind(server, b, &Value::Null, false, fence))).await;
+    let ask = Ask { user, dry_run: false, fence };
+    let bind = async |binding| bind(server, binding, &Value::Null, &ask, &mut Vec::new()).await;
+    let results = join_all(bindings.iter().map(bind)).await;
     let list: Vec<Value> = results
         .into_iter()
         .map(|result| match result {
@@ -104,17 +108,56 @@ fn pods() -> Result<&'static ResourceDef, Status> {
     resources::find("", "v1", "pods").ok_or_else(Status::no_such_path)
 }
 
+/// Who asks for a binding, and how.
+struct Ask<'a> {
+    user: &'a UserInfo,
+    dry_run: bool,
+    fence: Option<&'a Fence>,
+}
+
+/// The metadata of a binding as admission leaves it.
+async fn admitted(
+    server: &ApiServer,
+    binding: &Binding<'_>,
+    metadata: &Value,
+    ask: &Ask<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let mut object = json!({"kind": "Binding", "apiVersion": "v1", "metadata": metadata,
+        "target": {"kind": "Node", "name": binding.node}});
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    object["metadata"]["name"] = binding.name.into();
+    object["metadata"]["namespace"] = binding.namespace.into();
+    let mut admission = Admission {
+        operation: Operation::Create,
+        def: pods()?,
+        subresource: "binding",
+        namespace: binding.namespace,
+        name: binding.name,
+        user: ask.user,
+        object: Some(&mut object),
+        old: None,
+        dry_run: ask.dry_run,
+        warnings,
+    };
+    server.admit(&mut admission).await?;
+    Ok(object["metadata"].take())
+}
+
 /// Writes one binding; labels and annotations of `metadata` go to the pod.
 async fn bind(
     server: &ApiServer,
     binding: &Binding<'_>,
     metadata: &Value,
-    dry_run: bool,
-    fence: Option<&Fence>,
+    ask: &Ask<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
     if binding.node.is_empty() {
         return Err(Status::unknown("target.name: Required value"));
     }
+    let metadata = admitted(server, binding, metadata, ask, warnings).await?;
     let def = pods()?;
     for _ in 0..ATTEMPTS {
         let Some((mut pod, revision)) = server.objects.get(def, binding.namespace, binding.name)? else {
@@ -132,10 +175,10 @@ async fn bind(
                 pod["metadata"][kind][key] = value.clone();
             }
         }
-        if dry_run {
+        if ask.dry_run {
             return Ok(());
         }
-        match server.objects.put(def, &pod, revision, fence, Default::default()).await {
+        match server.objects.put(def, &pod, revision, ask.fence, Default::default()).await {
             Ok(_) => return Ok(()),
             Err(WriteError::Changed) => {}
             Err(WriteError::Status(status)) => return Err(status),

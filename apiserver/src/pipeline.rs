@@ -130,7 +130,7 @@ impl ApiServer {
                 },
                 &config.settings.admission,
             )?,
-            turns: quota::Turns::default(),
+            turns: quota::Turns::new(config.settings.admission.enables(admission::RESOURCE_QUOTA)),
             authorizer,
             agents: streams::Agents::new(&config.pki),
             readings: usage::Readings::default(),

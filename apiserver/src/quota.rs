@@ -21,19 +21,31 @@ use crate::objects::{Extra, Objects, RACE, parse};
 /// Writers of namespaces with quotas take turns in this many queues, so that they do not get in each other's way.
 const QUEUES: usize = 64;
 
-/// The queues.
+/// The queues; none if quotas do not count.
 pub struct Turns(Vec<std::sync::Arc<Mutex<()>>>);
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self((0..QUEUES).map(|_| std::sync::Arc::default()).collect())
-    }
-}
-
 impl Turns {
+    /// The queues, if quotas count.
+    pub fn new(counts: bool) -> Self {
+        Self((0..if counts { QUEUES } else { 0 }).map(|_| std::sync::Arc::default()).collect())
+    }
+
+    /// [`charge`], if quotas count.
+    pub fn charge(
+        &self,
+        objects: &Objects,
+        def: &ResourceDef,
+        subresource: &str,
+        new: &Value,
+        old: Option<&Value>,
+        extra: &mut Extra,
+    ) -> Result<(), Status> {
+        if self.0.is_empty() { Ok(()) } else { charge(objects, def, subresource, new, old, extra) }
+    }
+
     /// Waits for the turn of a writer of a namespace, if it has quotas.
     pub async fn take(&self, objects: &Objects, def: &ResourceDef, namespace: &str) -> Option<OwnedMutexGuard<()>> {
-        if def.scope == Scope::Cluster || quotas(objects, namespace).is_empty() {
+        if self.0.is_empty() || def.scope == Scope::Cluster || quotas(objects, namespace).is_empty() {
             return None;
         }
         let mut hasher = DefaultHasher::new();
@@ -53,7 +65,7 @@ fn quotas(objects: &Objects, namespace: &str) -> Vec<(Value, i64)> {
 }
 
 /// Adds to a write what the quotas of its namespace need, or refuses it. `old` is the object before an update.
-pub fn charge(
+fn charge(
     objects: &Objects,
     def: &ResourceDef,
     subresource: &str,

@@ -6,6 +6,7 @@
 mod api;
 mod cluster;
 mod controllers;
+mod definitions;
 mod load;
 mod node;
 mod plot;
@@ -94,6 +95,11 @@ const BENCHES: &[Bench] = &[
         name: "controllers",
         about: "5,000 replicas made, rolled over, scaled to nothing; 150,000 pods; 5,000 nodes and 2 s of grace; idle",
         run: |o| controllers::run(o).boxed(),
+    },
+    Bench {
+        name: "definitions",
+        about: "CustomResourceDefinitions: one to established, a thousand to published, their memory",
+        run: |o| definitions::run(o).boxed(),
     },
     Bench {
         name: "scheduler",

@@ -8,13 +8,16 @@ mod event_rate_limit;
 mod image_policy;
 mod limit_ranger;
 mod matching;
+mod mirror_pods;
 mod namespace_lifecycle;
 mod node_restriction;
 mod optional;
+mod owners;
 pub(crate) mod pod_preset;
 mod pod_security;
 mod pods;
 mod policies;
+mod pull_images;
 pub(crate) mod registration;
 pub(crate) mod review;
 mod security_checks;
@@ -22,6 +25,8 @@ pub(crate) mod security_policy;
 mod service_account;
 #[cfg(test)]
 mod tests;
+mod tolerations;
+mod topology_labels;
 mod webhooks;
 
 pub(crate) use limit_ranger::{Amounts, amounts, pod_amounts};
@@ -57,14 +62,19 @@ pub struct Parts {
 fn refit(request: &mut Admission<'_>, customs: &crd::Table, mut changed: Value) -> Result<bool, Status> {
     let def = request.def;
     let custom = customs.find(def.group, def.version, def.plural).filter(|_| def.custom);
+    let of_other_kind = !request.subresource.is_empty() && changed["kind"] != def.kind;
     let formed = match &custom {
         Some(custom) => crd::strategy::conform(custom, &mut changed),
+        // A binding, an eviction: what a subresource takes is of another kind.
+        None if of_other_kind => Ok(Vec::new()),
         None => keelson_machinery::conform::conform(def, &mut changed),
     };
     formed.map_err(|why| {
         Status::internal(&format!("an admission extension made an object that cannot be read: {why}"))
     })?;
-    strategy::complete(def, &mut changed, request.old);
+    if !of_other_kind {
+        strategy::complete(def, &mut changed, request.old);
+    }
     let Some(object) = request.object.as_deref_mut() else { return Ok(false) };
     for key in ["name", "namespace", "uid", "resourceVersion", "managedFields"] {
         if object["metadata"].get(key) != changed["metadata"].get(key) && key != "managedFields" {
@@ -91,8 +101,10 @@ pub struct Settings {
     pub config: Option<PathBuf>,
 }
 
-/// Plugins of upstream's chain that are no steps of this one: they have no switch.
-const ALWAYS: [&str; 2] = ["ResourceQuota", "PodTopologyLabels"];
+/// Plugins of upstream's chain whose kinds are not served: there is nothing for them to do, on or off.
+const WITHOUT_KIND: [&str; 1] = ["ClusterTrustBundleAttest"];
+/// The plugin that counts against quotas.
+pub(crate) const RESOURCE_QUOTA: &str = "ResourceQuota";
 
 impl Settings {
     /// The plugins' own configurations, by name.
@@ -129,8 +141,7 @@ impl Settings {
         for (flag, names) in [("enable", &self.enabled), ("disable", &self.disabled)] {
             for name in names {
                 let known = CHAIN.iter().any(|(row, ..)| row == name && *row != "RBACEscalation");
-                let always = flag == "enable" && ALWAYS.contains(&name.as_str());
-                if !known && !always {
+                if !known && !WITHOUT_KIND.contains(&name.as_str()) {
                     return Err(format!("{flag}-admission-plugins plugin {name:?} is unknown"));
                 }
                 if flag == "enable" && self.disabled.contains(name) {
@@ -166,7 +177,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("ServiceAccount", true, |parts| Ok(Box::new(service_account::ServiceAccount(parts.objects.clone())))),
     ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
     ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
-    ("AlwaysPullImages", false, |_| Ok(Box::new(optional::AlwaysPullImages))),
+    ("AlwaysPullImages", false, |_| Ok(Box::new(pull_images::AlwaysPullImages))),
     ("ImagePolicyWebhook", false, |parts| {
         let made = image_policy::ImagePolicyWebhook::new(&parts.config("ImagePolicyWebhook"))?;
         Ok(Box::new(made))
@@ -181,9 +192,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     }),
     ("Priority", true, |parts| Ok(Box::new(pods::Priority(parts.objects.clone())))),
     ("DefaultTolerationSeconds", true, |_| Ok(Box::new(pods::DefaultTolerationSeconds))),
-    ("PodTolerationRestriction", false, |parts| {
-        Ok(Box::new(optional::PodTolerationRestriction(parts.objects.clone())))
-    }),
+    ("PodTolerationRestriction", false, |parts| Ok(Box::new(tolerations::PodTolerationRestriction::new(parts)?))),
     ("EventRateLimit", false, |parts| {
         let made = event_rate_limit::EventRateLimit::new(&parts.config("EventRateLimit"))?;
         Ok(Box::new(made))
@@ -192,7 +201,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("DefaultStorageClass", true, |parts| Ok(Box::new(classes::DefaultStorageClass(parts.objects.clone())))),
     ("StorageObjectInUseProtection", true, |_| Ok(Box::new(classes::StorageObjectInUseProtection))),
     ("OwnerReferencesPermissionEnforcement", false, |parts| {
-        Ok(Box::new(optional::OwnerReferencesPermissionEnforcement(parts.authorization.clone())))
+        Ok(Box::new(owners::OwnerReferencesPermissionEnforcement::new(parts)))
     }),
     ("PersistentVolumeClaimResize", true, |parts| {
         Ok(Box::new(classes::PersistentVolumeClaimResize(parts.objects.clone())))
@@ -203,10 +212,12 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("CertificateSubjectRestriction", true, |_| Ok(Box::new(certificates::SubjectRestriction))),
     ("DefaultIngressClass", true, |parts| Ok(Box::new(classes::DefaultIngressClass(parts.objects.clone())))),
     ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
+    ("PodTopologyLabels", true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
     ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),
     ("MutatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Mutating::new(parts)))),
     ("ValidatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Validating::new(parts)))),
     ("ValidatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Validating::new(parts)))),
+    (RESOURCE_QUOTA, true, |_| Ok(Box::new(topology_labels::CountedWithTheWrite))),
     ("RBACEscalation", true, |parts| Ok(Box::new(escalation::Escalation(parts.authorization.clone())))),
     ("AlwaysDeny", false, |_| Ok(Box::new(optional::AlwaysDeny))),
 ];

@@ -4,12 +4,11 @@
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
+use super::mirror_pods;
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::authz::node_of;
 use crate::objects::Objects;
 
-/// Annotation of pods that a kubelet mirrors from files.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Labels in Kubernetes' own domains that a kubelet may set on its node.
 const OWN_LABELS: [&str; 14] = [
     "kubernetes.io/hostname",
@@ -30,6 +29,26 @@ const OWN_LABELS: [&str; 14] = [
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 pub(super) struct NodeRestriction(pub(super) Objects);
+
+/// Why a node may not.
+pub enum Refusal {
+    /// It is forbidden, for this reason.
+    Forbidden(String),
+    /// Something that must be there is not.
+    Status(Box<Status>),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Forbidden(why)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        Self::Forbidden(why.to_owned())
+    }
+}
 
 fn text<'a>(of: &'a Value, key: &str) -> &'a str {
     of[key].as_str().unwrap_or_default()
@@ -59,31 +78,38 @@ fn may_set(key: &str) -> bool {
 }
 
 impl NodeRestriction {
-    fn node(&self, request: &Admission<'_>, node: &str) -> Result<(), String> {
+    fn node(&self, request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
         let object = request.object.as_deref();
         let name = object.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or(request.name);
         if name != node {
-            return Err(format!("node {node:?} is not allowed to modify node {name:?}"));
+            return Err(format!("node {node:?} is not allowed to modify node {name:?}").into());
         }
         let Some(new) = object else { return Ok(()) };
+        let config = |of: &Value| of["spec"]["configSource"].clone();
         match request.operation {
             Operation::Create => {
-                if !new["spec"]["configSource"].is_null() {
-                    return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+                if !config(new).is_null() {
+                    let why = format!("node {node:?} is not allowed to create pods with a non-nil configSource");
+                    return Err(why.into());
                 }
-                // Older kubelets send labels that newer ones may not: only those that keep workloads apart are refused.
                 let bad = forbidden_labels(new, None);
                 if !bad.is_empty() {
-                    return Err(format!("is not allowed to set the following labels: {}", bad.join(", ")));
+                    let why = format!("node {node:?} is not allowed to set the following labels: {}", bad.join(", "));
+                    return Err(why.into());
                 }
             }
             Operation::Update => {
+                if !config(new).is_null() && request.old.map(config) != Some(config(new)) {
+                    let why =
+                        format!("node {node:?} is not allowed to update configSource to a new non-nil configSource");
+                    return Err(why.into());
+                }
                 if request.old.map(|old| &old["spec"]["taints"]) != Some(&new["spec"]["taints"]) {
-                    return Err(format!("node {node:?} is not allowed to modify taints"));
+                    return Err(format!("node {node:?} is not allowed to modify taints").into());
                 }
                 let bad = forbidden_labels(new, request.old);
                 if !bad.is_empty() {
-                    return Err(format!("is not allowed to modify labels: {}", bad.join(", ")));
+                    return Err(format!("is not allowed to modify labels: {}", bad.join(", ")).into());
                 }
             }
             _ => {}
@@ -91,65 +117,50 @@ impl NodeRestriction {
         Ok(())
     }
 
-    fn new_pod(&self, request: &Admission<'_>, node: &str) -> Result<(), String> {
-        let Some(pod) = request.object.as_deref() else { return Ok(()) };
-        if pod["metadata"]["annotations"].get(MIRROR).is_none() {
-            return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
-        }
-        if pod["spec"]["nodeName"] != node {
-            return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
-        }
-        let owners = pod["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-        if let [owner, rest @ ..] = &owners[..] {
-            if !rest.is_empty() {
-                return Err(format!("node {node:?} can only create pods with a single owner reference set to itself"));
-            }
-            let own = text(owner, "apiVersion") == "v1" && text(owner, "kind") == "Node" && text(owner, "name") == node;
-            if !own || owner["controller"] != true || owner["blockOwnerDeletion"] == true {
-                return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
-            }
-            let found = self.0.object("", "v1", "nodes", "", node);
-            let uid = found.as_ref().map_or("", |found| text(&found["metadata"], "uid"));
-            if text(owner, "uid") != uid {
-                return Err(format!("UID mismatch: expected {} got {uid}", text(owner, "uid")));
+    fn pod(&self, request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
+        match request.subresource {
+            "" => mirror_pods::pod(&self.0, request, node),
+            "status" => mirror_pods::status(request, node),
+            "eviction" => mirror_pods::eviction(&self.0, request, node),
+            other => {
+                let why = "only 'status' and 'eviction' are allowed";
+                Err(format!("unexpected pod subresource {other:?}, {why}").into())
             }
         }
-        let spec = &pod["spec"];
-        if !text(spec, "serviceAccountName").is_empty() {
-            return Err(format!("node {node:?} can not create pods that reference a service account"));
+    }
+
+    /// Of a claim a node tells how its volume grows, nothing else.
+    fn claim(request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
+        if request.subresource != "status" {
+            return Err("may only update PVC status".into());
         }
-        for volume in spec["volumes"].as_array().into_iter().flatten() {
-            for (key, what) in [
-                ("secret", "secrets"),
-                ("configMap", "configmaps"),
-                ("persistentVolumeClaim", "persistentvolumeclaims"),
+        let rest = |claim: &Value| {
+            let mut claim = claim.clone();
+            for (of, keys) in [
+                ("metadata", &["resourceVersion", "managedFields"][..]),
+                ("status", &["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"]),
             ] {
-                if !volume[key].is_null() {
-                    return Err(format!("node {node:?} can not create pods that reference {what}"));
+                if let Some(map) = claim.get_mut(of).and_then(Value::as_object_mut) {
+                    keys.iter().for_each(|key| drop(map.remove(*key)));
                 }
             }
+            claim
+        };
+        let (Some(old), Some(new)) = (request.old.map(rest), request.object.as_deref().map(rest)) else {
+            return Ok(());
+        };
+        if old == new {
+            return Ok(());
         }
-        Ok(())
+        let of = |claim: &Value| claim.as_object().cloned().unwrap_or_default();
+        let (old, new) = (of(&old), of(&new));
+        let changed: Vec<&str> =
+            new.keys().chain(old.keys()).filter(|key| new.get(*key) != old.get(*key)).map(String::as_str).collect();
+        let what = "is not allowed to update fields other than status.capacity and status.conditions";
+        Err(format!("node {node:?} {what}: {}", changed.join(", ")).into())
     }
 
-    fn pod(&self, request: &Admission<'_>, node: &str) -> Result<(), String> {
-        let bound = match request.subresource {
-            // An eviction names the pod; what is known of it is what is stored.
-            "eviction" => {
-                let pod = self.0.object("", "v1", "pods", request.namespace, request.name);
-                pod.map(|pod| text(&pod["spec"], "nodeName").to_owned()).unwrap_or_default()
-            }
-            _ => request.old.map(|old| text(&old["spec"], "nodeName").to_owned()).unwrap_or_default(),
-        };
-        let what = match (request.subresource, request.operation) {
-            ("eviction", _) => "evict",
-            (_, Operation::Delete) => "delete",
-            _ => "update pod status for",
-        };
-        if bound == node { Ok(()) } else { Err(format!("can only {what} pods with spec.nodeName set to itself")) }
-    }
-
-    fn lease(&self, request: &Admission<'_>, node: &str) -> Result<(), String> {
+    fn lease(request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
         if request.namespace != "kube-node-lease" {
             return Err("can only access leases in the \"kube-node-lease\" system namespace".into());
         }
@@ -160,18 +171,34 @@ impl NodeRestriction {
         Ok(())
     }
 
-    fn token(&self, request: &Admission<'_>, node: &str) -> Result<(), String> {
+    fn slice(request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
+        let (object, what) = match request.operation {
+            Operation::Create => (request.object.as_deref(), "create"),
+            Operation::Delete => (request.old, "delete"),
+            // Whose it is does not change; that it is the node's own says the authorizer.
+            _ => return Ok(()),
+        };
+        if object.is_some_and(|slice| slice["spec"]["nodeName"] == node) {
+            return Ok(());
+        }
+        Err(format!("can only {what} ResourceSlice with the same NodeName as the requesting node").into())
+    }
+
+    fn token(&self, request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
         let reference = request.object.as_deref().map(|o| o["spec"]["boundObjectRef"].clone()).unwrap_or_default();
-        if text(&reference, "kind") != "Pod" || text(&reference, "apiVersion") != "v1" {
+        let (uid, name) = (text(&reference, "uid"), text(&reference, "name"));
+        if text(&reference, "kind") != "Pod" || text(&reference, "apiVersion") != "v1" || name.is_empty() {
             return Err("node requested token not bound to a pod".into());
         }
-        if text(&reference, "uid").is_empty() {
+        if uid.is_empty() {
             return Err("node requested token with a pod binding without a uid".into());
         }
-        let pod = self.0.object("", "v1", "pods", request.namespace, text(&reference, "name"));
-        let pod = pod.ok_or("the pod that the token is for does not exist")?;
-        if pod["metadata"]["uid"] != reference["uid"] {
-            return Err("the pod that the token is for has another uid".into());
+        let Some(pod) = self.0.object("", "v1", "pods", request.namespace, name) else {
+            return Err(Refusal::Status(Box::new(Status::not_found("", "pods", name))));
+        };
+        if text(&pod["metadata"], "uid") != uid {
+            let why = "does not match the UID in record. The object might have been deleted and then recreated";
+            return Err(format!("the UID in the bound object reference ({uid}) {why}").into());
         }
         if text(&pod["spec"], "nodeName") != node {
             return Err("node requested token bound to a pod scheduled on a different node".into());
@@ -186,34 +213,28 @@ impl AdmissionPlugin for NodeRestriction {
     async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let Some(node) = node_of(request.user) else { return Ok(()) };
         let node = node.to_owned();
-        let result = match (request.def.group, request.def.plural, request.subresource, request.operation) {
-            ("", "nodes", ..) => self.node(request, &node),
-            ("", "pods", "", Operation::Create) => self.new_pod(request, &node),
-            ("", "pods", "" | "status" | "eviction", _) => {
-                let problem = self.pod(request, &node);
-                problem.map_err(|why| format!("node {node} {why}"))
-            }
-            ("", "serviceaccounts", "token", _) => self.token(request, &node),
-            ("coordination.k8s.io", "leases", ..) => self.lease(request, &node),
-            ("storage.k8s.io", "csinodes", ..) => {
+        if request.operation == Operation::Connect {
+            return Ok(());
+        }
+        let result = match (request.def.group, request.def.plural, request.subresource) {
+            ("", "nodes", _) => self.node(request, &node),
+            ("", "pods", _) => self.pod(request, &node),
+            ("", "persistentvolumeclaims", _) => Self::claim(request, &node),
+            ("", "serviceaccounts", "token") => self.token(request, &node),
+            ("coordination.k8s.io", "leases", _) => Self::lease(request, &node),
+            ("storage.k8s.io", "csinodes", _) => {
                 let name = request.object.as_deref().map_or(request.name, |o| text(&o["metadata"], "name"));
-                if name == node {
-                    Ok(())
-                } else {
-                    Err("can only access CSINode with the same name as the requesting node".into())
+                match name == node {
+                    true => Ok(()),
+                    false => Err("can only access CSINode with the same name as the requesting node".into()),
                 }
             }
-            ("resource.k8s.io", "resourceslices", ..) => {
-                let object = request.object.as_deref().or(request.old);
-                let own = object.is_some_and(|o| o["spec"]["nodeName"] == node.as_str());
-                if own { Ok(()) } else { Err("can only access ResourceSlices of the requesting node".into()) }
-            }
+            ("resource.k8s.io", "resourceslices", _) => Self::slice(request, &node),
             _ => Ok(()),
         };
-        result.map_err(|why| {
-            // Upstream tells a mirror pod's owner with the node's name in front.
-            let why = if why.starts_with("UID mismatch") { format!("node {node} {why}") } else { why };
-            Status::forbidden(request.def.group, request.def.plural, request.name, &why)
+        result.map_err(|why| match why {
+            Refusal::Forbidden(why) => Status::forbidden(request.def.group, request.def.plural, request.name, &why),
+            Refusal::Status(status) => *status,
         })
     }
 }

@@ -1,15 +1,11 @@
-//! Plugins that are off unless they are asked for: what pods, namespaces, Services and owners may be.
-
-use keelson_machinery::resource::Scope;
-use keelson_machinery::resources::{find, find_kind};
-use keelson_machinery::status::Status;
-use serde_json::{Value, json};
-use std::sync::Arc;
+//! Plugins that are off unless they are asked for: what pods, namespaces and Services may be.
 
 use super::pods::{created, list};
-use crate::access::{Admission, AdmissionPlugin, Attributes, Authorizer, Decision, Operation, Round};
-use crate::authz::Authorization;
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
+use keelson_machinery::resource::Scope;
+use keelson_machinery::status::Status;
+use serde_json::{Value, json};
 
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -62,31 +58,6 @@ impl AdmissionPlugin for NamespaceExists {
             true => Err(Status::not_found("", "namespaces", request.namespace)),
             false => Ok(()),
         }
-    }
-}
-
-/// Every image is pulled anew, so that nobody runs one that they could not pull.
-pub(super) struct AlwaysPullImages;
-
-#[async_trait::async_trait]
-impl AdmissionPlugin for AlwaysPullImages {
-    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
-        let pod = (request.def.group, request.def.plural) == ("", "pods");
-        if !pod || !matches!(request.subresource, "" | "ephemeralcontainers") {
-            return Ok(());
-        }
-        let Some(spec) = request.object.as_deref_mut().map(|pod| &mut pod["spec"]) else { return Ok(()) };
-        for key in CONTAINERS {
-            for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
-                container["imagePullPolicy"] = "Always".into();
-            }
-        }
-        for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
-            if volume["image"].is_object() {
-                volume["image"]["pullPolicy"] = "Always".into();
-            }
-        }
-        Ok(())
     }
 }
 
@@ -205,125 +176,6 @@ fn pairs(selector: &str) -> Vec<(String, String)> {
     parts.map(|(key, value)| (key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned())).collect()
 }
 
-/// Namespaces say which taints their pods tolerate from the start, and which they may.
-pub(super) struct PodTolerationRestriction(pub(super) Objects);
-
-#[async_trait::async_trait]
-impl AdmissionPlugin for PodTolerationRestriction {
-    async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
-        let (name, home) = (request.name.to_owned(), request.namespace.to_owned());
-        let Some(pod) = created(request, "pods") else { return Ok(()) };
-        let namespace = self.0.object("", "v1", "namespaces", "", &home).unwrap_or_default();
-        let annotated = |key: &str| -> Result<Option<Vec<Value>>, Status> {
-            let key = format!("scheduler.alpha.kubernetes.io/{key}");
-            let Some(text) = namespace["metadata"]["annotations"][&key].as_str().filter(|t| !t.is_empty()) else {
-                return Ok(None);
-            };
-            let wrong = |e: serde_json::Error| Status::internal(&format!("annotation {key}: {e}"));
-            serde_json::from_str(text).map(Some).map_err(wrong)
-        };
-        let (defaults, whitelist) = (annotated("defaultTolerations")?, annotated("tolerationsWhitelist")?);
-        let Some(tolerations) = list(&mut pod["spec"], "tolerations") else { return Ok(()) };
-        for default in defaults.into_iter().flatten() {
-            if !tolerations.iter().any(|t| covers(t, &default)) {
-                tolerations.push(default);
-            }
-        }
-        let Some(whitelist) = whitelist.filter(|list| !list.is_empty()) else { return Ok(()) };
-        match tolerations.iter().all(|t| whitelist.iter().any(|known| covers(known, t))) {
-            true => Ok(()),
-            false => {
-                let why = "pod tolerations (possibly merged with namespace default tolerations) conflict with its \
-                           namespace whitelist";
-                Err(Status::forbidden("", "pods", &name, why))
-            }
-        }
-    }
-}
-
-/// Whether a toleration tolerates all that another does.
-fn covers(wide: &Value, narrow: &Value) -> bool {
-    let exists = text(wide, "operator") == "Exists";
-    let same = |key: &str| text(wide, key) == text(narrow, key);
-    let key = (text(wide, "key").is_empty() && exists) || same("key");
-    let effect = text(wide, "effect").is_empty() || same("effect");
-    let value = exists || (same("operator") && same("value")) || text(wide, "operator").is_empty() && same("value");
-    let seconds = match (wide["tolerationSeconds"].as_i64(), narrow["tolerationSeconds"].as_i64()) {
-        (None, _) => true,
-        (Some(most), Some(given)) => given <= most,
-        (Some(_), None) => false,
-    };
-    key && effect && value && seconds
-}
-
-/// Who makes an object another's must be allowed to delete it, and to hold up the owner's deletion.
-pub(super) struct OwnerReferencesPermissionEnforcement(pub(super) Arc<Authorization>);
-
-impl OwnerReferencesPermissionEnforcement {
-    fn may(&self, request: &Admission<'_>, attributes: Attributes) -> Result<(), String> {
-        match self.0.authorize(request.user, &attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(why),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl AdmissionPlugin for OwnerReferencesPermissionEnforcement {
-    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
-        let Some(new) = request.object.as_deref() else { return Ok(()) };
-        let references = |object: &Value| items(&object["metadata"]["ownerReferences"]).cloned().collect::<Vec<_>>();
-        let (now, before) = (references(new), request.old.map(references).unwrap_or_default());
-        if now == before || !matches!(request.operation, Operation::Create | Operation::Update) {
-            return Ok(());
-        }
-        let own = Attributes {
-            verb: "delete".into(),
-            group: request.def.group.into(),
-            version: request.def.version.into(),
-            resource: request.def.plural.into(),
-            namespace: request.namespace.into(),
-            name: request.name.into(),
-            ..Attributes::default()
-        };
-        // Only the creator of a new object is known to have a say in its end.
-        if request.operation == Operation::Update
-            && let Err(why) = self.may(request, own)
-        {
-            return Err(refuse(
-                request,
-                &format!("cannot set an ownerRef on a resource you can't delete: {why}, <nil>"),
-            ));
-        }
-        for owner in now.iter().filter(|o| o["blockOwnerDeletion"] == true && !before.contains(o)) {
-            let (group, version) = text(owner, "apiVersion").split_once('/').unwrap_or(("", text(owner, "apiVersion")));
-            let Some(def) = find_kind(group, version, text(owner, "kind")).or_else(|| find(group, version, "")) else {
-                continue;
-            };
-            let finalizers = Attributes {
-                verb: "update".into(),
-                group: group.into(),
-                version: version.into(),
-                resource: def.plural.into(),
-                subresource: "finalizers".into(),
-                namespace: if def.scope == Scope::Namespaced { request.namespace.into() } else { String::new() },
-                name: text(owner, "name").into(),
-                ..Attributes::default()
-            };
-            if let Err(why) = self.may(request, finalizers) {
-                return Err(refuse(
-                    request,
-                    &format!(
-                        "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers \
-                         on: {why}, <nil>"
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Refuses everything.
 pub(super) struct AlwaysDeny;
 
@@ -343,19 +195,6 @@ impl AdmissionPlugin for AlwaysAdmit {}
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wide_tolerations_cover_narrow_ones() {
-        for (wide, narrow, expected) in [
-            (json!({"operator": "Exists"}), json!({"key": "a", "value": "b", "effect": "NoSchedule"}), true),
-            (json!({"key": "a", "operator": "Exists"}), json!({"key": "b", "operator": "Exists"}), false),
-            (json!({"key": "a", "value": "b"}), json!({"key": "a", "value": "b"}), true),
-            (json!({"key": "a", "value": "b"}), json!({"key": "a", "value": "c"}), false),
-            (json!({"operator": "Exists", "tolerationSeconds": 5}), json!({"operator": "Exists"}), false),
-        ] {
-            assert_eq!(covers(&wide, &narrow), expected, "{wide} {narrow}");
-        }
-    }
 
     #[test]
     fn what_is_extended() {

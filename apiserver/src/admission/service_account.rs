@@ -5,6 +5,7 @@ use std::time::Duration;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
+use super::mirror_pods::{SECRETS, mentions};
 use super::pods::{created, list};
 use crate::access::{Admission, AdmissionPlugin, Round};
 use crate::objects::Objects;
@@ -94,6 +95,9 @@ impl AdmissionPlugin for ServiceAccount {
         if pod["metadata"]["annotations"].get(MIRROR).is_some() {
             if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
                 return refuse("a mirror pod may not reference service accounts");
+            }
+            if mentions(&pod["spec"], SECRETS) {
+                return refuse("a mirror pod may not reference secrets");
             }
             let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
             let mut sources = volumes.flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten());

@@ -370,6 +370,9 @@ impl Check {
     }
 
     fn selectable(&mut self, version: &Value, at: &str) {
+        if list(&version["selectableFields"]).next().is_none() {
+            return;
+        }
         let schema = Schema::parse(&version["schema"]["openAPIV3Schema"]);
         let mut seen = Vec::new();
         for (index, field) in list(&version["selectableFields"]).enumerate() {

@@ -233,6 +233,53 @@ mod tests {
     const KEY: &str = "c2VjcmV0IGlzIHNlY3VyZQ=="; // 16 bytes
 
     #[test]
+    fn any_document_is_read_or_refused() {
+        use proptest::prelude::*;
+        use proptest::sample::select;
+        use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
+        const KEYS: &[&str] = &[
+            "resources",
+            "providers",
+            "aesgcm",
+            "secretbox",
+            "kms",
+            "identity",
+            "keys",
+            "name",
+            "secret",
+            "endpoint",
+            "apiVersion",
+        ];
+        const WORDS: &[&str] =
+            &["secrets", "*.*", "*.apps", "v2", "v1", "unix:///x", "c2VjcmV0IGlzIHNlY3VyZQ==", "?", "1s", "-1", ""];
+        let leaf =
+            prop_oneof![select(WORDS).prop_map(Value::from), any::<i64>().prop_map(Value::from), Just(Value::Null)];
+        let document = leaf.prop_recursive(5, 32, 4, |inner| {
+            let fields = prop::collection::btree_map(select(KEYS).prop_map(str::to_owned), inner.clone(), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..3).prop_map(Value::from),
+                fields.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        });
+        let cases = Cases { cases: 500, failure_persistence: None, ..Cases::default() };
+        let mut runner = TestRunner::new_with_rng(cases, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+        let read = |resources: Value| {
+            let config = serde_json::json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": resources});
+            let read = Config::parse(config.to_string().as_bytes());
+            // Without a provider nothing can be written.
+            prop_assert!(
+                read.is_err()
+                    || config.to_string().contains("providers")
+                    || config["resources"] == serde_json::json!([]),
+                "{}",
+                config
+            );
+            Ok(())
+        };
+        runner.run(&document, read).unwrap();
+    }
+
+    #[test]
     fn keys_are_turned_by_their_order() {
         let old = config(&format!("- resources: [secrets]\n  providers: [{{aesgcm: {{keys: [{{name: a, secret: {KEY}}}]}}}}, {{identity: {{}}}}]")).unwrap();
         let secrets = resources::find("", "v1", "secrets").unwrap();

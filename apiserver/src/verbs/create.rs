@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Call;
 use super::update::Tracking;
 use crate::objects::{RACE, WriteError};
-use crate::{ApiServer, body, crd, devices, options, ownership, quota, services, strategy};
+use crate::{ApiServer, body, crd, devices, options, ownership, services, strategy};
 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -77,7 +77,7 @@ impl ApiServer {
             let found = devices::problems(&self.objects, call.request, &candidate, None);
             strategy::check(call.request, &candidate, None, found, warnings)?;
             self.admit_result(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
-            quota::charge(&self.objects, def, "", &candidate, None, &mut extra)?;
+            self.turns.charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {
                 if self.objects.find(def, &call.request.namespace, &name).is_some() {
                     return Err(self.taken(call, &name));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Call;
 use crate::objects::{Extra, RACE, WriteError};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, crd, devices, options, ownership, quota, services, strategy};
+use crate::{ApiServer, crd, devices, options, ownership, services, strategy};
 
 /// Who keeps `managedFields` of a change up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl ApiServer {
             strategy::check(request, &new, Some(&old), found, warnings)?;
             let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
             self.admit_result(admission).await?;
-            quota::charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
+            self.turns.charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             ownership::keep_times(&old, &mut new);
             let stale = || {

@@ -1,5 +1,7 @@
 //! Whether an OpenAPI v3 schema is structural: what a CustomResourceDefinition may say of its objects.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{Schema, check_rules, drop_forbidden_nulls, duplicates, prune, validate};
@@ -110,6 +112,7 @@ fn is_zero(value: &Value) -> bool {
 struct Walk {
     causes: Vec<Cause>,
     warnings: Vec<String>,
+    good_patterns: HashSet<String>,
 }
 
 fn text<'a>(node: &'a Value, key: &str) -> &'a str {
@@ -220,9 +223,15 @@ impl Walk {
 
     fn pattern(&mut self, node: &Value, path: &str) {
         let pattern = text(node, "pattern");
+        // Most nodes have none, and many have the same.
+        if pattern.is_empty() || self.good_patterns.contains(pattern) {
+            return;
+        }
         if let Err(error) = regex::Regex::new(pattern) {
             let why = format!("must be a valid regular expression, but isn't: {}", regexp_error(pattern, &error));
             self.invalid(format!("{path}.pattern"), &node["pattern"], &why);
+        } else {
+            self.good_patterns.insert(pattern.to_owned());
         }
     }
 

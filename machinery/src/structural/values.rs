@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Additional, Schema, formats, join};
+use crate::names::dns_label_1035;
 use crate::status::Cause;
 
 /// What kind of failure it is; some keep CEL rules from being checked.
@@ -101,7 +102,8 @@ fn name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(n) if n.is_f64() => "number",
+        // What no signed integer of 64 bits holds is read as a fraction.
+        Value::Number(n) if n.as_i64().is_none() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
@@ -119,7 +121,9 @@ fn type_failure(at: &Place<'_>, wanted: &str, given: &Value) -> Failure {
 
 fn check_type(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
     let given = name(value);
-    let integral = value.as_f64().is_some_and(|n| n.fract() == 0.0);
+    /// Up to here a fraction without a rest counts as an integer.
+    const EXACT: f64 = 9_007_199_254_740_991.0;
+    let integral = value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() <= EXACT);
     if schema.int_or_string {
         if !(given == "string" || given == "integer" || (given == "number" && integral)) {
             out.push(type_failure(at, "integer,string", &given.into()));
@@ -159,9 +163,24 @@ fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut 
     }
 }
 
+/// Whether a number is one of its type and format.
+fn in_range(schema: &Schema, n: f64, value: &Value) -> bool {
+    let whole = value.as_i64().or_else(|| (n.fract() == 0.0 && n.abs() < 9.2e18).then_some(n as i64));
+    match (schema.kind.as_str(), schema.format.as_str()) {
+        ("integer", "int32") => whole.is_some_and(|n| i32::try_from(n).is_ok()),
+        ("integer", "uint32") => whole.is_some_and(|n| u32::try_from(n).is_ok()),
+        ("integer", "uint64") => value.is_u64() || whole.is_some_and(|n| n >= 0),
+        ("integer", _) => whole.is_some(),
+        ("number", "float" | "float32") => n.abs() <= f64::from(f32::MAX),
+        _ => true,
+    }
+}
+
 fn number(schema: &Schema, n: f64, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
-    if schema.kind == "integer" && n.fract() != 0.0 {
-        out.push(whole(at, &format!("Checked value must be of type integer (default format) in {}", at.path)));
+    if !in_range(schema, n, value) {
+        let (kind, format) = (schema.kind.as_str(), schema.format.as_str());
+        let form = if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
+        out.push(whole(at, &format!("Checked value must be of type {kind} {form} in {}", at.path)));
     }
     if let Some(factor) = schema.multiple_of.filter(|f| (n / f).fract() != 0.0) {
         out.push(invalid(at, value, &format!("should be a multiple of {factor}")));
@@ -218,11 +237,7 @@ fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut V
         out.push(Failure { kind: FailureKind::Required, cause: Cause::required(at.child(key).field(), "") });
     }
     if schema.embedded {
-        for key in ["apiVersion", "kind"] {
-            if map.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
-                out.push(Failure { kind: FailureKind::Required, cause: Cause::required(at.child(key).field(), "") });
-            }
-        }
+        embedded(map, at, out);
     }
     for (key, value) in map {
         match (schema.field(key), &schema.additional) {
@@ -232,6 +247,31 @@ fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut V
             }
             _ => {}
         }
+    }
+}
+
+/// A whole object inside another says what it is.
+fn embedded(map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) {
+    for key in ["apiVersion", "kind"] {
+        let field = at.child(key).field();
+        let why = match map.get(key) {
+            None => {
+                out.push(Failure { kind: FailureKind::Required, cause: Cause::required(field, "") });
+                continue;
+            }
+            Some(Value::String(text)) if text.is_empty() => "must not be empty".to_owned(),
+            Some(Value::String(text)) if key == "apiVersion" && text.matches('/').count() > 1 => {
+                format!("unexpected GroupVersion string: {text}")
+            }
+            Some(Value::String(text)) if key == "kind" => match dns_label_1035(&text.to_lowercase()) {
+                Some(why) => format!("may have mixed case, but should otherwise match: {why}"),
+                None => continue,
+            },
+            // That it is no text is told of its type.
+            _ => continue,
+        };
+        let shown = map.get(key).cloned().unwrap_or_default();
+        out.push(Failure { kind: FailureKind::Invalid, cause: Cause::invalid(field, &shown, &why) });
     }
 }
 
@@ -303,6 +343,7 @@ mod tests {
             "p": {"x-kubernetes-int-or-string": true}, "l": {"type": "array", "maxItems": 1, "items": {"type": "string"}},
             "m": {"type": "object", "additionalProperties": {"type": "boolean"}}, "e": {"type": "string", "enum": ["x"]},
             "o": {"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, "f": {"type": "string", "format": "ipv4"},
+            "i": {"type": "integer", "format": "int32"}, "j": {"type": "integer"}, "n": {"type": "number", "format": "float"},
             "w": {"type": "object", "x-kubernetes-embedded-resource": true}}}));
         for (value, fields) in [
             (json!({"r": 2}), vec![]),
@@ -321,6 +362,15 @@ mod tests {
             (json!({"r": 2, "o": {}}), vec!["<nil>", "o.a"]),
             (json!({"r": 2, "f": "1"}), vec!["f"]),
             (json!({"r": 2, "w": {"kind": "K"}}), vec!["w.apiVersion"]),
+            (json!({"r": 2, "w": {"kind": "", "apiVersion": ""}}), vec!["w.apiVersion", "w.kind"]),
+            (json!({"r": 2, "w": {"kind": "a b", "apiVersion": "a/b/c"}}), vec!["w.apiVersion", "w.kind"]),
+            (json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a/b"}}), vec![]),
+            (json!({"r": 2, "i": 2147483647}), vec![]),
+            (json!({"r": 2, "i": 2147483648_i64}), vec!["<nil>"]),
+            (json!({"r": 2, "j": i64::MAX}), vec![]),
+            (json!({"r": 2, "j": u64::MAX}), vec!["j", "<nil>"]),
+            (json!({"r": 2, "j": 1.5}), vec!["j", "<nil>"]),
+            (json!({"r": 2, "n": 1e39}), vec!["<nil>"]),
         ] {
             let got: Vec<String> = validate(&schema, &value, "").into_iter().map(|f| f.cause.field).collect();
             assert_eq!(got, fields, "{value}");
