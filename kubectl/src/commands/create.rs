@@ -69,7 +69,7 @@ pub const REPLACE: &[&[Flag]] = &[
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The annotation that says what changed an object.
-const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+pub const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
 /// Keeps the command line in an object, if that is asked for or was done before.
 pub fn record(session: &Session, object: &mut Value) {

@@ -119,7 +119,10 @@ async fn change(
     let parsed = &session.parsed;
     let have = &object["metadata"][field];
     if !parsed.on("overwrite") {
-        let taken = |(key, value): &(&String, &Value)| have.get(*key).is_some_and(|old| old != *value);
+        // What changed an object last is always the newest.
+        let taken = |(key, value): &(&String, &Value)| {
+            have.get(*key).is_some_and(|old| old != *value) && key.as_str() != super::create::CHANGE_CAUSE
+        };
         if let Some((key, _)) = set.iter().find(taken) {
             return Err(Failure::new(match word {
                 "label" => format!(

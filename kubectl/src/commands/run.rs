@@ -272,7 +272,14 @@ pub async fn run(session: &Session) -> Outcome {
     let made = session.post(&path, &pod).await?;
     if parsed.on("expose") {
         let path = format!("/api/v1/namespaces/{namespace}/services{query}");
-        changed(parsed, &session.post(&path, &exposing(parsed, name)?).await?, "created")?;
+        match session.post(&path, &exposing(parsed, name)?).await {
+            Ok(service) => changed(parsed, &service, "created")?,
+            // The pod is there all the same, and is told of.
+            Err(error) => {
+                changed(parsed, &made, "created")?;
+                return Err(error);
+            }
+        }
     }
     if !attaches {
         return changed(parsed, &made, "created");
