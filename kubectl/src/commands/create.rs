@@ -288,6 +288,12 @@ pub async fn replace(session: &Session) -> Outcome {
     if parsed.on("force") && parsed.text("dry-run") != "none" {
         return Err(Failure::new("--dry-run can not be used when --force is set"));
     }
+    let cascade = parsed.text("cascade");
+    if !matches!(cascade, "background" | "foreground" | "orphan") {
+        return Err(Failure::new(format!(
+            "invalid cascade value ({cascade}). Must be \"background\", \"foreground\", or \"orphan\""
+        )));
+    }
     let mut failed = None;
     let found = objects::each_source(session).await?;
     if parsed.on("force") {

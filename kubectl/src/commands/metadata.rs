@@ -45,10 +45,13 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     let (mut set, mut remove) = (Map::new(), Vec::new());
     for pair in pairs {
         match (pair.split_once('='), pair.strip_suffix('-')) {
-            (Some((key, value)), _) if !key.is_empty() => {
+            (Some((key, value)), _) if !key.is_empty() && (word != "label" || !value.contains('=')) => {
                 let problems = if word == "label" { label_value_problems(value) } else { Vec::new() };
                 if !problems.is_empty() {
-                    return Err(Failure::new(format!("invalid label value: {pair:?}: {}", problems.join(";"))));
+                    return Err(Failure::new(format!(
+                        "invalid label value: {pair:?}: {}",
+                        problems.join(";").replace("no more than 63 bytes", "no more than 63 characters")
+                    )));
                 }
                 set.insert(key.to_owned(), value.into());
             }

@@ -283,7 +283,15 @@ pub async fn undo(session: &Session) -> Outcome {
 async fn undo_one(session: &Session, kind: &Kind, object: Value, wanted: i64) -> Outcome {
     let parsed = &session.parsed;
     if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
-        return Err(Failure::new(format!("no rollbacker has been implemented for {:?}", grouped(kind))));
+        let (shown, group) = (grouped(kind), &kind.group);
+        const KNOWN: [&str; 5] = ["replicasets", "jobs", "cronjobs", "pods", "replicationcontrollers"];
+        return Err(Failure::new(match KNOWN.contains(&kind.plural.as_str()) {
+            true => format!("no rollbacker has been implemented for {shown:?}"),
+            false => {
+                let word = &kind.kind;
+                format!("error retrieving rollbacker for {shown:?}, no visitor method exists for {{{group} {word}}}")
+            }
+        }));
     }
     let revisions = revisions(session, kind, &object).await?;
     let target = match wanted {

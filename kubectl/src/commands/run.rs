@@ -103,7 +103,10 @@ pub fn pairs(text: &str) -> Outcome<Map<String, Value>> {
 /// `NAME=VALUE` as a container's variables.
 pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
     let variable = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok(json!({"name": name, "value": value})),
+        Some((name, value)) if !name.is_empty() => Ok(match value {
+            "" => json!({"name": name}),
+            value => json!({"name": name, "value": value}),
+        }),
         _ => Err(Failure::new(format!("invalid env: {text}"))),
     };
     given.iter().map(variable).collect()
@@ -297,9 +300,13 @@ fn exposing(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let port = parsed.number("port")?;
     let selector =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
-    Ok(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"port": port, "protocol": "TCP", "targetPort": port}], "selector": selector},
-        "status": {"loadBalancer": {}}}))
+        "status": {"loadBalancer": {}}});
+    if !parsed.text("labels").is_empty() {
+        service["metadata"]["labels"] = service["spec"]["selector"].clone();
+    }
+    Ok(service)
 }
 
 /// Joins this terminal to a pod, or shows its log if it has ended already; fails as its container does.
