@@ -9,12 +9,12 @@ use http::{HeaderMap, Response, header};
 use keelson_client::Body;
 use keelson_machinery::protobuf;
 use keelson_machinery::resource::{ResourceDef, Scope};
-use keelson_machinery::resources::RESOURCES;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::aggregation::{self, Remote};
+use crate::aggregation::Remote;
+use crate::aggregation::merged::{self, Group, Listed};
 use crate::negotiate::Media;
 use crate::wire::Message;
 use crate::{body, crd, health, negotiate, respond};
@@ -49,10 +49,11 @@ pub fn serve(
         ["version"] => version(),
         [] => json!({"paths": all.paths(remotes)}),
         ["api"] if accepted.aggregated => {
-            return Some(all.aggregated_answer(headers, accepted.media, str::is_empty, &[]));
+            let core = Group { name: "", versions: all.versions("").into_iter().map(Listed::Own).collect() };
+            return Some(all.aggregated_answer(headers, accepted.media, &[core]));
         }
         ["apis"] if accepted.aggregated => {
-            return Some(all.aggregated_answer(headers, accepted.media, |group| !group.is_empty(), remotes));
+            return Some(all.aggregated_answer(headers, accepted.media, &all.merged(remotes)));
         }
         ["api"] => {
             let address = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -60,19 +61,12 @@ pub fn serve(
             json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": addresses})
         }
         ["apis"] => {
-            let mut groups: Vec<Value> = all.groups().iter().map(|g| all.group(g)).collect();
-            groups.extend(all.foreign(aggregation::group_documents(remotes), "name"));
+            let groups: Vec<Value> = all.merged(remotes).iter().map(Group::document).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        ["apis", name] if all.groups().contains(&name) => {
-            let mut document = all.group(name);
-            document["kind"] = "APIGroup".into();
-            document["apiVersion"] = "v1".into();
-            document
-        }
-        ["apis", name] if remotes.iter().any(|row| row.group == name) => {
-            let groups = aggregation::group_documents(remotes);
-            let mut document = groups.into_iter().find(|group| group["name"] == name)?;
+        ["apis", name] => {
+            let groups = all.merged(remotes);
+            let mut document = groups.iter().find(|group| group.name == name)?.document();
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
@@ -142,7 +136,7 @@ struct Rows(Vec<&'static ResourceDef>);
 
 impl Rows {
     fn of(computed: &'static [ResourceDef], customs: &crd::Table) -> Self {
-        let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().chain(computed).collect();
+        let mut rows: Vec<&'static ResourceDef> = customs.offered().rows().chain(computed).collect();
         for (_, definitions) in customs.groups() {
             let versions = definitions.iter().flat_map(|d| d.versions.iter().filter(|v| v.served).map(|v| v.def));
             let mut of_group: Vec<&'static ResourceDef> = versions.collect();
@@ -152,11 +146,10 @@ impl Rows {
         Self(rows)
     }
 
-    /// Those of other servers' groups that are none of this server's.
-    fn foreign(&self, documents: Vec<Value>, name: &str) -> Vec<Value> {
-        let own = self.groups();
-        let named = |document: &Value| document.pointer(&format!("/{name}")).and_then(Value::as_str).map(str::to_owned);
-        documents.into_iter().filter(|d| named(d).is_some_and(|name| !own.contains(&name.as_str()))).collect()
+    /// All groups, other servers' among them.
+    fn merged<'a>(&self, remotes: &'a [Arc<Remote>]) -> Vec<Group<'a>> {
+        let own = self.groups().into_iter().map(|group| (group, self.versions(group)));
+        merged::groups(own.collect(), remotes)
     }
 
     fn paths(&self, remotes: &[Arc<Remote>]) -> Vec<String> {
@@ -203,12 +196,6 @@ impl Rows {
             }
         }
         versions
-    }
-
-    fn group(&self, name: &str) -> Value {
-        let versions: Vec<Value> =
-            self.versions(name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
-        json!({"name": name, "versions": versions, "preferredVersion": versions[0]})
     }
 
     fn rows(&self, group: &str, version: &str) -> Vec<&'static ResourceDef> {
@@ -258,13 +245,9 @@ impl Rows {
         &self,
         headers: &HeaderMap,
         media: Media,
-        choose: impl Fn(&str) -> bool,
-        remotes: &[Arc<Remote>],
+        groups: &[Group<'_>],
     ) -> Result<Response<Body>, Status> {
-        let mut names = vec![""];
-        names.extend(self.groups());
-        let mut items: Vec<Value> = names.into_iter().filter(|g| choose(g)).map(|g| self.aggregated_group(g)).collect();
-        items.extend(self.foreign(aggregation::aggregated_documents(remotes), "metadata/name"));
+        let items: Vec<Value> = groups.iter().map(|group| self.aggregated_group(group)).collect();
         let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
         let (kind, bytes) = match media {
             Media::Json => (AGGREGATED, document.to_string().into_bytes()),
@@ -292,17 +275,18 @@ impl Rows {
         Ok(response)
     }
 
-    fn aggregated_group(&self, group: &str) -> Value {
-        let versions: Vec<Value> = self
-            .versions(group)
-            .iter()
-            .map(|version| {
-                let resources: Vec<Value> =
-                    self.rows(group, version).iter().map(|row| aggregated_resource(row)).collect();
+    fn aggregated_group(&self, group: &Group<'_>) -> Value {
+        let name = group.name;
+        let one = |listed: &Listed<'_>| {
+            listed.document().unwrap_or_else(|| {
+                let version = listed.version();
+                let rows = self.rows(name, version);
+                let resources: Vec<Value> = rows.iter().map(|row| aggregated_resource(row)).collect();
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             })
-            .collect();
-        let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+        };
+        let versions: Vec<Value> = group.versions.iter().map(one).collect();
+        let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
         json!({"metadata": metadata, "versions": versions})
     }
 }

@@ -1,8 +1,11 @@
 //! Kinds of earlier releases, off by default: which of them are served, as admission plugins and `--runtime-config` say.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::admission::{self, pod_preset, security_policy};
+use crate::offered;
 
 /// A kind: group and version, plural, the plugin that needs it, its definition.
 struct Kind {
@@ -29,48 +32,27 @@ const KINDS: &[Kind] = &[
 ];
 
 impl Kind {
-    /// Whether a key of `--runtime-config` is about this kind: its version, itself, or a class of APIs.
-    fn is(&self, key: &str) -> bool {
+    /// What `--runtime-config` says of this kind; the most exact key counts.
+    fn wanted(&self, pairs: &BTreeMap<String, bool>) -> Option<bool> {
         let api = format!("{}/{}", self.api.0, self.api.1);
-        key == api || key == format!("{api}/{}", self.plural) || self.class() == key
-    }
-
-    /// The class of APIs that it belongs to by its version's name.
-    fn class(&self) -> &'static str {
-        if self.api.1.contains("alpha") { "api/alpha" } else { "api/beta" }
+        let exact = pairs.get(&format!("{api}/{}", self.plural)).or_else(|| pairs.get(&api));
+        exact.or_else(|| pairs.get(offered::class(self.api.1))).or_else(|| pairs.get("api/all")).copied()
     }
 }
 
-/// The definitions of the kinds that are served. `runtime` are the pairs of `--runtime-config`.
+/// Groups and versions of these kinds: `--runtime-config` may name them.
+pub fn versions() -> Vec<(&'static str, &'static str)> {
+    KINDS.iter().map(|kind| kind.api).collect()
+}
+
+/// The definitions of the kinds that are served. `pairs` are those of `--runtime-config`.
 ///
 /// # Errors
 /// In words, what a pair asks for that cannot be had.
-pub fn definitions(plugins: &admission::Settings, runtime: &[String]) -> Result<Vec<Value>, String> {
-    let mut wanted: Vec<Option<bool>> = vec![None; KINDS.len()];
-    for pair in runtime {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
-        let on = match value {
-            "true" | "" => true,
-            "false" => false,
-            _ => return Err(format!("--runtime-config: invalid value {pair:?}")),
-        };
-        let mut known = matches!(key, "api/all" | "api/ga" | "api/beta" | "api/alpha");
-        for (kind, wanted) in KINDS.iter().zip(&mut wanted) {
-            if kind.is(key) || key == "api/all" {
-                *wanted = Some(on);
-                known = true;
-            }
-        }
-        let served = keelson_machinery::resources::RESOURCES.iter().any(|row| key == row.api_version());
-        match (known, served, on) {
-            (true, ..) | (_, true, true) => {}
-            (_, true, false) => return Err(format!("--runtime-config: {key} cannot be turned off")),
-            (false, false, _) => return Err(format!("--runtime-config: unknown api version {key:?}")),
-        }
-    }
+pub fn definitions(plugins: &admission::Settings, pairs: &BTreeMap<String, bool>) -> Result<Vec<Value>, String> {
     let mut out = Vec::new();
-    for (kind, wanted) in KINDS.iter().zip(wanted) {
-        match (plugins.enables(kind.plugin), wanted) {
+    for kind in KINDS {
+        match (plugins.enables(kind.plugin), kind.wanted(pairs)) {
             (true, Some(false)) => {
                 return Err(format!("--runtime-config: the admission plugin {} needs {}", kind.plugin, kind.plural));
             }
@@ -92,7 +74,7 @@ mod tests {
             let enabled = plugins.iter().map(|name| (*name).to_owned()).collect();
             let runtime: Vec<String> = runtime.iter().map(|pair| (*pair).to_owned()).collect();
             let settings = admission::Settings { enabled, ..admission::Settings::default() };
-            let made = definitions(&settings, &runtime)?;
+            let made = definitions(&settings, &offered::pairs(&runtime)?)?;
             Ok(made.iter().map(|d| d["spec"]["names"]["plural"].as_str().unwrap().to_owned()).collect())
         };
         for (plugins, runtime, expected) in [
@@ -104,8 +86,8 @@ mod tests {
             (&[], &["api/all=true"], Ok(&["podpresets", "podsecuritypolicies"])),
             (&[], &["api/all=true", "api/alpha=false"], Ok(&["podsecuritypolicies"])),
             (&[], &["apps/v1=true"], Ok(&[])),
-            (&[], &["apps/v1=false"], Err("cannot be turned off")),
-            (&[], &["apps/v7=true"], Err("unknown api version")),
+            (&[], &["apps/v1=false"], Ok(&[])),
+            (&[], &["api/all=true", "policy/v1beta1=false"], Ok(&["podpresets"])),
             (&[], &["policy/v1beta1=maybe"], Err("invalid value")),
             (&["PodSecurityPolicy"], &["policy/v1beta1=false"], Err("needs podsecuritypolicies")),
         ] {

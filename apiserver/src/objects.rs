@@ -90,10 +90,8 @@ impl Objects {
     pub fn namespace_guard(&self, request: &ResourceRequest) -> Option<(Compare, Status)> {
         let def = resources::find("", "v1", "namespaces").filter(|_| request.def.scope == Scope::Namespaced)?;
         let found = self.find(def, "", &request.namespace)?;
-        let race = Status {
-            reason: RACE.into(),
-            ..Status::conflict("", "namespaces", &request.namespace, "it was changed at the same moment")
-        };
+        // What is told if that happens again and again is put into words by who gives up.
+        let race = Status { reason: RACE.into(), ..Status::default() };
         Some((Compare::mod_revision(found.key.clone(), found.mod_revision), race))
     }
 

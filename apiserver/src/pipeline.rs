@@ -26,8 +26,8 @@ use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
 use crate::verbs::Call;
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
-    encryption, flow, flow_status, health, introspection, metrics, negotiate, openapi, quota, reload, respond,
-    scheduling, service_ranges, streams, subresources, usage,
+    encryption, flow, flow_status, health, introspection, legacy_tokens, metrics, negotiate, offered, openapi, quota,
+    reload, respond, scheduling, service_ranges, streams, subresources, usage,
 };
 
 /// Headers that tell how a request was sorted.
@@ -74,6 +74,7 @@ pub struct ApiServer {
     pub(crate) readings: usage::Readings,
     pub(crate) advisor: std::sync::OnceLock<scheduling::Advisor>,
     pub(crate) turns: quota::Turns,
+    pub(crate) token_uses: Arc<legacy_tokens::Uses>,
     admission: admission::Chain,
     extensions: Vec<(&'static str, Extension)>,
     flow: flow::Flow,
@@ -101,9 +102,12 @@ impl ApiServer {
         let modes = config.settings.authorization.load()?;
         let authorizer = Arc::new(authz::Authorization::with(objects.clone(), modes));
         let hooks = Arc::new(Hooks::new(objects.clone()));
-        let own = earlier::definitions(&config.settings.admission, &config.settings.runtime_config)?;
-        let customs = Arc::new(crd::Table::new(hooks.clone(), own)?);
+        let wanted = offered::pairs(&config.settings.runtime_config)?;
+        let own = earlier::definitions(&config.settings.admission, &wanted)?;
+        let offered = offered::Offered::new(&wanted, &earlier::versions())?;
+        let customs = Arc::new(crd::Table::new(hooks.clone(), own, offered)?);
         let flow = flow::Flow::new(objects.clone());
+        let token_uses: Arc<legacy_tokens::Uses> = Arc::default();
         let server = Arc::new(Self {
             customs: customs.clone(),
             aggregated: aggregation::Table::new(&config.pki, hooks.clone()),
@@ -111,11 +115,11 @@ impl ApiServer {
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             sources: Default::default(),
-            authenticator: ArcSwap::from_pointee(Authentication::load(
-                objects.clone(),
-                config.pki.clone(),
-                &config.settings.authentication,
-            )?),
+            authenticator: ArcSwap::from_pointee(
+                Authentication::load(objects.clone(), config.pki.clone(), &config.settings.authentication)?
+                    .noting(token_uses.clone()),
+            ),
+            token_uses,
             admission: admission::Chain::new(
                 admission::Parts {
                     objects: objects.clone(),
@@ -143,6 +147,7 @@ impl ApiServer {
         });
         crd::controller::start(&server);
         flow_status::start(&server);
+        legacy_tokens::start(&server);
         aggregation::start(&server);
         reload::start(&server, &config.settings);
         Ok(server)

@@ -77,7 +77,8 @@ fn watched(settings: &Settings) -> Vec<Watched> {
     let own = settings.authentication.clone();
     let files = [&own.config, &own.token_file, &own.client_ca_file, &own.front_proxy.ca_file].map(Clone::clone);
     let load = move |server: &ApiServer| {
-        let made = authn::Authentication::load(server.objects.clone(), server.pki.clone(), &own)?;
+        let made = authn::Authentication::load(server.objects.clone(), server.pki.clone(), &own)?
+            .noting(server.token_uses.clone());
         server.authenticator.store(Arc::new(made));
         Ok(())
     };

@@ -224,8 +224,10 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
         }
     }
     let computed = |plural: &str| usage::find(group, version, plural);
-    let built_in = || resources::RESOURCES.iter().any(|row| row.group == group);
-    let find = |plural: &str| match resources::find(group, version, plural).or_else(|| computed(plural)) {
+    let offered = customs.offered();
+    let built_in = || offered.rows().any(|row| row.group == group);
+    let in_table = |plural: &str| resources::find(group, version, plural).filter(|row| offered.has(row));
+    let find = |plural: &str| match in_table(plural).or_else(|| computed(plural)) {
         Some(def) => Ok((def, None)),
         None => match customs.find(group, version, plural) {
             Some(custom) => Ok((custom.def(), Some(custom))),

@@ -25,12 +25,16 @@ pub struct Server {
 }
 
 /// What a process used so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// Processor time, user and system.
     pub cpu: Duration,
     /// Resident memory in KiB.
     pub rss_kib: u64,
+    /// The most that it was, in KiB.
+    pub peak_kib: u64,
+    /// How often the threads that are there went to sleep.
+    pub switches: u64,
 }
 
 impl Server {
@@ -109,18 +113,31 @@ pub fn usage(pid: u32) -> Result<Usage> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("the kernel names no clock tick")?;
-    parse(&stat, &status, ticks as u64).context("cannot read /proc")
+    let mut usage = parse(&stat, &status, ticks as u64).context("cannot read /proc")?;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        usage.switches += line(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+    }
+    Ok(usage)
 }
 
 /// Fields 14 and 15 of `stat` (counted after the name, which may hold spaces), and `VmRSS`.
 fn parse(stat: &str, status: &str, ticks_per_second: u64) -> Option<Usage> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(Usage {
         cpu: Duration::from_micros(ticks * 1_000_000 / ticks_per_second),
-        rss_kib: rss.split_whitespace().next()?.parse().ok()?,
+        rss_kib: line(status, "VmRSS:")?,
+        peak_kib: line(status, "VmHWM:")?,
+        switches: 0,
     })
+}
+
+/// The number in a line of `status`.
+fn line(status: &str, name: &str) -> Option<u64> {
+    let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -131,8 +148,8 @@ mod tests {
     #[test]
     fn usage_is_read_after_a_name_with_spaces() {
         let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0";
-        let usage = parse(stat, "Name: x\nVmRSS:\t  1024 kB\n", 100).unwrap();
-        assert_eq!((usage.cpu, usage.rss_kib), (Duration::from_secs(2), 1024));
+        let usage = parse(stat, "Name: x\nVmHWM:\t 2048 kB\nVmRSS:\t  1024 kB\n", 100).unwrap();
+        assert_eq!((usage.cpu, usage.rss_kib, usage.peak_kib), (Duration::from_secs(2), 1024, 2048));
         assert!(parse("7 (a) S", "", 100).is_none());
     }
 }

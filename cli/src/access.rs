@@ -191,7 +191,7 @@ pub struct AccessArgs {
     /// What admission plugins need to know (apiserver.config.k8s.io/v1 AdmissionConfiguration)
     #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", help_heading = "Admission")]
     pub admission_control_config_file: Option<PathBuf>,
-    /// APIs of earlier releases that are served, as key=true: policy/v1beta1, settings.k8s.io/v1alpha1, api/all
+    /// APIs that are served or not, as key=true or key=false: apps/v1, apps/v1/deployments, /v1, api/beta, api/all; those of earlier releases are policy/v1beta1 and settings.k8s.io/v1alpha1
     #[arg(long, env = "KEELSON_RUNTIME_CONFIG", value_delimiter = ',', help_heading = "Admission")]
     pub runtime_config: Vec<String>,
 }

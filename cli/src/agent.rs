@@ -90,7 +90,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     tokio::pin!(running);
     tokio::select! {
         result = &mut running => result?,
-        () = stay_small() => {}
+        never = resident::give_back() => match never {},
         result = crate::server::terminated() => {
             result?;
             info!("stopping; pods go on running unless the machine goes down");
@@ -157,16 +157,6 @@ fn socket(endpoint: &str) -> Result<PathBuf> {
         None => bail!(
             "--runtime-endpoint {endpoint}: only Unix sockets are supported, such as unix:///run/containerd/containerd.sock"
         ),
-    }
-}
-
-/// Gives back the code that an idle agent does not run, again and again: pods that start touch most of it.
-async fn stay_small() {
-    loop {
-        tokio::time::sleep(resident::AFTER_START).await;
-        if let Err(why) = resident::release_code() {
-            tracing::debug!(%why, "code stays resident");
-        }
     }
 }
 

@@ -390,7 +390,7 @@ pub struct ExplainArgs {
 /// Flags of `keelson what-if`.
 #[derive(Flags, Clone, Debug)]
 pub struct WhatIfArgs {
-    /// Pods that would be created (a YAML file)
+    /// Pods or workloads that would be created (a YAML file, - for the standard input)
     #[arg(short, long)]
     pub filename: Option<PathBuf>,
     /// How many of each

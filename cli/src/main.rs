@@ -98,6 +98,11 @@ fn run() -> anyhow::Result<()> {
         end_with_the_reader();
     }
     logging::init(args.log_format, &args.log_level)?;
+    if matches!(args.command, args::Command::Server(_) | args::Command::Agent(_))
+        && let Err(why) = resident::map_in_pieces()
+    {
+        tracing::debug!(%why, "code is mapped in large pieces");
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(args.command, args::Command::Agent(_)) {
         // It waits for others nearly all the time, and every thread has memory of its own.

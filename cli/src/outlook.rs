@@ -23,7 +23,12 @@ pub fn table(answer: &Value) -> String {
     if placed.len() + refused.len() + preempted.len() + lost.len() == 0 {
         return "nothing would change\n".into();
     }
-    let mut out = format!("{} would find a node, {} would not", pods(placed.len()), refused.len());
+    let waiting = list("waiting");
+    let new = refused.len().saturating_sub(waiting.len());
+    let mut out = format!("{} would find a node, {new} would not", pods(placed.len()));
+    if !waiting.is_empty() {
+        let _ = write!(out, ", {} more that find none now still would not", waiting.len());
+    }
     for (some, what) in [(&preempted, "pushed out"), (&lost, "gone for good: no controller makes them anew")] {
         if !some.is_empty() {
             let _ = write!(out, ", {} would be {what}", some.len());
@@ -83,8 +88,8 @@ mod tests {
         assert_eq!(table(&json!({"placed": {}, "unschedulable": {}, "preempted": []})), "nothing would change\n");
         let many: BTreeMap<String, &str> = (0..12).map(|i| (format!("d/p-{i}"), "no room")).collect();
         let text = table(&json!({"placed": {"d/a": "n1", "d/b": "n1", "d/c": "node-2"}, "unschedulable": many,
-            "preempted": ["d/low"], "lost": ["d/bare"]}));
-        let expected = "3 pods would find a node, 12 would not, 1 would be pushed out, 1 would be gone for good: no \
+            "preempted": ["d/low"], "lost": ["d/bare"], "waiting": ["d/p-1", "d/p-2"]}));
+        let expected = "3 pods would find a node, 10 would not, 2 more that find none now still would not, 1 would be pushed out, 1 would be gone for good: no \
             controller makes them anew\n\nNODE     PODS  WHICH\nn1          2  d/a, d/b\nnode-2      1  d/c\n\nno node for \
             d/p-0, d/p-1, d/p-2, d/p-3 and 8 more: no room\n\npushed out: d/low\n\ngone: d/bare\n";
         assert_eq!(text, expected);

@@ -69,7 +69,11 @@ pub async fn explain_scheduling(args: ExplainArgs) -> Result<()> {
 pub async fn ask_what_if(args: WhatIfArgs) -> Result<()> {
     let mut question = json!({"drain": args.drain, "lose": args.lose, "replicas": args.replicas});
     if let Some(file) = &args.filename {
-        let content = std::fs::read_to_string(file).with_context(|| format!("cannot read {file:?}"))?;
+        let content = match file.as_os_str() == "-" {
+            true => std::io::read_to_string(std::io::stdin()),
+            false => std::fs::read_to_string(file),
+        };
+        let content = content.with_context(|| format!("cannot read {file:?}"))?;
         let pods: Vec<Value> =
             serde_saphyr::from_multiple(&content).with_context(|| format!("{file:?} is not YAML"))?;
         question["pods"] = pods.into();

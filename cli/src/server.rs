@@ -1,5 +1,6 @@
 //! `keelson server`: puts store, API server, controllers and scheduler together in one process.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use keelson_raft::{Cluster, Replica};
 use keelson_store::{Kv, KvError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::args::ServerArgs;
 use crate::identity::{DataDir, Identity};
@@ -129,15 +130,10 @@ async fn serve(
             care.keeper.kubeconfig().display()
         );
         notify::tell(notify::READY);
-        tokio::time::sleep(resident::AFTER_START).await;
-        match resident::release_code() {
-            Ok(bytes) => debug!(bytes, "the code of the start is given back"),
-            Err(why) => debug!(%why, "the code of the start stays resident"),
-        }
-        std::future::pending::<Result<()>>().await
+        Ok::<Infallible, anyhow::Error>(resident::give_back().await)
     };
     tokio::select! {
-        result = ready => result?,
+        result = ready => match result? {},
         result = terminated() => result?,
         reason = failed => bail!("the store stopped: {reason}"),
         ended = &mut serving => bail!("the API server ended: {ended:?}"),

@@ -1,7 +1,7 @@
 //! Events: what a component tells people about an object. A repeated event counts up instead of being written anew, and an
 //! object that causes too many is limited, as upstream's correlator does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::Resource;
@@ -21,6 +21,12 @@ const REMEMBERED_EVENTS: usize = 4096;
 /// Events that one object may cause at once, and how often one more.
 const BURST_EVENTS: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
+/// So many different messages of one reason about one object are told; further ones are put together.
+const SIMILAR_EVENTS: usize = 10;
+/// As long as no more than this passes from one to the next.
+const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
+/// What precedes the newest of those that are put together.
+const COMBINED: &str = "(combined from similar events): ";
 
 /// Writes events of one component.
 #[derive(Clone)]
@@ -38,11 +44,24 @@ struct Told {
 /// What makes an event the same as an earlier one.
 #[derive(PartialEq, Eq, Hash, Clone)]
 struct Sameness {
+    similar: Similarity,
+    /// None for those that are put together.
+    message: Option<String>,
+}
+
+/// What makes events alike that differ in their messages.
+#[derive(PartialEq, Eq, Hash, Clone)]
+struct Similarity {
     uid: String,
     name: String,
     kind: &'static str,
     reason: String,
-    message: String,
+}
+
+/// Messages of events that are alike.
+struct Messages {
+    told: HashSet<String>,
+    at: Instant,
 }
 
 struct Written {
@@ -74,6 +93,7 @@ impl Recorder {
             component: component.to_owned(),
             written: HashMap::new(),
             budget: HashMap::new(),
+            similar: HashMap::new(),
         };
         tokio::spawn(writer.run(receiver));
         Self { sender }
@@ -103,18 +123,49 @@ struct Writer {
     component: String,
     written: HashMap<Sameness, Written>,
     budget: HashMap<String, (f64, Instant)>,
+    similar: HashMap<Similarity, Messages>,
 }
 
 impl Writer {
     async fn run(mut self, mut receiver: mpsc::Receiver<Told>) {
-        while let Some(told) = receiver.recv().await {
+        while let Some(mut told) = receiver.recv().await {
+            let same = self.combine(&mut told, Instant::now());
             if !self.within_budget(told.about.uid.as_deref().unwrap_or_default(), Instant::now()) {
                 continue;
             }
-            if let Err(error) = self.write(told).await {
+            if let Err(error) = self.write(told, same).await {
                 debug!(%error, "an event could not be written");
             }
         }
+    }
+
+    /// Puts an event together with others of its reason once there are many of them; tells which event it repeats then.
+    fn combine(&mut self, told: &mut Told, now: Instant) -> Sameness {
+        let similar = Similarity {
+            uid: told.about.uid.clone().unwrap_or_default(),
+            name: told.about.name.clone().unwrap_or_default(),
+            kind: told.kind,
+            reason: told.reason.clone(),
+        };
+        if self.similar.len() >= REMEMBERED_EVENTS {
+            self.similar.retain(|_, messages| now.duration_since(messages.at) <= SIMILAR_WITHIN);
+            if self.similar.len() >= REMEMBERED_EVENTS {
+                self.similar.clear();
+            }
+        }
+        let fresh = || Messages { told: HashSet::new(), at: now };
+        let messages = self.similar.entry(similar.clone()).or_insert_with(fresh);
+        if now.duration_since(messages.at) > SIMILAR_WITHIN {
+            *messages = fresh();
+        }
+        messages.at = now;
+        messages.told.insert(told.message.clone());
+        if messages.told.len() < SIMILAR_EVENTS {
+            return Sameness { similar, message: Some(told.message.clone()) };
+        }
+        messages.told.remove(&told.message);
+        told.message.insert_str(0, COMBINED);
+        Sameness { similar, message: None }
     }
 
     /// A token bucket for each object.
@@ -137,20 +188,16 @@ impl Writer {
         true
     }
 
-    async fn write(&mut self, told: Told) -> Result<(), crate::Error> {
+    async fn write(&mut self, told: Told, same: Sameness) -> Result<(), crate::Error> {
         let namespace = told.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
         let now = jiff::Timestamp::now();
         let api = self.client.namespaced::<Event>(&namespace);
-        let same = Sameness {
-            uid: told.about.uid.clone().unwrap_or_default(),
-            name: told.about.name.clone().unwrap_or_default(),
-            kind: told.kind,
-            reason: told.reason.clone(),
-            message: told.message.clone(),
-        };
         let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         if let Some(before) = self.written.get_mut(&same) {
-            let patch = json!({"count": before.count + 1, "lastTimestamp": time});
+            let mut patch = json!({"count": before.count + 1, "lastTimestamp": time});
+            if same.message.is_none() {
+                patch["message"] = told.message.as_str().into();
+            }
             match api.patch(&before.name, None, PatchType::Strategic, &patch).await {
                 Ok(_) => {
                     before.count += 1;
@@ -162,7 +209,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        let name = format!("{}.{:x}", same.name, now.as_nanosecond());
+        let name = format!("{}.{:x}", same.similar.name, now.as_nanosecond());
         api.create(&self.event(told, &namespace, &name, now)).await?;
         if self.written.len() >= REMEMBERED_EVENTS {
             let oldest = self.written.iter().min_by_key(|(_, w)| w.at).map(|(key, _)| key.clone());
@@ -231,13 +278,53 @@ mod tests {
         Told { about, kind: "Normal", reason: "R".into(), message: message.into() }
     }
 
+    fn writer(client: Client) -> Writer {
+        let (written, budget, similar) = Default::default();
+        Writer { client, component: "c".into(), written, budget, similar }
+    }
+
+    async fn tell(writer: &mut Writer, message: &str) {
+        let mut told = told(message);
+        let same = writer.combine(&mut told, Instant::now());
+        writer.write(told, same).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_of_one_reason_are_put_together() {
+        let echo = Arc::new(Echo::default());
+        let mut writer = writer(Client::new(echo.clone(), "test"));
+        for number in 0..SIMILAR_EVENTS + 2 {
+            tell(&mut writer, &number.to_string()).await;
+        }
+        tokio::time::advance(SIMILAR_WITHIN * 2).await;
+        tell(&mut writer, "later").await;
+        let seen = echo.0.lock();
+        let shown: Vec<(&str, &str, i64)> = seen
+            .iter()
+            .skip(SIMILAR_EVENTS - 2)
+            .map(|(m, body)| (m.as_str(), body["message"].as_str().unwrap(), body["count"].as_i64().unwrap()))
+            .collect();
+        let combined = |n: usize| format!("{COMBINED}{n}");
+        let (first, second, third) =
+            (combined(SIMILAR_EVENTS - 1), combined(SIMILAR_EVENTS), combined(SIMILAR_EVENTS + 1));
+        let last = (SIMILAR_EVENTS - 2).to_string();
+        let expected = [
+            ("POST", last.as_str(), 1),
+            ("POST", first.as_str(), 1),
+            ("PATCH", second.as_str(), 2),
+            ("PATCH", third.as_str(), 3),
+            ("POST", "later", 1),
+        ];
+        assert_eq!(shown, expected);
+    }
+
     #[tokio::test]
     async fn a_repeated_event_counts() {
         let echo = Arc::new(Echo::default());
         let client = Client::new(echo.clone(), "test");
-        let mut writer = Writer { client, component: "c".into(), written: HashMap::new(), budget: HashMap::new() };
+        let mut writer = writer(client);
         for message in ["a", "a", "b", "a"] {
-            writer.write(told(message)).await.unwrap();
+            tell(&mut writer, message).await;
         }
         let seen: Vec<(String, i64)> =
             echo.0.lock().iter().map(|(method, body)| (method.to_string(), body["count"].as_i64().unwrap())).collect();
@@ -248,7 +335,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_object_has_a_budget() {
         let client = Client::new(Arc::new(Echo::default()), "test");
-        let mut writer = Writer { client, component: "c".into(), written: HashMap::new(), budget: HashMap::new() };
+        let mut writer = writer(client);
         let now = Instant::now();
         let spent = (0..100).filter(|_| writer.within_budget("u", now)).count();
         assert_eq!(spent, BURST_EVENTS as usize);

@@ -24,6 +24,8 @@ pub type Key = (String, String);
 
 /// Pause after a failed list or watch: between the first and twice that.
 const RETRY: Duration = Duration::from_millis(200);
+/// Pause before a kind is asked for again that the server does not serve (`--runtime-config`).
+const NOT_SERVED_RETRY: Duration = Duration::from_secs(10);
 /// Pause after a watch that ended in order.
 const REWATCH: Duration = Duration::from_millis(50);
 /// Objects of one page of the first list.
@@ -138,15 +140,23 @@ impl<K: Object> Informer<K> {
         let (this, client) = (informer.clone(), client.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
+                let mut pause = RETRY;
                 tokio::select! {
                     () = stop.cancelled() => return,
                     result = this.follow(&client, &params) => match result {
                         Ok(()) => debug!(kind = K::KIND, "watch ended; listing again"),
+                        // Nothing of it is there, and others must not wait for it.
+                        Err(error) if error.is_not_found() => {
+                            if !this.synced.send_replace(true) {
+                                warn!(kind = K::KIND, "the server does not serve this kind");
+                            }
+                            pause = NOT_SERVED_RETRY;
+                        }
                         Err(error) => warn!(kind = K::KIND, %error, "cannot list or watch; trying again"),
                     }
                 }
                 let jitter = rand::rng().random_range(1.0..2.0);
-                tokio::time::sleep(RETRY.mul_f64(jitter)).await;
+                tokio::time::sleep(pause.mul_f64(jitter)).await;
             }
         });
         informer
@@ -178,6 +188,11 @@ impl<K: Object> Informer<K> {
         }
         informer.synced.send_replace(true);
         Arc::new(informer)
+    }
+
+    /// Holds an object as if the watch had brought it: for tests of plans.
+    pub fn hold(&self, object: K) {
+        self.set(object);
     }
 
     /// Lists, then watches until the watch breaks.
@@ -431,5 +446,67 @@ mod tests {
         let key = ("d".to_owned(), "a".to_owned());
         assert!(!pods.going(&key, "a", Duration::from_millis(1)).await);
         assert!(pods.going(&key, "another", Duration::from_secs(60)).await);
+    }
+
+    /// Answers lists and watches in order; a watch without an answer stays open.
+    struct Scripted(Mutex<std::collections::VecDeque<(bool, String)>>);
+
+    impl crate::Transport for Scripted {
+        fn call(
+            &self,
+            request: http::Request<bytes::Bytes>,
+        ) -> futures::future::BoxFuture<'_, std::io::Result<http::Response<crate::Body>>> {
+            use http_body_util::BodyExt;
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch=true") || q.contains("watch=1"));
+            let next = {
+                let mut script = self.0.lock();
+                let fits = script.front().is_some_and(|(watch, _)| *watch == watches);
+                fits.then(|| script.pop_front()).flatten()
+            };
+            Box::pin(async move {
+                let Some((_, text)) = next else { return std::future::pending().await };
+                let body = http_body_util::Full::new(bytes::Bytes::from(text));
+                Ok(http::Response::new(body.map_err(|never| match never {}).boxed_unsync()))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_watch_missed_is_made_up_for() {
+        let list = |version: &str, pods: Vec<Pod>| {
+            (false, json!({"metadata": {"resourceVersion": version}, "items": pods}).to_string())
+        };
+        let event = |kind: &str, object: serde_json::Value| json!({"type": kind, "object": object}).to_string() + "\n";
+        let remade = |name: &str, version: &str| {
+            let mut made = pod(name, version, "x", "n");
+            made.metadata.uid = Some(format!("{name}-anew"));
+            made
+        };
+        let gone = event("ERROR", json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}));
+        let changed = event("MODIFIED", json!(pod("b", "6", "x", "n")));
+        let script = [
+            list("5", vec![pod("a", "1", "x", "n"), pod("b", "2", "x", "n")]),
+            (true, changed + &gone),
+            list("9", vec![remade("a", "7"), pod("c", "8", "x", "n")]),
+            // A server that breaks off in the middle of an event.
+            (true, event("ADDED", json!(pod("d", "10", "x", "n"))) + "{\"type\":\"ADD"),
+            list("12", vec![remade("a", "7"), pod("d", "10", "x", "n")]),
+        ];
+        let client = Client::new(Arc::new(Scripted(Mutex::new(script.into()))), "test");
+        let stop = CancellationToken::new();
+        let pods = Informer::<Pod>::start(&client, &[], stop.clone());
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let log = heard.clone();
+        pods.subscribe(move |change| {
+            let uid =
+                |object: &Option<Arc<Pod>>| object.as_ref().and_then(|o| o.metadata.uid.clone()).unwrap_or_default();
+            log.lock().push(format!("{}>{}", uid(&change.old), uid(&change.new)));
+        });
+        assert!(pods.caught_up("12", Duration::from_secs(60)).await);
+        stop.cancel();
+        let mut heard = heard.lock().clone();
+        // Objects of one list come in its order, those that are gone in any.
+        heard.sort();
+        assert_eq!(heard, [">a", ">b", ">c", ">d", "a>a-anew", "b>", "b>b", "c>"]);
     }
 }

@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use crate::device_taints::BY_POOL;
+use crate::volumes;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 
 /// Longest wait for an informer to show a write just made; it takes milliseconds.
@@ -176,7 +177,7 @@ macro_rules! informers {
 
 informers! {
     /// Pods.
-    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (crate::volumes::BY_CLAIM, crate::volumes::claims_index)], None;
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index)], None;
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.
@@ -224,9 +225,9 @@ informers! {
     /// Leases; those of nodes are their heartbeats.
     leases: Lease, &[], None;
     /// PersistentVolumeClaims.
-    claims: PersistentVolumeClaim, &[], None;
+    claims: PersistentVolumeClaim, &[(volumes::WAITING, volumes::waiting_index)], None;
     /// PersistentVolumes.
-    volumes: PersistentVolume, &[], None;
+    volumes: PersistentVolume, &[(volumes::RESERVED, volumes::reserved_index), (volumes::FREE, volumes::free_index)], None;
     /// StorageClasses.
     storage_classes: StorageClass, &[], None;
     /// VolumeAttachments.

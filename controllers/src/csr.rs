@@ -68,49 +68,57 @@ fn has(request: &CertificateSigningRequest, condition: &str) -> bool {
     conditions.into_iter().any(|c| c.type_ == condition && c.status == "True")
 }
 
-/// Whether the usages are some of `allowed` and hold all of `required`.
-fn usages_fit(spec: &CertificateSigningRequestSpec, allowed: &[&str], required: &[&str]) -> bool {
-    let usages = spec.usages.as_deref().unwrap_or_default();
-    usages.iter().all(|u| allowed.contains(&u.as_str())) && required.iter().all(|r| usages.iter().any(|u| u == r))
-}
-
-/// The signer's own rules, which hold whoever approves.
+/// The signer's own rules, which hold whoever approves; the words are upstream's.
 fn signer_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> Result<(), String> {
-    if spec.signer_name == CLIENT {
-        let allowed = ["client auth", "digital signature", "key encipherment"];
-        let odd = spec.usages.iter().flatten().find(|u| !allowed.contains(&u.as_str()));
-        if let Some(odd) = odd {
-            return Err(format!("invalid usage for client certificate: {odd}"));
-        }
-    }
-    subject_allows(spec, subject).map_err(str::to_owned)
-}
-
-fn subject_allows(spec: &CertificateSigningRequestSpec, subject: &CsrSubject) -> Result<(), &'static str> {
-    let of_a_node = subject.common_name.strip_prefix(NODE_PREFIX).is_some_and(|n| !n.is_empty())
-        && subject.organizations == [NODES];
-    let names = !subject.dns.is_empty() || !subject.ips.is_empty();
-    let usage = |kind| [kind, "digital signature", "key encipherment"];
+    let usages: Vec<&str> = spec.usages.iter().flatten().map(String::as_str).collect();
     match spec.signer_name.as_str() {
-        CLIENT if !usages_fit(spec, &usage("client auth"), &["client auth"]) => Err("usages are not those of a client"),
-        CLIENT if subject.organizations.iter().any(|o| o == "system:masters") => {
-            Err("subject organization must not be system:masters")
+        CLIENT => {
+            let allowed = ["client auth", "digital signature", "key encipherment"];
+            if let Some(odd) = usages.iter().find(|u| !allowed.contains(u)) {
+                return Err(format!("invalid usage for client certificate: {odd}"));
+            }
+            if !usages.contains(&"client auth") {
+                return Err("missing required usage for client certificate: client auth".into());
+            }
+            if subject.organizations.iter().any(|o| o == "system:masters") {
+                return Err("subject organization must not be system:masters".into());
+            }
+            Ok(())
         }
-        CLIENT => Ok(()),
-        KUBELET_CLIENT | KUBELET_SERVING if !of_a_node => {
-            Err("subject must be system:node:NAME in organization system:nodes")
-        }
-        KUBELET_CLIENT | KUBELET_SERVING if subject.other_names => Err("email and URI names are not allowed"),
-        KUBELET_CLIENT if names => Err("DNS and IP names are not allowed"),
-        KUBELET_CLIENT if !usages_fit(spec, &usage("client auth"), &["client auth", "digital signature"]) => {
-            Err("usages are not those of a node's client")
-        }
-        KUBELET_SERVING if !names => Err("at least one DNS or IP name is required"),
-        KUBELET_SERVING if !usages_fit(spec, &usage("server auth"), &["server auth", "digital signature"]) => {
-            Err("usages are not those of a node's server")
-        }
+        KUBELET_CLIENT => node_allows(subject, &usages, "client auth"),
+        KUBELET_SERVING => node_allows(subject, &usages, "server auth"),
         _ => Ok(()),
     }
+}
+
+/// The rules of the signers of nodes' certificates, for clients or servers.
+fn node_allows(subject: &CsrSubject, usages: &[&str], purpose: &str) -> Result<(), String> {
+    let serving = purpose == "server auth";
+    let refused = if subject.organizations != [NODES] {
+        "subject organization is not system:nodes"
+    } else if serving && subject.dns.is_empty() && subject.ips.is_empty() {
+        "DNS or IP subjectAltName is required"
+    } else if !serving && !subject.dns.is_empty() {
+        "DNS subjectAltNames are not allowed"
+    } else if !serving && !subject.ips.is_empty() {
+        "IP subjectAltNames are not allowed"
+    } else if subject.other_names {
+        "Email and URI subjectAltNames are not allowed"
+    } else {
+        let mut wanted = vec![purpose, "digital signature", "key encipherment"];
+        wanted.sort_unstable();
+        // Keys that cannot encipher do without the last of them.
+        let is = |set: &[&str]| set.iter().all(|u| usages.contains(u)) && usages.iter().all(|u| set.contains(u));
+        if !is(&wanted) && !is(&[purpose, "digital signature"]) {
+            return Err(format!("usages did not match [{}]", wanted.join(" ")));
+        }
+        if subject.common_name.strip_prefix(NODE_PREFIX).is_none_or(str::is_empty) {
+            "subject common name does not begin with system:node: "
+        } else {
+            return Ok(());
+        }
+    };
+    Err(refused.to_owned())
 }
 
 /// Whether each name asked for is one of the node's own: its name, or an address that its Node object shows.

@@ -90,7 +90,8 @@ static CONTROLLERS: &[Controller] = &[
     // Of two claims that choose the same volume, the second finds it changed and chooses again.
     keyed!(
         "persistentvolumeclaim-binder-controller",
-        8,
+        // Each waits for four writes; a class of node directories may have to make thousands of volumes.
+        32,
         volumes::binder::watch_claims,
         volumes::binder::reconcile_claim
     ),

@@ -146,6 +146,21 @@ async fn is_still_there<O: Object + Resource<Scope = NamespaceResourceScope>>(
     Ok(fresh.is_some_and(|f| f.metadata().uid == owner.metadata().uid && f.metadata().deletion_timestamp.is_none()))
 }
 
+/// A selector as messages have it, in the notation of upstream's language.
+pub fn shown(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".into() };
+    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},"));
+    let expressions = selector.match_expressions.iter().flatten().map(|e| {
+        let values = e.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", e.key, e.operator)
+    });
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        labels.collect::<String>(),
+        expressions.collect::<String>()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,5 +209,19 @@ mod tests {
             assert_eq!(Selector::new(&selector(given.clone())).matches(&object), expected, "{given}");
         }
         assert!(!Selector::of_labels(&Default::default()).matches(&object));
+    }
+
+    #[test]
+    fn selectors_are_shown_as_upstream_shows_them() {
+        let given: LabelSelector = serde_json::from_value(json!({"matchLabels": {"a": "b"}, "matchExpressions": [
+            {"key": "c", "operator": "In", "values": ["d", "e"]}, {"key": "f", "operator": "DoesNotExist"}]}))
+        .unwrap();
+        assert_eq!(
+            shown(Some(&given)),
+            "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{\
+             LabelSelectorRequirement{Key:c,Operator:In,Values:[d e],},\
+             LabelSelectorRequirement{Key:f,Operator:DoesNotExist,Values:[],},},}"
+        );
+        assert_eq!(shown(None), "nil");
     }
 }

@@ -127,6 +127,7 @@ async fn collect(context: &Context, pod: &Pod, why: Why) -> Result<(), Error> {
                 reason: Some("DeletionByPodGC".into()),
                 message: Some(message.into()),
                 last_transition_time: Some(context.now()),
+                observed_generation: pod.metadata.generation,
                 ..PodCondition::default()
             };
             pods::set_condition(&mut changed, condition);

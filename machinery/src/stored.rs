@@ -163,6 +163,24 @@ fn splice_offset(json: &[u8]) -> Option<u32> {
     None
 }
 
+/// Length of an object's JSON from after its first brace to its last; all that is there if that is missing.
+fn length_of_object(json: &[u8]) -> usize {
+    let (mut depth, mut in_string, mut escaped) = (1_u32, false, false);
+    for (at, &byte) in json.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 1 => return at + 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    json.len()
+}
+
 fn put(out: &mut Vec<u8>, text: &str) {
     put_count(out, text.len());
     out.extend_from_slice(text.as_bytes());
@@ -237,6 +255,14 @@ impl Stored {
         out.extend_from_slice(revision.to_string().as_bytes());
         out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
         out.extend_from_slice(after);
+    }
+
+    /// Appends the object's metadata alone, with its resource version.
+    pub fn write_metadata(&self, revision: i64, out: &mut Vec<u8>) {
+        let from = self.head.splice as usize;
+        let json = self.json.slice(from..from + length_of_object(&self.json[from..]));
+        out.push(b'{');
+        Self { head: Head::default(), json }.write_json(revision, out);
     }
 
     /// Appends the object's JSON with its resource version and without what `intro` ([`intro`]) says it is, as lists of
@@ -319,6 +345,24 @@ mod tests {
         fn a_cut_value_is_refused(cut in 0_usize..40) {
             let value = encode(&PODS, &json!({"metadata": {"name": "n", "labels": {"a": "b"}}})).unwrap();
             proptest::prop_assert!(Stored::parse(&value.slice(..cut.min(value.len() - 30))).is_err());
+        }
+    }
+
+    #[test]
+    fn metadata_are_cut_out_whole() {
+        for metadata in [
+            json!({"name": "n"}),
+            json!({}),
+            json!({"annotations": {"a": "}\\\"}{[", "b": "{\"x\":[]}"}, "finalizers": ["a/b"], "name": "n", "z": {"a": [{}]}}),
+        ] {
+            let object = json!({"apiVersion": "v1", "data": {"metadata": "x"}, "kind": "Pod", "metadata": metadata,
+                "spec": {"metadata": {"name": "inner"}}});
+            let stored = Stored::parse(&encode(&PODS, &object).unwrap()).unwrap();
+            let mut out = Vec::new();
+            stored.write_metadata(5, &mut out);
+            let mut expected = metadata;
+            expected["resourceVersion"] = "5".into();
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
         }
     }
 }

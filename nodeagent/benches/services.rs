@@ -18,7 +18,9 @@ fn main() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut bench = Bench::new();
+        // `-- nft`: every change through `nft`, to compare with.
+        let only_nft = std::env::args().any(|argument| argument == "nft");
+        let mut bench = Bench::new(only_nft).unwrap();
         let took = bench.fill(SERVICES, ENDPOINTS).await.unwrap();
         println!("{SERVICES} Services with {ENDPOINTS} endpoints each: {:.2} s", took.as_secs_f64());
         let mut changes: Vec<Duration> = Vec::new();
@@ -29,6 +31,6 @@ fn main() {
         }
         changes.sort_unstable();
         let at = |part: usize| changes[changes.len() * part / 100].as_secs_f64() * 1000.0;
-        println!("one endpoint: p50 {:.1} ms, p99 {:.1} ms", at(50), at(99));
+        println!("one endpoint: p50 {:.2} ms, p99 {:.2} ms", at(50), at(99));
     });
 }

@@ -433,6 +433,29 @@ impl Agent {
     }
 
     async fn heartbeats(&self) {
+        tokio::join!(self.reports(), self.renewals());
+    }
+
+    /// Keeps the node's lease; a runtime that does not answer must not make the node seem dead.
+    async fn renewals(&self) {
+        let mut keeper = node::LeaseKeeper::default();
+        loop {
+            let uid = self.node_uid.lock().clone();
+            let pause = match uid.as_str() {
+                "" => BEAT_AGAIN,
+                uid => match keeper.renew(&self.config.client, &self.config.node_name, uid).await {
+                    Ok(pause) => pause,
+                    Err(error) => {
+                        tracing::warn!(%error, "the node's lease could not be renewed");
+                        BEAT_AGAIN
+                    }
+                },
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn reports(&self) {
         let mut prepared = false;
         let mut pause = BEAT_AGAIN;
         loop {
@@ -468,7 +491,6 @@ impl Agent {
         }
         let state = node::State { not_ready, images: self.images().await, ..self.state() };
         let node = node::register(client, name, &machine, &state).await?;
-        node::renew(client, name, node.metadata.uid.as_deref().unwrap_or_default()).await?;
         self.registered.notify_one();
         let uid = node.metadata.uid.clone().unwrap_or_default();
         if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {

@@ -1,7 +1,8 @@
 //! Pretended nodes: they register, send heartbeats and report their pods as running, without running anything.
 //! One watch of pods serves all of them.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_client::{Client, Error, ListParams, WatchEvent};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hollow_status;
-use crate::node::{self, LEASE_RENEWAL, Machine};
+use crate::node::{self, LEASE_RENEWAL, LeaseKeeper, Machine};
 
 /// How many writes of all hollow nodes run at a time.
 const PARALLEL_WRITES: usize = 64;
@@ -51,6 +53,7 @@ impl Default for HollowConfig {
 struct Hollow {
     machine: Machine,
     node: Mutex<Option<Node>>,
+    lease: tokio::sync::Mutex<LeaseKeeper>,
     addresses: Mutex<Addresses>,
 }
 
@@ -113,10 +116,14 @@ fn hollow(config: &HollowConfig, index: u32) -> Hollow {
         boot_id: id,
         labels: BTreeMap::from([("keelson.dev/hollow".into(), "true".into())]),
     };
-    Hollow { machine, node: Mutex::default(), addresses: Mutex::default() }
+    Hollow { machine, node: Mutex::default(), lease: Default::default(), addresses: Mutex::default() }
 }
 
 async fn heartbeats(fleet: &Arc<Fleet>) {
+    tokio::join!(reports(fleet), renewals(fleet));
+}
+
+async fn reports(fleet: &Arc<Fleet>) {
     let mut tick = tokio::time::interval(LEASE_RENEWAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -132,17 +139,56 @@ async fn heartbeats(fleet: &Arc<Fleet>) {
     }
 }
 
-/// Registers the node, or refreshes its status, and renews its lease. The cached node spares a read; a node that was
-/// deleted or changed by others makes the write fail and is read anew with the next beat.
+/// Renews the leases of all nodes, each when its own says: spread over the time, as those of as many machines are.
+async fn renewals(fleet: &Arc<Fleet>) {
+    let (mut due, now) = (BinaryHeap::new(), Instant::now());
+    let count = u32::try_from(fleet.nodes.len()).unwrap_or(u32::MAX).max(1);
+    for (index, name) in (0u32..).zip(fleet.nodes.keys()) {
+        due.push(Reverse((now + LEASE_RENEWAL / count * index, name)));
+    }
+    let mut renewing = futures::stream::FuturesUnordered::new();
+    loop {
+        let next = due.peek().map(|Reverse((at, _))| *at).filter(|_| renewing.len() < PARALLEL_WRITES);
+        tokio::select! {
+            Some((name, again)) = renewing.next(), if !renewing.is_empty() => due.push(Reverse((again, name))),
+            () = tokio::time::sleep_until(next.unwrap_or(now)), if next.is_some() => {
+                let Some(Reverse((_, name))) = due.pop() else { continue };
+                renewing.push(async move { (name, Instant::now() + renew(fleet, name).await) });
+            }
+            else => return,
+        }
+    }
+}
+
+/// Renews a node's lease if the node is registered; returns when to do so again.
+async fn renew(fleet: &Fleet, name: &str) -> Duration {
+    let Some(hollow) = fleet.nodes.get(name) else { return LEASE_RENEWAL };
+    let Some(uid) = hollow.node.lock().as_ref().and_then(|n| n.metadata.uid.clone()) else { return RETRY };
+    match hollow.lease.lock().await.renew(&fleet.client, name, &uid).await {
+        Ok(pause) => pause,
+        Err(error) => {
+            tracing::warn!(node = %name, %error, "the lease of a hollow node could not be renewed");
+            RETRY
+        }
+    }
+}
+
+/// Registers the node and makes its lease, or refreshes its status. The cached node spares a read; a node that was deleted
+/// or changed by others makes the write fail and is read anew with the next beat.
 async fn beat(fleet: &Fleet, name: &str, hollow: &Hollow) -> Result<(), Error> {
-    let known = hollow.node.lock().clone().filter(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
+    let known = hollow.node.lock().clone();
+    let new = known.is_none();
+    let known = known.filter(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
     let node = match known {
         Some(node) => node::update(&fleet.client, name, &hollow.machine, &node::State::default(), node).await?,
         None => node::register(&fleet.client, name, &hollow.machine, &node::State::default()).await?,
     };
     let uid = node.metadata.uid.clone().unwrap_or_default();
     *hollow.node.lock() = Some(node);
-    node::renew(&fleet.client, name, &uid).await
+    if new {
+        hollow.lease.lock().await.renew(&fleet.client, name, &uid).await?;
+    }
+    Ok(())
 }
 
 type Queue = tokio::sync::mpsc::Sender<Pod>;

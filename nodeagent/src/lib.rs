@@ -49,9 +49,9 @@ pub use cni::PodNetwork;
 pub use cpus::{CpuPolicy, CpuSet};
 pub use manifests::Manifests;
 pub use memories::{MemoryPolicy, parse_reserved};
-pub use network::proxy::ProxyMode;
 #[doc(hidden)]
-pub use network::proxy::measure;
+pub use network::measure;
+pub use network::proxy::ProxyMode;
 pub use placement::Placement;
 pub use pressure::Thresholds;
 pub use shutdown::Shutdown;

@@ -23,7 +23,7 @@ pub const NAME_SERVER: &str = "keelson.dev/name-server";
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// How often a node renews its lease.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(10);
-/// How long a lease holds.
+/// How long a lease holds unless the cluster asks for less.
 const LEASE_SECONDS: i32 = 40;
 /// A status that did not change is written anew after this time.
 const STATUS_REFRESH: i64 = 300;
@@ -278,26 +278,59 @@ pub async fn update(
     nodes.replace_status(name, &node).await
 }
 
-/// Renews the node's lease, or makes it.
-pub async fn renew(client: &Client, name: &str, node_uid: &str) -> Result<(), Error> {
-    let api = client.namespaced::<Lease>(LEASE_NAMESPACE);
-    let renew_time = Some(MicroTime(Timestamp::now()));
-    if let Some(mut lease) = api.get_opt(name).await? {
-        let spec = lease.spec.get_or_insert_default();
-        spec.holder_identity = Some(name.into());
-        spec.lease_duration_seconds = Some(LEASE_SECONDS);
-        spec.renew_time = renew_time;
-        api.replace(name, &lease).await?;
-        return Ok(());
+/// Keeps a node's lease. The cluster may ask for quicker renewals by shortening the lease, which its node then keeps so.
+#[derive(Default)]
+pub struct LeaseKeeper {
+    /// As it was written last: that spares a read before each renewal.
+    known: Option<Lease>,
+}
+
+impl LeaseKeeper {
+    /// Renews the lease, or makes it; returns when to renew it again.
+    pub async fn renew(&mut self, client: &Client, name: &str, node_uid: &str) -> Result<Duration, Error> {
+        let api = client.namespaced::<Lease>(LEASE_NAMESPACE);
+        if let Some(lease) = self.known.take() {
+            match api.replace(name, &renewed(name, lease)).await {
+                Ok(written) => return Ok(self.keep(written)),
+                // Somebody changed it, or it is gone.
+                Err(error) if error.is_conflict() || error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let written = match api.get_opt(name).await? {
+            Some(lease) => api.replace(name, &renewed(name, lease)).await?,
+            None => {
+                let lease: Lease = serde_json::from_value(json!({
+                    "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [
+                        {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node_uid}]},
+                }))?;
+                api.create(&renewed(name, lease)).await?
+            }
+        };
+        Ok(self.keep(written))
     }
-    let mut lease: Lease = serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [
-            {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node_uid}]},
-        "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS},
-    }))?;
-    lease.spec.get_or_insert_default().renew_time = renew_time;
-    api.create(&lease).await?;
-    Ok(())
+
+    fn keep(&mut self, written: Lease) -> Duration {
+        let seconds = written.spec.as_ref().and_then(|s| s.lease_duration_seconds);
+        self.known = Some(written);
+        renewal_of(seconds.unwrap_or(LEASE_SECONDS))
+    }
+}
+
+/// How often a lease is renewed that holds for so long.
+fn renewal_of(seconds: i32) -> Duration {
+    LEASE_RENEWAL * u32::try_from(seconds.clamp(1, LEASE_SECONDS)).unwrap_or(1) / LEASE_SECONDS as u32
+}
+
+fn renewed(name: &str, mut lease: Lease) -> Lease {
+    let spec = lease.spec.get_or_insert_default();
+    spec.holder_identity = Some(name.into());
+    spec.lease_duration_seconds =
+        spec.lease_duration_seconds.filter(|seconds| (1..=LEASE_SECONDS).contains(seconds)).or(Some(LEASE_SECONDS));
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    // A write without them keeps those that are stored.
+    lease.metadata.managed_fields = None;
+    lease
 }
 
 #[cfg(test)]
@@ -323,6 +356,23 @@ mod tests {
 
     fn unready() -> State {
         State { not_ready: Some("no network".into()), ..State::default() }
+    }
+
+    #[test]
+    fn a_lease_is_renewed_four_times_while_it_holds() {
+        for (stored, kept, pause_ms) in [
+            (None, 40, 10_000),
+            (Some(40), 40, 10_000),
+            (Some(3), 3, 750),
+            (Some(900), 40, 10_000),
+            (Some(0), 40, 10_000),
+        ] {
+            let mut lease = Lease::default();
+            lease.spec.get_or_insert_default().lease_duration_seconds = stored;
+            let spec = renewed("n", lease).spec.unwrap();
+            assert_eq!((spec.lease_duration_seconds, spec.holder_identity.as_deref()), (Some(kept), Some("n")));
+            assert_eq!(renewal_of(kept), Duration::from_millis(pause_ms), "{stored:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
 pub const LOG_QUEUE_WRITES: usize = 1024;
 /// Bytes of recent entries kept in memory.
 pub const LOG_CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// The same of a member that is alone: it reads them only to apply them, at once.
+pub const ALONE_LOG_CACHE_BYTES: usize = 1024 * 1024;
 /// Commands after which a snapshot is taken and the log before it may go.
 pub const SNAPSHOT_COMMANDS: u64 = 50_000;
 /// Bytes of commands after which the same happens.

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::Stream;
-use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec;
-use crate::limits::{APPEND_BYTES, APPLY_BYTES, FRAME_BYTES, LOG_CACHE_BYTES, LOG_QUEUE_WRITES};
+use crate::limits::{ALONE_LOG_CACHE_BYTES, APPEND_BYTES, APPLY_BYTES, FRAME_BYTES, LOG_CACHE_BYTES, LOG_QUEUE_WRITES};
 use crate::sync_times::SyncTimes;
 use crate::task;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -43,6 +43,8 @@ struct Memory {
     /// Slots before this one have left memory.
     evicted: usize,
     cached_bytes: usize,
+    /// Whether there are other members, whom entries are sent to.
+    others: bool,
     files: BTreeMap<u64, Arc<dyn LogFile>>,
 }
 
@@ -58,6 +60,9 @@ impl Memory {
 
     fn push(&mut self, entry: Entry) {
         let size_bytes = codec::entry_size_bytes(&entry);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.others = membership.nodes().count() > 1;
+        }
         self.cached_bytes += size_bytes;
         self.slots.push_back(Slot { log_id: entry.log_id(), size_bytes, entry: Some(entry), place: None });
     }
@@ -69,7 +74,8 @@ impl Memory {
                 self.slots[at].place = Some(*place);
             }
         }
-        while self.cached_bytes > LOG_CACHE_BYTES
+        let limit_bytes = if self.others { LOG_CACHE_BYTES } else { ALONE_LOG_CACHE_BYTES };
+        while self.cached_bytes > limit_bytes
             && let Some(slot) = self.slots.get_mut(self.evicted)
             && slot.place.is_some()
         {
@@ -152,6 +158,11 @@ impl Log {
             std::thread::Builder::new().name("log-write".into()).spawn(move || write(wal, queue, &shared, &times))?;
         }
         Ok(Self { memory, writes, sync_times })
+    }
+
+    /// Says whether the member that opened it has others beside it, until an entry says so.
+    pub fn has_others(&self, others: bool) {
+        self.memory.lock().others = others;
     }
 
     /// Reads it.
@@ -474,5 +485,20 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn openrafts_suite() {
         Suite::test_all(Fresh).await.expect("the suite passes");
+    }
+
+    #[test]
+    fn a_member_that_is_alone_keeps_less_in_memory() {
+        for (others, most) in [(false, ALONE_LOG_CACHE_BYTES), (true, LOG_CACHE_BYTES)] {
+            let mut memory = Memory { others, ..Memory::default() };
+            let place = |index| (index, Place { segment: 1, offset: 0, length: 1 });
+            for index in 1..=40 {
+                let part = crate::types::Part::from_encoded(vec![0; LOG_CACHE_BYTES / 20].into());
+                memory.push(Entry::new(codec::log_id(1, index), EntryPayload::Normal(part.into())));
+                assert!(memory.cached_bytes > 0, "an entry that is not on the disk stays");
+                memory.placed(&[place(index)]);
+            }
+            assert!(memory.cached_bytes <= most && memory.cached_bytes + LOG_CACHE_BYTES / 10 > most, "{others}");
+        }
     }
 }

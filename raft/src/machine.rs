@@ -202,6 +202,11 @@ impl Machine {
         self.shared.since.due.clone()
     }
 
+    /// How many members the cluster had when this one stopped.
+    pub fn members(&self) -> usize {
+        self.membership.membership().nodes().count()
+    }
+
     /// Applies entries for which nobody waits.
     pub fn replay(&mut self, entries: Vec<Entry>) -> io::Result<()> {
         self.apply_group(entries.into_iter().map(|entry| (entry, None)).collect())
@@ -216,7 +221,7 @@ impl Machine {
             let commands = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(proposal) => {
-                    proposal.0.iter().map(Part::command).collect::<Result<Vec<_>, _>>()?
+                    proposal.0.iter().map(Part::last_command).collect::<Result<Vec<_>, _>>()?
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(log_id), membership.clone());

@@ -106,6 +106,7 @@ impl Replica {
             };
             let log = log.map_err(OpenError::Log)?;
             let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
+            log.has_others(machine.members() > 1);
             Ok::<_, OpenError>((store, log, machine))
         })
         .await

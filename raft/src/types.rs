@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_store::{Applied, Command, KvError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -47,12 +48,19 @@ pub struct Node {
 }
 
 /// A command on its way through the log: encoded once by its proposer, decoded once on each other member.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Part {
     /// The command in the codec's form.
     pub encoded: Bytes,
+    /// Until it is applied. The log keeps its latest entries for other members, who are sent the codec's form.
     #[serde(skip)]
-    command: Option<Arc<Command>>,
+    command: Mutex<Option<Arc<Command>>>,
+}
+
+impl Clone for Part {
+    fn clone(&self) -> Self {
+        Self { encoded: self.encoded.clone(), command: Mutex::new(self.command.lock().clone()) }
+    }
 }
 
 /// What one log entry does: commands that came together, applied in order and in one step.
@@ -67,26 +75,34 @@ impl Part {
     pub fn new(command: Command) -> Result<Self, codec::Error> {
         // The size of a transaction's operations in memory is more than that of their fields.
         let encoded = codec::encode_sized(&command, command.size_bytes() + COMMAND_HEAD_BYTES)?;
-        Ok(Self { encoded: encoded.into(), command: Some(Arc::new(command)) })
+        Ok(Self { encoded: encoded.into(), command: Mutex::new(Some(Arc::new(command))) })
     }
 
     /// A command as another member sent it, read at once.
     pub fn decode(encoded: Bytes) -> Result<Self, codec::Error> {
-        let command = Some(Arc::new(codec::command(&encoded)?));
+        let command = Mutex::new(Some(Arc::new(codec::command(&encoded)?)));
         Ok(Self { encoded, command })
     }
 
     /// A command as it came from the log.
     pub fn from_encoded(encoded: Bytes) -> Self {
-        Self { encoded, command: None }
+        Self { encoded, command: Mutex::default() }
     }
 
     /// The command.
     pub fn command(&self) -> Result<Arc<Command>, codec::Error> {
-        match &self.command {
-            Some(command) => Ok(command.clone()),
-            None => Ok(Arc::new(codec::command(&self.encoded)?)),
-        }
+        let kept = self.command.lock().clone();
+        kept.map_or_else(|| self.read(), Ok)
+    }
+
+    /// The command, for who needs it last: it is not kept beside its encoded form any longer.
+    pub fn last_command(&self) -> Result<Arc<Command>, codec::Error> {
+        let kept = self.command.lock().take();
+        kept.map_or_else(|| self.read(), Ok)
+    }
+
+    fn read(&self) -> Result<Arc<Command>, codec::Error> {
+        Ok(Arc::new(codec::command(&self.encoded)?))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use crate::events::{Events, Note};
 use crate::extender::{Advice, Extender, Victims, ask, consult};
 use crate::plugins::volumes::Promise;
 use crate::prepare::{Preparation, let_go};
-use crate::view::PodInfo;
+use crate::view::{PodInfo, Unscheduled};
 
 /// Where keelson's API server takes many bindings at once.
 const BINDINGS: &str = "/keelson/v1/bindings";
@@ -98,7 +99,7 @@ impl Writer {
             let result = bind(&self.client, &binding.pod, &binding.node).await.map_err(|e| e.to_string());
             self.bound(&binding, result)
         };
-        futures::future::join_all(bindings.into_iter().map(one)).await
+        join_all(bindings.into_iter().map(one)).await
     }
 
     async fn post_many(&self, bindings: &[Bind]) -> Result<Vec<Result<(), String>>, Error> {
@@ -154,9 +155,7 @@ impl Writer {
     /// Says that the scheduler failed, not the pod.
     async fn in_error(&self, pod: &Arc<PodInfo>, message: &str) -> Result<(), Error> {
         self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
-        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": now()});
-        let status = json!({"conditions": [condition], "nominatedNodeName": null});
+        let status = json!({"conditions": [unscheduled(pod, "SchedulerError", message)], "nominatedNodeName": null});
         patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
     }
 
@@ -178,16 +177,12 @@ impl Writer {
                 {
                     complain(&pod, "cannot take the devices back from its claim", &error);
                 }
-                for victim in &victims {
-                    self.push_out(victim, &pod, nominate.as_deref().unwrap_or_default()).await;
-                }
-                for other in &unseated {
-                    let patch = json!({"status": {"nominatedNodeName": null}});
-                    if let Err(error) = patch_status(&self.client, other, &patch).await {
-                        complain(other, "cannot clear the nominated node", &error);
-                    }
-                }
-                if let Err(error) = self.fail(&pod, &message, nominate.as_deref()).await {
+                // Room is made while the pod is told: it is not tried again before both are done.
+                let node = nominate.as_deref();
+                let room = victims.iter().map(|victim| self.push_out(victim, &pod, node.unwrap_or_default()));
+                let unseated = unseated.iter().map(|other| self.unseat(other));
+                let (told, ..) = futures::join!(self.fail(&pod, &message, node), join_all(room), join_all(unseated));
+                if let Err(error) = told {
                     complain(&pod, "cannot write why it is not scheduled", &error);
                 }
                 Done::Told(pod.uid.clone())
@@ -209,12 +204,12 @@ impl Writer {
     /// Says on the pod why it is not scheduled. What it says already is not written again.
     async fn fail(&self, pod: &Arc<PodInfo>, message: &str, nominate: Option<&str>) -> Result<(), Error> {
         let mut status = json!({});
-        let known = pod.condition.as_deref() == Some(message);
+        let is_known = |c: &Arc<Unscheduled>| {
+            (&*c.reason, &*c.message, c.generation) == ("Unschedulable", message, pod.generation)
+        };
+        let known = pod.condition.as_ref().is_some_and(is_known);
         if !known {
-            status["conditions"] = json!([{
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                "lastProbeTime": null, "lastTransitionTime": now(),
-            }]);
+            status["conditions"] = json!([unscheduled(pod, "Unschedulable", message)]);
             self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
         }
         if let Some(node) = nominate {
@@ -227,6 +222,14 @@ impl Writer {
         patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
     }
 
+    /// Says on a pod that no node is kept for it any more.
+    async fn unseat(&self, pod: &Arc<PodInfo>) {
+        let patch = json!({"metadata": {"uid": &*pod.uid}, "status": {"nominatedNodeName": null}});
+        if let Err(error) = patch_status(&self.client, pod, &patch).await {
+            complain(pod, "cannot take the node from it that was kept for it", &error);
+        }
+    }
+
     /// Deletes a pod to make room.
     async fn push_out(&self, victim: &Arc<PodInfo>, by: &Arc<PodInfo>, node: &str) {
         if victim.terminating {
@@ -235,7 +238,7 @@ impl Writer {
         let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{}: preempting to accommodate a higher priority pod", by.class.scheduler),
-            "lastProbeTime": null, "lastTransitionTime": now(),
+            "lastProbeTime": null, "lastTransitionTime": now(), "observedGeneration": victim.generation,
         }]}});
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": &*victim.uid}});
         let deleted = match patch_status(&self.client, victim, &patch).await {
@@ -248,6 +251,13 @@ impl Writer {
         let message = format!("Preempted by pod {} on node {node}", by.uid);
         self.tell(victim, Some(by), ("Normal", "Preempted", "Preempting"), message);
     }
+}
+
+/// The condition of a pod that is not scheduled. It was not before either: the time of the last change stays.
+fn unscheduled(pod: &PodInfo, reason: &str, message: &str) -> Value {
+    let since = pod.condition.as_ref().and_then(|c| c.since.as_deref());
+    json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message, "lastProbeTime": null,
+        "lastTransitionTime": since.map_or_else(now, str::to_owned), "observedGeneration": pod.generation})
 }
 
 pub(crate) fn complain(pod: &PodInfo, what: &str, error: &Error) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -23,6 +24,12 @@ pub enum Kind {
     Volume,
     /// Devices.
     Devices,
+}
+
+/// Whether a claim has its volume, or lost it, or goes.
+fn is_settled(claim: &PersistentVolumeClaim) -> bool {
+    let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Bound" | "Lost")) || claim.metadata.deletion_timestamp.is_some()
 }
 
 /// Who waits for which claim.
@@ -46,7 +53,8 @@ impl Awaited {
     /// Wakes those who wait for what changed.
     pub fn see(&self, change: &Change) {
         let (kind, meta) = match change {
-            Change::Claim(claim) => (Kind::Volume, &claim.metadata),
+            // What happens to a claim before it has its volume interests nobody here.
+            Change::Claim(claim) if is_settled(claim) => (Kind::Volume, &claim.metadata),
             Change::ResourceClaim(claim) => (Kind::Devices, &claim.metadata),
             _ => return,
         };
@@ -116,9 +124,14 @@ mod tests {
         while looks.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        let claim = serde_json::json!({"metadata": {"namespace": "d", "name": "c"}, "spec": {}});
-        let parsed = serde_json::from_value(claim).unwrap();
-        awaited.see(&Change::Claim(Box::new(parsed)));
+        let claim = |phase: &str| {
+            let claim = serde_json::json!({"metadata": {"namespace": "d", "name": "c"}, "spec": {},
+                "status": {"phase": phase}});
+            Change::Claim(serde_json::from_value(claim).unwrap())
+        };
+        awaited.see(&claim("Pending"));
+        assert_eq!(awaited.waiting.lock().len(), 1, "a claim that is not bound yet is waited for");
+        awaited.see(&claim("Bound"));
         assert_eq!(task.await.unwrap().unwrap(), 7);
         assert!(awaited.waiting.lock().is_empty());
     }

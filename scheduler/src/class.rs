@@ -52,6 +52,8 @@ pub struct Class {
     pub preferred_pods: Vec<(i32, Term)>,
     /// Volumes that matter.
     pub volumes: Vec<VolumeUse>,
+    /// What it needs of its node's agent ([`crate::plugins::features`]).
+    pub features: u8,
     /// The controller that owns it: kind and name.
     pub owner: Option<(Arc<str>, Arc<str>)>,
 }
@@ -278,6 +280,7 @@ impl Class {
             containers: (spec.containers.len() + spec.init_containers.len()) as u32,
             spread: spec.topology_spread_constraints.iter().map(|c| Spread::new(c, &labels, syms)).collect(),
             volumes: spec.volumes.iter().flat_map(|v| VolumeUse::all(v, &meta.name)).collect(),
+            features: crate::plugins::features::needed(spec),
             owner: (meta.owner_references.iter().find(|o| o.controller))
                 .map(|o| (o.kind.as_str().into(), o.name.as_str().into())),
             labels,

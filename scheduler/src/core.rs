@@ -253,8 +253,17 @@ impl Core {
                 self.happened(&Happening::Devices, now);
             }
             other => {
+                let key = |namespace: &str, name: &str| Happening::Claim((namespace.into(), name.into()));
+                let what = match &other {
+                    Change::Claim(claim) => {
+                        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+                        key(&part(&claim.metadata.namespace), &part(&claim.metadata.name))
+                    }
+                    Change::ClaimGone(namespace, name) => key(namespace, name),
+                    _ => Happening::Volumes,
+                };
                 self.volumes(other);
-                self.happened(&Happening::Volumes, now);
+                self.happened(&what, now);
             }
         }
     }
@@ -342,10 +351,11 @@ impl Core {
         self.telling.remove(&info.uid);
         self.asking.remove(&info.uid);
         self.consulting.remove(&info.uid);
-        self.view.denominate(&info.uid);
+        let kept = self.view.denominate(&info.uid);
         let node = info.node.clone();
         let old = self.view.placed(&info.uid).cloned();
         let slot = self.view.place(info.clone(), &node);
+        self.given_up(kept.filter(|kept| *kept != node), &info, now);
         match old {
             None => self.happened(&Happening::Came { pod: info }, now),
             Some((before, old)) => {
@@ -361,14 +371,23 @@ impl Core {
     }
 
     fn pod_gone(&mut self, uid: &str, now: Millis) {
-        self.queue.remove(uid);
+        let queued = self.queue.remove(uid);
         self.writing.remove(uid);
         self.telling.remove(uid);
         self.asking.remove(uid);
         self.consulting.remove(uid);
-        self.view.denominate(uid);
+        let kept = self.view.denominate(uid);
         if let Some((slot, pod)) = self.view.displace(uid) {
             self.happened(&Happening::Left { slot, pod }, now);
+        } else if let Some(queued) = queued {
+            self.given_up(kept, &queued.pod, now);
+        }
+    }
+
+    /// A node is no longer kept for a pod: that may help others.
+    fn given_up(&mut self, node: Option<Arc<str>>, pod: &Arc<PodInfo>, now: Millis) {
+        if let Some(slot) = node.and_then(|node| self.view.slot(&node)) {
+            self.happened(&Happening::Left { slot, pod: pod.clone() }, now);
         }
     }
 
@@ -424,8 +443,9 @@ impl Core {
             Outcome::Placed(placement) => {
                 self.tally.scheduled += 1;
                 let node = self.view.nodes[placement.slot as usize].name.clone();
-                self.view.denominate(&pod.uid);
+                let kept = self.view.denominate(&pod.uid);
                 self.view.place(pod.clone(), &node);
+                self.given_up(kept.filter(|kept| *kept != node), &pod, now);
                 for (volume, claim) in &placement.promise.bind {
                     self.view.volumes.assumed.insert(volume.clone(), claim.clone());
                 }
@@ -506,13 +526,16 @@ impl Core {
             let lower = self.view.nominated.get(&node).into_iter().flatten();
             unseated = lower.filter(|p| p.class.priority < pod.class.priority && p.uid != pod.uid).cloned().collect();
             for other in &unseated {
-                self.view.denominate(&other.uid);
+                let _ = self.view.denominate(&other.uid);
             }
+            let kept = self.view.denominate(&pod.uid);
             self.view.nominate(&pod, &node);
+            self.given_up(kept.filter(|kept| *kept != node), &pod, now);
             nominate = Some(node);
             victims = candidate.victims;
         } else if failure.clear_nomination {
-            self.view.denominate(&pod.uid);
+            let kept = self.view.denominate(&pod.uid);
+            self.given_up(kept, &pod, now);
             nominate = Some("".into());
         }
         *self.tally.incoming.entry("ScheduleAttemptFailure").or_default() += 1;

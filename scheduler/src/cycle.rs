@@ -9,7 +9,7 @@ use rand::{Rng, RngExt};
 use crate::config::Profile;
 use crate::extender::Advice;
 use crate::plugins::devices::{Release, release, reservations};
-use crate::plugins::preemption::{Budget, Candidate, importance, protected};
+use crate::plugins::preemption::{Budget, Candidate, by_importance, importance, protected};
 use crate::plugins::volumes::{Patience, Promise, promised};
 use crate::plugins::{Context, Filter, Fit, PLUGINS, Reasons, State, fit, index, statics};
 use crate::queue::PluginSet;
@@ -93,6 +93,8 @@ pub struct Cycle<'a> {
     verdicts: Arc<Vec<u8>>,
     mask: u8,
     filters: Vec<(usize, Filter)>,
+    /// Nothing but CPU, memory and the number of pods decides where the pod fits.
+    numbers: bool,
 }
 
 /// A pod that no node can help: the plugin and why.
@@ -116,7 +118,9 @@ impl<'a> Cycle<'a> {
             }
         }
         let mask = statics::mask(profile);
-        Ok(Self { view, profile, pod, state, verdicts, mask, filters })
+        let only_resources = matches!(filters[..], [(plugin, _)] if PLUGINS[plugin].name == "NodeResourcesFit");
+        let numbers = only_resources && pod.class.requests.extra.is_empty();
+        Ok(Self { view, profile, pod, state, verdicts, mask, filters, numbers })
     }
 
     fn context(&self) -> Context<'_> {
@@ -133,9 +137,12 @@ impl<'a> Cycle<'a> {
         if self.view.rows[slot as usize].nominated == 0 {
             return self.judge(slot, why);
         }
-        let nominated = self.nominated(slot);
+        let nominated = self.view.expected(slot, self.pod);
         if nominated.is_empty() {
             return self.judge(slot, why);
+        }
+        if self.numbers {
+            return self.judge_with(slot, &nominated, why);
         }
         let name = self.view.nodes[slot as usize].name.clone();
         for pod in &nominated {
@@ -158,13 +165,16 @@ impl<'a> Cycle<'a> {
         }
     }
 
-    /// More important pods that a node is kept for.
-    fn nominated(&self, slot: Slot) -> Vec<Arc<PodInfo>> {
-        let pods = self.view.nominated.get(&self.view.nodes[slot as usize].name).into_iter().flatten();
-        let counts = |p: &&Arc<PodInfo>| {
-            p.uid != self.pod.uid && p.class.priority >= self.pod.class.priority && self.view.placed(&p.uid).is_none()
-        };
-        pods.filter(counts).cloned().collect()
+    /// As [`Self::judge`] once these pods are there too, with numbers alone.
+    fn judge_with(&self, slot: Slot, nominated: &[Arc<PodInfo>], why: Option<&mut Reasons>) -> (Fit, usize) {
+        let mut row = self.view.rows[slot as usize];
+        for pod in nominated {
+            row.count(&pod.class.requests, 1);
+        }
+        match (fit::lacks(&row, &self.pod.class.requests), self.filters.first()) {
+            ([false, false, false], _) | (_, None) => (Fit::Yes, 0),
+            (lacks, Some((plugin, _))) => (fit::refusal(&self.context(), slot, lacks, why), *plugin),
+        }
     }
 
     fn judge(&self, slot: Slot, mut why: Option<&mut Reasons>) -> (Fit, usize) {
@@ -254,6 +264,9 @@ impl<'a> Cycle<'a> {
 
     /// Why each node refuses: all reasons, the plugin, and whether less important pods could make room.
     pub fn diagnose(&mut self, order: &[Slot]) -> Diagnosis {
+        if self.numbers {
+            return self.diagnose_by_numbers(order);
+        }
         let mut diagnosis = Diagnosis::default();
         let mut reasons = Reasons::new();
         for slot in order {
@@ -269,6 +282,45 @@ impl<'a> Cycle<'a> {
             }
             for reason in reasons.drain(..) {
                 diagnosis.count(reason, 1);
+            }
+        }
+        diagnosis
+    }
+
+    /// As [`Self::diagnose`], with numbers alone: nodes are counted by what they lack.
+    fn diagnose_by_numbers(&self, order: &[Slot]) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
+        let (mut by_bits, mut by_lack) = ([0; 256], [0; 8]);
+        let requests = &self.pod.class.requests;
+        for slot in order {
+            let bits = self.verdicts[*slot as usize] & self.mask;
+            if bits != 0 {
+                by_bits[bits as usize] += 1;
+                continue;
+            }
+            let mut row = self.view.rows[*slot as usize];
+            if row.nominated > 0 {
+                for pod in self.view.expected(*slot, self.pod) {
+                    row.count(&pod.class.requests, 1);
+                }
+            }
+            let lacks = fit::lacks(&row, requests);
+            if lacks != [false; 3] && !fit::is_too_small(&row, requests, lacks) {
+                diagnosis.resolvable.push(*slot);
+            }
+            by_lack[lacks.iter().fold(0, |pattern, lack| pattern << 1 | usize::from(*lack))] += 1;
+        }
+        for (bits, nodes) in by_bits.into_iter().enumerate().filter(|(_, nodes)| *nodes > 0) {
+            if let Some((name, reason)) = statics::explain(bits as u8) {
+                diagnosis.refused_by |= 1 << index(name).unwrap_or(0);
+                diagnosis.count(reason, nodes);
+            }
+        }
+        let plugin = self.filters.first().map_or(0, |(plugin, _)| *plugin);
+        for (pattern, nodes) in by_lack.into_iter().enumerate().filter(|(pattern, nodes)| *pattern > 0 && *nodes > 0) {
+            diagnosis.refused_by |= 1 << plugin;
+            for reason in fit::texts([pattern & 4 != 0, pattern & 2 != 0, pattern & 1 != 0]) {
+                diagnosis.count(reason.into(), nodes);
             }
         }
         diagnosis
@@ -314,25 +366,16 @@ impl<'a> Cycle<'a> {
         if candidates.is_empty() { Err(why) } else { Ok(candidates) }
     }
 
-    /// Whether nothing but CPU, memory and the number of pods decides where the pod fits.
-    fn only_resources(&self) -> bool {
-        self.pod.class.requests.extra.is_empty()
-            && self.filters.iter().all(|(plugin, _)| PLUGINS[*plugin].name == "NodeResourcesFit")
-    }
-
-    /// As [`Self::try_without`], with numbers alone.
-    fn try_by_resources(
-        &self,
-        slot: Slot,
-        lower: Vec<Arc<PodInfo>>,
-        budgets: &[(Arc<str>, Budget)],
-    ) -> Result<Candidate, Reasons> {
+    /// As [`Self::try_without`], with numbers alone. Nothing is copied but who has to leave.
+    fn try_by_resources(&self, slot: Slot, budgets: &[(Arc<str>, Budget)]) -> Result<Candidate, Reasons> {
         let requests = &self.pod.class.requests;
         let mut row = self.view.rows[slot as usize];
-        let nominated = if row.nominated == 0 { Vec::new() } else { self.nominated(slot) };
-        for pod in &nominated {
-            row.count(&pod.class.requests, 1);
+        if row.nominated > 0 {
+            for pod in self.view.expected(slot, self.pod) {
+                row.count(&pod.class.requests, 1);
+            }
         }
+        let mut lower: Vec<&Arc<PodInfo>> = self.less_important(slot).collect();
         for pod in &lower {
             row.count(&pod.class.requests, -1);
         }
@@ -340,7 +383,12 @@ impl<'a> Cycle<'a> {
         if lacks != [false; 3] {
             return Err(fit::texts(lacks).map(Cow::Borrowed).collect());
         }
-        let (violating, others) = protected(&lower, budgets);
+        lower.sort_by(|a, b| by_importance(a, b));
+        // Those that a budget protects come first, so that they stay if others can go instead.
+        let (violating, others): (Vec<_>, Vec<_>) = match budgets {
+            [] => (Vec::new(), lower),
+            _ => protected(&lower, budgets),
+        };
         let (mut victims, mut violations) = (Vec::new(), 0);
         for (pods, counts) in [(violating, 1), (others, 0)] {
             for pod in pods {
@@ -348,7 +396,7 @@ impl<'a> Cycle<'a> {
                 if fit::lacks(&row, requests) != [false; 3] {
                     row.count(&pod.class.requests, -1);
                     violations += counts;
-                    victims.push(pod);
+                    victims.push(pod.clone());
                 }
             }
         }
@@ -356,19 +404,23 @@ impl<'a> Cycle<'a> {
         Ok(Candidate { slot, victims, violations })
     }
 
+    /// The pods on a node that are less important than the pod.
+    fn less_important(&self, slot: Slot) -> impl Iterator<Item = &Arc<PodInfo>> {
+        let priority = self.pod.class.priority;
+        self.view.nodes[slot as usize].pods.iter().filter(move |p| p.class.priority < priority)
+    }
+
     /// Who would have to leave a node; as few and as unimportant as possible.
     fn try_without(&mut self, slot: Slot, budgets: &[(Arc<str>, Budget)]) -> Result<Candidate, Reasons> {
         if self.view.rows[slot as usize].lowest_priority >= self.pod.class.priority {
             return Err(vec![NO_VICTIMS.into()]);
         }
-        let priority = self.pod.class.priority;
-        let node = self.view.nodes[slot as usize].name.clone();
-        let pods = self.view.nodes[slot as usize].pods.iter();
-        let mut lower: Vec<Arc<PodInfo>> = pods.filter(|p| p.class.priority < priority).cloned().collect();
-        lower.sort_by(|a, b| importance(a).cmp(&importance(b)).then_with(|| a.uid.cmp(&b.uid)));
-        if self.only_resources() {
-            return self.try_by_resources(slot, lower, budgets);
+        if self.numbers {
+            return self.try_by_resources(slot, budgets);
         }
+        let node = self.view.nodes[slot as usize].name.clone();
+        let mut lower: Vec<Arc<PodInfo>> = self.less_important(slot).cloned().collect();
+        lower.sort_by(by_importance);
         for pod in &lower {
             self.remove(pod);
         }
@@ -379,16 +431,17 @@ impl<'a> Cycle<'a> {
             }
             return Err(reasons);
         }
-        let (violating, others) = protected(&lower, budgets);
+        let each: Vec<&Arc<PodInfo>> = lower.iter().collect();
+        let (violating, others) = protected(&each, budgets);
         let mut victims = Vec::new();
         let mut violations = 0;
         for (pods, counts) in [(violating, 1), (others, 0)] {
             for pod in pods {
-                self.add(&pod, &node);
+                self.add(pod, &node);
                 if self.fits(slot, None).0 != Fit::Yes {
-                    self.remove(&pod);
+                    self.remove(pod);
                     violations += counts;
-                    victims.push(pod);
+                    victims.push(pod.clone());
                 }
             }
         }

@@ -20,6 +20,8 @@ const MAX_WAITING: usize = 32_768;
 const WRITERS: usize = 8;
 /// Longest message of an event, bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
+/// Where a message was cut.
+const CUT: &str = " ...";
 
 /// What is told of a pod.
 pub struct Note {
@@ -84,17 +86,26 @@ fn reference(pod: &PodInfo) -> Value {
     })
 }
 
-fn object(note: &Note) -> Value {
-    let Note { pod, message, time, .. } = note;
-    let mut end = message.len().min(MAX_MESSAGE_BYTES);
+/// A message that is not too long for an event.
+fn shortened(message: &str) -> std::borrow::Cow<'_, str> {
+    if message.len() <= MAX_MESSAGE_BYTES {
+        return message.into();
+    }
+    let mut end = MAX_MESSAGE_BYTES - CUT.len();
     while !message.is_char_boundary(end) {
         end -= 1;
     }
+    format!("{}{CUT}", &message[..end]).into()
+}
+
+fn object(note: &Note) -> Value {
+    let Note { pod, message, time, .. } = note;
+    let message = shortened(message);
     let reporter = if pod.class.scheduler.is_empty() { DEFAULT_NAME } else { &*pod.class.scheduler };
     let mut value = json!({
         "apiVersion": "v1", "kind": <Event as k8s_openapi::Resource>::KIND,
         "metadata": {"name": format!("{}.{:x}", pod.name, time.as_nanosecond()), "namespace": &*pod.class.namespace},
-        "involvedObject": reference(pod), "type": note.kind, "reason": note.reason, "message": &message[..end],
+        "involvedObject": reference(pod), "type": note.kind, "reason": note.reason, "message": message,
         "action": note.action, "eventTime": time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
         "reportingComponent": reporter, "reportingInstance": reporter,
         "source": {}, "firstTimestamp": null, "lastTimestamp": null,
@@ -103,4 +114,18 @@ fn object(note: &Note) -> Value {
         value["related"] = reference(related);
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_cut() {
+        let whole = "x".repeat(MAX_MESSAGE_BYTES);
+        assert_eq!(shortened(&whole), whole);
+        let long = "\u{e4}".repeat(MAX_MESSAGE_BYTES);
+        let cut = shortened(&long);
+        assert!(cut.ends_with("\u{e4} ...") && (1023..=1024).contains(&cut.len()), "{}", cut.len());
+    }
 }

@@ -1,7 +1,7 @@
 //! Explanations: why a pod goes where it goes, node by node, and what would happen if the cluster were another. Both work on
 //! a copy of the cluster and write nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::scheduling::v1::PriorityClass;
@@ -17,6 +17,7 @@ use crate::intern::Interner;
 use crate::plugins::PLUGINS;
 use crate::source::snapshot;
 use crate::wire;
+use crate::workloads::Pods;
 
 /// Most pods that a question may add.
 const MAX_PODS: usize = 10_000;
@@ -88,7 +89,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WhatIf {
-    /// Pods that would be created.
+    /// Pods that would be created, or workloads with such.
     pub pods: Vec<Value>,
     /// How many of each.
     pub replicas: Option<usize>,
@@ -118,6 +119,8 @@ pub struct Outlook {
     pub placed: BTreeMap<String, String>,
     /// Reasons by the pods that would find no node.
     pub unschedulable: BTreeMap<String, String>,
+    /// Those of them that find none now either.
+    pub waiting: Vec<String>,
     /// Pods that would be pushed out.
     pub preempted: Vec<String>,
     /// Pods that would go with their node and that no controller makes anew.
@@ -208,6 +211,7 @@ impl Copy {
     }
 
     fn what_if(&mut self, question: &WhatIf) -> Result<Outlook, Unanswered> {
+        let before: HashSet<String> = self.core.queue.pods().map(|queued| queued.pod.full_name()).collect();
         let mut asked = self.new_pods(question)?;
         let mut lost = Vec::new();
         for name in &question.drain {
@@ -225,25 +229,40 @@ impl Copy {
         for pod in asked {
             self.core.apply(Change::Pod(Box::new(pod)), LATER);
         }
-        Ok(Outlook { lost, ..self.decide() })
+        let outlook = self.decide();
+        let waiting = outlook.unschedulable.keys().filter(|pod| before.contains(*pod)).cloned().collect();
+        Ok(Outlook { lost, waiting, ..outlook })
     }
 
-    fn new_pods(&self, question: &WhatIf) -> Result<Vec<wire::Pod>, Unanswered> {
-        let replicas = question.replicas.unwrap_or(1);
-        if question.pods.len().saturating_mul(replicas) > MAX_PODS {
+    fn new_pods(&mut self, question: &WhatIf) -> Result<Vec<wire::Pod>, Unanswered> {
+        let mut meant = Pods::default();
+        for object in &question.pods {
+            meant.add(object).map_err(Unanswered::Invalid)?;
+        }
+        if meant.pods.is_empty() && !question.pods.is_empty() {
+            return Err(Unanswered::Invalid("there is no pod in what is asked about".into()));
+        }
+        let times = question.replicas.unwrap_or(1);
+        let all = meant.pods.iter().map(|(_, count)| count.saturating_mul(times)).fold(0, usize::saturating_add);
+        if all > MAX_PODS {
             return Err(Unanswered::Invalid(format!("at most {MAX_PODS} pods can be asked about at once")));
         }
+        for (kind, namespace, name, selector) in meant.owners {
+            self.core.apply(Change::Owner(kind, namespace, name, Some(selector)), LATER);
+        }
         let mut pods = Vec::new();
-        for value in &question.pods {
+        for (value, count) in meant.pods {
+            let owned = value["metadata"]["ownerReferences"].is_array();
             let pod: wire::Pod =
-                serde_json::from_value(value.clone()).map_err(|e| Unanswered::Invalid(format!("the pod: {e}")))?;
+                serde_json::from_value(value).map_err(|e| Unanswered::Invalid(format!("the pod: {e}")))?;
+            let replicas = count * times;
             for number in 0..replicas {
                 let mut pod = pod.clone();
                 let meta = &mut pod.metadata;
                 if meta.namespace.is_empty() {
                     meta.namespace = "default".into();
                 }
-                if replicas > 1 || meta.name.is_empty() {
+                if replicas > 1 || owned || meta.name.is_empty() {
                     let base = if meta.name.is_empty() { "pod" } else { meta.name.as_str() };
                     meta.name = format!("{base}-{number}");
                 }
@@ -445,10 +464,16 @@ mod tests {
         let ask = |question: Value| cluster().what_if(&serde_json::from_value(question).unwrap());
         let outlook = ask(json!({"lose": ["a"]})).unwrap();
         assert_eq!((outlook.placed["default/one"].as_str(), outlook.lost.len()), ("b", 1));
+        assert_eq!(outlook.waiting, ["default/big"]);
         assert!(outlook.unschedulable["default/big"].starts_with("0/1 nodes are available: 1 Insufficient cpu."));
         let pod = json!({"metadata": {"name": "new"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
         let outlook = ask(json!({"pods": [pod], "replicas": 3})).unwrap();
         assert_eq!((outlook.placed.len(), outlook.unschedulable.len()), (2, 2), "{outlook:?}");
+        let deployment = json!({"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"replicas": 2,
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod["spec"]}}});
+        let outlook = ask(json!({"pods": [deployment]})).unwrap();
+        assert_eq!(outlook.placed.keys().collect::<Vec<_>>(), ["default/w-0", "default/w-1"]);
+        assert!(ask(json!({"pods": [{"kind": "Service"}]})).is_err());
         let outlook = ask(json!({"pods": [pod], "replicas": 3, "addNodes": {"like": "b", "count": 1}})).unwrap();
         assert_eq!(outlook.placed.len(), 3, "{outlook:?}");
         assert!(matches!(ask(json!({"drain": ["z"]})), Err(Unanswered::NotFound(_))));

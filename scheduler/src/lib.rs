@@ -34,6 +34,7 @@ pub mod topology;
 pub mod view;
 pub mod volumes;
 pub mod wire;
+pub mod workloads;
 
 pub use config::Config;
 pub use run::run;

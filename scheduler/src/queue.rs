@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::classes::ClassId;
 use crate::plugins::PLUGINS;
 use crate::view::{NodeChange, PodInfo, Slot, View};
+use crate::volumes::ClaimKey;
 
 /// Milliseconds of a clock that only goes forward.
 pub type Millis = u64;
@@ -48,7 +49,9 @@ pub enum Happening {
         /// After.
         new: Arc<PodInfo>,
     },
-    /// Claims, volumes or storage classes changed.
+    /// A claim for a volume came, changed or is gone.
+    Claim(ClaimKey),
+    /// Volumes, storage classes, what nodes can attach or how much room there is changed.
     Volumes,
     /// Devices, their classes or claims for them changed.
     Devices,
@@ -249,12 +252,20 @@ impl Queue {
         if self.unschedulable.is_empty() {
             return;
         }
+        // Room is made for these there: what helps them does not help others of their class.
+        let expected: Vec<Arc<str>> = match what {
+            Happening::Node { slot, .. } | Happening::Left { slot, .. } => view.nominated_to(*slot),
+            _ => Vec::new(),
+        };
         let mut helped: Vec<Arc<str>> = Vec::new();
         for (plugin, classes) in PLUGINS.iter().zip(&self.refused) {
+            let helps =
+                |uid: &Arc<str>| self.pods.get(uid).is_some_and(|(queued, _)| (plugin.hint)(view, &queued.pod, what));
             for pods in classes.values() {
-                let first = pods.iter().next().and_then(|uid| self.pods.get(uid));
-                if first.is_some_and(|(queued, _)| (plugin.hint)(view, &queued.pod, what)) {
+                if pods.iter().find(|uid| !expected.contains(uid)).is_some_and(helps) {
                     helped.extend(pods.iter().cloned());
+                } else {
+                    helped.extend(expected.iter().filter(|uid| pods.contains(*uid) && helps(uid)).cloned());
                 }
             }
         }

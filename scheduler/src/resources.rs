@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use keelson_machinery::quantity::Quantity;
 
 use crate::intern::{Interner, Sym};
-use crate::wire::{Container, Pod, PodSpec, Quantities};
+use crate::wire::{Container, Pod, PodSpec, Quantities, Resources};
 
 /// What scores count for a container that requests no CPU, in thousandths.
 const DEFAULT_MILLI_CPU: i64 = 100;
@@ -53,15 +53,23 @@ fn plus(into: &mut Sums, other: &Sums) {
     }
 }
 
-/// Requests of a container: of the spec or, while a resize is under way, of what it holds if that is more.
-fn of_container(pod: &Pod, container: &Container) -> Sums {
-    let mut requests = sums(&container.resources.requests);
-    let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    if let Some(status) = statuses.into_iter().find(|s| s.name == container.name) {
-        raise(&mut requests, &sums(&status.allocated_resources));
-        raise(&mut requests, &sums(&status.resources.requests));
-    }
+/// Requests of the spec or, while a resize is under way, of what is held if that is more; a resize that cannot be done does not
+/// count. `held` is what is allocated and what is in force; `None`: the node has not said.
+fn resized(pod: &Pod, asked: &Quantities, held: Option<(&Quantities, &Resources)>) -> Sums {
+    let Some((allocated, in_force)) = held else { return sums(asked) };
+    let infeasible = pod.status.conditions.iter().any(|c| c.kind == "PodResizePending" && c.reason == "Infeasible");
+    let mut requests = if infeasible { Sums::new() } else { sums(asked) };
+    raise(&mut requests, &sums(allocated));
+    raise(&mut requests, &sums(&in_force.requests));
     requests
+}
+
+/// Requests of a container.
+fn of_container(pod: &Pod, container: &Container) -> Sums {
+    let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
+    let status = statuses.into_iter().find(|s| s.name == container.name);
+    let held = status.and_then(|s| Some((&s.allocated_resources, s.resources.as_ref()?)));
+    resized(pod, &container.resources.requests, held)
 }
 
 /// Sum over containers and sidecars, or the largest init container with the sidecars started before it.
@@ -94,7 +102,11 @@ fn pod_level(name: &str) -> bool {
 /// What a pod requests.
 pub fn requests(pod: &Pod, syms: &mut Interner) -> Requests {
     let spec = &pod.spec;
-    let whole: Sums = sums(&spec.resources.requests).into_iter().filter(|(name, _)| pod_level(name)).collect();
+    let held = pod.status.resources.as_ref().map(|r| (&pod.status.allocated_resources, r));
+    let whole = match spec.resources.requests.is_empty() {
+        true => Sums::new(),
+        false => resized(pod, &spec.resources.requests, held).into_iter().filter(|(name, _)| pod_level(name)).collect(),
+    };
     let mut exact = total(spec, |c| of_container(pod, c));
     let mut nonzero = total(spec, |c| {
         let mut requests = of_container(pod, c);
@@ -162,5 +174,38 @@ mod tests {
             let got = requests(&pod, &mut Interner::default());
             assert_eq!([got.cpu, got.memory, got.nonzero_cpu, got.nonzero_memory], expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_pods_hold_while_they_are_resized() {
+        let status = |cpu: &str, allocated: &str| json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}, "allocatedResources": {"cpu": allocated}}]);
+        let pending = |reason: &str| json!([{"type": "PodResizePending", "status": "True", "reason": reason}]);
+        for (what, asked, status, expected) in [
+            ("it asks for more", "2", json!({"containerStatuses": status("1", "1")}), 2000),
+            ("it asks for less", "1", json!({"containerStatuses": status("2", "1")}), 2000),
+            ("it is allocated and not yet in force", "1", json!({"containerStatuses": status("1", "3")}), 3000),
+            (
+                "it asks for more than the node can ever give",
+                "9",
+                json!({"conditions": pending("Infeasible"), "containerStatuses": status("1", "2")}),
+                2000,
+            ),
+            (
+                "the node will give it later",
+                "9",
+                json!({"conditions": pending("Deferred"), "containerStatuses": status("1", "2")}),
+                9000,
+            ),
+            ("the node has said nothing", "9", json!({"conditions": pending("Infeasible")}), 9000),
+        ] {
+            let pod = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": asked}}}]},
+                "status": status});
+            let got = requests(&serde_json::from_value(pod).unwrap(), &mut Interner::default());
+            assert_eq!(got.cpu, expected, "{what}");
+        }
+        let whole = json!({"spec": {"containers": [{"name": "c"}], "resources": {"requests": {"cpu": "1"}}},
+            "status": {"resources": {"requests": {"cpu": "3"}}, "allocatedResources": {"cpu": "2"}}});
+        let got = requests(&serde_json::from_value(whole).unwrap(), &mut Interner::default());
+        assert_eq!(got.cpu, 3000, "the pod as a whole");
     }
 }

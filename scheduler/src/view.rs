@@ -47,6 +47,32 @@ fn claims(pod: &wire::Pod) -> (Option<PodClaims>, bool) {
     (Some(names.into()), awaits)
 }
 
+/// Why a pod is not scheduled, as its condition PodScheduled says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unscheduled {
+    /// One word.
+    pub reason: Box<str>,
+    /// For people.
+    pub message: Box<str>,
+    /// The generation of the pod that it is about.
+    pub generation: i64,
+    /// Since when the condition is False.
+    pub since: Option<Box<str>>,
+}
+
+impl Unscheduled {
+    fn of(condition: &wire::Condition) -> Option<Arc<Self>> {
+        (condition.status == "False").then(|| {
+            Arc::new(Self {
+                reason: condition.reason.as_str().into(),
+                message: condition.message.as_str().into(),
+                generation: condition.observed_generation,
+                since: condition.last_transition_time.as_deref().map(Into::into),
+            })
+        })
+    }
+}
+
 /// A pod as the scheduler knows it. Never changed, only replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodInfo {
@@ -72,8 +98,10 @@ pub struct PodInfo {
     pub version: Arc<str>,
     /// It must not be scheduled yet.
     pub gated: bool,
-    /// Message of its PodScheduled condition, if that is False.
-    pub condition: Option<Arc<str>>,
+    /// How often its spec was changed.
+    pub generation: i64,
+    /// Its PodScheduled condition, if that is False.
+    pub condition: Option<Arc<Unscheduled>>,
     /// Its claims for devices, and whether each was made for it alone; none for nearly all pods.
     pub claims: Option<PodClaims>,
     /// A claim that is made for it is not there yet.
@@ -145,6 +173,8 @@ pub struct NodeEntry {
     pub extra: Vec<(Sym, i64, i64)>,
     /// Host ports in use.
     pub ports: Vec<HostPort>,
+    /// What its agent can do ([`crate::plugins::features`]).
+    pub features: u8,
     /// Images with their sizes in bytes, sorted.
     pub images: Vec<(Sym, i64)>,
     /// Its pods.
@@ -181,6 +211,8 @@ pub struct NodeChange {
     pub taints: bool,
     /// Allocatable resources.
     pub allocatable: bool,
+    /// Declared features.
+    pub features: bool,
 }
 
 /// The cluster.
@@ -328,6 +360,8 @@ impl View {
         change.taints = entry.taints != node.spec.taints || entry.unschedulable != node.spec.unschedulable;
         let soft = |taints: &[Taint]| usize::from(taints.iter().any(|t| t.effect == "PreferNoSchedule"));
         self.preference_taints = self.preference_taints + soft(&node.spec.taints) - soft(&entry.taints);
+        let features = crate::plugins::features::declared(&node.status.declared_features);
+        change.features = std::mem::replace(&mut entry.features, features) != features;
         entry.taints = node.spec.taints.clone();
         entry.unschedulable = node.spec.unschedulable;
         entry.labels = labels;
@@ -423,7 +457,8 @@ impl View {
             nominated: status.nominated_node_name.as_str().into(),
             version: meta.resource_version.as_str().into(),
             gated: !pod.spec.scheduling_gates.is_empty(),
-            condition: scheduled.filter(|c| c.status == "False").map(|c| c.message.as_str().into()),
+            generation: meta.generation,
+            condition: scheduled.and_then(Unscheduled::of),
             claims,
             awaits_claims,
             preempted: disrupted.is_some_and(|c| c.status == "True" && c.reason == "PreemptionByScheduler"),
@@ -533,7 +568,7 @@ impl View {
 
     /// Remembers that preemption makes room on a node for a pod.
     pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
-        self.denominate(&pod.uid);
+        let _ = self.denominate(&pod.uid);
         if !node.is_empty() {
             let node: Arc<str> = node.into();
             self.nominations.insert(pod.uid.clone(), node.clone());
@@ -548,9 +583,9 @@ impl View {
         }
     }
 
-    /// Forgets that.
-    pub fn denominate(&mut self, uid: &str) {
-        let Some(node) = self.nominations.remove(uid) else { return };
+    /// Forgets that; returns the node that is kept no longer.
+    pub fn denominate(&mut self, uid: &str) -> Option<Arc<str>> {
+        let node = self.nominations.remove(uid)?;
         self.count_nominated(&node, -1);
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
@@ -558,6 +593,22 @@ impl View {
                 self.nominated.remove(&node);
             }
         }
+        Some(node)
+    }
+
+    /// Pods that are not less important than `pod` and for which room is made on a node.
+    pub fn expected(&self, slot: Slot, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
+        let pods = self.nominated.get(&self.nodes[slot as usize].name).into_iter().flatten();
+        let counts = |p: &&Arc<PodInfo>| {
+            p.class.priority >= pod.class.priority && p.uid != pod.uid && self.placed(&p.uid).is_none()
+        };
+        pods.filter(counts).cloned().collect()
+    }
+
+    /// Identities of the pods for which room is made on a node.
+    pub fn nominated_to(&self, slot: Slot) -> Vec<Arc<str>> {
+        let node = self.nodes.get(slot as usize).filter(|_| self.rows[slot as usize].nominated > 0);
+        node.and_then(|node| self.nominated.get(&node.name)).into_iter().flatten().map(|p| p.uid.clone()).collect()
     }
 
     /// Pods in namespaces and on nodes, for tests and dumps: `(node, pod)`.

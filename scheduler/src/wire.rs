@@ -32,6 +32,7 @@ wire! {
         namespace: String,
         uid: String,
         resource_version: String,
+        generation: i64,
         labels: BTreeMap<String, String>,
         creation_timestamp: Option<String>,
         deletion_timestamp: Option<String>,
@@ -68,6 +69,7 @@ wire! {
         overhead: Quantities,
         volumes: Vec<Volume>,
         host_network: bool,
+        host_users: Option<bool>,
         resource_claims: Vec<PodClaim>,
     }
     /// A claim for devices, or what it is made from.
@@ -83,6 +85,11 @@ wire! {
         resources: Resources,
         ports: Vec<Port>,
         restart_policy: String,
+        restart_policy_rules: Vec<RestartRule>,
+    }
+    /// What follows when a container ends.
+    RestartRule {
+        action: String,
     }
     /// Requests.
     Resources {
@@ -146,12 +153,14 @@ wire! {
         container_statuses: Vec<ContainerStatus>,
         init_container_statuses: Vec<ContainerStatus>,
         resource_claim_statuses: Vec<PodClaim>,
+        allocated_resources: Quantities,
+        resources: Option<Resources>,
     }
     /// What became of a container.
     ContainerStatus {
         name: String,
         allocated_resources: Quantities,
-        resources: Resources,
+        resources: Option<Resources>,
     }
     /// A condition.
     Condition {
@@ -159,6 +168,8 @@ wire! {
         status: String,
         reason: String,
         message: String,
+        last_transition_time: Option<String>,
+        observed_generation: i64,
     }
     /// A node.
     Node {
@@ -175,6 +186,7 @@ wire! {
     NodeStatus {
         allocatable: Quantities,
         images: Vec<Image>,
+        declared_features: Vec<String>,
     }
     /// An image on a node.
     Image {

@@ -105,6 +105,13 @@ fn csi_node(count: u32) -> Change {
     Change::CsiNode(parsed(json!({"metadata": {"name": "n"}, "spec": {"drivers": drivers}})))
 }
 
+/// The node `n`, whose agent can do this.
+fn declaring(features: &[&str]) -> Change {
+    let Change::Node(mut node) = plain() else { panic!("a node") };
+    node.status.declared_features = features.iter().map(|f| (*f).to_owned()).collect();
+    Change::Node(node)
+}
+
 fn taints(keys: &[&str]) -> Value {
     let all: Vec<Value> = keys.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
     json!({"taints": all})
@@ -193,6 +200,14 @@ const ROWS: &[Row] = &[
         useful: || node(json!({"disk": "x"}), json!({}), json!({})),
     },
     Row {
+        // The first of the plugins that need the claim.
+        plugin: "VolumeRestrictions",
+        before: || vec![plain(), volume("v", "", json!({}))],
+        pod: || asking(claiming("c")),
+        useless: || claim("other", "ReadWriteOnce", "v"),
+        useful: || claim("c", "ReadWriteOnce", "v"),
+    },
+    Row {
         plugin: "VolumeZone",
         before: || {
             let here = node(json!({"topology.kubernetes.io/zone": "z1"}), json!({}), json!({}));
@@ -227,6 +242,16 @@ const ROWS: &[Row] = &[
         pod: || asking(term("podAntiAffinity", "foe")),
         useless: || gone("b"),
         useful: || placed("a", json!({"app": "friend"}), json!({})),
+    },
+    Row {
+        plugin: "NodeDeclaredFeatures",
+        before: || vec![plain()],
+        pod: || {
+            let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+            asking(json!({"containers": [{"name": "c", "restartPolicyRules": [rule]}]}))
+        },
+        useless: || declaring(&["InPlacePodLevelResourcesVerticalScaling"]),
+        useful: || declaring(&["RestartAllContainersOnContainerExits"]),
     },
     Row {
         plugin: "DynamicResources",

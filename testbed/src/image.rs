@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 pub const PAUSE: &str = "keelson.local/pause:1";
 /// A small web server; `:2` differs in what it answers, for updates.
 pub const WEB: [&str; 2] = ["keelson.local/web:1", "keelson.local/web:2"];
+/// Says its arguments: an image with an entry point and arguments of its own.
+pub const TALK: &str = "keelson.local/talk:1";
 /// The port of the web server.
 pub const WEB_PORT: u16 = 8080;
 
@@ -38,16 +40,18 @@ pub fn archive() -> Result<Vec<u8>> {
     let mut tar = Tar::default();
     tar.file("layer.tar", 0o644, &layer)?;
     let mut manifest = Vec::new();
-    let mut add = |name: &str, command: &str, variables: Vec<String>| -> Result<()> {
-        let config = config(&diff, command, variables);
+    let mut add = |name: &str, entry: Value, variables: Vec<String>| -> Result<()> {
+        let config = config(&diff, &entry, variables);
         let file = format!("{}.json", hex(config.as_bytes()));
         tar.file(&file, 0o644, config.as_bytes())?;
         manifest.push(json!({"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}));
         Ok(())
     };
-    add(PAUSE, PAUSE_SCRIPT, Vec::new())?;
+    let script = |text: &str| json!({"Entrypoint": ["/bin/sh", "-c", text]});
+    add(PAUSE, script(PAUSE_SCRIPT), Vec::new())?;
+    add(TALK, json!({"Entrypoint": ["/bin/echo", "entrypoint"], "Cmd": ["default"]}), Vec::new())?;
     for (i, name) in WEB.iter().enumerate() {
-        add(name, WEB_SCRIPT, vec![format!("VERSION={}", i + 1), format!("PORT={WEB_PORT}")])?;
+        add(name, script(WEB_SCRIPT), vec![format!("VERSION={}", i + 1), format!("PORT={WEB_PORT}")])?;
     }
     tar.file("manifest.json", 0o644, Value::Array(manifest).to_string().as_bytes())?;
     Ok(tar.finish())
@@ -98,12 +102,12 @@ fn layer(busybox: &[u8]) -> Vec<u8> {
     tar.finish()
 }
 
-fn config(layer: &str, command: &str, variables: Vec<String>) -> String {
+fn config(layer: &str, entry: &Value, variables: Vec<String>) -> String {
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let mut env = vec!["PATH=/bin".to_owned()];
     env.extend(variables);
     json!({"architecture": architecture, "os": "linux",
-        "config": {"Entrypoint": ["/bin/sh", "-c", command], "Env": env},
+        "config": {"Entrypoint": entry["Entrypoint"], "Cmd": entry["Cmd"], "Env": env},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer}")]}})
     .to_string()
 }

@@ -17,16 +17,9 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 ";
 
-/// Whether the kernel has VXLAN.
-fn has_vxlan() -> bool {
-    let device = ["link", "add", "kvxtest", "type", "vxlan", "id", "99", "dstport", "8472", "nolearning"];
-    let made = std::process::Command::new("unshare").args(["--net", "ip"]).args(device).output();
-    made.is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn pods_meet_through_an_overlay() {
-    if common::needs().is_ok() && !has_vxlan() {
+    if common::needs().is_ok() && !common::has_vxlan() {
         eprintln!("SKIPPED: the kernel has no VXLAN");
         return;
     }

@@ -1,14 +1,41 @@
 //! Objects live only in namespaces that exist; nothing new comes into one that is going; some never go.
 
+use std::borrow::Cow;
+
 use keelson_machinery::resource::Scope;
+use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
+use crate::encryption;
 use crate::objects::Objects;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 pub(super) struct NamespaceLifecycle(pub(super) Objects);
+
+/// What is seen of a namespace.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, default)]
+    status: Phase<'a>,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow, rename = "deletionTimestamp")]
+    deletion_timestamp: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct Phase<'a> {
+    #[serde(borrow, default)]
+    phase: Cow<'a, str>,
+}
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for NamespaceLifecycle {
@@ -28,10 +55,14 @@ impl AdmissionPlugin for NamespaceLifecycle {
         if def.group == "authorization.k8s.io" {
             return Ok(());
         }
-        let Some(object) = self.0.object("", "v1", "namespaces", "", namespace) else {
+        let found = resources::find("", "v1", "namespaces").and_then(|row| self.0.find(row, "", namespace));
+        let Some(found) = found else {
             return Err(Status::not_found("", "namespaces", namespace));
         };
-        if object["status"]["phase"] != "Terminating" && object["metadata"].get("deletionTimestamp").is_none() {
+        // Looked at for every new object: nothing else is read of it.
+        let stored = encryption::stored(&found)?;
+        let seen: Seen = serde_json::from_slice(&stored.json).map_err(|why| Status::internal(&why.to_string()))?;
+        if seen.status.phase != "Terminating" && seen.metadata.deletion_timestamp.is_none() {
             return Ok(());
         }
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");

@@ -56,6 +56,14 @@ fn version_priority(group: &str, version: &str) -> i64 {
     }
 }
 
+/// How a group and a version that are served here rank, as their APIService says.
+pub fn priorities(group: &str, version: &str) -> (i64, i64) {
+    match RESOURCES.iter().any(|row| row.group == group) {
+        true => (priority(group), version_priority(group, version)),
+        false => CUSTOM,
+    }
+}
+
 fn object(group: &str, version: &str, managed: &str, priorities: (i64, i64), now: &str) -> Value {
     let mut spec = json!({"version": version, "groupPriorityMinimum": priorities.0, "versionPriority": priorities.1});
     if !group.is_empty() {
@@ -109,11 +117,7 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
         if server.objects.find(def, "", &name).is_some() {
             continue;
         }
-        let priorities = match RESOURCES.iter().any(|row| row.group == group) {
-            true => (priority(group), version_priority(group, version)),
-            false => CUSTOM,
-        };
-        let made = object(group, version, "true", priorities, &strategy::now());
+        let made = object(group, version, "true", priorities(group, version), &strategy::now());
         let code = crd::controller::call(server, Method::POST, &path, Some(&made)).await;
         done &= matches!(code, 200..300 | 409);
     }
@@ -130,9 +134,11 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
             RESOURCES.iter().any(|row| row.group == group) || served.iter().any(|(v, g)| *v == version && g == group);
         let managed = || {
             let object = server.objects.object(GROUP, "v1", "apiservices", "", &name);
-            object.is_some_and(|object| object["metadata"]["labels"][MANAGED] == "true")
+            object.map(|object| object["metadata"]["labels"][MANAGED].clone()).unwrap_or_default()
         };
-        if !known && managed() {
+        let in_table = RESOURCES.iter().any(|row| row.group == group && row.version == version);
+        let turned_off = in_table && !server.customs.offered().has_version(group, version);
+        if !known && managed() == "true" || turned_off && managed() == "onstart" {
             let code = crd::controller::call(server, Method::DELETE, &format!("{path}/{name}"), None).await;
             done &= matches!(code, 200..300 | 404);
         }

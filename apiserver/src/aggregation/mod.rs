@@ -5,6 +5,7 @@
 
 mod availability;
 pub(crate) mod local;
+pub(crate) mod merged;
 mod proxy;
 mod specs;
 
@@ -185,43 +186,25 @@ impl Remote {
     }
 }
 
-/// The groups of a table, each with its rows, in the table's order.
-fn by_group(rows: &[Arc<Remote>]) -> Vec<(&str, Vec<&Remote>)> {
-    let mut groups: Vec<(&str, Vec<&Remote>)> = Vec::new();
-    for row in rows {
-        match groups.iter_mut().find(|(group, _)| *group == row.group) {
-            Some((_, of_group)) => of_group.push(row),
-            None => groups.push((&row.group, vec![row])),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server behind an APIService, never asked.
+    pub fn remote(group: &str, version: &str, group_priority: i64, version_priority: i64) -> Arc<Remote> {
+        Arc::new(Remote {
+            group: group.into(),
+            version: version.into(),
+            group_priority,
+            version_priority,
+            identity: String::new(),
+            namespace: String::new(),
+            service: String::new(),
+            port: 443,
+            tls: Err("nobody is asked".into()),
+            available: true,
+            resources: ArcSwap::new(Arc::new(json!([]))),
+            specs: ArcSwap::default(),
+        })
     }
-    groups
-}
-
-/// The documents of the groups in the old form of discovery.
-pub fn group_documents(rows: &[Arc<Remote>]) -> Vec<Value> {
-    by_group(rows)
-        .into_iter()
-        .map(|(group, rows)| {
-            let versions: Vec<Value> =
-                rows.iter().map(|row| json!({"groupVersion": row.group_version(), "version": row.version})).collect();
-            json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
-        })
-        .collect()
-}
-
-/// The documents of the groups in the aggregated form.
-pub fn aggregated_documents(rows: &[Arc<Remote>]) -> Vec<Value> {
-    by_group(rows)
-        .into_iter()
-        .map(|(group, rows)| {
-            let versions: Vec<Value> = rows
-                .iter()
-                .map(|row| {
-                    let freshness = if row.available { "Current" } else { "Stale" };
-                    json!({"version": row.version, "resources": **row.resources.load(), "freshness": freshness})
-                })
-                .collect();
-            json!({"metadata": {"name": group}, "versions": versions})
-        })
-        .collect()
 }

@@ -8,9 +8,16 @@ use keelson_machinery::decode;
 use serde_json::Value;
 
 use super::jwt::ALGORITHMS;
+use super::jwt_check;
+use crate::strict;
 
 /// Certificate authorities of the host, for issuers without one of their own.
 const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// An address that its owner never confirmed may be anybody's.
+const UNVERIFIED: &str = "claims.email_verified must be used in claimMappings.username.expression or \
+    claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in \
+    claimMappings.username.expression";
 
 /// The `--oidc-*` flags.
 #[derive(Clone, Debug, Default)]
@@ -201,14 +208,14 @@ fn parse(config: &Value) -> Result<(Vec<Issuer>, Option<Anonymous>), String> {
     if config["kind"] != "AuthenticationConfiguration" || !known.iter().any(|v| config["apiVersion"] == *v) {
         return Err("must be an AuthenticationConfiguration of apiserver.config.k8s.io/v1".into());
     }
-    let mut issuers: Vec<Issuer> = Vec::new();
-    for (index, jwt) in list(&config["jwt"]) {
-        let issuer = issuer(jwt, &format!("jwt[{index}]"))?;
-        if issuers.iter().any(|other| other.url == issuer.url) {
-            return Err(format!("jwt[{index}].issuer.url: Duplicate value: {:?}", issuer.url));
-        }
-        issuers.push(issuer);
+    strict::known(config, &jwt_check::FIELDS)?;
+    let causes = jwt_check::problems(config, &[keelson_pki::service_account::ISSUER]);
+    if !causes.is_empty() {
+        let told: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        return Err(told.join(", "));
     }
+    let issuers = list(&config["jwt"]).map(|(index, jwt)| issuer(jwt, &format!("jwt[{index}]")));
+    let issuers = issuers.collect::<Result<Vec<Issuer>, String>>()?;
     let anonymous = &config["anonymous"];
     let anonymous = anonymous.is_object().then(|| Anonymous {
         enabled: anonymous["enabled"] == true,
@@ -220,14 +227,7 @@ fn parse(config: &Value) -> Result<(Vec<Issuer>, Option<Anonymous>), String> {
 fn issuer(jwt: &Value, at: &str) -> Result<Issuer, String> {
     let issuer = &jwt["issuer"];
     let url = text(issuer, "url");
-    https(url).map_err(|why| format!("{at}.issuer.url: {why}"))?;
-    let audiences: Vec<String> =
-        list(&issuer["audiences"]).filter_map(|(_, a)| a.as_str()).map(str::to_owned).collect();
-    if audiences.is_empty() {
-        return Err(format!(
-            "{at}.issuer.audiences: Required value: at least one jwt[{at}].issuer.audiences is required"
-        ));
-    }
+    let audiences = list(&issuer["audiences"]).filter_map(|(_, a)| a.as_str()).map(str::to_owned).collect();
     let ca = match text(issuer, "certificateAuthority") {
         "" => authorities(None)?,
         pem => pem.to_owned(),
@@ -242,15 +242,25 @@ fn issuer(jwt: &Value, at: &str) -> Result<Issuer, String> {
     let mappings = &jwt["claimMappings"];
     let mapped = |key: &str| mapping(&mappings[key], &format!("{at}.claimMappings.{key}"));
     let username = mapped("username")?;
-    if matches!(username, Mapping::None) {
-        return Err(format!("{at}.claimMappings.username: Required value: claim or expression is required"));
-    }
     let extra = list(&mappings["extra"]).map(|(index, entry)| {
         let at = format!("{at}.claimMappings.extra[{index}].valueExpression");
         Ok((text(entry, "key").to_owned(), compile(text(entry, "valueExpression"), "claims", &at)?))
     });
     let user_rules = list(&jwt["userValidationRules"])
         .map(|(index, rule)| self::rule(rule, "user", &format!("{at}.userValidationRules[{index}]")));
+    let extra = extra.collect::<Result<Vec<_>, String>>()?;
+    if let Mapping::Expression(program) = &username
+        && jwt_check::reads(program, "email")
+    {
+        let rules = claim_rules.iter().map(|rule: &Rule| &rule.program);
+        let mut all = extra.iter().map(|(_, program)| program).chain(rules).chain([program]);
+        if !all.any(|program| jwt_check::reads(program, "email_verified")) {
+            return Err(format!(
+                "{at}.claimMappings.username.expression: Invalid value: {}: {UNVERIFIED}",
+                mappings["username"]["expression"]
+            ));
+        }
+    }
     Ok(Issuer {
         url: url.to_owned(),
         discovery_url: Some(text(issuer, "discoveryURL")).filter(|u| !u.is_empty()).map(str::to_owned),
@@ -262,7 +272,7 @@ fn issuer(jwt: &Value, at: &str) -> Result<Issuer, String> {
         username,
         groups: mapped("groups")?,
         uid: mapped("uid")?,
-        extra: extra.collect::<Result<_, String>>()?,
+        extra,
         user_rules: user_rules.collect::<Result<_, _>>()?,
     })
 }
@@ -270,6 +280,9 @@ fn issuer(jwt: &Value, at: &str) -> Result<Issuer, String> {
 fn rule(rule: &Value, variable: &str, at: &str) -> Result<Rule, String> {
     let source = text(rule, "expression").to_owned();
     let program = compile(&source, variable, &format!("{at}.expression"))?;
+    if !matches!(program.kind(), Type::Bool | Type::Dyn) {
+        return Err(format!("{at}.expression: Invalid value: {source:?}: must evaluate to bool"));
+    }
     Ok(Rule { program, source, message: text(rule, "message").to_owned() })
 }
 
@@ -277,8 +290,7 @@ fn mapping(of: &Value, at: &str) -> Result<Mapping, String> {
     match (text(of, "claim"), text(of, "expression")) {
         ("", "") => Ok(Mapping::None),
         (claim, "") => Ok(Mapping::Claim { claim: claim.into(), prefix: text(of, "prefix").to_owned() }),
-        ("", source) => Ok(Mapping::Expression(compile(source, "claims", &format!("{at}.expression"))?)),
-        _ => Err(format!("{at}: Invalid value: claim and expression can't both be set")),
+        (_, source) => Ok(Mapping::Expression(compile(source, "claims", &format!("{at}.expression"))?)),
     }
 }
 
@@ -299,14 +311,59 @@ mod tests {
         let (issuers, anonymous) =
             parse(&of(good.clone(), json!({"username": {"expression": "'x:' + claims.sub"}}))).unwrap();
         assert_eq!((issuers.len(), anonymous.unwrap().paths), (1, vec!["/livez".to_owned()]));
+        let named = json!({"username": {"claim": "sub", "prefix": ""}});
+        let with = |key: &str, value: Value| {
+            let mut issuer = good.clone();
+            issuer[key] = value;
+            issuer
+        };
+        let extra = |key: &str| json!({"username": {"claim": "sub", "prefix": ""}, "extra": [{"key": key, "valueExpression": "claims.x"}]});
         for (issuer, mappings, why) in [
-            (json!({"url": "http://x"}), json!({}), "jwt[0].issuer.url: Invalid value"),
-            (json!({"url": "https://x"}), json!({}), "audiences: Required value"),
-            (good.clone(), json!({}), "claimMappings.username: Required value"),
+            (
+                with("url", "http://x".into()),
+                named.clone(),
+                "jwt[0].issuer.url: Invalid value: \"http://x\": URL scheme must be https",
+            ),
+            (with("url", "https://a@x".into()), named.clone(), "must not contain a username or password"),
+            (with("url", "https://x?a=b".into()), named.clone(), "must not contain a query"),
+            (
+                with("url", keelson_pki::service_account::ISSUER.into()),
+                named.clone(),
+                "must not overlap with disallowed issuers",
+            ),
+            (with("discoveryURL", "https://issuer/".into()), named.clone(), "discoveryURL must be different from URL"),
+            (
+                with("certificateAuthority", "none".into()),
+                named.clone(),
+                "certificateAuthority: Invalid value: \"<omitted>\"",
+            ),
+            (
+                with("audiences", json!([])),
+                named.clone(),
+                "audiences: Required value: at least one jwt[0].issuer.audiences is required",
+            ),
+            (
+                with("audiences", json!(["a", "b"])),
+                named.clone(),
+                "audienceMatchPolicy must be MatchAny for multiple audiences",
+            ),
+            (with("audiences", json!(["a", "a"])), named.clone(), "audiences[1]: Duplicate value"),
+            (with("bogus", json!(1)), named.clone(), "unknown field \"jwt[0].issuer.bogus\""),
+            (good.clone(), json!({}), "claimMappings.username: Required value: claim or expression is required"),
+            (
+                good.clone(),
+                json!({"username": {"claim": "sub"}}),
+                "username.prefix: Required value: prefix is required",
+            ),
             (good.clone(), json!({"username": {"expression": "claims."}}), "compilation failed"),
+            (good.clone(), json!({"username": {"expression": "claims.email"}}), "claims.email_verified must be used"),
             (good.clone(), json!({"username": {"expression": "'a'", "claim": "b"}}), "can't both be set"),
+            (good.clone(), extra("plain"), "extra[0].key: Invalid value: \"plain\": must be a domain-prefixed path"),
+            (good.clone(), extra("A.example/b"), "must be lowercase"),
+            (good.clone(), extra("x.k8s.io/b"), "reserved for Kubernetes use"),
         ] {
-            assert!(parse(&of(issuer, mappings)).err().unwrap().contains(why), "{why}");
+            let told = parse(&of(issuer, mappings)).err().unwrap();
+            assert!(told.contains(why), "{told}");
         }
     }
 

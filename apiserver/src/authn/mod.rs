@@ -5,6 +5,7 @@ mod bootstrap_token;
 mod certificates;
 mod front_proxy;
 mod jwt;
+mod jwt_check;
 mod jwt_config;
 mod service_account;
 #[cfg(test)]
@@ -88,6 +89,8 @@ pub struct Authentication {
     front_proxy: Option<front_proxy::FrontProxy>,
     /// Checks users' certificates, where TLS accepts those of others too.
     users: Option<ClientVerifier>,
+    /// Uses of tokens that Secrets keep.
+    uses: Arc<crate::legacy_tokens::Uses>,
 }
 
 impl Authentication {
@@ -102,7 +105,13 @@ impl Authentication {
             anonymous: jwt_config::Anonymous::default(),
             front_proxy: None,
             users: None,
+            uses: Arc::default(),
         }
+    }
+
+    /// The same, with where uses of tokens that Secrets keep are noted.
+    pub fn noting(self, uses: Arc<crate::legacy_tokens::Uses>) -> Self {
+        Self { uses, ..self }
     }
 
     /// The same, with what an operator chose.

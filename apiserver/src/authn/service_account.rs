@@ -27,6 +27,9 @@ impl Authentication {
         self.still("serviceaccounts", namespace, account)?;
         if let Some(secret) = &private.secret {
             self.still("secrets", namespace, secret)?;
+            if let Some(kept) = self.objects.object("", "v1", "secrets", namespace, &secret.name) {
+                self.uses.shown(&kept, &account.name, token).map_err(AuthnError)?;
+            }
         }
         if let Some(pod) = &private.pod {
             self.still("pods", namespace, pod)?;

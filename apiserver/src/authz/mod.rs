@@ -1,6 +1,7 @@
 //! Who may do what: `system:masters` first, then the authorizers in their order; the first that decides does.
 
 mod abac;
+mod config_check;
 mod escalation;
 mod explain;
 mod joining;

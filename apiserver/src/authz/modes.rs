@@ -7,8 +7,10 @@ use keelson_machinery::decode;
 use serde_json::Value;
 
 use super::abac::Abac;
+use super::config_check;
 use super::webhook::{self, Webhook};
 use crate::settings::duration;
+use crate::strict;
 
 /// An authorizer.
 #[derive(Debug)]
@@ -134,17 +136,16 @@ fn configured(path: &Path) -> Result<Vec<Mode>, String> {
     if config["kind"] != "AuthorizationConfiguration" || !known.iter().any(|v| config["apiVersion"] == *v) {
         return Err("must be an AuthorizationConfiguration of apiserver.config.k8s.io/v1".into());
     }
-    let list = config["authorizers"].as_array().filter(|list| !list.is_empty());
-    let list = list.ok_or("authorizers: Required value: at least one authorization mode must be defined")?;
-    let mut names = Vec::new();
-    let modes = list.iter().enumerate().map(|(index, authorizer)| {
-        let kind = authorizer["type"].as_str().unwrap_or_default();
+    strict::known(&config, &config_check::FIELDS)?;
+    let causes = config_check::problems(&config);
+    if !causes.is_empty() {
+        let told: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        return Err(told.join(", "));
+    }
+    let list = config["authorizers"].as_array().into_iter().flatten().enumerate();
+    let modes = list.map(|(index, authorizer)| {
         let name = authorizer["name"].as_str().unwrap_or_default();
-        if names.contains(&name) {
-            return Err(format!("authorizers[{index}].name: Duplicate value: {name:?}"));
-        }
-        names.push(name);
-        match kind {
+        match authorizer["type"].as_str().unwrap_or_default() {
             "Webhook" => webhook_of(name, &authorizer["webhook"]).map_err(|why| format!("authorizers[{index}].{why}")),
             // What needs further flags is not for the file.
             "RBAC" => Ok(Mode::Rbac),
@@ -165,19 +166,12 @@ fn webhook_of(name: &str, of: &Value) -> Result<Mode, String> {
         (given, _) => duration(given).ok_or_else(|| format!("webhook.{key}: Invalid value: {given:?}")),
     };
     let conditions = of["matchConditions"].as_array().into_iter().flatten();
-    let kind = of["connectionInfo"]["type"].as_str().unwrap_or_default();
-    if kind != "KubeConfigFile" {
-        return Err(format!(
-            "webhook.connectionInfo.type: Unsupported value: {kind:?}: supported values: \"KubeConfigFile\""
-        ));
+    if of["connectionInfo"]["type"] != "KubeConfigFile" {
+        let why = "there is no service account of the server's own: use KubeConfigFile";
+        return Err(format!("webhook.connectionInfo.type: Invalid value: \"InClusterConfig\": {why}"));
     }
     let file = of["connectionInfo"]["kubeConfigFile"].as_str();
-    let failure_denies = match text("failurePolicy") {
-        "NoOpinion" => false,
-        "Deny" => true,
-        "" => return Err("webhook.failurePolicy: Required value".into()),
-        other => return Err(format!("webhook.failurePolicy: Unsupported value: {other:?}")),
-    };
+    let failure_denies = text("failurePolicy") == "Deny";
     Ok(Mode::Webhook(Box::new(Webhook::load(webhook::Settings {
         name: name.to_owned(),
         kubeconfig: file.ok_or("webhook.connectionInfo.kubeConfigFile: Required value")?.into(),
@@ -224,12 +218,40 @@ mod tests {
         let good = load("authorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}]").unwrap();
         assert!(matches!(good[..], [Mode::Node, Mode::Rbac]));
         for (text, why) in [
-            ("", "at least one authorization mode"),
+            ("", "authorizers: Required value: at least one authorization mode must be defined"),
+            ("authorizers: [{name: a}]", "authorizers[0].type: Required value"),
+            ("authorizers: [{type: RBAC}]", "authorizers[0].name: Required value"),
+            (
+                "authorizers: [{type: RBAC, name: A_b}]",
+                "authorizers[0].name: Invalid value: \"A_b\": authorizer name is invalid",
+            ),
+            (
+                "authorizers: [{type: RBAC, name: a}, {type: RBAC, name: b}]",
+                "authorizers[1].type: Duplicate value: \"RBAC\"",
+            ),
+            ("authorizers: [{type: RBAC, name: a, webhook: {timeout: 1s}}]", "may only be specified when type=Webhook"),
+            ("authorizers: [{type: RBAC, name: a, bogus: 1}]", "unknown field \"authorizers[0].bogus\""),
+            (
+                "authorizers: [{type: Webhook, name: a}]",
+                "authorizers[0].webhook: Required value: required when type=Webhook",
+            ),
+            (
+                "authorizers: [{type: Webhook, name: a, webhook: {timeout: 1m}}]",
+                "authorizers[0].timeout: Invalid value: \"1m0s\": must be > 0s and <= 30s",
+            ),
+            (
+                "authorizers: [{type: Webhook, name: a, webhook: {matchConditions: [{expression: a}]}}]",
+                "matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified",
+            ),
+            (
+                "authorizers: [{type: Webhook, name: a, webhook: {connectionInfo: {type: KubeConfigFile, kubeConfigFile: x}}}]",
+                "must be an absolute path",
+            ),
             ("authorizers: [{type: X, name: a}]", "authorizers[0].type: Unsupported value"),
             ("authorizers: [{type: RBAC, name: a}, {type: Node, name: a}]", "Duplicate value"),
             (
                 "authorizers: [{type: Webhook, name: a, webhook: {failurePolicy: Deny}}]",
-                "connectionInfo.type: Unsupported value",
+                "authorizers[0].connectionInfo.type: Required value",
             ),
         ] {
             assert!(load(text).unwrap_err().contains(why), "{text}");

@@ -23,6 +23,7 @@ use keelson_store::KeyRange;
 use serde_json::Value;
 
 use crate::hooks::Hooks;
+use crate::offered::Offered;
 
 pub use cells::cells;
 pub use row::{Custom, Definition};
@@ -47,11 +48,12 @@ pub struct Table {
     hooks: Option<Arc<Hooks>>,
     /// Names of definitions that the server itself provides; they are not in the store.
     own: BTreeSet<String>,
+    offered: Offered,
 }
 
 impl Table {
-    /// A table whose rows convert by webhook, with the server's own definitions.
-    pub fn new(hooks: Arc<Hooks>, own: Vec<Value>) -> Result<Self, String> {
+    /// A table whose rows convert by webhook, with the server's own definitions, beside the built-in rows that are offered.
+    pub(crate) fn new(hooks: Arc<Hooks>, own: Vec<Value>, offered: Offered) -> Result<Self, String> {
         let mut rows = Rows::default();
         let mut names = BTreeSet::new();
         for object in own {
@@ -62,7 +64,7 @@ impl Table {
             Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
             names.insert(name);
         }
-        Ok(Self { rows: ArcSwap::from_pointee(rows), hooks: Some(hooks), own: names })
+        Ok(Self { rows: ArcSwap::from_pointee(rows), hooks: Some(hooks), own: names, offered })
     }
 
     /// The row of a group, version and plural, if a definition serves it.
@@ -90,6 +92,11 @@ impl Table {
     pub fn groups(&self) -> Vec<(String, Vec<Arc<Definition>>)> {
         let rows = self.rows.load();
         rows.iter().map(|(group, plurals)| (group.to_string(), plurals.values().cloned().collect())).collect()
+    }
+
+    /// Which built-in rows are served beside these.
+    pub(crate) fn offered(&self) -> &Offered {
+        &self.offered
     }
 
     /// What is behind definitions that convert by webhook.

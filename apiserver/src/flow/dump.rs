@@ -2,7 +2,8 @@
 //! with upstream's columns, as far as there is something here that they are about. A request that found a seat at once was
 //! in no queue.
 
-use super::{Flow, Level, Waiting};
+use super::Flow;
+use super::level::{Level, Waiter, Waiting};
 use crate::request::Query;
 
 /// Where the tables are.
@@ -47,9 +48,8 @@ fn levels_table(levels: &[(&String, &Level)]) -> Vec<Vec<String>> {
             continue;
         }
         let state = level.state.lock();
-        let queue = |queue: &std::collections::VecDeque<super::Waiter>| {
-            queue.iter().filter(|waiter| !waiter.door.is_closed()).count()
-        };
+        let queue =
+            |queue: &std::collections::VecDeque<Waiter>| queue.iter().filter(|waiter| !waiter.door.is_closed()).count();
         let waiting: usize = state.queues.iter().map(queue).sum();
         let active = state.queues.iter().filter(|one| queue(one) > 0).count();
         let counts = &state.counts;

@@ -119,7 +119,7 @@ impl Documents {
         }
         self.kept(name, "", || {
             let mut text = Text::new(encoder(), Flavour::V3);
-            let found = document::version_3(name, &mut text)?;
+            let found = document::version_3(name, customs.offered(), &mut text)?;
             let whole = text.finish()?.finish()?;
             Ok(found.then_some(whole))
         })
@@ -140,7 +140,7 @@ impl Documents {
         let whole = |sink: &mut dyn sink::Sink| {
             let others = Others::new(customs, remotes);
             let mut merged = Merged::new(sink, &others);
-            document::version_2(&mut merged)?;
+            document::version_2(customs.offered(), &mut merged)?;
             merged.finish()
         };
         let mut response = match not_modified(headers, &hash) {
@@ -225,7 +225,7 @@ fn state(customs: &crd::Table, remotes: &[Arc<Remote>]) -> String {
 /// The documents of version 3 there are, with their hashes.
 fn hashes(customs: &crd::Table) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> =
-        document::names().into_iter().map(|name| (name.clone(), hash_of(&name))).collect();
+        document::names(customs.offered()).into_iter().map(|name| (name.clone(), hash_of(&name))).collect();
     for (group, definitions) in customs.groups() {
         let mut by_version: BTreeMap<&str, String> = BTreeMap::new();
         for definition in &definitions {

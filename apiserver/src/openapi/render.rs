@@ -101,7 +101,9 @@ impl<'a> Renderer<'a> {
             json!({"200": self.answer("OK", media, Some(schema)), "401": {"description": "Unauthorized"}});
         if self.flavour == Flavour::V2 {
             operation["produces"] = json!(media);
-            operation["consumes"] = json!(media);
+            if answer.is_some() {
+                operation["consumes"] = json!(media);
+            }
             operation["schemes"] = json!(["https"]);
         }
         self.add(path, &json!({"get": operation}))

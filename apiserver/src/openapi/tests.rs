@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use keelson_machinery::resources::RESOURCES;
 
+use crate::offered::Offered;
+
 use super::*;
 use crate::openapi::operations::paths;
 
@@ -20,13 +22,13 @@ fn references<'a>(value: &'a Value, found: &mut HashSet<&'a str>) {
 
 fn version_2() -> Value {
     let mut text = Text::new(Vec::new(), Flavour::V2);
-    assert!(document::version_2(&mut text).unwrap());
+    assert!(document::version_2(&Offered::default(), &mut text).unwrap());
     serde_json::from_slice(&text.finish().unwrap()).unwrap()
 }
 
 fn version_3(name: &str) -> Option<Value> {
     let mut text = Text::new(Vec::new(), Flavour::V3);
-    let found = document::version_3(name, &mut text).unwrap();
+    let found = document::version_3(name, &Offered::default(), &mut text).unwrap();
     let document = serde_json::from_slice(&text.finish().unwrap()).unwrap();
     found.then_some(document)
 }
@@ -40,7 +42,7 @@ fn every_reference_has_a_definition() {
         let pointer = reference.trim_start_matches('#');
         assert!(document.pointer(pointer).is_some_and(Value::is_object), "{reference}");
     }
-    for name in document::names() {
+    for name in document::names(&Offered::default()) {
         let document = version_3(&name).unwrap_or_else(|| panic!("{name}"));
         let mut found = HashSet::new();
         references(&document, &mut found);
@@ -123,7 +125,7 @@ fn hashes_differ_and_documents_are_tagged() {
 #[test]
 fn the_protobuf_form_has_the_definitions() {
     let mut whole = gnostic::Document::default();
-    assert!(document::version_2(&mut whole).unwrap());
+    assert!(document::version_2(&Offered::default(), &mut whole).unwrap());
     let bytes = whole.finish();
 
     for text in ["2.0", "io.k8s.api.core.v1.Pod", "x-kubernetes-patch-merge-key", "readCoreV1NamespacedPod"] {

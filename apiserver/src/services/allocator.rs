@@ -232,13 +232,8 @@ impl Allocator<'_> {
     }
 
     fn check_port(&self, new: &Value, wanted: i64, field: &str, shared: bool) -> Result<u16, Status> {
-        let Some(port) = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p)) else {
-            let why = format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                NODE_PORTS.start(),
-                NODE_PORTS.end()
-            );
-            return Err(invalid(new, Cause::invalid(field, &json!(wanted), &why)));
+        let Some(port) = in_range(wanted) else {
+            return Err(invalid(new, Cause::invalid(field, &json!(wanted), &out_of_range())));
         };
         let free = self.is_free(&port_key(port)) && !self.taken.contains(&port);
         if !free && !shared {
@@ -255,11 +250,14 @@ impl Allocator<'_> {
         let port = match wanted {
             0 => self.next_port()?,
             wanted => {
-                let free = u16::try_from(wanted).ok().filter(|p| NODE_PORTS.contains(p) && self.is_free(&port_key(*p)));
-                free.ok_or_else(|| {
-                    let why = "provided port is already allocated";
+                let refused = |why: &str| {
                     Status::internal(&format!("failed to allocate requested HealthCheck NodePort {wanted}: {why}"))
-                })?
+                };
+                let port = in_range(wanted).ok_or_else(|| refused(&out_of_range()))?;
+                if !self.is_free(&port_key(port)) {
+                    return Err(refused("provided port is already allocated"));
+                }
+                port
             }
         };
         self.take_port(port);
@@ -276,6 +274,16 @@ impl Allocator<'_> {
         let gone = keys_of(before).into_iter().filter(|key| !kept.contains(key));
         self.extra.ops.extend(gone.map(delete));
     }
+}
+
+/// A port that a client asks for, if it is one that may be given out.
+fn in_range(wanted: i64) -> Option<u16> {
+    u16::try_from(wanted).ok().filter(|port| NODE_PORTS.contains(port))
+}
+
+fn out_of_range() -> String {
+    let (first, last) = (NODE_PORTS.start(), NODE_PORTS.end());
+    format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
 }
 
 pub(super) fn delete(key: String) -> Op {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what goes between client and agent is not looked into; an upgraded connection is two streams joined.
 
+mod log_socket;
 mod node;
 mod pod;
 mod proxy;
@@ -43,7 +44,7 @@ pub async fn serve(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrad
         admit(server, call).await?;
     }
     match (call.request.def.plural, call.request.subresource.as_str()) {
-        ("pods", "log") => pod::log(server, call).await,
+        ("pods", "log") => pod::log(server, call, upgrade).await,
         ("pods", "exec" | "attach") => pod::run(server, call, upgrade).await,
         ("pods", "portforward") => pod::port_forward(server, call, upgrade, uri).await,
         ("nodes", "proxy") => proxy::node(server, call, upgrade, uri).await,

@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
-use super::{Answer, forward, node, passed_on};
+use super::{Answer, forward, log_socket, node, passed_on};
 use crate::request::Query;
 use crate::verbs::Call;
 use crate::{ApiServer, body};
@@ -86,8 +86,8 @@ fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &call.request.name, causes)) }
 }
 
-/// `pods/log`: text as it comes.
-pub async fn log(server: &ApiServer, call: &Call<'_>) -> Answer {
+/// `pods/log`: text as it comes, also as messages of a WebSocket.
+pub async fn log(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>) -> Answer {
     check_log_options(call)?;
     let pod = find(server, call)?;
     let request = call.request;
@@ -107,10 +107,10 @@ pub async fn log(server: &ApiServer, call: &Call<'_>) -> Answer {
     let stream = node::connect(server, &agent).await.map_err(message)?;
     let outgoing = Request::get(&path).header("host", agent.authority()).body(Full::default());
     let response = forward(stream, outgoing.map_err(|e| Status::internal(&e.to_string()))?, None).await?;
-    if response.status().is_success() {
-        return Ok(response);
+    if !response.status().is_success() {
+        return refused(response).await;
     }
-    refused(response).await
+    if log_socket::is_wanted(call.headers) { log_socket::answer(call.headers, upgrade, response) } else { Ok(response) }
 }
 
 /// An agent's refusal is text; clients of the API expect a Status.

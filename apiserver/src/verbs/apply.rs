@@ -72,7 +72,8 @@ impl ApiServer {
         }
         self.authorize(call.user, &call.attributes("create"))?;
         strategy::conform(request, &mut object)?;
-        self.insert(call, object, &mut warnings, Tracking::Done).await
+        let kept = object.clone();
+        self.insert(call, (object, &|| Ok(kept.clone())), &mut warnings, Tracking::Done).await
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{ApiServer, body, crd, devices, options, ownership, quota, services, 
 /// Attempts to find a free generated name.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
 
+/// Makes the object of a request once more.
+pub(crate) type Again<'a> = &'a (dyn Fn() -> Result<Value, Status> + Sync);
+
 impl ApiServer {
     /// Creates an object.
     pub(crate) async fn create(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -30,22 +33,32 @@ impl ApiServer {
         }
         let unknown = strategy::conform(call.request, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
-        let told = self.insert(call, object, &mut warnings, Tracking::Compare).await;
+        let again = || {
+            let mut object = call.object()?.value;
+            strategy::fit(call.request, &mut object)?;
+            strategy::conform(call.request, &mut object)?;
+            Ok(object)
+        };
+        let told = self.insert(call, (object, &again), &mut warnings, Tracking::Compare).await;
         told.map_err(|status| status.with_warnings(warnings))
     }
 
-    /// Stores a decoded object as a new one.
+    /// Stores a decoded object as a new one. What it was is made `again` for another attempt, which few need.
     pub(crate) async fn insert(
         &self,
         call: &Call<'_>,
-        object: Value,
+        (object, again): (Value, Again<'_>),
         warnings: &mut Vec<String>,
         tracking: Tracking,
     ) -> Result<Response<Body>, Status> {
         let (def, dry_run) = (call.request.def, call.dry_run()?);
         let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
+        let mut given = Some(object);
         for attempt in 1.. {
-            let mut candidate = object.clone();
+            let mut candidate = match given.take() {
+                Some(object) => object,
+                None => again()?,
+            };
             strategy::wipe_system_metadata(&mut candidate);
             strategy::complete(def, &mut candidate, None);
             if tracking == Tracking::Compare {
@@ -82,6 +95,10 @@ impl ApiServer {
                 Err(WriteError::Status(status)) if status.reason == RACE && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) if generated && attempt < GENERATE_NAME_ATTEMPTS => {}
                 Err(WriteError::Changed) => return Err(self.taken(call, &name)),
+                Err(WriteError::Status(status)) if status.code == 0 => {
+                    let why = "it was changed at the same moment";
+                    return Err(Status::conflict("", "namespaces", &call.request.namespace, why));
+                }
                 Err(WriteError::Status(status)) => return Err(status),
             }
         }

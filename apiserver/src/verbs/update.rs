@@ -55,7 +55,8 @@ impl ApiServer {
             if let Some(metadata) = object["metadata"].as_object_mut() {
                 metadata.remove("resourceVersion");
             }
-            return self.insert(call, object, &mut warnings, Tracking::Compare).await;
+            let kept = object.clone();
+            return self.insert(call, (object, &|| Ok(kept.clone())), &mut warnings, Tracking::Compare).await;
         }
         let object = self
             .change(call, &mut warnings, |old, revision| {

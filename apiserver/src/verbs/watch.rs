@@ -266,6 +266,20 @@ impl Shape {
                 Err(why) => error_event(media, &Status::internal(&why.to_string())),
             };
         }
+        let plain =
+            || keelson_machinery::conversion::version_annotations(&self.def.api_version(), self.def.kind).is_empty();
+        if format == Format::Metadata && media == Media::Json && self.converted.is_none() && plain() {
+            // Controllers watch the metadata of everything: the rest of an object is not read for them.
+            let mut out = Vec::with_capacity(1024);
+            let version = self.accepted.meta_version();
+            let head = format!(
+                "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{version}\",\"metadata\":"
+            );
+            out.extend_from_slice(head.as_bytes());
+            stored.write_metadata(revision, &mut out);
+            out.extend_from_slice(b"}}\n");
+            return out.into();
+        }
         let object = self.converted.as_ref().map_or_else(|| parse(kv), |request| request.value(kv));
         let converted = object.and_then(|mut object| {
             object["metadata"]["resourceVersion"] = revision.to_string().into();

@@ -171,7 +171,7 @@ impl Cluster {
 
     /// Processor time of all members, and the memory of the largest.
     pub fn usage(&self) -> Result<Usage> {
-        let mut sum = Usage { cpu: Duration::ZERO, rss_kib: 0 };
+        let mut sum = Usage::default();
         for child in self.children.iter().flatten() {
             let usage = usage(child.id())?;
             sum.cpu += usage.cpu;

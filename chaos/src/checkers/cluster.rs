@@ -33,7 +33,7 @@ fn name(fact: &Fact) -> String {
 /// A pod's node, phase, readiness and CPU.
 fn pod(fact: &Fact) -> Option<(&str, &str, bool, u64)> {
     match &fact.of {
-        Of::Pod { node, phase, ready, cpu } => Some((node, phase, *ready, *cpu)),
+        Of::Pod { node, phase, ready, cpu, .. } => Some((node, phase, *ready, *cpu)),
         _ => None,
     }
 }
@@ -80,9 +80,27 @@ fn fault(kind: &str, change: &Change, what: String) -> Option<Fault> {
     Some(Fault::new(kind, format!("at revision {}: {what}", change.revision)))
 }
 
-/// No pod is bound twice, and no node has more than it offers.
+/// No pod is bound twice, no node has more than it offers, and no port of a node has two pods.
 pub fn scheduling(changes: &[Change]) -> Verdict {
-    replay(changes, &[bound_twice, over_committed])
+    replay(changes, &[bound_twice, over_committed, port_shared])
+}
+
+/// The port of its host that a pod has, if it has one.
+fn port(fact: &Fact) -> Option<u64> {
+    match &fact.of {
+        Of::Pod { port, .. } => Some(*port).filter(|port| *port != 0),
+        _ => None,
+    }
+}
+
+fn port_shared(state: &State, change: &Change, _: Option<&Fact>) -> Option<Fault> {
+    let ((node, phase, ..), mine) = (pod(&change.fact)?, port(&change.fact)?);
+    if node.is_empty() || is_over(phase) || change.removed {
+        return None;
+    }
+    let here = |other: &&Fact| pod(other).is_some_and(|p| p.0 == node && !is_over(p.1)) && port(other) == Some(mine);
+    let other = state.of("pods").filter(here).find(|other| other.uid != change.fact.uid)?;
+    fault("port-shared", change, format!("{} and {} have port {mine} of node {node}", name(&change.fact), name(other)))
 }
 
 fn bound_twice(_: &State, change: &Change, before: Option<&Fact>) -> Option<Fault> {
@@ -323,8 +341,13 @@ mod tests {
     }
 
     fn pod_on(name: &str, uid: &str, node: &str, phase: &str, cpu: u64) -> Fact {
-        let of = Of::Pod { node: node.into(), phase: phase.into(), ready: phase == "Running", cpu };
+        let of = Of::Pod { node: node.into(), phase: phase.into(), ready: phase == "Running", cpu, port: 0 };
         fact("n", name, uid, of)
+    }
+
+    fn with_port(name: &str, node: &str, port: u64) -> Fact {
+        let of = Of::Pod { node: node.into(), phase: "Running".into(), ready: true, cpu: 0, port };
+        fact("n", name, name, of)
     }
 
     /// Changes in order: kind, whether it is a removal, the object.
@@ -379,6 +402,9 @@ mod tests {
                 ],
                 vec!["over-committed"],
             ),
+            ("a port", vec![put(with_port("p", "a", 80)), put(with_port("q", "b", 80))], vec![]),
+            ("two", vec![put(with_port("p", "a", 80)), put(with_port("q", "a", 81))], vec![]),
+            ("one port twice", vec![put(with_port("p", "a", 80)), put(with_port("q", "a", 80))], vec!["port-shared"]),
             (
                 "ended",
                 vec![node, put(pod_on("p", "1", "a", "Succeeded", 600)), put(pod_on("q", "2", "a", "Pending", 600))],

@@ -39,6 +39,8 @@ pub enum Of {
         ready: bool,
         /// CPU that it asks for, thousandths.
         cpu: u64,
+        /// The port of its host that its first container has; 0: none.
+        port: u64,
     },
     /// A node.
     Node {
@@ -142,6 +144,7 @@ fn of(plural: &str, object: &Value) -> Of {
                 phase: text(object, "/status/phase").into(),
                 ready: condition(object, "Ready"),
                 cpu: containers.into_iter().flatten().map(cpu).sum(),
+                port: number(object, "/spec/containers/0/ports/0/hostPort"),
             }
         }
         "nodes" => Of::Node {
@@ -192,13 +195,14 @@ mod tests {
         let pod = json!({
             "metadata": {"uid": "u", "name": "p", "namespace": "n", "deletionTimestamp": "x",
                 "ownerReferences": [{"kind": "Job", "uid": "j", "controller": true}]},
-            "spec": {"nodeName": "a", "containers": [{"resources": {"requests": {"cpu": "1500m"}}},
+            "spec": {"nodeName": "a", "containers": [
+                {"ports": [{"containerPort": 1, "hostPort": 80}], "resources": {"requests": {"cpu": "1500m"}}},
                 {"resources": {"requests": {"cpu": "1"}}}]},
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
         });
         let fact = reduce("pods", &pod);
         assert!(fact.going && fact.owner == "j" && fact.owner_kind == "Job");
-        assert_eq!(fact.of, Of::Pod { node: "a".into(), phase: "Running".into(), ready: true, cpu: 2500 });
+        assert_eq!(fact.of, Of::Pod { node: "a".into(), phase: "Running".into(), ready: true, cpu: 2500, port: 80 });
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, MetricIdentifier};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use keelson_client::{Client, Error};
 use keelson_machinery::quantity::Quantity;
 use serde_json::Value;
 
-use super::plan::Values;
+use super::plan::{Moments, Values};
 
 const JSON: &str = "application/json";
 
@@ -50,19 +51,35 @@ fn millis(value: &Value) -> Option<i64> {
     Quantity::parse(&text).ok().map(|q| q.millis())
 }
 
-/// What the pods use of a resource, all their containers or one.
+/// How a window of time is written: as Go writes durations.
+fn window(text: &str) -> Option<SignedDuration> {
+    text.parse::<SignedDuration>().ok()
+}
+
+/// From when on a sample was measured.
+fn since(pod: &Value) -> Option<Timestamp> {
+    let at: Timestamp = pod["timestamp"].as_str()?.parse().ok()?;
+    at.checked_sub(pod["window"].as_str().and_then(window).unwrap_or_default()).ok()
+}
+
+/// What the pods use of a resource, all their containers or one, and since when that was measured.
 pub async fn resource(
     client: &Client,
     namespace: &str,
     selector: &str,
     name: &str,
     container: Option<&str>,
-) -> Result<Values, String> {
+) -> Result<(Values, Moments), String> {
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods?labelSelector={}", encode(selector));
     let list = read(client, &path, "get pods.metrics.k8s.io").await.map_err(|e| {
         format!("unable to get metrics for resource {name}: unable to fetch metrics from resource metrics API: {e}")
     })?;
-    let mut values = Values::new();
+    if items(&list).is_empty() {
+        return Err(format!(
+            "unable to get metrics for resource {name}: no metrics returned from resource metrics API"
+        ));
+    }
+    let (mut values, mut moments) = (Values::new(), Moments::new());
     for pod in items(&list) {
         let containers = pod["containers"].as_array().into_iter().flatten();
         let chosen = containers.filter(|c| container.is_none_or(|wanted| c["name"] == wanted));
@@ -71,13 +88,11 @@ pub async fn resource(
         if let (Some(total), Some(pod)) = (total, pod["metadata"]["name"].as_str()) {
             values.insert(pod.to_owned(), total);
         }
+        if let (Some(since), Some(pod)) = (since(pod), pod["metadata"]["name"].as_str()) {
+            moments.insert(pod.to_owned(), since);
+        }
     }
-    if values.is_empty() {
-        return Err(format!(
-            "unable to get metrics for resource {name}: no metrics returned from resource metrics API"
-        ));
-    }
-    Ok(values)
+    Ok((values, moments))
 }
 
 /// A metric that each pod has.
@@ -120,11 +135,15 @@ pub async fn object(
         encode(&text_of(metric.selector.as_ref()))
     );
     let what = format!("get {resource}.custom.metrics.k8s.io {}", described.name);
-    let list = read(client, &path, &what).await.map_err(|e| {
-        format!("unable to get metric {}: unable to fetch metrics from custom metrics API: {e}", metric.name)
-    })?;
+    // The order of the words is upstream's.
+    let refuse = |why: String| {
+        format!("unable to get metric {}: {} on {namespace} {}/{why}", metric.name, described.kind, described.name)
+    };
+    let list = read(client, &path, &what)
+        .await
+        .map_err(|e| refuse(format!("unable to fetch metrics from custom metrics API: {e}")))?;
     let found = items(&list).first().and_then(|item| millis(&item["value"]));
-    found.ok_or_else(|| format!("unable to get metric {}: no value returned from custom metrics API", metric.name))
+    found.ok_or_else(|| refuse("no value returned from custom metrics API".into()))
 }
 
 /// A metric of something outside: the sum of its series.
@@ -135,17 +154,15 @@ pub async fn external(client: &Client, namespace: &str, metric: &MetricIdentifie
         encode(&text_of(metric.selector.as_ref()))
     );
     let what = format!("get {}.external.metrics.k8s.io", metric.name);
-    let list = read(client, &path, &what).await.map_err(|e| {
-        format!(
-            "unable to get external metric {namespace}/{}: unable to fetch metrics from external metrics API: {e}",
-            metric.name
-        )
-    })?;
+    let refuse = |why: &str| {
+        let selector = crate::owners::shown(metric.selector.as_ref());
+        format!("unable to get external metric {namespace}/{}/{selector}: {why}", metric.name)
+    };
+    let list = read(client, &path, &what)
+        .await
+        .map_err(|e| refuse(&format!("unable to fetch metrics from external metrics API: {e}")))?;
     if items(&list).is_empty() {
-        return Err(format!(
-            "unable to get external metric {namespace}/{}: no metrics returned from external metrics API",
-            metric.name
-        ));
+        return Err(refuse("no metrics returned from external metrics API"));
     }
     Ok(items(&list).iter().filter_map(|item| millis(&item["value"])).sum())
 }
@@ -163,5 +180,17 @@ mod tests {
         assert_eq!(text_of(Some(&given)), "a=b,c in (d,e),!f");
         assert_eq!(text_of(None), "");
         assert_eq!(encode("a in (b,c)"), "a%20in%20%28b%2Cc%29");
+    }
+
+    #[test]
+    fn samples_have_a_beginning() {
+        for (sample, expected) in [
+            (json!({"timestamp": "2026-01-01T00:01:00Z", "window": "30s"}), Some("2026-01-01T00:00:30Z")),
+            (json!({"timestamp": "2026-01-01T00:01:00Z", "window": "1m0.5s"}), Some("2025-12-31T23:59:59.5Z")),
+            (json!({"timestamp": "2026-01-01T00:01:00Z"}), Some("2026-01-01T00:01:00Z")),
+            (json!({"window": "30s"}), None),
+        ] {
+            assert_eq!(since(&sample), expected.map(|at| at.parse().unwrap()), "{sample}");
+        }
     }
 }

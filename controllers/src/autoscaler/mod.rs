@@ -1,32 +1,29 @@
 //! HorizontalPodAutoscalers: as many replicas as metrics ask for.
 
+mod measure;
 mod metrics;
 mod plan;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition,
-    HorizontalPodAutoscalerSpec, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus,
-    PodsMetricStatus, ResourceMetricStatus,
+    HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerSpec, MetricStatus,
 };
-use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::discovery;
-use keelson_client::{Error, Key};
-use keelson_machinery::quantity::Quantity;
+use keelson_client::informer::key;
+use keelson_client::{Change, Error, Key};
 use keelson_machinery::selector::LabelSelector;
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::pods;
-use crate::runtime::{Keys, Outcome, watch_own};
-use plan::{Memory, Tolerance, Values};
+use crate::runtime::{Keys, Outcome, watch_with};
+use measure::{Asked, Refusal};
+use plan::Memory;
 
 const COMPONENT: &str = "horizontal-pod-autoscaler";
 /// How often each is looked at.
@@ -38,7 +35,13 @@ const REMEMBERED: usize = 65_536;
 static MEMORIES: LazyLock<Mutex<HashMap<String, Memory>>> = LazyLock::new(Mutex::default);
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
-    watch_own(&context.cache.autoscalers, queue);
+    watch_with(&context.cache.autoscalers, queue, |change: &Change<HorizontalPodAutoscaler>| {
+        // What is written into the status is no reason for another look: sizes need their time to have an effect.
+        let spec =
+            |o: &Option<Arc<HorizontalPodAutoscaler>>| o.as_ref().map(|o| (o.metadata.uid.clone(), o.spec.clone()));
+        let same = spec(&change.old) == spec(&change.new);
+        change.object().filter(|_| !same).map(|o| key(&**o)).into_iter().collect()
+    });
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
@@ -72,16 +75,6 @@ impl Target {
         self.scale["status"]["replicas"].as_i64().unwrap_or(0) as i32
     }
 }
-
-/// What a metric asks for.
-struct Asked {
-    size: i32,
-    what: String,
-    status: MetricStatus,
-}
-
-/// Why a metric asks for nothing: reason and message.
-type Refusal = (&'static str, String);
 
 /// One look at an autoscaler.
 struct Look<'a> {
@@ -149,23 +142,25 @@ impl Look<'_> {
         let message = "the HPA controller was able to get the target's current scale";
         self.set("AbleToScale", true, "SucceededGetScale", message);
         let (spec, current) = (self.spec(), target.wanted());
-        self.changed.status.get_or_insert_default().current_replicas = Some(target.present());
+        self.remember(|memory, now| memory.begin(current, now));
+        let status = self.changed.status.get_or_insert_default();
+        status.current_replicas = Some(current);
+        status.current_metrics = None;
         let minimum = spec.min_replicas.unwrap_or(1);
         let (wanted, why) = if current == 0 && minimum != 0 {
             let message = "scaling is disabled since the replica count of the target is zero";
             self.set("ScalingActive", false, "ScalingDisabled", message);
-            self.changed.status.get_or_insert_default().desired_replicas = 0;
-            return Ok(());
+            (0, String::new())
         } else if current > spec.max_replicas {
             (spec.max_replicas, "Current number of replicas above Spec.MaxReplicas".to_owned())
         } else if current < minimum {
             (minimum, "Current number of replicas below Spec.MinReplicas".to_owned())
         } else {
             match self.ask(scaler, &target).await {
-                Some(found) => found,
-                None => {
+                Ok(found) => found,
+                Err(why) => {
                     // The size stays as it is.
-                    self.changed.status.get_or_insert_default().desired_replicas = current;
+                    recorder.warning(scaler, "FailedComputeMetricsReplicas", why);
                     return Ok(());
                 }
             }
@@ -173,9 +168,46 @@ impl Look<'_> {
         self.resize(scaler, &target, wanted, why).await
     }
 
-    /// The size that the metrics ask for, within limits.
-    async fn ask(&mut self, scaler: &HorizontalPodAutoscaler, target: &Target) -> Option<(i32, String)> {
+    /// Why the pods of the target cannot be told from those of others: reason and message.
+    fn unclear(&self, target: &Target) -> Option<(&'static str, String)> {
+        if let Err(error) = LabelSelector::parse(&target.selector) {
+            let why = format!("couldn't convert selector into a corresponding internal selector object: {error}");
+            return Some(("InvalidSelector", why));
+        }
+        self.remember(|memory, _| memory.selector.clone_from(&target.selector));
+        let pods = self.pods(target);
+        let namespace = self.namespace();
+        let mut others = Vec::new();
+        for scaler in self.context.cache.autoscalers.in_namespace(&namespace) {
+            let uid = scaler.metadata.uid.as_deref().unwrap_or_default();
+            let selector = MEMORIES.lock().get(uid).map(|m| m.selector.clone()).filter(|s| !s.is_empty());
+            let Some(selector) = selector.and_then(|s| LabelSelector::parse(&s).ok()) else { continue };
+            if pods.iter().any(|p| selector.matches(|key| p.metadata.labels.as_ref()?.get(key).map(String::as_str))) {
+                others.push(format!("{namespace}/{}", scaler.metadata.name.as_deref().unwrap_or_default()));
+            }
+        }
+        others.sort();
+        (others.len() > 1).then(|| {
+            let others = others.join(" ");
+            let why = format!("pods by selector {} are controlled by multiple HPAs: [{others}]", target.selector);
+            ("AmbiguousSelector", why)
+        })
+    }
+
+    /// The size that the metrics ask for, within limits, and why; or why there is none.
+    async fn ask(&mut self, scaler: &HorizontalPodAutoscaler, target: &Target) -> Result<(i32, String), String> {
         let (spec, current) = (self.spec(), target.wanted());
+        let recorder = self.context.recorder(COMPONENT);
+        if target.selector.is_empty() {
+            recorder.warning(scaler, "SelectorRequired", "selector is required");
+            self.set("ScalingActive", false, "InvalidSelector", "the HPA target's scale is missing a selector");
+            return Err("selector is required".into());
+        }
+        if let Some((reason, why)) = self.unclear(target) {
+            recorder.warning(scaler, reason, why.clone());
+            self.set("ScalingActive", false, reason, why.clone());
+            return Err(why);
+        }
         let (mut best, mut statuses, mut refusals): (Option<Asked>, Vec<MetricStatus>, Vec<Refusal>) =
             (None, Vec::new(), Vec::new());
         for metric in spec.metrics.iter().flatten() {
@@ -186,32 +218,37 @@ impl Look<'_> {
                         best = Some(asked);
                     }
                 }
-                Err(refusal) => refusals.push(refusal),
+                Err(refusal) => {
+                    recorder.warning(scaler, refusal.reason, refusal.why.clone());
+                    statuses.push(MetricStatus::default());
+                    refusals.push(refusal);
+                }
             }
         }
-        self.changed.status.get_or_insert_default().current_metrics = (!statuses.is_empty()).then_some(statuses);
-        let recorder = self.context.recorder(COMPONENT);
-        let blind = best.is_none() || (!refusals.is_empty() && best.as_ref().is_some_and(|b| b.size < current));
-        if let Some((reason, why)) = refusals.first().filter(|_| blind) {
-            // Nothing is taken away while something is not known.
-            recorder.warning(scaler, reason, why.clone());
-            let message = format!("the HPA was unable to compute the replica count: {why}");
-            recorder.warning(scaler, "FailedComputeMetricsReplicas", format!("invalid metrics: {why}"));
-            self.set("ScalingActive", false, reason, message);
-            return None;
-        }
-        let best = best?;
+        let (asked, refused) = (statuses.len(), refusals.len());
+        self.changed.status.get_or_insert_default().current_metrics = Some(statuses);
+        // Nothing is taken away while something is not known.
+        let best = best.filter(|best| refusals.is_empty() || best.size >= current);
+        let Some(best) = best else {
+            let Some(first) = refusals.into_iter().next() else { return Err("there are no metrics".into()) };
+            let message = format!("the HPA was unable to compute the replica count: {}", first.why);
+            self.set("ScalingActive", false, first.reason, message);
+            return Err(format!(
+                "invalid metrics ({refused} invalid out of {asked}), first error is: {}{}",
+                first.context, first.why
+            ));
+        };
         let message = format!("the HPA was able to successfully calculate a replica count from {}", best.what);
         self.set("ScalingActive", true, "ValidMetricFound", message);
         let limited = self.remember(|memory, now| memory.limit(&spec, current, best.size, now));
         self.set("AbleToScale", true, limited.able.0, limited.able.1);
         self.set("ScalingLimited", limited.limited.0, limited.limited.1.0, limited.limited.1.1);
-        let why = if limited.size > current {
+        let why = if best.size > current {
             format!("{} above target", best.what)
         } else {
             "All metrics below target".to_owned()
         };
-        Some((limited.size, why))
+        Ok((limited.size, why))
     }
 
     fn remember<T>(&self, work: impl FnOnce(&mut Memory, k8s_openapi::jiff::Timestamp) -> T) -> T {
@@ -253,192 +290,5 @@ impl Look<'_> {
         }
         self.changed.status.get_or_insert_default().desired_replicas = wanted;
         Ok(())
-    }
-
-    fn pods(&self, target: &Target) -> Vec<Arc<Pod>> {
-        let Ok(selector) = LabelSelector::parse(&target.selector) else { return Vec::new() };
-        let mut pods = self.context.cache.pods.in_namespace(&self.namespace());
-        pods.retain(|p| selector.matches(|key| p.metadata.labels.as_ref()?.get(key).map(String::as_str)));
-        pods
-    }
-
-    /// What one metric asks for.
-    async fn measure(&self, metric: &MetricSpec, target: &Target) -> Result<Asked, Refusal> {
-        let (client, namespace) = (&self.context.client, self.namespace());
-        if let Some(source) = &metric.resource {
-            let values = metrics::resource(client, &namespace, &target.selector, &source.name, None).await;
-            return self.resource(metric, target, values, &source.name, None, &source.target);
-        }
-        if let Some(source) = &metric.container_resource {
-            let only = Some(source.container.as_str());
-            let values = metrics::resource(client, &namespace, &target.selector, &source.name, only).await;
-            return self.resource(metric, target, values, &source.name, only, &source.target);
-        }
-        if let Some(source) = &metric.pods {
-            let reason = "FailedGetPodsMetric";
-            let mut values = metrics::pods(client, &namespace, &target.selector, &source.metric)
-                .await
-                .map_err(|e| (reason, format!("failed to get pods metric value: {e}")))?;
-            let groups = plan::group(&self.pods(target), &mut values, false, self.now.0);
-            let wanted = amount(source.target.average_value.as_ref());
-            let tolerance = Tolerance::of(&self.spec());
-            let (size, _, average) = plan::by_pods(target.wanted(), &values, &groups, None, wanted, tolerance)
-                .map_err(|e| (reason, format!("failed to get pods metric value: {e}")))?;
-            let current = MetricValueStatus { average_value: Some(text(average)), ..MetricValueStatus::default() };
-            let status = MetricStatus {
-                type_: metric.type_.clone(),
-                pods: Some(PodsMetricStatus { metric: source.metric.clone(), current }),
-                ..MetricStatus::default()
-            };
-            return Ok(Asked { size, what: format!("pods metric {}", source.metric.name), status });
-        }
-        self.outside(metric, target).await
-    }
-
-    fn resource(
-        &self,
-        metric: &MetricSpec,
-        target: &Target,
-        values: Result<Values, String>,
-        name: &str,
-        container: Option<&str>,
-        goal: &MetricTarget,
-    ) -> Result<Asked, Refusal> {
-        let reason = if container.is_some() { "FailedGetContainerResourceMetric" } else { "FailedGetResourceMetric" };
-        let utilization = goal.average_utilization.is_some();
-        let what = if utilization { "utilization" } else { "usage" };
-        let refuse = |e: String| (reason, format!("failed to get {name} {what}: {e}"));
-        let mut values = values.map_err(refuse)?;
-        let pods = self.pods(target);
-        let groups = plan::group(&pods, &mut values, name == "cpu", self.now.0);
-        let requests = if utilization { Some(requests(&pods, name, container).map_err(refuse)?) } else { None };
-        let wanted = goal.average_utilization.map_or_else(|| amount(goal.average_value.as_ref()), i64::from);
-        let tolerance = Tolerance::of(&self.spec());
-        let (size, percent, average) =
-            plan::by_pods(target.wanted(), &values, &groups, requests.as_ref(), wanted, tolerance).map_err(refuse)?;
-        let current = MetricValueStatus {
-            average_utilization: utilization.then_some(percent as i32),
-            average_value: Some(text(average)),
-            value: None,
-        };
-        let mut status = MetricStatus { type_: metric.type_.clone(), ..MetricStatus::default() };
-        match container {
-            Some(container) => {
-                status.container_resource =
-                    Some(ContainerResourceMetricStatus { container: container.into(), name: name.into(), current });
-            }
-            None => status.resource = Some(ResourceMetricStatus { name: name.into(), current }),
-        }
-        let of_what = if utilization { "resource utilization (percentage of request)" } else { "resource" };
-        Ok(Asked { size, what: format!("{name} {of_what}"), status })
-    }
-
-    /// Metrics of other objects and of things outside.
-    async fn outside(&self, metric: &MetricSpec, target: &Target) -> Result<Asked, Refusal> {
-        let (client, namespace) = (&self.context.client, self.namespace());
-        let (usage, goal, what, mut status) = if let Some(source) = &metric.object {
-            let refuse = |e: String| ("FailedGetObjectMetric", format!("failed to get object metric value: {e}"));
-            let described = &source.described_object;
-            let version = described.api_version.clone().unwrap_or_default();
-            let (group, _) = version.rsplit_once('/').unwrap_or(("", &version));
-            let (resources, _) = discovery::resources(client).await.map_err(|e| refuse(e.to_string()))?;
-            let resource = resources.iter().find(|r| r.group == group && r.kind == described.kind);
-            let resource = resource.map(|r| r.qualified().trim_end_matches('.').to_owned());
-            let resource = resource.ok_or_else(|| refuse(format!("no kind {} is known", described.kind)))?;
-            let usage =
-                metrics::object(client, &namespace, &resource, described, &source.metric).await.map_err(refuse)?;
-            let object = ObjectMetricStatus {
-                described_object: described.clone(),
-                metric: source.metric.clone(),
-                current: MetricValueStatus::default(),
-            };
-            let status = MetricStatus { object: Some(object), ..MetricStatus::default() };
-            (usage, &source.target, format!("{} metric {}", described.kind, source.metric.name), status)
-        } else if let Some(source) = &metric.external {
-            let refuse = |e: String| ("FailedGetExternalMetric", format!("failed to get external metric: {e}"));
-            let usage = metrics::external(client, &namespace, &source.metric).await.map_err(refuse)?;
-            let external =
-                ExternalMetricStatus { metric: source.metric.clone(), current: MetricValueStatus::default() };
-            let status = MetricStatus { external: Some(external), ..MetricStatus::default() };
-            (usage, &source.target, format!("external metric {}", source.metric.name), status)
-        } else {
-            return Err(("InvalidMetricSourceType", format!("unknown metric source type {:?}", metric.type_)));
-        };
-        let each = goal.average_value.is_some();
-        let wanted = amount(goal.average_value.as_ref().or(goal.value.as_ref()));
-        let ready = self.pods(target).iter().filter(|p| pods::is_ready(p)).count();
-        let tolerance = Tolerance::of(&self.spec());
-        let size = plan::by_value(target.wanted(), ready, usage, wanted, each, tolerance);
-        let current = if each {
-            let average = usage / i64::from(target.present().max(1));
-            MetricValueStatus { average_value: Some(text(average)), ..MetricValueStatus::default() }
-        } else {
-            MetricValueStatus { value: Some(text(usage)), ..MetricValueStatus::default() }
-        };
-        status.type_ = metric.type_.clone();
-        if let Some(object) = &mut status.object {
-            object.current = current.clone();
-        }
-        if let Some(external) = &mut status.external {
-            external.current = current;
-        }
-        Ok(Asked { size, what, status })
-    }
-}
-
-fn amount(quantity: Option<&Text>) -> i64 {
-    quantity.and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.millis())
-}
-
-fn text(millis: i64) -> Text {
-    Text(Quantity::from_millis(millis).to_string())
-}
-
-/// What the pods request of a resource, in thousandths: all containers that go on running, or one.
-fn requests(pods: &[Arc<Pod>], name: &str, container: Option<&str>) -> Result<Values, String> {
-    let mut all = BTreeMap::new();
-    for pod in pods {
-        let pod_name = pod.metadata.name.clone().unwrap_or_default();
-        let spec = pod.spec.as_ref();
-        let sidecars = spec.iter().flat_map(|s| s.init_containers.iter().flatten());
-        let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let containers = spec.iter().flat_map(|s| &s.containers).chain(sidecars);
-        let chosen: Vec<&Container> = containers.filter(|c| container.is_none_or(|n| c.name == n)).collect();
-        if chosen.is_empty() && container.is_some() {
-            let container = container.unwrap_or_default();
-            return Err(format!("container {container} not found in Pod {pod_name}"));
-        }
-        let mut total = 0;
-        for container in chosen {
-            let request = container.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(name));
-            let Some(request) = request else {
-                return Err(format!("missing request for {name} in container {} of Pod {pod_name}", container.name));
-            };
-            total += amount(Some(request));
-        }
-        all.insert(pod_name, total);
-    }
-    Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn requests_of_pods() {
-        let pod: Arc<Pod> = Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
-                "containers": [{"name": "a", "resources": {"requests": {"cpu": "250m"}}}, {"name": "b", "resources": {"requests": {"cpu": 1}}}],
-                "initContainers": [{"name": "once"}, {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1m"}}}]}}))
-            .unwrap(),
-        );
-        let pods = [pod];
-        let of = |name: &str, container| requests(&pods, name, container).map(|r| r["p"]);
-        assert_eq!(of("cpu", None), Ok(1251));
-        assert_eq!(of("cpu", Some("a")), Ok(250));
-        assert_eq!(of("memory", None), Err("missing request for memory in container a of Pod p".into()));
-        assert_eq!(of("cpu", Some("x")), Err("container x not found in Pod p".into()));
     }
 }

@@ -1,6 +1,5 @@
 //! Decides how many replicas metrics ask for, and how fast the size may follow.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -43,6 +42,8 @@ const WITHIN: Why = ("DesiredWithinRange", "the desired count is within the acce
 
 /// One pod's value, in thousandths.
 pub type Values = BTreeMap<String, i64>;
+/// Since when one pod's value was measured.
+pub type Moments = BTreeMap<String, Timestamp>;
 
 /// How pods count.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,8 +53,9 @@ pub struct Groups {
     pub missing: Vec<String>,
 }
 
-/// Sorts pods by whether their values count; those that do not are taken out of `values`.
-pub fn group(pods: &[Arc<Pod>], values: &mut Values, cpu: bool, now: Timestamp) -> Groups {
+/// Sorts pods by whether their values count; those that do not are taken out of `values`. `cpu` has the moments from which
+/// values of processor time were measured: what a pod uses while it starts says nothing.
+pub fn group(pods: &[Arc<Pod>], values: &mut Values, cpu: Option<&Moments>, now: Timestamp) -> Groups {
     let mut groups = Groups::default();
     for pod in pods {
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -64,7 +66,7 @@ pub fn group(pods: &[Arc<Pod>], values: &mut Values, cpu: bool, now: Timestamp) 
             groups.unready.push(name);
         } else if !values.contains_key(&name) {
             groups.missing.push(name);
-        } else if cpu && is_starting(pod, now) {
+        } else if cpu.is_some_and(|since| is_starting(pod, since.get(&name), now)) {
             values.remove(&name);
             groups.unready.push(name);
         } else {
@@ -74,19 +76,32 @@ pub fn group(pods: &[Arc<Pod>], values: &mut Values, cpu: bool, now: Timestamp) 
     groups
 }
 
-fn is_starting(pod: &Pod, now: Timestamp) -> bool {
+fn is_starting(pod: &Pod, since: Option<&Timestamp>, now: Timestamp) -> bool {
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
     let (Some(started), Some(ready)) = (started, pods::condition(pod, "Ready")) else { return true };
-    if ready.status == "True" {
-        return false;
-    }
     let within = |span: SignedDuration, at: Timestamp| started.checked_add(span).is_ok_and(|end| end > at);
-    let changed = ready.last_transition_time.as_ref().map_or(now, |t| t.0);
-    within(CPU_INITIALIZATION, now) || within(INITIAL_READINESS, changed)
+    let changed = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    if within(CPU_INITIALIZATION, now) {
+        return ready.status == "False" || since.is_some_and(|since| *since < changed);
+    }
+    ready.status == "False" && within(INITIAL_READINESS, changed)
 }
 
 fn ceil(value: f64) -> i32 {
     value.ceil().clamp(0.0, f64::from(i32::MAX)) as i32
+}
+
+/// The values beside their target: ratio, percentage of the requests, average. `None` if no pod with a request has one.
+fn share(values: &Values, requests: Option<&Values>, target: i64) -> Option<(f64, i64, i64)> {
+    let target = target.max(1) as f64;
+    let Some(requests) = requests else {
+        let average = values.values().sum::<i64>() / values.len().max(1) as i64;
+        return Some((average as f64 / target, 0, average));
+    };
+    let known = values.iter().filter_map(|(name, value)| Some((*value, *requests.get(name)?)));
+    let (total, wanted, count) = known.fold((0, 0, 0), |(t, w, n), (value, request)| (t + value, w + request, n + 1));
+    let percent = total.checked_mul(100)?.checked_div(wanted)?;
+    Some((percent as f64 / target, percent, total / count))
 }
 
 /// The size for values of pods. `target` is each pod's in thousandths, or a percentage of `requests`. Gives also the
@@ -99,22 +114,11 @@ pub fn by_pods(
     target: i64,
     tolerance: Tolerance,
 ) -> Result<(i32, i64, i64), String> {
-    let share = |values: &Values| -> (f64, i64, i64) {
-        let total: i64 = values.values().sum();
-        let count = values.len().max(1) as i64;
-        match requests {
-            Some(requests) => {
-                let wanted: i64 = values.keys().filter_map(|name| requests.get(name)).sum();
-                let percent = if wanted == 0 { 0 } else { total * 100 / wanted };
-                (percent as f64 / target.max(1) as f64, percent, total / count)
-            }
-            None => ((total / count) as f64 / target.max(1) as f64, 0, total / count),
-        }
-    };
+    let share = |values: &Values| share(values, requests, target);
     if values.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".into());
     }
-    let (ratio, percent, average) = share(values);
+    let (ratio, percent, average) = share(values).ok_or("no metrics returned matched known pods")?;
     let growing = ratio > 1.0;
     let rebalance = !groups.unready.is_empty() && growing;
     if groups.missing.is_empty() && !rebalance {
@@ -128,12 +132,15 @@ pub fn by_pods(
             Some(requests) => requests.get(name).copied().unwrap_or(0) * target.max(100) / 100,
             None => target,
         };
-        all.insert(name.clone(), if ratio < 1.0 { full } else { 0 });
+        // Exactly at the target, unknown pods count as idle only where there are no requests, as upstream has it.
+        if ratio != 1.0 || requests.is_none() {
+            all.insert(name.clone(), if ratio < 1.0 { full } else { 0 });
+        }
     }
     if rebalance {
         all.extend(groups.unready.iter().map(|name| (name.clone(), 0)));
     }
-    let (second, ..) = share(&all);
+    let (second, ..) = share(&all).ok_or("no metrics returned matched known pods")?;
     let reversed = (ratio < 1.0 && second > 1.0) || (growing && second < 1.0);
     if tolerance.allows(second) || reversed {
         return Ok((current, percent, average));
@@ -143,15 +150,21 @@ pub fn by_pods(
     Ok((if against { current } else { size }, percent, average))
 }
 
-/// The size for one value of something else: as a whole, or for each replica.
-pub fn by_value(current: i32, ready: usize, usage: i64, target: i64, each: bool, tolerance: Tolerance) -> i32 {
-    let target = target.max(1) as f64;
-    if each {
-        let ratio = usage as f64 / (target * f64::from(current.max(1)));
-        return if tolerance.allows(ratio) { current } else { ceil(usage as f64 / target) };
+/// The size for one value of something else, for `wanted` replicas of which `ready` are.
+pub fn by_value(wanted: i32, ready: usize, usage: i64, target: i64, tolerance: Tolerance) -> i32 {
+    let ratio = usage as f64 / target.max(1) as f64;
+    match wanted {
+        0 => ceil(ratio),
+        _ if tolerance.allows(ratio) => wanted,
+        _ => ceil(ratio * ready as f64),
     }
-    let ratio = usage as f64 / target;
-    if tolerance.allows(ratio) { current } else { ceil(ratio * ready as f64) }
+}
+
+/// The size for a value that is shared by the `present` replicas, and the share of each.
+pub fn by_share(present: i32, usage: i64, target: i64, tolerance: Tolerance) -> (i32, i64) {
+    let (target, replicas) = (target.max(1) as f64, f64::from(present));
+    let size = if tolerance.allows(usage as f64 / (target * replicas)) { present } else { ceil(usage as f64 / target) };
+    (size, if present > 0 { (usage as f64 / replicas).ceil() as i64 } else { usage })
 }
 
 /// How far from the target is near enough, upwards and downwards.
@@ -182,6 +195,8 @@ impl Tolerance {
 /// What an autoscaler remembers.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    /// The selector of its target's pods.
+    pub selector: String,
     /// Sizes that metrics asked for.
     recommended: Vec<(Timestamp, i32)>,
     /// By how much it changed the size.
@@ -208,7 +223,14 @@ impl Memory {
 
     fn since<'a>(list: &'a [(Timestamp, i32)], seconds: i32, now: Timestamp) -> impl Iterator<Item = i32> + 'a {
         let start = now.checked_sub(SignedDuration::from_secs(seconds.into())).unwrap_or(now);
-        list.iter().filter(move |(at, _)| *at >= start).map(|(_, n)| *n)
+        list.iter().filter(move |(at, _)| *at > start).map(|(_, n)| *n)
+    }
+
+    /// The size that is found first counts as one that was asked for: nothing is taken away at first sight.
+    pub fn begin(&mut self, current: i32, now: Timestamp) {
+        if self.recommended.is_empty() {
+            self.recommended.push((now, current));
+        }
     }
 
     fn recommend(&mut self, wanted: i32, now: Timestamp) {
@@ -226,8 +248,8 @@ impl Memory {
         wanted: i32,
         now: Timestamp,
     ) -> Limited {
+        let stable = Self::since(&self.recommended, DOWN_WINDOW_SECONDS, now).fold(wanted, i32::max);
         self.recommend(wanted, now);
-        let stable = Self::since(&self.recommended, DOWN_WINDOW_SECONDS, now).max().unwrap_or(wanted);
         let able = if stable == wanted { READY } else { DOWN_STABILIZED };
         let ceiling = current.saturating_mul(2).max(SIMPLE_CEILING);
         let minimum = spec.min_replicas.unwrap_or(1);
@@ -245,19 +267,21 @@ impl Memory {
     pub fn limit(&mut self, spec: &HorizontalPodAutoscalerSpec, current: i32, wanted: i32, now: Timestamp) -> Limited {
         let Some(behavior) = spec.behavior.clone() else { return self.limit_simply(spec, current, wanted, now) };
         let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
-        self.recommend(wanted, now);
         let down_window = down.stabilization_window_seconds.unwrap_or(DOWN_WINDOW_SECONDS);
         let up_window = up.stabilization_window_seconds.unwrap_or(0);
-        let most = Self::since(&self.recommended, down_window, now).max().unwrap_or(wanted);
-        let least = Self::since(&self.recommended, up_window, now).min().unwrap_or(wanted);
+        let most = Self::since(&self.recommended, down_window, now).fold(wanted, i32::max);
+        let least = Self::since(&self.recommended, up_window, now).fold(wanted, i32::min);
+        self.recommend(wanted, now);
         let stable = current.max(least).min(most);
-        let able = match stable.cmp(&wanted) {
-            Ordering::Less => UP_STABILIZED,
-            Ordering::Greater => DOWN_STABILIZED,
-            Ordering::Equal => READY,
+        let able = match stable == wanted {
+            true => READY,
+            false if wanted >= current => UP_STABILIZED,
+            false => DOWN_STABILIZED,
         };
         let (minimum, maximum) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
-        let (ceiling, floor) = (self.ceiling(&up, current, now), self.floor(&down, current, now));
+        // Changes that were made lately may be more than the rules allow now: that is no reason to undo them.
+        let (ceiling, floor) =
+            (self.ceiling(&up, current, now).max(current), self.floor(&down, current, now).min(current));
         let (size, why) = if stable > current && stable > ceiling.min(maximum) {
             if ceiling < maximum { (ceiling, UP_LIMIT) } else { (maximum, TOO_MANY) }
         } else if stable < current && stable < floor.max(minimum) {
@@ -279,8 +303,7 @@ impl Memory {
     fn ceiling(&self, rules: &HPAScalingRules, current: i32, now: Timestamp) -> i32 {
         let limits =
             Self::policies(rules, &[("Pods", 4), ("Percent", 100)]).into_iter().map(|(kind, value, period)| {
-                let added: i32 = Self::since(&self.changed, period, now).filter(|n| *n > 0).sum();
-                let start = current - added;
+                let start = current - Self::since(&self.changed, period, now).sum::<i32>();
                 match kind.as_str() {
                     "Percent" => ceil(f64::from(start) * (1.0 + f64::from(value) / 100.0)),
                     _ => start.saturating_add(value),
@@ -295,8 +318,7 @@ impl Memory {
 
     fn floor(&self, rules: &HPAScalingRules, current: i32, now: Timestamp) -> i32 {
         let limits = Self::policies(rules, &[("Percent", 100)]).into_iter().map(|(kind, value, period)| {
-            let removed: i32 = Self::since(&self.changed, period, now).filter(|n| *n < 0).sum();
-            let start = current - removed;
+            let start = current - Self::since(&self.changed, period, now).sum::<i32>();
             match kind.as_str() {
                 "Percent" => (f64::from(start) * (1.0 - f64::from(value) / 100.0)).floor().max(0.0) as i32,
                 _ => (start - value).max(0),
@@ -337,6 +359,8 @@ mod tests {
             ("half the target", &[("a", 250), ("b", 250)], &[], &[], (1, 25)),
             ("new ones count as idle", &[("a", 1000), ("b", 1000)], &["c"], &[], (4, 100)),
             ("unknown ones count as busy", &[("a", 100)], &[], &["b"], (2, 10)),
+            ("unknown ones beside one at the target", &[("a", 500)], &[], &["b"], (2, 50)),
+            ("values of strangers do not count", &[("a", 500), ("x", 9000)], &[], &[], (2, 50)),
         ] {
             let used = values(used);
             let groups = Groups { ready: used.len(), unready: unready(unready_pods), missing: unready(missing) };
@@ -344,9 +368,17 @@ mod tests {
             assert_eq!((size, percent), expected, "{what}");
         }
         assert!(by_pods(2, &Values::new(), &Groups::default(), None, 50, tolerance).is_err());
-        assert_eq!(by_value(2, 2, 30_000, 10_000, false, tolerance), 6);
-        assert_eq!(by_value(2, 2, 30_000, 10_000, true, tolerance), 3);
-        assert_eq!(by_value(3, 3, 30_000, 10_000, true, tolerance), 3);
+        assert!(by_pods(2, &values(&[("x", 1)]), &Groups::default(), Some(&requests), 50, tolerance).is_err());
+        for (wanted, ready, usage, expected) in
+            [(2, 2, 30_000, 6), (2, 1, 30_000, 3), (3, 1, 10_500, 3), (0, 0, 25_000, 3)]
+        {
+            assert_eq!(by_value(wanted, ready, usage, 10_000, tolerance), expected, "{wanted} {ready} {usage}");
+        }
+        for (present, usage, expected) in
+            [(2, 30_000, (3, 15_000)), (3, 30_000, (3, 10_000)), (3, 30_001, (3, 10_001)), (0, 15_000, (2, 15_000))]
+        {
+            assert_eq!(by_share(present, usage, 10_000, tolerance), expected, "{present} {usage}");
+        }
     }
 
     #[test]
@@ -372,6 +404,31 @@ mod tests {
         memory.note(-1, at(0));
         assert_eq!(limited(&mut memory, &slow, 4, 2, 30), (4, "ScaleDownLimit"));
         assert_eq!(limited(&mut memory, &slow, 4, 9, 31), (4, "ScaleUpLimit"));
+        let steps =
+            spec(json!({"behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
+            "scaleDown": {"stabilizationWindowSeconds": 0}}}));
+        let mut memory = Memory::default();
+        memory.note(4, at(0));
+        assert_eq!(limited(&mut memory, &steps, 8, 9, 10), (8, "ScaleUpLimit"), "what was done is not undone");
+        memory.note(-2, at(20));
+        assert_eq!(
+            limited(&mut memory, &steps, 6, 9, 30),
+            (6, "ScaleUpLimit"),
+            "what went counts as well as what came"
+        );
+    }
+
+    #[test]
+    fn nothing_is_taken_away_at_first_sight() {
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        for rules in [json!({}), json!({"behavior": {}})] {
+            let (mut memory, spec) = (Memory::default(), spec(rules));
+            memory.begin(6, at(0));
+            let first = memory.limit(&spec, 6, 3, at(0));
+            assert_eq!((first.size, first.able), (6, DOWN_STABILIZED));
+            memory.begin(9, at(15));
+            assert_eq!(memory.limit(&spec, 6, 3, at(301)).size, 3);
+        }
     }
 
     #[test]
@@ -413,10 +470,18 @@ mod tests {
             pod("failed", "Failed", new, "False", new),
             pod("silent", "Running", old, "True", old),
         ];
-        let mut used = values(&[("ready", 1), ("starting", 1), ("never", 1), ("broken", 1), ("failed", 1)]);
-        let groups = group(&pods, &mut used, true, now);
-        assert_eq!((groups.ready, groups.missing.join(" ")), (2, "silent".to_owned()));
-        assert_eq!(groups.unready.join(" "), "starting never pending");
-        assert_eq!(used.into_keys().collect::<Vec<_>>().join(" "), "broken ready");
+        let used = values(&[("ready", 1), ("starting", 1), ("never", 1), ("broken", 1), ("failed", 1)]);
+        let since = |at: &str| Moments::from([("ready".to_owned(), at.parse().unwrap())]);
+        for (measured, unready, left) in [
+            (Some(since(new)), "starting never pending", "broken ready"),
+            (Some(since("2026-01-01T00:08:59Z")), "ready starting never pending", "broken"),
+            (None, "pending", "broken never ready starting"),
+        ] {
+            let mut used = used.clone();
+            let groups = group(&pods, &mut used, measured.as_ref(), now);
+            assert_eq!((groups.ready, groups.missing.join(" ")), (used.len(), "silent".to_owned()));
+            assert_eq!(groups.unready.join(" "), unready);
+            assert_eq!(used.into_keys().collect::<Vec<_>>().join(" "), left);
+        }
     }
 }

@@ -176,17 +176,20 @@ impl Look<'_> {
                 Ok(())
             }
             Start::Now { at, replace } => {
+                let mut replaced = Vec::new();
                 if replace {
                     for job in running {
                         self.delete(job).await?;
+                        replaced.push(job.metadata.uid.clone());
                     }
                 }
-                self.create(schedule, at).await
+                self.create(schedule, at, &replaced).await
             }
         }
     }
 
-    async fn create(&mut self, schedule: &Schedule, at: Timestamp) -> Result<(), Error> {
+    /// Makes the Job for a time; those that it replaces are no longer listed.
+    async fn create(&mut self, schedule: &Schedule, at: Timestamp, replaced: &[Option<String>]) -> Result<(), Error> {
         let recorder = self.context.recorder(COMPONENT);
         let wanted = new_job(&self.cron, &self.spec, schedule, at);
         let api = self.context.client.namespaced::<Job>(self.namespace());
@@ -213,6 +216,7 @@ impl Look<'_> {
         let mut changed = (*self.cron).clone();
         let status = changed.status.get_or_insert_default();
         let active = status.active.get_or_insert_default();
+        active.retain(|r| !replaced.contains(&r.uid));
         if !active.iter().any(|r| r.uid == job.metadata.uid) && !job::is_finished(&job) {
             active.push(reference(&job));
         }

@@ -121,9 +121,12 @@ async fn scale(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>
         wanted.insert(uid, size);
     }
     if unmanaged > 0 {
-        let message = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the \
-                       PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods \
-                       please set \".spec.minAvailable\" field of the PDB to an integer value.";
+        let selector = crate::owners::shown(budget.spec.as_ref().and_then(|s| s.selector.as_ref()));
+        let message = format!(
+            "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, the \
+             status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these \
+             pods please set \".spec.minAvailable\" field of the PDB to an integer value."
+        );
         context.recorder(COMPONENT).warning(budget, "UnmanagedPods", message);
     }
     Ok(wanted.into_values().sum())

@@ -169,6 +169,27 @@ impl Graph {
         if owner.foreground { Owner::Waiting } else { Owner::Solid }
     }
 
+    /// References from or to an item that has just come, or got other owners, which mean an owner in another namespace: what
+    /// refers, its uid, and its reference.
+    pub fn misplaced(&self, uid: &str, new: bool) -> Vec<(Item, String, OwnerReference)> {
+        let Some(item) = self.items.get(uid) else { return Vec::new() };
+        let elsewhere = |dependent: &Item, owner: &Item| {
+            owner.place.resource.namespaced && owner.place.namespace != dependent.place.namespace
+        };
+        let mut found = Vec::new();
+        for reference in &item.owners {
+            if self.items.get(&reference.uid).is_some_and(|owner| elsewhere(item, owner)) {
+                found.push((item.clone(), uid.to_owned(), reference.clone()));
+            }
+        }
+        for other in self.dependents.get(uid).into_iter().flatten().filter(|_| new) {
+            let Some(dependent) = self.items.get(other).filter(|d| elsewhere(d, item)) else { continue };
+            let references = dependent.owners.iter().filter(|o| o.uid == uid);
+            found.extend(references.map(|reference| (dependent.clone(), other.clone(), reference.clone())));
+        }
+        found
+    }
+
     /// Uids of the items of a resource.
     pub fn of_resource(&self, resource: &ApiResource) -> Vec<String> {
         self.items.iter().filter(|(_, i)| *i.place.resource == *resource).map(|(uid, _)| uid.clone()).collect()
@@ -230,5 +251,13 @@ mod tests {
         assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Solid);
         foreign.place.namespace = "other".into();
         assert_eq!(graph.owner(&foreign, &foreign.owners[0]), Owner::Unknown);
+        graph.upsert("b", foreign);
+        graph.upsert("c", item("c", &["a"], json!({})));
+        let names = |found: Vec<(Item, String, OwnerReference)>| {
+            found.into_iter().map(|(_, uid, owner)| format!("{uid}>{}", owner.uid)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(graph.misplaced("b", true)), ["b>a"]);
+        assert_eq!(names(graph.misplaced("a", true)), ["b>a"], "the owner came later");
+        assert!(graph.misplaced("a", false).is_empty() && graph.misplaced("c", true).is_empty());
     }
 }

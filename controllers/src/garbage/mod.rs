@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::Method;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use keelson_client::discovery::{self, ApiResource, METADATA_ONLY, PartialObject};
 use keelson_client::{Client, Error, Queue};
@@ -23,6 +24,7 @@ use tracing::{debug, error, warn};
 use crate::context::Context;
 use graph::{FOREGROUND, Graph, Item, ORPHAN, Owner, Place, Work};
 
+const COMPONENT: &str = "garbage-collector-controller";
 /// How often the server is asked for kinds that came or went.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Items that are looked at at a time.
@@ -350,12 +352,40 @@ impl Collector {
 
     fn upsert(&self, resource: &Arc<ApiResource>, object: &PartialObject) {
         let Some(uid) = object.metadata.uid.as_deref() else { return };
-        let (work, new) = {
+        let (work, new, misplaced) = {
             let mut graph = self.graph.lock();
-            let new = graph.get(uid).is_none().then(|| object.metadata.namespace.clone()).flatten();
-            (graph.upsert(uid, Item::new(resource.clone(), &object.metadata)), new)
+            let (item, before) = (Item::new(resource.clone(), &object.metadata), graph.get(uid));
+            let (new, other) = (before.is_none(), before.is_none_or(|b| b.owners != item.owners));
+            let work = graph.upsert(uid, item);
+            (work, new, if other { graph.misplaced(uid, new) } else { Vec::new() })
         };
         work.into_iter().for_each(|work| self.queue.add(work));
-        self.tell(new);
+        for (item, uid, reference) in misplaced {
+            self.warn_of(&item, &uid, &reference);
+        }
+        self.tell(object.metadata.namespace.clone().filter(|_| new));
+    }
+
+    /// Says that an object names an owner in another namespace, where it cannot have one.
+    fn warn_of(&self, item: &Item, uid: &str, reference: &OwnerReference) {
+        let place = &item.place;
+        let version = match place.resource.group.as_str() {
+            "" => place.resource.version.clone(),
+            group => format!("{group}/{}", place.resource.version),
+        };
+        let about = ObjectReference {
+            api_version: Some(version),
+            kind: Some(place.resource.kind.clone()),
+            namespace: Some(place.namespace.clone()),
+            name: Some(place.name.clone()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        let OwnerReference { api_version, kind, name, uid: owner, .. } = reference;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {}, name: {name}, uid: {owner}] does not exist in namespace {:?}",
+            place.namespace, place.namespace
+        );
+        self.context.recorder(COMPONENT).tell(about, "Warning", "OwnerRefInvalidNamespace", message);
     }
 }

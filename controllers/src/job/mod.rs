@@ -175,10 +175,7 @@ impl Look<'_> {
             let managed = plan::manage(&self.job, &tally, &pods, self.now.0);
             // A pod whose index is to be tried again keeps its finalizer until the next one is there, which notes its count.
             let retried: Vec<i32> = managed.create.iter().filter_map(|(index, _)| *index).collect();
-            tally.release.retain(|p| {
-                let waits = tally::index_of(p).filter(|i| tally.retries.contains_key(i));
-                waits.is_none_or(|i| retried.contains(&i) || tally.retries[&i].metadata.uid != p.metadata.uid)
-            });
+            tally.keep_back(&retried);
             again = managed.again;
             failure = self.manage(&managed).await.err();
         }

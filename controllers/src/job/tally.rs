@@ -87,6 +87,19 @@ impl Tally {
         self.counted.1 + self.uncounted.1.len() as i32
     }
 
+    /// The last failed pod of an index that is to be tried again is not counted before the next one is there; `retried` are
+    /// the indexes that get theirs now.
+    pub fn keep_back(&mut self, retried: &[i32]) {
+        let waiting: Vec<&String> = self
+            .retries
+            .iter()
+            .filter(|(index, _)| !retried.contains(index))
+            .filter_map(|(_, pod)| pod.metadata.uid.as_ref())
+            .collect();
+        self.release.retain(|p| p.metadata.uid.as_ref().is_none_or(|uid| !waiting.contains(&uid)));
+        self.uncounted.1.retain(|uid| !waiting.contains(&uid));
+    }
+
     /// Writes into a status what is counted; `settled` says that all finalizers are off.
     pub fn write(&self, job: &Job, status: &mut JobStatus, settled: bool) {
         let some = |n: i32| (n > 0).then_some(n);

@@ -165,6 +165,7 @@ async fn evict(context: &Context, pod: &Pod, reason: &Reason) -> Outcome {
         reason: Some(reason.condition.0.into()),
         message: Some(reason.condition.1.into()),
         last_transition_time: Some(context.now()),
+        observed_generation: pod.metadata.generation,
         ..PodCondition::default()
     };
     if pods::set_condition(&mut changed, why) {

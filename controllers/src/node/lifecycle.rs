@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Error, PatchType};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::health::{self, ready_status};
-use super::signs::Signs;
+use super::signs::{LEASES, QUICK, Signs};
 use super::zones::{self, Limiter, zone_of};
 use crate::context::{BY_NODE, Context};
 use crate::pods;
@@ -69,15 +70,44 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
         let period = (grace / 8).clamp(PERIOD.0, PERIOD.1);
         loop {
             monitor.look().await;
+            monitor.hurry().await;
+            let asleep = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
                 () = changed.notified() => tokio::time::sleep(PERIOD.0 / 10).await,
+            }
+            // Who overslept could not hear either: this process stood still, or was too busy.
+            if grace < QUICK && asleep.elapsed() > period + grace / 4 {
+                monitor.signs.forgive(Instant::now());
             }
         }
     })
 }
 
 impl Monitor {
+    /// Asks nodes to renew their leases as often as a quick grace period needs.
+    async fn hurry(&self) {
+        if self.grace >= QUICK {
+            return;
+        }
+        let seconds = (self.grace * 3 / 2).as_secs_f64().ceil().max(1.0) as u64;
+        let (context, signs, patch) = (&self.context, &self.signs, json!({"spec": {"leaseDurationSeconds": seconds}}));
+        futures::stream::iter(self.signs.slow(Duration::from_secs(seconds)))
+            .for_each_concurrent(PARALLEL_WRITES, |name| {
+                let patch = &patch;
+                async move {
+                    let leases = context.client.namespaced::<Lease>(LEASES);
+                    if let Err(error) = leases.patch(&name, None, PatchType::Merge, patch).await
+                        && !error.is_not_found()
+                    {
+                        warn!(node = name, %error, "cannot ask a node to renew its lease more often; trying again");
+                        signs.ask_again(&name);
+                    }
+                }
+            })
+            .await;
+    }
+
     /// Looks at all nodes.
     async fn look(&mut self) {
         let silent = self.signs.silent(self.grace, Instant::now());
@@ -225,7 +255,12 @@ async fn mark_not_ready(context: &Context, pod: &Pod, time: &Time) -> bool {
     let old = pods::condition(pod, "Ready").cloned().unwrap_or_default();
     pods::set_condition(
         &mut changed,
-        PodCondition { status: "False".into(), last_transition_time: Some(time.clone()), ..old },
+        PodCondition {
+            status: "False".into(),
+            last_transition_time: Some(time.clone()),
+            observed_generation: pod.metadata.generation,
+            ..old
+        },
     );
     context.recorder(COMPONENT).warning(pod, "NodeNotReady", "Node is not ready");
     match context.client.namespaced::<Pod>(namespace).replace_status(name, &changed).await {

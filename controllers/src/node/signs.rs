@@ -14,15 +14,24 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Where nodes keep their leases.
-const LEASES: &str = "kube-node-lease";
+pub const LEASES: &str = "kube-node-lease";
 /// A new node may be silent for this long, or for the grace period if that is longer.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
+
+/// A shorter grace period is quick: it asks for more renewals than nodes make by themselves.
+pub const QUICK: Duration = Duration::from_secs(40);
+/// With so many nodes or more, the silence of all of them is rather this server's.
+const MANY: usize = 3;
 
 /// The last sign of life of a node.
 struct Sign {
     at: Instant,
     /// Whether it has ever reported.
     reported: bool,
+    /// For how long it renews its lease; it does so four times in that time.
+    lease: Option<Duration>,
+    /// It was asked to renew its lease more often.
+    asked: bool,
 }
 
 #[derive(Default)]
@@ -76,7 +85,7 @@ impl Signs {
                     sign.at = now;
                 }
             }
-            None => drop(heard.signs.insert(name.to_owned(), Sign { at: now, reported })),
+            None => drop(heard.signs.insert(name.to_owned(), Sign { at: now, reported, lease: None, asked: false })),
         }
         let judged = change.old.as_ref().is_none_or(|old| differ(old, new));
         heard.changed |= judged;
@@ -91,17 +100,48 @@ impl Signs {
             return;
         }
         let name = new.metadata.name.as_deref().unwrap_or_default();
+        let seconds = new.spec.as_ref().and_then(|s| s.lease_duration_seconds).and_then(|n| u64::try_from(n).ok());
         if let Some(sign) = self.0.lock().signs.get_mut(name) {
             sign.at = now;
+            // Only what the node itself wrote: what it was asked for it may not know of yet.
+            sign.lease = seconds.map(Duration::from_secs);
         }
     }
 
-    /// The nodes that gave no sign for the grace period.
+    /// The nodes that renew leases which are longer than `wanted`; each is told of once.
+    pub fn slow(&self, wanted: Duration) -> Vec<String> {
+        let mut heard = self.0.lock();
+        let slow = heard.signs.iter_mut().filter(|(_, s)| !s.asked && s.lease.is_some_and(|lease| lease > wanted));
+        slow.map(|(name, sign)| {
+            sign.asked = true;
+            name.clone()
+        })
+        .collect()
+    }
+
+    /// The node could not be asked.
+    pub fn ask_again(&self, name: &str) {
+        if let Some(sign) = self.0.lock().signs.get_mut(name) {
+            sign.asked = false;
+        }
+    }
+
+    /// The nodes that gave no sign for the grace period, or for two renewals of their leases if the period is quicker.
     pub fn silent(&self, grace: Duration, now: Instant) -> Vec<String> {
         let heard = self.0.lock();
+        let quick = grace < QUICK;
+        let silence = |sign: &Sign| now.saturating_duration_since(sign.at);
+        let deaf = quick
+            && heard.signs.len() >= MANY
+            && heard.signs.values().map(silence).min().is_some_and(|least| least > grace / 2);
         let late = |sign: &Sign| {
-            let grace = if sign.reported { grace } else { grace.max(STARTUP_GRACE) };
-            now.saturating_duration_since(sign.at) > grace
+            let grace = match sign.lease {
+                _ if deaf => QUICK,
+                // Two renewals may be late, however seldom the node makes them.
+                Some(lease) if quick => grace.max((lease / 2).min(QUICK)),
+                _ => grace,
+            };
+            silence(sign) > if sign.reported { grace } else { grace.max(STARTUP_GRACE) }
         };
         heard.signs.iter().filter(|(_, sign)| late(sign)).map(|(name, _)| name.clone()).collect()
     }
@@ -173,6 +213,50 @@ mod tests {
             assert_eq!(signs.silent(GRACE, late).is_empty(), alive, "{what}");
             signs.forgive(late);
             assert!(signs.silent(GRACE, late).is_empty(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_quick_grace_period_is_for_nodes_that_renew_quickly() {
+        let quick = Duration::from_secs(2);
+        let own = |name: &str, at: &str, seconds: i64| {
+            let mut lease = (*lease(LEASES, name, at)).clone();
+            lease.spec.get_or_insert_default().lease_duration_seconds = i32::try_from(seconds).ok();
+            Arc::new(lease)
+        };
+        for (what, names, asked, seconds, others_after, silent_after) in [
+            ("quick", &["n"][..], false, 3, None, 2),
+            ("a lease that was shortened but not yet renewed", &["n"], true, 40, None, 20),
+            ("slow", &["n"], false, 40, None, 20),
+            ("very slow", &["n"], false, 600, None, 40),
+            ("one of many", &["n", "o", "p"], false, 3, Some(1), 2),
+            ("all of many: it is rather this server that hears nothing", &["n", "o", "p"], false, 3, None, 40),
+        ] {
+            let (signs, start) = (Signs::default(), Instant::now());
+            for name in names {
+                let new = node(EARLY, json!({"metadata": {"name": name}}));
+                signs.node(&Change { old: None, new: Some(new) }, start);
+                signs.lease(&Change { old: None, new: Some(own(name, EARLY, seconds)) }, start);
+            }
+            if asked {
+                assert_eq!(signs.slow(Duration::from_secs(3)), ["n"], "{what}");
+                assert!(signs.slow(Duration::from_secs(3)).is_empty(), "{what}: asked once");
+                signs.ask_again("n");
+                assert_eq!(signs.slow(Duration::from_secs(3)).len(), 1, "{what}");
+                let shortened = Change { old: Some(own("n", EARLY, seconds)), new: Some(own("n", EARLY, 3)) };
+                signs.lease(&shortened, start);
+            }
+            let after = |millis: u64| start + Duration::from_millis(millis);
+            if let Some(seconds) = others_after {
+                for name in &names[1..] {
+                    signs.lease(
+                        &Change { old: Some(own(name, EARLY, 3)), new: Some(own(name, LATE, 3)) },
+                        after(seconds * 1000 + 500),
+                    );
+                }
+            }
+            assert!(signs.silent(quick, after(silent_after * 1000 - 1)).is_empty(), "{what}");
+            assert!(signs.silent(quick, after(silent_after * 1000 + 1)).contains(&"n".to_owned()), "{what}");
         }
     }
 

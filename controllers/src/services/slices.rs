@@ -47,7 +47,7 @@ fn endpoint(pod: &Pod, address: String, service: &Service, node: Option<&Node>) 
         addresses: vec![address],
         conditions: Some(EndpointConditions {
             ready: Some(ready),
-            serving: Some(serving || anyway),
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: hostname(pod, service),
@@ -252,7 +252,7 @@ mod tests {
             ("ready", json!({}), json!({}), [true, true, false], None, 1),
             ("going", json!({}), going, [false, true, true], None, 1),
             ("down", json!({}), down.clone(), [false, false, false], None, 1),
-            ("published", json!({"spec": {"publishNotReadyAddresses": true}}), down, [true, true, false], None, 1),
+            ("published", json!({"spec": {"publishNotReadyAddresses": true}}), down, [true, false, false], None, 1),
             (
                 "near",
                 json!({"spec": {"trafficDistribution": "PreferClose"}}),

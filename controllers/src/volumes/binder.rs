@@ -37,8 +37,8 @@ pub(crate) fn watch_claims(context: &Arc<Context>, queue: &Keys) {
             let part = |text: &Option<String>| text.clone().unwrap_or_default();
             return vec![(part(&reference.namespace), part(&reference.name))];
         }
-        let waiting = context.cache.claims.list_all();
-        waiting.iter().filter(|c| !plan::has_annotation(&c.metadata, BIND_COMPLETED)).map(|c| key(&**c)).collect()
+        let waiting = context.cache.claims.by(super::WAITING, plan::class_of_volume(volume));
+        waiting.iter().map(|c| key(&**c)).collect()
     });
     // A pod with a node ends the wait of claims that wait for one.
     let weak = Arc::downgrade(context);
@@ -69,11 +69,17 @@ fn selected_node(context: &Context, claim: &PersistentVolumeClaim) -> Option<Str
     })
 }
 
-/// The volumes that a claim may get: the one that it names, or else any.
+/// The volumes that a claim may get: the one that it names, or else those that are reserved for it and the free ones of its
+/// class.
 fn candidates(context: &Context, claim: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>> {
+    let volumes = &context.cache.volumes;
     match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).filter(|name| !name.is_empty()) {
-        Some(name) => context.cache.volumes.named("", name).into_iter().collect(),
-        None => context.cache.volumes.list_all(),
+        Some(name) => volumes.named("", name).into_iter().collect(),
+        None => {
+            let mut found = volumes.by(super::RESERVED, &super::full_name(claim));
+            found.extend(volumes.by(super::FREE, plan::class_of(claim)));
+            found
+        }
     }
 }
 
@@ -140,22 +146,28 @@ async fn write_claim_status(
     Ok(written)
 }
 
-/// Makes volume and claim refer to each other, then says so in both statuses.
+/// Makes volume and claim refer to each other, then says so in both statuses. The next look waits until the caches show it.
 async fn bind(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<(), Error> {
-    let volume = reserve(context, claim, volume).await?;
-    set_volume_phase(context, &volume, "Bound").await?;
-    let claim = refer(context, claim, &volume).await?;
-    let mut changed = claim.clone();
-    let status = changed.status.get_or_insert_default();
+    let reserved = reserve(context, claim, volume).await?;
+    let volume = match with_phase(context, &reserved, "Bound") {
+        Some(changed) => write_volume_status(context, &changed).await?,
+        None => reserved,
+    };
+    let mut bound = refer(context, claim, &volume).await?;
+    let mut status = bound.status.clone().unwrap_or_default();
     status.phase = Some("Bound".into());
     status.access_modes = volume.spec.as_ref().and_then(|s| s.access_modes.clone());
     // What grows later is told by who makes it grow.
     if status.capacity.is_none() {
         status.capacity = volume.spec.as_ref().and_then(|s| s.capacity.clone());
     }
-    if changed.status != claim.status {
-        write_claim_status(context, &changed).await?;
+    if bound.status.as_ref() != Some(&status) {
+        bound.status = Some(status);
+        let (namespace, name) = key(&bound);
+        bound = context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace_status(&name, &bound).await?;
     }
+    context.settle(&context.cache.volumes, &volume).await;
+    context.settle(&context.cache.claims, &bound).await;
     Ok(())
 }
 
@@ -184,9 +196,7 @@ async fn reserve(
         changed.metadata.annotations.get_or_insert_default().insert(BOUND_BY_CONTROLLER.into(), "yes".into());
     }
     let name = changed.metadata.name.clone().unwrap_or_default();
-    let written = context.client.cluster::<PersistentVolume>().replace(&name, &changed).await?;
-    context.settle(&context.cache.volumes, &written).await;
-    Ok(written)
+    context.client.cluster::<PersistentVolume>().replace(&name, &changed).await
 }
 
 async fn refer(
@@ -206,9 +216,7 @@ async fn refer(
         return Ok(changed);
     }
     let (namespace, name) = key(claim);
-    let written = context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace(&name, &changed).await?;
-    context.settle(&context.cache.claims, &written).await;
-    Ok(written)
+    context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace(&name, &changed).await
 }
 
 /// Has a volume made for the claim.
@@ -234,7 +242,11 @@ async fn provision(
         return Ok(None);
     }
     if class.provisioner == local_path::PROVISIONER {
-        return local_path::provision(context, claim, class, node).await;
+        // What was just made is bound at once: the look that its coming brings would only find it again.
+        return match local_path::provision(context, claim, class, node).await? {
+            Some(made) => bind(context, claim, &made).await.map(|()| None),
+            None => Ok(None),
+        };
     }
     // A plugin that moved is its driver's sidecar by now.
     let provisioner = csi_migration::driver_of(&class.provisioner).unwrap_or(&class.provisioner);
@@ -271,7 +283,8 @@ pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
         let named = named.map(|n| (String::new(), n));
         // A claim that is gone frees what was reserved for it.
         let gone = change.new.is_none();
-        let reserved = if gone { context.cache.volumes.list_all() } else { Vec::new() };
+        let reserved =
+            if gone { context.cache.volumes.by(super::RESERVED, &super::full_name(claim)) } else { Vec::new() };
         named.into_iter().chain(reserved.iter().filter(|v| plan::refers_to(v, claim)).map(|v| key(&**v))).collect()
     });
 }
@@ -331,13 +344,10 @@ async fn released(context: &Context, volume: &PersistentVolume, reclaim: Reclaim
     }
 }
 
-async fn set_volume_phase(
-    context: &Context,
-    volume: &PersistentVolume,
-    phase: &str,
-) -> Result<PersistentVolume, Error> {
+/// The volume with another phase, unless that is its phase.
+fn with_phase(context: &Context, volume: &PersistentVolume, phase: &str) -> Option<PersistentVolume> {
     if phase_of_volume(volume) == phase {
-        return Ok(volume.clone());
+        return None;
     }
     let mut changed = volume.clone();
     let status = changed.status.get_or_insert_default();
@@ -346,8 +356,21 @@ async fn set_volume_phase(
         status.message = None;
     }
     status.last_phase_transition_time = Some(context.now());
-    let name = changed.metadata.name.clone().unwrap_or_default();
-    let written = context.client.cluster::<PersistentVolume>().replace_status(&name, &changed).await?;
+    Some(changed)
+}
+
+async fn write_volume_status(context: &Context, changed: &PersistentVolume) -> Result<PersistentVolume, Error> {
+    let name = changed.metadata.name.as_deref().unwrap_or_default();
+    context.client.cluster::<PersistentVolume>().replace_status(name, changed).await
+}
+
+async fn set_volume_phase(
+    context: &Context,
+    volume: &PersistentVolume,
+    phase: &str,
+) -> Result<PersistentVolume, Error> {
+    let Some(changed) = with_phase(context, volume, phase) else { return Ok(volume.clone()) };
+    let written = write_volume_status(context, &changed).await?;
     context.settle(&context.cache.volumes, &written).await;
     Ok(written)
 }

@@ -15,7 +15,6 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::context::Context;
-use crate::runtime::Outcome;
 
 /// Name of the provisioner.
 pub const PROVISIONER: &str = "keelson.dev/local-path";
@@ -112,13 +111,13 @@ fn volume(claim: &PersistentVolumeClaim, class: &StorageClass, node: &str) -> Pe
     }
 }
 
-/// Makes the volume; the node's agent makes the directory when a pod first uses it.
+/// Makes the volume, if it can be made and is not there yet; the node's agent makes the directory when a pod first uses it.
 pub async fn provision(
     context: &Context,
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
     node: Option<String>,
-) -> Outcome {
+) -> Result<Option<PersistentVolume>, Error> {
     let recorder = context.recorder(PROVISIONER);
     let shared = claim.spec.iter().flat_map(|s| s.access_modes.iter().flatten()).any(|m| m.ends_with("Many"));
     if shared || claim.spec.as_ref().is_some_and(|s| s.volume_mode.as_deref() == Some("Block")) {
@@ -137,12 +136,11 @@ pub async fn provision(
         Ok(written) => {
             let name = written.metadata.name.as_deref().unwrap_or_default();
             recorder.normal(claim, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
-            context.settle(&context.cache.volumes, &written).await;
+            Ok(Some(written))
         }
-        Err(error) if error.is_already_exists() => {}
-        Err(error) => return Err(error),
+        Err(error) if error.is_already_exists() => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(None)
 }
 
 /// Deletes the volume. The directory stays until the node's administrator removes it: nothing here reaches the node.

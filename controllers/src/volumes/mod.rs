@@ -4,15 +4,48 @@ pub mod attachment;
 pub mod binder;
 pub mod ephemeral;
 pub mod expansion;
+pub mod inline;
 pub mod local_path;
 mod migration;
 mod plan;
 pub mod protection;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
-/// Index of pods by the claims that they use, as `namespace/name`.
+/// Index of pods by the claims that they use, as `namespace/name`, and by volumes that they name themselves.
 pub const BY_CLAIM: &str = "claim";
+
+/// Index of claims that are not bound yet by their class.
+pub const WAITING: &str = "waiting";
+/// Index of volumes by the claim that they are reserved for, as `namespace/name`.
+pub const RESERVED: &str = "reserved";
+/// Index of volumes that are reserved for no claim by their class.
+pub const FREE: &str = "free";
+
+/// A claim as the indexes name it: `namespace/name`.
+pub fn full_name(claim: &PersistentVolumeClaim) -> String {
+    let part = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    format!("{}/{}", part(&claim.metadata.namespace), part(&claim.metadata.name))
+}
+
+/// For the index [`WAITING`].
+pub fn waiting_index(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let waits = !plan::has_annotation(&claim.metadata, plan::BIND_COMPLETED);
+    waits.then(|| plan::class_of(claim).to_owned()).into_iter().collect()
+}
+
+/// For the index [`RESERVED`].
+pub fn reserved_index(volume: &PersistentVolume) -> Vec<String> {
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    let part = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    reference.map(|r| format!("{}/{}", part(&r.namespace), part(&r.name))).into_iter().collect()
+}
+
+/// For the index [`FREE`].
+pub fn free_index(volume: &PersistentVolume) -> Vec<String> {
+    let free = volume.spec.as_ref().is_none_or(|s| s.claim_ref.is_none());
+    free.then(|| plan::class_of_volume(volume).to_owned()).into_iter().collect()
+}
 
 /// Names of the claims that a pod uses.
 pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
@@ -26,5 +59,6 @@ pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
 /// For the index.
 pub fn claims_index(pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    claims_of(pod).map(|name| format!("{namespace}/{name}")).collect()
+    let inline = inline::volumes_of(pod).filter_map(|(_, spec)| inline::key(&spec));
+    claims_of(pod).map(|name| format!("{namespace}/{name}")).chain(inline).collect()
 }

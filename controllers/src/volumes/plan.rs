@@ -32,7 +32,8 @@ pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     annotation(&claim.metadata, CLASS_ANNOTATION).or(named).unwrap_or_default()
 }
 
-fn class_of_volume(volume: &PersistentVolume) -> &str {
+/// The class of a volume, "" for none.
+pub fn class_of_volume(volume: &PersistentVolume) -> &str {
     let named = volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
     annotation(&volume.metadata, CLASS_ANNOTATION).or(named).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! Who owns which fields: `metadata.managedFields` as a map, kept up by updates and by server-side apply.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -186,12 +187,17 @@ impl Managed {
         let id = Id::new(writer.manager, UPDATE, writer.api_version, writer.subresource);
         // The writer's earlier entry counts as another's: it loses what is removed and keeps the rest.
         let Ok(changes) = self.take_changed(kind, writer.api_version, None, old, new, true) else { return };
-        let mut taken = changes.modified.union(&changes.added).without(kind.ignored);
-        taken = taken.difference(&unowned());
+        let taken = match changes.modified.is_empty() {
+            true => changes.added,
+            false => changes.modified.union(&changes.added),
+        };
+        let taken = taken.difference(&UNOWNED);
         if !taken.is_empty() {
-            let before = self.entries.get(&id).map(|e| e.set.clone()).unwrap_or_default();
-            let entry =
-                Entry { set: before.union(&taken), version: writer.api_version.into(), time: Some(writer.now.into()) };
+            let set = match self.entries.get(&id) {
+                Some(before) => before.set.union(&taken),
+                None => taken,
+            };
+            let entry = Entry { set, version: writer.api_version.into(), time: Some(writer.now.into()) };
             self.entries.insert(id, entry);
         }
         self.cap();
@@ -219,7 +225,7 @@ impl Managed {
         };
         self.take_changed(kind, writer.api_version, Some(&id), live, &new, force).map_err(ApplyError::Conflicts)?;
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.set = entry.set.difference(&unowned());
+            entry.set = entry.set.difference(&UNOWNED);
             if entry.set.is_empty() {
                 self.entries.remove(&id);
             }
@@ -244,7 +250,7 @@ impl Managed {
         force: bool,
     ) -> Result<Comparison, Vec<Conflict>> {
         let mut versions: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
-        versions.insert(version.into(), Some(without(&typed::compare(kind.node, old, new), kind.ignored)));
+        versions.insert(version.into(), Some(without(typed::compare(kind.node, old, new), kind.ignored)));
         let mut conflicts = Vec::new();
         let mut left: Vec<(Id, Option<FieldSet>)> = Vec::new();
         for (id, entry) in &self.entries {
@@ -254,7 +260,7 @@ impl Managed {
             let changes = versions.entry(entry.version.clone()).or_insert_with(|| {
                 let (node, old) = (kind.convert)(&entry.version, old)?;
                 let (_, new) = (kind.convert)(&entry.version, new)?;
-                Some(without(&typed::compare(node, &old, &new), kind.ignored))
+                Some(without(typed::compare(node, &old, &new), kind.ignored))
             });
             let Some(changes) = changes else {
                 // A version that is no longer served: its fields cannot be named any more.
@@ -361,7 +367,10 @@ impl Managed {
     }
 }
 
-fn without(changes: &Comparison, ignored: &FieldSet) -> Comparison {
+fn without(changes: Comparison, ignored: &FieldSet) -> Comparison {
+    if ignored.is_empty() {
+        return changes;
+    }
     Comparison {
         added: changes.added.without(ignored),
         modified: changes.modified.without(ignored),
@@ -369,13 +378,13 @@ fn without(changes: &Comparison, ignored: &FieldSet) -> Comparison {
     }
 }
 
-fn unowned() -> FieldSet {
+static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {
     let mut set = FieldSet::of(&[&["apiVersion"], &["kind"], &["metadata"]]);
     for name in UNOWNED_METADATA {
         set.insert(&[PathElement::Field("metadata".into()), PathElement::Field((*name).into())]);
     }
     set
-}
+});
 
 fn encode_entry(id: &Id, entry: &Entry) -> Value {
     let mut map = Map::new();

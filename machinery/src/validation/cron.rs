@@ -24,7 +24,10 @@ pub fn check(schedule: &str) -> Result<(), String> {
         schedule = rest.trim();
     }
     if schedule.starts_with('@') {
-        let known = NAMED.contains(&schedule) || schedule.starts_with("@every ");
+        if let Some(span) = schedule.strip_prefix("@every ") {
+            return span_problem(span).map_or(Ok(()), |why| Err(format!("failed to parse duration {schedule}: {why}")));
+        }
+        let known = NAMED.contains(&schedule);
         return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
     }
     let words: Vec<&str> = schedule.split_whitespace().collect();
@@ -38,6 +41,36 @@ pub fn check(schedule: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What is wrong with a span of time as Go writes it, such as `1h30m`, in Go's words.
+fn span_problem(text: &str) -> Option<String> {
+    const UNITS: &[&str] = &["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
+    let invalid = || Some(format!("time: invalid duration {text:?}"));
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return None;
+    }
+    if rest.is_empty() {
+        return invalid();
+    }
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (digits, after) = rest.split_at(number);
+        if digits.matches('.').count() > 1 || !digits.contains(|c: char| c.is_ascii_digit()) {
+            return invalid();
+        }
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        if unit.is_empty() {
+            return Some(format!("time: missing unit in duration {text:?}"));
+        }
+        if !UNITS.contains(&unit) {
+            return Some(format!("time: unknown unit {unit:?} in duration {text:?}"));
+        }
+        rest = next;
+    }
+    None
 }
 
 fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String> {
@@ -95,7 +128,16 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for good in ["* * * * *", "*/5 1-3 1,15 jan mon-fri", "@hourly", "0 0 31 12 0", "5/10 * * * ?"] {
+        for good in [
+            "* * * * *",
+            "*/5 1-3 1,15 jan mon-fri",
+            "@hourly",
+            "@every 1h30m",
+            "@every 1.5s",
+            "@every 0",
+            "0 0 31 12 0",
+            "5/10 * * * ?",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for (bad, why) in [
@@ -103,6 +145,10 @@ mod tests {
             ("60 * * * *", "end of range (60) above maximum (59): 60"),
             ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
             ("@often", "unrecognized descriptor: @often"),
+            ("@every 1x", "failed to parse duration @every 1x: time: unknown unit \"x\" in duration \"1x\""),
+            ("@every 5", "failed to parse duration @every 5: time: missing unit in duration \"5\""),
+            ("@every soon", "failed to parse duration @every soon: time: invalid duration \"soon\""),
+            ("@every ", "failed to parse duration @every : time: invalid duration \"\""),
         ] {
             assert_eq!(check(bad).unwrap_err(), why);
         }

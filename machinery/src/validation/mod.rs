@@ -87,6 +87,13 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
     }
 }
 
+/// The JSON in an annotation, if there is any; else what is wrong with it.
+pub(crate) fn noted(annotations: &Value, key: &str) -> Option<Result<Value, String>> {
+    let note = text(annotations, key);
+    let read = || serde_json::from_str(note).map_err(|why| crate::decode::go_json_error(note.as_bytes(), &why));
+    (!note.is_empty()).then(read)
+}
+
 /// Items of a list.
 pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()

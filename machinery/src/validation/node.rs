@@ -1,6 +1,6 @@
 //! Nodes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::check::Problems;
 use super::{entries, items, networking, selectors, text};
@@ -10,7 +10,8 @@ use crate::shown;
 pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
     // An update is looked at by two, who both look at these.
     for _ in 0..if old.is_some() { 2 } else { 1 } {
-        taints(&new["spec"]["taints"], p);
+        annotations(&new["metadata"]["annotations"], p);
+        taints(&new["spec"]["taints"], "metadata.taints", p);
         for field in ["capacity", "allocatable"] {
             for (name, amount) in entries(&new["status"][field]) {
                 super::container::amount(name, amount, &format!("status.{field}.{name}"), p);
@@ -38,10 +39,36 @@ pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
 }
 
-fn taints(list: &Value, p: &mut Problems) {
+/// What older schedulers read of a node from its annotations.
+fn annotations(annotations: &Value, p: &mut Problems) {
+    const TAINTS: &str = "scheduler.alpha.kubernetes.io/taints";
+    const AVOID: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
+    let at = "metadata.annotations";
+    match super::noted(annotations, TAINTS) {
+        Some(Ok(list)) => taints(&list, &format!("{at}.{TAINTS}"), p),
+        Some(Err(why)) => p.invalid(at, &json!(TAINTS), &why),
+        None => {}
+    }
+    let avoided = match super::noted(annotations, AVOID) {
+        Some(Ok(avoided)) => avoided,
+        Some(Err(why)) => return p.invalid(format!("{at}.AvoidPods"), &json!(AVOID), &why),
+        None => return,
+    };
+    for (index, entry) in items(&avoided["preferAvoidPods"]).enumerate() {
+        let (at, owner) = (format!("{at}.{AVOID}[{index}].PodSignature"), &entry["podSignature"]["podController"]);
+        if owner.is_null() {
+            p.required(at, "");
+        } else if owner["controller"] != true {
+            let shown = json!(owner["controller"] == true);
+            p.invalid(format!("{at}.PodController.Controller"), &shown, "must point to a controller");
+        }
+    }
+}
+
+fn taints(list: &Value, path: &str, p: &mut Problems) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (index, taint) in items(list).enumerate() {
-        let at = format!("metadata.taints[{index}]");
+        let at = format!("{path}[{index}]");
         p.qualified_name(&format!("{at}.key"), text(taint, "key"));
         let value = text(taint, "value");
         let problems = crate::names::label_value_problems(value);

@@ -89,10 +89,16 @@ fn new_pod(object: &Value, p: &mut Problems) {
 /// Annotations that mean something for a pod.
 pub fn pod_annotations(annotations: &Value, spec: &Value, at: &str, p: &mut Problems) {
     const MIRROR: &str = "kubernetes.io/config.mirror";
+    const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     if has(annotations, MIRROR) && text(spec, "nodeName").is_empty() {
         let why = "must set spec.nodeName if mirror pod annotation is set";
         p.invalid(format!("{at}[{MIRROR}]"), &annotations[MIRROR], why);
+    }
+    match super::noted(annotations, TOLERATIONS) {
+        Some(Ok(list)) => selectors::tolerations(&list, &format!("{at}.{TOLERATIONS}"), p),
+        Some(Err(why)) => p.invalid(at, &json!(TOLERATIONS), &why),
+        None => {}
     }
     if let Some(cost) = annotations[COST].as_str() {
         // No plus sign and no leading zeros.

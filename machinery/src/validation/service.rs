@@ -140,18 +140,16 @@ fn external_name(spec: &Value, p: &mut Problems) {
     if has(spec, "ipFamilyPolicy") {
         p.forbidden("spec.ipFamilyPolicy", "may not be set for ExternalName services");
     }
+    // Who means it to be whole may end it with a dot.
     let name = text(spec, "externalName");
-    if name.is_empty() {
-        p.required("spec.externalName", "");
-    } else {
-        let without_dot = name.strip_suffix('.').unwrap_or(name);
-        p.named("spec.externalName", &spec["externalName"], crate::names::dns_subdomain(without_dot));
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => p.required("spec.externalName", ""),
+        name => p.named("spec.externalName", &json!(name), crate::names::dns_subdomain(name)),
     }
 }
 
 fn ports(spec: &Value, p: &mut Problems) {
     let list: Vec<&Value> = items(&spec["ports"]).collect();
-    let headless = spec["clusterIP"] == "None";
     let mut seen_names: Vec<&str> = Vec::new();
     for (index, port) in list.iter().enumerate() {
         let at = format!("spec.ports[{index}]");
@@ -176,7 +174,6 @@ fn ports(spec: &Value, p: &mut Problems) {
         if has(port, "appProtocol") {
             p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));
         }
-        let _ = headless;
     }
     let key = |port: &Value| (port["port"].clone(), text(port, "protocol").to_owned());
     for (index, port) in list.iter().enumerate() {

@@ -5,6 +5,10 @@ pub mod endpoints;
 pub mod flows;
 pub mod health_check;
 pub mod iptables;
+pub mod measure;
+mod netlink;
+#[cfg(test)]
+mod netlink_tests;
 pub mod nft;
 mod node;
 pub mod overlay;

@@ -13,6 +13,7 @@ use keelson_client::Key;
 
 use super::flows::{self, Flow};
 use super::health_check::HealthChecks;
+use super::netlink::{Batch, Filter};
 use super::service::{Chains, Contribution, Family, Site, contribution};
 use super::sets::{Change, Elements};
 use super::{iptables, nft};
@@ -31,7 +32,7 @@ const SIZES: usize = 64;
 
 /// What is in one family's table.
 #[derive(Default)]
-struct Table {
+pub(super) struct Table {
     elements: Elements,
     /// Numbers of endpoints beyond [`SIZES`] for which there are chains.
     sizes: HashSet<usize>,
@@ -119,7 +120,7 @@ chain refuse_output {{ type filter hook output priority -90; policy accept; ct s
 impl Table {
     /// Takes what a Service wants now; the difference goes to `change` and `script`.
     /// Returns the flows of UDP that the change makes wrong.
-    fn take(
+    pub(super) fn take(
         &mut self,
         family: Family,
         key: &Key,
@@ -151,7 +152,7 @@ impl Table {
     }
 
     /// Chains for clients that no Service needs any more, to be removed after the elements that lead to them.
-    fn unused(&mut self, family: Family) -> String {
+    pub(super) fn unused(&mut self, family: Family) -> String {
         if self.chains.is_empty() {
             return String::new();
         }
@@ -170,74 +171,11 @@ impl Table {
     }
 
     /// The whole table.
-    fn whole(&self, family: Family, pods: &[String]) -> String {
+    pub(super) fn whole(&self, family: Family, pods: &[String]) -> String {
         let mut script = skeleton(family, pods);
         (1..=SIZES).chain(self.sizes.iter().copied()).for_each(|size| script += &pick(family, size));
         self.chains.iter().for_each(|(name, rules)| script += &sticky(family, name, rules));
         script + &self.elements.all().script(&format!("{} {TABLE}", family.word()))
-    }
-}
-
-/// What a bench measures: so many Services with so many endpoints each, in one table of the packet filter.
-#[doc(hidden)]
-pub mod measure {
-    use std::time::{Duration, Instant};
-
-    use serde_json::json;
-
-    use super::*;
-
-    /// The table of one family with its Services.
-    pub struct Bench {
-        table: Table,
-        site: Site,
-    }
-
-    impl Bench {
-        /// An empty one.
-        pub fn new() -> Self {
-            Self { table: Table::default(), site: Site { node: "n".into(), ..Site::default() } }
-        }
-
-        fn take(&mut self, number: u32, endpoints: u32) -> serde_json::Result<String> {
-            let ip = |first: u32, n: u32| std::net::Ipv4Addr::from((first << 24) + n).to_string();
-            let service =
-                serde_json::from_value(json!({"spec": {"clusterIP": ip(20, number), "ports": [{"port": 80}]}}))?;
-            let endpoints: Vec<_> = (0..endpoints).map(|e| json!({"addresses": [ip(10, number * 100 + e)]})).collect();
-            let slice: EndpointSlice = serde_json::from_value(
-                json!({"addressType": "IPv4", "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}),
-            )?;
-            let wanted = contribution(Family::V4, &service, &[&slice], &self.site);
-            let (mut change, mut script) = (Change::default(), String::new());
-            let key = ("n".to_owned(), number.to_string());
-            self.table.take(Family::V4, &key, wanted, &mut change, &mut script);
-            let removed = self.table.unused(Family::V4);
-            Ok(script + &change.script(&format!("ip {TABLE}")) + &removed)
-        }
-
-        /// Fills the table and gives it to the packet filter.
-        pub async fn fill(&mut self, services: u32, endpoints: u32) -> std::io::Result<Duration> {
-            let began = Instant::now();
-            for number in 0..services {
-                self.take(number, endpoints)?;
-            }
-            nft::apply(&self.table.whole(Family::V4, &["10.0.0.0/8".into()])).await?;
-            Ok(began.elapsed())
-        }
-
-        /// Gives one Service another number of endpoints.
-        pub async fn change(&mut self, number: u32, endpoints: u32) -> std::io::Result<Duration> {
-            let began = Instant::now();
-            let script = self.take(number, endpoints)?;
-            nft::apply(&script).await?;
-            Ok(began.elapsed())
-        }
-    }
-
-    impl Default for Bench {
-        fn default() -> Self {
-            Self::new()
-        }
     }
 }
 
@@ -287,6 +225,51 @@ struct Proxy {
     pods: Vec<String>,
     /// Whether the kernel has what the tables say.
     applied: bool,
+    /// The packet filter, for changes of elements alone.
+    filter: Option<Filter>,
+}
+
+/// What a round changes in one family's table.
+pub(super) struct Step {
+    pub(super) family: Family,
+    pub(super) change: Change,
+    /// Chains that elements will lead to, and such that no element leads to any more.
+    pub(super) chains: String,
+    pub(super) removed: String,
+    /// The whole table, if it is made anew.
+    pub(super) whole: Option<String>,
+}
+
+impl Step {
+    fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.change.is_empty() && self.chains.is_empty()
+    }
+
+    fn script(&self) -> String {
+        if let Some(whole) = &self.whole {
+            return whole.clone();
+        }
+        let change = self.change.script(&format!("{} {TABLE}", self.family.word()));
+        format!("{}{change}{}", self.chains, self.removed)
+    }
+}
+
+/// Does the steps as one transaction: changes of elements by the kernel's own messages, all else by `nft`.
+pub(super) async fn carry_out(steps: &[Step], filter: Option<&Filter>) -> std::io::Result<()> {
+    if let Some(filter) = filter {
+        let mut batch = Some(Batch::default());
+        for step in steps {
+            let elements = step.whole.is_none() && step.chains.is_empty() && step.removed.is_empty();
+            batch = batch.filter(|_| elements).and_then(|mut batch| {
+                batch.add(step.family, TABLE, &step.change)?;
+                Some(batch)
+            });
+        }
+        if let Some(batch) = batch {
+            return filter.apply(batch).await;
+        }
+    }
+    nft::apply(&steps.iter().map(Step::script).collect::<String>()).await
 }
 
 /// Serves Services on this node for ever.
@@ -312,6 +295,9 @@ pub async fn run(agent: Arc<Agent>) {
         health_checks: HealthChecks::default(),
         pods,
         applied: false,
+        filter: Filter::open()
+            .inspect_err(|error| tracing::warn!(%error, "every change of Services goes through nft, which is slower"))
+            .ok(),
     };
     if let Err(error) = proxy.clear_other_mode().await {
         tracing::warn!(%error, "rules of another mode may be left");
@@ -372,8 +358,7 @@ impl Proxy {
             let slices: Vec<&EndpointSlice> = slices.iter().map(AsRef::as_ref).collect();
             self.health_checks.take(key, service.as_deref(), &slices, &self.site.node).await;
         }
-        let mut script = String::new();
-        let mut outdated = Vec::new();
+        let (mut steps, mut outdated) = (Vec::new(), Vec::new());
         for (family, table) in &mut self.tables {
             let (mut change, mut chains) = (Change::default(), String::new());
             for key in &dirty {
@@ -384,17 +369,14 @@ impl Proxy {
                 outdated.extend(table.take(*family, key, new, &mut change, &mut chains));
             }
             let removed = table.unused(*family);
-            if !self.applied || std::mem::take(&mut table.outgrown) {
-                script += &table.whole(*family, &self.pods);
-            } else if !(change.is_empty() && chains.is_empty()) {
-                script += &chains;
-                script += &change.script(&format!("{} {TABLE}", family.word()));
-                script += &removed;
-            }
+            let anew = !self.applied || std::mem::take(&mut table.outgrown);
+            let whole = (anew && self.mode == ProxyMode::Nftables).then(|| table.whole(*family, &self.pods));
+            steps.push(Step { family: *family, change, chains, removed, whole });
         }
+        steps.retain(|step| !step.is_empty());
         match self.mode {
-            ProxyMode::Nftables if script.is_empty() => {}
-            ProxyMode::Nftables => nft::apply(&script).await?,
+            ProxyMode::Nftables if steps.is_empty() => {}
+            ProxyMode::Nftables => carry_out(&steps, self.filter.as_ref()).await?,
             ProxyMode::Iptables => self.apply_chains().await?,
         }
         self.applied = true;

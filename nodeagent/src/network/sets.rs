@@ -35,15 +35,23 @@ impl Change {
         self.removed.is_empty() && self.added.is_empty()
     }
 
-    /// The commands; removals come first, since a key can have one value only.
+    /// Sets with their elements, and whether those are added; removals come first, since a key can have one value only.
+    pub fn parts(&self) -> impl Iterator<Item = (bool, &'static str, &[String])> {
+        let of = |adds: bool, sets| {
+            let sets: &BTreeMap<&'static str, Vec<String>> = sets;
+            sets.iter().map(move |(set, elements)| (adds, *set, elements.as_slice()))
+        };
+        of(false, &self.removed).chain(of(true, &self.added))
+    }
+
+    /// The commands.
     pub fn script(&self, table: &str) -> String {
         let mut script = String::new();
-        for (verb, sets) in [("delete", &self.removed), ("add", &self.added)] {
-            for (set, elements) in sets {
-                for batch in elements.chunks(BATCH) {
-                    // Writing to a string cannot fail.
-                    let _ = writeln!(script, "{verb} element {table} {set} {{ {} }}", batch.join(", "));
-                }
+        for (adds, set, elements) in self.parts() {
+            let verb = if adds { "add" } else { "delete" };
+            for batch in elements.chunks(BATCH) {
+                // Writing to a string cannot fail.
+                let _ = writeln!(script, "{verb} element {table} {set} {{ {} }}", batch.join(", "));
             }
         }
         script

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use keelson_proto::dra::dra_plugin_server::{DraPlugin, DraPluginServer};
 use keelson_proto::dra::*;
-use keelson_proto::plugin_registration::registration_server::{Registration, RegistrationServer};
-use keelson_proto::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
-use crate::driver::serve;
+use crate::registry::{Entry, Registered, serve};
 use crate::{Node, first, pod, ready, shell};
 
 /// The driver's name.
@@ -21,47 +19,17 @@ const NAME: &str = "dra.keelson.test";
 struct Driver {
     /// Each call with the claim's name.
     calls: Arc<Mutex<Vec<String>>>,
-    serving: Vec<tokio::task::JoinHandle<()>>,
-    socket: PathBuf,
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.serving.iter().for_each(tokio::task::JoinHandle::abort);
-        let _ = std::fs::remove_file(&self.socket);
-    }
+    registered: Registered,
 }
 
 #[derive(Clone)]
 struct Service {
     calls: Arc<Mutex<Vec<String>>>,
-    endpoint: PathBuf,
     /// Where devices are described.
     descriptions: PathBuf,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-
-#[tonic::async_trait]
-impl Registration for Service {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
-        Ok(Response::new(PluginInfo {
-            r#type: "DRAPlugin".into(),
-            name: NAME.into(),
-            endpoint: self.endpoint.display().to_string(),
-            supported_versions: vec!["v1.DRAPlugin".into()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        told: Request<RegistrationStatus>,
-    ) -> Answer<RegistrationStatusResponse> {
-        let told = told.into_inner();
-        self.calls.lock().push(format!("registered {}{}", told.plugin_registered, told.error));
-        Ok(Response::new(RegistrationStatusResponse {}))
-    }
-}
 
 #[tonic::async_trait]
 impl DraPlugin for Service {
@@ -106,14 +74,11 @@ impl DraPlugin for Service {
 impl Driver {
     fn start(dir: &Path) -> Self {
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let registry = dir.join("data/plugins_registry");
-        std::fs::create_dir_all(&registry).unwrap();
-        let (socket, endpoint) = (registry.join("dra-reg.sock"), dir.join("dra.sock"));
-        let service = Service { calls: calls.clone(), endpoint: endpoint.clone(), descriptions: dir.join("cdi") };
-        let plugin = tonic::transport::Server::builder().add_service(DraPluginServer::new(service.clone()));
-        let registration = tonic::transport::Server::builder().add_service(RegistrationServer::new(service));
-        let serving = vec![serve(&endpoint, plugin), serve(&socket, registration)];
-        Self { calls, serving, socket }
+        let endpoint = dir.join("dra.sock");
+        let plugin = DraPluginServer::new(Service { calls: calls.clone(), descriptions: dir.join("cdi") });
+        let serving = serve(&endpoint, tonic::transport::Server::builder().add_service(plugin));
+        let entry = Entry { kind: "DRAPlugin", name: NAME, endpoint, version: "v1.DRAPlugin" };
+        Self { calls, registered: Registered::start(&dir.join("data"), entry, serving) }
     }
 
     /// How often it was asked this.
@@ -159,7 +124,7 @@ async fn claimed_devices_come_from_a_driver() {
         node.until(name, "runs", ready).await;
         node.says(name, words).await;
     }
-    assert!(driver.count("registered true") == 1 && driver.count("prepare shared") >= 1);
+    assert!(driver.registered.told() == Some(true) && driver.count("prepare shared") >= 1);
     assert!(driver.count("prepare foreign") == 0 && !ready(&node.api.pod("claim-three")));
     // A new agent believes what was written down, with or without the driver.
     drop(driver);

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use keelson_proto::csi::node_server::{Node, NodeServer};
 use keelson_proto::csi::*;
-use keelson_proto::plugin_registration::registration_server::{Registration, RegistrationServer};
-use keelson_proto::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use parking_lot::Mutex;
-use tokio::net::UnixListener;
 use tonic::{Request, Response, Status};
+
+use crate::registry::{Entry, Registered, serve};
 
 /// The driver's name.
 pub const NAME: &str = "memory.test";
@@ -25,8 +24,6 @@ pub struct Seen {
     pub calls: Vec<String>,
     /// What the last publication was told.
     pub context: std::collections::HashMap<String, String>,
-    /// Whether the agent took it.
-    pub registered: bool,
     /// Where something is mounted.
     mounted: BTreeSet<PathBuf>,
 }
@@ -34,14 +31,12 @@ pub struct Seen {
 /// A running driver.
 pub struct Driver {
     pub seen: Arc<Mutex<Seen>>,
-    serving: Vec<tokio::task::JoinHandle<()>>,
-    socket: PathBuf,
+    /// What the agent said of it.
+    pub registered: Registered,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.serving.iter().for_each(tokio::task::JoinHandle::abort);
-        let _ = std::fs::remove_file(&self.socket);
         for path in std::mem::take(&mut self.seen.lock().mounted).iter().rev() {
             let _ = umount2(path, MntFlags::MNT_DETACH);
         }
@@ -51,7 +46,6 @@ impl Drop for Driver {
 #[derive(Clone)]
 struct Service {
     seen: Arc<Mutex<Seen>>,
-    endpoint: PathBuf,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -73,26 +67,6 @@ impl Service {
             umount2(path, MntFlags::empty()).map_err(|e| Status::internal(e.to_string()))?;
         }
         Ok(())
-    }
-}
-
-#[tonic::async_trait]
-impl Registration for Service {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
-        Ok(Response::new(PluginInfo {
-            r#type: "CSIPlugin".into(),
-            name: NAME.into(),
-            endpoint: self.endpoint.display().to_string(),
-            supported_versions: vec!["1.0.0".into()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        told: Request<RegistrationStatus>,
-    ) -> Answer<RegistrationStatusResponse> {
-        self.seen.lock().registered = told.into_inner().plugin_registered;
-        Ok(Response::new(RegistrationStatusResponse {}))
     }
 }
 
@@ -163,28 +137,14 @@ impl Node for Service {
     }
 }
 
-/// Serves at a socket.
-pub fn serve(path: &Path, router: tonic::transport::server::Router) -> tokio::task::JoinHandle<()> {
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).unwrap();
-    let incoming = futures::stream::unfold(listener, |listener| async {
-        Some((listener.accept().await.map(|(stream, _)| stream), listener))
-    });
-    tokio::spawn(async move { router.serve_with_incoming(incoming).await.unwrap() })
-}
-
 impl Driver {
     /// Starts it and makes it known to the agent of a data directory.
     pub fn start(dir: &Path, data: &Path) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let endpoint = dir.join("driver.sock");
-        let registry = data.join("plugins_registry");
-        std::fs::create_dir_all(&registry).unwrap();
-        let socket = registry.join("memory.test-reg.sock");
-        let service = Service { seen: seen.clone(), endpoint: endpoint.clone() };
-        let node = tonic::transport::Server::builder().add_service(NodeServer::new(service.clone()));
-        let registration = tonic::transport::Server::builder().add_service(RegistrationServer::new(service));
-        let serving = vec![serve(&endpoint, node), serve(&socket, registration)];
-        Self { seen, serving, socket }
+        let node = NodeServer::new(Service { seen: seen.clone() });
+        let serving = serve(&endpoint, tonic::transport::Server::builder().add_service(node));
+        let entry = Entry { kind: "CSIPlugin", name: NAME, endpoint, version: "1.0.0" };
+        Self { seen, registered: Registered::start(data, entry, serving) }
     }
 }

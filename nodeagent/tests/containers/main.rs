@@ -5,6 +5,8 @@ mod churn;
 mod claims;
 mod driver;
 mod plugin;
+mod probes;
+mod registry;
 mod runtime;
 mod shares;
 
@@ -542,7 +544,9 @@ async fn volumes_come_from_a_driver() {
     let known = &csi_node["spec"]["drivers"][0];
     assert_eq!((&known["nodeID"], &known["allocatable"]["count"]), (&json!("node-of-test"), &json!(7)), "{csi_node}");
     assert_eq!(node.api.other("nodes/n")["metadata"]["labels"]["memory.test/node"], "n");
-    assert!(driver.seen.lock().registered && driver.seen.lock().context["csi.storage.k8s.io/pod.name"] == "one");
+    assert!(
+        driver.registered.told() == Some(true) && driver.seen.lock().context["csi.storage.k8s.io/pod.name"] == "one"
+    );
     // A second pod shares what is staged; a new agent knows what is published.
     node.api.create("two", user("cat /f/x; ls /i; touch /f/go"));
     node.until("two", "has ended", |p| p["status"]["phase"] == "Succeeded").await;

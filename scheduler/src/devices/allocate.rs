@@ -145,6 +145,18 @@ pub struct Node<'a> {
     pub satisfies: &'a dyn Fn(&[NodeTerm]) -> bool,
 }
 
+impl Node<'_> {
+    /// Whether it can use what is at a place.
+    pub fn reaches(&self, place: &Place) -> bool {
+        match place {
+            Place::Everywhere => true,
+            Place::Node(name) => name == self.name,
+            Place::Nodes(selector) => (self.satisfies)(&selector.1),
+            Place::PerDevice => false,
+        }
+    }
+}
+
 /// Chooses devices for claims on a node: an allocation for each claim, in their order.
 ///
 /// # Errors
@@ -153,13 +165,7 @@ pub fn allocate(devices: &Devices, wanted: &[&Wanted], node: &Node<'_>) -> Resul
     let mut candidates = Vec::new();
     for (id, pool) in devices.pools(node.name) {
         for device in &pool.devices {
-            let near = match &device.place {
-                Place::Everywhere => true,
-                Place::Node(name) => name == node.name,
-                Place::Nodes(selector) => (node.satisfies)(&selector.1),
-                Place::PerDevice => false,
-            };
-            if near {
+            if node.reaches(&device.place) {
                 candidates.push(Candidate { device, pool, pool_name: &id.1 });
             }
         }
@@ -409,7 +415,11 @@ impl<'a> Search<'a> {
     }
 }
 
-fn chosen_by(selectors: &[Arc<Selector>], facts: &cel::Device, of: &str) -> Result<bool, Refusal> {
+/// Whether all of these expressions choose a device.
+///
+/// # Errors
+/// One cannot be evaluated; `of` says whose it is.
+pub fn chosen_by(selectors: &[Arc<Selector>], facts: &cel::Device, of: &str) -> Result<bool, Refusal> {
     for (index, selector) in selectors.iter().enumerate() {
         let failed =
             |kind: &str, why: &str| Refusal::Failed(format!("{of}: selector #{index}: CEL {kind} error: {why}"));

@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod capacity;
 pub mod extended;
 pub mod readiness;
+pub mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

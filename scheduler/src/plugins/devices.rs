@@ -190,7 +190,8 @@ pub fn release(context: &Context<'_>, refusing: &[Slot]) -> Option<Release> {
     })
 }
 
-fn satisfies(view: &View, slot: Slot, terms: &[NodeTerm]) -> bool {
+/// Whether a node satisfies one of the terms.
+pub fn satisfies(view: &View, slot: Slot, terms: &[NodeTerm]) -> bool {
     let node = &view.nodes[slot as usize];
     terms.iter().any(|term| term.matches(&node.name, &node.labels, &view.syms))
 }

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use super::{Context, Fit, MAX_SCORE, Reasons, State};
 use crate::config::{Profile, Strategy};
+use crate::devices::allocate::Node;
+use crate::devices::totals::totals;
 use crate::intern::Sym;
 use crate::queue::Happening;
 use crate::resources::Requests;
+use crate::selector::NodeTerm;
 use crate::view::{PodInfo, Row, Slot, View};
 
 /// A resource that scores look at.
@@ -40,19 +43,24 @@ pub fn lacks(row: &Row, requests: &Requests) -> [bool; 3] {
     ]
 }
 
+/// Whether a node lacks CPU or memory that it would lack if it were empty too.
+pub fn is_too_small(row: &Row, requests: &Requests, [_, cpu, memory]: [bool; 3]) -> bool {
+    (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory)
+}
+
 /// What users read of [`lacks`].
 pub fn texts(lacks: [bool; 3]) -> impl Iterator<Item = &'static str> {
     let texts = ["Too many pods", "Insufficient cpu", "Insufficient memory"];
     lacks.into_iter().zip(texts).filter(|(lacks, _)| *lacks).map(|(_, text)| text)
 }
 
-fn refusal(context: &Context<'_>, slot: Slot, [pods, cpu, memory]: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
+/// What a node says that lacks something of this, or of other resources.
+pub fn refusal(context: &Context<'_>, slot: Slot, lacks: [bool; 3], mut why: Option<&mut Reasons>) -> Fit {
     let (row, node) = (&context.view.rows[slot as usize], &context.view.nodes[slot as usize]);
     let requests = &context.pod.class.requests;
-    let (mut lacking, mut never) = (pods || cpu || memory, false);
-    never |= (cpu && requests.cpu > row.allocatable_cpu) || (memory && requests.memory > row.allocatable_memory);
+    let (mut lacking, mut never) = (lacks != [false; 3], is_too_small(row, requests, lacks));
     if let Some(why) = why.as_deref_mut() {
-        why.extend(texts([pods, cpu, memory]).map(Cow::Borrowed));
+        why.extend(texts(lacks).map(Cow::Borrowed));
     }
     for (resource, amount) in &requests.extra {
         let (allocatable, used) = node.extra(*resource);
@@ -93,9 +101,23 @@ fn share(context: &Context<'_>, slot: Slot, resource: Resource, exact: bool) -> 
                 return (0, 0);
             }
             let (allocatable, used) = context.view.nodes[slot as usize].extra(sym);
+            if allocatable == 0
+                && let Some((devices, taken)) = backed(context, slot, sym)
+            {
+                return (taken + wanted, devices);
+            }
             (used + wanted, allocatable)
         }
     }
+}
+
+/// The devices that a node can use of the class behind a resource, and how many of them somebody has; `None` without any.
+fn backed(context: &Context<'_>, slot: Slot, resource: Sym) -> Option<(i64, i64)> {
+    let view = context.view;
+    let class = view.devices.class_behind(resource).filter(|_| context.profile.devices)?;
+    let satisfies = |terms: &[NodeTerm]| super::devices::satisfies(view, slot, terms);
+    let node = Node { name: &view.nodes[slot as usize].name, satisfies: &satisfies };
+    Some(totals(&view.devices, class, &node)).filter(|(devices, _)| *devices > 0)
 }
 
 /// Scores by the profile's strategy.
@@ -200,7 +222,7 @@ fn evenness(shares: &[f64]) -> i64 {
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }
 
-/// A node came or grew, or a pod left or shrank, so that the pod fits there now.
+/// A node came or grew, or a pod left or shrank, so that the pod fits there now, beside those that room was made for.
 pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
     let slot = match what {
         Happening::Node { slot, change } if change.added || change.allocatable => *slot,
@@ -213,13 +235,21 @@ pub fn hint(view: &View, pod: &PodInfo, what: &Happening) -> bool {
         _ => return false,
     };
     let (Some(row), Some(node)) = (view.rows.get(slot as usize), view.nodes.get(slot as usize)) else { return false };
+    let (mut row, mut expected) = (*row, Vec::new());
+    if row.nominated > 0 {
+        expected = view.expected(slot, pod);
+        expected.iter().for_each(|other| row.count(&other.class.requests, 1));
+    }
     let requests = &pod.class.requests;
-    row.pods < row.allocatable_pods
-        && (requests.cpu == 0 || requests.cpu <= row.allocatable_cpu - row.cpu)
-        && (requests.memory == 0 || requests.memory <= row.allocatable_memory - row.memory)
+    let taken = |resource: Sym| {
+        let all = expected.iter().flat_map(|other| &other.class.requests.extra);
+        all.filter(|(other, _)| *other == resource).map(|(_, amount)| amount).sum::<i64>()
+    };
+    lacks(&row, requests) == [false; 3]
         && requests.extra.iter().all(|(resource, amount)| {
             let (allocatable, used) = node.extra(*resource);
-            *amount <= allocatable - used || (allocatable == 0 && view.devices.backed.class(*resource).is_some())
+            *amount <= allocatable - used - taken(*resource)
+                || (allocatable == 0 && view.devices.backed.class(*resource).is_some())
         })
 }
 

@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod devices;
+pub mod features;
 pub mod fit;
 pub mod images;
 pub mod ports;
@@ -275,7 +276,7 @@ pub static PLUGINS: &[Plugin] = &[
     },
     Plugin {
         name: "DynamicResources",
-        weight: 1,
+        weight: 2,
         points: PRE_ENQUEUE | PRE_FILTER | FILTER | POST_FILTER | PRE_SCORE | SCORE | RESERVE | PRE_BIND,
         pre_filter: Some(devices::pre_filter),
         filter: Some(devices::filter),
@@ -302,6 +303,14 @@ pub static PLUGINS: &[Plugin] = &[
         ..NONE
     },
     Plugin { name: "DefaultBinder", points: BIND, ..NONE },
+    Plugin {
+        name: "NodeDeclaredFeatures",
+        points: PRE_FILTER | FILTER,
+        pre_filter: Some(features::pre_filter),
+        filter: Some(features::filter),
+        hint: features::hint,
+        ..NONE
+    },
 ];
 
 /// The place of a plugin in [`PLUGINS`].

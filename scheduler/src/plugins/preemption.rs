@@ -32,6 +32,11 @@ pub fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
     (Reverse(pod.class.priority), pod.started)
 }
 
+/// Important first; of equals always the same one.
+pub fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> std::cmp::Ordering {
+    importance(a).cmp(&importance(b)).then_with(|| a.uid.cmp(&b.uid))
+}
+
 /// The best candidate: fewest broken budgets, then the least important victims, then few, then young ones; of equals the
 /// first.
 pub fn pick(candidates: Vec<Candidate>) -> Option<Candidate> {
@@ -47,9 +52,12 @@ pub fn pick(candidates: Vec<Candidate>) -> Option<Candidate> {
 }
 
 /// Splits pods, most important first, into those that a budget protects and the others.
-pub fn protected(pods: &[Arc<PodInfo>], budgets: &[(Arc<str>, Budget)]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+pub fn protected<'a>(
+    pods: &[&'a Arc<PodInfo>],
+    budgets: &[(Arc<str>, Budget)],
+) -> (Vec<&'a Arc<PodInfo>>, Vec<&'a Arc<PodInfo>>) {
     let mut left: Vec<i64> = budgets.iter().map(|(_, b)| b.allowed).collect();
-    pods.iter().cloned().partition(|pod| {
+    pods.iter().copied().partition(|pod| {
         let mut violates = false;
         for ((namespace, budget), left) in budgets.iter().zip(&mut left) {
             let selected = *namespace == pod.class.namespace

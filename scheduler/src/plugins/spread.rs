@@ -150,6 +150,10 @@ pub fn adjust(view: &mut View, pod: &PodInfo, state: &mut All, other: &PodInfo, 
         return;
     }
     let State { verdicts, hard, .. } = &mut state.spread;
+    // The pods of a node that lacks a label of a constraint were not counted at first either.
+    if hard.iter().any(|c| view.topologies.get(c.topology).of(slot) == NONE) {
+        return;
+    }
     for constraint in hard {
         let domain = view.topologies.get(constraint.topology).of(slot);
         let verdict = verdicts.get(slot as usize).copied().unwrap_or(statics::ABSENT);
@@ -226,6 +230,8 @@ fn sum(
             domains += 1;
         }
     }
+    // Nodes without the label that are candidates all the same are one more.
+    domains += usize::from(candidates.iter().any(|slot| topology.of(*slot) == NONE));
     for (slot, pods) in matcher.map_or(&[][..], |m| view.matchers.counts(m)).iter().enumerate() {
         let domain = topology.of(slot as Slot);
         if *pods > 0

@@ -151,10 +151,15 @@ pub fn hint_restrictions(_: &View, pod: &PodInfo, what: &Happening) -> bool {
         Happening::Left { pod: gone, .. } => {
             claims(gone).any(|c| claims(pod).any(|own| own.0 == c.0)) || disks(gone).next().is_some()
         }
-        Happening::Volumes => true,
+        Happening::Claim(key) => uses(pod, key),
         Happening::Node { change, .. } => change.added,
         _ => false,
     }
+}
+
+/// Whether a pod uses a claim.
+fn uses(pod: &PodInfo, key: &ClaimKey) -> bool {
+    claims(pod).any(|(own, _)| own == *key)
 }
 
 /// Whether the pod has volumes that count.
@@ -209,9 +214,10 @@ pub fn filter_limits(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons
 }
 
 /// A pod with volumes left, or what nodes can attach changed.
-pub fn hint_limits(_: &View, _: &PodInfo, what: &Happening) -> bool {
+pub fn hint_limits(_: &View, pod: &PodInfo, what: &Happening) -> bool {
     match what {
         Happening::Left { pod: gone, .. } => !gone.class.volumes.is_empty(),
+        Happening::Claim(key) => uses(pod, key),
         Happening::Volumes => true,
         Happening::Node { change, .. } => change.added,
         _ => false,
@@ -397,9 +403,10 @@ pub fn filter_zone(context: &Context<'_>, slot: Slot, why: Option<&mut Reasons>)
     Fit::Never
 }
 
-/// Something about volumes changed, or a node.
-pub fn hint_binding(_: &View, _: &PodInfo, what: &Happening) -> bool {
+/// One of the pod's claims changed, or something about volumes, or a node.
+pub fn hint_binding(_: &View, pod: &PodInfo, what: &Happening) -> bool {
     match what {
+        Happening::Claim(key) => uses(pod, key),
         Happening::Volumes => true,
         Happening::Node { change, .. } => change.added || change.labels,
         _ => false,

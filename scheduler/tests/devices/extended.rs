@@ -115,3 +115,27 @@ fn a_claim_of_an_attempt_before_goes_first() {
     core.apply(Change::ResourceClaimGone("d".into(), "stale".into()), 0);
     assert!(matches!(core.next(100_000), Some(Act::Bind { .. })));
 }
+
+#[test]
+fn strategies_count_the_devices_behind_a_resource() {
+    for (strategy, expected) in [("LeastAllocated", "n2"), ("MostAllocated", "n1")] {
+        let scoring = json!({"type": strategy, "resources": [{"name": "example.com/gpu", "weight": 1}]});
+        let config = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+            "profiles": [{"schedulerName": "default-scheduler",
+                "plugins": {"multiPoint": {"disabled": [{"name": "NodeResourcesBalancedAllocation"}]}},
+                "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": scoring}}]}]});
+        let mut core = populated(Core::new(|syms| Config::parse(config, syms), 1).unwrap());
+        backed(&mut core);
+        // One of two is left on the first node, four of four on the second.
+        slice(&mut core, "p", json!({"nodeName": "n1"}), json!([device("a", "x", "8Gi"), device("b", "x", "8Gi")]));
+        let four = ["c", "d", "e", "f"].map(|name| device(name, "x", "8Gi"));
+        slice(&mut core, "q", json!({"nodeName": "n2"}), json!(four));
+        let taken = json!({"metadata": {"name": "other", "namespace": "d", "uid": "o"}, "spec": {},
+            "status": {"allocation": {"devices": {"results": [
+                {"request": "r", "driver": DRIVER, "pool": "p", "device": "a"}]}}}});
+        core.apply(Change::ResourceClaim(parsed(taken)), 0);
+        asking(&mut core, "p", "example.com/gpu", "1");
+        let (chosen, _) = decided(&mut core).unwrap();
+        assert_eq!(chosen, expected, "{strategy}");
+    }
+}

@@ -19,7 +19,11 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> Box<T> {
 }
 
 fn core() -> Core {
-    let mut core = Core::new(|syms| Ok::<_, ConfigError>(Config::standard(syms)), 7).unwrap();
+    populated(Core::new(|syms| Ok::<_, ConfigError>(Config::standard(syms)), 7).unwrap())
+}
+
+/// With two nodes and a class.
+fn populated(mut core: Core) -> Core {
     for (name, zone) in [("n1", "a"), ("n2", "b")] {
         let node = json!({"metadata": {"name": name, "labels": {"zone": zone}},
             "status": {"allocatable": {"cpu": "8", "memory": "8Gi", "pods": "100"}}});

@@ -30,6 +30,9 @@ pub struct Cluster {
     pub attachments: BTreeMap<usize, (String, String)>,
     /// Most volumes of the driver on a node.
     pub limits: BTreeMap<String, i64>,
+    /// Pods without constraints of their own are spread by those of the system, for the services that select them: namespace
+    /// and selector.
+    pub services: Option<Vec<(String, Value)>>,
 }
 
 fn list<'a>(value: &'a Value) -> impl Iterator<Item = &'a Value> + Clone + 'a {
@@ -238,7 +241,14 @@ impl Cluster {
         if !self.spread_allows(pod, node) {
             return Some("PodTopologySpread");
         }
-        (affinity && !self.affinity_allows(pod, node)).then_some("InterPodAffinity")
+        if affinity && !self.affinity_allows(pod, node) {
+            return Some("InterPodAffinity");
+        }
+        let restarts = |c: &Value| list(&c["restartPolicyRules"]).any(|r| r["action"] == "RestartAllContainers");
+        let needs = list(&pod["spec"]["containers"]).chain(list(&pod["spec"]["initContainers"])).any(restarts);
+        let declares =
+            || list(&node["status"]["declaredFeatures"]).any(|f| f == "RestartAllContainersOnContainerExits");
+        (needs && !declares()).then_some("NodeDeclaredFeatures")
     }
 
     /// Whether the pod or one that has a node requires something: otherwise the plugin is left out, as upstream leaves it out,
@@ -258,8 +268,32 @@ impl Cluster {
         self.args.get(plugin).map_or(Value::Null, |args| args[name].clone())
     }
 
-    fn constraints<'a>(&self, pod: &'a Value, when: &str) -> Vec<&'a Value> {
-        list(&pod["spec"]["topologySpreadConstraints"]).filter(|c| c["whenUnsatisfiable"] == when).collect()
+    fn constraints(&self, pod: &Value, when: &str) -> Vec<Value> {
+        let all =
+            self.defaults(pod).unwrap_or_else(|| list(&pod["spec"]["topologySpreadConstraints"]).cloned().collect());
+        all.into_iter().filter(|c| c["whenUnsatisfiable"] == when).collect()
+    }
+
+    /// The system's constraints for a pod that has none: none too if no service selects it.
+    fn defaults(&self, pod: &Value) -> Option<Vec<Value>> {
+        let services = self.services.as_ref()?;
+        if list(&pod["spec"]["topologySpreadConstraints"]).next().is_some() {
+            return None;
+        }
+        let mut labels = serde_json::Map::new();
+        for (_, selector) in services.iter().filter(|(of, _)| of == namespace(pod)) {
+            if selects_pod(&serde_json::json!({"matchLabels": selector}), pod) {
+                labels.extend(selector.as_object().cloned().unwrap_or_default());
+            }
+        }
+        if labels.is_empty() {
+            return Some(Vec::new());
+        }
+        let rule = |key: &str, skew: i64| {
+            serde_json::json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": labels}})
+        };
+        Some(vec![rule("kubernetes.io/hostname", 3), rule("topology.kubernetes.io/zone", 5)])
     }
 
     fn included(&self, constraint: &Value, pod: &Value, node: &Value) -> bool {
@@ -447,13 +481,18 @@ impl Cluster {
 
     fn spread_scores(&self, pod: &Value, nodes: &[&Value]) -> Vec<i64> {
         let rules = self.constraints(pod, "ScheduleAnyway");
-        let has_all = |n: &Value| rules.iter().all(|c| label(n, text(&c["topologyKey"])).is_some());
+        // Nodes that lack a label do not count, but they do for the system's constraints.
+        let lenient = self.defaults(pod).is_some();
+        let has_all = |n: &Value| lenient || rules.iter().all(|c| label(n, text(&c["topologyKey"])).is_some());
         let candidates: Vec<&&Value> = nodes.iter().filter(|n| has_all(n)).collect();
         let raw = |node: &Value| {
             let mut score = 0.0;
             for c in &rules {
                 let key = text(&c["topologyKey"]);
-                let domains: BTreeSet<_> = candidates.iter().filter_map(|n| label(n, key)).collect();
+                let domains: BTreeSet<_> = candidates.iter().map(|n| label(n, key).unwrap_or_default()).collect();
+                if label(node, key).is_none() {
+                    continue;
+                }
                 let (pods, size) = if key == "kubernetes.io/hostname" {
                     (self.counted(c, pod, node), candidates.len())
                 } else {

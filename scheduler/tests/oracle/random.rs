@@ -71,6 +71,7 @@ impl Maker {
             .filter(|_| self.random.random_bool(0.4))
             .map(|i| json!({"names": [i], "sizeBytes": 300_000_000}))
             .collect();
+        let declared = if self.once_in(2) { json!(["RestartAllContainersOnContainerExits"]) } else { Value::Null };
         json!({
             "metadata": {"name": name, "labels": labels},
             "spec": {"taints": taints, "unschedulable": self.once_in(8)},
@@ -78,6 +79,7 @@ impl Maker {
                 "allocatable": {"cpu": self.one(&["2", "4", "3500m"]), "memory": self.one(&["4Gi", "8Gi"]),
                     "pods": self.one(&["4", "10"]), "example.com/gpu": self.one(&["0", "2"])},
                 "images": images,
+                "declaredFeatures": declared,
             },
         })
     }
@@ -123,7 +125,13 @@ impl Maker {
             let ip = self.one(&["", "10.0.0.1", "10.0.0.2"]);
             ports.push(json!({"hostPort": self.one(&[80, 443]), "protocol": self.one(&["TCP", "UDP"]), "hostIP": ip}));
         }
-        json!({"name": format!("c{number}"), "image": self.one(&IMAGES), "resources": {"requests": requests}, "ports": ports})
+        let mut container = json!({"name": format!("c{number}"), "image": self.one(&IMAGES), "resources": {"requests": requests}, "ports": ports});
+        if self.once_in(12) {
+            let action = self.one(&["Restart", "RestartAllContainers"]);
+            container["restartPolicyRules"] =
+                json!([{"action": action, "exitCodes": {"operator": "In", "values": [1]}}]);
+        }
+        container
     }
 
     fn restrictions(&mut self, spec: &mut Value) {

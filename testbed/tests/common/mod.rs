@@ -38,6 +38,13 @@ pub fn needs() -> Result<PathBuf, String> {
     Ok(binary)
 }
 
+/// Whether the kernel has VXLAN.
+pub fn has_vxlan() -> bool {
+    let device = ["link", "add", "kvxtest", "type", "vxlan", "id", "99", "dstport", "8472", "nolearning"];
+    let made = Command::new("unshare").args(["--net", "ip"]).args(device).output();
+    made.is_ok_and(|output| output.status.success())
+}
+
 /// A cluster for one test.
 pub struct Cluster {
     pub testbed: Testbed,
@@ -170,12 +177,12 @@ pub struct Follow {
 
 impl Follow {
     /// Waits until its output is as wanted.
-    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) {
+    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         until(what, PATIENCE, || {
             let text = std::fs::read_to_string(&self.file)?;
-            if wanted(&text) { Ok(Some(())) } else { anyhow::bail!("{text}") }
+            if wanted(&text) { Ok(Some(text)) } else { anyhow::bail!("{text}") }
         })
-        .unwrap();
+        .unwrap()
     }
 }
 

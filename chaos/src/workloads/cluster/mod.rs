@@ -43,7 +43,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "scheduling",
-        about: "pods come and go, more than fit: none is bound twice, no node is over-committed",
+        about: "pods come and go, more than fit: none is bound twice, no node is over-committed, no port shared",
         clients: 2,
         forgets: false,
         beyond: true,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 
 use super::{Log, converges, count, ensure, namespace, pod};
 use crate::checkers::cluster;
@@ -15,6 +16,9 @@ const PODS_EACH: u64 = 20;
 /// Longest pause between requests of a client.
 const PAUSE: Duration = Duration::from_millis(300);
 const NAMESPACE: &str = "scheduling";
+/// Ports of hosts that some pods ask for: the first, and how many.
+const PORT: u64 = 8000;
+const PORTS: u64 = 2;
 /// What pods ask for.
 const CPU: [&str; 4] = ["200m", "700m", "1500m", "3"];
 
@@ -40,7 +44,11 @@ impl Workload for Scheduling {
                 let path = PODS.path(NAMESPACE, &name);
                 process.perform((), true, kube.delete(&path), |_| ()).await;
             } else {
-                let (path, pod) = (PODS.path(NAMESPACE, ""), pod(&name, "free", CPU[size as usize]));
+                let (path, mut pod) = (PODS.path(NAMESPACE, ""), pod(&name, "free", CPU[size as usize]));
+                if process.below(3) == 0 {
+                    let port = PORT + process.below(PORTS);
+                    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": port, "hostPort": port}]);
+                }
                 process.perform((), true, kube.create(&path, &pod), |_| ()).await;
             }
             process.think(PAUSE).await;

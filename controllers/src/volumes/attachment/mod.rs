@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use self::plan::{Attachable, Attached, Wanted};
-use super::claims_of;
+use super::{claims_of, inline};
 use crate::context::{BY_NODE, Context};
 use crate::runtime::{Keys, Outcome, watch_with};
 
@@ -39,7 +39,14 @@ pub fn node_index(attachment: &VolumeAttachment) -> Vec<String> {
 
 /// For the index [`ATTACHMENTS_OF`].
 pub fn volume_index(attachment: &VolumeAttachment) -> Vec<String> {
-    attachment.spec.source.persistent_volume_name.iter().cloned().collect()
+    let source = &attachment.spec.source;
+    let inline = source.inline_volume_spec.as_ref().and_then(inline::key);
+    source.persistent_volume_name.iter().cloned().chain(inline).collect()
+}
+
+/// Whether a pod may have volumes that are attached.
+fn has_volumes(pod: &Pod) -> bool {
+    claims_of(pod).next().is_some() || inline::volumes_of(pod).next().is_some()
 }
 
 /// Since when attachments are not wanted, by their names; and what was told of them.
@@ -51,7 +58,7 @@ pub struct Memory {
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     let of_node = |name: Option<String>| name.filter(|n| !n.is_empty()).map(|n| (String::new(), n));
     watch_with(&context.cache.pods, queue, move |change: &Change<Pod>| {
-        let Some(pod) = change.object().filter(|p| claims_of(p).next().is_some()) else { return Vec::new() };
+        let Some(pod) = change.object().filter(|p| has_volumes(p)) else { return Vec::new() };
         of_node(pod.spec.as_ref().and_then(|s| s.node_name.clone())).into_iter().collect()
     });
     watch_with(&context.cache.nodes, queue, move |change: &Change<Node>| {
@@ -99,6 +106,10 @@ fn users(context: &Context, claim: &PersistentVolumeClaim) -> Vec<String> {
 
 /// Nodes with pods that use the volume of an attachment.
 fn waiting(context: &Context, attachment: &VolumeAttachment) -> Vec<String> {
+    if let Some(key) = attachment.spec.source.inline_volume_spec.as_ref().and_then(inline::key) {
+        let pods = context.cache.pods.by(super::BY_CLAIM, &key);
+        return pods.iter().filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect();
+    }
     let name = attachment.spec.source.persistent_volume_name.as_deref().unwrap_or_default();
     let volume = context.cache.volumes.named("", name);
     let claim = volume.and_then(|v| v.spec.as_ref()?.claim_ref.clone());
@@ -116,12 +127,22 @@ fn bound(context: &Context, namespace: &str, claim: &str) -> Option<Arc<Persiste
     (theirs.uid == claim.metadata.uid).then_some(volume)
 }
 
+/// Whether a driver's volumes are attached; one that says nothing of itself may need it.
+fn attaches(context: &Context, driver: &str) -> bool {
+    context.cache.csi_drivers.named("", driver).is_none_or(|d| d.spec.attach_required != Some(false))
+}
+
 fn attachable(context: &Context, volume: &PersistentVolume) -> Option<Attachable> {
-    let attaches = |driver: &str| {
-        let driver = context.cache.csi_drivers.named("", driver);
-        driver.is_none_or(|d| d.spec.attach_required != Some(false))
-    };
-    Attachable::of(volume, attaches)
+    Attachable::of(volume, |driver| attaches(context, driver))
+}
+
+/// The volumes of a pod that can be attached.
+fn attachables(context: &Context, pod: &Pod) -> Vec<Attachable> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let claimed = claims_of(pod).filter_map(|claim| attachable(context, &*bound(context, namespace, &claim)?));
+    let named = inline::volumes_of(pod)
+        .filter_map(|(name, spec)| Attachable::inline(name, spec, |driver| attaches(context, driver)));
+    claimed.chain(named).collect()
 }
 
 /// The volumes that pods of a node need.
@@ -132,12 +153,9 @@ fn wanted(context: &Context, node: &Node) -> Vec<Wanted> {
         if !plan::needs_volumes(&pod, node) {
             continue;
         }
-        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-        for claim in claims_of(&pod) {
-            let Some(volume) = bound(context, &namespace, &claim) else { continue };
-            let Some(volume) = attachable(context, &volume) else { continue };
-            let one = found.entry(volume.volume.clone()).or_insert_with(|| {
-                let all = context.cache.attachments.by(ATTACHMENTS_OF, &volume.volume);
+        for volume in attachables(context, &pod) {
+            let one = found.entry(volume.key()).or_insert_with(|| {
+                let all = context.cache.attachments.by(ATTACHMENTS_OF, &volume.key());
                 let elsewhere = all.iter().map(|a| a.spec.node_name.clone()).find(|n| n != name);
                 Wanted { volume, pods: Vec::new(), elsewhere }
             });
@@ -152,11 +170,15 @@ fn attached(context: &Context, node: &str, wanted: &[Wanted]) -> Vec<Attached> {
     let mut unwanted = context.attachments.unwanted.lock();
     let mut all = Vec::new();
     for object in context.cache.attachments.by(ATTACHED_TO, node) {
-        let Some(volume) = &object.spec.source.persistent_volume_name else { continue };
-        let known = context.cache.volumes.named("", volume).and_then(|v| attachable(context, &v));
+        let source = &object.spec.source;
+        let known = match (&source.persistent_volume_name, &source.inline_volume_spec) {
+            (Some(volume), _) => context.cache.volumes.named("", volume).and_then(|v| attachable(context, &v)),
+            (None, Some(spec)) => Attachable::inline(String::new(), spec.clone(), |d| attaches(context, d)),
+            (None, None) => None,
+        };
         let name = object.metadata.name.clone().unwrap_or_default();
         let Some(known) = known.filter(|k| k.attachment(node) == name) else { continue };
-        let needed = wanted.iter().any(|w| w.volume == known);
+        let needed = wanted.iter().any(|w| w.volume.key() == known.key());
         let overdue = if needed {
             unwanted.remove(&name);
             false
@@ -208,8 +230,8 @@ async fn attach(context: &Context, volume: &Attachable, node: &str) -> Result<()
             attacher: volume.driver.clone(),
             node_name: node.to_owned(),
             source: VolumeAttachmentSource {
-                persistent_volume_name: Some(volume.volume.clone()),
-                ..VolumeAttachmentSource::default()
+                persistent_volume_name: volume.inline.is_none().then(|| volume.volume.clone()),
+                inline_volume_spec: volume.inline.as_deref().cloned(),
             },
         },
         status: None,
@@ -272,13 +294,7 @@ fn blocked(context: &Context, wanted: &Wanted) {
 /// Who has a volume on another node, as `pod` may know it.
 fn holders(context: &Context, wanted: &Wanted, pod: &Pod) -> String {
     let node = wanted.elsewhere.as_deref().unwrap_or_default();
-    let uses = |other: &Arc<Pod>| {
-        let namespace = other.metadata.namespace.clone().unwrap_or_default();
-        claims_of(other).any(|claim| {
-            let volume = bound(context, &namespace, &claim).and_then(|v| v.metadata.name.clone());
-            volume.as_ref() == Some(&wanted.volume.volume)
-        })
-    };
+    let uses = |other: &Arc<Pod>| attachables(context, other).iter().any(|v| v.key() == wanted.volume.key());
     let others: Vec<Arc<Pod>> = context.cache.pods.by(BY_NODE, node).into_iter().filter(uses).collect();
     let (near, far): (Vec<_>, Vec<_>) = others.iter().partition(|o| o.metadata.namespace == pod.metadata.namespace);
     let near: Vec<&str> = near.iter().filter_map(|o| o.metadata.name.as_deref()).collect();

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeSpec, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use sha2::{Digest, Sha256};
 
 use crate::node::health::ready_status;
 use crate::pods;
-use crate::volumes::migration;
+use crate::volumes::{inline, migration};
 
 /// Says that attaching is this controller's work, not the kubelet's.
 const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
@@ -19,7 +19,7 @@ const KEEP_TERMINATED: &str = "volumes.kubernetes.io/keep-terminated-pod-volumes
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// A volume that can be attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attachable {
     /// The PersistentVolume.
     pub volume: String,
@@ -29,6 +29,8 @@ pub struct Attachable {
     pub handle: String,
     /// Several nodes may have it at a time.
     pub shared: bool,
+    /// What pods that name the volume themselves say of it; there is no PersistentVolume then.
+    pub inline: Option<Box<PersistentVolumeSpec>>,
 }
 
 impl Attachable {
@@ -36,12 +38,20 @@ impl Attachable {
     pub fn of(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) -> Option<Self> {
         let spec = volume.spec.as_ref()?;
         let (driver, handle) = migration::csi(volume).filter(|(driver, _)| attaches(driver))?;
-        let modes = spec.access_modes.iter().flatten();
-        // A volume that states no mode is not known to be exclusive.
-        let exclusive = |m: &String| matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod");
-        let shared = modes.clone().count() == 0 || !modes.clone().all(exclusive);
         let name = volume.metadata.name.clone()?;
-        Some(Self { volume: name, driver, handle, shared })
+        Some(Self { volume: name, driver, handle, shared: is_shared(spec), inline: None })
+    }
+
+    /// Of a volume that pods name themselves, which events call `name`.
+    pub fn inline(name: String, spec: PersistentVolumeSpec, attaches: impl Fn(&str) -> bool) -> Option<Self> {
+        let csi = spec.csi.as_ref().filter(|csi| attaches(&csi.driver))?;
+        let (driver, handle) = (csi.driver.clone(), csi.volume_handle.clone());
+        Some(Self { volume: name, driver, handle, shared: is_shared(&spec), inline: Some(Box::new(spec)) })
+    }
+
+    /// What attachments are found by in their index.
+    pub fn key(&self) -> String {
+        self.inline.as_ref().and_then(|spec| inline::key(spec)).unwrap_or_else(|| self.volume.clone())
     }
 
     /// The name that nodes know it by.
@@ -54,6 +64,12 @@ impl Attachable {
         let hash = Sha256::digest(format!("{}{}{node}", self.handle, self.driver));
         hash.iter().fold("csi-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
     }
+}
+
+fn is_shared(spec: &PersistentVolumeSpec) -> bool {
+    let mut modes = spec.access_modes.iter().flatten().peekable();
+    // A volume that states no mode is not known to be exclusive.
+    modes.peek().is_none() || !modes.all(|m| matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod"))
 }
 
 /// Whether this controller attaches volumes to a node.
@@ -180,7 +196,7 @@ mod tests {
     }
 
     fn volume(name: &str, shared: bool) -> Attachable {
-        Attachable { volume: name.into(), driver: "d".into(), handle: name.into(), shared }
+        Attachable { volume: name.into(), driver: "d".into(), handle: name.into(), shared, inline: None }
     }
 
     fn wanted(name: &str, shared: bool, elsewhere: Option<&str>) -> Wanted {

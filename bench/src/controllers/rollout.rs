@@ -1,10 +1,11 @@
-//! `bench controllers`: a Deployment of 5,000 replicas on hollow nodes: made, rolled over, scaled to nothing; then idle.
+//! A Deployment of 5,000 replicas on hollow nodes: made, rolled over, scaled to nothing; then idle.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::{NODES, PODS_PER_NODE, count};
 use crate::Options;
 use crate::load::Connection;
 use crate::process::Server;
@@ -12,27 +13,21 @@ use crate::report::Report;
 
 /// Replicas of the Deployment.
 const REPLICAS: usize = 5_000;
-/// Pods that a hollow node takes.
-const PODS_PER_NODE: usize = 110;
 /// A step that is not over by then never will be.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(5);
 /// Processor time is read over this span when nothing happens.
 const IDLE: Duration = Duration::from_secs(30);
 
 const PODS: &str = "/api/v1/namespaces/default/pods?limit=1";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/many";
-const NODES: &str = "/api/v1/nodes?limit=1";
 
 /// Measures one server.
-pub async fn run(options: Options) -> Result<Report> {
+pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let replicas = options.amount(REPLICAS);
     let nodes = replicas.div_ceil(PODS_PER_NODE) + 1;
     let server = Server::start(&options.keelson, &["--hollow", &nodes.to_string()]).await?;
     let mut connection = server.target()?.connect().await?;
-    let mut report = Report::default();
     until(&mut connection, NODES, |list| count(list) == nodes).await.context("the nodes")?;
 
     let (start, before) = (Instant::now(), server.usage()?);
@@ -41,8 +36,8 @@ pub async fn run(options: Options) -> Result<Report> {
     let objects = start.elapsed();
     until(&mut connection, DEPLOYMENT, |d| number(d, "readyReplicas") == replicas).await.context("the ready pods")?;
     let all = start.elapsed();
-    add(&mut report, &format!("{replicas} replicas: all pod objects"), objects, None);
-    add(&mut report, &format!("{replicas} replicas: all ready"), all, Some((&server, before)));
+    add(report, &format!("{replicas} replicas: all pod objects"), objects, None);
+    add(report, &format!("{replicas} replicas: all ready"), all, Some((&server, before)));
 
     let (start, before) = (Instant::now(), server.usage()?);
     connection.must("PUT", DEPLOYMENT, deployment(replicas, 2)).await?;
@@ -53,15 +48,14 @@ pub async fn run(options: Options) -> Result<Report> {
             && d["status"]["observedGeneration"] == d["metadata"]["generation"]
     };
     until(&mut connection, DEPLOYMENT, rolled).await.context("the roll-out")?;
-    add(&mut report, "rolling update of all", start.elapsed(), Some((&server, before)));
+    add(report, "rolling update of all", start.elapsed(), Some((&server, before)));
 
     let (start, before) = (Instant::now(), server.usage()?);
     connection.must("PUT", DEPLOYMENT, deployment(0, 2)).await?;
     until(&mut connection, PODS, |list| count(list) == 0).await.context("the end of the pods")?;
-    add(&mut report, "scaled to 0: all gone", start.elapsed(), Some((&server, before)));
+    add(report, "scaled to 0: all gone", start.elapsed(), Some((&server, before)));
 
-    idle(&mut report, &server, if options.quick { IDLE / 10 } else { IDLE }).await?;
-    Ok(report)
+    idle(report, &server, if options.quick { IDLE / 10 } else { IDLE }).await
 }
 
 fn add(report: &mut Report, what: &str, took: Duration, used: Option<(&Server, crate::process::Usage)>) {
@@ -87,12 +81,6 @@ async fn idle(report: &mut Report, server: &Server, span: Duration) -> Result<()
     Ok(())
 }
 
-/// Objects of a list of which the first is read.
-fn count(list: &Value) -> usize {
-    let here = list["items"].as_array().map_or(0, Vec::len);
-    here + list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0) as usize
-}
-
 fn number(deployment: &Value, key: &str) -> usize {
     deployment["status"][key].as_u64().unwrap_or(0) as usize
 }
@@ -106,13 +94,5 @@ fn deployment(replicas: usize, version: u32) -> String {
 }
 
 async fn until(connection: &mut Connection, path: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        let found: Value = serde_json::from_slice(&connection.must("GET", path, "").await?)?;
-        if holds(&found) {
-            return Ok(());
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    bail!("did not come within {PATIENCE:?}")
+    super::until(connection, path, PATIENCE, holds).await
 }

@@ -1,0 +1,173 @@
+//! Which of the built-in APIs are offered: all of them, but for what `--runtime-config` turns off, as upstream's flag does.
+//!
+//! Keys are a class (`api/all`, `api/ga`, `api/beta`, `api/alpha`, applied in this order), a version (`apps/v1`, `/v1` for
+//! the core group) or one resource of it (`apps/v1/deployments`); what is more exact counts more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources::RESOURCES;
+
+/// Classes of versions, in the order in which they are applied.
+const CLASSES: [&str; 4] = ["api/all", "api/ga", "api/beta", "api/alpha"];
+
+/// What is turned off; rows that are not in the table are never.
+#[derive(Clone, Debug, Default)]
+pub struct Offered {
+    off: BTreeSet<(&'static str, &'static str, &'static str)>,
+}
+
+/// The pairs of `--runtime-config`; of the same key the last one counts.
+///
+/// # Errors
+/// In words, what a pair asks for that cannot be had.
+pub fn pairs(given: &[String]) -> Result<BTreeMap<String, bool>, String> {
+    let mut out = BTreeMap::new();
+    for pair in given {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (key, value) = (key.trim(), value.trim());
+        let class = CLASSES.contains(&key);
+        let on = match value {
+            "" if !class => true,
+            "true" => true,
+            "false" => false,
+            "1" | "t" | "T" | "TRUE" | "True" if !class => true,
+            "0" | "f" | "F" | "FALSE" | "False" if !class => false,
+            // A class may be named alone here, as other keys may.
+            "" => true,
+            _ if class => return Err(format!("--runtime-config: invalid value {key}={value}")),
+            _ => {
+                let why = format!("err: strconv.ParseBool: parsing {value:?}: invalid syntax");
+                return Err(format!("--runtime-config: invalid value of {key}: {value}, {why}"));
+            }
+        };
+        if !class && !(2..=3).contains(&key.split('/').count()) {
+            return Err(format!("--runtime-config: runtime-config invalid key {key}"));
+        }
+        out.insert(key.to_owned(), on);
+    }
+    if out.len() == 1 && out.get("api/all") == Some(&false) {
+        return Err("--runtime-config: invalid key with only api/all=false".into());
+    }
+    Ok(out)
+}
+
+/// The class of a version by its name.
+pub fn class(version: &str) -> &'static str {
+    if version.contains("alpha") {
+        "api/alpha"
+    } else if version.contains("beta") {
+        "api/beta"
+    } else {
+        "api/ga"
+    }
+}
+
+impl Offered {
+    /// What the pairs leave. `others` are groups and versions that are not in the table and may be named too.
+    ///
+    /// # Errors
+    /// In words, which key names nothing.
+    pub fn new(pairs: &BTreeMap<String, bool>, others: &[(&str, &str)]) -> Result<Self, String> {
+        for key in pairs.keys().filter(|key| !CLASSES.contains(&key.as_str())) {
+            known(key, others)?;
+        }
+        let off = RESOURCES.iter().filter(|row| !wanted(pairs, row)).map(|row| (row.group, row.version, row.plural));
+        Ok(Self { off: off.collect() })
+    }
+
+    /// Whether a row is served.
+    pub fn has(&self, row: &ResourceDef) -> bool {
+        self.off.is_empty() || !self.off.contains(&(row.group, row.version, row.plural))
+    }
+
+    /// The rows of the table that are served.
+    pub fn rows(&self) -> impl Iterator<Item = &'static ResourceDef> {
+        RESOURCES.iter().filter(|row| self.has(row))
+    }
+
+    /// Whether a version of a group has any row left.
+    pub fn has_version(&self, group: &str, version: &str) -> bool {
+        self.rows().any(|row| row.group == group && row.version == version)
+    }
+}
+
+/// Whether a row stays: the most exact key that is about it says so.
+fn wanted(pairs: &BTreeMap<String, bool>, row: &ResourceDef) -> bool {
+    let version = format!("{}/{}", row.group, row.version);
+    let resource = format!("{version}/{}", row.plural);
+    let exact = pairs.get(&resource).or_else(|| pairs.get(&version));
+    let by_class = || pairs.get(class(row.version)).or_else(|| pairs.get("api/all"));
+    exact.or_else(by_class).copied().unwrap_or(true)
+}
+
+/// Refuses a key whose group or version there is not.
+fn known(key: &str, others: &[(&str, &str)]) -> Result<(), String> {
+    let mut parts = key.split('/');
+    let (group, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let all = || RESOURCES.iter().map(|row| (row.group, row.version)).chain(others.iter().copied());
+    if !all().any(|(g, _)| g == group) {
+        return Err(format!("--runtime-config: unknown api groups {group}"));
+    }
+    if !all().any(|known| known == (group, version)) {
+        return Err(format!("--runtime-config: group version {group}/{version} that has not been registered"));
+    }
+    match parts.next() {
+        Some(plural) if plural.to_lowercase() != plural => {
+            let why = "group/version/resource and resource is always lowercase plural, not";
+            Err(format!("--runtime-config: invalid key {key}: {why} {plural:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_machinery::resources::find;
+
+    fn offered(given: &[&str]) -> Result<Offered, String> {
+        let given: Vec<String> = given.iter().map(|pair| (*pair).to_owned()).collect();
+        Offered::new(&pairs(&given)?, &[("policy", "v1beta1")])
+    }
+
+    #[test]
+    fn the_most_exact_key_counts() {
+        let row = |text: &str| {
+            let parts: Vec<&str> = text.split('/').collect();
+            find(parts[0], parts[1], parts[2]).unwrap()
+        };
+        for (given, served, gone) in [
+            (&["apps/v1=false"][..], "batch/v1/jobs", "apps/v1/deployments"),
+            (&["apps/v1/deployments=false"], "apps/v1/daemonsets", "apps/v1/deployments"),
+            (&["api/all=false", "apps/v1=true"], "apps/v1/deployments", "batch/v1/jobs"),
+            (&["api/all=false", "/v1"], "/v1/pods", "batch/v1/jobs"),
+            (&["api/ga=false", "batch/v1/jobs=1"], "batch/v1/jobs", "batch/v1/cronjobs"),
+            (
+                &["autoscaling/v1=false"],
+                "autoscaling/v2/horizontalpodautoscalers",
+                "autoscaling/v1/horizontalpodautoscalers",
+            ),
+            (&["policy/v1beta1=true", "policy/v1=false"], "/v1/pods", "policy/v1/poddisruptionbudgets"),
+        ] {
+            let offered = offered(given).unwrap();
+            assert!(offered.has(row(served)), "{given:?}");
+            assert!(!offered.has(row(gone)), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused() {
+        for (given, part) in [
+            (&["api/all=false"][..], "invalid key with only api/all=false"),
+            (&["v1=false"], "runtime-config invalid key v1"),
+            (&["apps/v7=true"], "group version apps/v7 that has not been registered"),
+            (&["nope/v1=true"], "unknown api groups nope"),
+            (&["apps/v1=maybe"], "invalid value of apps/v1: maybe"),
+            (&["api/beta=maybe"], "invalid value api/beta=maybe"),
+            (&["apps/v1/Deployments=false"], "always lowercase plural"),
+        ] {
+            assert!(offered(given).unwrap_err().contains(part), "{given:?}");
+        }
+    }
+}
