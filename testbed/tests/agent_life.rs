@@ -1,5 +1,5 @@
-//! An agent's last and next days: its certificates are replaced in time while it works, and it leaves its cluster. A client
-//! writes meanwhile; `--nocapture` prints how long it could not.
+//! An agent's certificates are replaced in time while it works; its node is deleted, and it comes back. A client writes
+//! meanwhile; `--nocapture` prints how long it could not.
 
 mod common;
 
@@ -14,7 +14,7 @@ const RENEWALS: usize = 2;
 const NODE: &str = "/api/v1/nodes/agent-1";
 
 #[test]
-fn an_agent_renews_its_certificates_and_leaves() {
+fn an_agent_renews_its_certificates_and_comes_back() {
     let start = Start { server_flags: vec![LIFETIME.into()], ..Start::default() };
     let Some(cluster) = Cluster::start("agl", 3, 1, &start) else { return };
     let hosts = cluster.testbed.hosts().unwrap();
@@ -37,13 +37,11 @@ fn an_agent_renews_its_certificates_and_leaves() {
             node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").cloned();
         assert_eq!(ready.unwrap()["status"], "True", "{}", agent.log_end("keelson"));
     });
-    load.during("the agent leaves", || {
+    load.during("the agent stops and its node is deleted", || {
         agent.kill("keelson").unwrap();
-        let said = agent.keelson(&["reset", "--yes", "--role", "agent", "--data-dir", "/var/lib/keelson"]).unwrap();
-        assert!(said.contains("it can join again"), "{said}");
-        server.keelson(&["kubectl", "delete", "node", "agent-1"]).unwrap();
+        server.api().unwrap().call("DELETE", NODE, None).unwrap();
     });
-    load.during("the agent joins again", || {
+    load.during("it starts again and is a node as before", || {
         let join = server.join_command(keelson_testbed::Role::Agent).unwrap();
         agent.start_agent(&join, &[]).unwrap();
         agent.wait_node_ready(&server.api().unwrap()).unwrap();

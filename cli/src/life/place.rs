@@ -107,8 +107,6 @@ pub fn remove_file(path: &Path) -> std::io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        // A disk of its own is mounted there: it stays, with nothing on it.
-        Err(error) if error.kind() == ErrorKind::ResourceBusy && fs::read_dir(path)?.next().is_none() => Ok(true),
         Err(error) => Err(error),
     }
 }
