@@ -139,6 +139,16 @@ fn check(parsed: &Parsed) -> Outcome {
     Err(Failure::new(wrong))
 }
 
+/// The pods that the selector names.
+async fn chosen(session: &Session) -> Outcome<Vec<Value>> {
+    let selector = session.parsed.text("selector");
+    selected(session, selector).await.map_err(|error| {
+        error.when(&format!(
+            "Unable to find \"/v1, Resource=pods\" that match label selector {selector:?}, field selector \"\""
+        ))
+    })
+}
+
 /// Runs `logs`.
 pub async fn logs(session: &Session) -> Outcome {
     let parsed = &session.parsed;
@@ -155,15 +165,7 @@ pub async fn logs(session: &Session) -> Outcome {
         container = args.remove(1);
     }
     let (pods, workload) = match args.first() {
-        None => {
-            let selector = parsed.text("selector");
-            let found = selected(session, selector).await.map_err(|error| {
-                error.when(&format!(
-                    "Unable to find \"/v1, Resource=pods\" that match label selector {selector:?}, field selector \"\""
-                ))
-            });
-            (found?, true)
-        }
+        None => (chosen(session).await?, true),
         Some(arg) => {
             let arg = if arg.contains('/') { arg.clone() } else { format!("pods/{arg}") };
             let (kind, name) = objects::one(session, &[arg]).await?;

@@ -274,15 +274,7 @@ pub async fn run(session: &Session) -> Outcome {
     let path = format!("/api/v1/namespaces/{namespace}/pods{query}");
     let made = session.post(&path, &pod).await?;
     if parsed.on("expose") {
-        let path = format!("/api/v1/namespaces/{namespace}/services{query}");
-        match session.post(&path, &exposing(parsed, name)?).await {
-            Ok(service) => changed(parsed, &service, "created")?,
-            // The pod is there all the same, and is told of.
-            Err(error) => {
-                changed(parsed, &made, "created")?;
-                return Err(error);
-            }
-        }
+        expose_made(session, &made, &format!("/api/v1/namespaces/{namespace}/services{query}")).await?;
     }
     if !attaches {
         return changed(parsed, &made, "created");
@@ -293,6 +285,18 @@ pub async fn run(session: &Session) -> Outcome {
         println!("pod \"{name}\" deleted");
     }
     result
+}
+
+/// Makes the service of a pod that was made. If it cannot be made, the pod is there all the same, and is told of.
+async fn expose_made(session: &Session, pod: &Value, path: &str) -> Outcome {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    match session.post(path, &exposing(&session.parsed, name)?).await {
+        Ok(service) => changed(&session.parsed, &service, "created"),
+        Err(error) => {
+            changed(&session.parsed, pod, "created")?;
+            Err(error)
+        }
+    }
 }
 
 /// The service that leads to a pod that is run.
