@@ -322,9 +322,9 @@ fn restored(cluster: &Cluster, members: &mut [Option<Member>; 3], copy: &str, pr
     ok(&["snapshot", "restore", copy, "--data-dir", &cluster.data(0).to_string_lossy(), "--name", NAMES[0]]);
     members[0] = Some(cluster.start(0, program, &[]));
     cluster.whole(0, 1);
-    for at in 1..3 {
+    for (at, member) in members.iter_mut().enumerate().skip(1) {
         let flags = cluster.join_flags(0);
-        members[at] = Some(cluster.start(at, program, &flags));
+        *member = Some(cluster.start(at, program, &flags));
         cluster.whole(0, at + 1);
     }
 }
