@@ -398,7 +398,7 @@ mod tests {
     fn wrong_flags() {
         for (args, expected) in [
             (&["--foo"][..], "error: unknown flag: --foo\nSee 'kubectl get --help' for usage."),
-            (&["-wz"], "error: unknown shorthand flag: 'z' in -wz\nSee 'kubectl get --help' for usage."),
+            (&["-wz"], "error: unknown shorthand flag: 'z' in -z\nSee 'kubectl get --help' for usage."),
             (&["-o"], "error: flag needs an argument: 'o' in -o\nSee 'kubectl get --help' for usage."),
             (
                 &["--watch=x"],
