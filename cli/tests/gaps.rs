@@ -20,6 +20,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// Pause after a write that was refused.
 const AGAIN: Duration = Duration::from_millis(5);
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Copies are made all the time, beside the writes.
+const COPIES: &str = "--snapshot-interval=2s";
 const OBJECT: &str = "/api/v1/namespaces/default/configmaps/load";
 
 fn ok(args: &[&str]) -> String {
@@ -78,6 +80,7 @@ impl Cluster {
             .arg(self.data(at))
             .args(["--secure-port", &self.ports[at].0.to_string()])
             .args(["--peer-address", &format!("127.0.0.1:{}", self.ports[at].1)])
+            .arg(COPIES)
             .args(more)
             .stdout(Stdio::null())
             .stderr(log.unwrap())
@@ -227,6 +230,105 @@ fn roll(cluster: &Cluster, members: &mut [Option<Member>; 3], program: &Path) {
     }
 }
 
+/// A namespace is deleted and comes back from a copy, beside what goes on.
+fn one_namespace_comes_back(cluster: &Cluster, load: &mut Load) {
+    let kubeconfig = cluster.kubeconfig(0);
+    let kubectl = |args: &[&str]| ok(&[&["kubectl", "--kubeconfig", &kubeconfig], args].concat());
+    kubectl(&["create", "namespace", "shop"]);
+    kubectl(&["-n", "shop", "create", "configmap", "goods", "--from-literal=apples=3"]);
+    let copy = saved(cluster);
+    load.during("a namespace is deleted and applied again from a copy", || {
+        kubectl(&["delete", "namespace", "shop"]);
+        ok(&["snapshot", "apply", &copy, "-n", "shop", "--kubeconfig", &kubeconfig]);
+    });
+    let apples = kubectl(&["-n", "shop", "get", "configmap", "goods", "-o", "jsonpath={.data.apples}"]);
+    assert_eq!(apples, "3");
+}
+
+/// The newest copy that a server made of itself, once it is not older than this call.
+fn saved(cluster: &Cluster) -> String {
+    let copies = cluster.data(0).join("snapshots");
+    let newest = || {
+        let files = std::fs::read_dir(&copies).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "db")).max()
+    };
+    let before = newest();
+    until("a copy is made", || newest().filter(|path| Some(path) != before.as_ref()));
+    // Kept elsewhere, with its keys: old ones are removed.
+    until("a copy is whole", || {
+        let (from, to) = (newest()?, cluster.dir.join("copy.db"));
+        std::fs::copy(&from, &to).ok()?;
+        std::fs::copy(from.with_extension("keys.json"), to.with_extension("keys.json")).ok()?;
+        let text = to.to_string_lossy().into_owned();
+        keelson(&["snapshot", "status", &text]).0.then_some(text)
+    })
+}
+
+/// Starts a server again and again, as systemd does.
+fn supervised(cluster: &Cluster, at: usize, program: &Path) -> Member {
+    let script = format!(
+        "trap 'kill $child; wait $child; exit' TERM; while :; do {} server --bind-address 127.0.0.1 --name {} --data-dir {data} \
+         --secure-port {} --peer-address 127.0.0.1:{} {COPIES} >> {data}.log 2>&1 & child=$!; echo $child > {data}.pid; wait \
+         $child; sleep 0.1; done",
+        program.display(),
+        NAMES[at],
+        cluster.ports[at].0,
+        cluster.ports[at].1,
+        data = cluster.data(at).display(),
+    );
+    Member(Command::new("sh").args(["-c", &script]).stdout(Stdio::null()).spawn().unwrap())
+}
+
+/// `keelson upgrade` to a program that does not serve: the former one comes back by itself. While a server is missing, it
+/// refuses.
+fn a_bad_upgrade_goes_back(cluster: &Cluster, load: &mut Load, members: &mut [Option<Member>; 3], dir: &Path) {
+    let (own, installed) = (Path::new(env!("CARGO_BIN_EXE_keelson")), dir.join("installed"));
+    std::fs::copy(own, &installed).unwrap();
+    members[1].take().unwrap().stop();
+    members[1] = Some(supervised(cluster, 1, &installed));
+    cluster.whole(0, 3);
+    let broken = dir.join("broken");
+    std::fs::write(&broken, "#!/bin/sh\n[ \"$1\" = --version ] && echo keelson 0.2.0 && exit 0\nexit 1\n").unwrap();
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let restart = format!("kill $(cat {}.pid) || true", cluster.data(1).display());
+    let upgrade = |kubeconfig: &str| {
+        let (broken, installed) = (broken.to_string_lossy(), installed.to_string_lossy());
+        let args = ["upgrade", &broken, "--binary", &installed, "--kubeconfig", kubeconfig, "--patience=10s"];
+        keelson(&[&args[..], &["--restart-command", &restart]].concat())
+    };
+    load.during("an upgrade of one server that does not come up, and is taken back", || {
+        let (success, said) = upgrade(&cluster.kubeconfig(1));
+        assert!(!success && said.contains("was taken back"), "{said}");
+        cluster.whole(0, 3);
+    });
+    load.during("a server is missing, and an upgrade of another is refused", || {
+        members[2].take().unwrap().stop();
+        let (success, said) = upgrade(&cluster.kubeconfig(1));
+        assert!(!success && said.contains("does not answer"), "{said}");
+        members[2] = Some(cluster.start(2, own, &[]));
+        cluster.whole(0, 3);
+    });
+    members[1].take().unwrap().stop();
+    members[1] = Some(cluster.start(1, own, &[]));
+    cluster.whole(0, 3);
+}
+
+/// The whole cluster from a copy, on disks that were lost.
+fn restored(cluster: &Cluster, members: &mut [Option<Member>; 3], copy: &str, program: &Path) {
+    members.iter_mut().for_each(|member| member.take().unwrap().stop());
+    for at in 0..3 {
+        std::fs::remove_dir_all(cluster.data(at)).unwrap();
+    }
+    ok(&["snapshot", "restore", copy, "--data-dir", &cluster.data(0).to_string_lossy(), "--name", NAMES[0]]);
+    members[0] = Some(cluster.start(0, program, &[]));
+    cluster.whole(0, 1);
+    for (at, member) in members.iter_mut().enumerate().skip(1) {
+        let flags = cluster.join_flags(0);
+        *member = Some(cluster.start(at, program, &flags));
+        cluster.whole(0, at + 1);
+    }
+}
+
 #[test]
 fn writes_go_on_while_servers_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
@@ -265,6 +367,12 @@ fn writes_go_on_while_servers_come_and_go() {
         let flags = cluster.join_flags(0);
         members[2] = Some(cluster.start(2, &own, &flags));
         cluster.whole(0, 3);
+    });
+    one_namespace_comes_back(&cluster, &mut load);
+    a_bad_upgrade_goes_back(&cluster, &mut load, &mut members, dir.path());
+    let copy = saved(&cluster);
+    load.during("all are stopped, their state is lost, and a copy is restored on one; the others join it", || {
+        restored(&cluster, &mut members, &copy, &own);
     });
     load.during("two of three are lost, and the third goes on alone", || {
         drop((members[1].take(), members[2].take()));

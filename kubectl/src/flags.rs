@@ -174,7 +174,7 @@ impl Parsed {
     ) -> Outcome {
         for (at, c) in cluster.char_indices() {
             let flag = flags.iter().find(|f| f.short == Some(c));
-            let flag = flag.ok_or_else(|| wrong(format!("unknown shorthand flag: '{c}' in -{cluster}")))?;
+            let flag = flag.ok_or_else(|| wrong(format!("unknown shorthand flag: '{c}' in -{}", &cluster[at..])))?;
             let after = &cluster[at + c.len_utf8()..];
             let value = match (after.strip_prefix('='), flag.takes) {
                 (Some(value), _) => value.to_owned(),
@@ -398,7 +398,7 @@ mod tests {
     fn wrong_flags() {
         for (args, expected) in [
             (&["--foo"][..], "error: unknown flag: --foo\nSee 'kubectl get --help' for usage."),
-            (&["-wz"], "error: unknown shorthand flag: 'z' in -wz\nSee 'kubectl get --help' for usage."),
+            (&["-wz"], "error: unknown shorthand flag: 'z' in -z\nSee 'kubectl get --help' for usage."),
             (&["-o"], "error: flag needs an argument: 'o' in -o\nSee 'kubectl get --help' for usage."),
             (
                 &["--watch=x"],

@@ -178,6 +178,9 @@ fn discovered(group: &str, version: &str, row: &Value) -> Kind {
 
 /// The kind that people call `text`.
 pub async fn resolve(session: &Session, text: &str) -> Outcome<Kind> {
+    if text == "ev" {
+        eprintln!("Warning: short name \"ev\" could also match lower priority resource events.events.k8s.io");
+    }
     if let Some(kind) = find(&all_built_in(), text) {
         return Ok(kind);
     }

@@ -89,6 +89,11 @@ pub async fn all_of(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Va
     collect(session, args, true, true).await
 }
 
+/// The same, and what of it failed.
+pub async fn each_of_all(session: &Session, args: &[String]) -> Outcome<(Vec<(Kind, Value)>, Option<Failure>)> {
+    collected(session, args, true, true).await
+}
+
 /// Reads the objects that targets, selectors and files name.
 pub async fn read(session: &Session, args: &[String]) -> Outcome<Vec<(Kind, Value)>> {
     collect(session, args, false, true).await

@@ -47,8 +47,9 @@ pub async fn run(traces: &Traces) -> Vec<String> {
     note("logs".into(), remove_logs(Path::new(LOGS), &own));
     for table in [proxy::TABLE, policy::TABLE, cni::TABLE] {
         for family in ["ip", "ip6"] {
-            // A table that is not there is not a failure.
-            note(format!("table {table}"), attempt("nft", &["destroy", "table", family, table]));
+            // A table that is not there is not a failure, and not every nft knows `destroy`: it is made first, in one step.
+            let words = ["add", "table", family, table, ";", "delete", "table", family, table];
+            note(format!("table {table}"), attempt("nft", &words));
         }
     }
     note("the name server's address".into(), attempt("ip", &["address", "del", ADDRESS_OF_NAMES, "dev", "lo"]));

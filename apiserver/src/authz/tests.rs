@@ -64,6 +64,9 @@ async fn a_matrix_of_users() {
             ask("list", "", "configmaps", "kube-public", ""),
             false,
         ),
+        // Before its certificates are replaced.
+        (node.clone(), ask("get", "", "configmaps", "kube-public", "cluster-info"), true),
+        (node.clone(), ask("get", "", "configmaps", "kube-public", "other"), false),
         (node.clone(), ask("update", "", "nodes/status", "", "a"), true),
         // Whose it is, admission sees.
         (node.clone(), ask("update", "", "nodes/status", "", "b"), true),

@@ -29,7 +29,7 @@ pub const PAGE_PATH: &str = "/keelson/v1/dashboard";
 /// Largest report that is read.
 const REPORT_BYTES: usize = 64 << 20;
 /// A report that is not older is given again: many who look cost no more than one.
-const FRESH: Duration = Duration::from_millis(900);
+pub const FRESH: Duration = Duration::from_millis(900);
 /// How often the page asks.
 const INTERVAL: Duration = Duration::from_secs(2);
 

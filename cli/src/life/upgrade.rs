@@ -48,6 +48,8 @@ pub async fn run(args: UpgradeArgs) -> Result<()> {
     // The kubeconfig is read anew each time: a server writes it when it starts.
     let server = args.access.kubeconfig.exists().then(|| args.access.kubeconfig.clone());
     if let Some(kubeconfig) = &server {
+        // A report may be a little old: what is decided on is what was seen after this began.
+        tokio::time::sleep(status::FRESH).await;
         let report = ask(&status::transport(kubeconfig)?).await?;
         ready_for(&report, &new, args.ignore_checks)?;
     }

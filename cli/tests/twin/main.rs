@@ -13,6 +13,10 @@ use support::{Server, free_port, kubectl_is_there};
 /// Command lines, in the shell's words. None changes anything, so that both programs see the same. `DIR` is the directory
 /// with the files below.
 const LINES: &str = include_str!("lines.txt");
+/// Lines that change kubeconfig files, and lines that change objects, in their order: each program goes through them for itself.
+/// Those that begin with `!` are the shell's, with the program in `$K`.
+const SETTINGS: &str = include_str!("settings.txt");
+const STEPS: &str = include_str!("steps.txt");
 /// What is looked at.
 const OBJECTS: &str = include_str!("files/objects.yaml");
 /// More of it: every kind, with every field that `describe` shows.
@@ -70,10 +74,19 @@ fn copy(from: &Path, to: &Path) {
 
 /// Output and exit code of a command line.
 fn said(server: &Server, dir: &Path, program: &str, line: &str) -> String {
+    said_with(&server.kubeconfig(), dir, program, line)
+}
+
+fn said_with(kubeconfig: &str, dir: &Path, program: &str, line: &str) -> String {
     let line = line.replace("DIR", &dir.to_string_lossy());
+    let shell = match line.strip_prefix("! ") {
+        Some(shell) => shell.to_owned(),
+        None => format!("{program} {line} 2>&1"),
+    };
     let output = Command::new("sh")
-        .args(["-c", &format!("{program} {line} 2>&1")])
-        .env("KUBECONFIG", server.kubeconfig())
+        .args(["-c", &shell])
+        .env("KUBECONFIG", kubeconfig)
+        .env("K", program)
         .stdin(Stdio::null())
         // Without the times of the files.
         .env("KUBECTL_EXTERNAL_DIFF", "diff -r -N")
@@ -150,6 +163,55 @@ fn the_twin_says_what_kubectl_says() {
     });
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {} lines differ:\n{}", wrong.len(), lines.len(), wrong.join("\n\n"));
+}
+
+/// An output without what differs between two clusters and two directories.
+fn placeless(text: &str, dir: &Path) -> String {
+    const OWN: [&str; 4] = ["uid: ", "resourceVersion: ", "creationTimestamp: ", "time: "];
+    let own = |line: &&str| !OWN.iter().any(|key| line.trim_start_matches(['<', '>', ' ', '-']).starts_with(key));
+    text.replace(&*dir.to_string_lossy(), "DIR").lines().filter(own).collect::<Vec<_>>().join("\n")
+}
+
+/// Lets both programs go through the lines, each with its kubeconfig and in its directory; what they say must be the same.
+fn side_by_side(lines: &str, kubeconfigs: [&str; 2], dirs: [&Path; 2]) {
+    let programs = ["kubectl".to_owned(), format!("{} kubectl", env!("CARGO_BIN_EXE_keelson"))];
+    dirs.iter().for_each(|dir| copy(Path::new(FILES), dir));
+    let mut wrong = Vec::new();
+    for line in lines.lines().filter(|line| !line.is_empty()) {
+        let [real, own] = [0, 1].map(|at| {
+            let text = said_with(kubeconfigs[at], dirs[at], &programs[at], line);
+            placeless(&text, dirs[at])
+        });
+        if real != own {
+            wrong.push(format!("kubectl {line}\n--- kubectl\n{real}\n--- twin\n{own}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} lines differ:\n{}", wrong.len(), lines.lines().count(), wrong.join("\n\n"));
+}
+
+#[test]
+fn the_twin_changes_kubeconfigs_as_kubectl_does() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    side_by_side(SETTINGS, ["/nothing", "/nothing"], [one.path(), two.path()]);
+}
+
+#[test]
+fn the_twin_changes_objects_as_kubectl_does() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let servers = [&one, &two].map(|dir| Server::start(&dir.path().join("server"), free_port(), &["--hollow", "1"]));
+    let account = ["get", "serviceaccount", "default", "-o", "name"];
+    for server in &servers {
+        server.until("the namespace has its account", &account, |out| out == "serviceaccount/default");
+    }
+    let [first, second] = [servers[0].kubeconfig(), servers[1].kubeconfig()];
+    let (files, others) = (one.path().join("files"), two.path().join("files"));
+    side_by_side(STEPS, [&first, &second], [&files, &others]);
 }
 
 #[test]

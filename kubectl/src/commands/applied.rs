@@ -78,9 +78,11 @@ pub async fn set(session: &Session) -> Outcome {
         if kind.namespaced && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = namespace.into();
         }
-        save_config(&mut object);
-        let wanted = &object["metadata"]["annotations"][LAST_APPLIED];
-        if have["metadata"]["annotations"][LAST_APPLIED] == *wanted {
+        if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(LAST_APPLIED);
+        }
+        let wanted = Value::from(crate::output::json::compact(&object) + "\n");
+        if have["metadata"]["annotations"][LAST_APPLIED] == wanted {
             println!("set-last-applied {name}: no changes required.");
             continue;
         }

@@ -165,7 +165,13 @@ fn in_order(value: &Value) -> String {
     match value {
         Value::Object(map) => {
             let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort_by_key(|key| ORDER.iter().position(|known| known == key).unwrap_or(ORDER.len()));
+            // A plugin's version of the API comes after its environment.
+            let name =
+                |key: &str| if key == "apiVersion" && map.contains_key("command") { "env" } else { key }.to_owned();
+            keys.sort_by_key(|key| {
+                let place = ORDER.iter().position(|known| *known == name(key)).unwrap_or(ORDER.len());
+                (place, *key == "apiVersion")
+            });
             let pairs = keys.iter().map(|key| format!("{}:{}", Value::from(key.as_str()), in_order(&map[*key])));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
         }

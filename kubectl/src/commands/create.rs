@@ -69,7 +69,7 @@ pub const REPLACE: &[&[Flag]] = &[
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The annotation that says what changed an object.
-const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+pub const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 
 /// Keeps the command line in an object, if that is asked for or was done before.
 pub fn record(session: &Session, object: &mut Value) {
@@ -287,6 +287,12 @@ pub async fn replace(session: &Session) -> Outcome {
     }
     if parsed.on("force") && parsed.text("dry-run") != "none" {
         return Err(Failure::new("--dry-run can not be used when --force is set"));
+    }
+    let cascade = parsed.text("cascade");
+    if !matches!(cascade, "background" | "foreground" | "orphan") {
+        return Err(Failure::new(format!(
+            "invalid cascade value ({cascade}). Must be \"background\", \"foreground\", or \"orphan\""
+        )));
     }
     let mut failed = None;
     let found = objects::each_source(session).await?;

@@ -132,6 +132,16 @@ pub async fn debug(session: &Session) -> Outcome {
 
 /// What is to be debugged: pods, where no kind is named.
 async fn targets(session: &Session) -> Outcome<Vec<(crate::kinds::Kind, Value)>> {
+    if session.parsed.is_set("filename") {
+        let local = objects::from_files(session).await?;
+        for object in &local {
+            let kind = crate::kinds::of_object(session, object).await?;
+            if !matches!(kind.plural.as_str(), "pods" | "nodes") {
+                let (group, version) = (&kind.group, &kind.version);
+                return Err(Failure::new(format!("\"{group}/{version}, Kind={}\" not supported by debug", kind.kind)));
+            }
+        }
+    }
     let of_pods = |name: &String| if name.contains('/') { name.clone() } else { format!("pods/{name}") };
     let named: Vec<String> = session.parsed.args.iter().map(of_pods).collect();
     objects::read(session, &named).await
@@ -282,13 +292,12 @@ async fn copied(session: &Session, pod: &Value, name: &str) -> Outcome {
         spec.insert("shareProcessNamespace".into(), parsed.on("share-processes").into());
     }
     let debugged = change(session, &mut copy)?;
-    if parsed.on("replace") {
-        let path =
-            format!("/api/v1/namespaces/{}/pods/{}", metadata["namespace"].text(), encode(metadata["name"].text()));
-        session.delete(&path, &json!({})).await?;
-    }
     let path = format!("/api/v1/namespaces/{}/pods", metadata["namespace"].text());
     let made = session.post(&path, &copy).await?;
+    // Only once its copy is there.
+    if parsed.on("replace") {
+        session.delete(&format!("{path}/{}", encode(metadata["name"].text())), &json!({})).await?;
+    }
     attach(session, &made, &debugged).await
 }
 

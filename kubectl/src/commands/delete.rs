@@ -223,7 +223,16 @@ async fn doomed(session: &Session) -> Outcome<(Vec<Doomed>, Option<Failure>)> {
             let within = (!parsed.on("all-namespaces")).then_some(namespace.as_str());
             let query =
                 query(&[("labelSelector", parsed.text("selector")), ("fieldSelector", parsed.text("field-selector"))]);
-            let list = session.get(&format!("{}{query}", target.kind.path(within))).await?;
+            let list = session.get(&format!("{}{query}", target.kind.path(within))).await.map_err(|error| {
+                error.when(&format!(
+                    "Unable to find \"{}/{}, Resource={}\" that match label selector {:?}, field selector {:?}",
+                    target.kind.group,
+                    target.kind.version,
+                    target.kind.plural,
+                    parsed.text("selector"),
+                    parsed.text("field-selector")
+                ))
+            })?;
             for item in list["items"].as_array().into_iter().flatten() {
                 let text = |key: &str| item["metadata"][key].as_str().unwrap_or_default().to_owned();
                 all.push(Doomed {

@@ -164,8 +164,13 @@ pub async fn joined(session: &Session, path: &str, stdin: bool, tty: bool) -> Ou
 /// Runs `attach`.
 pub async fn attach(session: &Session) -> Outcome {
     let parsed = &session.parsed;
+    let two;
     let target = match parsed.args.as_slice() {
         [target] => target,
+        [of, name] => {
+            two = format!("{of}/{name}");
+            &two
+        }
         [] => return Err(Failure::new("at least 1 argument is required for attach")),
         args => {
             return Err(Failure::new(format!(

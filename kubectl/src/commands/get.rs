@@ -382,7 +382,10 @@ async fn at(session: &Session, targets: &[Target], format: &Format) -> Outcome {
             }
             let path = history::path(&target.kind, within, name, &revision);
             let selector = query(&[("labelSelector", parsed.text("selector"))]).replace('?', "&");
-            let table = session.get_as(&format!("{path}{selector}"), TABLE).await?;
+            let table = session
+                .get_as(&format!("{path}{selector}"), TABLE)
+                .await
+                .map_err(|error| history::too_old(error, &revision))?;
             if table["rows"].as_array().is_none_or(Vec::is_empty) {
                 match name {
                     Some(_) => return Err(missing()),

@@ -96,8 +96,19 @@ pub async fn read(
     name: Option<&str>,
     revision: &str,
 ) -> Outcome<Vec<Value>> {
-    let mut list = session.get(&path(kind, namespace, name, revision)).await?;
+    let mut list = session.get(&path(kind, namespace, name, revision)).await.map_err(|e| too_old(e, revision))?;
     Ok(crate::output::items_of(kind, &mut list))
+}
+
+/// The refusal of what was compacted, with what can be done about it.
+pub fn too_old(error: Failure, revision: &str) -> Failure {
+    match error.status() {
+        410 => Failure::new(format!(
+            "revision {revision} is older than the history that is kept; `keelson server --compaction-interval` says how long \
+             that is (5m without it), and `keelson snapshot` looks into copies"
+        )),
+        _ => error,
+    }
 }
 
 /// An object as it is, if it is.

@@ -128,6 +128,7 @@ fn check(parsed: &Parsed) -> Outcome {
             let shown = if start.is_empty() { since_time } else { &start };
             format!("parsing time {since_time:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {shown:?} as \"2006\"")
         }
+        () if parsed.is_negative("since") => "--since must be greater than 0".into(),
         () if parsed.on("all-containers") && !parsed.text("container").is_empty() => {
             format!("--all-containers=true should not be specified with container name {}", parsed.text("container"))
         }
@@ -136,6 +137,16 @@ fn check(parsed: &Parsed) -> Outcome {
         () => return Ok(()),
     };
     Err(Failure::new(wrong))
+}
+
+/// The pods that the selector names.
+async fn chosen(session: &Session) -> Outcome<Vec<Value>> {
+    let selector = session.parsed.text("selector");
+    selected(session, selector).await.map_err(|error| {
+        error.when(&format!(
+            "Unable to find \"/v1, Resource=pods\" that match label selector {selector:?}, field selector \"\""
+        ))
+    })
 }
 
 /// Runs `logs`.
@@ -154,7 +165,7 @@ pub async fn logs(session: &Session) -> Outcome {
         container = args.remove(1);
     }
     let (pods, workload) = match args.first() {
-        None => (selected(session, parsed.text("selector")).await?, true),
+        None => (chosen(session).await?, true),
         Some(arg) => {
             let arg = if arg.contains('/') { arg.clone() } else { format!("pods/{arg}") };
             let (kind, name) = objects::one(session, &[arg]).await?;

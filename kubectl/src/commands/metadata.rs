@@ -45,10 +45,13 @@ async fn run(session: &Session, word: &str, field: &str) -> Outcome {
     let (mut set, mut remove) = (Map::new(), Vec::new());
     for pair in pairs {
         match (pair.split_once('='), pair.strip_suffix('-')) {
-            (Some((key, value)), _) if !key.is_empty() => {
+            (Some((key, value)), _) if !key.is_empty() && (word != "label" || !value.contains('=')) => {
                 let problems = if word == "label" { label_value_problems(value) } else { Vec::new() };
                 if !problems.is_empty() {
-                    return Err(Failure::new(format!("invalid label value: {pair:?}: {}", problems.join(";"))));
+                    return Err(Failure::new(format!(
+                        "invalid label value: {pair:?}: {}",
+                        problems.join(";").replace("no more than 63 bytes", "no more than 63 characters")
+                    )));
                 }
                 set.insert(key.to_owned(), value.into());
             }
@@ -119,7 +122,10 @@ async fn change(
     let parsed = &session.parsed;
     let have = &object["metadata"][field];
     if !parsed.on("overwrite") {
-        let taken = |(key, value): &(&String, &Value)| have.get(*key).is_some_and(|old| old != *value);
+        // What changed an object last is always the newest.
+        let taken = |(key, value): &(&String, &Value)| {
+            have.get(*key).is_some_and(|old| old != *value) && key.as_str() != super::create::CHANGE_CAUSE
+        };
         if let Some((key, _)) = set.iter().find(taken) {
             return Err(Failure::new(match word {
                 "label" => format!(

@@ -186,63 +186,78 @@ pub async fn drain(session: &Session) -> Outcome {
     for node in &nodes {
         schedulable(session, node, false).await?;
     }
+    // A node that cannot be drained does not keep the others from it.
+    let (mut pending, mut failed) = (Vec::new(), None);
     for node in &nodes {
-        let fields = format!("spec.nodeName={}", name(node));
-        let query = query(&[("fieldSelector", &fields), ("labelSelector", parsed.text("pod-selector"))]);
-        let list = session.get(&format!("/api/v1/pods{query}")).await?;
-        let pods = list["items"].as_array().cloned().unwrap_or_default();
-        let mut evicted: Vec<Value> = Vec::new();
-        let (mut refused, mut ignored) = (Reasons::new(), Reasons::new());
-        for pod in pods {
-            let shown = format!("{}/{}", pod["metadata"]["namespace"].as_str().unwrap_or_default(), name(&pod));
-            match stays(session, &pod) {
-                Some(Stay::Refuse(why)) => refused.push((why, shown)),
-                Some(Stay::Ignore("")) => {}
-                Some(Stay::Ignore(why)) => ignored.push((why, shown)),
-                None => {
-                    let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-                    let owned = pod["metadata"]["ownerReferences"].as_array().is_some_and(|o| !o.is_empty());
-                    if !finished && !owned {
-                        ignored.push(("deleting Pods that declare no controller", shown));
-                    }
-                    evicted.push(pod);
+        if let Err(error) = drain_one(session, node, nodes.len() == 1).await {
+            pending.push(name(node));
+            failed = Some(super::say(failed, error));
+        }
+    }
+    if !pending.is_empty() {
+        eprintln!("There are pending nodes to be drained:");
+        pending.iter().for_each(|node| eprintln!(" {node}"));
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Empties a node; `alone` if it is the only one.
+async fn drain_one(session: &Session, node: &Value, alone: bool) -> Outcome {
+    let parsed = &session.parsed;
+    let fields = format!("spec.nodeName={}", name(node));
+    let query = query(&[("fieldSelector", &fields), ("labelSelector", parsed.text("pod-selector"))]);
+    let list = session.get(&format!("/api/v1/pods{query}")).await?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    let mut evicted: Vec<Value> = Vec::new();
+    let (mut refused, mut ignored) = (Reasons::new(), Reasons::new());
+    for pod in pods {
+        let shown = format!("{}/{}", pod["metadata"]["namespace"].as_str().unwrap_or_default(), name(&pod));
+        match stays(session, &pod) {
+            Some(Stay::Refuse(why)) => refused.push((why, shown)),
+            Some(Stay::Ignore("")) => {}
+            Some(Stay::Ignore(why)) => ignored.push((why, shown)),
+            None => {
+                let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+                let owned = pod["metadata"]["ownerReferences"].as_array().is_some_and(|o| !o.is_empty());
+                if !finished && !owned {
+                    ignored.push(("deleting Pods that declare no controller", shown));
                 }
+                evicted.push(pod);
             }
         }
-        if !refused.is_empty() {
-            let reasons = grouped(&refused);
-            let all = match reasons.as_slice() {
-                [one] => one.clone(),
-                several => format!("[{}]", several.join(", ")),
-            };
-            eprintln!("error: unable to drain node {:?} due to error: {all}, continuing command...", name(node));
-            eprintln!("There are pending nodes to be drained:\n {}", name(node));
-            return Err(Failure::Plain(reasons.join("\n")));
-        }
-        if !ignored.is_empty() {
-            eprintln!("Warning: {}", grouped(&ignored).join("; "));
-        }
-        if is_client_dry_run(session)? {
-            evicted.iter().for_each(|pod| {
-                println!(
-                    "evicting pod {}/{} (dry run)",
-                    pod["metadata"]["namespace"].as_str().unwrap_or_default(),
-                    name(pod)
-                )
-            });
-            println!("node/{} drained (dry run)", name(node));
-            continue;
-        }
-        if parsed.text("dry-run") == "server" {
-            println!("node/{} drained (server dry run)", name(node));
-            continue;
-        }
-        let all = evicted.iter().map(|pod| evict(session, pod));
-        for result in futures::future::join_all(all).await {
-            result?;
-        }
-        println!("node/{} drained", name(node));
     }
+    if !refused.is_empty() {
+        let reasons = grouped(&refused);
+        let all = match reasons.as_slice() {
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
+        };
+        eprintln!("error: unable to drain node {:?} due to error: {all}, continuing command...", name(node));
+        return Err(Failure::Plain(if alone { reasons.join("\n") } else { all }));
+    }
+    if !ignored.is_empty() {
+        eprintln!("Warning: {}", grouped(&ignored).join("; "));
+    }
+    if is_client_dry_run(session)? {
+        evicted.iter().for_each(|pod| {
+            println!(
+                "evicting pod {}/{} (dry run)",
+                pod["metadata"]["namespace"].as_str().unwrap_or_default(),
+                name(pod)
+            )
+        });
+        println!("node/{} drained (dry run)", name(node));
+        return Ok(());
+    }
+    if parsed.text("dry-run") == "server" {
+        println!("node/{} drained (server dry run)", name(node));
+        return Ok(());
+    }
+    let all = evicted.iter().map(|pod| evict(session, pod));
+    for result in futures::future::join_all(all).await {
+        result?;
+    }
+    println!("node/{} drained", name(node));
     Ok(())
 }
 
@@ -361,7 +376,11 @@ async fn taint_one(session: &Session, node: &Value, changes: &[String]) -> Outco
     let path = format!("/api/v1/nodes/{}", encode(name(node)));
     let dry_run = if parsed.text("dry-run") == "server" { "All" } else { "" };
     let after = match is_client_dry_run(session)? {
-        true => node.clone(),
+        true => {
+            let mut after = node.clone();
+            keelson_machinery::patch::merge(&mut after, &patch);
+            after
+        }
         false => session.patch(&format!("{path}{}", query(&[("dryRun", dry_run)])), "merge-patch", &patch).await?,
     };
     let done = match (removed, modified) {

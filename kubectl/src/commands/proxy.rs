@@ -146,7 +146,10 @@ impl Listener {
             .map_err(|_| Failure::new(format!("listen tcp: address {}: invalid port", parsed.text("port"))))?;
         let address = parsed.text("address");
         let bound = TcpListener::bind((address, port)).await;
-        bound.map(Self::Tcp).map_err(|e| Failure::new(format!("listen tcp {address}:{port}: {e}")))
+        bound.map(Self::Tcp).map_err(|e| {
+            let why = crate::failure::reason(&e);
+            Failure::new(format!("listen tcp {address}:{port}: bind: {why}"))
+        })
     }
 
     fn address(&self) -> Outcome<String> {

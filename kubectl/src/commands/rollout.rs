@@ -55,11 +55,10 @@ async fn with_each<F>(session: &Session, mut each: impl FnMut(Kind, Value) -> F)
 where
     F: Future<Output = Outcome>,
 {
-    let found = workloads(session).await?;
-    if found.is_empty() {
+    let (found, mut failed) = workloads(session).await?;
+    if found.is_empty() && failed.is_none() {
         eprintln!("No resources found in {} namespace.", session.namespace()?);
     }
-    let mut failed = None;
     for (kind, object) in found {
         if let Err(error) = each(kind, object).await {
             failed = Some(super::say(failed, error));
@@ -73,12 +72,12 @@ fn name(object: &Value) -> &str {
 }
 
 /// The workloads that the command line names; without names all of the kinds that it names.
-async fn workloads(session: &Session) -> Outcome<Vec<(Kind, Value)>> {
+async fn workloads(session: &Session) -> Outcome<(Vec<(Kind, Value)>, Option<Failure>)> {
     let parsed = &session.parsed;
     if parsed.args.is_empty() && !parsed.is_set("filename") && !parsed.is_set("kustomize") {
         return Err(Failure::new("required resource not specified"));
     }
-    objects::all_of(session, &parsed.args).await
+    objects::each_of_all(session, &parsed.args).await
 }
 
 async fn pause_or_resume(session: &Session, paused: bool) -> Outcome {
@@ -235,7 +234,11 @@ pub async fn history(session: &Session) -> Outcome {
         match (format, revisions.first()) {
             (Format::Default, Some(revision)) if wanted > 0 => {
                 println!("{} with revision #{wanted}", name_of(&object));
-                print!("{}", template_text(&revision.template));
+                let mut template = revision.template.clone();
+                if !revision.cause.is_empty() {
+                    template["metadata"]["annotations"][CHANGE_CAUSE] = revision.cause.as_str().into();
+                }
+                println!("{}", template_text(&template));
             }
             (Format::Default, _) => print_history(&object, &revisions),
             _ => {
@@ -280,7 +283,15 @@ pub async fn undo(session: &Session) -> Outcome {
 async fn undo_one(session: &Session, kind: &Kind, object: Value, wanted: i64) -> Outcome {
     let parsed = &session.parsed;
     if !matches!(kind.plural.as_str(), "deployments" | "daemonsets" | "statefulsets") {
-        return Err(Failure::new(format!("no rollbacker has been implemented for {:?}", grouped(kind))));
+        let (shown, group) = (grouped(kind), &kind.group);
+        const KNOWN: [&str; 5] = ["replicasets", "jobs", "cronjobs", "pods", "replicationcontrollers"];
+        return Err(Failure::new(match KNOWN.contains(&kind.plural.as_str()) {
+            true => format!("no rollbacker has been implemented for {shown:?}"),
+            false => {
+                let word = &kind.kind;
+                format!("error retrieving rollbacker for {shown:?}, no visitor method exists for {{{group} {word}}}")
+            }
+        }));
     }
     let revisions = revisions(session, kind, &object).await?;
     let target = match wanted {

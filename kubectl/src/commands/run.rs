@@ -103,7 +103,10 @@ pub fn pairs(text: &str) -> Outcome<Map<String, Value>> {
 /// `NAME=VALUE` as a container's variables.
 pub fn variables(given: &[String]) -> Outcome<Vec<Value>> {
     let variable = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok(json!({"name": name, "value": value})),
+        Some((name, value)) if !name.is_empty() => Ok(match value {
+            "" => json!({"name": name}),
+            value => json!({"name": name, "value": value}),
+        }),
         _ => Err(Failure::new(format!("invalid env: {text}"))),
     };
     given.iter().map(variable).collect()
@@ -271,8 +274,7 @@ pub async fn run(session: &Session) -> Outcome {
     let path = format!("/api/v1/namespaces/{namespace}/pods{query}");
     let made = session.post(&path, &pod).await?;
     if parsed.on("expose") {
-        let path = format!("/api/v1/namespaces/{namespace}/services{query}");
-        changed(parsed, &session.post(&path, &exposing(parsed, name)?).await?, "created")?;
+        expose_made(session, &made, &format!("/api/v1/namespaces/{namespace}/services{query}")).await?;
     }
     if !attaches {
         return changed(parsed, &made, "created");
@@ -285,14 +287,30 @@ pub async fn run(session: &Session) -> Outcome {
     result
 }
 
+/// Makes the service of a pod that was made. If it cannot be made, the pod is there all the same, and is told of.
+async fn expose_made(session: &Session, pod: &Value, path: &str) -> Outcome {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    match session.post(path, &exposing(&session.parsed, name)?).await {
+        Ok(service) => changed(&session.parsed, &service, "created"),
+        Err(error) => {
+            changed(&session.parsed, pod, "created")?;
+            Err(error)
+        }
+    }
+}
+
 /// The service that leads to a pod that is run.
 fn exposing(parsed: &Parsed, name: &str) -> Outcome<Value> {
     let port = parsed.number("port")?;
     let selector =
         if parsed.text("labels").is_empty() { json!({"run": name}) } else { pairs(parsed.text("labels"))?.into() };
-    Ok(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"port": port, "protocol": "TCP", "targetPort": port}], "selector": selector},
-        "status": {"loadBalancer": {}}}))
+        "status": {"loadBalancer": {}}});
+    if !parsed.text("labels").is_empty() {
+        service["metadata"]["labels"] = service["spec"]["selector"].clone();
+    }
+    Ok(service)
 }
 
 /// Joins this terminal to a pod, or shows its log if it has ended already; fails as its container does.

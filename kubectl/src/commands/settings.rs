@@ -229,15 +229,11 @@ pub async fn set_cluster(session: &Session) -> Outcome {
                 cluster.insert(flag.into(), parsed.text(flag).into());
             }
         }
-        if parsed.is_set("insecure-skip-tls-verify") {
-            cluster.insert("insecure-skip-tls-verify".into(), insecure.into());
-        }
+        // Who does not ask for it again gets a server that is verified.
+        cluster.insert("insecure-skip-tls-verify".into(), insecure.into());
         if insecure {
             cluster.remove("certificate-authority");
             cluster.remove("certificate-authority-data");
-        }
-        if has_ca {
-            cluster.remove("insecure-skip-tls-verify");
         }
         cluster.extend(authority);
     })?;

@@ -49,6 +49,14 @@ pub async fn describe(session: &Session) -> Outcome {
     }
     let (mut failed, mut first) = (None, true);
     let (all, by_prefix) = find(session).await?;
+    // What is not there may be the beginning of a name, but only of one kind.
+    let missing = |found: &Found| found.as_ref().is_err_and(Failure::is_not_found);
+    if let [kinds, _] = parsed.args.as_slice()
+        && kinds.contains(',')
+        && all.iter().any(missing)
+    {
+        return Err(Failure::new("you may only specify a single resource type"));
+    }
     for found in all {
         match found {
             Ok((kind, object)) => match one(session, &kind, &object).await {

@@ -179,7 +179,7 @@ fn file_of(directory: &Path) -> Outcome<PathBuf> {
             "unable to find one of 'kustomization.yaml', 'kustomization.yml' or 'Kustomization' in directory '{}'",
             absolute().display()
         ))),
-        _ => Err(Failure::new(format!("Found multiple kustomization files under: {}\n", absolute().display()))),
+        _ => Err(Failure::new(format!("Found multiple kustomization files under: {}", absolute().display()))),
     }
 }
 
@@ -248,7 +248,7 @@ fn configuration(place: &Place) -> Outcome<Value> {
         .value;
     if !matches!(config["kind"].text(), "" | "Kustomization" | "Component") {
         return Err(Failure::new(format!(
-            "Failed to read kustomization file under {}:\nkind should be Kustomization or Component\n",
+            "Failed to read kustomization file under {}:\nkind should be Kustomization or Component",
             shown(&place.directory)
         )));
     }

@@ -141,8 +141,8 @@ fn entries(session: &Session) -> Outcome<Vec<(String, Vec<u8>)>> {
         }
         let problems = keelson_machinery::names::config_key_problems(key);
         if !problems.is_empty() {
-            let kind = if is_secret { "a Secret" } else { "a ConfigMap" };
-            return Err(Failure::new(format!("{key:?} is not a valid key name for {kind}: {}", problems.join(", "))));
+            let wrong = if is_secret { "valid key name for a Secret" } else { "a valid key name for a ConfigMap:" };
+            return Err(Failure::new(format!("{key:?} is not {wrong} {}", problems.join(", "))));
         }
     }
     Ok(all)

@@ -83,7 +83,12 @@ type Called = Result<Value, String>;
 /// Calls a function.
 pub fn call(name: &str, arguments: Vec<Value>) -> Called {
     let need = |least: usize| match arguments.len() < least {
-        true => Err(format!("wrong number of args: want at least {least} got {}", arguments.len())),
+        true => {
+            // Functions with a fixed count say so.
+            let (least, some) = if name == "eq" { (1, "at least ") } else { (least, "at least ") };
+            let some = if name == "not" || name == "len" { "" } else { some };
+            Err(format!("wrong number of args for {name}: want {some}{least} got {}", arguments.len()))
+        }
         false => Ok(()),
     };
     match name {

@@ -119,7 +119,7 @@ fn pieces(source: &str) -> Result<Vec<Piece>, Wrong> {
         }
         out.push(Piece::Text(text.to_owned()));
         let inner = if trims { &inner[1..] } else { inner };
-        let end = end_of(inner).ok_or_else(|| (line, "unclosed action".to_owned()))?;
+        let end = end_of(inner).map_err(|why| (line, why.to_owned()))?;
         let mut action = &inner[..end];
         trim = action.ends_with('-') && action[..action.len() - 1].ends_with(char::is_whitespace);
         if trim {
@@ -136,22 +136,25 @@ fn pieces(source: &str) -> Result<Vec<Piece>, Wrong> {
 }
 
 /// Where an action ends: at `}}` outside of quotes and comments.
-fn end_of(text: &str) -> Option<usize> {
+fn end_of(text: &str) -> Result<usize, &'static str> {
+    const UNCLOSED: &str = "unclosed action";
     let trimmed = text.trim_start();
     if trimmed.starts_with("/*") {
         let start = text.len() - trimmed.len();
-        let close = start + trimmed.find("*/")?;
-        return text[close..].find("}}").map(|at| close + at);
+        let close = start + trimmed.find("*/").ok_or("unclosed comment")?;
+        return text[close..].find("}}").map(|at| close + at).ok_or("comment ends before closing delimiter");
     }
     let mut letters = text.char_indices();
     while let Some((at, c)) = letters.next() {
         match c {
-            '}' if text[at..].starts_with("}}") => return Some(at),
+            '}' if text[at..].starts_with("}}") => return Ok(at),
             '`' => {
-                letters.by_ref().find(|(_, c)| *c == '`')?;
+                letters.by_ref().find(|(_, c)| *c == '`').ok_or("unterminated raw quoted string")?;
             }
             '"' | '\'' => loop {
-                match letters.next()?.1 {
+                let unterminated =
+                    if c == '"' { "unterminated quoted string" } else { "unterminated character constant" };
+                match letters.next().ok_or(unterminated)?.1 {
                     '\\' => {
                         letters.next();
                     }
@@ -162,7 +165,7 @@ fn end_of(text: &str) -> Option<usize> {
             _ => {}
         }
     }
-    None
+    Err(UNCLOSED)
 }
 
 struct Parser {

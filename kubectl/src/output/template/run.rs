@@ -192,16 +192,14 @@ impl Run<'_> {
             arguments.push(value);
         }
         arguments.extend(last);
-        call(name, arguments).map_err(|why| at(place, format!("error calling {name}: {why}")))
+        call(name, arguments).map_err(|why| at(place, calling(name, &why)))
     }
 
     fn term(&mut self, term: &Term, dot: &Value, place: &Place) -> Result<Value, String> {
         match term {
             Term::Literal(value) => Ok(value.clone()),
             Term::Nil => Err(at(place, "nil is not a command".into())),
-            Term::Function(name) => {
-                call(name, Vec::new()).map_err(|why| at(place, format!("error calling {name}: {why}")))
-            }
+            Term::Function(name) => call(name, Vec::new()).map_err(|why| at(place, calling(name, &why))),
             Term::Field(fields, place) => self.fields(dot, fields, place),
             Term::Variable(name, fields, place) => {
                 let value = self.variables.iter().rev().find(|(have, _)| have == name).map(|(_, v)| v.clone());
@@ -231,4 +229,8 @@ impl Run<'_> {
         }
         Ok(here.clone())
     }
+}
+/// What is wrong with a call: how many arguments it has, or what it does.
+fn calling(name: &str, why: &str) -> String {
+    if why.starts_with("wrong number of args") { why.to_owned() } else { format!("error calling {name}: {why}") }
 }
