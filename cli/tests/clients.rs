@@ -89,6 +89,17 @@ fn the_python_client_works() {
     passes(Command::new(python).arg(format!("{PROGRAMS}/client.py")).arg(server.kubeconfig()));
 }
 
+#[test]
+fn releases_of_many_objects_are_installed_upgraded_and_removed() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path());
+    passes(Command::new(python).arg(format!("{PROGRAMS}/release.py")).arg(server.kubeconfig()));
+}
+
 /// A directory with the JavaScript client of a version that the installed Node can run.
 fn javascript() -> Option<PathBuf> {
     let skip = |why: &str| {

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use common::{Cluster, Kubectl};
 use keelson_testbed::{Start, image};
 
@@ -27,6 +30,7 @@ fn the_first_hour_with_kubectl() {
     what_there_is(&kubectl);
     a_deployment_runs(&kubectl);
     a_container_is_looked_into(&kubectl);
+    a_library_looks_into_it(&kubectl);
     pods_reach_each_other(&kubectl);
     names_are_found(&kubectl);
     use_is_shown(&kubectl);
@@ -101,6 +105,24 @@ fn a_container_is_looked_into(kubectl: &Kubectl) {
     assert_eq!((ran.out.trim(), ran.code), ("5", Some(0)), "{ran:?}");
     let out = kubectl.terminal(&format!("exec -it {pod} -- sh"), "echo sum-$((40+2)); exit\n");
     assert!(out.contains("sum-42"), "{out}");
+}
+
+/// The streams of the official Python client, where it is installed (the tests of client libraries install it).
+fn a_library_looks_into_it(kubectl: &Kubectl) {
+    const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/streams.py");
+    let kept = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/keelson/clients/python/bin/python"));
+    let python = std::env::var_os("KEELSON_PYTHON").map(PathBuf::from).or_else(kept).unwrap_or_default();
+    let there = Command::new(&python).args(["-c", "import kubernetes"]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: streams of the Python client: none at {}", python.display());
+        return;
+    }
+    let (pod, _) = pod_on(kubectl, "agent-2");
+    let program =
+        Command::new("timeout").arg("120").arg(python).arg(PROGRAM).arg(kubectl.kubeconfig()).arg(pod).output();
+    let program = program.unwrap();
+    let said = String::from_utf8_lossy(&program.stdout).into_owned() + &String::from_utf8_lossy(&program.stderr);
+    assert!(program.status.success() && said.lines().any(|line| line == "ok"), "{said}");
 }
 
 fn pods_reach_each_other(kubectl: &Kubectl) {

@@ -3,6 +3,7 @@
 //! Invariant: every request is authenticated by certificate or token and authorized by the API before it is looked at.
 
 mod access;
+mod forward_socket;
 mod inspect;
 mod logs;
 mod stream;

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use keelson_client::connection;
 use keelson_proto::cri::{self, ContainerState, PodSandboxState};
 
-use super::{Answer, Query, Refusal, Server, answer, full, websocket};
+use super::{Answer, Query, Refusal, Server, answer, forward_socket, full, websocket};
 use keelson_client::spdy::{self, Streams};
 
 /// Longest refusal of the runtime that is read.
@@ -160,13 +160,21 @@ pub async fn port_forward(
     let sandboxes = server.agent.runtime.sandboxes(labels).await?;
     let up = sandboxes.iter().find(|s| s.state() == PodSandboxState::SandboxReady);
     let up = up.ok_or_else(|| Refusal(404, format!("pod \"{pod}\" is not running")))?;
-    let port = query.all("port").iter().filter_map(|p| p.parse().ok()).collect();
+    let wanted = query.all("port");
+    let port = wanted.iter().filter_map(|p| p.parse().ok()).collect();
     let ask = cri::PortForwardRequest { pod_sandbox_id: up.id.clone(), port };
     let url = server.agent.runtime.pods.clone().port_forward(ask).await?.into_inner().url;
     if !websocket::is_wanted(request.headers()) {
         return pass(&url, request).await;
     }
-    let protocol = websocket::choose(request.headers(), &[websocket::TUNNEL_PROTOCOL])?;
+    let protocol = websocket::choose(request.headers(), &forward_socket::PROTOCOLS)?;
+    if protocol != websocket::TUNNEL_PROTOCOL {
+        let ports = forward_socket::ports(&wanted)?;
+        let response = websocket::accept(request.headers(), protocol)?;
+        let forward = forward_socket::Forward::open(&url, ports).await?;
+        tokio::spawn(forward.carry(hyper::upgrade::on(request), protocol));
+        return Ok(response);
+    }
     let inner = upgraded(&url, "portforward.k8s.io").await?;
     let response = websocket::accept(request.headers(), protocol)?;
     tokio::spawn(websocket::tunnel(hyper::upgrade::on(request), inner));

@@ -1,4 +1,4 @@
-//! Exec, attach and port-forward over WebSocket, translated to the SPDY streams of the runtime.
+//! Exec and attach over WebSocket, translated to the SPDY streams of the runtime, and SPDY carried inside a WebSocket.
 //!
 //! Messages begin with the number of a channel: 0 standard input, 1 output, 2 error output, 3 the end's Status, 4 window
 //! sizes. In version 5 a message on 255 closes the channel that it names.
@@ -36,7 +36,7 @@ pub const COMMAND_PROTOCOLS: [&str; 4] =
 /// Protocol of port-forward: a WebSocket that carries a SPDY connection.
 pub const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Whether the request wants a WebSocket.
 pub fn is_wanted(headers: &HeaderMap) -> bool {
@@ -79,23 +79,23 @@ pub fn accept(headers: &HeaderMap, protocol: &'static str) -> Answer {
     Ok(response)
 }
 
-async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
+pub(super) async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, None).await)
 }
 
 /// How messages of a protocol look.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Coding {
+pub(super) struct Coding {
     base64: bool,
     close: bool,
 }
 
 impl Coding {
-    fn of(protocol: &str) -> Self {
+    pub(super) fn of(protocol: &str) -> Self {
         Self { base64: protocol.contains("base64"), close: protocol.starts_with("v5") }
     }
 
-    fn encode(self, channel: u8, bytes: &[u8]) -> Message {
+    pub(super) fn encode(self, channel: u8, bytes: &[u8]) -> Message {
         if self.base64 {
             return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
         }
@@ -106,7 +106,7 @@ impl Coding {
     }
 
     /// Channel and content; `None` for what carries nothing.
-    fn decode(self, message: &Message) -> Option<(u8, Bytes)> {
+    pub(super) fn decode(self, message: &Message) -> Option<(u8, Bytes)> {
         let data = match message {
             Message::Binary(bytes) => bytes.clone(),
             Message::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
@@ -150,7 +150,7 @@ pub async fn command(upgrade: OnUpgrade, protocol: &str, mut to: Sender, mut fro
     end(socket).await;
 }
 
-async fn end(mut socket: Socket) {
+pub(super) async fn end(mut socket: Socket) {
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     // The client may be gone already.
     let _ = socket.close(Some(frame)).await;

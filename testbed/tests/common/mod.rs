@@ -6,7 +6,7 @@
 pub mod load;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -105,6 +105,11 @@ pub struct Ran {
 }
 
 impl Kubectl {
+    /// Its kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// The command with its arguments still to come.
     pub fn command(&self) -> Command {
         let mut command = Command::new("kubectl");
