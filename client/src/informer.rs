@@ -107,6 +107,7 @@ pub struct Informer<K> {
     handlers: RwLock<Vec<Handler<K>>>,
     revision: watch::Sender<u64>,
     synced: watch::Sender<bool>,
+    trim: Option<fn(&mut K)>,
 }
 
 /// A list or watch event with objects not yet decoded: one object that cannot be read must not stop the others.
@@ -136,7 +137,18 @@ impl<K: Object> Informer<K> {
         indexes: &[(&'static str, IndexFn<K>)],
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let informer = Arc::new(Self::empty(indexes));
+        Self::start_trimmed(client, params, indexes, None, stop)
+    }
+
+    /// The same, of objects without what `trim` takes off: what nobody reads need not be kept in memory.
+    pub fn start_trimmed(
+        client: &Client,
+        params: ListParams,
+        indexes: &[(&'static str, IndexFn<K>)],
+        trim: Option<fn(&mut K)>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let informer = Arc::new(Self { trim, ..Self::empty(indexes) });
         let (this, client) = (informer.clone(), client.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
@@ -177,6 +189,7 @@ impl<K: Object> Informer<K> {
             handlers: RwLock::default(),
             revision: watch::Sender::new(0),
             synced: watch::Sender::new(false),
+            trim: None,
         }
     }
 
@@ -271,6 +284,9 @@ impl<K: Object> Informer<K> {
     fn set(&self, mut object: K) {
         // Nobody here reads them, and a write without them keeps those that are stored.
         object.metadata_mut().managed_fields = None;
+        if let Some(trim) = self.trim {
+            trim(&mut object);
+        }
         let (key, object) = (key(&object), Arc::new(object));
         let old = self.store.write().insert(&key, object.clone());
         if old.as_ref().is_some_and(|o| o.metadata().resource_version == object.metadata().resource_version) {

@@ -148,9 +148,9 @@ fn orphan_of(pod: &Pod) -> Vec<String> {
     vec![pod.metadata.namespace.clone().unwrap_or_default()]
 }
 
-/// Declares the informers: field, kind, further indexes, field selector.
+/// Declares the informers: field, kind, further indexes, field selector, and what is taken off each object.
 macro_rules! informers {
-    ($($(#[$doc:meta])* $field:ident: $kind:ty, $indexes:expr, $fields:expr;)*) => {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty, $indexes:expr, $fields:expr $(, $trim:expr)?;)*) => {
         /// One informer of each kind that a controller reads.
         pub struct Informers { $($(#[$doc])* pub $field: Arc<Informer<$kind>>,)* }
 
@@ -159,7 +159,8 @@ macro_rules! informers {
                 Self { $($field: {
                     let fields: Option<&str> = $fields;
                     let params = ListParams { field_selector: fields.map(str::to_owned), ..ListParams::default() };
-                    Informer::start_selected(client, params, $indexes, stop.clone())
+                    let trim: [Option<fn(&mut $kind)>; 1] = [None $(.or(Some($trim)))?];
+                    Informer::start_trimmed(client, params, $indexes, trim[0], stop.clone())
                 },)* }
             }
 
@@ -176,8 +177,9 @@ macro_rules! informers {
 }
 
 informers! {
-    /// Pods.
-    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index)], None;
+    /// Pods, without what no controller reads.
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index)], None,
+        crate::trim::pod;
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.

@@ -28,6 +28,7 @@ mod resource_claims;
 mod runtime;
 mod services;
 mod statefulset;
+mod trim;
 mod volumes;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;

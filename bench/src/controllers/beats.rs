@@ -42,6 +42,8 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (before, fleet_before) = (server.usage()?, fleet.usage()?);
     tokio::time::sleep(span).await;
     let (after, fleet_after) = (server.usage()?, fleet.usage()?);
+    // A server closes connections that nobody used for a while.
+    let mut connection = server.target()?.connect().await?;
     let wrong = count(&look(&mut connection, SILENT).await?);
     report.add(
         format!("{} nodes, grace period {GRACE}, {} s", alive + dying, span.as_secs()),
@@ -58,6 +60,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let first = seen(&mut connection, start, wrong + 1).await.context("the first dead node")?;
     let all = seen(&mut connection, start, wrong + dying).await.context("all dead nodes")?;
     tokio::time::sleep(span / 6).await;
+    let mut connection = server.target()?.connect().await?;
     let wrong = count(&look(&mut connection, SILENT).await?).saturating_sub(dying);
     report.add(
         format!("{dying} nodes die at once"),

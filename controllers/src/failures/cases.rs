@@ -82,17 +82,20 @@ pub(super) fn cases(api: &Arc<Refusing>) -> Vec<Case> {
     ]
     .into_iter()
     .chain(further(api))
+    .chain(housekeeping(api))
     .collect()
 }
 
-/// The rest, which have to do with nodes, volumes, devices and housekeeping.
+/// An object of the whole cluster.
+fn global(rest: Value) -> Value {
+    let mut whole = json!({"metadata": {"namespace": null}});
+    keelson_machinery::patch::merge(&mut whole, &rest);
+    whole
+}
+
+/// Those that have to do with nodes, volumes and devices.
 fn further(api: &Arc<Refusing>) -> Vec<Case> {
     let (own, cluster) = (("d", "o"), ("", "o"));
-    let global = |rest: Value| {
-        let mut whole = json!({"metadata": {"namespace": null}});
-        keelson_machinery::patch::merge(&mut whole, &rest);
-        whole
-    };
     let running = json!({"spec": {"nodeName": "o", "containers": [{"name": "c"}]}});
     let tainted = global(json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}}));
     let disrupted = json!({"spec": {"containers": []}, "status": {"conditions": [
@@ -107,23 +110,6 @@ fn further(api: &Arc<Refusing>) -> Vec<Case> {
     let device =
         json!({"spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]}});
     let reserved = json!({"spec": {}, "status": {"reservedFor": [{"resource": "pods", "name": "gone", "uid": "x"}]}});
-    let going = global(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"finalizers": ["kubernetes"]}}));
-    let orphan = json!({"type": "kubernetes.io/service-account-token", "metadata": {
-        "annotations": {"kubernetes.io/service-account.name": "gone"}}});
-    let aggregate = global(json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
-        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}));
-    let encoded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
-    let expired = json!({"type": "bootstrap.kubernetes.io/token", "metadata": {"namespace": "kube-system"},
-        "data": {"expiration": encoded("2026-01-01T00:00:00Z")}});
-    let info = json!({"metadata": {"name": "cluster-info", "namespace": "kube-public"},
-        "data": {"kubeconfig": "k", "jws-kubeconfig-abcdef": "old"}});
-    let request = |conditions: Value| {
-        global(json!({"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": {"request": "eA==",
-            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["server auth"]},
-            "status": {"conditions": conditions}}))
-    };
-    let approved = request(json!([{"type": "Approved", "status": "True"}]));
     // Its name is that of the volume "h" of the driver "a" on the node "o".
     let unclaimed = global(json!({
         "metadata": {"name": "csi-1b7e4d30d9a4e7ed2fe245235ee428af9a1b166b7ac562bd1007c037576a5425"},
@@ -160,6 +146,30 @@ fn further(api: &Arc<Refusing>) -> Vec<Case> {
         ("resourceclaim-release-controller", with!(api.clone(), resource_claims: reserved), own),
         ("ttl-controller", with!(api.clone(), nodes: global(json!({}))), cluster),
         ("taint-eviction-controller", with!(api.clone(), pods: running, nodes: tainted), own),
+    ]
+}
+
+/// Those that keep house.
+fn housekeeping(api: &Arc<Refusing>) -> Vec<Case> {
+    let (own, cluster) = (("d", "o"), ("", "o"));
+    let going = global(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"finalizers": ["kubernetes"]}}));
+    let orphan = json!({"type": "kubernetes.io/service-account-token", "metadata": {
+        "annotations": {"kubernetes.io/service-account.name": "gone"}}});
+    let aggregate = global(json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
+        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}));
+    let encoded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let expired = json!({"type": "bootstrap.kubernetes.io/token", "metadata": {"namespace": "kube-system"},
+        "data": {"expiration": encoded("2026-01-01T00:00:00Z")}});
+    let info = json!({"metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": "k", "jws-kubeconfig-abcdef": "old"}});
+    let request = |conditions: Value| {
+        global(json!({"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": {"request": "eA==",
+            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["server auth"]},
+            "status": {"conditions": conditions}}))
+    };
+    let approved = request(json!([{"type": "Approved", "status": "True"}]));
+    vec![
         (
             "legacy-serviceaccount-token-cleaner-controller",
             with!(api.clone(), account_secrets: orphan.clone()),

@@ -249,7 +249,14 @@ impl Look<'_> {
             return Ok(());
         }
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let result = match self.context.client.namespaced::<Pod>(self.namespace()).replace(name, &changed).await {
+        let api = self.context.client.namespaced::<Pod>(self.namespace());
+        // The cache does not have all of a pod.
+        let live = api.get_opt(name).await?.filter(|live| live.metadata.uid == pod.metadata.uid);
+        let Some(mut live) = live else { return Ok(()) };
+        if !identity::identify(self.set, &mut live, ordinal) {
+            return Ok(());
+        }
+        let result = match api.replace(name, &live).await {
             Ok(written) => {
                 self.context.settle(&self.context.cache.pods, &written).await;
                 Ok(())
