@@ -273,6 +273,10 @@ impl Peer {
         let target = self.target;
         let purged = Arc::new(AtomicBool::new(false));
         let notices = purged.clone();
+        // Requests end with their answers: what carries them would otherwise go on to take from openraft's queue, which the
+        // next stream shares, and what it took would be lost with a stream that nobody answers any more.
+        let (lives, ended) = tokio::sync::oneshot::channel::<()>();
+        let input = input.take_until(ended);
         let input = input.take_while(move |request| {
             let follows = follows(request.prev_log_id, request.entries.first().map(RaftEntry::log_id));
             notices.fetch_or(!follows, Ordering::SeqCst);
@@ -293,9 +297,12 @@ impl Peer {
         let frames = frames.filter_map(|framed| std::future::ready(framed.ok()));
         let opened = tokio::time::timeout(limit, self.client.append(frames)).await;
         let responses = opened.map_err(|_| unreachable("no answer"))?.map_err(|status| of_status(&status))?;
-        let answers = responses.into_inner().map(|frame| match frame {
-            Ok(frame) => codec::decode::<StreamAppendResult<TypeConfig>>(&frame.head).map_err(broken),
-            Err(status) => Err(of_status(&status)),
+        let answers = responses.into_inner().map(move |frame| {
+            let _lives = &lives;
+            match frame {
+                Ok(frame) => codec::decode::<StreamAppendResult<TypeConfig>>(&frame.head).map_err(broken),
+                Err(status) => Err(of_status(&status)),
+            }
         });
         // The leader then sends a snapshot.
         let gap = async move { purged.load(Ordering::SeqCst).then(|| Err(broken("what it needs next was purged"))) };
