@@ -13,15 +13,18 @@ use crate::shell::{self, command, output};
 
 /// Who may depend on whom (all kinds of dependencies except dev). A crate that is not named may depend on none of ours.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("keelson-raft", &["keelson-store", "keelson-proto", "keelson-pki"]),
+    ("keelson-raft", &["keelson-store", "keelson-proto", "keelson-pki", "keelson-metrics"]),
     ("keelson-client", &["keelson-machinery", "keelson-pki"]),
-    ("keelson-apiserver", &["keelson-store", "keelson-machinery", "keelson-client", "keelson-pki", "keelson-proto"]),
-    ("keelson-controllers", &["keelson-client", "keelson-machinery", "keelson-pki"]),
-    ("keelson-scheduler", &["keelson-client", "keelson-machinery"]),
+    (
+        "keelson-apiserver",
+        &["keelson-store", "keelson-machinery", "keelson-client", "keelson-pki", "keelson-proto", "keelson-metrics"],
+    ),
+    ("keelson-controllers", &["keelson-client", "keelson-machinery", "keelson-pki", "keelson-metrics"]),
+    ("keelson-scheduler", &["keelson-client", "keelson-machinery", "keelson-metrics"]),
     ("keelson-nodeagent", &["keelson-client", "keelson-machinery", "keelson-proto", "keelson-pki"]),
     ("keelson-kubectl", &["keelson-client", "keelson-machinery", "keelson-pki"]),
     ("xtask", &["keelson-testbed"]),
-    ("keelson-chaos", &["keelson-client", "keelson-proto", "keelson-testbed"]),
+    ("keelson-chaos", &["keelson-client", "keelson-proto", "keelson-testbed", "keelson-raft", "keelson-store"]),
     ("keelson-sim", &["keelson-chaos", "keelson-raft", "keelson-store", "keelson-proto"]),
     ("keelson-bench", &["keelson-client", "keelson-proto", "keelson-testbed"]),
     (
