@@ -142,6 +142,17 @@ pub(crate) fn is_damage(error: &OpenError) -> bool {
     }
 }
 
+/// Entries leave the log once the tables on disk hold what they did: tables that end before them have lost their own end, as
+/// those whose catalogue was cut short have.
+pub(crate) fn whole(applied: u64, purged: u64) -> Result<(), OpenError> {
+    if applied >= purged {
+        return Ok(());
+    }
+    let why =
+        format!("the tables end at entry {applied}, but the log begins after entry {purged}: tables have been lost");
+    Err(OpenError::Store(Fatal::Corrupt(why)))
+}
+
 /// Why a sentenced member cannot begin anew.
 #[derive(Debug, thiserror::Error)]
 pub enum HealError {
@@ -314,6 +325,14 @@ mod tests {
         done(dir.path()).expect("removed");
         assert_eq!(sentence(dir.path()).expect("readable"), None);
         done(dir.path()).expect("nothing to do");
+    }
+
+    #[test]
+    fn tables_without_their_end_are_damaged() {
+        for (applied, purged, sound) in [(0, 0, true), (7, 0, true), (7, 7, true), (6, 7, false), (0, 299, false)] {
+            let found = whole(applied, purged);
+            assert_eq!(found.as_ref().err().is_none_or(|error| !is_damage(error)), sound, "{applied} and {purged}");
+        }
     }
 
     #[test]

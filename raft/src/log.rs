@@ -277,6 +277,11 @@ enum Found {
 }
 
 impl Reader {
+    /// The last entry that has left the log for good.
+    pub fn purged(&self) -> Option<LogId> {
+        self.0.lock().state.purged
+    }
+
     /// What this member has voted for. It is here before anybody is told.
     pub fn vote(&self) -> Option<Vote> {
         self.0.lock().state.vote

@@ -107,6 +107,7 @@ impl Replica {
                 None => Log::open(&dir.join("log")),
             };
             let log = log.map_err(OpenError::Log)?;
+            crate::heal::whole(store.applied().0, log.reader().purged().map_or(0, |purged| purged.index))?;
             let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
             log.has_others(machine.members() > 1);
             Ok::<_, OpenError>((store, log, machine))
