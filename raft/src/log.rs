@@ -200,15 +200,18 @@ fn gather(Write { mut records, done }: Write, queue: &mut mpsc::Receiver<Write>)
 
 type Failed = Option<(io::ErrorKind, String)>;
 
+/// A write that is on disk, and the segments that were given back after it.
+type Settled = (wal::Written, Vec<u64>);
+
 /// Notes what was written and tells those who wait.
-fn tell(written: io::Result<wal::Written>, waiting: Vec<Done>, failed: &mut Failed, memory: &Mutex<Memory>) {
+fn tell(written: io::Result<Settled>, waiting: Vec<Done>, failed: &mut Failed, memory: &Mutex<Memory>) {
     match written {
         _ if failed.is_some() => {}
-        Ok(written) => {
+        Ok((written, closed)) => {
             let mut memory = memory.lock();
             memory.files.extend(written.opened);
             memory.placed(&written.places);
-            for number in written.closed {
+            for number in closed {
                 memory.files.remove(&number);
             }
         }
@@ -228,6 +231,13 @@ fn tell(written: io::Result<wal::Written>, waiting: Vec<Done>, failed: &mut Fail
     }
 }
 
+/// Gives back segments after a write that is on disk. After one that failed it is unknown what is.
+fn settled(wal: &mut Wal, written: io::Result<wal::Written>, failed: &Failed) -> io::Result<Settled> {
+    let written = written?;
+    let closed = if failed.is_none() { wal.release()? } else { Vec::new() };
+    Ok((written, closed))
+}
+
 /// A bug: whoever waits is told before anything is written.
 fn early() -> bool {
     keelson_store::bugs::is_on("early-ack")
@@ -239,11 +249,12 @@ fn write(mut wal: Wal, mut queue: mpsc::Receiver<Write>, memory: &Mutex<Memory>,
     while let Some(first) = queue.blocking_recv() {
         let (records, mut waiting) = gather(first, &mut queue);
         if early() {
-            tell(Ok(wal::Written::default()), std::mem::take(&mut waiting), &mut failed, memory);
+            tell(Ok(Settled::default()), std::mem::take(&mut waiting), &mut failed, memory);
         }
         let began = Instant::now();
         let written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
         times.add(began.elapsed());
+        let written = settled(&mut wal, written, &failed);
         tell(written, waiting, &mut failed, memory);
     }
 }
@@ -259,7 +270,7 @@ async fn write_settled(
     while let Some(first) = queue.recv().await {
         let (records, mut waiting) = gather(first, &mut queue);
         if early() {
-            tell(Ok(wal::Written::default()), std::mem::take(&mut waiting), &mut failed, &memory);
+            tell(Ok(Settled::default()), std::mem::take(&mut waiting), &mut failed, &memory);
         }
         let mut written = if failed.is_none() { wal.write(records) } else { Ok(wal::Written::default()) };
         if let Some(settled) = files.settle()
@@ -267,6 +278,7 @@ async fn write_settled(
         {
             written = written.and(Err(error));
         }
+        let written = settled(&mut wal, written, &failed);
         tell(written, waiting, &mut failed, &memory);
     }
 }

@@ -265,15 +265,14 @@ impl Wal {
         self.sequence += 1;
         self.state.vote = records.vote.or(self.state.vote);
         self.state.committed = records.committed.or(self.state.committed);
-        if let Some(purged) = records.purged {
-            self.state.purged = Some(purged);
-            written.closed = self.release(purged.index)?;
-        }
+        self.state.purged = records.purged.or(self.state.purged);
         Ok(written)
     }
 
-    /// Gives back the segments before the active one that hold nothing after `index`.
-    fn release(&mut self, index: u64) -> io::Result<Vec<u64>> {
+    /// Gives back the segments before the active one that hold nothing after what was purged. To be called once the write that
+    /// said so is on disk: without it the entries in them would be missing.
+    pub fn release(&mut self) -> io::Result<Vec<u64>> {
+        let Some(index) = self.state.purged.map(|purged| purged.index) else { return Ok(Vec::new()) };
         let mut released = Vec::new();
         while let Some((&number, segment)) = self.segments.first_key_value()
             && number < self.active.number
@@ -294,8 +293,6 @@ pub struct Written {
     pub places: Vec<(u64, Place)>,
     /// A new segment.
     pub opened: Option<(u64, Arc<dyn LogFile>)>,
-    /// Segments that are gone.
-    pub closed: Vec<u64>,
 }
 
 /// Reads an entry's bytes.

@@ -67,7 +67,8 @@ fn purged_segments_go_and_state_stays() {
         if index % 10 == 9 {
             let mut purge = Records::default();
             purge.purged(codec::log_id(1, index - 2)).unwrap();
-            gone.extend(wal.write(purge).unwrap().closed);
+            wal.write(purge).unwrap();
+            gone.extend(wal.release().unwrap());
         }
     }
     assert!(gone.len() >= 3, "{gone:?}");
