@@ -200,6 +200,7 @@ authorizers:
   webhook:
     timeout: 10s
     subjectAccessReviewVersion: v1
+    matchConditionSubjectAccessReviewVersion: v1
     failurePolicy: Deny
     connectionInfo: {{type: KubeConfigFile, kubeConfigFile: {}}}
     matchConditions:
