@@ -64,7 +64,8 @@ fn a_deployment_runs(kubectl: &Kubectl) {
     let watch = kubectl.follow("get pods -o wide -w", "watch");
     kubectl.ok(&format!("create deployment hello --image={} --replicas=3", image::WEB[0]));
     watch.wait("the watch shows three pods running", |text| {
-        text.lines().filter(|line| line.contains(" Running ")).count() >= 3 && text.contains(" Pending ")
+        // How many steps before are seen depends on when it began.
+        text.lines().filter(|line| line.contains(" Running ")).count() >= 3
     });
     let out = kubectl.ok("rollout status deployment/hello --timeout=60s");
     assert!(out.contains("successfully rolled out"), "{out}");
