@@ -2,7 +2,7 @@
 //! what is known, and a cycle of dependencies (with real time among them) shows that transactions were not strictly
 //! serializable.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -110,9 +110,10 @@ fn orders(history: &[Op], writers: &BTreeMap<(u64, u64), usize>, faults: &mut Ve
 /// A transaction's appends to one key come together: a read that has some of them but not all saw it half done.
 fn halves(history: &[Op], key: u64, order: &[u64]) -> Vec<Fault> {
     let mut faults = Vec::new();
+    let order: HashSet<u64> = order.iter().copied().collect();
     for operation in history {
         let own: Vec<u64> = appends(operation, key).collect();
-        let found = order.iter().filter(|element| own.contains(element)).count();
+        let found = own.iter().filter(|element| order.contains(element)).count();
         if found > 0 && found < own.len() {
             faults.push(Fault::new("half-a-transaction", format!("key {key} has {found} of {own:?}")));
         }
@@ -130,6 +131,7 @@ fn appends(operation: &Op, key: u64) -> impl Iterator<Item = u64> {
 /// The single element that was certainly appended to a key but never read: it comes after all others. Of several such
 /// the order is not known.
 fn unseen(history: &[Op], key: u64, seen: &[u64]) -> Option<u64> {
+    let seen: HashSet<u64> = seen.iter().copied().collect();
     let certain = history.iter().filter(|operation| operation.outcome.ok().is_some());
     let mut elements = certain.flat_map(|operation| appends(operation, key)).filter(|element| !seen.contains(element));
     let only = elements.next()?;
@@ -146,18 +148,22 @@ fn graph(history: &[Op], writers: &BTreeMap<(u64, u64), usize>, orders: &BTreeMa
             *known = (*known).min(why);
         }
     };
+    let mut readers: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
+    for (reader, operation) in history.iter().enumerate() {
+        for (key, list) in reads(operation) {
+            readers.entry(key).or_default().push((reader, list.len()));
+        }
+    }
     for (key, order) in orders {
         let by: Vec<usize> = order.iter().filter_map(|element| writers.get(&(*key, *element)).copied()).collect();
         by.windows(2).for_each(|pair| edge(pair[0], pair[1], Why::Append));
-        for (reader, operation) in history.iter().enumerate() {
-            for (_, list) in reads(operation).filter(|(k, _)| k == key) {
-                if let Some(last) = list.len().checked_sub(1) {
-                    edge(by[last], reader, Why::Read);
-                }
-                // Its own appends come after its reads, so the next other writer is the one that it missed.
-                if let Some(next) = by[list.len()..].iter().find(|writer| **writer != reader) {
-                    edge(reader, *next, Why::Missed);
-                }
+        for (reader, length) in readers.remove(key).unwrap_or_default() {
+            if let Some(last) = length.checked_sub(1) {
+                edge(by[last], reader, Why::Read);
+            }
+            // Its own appends come after its reads, so the next other writer is the one that it missed.
+            if let Some(next) = by[length..].iter().find(|writer| **writer != reader) {
+                edge(reader, *next, Why::Missed);
             }
         }
     }
