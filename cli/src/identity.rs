@@ -91,10 +91,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&part, path)?;
-        match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        // A bare name lies in the working directory.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
@@ -103,6 +102,14 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_bare_name_lies_in_the_working_directory() {
+        let name = format!("keelson-test-{}.json", std::process::id());
+        write_private(Path::new(&name), b"{}").unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"{}");
+        fs::remove_file(&name).unwrap();
+    }
 
     #[test]
     fn a_directory_serves_one_process_and_keeps_its_member() {
