@@ -22,7 +22,7 @@ use crate::etcd::{self, Answer, Client, Failure};
 /// Pairs of keys.
 const PAIRS: u64 = 12;
 /// One operation in so many is a backup.
-const BACKUPS: u64 = 60;
+const BACKUPS: u64 = 400;
 /// Longest pause between operations of a client.
 const PAUSE: Duration = Duration::from_millis(40);
 /// How long a backup may take to arrive.
