@@ -93,6 +93,12 @@ rows![
     ("drift", "clocks tick faster and slower", 3000..15000, drift),
     ("jump", "the clock of one member jumps ahead", 100..500, jump),
     ("lag-twice", "one member is cut off, comes back for a moment and is cut off again", 5000..12000, lag_twice),
+    (
+        "snapshot-rot",
+        "one member is cut off, and bits of the snapshots flip that it gets then",
+        5000..15000,
+        snapshot_rot
+    ),
     ("replace", "one member's disk is lost, and another one joins in its place", 500..4000, replace),
     ("roll", "one member after another is replaced", 500..2000, roll),
     ("compact", "history is compacted", 100..500, compact),
@@ -511,6 +517,16 @@ async fn lag_twice(mut act: Act) -> String {
     act.world.net.heal();
     act.wait(50..2000).await;
     act.part(&[member], &others)
+}
+
+async fn snapshot_rot(mut act: Act) -> String {
+    let member = act.random();
+    act.part(&[member], &act.others(member));
+    act.wait(3000..10_000).await;
+    act.world.net.heal();
+    let percent = act.dice.random_range(20..90);
+    act.world.net.set_rot(f64::from(percent) / 100.0);
+    format!("{member} was cut off, {percent} % of the snapshots have a bit flipped from now on")
 }
 
 async fn replace(mut act: Act) -> String {

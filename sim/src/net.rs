@@ -63,6 +63,8 @@ struct State {
     cut: BTreeSet<(usize, usize)>,
     /// Share of packets between members that is lost.
     loss: f64,
+    /// Share of the snapshots between members that have a bit flipped on their way.
+    rot: f64,
     /// How long a packet takes, in microseconds.
     usual: Range<u64>,
     /// Further microseconds to or from a member.
@@ -107,6 +109,7 @@ impl Net {
             processes: BTreeMap::new(),
             cut: BTreeSet::new(),
             loss: 0.0,
+            rot: 0.0,
             usual,
             far: BTreeMap::new(),
             dice: StdRng::seed_from_u64(seed),
@@ -156,6 +159,7 @@ impl Net {
             state.cut.clear();
             state.far.clear();
             state.loss = 0.0;
+            state.rot = 0.0;
         }
         self.changed.send_modify(|count| *count += 1);
     }
@@ -163,6 +167,25 @@ impl Net {
     /// Share of packets between members that is lost.
     pub fn set_loss(&self, share: f64) {
         self.state.lock().loss = share;
+    }
+
+    /// Share of the snapshots between members that have a bit flipped on their way.
+    pub fn set_rot(&self, share: f64) {
+        self.state.lock().rot = share;
+    }
+
+    /// Where the next snapshot's bit flips, if one does.
+    fn flip(&self) -> Option<Flip> {
+        let mut state = self.state.lock();
+        let share = state.rot;
+        if share == 0.0 || !state.dice.random_bool(share) {
+            return None;
+        }
+        Some(Flip {
+            part: state.dice.random_range(1..=FIRST_PARTS),
+            place: state.dice.random(),
+            bit: state.dice.random_range(0..8),
+        })
     }
 
     /// Packets to and from a member take so much longer.
@@ -343,6 +366,7 @@ fn pump(way: Way, name: String, mut body: Body) -> Body {
             let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
             let arrival = arrivals.next(&way, &name, bytes);
             let ended = frame.is_none();
+            let frame = frame.map(|frame| arrivals.damage(frame));
             if parts.send((arrival, frame)).await.is_err() || ended {
                 return;
             }
@@ -351,12 +375,37 @@ fn pump(way: Way, name: String, mut body: Body) -> Body {
     Body::new(Arriving { way: arriving, receiver, next: None, sleep: None, opening: None, ended: false })
 }
 
+/// A bit of a snapshot that flips on its way.
+struct Flip {
+    /// The part that it is in, from 1.
+    part: usize,
+    /// Where in it, as a share of its length in 65,536ths.
+    place: u16,
+    bit: u32,
+}
+
+impl Flip {
+    fn apply(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let part = match frame.into_data() {
+            Ok(part) => part,
+            Err(trailers) => return trailers,
+        };
+        let mut part = Vec::from(part);
+        let place = part.len() * usize::from(self.place) >> u16::BITS;
+        if let Some(byte) = part.get_mut(place) {
+            *byte ^= 1 << self.bit;
+        }
+        Frame::data(part.into())
+    }
+}
+
 /// When the parts of a body arrive, in their order.
 struct Arrivals {
     last: Instant,
     /// A snapshot's parts: how many there are follows from sizes of tables, which carry the machine's time. All that is drawn
     /// for them is drawn at the beginning: when the first few arrive, and when the others do.
     snapshot: Option<(Instant, Instant)>,
+    flip: Option<Flip>,
     sent: usize,
 }
 
@@ -365,12 +414,14 @@ const FIRST_PARTS: usize = 4;
 
 impl Arrivals {
     fn new(way: &Way, name: &str) -> Self {
-        let snapshot = (name == "Install").then(|| {
+        let snapshot = matches!(name, "Install" | "Snapshot").then(|| {
             way.note(name, 0);
             let (one, other) = (way.arrival(), way.arrival());
             (one.min(other), one.max(other))
         });
-        Self { last: Instant::now(), snapshot, sent: 0 }
+        // A client's snapshot has its sum at its end, which `keelson snapshot restore` asks for: not this network's affair.
+        let flip = if name == "Install" { way.net.flip() } else { None };
+        Self { last: Instant::now(), snapshot, flip, sent: 0 }
     }
 
     fn next(&mut self, way: &Way, name: &str, bytes: usize) -> Instant {
@@ -385,6 +436,14 @@ impl Arrivals {
         };
         self.last = self.last.max(arrival);
         self.last
+    }
+
+    /// What becomes of the part that was sent last.
+    fn damage(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match &self.flip {
+            Some(flip) if flip.part == self.sent => flip.apply(frame),
+            _ => frame,
+        }
     }
 }
 
@@ -556,6 +615,17 @@ mod tests {
         let answers = client(&net).append(sent).await.unwrap().into_inner();
         let told: Vec<u64> = answers.map(|answer| answer.unwrap().to).collect().await;
         assert_eq!(told, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_bit_of_a_part_flips() {
+        let share = |place| Flip { part: 1, place, bit: 3 };
+        let flipped = |place, part: &'static [u8]| {
+            share(place).apply(super::Frame::data(Bytes::from_static(part))).into_data().ok().unwrap()
+        };
+        assert_eq!(flipped(0, &[0; 4])[..], [8, 0, 0, 0]);
+        assert_eq!(flipped(u16::MAX, &[0xff; 4])[..], [0xff, 0xff, 0xff, 0xf7]);
+        assert!(flipped(9, &[]).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use keelson_testbed::{Host, until};
@@ -12,7 +13,7 @@ use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::{Victims, process, random, shuffled};
+use super::{Victims, members, process, random, shuffled};
 use crate::system::DATA;
 
 /// Size of a disk, most of which is never written.
@@ -158,8 +159,13 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Beside the data of a member that was damaged: its id then.
+/// Beside the data of a member that was damaged: its id then, or [`ANY_ID`].
 pub(super) const DOUBT: &str = "doubt";
+/// In place of the id of a member that was damaged before it had one.
+pub(super) const ANY_ID: &str = "any";
+/// How long a snapshot's files are looked for at a member that was added, and how often.
+const RECEIVING: Duration = Duration::from_secs(10);
+const RECEIVING_LOOKS: Duration = Duration::from_millis(1);
 const IN_DOUBT: &str = "not while another disk is in doubt";
 
 /// Kills a member whose loss the others can bear and damages one of its files that `wanted` names.
@@ -215,6 +221,51 @@ pub(super) fn flip_log(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String
 
 pub(super) fn flip_table(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
     damage(victims, rng, is_table, flip)
+}
+
+fn is_received(path: &str) -> bool {
+    path.contains("/snapshots/")
+}
+
+/// A member is added anew, and a bit of a file flips that it receives, before or after it looked at it.
+pub(super) fn flip_snapshot(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
+    if (victims.whole)().is_none_or(|ids| ids.len() < 3) {
+        return Ok(IN_DOUBT.into());
+    }
+    let member = random(victims, rng);
+    let host = &victims.hosts[member];
+    if let Some(why) = members::remove(victims, member)? {
+        return Ok(why);
+    }
+    fs::write(host.dir().join(DOUBT), ANY_ID)?;
+    members::add(victims, member)?;
+    let by = Instant::now() + RECEIVING;
+    while Instant::now() < by {
+        // Directories come and go meanwhile.
+        let mut found = Vec::new();
+        let _ = data(host).and_then(|dir| files(&dir, &mut found));
+        found.retain(|path| is_received(&path.to_string_lossy()));
+        for path in found {
+            if let Some(name) = flip_in_place(&path, rng)? {
+                return Ok(format!("{}: {name} of a snapshot is damaged", host.name()));
+            }
+        }
+        std::thread::sleep(RECEIVING_LOOKS);
+    }
+    Ok(format!("{} was added anew and received no snapshot", host.name()))
+}
+
+/// Flips a bit of a file that is being written; its name, if there was one to flip.
+fn flip_in_place(path: &Path, rng: &mut StdRng) -> Result<Option<String>> {
+    let Ok(file) = fs::OpenOptions::new().read(true).write(true).open(path) else { return Ok(None) };
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(None);
+    }
+    let (at, mut byte) = (rng.random_range(0..length), [0]);
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ (1 << rng.random_range(0..8))], at)?;
+    Ok(Some(path.file_name().unwrap_or_default().to_string_lossy().into_owned()))
 }
 
 pub(super) fn tear_table(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {

@@ -7,14 +7,14 @@ use keelson_testbed::until;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::disk::DOUBT;
+use super::disk::{ANY_ID, DOUBT};
 use super::{Ask, Victims, names, process, random};
 
 /// How long members may take to be whole again.
 const WHOLE: Duration = Duration::from_secs(180);
 
 /// Removes a member that is dead by then; why not, if it cannot be spared.
-fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<String>> {
+pub(super) fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<String>> {
     if victims.hosts.len() < 3 {
         return Ok(Some("too few members to spare one".into()));
     }
@@ -37,7 +37,7 @@ pub(super) fn replace(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String>
 }
 
 /// Adds a member anew whose disk is empty.
-fn add(victims: &Victims<'_>, member: usize) -> Result<()> {
+pub(super) fn add(victims: &Victims<'_>, member: usize) -> Result<()> {
     (victims.ask)(Ask::Add(member))?;
     victims.system.start(victims.program, &victims.hosts[member], victims.hosts)
 }
@@ -75,7 +75,8 @@ pub(super) fn until_whole(victims: &Victims<'_>) -> Result<()> {
         let doubt = host.dir().join(DOUBT);
         let Ok(id) = std::fs::read_to_string(&doubt) else { continue };
         std::fs::remove_file(&doubt)?;
-        if ids.get(member).is_some_and(|now| now.to_string() == id) && remove(victims, member)?.is_none() {
+        let hidden = id == ANY_ID || ids.get(member).is_some_and(|now| now.to_string() == id);
+        if hidden && remove(victims, member)?.is_none() {
             add(victims, member)?;
             whole(victims)?;
         }

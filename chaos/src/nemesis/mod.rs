@@ -200,6 +200,14 @@ rows![
         members::until_whole
     ),
     (
+        "snapshot-rot",
+        "one member's disk is lost, and a bit flips of the snapshot that it gets",
+        100..1000,
+        OurDisks,
+        disk::flip_snapshot,
+        members::until_whole
+    ),
+    (
         "replace",
         "one member's disk is lost, another joins in its place",
         500..4000,
