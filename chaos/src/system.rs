@@ -236,7 +236,7 @@ impl System {
     }
 
     /// Whether a member has no data.
-    pub fn is_wiped(&self, host: &Host<'_>) -> Result<bool> {
+    fn is_wiped(&self, host: &Host<'_>) -> Result<bool> {
         let listed = host.run("sh", &["-c", &format!("ls -A {DATA} 2>/dev/null; true")])?;
         Ok(listed.lines().all(|name| name == "lost+found"))
     }

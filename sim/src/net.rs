@@ -391,7 +391,7 @@ impl Flip {
             Err(trailers) => return trailers,
         };
         let mut part = Vec::from(part);
-        let place = part.len() * usize::from(self.place) >> u16::BITS;
+        let place = (part.len() * usize::from(self.place)) >> u16::BITS;
         if let Some(byte) = part.get_mut(place) {
             *byte ^= 1 << self.bit;
         }

@@ -37,7 +37,7 @@ pub const INLINE_WRITE_BUFFER_BYTES: usize = 64 * 1024 * 1024;
 /// Tables of level 0 that are compacted together.
 pub const LEVEL_ZERO_FILES: i32 = 8;
 /// Tables of level 0 that a flush merges where no thread does it.
-pub const INLINE_LEVEL_ZERO_FILES: u64 = 32;
+pub const INLINE_LEVEL_ZERO_FILES: u64 = 8;
 /// Table files kept open.
 pub const MAX_OPEN_FILES: i32 = 64;
 /// Requests that wait for the local store's writer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use keelson_testbed::until;
+use keelson_testbed::{Host, until};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -12,6 +12,11 @@ use super::{Ask, Victims, names, process, random};
 
 /// How long members may take to be whole again.
 const WHOLE: Duration = Duration::from_secs(180);
+
+/// Beside the data of a member that is to be added anew.
+const TO_ADD: &str = "to-add";
+/// How long after a look at who belongs to the cluster another one follows.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Removes a member that is dead by then; why not, if it cannot be spared.
 pub(super) fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<String>> {
@@ -23,7 +28,7 @@ pub(super) fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<Stri
     if let Err(error) = (victims.ask)(Ask::Remove(member)) {
         return Ok(Some(format!("{} could not be removed: {error:#}", host.name())));
     }
-    victims.system.wipe(host)?;
+    empty(victims, host)?;
     Ok(None)
 }
 
@@ -36,10 +41,18 @@ pub(super) fn replace(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String>
     Ok(format!("{} lost its disk and was replaced", names(victims, &[member])))
 }
 
+/// Empties the disk of a member that is dead, and notes that it is to be added anew.
+fn empty(victims: &Victims<'_>, host: &Host<'_>) -> Result<()> {
+    std::fs::write(host.dir().join(TO_ADD), "")?;
+    victims.system.wipe(host)
+}
+
 /// Adds a member anew whose disk is empty.
 pub(super) fn add(victims: &Victims<'_>, member: usize) -> Result<()> {
+    let host = &victims.hosts[member];
     (victims.ask)(Ask::Add(member))?;
-    victims.system.start(victims.program, &victims.hosts[member], victims.hosts)
+    std::fs::remove_file(host.dir().join(TO_ADD))?;
+    victims.system.start(victims.program, host, victims.hosts)
 }
 
 pub(super) fn shrink(victims: &Victims<'_>, rng: &mut StdRng) -> Result<String> {
@@ -56,11 +69,20 @@ pub(super) fn grow(victims: &Victims<'_>) -> Result<()> {
 fn readmit(victims: &Victims<'_>) -> Result<()> {
     let listed = (victims.listed)();
     for (member, host) in victims.hosts.iter().enumerate() {
-        if listed.as_ref().is_some_and(|listed| !listed[member]) {
-            process::kill(victims, &[member])?;
-            victims.system.wipe(host)?;
+        let is_out = |listed: &Option<Vec<bool>>| listed.as_ref().is_some_and(|listed| !listed[member]);
+        if is_out(&listed) {
+            // Who begins anew from its peers is in no list for a moment.
+            std::thread::sleep(LOOK_AGAIN);
+            if is_out(&(victims.listed)()) {
+                process::kill(victims, &[member])?;
+                empty(victims, host)?;
+            }
         }
-        if victims.system.is_wiped(host)? {
+        if host.dir().join(TO_ADD).exists() {
+            // It may have been listed meanwhile, with an id that is gone with its disk.
+            process::kill(victims, &[member])?;
+            (victims.ask)(Ask::Remove(member))?;
+            victims.system.wipe(host)?;
             add(victims, member)?;
         }
     }
