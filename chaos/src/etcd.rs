@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use keelson_proto::etcd::etcdserverpb as pb;
 use keelson_proto::etcd::mvccpb::KeyValue;
 use pb::cluster_client::ClusterClient;
@@ -109,6 +110,23 @@ impl Client {
     /// Compacts history.
     pub async fn compact(&self, revision: i64) -> Answer<pb::CompactionResponse> {
         limited(self.kv().compact(pb::CompactionRequest { revision, physical: false })).await
+    }
+
+    /// The value of a metric without labels; `None` if the member does not have it.
+    pub async fn metric(&self, name: &str) -> Answer<Option<f64>> {
+        let failed = |error: tonic::Status| Failure::Unknown(error.to_string());
+        let request = http::Request::get("/metrics").body(Body::empty());
+        let request = request.map_err(|error| Failure::Refused(error.to_string()))?;
+        let asked = async {
+            let body = self.channel.clone().oneshot(request).await?.into_body();
+            Ok::<_, tonic::Status>(http_body_util::Limited::new(body, MAX_ANSWER).collect().await)
+        };
+        let told = tokio::time::timeout(TIMEOUT, asked).await;
+        let told = told.map_err(|_| Failure::Unknown("no metrics in time".into()))?.map_err(failed)?;
+        let told = told.map_err(|error| Failure::Unknown(error.to_string()))?.to_bytes();
+        let told = String::from_utf8_lossy(&told);
+        let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.and_then(|value| value.parse().ok()))
     }
 
     /// What a member says of itself.

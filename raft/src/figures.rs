@@ -153,6 +153,11 @@ pub fn write(inner: &Inner, out: &mut String) {
     for (name, help, value) in [
         ("etcd_server_proposals_pending", "Commands under way.", inner.proposed.load(Relaxed) as u64),
         ("etcd_debugging_mvcc_watcher_total", "Watchers.", inner.store.watchers() as u64),
+        (
+            "keelson_membership_changing",
+            "1 while members come or go or a new one catches up: fewer may fail until that is over.",
+            u64::from(!inner.is_settled()),
+        ),
     ] {
         family(out, name, "gauge", help);
         sample(out, name, "", value as f64);

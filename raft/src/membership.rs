@@ -319,12 +319,9 @@ impl Replica {
         (started.count(), voting.count())
     }
 
-    /// Whether no change of the membership is under way, as this member knows.
+    /// Whether no change of the membership is under way, as this member knows, and all that shall vote do.
     pub fn is_settled(&self) -> bool {
-        let metrics = self.0.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let config = &metrics.membership_config;
-        config == &metrics.committed_membership_config && config.membership().get_joint_config().len() == 1
+        self.0.is_settled()
     }
 
     /// The members: id, who it is, and whether it votes. As this member knows; [`Kv::barrier`] makes it current.

@@ -368,11 +368,24 @@ impl Inner {
         self.metrics.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect()
     }
 
+    /// Each member, and whether it votes: in the middle of a change, whether it did before and will.
     pub(crate) fn members(&self) -> Vec<(u64, Node, bool)> {
         let metrics = self.raft.metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
-        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
-        membership.nodes().map(|(id, member)| (*id, member.clone(), voters.contains(id))).collect()
+        let votes = |id: &u64| membership.membership().get_joint_config().iter().all(|voters| voters.contains(id));
+        membership.nodes().map(|(id, member)| (*id, member.clone(), votes(id))).collect()
+    }
+
+    /// Whether no change of the membership is under way, as this member knows, and all that shall vote do.
+    pub(crate) fn is_settled(&self) -> bool {
+        let joins = |(_, member, votes): &(u64, Node, bool)| member.joining && !votes;
+        if self.members().iter().any(joins) {
+            return false;
+        }
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let config = &metrics.membership_config;
+        config == &metrics.committed_membership_config && config.membership().get_joint_config().len() == 1
     }
 
     pub(crate) async fn answer_other(&self, question: Vec<u8>) -> Result<Vec<u8>, String> {

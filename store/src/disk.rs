@@ -280,6 +280,10 @@ impl Disk {
     }
 
     pub fn checkpoint(&self, to: &Path) -> Result<(), Fatal> {
+        if self.inline {
+            // A checkpoint writes a table of its own each time, which nobody would merge.
+            self.flush()?;
+        }
         let checkpoint = rocksdb::checkpoint::Checkpoint::new(&self.db)?;
         Ok(checkpoint.create_checkpoint(to)?)
     }

@@ -17,6 +17,8 @@ const MEMBERSHIP: Duration = Duration::from_secs(30);
 const MEMBERSHIP_PAUSE: Duration = Duration::from_millis(300);
 /// Revisions that a compaction keeps.
 const KEPT: i64 = 300;
+/// 1 while members come or go.
+const CHANGING: &str = "keelson_membership_changing";
 
 /// The members of a store.
 pub struct Stores {
@@ -84,6 +86,12 @@ async fn whole(clients: &[Client], count: usize) -> Option<Vec<u64>> {
         Some(status.header.as_ref()?.member_id)
     };
     let ids = statuses(clients).await.iter().map(id).collect::<Option<Vec<u64>>>()?;
+    for client in clients {
+        // Others than ours do not tell.
+        if client.metric(CHANGING).await.ok()?.is_some_and(|changing| changing != 0.0) {
+            return None;
+        }
+    }
     let request = pb::MemberListRequest::default();
     let listed = etcd::limited(clients[0].members().member_list(request)).await.ok()?;
     let votes = |member: &pb::Member| !member.is_learner && ids.contains(&member.id);
