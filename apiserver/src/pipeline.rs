@@ -412,10 +412,7 @@ impl ApiServer {
     }
 
     /// Admits many bindings of a namespace at once, if nobody wants to see each.
-    pub(crate) async fn admit_in_bulk(
-        &self,
-        request: &mut Admission<'_>,
-    ) -> Result<Option<admission::InBulk>, Status> {
+    pub(crate) async fn admit_in_bulk(&self, request: &mut Admission<'_>) -> Result<Option<admission::InBulk>, Status> {
         self.admission.in_bulk(request).await
     }
 
