@@ -257,8 +257,8 @@ impl Config {
         if !wire.profiles.is_empty() {
             this.profiles.clear();
         }
-        for profile in &wire.profiles {
-            this.profiles.push(Profile::parse(profile, syms)?);
+        for (i, profile) in wire.profiles.iter().enumerate() {
+            this.profiles.push(Profile::parse(&format!("profiles[{i}]"), profile, syms)?);
         }
         for (i, profile) in this.profiles.iter_mut().enumerate() {
             let own = wire.profiles.get(i).and_then(|p| p.percentage_of_nodes_to_score);
@@ -330,21 +330,25 @@ impl Profile {
         }
     }
 
-    fn parse(wire: &WireProfile, syms: &mut Interner) -> Result<Self, ConfigError> {
+    fn parse(path: &str, wire: &WireProfile, syms: &mut Interner) -> Result<Self, ConfigError> {
         let mut this = Self::standard(wire.scheduler_name.as_deref().unwrap_or(DEFAULT_NAME), syms);
         let mut sets = Sets::standard();
         // What is said of a point wins over what is said of all points.
         if let Some(set) = wire.plugins.get("multiPoint") {
-            sets.apply(set, u16::MAX)?;
+            sets.apply(set, u16::MAX, "preFilter")?;
         }
         for (point, set) in wire.plugins.iter().filter(|(p, _)| *p != "multiPoint") {
             let found = points::NAMES.iter().find(|(name, _)| name == point);
             let (_, bits) = found.ok_or_else(|| refused(format!("there is no extension point {point:?}")))?;
-            sets.apply(set, *bits)?;
+            sets.apply(set, *bits, point)?;
         }
         sets.put_into(&mut this)?;
-        for WireArgs { name, args } in &wire.plugin_config {
-            this.arguments(name, args, syms)?;
+        for (i, WireArgs { name, args }) in wire.plugin_config.iter().enumerate() {
+            let path = format!("{path}.pluginConfig[{i}]");
+            if wire.plugin_config[..i].iter().any(|before| before.name == *name) {
+                return Err(refused(format!("{path}: Duplicate value: {name:?}")));
+            }
+            this.arguments((format!("{path}.args"), name), args, syms)?;
         }
         Ok(this)
     }
@@ -411,7 +415,10 @@ mod tests {
         for (value, part) in [
             (json!({"profils": []}), "unknown field"),
             (json!({"extenders": [{}]}), "urlPrefix"),
-            (json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}), "no plugin"),
+            (
+                json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}),
+                "ScorePlugin \"Nice\" does not exist",
+            ),
             (json!({"profiles": [{"plugins": {"scores": {}}}]}), "extension point"),
             (json!({"profiles": [{}, {}]}), "profiles[1].schedulerName: Duplicate value: \"default-scheduler\""),
             (
@@ -427,20 +434,13 @@ mod tests {
                 json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}),
                 "unknown field",
             ),
-            (plugin("VolumeBinding", json!({"shape": []})), "storage capacity"),
-            (plugin("VolumeBinding", json!({"bindTimeoutSeconds": -1})), "bindTimeoutSeconds"),
-            (plugin("DynamicResources", json!({"bindingTimeout": "500ms"})), "at least 1s"),
-            (plugin("DynamicResources", json!({"filterTimeout": "soon"})), "no duration"),
-            (plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 101})), "[0, 100]"),
             (
-                plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0})),
-                "both be zero",
+                plugin("ImageLocality", json!([])),
+                "profiles[0].pluginConfig[0].args: Invalid value: []: has to match plugin args",
             ),
-            (plugin("NodeResourcesFit", json!({"ignoredResourceGroups": ["a/b"]})), "can't contain '/'"),
-            (plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "Best"}})), "no scoring strategy"),
             (
-                plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),
-                "at least one point",
+                json!({"profiles": [{"pluginConfig": [{"name": "ImageLocality"}, {"name": "ImageLocality"}]}]}),
+                "profiles[0].pluginConfig[1]: Duplicate value: \"ImageLocality\"",
             ),
             (plugin("ImageLocality", json!({"size": 1})), "unknown field"),
             (plugin("NodeAffinity", json!({"kind": "Other"})), "NodeAffinityArgs"),
@@ -449,7 +449,10 @@ mod tests {
             (points(json!({"bind": {"disabled": [{"name": "DefaultBinder"}]}})), "bind plugin"),
             (points(json!({"preFilter": {"disabled": [{"name": "NodePorts"}]}})), "cannot act at filter"),
             (points(json!({"reserve": {"disabled": [{"name": "VolumeBinding"}]}})), "cannot act at filter"),
-            (points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})), "does not act"),
+            (
+                points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})),
+                "plugin \"NodePorts\" does not extend ScorePlugin plugin",
+            ),
             (points(json!({"score": {"enabled": [{"name": "ImageLocality", "weight": -1}]}})), "is not in"),
             (
                 json!({"percentageOfNodesToScore": 101}),
@@ -463,5 +466,137 @@ mod tests {
             let error = parse(value.clone()).unwrap_err().to_string();
             assert!(error.contains(part), "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn arguments_are_refused_in_upstream_s_words() {
+        let point = |utilization: i64, score: i64| json!({"utilization": utilization, "score": score});
+        let ratio = |shape: Value| json!({"scoringStrategy": {"type": "RequestedToCapacityRatio", "requestedToCapacityRatio": {"shape": shape}}});
+        let spread = |mut constraint: Value| {
+            for (key, value) in [("maxSkew", json!(1)), ("topologyKey", "k".into())] {
+                if constraint.get(key).is_none() {
+                    constraint[key] = value;
+                }
+            }
+            json!({"defaultingType": "List", "defaultConstraints": [constraint]})
+        };
+        for (name, args, expected) in [
+            (
+                "VolumeBinding",
+                json!({"shape": []}),
+                "shape: Invalid value: []: unexpected field `shape`, remove it or turn on the feature gate \
+                 StorageCapacityScoring",
+            ),
+            (
+                "VolumeBinding",
+                json!({"bindTimeoutSeconds": -1}),
+                "bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value",
+            ),
+            (
+                "DynamicResources",
+                json!({"bindingTimeout": "500ms"}),
+                "bindingTimeout: Invalid value: \"500ms\": must be at least 1 second",
+            ),
+            (
+                "DynamicResources",
+                json!({"filterTimeout": "-1s"}),
+                "filterTimeout: Invalid value: \"-1s\": must be zero or positive",
+            ),
+            ("DynamicResources", json!({"filterTimeout": "soon"}), "filterTimeout: time: invalid duration \"soon\""),
+            (
+                "DefaultPreemption",
+                json!({"minCandidateNodesPercentage": 101}),
+                "minCandidateNodesPercentage: Invalid value: 101: not in valid range [0, 100]",
+            ),
+            (
+                "InterPodAffinity",
+                json!({"hardPodAffinityWeight": 101}),
+                "hardPodAffinityWeight: Invalid value: 101: not in valid range [0, 100]",
+            ),
+            (
+                "NodeResourcesFit",
+                json!({"ignoredResourceGroups": ["a/b"]}),
+                "ignoredResourceGroups[0]: Invalid value: \"a/b\": resource group name can't contain '/'",
+            ),
+            (
+                "NodeResourcesFit",
+                json!({"scoringStrategy": {"type": "Best"}}),
+                "scoringStrategy.type: Unsupported value: \"Best\": supported values: \"LeastAllocated\", \
+                 \"MostAllocated\", \"RequestedToCapacityRatio\"",
+            ),
+            (
+                "NodeResourcesFit",
+                json!({"scoringStrategy": {"type": "MostAllocated", "resources": [{"name": "cpu", "weight": 101}]}}),
+                "scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not in valid range (0, 100]",
+            ),
+            (
+                "NodeResourcesFit",
+                ratio(json!([])),
+                "scoringStrategy.shape: Required value: at least one point must be specified",
+            ),
+            (
+                "NodeResourcesFit",
+                ratio(json!([point(5, 1), point(5, 2)])),
+                "scoringStrategy.shape[1].utilization: Invalid value: 5: values must be sorted in increasing order",
+            ),
+            (
+                "NodeResourcesFit",
+                ratio(json!([point(5, 11)])),
+                "scoringStrategy.shape[0].score: Invalid value: 11: not in valid range [0, 10]",
+            ),
+            (
+                "NodeResourcesBalancedAllocation",
+                json!({"resources": [{"name": "cpu", "weight": 2}]}),
+                "resources[0].weight: Invalid value: 2: must be 1",
+            ),
+            (
+                "NodeResourcesBalancedAllocation",
+                json!({"resources": [{"name": "cpu"}, {"name": "cpu"}]}),
+                "resources[1].name: Duplicate value: \"cpu\"",
+            ),
+            (
+                "PodTopologySpread",
+                json!({"defaultingType": "Mine"}),
+                "defaultingType: Unsupported value: \"Mine\": supported values: \"System\", \"List\"",
+            ),
+            (
+                "PodTopologySpread",
+                json!({"defaultConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "ScheduleAnyway"}]}),
+                "defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty",
+            ),
+            (
+                "PodTopologySpread",
+                spread(json!({"whenUnsatisfiable": "Never"})),
+                "defaultConstraints[0].whenUnsatisfiable: Unsupported value: \"Never\": supported values: \
+                 \"DoNotSchedule\", \"ScheduleAnyway\"",
+            ),
+            (
+                "PodTopologySpread",
+                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 0})),
+                "defaultConstraints[0].maxSkew: Invalid value: 0: not in valid range (0, inf)",
+            ),
+            (
+                "PodTopologySpread",
+                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "topologyKey": ""})),
+                "defaultConstraints[0].topologyKey: Required value: can not be empty",
+            ),
+            (
+                "PodTopologySpread",
+                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}})),
+                "defaultConstraints[0].labelSelector: Forbidden: constraint must not define a selector, as they deduced \
+                 for each pod",
+            ),
+        ] {
+            let error = parse(plugin(name, args.clone())).unwrap_err().to_string();
+            assert!(error.contains(&format!(".args.{expected}")), "{args}: {error}");
+        }
+        // All that is wrong is told.
+        let both = json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0});
+        let error = parse(plugin("DefaultPreemption", both)).unwrap_err().to_string();
+        assert!(error.ends_with(
+            "[profiles[0].pluginConfig[0].args.minCandidateNodesPercentage: Invalid value: 0: cannot be zero at the same \
+             time as minCandidateNodesAbsolute, profiles[0].pluginConfig[0].args.minCandidateNodesAbsolute: Invalid value: \
+             0: cannot be zero at the same time as minCandidateNodesPercentage]"
+        ), "{error}");
     }
 }
