@@ -1,6 +1,8 @@
 //! KubeSchedulerConfiguration: profiles, plugins and their arguments. What is asked for and not there is refused.
 
 mod arguments;
+#[cfg(test)]
+mod refusals;
 mod sets;
 
 use std::collections::BTreeMap;
@@ -466,137 +468,5 @@ mod tests {
             let error = parse(value.clone()).unwrap_err().to_string();
             assert!(error.contains(part), "{value}: {error}");
         }
-    }
-
-    #[test]
-    fn arguments_are_refused_in_upstream_s_words() {
-        let point = |utilization: i64, score: i64| json!({"utilization": utilization, "score": score});
-        let ratio = |shape: Value| json!({"scoringStrategy": {"type": "RequestedToCapacityRatio", "requestedToCapacityRatio": {"shape": shape}}});
-        let spread = |mut constraint: Value| {
-            for (key, value) in [("maxSkew", json!(1)), ("topologyKey", "k".into())] {
-                if constraint.get(key).is_none() {
-                    constraint[key] = value;
-                }
-            }
-            json!({"defaultingType": "List", "defaultConstraints": [constraint]})
-        };
-        for (name, args, expected) in [
-            (
-                "VolumeBinding",
-                json!({"shape": []}),
-                "shape: Invalid value: []: unexpected field `shape`, remove it or turn on the feature gate \
-                 StorageCapacityScoring",
-            ),
-            (
-                "VolumeBinding",
-                json!({"bindTimeoutSeconds": -1}),
-                "bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value",
-            ),
-            (
-                "DynamicResources",
-                json!({"bindingTimeout": "500ms"}),
-                "bindingTimeout: Invalid value: \"500ms\": must be at least 1 second",
-            ),
-            (
-                "DynamicResources",
-                json!({"filterTimeout": "-1s"}),
-                "filterTimeout: Invalid value: \"-1s\": must be zero or positive",
-            ),
-            ("DynamicResources", json!({"filterTimeout": "soon"}), "filterTimeout: time: invalid duration \"soon\""),
-            (
-                "DefaultPreemption",
-                json!({"minCandidateNodesPercentage": 101}),
-                "minCandidateNodesPercentage: Invalid value: 101: not in valid range [0, 100]",
-            ),
-            (
-                "InterPodAffinity",
-                json!({"hardPodAffinityWeight": 101}),
-                "hardPodAffinityWeight: Invalid value: 101: not in valid range [0, 100]",
-            ),
-            (
-                "NodeResourcesFit",
-                json!({"ignoredResourceGroups": ["a/b"]}),
-                "ignoredResourceGroups[0]: Invalid value: \"a/b\": resource group name can't contain '/'",
-            ),
-            (
-                "NodeResourcesFit",
-                json!({"scoringStrategy": {"type": "Best"}}),
-                "scoringStrategy.type: Unsupported value: \"Best\": supported values: \"LeastAllocated\", \
-                 \"MostAllocated\", \"RequestedToCapacityRatio\"",
-            ),
-            (
-                "NodeResourcesFit",
-                json!({"scoringStrategy": {"type": "MostAllocated", "resources": [{"name": "cpu", "weight": 101}]}}),
-                "scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not in valid range (0, 100]",
-            ),
-            (
-                "NodeResourcesFit",
-                ratio(json!([])),
-                "scoringStrategy.shape: Required value: at least one point must be specified",
-            ),
-            (
-                "NodeResourcesFit",
-                ratio(json!([point(5, 1), point(5, 2)])),
-                "scoringStrategy.shape[1].utilization: Invalid value: 5: values must be sorted in increasing order",
-            ),
-            (
-                "NodeResourcesFit",
-                ratio(json!([point(5, 11)])),
-                "scoringStrategy.shape[0].score: Invalid value: 11: not in valid range [0, 10]",
-            ),
-            (
-                "NodeResourcesBalancedAllocation",
-                json!({"resources": [{"name": "cpu", "weight": 2}]}),
-                "resources[0].weight: Invalid value: 2: must be 1",
-            ),
-            (
-                "NodeResourcesBalancedAllocation",
-                json!({"resources": [{"name": "cpu"}, {"name": "cpu"}]}),
-                "resources[1].name: Duplicate value: \"cpu\"",
-            ),
-            (
-                "PodTopologySpread",
-                json!({"defaultingType": "Mine"}),
-                "defaultingType: Unsupported value: \"Mine\": supported values: \"System\", \"List\"",
-            ),
-            (
-                "PodTopologySpread",
-                json!({"defaultConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "ScheduleAnyway"}]}),
-                "defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty",
-            ),
-            (
-                "PodTopologySpread",
-                spread(json!({"whenUnsatisfiable": "Never"})),
-                "defaultConstraints[0].whenUnsatisfiable: Unsupported value: \"Never\": supported values: \
-                 \"DoNotSchedule\", \"ScheduleAnyway\"",
-            ),
-            (
-                "PodTopologySpread",
-                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 0})),
-                "defaultConstraints[0].maxSkew: Invalid value: 0: not in valid range (0, inf)",
-            ),
-            (
-                "PodTopologySpread",
-                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "topologyKey": ""})),
-                "defaultConstraints[0].topologyKey: Required value: can not be empty",
-            ),
-            (
-                "PodTopologySpread",
-                spread(json!({"whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}})),
-                "defaultConstraints[0].labelSelector: Forbidden: constraint must not define a selector, as they deduced \
-                 for each pod",
-            ),
-        ] {
-            let error = parse(plugin(name, args.clone())).unwrap_err().to_string();
-            assert!(error.contains(&format!(".args.{expected}")), "{args}: {error}");
-        }
-        // All that is wrong is told.
-        let both = json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0});
-        let error = parse(plugin("DefaultPreemption", both)).unwrap_err().to_string();
-        assert!(error.ends_with(
-            "[profiles[0].pluginConfig[0].args.minCandidateNodesPercentage: Invalid value: 0: cannot be zero at the same \
-             time as minCandidateNodesAbsolute, profiles[0].pluginConfig[0].args.minCandidateNodesAbsolute: Invalid value: \
-             0: cannot be zero at the same time as minCandidateNodesPercentage]"
-        ), "{error}");
     }
 }
