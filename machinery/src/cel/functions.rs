@@ -106,13 +106,12 @@ fn to_uint<'a>(value: &Value<'_>) -> Evaluated<'a> {
     }
 }
 
-/// A value as a text.
-pub(super) fn to_string<'a>(value: &Value<'_>) -> Evaluated<'a> {
+fn to_string<'a>(value: &Value<'_>) -> Evaluated<'a> {
     Ok(Value::owned(match value {
         Value::Bool(b) => b.to_string(),
         Value::Int(n) => n.to_string(),
         Value::Uint(n) => n.to_string(),
-        Value::Double(n) => shortest(*n),
+        Value::Double(n) => n.to_string(),
         Value::Bytes(bytes) => String::from_utf8(bytes.to_vec()).map_err(|_| conversion("bytes", "string"))?,
         Value::Timestamp(at) => times::shown(*at),
         Value::Duration(span) => times::shown_duration(*span),
@@ -121,21 +120,6 @@ pub(super) fn to_string<'a>(value: &Value<'_>) -> Evaluated<'a> {
         Value::Type(name) => name.to_string(),
         _ => return Err(no_overload()),
     }))
-}
-
-/// The fewest digits that tell a number from all others; with an exponent from a million on, as upstream does.
-fn shortest(n: f64) -> String {
-    if !n.is_finite() {
-        return if n.is_nan() { "NaN".into() } else { format!("{}Inf", if n > 0.0 { '+' } else { '-' }) };
-    }
-    let text = format!("{n:e}");
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or_default();
-    if (-4..6).contains(&exponent) {
-        return n.to_string();
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
 }
 
 fn optionals<'a>(name: &str, values: &[Value<'a>], _: &Budget) -> Option<Evaluated<'a>> {

@@ -169,7 +169,6 @@ format.dns1123Label() kubernetes.NamedFormat
 format.dns1123Subdomain() kubernetes.NamedFormat
 format.dns1035Label() kubernetes.NamedFormat
 format.qualifiedName() kubernetes.NamedFormat
-format.portName() kubernetes.NamedFormat
 format.dns1123LabelPrefix() kubernetes.NamedFormat
 format.dns1123SubdomainPrefix() kubernetes.NamedFormat
 format.dns1035LabelPrefix() kubernetes.NamedFormat

@@ -43,7 +43,7 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], budget: &Budget) -> Opt
         ("replace", [Value::String(from), Value::String(to), rest @ ..]) => replace(text, from, to, rest),
         ("split", [Value::String(by), rest @ ..]) => split(text, by, rest),
         ("substring", [Value::Int(from), rest @ ..]) => substring(text, *from, rest),
-        ("strings.quote", []) => Ok(Value::owned(quoted(text))),
+        ("strings.quote", []) => Ok(Value::owned(format!("{text:?}"))),
         ("format", [list]) => match list.items() {
             Some(items) => format::format(text, &items).map(Value::owned),
             None => Err(no_overload()),
@@ -54,28 +54,6 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], budget: &Budget) -> Opt
         )),
         _ => return None,
     })
-}
-
-/// A text in quotes; what cannot be seen is spelled out.
-pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 impl From<bool> for Value<'_> {
