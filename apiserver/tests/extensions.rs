@@ -99,7 +99,7 @@ const SCHEMA_WORDS: &[&str] = &[
     "self == oldSelf",
     "self.a.all(x, x > 1)",
     "self.a[0].b + 1u",
-    "cel.bind(x, self, x)",
+    "[self].map(x, x)[0]",
     "[1,2].map(x, x, [x])",
     "'a'.matches('(')",
     "has(self.a) ? self.a : optional.none()",

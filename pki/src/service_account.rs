@@ -137,6 +137,11 @@ impl SigningKey {
 
     /// Signs a token.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
+        self.sign_any(claims)
+    }
+
+    /// Signs claims of any form, as other issuers' tokens have them.
+    pub fn sign_any(&self, claims: &impl Serialize) -> Result<String, Error> {
         let header = Header { kid: Some(self.id.clone()), typ: None, ..Header::new(self.algorithm) };
         Ok(jsonwebtoken::encode(&header, claims, &self.encoding)?)
     }

@@ -29,6 +29,15 @@ impl Server {
 
     /// The same with variables of the environment.
     pub fn start_with(dir: &Path, port: u16, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_as(dir, port, flags, environment, "/readyz")
+    }
+
+    /// The same, until a path is well: of a server that lives but is not to become ready.
+    pub fn start_until(dir: &Path, port: u16, flags: &[&str], well: &str) -> Self {
+        Self::start_as(dir, port, flags, &[], well)
+    }
+
+    fn start_as(dir: &Path, port: u16, flags: &[&str], environment: &[(&str, &str)], well: &str) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_keelson"))
@@ -43,7 +52,7 @@ impl Server {
             .unwrap();
         let mut server = Self { child, dir: dir.to_owned() };
         let deadline = Instant::now() + PATIENCE;
-        while server.kubectl(&["get", "--raw", "/readyz"]).stdout != b"ok" {
+        while server.kubectl(&["get", "--raw", well]).stdout != b"ok" {
             let ended = server.child.try_wait().unwrap();
             let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
             assert!(ended.is_none(), "the server ended: {}", log());

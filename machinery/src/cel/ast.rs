@@ -96,8 +96,6 @@ pub enum Macro {
     TransformMap,
     /// A map of made entries.
     TransformMapEntry,
-    /// A list ordered by a key.
-    SortBy,
     /// `optional.optMap(x, e)`
     OptMap,
     /// `optional.optFlatMap(x, e)`

@@ -294,7 +294,7 @@ impl Checker<'_> {
         }
         match name {
             Macro::All | Macro::Exists | Macro::ExistsOne => Type::Bool,
-            Macro::Filter | Macro::SortBy => Type::list(first),
+            Macro::Filter => Type::list(first),
             Macro::Map | Macro::TransformList => Type::list(last),
             Macro::TransformMap => Type::Map(first.into(), last.into()),
             Macro::TransformMapEntry => Type::Dyn,

@@ -88,7 +88,7 @@ pub fn env() -> Env {
         ("allowMultipleAllocations", Type::Bool),
     ];
     let fields = fields.map(|(name, kind)| (name.to_owned(), kind));
-    Env::of([("device", Type::object("kubernetes.DRADevice", fields))])
+    Env { binds: true, ..Env::of([("device", Type::object("kubernetes.DRADevice", fields))]) }
 }
 
 /// Whether an expression chooses a device.

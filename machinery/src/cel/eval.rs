@@ -284,13 +284,12 @@ struct Fold<'a> {
     error: Option<EvalError>,
     found: usize,
     list: Vec<Value<'a>>,
-    sorted: Vec<(Value<'a>, Value<'a>)>,
     map: BTreeMap<super::value::Key, Value<'a>>,
 }
 
 impl<'a> Fold<'a> {
     fn new(name: Macro) -> Self {
-        Self { name, error: None, found: 0, list: Vec::new(), sorted: Vec::new(), map: BTreeMap::new() }
+        Self { name, error: None, found: 0, list: Vec::new(), map: BTreeMap::new() }
     }
 
     /// Takes one element; whether the result is known.
@@ -319,7 +318,6 @@ impl<'a> Fold<'a> {
                     self.list.push(element);
                 }
             }
-            Macro::SortBy => self.sorted.push((evaluator.eval(body, Some(scope))?, element)),
             _ => {
                 if arguments.len() == 2 && !chosen(&arguments[0])? {
                     return Ok(false);
@@ -341,7 +339,7 @@ impl<'a> Fold<'a> {
         Ok(false)
     }
 
-    fn end(mut self) -> Evaluated<'a> {
+    fn end(self) -> Evaluated<'a> {
         match self.name {
             Macro::All | Macro::Exists => match (self.found, self.error) {
                 (0, Some(error)) => Err(error),
@@ -349,20 +347,6 @@ impl<'a> Fold<'a> {
             },
             Macro::ExistsOne => Ok(Value::Bool(self.found == 1)),
             Macro::TransformMap | Macro::TransformMapEntry => Ok(Value::Map(Rc::new(self.map))),
-            Macro::SortBy => {
-                let mut failed = None;
-                self.sorted.sort_by(|(a, _), (b, _)| match a.compare(b) {
-                    Ok(order) => order.unwrap_or(std::cmp::Ordering::Equal),
-                    Err(error) => {
-                        failed = Some(error);
-                        std::cmp::Ordering::Equal
-                    }
-                });
-                match failed {
-                    Some(error) => Err(error),
-                    None => Ok(Value::list(self.sorted.into_iter().map(|(_, value)| value).collect())),
-                }
-            }
             _ => Ok(Value::list(self.list)),
         }
     }

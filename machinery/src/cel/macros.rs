@@ -3,8 +3,8 @@
 use super::ast::{Expr, Kind, Macro};
 use super::{CompileError, shown};
 
-/// Turns a call of a macro into its node; other calls stay as they are.
-pub(super) fn expand(source: &str, call: Expr) -> Result<Expr, CompileError> {
+/// Turns a call of a macro into its node; other calls stay as they are. `binds`: whether `cel.bind` is one.
+pub(super) fn expand(source: &str, binds: bool, call: Expr) -> Result<Expr, CompileError> {
     let Kind::Call { function, target, mut arguments } = call.kind else { return Ok(call) };
     let at = call.at;
     let back = |target, arguments| Expr { at, kind: Kind::Call { function: function.clone(), target, arguments } };
@@ -20,7 +20,8 @@ pub(super) fn expand(source: &str, call: Expr) -> Result<Expr, CompileError> {
         }
         return Ok(back(None, arguments));
     };
-    if function == "bind" && arguments.len() == 3 && matches!(&target.kind, Kind::Ident(name) if name == "cel") {
+    if binds && function == "bind" && arguments.len() == 3 && matches!(&target.kind, Kind::Ident(name) if name == "cel")
+    {
         let variables = vec![variable(source, &arguments[0])?];
         let value = arguments.remove(1);
         let rest = arguments.split_off(1);
@@ -38,7 +39,6 @@ pub(super) fn expand(source: &str, call: Expr) -> Result<Expr, CompileError> {
         ("transformList", 3 | 4) => (Macro::TransformList, 2),
         ("transformMap", 3 | 4) => (Macro::TransformMap, 2),
         ("transformMapEntry", 3 | 4) => (Macro::TransformMapEntry, 2),
-        ("sortBy", 2) => (Macro::SortBy, 1),
         ("optMap", 2) => (Macro::OptMap, 1),
         ("optFlatMap", 2) => (Macro::OptFlatMap, 1),
         _ => return Ok(back(Some(target), arguments)),

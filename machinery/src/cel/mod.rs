@@ -66,12 +66,15 @@ pub struct Env {
     pub variables: BTreeMap<String, Type>,
     /// Whether `Object{...}` and `JSONPatch{...}` may be made.
     pub patches: bool,
+    /// Whether `cel.bind` gives a value a name.
+    pub binds: bool,
 }
 
 impl Env {
     /// With these variables.
     pub fn of<const N: usize>(variables: [(&str, Type); N]) -> Self {
-        Self { variables: variables.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect(), patches: false }
+        let variables = variables.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        Self { variables, ..Self::default() }
     }
 }
 
@@ -88,7 +91,7 @@ impl Program {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(CompileError(format!("expression is longer than {MAX_SOURCE_BYTES} bytes")));
         }
-        let expr = parser::parse(source)?;
+        let expr = parser::parse(source, env.binds)?;
         let kind = check::check(source, env, &expr)?;
         Ok(Self { expr, kind })
     }

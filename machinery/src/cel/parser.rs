@@ -13,14 +13,15 @@ type Parsed = Result<Expr, CompileError>;
 
 struct Parser<'s> {
     source: &'s str,
+    binds: bool,
     tokens: Vec<(Token, usize)>,
     next: usize,
     depth: usize,
 }
 
-/// Parses an expression.
-pub(super) fn parse(source: &str) -> Parsed {
-    let mut parser = Parser { source, tokens: tokens(source)?, next: 0, depth: 0 };
+/// Parses an expression; `binds`: whether `cel.bind` is a macro.
+pub(super) fn parse(source: &str, binds: bool) -> Parsed {
+    let mut parser = Parser { source, binds, tokens: tokens(source)?, next: 0, depth: 0 };
     let expr = parser.expression()?;
     match parser.peek() {
         Token::End => Ok(expr),
@@ -192,7 +193,11 @@ impl Parser<'_> {
         }
         let arguments = self.arguments()?;
         let target = Some(Box::new(operand));
-        macros::expand(self.source, Expr { at: open, kind: Kind::Call { function: field, target, arguments } })
+        macros::expand(
+            self.source,
+            self.binds,
+            Expr { at: open, kind: Kind::Call { function: field, target, arguments } },
+        )
     }
 
     fn name(&mut self, at: usize) -> Result<String, CompileError> {
@@ -291,7 +296,7 @@ impl Parser<'_> {
                 self.advance();
                 let arguments = self.arguments()?;
                 let call = Expr { at: open, kind: Kind::Call { function: name, target: None, arguments } };
-                return macros::expand(self.source, call);
+                return macros::expand(self.source, self.binds, call);
             }
             "in" | "as" | "break" | "const" | "continue" | "else" | "for" | "function" | "if" | "import" | "let"
             | "loop" | "package" | "namespace" | "return" | "var" | "void" | "while" => {

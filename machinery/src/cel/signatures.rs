@@ -78,7 +78,6 @@ string.replace(string,string) string;(string,string,int)
 string.split(string) list<string>;(string,int)
 string.substring(int) string;(int,int)
 string.trim() string
-string.reverse() string
 string.format(list<dyn>) string
 strings.quote(string) string
 list<string>.join() string;(string)
@@ -117,30 +116,11 @@ list<A>.min() A
 list<A>.max() A
 list<A>.indexOf(A) int
 list<A>.lastIndexOf(A) int
-list<A>.slice(int,int) list<A>
-list<A>.sort() list<A>
-list<A>.distinct() list<A>
-list<A>.reverse() list<A>
-list<A>.flatten() list<dyn>;(int)
 list<A>.first() opt<A>
 list<A>.last() opt<A>
-lists.range(int) list<int>
 sets.contains(list<A>,list<A>) bool
 sets.equivalent(list<A>,list<A>) bool
 sets.intersects(list<A>,list<A>) bool
-base64.encode(bytes) string
-base64.decode(string) bytes
-math.greatest(dyn) dyn;(dyn,dyn);(dyn,dyn,dyn);(dyn,dyn,dyn,dyn)
-math.least(dyn) dyn;(dyn,dyn);(dyn,dyn,dyn);(dyn,dyn,dyn,dyn)
-math.abs(int) int
-math.abs(uint) uint
-math.abs(double) double
-math.ceil(double) double
-math.floor(double) double
-math.round(double) double
-math.trunc(double) double
-math.sign(int) int
-math.sign(double) double
 url(string) URL
 isURL(string) bool
 URL.getScheme() string
@@ -202,6 +182,8 @@ kubernetes.NamedFormat.validate(string) opt<list<string>>
 optional.of(A) opt<A>
 optional.ofNonZeroValue(A) opt<A>
 optional.none() opt<A>
+optional.unwrap(list<opt<A>>) list<A>
+list<opt<A>>.unwrapOpt() list<A>
 opt<A>.hasValue() bool
 opt<A>.value() A
 opt<A>.or(opt<A>) opt<A>
@@ -237,8 +219,7 @@ pub(super) fn is_qualified(name: &str) -> bool {
 }
 
 /// Prefixes of qualified functions.
-const NAMESPACES: [&str; 10] =
-    ["strings", "lists", "sets", "base64", "math", "ip", "format", "optional", "jsonpatch", "cel"];
+const NAMESPACES: [&str; 6] = ["strings", "sets", "ip", "format", "optional", "jsonpatch"];
 
 fn read() -> HashMap<&'static str, Vec<Signature>> {
     let mut out: HashMap<&'static str, Vec<Signature>> = HashMap::new();

@@ -19,10 +19,6 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], budget: &Budget) -> Opt
     let text = match values.first() {
         Some(Value::String(text)) => text.as_ref(),
         Some(Value::List(_) | Value::Json(..)) if name == "join" => return Some(join(values)),
-        Some(Value::Bytes(bytes)) if name == "base64.encode" => {
-            use base64::Engine;
-            return Some(Ok(Value::owned(base64::engine::general_purpose::STANDARD.encode(bytes))));
-        }
         _ => return None,
     };
     Some(match (name, &values[1..]) {
@@ -44,7 +40,6 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], budget: &Budget) -> Opt
         ("lowerAscii", []) => Ok(Value::owned(text.to_ascii_lowercase())),
         ("upperAscii", []) => Ok(Value::owned(text.to_ascii_uppercase())),
         ("trim", []) => Ok(Value::owned(text.trim())),
-        ("reverse", []) => Ok(Value::owned(text.chars().rev().collect::<String>())),
         ("replace", [Value::String(from), Value::String(to), rest @ ..]) => replace(text, from, to, rest),
         ("split", [Value::String(by), rest @ ..]) => split(text, by, rest),
         ("substring", [Value::Int(from), rest @ ..]) => substring(text, *from, rest),
@@ -53,11 +48,6 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], budget: &Budget) -> Opt
             Some(items) => format::format(text, &items).map(Value::owned),
             None => Err(no_overload()),
         },
-        ("base64.decode", []) => {
-            use base64::Engine;
-            let engine = &base64::engine::general_purpose::STANDARD;
-            engine.decode(text).map(|b| Value::Bytes(b.into())).map_err(|_| EvalError::new("illegal base64 data"))
-        }
         ("jsonpatch.escapeKey", []) => Ok(Value::owned(text.replace('~', "~0").replace('/', "~1"))),
         ("format.named", []) => Ok(Value::Optional(
             format::FORMATS.iter().find(|f| **f == text).map(|f| std::rc::Rc::new(Value::Format(f))),

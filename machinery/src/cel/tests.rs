@@ -16,7 +16,7 @@ fn env() -> Env {
             ("a__dash__b".to_owned(), Type::Bool),
         ],
     );
-    Env { patches: true, ..Env::of([("self", object), ("any", Type::Dyn)]) }
+    Env { patches: true, binds: true, ..Env::of([("self", object), ("any", Type::Dyn)]) }
 }
 
 fn run(source: &str) -> Result<Json, String> {
@@ -39,7 +39,9 @@ fn values() {
         ("self.n > 2 && self.s.startsWith('te') ? 'yes' : 'no'", json!("yes")),
         ("self.list.all(x, x > 0) && self.list.exists(x, x == 2) && self.list.exists_one(x, x < 2)", json!(true)),
         ("self.list.map(x, x * 2)", json!([6, 2, 4])),
-        ("self.list.filter(x, x > 1).sort()", json!([2, 3])),
+        ("self.list.filter(x, x > 1)", json!([3, 2])),
+        ("optional.unwrap([optional.of(1), optional.none()]) + [optional.of(2)].unwrapOpt()", json!([1, 2])),
+        ("[self.list.first().value(), self.list.last().value()]", json!([3, 2])),
         ("self.list.map(x, x > 1, string(x))", json!(["3", "2"])),
         ("self.map.all(k, k.size() == 1) && 'k' in self.map && self.map['k'] == 'v'", json!(true)),
         ("has(self.map.k) && !has(self.map.j) && has(self.s)", json!(true)),
@@ -62,7 +64,7 @@ fn values() {
         ),
         ("url('https://h:8443/p?q=1').getPort() + url('https://h/p').getHostname()", json!("8443h")),
         ("semver('1.2.3').isLessThan(semver('1.10.0')) && isSemver('v1.2', true)", json!(true)),
-        ("sets.contains([1, 2, 3], [3, 1]) && [1, 2].sum() == 3 && math.greatest(1, 5, 2) == 5", json!(true)),
+        ("sets.contains([1, 2, 3], [3, 1]) && [1, 2].sum() == 3 && [1, 5, 2].max() == 5", json!(true)),
         ("cel.bind(x, self.n * 2, x + x)", json!(12)),
         ("optional.of(1).optMap(x, x + 1).value()", json!(2)),
         ("{'a': [false], 'b': [true, ?optional.none()]}", json!({"a": [false], "b": [true]})),

@@ -297,7 +297,7 @@ impl<'e, 'd> Estimate<'e, 'd> {
             Macro::ExistsOne => (0, last.saturating_add(2), 1),
             Macro::Filter => (MADE.0, last.saturating_add(appended(1)), 1),
             Macro::Map | Macro::TransformList if chosen => (MADE.0, first.saturating_add(appended(last)), 1),
-            Macro::Map | Macro::TransformList | Macro::SortBy => (MADE.0, appended(last), 1),
+            Macro::Map | Macro::TransformList => (MADE.0, appended(last), 1),
             Macro::TransformMap | Macro::TransformMapEntry if chosen => {
                 (MADE.1, first.saturating_add(last).saturating_add(3), 1)
             }
@@ -347,7 +347,7 @@ fn own_cost(function: &str, target: Option<&Known<'_>>, arguments: &[Known<'_>])
             }
             _ => (text(of), None),
         },
-        ("lowerAscii" | "upperAscii" | "substring" | "trim" | "reverse", Some(of), _) => (text(of), Some(of.sizes())),
+        ("lowerAscii" | "upperAscii" | "substring" | "trim", Some(of), _) => (text(of), Some(of.sizes())),
         ("charAt", Some(_), _) => (1, Some((0, 1))),
         ("replace", Some(of), [from, to, ..]) => (part(of.most(), 2.0 * TEXT), Some((0, replaced(of, from, to)))),
         ("split", Some(of), _) => (part(of.most(), 2.0 * TEXT), Some((0, of.most()))),
