@@ -146,6 +146,7 @@ impl ApiServer {
             started: Instant::now(),
         });
         crd::controller::start(&server);
+        authz::placed::start(&server);
         flow_status::start(&server);
         legacy_tokens::start(&server);
         aggregation::start(&server);
