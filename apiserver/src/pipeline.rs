@@ -164,6 +164,11 @@ impl ApiServer {
         self.metrics.figures()
     }
 
+    /// The webhooks that cannot be reached at the moment.
+    pub fn failing_webhooks(&self) -> Vec<crate::hooks::Failing> {
+        self.customs.hooks().map(|hooks| hooks.failing()).unwrap_or_default()
+    }
+
     /// Where other parts of the process add what `/metrics` shows.
     pub fn metric_sources(&self) -> &keelson_metrics::Sources {
         &self.sources

@@ -13,7 +13,7 @@ use hook::{Answer, Asked, Hook, told};
 use http::Request;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, free_port, kubectl_is_there};
+use support::{PATIENCE, Server, free_port, keelson, kubectl_is_there};
 
 fn write(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
@@ -166,8 +166,36 @@ fn plugins_that_are_turned_on_judge_and_change() {
         let (good, said) = world.make(who, &pod(name, image, privileged));
         assert!(!good && said.contains("Error from server (Forbidden)") && said.contains(expected), "{name}: {said}");
     }
+    an_absent_webhook_is_told_of(&world);
     stages_are_recorded(&world);
     full_files_are_kept_apart(&world);
+}
+
+/// Nobody is where a webhook should be: what it is to judge is refused, and the report on the cluster says why.
+fn an_absent_webhook_is_told_of(world: &World) {
+    let port = free_port();
+    world.server.apply(&format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {{name: away}}\nwebhooks:\n\
+         - name: away.example.com\n  clientConfig: {{url: \"https://127.0.0.1:{port}/x\"}}\n  failurePolicy: Fail\n  sideEffects: None\n  \
+         admissionReviewVersions: [v1]\n  rules: [{{operations: [CREATE], apiGroups: [\"\"], apiVersions: [v1], resources: [secrets]}}]\n"
+    ));
+    let make = || world.server.kubectl(&["create", "secret", "generic", "s"]);
+    let refused = make();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("failed calling webhook \"away.example.com\""), "{why}");
+    let deadline = Instant::now() + PATIENCE;
+    let expected = format!("cannot reach the webhook 127.0.0.1:{port}: 1 call failed");
+    loop {
+        // A report may be a moment old.
+        let (_, said) = keelson(&["status", "--kubeconfig", &world.server.kubeconfig()]);
+        if said.contains(&expected) && said.contains("kubectl delete") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    world.server.run(&["delete", "validatingwebhookconfiguration", "away"]);
+    assert!(make().status.success());
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -180,27 +208,34 @@ fn stages_are_recorded(world: &World) {
     world.server.run(&["get", "--raw", "/api/v1/namespaces/default/configmaps?watch=true&timeoutSeconds=1"]);
     let log = world.dir.path().join("audit").join("audit.log");
     let deadline = Instant::now() + PATIENCE;
-    let stages_of = |events: &[Value], verb: &str| -> Vec<String> {
-        let chosen = events.iter().filter(|event| event["verb"] == verb);
-        chosen.map(|event| event["stage"].as_str().unwrap().to_owned()).collect()
+    // Others may write and watch, too.
+    let of = |events: &[Value], uri: &str| -> Vec<Value> {
+        let asked = |event: &&Value| event["requestURI"].as_str().is_some_and(|asked| asked.contains(uri));
+        events.iter().filter(asked).cloned().collect()
+    };
+    let stages = |events: &[Value]| -> Vec<String> {
+        events.iter().map(|event| event["stage"].as_str().unwrap_or_default().to_owned()).collect()
     };
     // The end of a watch is recorded after its client has left.
-    let events = loop {
+    let (made, watched) = loop {
         let events = lines(&log);
-        if stages_of(&events, "watch").len() >= 3 {
-            break events;
+        let made = of(&events, "/configmaps?fieldManager=");
+        let made: Vec<Value> = made.into_iter().filter(|event| event["user"]["username"] == "admin").collect();
+        let watched = of(&events, "timeoutSeconds=1");
+        if made.len() >= 2 && watched.len() >= 3 {
+            break (made, watched);
         }
         assert!(Instant::now() < deadline, "{events:?}");
         std::thread::sleep(std::time::Duration::from_millis(100));
     };
-    assert_eq!(stages_of(&events, "create"), ["RequestReceived", "ResponseComplete"]);
-    assert_eq!(stages_of(&events, "watch"), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
-    let (received, complete) = (&events[0], &events[1]);
+    assert_eq!(stages(&made), ["RequestReceived", "ResponseComplete"]);
+    assert_eq!(stages(&watched), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+    let (received, complete) = (&made[0], &made[1]);
     assert_eq!(received["auditID"], complete["auditID"]);
     assert!(received["responseStatus"].is_null() && received["responseObject"].is_null(), "{received}");
     assert_eq!(complete["responseObject"]["data"]["a"], "b");
     // The same events are posted.
-    let ids: Vec<&str> = events.iter().filter_map(|event| event["auditID"].as_str()).collect();
+    let ids: Vec<&str> = made.iter().chain(&watched).filter_map(|event| event["auditID"].as_str()).collect();
     loop {
         let posts = world.hook.asked();
         let posted = posts.iter().filter(|post| post.path.starts_with("/events"));
