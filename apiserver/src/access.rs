@@ -96,6 +96,22 @@ pub struct Admission<'a> {
     pub warnings: &'a mut Vec<String>,
 }
 
+impl Admission<'_> {
+    /// What authorizers are asked about the request's own resource ("" for a verb that is not known yet).
+    pub fn attributes(&self, verb: &str) -> Attributes {
+        Attributes {
+            verb: verb.into(),
+            group: self.def.group.into(),
+            version: self.def.version.into(),
+            resource: self.def.plural.into(),
+            subresource: self.subresource.into(),
+            namespace: self.namespace.into(),
+            name: self.name.into(),
+            ..Attributes::default()
+        }
+    }
+}
+
 /// What steps of the admission chain tell each other while they change an object: whether the chain runs once more, and
 /// which extensions are asked again then.
 #[derive(Debug, Default)]

@@ -42,7 +42,20 @@ struct Target {
     tls: Option<(String, Arc<rustls::ClientConfig>)>,
     idle: Vec<Sender>,
     failures: u32,
+    /// How the latest call failed.
+    error: String,
     retry_at: Option<Instant>,
+}
+
+/// A webhook whose latest calls all failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failing {
+    /// Its host and port.
+    pub place: String,
+    /// How many calls in a row.
+    pub failures: u32,
+    /// How the latest one did.
+    pub error: String,
 }
 
 /// Calls webhooks.
@@ -85,7 +98,7 @@ impl Hooks {
             Ok(result) => result,
             Err(_) => Err("context deadline exceeded".to_owned()),
         };
-        self.note(&key, result.is_ok());
+        self.note(&key, result.as_ref().err());
         let bytes = result.map_err(shown)?;
         serde_json::from_slice(&bytes).map_err(|why| format!("the webhook's answer is not JSON: {why}"))
     }
@@ -95,17 +108,33 @@ impl Hooks {
         targets.get(key)?.retry_at?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
-    fn note(&self, key: &str, good: bool) {
+    /// The webhooks that cannot be reached at the moment.
+    pub fn failing(&self) -> Vec<Failing> {
+        let targets = self.targets.lock();
+        let failing = targets.iter().filter(|(_, target)| target.failures > 0);
+        let mut failing: Vec<Failing> = failing
+            .map(|(place, target)| Failing {
+                place: place.clone(),
+                failures: target.failures,
+                error: target.error.clone(),
+            })
+            .collect();
+        failing.sort_by(|a, b| a.place.cmp(&b.place));
+        failing
+    }
+
+    fn note(&self, key: &str, error: Option<&String>) {
         let mut targets = self.targets.lock();
         if targets.len() >= MAX_TARGETS && !targets.contains_key(key) {
             targets.clear();
         }
         let target = targets.entry(key.to_owned()).or_default();
-        if good {
+        let Some(error) = error else {
             (target.failures, target.retry_at) = (0, None);
             return;
-        }
+        };
         target.failures += 1;
+        target.error.clone_from(error);
         if let Some(more) = target.failures.checked_sub(FAILURES_BEFORE_PAUSE) {
             let pause = PAUSE.0.saturating_mul(1 << more.min(8)).min(PAUSE.1);
             tracing::warn!(

@@ -146,6 +146,7 @@ impl ApiServer {
             started: Instant::now(),
         });
         crd::controller::start(&server);
+        authz::placed::start(&server);
         flow_status::start(&server);
         legacy_tokens::start(&server);
         aggregation::start(&server);
@@ -161,6 +162,11 @@ impl ApiServer {
     /// How many requests there were and are.
     pub fn figures(&self) -> metrics::Figures {
         self.metrics.figures()
+    }
+
+    /// The webhooks that cannot be reached at the moment.
+    pub fn failing_webhooks(&self) -> Vec<crate::hooks::Failing> {
+        self.customs.hooks().map(|hooks| hooks.failing()).unwrap_or_default()
     }
 
     /// Where other parts of the process add what `/metrics` shows.

@@ -158,8 +158,7 @@ fn written() -> Vec<Refused> {
 #[tokio::test]
 async fn a_node_is_told_why_it_may_not() {
     let cluster = with_account(Settings::default()).await;
-    let node =
-        cluster.make("/api/v1/nodes", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "one"}})).await;
+    let node = cluster.node("one", Value::Null).await;
     let uid = &node["metadata"]["uid"];
     cluster.make(PODS, pod("foreign", json!({"nodeName": "two"}))).await;
     cluster.make(PODS, pod("own", json!({"nodeName": "one"}))).await;
@@ -192,12 +191,7 @@ async fn pods_get_the_labels_of_their_nodes_place() {
     ] {
         let cluster = with_account(plugins(&[], off)).await;
         let labels = json!({"topology.kubernetes.io/zone": "z", "other": "y"});
-        cluster
-            .make(
-                "/api/v1/nodes",
-                json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n", "labels": labels}}),
-            )
-            .await;
+        cluster.node("n", labels).await;
         let mut waits = pod("waits", json!({}));
         waits["metadata"]["labels"] = json!({"own": "x"});
         cluster.make(PODS, &waits).await;
@@ -224,9 +218,7 @@ async fn many_bindings_are_admitted_as_one_would_be() {
     let cluster = with_account(Settings::default()).await;
     for zone in ["y", "z"] {
         let labels = json!({"topology.kubernetes.io/zone": zone, "other": "x"});
-        let node =
-            json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": format!("in-{zone}"), "labels": labels}});
-        cluster.make("/api/v1/nodes", node).await;
+        cluster.node(&format!("in-{zone}"), labels).await;
     }
     for name in ["a", "b", "c", "d"] {
         cluster.make(PODS, pod(name, json!({}))).await;

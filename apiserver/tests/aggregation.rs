@@ -63,6 +63,12 @@ impl Far {
                 );
             }
             path if path.contains("watch=") => return self.watch(),
+            path if path.ends_with("/stars?limit=500") => {
+                let star =
+                    |name: &str| json!({"kind": "Star", "apiVersion": "far.example/v2", "metadata": {"name": name}});
+                return told(&json!({"kind": "StarList", "apiVersion": "far.example/v2", "metadata": {},
+                    "items": [star("sirius"), star("vega")]}));
+            }
             path if path.ends_with("/speak") => return echo(request),
             _ => {}
         }
@@ -213,4 +219,32 @@ async fn watches_and_upgrades_go_through() {
     let mut echoed = Vec::new();
     stream.read_to_end(&mut echoed).await.unwrap();
     assert_eq!(echoed, b"olleh");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_sees_what_is_behind() {
+    if std::process::Command::new("kubectl").args(["version", "--client"]).output().is_err() {
+        eprintln!("SKIPPED: kubectl is not installed");
+        return;
+    }
+    let (cluster, _hook, _) = behind().await;
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    cluster.listen().await.kubeconfig(&kubeconfig);
+    let run = async |args: &[&str]| {
+        let mut command = std::process::Command::new("kubectl");
+        // What it keeps of discovery is its own, so that it asks.
+        command.env("HOME", directory.path()).arg("--kubeconfig").arg(&kubeconfig).args(args);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let kinds = run(&["api-resources", "--api-group", "far.example", "--no-headers"]).await;
+    let words: Vec<&str> = kinds.split_whitespace().collect();
+    assert_eq!((words.first(), words.get(1), words.last()), (Some(&"stars"), Some(&"st"), Some(&"Star")), "{kinds}");
+    assert_eq!(run(&["get", "st", "-o", "name"]).await, "star.far.example/sirius\nstar.far.example/vega\n");
+    let services = run(&["get", "apiservice", "v1.far.example", "--no-headers"]).await;
+    assert!(services.contains("default/far") && services.contains("True"), "{services}");
+    let explained = run(&["explain", "stars.brightness", "--api-version", "far.example/v1"]).await;
+    assert!(explained.contains("How bright it is."), "{explained}");
 }

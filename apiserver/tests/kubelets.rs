@@ -64,7 +64,7 @@ async fn ask(connection: &mut Connection, method: &str, path: &str, body: &Value
 async fn with_agent() -> (Cluster, Connection) {
     let cluster = Cluster::new().await;
     for (node, own) in [("one", "mine"), ("two", "theirs")] {
-        cluster.make("/api/v1/nodes", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": node}})).await;
+        cluster.node(node, Value::Null).await;
         furnish(&cluster, own).await;
         cluster.make(&format!("{HERE}/pods"), pod(&format!("{own}-pod"), node, own)).await;
     }

@@ -152,9 +152,8 @@ async fn nobody_gives_out_what_they_do_not_have() {
 #[tokio::test]
 async fn a_kubelet_is_kept_to_its_own_node() {
     let cluster = Cluster::new().await;
-    let node = |name: &str| json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}});
-    cluster.make("/api/v1/nodes", node("one")).await;
-    cluster.make("/api/v1/nodes", node("two")).await;
+    cluster.node("one", Value::Null).await;
+    cluster.node("two", Value::Null).await;
     let one = || user("system:node:one", &["system:nodes"]);
     let labels = |key: &str| json!({"metadata": {"labels": {key: "x"}}});
     for (method, path, body, expected) in [

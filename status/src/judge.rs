@@ -21,8 +21,21 @@ const NAMED: usize = 5;
 type Rule = fn(&Report, &mut Vec<Finding>);
 
 /// All that is looked at.
-const RULES: &[Rule] =
-    &[quorum, members, lag, disks, clocks, versions, certificates, backups, nodes, workloads, pending, nothing_to_run];
+const RULES: &[Rule] = &[
+    quorum,
+    members,
+    lag,
+    disks,
+    clocks,
+    versions,
+    certificates,
+    backups,
+    webhooks,
+    nodes,
+    workloads,
+    pending,
+    nothing_to_run,
+];
 
 /// Looks at a report; the gravest finding comes first.
 pub fn judge(report: &Report) -> Vec<Finding> {
@@ -160,6 +173,22 @@ fn certificates(report: &Report, findings: &mut Vec<Finding>) {
     findings.retain(|finding| seen.insert(finding.what.clone()));
 }
 
+fn webhooks(report: &Report, findings: &mut Vec<Finding>) {
+    for member in answering(report) {
+        for webhook in &member.figures.webhooks {
+            let calls = if webhook.failures == 1 { "call" } else { "calls in a row" };
+            let what = format!(
+                "server {} cannot reach the webhook {}: {} {calls} failed: {}",
+                member.name, webhook.place, webhook.failures, webhook.error
+            );
+            let advice = "requests that it is to judge are refused where its failurePolicy is Fail. Start what serves it, or take \
+                          its configuration away, which no webhook is asked about: kubectl delete \
+                          validatingwebhookconfiguration (or mutatingwebhookconfiguration) NAME";
+            add(findings, Severity::Warning, what, advice);
+        }
+    }
+}
+
 fn backups(report: &Report, findings: &mut Vec<Finding>) {
     for member in answering(report) {
         let Some(backup) = &member.figures.backup else { continue };
@@ -232,7 +261,7 @@ fn nothing_to_run(report: &Report, findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backup, Certificate, Figures, Node, Pods, Workload};
+    use crate::model::{Backup, Certificate, Figures, Node, Pods, Webhook, Workload};
 
     fn member(name: &str, role: &str) -> Member {
         Member { name: name.into(), role: role.into(), ..Member::default() }
@@ -334,6 +363,14 @@ mod tests {
                 }),
                 Severity::Warning,
                 "too old",
+            ),
+            (
+                Box::new(|r| {
+                    r.members[0].figures.webhooks =
+                        vec![Webhook { place: "h:443".into(), failures: 3, error: "refused".into() }];
+                }),
+                Severity::Warning,
+                "cannot reach the webhook h:443: 3 calls in a row failed: refused",
             ),
             (Box::new(|r| r.nodes[0].ready = "Unknown".into()), Severity::Warning, "node n is not ready"),
             (Box::new(|r| r.nodes[0].pressures = vec!["DiskPressure".into()]), Severity::Warning, "has DiskPressure"),

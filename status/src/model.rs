@@ -92,6 +92,21 @@ pub struct Figures {
     /// The virtual address, if it holds it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub virtual_address: String,
+    /// Webhooks that it cannot reach.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
+}
+
+/// A webhook that cannot be reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Webhook {
+    /// Its host and port.
+    pub place: String,
+    /// Calls in a row that failed.
+    pub failures: u32,
+    /// How the latest one did.
+    pub error: String,
 }
 
 /// A certificate.

@@ -67,17 +67,7 @@ impl AdmissionPlugin for OwnerReferencesPermissionEnforcement {
         }
         // Everybody can delete what they made.
         if request.operation == Operation::Update {
-            let own = Attributes {
-                verb: "delete".into(),
-                group: request.def.group.into(),
-                version: request.def.version.into(),
-                resource: request.def.plural.into(),
-                subresource: request.subresource.into(),
-                namespace: request.namespace.into(),
-                name: request.name.into(),
-                ..Attributes::default()
-            };
-            self.may(request, own, "cannot set an ownerRef on a resource you can't delete")?;
+            self.may(request, request.attributes("delete"), "cannot set an ownerRef on a resource you can't delete")?;
         }
         for owner in newly_blocking(&now, &before) {
             let Some(def) = self.row(owner) else {

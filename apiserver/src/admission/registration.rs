@@ -164,32 +164,71 @@ impl Check {
     }
 
     fn rule(&mut self, rule: &Value, at: &str) {
-        for (key, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions"), ("operations", "operations")]
-        {
-            let values = &rule[key];
-            let count = list(values).count();
-            if count == 0 {
-                self.0.push(Cause::required(format!("{at}.{key}"), ""));
-            } else if count > 1 && list(values).any(|(_, v)| v == "*") {
-                let why = format!("if '*' is present, must not specify other {what}");
-                self.0.push(Cause::invalid(format!("{at}.{key}"), values, &why));
-            }
-        }
+        self.alternatives(rule, "operations", "operations", at);
         for (index, operation) in list(&rule["operations"]) {
             self.one_of(&format!("{at}.operations[{index}]"), operation, &OPERATIONS);
         }
-        let resources: Vec<&str> = list(&rule["resources"]).filter_map(|(_, r)| r.as_str()).collect();
-        let place = format!("{at}.resources");
-        if resources.is_empty() {
-            self.0.push(Cause::required(place, ""));
-        } else if resources.contains(&"*/*") && resources.len() > 1 {
-            let why = "if '*/*' is present, must not specify other resources";
-            self.0.push(Cause::invalid(place, &rule["resources"], why));
-        } else if resources.contains(&"*") && resources.iter().any(|r| *r != "*" && !r.contains('/')) {
-            let why = "if '*' is present, must not specify other resources without subresources";
-            self.0.push(Cause::invalid(place, &rule["resources"], why));
+        self.alternatives(rule, "apiGroups", "API groups", at);
+        self.alternatives(rule, "apiVersions", "API versions", at);
+        for (index, _) in list(&rule["apiVersions"]).filter(|(_, version)| *version == "") {
+            self.0.push(Cause::required(format!("{at}.apiVersions[{index}]"), ""));
         }
+        self.resources(&rule["resources"], &format!("{at}.resources"));
         self.one_of(&format!("{at}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+    }
+
+    /// A list of which `*` is all.
+    fn alternatives(&mut self, rule: &Value, key: &str, what: &str, at: &str) {
+        let values = &rule[key];
+        let count = list(values).count();
+        if count == 0 {
+            self.0.push(Cause::required(format!("{at}.{key}"), ""));
+        } else if count > 1 && list(values).any(|(_, v)| v == "*") {
+            let why = format!("if '*' is present, must not specify other {what}");
+            self.0.push(Cause::invalid(format!("{at}.{key}"), values, &why));
+        }
+    }
+
+    /// Resources and subresources, none of them named twice by way of a `*`.
+    fn resources(&mut self, resources: &Value, at: &str) {
+        let named: Vec<&str> = list(resources).map(|(_, r)| r.as_str().unwrap_or_default()).collect();
+        if named.is_empty() {
+            self.0.push(Cause::required(at, ""));
+        }
+        let (mut all_of, mut of_all, mut plain) = (Vec::new(), Vec::new(), false);
+        for (index, name) in named.iter().copied().enumerate() {
+            let at = format!("{at}[{index}]");
+            if name.is_empty() {
+                self.0.push(Cause::required(at, ""));
+                continue;
+            }
+            let Some((resource, sub)) = name.split_once('/') else {
+                plain = name != "*";
+                continue;
+            };
+            for (known, part, all) in
+                [(&mut all_of, resource, format!("{resource}/*")), (&mut of_all, sub, format!("*/{sub}"))]
+            {
+                if known.contains(&part) {
+                    let why = format!("if '{all}' is present, must not specify {name}");
+                    self.0.push(Cause::invalid(at.clone(), &Value::from(name), &why));
+                }
+            }
+            if sub == "*" {
+                all_of.push(resource);
+            }
+            if resource == "*" {
+                of_all.push(sub);
+            }
+        }
+        for (all, clash, what) in
+            [("*/*", named.len() > 1, "resources"), ("*", plain, "resources without subresources")]
+        {
+            if clash && named.contains(&all) {
+                let why = format!("if '{all}' is present, must not specify other {what}");
+                self.0.push(Cause::invalid(at, resources, &why));
+            }
+        }
     }
 
     fn conditions(&mut self, conditions: &Value, at: &str, env: &Env) {
@@ -232,14 +271,37 @@ impl Check {
         }
     }
 
+    /// The kind of a policy's parameters.
+    fn param_kind(&mut self, kind: &Value) {
+        let (version, name) = (text(kind, "apiVersion"), text(kind, "kind"));
+        let at = "spec.paramKind.apiVersion";
+        let mut wrong = |shown: &str, why: &str| self.0.push(Cause::invalid(at, &Value::from(shown), why));
+        match *version.split('/').collect::<Vec<_>>() {
+            [""] => self.0.push(Cause::required(at, "")),
+            [_, _, _, ..] => wrong(version, &format!("unexpected GroupVersion string: {version}")),
+            [_, ""] => wrong("", "version must be specified"),
+            [.., version] if names::dns_label_1035(version).is_some() => {
+                wrong(version, &names::dns_label_1035(version).unwrap_or_default());
+            }
+            [group, _] if !group.is_empty() => {
+                if let Some(why) = names::dns_subdomain(group) {
+                    wrong(group, &why);
+                }
+            }
+            _ => {}
+        }
+        if name.is_empty() {
+            self.0.push(Cause::required("spec.paramKind.kind", ""));
+        } else if let Some(why) = names::dns_label_1035(&name.to_lowercase()) {
+            let why = format!("may have mixed case, but should otherwise match: {why}");
+            self.0.push(Cause::invalid("spec.paramKind.kind", &Value::from(name), &why));
+        }
+    }
+
     fn policy(&mut self, spec: &Value, mutating: bool, name: &str) {
         self.one_of("spec.failurePolicy", &spec["failurePolicy"], &["Fail", "Ignore"]);
         if spec["paramKind"].is_object() {
-            for key in ["apiVersion", "kind"] {
-                if text(&spec["paramKind"], key).is_empty() {
-                    self.0.push(Cause::required(format!("spec.paramKind.{key}"), ""));
-                }
-            }
+            self.param_kind(&spec["paramKind"]);
         }
         if !spec["matchConstraints"].is_object() {
             self.0.push(Cause::required("spec.matchConstraints", ""));
@@ -455,10 +517,85 @@ mod tests {
                 ],
             ),
         ] {
-            let got: Vec<String> =
-                client_problems(&client, "c").iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-            assert_eq!(got.len(), told.len(), "{client}: {got:?}");
-            assert!(got.iter().zip(&told).all(|(got, told)| got.starts_with(told)), "{client}: {got:?}");
+            agree(&client_problems(&client, "c"), &told, &client);
         }
+    }
+
+    /// Each row: a rule of a webhook or policy, and what is told of it.
+    #[test]
+    fn rules_are_judged() {
+        let rule = |change: Value| {
+            let mut rule =
+                json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+            for (key, value) in change.as_object().into_iter().flatten() {
+                rule[key] = value.clone();
+            }
+            rule
+        };
+        for (change, told) in [
+            (json!({}), &[][..]),
+            (json!({"resources": ["*/*"]}), &[]),
+            (json!({"resources": ["*", "pods/status"]}), &[]),
+            (json!({"apiVersions": [""]}), &["r.apiVersions[0]: Required value"]),
+            (
+                json!({"operations": ["X"], "apiGroups": ["*", "a"]}),
+                &["r.operations[0]: Unsupported", "r.apiGroups: Invalid value: [\"*\",\"a\"]: if '*' is present"],
+            ),
+            (json!({"resources": []}), &["r.resources: Required value"]),
+            (json!({"resources": [""]}), &["r.resources[0]: Required value"]),
+            (
+                json!({"resources": ["pods/*", "pods/status"]}),
+                &[
+                    "r.resources[1]: Invalid value: \"pods/status\": if 'pods/*' is present, must not specify pods/status",
+                ],
+            ),
+            (
+                json!({"resources": ["*/status", "pods/status"]}),
+                &[
+                    "r.resources[1]: Invalid value: \"pods/status\": if '*/status' is present, must not specify pods/status",
+                ],
+            ),
+            (json!({"resources": ["*/*", "pods"]}), &["r.resources: Invalid value: [\"*/*\",\"pods\"]: if '*/*'"]),
+            (json!({"resources": ["*", "pods"]}), &["r.resources: Invalid value: [\"*\",\"pods\"]: if '*' is present"]),
+            (json!({"scope": "x"}), &["r.scope: Unsupported value: \"x\""]),
+        ] {
+            let mut check = Check(Vec::new());
+            check.rule(&rule(change.clone()), "r");
+            agree(&check.0, told, &change);
+        }
+    }
+
+    /// Each row: the kind of a policy's parameters, and what is told of it.
+    #[test]
+    fn kinds_of_parameters_are_judged() {
+        for (version, kind, told) in [
+            ("v1", "ConfigMap", &[][..]),
+            ("rules.example.com/v1", "Limit", &[]),
+            ("", "", &["spec.paramKind.apiVersion: Required", "spec.paramKind.kind: Required"]),
+            (
+                "a/b/c",
+                "Limit",
+                &["spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c"],
+            ),
+            ("a/", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"\": version must be specified"]),
+            ("A_b/v1", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"]),
+            ("a/V1", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"V1\": a DNS-1035 label"]),
+            (
+                "v1",
+                "a b",
+                &["spec.paramKind.kind: Invalid value: \"a b\": may have mixed case, but should otherwise match"],
+            ),
+        ] {
+            let mut check = Check(Vec::new());
+            check.param_kind(&json!({"apiVersion": version, "kind": kind}));
+            agree(&check.0, told, &json!([version, kind]));
+        }
+    }
+
+    /// As many problems as are told, each beginning so.
+    fn agree(got: &[Cause], told: &[&str], of: &Value) {
+        let got: Vec<String> = got.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        assert_eq!(got.len(), told.len(), "{of}: {got:?}");
+        assert!(got.iter().zip(told).all(|(got, told)| got.starts_with(told)), "{of}: {got:?}");
     }
 }

@@ -86,15 +86,6 @@ impl Seen {
         namespace: Option<&Value>,
         authorization: &Arc<Authorization>,
     ) -> Self {
-        let own = Attributes {
-            group: request.def.group.into(),
-            version: request.def.version.into(),
-            resource: request.def.plural.into(),
-            subresource: request.subresource.into(),
-            namespace: request.namespace.into(),
-            name: request.name.into(),
-            ..Attributes::default()
-        };
         let authorizer = Asked {
             authorization: authorization.clone(),
             user: request.user.clone(),
@@ -105,7 +96,7 @@ impl Seen {
             old: request.old.cloned().unwrap_or_default(),
             request: describe(request, def),
             namespace: namespace.cloned().unwrap_or_default(),
-            resource: Asked { attributes: own, ..authorizer.clone() },
+            resource: Asked { attributes: request.attributes(""), ..authorizer.clone() },
             authorizer,
         }
     }

@@ -7,6 +7,7 @@ mod explain;
 mod joining;
 mod modes;
 mod node;
+pub(crate) mod placed;
 pub use modes::{ALLOWED_TTL, DENIED_TTL, Mode, Settings};
 pub(crate) use node::node_of;
 mod rbac;
@@ -32,6 +33,7 @@ pub struct Authorization {
     pub(crate) objects: Objects,
     policy: ArcSwap<rbac::Policy>,
     modes: ArcSwap<Vec<Mode>>,
+    placed: placed::Placed,
 }
 
 impl Authorization {
@@ -43,7 +45,7 @@ impl Authorization {
     /// Over the replica, with these authorizers in this order.
     pub fn with(objects: Objects, modes: Vec<Mode>) -> Self {
         let policy = ArcSwap::from_pointee(rbac::Policy::default());
-        Self { objects, policy, modes: ArcSwap::from_pointee(modes) }
+        Self { objects, policy, modes: ArcSwap::from_pointee(modes), placed: placed::Placed::default() }
     }
 
     /// Asks others from now on.

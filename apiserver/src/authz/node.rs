@@ -1,11 +1,13 @@
 //! The node authorizer: a kubelet may touch its own node and lease, and read what the pods bound to it refer to.
 
 use keelson_machinery::resources::find;
-use keelson_store::KeyRange;
+use keelson_store::{KeyRange, KeyValue};
 use serde_json::Value;
 
 use super::Authorization;
+use super::placed::node_of_pod;
 use crate::access::{Attributes, Decision, UserInfo};
+use crate::objects::{Objects, parse};
 
 /// Group, resource (with subresource) and verbs that every node has on all objects.
 const COMMON: &[(&str, &str, &str)] = &[
@@ -179,16 +181,15 @@ impl Authorization {
     /// Whether a pod of the namespace ("": of any) that is bound to the node is as wanted.
     fn any_pod(&self, node: &str, namespace: &str, wanted: impl Fn(&Value) -> bool) -> bool {
         let Some(def) = find("", "v1", "pods") else { return false };
-        let node_field = def.selectable_fields.iter().position(|field| *field == "spec.nodeName");
-        let range = crate::objects::Objects::range(def, namespace);
-        self.objects.kv.view().range(&range).any(|kv| {
-            let Ok(stored) = crate::encryption::stored(kv) else { return false };
-            let here = match node_field.and_then(|i| stored.head.fields.get(i)) {
-                Some(field) => field == node,
-                None => true,
-            };
-            here && stored.to_value(kv.mod_revision).is_ok_and(|pod| pod["spec"]["nodeName"] == node && wanted(&pod))
-        })
+        let view = self.objects.kv.view();
+        let fits = |kv: &KeyValue| {
+            node_of_pod(def, kv) == node && parse(kv).is_ok_and(|pod| pod["spec"]["nodeName"] == node && wanted(&pod))
+        };
+        let prefix = Objects::prefix(def, namespace);
+        let known = self.placed.on(node);
+        let mut here = known.iter().filter(|key| key.starts_with(prefix.as_bytes()));
+        here.any(|key| view.get(key).is_some_and(|kv| fits(kv)))
+            || view.range(&KeyRange::prefix(prefix)).any(|kv| fits(kv))
     }
 
     /// Whether a pod bound to the node uses the claim to which a volume is bound.

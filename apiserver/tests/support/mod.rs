@@ -124,6 +124,12 @@ impl Cluster {
         answer
     }
 
+    /// Makes a node with labels (null: none).
+    pub async fn node(&self, name: &str, labels: Value) -> Value {
+        let metadata = serde_json::json!({"name": name, "labels": labels});
+        self.make("/api/v1/nodes", serde_json::json!({"kind": "Node", "apiVersion": "v1", "metadata": metadata})).await
+    }
+
     /// Asks as the admin until an answer is as it should be.
     pub async fn until(&self, path: &str, good: impl Fn(u16, &Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;

@@ -108,8 +108,14 @@ impl Care {
             certificates: self.keeper.list(),
             backup: self.backup.read().clone(),
             virtual_address: self.virtual_address.read().clone(),
+            webhooks: self.server.get().map(|server| failing_webhooks(server)).unwrap_or_default(),
         }
     }
+}
+
+fn failing_webhooks(server: &ApiServer) -> Vec<keelson_status::Webhook> {
+    let failing = server.failing_webhooks().into_iter();
+    failing.map(|one| keelson_status::Webhook { place: one.place, failures: one.failures, error: one.error }).collect()
 }
 
 fn resident_bytes() -> u64 {

@@ -63,6 +63,8 @@ pub enum Kind {
         name: String,
         /// Fields; optional ones are left out when empty.
         fields: Vec<(String, Expr, bool)>,
+        /// Where the colons of the fields are.
+        colons: Vec<usize>,
     },
     /// `range.all(x, predicate)` and the like.
     Macro {

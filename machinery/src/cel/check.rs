@@ -44,6 +44,9 @@ impl Kinds {
     }
 }
 
+/// Fields of a `JSONPatch`, and whether each is a text.
+const PATCH_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("from", true), ("value", false)];
+
 /// The types of a checked expression's parts.
 pub(super) fn kinds(source: &str, env: &Env, expr: &Expr) -> Kinds {
     let kinds = Some(Kinds::default());
@@ -162,7 +165,7 @@ impl Checker<'_> {
                 let kinds = |list: Vec<(usize, Type)>| list.into_iter().map(|(_, kind)| kind).collect();
                 Type::Map(join(kinds(keys)).into(), join(kinds(values)).into())
             }
-            Kind::Struct { name, fields } => self.structure(expr.at, name, fields),
+            Kind::Struct { name, fields, colons } => self.structure(expr.at, name, fields, colons),
             Kind::Macro { name, range, variables, arguments } => self.expansion(*name, range, variables, arguments),
         }
     }
@@ -204,9 +207,21 @@ impl Checker<'_> {
         }
     }
 
-    fn structure(&mut self, at: usize, name: &str, fields: &[(String, Expr, bool)]) -> Type {
-        for (_, value, _) in fields {
-            self.kind(value);
+    fn structure(&mut self, at: usize, name: &str, fields: &[(String, Expr, bool)], colons: &[usize]) -> Type {
+        for ((field, value, _), colon) in fields.iter().zip(colons) {
+            let kind = self.kind(value);
+            if !self.env.patches || name != "JSONPatch" {
+                continue;
+            }
+            // A patch's own fields are known; an object's are not.
+            match PATCH_FIELDS.iter().find(|(known, _)| known == field) {
+                None => drop(self.problem(*colon, format!("undefined field '{field}'"))),
+                Some((_, true)) if !matches!(kind, Type::String | Type::Dyn | Type::Param(_)) => {
+                    let what = format!("expected type of field '{field}' is 'string' but provided type is '{kind}'");
+                    self.problem(*colon, what);
+                }
+                Some(_) => {}
+            }
         }
         let known = self.env.patches && (name == "JSONPatch" || name == "Object" || name.starts_with("Object."));
         match name {

@@ -114,7 +114,7 @@ impl<'a> Evaluator<'_, 'a> {
                 Ok(Value::list(out))
             }
             Kind::Map(entries) => self.map(entries, scope),
-            Kind::Struct { name, fields } => {
+            Kind::Struct { name, fields, .. } => {
                 let mut out = BTreeMap::new();
                 for (field, value, optional) in fields {
                     match (self.eval(value, scope)?, optional) {

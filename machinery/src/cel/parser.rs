@@ -338,10 +338,11 @@ impl Parser<'_> {
 
     fn structure(&mut self, at: usize, name: String) -> Parsed {
         self.expect("{")?;
-        let mut fields = Vec::new();
+        let (mut fields, mut colons) = (Vec::new(), Vec::new());
         while !self.take("}") {
             let optional = self.take("?");
             let field = self.name(self.at())?;
+            colons.push(self.at());
             self.expect(":")?;
             fields.push((field, self.expression()?, optional));
             if !self.take(",") {
@@ -349,7 +350,7 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok(Expr { at, kind: Kind::Struct { name, fields } })
+        Ok(Expr { at, kind: Kind::Struct { name, fields, colons } })
     }
 }
 

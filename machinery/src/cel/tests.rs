@@ -116,6 +116,14 @@ fn what_does_not_compile() {
              'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | Object{spec: }\n | .............^",
         ),
         (
+            "JSONPatch{op: 'add', foo: 1}",
+            "ERROR: <input>:1:25: undefined field 'foo'\n | JSONPatch{op: 'add', foo: 1}\n | ........................^",
+        ),
+        (
+            "JSONPatch{op: 1}",
+            "ERROR: <input>:1:13: expected type of field 'op' is 'string' but provided type is 'int'\n | JSONPatch{op: 1}\n | ............^",
+        ),
+        (
             "self.s.startsWith(1)",
             "ERROR: <input>:1:18: found no matching overload for 'startsWith' applied to 'string.(int)'\n | self.s.startsWith(1)\n | .................^",
         ),
