@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{NodeRuntimeHandler, NodeRuntimeHandlerFeatures};
 use keelson_proto::containerd_events::events_client::EventsClient;
 use keelson_proto::cri::image_service_client::ImageServiceClient;
 use keelson_proto::cri::runtime_service_client::RuntimeServiceClient;
@@ -86,10 +87,12 @@ impl Running {
 pub type Fingerprint = BTreeSet<(String, i32)>;
 
 /// What a runtime can do beyond what all can.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     /// The runtime's name.
     pub runtime: String,
+    /// All handlers, as nodes report them.
+    pub handlers: Vec<NodeRuntimeHandler>,
     /// Handlers whose pods can have a user namespace of their own.
     pub user_namespaces: BTreeSet<String>,
     /// Handlers whose mounts can be read-only with all that is mounted below them.
@@ -107,6 +110,7 @@ impl Default for Features {
         Self {
             // What nodes have that have not answered yet.
             runtime: "containerd".into(),
+            handlers: Vec::new(),
             user_namespaces: BTreeSet::new(),
             recursive_read_only: BTreeSet::new(),
             groups_policy: false,
@@ -123,12 +127,27 @@ impl Features {
             handlers.map(|h| h.name.clone()).collect()
         };
         Self {
+            handlers: handlers(&answer.runtime_handlers),
             user_namespaces: with(|f| f.user_namespaces),
             recursive_read_only: with(|f| f.recursive_read_only_mounts),
             groups_policy: answer.features.as_ref().is_some_and(|f| f.supplemental_groups_policy),
             ..Self::default()
         }
     }
+}
+
+/// Handlers as nodes report them, by name.
+fn handlers(told: &[cri::RuntimeHandler]) -> Vec<NodeRuntimeHandler> {
+    let one = |handler: &cri::RuntimeHandler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: handler.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+            user_namespaces: Some(f.user_namespaces),
+        }),
+    };
+    let mut all: Vec<_> = told.iter().map(one).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 /// Name and first two numbers of a version, from `NAME://VERSION`.
@@ -377,6 +396,8 @@ mod tests {
         };
         let features = Features::of(&answer);
         assert!(features.user_namespaces.contains("runc") && features.recursive_read_only.is_empty());
+        let told = features.handlers[0].features.as_ref().unwrap();
+        assert_eq!((told.user_namespaces, told.recursive_read_only_mounts), (Some(true), Some(false)));
         assert_eq!(Features::of(&cri::StatusResponse::default()), Features::default());
     }
 }

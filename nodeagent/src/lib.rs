@@ -59,4 +59,5 @@ pub use network::proxy::ProxyMode;
 pub use placement::Placement;
 pub use pressure::Thresholds;
 pub use shutdown::Shutdown;
+pub use spec::pages::SwapBehavior;
 pub use topology::{TopologyPolicy, TopologyScope};

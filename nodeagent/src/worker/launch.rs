@@ -218,7 +218,7 @@ impl Worker {
             devices: volumes::devices_of(spec, &places)?,
             image,
             target: target.filter(|_| start.sort == Sort::Ephemeral),
-            node_memory: facts.node_memory,
+            memory: &self.agent.memory_site(),
             ids,
         };
         container::config(of, spec, parts)

@@ -87,6 +87,7 @@ impl Node {
             eviction: self.eviction,
             cpu_policy: self.cpu_policy.clone(),
             placement: self.placement.clone(),
+            swap: keelson_nodeagent::SwapBehavior::default(),
             allowed_sysctls: vec![],
             manifests: keelson_nodeagent::Manifests {
                 path: Some(at("manifests")),
