@@ -1,7 +1,7 @@
 //! What the agent reports of a pod, computed from what the runtime says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, VolumeMount};
 use keelson_proto::cri::ContainerState;
 use serde_json::{Value, json};
 
@@ -79,6 +79,24 @@ fn now() -> String {
     format!("{:.0}", Timestamp::now())
 }
 
+/// How volumes are mounted: whether read-only mounts are so with all that is mounted below them is known from the run.
+fn mounts(spec: &Container, run: Option<&Run>) -> Vec<Value> {
+    let deep = |path: &str| {
+        let mounted = run.into_iter().flat_map(|run| &run.mounts);
+        mounted.into_iter().any(|m| m.recursive_read_only && m.container_path == path)
+    };
+    let one = |mount: &VolumeMount| {
+        let mut value = json!({"name": mount.name, "mountPath": mount.mount_path});
+        if mount.read_only == Some(true) {
+            value["readOnly"] = true.into();
+            let enabled = mount.recursive_read_only.as_deref() == Some("Enabled") || deep(&mount.mount_path);
+            value["recursiveReadOnly"] = if enabled { "Enabled" } else { "Disabled" }.into();
+        }
+        value
+    };
+    spec.volume_mounts.iter().flatten().map(one).collect()
+}
+
 impl View<'_> {
     fn terminated(&self, container: &Container, run: &Run) -> Value {
         let usual = if run.exit_code == 0 { "Completed" } else { "Error" };
@@ -130,6 +148,16 @@ impl View<'_> {
         });
         if let Some(newest) = newest {
             value["containerID"] = format!("{}://{}", self.runtime, newest.id).into();
+        }
+        let mounts = mounts(spec, newest);
+        if !mounts.is_empty() {
+            value["volumeMounts"] = mounts.into();
+        }
+        // Only newer runtimes tell it.
+        let user = newest.filter(|n| n.state() == ContainerState::ContainerRunning).and_then(|n| n.user.as_ref());
+        if let Some(user) = user.and_then(|u| u.linux.as_ref()) {
+            let groups = &user.supplemental_groups;
+            value["user"] = json!({"linux": {"uid": user.uid, "gid": user.gid, "supplementalGroups": groups}});
         }
         if let Some(resources) = spec.resources.as_ref().filter(|_| sort != Sort::Ephemeral && newest.is_some()) {
             value["resources"] = json!({"limits": resources.limits, "requests": resources.requests});

@@ -122,7 +122,9 @@ fn newer_runtimes_can_do_more() {
 /// The node tells what its runtime can do.
 fn tells_of_handlers(node: &Value) -> bool {
     let handlers = node["status"]["runtimeHandlers"].as_array().cloned().unwrap_or_default();
-    let can = |what: &str| handlers.iter().any(|h| h["name"] == "" && h["features"][what] == true);
+    let can = |what: &str| {
+        handlers.iter().any(|h| h["name"].as_str().unwrap_or_default().is_empty() && h["features"][what] == true)
+    };
     can("recursiveReadOnlyMounts")
         && can("userNamespaces")
         && node["status"]["features"]["supplementalGroupsPolicy"] == true
