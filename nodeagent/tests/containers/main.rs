@@ -6,6 +6,7 @@ mod churn;
 mod claims;
 mod driver;
 mod eviction;
+mod pages;
 mod plugin;
 mod probes;
 mod registry;
