@@ -207,6 +207,8 @@ pub struct Agent {
     pub(crate) owners: Mutex<HashMap<String, String>>,
     /// Limits how much is started at once.
     pub(crate) starting: Semaphore,
+    /// What was told last of how the node fares.
+    pub(crate) told_of_node: Mutex<Option<[bool; 4]>>,
     /// Told when the node was registered.
     registered: Notify,
 }
@@ -304,6 +306,7 @@ impl Agent {
             user_ids: Mutex::default(),
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
+            told_of_node: Mutex::default(),
             registered: Notify::new(),
         })
     }
@@ -511,6 +514,7 @@ impl Agent {
         let state = node::State { not_ready, images: self.images().await, features, ..self.state() };
         let node = node::register(client, name, &machine, &state).await?;
         self.registered.notify_one();
+        self.tell_of_node(&state);
         let uid = node.metadata.uid.clone().unwrap_or_default();
         if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {
             self.pods.wake_static();

@@ -27,6 +27,7 @@ mod manifests;
 mod memories;
 mod network;
 pub mod node;
+mod node_events;
 mod objects;
 mod placement;
 mod pod_status;

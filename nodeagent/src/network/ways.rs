@@ -25,7 +25,7 @@ const PROTOCOL: &str = "107";
 /// All routes are set anew after this time: the kernel drops those of a device that was down for a moment.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Pause after some could not be set.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Range of addresses to the node that has it.
 type Ways = BTreeMap<String, IpAddr>;

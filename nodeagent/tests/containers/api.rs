@@ -52,6 +52,9 @@ pub struct Api {
     number: u32,
 }
 
+/// Resources of Kubernetes' API that are off by default.
+const OPTIONAL: [&str; 1] = ["podcertificaterequests"];
+
 /// Whether a path is one of a resource that Kubernetes' API has.
 fn is_public(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default();
@@ -67,7 +70,7 @@ fn is_public(path: &str) -> bool {
         [] => return false,
     };
     let kubernetes = ["", "apps", "batch", "policy", "autoscaling"].contains(&group) || group.ends_with(".k8s.io");
-    kubernetes && keelson_machinery::resources::find(group, version, plural).is_some()
+    kubernetes && (keelson_machinery::resources::find(group, version, plural).is_some() || OPTIONAL.contains(plural))
 }
 
 fn answer(code: u16, value: &Value) -> http::Response<Body> {

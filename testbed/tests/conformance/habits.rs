@@ -215,6 +215,10 @@ fn what_is_wrong(kubectl: &Kubectl) {
         });
         told.unwrap();
     }
+    for reason in ["Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]
+    {
+        kubectl.wait("describe node agent-1", |out| out.lines().any(|line| line.contains(&format!(" {reason} "))));
+    }
     let pod = object(kubectl, "pod two");
     let conditions = pod["status"]["conditions"].as_array().unwrap();
     for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {

@@ -64,6 +64,15 @@ spec:
     - {name: projected, mountPath: /v/projected}
 "#;
 
+const IMAGE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: image-volume}
+spec:
+  volumes: [{name: v, image: {reference: "keelson.local/web:1", pullPolicy: IfNotPresent}}]
+  containers: [{name: c, image: "keelson.local/web:1", volumeMounts: [{name: v, mountPath: /v}]}]
+"#;
+
 #[test]
 fn volumes_follow_their_sources() {
     let Some(cluster) = cluster("confvol", &[], &[]) else { return };
@@ -98,6 +107,7 @@ fn volumes_follow_their_sources() {
     );
     immutable_sources(&kubectl);
     the_same_name_elsewhere(&kubectl);
+    an_image_as_volume(&kubectl);
 }
 
 /// A patch of the key `key`.
@@ -115,6 +125,18 @@ fn immutable_sources(kubectl: &Kubectl) {
         assert!(refused.err.contains("field is immutable when `immutable` is set"), "{refused:?}");
         kubectl.ok(&format!("label {kind} changing a=b"));
     }
+}
+
+/// Newer runtimes mount images; with an older one the pod says that it cannot, and waits.
+fn an_image_as_volume(kubectl: &Kubectl) {
+    apply(kubectl, IMAGE);
+    let runtime = kubectl.ok("get nodes -o 'jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}'");
+    let old = runtime.starts_with("containerd://1.");
+    pod_becomes(kubectl, "image-volume", "runs or waits", |pod| {
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let refused = waiting["message"].as_str().unwrap_or_default().contains("does not mount images");
+        if old { waiting["reason"] == "CreateContainerError" && refused } else { is_ready(pod) }
+    });
 }
 
 fn the_same_name_elsewhere(kubectl: &Kubectl) {
