@@ -100,7 +100,7 @@ pub struct Features {
     /// Whether groups of the image can be left out.
     pub groups_policy: bool,
     /// Whether images can be mounted.
-    pub image_volumes: bool,
+    pub image_volumes: ImageVolumes,
     /// What it does with names of devices.
     pub devices: Devices,
 }
@@ -114,7 +114,7 @@ impl Default for Features {
             user_namespaces: BTreeSet::new(),
             recursive_read_only: BTreeSet::new(),
             groups_policy: false,
-            image_volumes: false,
+            image_volumes: ImageVolumes::None,
             devices: Devices::Unknown,
         }
     }
@@ -158,12 +158,24 @@ fn parsed(version: &str) -> Option<(&str, (u32, u32))> {
     Some((name, (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))))
 }
 
-/// Whether a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
-pub fn mounts_images(version: &str) -> bool {
+/// How a runtime mounts images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageVolumes {
+    /// Not at all.
+    None,
+    /// All of them: it would not look at a path within.
+    Whole,
+    /// Directories of them too.
+    Parts,
+}
+
+/// How a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
+pub fn mounts_images(version: &str) -> ImageVolumes {
     match parsed(version) {
-        Some(("containerd", version)) => version >= (2, 1),
-        Some(("cri-o", version)) => version >= (1, 33),
-        _ => false,
+        Some(("containerd", version)) if version >= (2, 2) => ImageVolumes::Parts,
+        Some(("containerd", version)) if version >= (2, 1) => ImageVolumes::Whole,
+        Some(("cri-o", version)) if version >= (1, 33) => ImageVolumes::Parts,
+        _ => ImageVolumes::None,
     }
 }
 
@@ -371,13 +383,13 @@ mod tests {
     #[test]
     fn what_runtimes_can_do() {
         for (version, can) in [
-            ("containerd://1.6.20~ds1", false),
-            ("containerd://2.0.5", false),
-            ("containerd://2.1.0-rc.1", true),
-            ("containerd://v2.2.0", true),
-            ("cri-o://1.34.1", true),
-            ("cri-o://1.30.0", false),
-            ("other", false),
+            ("containerd://1.6.20~ds1", ImageVolumes::None),
+            ("containerd://2.0.5", ImageVolumes::None),
+            ("containerd://2.1.0-rc.1", ImageVolumes::Whole),
+            ("containerd://v2.2.0", ImageVolumes::Parts),
+            ("cri-o://1.34.1", ImageVolumes::Parts),
+            ("cri-o://1.30.0", ImageVolumes::None),
+            ("other", ImageVolumes::None),
         ] {
             assert_eq!(mounts_images(version), can, "{version}");
         }

@@ -71,8 +71,10 @@ pub struct View<'a> {
     pub resizing: Option<&'a Verdict>,
 }
 
-fn time(nanoseconds: i64) -> String {
-    format!("{:.0}", Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH))
+/// A time of the runtime; it has none of containers that it lost with the machine's power.
+fn time(nanoseconds: i64) -> Option<String> {
+    let known = (nanoseconds > 0).then(|| Timestamp::from_nanosecond(nanoseconds.into()).ok()).flatten();
+    known.map(|time| format!("{time:.0}"))
 }
 
 fn now() -> String {
@@ -422,6 +424,12 @@ mod tests {
         assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
         let state = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
         assert_eq!(state.reason.as_deref(), Some("CrashLoopBackOff"));
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_told() {
+        assert_eq!(time(0), None);
+        assert_eq!(time(1_500_000_000).as_deref(), Some("1970-01-01T00:00:01Z"));
     }
 
     #[test]

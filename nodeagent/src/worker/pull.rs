@@ -10,6 +10,7 @@ use keelson_proto::cri::{AuthConfig, Image};
 use serde_json::Value;
 
 use super::Worker;
+use crate::cri::ImageVolumes;
 use crate::spec::text;
 
 /// How often it is looked whether the pod is still wanted while an image comes.
@@ -179,12 +180,17 @@ impl Worker {
         let mut found = HashMap::new();
         let volumes = of.spec.iter().flat_map(|s| s.volumes.iter().flatten());
         for (volume, source) in volumes.filter_map(|v| Some((v, v.image.as_ref()?))) {
-            if container.volume_mounts.iter().flatten().all(|mount| mount.name != volume.name) {
+            let mounts = || container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume.name);
+            if mounts().next().is_none() {
                 continue;
             }
-            if !self.agent.features.lock().image_volumes {
-                let message =
-                    format!("volume \"{}\": this node's container runtime does not mount images", volume.name);
+            let named = |path: &Option<String>| path.as_ref().is_some_and(|path| !path.is_empty());
+            let parts = mounts().any(|mount| named(&mount.sub_path) || named(&mount.sub_path_expr));
+            let can = self.agent.features.lock().image_volumes;
+            if can < if parts { ImageVolumes::Parts } else { ImageVolumes::Whole } {
+                let what = if can == ImageVolumes::None { "images" } else { "parts of images" };
+                let name = &volume.name;
+                let message = format!("volume \"{name}\": this node's container runtime does not mount {what}");
                 self.agent.events.warning(of, Some(&container.name), "Failed", format!("Error: {message}"));
                 return Err(("CreateContainerError", message));
             }
