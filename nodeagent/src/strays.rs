@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::agent::Agent;
-use crate::cni::PodNetwork;
+use crate::cni::{self, PodNetwork};
 
 /// How often it is looked for them.
 const LOOK: Duration = Duration::from_secs(60);
@@ -133,7 +133,9 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             tokio::join!(agent.runtime.sandboxes(HashMap::new()), agent.runtime.containers(HashMap::new()));
         let (Ok(sandboxes), Ok(containers)) = (sandboxes, containers) else { continue };
         let known = sandboxes.into_iter().map(|s| s.id).chain(containers.into_iter().map(|c| c.id)).collect();
-        if agent.config.pod_network != PodNetwork::None {
+        // Without a network of ours they are somebody else's.
+        let ours = agent.config.cni_conf_dir.join(cni::FILE).exists();
+        if ours && agent.config.pod_network != PodNetwork::None {
             free_addresses(Path::new(ADDRESSES), &known, SystemTime::now());
         }
         for shim in unknown.look(Instant::now(), present, &known) {

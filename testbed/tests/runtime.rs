@@ -153,7 +153,7 @@ fn users(kubectl: &Kubectl, agent: &Host<'_>) {
     kubectl.ok("wait --for=condition=Ready pod/own-users --timeout=60s");
     let ids = kubectl.ok("exec own-users -- cat /proc/self/uid_map");
     let ids: Vec<u64> = ids.split_whitespace().map(|n| n.parse().unwrap()).collect();
-    assert!(ids[0] == 0 && ids[1] >= 65_536 && ids[1] % 65_536 == 0 && ids[2] == 65_536, "{ids:?}");
+    assert!(ids[0] == 0 && ids[1] >= 65_536 && ids[1].is_multiple_of(65_536) && ids[2] == 65_536, "{ids:?}");
     kubectl.ok("exec own-users -- sh -c 'id -u > /v/id && id -u > /m/id && head -c 1 /c/ca.crt'");
     let uid = kubectl.ok("get pod own-users -o 'jsonpath={.metadata.uid}'");
     let volumes = format!("/var/lib/keelson/agent/pods/{uid}/volumes/kubernetes.io~empty-dir");
