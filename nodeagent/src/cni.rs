@@ -14,6 +14,8 @@ use crate::network::{nft, overlay};
 pub(crate) const HOLLOW: &str = "keelson.dev/hollow";
 /// The table of the packet filter.
 pub(crate) const TABLE: &str = "keelson_pods";
+/// Where the addresses of our network are kept while pods have them.
+pub(crate) const ADDRESSES: &str = "/var/lib/cni/networks/keelson";
 /// The file in the CNI's configuration directory.
 pub(crate) const FILE: &str = "10-keelson.conflist";
 

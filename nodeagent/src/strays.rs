@@ -19,8 +19,6 @@ const LOOK: Duration = Duration::from_secs(60);
 const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How the programs between containerd and its containers are called.
 const SHIM: &str = "containerd-shim";
-/// Where the addresses of our network are kept while pods have them.
-const ADDRESSES: &str = "/var/lib/cni/networks/keelson";
 /// The namespace of pods in containerd.
 const NAMESPACE: &str = "k8s.io";
 
@@ -136,7 +134,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
         // Without a network of ours they are somebody else's.
         let ours = agent.config.cni_conf_dir.join(cni::FILE).exists();
         if ours && agent.config.pod_network != PodNetwork::None {
-            free_addresses(Path::new(ADDRESSES), &known, SystemTime::now());
+            free_addresses(Path::new(cni::ADDRESSES), &known, SystemTime::now());
         }
         for shim in unknown.look(Instant::now(), present, &known) {
             tracing::warn!(

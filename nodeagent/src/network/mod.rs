@@ -16,4 +16,4 @@ pub mod policy;
 pub mod proxy;
 mod service;
 mod sets;
-mod ways;
+pub mod ways;

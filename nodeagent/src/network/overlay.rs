@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 /// The device.
-const DEVICE: &str = "keelson.1";
+pub(crate) const DEVICE: &str = "keelson.1";
 /// The network's number, and the port that Linux has always used for it.
 const NETWORK: &str = "1";
 const PORT: &str = "8472";

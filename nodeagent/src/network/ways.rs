@@ -21,7 +21,7 @@ use crate::cni::{self, PodNetwork};
 
 /// Marks our routes in the kernel's tables (a number that no routing program has), so that those of nodes that went while
 /// no agent ran are found.
-const PROTOCOL: &str = "107";
+pub(crate) const PROTOCOL: &str = "107";
 /// All routes are set anew after this time: the kernel drops those of a device that was down for a moment.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Pause after some could not be set.
