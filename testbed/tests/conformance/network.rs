@@ -146,10 +146,27 @@ fn services_names_and_ports() {
     names_are_answered(&net);
     host_ports_do_not_conflict(&net);
     endpoints_without_selector(&net);
+    a_service_of_nobody(&net);
     protocols_share_a_port(&net);
     a_pod_reaches_itself(&net);
     the_api_passes_through(&net);
     policies_deny(&net);
+}
+
+/// A Service whose selector no pod matches has endpoints that are empty, and they go with it.
+fn a_service_of_nobody(net: &Net<'_>) {
+    apply(
+        &net.kubectl,
+        "{apiVersion: v1, kind: Service, metadata: {name: lonely}, spec: {selector: {app: lonely}, ports: [{port: 80}]}}",
+    );
+    let slices = "get endpointslices -l kubernetes.io/service-name=lonely -o";
+    net.kubectl.wait(&format!("{slices} name"), |out| out.lines().count() == 1);
+    let endpoints = net.kubectl.ok(&format!("{slices} 'jsonpath={{.items[*].endpoints[*].addresses}}'"));
+    assert_eq!(endpoints, "");
+    net.kubectl.wait("get endpoints lonely -o name", |out| out.contains("endpoints/lonely"));
+    net.kubectl.ok("delete service lonely");
+    net.kubectl.wait(&format!("{slices} name"), str::is_empty);
+    net.kubectl.wait("get endpoints --ignore-not-found lonely -o name", str::is_empty);
 }
 
 fn pods_are_reached(net: &Net<'_>) {
