@@ -187,7 +187,8 @@ impl Worker {
             let named = |path: &Option<String>| path.as_ref().is_some_and(|path| !path.is_empty());
             let parts = mounts().any(|mount| named(&mount.sub_path) || named(&mount.sub_path_expr));
             let can = self.agent.features.lock().image_volumes;
-            if can < if parts { ImageVolumes::Parts } else { ImageVolumes::Whole } {
+            let needed = if parts { ImageVolumes::Parts } else { ImageVolumes::Whole };
+            if can < needed {
                 let what = if can == ImageVolumes::None { "images" } else { "parts of images" };
                 let name = &volume.name;
                 let message = format!("volume \"{name}\": this node's container runtime does not mount {what}");
