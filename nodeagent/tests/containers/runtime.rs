@@ -116,12 +116,14 @@ impl Containerd {
     pub fn start() -> std::io::Result<Self> {
         let dir = tempfile::tempdir()?;
         let at = |name: &str| dir.path().join(name).display().to_string();
+        // Newer ones would all want one socket of the machine for their plugins (NRI).
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n[plugins.\"io.containerd.grpc.v1.cri\"]\n\
              sandbox_image = \"keelson.test/box:1\"\nrestrict_oom_score_adj = true\n\
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = {:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n\
-             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n",
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
+             [plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n",
             at("root"),
             at("state"),
             at("sock"),
