@@ -101,7 +101,7 @@ spec:
   containers:
   - name: c
     image: keelson.local/web:1
-    command: [sh, -c, "grep -c /proc/ /proc/self/mounts"]
+    command: [sh, -c, "grep -c /proc/ /proc/self/mounts; true"]
     securityContext: {procMount: Unmasked}
 ---
 apiVersion: v1
@@ -110,7 +110,7 @@ metadata: {name: masked}
 spec:
   hostUsers: false
   restartPolicy: Never
-  containers: [{name: c, image: "keelson.local/web:1", command: [sh, -c, "grep -c /proc/ /proc/self/mounts"]}]
+  containers: [{name: c, image: "keelson.local/web:1", command: [sh, -c, "grep -c /proc/ /proc/self/mounts; true"]}]
 "#;
 
 #[test]
