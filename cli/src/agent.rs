@@ -75,6 +75,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         eviction: args.eviction_hard,
         cpu_policy: cpu_policy(&args)?,
         placement: placement(&args)?,
+        swap: args.memory_swap_behavior,
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
         manifests: manifests(&args)?,
         pod_network: args.cni,

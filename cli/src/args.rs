@@ -288,6 +288,10 @@ pub struct AgentArgs {
     /// Processors that no container gets alone (with --cpu-manager-policy static)
     #[arg(long, env = "KEELSON_RESERVED_CPUS", default_value = "", value_name = "0-1,8")]
     pub reserved_cpus: keelson_nodeagent::CpuSet,
+    /// Whether containers may be swapped out: NoSwap, or LimitedSwap (burstable pods in proportion to the memory that they
+    /// asked for); limits need control groups of version 2
+    #[arg(long, env = "KEELSON_MEMORY_SWAP_BEHAVIOR", default_value = "NoSwap", value_name = "NoSwap|LimitedSwap")]
+    pub memory_swap_behavior: keelson_nodeagent::SwapBehavior,
     /// How processors, devices and memory of a container are placed on a machine with several NUMA nodes
     #[arg(
         long,

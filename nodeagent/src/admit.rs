@@ -103,7 +103,8 @@ fn hinders(of: &Pod, pressure: Pressure) -> Option<String> {
     (!told.is_empty() && !may_come).then(|| told.join(" "))
 }
 
-fn is_critical(of: &Pod) -> bool {
+/// Whether a pod is one that the node may not do without.
+pub fn is_critical(of: &Pod) -> bool {
     of.spec.as_ref().and_then(|s| s.priority).unwrap_or(0) >= CRITICAL
 }
 

@@ -39,6 +39,7 @@ use crate::resize::Amounts;
 use crate::shutdown::Shutdown;
 use crate::spec::SpecError;
 use crate::spec::fields::Facts;
+use crate::spec::pages;
 use crate::spec::resources::millis;
 use crate::stats::{Rates, Starts};
 use crate::topology::{MAX_NODES, TopologyPolicy};
@@ -108,6 +109,8 @@ pub struct AgentConfig {
     pub cpu_policy: CpuPolicy,
     /// Where containers are on a machine with several memories.
     pub placement: Placement,
+    /// Whether containers may be swapped out.
+    pub swap: pages::SwapBehavior,
     /// Sysctls that pods may set beyond the safe ones; a `*` at the end stands for anything.
     pub allowed_sysctls: Vec<String>,
     /// Where static pods come from.
@@ -204,6 +207,8 @@ pub struct Agent {
     pub(crate) owners: Mutex<HashMap<String, String>>,
     /// Limits how much is started at once.
     pub(crate) starting: Semaphore,
+    /// What was told last of how the node fares.
+    pub(crate) told_of_node: Mutex<Option<[bool; 4]>>,
     /// Told when the node was registered.
     registered: Notify,
 }
@@ -301,6 +306,7 @@ impl Agent {
             user_ids: Mutex::default(),
             owners: Mutex::default(),
             starting: Semaphore::new(starts),
+            told_of_node: Mutex::default(),
             registered: Notify::new(),
         })
     }
@@ -419,6 +425,17 @@ impl Agent {
         }
     }
 
+    /// What containers' memory is limited by.
+    pub(crate) fn memory_site(&self) -> pages::Site {
+        pages::Site {
+            memory: self.facts().node_memory,
+            swap: self.machine.swap,
+            limits_swap: pages::limits_swap(std::path::Path::new(crate::cgroup::ROOT)),
+            behavior: self.config.swap,
+            sizes: self.machine.huge_pages.keys().copied().collect(),
+        }
+    }
+
     /// The runtime's name for a pod's runtime class.
     pub(crate) async fn runtime_handler(&self, of: &Pod) -> Result<String, SpecError> {
         let class = of.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|c| !c.is_empty());
@@ -493,9 +510,11 @@ impl Agent {
         if not_ready.is_none() {
             *self.features.lock() = Arc::new(features);
         }
-        let state = node::State { not_ready, images: self.images().await, ..self.state() };
+        let features = self.features.lock().clone();
+        let state = node::State { not_ready, images: self.images().await, features, ..self.state() };
         let node = node::register(client, name, &machine, &state).await?;
         self.registered.notify_one();
+        self.tell_of_node(&state);
         let uid = node.metadata.uid.clone().unwrap_or_default();
         if std::mem::replace(&mut *self.node_uid.lock(), uid.clone()) != uid {
             self.pods.wake_static();

@@ -1,17 +1,21 @@
 //! The node's pod network: addresses of the node's pod CIDR, routes to the other nodes and masquerading.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::network::{nft, overlay};
 
+/// Label of nodes whose pods do not run.
+pub(crate) const HOLLOW: &str = "keelson.dev/hollow";
 /// The table of the packet filter.
 pub(crate) const TABLE: &str = "keelson_pods";
+/// Where the addresses of our network are kept while pods have them.
+pub(crate) const ADDRESSES: &str = "/var/lib/cni/networks/keelson";
 /// The file in the CNI's configuration directory.
 pub(crate) const FILE: &str = "10-keelson.conflist";
 
@@ -90,20 +94,20 @@ pub fn ranges(node: &Node) -> Vec<String> {
 }
 
 /// The routes that this node needs: pod CIDR to node address of the same family, of all other nodes.
-pub fn routes(me: &str, nodes: &[Node]) -> BTreeMap<String, IpAddr> {
+pub fn routes<N: Borrow<Node>>(me: &str, nodes: &[N]) -> BTreeMap<String, IpAddr> {
     ways(me, nodes, |cidr, ip| ip.is_ipv6() == cidr.contains(':'))
 }
 
 /// The same where packets of both families go inside of others: to the nodes' addresses of one family.
-pub fn overlaid(me: &str, nodes: &[Node], outer: IpAddr) -> BTreeMap<String, IpAddr> {
+pub fn overlaid<N: Borrow<Node>>(me: &str, nodes: &[N], outer: IpAddr) -> BTreeMap<String, IpAddr> {
     ways(me, nodes, |_, ip| ip.is_ipv6() == outer.is_ipv6())
 }
 
-fn ways(me: &str, nodes: &[Node], fits: impl Fn(&str, &IpAddr) -> bool) -> BTreeMap<String, IpAddr> {
-    let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(me));
-    let hollow = |n: &&Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key("keelson.dev/hollow"));
+fn ways<N: Borrow<Node>>(me: &str, nodes: &[N], fits: impl Fn(&str, &IpAddr) -> bool) -> BTreeMap<String, IpAddr> {
+    let others = nodes.iter().map(Borrow::borrow).filter(|n| n.metadata.name.as_deref() != Some(me));
+    let hollow = |n: &&Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key(HOLLOW));
     let mut found = BTreeMap::new();
-    for node in others.filter(|n| !hollow(n)) {
+    for node in others.filter(|n: &&Node| !hollow(n)) {
         let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
         let internal = addresses.filter(|a| a.type_ == "InternalIP");
         let ips: Vec<IpAddr> = internal.filter_map(|a| a.address.parse().ok()).collect();
@@ -130,11 +134,6 @@ pub fn inner_mtu(node: IpAddr) -> Option<u32> {
     mtu.checked_sub(overlay::headers(node))
 }
 
-/// Sets a route. Both arguments come from parsed API fields; no shell is involved.
-pub async fn set_route(cidr: &str, via: IpAddr) -> std::io::Result<()> {
-    run("ip", &["route", "replace", cidr, "via", &via.to_string()]).await
-}
-
 /// Lets packets be forwarded, and hides pods behind the node's address when they leave the cluster's network.
 pub async fn prepare(cluster_cidr: &str) -> std::io::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -156,15 +155,6 @@ pub async fn prepare(cluster_cidr: &str) -> std::io::Result<()> {
         );
     }
     nft::apply(&script).await
-}
-
-async fn run(program: &str, arguments: &[&str]) -> std::io::Result<()> {
-    let output = Command::new(program).args(arguments).output().await?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(std::io::Error::other(format!("{program} {}: {message}", arguments.join(" "))))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{NodeRuntimeHandler, NodeRuntimeHandlerFeatures};
 use keelson_proto::containerd_events::events_client::EventsClient;
 use keelson_proto::cri::image_service_client::ImageServiceClient;
 use keelson_proto::cri::runtime_service_client::RuntimeServiceClient;
@@ -86,10 +87,12 @@ impl Running {
 pub type Fingerprint = BTreeSet<(String, i32)>;
 
 /// What a runtime can do beyond what all can.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     /// The runtime's name.
     pub runtime: String,
+    /// All handlers, as nodes report them.
+    pub handlers: Vec<NodeRuntimeHandler>,
     /// Handlers whose pods can have a user namespace of their own.
     pub user_namespaces: BTreeSet<String>,
     /// Handlers whose mounts can be read-only with all that is mounted below them.
@@ -97,7 +100,7 @@ pub struct Features {
     /// Whether groups of the image can be left out.
     pub groups_policy: bool,
     /// Whether images can be mounted.
-    pub image_volumes: bool,
+    pub image_volumes: ImageVolumes,
     /// What it does with names of devices.
     pub devices: Devices,
 }
@@ -107,10 +110,11 @@ impl Default for Features {
         Self {
             // What nodes have that have not answered yet.
             runtime: "containerd".into(),
+            handlers: Vec::new(),
             user_namespaces: BTreeSet::new(),
             recursive_read_only: BTreeSet::new(),
             groups_policy: false,
-            image_volumes: false,
+            image_volumes: ImageVolumes::None,
             devices: Devices::Unknown,
         }
     }
@@ -123,12 +127,27 @@ impl Features {
             handlers.map(|h| h.name.clone()).collect()
         };
         Self {
+            handlers: handlers(&answer.runtime_handlers),
             user_namespaces: with(|f| f.user_namespaces),
             recursive_read_only: with(|f| f.recursive_read_only_mounts),
             groups_policy: answer.features.as_ref().is_some_and(|f| f.supplemental_groups_policy),
             ..Self::default()
         }
     }
+}
+
+/// Handlers as nodes report them, by name.
+fn handlers(told: &[cri::RuntimeHandler]) -> Vec<NodeRuntimeHandler> {
+    let one = |handler: &cri::RuntimeHandler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: handler.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+            user_namespaces: Some(f.user_namespaces),
+        }),
+    };
+    let mut all: Vec<_> = told.iter().map(one).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 /// Name and first two numbers of a version, from `NAME://VERSION`.
@@ -139,12 +158,24 @@ fn parsed(version: &str) -> Option<(&str, (u32, u32))> {
     Some((name, (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))))
 }
 
-/// Whether a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
-pub fn mounts_images(version: &str) -> bool {
+/// How a runtime mounts images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageVolumes {
+    /// Not at all.
+    None,
+    /// All of them: it would not look at a path within.
+    Whole,
+    /// Directories of them too.
+    Parts,
+}
+
+/// How a runtime mounts images, by `NAME://VERSION`: it does not say so by itself.
+pub fn mounts_images(version: &str) -> ImageVolumes {
     match parsed(version) {
-        Some(("containerd", version)) => version >= (2, 1),
-        Some(("cri-o", version)) => version >= (1, 33),
-        _ => false,
+        Some(("containerd", version)) if version >= (2, 2) => ImageVolumes::Parts,
+        Some(("containerd", version)) if version >= (2, 1) => ImageVolumes::Whole,
+        Some(("cri-o", version)) if version >= (1, 33) => ImageVolumes::Parts,
+        _ => ImageVolumes::None,
     }
 }
 
@@ -352,13 +383,13 @@ mod tests {
     #[test]
     fn what_runtimes_can_do() {
         for (version, can) in [
-            ("containerd://1.6.20~ds1", false),
-            ("containerd://2.0.5", false),
-            ("containerd://2.1.0-rc.1", true),
-            ("containerd://v2.2.0", true),
-            ("cri-o://1.34.1", true),
-            ("cri-o://1.30.0", false),
-            ("other", false),
+            ("containerd://1.6.20~ds1", ImageVolumes::None),
+            ("containerd://2.0.5", ImageVolumes::None),
+            ("containerd://2.1.0-rc.1", ImageVolumes::Whole),
+            ("containerd://v2.2.0", ImageVolumes::Parts),
+            ("cri-o://1.34.1", ImageVolumes::Parts),
+            ("cri-o://1.30.0", ImageVolumes::None),
+            ("other", ImageVolumes::None),
         ] {
             assert_eq!(mounts_images(version), can, "{version}");
         }
@@ -377,6 +408,8 @@ mod tests {
         };
         let features = Features::of(&answer);
         assert!(features.user_namespaces.contains("runc") && features.recursive_read_only.is_empty());
+        let told = features.handlers[0].features.as_ref().unwrap();
+        assert_eq!((told.user_namespaces, told.recursive_read_only_mounts), (Some(true), Some(false)));
         assert_eq!(Features::of(&cri::StatusResponse::default()), Features::default());
     }
 }

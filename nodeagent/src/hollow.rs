@@ -121,6 +121,8 @@ fn hollow(config: &HollowConfig, index: u32) -> Hollow {
         machine_id: id.clone(),
         boot_id: id,
         labels: BTreeMap::from([("keelson.dev/hollow".into(), "true".into())]),
+        huge_pages: BTreeMap::new(),
+        swap: 0,
     };
     Hollow {
         machine,

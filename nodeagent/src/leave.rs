@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cri::{POD_UID, Runtime};
-use crate::network::{policy, proxy};
+use crate::network::{overlay, policy, proxy, ways};
 use crate::{cgroup, cni, volumes};
 
-/// Where the runtime keeps addresses that it gave to pods of our network.
-const ADDRESSES: &str = "/var/lib/cni/networks/keelson";
 /// Where the kernel's routing table takes routes from.
 const ADDRESS_OF_NAMES: &str = "10.96.0.10/32";
 /// Where logs of containers are.
@@ -53,8 +51,13 @@ pub async fn run(traces: &Traces) -> Vec<String> {
         }
     }
     note("the name server's address".into(), attempt("ip", &["address", "del", ADDRESS_OF_NAMES, "dev", "lo"]));
+    for family in ["-4", "-6"] {
+        let words = [family, "route", "flush", "proto", ways::PROTOCOL];
+        note("routes to other nodes".into(), attempt("ip", &words));
+    }
+    note("the overlay's device".into(), attempt("ip", &["link", "del", overlay::DEVICE]));
     note("network".into(), gone(fs::remove_file(Path::new(NETWORKS).join(cni::FILE))));
-    note("addresses of pods".into(), gone(fs::remove_dir_all(ADDRESSES)));
+    note("addresses of pods".into(), gone(fs::remove_dir_all(cni::ADDRESSES)));
     failed
 }
 
@@ -97,7 +100,7 @@ fn attempt(program: &str, arguments: &[&str]) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let said = String::from_utf8_lossy(&output.stderr);
-    let absent = ["No such", "Cannot assign", "not found"].iter().any(|word| said.contains(word));
+    let absent = ["No such", "Cannot assign", "Cannot find", "not found"].iter().any(|word| said.contains(word));
     if output.status.success() || absent { Ok(()) } else { Err(io::Error::other(said.trim().to_owned())) }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::Machine;
+use crate::spec::pages;
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -17,6 +18,8 @@ fn value<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {
 pub fn read(ip: &str, port: u16) -> Machine {
     let memory = file("/proc/meminfo");
     let kibibytes = value(&memory, "MemTotal", ':').and_then(|v| v.strip_suffix(" kB")).unwrap_or("0");
+    let swap = value(&memory, "SwapTotal", ':').and_then(|v| v.strip_suffix(" kB")).and_then(|v| v.parse().ok());
+    let swap: i64 = swap.unwrap_or(0);
     let release = file("/etc/os-release");
     let storage = nix::sys::statvfs::statvfs("/").map_or(0, |s| s.blocks() as u128 * s.fragment_size() as u128);
     Machine {
@@ -32,5 +35,7 @@ pub fn read(ip: &str, port: u16) -> Machine {
         machine_id: file("/etc/machine-id"),
         boot_id: file("/proc/sys/kernel/random/boot_id"),
         labels: BTreeMap::new(),
+        huge_pages: pages::of_machine(),
+        swap: swap.saturating_mul(1024),
     }
 }

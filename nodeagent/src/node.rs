@@ -1,17 +1,20 @@
 //! A node as the API sees it: its object, its status and the Lease that says it lives. Real and hollow nodes share this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeFeatures, NodeStatus, NodeSwapStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use keelson_client::{Client, Error};
 use serde_json::json;
 
+use crate::cri::Features;
 use crate::pressure::Pressure;
+use crate::spec::pages;
 use crate::spec::resources::millis;
 
 /// Attempts to write a status that others write beside.
@@ -50,6 +53,8 @@ pub struct State {
     pub reserved_cpus: usize,
     /// Bytes of memory that pods do not get.
     pub reserved_memory: u64,
+    /// What the runtime can do beyond what all can.
+    pub features: Arc<Features>,
 }
 
 /// What the node has, and what of it pods may have. Resources that others told of in the node's status stay.
@@ -58,6 +63,8 @@ pub fn resources(machine: &Machine, previous: &NodeStatus, state: &State) -> (Qu
     let own = [("cpu", machine.cpu.as_str()), ("memory", &machine.memory), ("ephemeral-storage", &machine.storage)];
     let rest = [("hugepages-1Gi", "0"), ("hugepages-2Mi", "0"), ("pods", "110")];
     let mut capacity: Quantities = own.into_iter().chain(rest).map(text).collect();
+    let huge = machine.huge_pages.iter().map(|(size, bytes)| pages::resource(*size, *bytes));
+    capacity.extend(huge.map(|(name, amount)| (name, Quantity(amount))));
     let extended =
         |name: &str| name.contains('/') && !name.contains("kubernetes.io/") && !state.devices.contains_key(name);
     let foreign = previous.capacity.iter().flatten().filter(|(name, _)| extended(name));
@@ -71,8 +78,11 @@ pub fn resources(machine: &Machine, previous: &NodeStatus, state: &State) -> (Qu
         allocatable.insert("cpu".into(), Quantity(cpus.saturating_sub(state.reserved_cpus).to_string()));
     }
     let memory = millis(&machine.memory).and_then(|m| u64::try_from(m / 1000).ok());
-    if let Some(bytes) = memory.filter(|_| state.reserved_memory > 0) {
-        let kib = bytes.saturating_sub(state.reserved_memory) / 1024;
+    // Huge pages are memory that nothing else gets.
+    let huge: i64 = machine.huge_pages.values().sum();
+    let reserved = state.reserved_memory + u64::try_from(huge).unwrap_or(0);
+    if let Some(bytes) = memory.filter(|_| reserved > 0) {
+        let kib = bytes.saturating_sub(reserved) / 1024;
         allocatable.insert("memory".into(), Quantity(format!("{kib}Ki")));
     }
     (capacity, allocatable)
@@ -105,6 +115,10 @@ pub struct Machine {
     pub boot_id: String,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
+    /// Bytes of huge pages, by their size.
+    pub huge_pages: BTreeMap<i64, i64>,
+    /// Bytes that can be swapped out.
+    pub swap: i64,
 }
 
 /// Kubernetes' name of the processor architecture.
@@ -198,6 +212,12 @@ pub fn status(
     }))?;
     status.conditions = Some(conditions(previous.conditions.as_deref().unwrap_or_default(), state));
     status.images = if state.images.is_empty() { previous.images.clone() } else { Some(state.images.clone()) };
+    status.runtime_handlers = (!state.features.handlers.is_empty()).then(|| state.features.handlers.clone());
+    let policy = state.features.groups_policy;
+    status.features = policy.then_some(NodeFeatures { supplemental_groups_policy: Some(true) });
+    if let Some(info) = status.node_info.as_mut().filter(|_| machine.swap > 0) {
+        info.swap = Some(NodeSwapStatus { capacity: Some(machine.swap) });
+    }
     status.volumes_attached = previous.volumes_attached.clone();
     status.volumes_in_use = (!state.volumes_in_use.is_empty()).then(|| state.volumes_in_use.clone());
     Ok(status)
@@ -351,6 +371,8 @@ mod tests {
             machine_id: "m".into(),
             boot_id: "b".into(),
             labels: BTreeMap::new(),
+            huge_pages: BTreeMap::new(),
+            swap: 0,
         }
     }
 

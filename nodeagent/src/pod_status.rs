@@ -1,7 +1,7 @@
 //! What the agent reports of a pod, computed from what the runtime says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, VolumeMount};
 use keelson_proto::cri::ContainerState;
 use serde_json::{Value, json};
 
@@ -71,12 +71,32 @@ pub struct View<'a> {
     pub resizing: Option<&'a Verdict>,
 }
 
-fn time(nanoseconds: i64) -> String {
-    format!("{:.0}", Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH))
+/// A time of the runtime; it has none of containers that it lost with the machine's power.
+fn time(nanoseconds: i64) -> Option<String> {
+    let known = (nanoseconds > 0).then(|| Timestamp::from_nanosecond(nanoseconds.into()).ok()).flatten();
+    known.map(|time| format!("{time:.0}"))
 }
 
 fn now() -> String {
     format!("{:.0}", Timestamp::now())
+}
+
+/// How volumes are mounted: whether read-only mounts are so with all that is mounted below them is known from the run.
+fn mounts(spec: &Container, run: Option<&Run>) -> Vec<Value> {
+    let deep = |path: &str| {
+        let mounted = run.into_iter().flat_map(|run| &run.mounts);
+        mounted.into_iter().any(|m| m.recursive_read_only && m.container_path == path)
+    };
+    let one = |mount: &VolumeMount| {
+        let mut value = json!({"name": mount.name, "mountPath": mount.mount_path});
+        if mount.read_only == Some(true) {
+            value["readOnly"] = true.into();
+            let enabled = mount.recursive_read_only.as_deref() == Some("Enabled") || deep(&mount.mount_path);
+            value["recursiveReadOnly"] = if enabled { "Enabled" } else { "Disabled" }.into();
+        }
+        value
+    };
+    spec.volume_mounts.iter().flatten().map(one).collect()
 }
 
 impl View<'_> {
@@ -130,6 +150,16 @@ impl View<'_> {
         });
         if let Some(newest) = newest {
             value["containerID"] = format!("{}://{}", self.runtime, newest.id).into();
+        }
+        let mounts = mounts(spec, newest);
+        if !mounts.is_empty() {
+            value["volumeMounts"] = mounts.into();
+        }
+        // Only newer runtimes tell it.
+        let user = newest.filter(|n| n.state() == ContainerState::ContainerRunning).and_then(|n| n.user.as_ref());
+        if let Some(user) = user.and_then(|u| u.linux.as_ref()) {
+            let groups = &user.supplemental_groups;
+            value["user"] = json!({"linux": {"uid": user.uid, "gid": user.gid, "supplementalGroups": groups}});
         }
         if let Some(resources) = spec.resources.as_ref().filter(|_| sort != Sort::Ephemeral && newest.is_some()) {
             value["resources"] = json!({"limits": resources.limits, "requests": resources.requests});
@@ -394,6 +424,12 @@ mod tests {
         assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
         let state = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
         assert_eq!(state.reason.as_deref(), Some("CrashLoopBackOff"));
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_told() {
+        assert_eq!(time(0), None);
+        assert_eq!(time(1_500_000_000).as_deref(), Some("1970-01-01T00:00:01Z"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_proto::cri;
 
+use crate::admit::is_critical;
 use crate::agent::Agent;
 use crate::local_storage::tree;
 use crate::pod_status::Doom;
@@ -185,7 +186,6 @@ fn candidate(what: &str, of: &Pod, used: i64) -> Candidate {
         .filter_map(|c| amount(c.resources.as_ref()?.requests.as_ref(), what).map(|m| m / 1000));
     let wanted: i64 = wanted.sum();
     let spec = pod::spec(of);
-    let class = spec.priority_class_name.unwrap_or_default();
     // Nobody asks for processes, and who asked for all the memory that it may have does not exceed it.
     let exceeds = match what {
         PIDS => false,
@@ -197,7 +197,7 @@ fn candidate(what: &str, of: &Pod, used: i64) -> Candidate {
         exceeds,
         priority: spec.priority.unwrap_or(0),
         excess: used - wanted,
-        critical: class.starts_with("system-"),
+        critical: is_critical(of),
     }
 }
 
@@ -251,7 +251,9 @@ impl Agent {
         let pods = self.pods.list();
         let going =
             |of: &&Arc<Pod>| of.metadata.deletion_timestamp.is_some() || self.pods.doom(&pod::uid(of)).is_some();
-        let alive: Vec<Arc<Pod>> = pods.into_iter().filter(|of| !pod::is_finished(of)).collect();
+        // Static pods are the node's own.
+        let may_go = |of: &Arc<Pod>| !pod::is_finished(of) && !self.pods.is_static(&pod::uid(of));
+        let alive: Vec<Arc<Pod>> = pods.into_iter().filter(may_go).collect();
         if alive.iter().any(|of| going(&of)) {
             return;
         }

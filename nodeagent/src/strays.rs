@@ -1,15 +1,17 @@
-//! Processes of pods that their runtime has forgotten: a containerd that is killed while it makes a sandbox may know nothing
-//! of it afterwards, and nobody would ever end what it started.
+//! Processes and addresses of pods that their runtime has forgotten: a containerd that is killed while it makes a sandbox may
+//! know nothing of it afterwards, and nobody would ever end what it started or give back what it took.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::agent::Agent;
+use crate::cni::{self, PodNetwork};
 
 /// How often it is looked for them.
 const LOOK: Duration = Duration::from_secs(60);
@@ -95,6 +97,28 @@ fn end(shim: &Shim) {
     }
 }
 
+/// Removes addresses of pods that were given long ago to sandboxes that the runtime does not know: one that is killed while it
+/// makes a sandbox gives nothing back, and a node has few hundred of them.
+fn free_addresses(dir: &Path, known: &HashSet<String>, now: SystemTime) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| now.duration_since(at).ok());
+        let old = age.is_some_and(|age| age >= FORGOTTEN);
+        if !old || name.parse::<IpAddr>().is_err() {
+            continue;
+        }
+        // The sandbox's id, then the name of the interface.
+        let owner = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let Some(owner) = owner.split_whitespace().next() else { continue };
+        if !known.contains(owner) {
+            tracing::warn!(address = name, sandbox = owner, "the runtime has forgotten a sandbox: its address is free");
+            if let Err(error) = std::fs::remove_file(entry.path()) {
+                tracing::warn!(address = name, %error, "it could not be freed");
+            }
+        }
+    }
+}
+
 /// Ends strays for ever.
 pub(crate) async fn run(agent: Arc<Agent>) {
     let mut unknown = Unknown::default();
@@ -107,6 +131,11 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             tokio::join!(agent.runtime.sandboxes(HashMap::new()), agent.runtime.containers(HashMap::new()));
         let (Ok(sandboxes), Ok(containers)) = (sandboxes, containers) else { continue };
         let known = sandboxes.into_iter().map(|s| s.id).chain(containers.into_iter().map(|c| c.id)).collect();
+        // Without a network of ours they are somebody else's.
+        let ours = agent.config.cni_conf_dir.join(cni::FILE).exists();
+        if ours && agent.config.pod_network != PodNetwork::None {
+            free_addresses(Path::new(cni::ADDRESSES), &known, SystemTime::now());
+        }
         for shim in unknown.look(Instant::now(), present, &known) {
             tracing::warn!(
                 sandbox = shim.id,
@@ -121,6 +150,27 @@ pub(crate) async fn run(agent: Arc<Agent>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_forgotten_sandboxes_are_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, owner) in [
+            ("10.244.0.2", "known\r\neth0"),
+            ("10.244.0.3", "lost\r\neth0"),
+            ("fd00::3", "lost\r\neth0"),
+            ("lock", "lost"),
+        ] {
+            std::fs::write(at(name), owner).unwrap();
+        }
+        let known = HashSet::from(["known".to_owned()]);
+        // What is new may belong to a sandbox that is being made.
+        free_addresses(dir.path(), &known, SystemTime::now());
+        assert!(at("10.244.0.3").exists());
+        free_addresses(dir.path(), &known, SystemTime::now() + FORGOTTEN + LOOK);
+        let there = ["10.244.0.2", "10.244.0.3", "fd00::3", "lock"].map(|name| at(name).exists());
+        assert_eq!(there, [true, false, false, true]);
+    }
 
     #[test]
     fn shims_of_this_runtime() {

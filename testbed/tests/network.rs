@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
+
 use common::{Cluster, Kubectl, PATIENCE};
 use keelson_testbed::{Role, Start, image, until};
 use serde_json::Value;
@@ -40,7 +42,7 @@ fn pods_meet_through_an_overlay() {
     }
     for host in cluster.testbed.hosts().unwrap().iter().filter(|host| host.role() == Role::Agent) {
         let routes = host.run("ip", &["route"]).unwrap();
-        assert!(routes.contains("dev keelson.1 onlink"), "{routes}");
+        assert!(routes.lines().any(|route| route.contains("dev keelson.1 ") && route.contains("onlink")), "{routes}");
     }
     nodes_tell_of_their_endpoints(&cluster, &kubectl);
 }
@@ -76,4 +78,47 @@ fn nodes_tell_of_their_endpoints(cluster: &Cluster, kubectl: &Kubectl) {
     told(4);
     kubectl.ok("scale deployment hello --replicas=0");
     told(0);
+}
+
+/// Nodes that come one after another: more than could be noticed if anybody waited for the next report.
+const NEWCOMERS: u8 = 20;
+
+/// A node that there is only in the API.
+fn newcomer(index: u8, via: Ipv4Addr) -> String {
+    format!(
+        r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "newcomer-{index}"}},
+        "spec": {{"podCIDR": "10.244.{index}.0/24", "podCIDRs": ["10.244.{index}.0/24"]}},
+        "status": {{"addresses": [{{"type": "InternalIP", "address": "{via}"}}]}}}}"#
+    )
+}
+
+#[test]
+fn ways_to_new_nodes_are_there_at_once() {
+    let Some(cluster) = Cluster::start("ways", 1, 1, &Start::default()) else { return };
+    let kubectl = cluster.kubectl(1);
+    let hosts = cluster.testbed.hosts().unwrap();
+    let agent = hosts.iter().find(|host| host.role() == Role::Agent).unwrap();
+    let routes = || agent.run("ip", &["route", "show", "proto", "107"]);
+    let [a, b, c, _] = agent.address().octets();
+    let mut made = 0;
+    // All of them within the patience for one: who looked only every ten seconds would need three times as long.
+    let all = until("all are reached, one after another", PATIENCE, || {
+        let index = 200 + made;
+        if !routes()?.contains(&format!("10.244.{index}.0/24 via {a}.{b}.{c}.{index} ")) {
+            // The first time it is made; then it is there.
+            kubectl.feed("create -f -", &newcomer(index, Ipv4Addr::new(a, b, c, index)));
+            return Ok(None);
+        }
+        made += 1;
+        Ok((made == NEWCOMERS).then_some(()))
+    });
+    all.unwrap_or_else(|e| panic!("{made} of {NEWCOMERS}: {e:#}\n{}", agent.log_end("keelson")));
+    // What leads nowhere goes, also while no agent looks.
+    kubectl.ok("delete node newcomer-200");
+    until("its route is gone", PATIENCE, || Ok((!routes()?.contains("10.244.200.0/24")).then_some(()))).unwrap();
+    agent.kill("keelson").unwrap();
+    kubectl.ok("delete node newcomer-201");
+    cluster.testbed.bring_up(&Start::default(), &|_| {}).unwrap();
+    until("so is that one", PATIENCE, || Ok((!routes()?.contains("10.244.201.0/24")).then_some(()))).unwrap();
+    assert!(routes().unwrap().contains("10.244.202.0/24"));
 }

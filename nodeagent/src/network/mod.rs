@@ -16,3 +16,4 @@ pub mod policy;
 pub mod proxy;
 mod service;
 mod sets;
+pub mod ways;

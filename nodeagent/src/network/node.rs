@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
-use keelson_client::{Error, ListParams, PatchType};
+use keelson_client::{Error, PatchType};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{dns, overlay, policy, proxy};
+use super::{dns, policy, proxy, ways};
 use crate::agent::Agent;
 use crate::cni::{self, PodNetwork};
 use crate::node;
@@ -28,12 +28,12 @@ impl Agent {
         let services =
             async { if self.config.proxy { proxy::run(self.clone()).await } else { std::future::pending().await } };
         let policies = async {
-            if self.config.proxy { policy::run(self.clone(), stop).await } else { std::future::pending().await }
+            if self.config.proxy { policy::run(self.clone(), stop.clone()).await } else { std::future::pending().await }
         };
-        tokio::join!(names, services, policies);
+        tokio::join!(names, services, policies, ways::run(self.clone(), stop.clone()));
     }
 
-    /// Makes the pods' network on this node and the ways to other nodes'.
+    /// Makes the pods' network on this node.
     pub(crate) async fn pod_network(&self, ranges: &[String], node: &Node, prepared: &mut bool) -> Result<(), Error> {
         let cidr = ranges.iter().find(|range| !range.contains(':')).or(ranges.first());
         let Some(cidr) = cidr.map(String::as_str) else { return Ok(()) };
@@ -50,23 +50,6 @@ impl Agent {
                     self.networked.notify_one();
                 }
                 Err(error) => tracing::error!(%error, "the node's network could not be prepared"),
-            }
-        }
-        let nodes = self.config.client.cluster::<Node>().list(&ListParams::default()).await?.items;
-        if vxlan {
-            let routes = cni::overlaid(&self.config.node_name, &nodes, self.config.node_ip);
-            let made = async {
-                overlay::device(self.config.node_ip, ranges).await?;
-                overlay::set_routes(&routes).await
-            };
-            if let Err(error) = made.await {
-                tracing::warn!(%error, "other nodes' pods may not be reached");
-            }
-            return Ok(());
-        }
-        for (cidr, via) in cni::routes(&self.config.node_name, &nodes) {
-            if let Err(error) = cni::set_route(&cidr, via).await {
-                tracing::warn!(%cidr, %via, %error, "route to another node's pods could not be set");
             }
         }
         Ok(())

@@ -3,7 +3,6 @@
 //! Each node's device has a hardware address that follows from the node's own address, so that nodes need to tell each
 //! other nothing but what the API has anyway.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 /// The device.
-const DEVICE: &str = "keelson.1";
+pub(crate) const DEVICE: &str = "keelson.1";
 /// The network's number, and the port that Linux has always used for it.
 const NETWORK: &str = "1";
 const PORT: &str = "8472";
@@ -66,26 +65,14 @@ pub async fn device(node: IpAddr, ranges: &[String]) -> io::Result<()> {
     run("ip", &["link", "set", DEVICE, "up"]).await
 }
 
-/// What leads to the pods of one other node.
-fn commands(cidr: &str, node: IpAddr) -> [Vec<String>; 3] {
-    let words = |text: String| text.split(' ').map(str::to_owned).collect();
+/// What leads to the pods of one other node: lines for `ip`, `bridge` and `ip`.
+pub fn way(cidr: &str, node: IpAddr) -> [String; 3] {
     let (mac, at) = (hardware(node), network(cidr));
     [
-        words(format!("ip neighbor replace {at} lladdr {mac} dev {DEVICE} nud permanent")),
-        words(format!("bridge fdb replace {mac} dev {DEVICE} dst {node}")),
-        words(format!("ip route replace {cidr} via {at} dev {DEVICE} onlink")),
+        format!("neighbor replace {at} lladdr {mac} dev {DEVICE} nud permanent"),
+        format!("fdb replace {mac} dev {DEVICE} dst {node}"),
+        format!("route replace {cidr} via {at} dev {DEVICE} onlink"),
     ]
-}
-
-/// Sets the ways to all other nodes' pods.
-pub async fn set_routes(routes: &BTreeMap<String, IpAddr>) -> io::Result<()> {
-    for (cidr, node) in routes {
-        for command in commands(cidr, *node) {
-            let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
-            run(&command[0], &arguments).await?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -95,15 +82,14 @@ mod tests {
     #[test]
     fn ways_follow_from_addresses() {
         let node = "10.0.0.7".parse().unwrap();
-        let six = commands("fd00:244:0:3::/64", node).map(|words| words.join(" "));
-        assert_eq!(six[2], "ip route replace fd00:244:0:3::/64 via fd00:244:0:3:: dev keelson.1 onlink");
-        let commands = commands("10.244.3.0/24", node).map(|words| words.join(" "));
+        let six = way("fd00:244:0:3::/64", node);
+        assert_eq!(six[2], "route replace fd00:244:0:3::/64 via fd00:244:0:3:: dev keelson.1 onlink");
         assert_eq!(
-            commands,
+            way("10.244.3.0/24", node),
             [
-                "ip neighbor replace 10.244.3.0 lladdr 0e:6b:0a:00:00:07 dev keelson.1 nud permanent",
-                "bridge fdb replace 0e:6b:0a:00:00:07 dev keelson.1 dst 10.0.0.7",
-                "ip route replace 10.244.3.0/24 via 10.244.3.0 dev keelson.1 onlink",
+                "neighbor replace 10.244.3.0 lladdr 0e:6b:0a:00:00:07 dev keelson.1 nud permanent",
+                "fdb replace 0e:6b:0a:00:00:07 dev keelson.1 dst 10.0.0.7",
+                "route replace 10.244.3.0/24 via 10.244.3.0 dev keelson.1 onlink",
             ]
         );
         let [one, two] = ["fd00::1", "fd00::2"].map(|ip| hardware(ip.parse().unwrap()));

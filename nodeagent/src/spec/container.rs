@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_proto::cri;
 use sha2::{Digest, Sha256};
 
-use super::{SpecError, env, pod, resources, security, text};
+use super::{SpecError, env, pages, pod, resources, security, text};
 use crate::cri::{CONTAINER_HASH, CONTAINER_NAME};
 
 /// Annotation: the container's grace, so that it is known after the pod is gone.
@@ -26,8 +26,8 @@ pub struct Parts<'a> {
     pub image: &'a cri::Image,
     /// The container whose processes it sees.
     pub target: Option<&'a str>,
-    /// The node's memory, bytes.
-    pub node_memory: i64,
+    /// The node's memory.
+    pub memory: &'a pages::Site,
     /// The first id of the pod's own user namespace, if it has one.
     pub ids: Option<u32>,
 }
@@ -45,6 +45,8 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
     let mut labels = pod::labels(of);
     labels.insert(CONTAINER_NAME.into(), container.name.clone());
     let annotations = [(CONTAINER_HASH.to_owned(), hash(container)), (GRACE.to_owned(), pod::grace(of).to_string())];
+    let mut linux = resources::container(of, container, parts.memory.memory);
+    pages::limit(of, container, parts.memory, &mut linux);
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: parts.attempt }),
         image: Some(cri::ImageSpec { image: parts.image.id.clone(), ..Default::default() }),
@@ -60,7 +62,7 @@ pub fn config(of: &Pod, container: &Container, parts: Parts<'_>) -> Result<cri::
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(resources::container(of, container, parts.node_memory)),
+            resources: Some(linux),
             security_context: Some(security::container(of, container, parts.image, parts.target, parts.ids)?),
         }),
         envs: parts.variables,

@@ -4,6 +4,7 @@ pub mod container;
 pub mod dns;
 pub mod env;
 pub mod fields;
+pub mod pages;
 pub mod pod;
 pub mod resources;
 pub mod sandbox;

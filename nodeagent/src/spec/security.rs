@@ -12,6 +12,8 @@ use crate::userns::LENGTH;
 
 /// Where profiles named by pods are, as upstream has it.
 const SECCOMP_ROOT: &str = "/var/lib/kubelet/seccomp";
+/// Of containers that see all of `/proc`.
+const UNMASKED: &str = "Unmasked";
 /// Paths that an ordinary container does not see.
 const HIDDEN: &[&str] = &[
     "/proc/asound",
@@ -123,8 +125,9 @@ pub fn refusals(of: &Pod, features: &Features, handler: &str) -> Option<String> 
     if shared.supplemental_groups_policy.as_deref() == Some("Strict") && !features.groups_policy {
         return Some("supplementalGroupsPolicy Strict is not supported by this node's runtime".into());
     }
-    if contexts().any(|c| c.proc_mount.as_deref().is_some_and(|p| p != "Default")) {
-        return Some("procMount other than Default is not supported by this node".into());
+    // The API asks for both together; without it root of the pod would be the node's.
+    if spec.host_users != Some(false) && contexts().any(|c| c.proc_mount.as_deref() == Some(UNMASKED)) {
+        return Some("procMount Unmasked without hostUsers: false is not supported by this node".into());
     }
     None
 }
@@ -165,7 +168,8 @@ pub fn container(
     if own.run_as_non_root.or(shared.run_as_non_root) == Some(true) {
         not_root(user, image)?;
     }
-    let unless = |paths: &[&str]| if privileged { vec![] } else { paths.iter().map(|p| (*p).into()).collect() };
+    let bare = privileged || own.proc_mount.as_deref() == Some(UNMASKED);
+    let unless = |paths: &[&str]| if bare { vec![] } else { paths.iter().map(|p| (*p).into()).collect() };
     let mut supplemental_groups = shared.supplemental_groups.clone().unwrap_or_default();
     supplemental_groups.extend(shared.fs_group);
     // Without a user of the spec the image's is taken.

@@ -11,13 +11,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
-    VolumeDevice, VolumeMount,
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, NFSVolumeSource, PersistentVolume, PersistentVolumeClaim,
+    Pod, Volume, VolumeDevice, VolumeMount,
 };
 use keelson_proto::cri::{Device, ImageSpec, Mount, MountPropagation};
 
 use crate::spec::resources::millis;
-use crate::spec::{SpecError, env, pod, text};
+use crate::spec::{SpecError, env, pages, pod, text};
 use sources::Sources;
 
 pub use mounts::remove;
@@ -55,7 +55,7 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
     let group = of.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let group = group.and_then(|g| u32::try_from(g).ok());
     if let Some(source) = &volume.empty_dir {
-        return empty_dir(&empty_dir_path(dir, &volume.name), source, group);
+        return empty_dir(of, &empty_dir_path(dir, &volume.name), source, group);
     }
     if let Some(source) = &volume.host_path {
         return host_path(source);
@@ -77,7 +77,7 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
     }
     if let Some(source) = &volume.nfs {
         let at = directory(dir, "nfs", &volume.name);
-        return nfs(&at, &source.server, &source.path, source.read_only == Some(true)).await;
+        return nfs(&at, source, &[]).await;
     }
     let kind = if volume.config_map.is_some() {
         "configmap"
@@ -104,14 +104,17 @@ async fn one(of: &Pod, volume: &Volume, dir: &Path, sources: &Sources) -> Result
     Ok(at)
 }
 
-fn empty_dir(at: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<PathBuf, SpecError> {
+fn empty_dir(of: &Pod, at: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<PathBuf, SpecError> {
     match source.medium.as_deref().unwrap_or_default() {
         "" => std::fs::create_dir_all(at)?,
         "Memory" => {
             let limit = source.size_limit.as_ref().and_then(|q| millis(&q.0)).map(|m| m / 1000).filter(|b| *b > 0);
             mounts::memory(at, limit, OPEN)?;
         }
-        other => return Err(SpecError::new(format!("medium {other:?} of an emptyDir is not supported by this node"))),
+        other => match pages::of_medium(of, other) {
+            Some(size) => mounts::huge_pages(at, size?, OPEN)?,
+            None => return Err(SpecError::new(format!("medium {other:?} of an emptyDir is not known"))),
+        },
     }
     let mode = if group.is_some() { OPEN | 0o2000 } else { OPEN };
     let present = std::fs::metadata(at)?;
@@ -178,20 +181,25 @@ async fn claim(of: &Pod, name: &str, dir: &Path, sources: &Sources, read_only: b
     }
     if let Some(source) = &spec.nfs {
         let at = directory(dir, "nfs", &volume);
-        return nfs(&at, &source.server, &source.path, source.read_only == Some(true)).await;
+        return nfs(&at, source, spec.mount_options.as_deref().unwrap_or_default()).await;
     }
     let message = format!("volume {volume} is of a kind that this node does not have");
     Err(SpecError::new(message))
 }
 
 /// Mounts with the system's own helper, which speaks to the server.
-async fn nfs(at: &Path, server: &str, path: &str, read_only: bool) -> Result<PathBuf, SpecError> {
+async fn nfs(at: &Path, source: &NFSVolumeSource, more: &[String]) -> Result<PathBuf, SpecError> {
     std::fs::create_dir_all(at)?;
     if mounts::is_mounted(at)? {
         return Ok(at.to_owned());
     }
     let mut command = tokio::process::Command::new("mount");
-    command.args(["-t", "nfs", "-o", if read_only { "ro" } else { "rw" }]).arg(format!("{server}:{path}")).arg(at);
+    let first = if source.read_only == Some(true) { "ro" } else { "rw" };
+    let options: Vec<&str> = std::iter::once(first).chain(more.iter().map(String::as_str)).collect();
+    let server = &source.server;
+    // Addresses of IPv6 have colons of their own.
+    let server = if server.contains(':') && !server.starts_with('[') { format!("[{server}]") } else { server.clone() };
+    command.args(["-t", "nfs", "-o", &options.join(",")]).arg(format!("{server}:{}", source.path)).arg(at);
     let done = command.output().await?;
     if !done.status.success() {
         return Err(SpecError::new(format!("mount: {}", String::from_utf8_lossy(&done.stderr).trim())));

@@ -50,6 +50,17 @@ pub fn memory(path: &Path, size: Option<i64>, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts a file system in huge pages of a size at `path`, unless one is there.
+pub fn huge_pages(path: &Path, size: i64, mode: u32) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    if is_mounted(path)? {
+        return Ok(());
+    }
+    let options = format!("pagesize={size},mode={mode:o}");
+    mount(Some("nodev"), path, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
+}
+
 /// Unmounts all that is mounted below `dir` and removes it. Nothing is removed while a mount is left: it might be the
 /// node's own files.
 pub fn remove(dir: &Path) -> io::Result<()> {

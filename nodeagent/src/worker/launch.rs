@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_proto::cri::{self, Mount};
 
-use super::plan::{Start, runs, span};
+use super::plan::{Start, runs};
 use super::{BACK_OFF, Crash, Failure, Worker, now};
 use crate::cri::{Run, Running};
+use crate::events::Recorder;
 use crate::handler::Target;
 use crate::spec::env::{self, Sources};
 use crate::spec::pod::{self, Sort};
@@ -70,7 +71,20 @@ fn log_end(path: &Path) -> Option<String> {
     (!end.is_empty()).then_some(end)
 }
 
+/// The image of one of a pod's containers.
+fn image_of(of: &Pod, name: &str) -> String {
+    let extra = || pod::ephemeral_containers(of).iter().find(|c| c.name == name).and_then(|c| c.image.clone());
+    pod::find(of, name).and_then(|(_, c)| c.image.clone()).or_else(extra).unwrap_or_default()
+}
+
 impl Worker {
+    /// Tells people something of a container the first time that it is so: `what` says when it is another thing.
+    pub(super) fn tell_once(&mut self, container: &str, what: &str, tell: impl FnOnce(&Recorder)) {
+        if self.told.insert(container.to_owned(), what.to_owned()).as_deref() != Some(what) {
+            tell(&self.agent.events);
+        }
+    }
+
     /// Starts a container, unless it must wait after a failure.
     pub(super) async fn launch(
         &mut self,
@@ -80,11 +94,17 @@ impl Worker {
         sandbox: &str,
     ) -> Result<(), Refusal> {
         if let Some(failure) = self.failures.get(&start.name).filter(|f| f.at.elapsed() < f.pause()) {
-            if failure.reason == "ErrImagePull" {
-                let pause = span(i64::try_from(failure.pause().as_secs()).unwrap_or(i64::MAX));
-                return Err(("ImagePullBackOff", format!("Back-off pulling image ({pause}): {}", failure.message)));
+            let (reason, message, count) = (failure.reason, failure.message.clone(), failure.count);
+            if reason != "ErrImagePull" {
+                return Err((reason, message));
             }
-            return Err((failure.reason, failure.message.clone()));
+            let image = image_of(of, &start.name);
+            let back_off = format!("Back-off pulling image \"{image}\"");
+            self.tell_once(&start.name, &format!("pull {count}"), |events| {
+                events.normal(of, Some(&start.name), "BackOff", back_off.clone());
+                events.warning(of, Some(&start.name), "Failed", "Error: ImagePullBackOff");
+            });
+            return Err(("ImagePullBackOff", format!("{back_off}: ErrImagePull: {message}")));
         }
         let result = self.attempt(of, start, seen, sandbox).await;
         match &result {
@@ -218,7 +238,7 @@ impl Worker {
             devices: volumes::devices_of(spec, &places)?,
             image,
             target: target.filter(|_| start.sort == Sort::Ephemeral),
-            node_memory: facts.node_memory,
+            memory: &self.agent.memory_site(),
             ids,
         };
         container::config(of, spec, parts)
@@ -277,7 +297,7 @@ impl Worker {
             ("CreateContainerError", e.message().to_owned())
         })?;
         let id = made.into_inner().container_id;
-        events.normal(of, name, "Created", format!("Created container: {}", spec.name));
+        events.normal(of, name, "Created", "Container created");
         let request = cri::StartContainerRequest { container_id: id.clone() };
         let began = Instant::now();
         let started = client.start_container(request).await;
@@ -286,7 +306,7 @@ impl Worker {
             events.warning(of, name, "Failed", format!("Error: {}", e.message()));
             ("RunContainerError", e.message().to_owned())
         })?;
-        events.normal(of, name, "Started", format!("Started container {}", spec.name));
+        events.normal(of, name, "Started", "Container started");
         Ok(id)
     }
 

@@ -126,6 +126,8 @@ pub struct Worker {
     /// Addresses by sandbox.
     addresses: Option<(String, Vec<String>)>,
     failures: HashMap<String, Failure>,
+    /// What was told of containers last, by name.
+    told: HashMap<String, String>,
     crashes: HashMap<String, Crash>,
     /// By the run's id.
     probes: HashMap<String, Probing>,
@@ -153,6 +155,7 @@ pub async fn run(agent: Arc<Agent>, uid: String, wake: Arc<Notify>) {
         certificates: Arc::default(),
         addresses: None,
         failures: HashMap::new(),
+        told: HashMap::new(),
         crashes: HashMap::new(),
         probes: HashMap::new(),
         hooking: HashSet::new(),
@@ -283,6 +286,7 @@ impl Worker {
             }
             again = plan.again;
             waiting.extend(plan.waiting.clone());
+            self.tell_of_crashes(of, &plan, &seen);
             let resized = self.carry_out_resize(of, &seen).await;
             if self.carry_out(of, &plan, &seen, sandbox, &mut waiting).await? || resized {
                 seen = self.look().await?;
@@ -299,6 +303,17 @@ impl Worker {
         pause = deadline(of).map_or(pause, |s| pause.min(Duration::from_secs(s.max(1).unsigned_abs())));
         let left = self.failures.values().map(|f| f.pause().saturating_sub(f.at.elapsed()));
         Ok(Next::In(left.fold(pause, Duration::min).max(Duration::from_millis(100))))
+    }
+
+    /// Tells once for each run that ended that the next one has to wait.
+    fn tell_of_crashes(&mut self, of: &Pod, plan: &Plan, seen: &Running) {
+        for name in plan.waiting.keys() {
+            let Some(run) = plan::runs(name, seen).next() else { continue };
+            let (namespace, pod) = (of.metadata.namespace.as_deref(), of.metadata.name.as_deref());
+            let title = format!("{}_{}({})", pod.unwrap_or_default(), namespace.unwrap_or_default(), self.uid);
+            let message = format!("Back-off restarting failed container {name} in pod {title}");
+            self.tell_once(name, &run.id, |events| events.warning(of, Some(name), "BackOff", message));
+        }
     }
 
     /// Notes how long a new pod took until the API was told that it runs.
@@ -361,6 +376,10 @@ impl Worker {
     ) -> Result<Option<String>, StepError> {
         let present = seen.sandbox().map(|s| s.id.clone());
         if present.is_none() {
+            if !seen.sandboxes.is_empty() {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                self.agent.events.normal(of, None, "SandboxChanged", message);
+            }
             // What is left of an earlier sandbox has no network any more.
             self.stop_all(Some(of), seen).await?;
             for old in &seen.sandboxes {
@@ -474,7 +493,9 @@ impl Worker {
         let began = Instant::now();
         let made = self.agent.runtime.pods.clone().run_pod_sandbox(request).await;
         *self.in_runtime.lock() += began.elapsed();
-        let made = made.map_err(|status| SpecError::new(format!("rpc error: {}", status.message())))?;
+        let made = made.map_err(|status| {
+            SpecError::new(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+        })?;
         Ok(made.into_inner().pod_sandbox_id)
     }
 

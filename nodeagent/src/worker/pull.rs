@@ -10,6 +10,7 @@ use keelson_proto::cri::{AuthConfig, Image};
 use serde_json::Value;
 
 use super::Worker;
+use crate::cri::ImageVolumes;
 use crate::spec::text;
 
 /// How often it is looked whether the pod is still wanted while an image comes.
@@ -59,6 +60,22 @@ fn is_valid(image: &str) -> bool {
     };
     let good_host = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b));
     good_host && path.split('/').all(good_part) && tag.is_none_or(good_tag) && digest.is_none_or(good_digest)
+}
+
+/// A duration in thousandths of a second, as Go prints it.
+fn lasted(time: Duration) -> String {
+    let millis = time.as_millis();
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let (minutes, seconds) = (millis / 60_000, millis % 60_000);
+    let seconds = format!("{}.{:03}", seconds / 1000, seconds % 1000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
 }
 
 /// Host and path of a key of a pull secret.
@@ -145,7 +162,8 @@ impl Worker {
                 Err(("ErrImageNeverPull", message))
             }
             (Some(image), _) if !always => {
-                let message = format!("Container image \"{wanted}\" already present on machine");
+                let message =
+                    format!("Container image \"{wanted}\" already present on machine and can be accessed by the pod");
                 events.normal(of, Some(&container.name), "Pulled", message);
                 Ok(image)
             }
@@ -162,12 +180,18 @@ impl Worker {
         let mut found = HashMap::new();
         let volumes = of.spec.iter().flat_map(|s| s.volumes.iter().flatten());
         for (volume, source) in volumes.filter_map(|v| Some((v, v.image.as_ref()?))) {
-            if container.volume_mounts.iter().flatten().all(|mount| mount.name != volume.name) {
+            let mounts = || container.volume_mounts.iter().flatten().filter(|mount| mount.name == volume.name);
+            if mounts().next().is_none() {
                 continue;
             }
-            if !self.agent.features.lock().image_volumes {
-                let message =
-                    format!("volume \"{}\": this node's container runtime does not mount images", volume.name);
+            let named = |path: &Option<String>| path.as_ref().is_some_and(|path| !path.is_empty());
+            let parts = mounts().any(|mount| named(&mount.sub_path) || named(&mount.sub_path_expr));
+            let can = self.agent.features.lock().image_volumes;
+            let needed = if parts { ImageVolumes::Parts } else { ImageVolumes::Whole };
+            if can < needed {
+                let what = if can == ImageVolumes::None { "images" } else { "parts of images" };
+                let name = &volume.name;
+                let message = format!("volume \"{name}\": this node's container runtime does not mount {what}");
                 self.agent.events.warning(of, Some(&container.name), "Failed", format!("Error: {message}"));
                 return Err(("CreateContainerError", message));
             }
@@ -197,6 +221,7 @@ impl Worker {
         let mut failure = String::new();
         let full = tagged(image);
         for auth in candidates {
+            let pulling = Instant::now();
             let pulled = tokio::select! {
                 pulled = self.agent.runtime.pull(&full, auth) => pulled,
                 () = self.unwanted() => return Err(("ErrImagePull", "the pod is being deleted".into())),
@@ -205,13 +230,14 @@ impl Worker {
                 Ok(()) => {
                     let found = self.inspect(image).await?;
                     let found = found.ok_or(("ErrImagePull", format!("image \"{image}\" is gone after its pull")))?;
-                    let took = began.elapsed().as_secs_f64();
                     events.normal(
                         of,
                         name,
                         "Pulled",
                         format!(
-                            "Successfully pulled image \"{image}\" in {took:.3}s. Image size: {} bytes.",
+                            "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
+                            lasted(pulling.elapsed()),
+                            lasted(began.elapsed()),
                             found.size
                         ),
                     );
@@ -221,9 +247,9 @@ impl Worker {
             }
         }
         let message = format!("Failed to pull image \"{image}\": {failure}");
-        events.warning(of, name, "Failed", message.clone());
+        events.warning(of, name, "Failed", message);
         events.warning(of, name, "Failed", "Error: ErrImagePull");
-        Err(("ErrImagePull", message))
+        Err(("ErrImagePull", failure))
     }
 
     /// Returns once the pod is gone or about to go.
@@ -274,6 +300,15 @@ mod tests {
             ("localhost:5000/x@sha256:00", "localhost:5000", "localhost:5000/x@sha256:00"),
         ] {
             assert_eq!((registry(image), tagged(image).as_str()), (host, full), "{image}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (millis, text) in
+            [(7, "7ms"), (1000, "1s"), (1250, "1.25s"), (61_001, "1m1.001s"), (3_600_000, "1h0m0s"), (0, "0ms")]
+        {
+            assert_eq!(lasted(Duration::from_millis(millis)), text);
         }
     }
 

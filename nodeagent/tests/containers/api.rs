@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -35,6 +36,9 @@ impl Pods {
     }
 }
 
+/// How many there were in this process.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
 /// The API.
 pub struct Api {
     pods: Mutex<Pods>,
@@ -42,6 +46,31 @@ pub struct Api {
     /// Anything else, by its path below the group's version.
     others: Mutex<BTreeMap<String, Value>>,
     events: broadcast::Sender<Value>,
+    /// Requests for what Kubernetes' API does not have.
+    private: Mutex<Vec<String>>,
+    /// Which one it is of this process.
+    number: u32,
+}
+
+/// Resources of Kubernetes' API that are off by default.
+const OPTIONAL: [&str; 1] = ["podcertificaterequests"];
+
+/// Whether a path is one of a resource that Kubernetes' API has.
+fn is_public(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return false,
+    };
+    let plural = match rest {
+        ["namespaces", _, plural, ..] => plural,
+        [plural, ..] => plural,
+        [] => return false,
+    };
+    let kubernetes = ["", "apps", "batch", "policy", "autoscaling"].contains(&group) || group.ends_with(".k8s.io");
+    kubernetes && (keelson_machinery::resources::find(group, version, plural).is_some() || OPTIONAL.contains(plural))
 }
 
 fn answer(code: u16, value: &Value) -> http::Response<Body> {
@@ -62,7 +91,21 @@ impl Api {
             config_maps: Mutex::default(),
             others: Mutex::default(),
             events: broadcast::Sender::new(BACKLOG),
+            private: Mutex::default(),
+            number: MADE.fetch_add(1, Ordering::Relaxed),
         })
+    }
+
+    /// The agent is for any API server: what only this one has it must not ask for.
+    pub fn was_asked_in_public(&self) {
+        let private = self.private.lock();
+        assert!(private.is_empty(), "no API server of Kubernetes knows {private:?}");
+    }
+
+    /// The uid of a pod that is created by this name. Control groups of pods are named after it, and whoever ends a pod
+    /// ends all that is in its group: tests that run beside each other must not share any.
+    pub fn uid(&self, name: &str) -> String {
+        format!("uid-{name}-{}-{}", std::process::id(), self.number)
     }
 
     /// A pod; `null` if there is none.
@@ -88,7 +131,7 @@ impl Api {
     /// Creates a pod on the node `n` from its spec.
     pub fn create(&self, name: &str, mut spec: Value) {
         spec["nodeName"] = "n".into();
-        let uid = format!("uid-{name}");
+        let uid = self.uid(name);
         self.change(name, |pod| {
             *pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
                 "metadata": {"name": name, "namespace": "default", "uid": uid, "labels": {"app": name}}});
@@ -234,6 +277,9 @@ impl Transport for Calls {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'_, std::io::Result<http::Response<Body>>> {
         let path = request.uri().to_string();
         let sent: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        if !is_public(&path) {
+            self.0.private.lock().push(format!("{} {path}", request.method()));
+        }
         async move {
             let method = request.method().as_str();
             if path.contains("/pods") {

@@ -43,7 +43,7 @@ async fn signers_give_pods_certificates() {
     let spec = decide(&node, "keelson.test/gives", &issued).await;
     for (field, wanted) in [
         ("podName", "given"),
-        ("podUID", "uid-given"),
+        ("podUID", node.api.uid("given").as_str()),
         ("nodeName", "n"),
         ("serviceAccountName", "default"),
         ("serviceAccountUID", "uid-of-account"),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
+use crate::api::Api;
 use crate::registry::{Entry, Registered, serve};
 use crate::{Node, first, pod, ready, shell};
 
@@ -88,11 +89,10 @@ impl Driver {
 }
 
 /// A claim that is allocated, for these pods.
-fn claim(name: &str, pods: &[&str]) -> Value {
+fn claim(api: &Api, name: &str, pods: &[&str]) -> Value {
     let results: Vec<Value> =
         ["fast", "large"].iter().map(|r| json!({"request": r, "driver": NAME, "pool": "n", "device": r})).collect();
-    let users: Vec<Value> =
-        pods.iter().map(|p| json!({"resource": "pods", "name": p, "uid": format!("uid-{p}")})).collect();
+    let users: Vec<Value> = pods.iter().map(|p| json!({"resource": "pods", "name": p, "uid": api.uid(p)})).collect();
     json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")}, "spec": {},
         "status": {"allocation": {"devices": {"results": results}}, "reservedFor": users}})
@@ -110,7 +110,7 @@ async fn claimed_devices_come_from_a_driver() {
     let Some(mut node) = Node::start().await else { return };
     let dir = node.runtime.dir.path().to_owned();
     let set = |name: &str, pods: &[&str]| {
-        node.api.set(&format!("namespaces/default/resourceclaims/{name}"), claim(name, pods));
+        node.api.set(&format!("namespaces/default/resourceclaims/{name}"), claim(&node.api, name, pods));
     };
     set("shared", &["claim-one", "claim-two"]);
     set("foreign", &["somebody"]);

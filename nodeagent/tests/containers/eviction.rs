@@ -23,6 +23,8 @@ async fn a_node_that_is_short_ends_pods_in_their_order() {
     for name in ["guaranteed", "greedy", "critical"] {
         node.until(name, "runs", ready).await;
     }
+    let run = |name: &str| first(&node.api.pod(name))["containerID"].as_str().unwrap_or_default().to_owned();
+    let critical = run("critical");
     // From now on no machine has enough memory.
     node.kill_agent().await;
     node.eviction = "memory.available<100%".parse().unwrap();
@@ -41,6 +43,8 @@ async fn a_node_that_is_short_ends_pods_in_their_order() {
     let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
     assert_eq!((&disrupted["status"], &disrupted["reason"]), (&"True".into(), &"TerminationByKubelet".into()));
     node.until("critical", "stays", ready).await;
+    let status = node.api.pod("critical")["status"].clone();
+    assert_eq!(first(&json!({"status": status}))["containerID"], critical, "it is the same run: {status:#}");
     for name in ["guaranteed", "greedy", "critical"] {
         node.api.delete(name, 1);
         node.until(name, "is confirmed as deleted", Value::is_null).await;

@@ -6,6 +6,7 @@ mod churn;
 mod claims;
 mod driver;
 mod eviction;
+mod pages;
 mod plugin;
 mod probes;
 mod registry;
@@ -87,6 +88,7 @@ impl Node {
             eviction: self.eviction,
             cpu_policy: self.cpu_policy.clone(),
             placement: self.placement.clone(),
+            swap: keelson_nodeagent::SwapBehavior::default(),
             allowed_sysctls: vec![],
             manifests: keelson_nodeagent::Manifests {
                 path: Some(at("manifests")),
@@ -110,6 +112,7 @@ impl Node {
             agent.abort();
             let _ = agent.await;
         }
+        self.api.was_asked_in_public();
     }
 
     /// Tells the agent to stop and waits for it, while the machine is in a state.
@@ -144,7 +147,7 @@ impl Node {
     }
 
     fn log(&self, pod: &str, file: &str) -> String {
-        let path = format!("logs/default_{pod}_uid-{pod}/{file}");
+        let path = format!("logs/default_{pod}_{}/{file}", self.api.uid(pod));
         std::fs::read_to_string(self.runtime.dir.path().join(path)).unwrap_or_default()
     }
 
@@ -406,8 +409,8 @@ async fn static_pods_run_and_are_mirrored() {
 }
 
 /// The microseconds of processor time that a container of a burstable pod may have in each period.
-fn quota(pod: &str, container: &str) -> String {
-    let group = format!("kubepods/burstable/poduid-{pod}/{container}");
+fn quota(node: &Node, pod: &str, container: &str) -> String {
+    let group = format!("kubepods/burstable/pod{}/{container}", node.api.uid(pod));
     let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
     let text =
         read(format!("/sys/fs/cgroup/cpu/{group}/cpu.cfs_quota_us")) + &read(format!("/sys/fs/cgroup/{group}/cpu.max"));
@@ -434,7 +437,7 @@ async fn resources_change_in_place() {
     let id =
         |pod: &Value| first(pod)["containerID"].as_str().unwrap_or_default().rsplit('/').next().unwrap().to_owned();
     let before = id(&node.api.pod("r"));
-    assert_eq!(quota("r", &before), "10000");
+    assert_eq!(quota(&node, "r", &before), "10000");
     // More than the node has: the container keeps what it has, also in a new agent.
     let resize = |resources: Value| node.api.change("r", |pod| pod["spec"]["containers"][0]["resources"] = resources);
     resize(json!({"requests": {"cpu": "1000"}, "limits": {"cpu": "1000", "memory": "64Mi"}}));
@@ -445,7 +448,7 @@ async fn resources_change_in_place() {
         first(p)["resources"]["limits"]["cpu"] == "250m" && pending(p, "PodResizePending").is_null()
     })
     .await;
-    assert_eq!((id(&node.api.pod("r")), quota("r", &before)), (before.clone(), "25000".to_owned()));
+    assert_eq!((id(&node.api.pod("r")), quota(&node, "r", &before)), (before.clone(), "25000".to_owned()));
     assert_eq!(first(&node.api.pod("r"))["allocatedResources"]["cpu"], "1m");
     // What its policy says takes a new container.
     node.api.change("r", |pod| pod["spec"]["containers"][0]["resources"] = sized("250m", "96Mi"));

@@ -86,7 +86,7 @@ fn cpus(node: &Node, name: &str, class: &str) -> String {
 fn set_of(node: &Node, name: &str, class: &str, file: &str) -> String {
     let pod = node.api.pod(name);
     let id = first(&pod)["containerID"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
-    let group = format!("kubepods/{class}poduid-{name}/{id}");
+    let group = format!("kubepods/{class}pod{}/{id}", node.api.uid(name));
     let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
     let text = read(format!("/sys/fs/cgroup/cpuset/{group}/{file}")) + &read(format!("/sys/fs/cgroup/{group}/{file}"));
     text.trim().to_owned()

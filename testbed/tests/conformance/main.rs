@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod habits;
 mod network;
 mod node;
 mod pods;

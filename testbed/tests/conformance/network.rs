@@ -13,36 +13,36 @@ const DUAL: &[&str] =
 /// Requests after which every one of two pods has answered, but for a chance of one in a thousand million.
 const MANY: u32 = 30;
 
-/// Two web pods, one on each node, one that asks, and Services of every sort.
+/// A web pod with two ports.
+const WEB: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: web}}
+spec:
+  nodeName: NODE
+  hostname: HOST
+  subdomain: SUBDOMAIN
+  containers:
+  - {name: c, image: "keelson.local/web:1", readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}, ports: [{name: main, containerPort: 8080}]}
+  - name: more
+    image: keelson.local/web:2
+    env: [{name: PORT, value: "8081"}]
+    ports: [{name: second, containerPort: 8081}]
+    readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
+"#;
+
+/// Two web pods, one on each node, and the rest.
+fn apply_all(kubectl: &Kubectl) {
+    for (name, node, host, subdomain) in [("web-1", "agent-1", "first", "heads"), ("web-2", "agent-2", "web-2", "\"\"")]
+    {
+        let pod = WEB.replace("NAME", name).replace("NODE", node);
+        apply(kubectl, &pod.replace("HOST", host).replace("SUBDOMAIN", subdomain));
+    }
+    apply(kubectl, OBJECTS);
+}
+
+/// A pod that asks, and Services of every sort.
 const OBJECTS: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: web-1, labels: {app: web}}
-spec:
-  nodeName: agent-1
-  hostname: first
-  subdomain: heads
-  containers:
-  - {name: c, image: "keelson.local/web:1", readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}, ports: [{name: main, containerPort: 8080}]}
-  - name: more
-    image: keelson.local/web:2
-    env: [{name: PORT, value: "8081"}]
-    ports: [{name: second, containerPort: 8081}]
-    readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web-2, labels: {app: web}}
-spec:
-  nodeName: agent-2
-  containers:
-  - {name: c, image: "keelson.local/web:1", readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}, ports: [{name: main, containerPort: 8080}]}
-  - name: more
-    image: keelson.local/web:2
-    env: [{name: PORT, value: "8081"}]
-    ports: [{name: second, containerPort: 8081}]
-    readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}
----
 apiVersion: v1
 kind: Pod
 metadata: {name: asks}
@@ -134,7 +134,7 @@ fn services_names_and_ports() {
     }
     let Some(cluster) = cluster("confnet", DUAL, &["--cni", "vxlan"]) else { return };
     let kubectl = cluster.kubectl(1);
-    apply(&kubectl, OBJECTS);
+    apply_all(&kubectl);
     for name in ["web-1", "web-2", "asks"] {
         pod_becomes(&kubectl, name, "is ready", is_ready);
     }
@@ -146,10 +146,27 @@ fn services_names_and_ports() {
     names_are_answered(&net);
     host_ports_do_not_conflict(&net);
     endpoints_without_selector(&net);
+    a_service_of_nobody(&net);
     protocols_share_a_port(&net);
     a_pod_reaches_itself(&net);
     the_api_passes_through(&net);
     policies_deny(&net);
+}
+
+/// A Service whose selector no pod matches has endpoints that are empty, and they go with it.
+fn a_service_of_nobody(net: &Net<'_>) {
+    apply(
+        &net.kubectl,
+        "{apiVersion: v1, kind: Service, metadata: {name: lonely}, spec: {selector: {app: lonely}, ports: [{port: 80}]}}",
+    );
+    let slices = "get endpointslices -l kubernetes.io/service-name=lonely -o";
+    net.kubectl.wait(&format!("{slices} name"), |out| out.lines().count() == 1);
+    let endpoints = net.kubectl.ok(&format!("{slices} 'jsonpath={{.items[*].endpoints[*].addresses}}'"));
+    assert_eq!(endpoints, "");
+    net.kubectl.wait("get endpoints lonely -o name", |out| out.contains("endpoints/lonely"));
+    net.kubectl.ok("delete service lonely");
+    net.kubectl.wait(&format!("{slices} name"), str::is_empty);
+    net.kubectl.wait("get endpoints --ignore-not-found lonely -o name", str::is_empty);
 }
 
 fn pods_are_reached(net: &Net<'_>) {
@@ -469,7 +486,7 @@ fn services_by_iptables() {
     }
     let Some(cluster) = cluster("confipt", DUAL, &["--proxy-mode", "iptables", "--cni", "vxlan"]) else { return };
     let kubectl = cluster.kubectl(1);
-    apply(&kubectl, OBJECTS);
+    apply_all(&kubectl);
     for name in ["web-1", "web-2", "asks"] {
         pod_becomes(&kubectl, name, "is ready", is_ready);
     }

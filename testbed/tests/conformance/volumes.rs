@@ -64,6 +64,15 @@ spec:
     - {name: projected, mountPath: /v/projected}
 "#;
 
+const IMAGE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: image-volume}
+spec:
+  volumes: [{name: v, image: {reference: "keelson.local/web:1", pullPolicy: IfNotPresent}}]
+  containers: [{name: c, image: "keelson.local/web:1", volumeMounts: [{name: v, mountPath: /v}]}]
+"#;
+
 #[test]
 fn volumes_follow_their_sources() {
     let Some(cluster) = cluster("confvol", &[], &[]) else { return };
@@ -98,6 +107,8 @@ fn volumes_follow_their_sources() {
     );
     immutable_sources(&kubectl);
     the_same_name_elsewhere(&kubectl);
+    an_image_as_volume(&kubectl);
+    fifty_at_once(&kubectl);
 }
 
 /// A patch of the key `key`.
@@ -115,6 +126,44 @@ fn immutable_sources(kubectl: &Kubectl) {
         assert!(refused.err.contains("field is immutable when `immutable` is set"), "{refused:?}");
         kubectl.ok(&format!("label {kind} changing a=b"));
     }
+}
+
+/// As many config maps as the conformance list has, each a volume of its own in each of three pods.
+fn fifty_at_once(kubectl: &Kubectl) {
+    const VOLUMES: std::ops::Range<u32> = 0..50;
+    let lines = |line: &dyn Fn(u32) -> String| VOLUMES.map(line).collect::<Vec<_>>();
+    let maps = lines(&|n| {
+        format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: one-of-many-{n}}}, data: {{key: value-{n}}}}}")
+    });
+    apply(kubectl, &maps.join("\n---\n"));
+    let volumes = lines(&|n| format!("{{name: v{n}, configMap: {{name: one-of-many-{n}}}}}")).join(", ");
+    let mounts = lines(&|n| format!("{{name: v{n}, mountPath: /v/{n}}}")).join(", ");
+    let script = "for n in $(busybox seq 0 49); do grep -qx value-$n /v/$n/key || exit 1; done";
+    for pod in ["many-1", "many-2", "many-3"] {
+        apply(
+            kubectl,
+            &format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {pod}}}, spec: {{restartPolicy: Never, volumes: [{volumes}], \
+                 containers: [{{name: c, image: 'keelson.local/web:1', command: [sh, -c, '{script}'], \
+                 volumeMounts: [{mounts}]}}]}}}}"
+            ),
+        );
+    }
+    for pod in ["many-1", "many-2", "many-3"] {
+        pod_becomes(kubectl, pod, "has all its volumes", |p| p["status"]["phase"] == "Succeeded");
+    }
+}
+
+/// Newer runtimes mount images; with an older one the pod says that it cannot, and waits.
+fn an_image_as_volume(kubectl: &Kubectl) {
+    apply(kubectl, IMAGE);
+    let runtime = kubectl.ok("get nodes -o 'jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}'");
+    let old = runtime.starts_with("containerd://1.");
+    pod_becomes(kubectl, "image-volume", "runs or waits", |pod| {
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        let refused = waiting["message"].as_str().unwrap_or_default().contains("does not mount images");
+        if old { waiting["reason"] == "CreateContainerError" && refused } else { is_ready(pod) }
+    });
 }
 
 fn the_same_name_elsewhere(kubectl: &Kubectl) {
