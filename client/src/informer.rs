@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::api::{Client, Error, ListParams, Object};
+use crate::lean::without_managers;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);
@@ -333,7 +334,7 @@ impl<K: Object> Informer<K> {
 
     /// Takes an event in; its version.
     fn take(&self, event: &RawEvent) -> Result<Option<String>, Error> {
-        let text = event.object.get();
+        let text = &*without_managers(event.object.get());
         let head = || serde_json::from_str::<Head>(text).map(|head| head.metadata);
         match event.kind.as_str() {
             "ADDED" | "MODIFIED" => match serde_json::from_str::<K>(text) {
@@ -357,7 +358,7 @@ impl<K: Object> Informer<K> {
         loop {
             let page = api.list_raw(&params).await?;
             for item in page.items {
-                match serde_json::from_str::<K>(item.get()) {
+                match serde_json::from_str::<K>(&without_managers(item.get())) {
                     Ok(object) => {
                         fresh.insert(key(&object));
                         self.set(object);

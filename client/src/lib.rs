@@ -10,6 +10,7 @@ pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;
+pub mod lean;
 pub mod queue;
 pub mod spdy;
 pub mod transport;
