@@ -12,6 +12,7 @@ pub mod https;
 pub mod informer;
 pub mod lean;
 pub mod queue;
+mod revisions;
 pub mod spdy;
 pub mod transport;
 

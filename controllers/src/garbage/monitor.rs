@@ -8,7 +8,7 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
 use keelson_client::Error;
 use keelson_client::discovery::{ApiResource, METADATA_LIST, METADATA_ONLY, PartialObject};
-use keelson_client::lean::without_managers;
+use keelson_client::lean::without_managed_fields;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -79,7 +79,7 @@ impl Monitor {
                     let status: Status = serde_json::from_str(event.object.get())?;
                     return Err(Error::Status(Box::new(status)));
                 }
-                let object: PartialObject = serde_json::from_str(&without_managers(event.object.get()))?;
+                let object: PartialObject = serde_json::from_str(&without_managed_fields(event.object.get()))?;
                 version = object.metadata.resource_version.clone().unwrap_or(version);
                 let uid = object.metadata.uid.clone().unwrap_or_default();
                 match event.kind {
