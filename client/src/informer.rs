@@ -4,7 +4,9 @@
 //! Invariants: the indexes hold exactly the keys of the stored objects; a handler hears of each object at least once and
 //! of every change after that, in the order of revisions; [`Informer::revision`] never passes an event not yet stored.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,48 +55,146 @@ impl<K> Change<K> {
     }
 }
 
+/// Takes off an object what nobody reads: that need not be kept in memory.
+pub type Trim<K> = Box<dyn Fn(&mut K) + Send + Sync>;
+
+/// What a stored object is found by.
+trait Keyed {
+    fn namespace(&self) -> &str;
+    fn name(&self) -> &str;
+}
+
+impl Keyed for Key {
+    fn namespace(&self) -> &str {
+        &self.0
+    }
+
+    fn name(&self) -> &str {
+        &self.1
+    }
+}
+
+impl Hash for dyn Keyed + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.namespace().hash(state);
+        self.name().hash(state);
+    }
+}
+
+impl PartialEq for dyn Keyed + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        (self.name(), self.namespace()) == (other.name(), other.namespace())
+    }
+}
+
+impl Eq for dyn Keyed + '_ {}
+
+/// A stored object; the key is the object's own.
+struct Stored<K>(Arc<K>);
+
+impl<K: Object> Keyed for Stored<K> {
+    fn namespace(&self) -> &str {
+        self.0.metadata().namespace.as_deref().unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.0.metadata().name.as_deref().unwrap_or_default()
+    }
+}
+
+impl<K: Object> Hash for Stored<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self as &dyn Keyed).hash(state);
+    }
+}
+
+impl<K: Object> PartialEq for Stored<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self as &dyn Keyed == other as &dyn Keyed
+    }
+}
+
+impl<K: Object> Eq for Stored<K> {}
+
+impl<'a, K: Object> Borrow<dyn Keyed + 'a> for Stored<K> {
+    fn borrow(&self) -> &(dyn Keyed + 'a) {
+        self
+    }
+}
+
+/// A stored object in an index: told from others by where it is.
+struct Found<K>(Arc<K>);
+
+impl<K> Hash for Found<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl<K> PartialEq for Found<K> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<K> Eq for Found<K> {}
+
 struct Index<K> {
     name: &'static str,
     of: IndexFn<K>,
-    keys: HashMap<String, HashSet<Key>>,
+    objects: HashMap<String, HashSet<Found<K>>>,
 }
 
 struct Store<K> {
-    objects: HashMap<Key, Arc<K>>,
+    objects: HashSet<Stored<K>>,
     indexes: Vec<Index<K>>,
 }
 
 impl<K: Object> Store<K> {
-    fn insert(&mut self, key: &Key, object: Arc<K>) -> Option<Arc<K>> {
-        let old = self.remove(key);
+    fn get(&self, key: &Key) -> Option<&Arc<K>> {
+        self.objects.get(key as &dyn Keyed).map(|stored| &stored.0)
+    }
+
+    fn insert(&mut self, object: Arc<K>) -> Option<Arc<K>> {
+        let old = self.objects.replace(Stored(object.clone())).map(|stored| stored.0);
+        if let Some(old) = &old {
+            self.unlink(old);
+        }
         for index in &mut self.indexes {
             for value in (index.of)(&object) {
-                index.keys.entry(value).or_default().insert(key.clone());
+                index.objects.entry(value).or_default().insert(Found(object.clone()));
             }
         }
-        self.objects.insert(key.clone(), object);
         old
     }
 
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
-        let old = self.objects.remove(key)?;
-        for index in &mut self.indexes {
-            for value in (index.of)(&old) {
-                if let Some(keys) = index.keys.get_mut(&value) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        index.keys.remove(&value);
-                    }
-                }
-            }
+        let old = self.objects.take(key as &dyn Keyed)?.0;
+        self.unlink(&old);
+        if self.objects.len() < self.objects.capacity() / 4 {
+            self.objects.shrink_to_fit();
         }
         Some(old)
     }
 
+    /// Takes an object out of the indexes.
+    fn unlink(&mut self, old: &Arc<K>) {
+        for index in &mut self.indexes {
+            for value in (index.of)(old) {
+                let Some(found) = index.objects.get_mut(&value) else { continue };
+                found.remove(&Found(old.clone()));
+                if found.is_empty() {
+                    index.objects.remove(&value);
+                } else if found.len() < found.capacity() / 4 {
+                    found.shrink_to_fit();
+                }
+            }
+        }
+    }
+
     fn find(&self, index: &str, value: &str) -> Vec<Arc<K>> {
-        let Some(index) = self.indexes.iter().find(|i| i.name == index) else { return Vec::new() };
-        let keys = index.keys.get(value).into_iter().flatten();
-        keys.filter_map(|key| self.objects.get(key).cloned()).collect()
+        let index = self.indexes.iter().find(|i| i.name == index);
+        index.and_then(|i| i.objects.get(value)).into_iter().flatten().map(|found| found.0.clone()).collect()
     }
 }
 
@@ -111,7 +211,7 @@ pub struct Informer<K> {
     /// Tells of every change of the newest revision.
     changed: watch::Sender<()>,
     synced: watch::Sender<bool>,
-    trim: Option<fn(&mut K)>,
+    trim: Option<Trim<K>>,
 }
 
 /// A list or watch event with objects not yet decoded: one object that cannot be read must not stop the others.
@@ -150,7 +250,7 @@ impl<K: Object> Informer<K> {
         client: &Client,
         params: ListParams,
         indexes: &[(&'static str, IndexFn<K>)],
-        trim: Option<fn(&mut K)>,
+        trim: Option<Trim<K>>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let informer = Arc::new(Self { trim, ..Self::empty(indexes) });
@@ -188,9 +288,9 @@ impl<K: Object> Informer<K> {
             }),
         ];
         let indexes = standard.iter().chain(indexes);
-        let indexes = indexes.map(|(name, of)| Index { name, of: *of, keys: HashMap::new() }).collect();
+        let indexes = indexes.map(|(name, of)| Index { name, of: *of, objects: HashMap::new() }).collect();
         Self {
-            store: RwLock::new(Store { objects: HashMap::new(), indexes }),
+            store: RwLock::new(Store { objects: HashSet::new(), indexes }),
             handlers: RwLock::default(),
             revisions: Revisions::default(),
             changed: watch::Sender::new(()),
@@ -281,8 +381,8 @@ impl<K: Object> Informer<K> {
                 }
             }
             if page.continue_token.is_none() {
-                let gone: Vec<Key> =
-                    self.store.read().objects.keys().filter(|k| !fresh.contains(*k)).cloned().collect();
+                let known: Vec<Key> = self.store.read().objects.iter().map(|stored| key(&*stored.0)).collect();
+                let gone = known.into_iter().filter(|key| !fresh.contains(key));
                 for key in gone {
                     self.remove(&key);
                 }
@@ -302,11 +402,11 @@ impl<K: Object> Informer<K> {
     fn set(&self, mut object: K) {
         // Nobody here reads them, and a write without them keeps those that are stored.
         object.metadata_mut().managed_fields = None;
-        if let Some(trim) = self.trim {
+        if let Some(trim) = &self.trim {
             trim(&mut object);
         }
-        let (key, object) = (key(&object), Arc::new(object));
-        let old = self.store.write().insert(&key, object.clone());
+        let object = Arc::new(object);
+        let old = self.store.write().insert(object.clone());
         if old.as_ref().is_some_and(|o| o.metadata().resource_version == object.metadata().resource_version) {
             return;
         }
@@ -338,7 +438,7 @@ impl<K: Object> Informer<K> {
 
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.store.read().objects.get(key).cloned()
+        self.store.read().get(key).cloned()
     }
 
     /// One object of a namespace ("" for cluster-scoped kinds).
@@ -348,7 +448,7 @@ impl<K: Object> Informer<K> {
 
     /// All objects.
     pub fn list_all(&self) -> Vec<Arc<K>> {
-        self.store.read().objects.values().cloned().collect()
+        self.store.read().objects.iter().map(|stored| stored.0.clone()).collect()
     }
 
     /// Number of objects.
@@ -453,7 +553,7 @@ mod tests {
             (names(pods.by("node", "n2")), names(pods.in_namespace("d")), pods.count()),
             ("a".into(), "a".into(), 1)
         );
-        assert_eq!(pods.store.read().indexes.iter().map(|i| i.keys.len()).sum::<usize>(), 3);
+        assert_eq!(pods.store.read().indexes.iter().map(|i| i.objects.len()).sum::<usize>(), 3);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, ReplicationController,
     ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,6 +23,7 @@ use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use keelson_client::informer::Trim;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_pki::service_account::SigningKey;
 use keelson_pki::{Authority, ClusterPki};
@@ -30,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use crate::device_taints::BY_POOL;
+use crate::kept::Pod;
 use crate::volumes;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 
@@ -159,8 +161,8 @@ macro_rules! informers {
                 Self { $($field: {
                     let fields: Option<&str> = $fields;
                     let params = ListParams { field_selector: fields.map(str::to_owned), ..ListParams::default() };
-                    let trim: [Option<fn(&mut $kind)>; 1] = [None $(.or(Some($trim)))?];
-                    Informer::start_trimmed(client, params, $indexes, trim[0], stop.clone())
+                    let trim: Option<Trim<$kind>> = None $(.or(Some(Box::new($trim) as Trim<$kind>)))?;
+                    Informer::start_trimmed(client, params, $indexes, trim, stop.clone())
                 },)* }
             }
 
@@ -179,7 +181,7 @@ macro_rules! informers {
 informers! {
     /// Pods, without what no controller reads.
     pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index)], None,
-        crate::trim::pod;
+        crate::kept::trimmer();
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.
@@ -312,6 +314,11 @@ impl Context {
         if let Some(version) = &written.metadata().resource_version {
             informer.caught_up(version, CATCH_UP).await;
         }
+    }
+
+    /// Waits until `informer` shows what was written at this version.
+    pub async fn settle_at<K: keelson_client::Object>(&self, informer: &Informer<K>, version: &str) {
+        informer.caught_up(version, CATCH_UP).await;
     }
 
     /// Waits until `informer` shows that an object goes.

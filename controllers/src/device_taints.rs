@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
 };
@@ -13,6 +12,7 @@ use keelson_client::informer::key;
 use keelson_client::{Change, Key};
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::node::eviction::{self, Reason};
 use crate::pods;
 use crate::resource_claims::{is_made_for, names_of, reserves};

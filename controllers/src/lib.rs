@@ -16,6 +16,7 @@ mod garbage;
 mod history;
 mod housekeeping;
 mod job;
+mod kept;
 mod metrics;
 mod node;
 mod owners;
@@ -28,7 +29,6 @@ mod resource_claims;
 mod runtime;
 mod services;
 mod statefulset;
-mod trim;
 mod volumes;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;

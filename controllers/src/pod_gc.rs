@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, PodCondition};
 use keelson_client::Error;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::node::health::ready_status;
 use crate::pods;
 
@@ -118,21 +119,16 @@ async fn collect(context: &Context, pod: &Pod, why: Why) -> Result<(), Error> {
     info!(namespace, name, ?why, "collecting a pod");
     let api = context.client.namespaced::<Pod>(namespace);
     if !pods::is_finished(pod) && why != Why::Terminated {
-        let mut changed = pod.clone();
-        changed.status.get_or_insert_default().phase = Some("Failed".into());
-        if let Some(message) = why.message() {
-            let condition = PodCondition {
-                type_: "DisruptionTarget".into(),
-                status: "True".into(),
-                reason: Some("DeletionByPodGC".into()),
-                message: Some(message.into()),
-                last_transition_time: Some(context.now()),
-                observed_generation: pod.metadata.generation,
-                ..PodCondition::default()
-            };
-            pods::set_condition(&mut changed, condition);
-        }
-        api.replace_status(name, &changed).await?;
+        let condition = why.message().map(|message| PodCondition {
+            type_: "DisruptionTarget".into(),
+            status: "True".into(),
+            reason: Some("DeletionByPodGC".into()),
+            message: Some(message.into()),
+            last_transition_time: Some(context.now()),
+            observed_generation: pod.metadata.generation,
+            ..PodCondition::default()
+        });
+        pods::write_status(context, pod, Some("Failed"), condition).await?;
     }
     let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}});
     match api.delete(name, &options).await {

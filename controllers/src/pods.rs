@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self as core, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use keelson_client::{Error, Object};
+use keelson_client::{Error, Object, PatchType};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::controller_reference;
 
 /// Most pods that one look creates or deletes.
@@ -83,10 +84,10 @@ pub fn until(at: Timestamp, now: Timestamp) -> Option<std::time::Duration> {
 }
 
 /// A pod of `template` that `owner` controls. Without a name of its own it gets one that begins with the owner's.
-pub fn of_template<K: Object>(owner: &K, template: &PodTemplateSpec) -> Pod {
+pub fn of_template<K: Object>(owner: &K, template: &PodTemplateSpec) -> core::Pod {
     let given = template.metadata.clone().unwrap_or_default();
     let metadata = owner.metadata();
-    Pod {
+    core::Pod {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", metadata.name.as_deref().unwrap_or_default())),
             namespace: metadata.namespace.clone(),
@@ -107,17 +108,17 @@ pub async fn create<K: Object>(
     context: &Context,
     component: &'static str,
     owner: &K,
-    pods: Vec<Pod>,
+    pods: Vec<core::Pod>,
 ) -> Result<usize, Error> {
     let recorder = context.recorder(component);
     let namespace = owner.metadata().namespace.as_deref().unwrap_or_default();
-    let api = context.client.namespaced::<Pod>(namespace);
+    let api = context.client.namespaced::<core::Pod>(namespace);
     let (mut rest, mut size, mut made) = (pods.into_iter().peekable(), 1_usize, 0);
     let mut failure = None;
-    let mut newest: Option<Pod> = None;
+    let mut newest = (0, None);
     while rest.peek().is_some() && failure.is_none() {
-        let batch: Vec<Pod> = rest.by_ref().take(size).collect();
-        let results: Vec<Result<Pod, Error>> = futures::stream::iter(batch)
+        let batch: Vec<core::Pod> = rest.by_ref().take(size).collect();
+        let results: Vec<Result<core::Pod, Error>> = futures::stream::iter(batch)
             .map(|pod| {
                 let api = &api;
                 async move { api.create(&pod).await }
@@ -131,8 +132,10 @@ pub async fn create<K: Object>(
                     let name = pod.metadata.name.as_deref().unwrap_or_default();
                     recorder.normal(owner, "SuccessfulCreate", format!("Created pod: {name}"));
                     made += 1;
-                    if version(&pod) > newest.as_ref().map_or(0, version) {
-                        newest = Some(pod);
+                    let version = pod.metadata.resource_version;
+                    let number = version.as_ref().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+                    if number > newest.0 {
+                        newest = (number, version);
                     }
                 }
                 Err(error) => {
@@ -145,8 +148,8 @@ pub async fn create<K: Object>(
         }
         size *= 2;
     }
-    if let Some(newest) = newest {
-        context.settle(&context.cache.pods, &newest).await;
+    if let Some(newest) = newest.1 {
+        context.settle_at(&context.cache.pods, &newest).await;
     }
     match failure {
         // Nothing can be made there any more; the end of the namespace ends the owner too.
@@ -154,10 +157,6 @@ pub async fn create<K: Object>(
         Some(error) => Err(error),
         None => Ok(made),
     }
-}
-
-fn version(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// Deletes pods of `owner` and tells of each. Returns once the cache shows them going.
@@ -247,20 +246,40 @@ pub fn sort_for_deletion(pods: &mut [Arc<Pod>], neighbours: impl Fn(&Pod) -> usi
     });
 }
 
-/// Adds a condition to a pod's status, or replaces it; tells whether anything changed.
-pub fn set_condition(pod: &mut Pod, new: PodCondition) -> bool {
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    if let Some(old) = conditions.iter_mut().find(|c| c.type_ == new.type_) {
-        if old.status == new.status && old.reason == new.reason && old.message == new.message {
-            return false;
-        }
-        let kept = (old.status == new.status).then(|| old.last_transition_time.clone()).flatten();
-        let time = kept.or_else(|| new.last_transition_time.clone());
-        *old = PodCondition { last_transition_time: time, ..new };
-        return true;
+/// What a condition of a pod becomes; none if it says that already.
+fn changed_condition(pod: &Pod, new: PodCondition) -> Option<PodCondition> {
+    let Some(old) = condition(pod, &new.type_) else { return Some(new) };
+    if old.status == new.status && old.reason == new.reason && old.message == new.message {
+        return None;
     }
-    conditions.push(new);
-    true
+    let kept = (old.status == new.status).then(|| old.last_transition_time.clone()).flatten();
+    let time = kept.or_else(|| new.last_transition_time.clone());
+    Some(PodCondition { last_transition_time: time, ..new })
+}
+
+/// Writes a pod's phase, if one is given, and one of its conditions, if that changes. The pod must be the one that was looked
+/// at, as it was then.
+pub async fn write_status(
+    context: &Context,
+    pod: &Pod,
+    phase: Option<&str>,
+    condition: Option<PodCondition>,
+) -> Result<(), Error> {
+    let conditions: Vec<PodCondition> = condition.into_iter().filter_map(|new| changed_condition(pod, new)).collect();
+    if conditions.is_empty() && phase.is_none() {
+        return Ok(());
+    }
+    let metadata = &pod.metadata;
+    let mut status = json!({"conditions": conditions});
+    if let Some(phase) = phase {
+        status["phase"] = phase.into();
+    }
+    let patch =
+        json!({"metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version}, "status": status});
+    let api = context.client.namespaced::<Pod>(metadata.namespace.as_deref().unwrap_or_default());
+    let name = metadata.name.as_deref().unwrap_or_default();
+    api.patch(name, Some("status"), PatchType::Strategic, &patch).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use keelson_client::discovery::{self, METADATA_LIST};
@@ -17,6 +17,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
 /// Changes of the objects of a namespace are gathered for so long before they are counted.

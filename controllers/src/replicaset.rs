@@ -7,12 +7,13 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
-    Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+    PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Change, Informer, Key, Object};
 
 use crate::context::{Context, ORPHANS};
+use crate::kept::Pod;
 use crate::owners::{self, Selector, controller_of};
 use crate::pods::{self, BURST};
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};

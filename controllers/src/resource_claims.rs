@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodResourceClaim, PodResourceClaimStatus};
+use k8s_openapi::api::core::v1::{PodResourceClaim, PodResourceClaimStatus};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::informer::key;
@@ -10,6 +10,7 @@ use keelson_client::{Change, Error, Key, PatchType};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::{controller_of, controller_reference, is_controlled_by};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};

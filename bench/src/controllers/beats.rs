@@ -25,7 +25,8 @@ const SPAN: Duration = Duration::from_secs(60);
 /// All must be there, or seen as dead, within this.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const SILENT: &str = "/api/v1/events?fieldSelector=reason=NodeNotReady,involvedObject.kind=Node&limit=1";
+/// All of them: a list by selectors does not say how many remain.
+const SILENT: &str = "/api/v1/events?fieldSelector=reason=NodeNotReady,involvedObject.kind=Node";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?limit=500";
 
 /// Measures one server.

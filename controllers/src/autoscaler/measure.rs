@@ -7,7 +7,7 @@ use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, ExternalMetricStatus, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus,
     ObjectMetricSource, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
 };
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_client::discovery;
 use keelson_machinery::quantity::Quantity;
@@ -16,6 +16,7 @@ use keelson_machinery::selector::LabelSelector;
 use super::metrics;
 use super::plan::{self, Moments, Tolerance, Values};
 use super::{Look, Target};
+use crate::kept::Pod;
 use crate::owners::shown;
 use crate::pods;
 

@@ -38,6 +38,10 @@ async fn read(client: &Client, path: &str, what: &str) -> Result<Value, String> 
         Error::Status(s) if s.code == Some(404) && s.details.as_ref().is_none_or(|d| d.name.is_none()) => {
             format!("the server could not find the requested resource ({what})")
         }
+        // The server of the metrics cannot be reached: what says so is no Status.
+        Error::Status(s) if s.code == Some(503) && s.reason.is_none() => {
+            format!("the server is currently unable to handle the request ({what})")
+        }
         _ => error.to_string(),
     })
 }

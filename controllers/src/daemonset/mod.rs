@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
+    self as core, Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
 };
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::context::{Context, ORPHANS};
 use crate::history::{self, REVISION_LABEL};
+use crate::kept::Pod;
 use crate::owners::{self, Selector, controller_of};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
@@ -160,7 +161,7 @@ fn leave_failed(context: &Context, set: &DaemonSet, plan: &mut Plan) -> Option<D
 }
 
 /// A pod of the set for a node.
-fn pod(set: &DaemonSet, hash: &str, node: &str) -> Pod {
+fn pod(set: &DaemonSet, hash: &str, node: &str) -> core::Pod {
     let template = set.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
     let mut pod = pods::of_template(set, &template);
     let labels = pod.metadata.labels.get_or_insert_default();

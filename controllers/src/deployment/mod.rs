@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key, PatchType};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::{self, Selector, controller_of, is_empty_selector};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};

@@ -6,7 +6,6 @@ pub mod stale;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use keelson_client::discovery;
@@ -15,6 +14,7 @@ use keelson_client::{Change, Error, Key};
 use serde::Deserialize;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::{Selector, controller_of};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use keelson_client::informer::key;
 use keelson_client::{Change, Key, PatchType};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_with};
 

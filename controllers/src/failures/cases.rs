@@ -12,13 +12,14 @@ use crate::context::Context;
 macro_rules! with {
     ($api:expr, $($field:ident: $object:expr),+) => {{
         let context = Context::of_client(Client::new($api, "test"));
-        $(context.cache.$field.hold(serde_json::from_value(whole($object)).unwrap());)+
+        $(context.cache.$field.hold(serde_json::from_value($crate::failures::cases::whole($object)).unwrap());)+
         Arc::new(context)
     }};
 }
+pub(super) use with;
 
 /// The object with what each has.
-fn whole(object: Value) -> Value {
+pub(super) fn whole(object: Value) -> Value {
     let mut all = json!({"metadata": {"name": "o", "namespace": "d", "uid": "u", "resourceVersion": "1", "generation": 1,
         "creationTimestamp": "2026-01-01T00:00:00Z"}});
     keelson_machinery::patch::merge(&mut all, &object);

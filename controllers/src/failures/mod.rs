@@ -1,6 +1,7 @@
 //! What each controller does when the API refuses, when its cache is behind, and when an object was deleted and made anew.
 
 mod cases;
+mod loops;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,10 +25,12 @@ struct Asked {
     body: Value,
 }
 
-/// An API that answers every request with the same refusal, and remembers it.
+/// An API that answers every request with the same refusal, but for some questions, and remembers it.
 struct Refusing {
     code: u16,
     reason: &'static str,
+    /// What is read at some paths; nothing: it is not there.
+    answers: Vec<(&'static str, Option<Value>)>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -35,17 +38,27 @@ impl Transport for Refusing {
     fn call(&self, request: http::Request<bytes::Bytes>) -> BoxFuture<'_, std::io::Result<http::Response<Body>>> {
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let watches = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let known = self.answers.iter().find(|(known, _)| method == http::Method::GET && !watches && *known == path);
+        let refused = |code: u16, reason: &str| {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "refused",
+                "reason": reason, "code": code});
+            (code, status)
+        };
+        let (code, answer) = match known {
+            Some((_, Some(answer))) => (200, answer.clone()),
+            Some((_, None)) => refused(404, "NotFound"),
+            None => refused(self.code, self.reason),
+        };
         self.asked.lock().push(Asked { method, path, body });
-        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "refused",
-            "reason": self.reason, "code": self.code});
-        let body = Full::new(bytes::Bytes::from(status.to_string())).map_err(|never| match never {}).boxed_unsync();
-        let answer = http::Response::builder().status(self.code).header("content-type", "application/json").body(body);
+        let body = Full::new(bytes::Bytes::from(answer.to_string())).map_err(|never| match never {}).boxed_unsync();
+        let answer = http::Response::builder().status(code).header("content-type", "application/json").body(body);
         Box::pin(async move { answer.map_err(std::io::Error::other) })
     }
 }
 
 fn refusing(code: u16, reason: &'static str) -> Arc<Refusing> {
-    Arc::new(Refusing { code, reason, asked: Mutex::default() })
+    Arc::new(Refusing { code, reason, answers: Vec::new(), asked: Mutex::default() })
 }
 
 impl Refusing {
@@ -73,7 +86,9 @@ fn every_controller_is_here() {
     let api = refusing(500, "InternalError");
     let here: BTreeSet<&str> = cases(&api).into_iter().map(|(name, ..)| name).chain(TELLING.iter().copied()).collect();
     let keyed = CONTROLLERS.iter().filter(|c| matches!(c.work, Work::Keyed { .. }));
-    let missing: Vec<&str> = keyed.map(|c| c.name).filter(|name| !here.contains(name)).collect();
+    let loops: BTreeSet<&str> = loops::cases(&api).into_iter().map(|(name, _)| name).collect();
+    let looping = CONTROLLERS.iter().filter(|c| matches!(c.work, Work::Loop(_)) && !loops.contains(c.name));
+    let missing: Vec<&str> = keyed.filter(|c| !here.contains(c.name)).chain(looping).map(|c| c.name).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 

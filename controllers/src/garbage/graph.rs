@@ -1,5 +1,7 @@
 //! Who owns whom: every object of every kind, by uid, with the references in both directions.
 //!
+//! All objects of a cluster are here, so what those of one owner have in common is there once.
+//!
 //! Invariant: an item is in the `dependents` of exactly the uids that its owner references name.
 
 use std::collections::{HashMap, HashSet};
@@ -17,15 +19,15 @@ pub const ORPHAN: &str = "orphan";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub resource: Arc<ApiResource>,
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Box<str>,
 }
 
 /// One object.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub place: Place,
-    pub owners: Vec<OwnerReference>,
+    pub owners: Arc<[OwnerReference]>,
     /// It is being deleted.
     pub going: bool,
     /// It waits for its dependents.
@@ -41,10 +43,10 @@ impl Item {
         Self {
             place: Place {
                 resource,
-                namespace: metadata.namespace.clone().unwrap_or_default(),
-                name: metadata.name.clone().unwrap_or_default(),
+                namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+                name: metadata.name.as_deref().unwrap_or_default().into(),
             },
-            owners: metadata.owner_references.clone().unwrap_or_default(),
+            owners: metadata.owner_references.as_deref().unwrap_or_default().into(),
             going,
             foreground: has(FOREGROUND),
             orphan: has(ORPHAN),
@@ -64,8 +66,8 @@ pub enum Work {
 /// The graph.
 #[derive(Default)]
 pub struct Graph {
-    items: HashMap<String, Item>,
-    dependents: HashMap<String, HashSet<String>>,
+    items: HashMap<Arc<str>, Item>,
+    dependents: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
 /// What the graph knows of an owner.
@@ -81,8 +83,10 @@ pub enum Owner {
 
 impl Graph {
     /// An item came or changed; returns what to look at.
-    pub fn upsert(&mut self, uid: &str, item: Item) -> Vec<Work> {
-        let before = self.items.insert(uid.to_owned(), item.clone());
+    pub fn upsert(&mut self, uid: &str, mut item: Item) -> Vec<Work> {
+        self.share(uid, &mut item);
+        let own = self.items.get_key_value(uid).map_or_else(|| uid.into(), |(own, _)| own.clone());
+        let before = self.items.insert(own.clone(), item.clone());
         let mut work = Vec::new();
         let was: HashSet<&str> = before.iter().flat_map(|b| b.owners.iter().map(|o| o.uid.as_str())).collect();
         let is: HashSet<&str> = item.owners.iter().map(|o| o.uid.as_str()).collect();
@@ -91,7 +95,13 @@ impl Graph {
             work.extend(self.foreground(gone));
         }
         for new in is.difference(&was) {
-            self.dependents.entry((*new).to_owned()).or_default().insert(uid.to_owned());
+            if !self.dependents.contains_key(*new) {
+                let owner = self.items.get_key_value(*new).map_or_else(|| (*new).into(), |(owner, _)| owner.clone());
+                self.dependents.insert(owner, HashSet::new());
+            }
+            if let Some(dependents) = self.dependents.get_mut(*new) {
+                dependents.insert(own.clone());
+            }
         }
         let unsettled = item.owners.iter().any(|o| self.owner(&item, o) != Owner::Solid);
         let owners_changed = before.as_ref().is_none_or(|b| b.owners != item.owners);
@@ -120,8 +130,11 @@ impl Graph {
     /// An item is gone; returns what to look at.
     pub fn remove(&mut self, uid: &str) -> Vec<Work> {
         let Some(item) = self.items.remove(uid) else { return Vec::new() };
+        if self.items.len() < self.items.capacity() / 4 {
+            self.items.shrink_to_fit();
+        }
         let mut work = Vec::new();
-        for owner in &item.owners {
+        for owner in &*item.owners {
             self.unlink(&owner.uid, uid);
             work.extend(self.foreground(&owner.uid));
         }
@@ -129,11 +142,25 @@ impl Graph {
         work
     }
 
+    /// Takes what another dependent of the same owner has, or what the item had before, in place of what is equal to it.
+    fn share(&self, uid: &str, item: &mut Item) {
+        let sibling = || self.items.get(self.dependents.get(&*item.owners.first()?.uid)?.iter().next()?);
+        let Some(other) = self.items.get(uid).or_else(sibling) else { return };
+        if other.owners == item.owners {
+            item.owners = other.owners.clone();
+        }
+        if other.place.namespace == item.place.namespace {
+            item.place.namespace = other.place.namespace.clone();
+        }
+    }
+
     fn unlink(&mut self, owner: &str, dependent: &str) {
         if let Some(set) = self.dependents.get_mut(owner) {
             set.remove(dependent);
             if set.is_empty() {
                 self.dependents.remove(owner);
+            } else if set.len() < set.capacity() / 4 {
+                set.shrink_to_fit();
             }
         }
     }
@@ -148,22 +175,22 @@ impl Graph {
 
     /// Uids of what names this uid as an owner.
     pub fn dependents_of(&self, uid: &str) -> Vec<String> {
-        self.dependents.get(uid).into_iter().flatten().cloned().collect()
+        self.dependents.get(uid).into_iter().flatten().map(|uid| uid.to_string()).collect()
     }
 
     /// Dependents that keep an owner waiting.
     pub fn blocking(&self, uid: &str) -> Vec<(String, Item)> {
         let dependents = self.dependents.get(uid).into_iter().flatten();
-        let items = dependents.filter_map(|d| Some((d.clone(), self.items.get(d)?.clone())));
+        let items = dependents.filter_map(|d| Some((d.to_string(), self.items.get(d)?.clone())));
         items.filter(|(_, i)| i.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))).collect()
     }
 
     /// What is known of an owner that `item` names.
     pub fn owner(&self, item: &Item, reference: &OwnerReference) -> Owner {
-        let Some(owner) = self.items.get(&reference.uid) else { return Owner::Unknown };
+        let Some(owner) = self.items.get(&*reference.uid) else { return Owner::Unknown };
         let place = &owner.place;
         let reachable = !place.resource.namespaced || place.namespace == item.place.namespace;
-        if !reachable || place.name != reference.name || place.resource.kind != reference.kind {
+        if !reachable || *place.name != *reference.name || place.resource.kind != reference.kind {
             return Owner::Unknown;
         }
         if owner.foreground { Owner::Waiting } else { Owner::Solid }
@@ -177,22 +204,23 @@ impl Graph {
             owner.place.resource.namespaced && owner.place.namespace != dependent.place.namespace
         };
         let mut found = Vec::new();
-        for reference in &item.owners {
-            if self.items.get(&reference.uid).is_some_and(|owner| elsewhere(item, owner)) {
+        for reference in &*item.owners {
+            if self.items.get(&*reference.uid).is_some_and(|owner| elsewhere(item, owner)) {
                 found.push((item.clone(), uid.to_owned(), reference.clone()));
             }
         }
         for other in self.dependents.get(uid).into_iter().flatten().filter(|_| new) {
             let Some(dependent) = self.items.get(other).filter(|d| elsewhere(d, item)) else { continue };
             let references = dependent.owners.iter().filter(|o| o.uid == uid);
-            found.extend(references.map(|reference| (dependent.clone(), other.clone(), reference.clone())));
+            found.extend(references.map(|reference| (dependent.clone(), other.to_string(), reference.clone())));
         }
         found
     }
 
     /// Uids of the items of a resource.
     pub fn of_resource(&self, resource: &ApiResource) -> Vec<String> {
-        self.items.iter().filter(|(_, i)| *i.place.resource == *resource).map(|(uid, _)| uid.clone()).collect()
+        let of = |item: &Item| std::ptr::eq(&*item.place.resource, resource) || *item.place.resource == *resource;
+        self.items.iter().filter(|(_, item)| of(item)).map(|(uid, _)| uid.to_string()).collect()
     }
 }
 
@@ -241,6 +269,22 @@ mod tests {
         assert_eq!(graph.dependents_of("o"), ["p"]);
         graph.upsert("p", item("p", &[], json!({})));
         assert!(graph.dependents.is_empty() || !graph.dependents.contains_key("o"));
+    }
+
+    #[test]
+    fn what_is_equal_is_there_once() {
+        let mut graph = Graph::default();
+        for (uid, owner) in [("a", "o"), ("b", "o"), ("c", "p")] {
+            graph.upsert(uid, item(uid, &[owner], json!({})));
+        }
+        let owners = |uid: &str| graph.get(uid).unwrap().owners.clone();
+        assert!(Arc::ptr_eq(&owners("a"), &owners("b")) && !Arc::ptr_eq(&owners("a"), &owners("c")));
+        let before = owners("a");
+        graph.upsert("a", item("a", &["o"], going("x")));
+        let after = graph.get("a").unwrap();
+        assert!(after.going && Arc::ptr_eq(&before, &after.owners));
+        graph.upsert("a", item("a", &["o", "p"], json!({})));
+        assert_eq!(graph.get("a").unwrap().owners.len(), 2);
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Collector {
             return Ok(());
         }
         let (mut solid, mut waiting, mut dangling) = (0, Vec::new(), Vec::new());
-        for owner in &fresh.owners {
+        for owner in &*fresh.owners {
             match self.judge(&fresh, owner).await? {
                 Some(Owner::Waiting) => waiting.push(owner.uid.clone()),
                 Some(_) => solid += 1,
@@ -321,8 +321,8 @@ impl Collector {
             // A namespaced owner of a cluster-wide object cannot be looked up; the object stays.
             return Ok(Some(Owner::Solid));
         }
-        let namespace = if resource.namespaced { item.place.namespace.clone() } else { String::new() };
-        let place = Place { resource: resource.clone(), namespace, name: reference.name.clone() };
+        let namespace = if resource.namespaced { item.place.namespace.clone() } else { "".into() };
+        let place = Place { resource: resource.clone(), namespace, name: reference.name.as_str().into() };
         let Some(owner) = self.metadata(&place).await? else { return Ok(None) };
         if owner.metadata.uid.as_deref() != Some(&reference.uid) {
             return Ok(None);
@@ -339,15 +339,20 @@ impl Collector {
             (graph.remove(uid), namespace)
         };
         work.into_iter().for_each(|work| self.queue.add(work));
-        self.tell(namespace);
+        self.tell(namespace.as_deref());
         Ok(())
     }
 
     /// Tells who counts objects that one came or went.
-    fn tell(&self, namespace: Option<String>) {
+    fn tell(&self, namespace: Option<&str>) {
         if let Some(namespace) = namespace.filter(|n| !n.is_empty()) {
-            self.context.tell_object(&namespace);
+            self.context.tell_object(namespace);
         }
+    }
+
+    /// Uids of what is known of a resource.
+    fn known(&self, resource: &ApiResource) -> Vec<String> {
+        self.graph.lock().of_resource(resource)
     }
 
     fn upsert(&self, resource: &Arc<ApiResource>, object: &PartialObject) {
@@ -363,7 +368,7 @@ impl Collector {
         for (item, uid, reference) in misplaced {
             self.warn_of(&item, &uid, &reference);
         }
-        self.tell(object.metadata.namespace.clone().filter(|_| new));
+        self.tell(object.metadata.namespace.as_deref().filter(|_| new));
     }
 
     /// Says that an object names an owner in another namespace, where it cannot have one.
@@ -376,8 +381,8 @@ impl Collector {
         let about = ObjectReference {
             api_version: Some(version),
             kind: Some(place.resource.kind.clone()),
-            namespace: Some(place.namespace.clone()),
-            name: Some(place.name.clone()),
+            namespace: Some(place.namespace.to_string()),
+            name: Some(place.name.to_string()),
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };

@@ -8,8 +8,9 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status};
 use keelson_client::Error;
 use keelson_client::discovery::{ApiResource, METADATA_LIST, METADATA_ONLY, PartialObject};
+use keelson_client::lean::without_managed_fields;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -28,10 +29,11 @@ struct Page {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct Event<'a> {
     #[serde(rename = "type")]
-    kind: String,
-    object: Value,
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 /// Follows `resource` until `stop`; `first` is told when the first list is in.
@@ -41,7 +43,7 @@ pub async fn run(
     first: oneshot::Sender<()>,
     stop: CancellationToken,
 ) {
-    let mut monitor = Monitor { collector, resource, seen: HashSet::new(), first: Some(first) };
+    let mut monitor = Monitor { collector, resource, first: Some(first) };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -56,8 +58,6 @@ pub async fn run(
 struct Monitor {
     collector: Arc<Collector>,
     resource: Arc<ApiResource>,
-    /// Uids that are there, to notice after a new list which are gone.
-    seen: HashSet<String>,
     first: Option<oneshot::Sender<()>>,
 }
 
@@ -73,23 +73,18 @@ impl Monitor {
             let events = self.collector.client.lines(&path, METADATA_ONLY).await?;
             futures::pin_mut!(events);
             while let Some(line) = events.next().await {
-                let event: Event = serde_json::from_str(&line?)?;
+                let line = line?;
+                let event: Event<'_> = serde_json::from_str(&line)?;
                 if event.kind == "ERROR" {
-                    let status: Status = serde_json::from_value(event.object)?;
+                    let status: Status = serde_json::from_str(event.object.get())?;
                     return Err(Error::Status(Box::new(status)));
                 }
-                let object: PartialObject = serde_json::from_value(event.object)?;
+                let object: PartialObject = serde_json::from_str(&without_managed_fields(event.object.get()))?;
                 version = object.metadata.resource_version.clone().unwrap_or(version);
                 let uid = object.metadata.uid.clone().unwrap_or_default();
-                match event.kind.as_str() {
-                    "ADDED" | "MODIFIED" => {
-                        self.seen.insert(uid);
-                        self.collector.upsert(&self.resource, &object);
-                    }
-                    "DELETED" => {
-                        self.seen.remove(&uid);
-                        self.collector.gone(&uid)?;
-                    }
+                match event.kind {
+                    "ADDED" | "MODIFIED" => self.collector.upsert(&self.resource, &object),
+                    "DELETED" => self.collector.gone(&uid)?,
                     _ => {}
                 }
             }
@@ -97,8 +92,8 @@ impl Monitor {
         }
     }
 
-    async fn list(&mut self) -> Result<String, Error> {
-        let (mut fresh, mut token) = (HashSet::new(), String::new());
+    async fn list(&self) -> Result<String, Error> {
+        let (mut fresh, mut token) = (HashSet::<String>::new(), String::new());
         loop {
             let path = format!("{}?limit={PAGE_OBJECTS}&continue={token}", self.resource.path("", ""));
             let page: Page = self.collector.client.read(&path, METADATA_LIST).await?;
@@ -108,10 +103,9 @@ impl Monitor {
             }
             token = page.metadata.continue_.unwrap_or_default();
             if token.is_empty() {
-                for gone in self.seen.difference(&fresh) {
-                    self.collector.gone(gone)?;
+                for uid in self.collector.known(&self.resource).iter().filter(|uid| !fresh.contains(*uid)) {
+                    self.collector.gone(uid)?;
                 }
-                self.seen = fresh;
                 return Ok(page.metadata.resource_version.unwrap_or_default());
             }
         }

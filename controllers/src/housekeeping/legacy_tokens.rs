@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::jiff::civil::Date;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp, ToSpan};
@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::token_secrets::{ACCOUNT_NAME, ACCOUNT_UID, annotation};
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::runtime::{Keys, Outcome};
 
 /// Label: the day of a token's last use.

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self as core, EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key, PatchType};
 use serde_json::{Value, json};
 
 use crate::context::{Context, ORPHANS};
+use crate::kept::Pod;
 use crate::owners::{self, Selector, controller_of};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
@@ -288,7 +289,7 @@ impl Look<'_> {
 }
 
 /// A pod of the Job; `failures` are those that its index had, if that is limited.
-fn new_pod(job: &Job, template: &PodTemplateSpec, index: Option<i32>, failures: Option<i32>) -> Pod {
+fn new_pod(job: &Job, template: &PodTemplateSpec, index: Option<i32>, failures: Option<i32>) -> core::Pod {
     let mut pod = pods::of_template(job, template);
     let finalizers = pod.metadata.finalizers.get_or_insert_default();
     if !finalizers.iter().any(|f| f == FINALIZER) {
@@ -343,12 +344,14 @@ mod tests {
                 .unwrap();
         let pod = new_pod(&job, &template, Some(2), Some(1));
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-2-"));
-        assert_eq!((tally::index_of(&pod), tally::failures_before(&pod), is_tracked(&pod)), (Some(2), 1, true));
+        let seen = Pod { metadata: pod.metadata.clone(), ..Pod::default() };
+        assert_eq!((tally::index_of(&seen), tally::failures_before(&seen), is_tracked(&seen)), (Some(2), 1, true));
         let spec = pod.spec.unwrap();
         assert_eq!(spec.hostname.as_deref(), Some("j-2"));
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         assert!(all.into_iter().all(|c| c.env.iter().flatten().any(|e| e.name == "JOB_COMPLETION_INDEX")));
         let plain = new_pod(&job, &template, None, None);
+        let plain = Pod { metadata: plain.metadata, ..Pod::default() };
         assert!(is_tracked(&plain) && plain.metadata.annotations.is_none());
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::policy;
 use super::tally::{Tally, failures_before, index_of, is_indexed};
+use crate::kept::Pod;
 use crate::pods;
 
 /// Most pods that one look creates or deletes.

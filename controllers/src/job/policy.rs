@@ -1,9 +1,9 @@
 //! A Job's policies: what a failed pod means, and when the Job has succeeded though indexes are missing.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::indexes::{self, Indexes};
+use crate::kept::{ContainerStatus, Pod};
 use crate::pods;
 
 /// What a failed pod means.

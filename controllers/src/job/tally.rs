@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::{Job, JobStatus, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::indexes::{self, Indexes};
 use super::policy::{self, Meaning};
+use crate::kept::Pod;
 use crate::pods;
 
 /// Finalizer of pods that are not yet counted.

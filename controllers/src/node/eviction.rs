@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, PodCondition, Taint, Toleration};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::fit::tolerates;
 use crate::context::{BY_NODE, Context};
+use crate::kept::Pod;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_with};
 
@@ -158,7 +159,6 @@ async fn evict(context: &Context, pod: &Pod, reason: &Reason) -> Outcome {
         (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
     reason.tell(context, pod, "Marking for deletion", "");
     let api = context.client.namespaced::<Pod>(namespace);
-    let mut changed = pod.clone();
     let why = PodCondition {
         type_: "DisruptionTarget".into(),
         status: "True".into(),
@@ -168,9 +168,7 @@ async fn evict(context: &Context, pod: &Pod, reason: &Reason) -> Outcome {
         observed_generation: pod.metadata.generation,
         ..PodCondition::default()
     };
-    if pods::set_condition(&mut changed, why) {
-        api.replace_status(name, &changed).await?;
-    }
+    pods::write_status(context, pod, None, Some(why)).await?;
     match api.delete(name, &json!({"preconditions": {"uid": pod.metadata.uid}})).await {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(None),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Error, PatchType};
 use serde_json::json;
@@ -22,6 +22,7 @@ use super::health::{self, ready_status};
 use super::signs::{LEASES, QUICK, Signs};
 use super::zones::{self, Limiter, zone_of};
 use crate::context::{BY_NODE, Context};
+use crate::kept::Pod;
 use crate::pods;
 
 const COMPONENT: &str = "node-controller";
@@ -251,20 +252,16 @@ async fn write_taints(context: &Context, node: &Node, taints: &[Taint]) -> Resul
 async fn mark_not_ready(context: &Context, pod: &Pod, time: &Time) -> bool {
     let (namespace, name) =
         (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
-    let mut changed = pod.clone();
     let old = pods::condition(pod, "Ready").cloned().unwrap_or_default();
-    pods::set_condition(
-        &mut changed,
-        PodCondition {
-            status: "False".into(),
-            last_transition_time: Some(time.clone()),
-            observed_generation: pod.metadata.generation,
-            ..old
-        },
-    );
+    let not_ready = PodCondition {
+        status: "False".into(),
+        last_transition_time: Some(time.clone()),
+        observed_generation: pod.metadata.generation,
+        ..old
+    };
     context.recorder(COMPONENT).warning(pod, "NodeNotReady", "Node is not ready");
-    match context.client.namespaced::<Pod>(namespace).replace_status(name, &changed).await {
-        Ok(_) => true,
+    match pods::write_status(context, pod, None, Some(not_ready)).await {
+        Ok(()) => true,
         Err(error) if error.is_not_found() => true,
         Err(error) => {
             if !error.is_conflict() {

@@ -10,12 +10,13 @@ pub mod topology;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::Selector;
 use crate::pods;
 use crate::runtime::{Keys, watch_with};

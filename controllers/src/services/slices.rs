@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Key};
@@ -13,6 +13,7 @@ use super::{
     TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port, topology,
 };
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::controller_reference;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_with};

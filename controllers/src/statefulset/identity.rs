@@ -2,12 +2,13 @@
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
+    self as core, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::Object;
 
 use crate::history::REVISION_LABEL;
+use crate::kept::Pod;
 use crate::owners::{controller_of, controller_reference};
 use crate::pods;
 
@@ -106,22 +107,22 @@ pub fn claim_owners(
 }
 
 /// Gives a pod the identity of an ordinal; tells whether anything changed.
-pub fn identify(set: &StatefulSet, pod: &mut Pod, ordinal: i32) -> bool {
+pub fn identify(set: &StatefulSet, pod: &mut ObjectMeta, ordinal: i32) -> bool {
     let name = pod_name(set, ordinal);
-    let labels = pod.metadata.labels.get_or_insert_default();
+    let labels = pod.labels.get_or_insert_default();
     let mut changed = labels.insert(NAME_LABEL.into(), name.clone()).as_ref() != Some(&name);
     let index = ordinal.to_string();
     changed |= labels.insert(INDEX_LABEL.into(), index.clone()).as_ref() != Some(&index);
-    changed |= pod.metadata.name.as_ref() != Some(&name);
-    pod.metadata.name = Some(name);
+    changed |= pod.name.as_ref() != Some(&name);
+    pod.name = Some(name);
     changed
 }
 
 /// A new pod of the set.
-pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, ordinal: i32, revision: &str) -> Pod {
+pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, ordinal: i32, revision: &str) -> core::Pod {
     let mut pod = pods::of_template(set, template);
     pod.metadata.generate_name = None;
-    identify(set, &mut pod, ordinal);
+    identify(set, &mut pod.metadata, ordinal);
     pod.metadata.labels.get_or_insert_default().insert(REVISION_LABEL.into(), revision.into());
     let name = pod.metadata.name.clone();
     let spec = pod.spec.get_or_insert_default();
@@ -172,8 +173,9 @@ mod tests {
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-3"), Some("svc")));
         let volumes: Vec<&str> = spec.volumes.iter().flatten().map(|v| v.name.as_str()).collect();
         assert_eq!(volumes, ["data", "x"], "the claim takes the place of the template's volume");
-        assert_eq!((ordinal(&set, &pod.metadata), revision(&pod)), (Some(3), "db-1"));
-        assert!(!identify(&set, &mut pod, 3) && identify(&set, &mut pod, 4));
+        let made = Pod { metadata: pod.metadata.clone(), ..Pod::default() };
+        assert_eq!((ordinal(&set, &pod.metadata), revision(&made)), (Some(3), "db-1"));
+        assert!(!identify(&set, &mut pod.metadata, 3) && identify(&set, &mut pod.metadata, 4));
         assert_eq!(claims(&set, 3)[0].metadata.name.as_deref(), Some("data-db-3"));
         assert_eq!(claims(&set, 3)[0].metadata.labels.as_ref().unwrap().len(), 2);
         for (name, expected) in [("db-0", Some(0)), ("db-01", None), ("db-x", None), ("db", None), ("dbx-1", None)] {

@@ -6,12 +6,13 @@ mod plan;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self as core, PersistentVolumeClaim, PodTemplateSpec};
 use keelson_client::{Change, Error, Key, PatchType};
 use serde_json::json;
 
 use crate::context::{Context, ORPHANS};
 use crate::history::{self, History};
+use crate::kept::Pod;
 use crate::owners::{self, Selector, controller_of};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
@@ -210,10 +211,11 @@ impl Look<'_> {
         }
         let (name, template) = self.template(revision);
         let pod = identity::pod(self.set, &template, ordinal, &name);
-        let created = self.context.client.namespaced::<Pod>(self.namespace()).create(&pod).await;
+        let created = self.context.client.namespaced::<core::Pod>(self.namespace()).create(&pod).await;
         let result = match created {
             Ok(written) => {
-                self.context.settle(&self.context.cache.pods, &written).await;
+                let version = written.metadata.resource_version.unwrap_or_default();
+                self.context.settle_at(&self.context.cache.pods, &version).await;
                 Ok(())
             }
             // One that is not ours has the name, or the cache is behind: the next look tells.
@@ -244,21 +246,22 @@ impl Look<'_> {
             self.claim(ordinal).await?;
         }
         self.own_claims(ordinal, pod, false).await?;
-        let mut changed = (**pod).clone();
+        let mut changed = pod.metadata.clone();
         if !identity::identify(self.set, &mut changed, ordinal) {
             return Ok(());
         }
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let api = self.context.client.namespaced::<Pod>(self.namespace());
+        let api = self.context.client.namespaced::<core::Pod>(self.namespace());
         // The cache does not have all of a pod.
         let live = api.get_opt(name).await?.filter(|live| live.metadata.uid == pod.metadata.uid);
         let Some(mut live) = live else { return Ok(()) };
-        if !identity::identify(self.set, &mut live, ordinal) {
+        if !identity::identify(self.set, &mut live.metadata, ordinal) {
             return Ok(());
         }
         let result = match api.replace(name, &live).await {
             Ok(written) => {
-                self.context.settle(&self.context.cache.pods, &written).await;
+                let version = written.metadata.resource_version.unwrap_or_default();
+                self.context.settle_at(&self.context.cache.pods, &version).await;
                 Ok(())
             }
             // It changed meanwhile: the next look corrects what it is then.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key};
@@ -14,6 +14,7 @@ use super::local_path;
 use super::migration;
 use super::plan::{self, BIND_COMPLETED, BOUND_BY_CONTROLLER, Fate, Phase, Reclaim};
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
 const COMPONENT: &str = "persistentvolume-controller";

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
 
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::{controller_reference, is_controlled_by};
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_with};

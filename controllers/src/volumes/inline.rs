@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, PersistentVolumeSpec, Pod, Volume};
+use crate::kept::Pod;
+use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, PersistentVolumeSpec, Volume};
 use keelson_machinery::csi_migration::InTree;
 
 /// What a pod's volume is to its driver, and the name by which events call it; none if it is of no plugin that moved, or of

@@ -10,7 +10,8 @@ mod migration;
 mod plan;
 pub mod protection;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use crate::kept::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 /// Index of pods by the claims that they use, as `namespace/name`, and by volumes that they name themselves.
 pub const BY_CLAIM: &str = "claim";

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Key, PatchType};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{BY_CLAIM, claims_of};
 use crate::context::Context;
+use crate::kept::Pod;
 use crate::owners::is_controlled_by;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};

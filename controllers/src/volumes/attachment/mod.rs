@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::{Change, Error, Key, PatchType};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use self::plan::{Attachable, Attached, Wanted};
 use super::{claims_of, inline};
 use crate::context::{BY_NODE, Context};
+use crate::kept::Pod;
 use crate::runtime::{Keys, Outcome, watch_with};
 
 const COMPONENT: &str = "attachdetach-controller";

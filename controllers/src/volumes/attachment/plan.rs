@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeSpec, Pod};
+use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeSpec};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use sha2::{Digest, Sha256};
 
+use crate::kept::Pod;
 use crate::node::health::ready_status;
 use crate::pods;
 use crate::volumes::{inline, migration};
