@@ -155,9 +155,8 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
         let annotation = "kubernetes.io/ingress.class";
         let given = &new["metadata"]["annotations"][annotation];
         if old.is_none() && !given.is_null() && given != class {
-            let why = "can not be set when the class field is also set";
-            let field = format!("metadata.annotations[{annotation}]");
-            p.invalid(field, &new["metadata"]["annotations"][annotation], why);
+            let why = "must match `ingressClassName` when both are specified";
+            p.invalid(format!("annotations.{annotation}"), given, why);
         }
     }
 }
@@ -184,9 +183,10 @@ fn host(value: &Value, field: &str, p: &mut Problems) {
     if name.is_empty() {
         return;
     }
-    if name.parse::<IpAddr>().is_ok() {
+    if name.parse::<IpAddr>().is_ok() || without_zeros(name).is_some() {
         p.invalid(field, value, "must be a DNS name, not an IP address");
-    } else if name.contains('*') {
+    }
+    if name.contains('*') {
         p.named(field, value, names::wildcard_subdomain(name));
     } else {
         p.subdomain(field, value);
@@ -200,6 +200,11 @@ fn paths(http: &Value, path: &str, p: &mut Problems) {
     for (index, entry) in items(&http["paths"]).enumerate() {
         let at = format!("{path}[{index}]");
         let value = text(entry, "path");
+        if !has(entry, "pathType") {
+            // Nothing else is looked at then.
+            p.required(format!("{at}.pathType"), "pathType must be specified");
+            continue;
+        }
         match text(entry, "pathType") {
             "Exact" | "Prefix" => {
                 if !value.starts_with('/') {
@@ -221,7 +226,6 @@ fn paths(http: &Value, path: &str, p: &mut Problems) {
                     p.invalid(format!("{at}.path"), &entry["path"], "must be an absolute path");
                 }
             }
-            "" => p.required(format!("{at}.pathType"), "pathType must be specified"),
             _ => {
                 let types = ["Exact", "ImplementationSpecific", "Prefix"];
                 p.not_supported(format!("{at}.pathType"), &entry["pathType"], &types);
@@ -287,17 +291,16 @@ fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         return;
     }
     local_reference(parameters, "spec.parameters", p);
-    let namespace = text(parameters, "namespace");
     match text(parameters, "scope") {
         "Cluster" if has(parameters, "namespace") => {
             p.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'");
         }
-        "Namespace" if namespace.is_empty() => {
+        "Namespace" if !has(parameters, "namespace") => {
             p.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'");
         }
         "Namespace" => p.label("spec.parameters.namespace", &parameters["namespace"]),
         "Cluster" => {}
-        "" => p.required("spec.parameters.scope", ""),
+        _ if !has(parameters, "scope") => p.required("spec.parameters.scope", ""),
         _ => p.one_of("spec.parameters.scope", &parameters["scope"], &["Cluster", "Namespace"]),
     }
 }

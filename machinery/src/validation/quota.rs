@@ -211,7 +211,7 @@ fn one_limit(limit: &Value, kind: &str, at: &str, p: &mut Problems) {
         names.insert(name);
     }
     for name in names {
-        amounts(limit, kind, name, at, p);
+        amounts(limit, name, at, p);
     }
 }
 
@@ -227,7 +227,7 @@ fn limited_name(kind: &str, name: &str, at: &str, p: &mut Problems) {
     }
 }
 
-fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
+fn amounts(limit: &Value, name: &str, at: &str, p: &mut Problems) {
     let get = |field: &str| quantity(&limit[field][name]);
     let (max, min, default, request, ratio) =
         (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
@@ -270,7 +270,7 @@ fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
     }
     // What may not be overcommitted has one amount for both.
     let fixed = !super::container::is_native(name) || name.starts_with("hugepages-");
-    if kind == "Container" && fixed && default.is_some() && request.is_some() && default != request {
+    if fixed && default.is_some() && request.is_some() && default != request {
         let why = format!(
             "default value {} must equal to defaultRequest value {} in {name}",
             of("default"),
