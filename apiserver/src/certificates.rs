@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_machinery::names;
-use keelson_machinery::shown;
 use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::shown;
 use keelson_machinery::status::Cause;
 use serde_json::{Value, json};
 

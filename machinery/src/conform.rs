@@ -68,6 +68,9 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
     }
 }
 
+/// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
+const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
+
 /// Where the walk is.
 struct Place {
     /// Path with list indexes, as unknown fields are told.
@@ -102,7 +105,9 @@ impl Walk {
         map.retain(|key, value| match (value, field(key)) {
             (Value::Null, _) => false,
             (Value::Object(m), Some((Type::Map(_), present))) => present || !m.is_empty(),
-            (Value::Array(l), Some((Type::List(_), present))) => present || !l.is_empty(),
+            (Value::Array(l), Some((Type::List(_), present))) => {
+                present || !l.is_empty() || SAID_EMPTY.contains(&(definition.path, key.as_str()))
+            }
             _ => true,
         });
         // The API's structs leave out an optional scalar that has its zero value, unless they point to it.

@@ -270,7 +270,7 @@ fn local_reference(reference: &Value, at: &str, p: &mut Problems) {
     }
     for field in ["kind", "name"] {
         if text(reference, field).is_empty() {
-            p.required(format!("{at}.{field}"), &format!("{field} is required"));
+            p.required(format!("{at}.{field}"), "");
         } else {
             p.named(format!("{at}.{field}"), &reference[field], names::path_segment(text(reference, field)));
         }
@@ -443,10 +443,15 @@ fn service_cidr(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let field = "spec.cidrs";
     if let Some(old) = old {
         let before: Vec<&Value> = items(&old["spec"]["cidrs"]).collect();
-        // A second family may be added.
-        let grown = before.len() == 1 && list.len() == 2 && before[0] == list[0];
-        if before != list && !grown {
-            p.invalid(field, &new["spec"]["cidrs"], "field is immutable");
+        // A second family may be added; what was there stays, and is not looked at again.
+        let grown = before.len() == 1 && list.len() == 2;
+        if before.len() != list.len() && !grown {
+            return p.invalid(field, &new["spec"]["cidrs"], "field is immutable");
+        }
+        for (index, _) in before.iter().zip(&list).enumerate().filter(|(_, (was, is))| was != is) {
+            p.invalid(format!("{field}[{index}]"), list[index], "field is immutable");
+        }
+        if !grown {
             return;
         }
     }

@@ -55,10 +55,8 @@ fn sorted(list: &Value) -> BTreeSet<&str> {
 }
 
 fn resource(name: &str, amount: &Value, at: &str, p: &mut Problems) {
-    let before = p.0.len();
-    p.qualified_name(at, name);
-    if p.0.len() == before && !name.contains('/') && !is_standard(name) {
-        p.invalid(at, &json!(name), "must be a standard resource type or fully qualified");
+    super::container::resource_name(name, at, p);
+    if !name.contains('/') && !is_standard(name) {
         p.invalid(at, &json!(name), "must be a standard resource for quota");
     }
     super::container::amount(name, amount, at, p);
@@ -217,11 +215,7 @@ fn one_limit(limit: &Value, kind: &str, at: &str, p: &mut Problems) {
 
 fn limited_name(kind: &str, name: &str, at: &str, p: &mut Problems) {
     if matches!(kind, "Pod" | "Container") {
-        let before = p.0.len();
-        super::container::resource_name(name, at, p);
-        if p.0.len() == before && !name.contains('/') && !AMOUNTS.contains(&name) && !name.starts_with("hugepages-") {
-            p.invalid(at, &json!(name), "must be a standard resource for containers");
-        }
+        super::container::container_resource_name(name, at, p);
     } else {
         super::container::resource_name(name, at, p);
     }
