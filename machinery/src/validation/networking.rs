@@ -599,9 +599,9 @@ fn slice_ports(list: &Value, p: &mut Problems) {
             p.duplicate(format!("{at}.name"), &or_empty(&port["name"]));
         }
         seen.push(name);
-        match text(port, "protocol") {
-            "" => p.required(format!("{at}.protocol"), ""),
-            _ => p.one_of(format!("{at}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]),
+        match &port["protocol"] {
+            Value::Null => p.required(format!("{at}.protocol"), ""),
+            protocol => p.one_of(format!("{at}.protocol"), protocol, &["SCTP", "TCP", "UDP"]),
         }
         if has(port, "appProtocol") {
             p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));
