@@ -1,12 +1,14 @@
 //! The classes of pods that are known, and what was worked out for each.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::class::Class;
+use crate::class::{Class, Tolerates};
 use crate::groups::Groups;
+use crate::intern::Sym;
 use crate::matchers::Matchers;
-use crate::selector::Labels;
+use crate::selector::{Labels, NodeTerm};
 
 /// The number of a class; valid as long as a pod has the class.
 pub type ClassId = u32;
@@ -25,6 +27,43 @@ pub struct Verdicts {
     pub seen: usize,
 }
 
+/// What these filters look at of a pod. Classes that are alike in it share verdicts: pods that differ in their claims only have a
+/// class each.
+#[derive(PartialEq, Eq)]
+struct Statics {
+    scheduler: Arc<str>,
+    tolerations: Vec<Tolerates>,
+    node_selector: Vec<(Sym, Sym)>,
+    required: Option<Vec<NodeTerm>>,
+    node: Arc<str>,
+}
+
+impl Statics {
+    fn of(class: &Class, node: &Arc<str>) -> Self {
+        Self {
+            scheduler: class.scheduler.clone(),
+            tolerations: class.tolerations.clone(),
+            node_selector: class.node_selector.clone(),
+            required: class.required.clone(),
+            node: node.clone(),
+        }
+    }
+
+    fn is_of(&self, class: &Class, node: &Arc<str>) -> bool {
+        self.scheduler == class.scheduler
+            && self.tolerations == class.tolerations
+            && self.node_selector == class.node_selector
+            && self.required == class.required
+            && self.node == *node
+    }
+
+    fn hash_of(class: &Class, node: &Arc<str>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&class.scheduler, &class.tolerations, &class.node_selector, &class.required, node).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
 #[derive(Default)]
 struct Entry {
     class: Arc<Class>,
@@ -33,7 +72,6 @@ struct Entry {
     groups: Arc<Vec<u32>>,
     groups_seen: usize,
     own_groups: Option<Arc<Vec<u32>>>,
-    verdicts: Option<Verdicts>,
 }
 
 /// All classes.
@@ -43,6 +81,8 @@ pub struct Classes {
     entries: Vec<Option<Entry>>,
     free: Vec<ClassId>,
     added: usize,
+    /// By the hash of what they are about.
+    verdicts: HashMap<u64, Vec<(Statics, Verdicts)>>,
     verdict_bytes: usize,
 }
 
@@ -75,15 +115,13 @@ impl Classes {
     /// Forgets classes that no pod has.
     fn sweep(&mut self) {
         self.added = 0;
-        let Self { index, entries, free, verdict_bytes, .. } = self;
+        let Self { index, entries, free, .. } = self;
         index.retain(|class, id| {
             // One reference is the index's, one the entry's.
             if Arc::strong_count(class) > 2 {
                 return true;
             }
-            if let Some(entry) = entries[*id as usize].take() {
-                *verdict_bytes -= entry.verdicts.map_or(0, |v| v.bits.len());
-            }
+            entries[*id as usize] = None;
             free.push(*id);
             false
         });
@@ -139,31 +177,65 @@ impl Classes {
     pub fn forget_matches(&mut self) {
         for entry in self.entries.iter_mut().flatten() {
             let class = std::mem::take(&mut entry.class);
-            *entry = Entry { class, verdicts: entry.verdicts.take(), ..Entry::default() };
+            *entry = Entry { class, ..Entry::default() };
         }
     }
 
-    /// Takes the cached verdicts of a class; give them back with [`Self::set_verdicts`].
-    pub fn take_verdicts(&mut self, id: ClassId) -> Option<Verdicts> {
-        let taken = self.entry(id).verdicts.take();
-        self.verdict_bytes -= taken.as_ref().map_or(0, |v| v.bits.len());
-        taken
+    /// Takes the cached verdicts of a class, for pods that are on `node` or on none; give them back with
+    /// [`Self::set_verdicts`].
+    pub fn take_verdicts(&mut self, class: &Class, node: &Arc<str>) -> Option<Verdicts> {
+        let alike = self.verdicts.get_mut(&Statics::hash_of(class, node))?;
+        let (_, found) = alike.iter_mut().find(|(statics, _)| statics.is_of(class, node))?;
+        let taken = std::mem::take(found);
+        self.verdict_bytes -= taken.bits.len();
+        Some(taken)
     }
 
     /// Caches the verdicts of a class.
-    pub fn set_verdicts(&mut self, id: ClassId, verdicts: Verdicts) {
+    pub fn set_verdicts(&mut self, class: &Class, node: &Arc<str>, verdicts: Verdicts) {
         if self.verdict_bytes > MAX_VERDICT_BYTES {
             self.forget_verdicts();
         }
+        let alike = self.verdicts.entry(Statics::hash_of(class, node)).or_default();
         self.verdict_bytes += verdicts.bits.len();
-        self.entry(id).verdicts = Some(verdicts);
+        match alike.iter_mut().find(|(statics, _)| statics.is_of(class, node)) {
+            Some((_, found)) => {
+                self.verdict_bytes -= found.bits.len();
+                *found = verdicts;
+            }
+            None => alike.push((Statics::of(class, node), verdicts)),
+        }
     }
 
     /// Forgets all verdicts.
     pub fn forget_verdicts(&mut self) {
         self.verdict_bytes = 0;
-        for entry in self.entries.iter_mut().flatten() {
-            entry.verdicts = None;
-        }
+        self.verdicts.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_that_are_alike_for_nodes_share_verdicts() {
+        let mut classes = Classes::default();
+        let none: Arc<str> = "".into();
+        let class = |priority: i32, selector: &[(Sym, Sym)]| Class {
+            priority,
+            node_selector: selector.to_vec(),
+            ..Class::default()
+        };
+        let verdicts = |bits: &[u8]| Verdicts { bits: Arc::new(bits.to_vec()), seen: 1 };
+        classes.set_verdicts(&class(1, &[]), &none, verdicts(&[1, 2]));
+        let bits = |found: Option<Verdicts>| found.map(|v| v.bits.to_vec());
+        assert_eq!(bits(classes.take_verdicts(&class(1, &[(Sym(1), Sym(2))]), &none)), None, "another selector");
+        assert_eq!(bits(classes.take_verdicts(&class(1, &[]), &"n".into())), None, "on a node");
+        assert_eq!(bits(classes.take_verdicts(&class(2, &[]), &none)), Some(vec![1, 2]), "priorities do not matter");
+        assert_eq!(bits(classes.take_verdicts(&class(2, &[]), &none)), Some(vec![]), "they are taken");
+        classes.set_verdicts(&class(3, &[]), &none, verdicts(&[3]));
+        classes.set_verdicts(&class(3, &[]), &none, verdicts(&[4, 5]));
+        assert_eq!((classes.verdict_bytes, classes.verdicts.len()), (2, 1));
     }
 }

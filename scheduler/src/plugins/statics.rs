@@ -47,13 +47,13 @@ fn cordon() -> Taint {
     Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
 }
 
-/// Brings the cached verdicts of a pod's class up to date.
+/// Brings the cached verdicts for pods like this up to date.
 pub fn verdicts(view: &mut View, pod: &PodInfo, profile: &Profile) -> Arc<Vec<u8>> {
     if view.static_log.len() > 4 * view.nodes.len() + 1024 {
         view.static_log.clear();
         view.classes.forget_verdicts();
     }
-    let mut cached = view.classes.take_verdicts(pod.class_id).unwrap_or_default();
+    let mut cached = view.classes.take_verdicts(&pod.class, &pod.node).unwrap_or_default();
     let bits = Arc::make_mut(&mut cached.bits);
     let name = (!pod.node.is_empty()).then_some(&*pod.node);
     let names = named_nodes(&pod.class);
@@ -69,7 +69,8 @@ pub fn verdicts(view: &mut View, pod: &PodInfo, profile: &Profile) -> Arc<Vec<u8
         }
     }
     let result = cached.bits.clone();
-    view.classes.set_verdicts(pod.class_id, Verdicts { bits: cached.bits, seen: view.static_log.len() });
+    let verdicts = Verdicts { bits: cached.bits, seen: view.static_log.len() };
+    view.classes.set_verdicts(&pod.class, &pod.node, verdicts);
     result
 }
 
