@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_machinery::names;
 use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::shown;
 use keelson_machinery::status::Cause;
 use serde_json::{Value, json};
 
@@ -152,23 +153,28 @@ fn signer(value: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::invalid(at, value, "the legacy signerName is not allowed via this API version"));
         return;
     }
-    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.is_empty()) else {
+    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
         let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
         causes.push(Cause::invalid(at, value, why));
         return;
     };
-    for label in domain.split('.') {
-        if let Some(problem) = names::dns_label(label) {
-            let why = format!("validating label {label:?}: {problem}");
-            causes.push(Cause::invalid(at, &Value::from(domain), &why));
-        }
+    if domain.len() > names::SUBDOMAIN_MAX {
+        causes.push(Cause::too_long(at, names::SUBDOMAIN_MAX));
     }
+    // Of each part the first bad label is told.
+    let mut told = |part: &str, problems: fn(&str) -> Vec<String>| {
+        let bad = part.split('.').map(|label| (label, problems(label))).find(|(_, found)| !found.is_empty());
+        let Some((label, found)) = bad else { return };
+        for problem in found {
+            let why = format!("validating label {label:?}: {problem}");
+            causes.push(Cause::invalid(at, &Value::from(part), &why));
+        }
+    };
+    told(domain, names::label_problems);
+    told(path, names::subdomain_problems);
     if !domain.contains('.') {
         let why = "should be a domain with at least two segments separated by dots";
         causes.push(Cause::invalid(at, &Value::from(domain), why));
-    }
-    if let Some(problem) = names::dns_subdomain(path) {
-        causes.push(Cause::invalid(at, &Value::from(path), &problem));
     }
 }
 
@@ -193,26 +199,43 @@ fn conditions(subresource: &str, new: &Value, old: Option<&Value>, causes: &mut 
             ("Approved" | "Denied" | "Failed", status) if status != "True" => {
                 causes.push(Cause::not_supported(format!("{at}.status"), &condition["status"], &["True"]));
             }
-            _ => {}
-        }
-    }
-    let has = |list: &[String], kind: &str| list.iter().any(|k| k == kind);
-    if has(&now, "Approved") && has(&now, "Denied") {
-        let why = "Approved and Denied conditions are mutually exclusive";
-        causes.push(Cause::invalid("status.conditions", &Value::from("Denied"), why));
-    } else if subresource != "approval" {
-        // Only the approval subresource decides.
-        for kind in ["Approved", "Denied"] {
-            if has(&now, kind) && !has(&before, kind) && old.is_some() {
-                let why = format!("updates may not add a condition of type {kind:?}");
-                causes.push(Cause::forbidden("status.conditions", &why));
+            (_, "True" | "False" | "Unknown") => {}
+            _ => {
+                let known = ["False", "True", "Unknown"];
+                causes.push(Cause::not_supported(format!("{at}.status"), &condition["status"], &known));
             }
         }
     }
+    let has = |list: &[String], kind: &str| list.iter().any(|k| k == kind);
+    let both = |list: &[String]| has(list, "Approved") && has(list, "Denied");
+    if both(&now) && !both(&before) {
+        // The later one is told.
+        let later = now.iter().rev().find(|kind| matches!(kind.as_str(), "Approved" | "Denied"));
+        let why = "Approved and Denied conditions are mutually exclusive";
+        causes.push(Cause::invalid("status.conditions", &json!(later), why));
+    }
+    decisions(subresource, new, old, causes);
+}
+
+/// Decisions stay; only the approval subresource makes them.
+fn decisions(subresource: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let Some(old) = old else { return };
+    let of = |object: &Value, kind: &str| -> Vec<Value> {
+        let list = object["status"]["conditions"].as_array().into_iter().flatten();
+        list.filter(|condition| condition["type"] == kind).cloned().collect()
+    };
+    let mut forbidden = |why: String| causes.push(Cause::forbidden("status.conditions", &why));
     for kind in ["Approved", "Denied", "Failed"] {
-        if has(&before, kind) && !has(&now, kind) {
-            let why = format!("updates may not remove a condition of type {kind:?}");
-            causes.push(Cause::forbidden("status.conditions", &why));
+        let (now, before) = (of(new, kind), of(old, kind));
+        if now.len() < before.len() {
+            forbidden(format!("updates may not remove a condition of type {kind:?}"));
+        } else if subresource == "approval" || kind == "Failed" {
+            continue;
+        } else if now.len() > before.len() {
+            forbidden(format!("updates may not add a condition of type {kind:?}"));
+        } else if now != before {
+            let difference = shown::list_difference("CSRCondition", &before, &now);
+            forbidden(format!("updates may not modify a condition of type {kind:?}\n{difference}"));
         }
     }
 }
@@ -225,10 +248,34 @@ fn certificate(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
     if !before.is_empty() {
         causes.push(Cause::forbidden("status.certificate", "updates may not modify existing certificate content"));
-    } else if !pem_of(&new["certificate"]).is_some_and(|pem| pem.contains("-----BEGIN CERTIFICATE-----")) {
-        let why = "must contain at least one CERTIFICATE PEM block";
-        causes.push(Cause::invalid("status.certificate", &Value::from("<certificate data>"), why));
+    } else if let Some(why) = pem_of(&new["certificate"]).and_then(|pem| certificate_problem(&pem)) {
+        causes.push(Cause::invalid("status.certificate", &Value::from("<certificate data>"), &why));
     }
+}
+
+/// What is wrong with the blocks of an issued certificate.
+fn certificate_problem(pem: &str) -> Option<String> {
+    let mut blocks = 0;
+    let mut rest = pem;
+    while let Some((_, after)) = rest.split_once("-----BEGIN ") {
+        let Some((kind, body)) = after.split_once("-----") else { break };
+        let Some((body, next)) = body.split_once(&format!("-----END {kind}-----")) else { break };
+        rest = next;
+        if kind != "CERTIFICATE" {
+            return Some(format!("only CERTIFICATE PEM blocks are allowed, found {kind:?}"));
+        }
+        if body.contains(':') {
+            return Some("no PEM block headers are permitted".into());
+        }
+        let text: String = body.split_ascii_whitespace().collect();
+        let Ok(der) = STANDARD.decode(text) else { continue };
+        // Whatever is no sequence at all is not parsed further upstream either.
+        if der.first() != Some(&0x30) {
+            return Some("x509: malformed certificate".into());
+        }
+        blocks += 1;
+    }
+    (blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".into())
 }
 
 /// Whom a request asks a certificate for.

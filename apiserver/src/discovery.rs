@@ -19,6 +19,8 @@ use crate::negotiate::Media;
 use crate::wire::Message;
 use crate::{body, crd, health, negotiate, respond};
 
+/// The version whose API is served.
+pub const SERVED_VERSION: &str = "v1.36.2";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_PROTOBUF: &str =
@@ -106,7 +108,7 @@ fn accepted(headers: &HeaderMap) -> Result<Accepted, Status> {
 fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
-        "minCompatibilityMinor": "35", "gitVersion": "v1.36.2", "gitCommit": concat!("keelson-", env!("CARGO_PKG_VERSION")),
+        "minCompatibilityMinor": "35", "gitVersion": SERVED_VERSION, "gitCommit": concat!("keelson-", env!("CARGO_PKG_VERSION")),
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
     })

@@ -6,73 +6,33 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::RESOURCES;
+use keelson_metrics::{Histogram, family};
 use keelson_store::View;
 use parking_lot::RwLock;
 
+use crate::discovery::SERVED_VERSION;
 use crate::objects::Objects;
 use crate::request::ResourceRequest;
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
-/// Upper bounds of the buckets of requests, milliseconds.
-const REQUEST_BOUNDS: [u64; 22] = [
-    5, 25, 50, 100, 200, 400, 600, 800, 1000, 1250, 1500, 2000, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000,
-    30_000, 60_000,
+/// Upper bounds of the buckets of requests, seconds.
+const REQUEST_BOUNDS: &[f64] = &[
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    60.0,
 ];
-
-/// How many took how long.
-#[derive(Debug)]
-pub struct Histogram {
-    buckets: [AtomicU64; REQUEST_BOUNDS.len()],
-    count: AtomicU64,
-    sum_micros: AtomicU64,
-}
-
-impl Histogram {
-    const fn new() -> Self {
-        Self {
-            buckets: [const { AtomicU64::new(0) }; REQUEST_BOUNDS.len()],
-            count: AtomicU64::new(0),
-            sum_micros: AtomicU64::new(0),
-        }
-    }
-
-    /// Counts one.
-    pub fn observe(&self, elapsed: Duration) {
-        let micros = elapsed.as_micros() as u64;
-        if let Some(bucket) = REQUEST_BOUNDS.iter().position(|bound| micros <= bound * 1000) {
-            self.buckets[bucket].fetch_add(1, Relaxed);
-        }
-        self.count.fetch_add(1, Relaxed);
-        self.sum_micros.fetch_add(micros, Relaxed);
-    }
-
-    fn reset(&self) {
-        self.buckets.iter().chain([&self.count, &self.sum_micros]).for_each(|number| number.store(0, Relaxed));
-    }
-
-    fn write(&self, name: &str, labels: &str, out: &mut String) {
-        let mut total = 0;
-        for (bound, bucket) in REQUEST_BOUNDS.iter().zip(&self.buckets) {
-            total += bucket.load(Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{}\"}} {total}", *bound as f64 / 1000.0);
-        }
-        let count = self.count.load(Relaxed);
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum_micros.load(Relaxed) as f64 / 1e6);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
-    }
-}
+/// Upper bounds of the buckets of answers, bytes.
+const SIZE_BOUNDS: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
 /// Times of writes to the store, from the proposal until they are applied.
-pub static STORE_WRITES: Histogram = Histogram::new();
+pub static STORE_WRITES: LazyLock<Histogram> = LazyLock::new(|| Histogram::new(REQUEST_BOUNDS));
 
 /// What a series is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,9 +81,13 @@ impl Key {
 
     fn labels(&self) -> String {
         let dry_run = if self.dry_run { "All" } else { "" };
+        format!("dry_run=\"{dry_run}\",{}", self.labels_of_size())
+    }
+
+    /// Sizes do not tell whether it was tried only.
+    fn labels_of_size(&self) -> String {
         format!(
-            "component=\"apiserver\",dry_run=\"{dry_run}\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",\
-             verb=\"{}\",version=\"{}\"",
+            "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
             self.group, self.resource, self.scope, self.subresource, self.verb, self.version
         )
     }
@@ -173,6 +137,9 @@ pub struct Metrics {
     started: Instant,
     requests: Series<(Key, u16), AtomicU64>,
     durations: Series<Key, Histogram>,
+    sizes: Series<Key, Histogram>,
+    /// Resources in versions that will go, by group, version, resource and subresource.
+    deprecated: Series<[&'static str; 4], ()>,
     long: Series<Key, AtomicI64>,
     reading: Arc<AtomicI64>,
     writing: Arc<AtomicI64>,
@@ -184,6 +151,8 @@ impl Default for Metrics {
             started: Instant::now(),
             requests: Series::default(),
             durations: Series::default(),
+            sizes: Series::default(),
+            deprecated: Series::default(),
             long: Series::default(),
             reading: Arc::default(),
             writing: Arc::default(),
@@ -203,17 +172,28 @@ impl Metrics {
         Held::new(series(&self.long, Key::of(request, false), AtomicI64::default))
     }
 
-    /// Counts a request that was answered.
-    pub fn answered(&self, request: &ResourceRequest, apply: bool, code: u16, elapsed: Duration) {
+    /// Counts a request that was answered, and the bytes of the answer if it has an end.
+    pub fn answered(&self, request: &ResourceRequest, apply: bool, code: u16, elapsed: Duration, bytes: Option<u64>) {
         let key = Key::of(request, apply);
         series(&self.requests, (key, code), AtomicU64::default).fetch_add(1, Relaxed);
-        series(&self.durations, key, Histogram::new).observe(elapsed);
+        series(&self.durations, key, || Histogram::new(REQUEST_BOUNDS)).took(elapsed);
+        if let Some(bytes) = bytes.filter(|_| matches!(key.verb, "GET" | "LIST")) {
+            let key = Key { dry_run: false, ..key };
+            series(&self.sizes, key, || Histogram::new(SIZE_BOUNDS)).observe(bytes as f64);
+        }
+    }
+
+    /// Notes that somebody uses what will go.
+    pub fn deprecated(&self, request: &ResourceRequest) {
+        let key = Key::of(request, false);
+        series(&self.deprecated, [key.group, key.version, key.resource, key.subresource], || ());
     }
 
     /// Forgets what was counted so far; what is under way stays.
     pub fn reset(&self) {
         self.requests.write().clear();
         self.durations.write().clear();
+        self.sizes.write().clear();
         STORE_WRITES.reset();
     }
 
@@ -236,56 +216,64 @@ impl Metrics {
     /// The text.
     pub fn text(&self, view: &View, customs: impl Iterator<Item = &'static ResourceDef>) -> String {
         let mut out = String::with_capacity(64 << 10);
-        let mut head = |out: &mut String, name: &str, kind: &str, help: &str| {
-            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        };
-        head(
-            &mut out,
-            "apiserver_request_total",
-            "counter",
-            "Requests by what they are about and the code of the answer.",
-        );
+        let help = "Requests by what they are about and the code of the answer.";
+        family(&mut out, "apiserver_request_total", "counter", help);
         for ((key, code), number) in self.requests.read().iter() {
             let _ =
                 writeln!(out, "apiserver_request_total{{code=\"{code}\",{}}} {}", key.labels(), number.load(Relaxed));
         }
         let name = "apiserver_request_duration_seconds";
-        head(&mut out, name, "histogram", "Time until a request is answered.");
+        family(&mut out, name, "histogram", "Time until a request is answered.");
         for (key, histogram) in self.durations.read().iter() {
             histogram.write(name, &key.labels(), &mut out);
         }
-        head(&mut out, "apiserver_current_inflight_requests", "gauge", "Requests under way.");
+        family(&mut out, "apiserver_response_sizes", "histogram", "Bytes of answers.");
+        for (key, histogram) in self.sizes.read().iter() {
+            histogram.write("apiserver_response_sizes", &key.labels_of_size(), &mut out);
+        }
+        self.under_way_text(&mut out);
+        family(&mut out, "apiserver_requested_deprecated_apis", "gauge", "Versions that will go and are asked for.");
+        for [group, version, resource, subresource] in self.deprecated.read().keys() {
+            let _ = writeln!(
+                out,
+                "apiserver_requested_deprecated_apis{{group=\"{group}\",removed_release=\"\",resource=\"{resource}\",\
+                 subresource=\"{subresource}\",version=\"{version}\"}} 1"
+            );
+        }
+        objects(view, customs, &mut out);
+        family(&mut out, "etcd_request_duration_seconds", "histogram", "Time until a write to the store is applied.");
+        STORE_WRITES.write("etcd_request_duration_seconds", "operation=\"txn\",type=\"\"", &mut out);
+        process(self.started, &mut out);
+        out
+    }
+
+    fn under_way_text(&self, out: &mut String) {
+        family(out, "apiserver_current_inflight_requests", "gauge", "Requests under way.");
         for (kind, number) in [("mutating", &self.writing), ("readOnly", &self.reading)] {
             let number = number.load(Relaxed);
             let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {number}");
         }
-        head(&mut out, "apiserver_longrunning_requests", "gauge", "Watches and streams that are open.");
+        family(out, "apiserver_longrunning_requests", "gauge", "Watches and streams that are open.");
         for (key, number) in self.long.read().iter() {
-            let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {}", key.labels(), number.load(Relaxed));
+            let _ =
+                writeln!(out, "apiserver_longrunning_requests{{{}}} {}", key.labels_of_size(), number.load(Relaxed));
         }
-        objects(view, customs, &mut head, &mut out);
-        head(&mut out, "etcd_request_duration_seconds", "histogram", "Time until a write to the store is applied.");
-        STORE_WRITES.write("etcd_request_duration_seconds", "operation=\"txn\",type=\"\"", &mut out);
-        process(self.started, &mut head, &mut out);
-        out
     }
 }
 
-type Head<'a> = &'a mut dyn FnMut(&mut String, &str, &str, &str);
-
 /// How many objects there are of each resource.
-fn objects(view: &View, customs: impl Iterator<Item = &'static ResourceDef>, head: Head<'_>, out: &mut String) {
+fn objects(view: &View, customs: impl Iterator<Item = &'static ResourceDef>, out: &mut String) {
     let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().filter(|row| row.verbs.contains(&"update")).collect();
     rows.extend(customs);
     rows.sort_by_key(|row| (row.group, row.plural));
     // Versions of a resource share their objects.
     rows.dedup_by_key(|row| (row.group, row.plural));
     let counts: Vec<_> = rows.iter().map(|row| (row, view.range(&Objects::range(row, "")).count())).collect();
-    head(out, "apiserver_storage_objects", "gauge", "Objects in the store.");
+    family(out, "apiserver_storage_objects", "gauge", "Objects in the store.");
     for (row, count) in &counts {
         let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{}\"}} {count}", row.qualified());
     }
-    head(out, "apiserver_resource_objects", "gauge", "Objects in the store.");
+    family(out, "apiserver_resource_objects", "gauge", "Objects in the store.");
     for (row, count) in &counts {
         let _ =
             writeln!(out, "apiserver_resource_objects{{group=\"{}\",resource=\"{}\"}} {count}", row.group, row.plural);
@@ -293,7 +281,7 @@ fn objects(view: &View, customs: impl Iterator<Item = &'static ResourceDef>, hea
 }
 
 /// What the operating system says of the process.
-fn process(started: Instant, head: Head<'_>, out: &mut String) {
+fn process(started: Instant, out: &mut String) {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let stat = read("/proc/self/stat");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -309,38 +297,21 @@ fn process(started: Instant, head: Head<'_>, out: &mut String) {
         ("process_open_fds", "gauge", "Open file descriptors.", descriptors),
         ("process_start_time_seconds", "gauge", "When the process started, since 1970.", since.round()),
     ] {
-        head(out, name, kind, help);
+        family(out, name, kind, help);
         let _ = writeln!(out, "{name} {value}");
     }
+    family(out, "kubernetes_build_info", "gauge", "The version whose API is served, and the program's own.");
+    let _ = writeln!(
+        out,
+        "kubernetes_build_info{{git_commit=\"keelson-{}\",git_version=\"{SERVED_VERSION}\",major=\"1\",minor=\"36\",\
+         platform=\"linux\"}} 1",
+        env!("CARGO_PKG_VERSION")
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_are_cumulative() {
-        let histogram = Histogram::new();
-        for millis in [1, 4, 30, 100_000] {
-            histogram.observe(Duration::from_millis(millis));
-        }
-        let mut out = String::new();
-        histogram.write("x", "a=\"b\"", &mut out);
-        for line in [
-            "x_bucket{a=\"b\",le=\"0.005\"} 2",
-            "x_bucket{a=\"b\",le=\"0.05\"} 3",
-            "x_bucket{a=\"b\",le=\"60\"} 3",
-            "x_bucket{a=\"b\",le=\"+Inf\"} 4",
-            "x_sum{a=\"b\"} 100.035",
-            "x_count{a=\"b\"} 4",
-        ] {
-            assert!(out.lines().any(|l| l == line), "{line}\n{out}");
-        }
-        histogram.reset();
-        out.clear();
-        histogram.write("x", "a=\"b\"", &mut out);
-        assert!(out.lines().all(|line| line.ends_with(" 0")), "{out}");
-    }
 
     #[test]
     fn what_is_held_is_counted() {

@@ -166,7 +166,7 @@ impl Objects {
         success.extend(extra.ops);
         let started = Instant::now();
         let response = self.kv.txn(Txn { compare, success, failure: vec![] }).await.map_err(status_of)?;
-        crate::metrics::STORE_WRITES.observe(started.elapsed());
+        crate::metrics::STORE_WRITES.took(started.elapsed());
         if response.succeeded {
             return Ok(response.revision);
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
 use keelson_machinery::resource::{ResourceDef, Scope};
@@ -244,8 +245,13 @@ impl ApiServer {
                 };
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
                 let apply = body::content_type(&parts.headers).starts_with("application/apply-patch");
-                self.metrics.answered(&request, apply, code, started.elapsed());
-                let Some(warning) = deprecation(&request).or_else(|| orphaning(&call)) else { return answer };
+                let bytes = answer.as_ref().ok().and_then(|response| response.body().size_hint().exact());
+                self.metrics.answered(&request, apply, code, started.elapsed(), bytes);
+                let deprecated = deprecation(&request);
+                if deprecated.is_some() {
+                    self.metrics.deprecated(&request);
+                }
+                let Some(warning) = deprecated.or_else(|| orphaning(&call)) else { return answer };
                 let media = negotiate::media_of_refusal(&parts.headers);
                 let mut response = answer.unwrap_or_else(|status| {
                     audit::refused(&status);
@@ -353,7 +359,9 @@ impl ApiServer {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
                 let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
-                let text = self.metrics.text(&self.objects.kv.view(), customs) + &self.sources.text();
+                let mut text = self.metrics.text(&self.objects.kv.view(), customs);
+                flow::dump::figures(&self.flow, &mut text);
+                text += &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))
             }
             "/openid/v1/jwks" | "/.well-known/openid-configuration" if *method != Method::GET => {

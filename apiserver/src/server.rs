@@ -34,6 +34,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 20_000;
+/// What is written for a client that does not read, bytes for each connection (HTTP/1) or stream (HTTP/2): thousands of such
+/// clients must not fill the memory. The head of a request must fit as well.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Pause after accept failed (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Requests under way at the end get this long.
@@ -84,8 +87,9 @@ async fn connection(
         async move { Ok::<_, Infallible>(handle(&server, &certificates, peer, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
+    builder.http2().max_send_buf_size(BUFFER_BYTES);
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {

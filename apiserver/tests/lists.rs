@@ -52,6 +52,49 @@ fn names(list: &Value) -> Vec<String> {
     items.iter().map(|item| of(item).as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// Most that a piece of a watch's first events may have: its size and one event.
+const MAX_FIRST_EVENTS_BYTES: usize = (32 << 10) + 2 * OBJECT_BYTES;
+
+#[tokio::test]
+async fn a_watch_begins_with_what_there_is_in_pieces() {
+    let cluster = with_maps(200).await;
+    for (selector, expected) in [("", 200), ("&labelSelector=even%3Dtrue", 100), ("&labelSelector=even%3Dperhaps", 0)] {
+        let path = format!(
+            "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true{selector}"
+        );
+        let response = get(&cluster, &path, "application/json").await;
+        assert_eq!(response.status(), 200);
+        let mut frames = response.into_body().into_data_stream();
+        let (mut names, mut sizes) = (Vec::new(), Vec::new());
+        'first: loop {
+            let frame = frames.next().await.unwrap().unwrap();
+            sizes.push(frame.len());
+            for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let event: Value = serde_json::from_slice(line).unwrap();
+                if event["type"] == "BOOKMARK" {
+                    assert_eq!(event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+                    break 'first;
+                }
+                assert_eq!(event["type"], "ADDED");
+                names.push(event["object"]["metadata"]["name"].as_str().unwrap().to_owned());
+            }
+        }
+        assert!(names.len() == expected && names.is_sorted(), "{selector}: {names:?}");
+        assert!(sizes.iter().all(|size| *size <= MAX_FIRST_EVENTS_BYTES), "{selector}: {sizes:?}");
+        assert_eq!(sizes.len() > 3, expected > 0, "{selector}: {sizes:?}");
+        // What comes after that follows.
+        let name = format!("later-{expected}");
+        let map = json!({"metadata": {"name": name, "labels": {"even": "true"}}});
+        assert_eq!(cluster.json("POST", MAPS, &map).await.0, 201);
+        if expected > 0 {
+            let frame = frames.next().await.unwrap().unwrap();
+            let event: Value = serde_json::from_slice(&frame).unwrap();
+            assert_eq!(event["object"]["metadata"]["name"], name.as_str());
+        }
+        assert_eq!(cluster.json("DELETE", &format!("{MAPS}/{name}"), json!({})).await.0, 200);
+    }
+}
+
 #[tokio::test]
 async fn a_list_in_pieces_is_the_whole_list() {
     // More than what is kept of a list in protobuf.

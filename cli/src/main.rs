@@ -102,11 +102,6 @@ fn run() -> anyhow::Result<()> {
     let asked = matches.value_source("log_level").is_some_and(|from| from != ValueSource::DefaultValue);
     let etcds = matches!(args.command, args::Command::Store(_)).then(store::log_level).flatten().filter(|_| !asked);
     logging::init(args.log_format, etcds.as_ref().unwrap_or(&args.log_level))?;
-    if matches!(args.command, args::Command::Server(_) | args::Command::Agent(_))
-        && let Err(why) = resident::map_in_pieces()
-    {
-        tracing::debug!(%why, "code is mapped in large pieces");
-    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(args.command, args::Command::Agent(_)) {
         // It waits for others nearly all the time, and every thread has memory of its own.

@@ -2,8 +2,9 @@
 //!
 //! A start goes through most of the program once: keys, schemas, RocksDB, each controller's first list. What a server
 //! runs from then on is a small part, but the kernel counts all pages that were ever mapped as resident, and around each
-//! that is used it maps those that it has at hand: sixteen at a time, which of a large program is most of it. It does not
-//! go beyond a mapping's ends, so many small mappings are smaller than one large one.
+//! that is used it maps those that it has at hand: sixteen at a time, which of a large program is most of it. So all of them
+//! are given back every few seconds, and those that are used come again from the page cache: some hundred soft faults, about a
+//! millisecond. (Thousands of mappings of 16 KiB each, beyond whose ends the kernel does not go, kept more: docs/benchmarks.md.)
 
 use std::convert::Infallible;
 use std::io;
@@ -14,27 +15,10 @@ use std::time::Duration;
 
 use nix::libc;
 
-/// How often code is given back, for the first time after a start whose controllers have seen everything once by then.
-const INTERVAL: Duration = Duration::from_secs(30);
+/// How often code is given back.
+const INTERVAL: Duration = Duration::from_secs(5);
 /// Resident pages of files that are not worth giving back: about what an idle server runs all the time.
 const WORTH_BYTES: usize = 8 * 1024 * 1024;
-/// Length of a piece of code. A server has some thousands of them, a process may have tens of thousands.
-const PIECE_BYTES: usize = 16 * 1024;
-/// Most pieces.
-const MAX_PIECES: usize = 8 * 1024;
-
-/// Has the kernel map the code in small pieces as it is used, not in large ones.
-pub fn map_in_pieces() -> io::Result<()> {
-    let pieces = loaded()?.iter().filter(|mapping| mapping.runs).flat_map(|mapping| {
-        let Range { start, end } = mapping.range;
-        (start..end).step_by(2 * PIECE_BYTES).map(move |at| at..end.min(at + PIECE_BYTES))
-    });
-    for piece in pieces.take(MAX_PIECES / 2) {
-        // What is in a core dump sets every other piece apart from its neighbours; code is in none anyway.
-        advise(&piece, libc::MADV_DONTDUMP)?;
-    }
-    Ok(())
-}
 
 /// Gives code back now and then, as long as it is worth it.
 pub async fn give_back() -> Infallible {
@@ -58,13 +42,13 @@ fn file_bytes() -> Option<usize> {
     pages.checked_mul(usize::try_from(page).ok()?)
 }
 
-/// Tells the kernel something of a range of memory.
-fn advise(range: &Range<usize>, advice: libc::c_int) -> io::Result<()> {
+/// Unmaps the pages of a range.
+fn release(range: &Range<usize>) -> io::Result<()> {
     // SAFETY: the range is of a private mapping of a file which cannot be written and of which no page was ever written
     // (`of_files` takes only those: code, and constants that were not relocated), so that its pages are those of the
-    // file: after MADV_DONTNEED an access finds the same bytes again, and MADV_DONTDUMP changes none. The mappings are
-    // those of the program and its libraries, which are loaded at its start and never unloaded, so the range is still there.
-    match unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), advice) } {
+    // file: after MADV_DONTNEED an access finds the same bytes again. The mappings are those of the program and its
+    // libraries, which are loaded at its start and never unloaded, so the range is still there.
+    match unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -74,17 +58,17 @@ fn advise(range: &Range<usize>, advice: libc::c_int) -> io::Result<()> {
 /// bytes.
 fn release_code() -> io::Result<usize> {
     let mut released = 0;
-    for mapping in loaded()? {
-        advise(&mapping.range, libc::MADV_DONTNEED)?;
-        released += mapping.range.len();
+    for range in loaded()? {
+        release(range)?;
+        released += range.len();
     }
     Ok(released)
 }
 
 /// What of the program and its libraries is given back. It is the same for the life of the program: to look at all of its
 /// pages each time would cost more than it gives.
-fn loaded() -> io::Result<&'static [Mapping]> {
-    static FOUND: OnceLock<Vec<Mapping>> = OnceLock::new();
+fn loaded() -> io::Result<&'static [Range<usize>]> {
+    static FOUND: OnceLock<Vec<Range<usize>>> = OnceLock::new();
     if let Some(found) = FOUND.get() {
         return Ok(found);
     }
@@ -92,15 +76,8 @@ fn loaded() -> io::Result<&'static [Mapping]> {
     Ok(FOUND.get_or_init(|| of_files(&smaps)))
 }
 
-/// Where a part of the program or of a library is.
-struct Mapping {
-    range: Range<usize>,
-    /// Whether it is code.
-    runs: bool,
-}
-
 /// The mappings of the program and its libraries in `/proc/self/smaps` that cannot be written and have no page that was.
-fn of_files(smaps: &str) -> Vec<Mapping> {
+fn of_files(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut current = None;
     for line in smaps.lines() {
@@ -109,11 +86,9 @@ fn of_files(smaps: &str) -> Vec<Mapping> {
         if let Some((start, end)) = first.split_once('-') {
             let number = |text: &str| usize::from_str_radix(text, 16).ok();
             let range = number(start).zip(number(end)).map(|(start, end)| start..end);
-            let permissions = words.next();
-            let private = matches!(permissions, Some("r-xp" | "r--p"));
+            let private = matches!(words.next(), Some("r-xp" | "r--p"));
             let program = words.nth(3).is_some_and(is_loaded);
-            let mapping = range.map(|range| Mapping { range, runs: permissions == Some("r-xp") });
-            current = mapping.filter(|_| private && program);
+            current = range.filter(|_| private && program);
         } else if first == "Anonymous:" {
             current = current.filter(|_| words.next() == Some("0"));
         } else if first == "Swap:" {
@@ -158,17 +133,11 @@ mod tests {
             one("f000-ff00", "r-xp", "[vdso]", 0),
             one("10000-11000", "r--p", "", 0),
         ];
-        let found = of_files(&smaps.concat()).into_iter();
-        let found: Vec<_> = found.map(|Mapping { range, runs }| (range.start, range.end, runs)).collect();
-        assert_eq!(found, [(0x1000, 0x3000, false), (0x3000, 0x9000, true), (0xd000, 0xe000, true)]);
+        assert_eq!(of_files(&smaps.concat()), [0x1000..0x3000, 0x3000..0x9000, 0xd000..0xe000]);
     }
 
     #[test]
     fn a_program_goes_on_without_its_pages() {
-        map_in_pieces().unwrap();
-        let pieces = of_files(&std::fs::read_to_string("/proc/self/smaps").unwrap());
-        let code: Vec<_> = pieces.iter().filter(|mapping| mapping.runs).map(|mapping| mapping.range.len()).collect();
-        assert!(code.len() > 10 && code.iter().filter(|length| **length > PIECE_BYTES).count() * 10 < code.len());
         assert!(file_bytes().unwrap() > 0);
         assert!(release_code().unwrap() > 0);
         // Code that certainly ran before, and code that did not.

@@ -68,6 +68,12 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
     }
 }
 
+/// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
+const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
+
+/// Up to here whole numbers are exact.
+const MAX_WHOLE: f64 = (1_u64 << 53) as f64;
+
 /// Where the walk is.
 struct Place {
     /// Path with list indexes, as unknown fields are told.
@@ -102,7 +108,9 @@ impl Walk {
         map.retain(|key, value| match (value, field(key)) {
             (Value::Null, _) => false,
             (Value::Object(m), Some((Type::Map(_), present))) => present || !m.is_empty(),
-            (Value::Array(l), Some((Type::List(_), present))) => present || !l.is_empty(),
+            (Value::Array(l), Some((Type::List(_), present))) => {
+                present || !l.is_empty() || SAID_EMPTY.contains(&(definition.path, key.as_str()))
+            }
             _ => true,
         });
         // The API's structs leave out an optional scalar that has its zero value, unless they point to it.
@@ -176,7 +184,15 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
         format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {}", at.of, at.fields, go_type(kind))
     };
     match (kind, &*value) {
-        (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) | (Type::Float64, Value::Number(_)) => Ok(()),
+        (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) => Ok(()),
+        (Type::Float64, Value::Number(number)) => {
+            // A whole number is written as one.
+            let whole = number.as_f64().filter(|n| number.is_f64() && n.fract() == 0.0 && n.abs() < MAX_WHOLE);
+            if let Some(whole) = whole {
+                *value = (whole as i64).into();
+            }
+            Ok(())
+        }
         (Type::Int32 | Type::IntOrString, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {
             Ok(())
         }

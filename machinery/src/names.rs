@@ -3,7 +3,7 @@
 /// Longest DNS label.
 const LABEL_MAX: usize = 63;
 /// Longest DNS subdomain.
-const SUBDOMAIN_MAX: usize = 253;
+pub const SUBDOMAIN_MAX: usize = 253;
 /// Longest name of a port.
 const PORT_NAME_MAX: usize = 15;
 

@@ -78,6 +78,11 @@ impl Histogram {
         self.observe(time.as_secs_f64());
     }
 
+    /// Forgets what was counted.
+    pub fn reset(&self) {
+        self.buckets.iter().chain([&self.count, &self.sum]).for_each(|number| number.store(0, Relaxed));
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.count.load(Relaxed)
@@ -132,5 +137,9 @@ mod tests {
             out,
             "h_bucket{le=\"0.1\"} 2\nh_bucket{le=\"1\"} 3\nh_bucket{le=\"+Inf\"} 4\nh_sum 7.65\nh_count 4\n"
         );
+        histogram.reset();
+        out.clear();
+        histogram.write("h", "a=\"b\"", &mut out);
+        assert!(out.lines().count() == 5 && out.lines().all(|line| line.ends_with(" 0")), "{out}");
     }
 }

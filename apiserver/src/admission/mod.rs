@@ -21,6 +21,7 @@ mod policies;
 mod pull_images;
 pub(crate) mod registration;
 pub(crate) mod review;
+mod rules;
 mod security_checks;
 pub(crate) mod security_policy;
 mod service_account;

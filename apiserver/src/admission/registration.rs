@@ -6,14 +6,20 @@ use keelson_machinery::status::Cause;
 use serde_json::Value;
 
 use super::review::env;
+use super::rules;
 
-const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+/// Most conditions of a webhook or policy.
+const MAX_CONDITIONS: usize = 64;
+/// Most audit annotations of a policy.
+const MAX_ANNOTATIONS: usize = 20;
+/// Longest expression of an audit annotation's value, bytes.
+const MAX_ANNOTATION_BYTES: usize = 5 << 10;
 
-fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(of: &'a Value, key: &str) -> &'a str {
     of[key].as_str().unwrap_or_default()
 }
 
-fn list(of: &Value) -> impl Iterator<Item = (usize, &Value)> {
+pub(super) fn list(of: &Value) -> impl Iterator<Item = (usize, &Value)> {
     of.as_array().into_iter().flatten().enumerate()
 }
 
@@ -27,7 +33,7 @@ pub(crate) fn problems(kind: &str, new: &Value, old: Option<&Value>) -> Vec<Caus
             for (index, hook) in list(&new["webhooks"]) {
                 let at = format!("webhooks[{index}]");
                 let name = text(hook, "name");
-                if seen.contains(&name) {
+                if !name.is_empty() && seen.contains(&name) {
                     check.0.push(Cause::duplicate(format!("{at}.name"), &hook["name"]));
                 }
                 seen.push(name);
@@ -127,26 +133,27 @@ impl Check {
     }
 
     fn webhook(&mut self, hook: &Value, at: &str, mutating: bool) {
-        let name = text(hook, "name");
-        if name.split('.').filter(|part| !part.is_empty()).count() < 3 || names::dns_subdomain(name).is_some() {
+        let (name, field) = (text(hook, "name"), format!("{at}.name"));
+        let problems = names::subdomain_problems(name);
+        if name.is_empty() {
+            self.0.push(Cause::required(field, ""));
+        } else if !problems.is_empty() {
+            self.0.push(Cause::invalid(field, &hook["name"], &problems.join(",")));
+        } else if name.split('.').count() < 3 {
             let why = "should be a domain with at least three segments separated by dots";
-            self.0.push(Cause::invalid(format!("{at}.name"), &hook["name"], why));
+            self.0.push(Cause::invalid(field, &hook["name"], why));
         }
         self.client(&hook["clientConfig"], &format!("{at}.clientConfig"));
         for (index, rule) in list(&hook["rules"]) {
-            self.rule(rule, &format!("{at}.rules[{index}]"));
+            self.0.extend(rules::rule(rule, &format!("{at}.rules[{index}]")));
         }
+        self.0.extend(rules::selected(hook, &["namespaceSelector", "objectSelector"], at));
         match text(hook, "sideEffects") {
             "" => self.0.push(Cause::required(format!("{at}.sideEffects"), "must specify one of None, NoneOnDryRun")),
             _ => self.one_of(&format!("{at}.sideEffects"), &hook["sideEffects"], &["None", "NoneOnDryRun"]),
         }
-        let versions = &hook["admissionReviewVersions"];
         let place = format!("{at}.admissionReviewVersions");
-        if list(versions).next().is_none() {
-            self.0.push(Cause::required(place, "must specify one of v1, v1beta1"));
-        } else if !list(versions).any(|(_, v)| v == "v1" || v == "v1beta1") {
-            self.0.push(Cause::invalid(place, versions, "must include at least one of v1, v1beta1"));
-        }
+        self.0.extend(rules::review_versions(&hook["admissionReviewVersions"], &place));
         if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
             let why = "the timeout value must be between 1 and 30 seconds";
             self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds, why));
@@ -163,76 +170,11 @@ impl Check {
         self.0.extend(client_problems(client, at));
     }
 
-    fn rule(&mut self, rule: &Value, at: &str) {
-        self.alternatives(rule, "operations", "operations", at);
-        for (index, operation) in list(&rule["operations"]) {
-            self.one_of(&format!("{at}.operations[{index}]"), operation, &OPERATIONS);
-        }
-        self.alternatives(rule, "apiGroups", "API groups", at);
-        self.alternatives(rule, "apiVersions", "API versions", at);
-        for (index, _) in list(&rule["apiVersions"]).filter(|(_, version)| *version == "") {
-            self.0.push(Cause::required(format!("{at}.apiVersions[{index}]"), ""));
-        }
-        self.resources(&rule["resources"], &format!("{at}.resources"));
-        self.one_of(&format!("{at}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
-    }
-
-    /// A list of which `*` is all.
-    fn alternatives(&mut self, rule: &Value, key: &str, what: &str, at: &str) {
-        let values = &rule[key];
-        let count = list(values).count();
-        if count == 0 {
-            self.0.push(Cause::required(format!("{at}.{key}"), ""));
-        } else if count > 1 && list(values).any(|(_, v)| v == "*") {
-            let why = format!("if '*' is present, must not specify other {what}");
-            self.0.push(Cause::invalid(format!("{at}.{key}"), values, &why));
-        }
-    }
-
-    /// Resources and subresources, none of them named twice by way of a `*`.
-    fn resources(&mut self, resources: &Value, at: &str) {
-        let named: Vec<&str> = list(resources).map(|(_, r)| r.as_str().unwrap_or_default()).collect();
-        if named.is_empty() {
-            self.0.push(Cause::required(at, ""));
-        }
-        let (mut all_of, mut of_all, mut plain) = (Vec::new(), Vec::new(), false);
-        for (index, name) in named.iter().copied().enumerate() {
-            let at = format!("{at}[{index}]");
-            if name.is_empty() {
-                self.0.push(Cause::required(at, ""));
-                continue;
-            }
-            let Some((resource, sub)) = name.split_once('/') else {
-                plain = name != "*";
-                continue;
-            };
-            for (known, part, all) in
-                [(&mut all_of, resource, format!("{resource}/*")), (&mut of_all, sub, format!("*/{sub}"))]
-            {
-                if known.contains(&part) {
-                    let why = format!("if '{all}' is present, must not specify {name}");
-                    self.0.push(Cause::invalid(at.clone(), &Value::from(name), &why));
-                }
-            }
-            if sub == "*" {
-                all_of.push(resource);
-            }
-            if resource == "*" {
-                of_all.push(sub);
-            }
-        }
-        for (all, clash, what) in
-            [("*/*", named.len() > 1, "resources"), ("*", plain, "resources without subresources")]
-        {
-            if clash && named.contains(&all) {
-                let why = format!("if '{all}' is present, must not specify other {what}");
-                self.0.push(Cause::invalid(at, resources, &why));
-            }
-        }
-    }
-
     fn conditions(&mut self, conditions: &Value, at: &str, env: &Env) {
-        let mut seen = Vec::new();
+        let (mut seen, count) = (Vec::new(), list(conditions).count());
+        if count > MAX_CONDITIONS {
+            self.0.push(Cause::too_many(format!("{at}.matchConditions"), count, MAX_CONDITIONS));
+        }
         for (index, condition) in list(conditions) {
             let at = format!("{at}.matchConditions[{index}]");
             self.expression(condition, "expression", &at, env, &[Type::Bool], "bool");
@@ -240,7 +182,7 @@ impl Check {
                 "" => self.0.push(Cause::required(format!("{at}.name"), "")),
                 name if seen.contains(&name) => self.0.push(Cause::duplicate(format!("{at}.name"), &condition["name"])),
                 name => {
-                    if let Some(problem) = names::qualified_name(name) {
+                    for problem in names::qualified_name_problems(name) {
                         self.0.push(Cause::invalid(format!("{at}.name"), &condition["name"], &problem));
                     }
                     seen.push(name);
@@ -253,7 +195,10 @@ impl Check {
     fn expression(&mut self, of: &Value, key: &str, at: &str, env: &Env, wanted: &[Type], shown: &str) -> Type {
         let (source, place) = (text(of, key), format!("{at}.{key}"));
         if source.trim().is_empty() {
-            self.0.push(Cause::required(place, ""));
+            // Of conditions and patches upstream tells no more than that.
+            let plain = at.contains("matchConditions") || at.contains("mutations");
+            let why = if plain { String::new() } else { format!("{key} is not specified") };
+            self.0.push(Cause::required(place, &why));
             return Type::Dyn;
         }
         match Program::compile(source, env) {
@@ -301,7 +246,7 @@ impl Check {
     fn policy(&mut self, spec: &Value, mutating: bool, name: &str) {
         self.one_of("spec.failurePolicy", &spec["failurePolicy"], &["Fail", "Ignore"]);
         if spec["paramKind"].is_object() {
-            self.param_kind(&spec["paramKind"]);
+            self.0.extend(rules::param_kind(&spec["paramKind"], "spec.paramKind"));
         }
         if !spec["matchConstraints"].is_object() {
             self.0.push(Cause::required("spec.matchConstraints", ""));
@@ -355,7 +300,11 @@ impl Check {
                     "must not contain line breaks",
                 ));
             }
-            if !text(validation, "messageExpression").is_empty() {
+            let source = text(validation, "messageExpression");
+            if !source.is_empty() && source.trim().is_empty() {
+                let why = "must be non-empty if specified";
+                self.0.push(Cause::invalid(format!("{at}.messageExpression"), &validation["messageExpression"], why));
+            } else if !source.is_empty() {
                 self.expression(validation, "messageExpression", &at, env, &[Type::String], "string");
             }
             let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
@@ -363,20 +312,31 @@ impl Check {
                 self.0.push(Cause::not_supported(format!("{at}.reason"), &validation["reason"], &reasons[..3]));
             }
         }
-        for (index, annotation) in list(&spec["auditAnnotations"]) {
+        self.annotations(&spec["auditAnnotations"], env, name);
+    }
+
+    fn annotations(&mut self, annotations: &Value, env: &Env, name: &str) {
+        if list(annotations).count() > MAX_ANNOTATIONS {
+            let why = format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations");
+            self.0.push(Cause::invalid("spec.auditAnnotations", annotations, &why));
+        }
+        let mut seen = Vec::new();
+        for (index, annotation) in list(annotations) {
             let at = format!("spec.auditAnnotations[{index}]");
             let key = format!("{name}/{}", text(annotation, "key"));
-            if text(annotation, "key").is_empty() {
-                let part = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-                            alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
-                            '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-                for why in ["name part must be non-empty", part] {
-                    self.0.push(Cause::invalid(format!("{at}.key"), &Value::from(key.as_str()), why));
-                }
-            } else if let Some(problem) = names::qualified_name(&key) {
+            for problem in names::qualified_name_problems(&key) {
                 self.0.push(Cause::invalid(format!("{at}.key"), &Value::from(key.as_str()), &problem));
             }
+            if seen.contains(&key) {
+                self.0.push(Cause::duplicate(format!("{at}.key"), &annotation["key"]));
+            }
+            seen.push(key);
             let wanted = [Type::String, Type::Null];
+            if text(annotation, "valueExpression").trim().len() > MAX_ANNOTATION_BYTES {
+                let why = format!("must not exceed {MAX_ANNOTATION_BYTES} bytes in length");
+                self.0.push(Cause::required(format!("{at}.valueExpression"), &why));
+                continue;
+            }
             self.expression(annotation, "valueExpression", &at, env, &wanted, "one of [string null_type]");
         }
     }
@@ -424,19 +384,28 @@ impl Check {
         }
         for key in ["resourceRules", "excludeResourceRules"] {
             for (index, rule) in list(&constraints[key]) {
-                self.rule(rule, &format!("{at}.{key}[{index}]"));
+                self.0.extend(rules::rule(rule, &format!("{at}.{key}[{index}]")));
             }
         }
+        self.0.extend(rules::selected(constraints, &["namespaceSelector", "objectSelector"], at));
         self.one_of(&format!("{at}.matchPolicy"), &constraints["matchPolicy"], &["Equivalent", "Exact"]);
     }
 
     fn binding(&mut self, spec: &Value, mutating: bool) {
         if text(spec, "policyName").is_empty() {
             self.0.push(Cause::required("spec.policyName", ""));
+        } else {
+            for problem in names::subdomain_problems(text(spec, "policyName")) {
+                self.0.push(Cause::invalid("spec.policyName", &spec["policyName"], &problem));
+            }
         }
         let reference = &spec["paramRef"];
         if reference.is_object() {
             let (name, selector) = (!text(reference, "name").is_empty(), reference["selector"].is_object());
+            if let Some(problem) = names::path_segment(text(reference, "name")).filter(|_| name) {
+                self.0.push(Cause::invalid("spec.paramRef.name", &reference["name"], &problem));
+            }
+            self.0.extend(rules::selected(reference, &["selector"], "spec.paramRef"));
             if name && selector {
                 for key in ["name", "selector"] {
                     let why = "name and selector are mutually exclusive";
@@ -467,6 +436,9 @@ impl Check {
         }
         for (index, action) in list(actions) {
             self.one_of(&format!("spec.validationActions[{index}]"), action, &["Audit", "Deny", "Warn"]);
+            if list(actions).take(index).any(|(_, other)| other == action) {
+                self.0.push(Cause::duplicate(format!("spec.validationActions[{index}]"), action));
+            }
         }
         if has("Deny") && has("Warn") {
             let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response \

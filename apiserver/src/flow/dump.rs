@@ -2,6 +2,8 @@
 //! with upstream's columns, as far as there is something here that they are about. A request that found a seat at once was
 //! in no queue.
 
+use keelson_metrics::{family, sample};
+
 use super::Flow;
 use super::level::{Level, Waiter, Waiting};
 use crate::request::Query;
@@ -23,6 +25,42 @@ pub fn serve(flow: &Flow, path: &str, query: &Query) -> Option<String> {
         _ => return None,
     };
     Some(aligned(&rows))
+}
+
+/// The same levels in numbers, for `/metrics`.
+pub fn figures(flow: &Flow, out: &mut String) {
+    let policy = flow.policy();
+    let mut levels: Vec<(&String, &Level)> = policy.levels.iter().map(|(name, level)| (name, &**level)).collect();
+    levels.sort_by_key(|(name, _)| name.as_str());
+    let limited = || levels.iter().filter(|(_, level)| !level.shape.exempt);
+    let mut one = |name: &str, kind: &str, help: &str, number: fn(&Level) -> usize| {
+        let name = format!("apiserver_flowcontrol_{name}");
+        family(out, &name, kind, help);
+        for (level_name, level) in limited() {
+            sample(out, &name, &format!("priority_level=\"{level_name}\""), number(level) as f64);
+        }
+    };
+    let help = "Seats that are a level's own.";
+    one("nominal_limit_seats", "gauge", help, |level| level.shape.seats);
+    one("current_limit_seats", "gauge", "Seats of a level at the moment.", |level| level.state.lock().limit);
+    one("current_executing_seats", "gauge", "Seats that are taken.", |level| level.state.lock().busy);
+    one("current_executing_requests", "gauge", "Requests under way.", |level| {
+        usize::try_from(level.state.lock().counts.executing).unwrap_or(usize::MAX)
+    });
+    one("current_inqueue_requests", "gauge", "Requests that wait.", |level| {
+        level.state.lock().queues.iter().flatten().filter(|waiter| !waiter.door.is_closed()).count()
+    });
+    one("dispatched_requests_total", "counter", "Requests that were let in.", |level| {
+        usize::try_from(level.state.lock().counts.dispatched).unwrap_or(usize::MAX)
+    });
+    let name = "apiserver_flowcontrol_rejected_requests_total";
+    family(out, name, "counter", "Requests that were turned away.");
+    for (level_name, level) in limited() {
+        let counts = &level.state.lock().counts;
+        for (reason, number) in [("queue-full", counts.rejected), ("time-out", counts.timed_out)] {
+            sample(out, name, &format!("priority_level=\"{level_name}\",reason=\"{reason}\""), number as f64);
+        }
+    }
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {

@@ -17,7 +17,7 @@ use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::Stored;
-use keelson_store::{Event, EventKind, KeyValue, KvError, WatchRequest};
+use keelson_store::{Event, EventKind, KeyRange, KeyValue, KvError, View, WatchRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
 
@@ -32,6 +32,10 @@ use crate::{ApiServer, body, listing, table};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch that ends is told this long before where it is, so that the next one can go on there.
 const LAST_BOOKMARK_SECONDS: u64 = 2;
+/// Size of a piece of the first events, bytes.
+const PIECE_BYTES: usize = 32 << 10;
+/// Objects that are looked at for a piece, whether they are chosen or not.
+const MAX_LOOKED_AT: usize = 1024;
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream's.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
 
@@ -72,18 +76,15 @@ impl ApiServer {
         self.fresh(version).await?;
         let view = self.objects.kv.view();
         let range = Objects::range(request.def, &request.namespace);
-        let mut first: Vec<Bytes> = Vec::new();
+        let mut first = First::default();
         let start = if initial {
-            for kv in view.range(&range) {
-                let stored = request.stored(kv)?;
-                if shape.selectors.matches(&stored.head) {
-                    first.push(shape.encode("ADDED", kv, &stored, kv.mod_revision));
-                }
-            }
-            if query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks") {
-                first.push(shape.bookmark(view.revision(), true));
-            }
-            view.revision() + 1
+            let bookmark = query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks");
+            let (request, start) = (request.clone(), view.revision() + 1);
+            let rest = Initial { view, range: range.clone(), request, after: None, bookmark };
+            first.rest = Some(rest);
+            // What cannot be read at all refuses the watch.
+            first.next(&shape)?;
+            start
         } else {
             // What is no number was refused above; without one the watch begins with what comes next.
             version.and_then(|v| v.parse().ok()).filter(|v| *v > 0).unwrap_or_else(|| view.revision()) + 1
@@ -97,12 +98,9 @@ impl ApiServer {
                 Ok(watch) => {
                     let bookmarks = query.flag("allowWatchBookmarks");
                     let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
-                    let events = events(shape, watch, start - 1, bookmarks.then_some(last));
+                    let events = events(shape, first, watch, start - 1, bookmarks.then_some(last));
                     let end = tokio::time::sleep(Duration::from_secs(timeout));
-                    let all = futures::stream::iter(first)
-                        .chain(events)
-                        .take_until(end)
-                        .take_until(self.stop.clone().cancelled_owned());
+                    let all = events.take_until(end).take_until(self.stop.clone().cancelled_owned());
                     StreamBody::new(all.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))))
                         .map_err(|never| match never {})
                         .boxed_unsync()
@@ -136,9 +134,59 @@ fn error_event(media: Media, status: &Status) -> Bytes {
     event(media, "ERROR", &status.to_value())
 }
 
+/// The objects that there are when a watch begins, which are written while the client reads: what is held for it is one
+/// piece and the view, which shares its memory with the store.
+struct Initial {
+    view: View,
+    range: KeyRange,
+    request: ResourceRequest,
+    /// The key after which the next piece begins.
+    after: Option<Bytes>,
+    /// Whether their end is told.
+    bookmark: bool,
+}
+
+/// What a watch begins with: a piece that is written, and the rest.
+#[derive(Default)]
+struct First {
+    written: Vec<u8>,
+    rest: Option<Initial>,
+}
+
+impl First {
+    /// Writes the next piece, if there is one.
+    fn next(&mut self, shape: &Shape) -> Result<(), Status> {
+        let Some(mut initial) = self.rest.take() else { return Ok(()) };
+        let (view, range, after) = (initial.view.clone(), initial.range.clone(), initial.after.take());
+        let mut rest: Box<dyn Iterator<Item = _>> = match &after {
+            Some(key) => Box::new(view.range_from(&range, key)),
+            None => Box::new(view.range(&range)),
+        };
+        for _ in 0..MAX_LOOKED_AT {
+            let Some(kv) = rest.next() else {
+                if initial.bookmark {
+                    self.written.extend_from_slice(&shape.bookmark(view.revision(), true));
+                }
+                return Ok(());
+            };
+            let stored = initial.request.stored(kv)?;
+            if shape.selectors.matches(&stored.head) {
+                self.written.extend_from_slice(&shape.encode("ADDED", kv, &stored, kv.mod_revision));
+            }
+            initial.after = Some(kv.key.clone());
+            if self.written.len() >= PIECE_BYTES {
+                break;
+            }
+        }
+        self.rest = Some(initial);
+        Ok(())
+    }
+}
+
 /// State of one watcher between events.
 struct Cursor {
     shape: Shape,
+    first: First,
     watch: keelson_store::Watch,
     revision: i64,
     bookmarks: Option<tokio::time::Interval>,
@@ -147,6 +195,7 @@ struct Cursor {
 
 fn events(
     shape: Shape,
+    first: First,
     watch: keelson_store::Watch,
     revision: i64,
     bookmarks: Option<Duration>,
@@ -155,11 +204,22 @@ fn events(
         let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL.min(last);
         tokio::time::interval_at(start, BOOKMARK_INTERVAL)
     });
-    let cursor = Cursor { shape, watch, revision, bookmarks: interval, ended: false };
+    let cursor = Cursor { shape, first, watch, revision, bookmarks: interval, ended: false };
     futures::stream::unfold(cursor, |mut cursor| async move {
         loop {
             if cursor.ended {
                 return None;
+            }
+            if !cursor.first.written.is_empty() {
+                return Some((std::mem::take(&mut cursor.first.written).into(), cursor));
+            }
+            if cursor.first.rest.is_some() {
+                if let Err(status) = cursor.first.next(&cursor.shape) {
+                    cursor.ended = true;
+                    return Some((error_event(cursor.shape.accepted.media, &status), cursor));
+                }
+                tokio::task::yield_now().await;
+                continue;
             }
             let next = match &mut cursor.bookmarks {
                 Some(interval) => tokio::select! {

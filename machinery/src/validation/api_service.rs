@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty};
-use super::{has, text};
+use super::{has, items, text};
 use crate::names;
 
 /// Highest priority of a group, and of a version in it.
@@ -12,6 +12,10 @@ const MAX_PRIORITIES: (i64, i64) = (20_000, 1000);
 /// An object of the kind.
 pub fn validate(subresource: &str, new: &Value, p: &mut Problems) {
     if subresource == "status" {
+        for (index, condition) in items(&new["status"]["conditions"]).enumerate() {
+            let field = format!("status.conditions[{index}].status");
+            p.one_of(field, &condition["status"], &["True", "False", "Unknown"]);
+        }
         return;
     }
     let spec = &new["spec"];

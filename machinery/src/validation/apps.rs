@@ -6,6 +6,7 @@ use super::check::{Problems, percent};
 use super::{has, items, pod, selectors, text};
 use crate::selector::LabelSelector;
 use crate::shown;
+use crate::status::Cause;
 
 const STATEFUL_UPDATE: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
      'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
@@ -23,12 +24,17 @@ const STATEFUL_MUTABLE: &[&str] = &[
 /// An object of the group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
-        return status(plural, &new["status"], p);
+        status(plural, &new["status"], p);
+        if matches!(plural, "deployments" | "daemonsets" | "statefulsets") {
+            collisions(&new["status"], &old.unwrap_or(&Value::Null)["status"], p);
+        }
+        return;
     }
     let spec = &new["spec"];
     match plural {
         "deployments" => deployment(spec, p),
-        "replicasets" => replicas(spec, "replicaset", p),
+        // Upstream names the other kind here too.
+        "replicasets" => replicas(spec, p),
         "daemonsets" => daemon_set(spec, p),
         "statefulsets" => stateful_set(spec, old.is_none(), p),
         "controllerrevisions" => revision(new, old, p),
@@ -101,6 +107,14 @@ fn status(plural: &str, status: &Value, p: &mut Problems) {
     at_most_replicas(plural, status, p);
 }
 
+/// How often a name was taken already is only counted up.
+fn collisions(new: &Value, old: &Value, p: &mut Problems) {
+    let count = |status: &Value| status["collisionCount"].as_i64();
+    if count(old).is_some_and(|before| count(new).is_none_or(|now| now < before)) {
+        p.invalid("status.collisionCount", &json!(count(new).unwrap_or(0)), "cannot be decremented");
+    }
+}
+
 /// Parts of the replicas are not more than all.
 pub fn at_most_replicas(plural: &str, status: &Value, p: &mut Problems) {
     let number = |key: &str| status[key].as_i64().unwrap_or(0);
@@ -124,11 +138,12 @@ pub fn at_most_replicas(plural: &str, status: &Value, p: &mut Problems) {
     }
 }
 
-/// Whether a selector and a template's labels fit; an absent selector fits nothing.
-fn check_selector(spec: &Value, kind: &str, absent_is_required: bool, p: &mut Problems) {
+/// Whether a selector and a template's labels fit; an absent selector fits nothing. Returns whether the selector can be
+/// read: else most kinds look no further at their template.
+fn check_selector(spec: &Value, kind: &str, p: &mut Problems) -> bool {
     let selector = &spec["selector"];
     if selector.is_null() {
-        if absent_is_required {
+        if kind != "daemonset" {
             p.required("spec.selector", "");
         }
     } else {
@@ -138,10 +153,17 @@ fn check_selector(spec: &Value, kind: &str, absent_is_required: bool, p: &mut Pr
             p.invalid_shown("spec.selector", &shown_selector(selector), &why);
         }
     }
-    match LabelSelector::from_object(selector) {
-        Err(_) => p.invalid_shown("spec.selector", &shown_selector(selector), "invalid label selector"),
-        Ok(parsed) => match_labels(&parsed, selector, &spec["template"], p),
+    let parsed = LabelSelector::from_object(selector);
+    match (&parsed, kind) {
+        (Ok(parsed), _) => match_labels(parsed, selector, &spec["template"], p),
+        (Err(_), "daemonset") => {}
+        (Err(_), "statefulset") => {
+            let message = format!("Invalid value: {}", shown_selector(selector));
+            p.0.push(Cause { reason: "FieldValueInvalid".into(), message, field: "spec.selector".into() });
+        }
+        (Err(_), _) => p.invalid_shown("spec.selector", &shown_selector(selector), "invalid label selector"),
     }
+    parsed.is_ok()
 }
 
 fn match_labels(parsed: &LabelSelector, selector: &Value, template: &Value, p: &mut Problems) {
@@ -163,17 +185,18 @@ fn always(spec: &Value, p: &mut Problems) {
     }
 }
 
-fn replicas(spec: &Value, kind: &str, p: &mut Problems) {
+fn replicas(spec: &Value, p: &mut Problems) {
     for field in ["replicas", "minReadySeconds"] {
         p.not_negative(format!("spec.{field}"), &spec[field]);
     }
-    check_selector(spec, kind, true, p);
-    pod::template(&spec["template"], "spec.template", p);
-    always(spec, p);
+    if check_selector(spec, "deployment", p) {
+        pod::template(&spec["template"], "spec.template", p);
+        always(spec, p);
+    }
 }
 
 fn deployment(spec: &Value, p: &mut Problems) {
-    replicas(spec, "deployment", p);
+    replicas(spec, p);
     p.not_negative("spec.revisionHistoryLimit", &spec["revisionHistoryLimit"]);
     p.not_negative("spec.progressDeadlineSeconds", &spec["progressDeadlineSeconds"]);
     if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64()
@@ -211,13 +234,13 @@ fn deployment(spec: &Value, p: &mut Problems) {
 
 fn is_zero(value: &Value) -> bool {
     match value {
-        Value::String(_) => percent(value) == Some(0),
+        Value::String(text) => percent(value).or_else(|| text.parse().ok()).unwrap_or(0) == 0,
         other => other.as_i64().unwrap_or(0) == 0,
     }
 }
 
 fn daemon_set(spec: &Value, p: &mut Problems) {
-    check_selector(spec, "daemonset", false, p);
+    check_selector(spec, "daemonset", p);
     pod::template(&spec["template"], "spec.template", p);
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy != "Always" {
@@ -276,8 +299,9 @@ fn stateful_set(spec: &Value, new: bool, p: &mut Problems) {
     if new && !text(spec, "serviceName").is_empty() {
         p.label("spec.serviceName", &spec["serviceName"]);
     }
-    check_selector(spec, "statefulset", true, p);
-    pod::template(&with_claims(spec), "spec.template", p);
+    if check_selector(spec, "statefulset", p) {
+        pod::template(&with_claims(spec), "spec.template", p);
+    }
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy != "Always" {
         p.not_supported("spec.template.spec.restartPolicy", &super::check::or_empty(policy), &["Always"]);

@@ -14,6 +14,8 @@ const KINDS: &[(&str, &str)] = &[
     ("Pods", "pods"),
     ("Resource", "resource"),
 ];
+/// The same fields in the order in which the first that is there is looked at.
+const LOOKED_AT: &[&str] = &["object", "external", "pods", "resource", "containerResource"];
 /// Most seconds that scaling waits, and that a policy counts.
 const MAX_STABILIZATION_SECONDS: i64 = 3600;
 const MAX_PERIOD_SECONDS: i64 = 1800;
@@ -77,14 +79,16 @@ fn metric(metric: &Value, at: &str, p: &mut Problems) {
         p.required(format!("{at}.type"), "must specify a metric source type");
     }
     if own.is_none() {
+        // It is looked at in two places.
         p.not_supported(format!("{at}.type"), &or_empty(&metric["type"]), &names);
-        if !kind.is_empty() {
-            p.not_supported(format!("{at}.type"), &or_empty(&metric["type"]), &names);
-        }
+        p.not_supported(format!("{at}.type"), &or_empty(&metric["type"]), &names);
     }
-    for (_, field) in KINDS.iter().filter(|(_, field)| has(metric, field)) {
-        source(field, &metric[*field], &format!("{at}.{field}"), p);
-        if own.is_some_and(|own| own != *field) {
+    let present: Vec<&str> = LOOKED_AT.iter().copied().filter(|field| has(metric, field)).collect();
+    if let Some(first) = present.first() {
+        source(first, &metric[*first], &format!("{at}.{first}"), p);
+    }
+    if present.len() > 1 {
+        for field in present.iter().filter(|field| own != Some(**field)) {
             p.forbidden(format!("{at}.{field}"), "must populate the given metric source only");
         }
     }
@@ -161,13 +165,13 @@ fn identifier(metric: &Value, at: &str, p: &mut Problems) {
 }
 
 fn target(target: &Value, at: &str, p: &mut Problems) {
-    match text(target, "type") {
-        "" => p.required(format!("{at}.type"), "must specify a metric target type"),
-        "Utilization" | "Value" | "AverageValue" => {}
-        _ => {
-            let why = "must be either Utilization, Value, or AverageValue";
-            p.invalid(format!("{at}.type"), &target["type"], why);
-        }
+    let kind = text(target, "type");
+    if kind.is_empty() {
+        p.required(format!("{at}.type"), "must specify a metric target type");
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        let why = "must be either Utilization, Value, or AverageValue";
+        p.invalid(format!("{at}.type"), &json!(kind), why);
     }
     for field in ["value", "averageValue"] {
         if quantity(&target[field]).is_some_and(|q| q.is_zero() || q.is_negative()) {

@@ -47,7 +47,7 @@ fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
         // The longest name of a pod must be a name too.
         host_name(&new["metadata"], completions - 1, p);
     }
-    generated_selector(new, old.is_some(), p);
+    generated_selector(new, p);
     job_spec(spec, "spec", p);
     if spec["selector"].is_null() {
         p.required("spec.selector", "");
@@ -76,9 +76,9 @@ fn match_labels(spec: &Value, p: &mut Problems) {
 }
 
 /// A Job that does not bring its own selector has the generated one.
-fn generated_selector(job: &Value, is_update: bool, p: &mut Problems) {
+fn generated_selector(job: &Value, p: &mut Problems) {
     let spec = &job["spec"];
-    if spec["manualSelector"] == true || is_update && spec["selector"].is_null() {
+    if spec["manualSelector"] == true || spec["selector"].is_null() {
         return;
     }
     let (uid, name) = (&job["metadata"]["uid"], &job["metadata"]["name"]);
@@ -90,15 +90,17 @@ fn generated_selector(job: &Value, is_update: bool, p: &mut Problems) {
         ("job-name", name),
     ];
     for (key, value) in wanted {
-        if labels.get(key).is_none() {
-            let why = format!("must be {:?}", value.as_str().unwrap_or_default());
-            p.required(format!("spec.template.metadata.labels[{key}]"), &why);
+        let field = format!("spec.template.metadata.labels[{key}]");
+        let why = format!("must be '{}'", value.as_str().unwrap_or_default());
+        match labels.get(key) {
+            None => p.required(field, &why),
+            Some(given) if given != value => p.invalid(field, labels, &why),
+            Some(_) => {}
         }
     }
-    let generated = json!({"batch.kubernetes.io/controller-uid": uid});
-    let legacy = json!({"controller-uid": uid});
-    let own = &spec["selector"]["matchLabels"];
-    if *own != generated && *own != legacy || has(&spec["selector"], "matchExpressions") {
+    // Any selector will do that the generated labels meet.
+    let own = |key: &str| wanted.iter().find(|(k, _)| *k == key).and_then(|(_, value)| value.as_str());
+    if LabelSelector::from_object(&spec["selector"]).is_ok_and(|selector| !selector.matches(own)) {
         p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "`selector` not auto-generated");
     }
 }

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty};
 use super::{has, items, text};
-use crate::names::path_segment;
 use crate::shown;
 
 /// Highest precedence of a flow schema.
@@ -22,6 +21,7 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, p: &mut Problems) 
         "prioritylevelconfigurations" => level(new, p),
         _ => {}
     }
+    unchanged(plural, new, p);
 }
 
 /// Conditions of a status: each kind once.
@@ -35,8 +35,53 @@ fn conditions(list: &Value, p: &mut Problems) {
         }
         seen.push(kind);
         if kind.is_empty() {
-            p.required(field, "");
+            p.required(field, "must not be empty");
         }
+    }
+}
+
+/// The spec of an object that every cluster has and that nobody may change.
+pub fn mandatory(plural: &str, name: &str) -> Option<Value> {
+    let everything = |subjects: Value| {
+        json!([{
+            "subjects": subjects,
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+        }])
+    };
+    let group = |name: &str| json!({"kind": "Group", "group": {"name": name}});
+    Some(match (plural, name) {
+        ("prioritylevelconfigurations", "exempt") => {
+            json!({"type": "Exempt", "exempt": {"lendablePercent": 0, "nominalConcurrencyShares": 0}})
+        }
+        ("prioritylevelconfigurations", "catch-all") => json!({"type": "Limited", "limited": {
+            "nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}}}),
+        ("flowschemas", "exempt") => json!({
+            "priorityLevelConfiguration": {"name": "exempt"}, "matchingPrecedence": 1,
+            "rules": everything(json!([group("system:masters")])),
+        }),
+        ("flowschemas", "catch-all") => json!({
+            "priorityLevelConfiguration": {"name": "catch-all"}, "matchingPrecedence": MAX_PRECEDENCE,
+            "distinguisherMethod": {"type": "ByUser"},
+            "rules": everything(json!([group("system:unauthenticated"), group("system:authenticated")])),
+        }),
+        _ => return None,
+    })
+}
+
+/// Objects that every cluster has stay as they are; only what the exempt level lends may be changed.
+fn unchanged(plural: &str, new: &Value, p: &mut Problems) {
+    let name = text(&new["metadata"], "name");
+    let Some(mut fixed) = mandatory(plural, name) else { return };
+    let (mut spec, lends) = (new["spec"].clone(), (plural, name) == ("prioritylevelconfigurations", "exempt"));
+    for spec in [&mut fixed, &mut spec].into_iter().filter(|_| lends) {
+        spec.as_object_mut().map(|spec| spec.remove("exempt"));
+    }
+    if spec != fixed {
+        let except = if lends { " except the 'spec.exempt' field" } else { "" };
+        let kind = if plural == "flowschemas" { "FlowSchemaSpec" } else { "PriorityLevelConfigurationSpec" };
+        let why = format!("spec of '{name}'{except} must equal the fixed value");
+        p.invalid_shown("spec", &shown::compact(kind, &new["spec"]), &why);
     }
 }
 
@@ -169,7 +214,10 @@ fn resource_rule(rule: &Value, at: &str, p: &mut Problems) {
         }
     } else {
         for (i, namespace) in namespaces.iter().enumerate() {
-            p.label(format!("{at}.namespaces[{i}]"), namespace);
+            for problem in crate::names::label_problems(namespace.as_str().unwrap_or_default()) {
+                let why = format!("each member of this list must be '*' or a DNS-1123 label; {problem}");
+                p.invalid(format!("{at}.namespaces[{i}]"), namespace, &why);
+            }
         }
     }
 }
@@ -213,15 +261,13 @@ fn subject(subject: &Value, at: &str, p: &mut Problems) {
         }
     } else if text(inner, "name").is_empty() {
         p.required(format!("{at}.name"), "");
-    } else {
-        let _ = path_segment(text(inner, "name"));
     }
 }
 
 fn level(new: &Value, p: &mut Problems) {
     let (spec, name) = (&new["spec"], text(&new["metadata"], "name"));
     let kind = text(spec, "type");
-    if (name == "exempt") != (kind == "Exempt") && matches!(kind, "Exempt" | "Limited") {
+    if (name == "exempt") != (kind == "Exempt") {
         let why = "must be 'Exempt' if and only if `name` is 'exempt'";
         p.invalid("spec.type", &spec["type"], why);
     }

@@ -40,6 +40,7 @@ use crate::resource::ResourceDef;
 use crate::status::Cause;
 
 pub use check::Problems;
+pub use flowcontrol::mandatory as mandatory_flow_control;
 pub use service::{address_problems, is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).

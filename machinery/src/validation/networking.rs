@@ -155,9 +155,8 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
         let annotation = "kubernetes.io/ingress.class";
         let given = &new["metadata"]["annotations"][annotation];
         if old.is_none() && !given.is_null() && given != class {
-            let why = "can not be set when the class field is also set";
-            let field = format!("metadata.annotations[{annotation}]");
-            p.invalid(field, &new["metadata"]["annotations"][annotation], why);
+            let why = "must match `ingressClassName` when both are specified";
+            p.invalid(format!("annotations.{annotation}"), given, why);
         }
     }
 }
@@ -184,9 +183,10 @@ fn host(value: &Value, field: &str, p: &mut Problems) {
     if name.is_empty() {
         return;
     }
-    if name.parse::<IpAddr>().is_ok() {
+    if name.parse::<IpAddr>().is_ok() || without_zeros(name).is_some() {
         p.invalid(field, value, "must be a DNS name, not an IP address");
-    } else if name.contains('*') {
+    }
+    if name.contains('*') {
         p.named(field, value, names::wildcard_subdomain(name));
     } else {
         p.subdomain(field, value);
@@ -200,6 +200,11 @@ fn paths(http: &Value, path: &str, p: &mut Problems) {
     for (index, entry) in items(&http["paths"]).enumerate() {
         let at = format!("{path}[{index}]");
         let value = text(entry, "path");
+        if !has(entry, "pathType") {
+            // Nothing else is looked at then.
+            p.required(format!("{at}.pathType"), "pathType must be specified");
+            continue;
+        }
         match text(entry, "pathType") {
             "Exact" | "Prefix" => {
                 if !value.starts_with('/') {
@@ -221,7 +226,6 @@ fn paths(http: &Value, path: &str, p: &mut Problems) {
                     p.invalid(format!("{at}.path"), &entry["path"], "must be an absolute path");
                 }
             }
-            "" => p.required(format!("{at}.pathType"), "pathType must be specified"),
             _ => {
                 let types = ["Exact", "ImplementationSpecific", "Prefix"];
                 p.not_supported(format!("{at}.pathType"), &entry["pathType"], &types);
@@ -266,7 +270,7 @@ fn local_reference(reference: &Value, at: &str, p: &mut Problems) {
     }
     for field in ["kind", "name"] {
         if text(reference, field).is_empty() {
-            p.required(format!("{at}.{field}"), &format!("{field} is required"));
+            p.required(format!("{at}.{field}"), "");
         } else {
             p.named(format!("{at}.{field}"), &reference[field], names::path_segment(text(reference, field)));
         }
@@ -287,17 +291,16 @@ fn ingress_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         return;
     }
     local_reference(parameters, "spec.parameters", p);
-    let namespace = text(parameters, "namespace");
     match text(parameters, "scope") {
         "Cluster" if has(parameters, "namespace") => {
             p.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'");
         }
-        "Namespace" if namespace.is_empty() => {
+        "Namespace" if !has(parameters, "namespace") => {
             p.required("spec.parameters.namespace", "`parameters.scope` is set to 'Namespace'");
         }
         "Namespace" => p.label("spec.parameters.namespace", &parameters["namespace"]),
         "Cluster" => {}
-        "" => p.required("spec.parameters.scope", ""),
+        _ if !has(parameters, "scope") => p.required("spec.parameters.scope", ""),
         _ => p.one_of("spec.parameters.scope", &parameters["scope"], &["Cluster", "Namespace"]),
     }
 }
@@ -440,10 +443,15 @@ fn service_cidr(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let field = "spec.cidrs";
     if let Some(old) = old {
         let before: Vec<&Value> = items(&old["spec"]["cidrs"]).collect();
-        // A second family may be added.
-        let grown = before.len() == 1 && list.len() == 2 && before[0] == list[0];
-        if before != list && !grown {
-            p.invalid(field, &new["spec"]["cidrs"], "field is immutable");
+        // A second family may be added; what was there stays, and is not looked at again.
+        let grown = before.len() == 1 && list.len() == 2;
+        if before.len() != list.len() && !grown {
+            return p.invalid(field, &new["spec"]["cidrs"], "field is immutable");
+        }
+        for (index, _) in before.iter().zip(&list).enumerate().filter(|(_, (was, is))| was != is) {
+            p.invalid(format!("{field}[{index}]"), list[index], "field is immutable");
+        }
+        if !grown {
             return;
         }
     }
@@ -591,9 +599,9 @@ fn slice_ports(list: &Value, p: &mut Problems) {
             p.duplicate(format!("{at}.name"), &or_empty(&port["name"]));
         }
         seen.push(name);
-        match text(port, "protocol") {
-            "" => p.required(format!("{at}.protocol"), ""),
-            _ => p.one_of(format!("{at}.protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]),
+        match &port["protocol"] {
+            Value::Null => p.required(format!("{at}.protocol"), ""),
+            protocol => p.one_of(format!("{at}.protocol"), protocol, &["SCTP", "TCP", "UDP"]),
         }
         if has(port, "appProtocol") {
             p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));

@@ -28,7 +28,14 @@ pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
     let Some(old) = old else { return };
     let (spec, before) = (&new["spec"], &old["spec"]);
-    if items(&before["podCIDRs"]).next().is_some() && spec["podCIDRs"] != before["podCIDRs"] {
+    let (now, was): (Vec<_>, Vec<_>) = (items(&spec["podCIDRs"]).collect(), items(&before["podCIDRs"]).collect());
+    // Each that differs is told of, or once that there are more or fewer.
+    let differing = if now.len() == was.len() {
+        now.iter().zip(&was).filter(|(now, was)| now != was).count()
+    } else {
+        usize::from(!was.is_empty())
+    };
+    for _ in 0..differing {
         p.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
     }
     if text(spec, "externalID") != text(before, "externalID") {

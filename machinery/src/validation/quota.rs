@@ -55,10 +55,8 @@ fn sorted(list: &Value) -> BTreeSet<&str> {
 }
 
 fn resource(name: &str, amount: &Value, at: &str, p: &mut Problems) {
-    let before = p.0.len();
-    p.qualified_name(at, name);
-    if p.0.len() == before && !name.contains('/') && !is_standard(name) {
-        p.invalid(at, &json!(name), "must be a standard resource type or fully qualified");
+    super::container::resource_name(name, at, p);
+    if !name.contains('/') && !is_standard(name) {
         p.invalid(at, &json!(name), "must be a standard resource for quota");
     }
     super::container::amount(name, amount, at, p);
@@ -211,23 +209,19 @@ fn one_limit(limit: &Value, kind: &str, at: &str, p: &mut Problems) {
         names.insert(name);
     }
     for name in names {
-        amounts(limit, kind, name, at, p);
+        amounts(limit, name, at, p);
     }
 }
 
 fn limited_name(kind: &str, name: &str, at: &str, p: &mut Problems) {
     if matches!(kind, "Pod" | "Container") {
-        let before = p.0.len();
-        super::container::resource_name(name, at, p);
-        if p.0.len() == before && !name.contains('/') && !AMOUNTS.contains(&name) && !name.starts_with("hugepages-") {
-            p.invalid(at, &json!(name), "must be a standard resource for containers");
-        }
+        super::container::container_resource_name(name, at, p);
     } else {
         super::container::resource_name(name, at, p);
     }
 }
 
-fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
+fn amounts(limit: &Value, name: &str, at: &str, p: &mut Problems) {
     let get = |field: &str| quantity(&limit[field][name]);
     let (max, min, default, request, ratio) =
         (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
@@ -270,7 +264,7 @@ fn amounts(limit: &Value, kind: &str, name: &str, at: &str, p: &mut Problems) {
     }
     // What may not be overcommitted has one amount for both.
     let fixed = !super::container::is_native(name) || name.starts_with("hugepages-");
-    if kind == "Container" && fixed && default.is_some() && request.is_some() && default != request {
+    if fixed && default.is_some() && request.is_some() && default != request {
         let why = format!(
             "default value {} must equal to defaultRequest value {} in {name}",
             of("default"),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::check::{Problems, or_empty};
-use super::{has, items, selectors, text};
+use super::{items, selectors, text};
 use crate::shown;
 
 /// An object of the group, or a change of it.
@@ -51,14 +51,14 @@ fn rules(list: &Value, namespaced: bool, p: &mut Problems) {
         }
         if any("nonResourceURLs") {
             let field = format!("{at}.nonResourceURLs");
-            let why = if namespaced {
-                "namespaced rules cannot apply to non-resource URLs"
-            } else if any("apiGroups") || any("resources") || any("resourceNames") {
-                "rules cannot apply to both regular resources and non-resource URLs"
-            } else {
-                continue;
-            };
-            p.invalid(field, &rule["nonResourceURLs"], why);
+            if namespaced {
+                let why = "namespaced rules cannot apply to non-resource URLs";
+                p.invalid(&field, &rule["nonResourceURLs"], why);
+            }
+            if any("apiGroups") || any("resources") || any("resourceNames") {
+                let why = "rules cannot apply to both regular resources and non-resource URLs";
+                p.invalid(&field, &rule["nonResourceURLs"], why);
+            }
             continue;
         }
         if !any("apiGroups") {
@@ -99,7 +99,7 @@ fn binding(namespaced: bool, new: &Value, p: &mut Problems) {
                     p.subdomain(format!("{at}.name"), &subject["name"]);
                 }
                 group("", p);
-                if !namespaced && !has(subject, "namespace") {
+                if !namespaced && text(subject, "namespace").is_empty() {
                     p.required(format!("{at}.namespace"), "");
                 }
             }

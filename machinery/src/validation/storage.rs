@@ -24,6 +24,8 @@ const CLAIM_IMMUTABLE: &str =
 /// Limits of parameters: entries and bytes of all.
 const MAX_PARAMETERS: usize = 512;
 const MAX_PARAMETER_BYTES: usize = 256 << 10;
+/// Longest message of a failed attachment.
+const MAX_ERROR_BYTES: usize = 1024;
 /// Least seconds of a token and between updates of a driver's capacity.
 const MIN_TOKEN_SECONDS: i64 = 600;
 const MIN_UPDATE_SECONDS: i64 = 10;
@@ -468,9 +470,31 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
     }
 }
 
+/// What an attacher tells of its work.
+fn attachment_status(status: &Value, p: &mut Problems) {
+    let bytes = |(key, value): (&String, &Value)| key.len() + value.as_str().unwrap_or_default().len();
+    if entries(&status["attachmentMetadata"]).map(bytes).sum::<usize>() > MAX_PARAMETER_BYTES {
+        p.too_long("status.attachmentMetadata", MAX_PARAMETER_BYTES);
+    }
+    for field in ["attachError", "detachError"] {
+        let error = &status[field];
+        if text(error, "message").len() > MAX_ERROR_BYTES {
+            // The other limit is the one that upstream tells.
+            p.too_long(format!("status.{field}.message"), MAX_PARAMETER_BYTES);
+        }
+        if error["errorCode"].as_i64().is_some_and(|code| code < 0) {
+            let why = format!("must be between 0 and {}, inclusive", i32::MAX);
+            p.invalid(format!("status.{field}.errorCode"), &error["errorCode"], &why);
+        }
+    }
+}
+
 /// An object of the storage group, or a change of it.
 pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     if subresource == "status" {
+        if plural == "volumeattachments" {
+            attachment_status(&new["status"], p);
+        }
         return;
     }
     match plural {
@@ -490,8 +514,8 @@ fn parameters(new: &Value, allow_empty: bool, p: &mut Problems) {
         p.required("parameters", "must contain at least one key/value pair");
     }
     if map.len() > MAX_PARAMETERS {
-        p.too_many("parameters", map.len(), MAX_PARAMETERS);
-        return;
+        // Entries are told of as if they were bytes.
+        return p.too_long("parameters", MAX_PARAMETERS);
     }
     if map.iter().any(|(key, _)| key.is_empty()) {
         p.invalid("parameters", &json!(""), "field can not be empty.");
@@ -508,17 +532,31 @@ fn class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         p.qualified_name("provisioner", &name);
     }
     parameters(new, true, p);
-    p.one_of_if_set("reclaimPolicy", &new["reclaimPolicy"], &["Delete", "Retain"]);
-    match text(new, "volumeBindingMode") {
-        "" => p.required("volumeBindingMode", ""),
-        _ => p.one_of("volumeBindingMode", &new["volumeBindingMode"], &["Immediate", "WaitForFirstConsumer"]),
+    if !text(new, "reclaimPolicy").is_empty() {
+        p.one_of("reclaimPolicy", &new["reclaimPolicy"], &["Delete", "Retain"]);
     }
+    match &new["volumeBindingMode"] {
+        Value::Null => p.required("volumeBindingMode", ""),
+        mode => p.one_of("volumeBindingMode", mode, &["Immediate", "WaitForFirstConsumer"]),
+    }
+    topologies(&new["allowedTopologies"], p);
+    let Some(old) = old else { return };
+    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        p.immutable(field, &new[field], &old[field]);
+    }
+}
+
+/// Where volumes of a class may be.
+fn topologies(list: &Value, p: &mut Problems) {
     let said = |term: &Value| -> std::collections::BTreeMap<String, std::collections::BTreeSet<String>> {
         let values = |r: &Value| items(&r["values"]).filter_map(Value::as_str).map(str::to_owned).collect();
         items(&term["matchLabelExpressions"]).map(|r| (text(r, "key").to_owned(), values(r))).collect()
     };
-    for (index, term) in items(&new["allowedTopologies"]).enumerate() {
-        if items(&new["allowedTopologies"]).take(index).any(|other| said(other) == said(term)) {
+    for (index, term) in items(list).enumerate() {
+        // Upstream compares with as many empty terms as there are terms, too.
+        let empty = if said(term).is_empty() { items(list).count() } else { 0 };
+        let same = empty + items(list).take(index).filter(|other| said(other) == said(term)).count();
+        for _ in 0..same {
             p.duplicate(format!("allowedTopologies[{index}].matchLabelExpressions"), &json!(""));
         }
         let mut seen: Vec<&str> = Vec::new();
@@ -540,14 +578,12 @@ fn class(new: &Value, old: Option<&Value>, p: &mut Problems) {
             seen.push(key);
         }
     }
-    let Some(old) = old else { return };
-    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-        p.immutable(field, &new[field], &old[field]);
-    }
 }
 
 fn attributes_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    volumes::csi_driver_name(&new["driverName"], "driverName", p);
+    if p.present(new, "driverName", "") {
+        p.qualified_name("driverName", &text(new, "driverName").to_lowercase());
+    }
     parameters(new, false, p);
     let Some(old) = old else { return };
     for field in ["driverName", "parameters"] {
@@ -559,12 +595,6 @@ fn attributes_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
 
 fn driver(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
-    if old.is_none() {
-        let before = p.0.len();
-        volumes::csi_driver_name(&new["metadata"]["name"], "metadata.name", p);
-        // The general rule has told of the form already; only the length is new.
-        p.0.truncate(before + usize::from(text(&new["metadata"], "name").len() > 63));
-    }
     for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
         if !has(spec, field) {
             p.required(format!("spec.{}", if field == "attachRequired" { "attachedRequired" } else { field }), "");
@@ -580,7 +610,8 @@ fn driver(new: &Value, old: Option<&Value>, p: &mut Problems) {
         let at = format!("spec.tokenRequests[{index}]");
         let audience = text(token, "audience");
         if seen.contains(&audience) {
-            p.duplicate(format!("{at}.audience"), &token["audience"]);
+            p.duplicate(format!("{at}.audience"), &or_empty(&token["audience"]));
+            continue;
         }
         seen.push(audience);
         let seconds = &token["expirationSeconds"];
@@ -620,6 +651,9 @@ fn node(new: &Value, old: Option<&Value>, p: &mut Problems) {
         p.not_negative(format!("{at}.allocatable.count"), &driver["allocatable"]["count"]);
         let mut keys: Vec<&Value> = Vec::new();
         for key in items(&driver["topologyKeys"]) {
+            if key == "" {
+                p.required(&at, "");
+            }
             if keys.contains(&key) {
                 p.duplicate(&at, key);
             }
@@ -633,7 +667,10 @@ fn node(new: &Value, old: Option<&Value>, p: &mut Problems) {
         if let Some(now) = same {
             let part = |driver: &Value| (driver["nodeID"].clone(), driver["topologyKeys"].clone());
             if part(now) != part(before) {
-                p.invalid_shown("spec.drivers", &shown::compact("CSINodeDriver", now), "field is immutable");
+                // How many volumes there may be is left out: it may change.
+                let mut now = now.clone();
+                now.as_object_mut().map(|driver| driver.remove("allocatable"));
+                p.invalid_shown("spec.drivers", &shown::compact("CSINodeDriver", &now), "field is immutable");
             }
         }
     }
@@ -644,9 +681,7 @@ fn storage_capacity(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if new["nodeTopology"].is_object() {
         selectors::label_selector(&new["nodeTopology"], "nodeTopology", p);
     }
-    for field in ["capacity", "maximumVolumeSize"] {
-        p.not_negative_quantity(field, &new[field]);
-    }
+    p.not_negative_quantity("capacity", &new["capacity"]);
     let Some(old) = old else { return };
     if old["nodeTopology"] != new["nodeTopology"] {
         p.invalid_shown("nodeTopology", &super::apps::shown_selector(&new["nodeTopology"]), "field is immutable");
@@ -669,11 +704,16 @@ fn attachment(new: &Value, old: Option<&Value>, p: &mut Problems) {
         (true, true) => p.forbidden("spec.source", why),
         (true, false) => volume_spec(&source["inlineVolumeSpec"], "spec.source.inlineVolumeSpec", "", true, p),
         (false, true) => {
+            let field = "spec.source.persistentVolumeName";
             if text(source, "persistentVolumeName").is_empty() {
-                p.required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName");
+                p.required(field, "must specify non empty persistentVolumeName");
+            }
+            if old.is_none() {
+                p.subdomain(field, &source["persistentVolumeName"]);
             }
         }
     }
+    attachment_status(&new["status"], p);
     if let Some(old) = old
         && old["spec"] != *spec
     {

@@ -2,6 +2,7 @@
 
 mod changes;
 mod devices;
+mod groups;
 mod networks;
 mod pods;
 mod storage;
