@@ -28,6 +28,10 @@ pub const KEPT_ENTRIES: u64 = 1_000;
 pub const APPLY_ENTRIES: usize = 512;
 /// Bytes of commands that one step applies.
 pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+/// Commands that are applied on the thread of Raft, if none of them looks at many keys; more of them elsewhere.
+pub const SHORT_COMMANDS: usize = 64;
+/// Bytes of such commands.
+pub const SHORT_BYTES: usize = 64 * 1024;
 /// Bytes of commands that were proposed here and are not yet answered.
 pub const PROPOSED_BYTES: usize = 64 * 1024 * 1024;
 /// Commands that were proposed here and are not yet answered.

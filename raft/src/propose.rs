@@ -191,8 +191,8 @@ impl Inner {
         };
         match next {
             // Tasks of their own: they go on for the others when the first one loses patience.
-            Next::Begin => drop(crate::task::spawn(run(self.clone()))),
-            Next::Hold(held) => drop(crate::task::spawn(release(self.clone(), held))),
+            Next::Begin => drop(self.thread.spawn(run(self.clone()))),
+            Next::Hold(held) => drop(self.thread.spawn(release(self.clone(), held))),
             Next::Wait => {}
         }
         answered.await.unwrap_or_else(|_| Err(NotWritten::Unknown(KvError::Stopped("this member stops".into()))))
