@@ -47,7 +47,7 @@ pub const GROUP_WORTH_COMMANDS: usize = 256;
 /// The same of a member that is alone.
 pub const CHEAP_GROUP_WORTH_COMMANDS: usize = 32;
 /// Commands of a group after which so many are expected again.
-pub const HOLD_WORTH_COMMANDS: usize = 8;
+pub const HOLD_WORTH_COMMANDS: usize = 4;
 /// How long commands wait for others that are expected.
 pub const HOLD_MILLIS: u64 = 1;
 /// How often the leader tells that it lives.

@@ -29,7 +29,7 @@ struct Own {
 impl Thread {
     /// Starts one. In a simulation, which has one thread, tasks run where they are.
     pub fn start() -> io::Result<Self> {
-        if Scope::is_simulated() || std::env::var_os("KEELSON_X_NOTHREAD").is_some() {
+        if Scope::is_simulated() {
             return Ok(Self(None));
         }
         let runtime = Builder::new_current_thread().enable_all().thread_name("raft-blocking").build()?;

@@ -42,12 +42,7 @@ impl Direct {
         let mut options = OpenOptions::new();
         let cached = options.read(true).write(true).custom_flags(synced).open(path)?;
         // Not every file system knows it.
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(synced | nix::libc::O_DIRECT)
-            .open(path)
-            .ok()
-            .filter(|_| std::env::var_os("KEELSON_X_NODIRECT").is_none());
+        let direct = OpenOptions::new().write(true).custom_flags(synced | nix::libc::O_DIRECT).open(path).ok();
         Ok(Self { cached, direct, tail: Mutex::default() })
     }
 
