@@ -153,7 +153,11 @@ impl Service {
             }
             Ask::Status => Answer::Status(inner.peer_status()),
             Ask::Members => Answer::Members(inner.roll()),
-            Ask::Other(question) => Answer::Other(inner.answer_other(question).await),
+            Ask::Other(question) => {
+                let asked = inner.clone();
+                let answering = inner.thread.spawn_outside(async move { asked.answer_other(question).await });
+                Answer::Other(answering.await.map_err(stopped)?)
+            }
         })
     }
 }

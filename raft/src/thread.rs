@@ -22,6 +22,8 @@ pub struct Thread(Option<Own>);
 
 struct Own {
     runtime: Handle,
+    /// The runtime that it was started in.
+    outer: Handle,
     /// Ends the thread when it is dropped; tells when that has happened.
     end: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
@@ -49,7 +51,8 @@ impl Thread {
             let _alive = alive;
             let _ = told.await;
         }));
-        Ok(Self(Some(Own { runtime: handle, end: Mutex::new(Some((end, ended))) })))
+        let end = Mutex::new(Some((end, ended)));
+        Ok(Self(Some(Own { runtime: handle, outer: Handle::current(), end })))
     }
 
     /// Runs a task there.
@@ -60,6 +63,18 @@ impl Thread {
     {
         match &self.0 {
             Some(own) => own.runtime.spawn(future),
+            None => crate::task::spawn(future),
+        }
+    }
+
+    /// Runs elsewhere what may take long.
+    pub fn spawn_outside<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match &self.0 {
+            Some(own) => own.outer.spawn(future),
             None => crate::task::spawn(future),
         }
     }
