@@ -182,6 +182,12 @@ pub trait AdmissionPlugin: Send + Sync + 'static {
         let _ = request;
         Ok(())
     }
+    /// Whether it looks at the object of each of many bindings, or may refuse one but not another: then each is admitted
+    /// alone. `request` is one without an object.
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        let _ = request;
+        false
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! disk. One transaction for all would give all pods one resource version, and a client whose watch broke between two events
 //! of one version would never see the second.
 
+use std::collections::BTreeMap;
+
 use futures::future::join_all;
 use http::{Method, Response};
 use keelson_client::{Body, Fence};
@@ -15,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{Admission, Attributes, Operation, UserInfo};
+use crate::admission::InBulk;
 use crate::objects::WriteError;
 use crate::verbs::Call;
 use crate::{ApiServer, body, strategy};
@@ -56,7 +59,8 @@ pub async fn create(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
     let binding = Binding { namespace: &call.request.namespace, name: pod, uid: &uid, node: &node };
     let (dry_run, mut warnings) = (call.dry_run()?, Vec::new());
     let ask = Ask { user: call.user, dry_run, fence: call.fence };
-    bind(server, &binding, metadata, &ask, &mut warnings).await?;
+    let gains = Gains::Metadata(admitted(server, &binding, metadata, &ask, &mut warnings).await?);
+    bind(server, &binding, gains, &ask).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     call.answer(201, &done, &warnings)
 }
@@ -77,10 +81,12 @@ pub async fn create_many(
     if bindings.len() > MAX_BINDINGS {
         return Err(Status::bad_request(format!("at most {MAX_BINDINGS} bindings may be posted at once")));
     }
-    let mut namespaces: Vec<&str> = bindings.iter().map(|b| b.namespace).collect();
-    namespaces.sort_unstable();
-    namespaces.dedup();
-    for namespace in namespaces {
+    let ask = Ask { user, dry_run: false, fence };
+    let mut together = BTreeMap::new();
+    for namespace in bindings.iter().map(|b| b.namespace) {
+        if together.contains_key(namespace) {
+            continue;
+        }
         let attributes = Attributes {
             verb: "create".into(),
             version: "v1".into(),
@@ -90,9 +96,17 @@ pub async fn create_many(
             ..Attributes::default()
         };
         server.authorize(user, &attributes)?;
+        // What is refused to all is told to each with its name.
+        let admitted = admitted_together(server, namespace, &ask).await.unwrap_or_default();
+        together.insert(namespace, admitted);
     }
-    let ask = Ask { user, dry_run: false, fence };
-    let bind = async |binding| bind(server, binding, &Value::Null, &ask, &mut Vec::new()).await;
+    let bind = async |binding: &Binding<'_>| {
+        let gains = match together.get(binding.namespace) {
+            Some(Some(bulk)) => Gains::Labels(bulk.labels(&server.objects, binding.node)?),
+            _ => Gains::Metadata(admitted(server, binding, &Value::Null, &ask, &mut Vec::new()).await?),
+        };
+        bind(server, binding, gains, &ask).await
+    };
     let results = join_all(bindings.iter().map(bind)).await;
     let list: Vec<Value> = results
         .into_iter()
@@ -130,34 +144,70 @@ async fn admitted(
     }
     object["metadata"]["name"] = binding.name.into();
     object["metadata"]["namespace"] = binding.namespace.into();
-    let mut admission = Admission {
-        operation: Operation::Create,
-        def: pods()?,
-        subresource: "binding",
-        namespace: binding.namespace,
-        name: binding.name,
-        user: ask.user,
-        object: Some(&mut object),
-        old: None,
-        dry_run: ask.dry_run,
-        warnings,
-    };
+    let mut admission = admission(binding.namespace, binding.name, Some(&mut object), ask, warnings)?;
     server.admit(&mut admission).await?;
     Ok(object["metadata"].take())
 }
 
-/// Writes one binding; labels and annotations of `metadata` go to the pod.
-async fn bind(
-    server: &ApiServer,
-    binding: &Binding<'_>,
-    metadata: &Value,
-    ask: &Ask<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<(), Status> {
+/// Admits what many bindings of a namespace have in common; `None`: each is to be admitted alone.
+async fn admitted_together(server: &ApiServer, namespace: &str, ask: &Ask<'_>) -> Result<Option<InBulk>, Status> {
+    server.admit_in_bulk(&mut admission(namespace, "", None, ask, &mut Vec::new())?).await
+}
+
+/// What admission sees of a binding.
+fn admission<'a>(
+    namespace: &'a str,
+    name: &'a str,
+    object: Option<&'a mut Value>,
+    ask: &'a Ask<'_>,
+    warnings: &'a mut Vec<String>,
+) -> Result<Admission<'a>, Status> {
+    Ok(Admission {
+        operation: Operation::Create,
+        def: pods()?,
+        subresource: "binding",
+        namespace,
+        name,
+        user: ask.user,
+        object,
+        old: None,
+        dry_run: ask.dry_run,
+        warnings,
+    })
+}
+
+/// What a binding brings its pod beside the node.
+enum Gains {
+    /// Labels and annotations of the binding, as admission left it.
+    Metadata(Value),
+    /// Labels of the node, of a binding that was admitted with others.
+    Labels(Vec<(&'static str, String)>),
+}
+
+impl Gains {
+    fn give(&self, pod: &mut Value) {
+        match self {
+            Self::Metadata(metadata) => {
+                for kind in ["labels", "annotations"] {
+                    for (key, value) in metadata[kind].as_object().into_iter().flatten() {
+                        pod["metadata"][kind][key] = value.clone();
+                    }
+                }
+            }
+            Self::Labels(labels) => {
+                for (label, value) in labels {
+                    pod["metadata"]["labels"][label] = value.as_str().into();
+                }
+            }
+        }
+    }
+}
+
+/// Writes one binding that was admitted.
+async fn bind(server: &ApiServer, binding: &Binding<'_>, gains: Gains, ask: &Ask<'_>) -> Result<(), Status> {
     if binding.node.is_empty() {
         return Err(Status::unknown("target.name: Required value"));
     }
-    let metadata = admitted(server, binding, metadata, ask, warnings).await?;
     let def = pods()?;
     for _ in 0..ATTEMPTS {
         let Some((mut pod, revision)) = server.objects.get(def, binding.namespace, binding.name)? else {
@@ -170,11 +220,7 @@ async fn bind(
             status.remove("nominatedNodeName");
         }
         set_scheduled(&mut pod);
-        for kind in ["labels", "annotations"] {
-            for (key, value) in metadata[kind].as_object().into_iter().flatten() {
-                pod["metadata"][kind][key] = value.clone();
-            }
-        }
+        gains.give(&mut pod);
         if ask.dry_run {
             return Ok(());
         }

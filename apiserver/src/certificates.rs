@@ -231,10 +231,15 @@ fn certificate(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// The names of what a request asks a certificate for.
+/// Whom a request asks a certificate for.
+pub fn subject(object: &Value) -> Result<keelson_pki::CsrSubject, String> {
+    let pem = pem_of(&object["spec"]["request"]).ok_or("PEM block type must be CERTIFICATE REQUEST")?;
+    keelson_pki::read_csr(&pem).map_err(|why| why.to_string())
+}
+
+/// The groups that a request asks a certificate for.
 pub fn organizations(object: &Value) -> Vec<String> {
-    let subject = pem_of(&object["spec"]["request"]).and_then(|pem| keelson_pki::read_csr(&pem).ok());
-    subject.map(|subject| subject.organizations).unwrap_or_default()
+    subject(object).map(|subject| subject.organizations).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use http::Response;
 use keelson_client::Body;
 
 use crate::body;
+use crate::encryption;
 use crate::request::Query;
 
 /// One check.
@@ -23,6 +24,8 @@ enum Need {
     Store,
     /// That the first objects are written: namespaces, roles, priority classes, flow schemas.
     Bootstrap,
+    /// That the plugins which hold keys of stored values are well.
+    Plugins,
     /// That the server is not ending.
     Running,
 }
@@ -50,6 +53,7 @@ const CHECKS: &[Check] = &[
     check("log", ALL, Need::Process),
     check("etcd", [true, false, true], Need::Store),
     check("etcd-readiness", READY, Need::Store),
+    check("kms-providers", [false, true, true], Need::Plugins),
     check("informer-sync", READY, Need::Process),
     check("poststarthook/start-apiserver-admission-initializer", ALL, Need::Process),
     check("poststarthook/generic-apiserver-start-informers", ALL, Need::Process),
@@ -63,10 +67,16 @@ const CHECKS: &[Check] = &[
     check("shutdown", READY, Need::Running),
 ];
 
+/// Whether a check is made: one of plugins only where values are encrypted.
+fn is_made(check: &Check) -> bool {
+    check.needs != Need::Plugins || encryption::is_on()
+}
+
 /// The paths that there are.
 pub fn paths() -> impl Iterator<Item = String> {
     ["livez", "readyz", "healthz"].into_iter().enumerate().flat_map(|(index, place)| {
-        let checks = CHECKS.iter().filter(move |c| c.of[index]).map(move |c| format!("/{place}/{}", c.name));
+        let checks =
+            CHECKS.iter().filter(move |c| c.of[index] && is_made(c)).map(move |c| format!("/{place}/{}", c.name));
         std::iter::once(format!("/{place}")).chain(checks)
     })
 }
@@ -80,7 +90,8 @@ pub async fn serve(
 ) -> Option<Response<Body>> {
     let (place, one) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let index = ["livez", "readyz", "healthz"].iter().position(|p| *p == place)?;
-    let checks = CHECKS.iter().filter(|c| c.of[index] && (one.is_empty() || c.name == one)).collect::<Vec<_>>();
+    let wanted = |c: &&Check| c.of[index] && is_made(c) && (one.is_empty() || c.name == one);
+    let checks = CHECKS.iter().filter(wanted).collect::<Vec<_>>();
     if checks.is_empty() {
         return None;
     }
@@ -92,6 +103,7 @@ pub async fn serve(
             Need::Process => true,
             Need::Store => store,
             Need::Bootstrap => store && state.bootstrapped,
+            Need::Plugins => encryption::plugins_are_well(),
             Need::Running => !state.stopping,
         };
         if excluded.iter().any(|name| name == check.name) {

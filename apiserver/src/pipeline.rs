@@ -411,6 +411,11 @@ impl ApiServer {
         self.admission.validate(request).await
     }
 
+    /// Admits many bindings of a namespace at once, if nobody wants to see each.
+    pub(crate) async fn admit_in_bulk(&self, request: &mut Admission<'_>) -> Result<Option<admission::InBulk>, Status> {
+        self.admission.in_bulk(request).await
+    }
+
     /// Runs the mutating steps of the admission chain.
     pub(crate) async fn admit_changes(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         self.admission.mutate(request).await

@@ -119,19 +119,10 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         review["spec"] = json!({});
     }
     check(call, &mut review)?;
-    let seconds = review["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
-    review["spec"]["expirationSeconds"] = seconds.into();
-    ownership::track_virtual(call, &mut review, GROUP);
-    let mut audiences: Vec<String> = review["spec"]["audiences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|a| a.as_str().map(str::to_owned))
-        .collect();
-    if audiences.is_empty() {
-        audiences.push(ISSUER.into());
+    if !review["spec"]["expirationSeconds"].is_i64() {
+        review["spec"]["expirationSeconds"] = DEFAULT_SECONDS.into();
     }
-    review["spec"]["audiences"] = json!(audiences);
+    ownership::track_virtual(call, &mut review, GROUP);
     let mut warnings = Vec::new();
     let mut admission = Admission {
         operation: Operation::Create,
@@ -146,6 +137,15 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         warnings: &mut warnings,
     };
     server.admit(&mut admission).await?;
+    check(call, &mut review)?;
+    // Admission sees what was asked for; whom a token is for that names nobody is said after it.
+    let named = review["spec"]["audiences"].as_array().into_iter().flatten();
+    let mut audiences: Vec<String> = named.filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    if audiences.is_empty() {
+        audiences.push(ISSUER.into());
+    }
+    review["spec"]["audiences"] = json!(audiences);
+    let seconds = review["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     let mut kubernetes =
         Kubernetes { namespace: request.namespace.clone(), serviceaccount: bound(&account), ..Kubernetes::default() };
     bind(server, call, &review["spec"]["boundObjectRef"], &mut kubernetes)?;

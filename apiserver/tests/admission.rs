@@ -211,6 +211,49 @@ async fn pods_get_the_labels_of_their_nodes_place() {
     }
 }
 
+/// Binds pods of the namespace `default` in one request; what is told of each.
+async fn bind(cluster: &Cluster, pairs: &[(&str, &str)]) -> Vec<Value> {
+    let list = pairs.iter().map(|(name, node)| json!({"namespace": "default", "name": name, "node": node}));
+    let (code, answer) = cluster.json("POST", "/keelson/v1/bindings", Value::from_iter(list)).await;
+    assert_eq!(code, 200, "{answer}");
+    answer.as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn many_bindings_are_admitted_as_one_would_be() {
+    let cluster = with_account(Settings::default()).await;
+    for zone in ["y", "z"] {
+        let labels = json!({"topology.kubernetes.io/zone": zone, "other": "x"});
+        let node =
+            json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": format!("in-{zone}"), "labels": labels}});
+        cluster.make("/api/v1/nodes", node).await;
+    }
+    for name in ["a", "b", "c", "d"] {
+        cluster.make(PODS, pod(name, json!({}))).await;
+    }
+    let told = bind(&cluster, &[("a", "in-y"), ("b", "in-z"), ("gone", "in-y"), ("c", "")]).await;
+    assert_eq!(told[..2], [Value::Null, Value::Null]);
+    assert_eq!((message(&told[2]), message(&told[3])), ("pods \"gone\" not found", "target.name: Required value"));
+    for (name, zone) in [("a", "y"), ("b", "z")] {
+        let (_, bound) = cluster.json("GET", &format!("{PODS}/{name}"), Value::Null).await;
+        assert_eq!(bound["spec"]["nodeName"], format!("in-{zone}"));
+        assert_eq!(bound["metadata"]["labels"], json!({"topology.kubernetes.io/zone": zone}));
+    }
+    // A policy that wants to see each binding sees each.
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let rules =
+        json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/binding"]}]);
+    let spec = json!({"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": "object.target.name != 'in-z'"}]});
+    let kind = |kind: &str, spec: Value| json!({"kind": kind, "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": "p"}, "spec": spec});
+    cluster.make(policies, kind("ValidatingAdmissionPolicy", spec)).await;
+    let binding = json!({"policyName": "p", "validationActions": ["Deny"]});
+    let binding = kind("ValidatingAdmissionPolicyBinding", binding);
+    cluster.make("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings", binding).await;
+    let told = bind(&cluster, &[("c", "in-z"), ("d", "in-y")]).await;
+    assert!(message(&told[0]).ends_with("failed expression: object.target.name != 'in-z'"), "{told:?}");
+    assert_eq!(told[1], Value::Null);
+}
+
 #[tokio::test]
 async fn images_are_always_pulled() {
     let always = with_account(plugins(&["AlwaysPullImages"], &[])).await;

@@ -15,11 +15,14 @@ const GROUP: &str = "admissionregistration.k8s.io";
 pub(super) struct Cache<T> {
     objects: Objects,
     plurals: &'static [&'static str],
-    current: ArcSwapOption<(Mark, T)>,
+    current: ArcSwapOption<Cached<T>>,
 }
 
+/// What was made, and of which objects.
+pub(super) type Cached<T> = (Mark, T);
+
 /// Number and highest revision of the objects: together they tell every change.
-type Mark = (usize, i64);
+pub(super) type Mark = (usize, i64);
 
 impl<T> Cache<T> {
     pub fn new(objects: Objects, plurals: &'static [&'static str]) -> Self {
@@ -41,7 +44,7 @@ impl<T> Cache<T> {
     }
 
     /// What `make` makes of the objects (one list for each resource); `None` if there are none of the first resource.
-    pub fn get(&self, make: impl FnOnce(Vec<Vec<Value>>) -> T) -> Option<Arc<(Mark, T)>> {
+    pub fn get(&self, make: impl FnOnce(Vec<Vec<Value>>) -> T) -> Option<Arc<Cached<T>>> {
         let view = self.objects.kv.view();
         let first = self.ranges().next()?;
         view.range(&first).next()?;

@@ -10,6 +10,7 @@ mod limit_ranger;
 mod matching;
 mod mirror_pods;
 mod namespace_lifecycle;
+mod node_audiences;
 mod node_restriction;
 mod optional;
 mod owners;
@@ -175,7 +176,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     (pod_preset::NAME, false, |parts| Ok(Box::new(pod_preset::PodPreset::new(parts)))),
     ("LimitRanger", true, |parts| Ok(Box::new(limit_ranger::LimitRanger(parts.objects.clone())))),
     ("ServiceAccount", true, |parts| Ok(Box::new(service_account::ServiceAccount(parts.objects.clone())))),
-    ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction(parts.objects.clone())))),
+    ("NodeRestriction", true, |parts| Ok(Box::new(node_restriction::NodeRestriction::new(parts)))),
     ("TaintNodesByCondition", true, |_| Ok(Box::new(pods::TaintNodesByCondition))),
     ("AlwaysPullImages", false, |_| Ok(Box::new(pull_images::AlwaysPullImages))),
     ("ImagePolicyWebhook", false, |parts| {
@@ -212,7 +213,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("CertificateSubjectRestriction", true, |_| Ok(Box::new(certificates::SubjectRestriction))),
     ("DefaultIngressClass", true, |parts| Ok(Box::new(classes::DefaultIngressClass(parts.objects.clone())))),
     ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
-    ("PodTopologyLabels", true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
+    (topology_labels::NAME, true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
     ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),
     ("MutatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Mutating::new(parts)))),
     ("ValidatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Validating::new(parts)))),
@@ -221,6 +222,20 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("RBACEscalation", true, |parts| Ok(Box::new(escalation::Escalation(parts.authorization.clone())))),
     ("AlwaysDeny", false, |_| Ok(Box::new(optional::AlwaysDeny))),
 ];
+
+/// What bindings that were admitted together bring their pods.
+#[derive(Clone, Copy, Debug)]
+pub struct InBulk {
+    /// Whether a pod gets the labels that say where its node is.
+    places: bool,
+}
+
+impl InBulk {
+    /// The labels of a pod that is bound to a node.
+    pub fn labels(self, objects: &Objects, node: &str) -> Result<Vec<(&'static str, String)>, Status> {
+        if self.places { topology_labels::of_node(objects, node) } else { Ok(Vec::new()) }
+    }
+}
 
 /// The chain, made.
 pub struct Chain(Vec<(&'static str, Box<dyn AdmissionPlugin>)>);
@@ -246,6 +261,17 @@ impl Chain {
             }
         }
         Ok(())
+    }
+
+    /// Admits all bindings of a namespace that bring nothing but their node, in one go and without an object for each;
+    /// `request` has none. `Ok(None)`: some plugin wants to see each of them.
+    pub async fn in_bulk(&self, request: &mut Admission<'_>) -> Result<Option<InBulk>, Status> {
+        if self.0.iter().any(|(_, plugin)| plugin.sees_each(request)) {
+            return Ok(None);
+        }
+        self.mutate(request).await?;
+        self.validate(request).await?;
+        Ok(Some(InBulk { places: self.0.iter().any(|(name, _)| *name == topology_labels::NAME) }))
     }
 
     /// Lets every plugin refuse the object as it is now.

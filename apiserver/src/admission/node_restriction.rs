@@ -1,12 +1,15 @@
 //! A kubelet changes only its own node and the pods bound to it, its own lease and driver objects, and no label by which
 //! workloads are kept apart.
 
+use std::sync::Arc;
+
 use keelson_machinery::status::Status;
 use serde_json::Value;
 
-use super::mirror_pods;
+use super::{Parts, mirror_pods, node_audiences};
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
-use crate::authz::node_of;
+use crate::authz::{Authorization, node_of};
+use crate::certificates::subject;
 use crate::objects::Objects;
 
 /// Labels in Kubernetes' own domains that a kubelet may set on its node.
@@ -28,7 +31,10 @@ const OWN_LABELS: [&str; 14] = [
 ];
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
-pub(super) struct NodeRestriction(pub(super) Objects);
+pub(super) struct NodeRestriction {
+    objects: Objects,
+    authorization: Arc<Authorization>,
+}
 
 /// Why a node may not.
 pub enum Refusal {
@@ -78,6 +84,10 @@ fn may_set(key: &str) -> bool {
 }
 
 impl NodeRestriction {
+    pub(super) fn new(parts: &Parts) -> Self {
+        Self { objects: parts.objects.clone(), authorization: parts.authorization.clone() }
+    }
+
     fn node(&self, request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
         let object = request.object.as_deref();
         let name = object.and_then(|o| o["metadata"]["name"].as_str()).unwrap_or(request.name);
@@ -119,9 +129,9 @@ impl NodeRestriction {
 
     fn pod(&self, request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
         match request.subresource {
-            "" => mirror_pods::pod(&self.0, request, node),
+            "" => mirror_pods::pod(&self.objects, request, node),
             "status" => mirror_pods::status(request, node),
-            "eviction" => mirror_pods::eviction(&self.0, request, node),
+            "eviction" => mirror_pods::eviction(&self.objects, request, node),
             other => {
                 let why = "only 'status' and 'eviction' are allowed";
                 Err(format!("unexpected pod subresource {other:?}, {why}").into())
@@ -193,7 +203,7 @@ impl NodeRestriction {
         if uid.is_empty() {
             return Err("node requested token with a pod binding without a uid".into());
         }
-        let Some(pod) = self.0.object("", "v1", "pods", request.namespace, name) else {
+        let Some(pod) = self.objects.object("", "v1", "pods", request.namespace, name) else {
             return Err(Refusal::Status(Box::new(Status::not_found("", "pods", name))));
         };
         if text(&pod["metadata"], "uid") != uid {
@@ -202,6 +212,22 @@ impl NodeRestriction {
         }
         if text(&pod["spec"], "nodeName") != node {
             return Err("node requested token bound to a pod scheduled on a different node".into());
+        }
+        Ok(node_audiences::check(&self.objects, &self.authorization, request, &pod)?)
+    }
+
+    /// A node asks for certificates in its own name.
+    fn certificate(request: &Admission<'_>, node: &str) -> Result<(), Refusal> {
+        const SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+        let Some(object) = request.object.as_deref().filter(|_| request.operation == Operation::Create) else {
+            return Ok(());
+        };
+        if !SIGNERS.contains(&text(&object["spec"], "signerName")) {
+            return Ok(());
+        }
+        let subject = subject(object).map_err(|why| format!("unable to parse csr: {why}"))?;
+        if subject.common_name != format!("system:node:{node}") {
+            return Err(format!("can only create a node CSR with CN=system:node:{node}").into());
         }
         Ok(())
     }
@@ -229,6 +255,7 @@ impl AdmissionPlugin for NodeRestriction {
                     false => Err("can only access CSINode with the same name as the requesting node".into()),
                 }
             }
+            ("certificates.k8s.io", "certificatesigningrequests", "") => Self::certificate(request, &node),
             ("resource.k8s.io", "resourceslices", _) => Self::slice(request, &node),
             _ => Ok(()),
         };
@@ -236,6 +263,10 @@ impl AdmissionPlugin for NodeRestriction {
             Refusal::Forbidden(why) => Status::forbidden(request.def.group, request.def.plural, request.name, &why),
             Refusal::Status(status) => *status,
         })
+    }
+
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        node_of(request.user).is_some()
     }
 }
 

@@ -184,6 +184,10 @@ impl AdmissionPlugin for AlwaysDeny {
     async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         Err(refuse(request, "admission control is denying all modifications"))
     }
+
+    fn sees_each(&self, _: &Admission<'_>) -> bool {
+        true
+    }
 }
 
 /// Refuses nothing.

@@ -13,7 +13,7 @@ use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::{resources, schema};
 use serde_json::{Value, json};
 
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use super::matching::{is_exempt, matching_version, namespace_of, selected};
 use super::review::{BUDGET, Seen, compile_conditions, conditions, env};
 use super::{Parts, refit};
@@ -168,16 +168,39 @@ impl Common {
         }
     }
 
+    fn cached(&self) -> Option<Arc<Cached<Vec<Arc<Policy>>>>> {
+        self.policies.get(|lists| {
+            let empty = Vec::new();
+            let bindings = lists.get(1).unwrap_or(&empty);
+            lists.first().unwrap_or(&empty).iter().map(|policy| Arc::new(Policy::new(policy, bindings))).collect()
+        })
+    }
+
+    /// Whether a policy is about such requests, whatever their objects.
+    fn is_about(&self, request: &Admission<'_>) -> bool {
+        let cached = (!is_exempt(request)).then(|| self.cached()).flatten();
+        let bound = |policy: &&Arc<Policy>| !policy.bindings.is_empty();
+        cached.is_some_and(|cached| {
+            cached.1.iter().filter(bound).any(|policy| {
+                let constraints = &policy.spec["matchConstraints"];
+                // A rule that names objects may be about one of them.
+                let mut rules = list(&constraints["resourceRules"]);
+                rules.any(|rule| rule["resourceNames"].is_array()) || self.version(constraints, request).is_some()
+            })
+        })
+    }
+
+    fn version(&self, constraints: &Value, request: &Admission<'_>) -> Option<&'static ResourceDef> {
+        let exact = constraints["matchPolicy"] == "Exact";
+        let (rules, excluded) = (&constraints["resourceRules"], &constraints["excludeResourceRules"]);
+        matching_version(rules, excluded, exact, request, &self.customs)
+    }
+
     fn matches(&self, request: &Admission<'_>) -> Result<(Option<Value>, Vec<Match>), Status> {
         if is_exempt(request) {
             return Ok((None, Vec::new()));
         }
-        let cached = self.policies.get(|lists| {
-            let empty = Vec::new();
-            let bindings = lists.get(1).unwrap_or(&empty);
-            lists.first().unwrap_or(&empty).iter().map(|policy| Arc::new(Policy::new(policy, bindings))).collect()
-        });
-        let Some(cached) = cached else { return Ok((None, Vec::new())) };
+        let Some(cached) = self.cached() else { return Ok((None, Vec::new())) };
         let namespace = namespace_of(request, &self.objects)?;
         let mut out = Vec::new();
         for policy in cached.1.iter().filter(|policy| !policy.bindings.is_empty()) {
@@ -206,9 +229,7 @@ impl Common {
         request: &Admission<'_>,
         namespace: Option<&Value>,
     ) -> Option<&'static ResourceDef> {
-        let exact = constraints["matchPolicy"] == "Exact";
-        let (rules, excluded) = (&constraints["resourceRules"], &constraints["excludeResourceRules"]);
-        let def = matching_version(rules, excluded, exact, request, &self.customs)?;
+        let def = self.version(constraints, request)?;
         selected(constraints, request, namespace).then_some(def)
     }
 
@@ -441,6 +462,10 @@ impl AdmissionPlugin for Validating {
         }
         refusal.map_or(Ok(()), Err)
     }
+
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        self.0.is_about(request)
+    }
 }
 
 pub(super) struct Mutating(Common);
@@ -530,5 +555,9 @@ impl AdmissionPlugin for Mutating {
         }
         round.leave(STEP, request.object.as_deref());
         Ok(())
+    }
+
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        self.0.is_about(request)
     }
 }

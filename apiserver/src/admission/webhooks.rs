@@ -10,7 +10,7 @@ use keelson_machinery::status::Status;
 use keelson_machinery::{conversion, patch};
 use serde_json::{Value, json};
 
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use super::matching::{is_exempt, matching_version, namespace_of, selected};
 use super::review::{BUDGET, Seen, compile_conditions, conditions, describe, env};
 use super::{Parts, refit};
@@ -56,21 +56,32 @@ impl Common {
         }
     }
 
+    /// Whether a webhook is about such requests, whatever their objects.
+    fn is_about(&self, request: &Admission<'_>) -> bool {
+        let cached = (!is_exempt(request)).then(|| self.cached()).flatten();
+        cached.is_some_and(|cached| cached.1.iter().any(|hook| self.version(hook, request).is_some()))
+    }
+
+    fn cached(&self) -> Option<Arc<Cached<Vec<Arc<Hook>>>>> {
+        self.hooks.get(|lists| lists.into_iter().flatten().flat_map(|c| hooks_of(&c)).collect())
+    }
+
+    /// The version in which a webhook wants to see a request's object, if its rules are about it.
+    fn version(&self, hook: &Hook, request: &Admission<'_>) -> Option<&'static ResourceDef> {
+        let exact = hook.config["matchPolicy"] == "Exact";
+        matching_version(&hook.config["rules"], &Value::Null, exact, request, &self.customs)
+    }
+
     /// The webhooks that may be about a request, with the version in which they want to see it.
     fn chosen(&self, request: &Admission<'_>) -> Result<Vec<(Arc<Hook>, &'static ResourceDef)>, Status> {
         if is_exempt(request) {
             return Ok(Vec::new());
         }
-        let Some(cached) = self.hooks.get(|lists| lists.into_iter().flatten().flat_map(|c| hooks_of(&c)).collect())
-        else {
-            return Ok(Vec::new());
-        };
+        let Some(cached) = self.cached() else { return Ok(Vec::new()) };
         let mut out = Vec::new();
         let mut namespace = None;
         for hook in &cached.1 {
-            let exact = hook.config["matchPolicy"] == "Exact";
-            let rules = &hook.config["rules"];
-            let Some(def) = matching_version(rules, &Value::Null, exact, request, &self.customs) else { continue };
+            let Some(def) = self.version(hook, request) else { continue };
             if namespace.is_none() {
                 namespace = Some(namespace_of(request, &self.objects)?);
             }
@@ -239,6 +250,10 @@ impl AdmissionPlugin for Validating {
         }
         Ok(())
     }
+
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        self.0.is_about(request)
+    }
 }
 
 pub(super) struct Mutating(Common);
@@ -331,5 +346,9 @@ impl AdmissionPlugin for Mutating {
         }
         round.leave(STEP, request.object.as_deref());
         Ok(())
+    }
+
+    fn sees_each(&self, request: &Admission<'_>) -> bool {
+        self.0.is_about(request)
     }
 }

@@ -58,6 +58,15 @@ impl Config {
         self.strict
     }
 
+    /// The plugins that hold keys.
+    pub fn plugins(&self) -> impl Iterator<Item = &Kms> {
+        let keys = self.entries.iter().flat_map(|entry| &entry.providers).filter_map(|provider| match provider {
+            Provider::Keys(keys) => Some(keys),
+            Provider::Identity => None,
+        });
+        keys.flatten().filter_map(Key::plugin)
+    }
+
     fn entry(&self, group: &str, plural: &str) -> Option<&Entry> {
         let exact = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
         let wanted = [exact, format!("*.{group}"), "*.*".to_owned()];

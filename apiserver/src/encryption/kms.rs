@@ -35,6 +35,8 @@ const INFO_BYTES: usize = 32;
 const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 /// For how long a seed is used for writing while the plugin does not say that it is well.
 const MAX_SEED_AGE: Duration = Duration::from_secs(180);
+/// For how long what the plugin said of itself answers health checks: that it is well, that it is not.
+const HEALTH_LASTS: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(3)];
 /// Longest that the plugin may take for an answer, unless the configuration says otherwise.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// Seeds of which the plain form is remembered.
@@ -74,6 +76,8 @@ pub struct Kms {
     name: String,
     questions: mpsc::Sender<Question>,
     state: Mutex<State>,
+    /// When a health check last asked it, and what it said.
+    health: Mutex<Option<(Instant, Result<(), String>)>>,
     /// Plain seeds by the hash of their sealed form.
     known: Mutex<HashMap<[u8; 32], Source>>,
 }
@@ -101,7 +105,8 @@ impl Kms {
         let (questions, incoming) = mpsc::channel(MAX_WAITING);
         let thread = std::thread::Builder::new().name(format!("kms-{name}"));
         thread.spawn(move || speak(socket, timeout, incoming)).map_err(|e| format!("no thread can be started: {e}"))?;
-        Ok(Self { name: name.to_owned(), questions, state: Mutex::default(), known: Mutex::default() })
+        let (state, health, known) = Default::default();
+        Ok(Self { name: name.to_owned(), questions, state, health, known })
     }
 
     /// Asks the plugin and waits for its answer, without keeping other work of a runtime from going on.
@@ -116,6 +121,29 @@ impl Kms {
         }
     }
 
+    /// The ID of its key, if it is well.
+    fn key_id(&self) -> Result<String, String> {
+        self.ask(Question::Status).and_then(|status| match status.healthz.as_str() {
+            "ok" if !status.key_id.is_empty() && status.key_id.len() <= MAX_KEY_ID_BYTES => Ok(status.key_id),
+            "ok" => Err(format!("kms plugin {:?}: its key has no usable ID", self.name)),
+            other => Err(format!("kms plugin {:?} is not well: {other:?}", self.name)),
+        })
+    }
+
+    /// Whether it is well, as it said a moment ago or says now.
+    pub fn health(&self) -> Result<(), String> {
+        let mut health = self.health.lock();
+        let lasts = |told: &Result<(), String>| HEALTH_LASTS[usize::from(told.is_err())];
+        match &*health {
+            Some((at, told)) if at.elapsed() < lasts(told) => told.clone(),
+            _ => {
+                let told = self.key_id().map(drop);
+                *health = Some((Instant::now(), told.clone()));
+                told
+            }
+        }
+    }
+
     /// The seed for writing: a new one if the plugin's key is another now.
     fn current(&self) -> Result<Arc<Seed>, String> {
         let mut state = self.state.lock();
@@ -123,11 +151,7 @@ impl Kms {
         if let (Some(seed), false) = (&state.current, due) {
             return Ok(seed.clone());
         }
-        let status = self.ask(Question::Status).and_then(|status| match status.healthz.as_str() {
-            "ok" if !status.key_id.is_empty() && status.key_id.len() <= MAX_KEY_ID_BYTES => Ok(status.key_id),
-            "ok" => Err(format!("kms plugin {:?}: its key has no usable ID", self.name)),
-            other => Err(format!("kms plugin {:?} is not well: {other:?}", self.name)),
-        });
+        let status = self.key_id();
         state.asked = Some(Instant::now());
         match (status, state.current.clone()) {
             (Ok(key), Some(seed)) if seed.sealed.key_id == key => {

@@ -34,6 +34,21 @@ pub fn install(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether there is a configuration.
+pub fn is_on() -> bool {
+    KEYS.load().is_some()
+}
+
+/// Whether the plugins of the configuration say that they are well; what is wrong is logged.
+pub fn plugins_are_well() -> bool {
+    let keys = KEYS.load();
+    let ill = keys.as_ref().and_then(|config| config.plugins().find_map(|plugin| plugin.health().err()));
+    if let Some(why) = &ill {
+        tracing::warn!(why, "a KMS plugin is not well");
+    }
+    ill.is_none()
+}
+
 fn internal(key: &[u8], why: &str) -> Status {
     Status::internal(&format!("{}: {why}", String::from_utf8_lossy(key)))
 }

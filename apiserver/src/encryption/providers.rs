@@ -80,6 +80,11 @@ impl Key {
         Self { prefix: format!("k8s:enc:kms:v2:{name}:").into_bytes(), cipher: Cipher::Kms(Box::new(kms)) }
     }
 
+    /// The plugin that holds it.
+    pub fn plugin(&self) -> Option<&Kms> {
+        if let Cipher::Kms(kms) = &self.cipher { Some(kms) } else { None }
+    }
+
     /// Whether a value would be sealed so if it were written now.
     pub fn is_current(&self, sealed: &[u8]) -> bool {
         match (&self.cipher, sealed.strip_prefix(&self.prefix[..])) {
