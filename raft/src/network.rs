@@ -1,7 +1,7 @@
 //! The way to other members: gRPC over mutual TLS, one connection for replication and one for everything that must not
 //! wait behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +49,8 @@ use crate::wire::{Transport, Wire};
 pub const PEER_NAME: &str = "keelson-peer";
 
 type RpcError = RPCError<TypeConfig>;
+/// From a runtime to an address.
+type Line = (Option<tokio::runtime::Id>, String);
 
 /// Makes connections to members.
 #[derive(Clone)]
@@ -58,7 +60,7 @@ pub struct Network {
     /// Highest index that other members were told is committed.
     told: Arc<AtomicU64>,
     /// For questions of this member's own, by the other's address and where they come from.
-    channels: Arc<Mutex<std::collections::HashMap<(Option<tokio::runtime::Id>, String), Transport>>>,
+    channels: Arc<Mutex<HashMap<Line, Transport>>>,
     figures: Arc<Figures>,
 }
 

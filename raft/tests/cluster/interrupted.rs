@@ -109,7 +109,7 @@ async fn has_all(fresh: &Node, others: &Replica, voting: usize) {
     voters(others, voting).await;
     fresh.replica.barrier().await.expect("a barrier");
     let keys = TABLES * TABLE_BYTES / VALUE_BYTES;
-    assert_eq!(fresh.replica.view().count(&KeyRange::prefix("fill/")), keys as i64);
+    assert_eq!(fresh.replica.view().count(&KeyRange::prefix("fill/")), keys);
     let revision = fresh.replica.view().revision();
     let hash = fresh.replica.hash_of(9, revision).await.expect("a hash");
     others.barrier().await.expect("a barrier");
