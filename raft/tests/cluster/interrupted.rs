@@ -14,6 +14,8 @@ const VALUE_BYTES: usize = 64 * 1024;
 const TABLES: usize = 4;
 /// Commands after which the members take a snapshot: more than the tables take, and less than twice as many.
 const SNAPSHOT_COMMANDS: u64 = 200;
+/// Commands that are written at once; in fewer entries than commands, but more than are kept.
+const ROUND_COMMANDS: u64 = 10;
 /// Bytes after which the way breaks off: the first table has come whole by then, and not all of them.
 const CUT_BYTES: u64 = (TABLE_BYTES * 2) as u64;
 
@@ -73,23 +75,25 @@ impl Way {
 
 /// Three members whose log no longer has what a new one needs, with so much data that it takes several tables.
 async fn filled(pki: &ClusterPki, dir: &Path) -> Vec<Node> {
-    let tuning = Tuning { snapshot_commands: SNAPSHOT_COMMANDS, kept_entries: 10, ..Tuning::default() };
+    let tuning = Tuning { snapshot_commands: SNAPSHOT_COMMANDS, kept_entries: 5, ..Tuning::default() };
     let nodes = tuned(pki, dir, 3, &tuning).await;
+    let writer = &nodes[0].replica;
     for table in 0..TABLES {
-        for at in 0..TABLE_BYTES / VALUE_BYTES {
+        let values = (0..TABLE_BYTES / VALUE_BYTES).map(|at| async move {
             let mut value = vec![0; VALUE_BYTES];
             // What can be compressed would leave less to send.
             rand::Rng::fill_bytes(&mut rand::rng(), &mut value);
-            write(&nodes[0].replica, &format!("fill/{table}/{at}"), &value).await;
-        }
+            write(writer, &format!("fill/{table}/{at}"), &value).await;
+        });
+        futures::future::join_all(values).await;
         for node in &nodes {
             let machine = node.replica.machine().clone();
             tokio::task::spawn_blocking(move || machine.flush().expect("flushed")).await.expect("ran");
         }
     }
     // The log is purged up to a snapshot, of which there is but one: each makes tables of its own, and many are merged.
-    for at in 0..SNAPSHOT_COMMANDS {
-        write(&nodes[0].replica, "last", at.to_string().as_bytes()).await;
+    for _ in 0..SNAPSHOT_COMMANDS / ROUND_COMMANDS {
+        futures::future::join_all((0..ROUND_COMMANDS).map(|_| write(writer, "last", b"value"))).await;
     }
     nodes
 }
