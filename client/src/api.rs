@@ -98,7 +98,8 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    fn content_type(self) -> &'static str {
+    /// Its media type.
+    pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json-patch+json",
             Self::Merge => "application/merge-patch+json",
@@ -434,6 +435,20 @@ impl<K: Object> Api<K> {
         self.client
             .request(http::Method::PATCH, &path, Some(patch_type.content_type()), serde_json::to_vec(patch)?.into())
             .await
+    }
+
+    /// Patches an object, or its `subresource`, and does not read what the server answers it is now.
+    pub async fn patch_unread(
+        &self,
+        name: &str,
+        subresource: Option<&str>,
+        patch_type: PatchType,
+        patch: &serde_json::Value,
+    ) -> Result<(), Error> {
+        let (path, body) = (self.path(Some(name), subresource, &[]), serde_json::to_vec(patch)?.into());
+        let _: serde::de::IgnoredAny =
+            self.client.request(http::Method::PATCH, &path, Some(patch_type.content_type()), body).await?;
+        Ok(())
     }
 
     /// Deletes an object. `options` is a `DeleteOptions` object or null.

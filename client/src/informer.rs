@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::api::{Client, Error, ListParams, Object};
+use crate::lean::without_managed_fields;
+use crate::revisions::Revisions;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);
@@ -105,17 +107,20 @@ const NAMESPACE: &str = "namespace";
 pub struct Informer<K> {
     store: RwLock<Store<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
-    revision: watch::Sender<u64>,
+    revisions: Revisions,
+    /// Tells of every change of the newest revision.
+    changed: watch::Sender<()>,
     synced: watch::Sender<bool>,
     trim: Option<fn(&mut K)>,
 }
 
 /// A list or watch event with objects not yet decoded: one object that cannot be read must not stop the others.
 #[derive(Deserialize)]
-struct RawEvent {
+struct RawEvent<'a> {
     #[serde(rename = "type")]
-    kind: String,
-    object: Box<RawValue>,
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 /// What every object and bookmark has.
@@ -187,7 +192,8 @@ impl<K: Object> Informer<K> {
         Self {
             store: RwLock::new(Store { objects: HashMap::new(), indexes }),
             handlers: RwLock::default(),
-            revision: watch::Sender::new(0),
+            revisions: Revisions::default(),
+            changed: watch::Sender::new(()),
             synced: watch::Sender::new(false),
             trim: None,
         }
@@ -218,26 +224,42 @@ impl<K: Object> Informer<K> {
             let events = api.watch_lines(&params).await?;
             futures::pin_mut!(events);
             while let Some(line) = events.next().await {
-                let event: RawEvent = serde_json::from_str(&line?)?;
+                let line = line?;
+                let event: RawEvent<'_> = serde_json::from_str(&line)?;
                 if event.kind == "ERROR" {
                     // Most often 410: the revision is compacted.
                     return Err(Error::Status(Box::new(serde_json::from_str(event.object.get())?)));
                 }
-                let head: Head = serde_json::from_str(event.object.get())?;
-                version = head.metadata.resource_version.clone().unwrap_or(version);
-                match event.kind.as_str() {
-                    "ADDED" | "MODIFIED" => match serde_json::from_str::<K>(event.object.get()) {
-                        Ok(object) => self.set(object),
-                        Err(error) => unreadable::<K>(&key_of(&head.metadata), &error),
-                    },
-                    "DELETED" => self.remove(&key_of(&head.metadata)),
-                    _ => {}
+                if let Some(newer) = self.take_over(&event)? {
+                    version = newer;
                 }
                 self.advance(&version);
             }
             // A server that stops ends watches at once; asking again without a pause would never yield.
             tokio::time::sleep(REWATCH).await;
         }
+    }
+
+    /// Takes over an event; tells the version of its object.
+    fn take_over(&self, event: &RawEvent<'_>) -> Result<Option<String>, Error> {
+        let text = without_managed_fields(event.object.get());
+        let changed = matches!(event.kind, "ADDED" | "MODIFIED");
+        let unread = match changed.then(|| serde_json::from_str::<K>(&text)) {
+            Some(Ok(object)) => {
+                let version = object.metadata().resource_version.clone();
+                self.set(object);
+                return Ok(version);
+            }
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        let head: Head = serde_json::from_str(&text)?;
+        if let Some(error) = unread {
+            unreadable::<K>(&key_of(&head.metadata), &error);
+        } else if event.kind == "DELETED" {
+            self.remove(&key_of(&head.metadata));
+        }
+        Ok(head.metadata.resource_version)
     }
 
     /// Lists in pages and replaces what is stored.
@@ -247,7 +269,7 @@ impl<K: Object> Informer<K> {
         loop {
             let page = api.list_raw(&params).await?;
             for item in page.items {
-                match serde_json::from_str::<K>(item.get()) {
+                match serde_json::from_str::<K>(&without_managed_fields(item.get())) {
                     Ok(object) => {
                         fresh.insert(key(&object));
                         self.set(object);
@@ -272,12 +294,8 @@ impl<K: Object> Informer<K> {
     }
 
     fn advance(&self, version: &str) {
-        if let Ok(version) = version.parse::<u64>() {
-            self.revision.send_if_modified(|at| {
-                let newer = version > *at;
-                *at = (*at).max(version);
-                newer
-            });
+        if version.parse().is_ok_and(|version| self.revisions.advance(version)) {
+            self.changed.send_replace(());
         }
     }
 
@@ -355,15 +373,14 @@ impl<K: Object> Informer<K> {
 
     /// The newest revision of the kind that is stored here.
     pub fn revision(&self) -> u64 {
-        *self.revision.borrow()
+        self.revisions.newest()
     }
 
     /// Waits until what `written` answered to a write is stored here, so that the next look does not act twice. Gives up
     /// after `patience`: the watch may be broken, and the next event brings another look anyway.
     pub async fn caught_up(&self, written: &str, patience: Duration) -> bool {
         let Ok(version) = written.parse::<u64>() else { return false };
-        let mut revision = self.revision.subscribe();
-        tokio::time::timeout(patience, revision.wait_for(|at| *at >= version)).await.is_ok()
+        tokio::time::timeout(patience, self.revisions.reached(version)).await.is_ok()
     }
 
     /// Waits until the object `key` with this uid is gone here or is marked as going.
@@ -372,8 +389,8 @@ impl<K: Object> Informer<K> {
             self.get(key)
                 .is_none_or(|o| o.metadata().uid.as_deref() != Some(uid) || o.metadata().deletion_timestamp.is_some())
         };
-        let mut revision = self.revision.subscribe();
-        tokio::time::timeout(patience, revision.wait_for(|_| is_going())).await.is_ok()
+        let mut changed = self.changed.subscribe();
+        tokio::time::timeout(patience, changed.wait_for(|()| is_going())).await.is_ok()
     }
 
     /// Waits until the first list is in.

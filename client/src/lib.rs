@@ -10,7 +10,9 @@ pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;
+pub mod lean;
 pub mod queue;
+mod revisions;
 pub mod spdy;
 pub mod transport;
 

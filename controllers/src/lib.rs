@@ -91,8 +91,9 @@ static CONTROLLERS: &[Controller] = &[
     // Of two claims that choose the same volume, the second finds it changed and chooses again.
     keyed!(
         "persistentvolumeclaim-binder-controller",
-        // Each waits for four writes; a class of node directories may have to make thousands of volumes.
-        32,
+        // Each waits for its writes, three one after the other; a class of node directories may have to make thousands of
+        // volumes.
+        64,
         volumes::binder::watch_claims,
         volumes::binder::reconcile_claim
     ),

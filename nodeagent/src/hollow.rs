@@ -2,7 +2,7 @@
 //! One watch of pods serves all of them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Pauses between looks for the address range of a node that has just registered; then its pods wait for [`RETRY`].
 const RANGE_LOOKS: [Duration; 4] =
     [Duration::from_millis(5), Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100)];
+/// A range that was not found is looked for again after this: by then one may have become free.
+const RANGE_AGAIN: Duration = Duration::from_secs(5);
 /// How long pods that end by themselves run.
 const RUN_TO_END: Duration = Duration::from_secs(2);
 /// Pods whose work may be pending at a time.
@@ -54,6 +56,8 @@ struct Hollow {
     machine: Machine,
     node: Mutex<Option<Node>>,
     lease: tokio::sync::Mutex<LeaseKeeper>,
+    /// When it was last looked in vain for the node's range of addresses.
+    without_range: Mutex<Option<Instant>>,
     addresses: Mutex<Addresses>,
 }
 
@@ -83,12 +87,14 @@ impl Addresses {
 struct Fleet {
     client: Client,
     nodes: BTreeMap<String, Hollow>,
+    /// Uids of pods that whoever deletes them removes at once, until they are seen gone.
+    removed: Mutex<HashSet<String>>,
 }
 
 /// Runs the hollow nodes until `cancel`.
 pub async fn run(config: HollowConfig, client: Client, cancel: CancellationToken) {
     let nodes = (0..config.count).map(|i| (format!("{}{i}", config.prefix), hollow(&config, i))).collect();
-    let fleet = Arc::new(Fleet { client: client.with_user_agent("keelson-hollow"), nodes });
+    let fleet = Arc::new(Fleet { client: client.with_user_agent("keelson-hollow"), nodes, removed: Mutex::default() });
     tracing::info!(nodes = config.count, "hollow nodes start");
     let (queue, pods) = tokio::sync::mpsc::channel(PENDING);
     tokio::select! {
@@ -116,7 +122,13 @@ fn hollow(config: &HollowConfig, index: u32) -> Hollow {
         boot_id: id,
         labels: BTreeMap::from([("keelson.dev/hollow".into(), "true".into())]),
     };
-    Hollow { machine, node: Mutex::default(), lease: Default::default(), addresses: Mutex::default() }
+    Hollow {
+        machine,
+        node: Mutex::default(),
+        lease: Default::default(),
+        without_range: Mutex::default(),
+        addresses: Mutex::default(),
+    }
 }
 
 async fn heartbeats(fleet: &Arc<Fleet>) {
@@ -206,6 +218,8 @@ async fn watch_once(fleet: &Arc<Fleet>, queue: &Queue) -> Result<(), Error> {
     let api = fleet.client.all::<Pod>();
     let mut params = ListParams { field_selector: Some("spec.nodeName!=".into()), ..ListParams::default() };
     let list = api.list(&params).await?;
+    // What went unseen is not waited for.
+    fleet.removed.lock().clear();
     for pod in list.items {
         // Whoever started it may be gone, and with it the one who was to end it.
         if node_of(&pod).is_some_and(|n| fleet.nodes.contains_key(n)) && hollow_status::ends(&pod) {
@@ -226,8 +240,18 @@ async fn watch_once(fleet: &Arc<Fleet>, queue: &Queue) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a pod is deleted without grace: it goes at once without its node's word.
+fn is_removed(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
 async fn offer(fleet: &Fleet, pod: Pod, queue: &Queue) {
     if node_of(&pod).is_some_and(|n| fleet.nodes.contains_key(n)) && hollow_status::needs_work(&pod) {
+        if is_removed(&pod) {
+            // If it is still there then, who deletes it was stopped in the middle of it.
+            fleet.removed.lock().extend(pod.metadata.uid.clone());
+            return again(pod, queue, RETRY);
+        }
         // The queue closes only when the whole fleet stops.
         let _ = queue.send(pod).await;
     }
@@ -238,6 +262,9 @@ fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 fn forget(fleet: &Fleet, pod: &Pod) {
+    if let Some(uid) = &pod.metadata.uid {
+        fleet.removed.lock().remove(uid);
+    }
     if let (Some(hollow), Some(uid)) = (node_of(pod).and_then(|n| fleet.nodes.get(n)), &pod.metadata.uid) {
         hollow.addresses.lock().0.remove(uid);
     }
@@ -279,19 +306,31 @@ enum Step {
     NoRange,
 }
 
-/// A node's range of pod addresses, as soon as it has one.
+/// A node's range of pod addresses, as soon as it has one. One look serves all pods of a node that wait for it.
 async fn range(fleet: &Fleet, name: &str, hollow: &Hollow) -> Result<Option<String>, Error> {
     let range_of = |node: &Node| node.spec.as_ref()?.pod_cidr.clone().filter(|cidr| !cidr.is_empty());
-    for pause in RANGE_LOOKS {
-        if let Some(range) = hollow.node.lock().as_ref().and_then(range_of) {
+    let known = || hollow.node.lock().as_ref().and_then(range_of);
+    let pauses = match *hollow.without_range.lock() {
+        None => &RANGE_LOOKS[..],
+        Some(at) if at.elapsed() < RANGE_AGAIN => &[],
+        Some(_) => &RANGE_LOOKS[..1],
+    };
+    for pause in pauses {
+        if let Some(range) = known() {
             return Ok(Some(range));
         }
         match fleet.client.cluster::<Node>().get_opt(name).await? {
             Some(node) if range_of(&node).is_some() => *hollow.node.lock() = Some(node),
-            _ => tokio::time::sleep(pause).await,
+            _ => tokio::time::sleep(*pause).await,
         }
     }
-    Ok(hollow.node.lock().as_ref().and_then(range_of))
+    let found = known();
+    if found.is_some() {
+        *hollow.without_range.lock() = None;
+    } else if !pauses.is_empty() {
+        *hollow.without_range.lock() = Some(Instant::now());
+    }
+    Ok(found)
 }
 
 /// Takes the pod one step further.
@@ -303,6 +342,9 @@ async fn advance(fleet: &Arc<Fleet>, pod: &Pod) -> Result<Step, Error> {
     let Some((node, hollow)) = node_of(pod).and_then(|n| fleet.nodes.get_key_value(n)) else { return Ok(Step::Done) };
     let api = fleet.client.namespaced::<Pod>(namespace);
     if meta.deletion_timestamp.is_some() {
+        if is_removed(pod) && !fleet.removed.lock().contains(uid) {
+            return Ok(Step::Done);
+        }
         api.delete(name, &json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})).await?;
         hollow.addresses.lock().0.remove(uid);
         return Ok(Step::Done);

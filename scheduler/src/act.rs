@@ -201,7 +201,7 @@ impl Writer {
         self.events.tell(Note { pod, related, kind, reason, action, message, time });
     }
 
-    /// Says on the pod why it is not scheduled. What it says already is not written again.
+    /// Says on the pod why it is not scheduled. What it says already is not written again; the event of it counts.
     async fn fail(&self, pod: &Arc<PodInfo>, message: &str, nominate: Option<&str>) -> Result<(), Error> {
         let mut status = json!({});
         let is_known = |c: &Arc<Unscheduled>| {
@@ -210,8 +210,8 @@ impl Writer {
         let known = pod.condition.as_ref().is_some_and(is_known);
         if !known {
             status["conditions"] = json!([unscheduled(pod, "Unschedulable", message)]);
-            self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
         }
+        self.tell(pod, None, ("Warning", "FailedScheduling", "Scheduling"), message.to_owned());
         if let Some(node) = nominate {
             status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { node.into() };
         }
@@ -282,7 +282,7 @@ async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), Error> {
 
 pub(crate) async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) -> Result<(), Error> {
     let api = client.namespaced::<Pod>(&pod.class.namespace);
-    api.patch(&pod.name, Some("status"), PatchType::Strategic, patch).await.map(drop)
+    api.patch_unread(&pod.name, Some("status"), PatchType::Strategic, patch).await
 }
 
 pub(crate) fn now() -> String {

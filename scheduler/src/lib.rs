@@ -29,6 +29,7 @@ pub mod queue;
 pub mod resources;
 mod run;
 pub mod selector;
+pub mod series;
 pub mod source;
 pub mod topology;
 pub mod view;

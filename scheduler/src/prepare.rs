@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::act::{complain, patch_status};
-use crate::awaited::{Awaited, Kind};
+use crate::awaited::{Awaited, Expected, Kind};
 use crate::devices::extended::ANNOTATION;
 use crate::devices::readiness::{Readiness, conditional, readiness};
 use crate::events::{Events, Note};
@@ -34,7 +34,7 @@ const CLAIM_TRIES: u32 = 5;
 pub(crate) struct Preparation<'a> {
     client: &'a Client,
     events: &'a Events,
-    awaited: &'a Awaited,
+    awaited: &'a Arc<Awaited>,
     pod: &'a Arc<PodInfo>,
     node: &'a str,
     /// The right to write; given back while it waits for others.
@@ -70,7 +70,7 @@ impl<'a> Preparation<'a> {
     pub(crate) fn new(
         client: &'a Client,
         events: &'a Events,
-        awaited: &'a Awaited,
+        awaited: &'a Arc<Awaited>,
         pod: &'a Arc<PodInfo>,
         node: &'a str,
         turn: Option<OwnedSemaphorePermit>,
@@ -97,6 +97,8 @@ impl<'a> Preparation<'a> {
     /// Gives claims their volumes, or has volumes made, and waits until they are bound.
     async fn volumes(&mut self, promise: &Promise) -> Result<(), Unready> {
         let client = self.client;
+        let keys = promise.bind.iter().map(|(_, claim)| claim).chain(&promise.provision);
+        let expected: Vec<Expected> = keys.map(|key| self.awaited.expect_volume(key)).collect();
         for (volume, (namespace, name)) in &promise.bind {
             let claim = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await?;
             let reference = json!({
@@ -106,26 +108,27 @@ impl<'a> Preparation<'a> {
             let patch = json!({
                 "metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}, "spec": {"claimRef": reference},
             });
-            client.cluster::<PersistentVolume>().patch(volume, None, PatchType::Merge, &patch).await?;
+            client.cluster::<PersistentVolume>().patch_unread(volume, None, PatchType::Merge, &patch).await?;
         }
         for (namespace, name) in &promise.provision {
             let patch = json!({"metadata": {"annotations": {SELECTED_NODE: self.node}}});
-            client.namespaced::<PersistentVolumeClaim>(namespace).patch(name, None, PatchType::Merge, &patch).await?;
+            let claims = client.namespaced::<PersistentVolumeClaim>(namespace);
+            claims.patch_unread(name, None, PatchType::Merge, &patch).await?;
         }
-        let claims: Vec<&ClaimKey> = promise.bind.iter().map(|(_, claim)| claim).chain(&promise.provision).collect();
-        if claims.is_empty() {
+        if expected.is_empty() {
             return Ok(());
         }
         self.turn = self.awaited.park(self.turn.take());
         let bound = async {
-            for key in claims {
-                let api = client.namespaced::<PersistentVolumeClaim>(&key.0);
+            for claim in expected {
+                let (namespace, name) = claim.key().clone();
+                let api = client.namespaced::<PersistentVolumeClaim>(&namespace);
                 let look = || async {
-                    let claim = api.get(&key.1).await?;
+                    let claim = api.get(&name).await?;
                     let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref());
                     Ok::<_, Error>((phase == Some("Bound")).then_some(()))
                 };
-                self.awaited.until(Kind::Volume, key, look).await?;
+                claim.bound(look).await?;
             }
             Ok::<_, Unready>(())
         };

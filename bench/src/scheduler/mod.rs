@@ -21,6 +21,8 @@ use crate::report::Report;
 
 /// Nodes of the cluster.
 const NODES: usize = 5_000;
+/// Addresses of pods: each node gets a range of 256, so that every pod is started.
+const CLUSTER_CIDR: &str = "100.64.0.0/10";
 /// Connections that create them.
 const CONNECTIONS: usize = 64;
 /// Pods created one after another.
@@ -31,8 +33,12 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How often the nodes are counted.
 const POLL: Duration = Duration::from_millis(250);
-/// Pause after the burst.
-const SETTLE: Duration = Duration::from_secs(10);
+/// What was made before is through when the server takes less than this share of a processor, heartbeats included...
+const QUIET_CPU: f64 = 0.5;
+/// ...over this time,
+const QUIET_OVER: Duration = Duration::from_secs(1);
+/// or after this: what is measured then is not the burst alone.
+const QUIET_PATIENCE: Duration = Duration::from_secs(60);
 /// An event that a pod got its node: the watch selects pods that have one.
 const BOUND: &[u8] = b"{\"type\":\"ADDED\"";
 
@@ -46,7 +52,8 @@ const FILLERS_PER_NODE: usize = 2;
 /// Measures one server.
 pub async fn run(options: Options) -> Result<Report> {
     let nodes = options.amount(NODES);
-    let server = Server::start(&options.keelson, &["--hollow", &nodes.to_string()]).await?;
+    let arguments = ["--hollow", &nodes.to_string(), "--cluster-cidr", CLUSTER_CIDR];
+    let server = Server::start(&options.keelson, &arguments).await?;
     let target = server.target()?;
     nodes_ready(&target, nodes).await?;
     let class = json!({"metadata": {"name": PRIORITY_CLASS}, "value": 1000});
@@ -61,10 +68,12 @@ pub async fn run(options: Options) -> Result<Report> {
     for form in FORMS.iter().filter(|form| options.wants(form.key)) {
         let pods = options.amount(form.pods);
         prepare(&target, form, pods, nodes).await?;
+        quiet(&server).await?;
         burst(&mut report, (&server, &target), form, pods).await?;
         clear(&target, form.before).await?;
     }
     if options.wants("alone") {
+        quiet(&server).await?;
         one_by_one(&mut report, &target, options.amount(PODS_ALONE)).await?;
     }
     Ok(report)
@@ -203,6 +212,21 @@ async fn watch(target: &Target, app: &str, wanted: usize) -> Result<JoinHandle<R
     }))
 }
 
+/// Waits until the server has done what was asked for before: events of claims, starts and ends of pods.
+async fn quiet(server: &Server) -> Result<()> {
+    let started = Instant::now();
+    while started.elapsed() < QUIET_PATIENCE {
+        let (before, at) = (server.usage()?.cpu, Instant::now());
+        tokio::time::sleep(QUIET_OVER).await;
+        let used = server.usage()?.cpu.saturating_sub(before).as_secs_f64();
+        if used / at.elapsed().as_secs_f64() < QUIET_CPU {
+            return Ok(());
+        }
+    }
+    eprintln!("the server was still busy after {QUIET_PATIENCE:?}");
+    Ok(())
+}
+
 async fn burst(
     report: &mut Report,
     (server, target): (&Server, &Target),
@@ -232,8 +256,6 @@ async fn burst(
 }
 
 async fn one_by_one(report: &mut Report, target: &Target, pods: usize) -> Result<()> {
-    // The nodes still start the pods of the burst.
-    tokio::time::sleep(SETTLE).await;
     let mut connection = target.connect().await?;
     let watched = watch(target, "alone", pods).await?;
     let mut sent = Vec::with_capacity(pods);

@@ -149,11 +149,14 @@ async fn write_claim_status(
 /// Makes volume and claim refer to each other, then says so in both statuses. The next look waits until the caches show it.
 async fn bind(context: &Context, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<(), Error> {
     let reserved = reserve(context, claim, volume).await?;
-    let volume = match with_phase(context, &reserved, "Bound") {
-        Some(changed) => write_volume_status(context, &changed).await?,
-        None => reserved,
+    let tell = async {
+        match with_phase(context, &reserved, "Bound") {
+            Some(changed) => write_volume_status(context, &changed).await,
+            None => Ok(reserved.clone()),
+        }
     };
-    let mut bound = refer(context, claim, &volume).await?;
+    // Neither needs the other: whoever finds only one of them done does the rest.
+    let (volume, mut bound) = futures::try_join!(tell, refer(context, claim, &reserved))?;
     let mut status = bound.status.clone().unwrap_or_default();
     status.phase = Some("Bound".into());
     status.access_modes = volume.spec.as_ref().and_then(|s| s.access_modes.clone());

@@ -1,6 +1,8 @@
 //! KubeSchedulerConfiguration: profiles, plugins and their arguments. What is asked for and not there is refused.
 
 mod arguments;
+#[cfg(test)]
+mod refusals;
 mod sets;
 
 use std::collections::BTreeMap;
@@ -257,8 +259,8 @@ impl Config {
         if !wire.profiles.is_empty() {
             this.profiles.clear();
         }
-        for profile in &wire.profiles {
-            this.profiles.push(Profile::parse(profile, syms)?);
+        for (i, profile) in wire.profiles.iter().enumerate() {
+            this.profiles.push(Profile::parse(&format!("profiles[{i}]"), profile, syms)?);
         }
         for (i, profile) in this.profiles.iter_mut().enumerate() {
             let own = wire.profiles.get(i).and_then(|p| p.percentage_of_nodes_to_score);
@@ -330,21 +332,25 @@ impl Profile {
         }
     }
 
-    fn parse(wire: &WireProfile, syms: &mut Interner) -> Result<Self, ConfigError> {
+    fn parse(path: &str, wire: &WireProfile, syms: &mut Interner) -> Result<Self, ConfigError> {
         let mut this = Self::standard(wire.scheduler_name.as_deref().unwrap_or(DEFAULT_NAME), syms);
         let mut sets = Sets::standard();
         // What is said of a point wins over what is said of all points.
         if let Some(set) = wire.plugins.get("multiPoint") {
-            sets.apply(set, u16::MAX)?;
+            sets.apply(set, u16::MAX, "preFilter")?;
         }
         for (point, set) in wire.plugins.iter().filter(|(p, _)| *p != "multiPoint") {
             let found = points::NAMES.iter().find(|(name, _)| name == point);
             let (_, bits) = found.ok_or_else(|| refused(format!("there is no extension point {point:?}")))?;
-            sets.apply(set, *bits)?;
+            sets.apply(set, *bits, point)?;
         }
         sets.put_into(&mut this)?;
-        for WireArgs { name, args } in &wire.plugin_config {
-            this.arguments(name, args, syms)?;
+        for (i, WireArgs { name, args }) in wire.plugin_config.iter().enumerate() {
+            let path = format!("{path}.pluginConfig[{i}]");
+            if wire.plugin_config[..i].iter().any(|before| before.name == *name) {
+                return Err(refused(format!("{path}: Duplicate value: {name:?}")));
+            }
+            this.arguments((format!("{path}.args"), name), args, syms)?;
         }
         Ok(this)
     }
@@ -411,7 +417,10 @@ mod tests {
         for (value, part) in [
             (json!({"profils": []}), "unknown field"),
             (json!({"extenders": [{}]}), "urlPrefix"),
-            (json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}), "no plugin"),
+            (
+                json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Nice"}]}}}]}),
+                "ScorePlugin \"Nice\" does not exist",
+            ),
             (json!({"profiles": [{"plugins": {"scores": {}}}]}), "extension point"),
             (json!({"profiles": [{}, {}]}), "profiles[1].schedulerName: Duplicate value: \"default-scheduler\""),
             (
@@ -427,20 +436,13 @@ mod tests {
                 json!({"profiles": [{"pluginConfig": [{"name": "InterPodAffinity", "args": {"weight": 1}}]}]}),
                 "unknown field",
             ),
-            (plugin("VolumeBinding", json!({"shape": []})), "storage capacity"),
-            (plugin("VolumeBinding", json!({"bindTimeoutSeconds": -1})), "bindTimeoutSeconds"),
-            (plugin("DynamicResources", json!({"bindingTimeout": "500ms"})), "at least 1s"),
-            (plugin("DynamicResources", json!({"filterTimeout": "soon"})), "no duration"),
-            (plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 101})), "[0, 100]"),
             (
-                plugin("DefaultPreemption", json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0})),
-                "both be zero",
+                plugin("ImageLocality", json!([])),
+                "profiles[0].pluginConfig[0].args: Invalid value: []: has to match plugin args",
             ),
-            (plugin("NodeResourcesFit", json!({"ignoredResourceGroups": ["a/b"]})), "can't contain '/'"),
-            (plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "Best"}})), "no scoring strategy"),
             (
-                plugin("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),
-                "at least one point",
+                json!({"profiles": [{"pluginConfig": [{"name": "ImageLocality"}, {"name": "ImageLocality"}]}]}),
+                "profiles[0].pluginConfig[1]: Duplicate value: \"ImageLocality\"",
             ),
             (plugin("ImageLocality", json!({"size": 1})), "unknown field"),
             (plugin("NodeAffinity", json!({"kind": "Other"})), "NodeAffinityArgs"),
@@ -449,7 +451,10 @@ mod tests {
             (points(json!({"bind": {"disabled": [{"name": "DefaultBinder"}]}})), "bind plugin"),
             (points(json!({"preFilter": {"disabled": [{"name": "NodePorts"}]}})), "cannot act at filter"),
             (points(json!({"reserve": {"disabled": [{"name": "VolumeBinding"}]}})), "cannot act at filter"),
-            (points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})), "does not act"),
+            (
+                points(json!({"score": {"enabled": [{"name": "NodePorts"}]}})),
+                "plugin \"NodePorts\" does not extend ScorePlugin plugin",
+            ),
             (points(json!({"score": {"enabled": [{"name": "ImageLocality", "weight": -1}]}})), "is not in"),
             (
                 json!({"percentageOfNodesToScore": 101}),

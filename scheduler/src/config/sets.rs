@@ -34,8 +34,9 @@ impl Sets {
         }
     }
 
-    /// What is said of one point, or of all.
-    pub(super) fn apply(&mut self, set: &WireSet, point: u16) -> Result<(), ConfigError> {
+    /// What is said of one point, or of all; the point's name is for refusals.
+    pub(super) fn apply(&mut self, set: &WireSet, point: u16, called: &str) -> Result<(), ConfigError> {
+        let interface = || format!("{}{}Plugin", called[..1].to_ascii_uppercase(), &called[1..]);
         for WirePlugin { name, .. } in &set.disabled {
             for (on, plugin) in self.on.iter_mut().zip(PLUGINS) {
                 if name == "*" || plugin.name == name {
@@ -44,10 +45,10 @@ impl Sets {
             }
         }
         for WirePlugin { name, weight } in &set.enabled {
-            let plugin = index(name).ok_or_else(|| refused(format!("there is no plugin {name:?}")))?;
+            let plugin = index(name).ok_or_else(|| refused(format!("{} {name:?} does not exist", interface())))?;
             let acts = PLUGINS[plugin].points & point;
             if acts == 0 {
-                return Err(refused(format!("plugin {name:?} does not act at this point")));
+                return Err(refused(format!("plugin {name:?} does not extend {} plugin", interface())));
             }
             if self.on[plugin] == 0 {
                 // What was off comes after what was on.
