@@ -32,7 +32,6 @@ mod suspicion;
 mod sync_times;
 pub mod task;
 mod tend;
-mod thread;
 mod transfer;
 mod types;
 mod wal;

@@ -28,10 +28,6 @@ pub const KEPT_ENTRIES: u64 = 1_000;
 pub const APPLY_ENTRIES: usize = 512;
 /// Bytes of commands that one step applies.
 pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
-/// Commands that are applied on the thread of Raft, if none of them looks at many keys; more of them elsewhere.
-pub const SHORT_COMMANDS: usize = 64;
-/// Bytes of such commands.
-pub const SHORT_BYTES: usize = 64 * 1024;
 /// Bytes of commands that were proposed here and are not yet answered.
 pub const PROPOSED_BYTES: usize = 64 * 1024 * 1024;
 /// Commands that were proposed here and are not yet answered.
@@ -47,7 +43,7 @@ pub const GROUP_WORTH_COMMANDS: usize = 256;
 /// The same of a member that is alone.
 pub const CHEAP_GROUP_WORTH_COMMANDS: usize = 32;
 /// Commands of a group after which so many are expected again.
-pub const HOLD_WORTH_COMMANDS: usize = 4;
+pub const HOLD_WORTH_COMMANDS: usize = 8;
 /// How long commands wait for others that are expected.
 pub const HOLD_MILLIS: u64 = 1;
 /// How often the leader tells that it lives.

@@ -288,24 +288,6 @@ enum Found {
     Disk(Arc<dyn LogFile>, Place, LogId),
 }
 
-impl Found {
-    fn read(self) -> io::Result<Entry> {
-        match self {
-            Self::Memory(entry) => Ok(entry),
-            Self::Disk(file, place, expected) => {
-                let entry = codec::entry(&wal::read(&*file, place)?)?;
-                if entry.log_id() == expected {
-                    return Ok(entry);
-                }
-                Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("entry {expected} of the log is not where it was"),
-                ))
-            }
-        }
-    }
-}
-
 impl Reader {
     /// The last entry that has left the log for good.
     pub fn purged(&self) -> Option<LogId> {
@@ -319,16 +301,21 @@ impl Reader {
 
     /// Entries of a range, at most `bytes` of them but at least one.
     pub fn entries(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
-        self.find(range, bytes)?.into_iter().map(Found::read).collect()
-    }
-
-    /// The same for Raft's tasks, which do not wait for the disk.
-    async fn load(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Entry>> {
         let found = self.find(range, bytes)?;
-        if found.iter().all(|found| matches!(found, Found::Memory(_))) {
-            return found.into_iter().map(Found::read).collect();
-        }
-        task::blocking(|| found.into_iter().map(Found::read).collect()).await.map_err(io::Error::other)?
+        let read = |found| match found {
+            Found::Memory(entry) => Ok(entry),
+            Found::Disk(file, place, expected) => {
+                let entry = codec::entry(&wal::read(&*file, place)?)?;
+                if entry.log_id() == expected {
+                    return Ok(entry);
+                }
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("entry {expected} of the log is not where it was"),
+                ))
+            }
+        };
+        found.into_iter().map(read).collect()
     }
 
     fn find(&self, range: impl RangeBounds<u64>, bytes: usize) -> io::Result<Vec<Found>> {
@@ -377,11 +364,11 @@ impl RaftLogReader<TypeConfig> for Reader {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.load(range, usize::MAX).await
+        self.entries(range, usize::MAX)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.load(start..end, APPEND_BYTES).await
+        self.entries(start..end, APPEND_BYTES)
     }
 
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
@@ -403,7 +390,7 @@ impl RaftLogReader<TypeConfig> for Reader {
             if next >= end {
                 return Ok::<_, io::Error>(None);
             }
-            let step = reader.load(next..end, APPLY_BYTES).await?;
+            let step = reader.entries(next..end, APPLY_BYTES)?;
             let Some(last) = step.last() else { return Ok(None) };
             let after = last.log_id().index + 1;
             Ok(Some((futures::stream::iter(step.into_iter().map(Ok)), (reader, after))))

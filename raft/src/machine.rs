@@ -21,8 +21,7 @@ use tokio::time::Instant;
 
 use crate::codec;
 use crate::figures::Figures;
-use crate::limits::{APPLY_BYTES, APPLY_ENTRIES, SHORT_BYTES, SHORT_COMMANDS, SNAPSHOT_BYTES};
-use crate::task::Scope;
+use crate::limits::{APPLY_BYTES, APPLY_ENTRIES, SNAPSHOT_BYTES};
 use crate::types::{Entry, LogId, Outcome, Part, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// A snapshot's files.
@@ -218,86 +217,36 @@ impl Machine {
 
     /// Applies entries for which nobody waits.
     pub fn replay(&mut self, entries: Vec<Entry>) -> io::Result<()> {
-        let mut group = Group::default();
-        entries.into_iter().for_each(|entry| group.push((entry, None)));
-        group.apply(&self.shared, &self.figures, &mut self.membership)
+        self.apply_group(entries.into_iter().map(|entry| (entry, None)).collect())
     }
 
-    /// Applies entries where the caller is if that is done soon, and elsewhere if it may take long.
-    async fn apply_group(&mut self, group: Group) -> io::Result<()> {
-        if Scope::is_simulated() || group.is_short()? && !self.shared.store.is_stalled() {
-            return group.apply(&self.shared, &self.figures, &mut self.membership);
-        }
-        let (shared, figures, mut membership) = (self.shared.clone(), self.figures.clone(), self.membership.clone());
-        let applied = crate::task::blocking(move || {
-            group.apply(&shared, &figures, &mut membership)?;
-            Ok::<_, io::Error>(membership)
-        });
-        self.membership = applied.await.map_err(io::Error::other)??;
-        Ok(())
-    }
-}
-
-/// Entries that are applied in one step, and who waits for them.
-#[derive(Default)]
-struct Group {
-    entries: Vec<EntryResponder<TypeConfig>>,
-    bytes: usize,
-    commands: usize,
-}
-
-impl Group {
-    fn push(&mut self, (entry, responder): EntryResponder<TypeConfig>) {
-        self.bytes += codec::entry_size_bytes(&entry);
-        if let EntryPayload::Normal(proposal) = &entry.payload {
-            self.commands += proposal.0.len();
-        }
-        self.entries.push((entry, responder));
-    }
-
-    /// Whether applying it is done soon: few commands, none of which looks at many keys.
-    fn is_short(&self) -> io::Result<bool> {
-        if self.commands > SHORT_COMMANDS || self.bytes > SHORT_BYTES {
-            return Ok(false);
-        }
-        for (entry, _) in &self.entries {
-            if let EntryPayload::Normal(proposal) = &entry.payload {
-                for part in proposal.0.iter() {
-                    if !part.kept_command()?.is_short() {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn apply(self, shared: &Shared, figures: &Figures, membership: &mut StoredMembership) -> io::Result<()> {
-        let mut entries = Vec::with_capacity(self.entries.len());
-        let mut responders = Vec::with_capacity(self.entries.len());
-        for (entry, responder) in self.entries {
+    fn apply_group(&mut self, group: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut entries = Vec::with_capacity(group.len());
+        let mut responders = Vec::with_capacity(group.len());
+        let bytes = group.iter().map(|(entry, _)| codec::entry_size_bytes(entry) as u64).sum();
+        for (entry, responder) in group {
             let log_id = entry.log_id();
             let commands = match &entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(proposal) => {
                     proposal.0.iter().map(Part::last_command).collect::<Result<Vec<_>, _>>()?
                 }
-                EntryPayload::Membership(changed) => {
-                    *membership = StoredMembership::new(Some(log_id), changed.clone());
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(log_id), membership.clone());
                     Vec::new()
                 }
             };
-            let meta = write_meta(log_id, membership)?;
+            let meta = write_meta(log_id, &self.membership)?;
             responders.push((responder, commands.len()));
             entries.push(keelson_store::Entry { index: log_id.index, meta, commands });
         }
         let begun = Instant::now();
-        let mut answers = shared.store.apply(&entries).map_err(fatal)?.into_iter();
-        figures.applied(begun.elapsed());
+        let mut answers = self.shared.store.apply(&entries).map_err(fatal)?.into_iter();
+        self.figures.applied(begun.elapsed());
         if let Some(last) = entries.last() {
-            shared.applied.send_replace(last.index);
+            self.shared.applied.send_replace(last.index);
         }
-        shared.since.applied(answers.len() as u64, self.bytes as u64);
+        self.shared.since.applied(answers.len() as u64, bytes);
         for (responder, commands) in responders {
             let answers: Vec<Result<Applied, KvError>> = answers.by_ref().take(commands).collect();
             if let Some(responder) = responder {
@@ -322,15 +271,18 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         let mut chunks = entries.ready_chunks(APPLY_ENTRIES);
         while let Some(chunk) = chunks.next().await {
-            let mut group = Group::default();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             for item in chunk {
-                group.push(item?);
-                if group.bytes >= APPLY_BYTES {
-                    self.apply_group(std::mem::take(&mut group)).await?;
+                let (entry, responder) = item?;
+                bytes += codec::entry_size_bytes(&entry);
+                group.push((entry, responder));
+                if bytes >= APPLY_BYTES {
+                    self.apply_group(std::mem::take(&mut group))?;
+                    bytes = 0;
                 }
             }
-            if !group.entries.is_empty() {
-                self.apply_group(group).await?;
+            if !group.is_empty() {
+                self.apply_group(group)?;
             }
         }
         Ok(())

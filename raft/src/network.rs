@@ -1,7 +1,7 @@
 //! The way to other members: gRPC over mutual TLS, one connection for replication and one for everything that must not
 //! wait behind it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,8 +49,6 @@ use crate::wire::{Transport, Wire};
 pub const PEER_NAME: &str = "keelson-peer";
 
 type RpcError = RPCError<TypeConfig>;
-/// From a runtime to an address.
-type Line = (Option<tokio::runtime::Id>, String);
 
 /// Makes connections to members.
 #[derive(Clone)]
@@ -59,8 +57,8 @@ pub struct Network {
     wire: Option<Arc<dyn Wire>>,
     /// Highest index that other members were told is committed.
     told: Arc<AtomicU64>,
-    /// For questions of this member's own, by the other's address and where they come from.
-    channels: Arc<Mutex<HashMap<Line, Transport>>>,
+    /// For questions of this member's own, by the other's address.
+    channels: Arc<Mutex<std::collections::HashMap<String, Transport>>>,
     figures: Arc<Figures>,
 }
 
@@ -183,9 +181,7 @@ impl Network {
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
     pub async fn ask(&self, to: u64, address: &str, question: &Ask, body: Bytes) -> Result<Answer, AskError> {
-        // A connection belongs to the runtime that opened it: what comes from another one would be handed over twice.
-        let key = (tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.id()), address.to_owned());
-        let channel = self.channels.lock().entry(key).or_insert_with(|| self.channel(address)).clone();
+        let channel = self.channels.lock().entry(address.to_owned()).or_insert_with(|| self.channel(address)).clone();
         let limit = Duration::from_millis(PEER_REQUEST_MILLIS);
         ask(&mut Self::client(channel), to, question, body, limit).await
     }

@@ -113,7 +113,7 @@ impl Gathered {
     /// shared the latest one are given the time to come with their next ones, beside those that wait already. Each would
     /// otherwise begin an entry of its own whose answer the others wait for.
     fn next(&mut self, dear: bool) -> Next {
-        let expected = if dear && self.expected >= HOLD_WORTH_COMMANDS { self.expected * 7 / 8 } else { 1 };
+        let expected = if dear && self.expected >= HOLD_WORTH_COMMANDS { self.expected * 3 / 4 } else { 1 };
         let beside = if dear { GROUP_WORTH_COMMANDS } else { CHEAP_GROUP_WORTH_COMMANDS };
         let needed = if self.running == 0 { expected } else { self.latest.clamp(beside, GROUP_COMMANDS) };
         if self.waiting.is_empty() || self.running >= GROUPS {
@@ -191,8 +191,8 @@ impl Inner {
         };
         match next {
             // Tasks of their own: they go on for the others when the first one loses patience.
-            Next::Begin => drop(self.thread.spawn(run(self.clone()))),
-            Next::Hold(held) => drop(self.thread.spawn(release(self.clone(), held))),
+            Next::Begin => drop(crate::task::spawn(run(self.clone()))),
+            Next::Hold(held) => drop(crate::task::spawn(release(self.clone(), held))),
             Next::Wait => {}
         }
         answered.await.unwrap_or_else(|_| Err(NotWritten::Unknown(KvError::Stopped("this member stops".into()))))
@@ -377,17 +377,17 @@ mod tests {
         assert_eq!(gathered.done(true), Next::Begin);
         assert_eq!(gathered.group().len(), 20);
         assert_eq!(gathered.done(true), Next::Wait, "nobody waits");
-        come(gathered, 16);
+        come(gathered, 14);
         assert_eq!(gathered.next(false), Next::Begin, "an entry is cheap");
         gathered.running -= 1;
-        assert_eq!(gathered.next(true), Next::Hold(1), "17 are expected");
+        assert_eq!(gathered.next(true), Next::Hold(1), "15 are expected");
         assert_eq!(gathered.next(true), Next::Wait, "they are held back already");
         come(gathered, 1);
         assert_eq!(gathered.next(true), Next::Begin);
         assert!(!gathered.release(1), "they have gone");
         gathered.group();
         come(gathered, 9);
-        assert_eq!(gathered.done(true), Next::Hold(2), "those that wait wait for the others, 22 of 26");
+        assert_eq!(gathered.done(true), Next::Hold(2), "those that wait wait for the others, 18 of 24");
         assert!(!gathered.release(1) && gathered.release(2));
         assert_eq!(gathered.group().len(), 9);
         come(gathered, GROUP_WORTH_COMMANDS);

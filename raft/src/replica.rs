@@ -31,7 +31,6 @@ use crate::setup::{OpenError, Setup, Tuning, config};
 use crate::suspicion::Suspicion;
 use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::task::Scope;
-use crate::thread::Thread;
 use crate::types::{Node, Raft, TypeConfig};
 use crate::wire::World;
 
@@ -73,7 +72,6 @@ pub struct Inner {
     sync_times: Arc<SyncTimes>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) proposer: Proposer,
-    pub(crate) thread: Thread,
 }
 
 /// Answers what other members' programs ask this one's ([`Replica::ask_other`]).
@@ -122,9 +120,7 @@ impl Replica {
         let figures = Arc::new(Figures::default());
         let machine = machine.counted(figures.clone());
         let network = Network::new(tls.clone()).over(wire).counted(figures.clone());
-        let thread = Thread::start().map_err(|error| OpenError::Raft(format!("no thread can be started: {error}")))?;
-        let started = thread.spawn(Raft::new(id, config(&tuning)?, network.clone(), log, machine));
-        let raft = started.await.map_err(|error| OpenError::Raft(error.to_string()))?.map_err(|error| {
+        let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine).await.map_err(|error| {
             // What is applied as it starts may be the first to read a damaged table.
             store.failure().map_or_else(|| OpenError::Raft(error.to_string()), OpenError::Store)
         })?;
@@ -157,11 +153,10 @@ impl Replica {
             sync_times,
             figures,
             proposer: Proposer::default(),
-            thread,
         });
         for (listener, secure) in listeners {
             let tls = tls.clone().filter(|_| secure);
-            inner.thread.spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
+            crate::task::spawn(crate::service::serve(inner.clone(), listener, tls, stop.clone()));
         }
         crate::task::spawn(crate::compare::run(inner.clone()));
         crate::task::spawn(crate::heal::remember(inner.clone(), home));
@@ -336,7 +331,6 @@ impl Replica {
         if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "the state was not flushed; the log has what is missing");
         }
-        self.0.thread.end().await;
     }
 }
 

@@ -43,11 +43,6 @@ pub fn line(inner: Arc<Inner>) -> Line {
 /// Serves peers until `stop`.
 pub async fn serve(inner: Arc<Inner>, listener: TcpListener, tls: Option<PeerTls>, stop: CancellationToken) {
     let service = server(inner.clone());
-    // It was opened in another runtime.
-    let listener = match listener.into_std().and_then(TcpListener::from_std) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "peers cannot be served"),
-    };
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -147,17 +142,10 @@ impl Service {
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),
             Ask::RemainingTtl(id) => Answer::Seconds(inner.remaining_here(id).await),
             Ask::Change(change) => Answer::Changed(inner.change_here(change).await),
-            Ask::Hash(revision) => {
-                let store = inner.store.clone();
-                Answer::Hash(crate::task::blocking(move || store.hash_at(revision)).await.map_err(stopped)?)
-            }
+            Ask::Hash(revision) => Answer::Hash(inner.store.hash_at(revision)),
             Ask::Status => Answer::Status(inner.peer_status()),
             Ask::Members => Answer::Members(inner.roll()),
-            Ask::Other(question) => {
-                let asked = inner.clone();
-                let answering = inner.thread.spawn_outside(async move { asked.answer_other(question).await });
-                Answer::Other(answering.await.map_err(stopped)?)
-            }
+            Ask::Other(question) => Answer::Other(inner.answer_other(question).await),
         })
     }
 }

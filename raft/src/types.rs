@@ -95,17 +95,6 @@ impl Part {
         kept.map_or_else(|| self.read(), Ok)
     }
 
-    /// The command, for who looks at it before it is needed.
-    pub fn kept_command(&self) -> Result<Arc<Command>, codec::Error> {
-        let mut kept = self.command.lock();
-        if let Some(command) = &*kept {
-            return Ok(command.clone());
-        }
-        let command = self.read()?;
-        *kept = Some(command.clone());
-        Ok(command)
-    }
-
     /// The command, for who needs it last: it is not kept beside its encoded form any longer.
     pub fn last_command(&self) -> Result<Arc<Command>, codec::Error> {
         let kept = self.command.lock().take();

@@ -248,12 +248,6 @@ impl Disk {
         Ok(self.db.write_opt(batch, &options)?)
     }
 
-    /// Whether a write would wait now for tables to be written or merged.
-    pub fn is_stalled(&self) -> bool {
-        let tells = |property: &str| self.db.property_int_value(property).ok().flatten().is_some_and(|value| value > 0);
-        tells("rocksdb.is-write-stopped") || tells("rocksdb.actual-delayed-write-rate")
-    }
-
     pub fn flush(&self) -> Result<(), Fatal> {
         let mut options = FlushOptions::default();
         options.set_wait(true);

@@ -352,15 +352,6 @@ impl Command {
         matches!(self, Self::Txn(txn) | Self::TxnIf(_, txn) if crate::txn::reads_history(txn))
     }
 
-    /// Whether it looks at no more keys than it names, and at nothing that is only on disk.
-    pub fn is_short(&self) -> bool {
-        match self {
-            Self::Txn(txn) | Self::TxnIf(_, txn) => txn.is_short(),
-            Self::LeaseRevoke { .. } | Self::LeaseRevokeIf(..) => false,
-            Self::LeaseGrant { .. } | Self::LeaseCheckpoint(_) | Self::Compact(_) | Self::Settings(_) => true,
-        }
-    }
-
     /// Bytes of keys and values in the command, for queues and batches that are bounded by size.
     pub fn size_bytes(&self) -> usize {
         match self {
@@ -375,17 +366,6 @@ impl Command {
 }
 
 impl Txn {
-    fn is_short(&self) -> bool {
-        let one = |range: &KeyRange| matches!(range, KeyRange::Key(_));
-        self.compare.iter().all(|compare| one(&compare.range))
-            && self.success.iter().chain(&self.failure).all(|op| match op {
-                Op::Range(request) => one(&request.range) && request.revision == 0,
-                Op::Put(_) => true,
-                Op::Delete(request) => one(&request.range),
-                Op::Txn(inner) => inner.is_short(),
-            })
-    }
-
     /// Bytes of keys and values in the transaction, and its operations' own size.
     pub fn size_bytes(&self) -> usize {
         let of_op = |op: &Op| match op {

@@ -156,11 +156,6 @@ impl StateMachine {
         self.published.load().disk.size_bytes()
     }
 
-    /// Whether what is applied now would wait for the disk.
-    pub fn is_stalled(&self) -> bool {
-        self.published.load().disk.is_stalled()
-    }
-
     /// What was applied since it was opened.
     pub fn counts(&self) -> Counts {
         self.counters.counts()
