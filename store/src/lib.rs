@@ -31,6 +31,7 @@ mod steps;
 mod tests;
 mod tree;
 mod txn;
+mod versions;
 mod view;
 
 pub use counts::Counts;

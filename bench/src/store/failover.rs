@@ -13,6 +13,8 @@ use crate::report::Report;
 
 /// How often the leader is killed.
 const TIMES: usize = 20;
+/// How long a client waits for an answer before it asks again: what was on its way to the old leader is lost with it.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Kills the leader, measures to the next acknowledged write, brings it back; many times.
 pub async fn run(report: &mut Report, name: &str, cluster: &mut Cluster, options: &Options) -> Result<()> {
@@ -26,7 +28,7 @@ pub async fn run(report: &mut Report, name: &str, cluster: &mut Cluster, options
         cluster.kill(leader)?;
         let killed = Instant::now();
         loop {
-            match tokio::time::timeout(Duration::from_secs(5), client.put(put())).await {
+            match tokio::time::timeout(PATIENCE, client.put(put())).await {
                 Ok(Ok(_)) => break,
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }

@@ -72,35 +72,44 @@ pub async fn run(options: Options) -> Result<Report> {
             continue;
         }
         let mut cluster = Cluster::start(program).await?;
-        if options.wants("puts") {
+        if begins(&options, name, "puts") {
             puts(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("ranges") {
+        if begins(&options, name, "ranges") {
             ranges(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("mixed") {
+        if begins(&options, name, "mixed") {
             mixed(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("watchers") {
+        if begins(&options, name, "watchers") {
             streams::watchers(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("leases") {
+        if begins(&options, name, "leases") {
             streams::leases(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("kube") {
+        if begins(&options, name, "kube") {
             kube::run(&mut report, name, &cluster, &options).await?;
         }
-        if options.wants("failover") {
+        if begins(&options, name, "failover") {
             failover::run(&mut report, name, &mut cluster, &options).await?;
         }
-        if !options.quick && options.wants("fill") {
-            fill(&mut report, name, &mut cluster).await?;
+        if begins(&options, name, "fill") {
+            fill(&mut report, name, &mut cluster, &options).await?;
         }
-        if options.wants("disturbed") {
+        if begins(&options, name, "disturbed") {
             disturbed::run(&mut report, name, &mut cluster, &options).await?;
         }
     }
     Ok(report)
+}
+
+/// Whether a part is wanted; says that it begins, and how much of it is done.
+fn begins(options: &Options, name: &str, part: &str) -> bool {
+    let wanted = options.wants(part);
+    if wanted {
+        eprintln!("  {name}, {part}: {} of the work", if options.quick { "a tenth" } else { "all" });
+    }
+    wanted
 }
 
 /// Puts of a value of so many bytes to keys that do not come in order.
@@ -194,25 +203,27 @@ async fn mixed(report: &mut Report, name: &str, cluster: &Cluster, options: &Opt
     Ok(())
 }
 
-/// A million keys: memory of a member, and how soon it is back after a crash.
-async fn fill(report: &mut Report, name: &str, cluster: &mut Cluster) -> Result<()> {
-    const MILLION: usize = 1_000_000;
+/// A million keys, or as many as are asked for: memory of a member, and how soon it is back after a crash.
+async fn fill(report: &mut Report, name: &str, cluster: &mut Cluster, options: &Options) -> Result<()> {
+    let keys = options.amount(1_000_000);
     let value = Bytes::from(vec![b'x'; 256]);
     let call = move |number| {
         let key = format!("/fill/{number:08}").into();
         let put = pb::PutRequest { key, value: value.clone(), ..pb::PutRequest::default() };
         ("/etcdserverpb.KV/Put", put.encode_to_vec())
     };
-    let measured = lean::load(cluster.addresses(), 256, MILLION, call).await?;
+    let before = cluster.usage()?;
+    let measured = lean::load(cluster.addresses(), 256, keys, call).await?;
     let usage = cluster.usage()?;
-    row(report, format!("{name}: fill with a million keys"), &measured, usage.cpu, usage.rss_kib);
+    let what = format!("{name}: fill with {keys} keys, 256 clients");
+    row(report, what, &measured, usage.cpu - before.cpu, usage.rss_kib);
     let killed = (cluster.leader().await? + 1) % MEMBERS;
     cluster.kill(killed)?;
     cluster.run(killed)?;
     let back = cluster.ready(killed).await?;
     let mut figures = BTreeMap::new();
     figures.insert("ready after", millis(back));
-    report.add(format!("{name}: a killed member with a million keys"), figures.into_iter().collect());
+    report.add(format!("{name}: a killed member with {keys} keys"), figures.into_iter().collect());
     eprintln!("    data in {}", cluster.path().display());
     Ok(())
 }

@@ -11,6 +11,8 @@ use keelson_metrics::{family, sample};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::{Code, Status};
 
+use super::authority::AuthorityFix;
+
 /// A method: its path, and its kind under gRPC's name.
 type Method = (&'static str, &'static str);
 
@@ -197,16 +199,16 @@ impl Calls {
     }
 }
 
-/// A stream whose bytes are counted.
+/// A client's stream whose bytes are counted; what is read from it is mended.
 pub struct Metered<S> {
-    inner: S,
+    inner: AuthorityFix<S>,
     calls: Arc<Calls>,
 }
 
 impl<S> Metered<S> {
     /// Counts what passes a stream.
     pub fn new(inner: S, calls: Arc<Calls>) -> Self {
-        Self { inner, calls }
+        Self { inner: AuthorityFix::new(inner), calls }
     }
 }
 
@@ -225,17 +227,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
+        let written = ready!(Pin::new(&mut self.inner.inner).poll_write(context, bytes))?;
         self.calls.sent_bytes.fetch_add(written as u64, Relaxed);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        Pin::new(&mut self.inner.inner).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        Pin::new(&mut self.inner.inner).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -243,13 +245,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, bytes))?;
+        let written = ready!(Pin::new(&mut self.inner.inner).poll_write_vectored(context, bytes))?;
         self.calls.sent_bytes.fetch_add(written as u64, Relaxed);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.inner.inner.is_write_vectored()
     }
 }
 

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use super::authority::AuthorityFix;
 use super::calls::{Calls, Metered};
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MESSAGE_OVERHEAD_BYTES};
 use super::tls::{ClientTls, PeerName};
@@ -164,7 +163,7 @@ async fn exchange(
     let requests = Inline::default();
     let builder = builder(&shared.0, requests.clone());
     let service = service_fn(move |request| respond(shared.clone(), request));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(AuthorityFix::new(stream)), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut driven = Driven::new(connection, requests);
     tokio::select! {
         ended = &mut driven => return ended,

@@ -1,6 +1,8 @@
 //! Members in one process, over real sockets and real TLS: the contract on leader and follower, elections, joining,
 //! snapshots, restarts.
 
+mod interrupted;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use keelson_pki::ClusterPki;
 use keelson_raft::wire::World;
-use keelson_raft::{Change, Node as Record, OpenError, Options, PEER_NAME, PeerTls, Replica, heal};
+use keelson_raft::{Change, Node as Record, OpenError, Options, PEER_NAME, PeerTls, Replica, Setup, Tuning, heal};
 use keelson_store::{KeyRange, Kv, KvError, MonotonicClock, Op, PutRequest, RangeRequest, Txn, WatchRequest, contract};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
@@ -19,7 +21,11 @@ struct Node {
 }
 
 async fn node(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> Node {
-    let (replica, peer_address) = open(pki, &dir.join(id.to_string()), id, address).await;
+    let opened = open(pki, &dir.join(id.to_string()), id, address).await;
+    named(id, opened)
+}
+
+fn named(id: u64, (replica, peer_address): (Result<Replica, OpenError>, String)) -> Node {
     let replica = replica.expect("the replica opens");
     Node { replica, member: Record { name: format!("m{id}"), peer_address, ..Record::default() } }
 }
@@ -32,6 +38,16 @@ fn certificates(pki: &ClusterPki) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
 
 /// The member of a directory, if it opens, and where others reach it.
 async fn open(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> (Result<Replica, OpenError>, String) {
+    open_tuned(pki, dir, id, address, &Tuning::default()).await
+}
+
+async fn open_tuned(
+    pki: &ClusterPki,
+    dir: &Path,
+    id: u64,
+    address: Option<&str>,
+    tuning: &Tuning,
+) -> (Result<Replica, OpenError>, String) {
     let listener = TcpListener::bind(address.unwrap_or("127.0.0.1:0")).await.expect("a port");
     let peer_address = listener.local_addr().expect("an address").to_string();
     let (server_tls, client_tls) = certificates(pki);
@@ -45,15 +61,21 @@ async fn open(pki: &ClusterPki, dir: &Path, id: u64, address: Option<&str>) -> (
         server_tls,
         client_tls,
     };
-    (Replica::open(options).await, peer_address)
+    let setup = Setup { tuning: tuning.clone(), ..Setup::from(options) };
+    (Replica::open(setup).await, peer_address)
 }
 
 async fn cluster(pki: &ClusterPki, dir: &Path, count: u64) -> Vec<Node> {
-    let first = node(pki, dir, 1, None).await;
+    tuned(pki, dir, count, &Tuning::default()).await
+}
+
+async fn tuned(pki: &ClusterPki, dir: &Path, count: u64, tuning: &Tuning) -> Vec<Node> {
+    let make = async |id: u64| named(id, open_tuned(pki, &dir.join(id.to_string()), id, None, tuning).await);
+    let first = make(1).await;
     first.replica.initialize(first.member.clone()).await.expect("a new cluster");
     let mut nodes = vec![first];
     for id in 2..=count {
-        let next = node(pki, dir, id, None).await;
+        let next = make(id).await;
         let addresses: Vec<String> = nodes.iter().map(|node| node.member.peer_address.clone()).collect();
         next.replica.join(next.member.clone(), &addresses).await.expect("the member joins");
         nodes.push(next);
