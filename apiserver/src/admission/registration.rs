@@ -216,33 +216,6 @@ impl Check {
         }
     }
 
-    /// The kind of a policy's parameters.
-    fn param_kind(&mut self, kind: &Value) {
-        let (version, name) = (text(kind, "apiVersion"), text(kind, "kind"));
-        let at = "spec.paramKind.apiVersion";
-        let mut wrong = |shown: &str, why: &str| self.0.push(Cause::invalid(at, &Value::from(shown), why));
-        match *version.split('/').collect::<Vec<_>>() {
-            [""] => self.0.push(Cause::required(at, "")),
-            [_, _, _, ..] => wrong(version, &format!("unexpected GroupVersion string: {version}")),
-            [_, ""] => wrong("", "version must be specified"),
-            [.., version] if names::dns_label_1035(version).is_some() => {
-                wrong(version, &names::dns_label_1035(version).unwrap_or_default());
-            }
-            [group, _] if !group.is_empty() => {
-                if let Some(why) = names::dns_subdomain(group) {
-                    wrong(group, &why);
-                }
-            }
-            _ => {}
-        }
-        if name.is_empty() {
-            self.0.push(Cause::required("spec.paramKind.kind", ""));
-        } else if let Some(why) = names::dns_label_1035(&name.to_lowercase()) {
-            let why = format!("may have mixed case, but should otherwise match: {why}");
-            self.0.push(Cause::invalid("spec.paramKind.kind", &Value::from(name), &why));
-        }
-    }
-
     fn policy(&mut self, spec: &Value, mutating: bool, name: &str) {
         self.one_of("spec.failurePolicy", &spec["failurePolicy"], &["Fail", "Ignore"]);
         if spec["paramKind"].is_object() {
@@ -490,77 +463,6 @@ mod tests {
             ),
         ] {
             agree(&client_problems(&client, "c"), &told, &client);
-        }
-    }
-
-    /// Each row: a rule of a webhook or policy, and what is told of it.
-    #[test]
-    fn rules_are_judged() {
-        let rule = |change: Value| {
-            let mut rule =
-                json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
-            for (key, value) in change.as_object().into_iter().flatten() {
-                rule[key] = value.clone();
-            }
-            rule
-        };
-        for (change, told) in [
-            (json!({}), &[][..]),
-            (json!({"resources": ["*/*"]}), &[]),
-            (json!({"resources": ["*", "pods/status"]}), &[]),
-            (json!({"apiVersions": [""]}), &["r.apiVersions[0]: Required value"]),
-            (
-                json!({"operations": ["X"], "apiGroups": ["*", "a"]}),
-                &["r.operations[0]: Unsupported", "r.apiGroups: Invalid value: [\"*\",\"a\"]: if '*' is present"],
-            ),
-            (json!({"resources": []}), &["r.resources: Required value"]),
-            (json!({"resources": [""]}), &["r.resources[0]: Required value"]),
-            (
-                json!({"resources": ["pods/*", "pods/status"]}),
-                &[
-                    "r.resources[1]: Invalid value: \"pods/status\": if 'pods/*' is present, must not specify pods/status",
-                ],
-            ),
-            (
-                json!({"resources": ["*/status", "pods/status"]}),
-                &[
-                    "r.resources[1]: Invalid value: \"pods/status\": if '*/status' is present, must not specify pods/status",
-                ],
-            ),
-            (json!({"resources": ["*/*", "pods"]}), &["r.resources: Invalid value: [\"*/*\",\"pods\"]: if '*/*'"]),
-            (json!({"resources": ["*", "pods"]}), &["r.resources: Invalid value: [\"*\",\"pods\"]: if '*' is present"]),
-            (json!({"scope": "x"}), &["r.scope: Unsupported value: \"x\""]),
-        ] {
-            let mut check = Check(Vec::new());
-            check.rule(&rule(change.clone()), "r");
-            agree(&check.0, told, &change);
-        }
-    }
-
-    /// Each row: the kind of a policy's parameters, and what is told of it.
-    #[test]
-    fn kinds_of_parameters_are_judged() {
-        for (version, kind, told) in [
-            ("v1", "ConfigMap", &[][..]),
-            ("rules.example.com/v1", "Limit", &[]),
-            ("", "", &["spec.paramKind.apiVersion: Required", "spec.paramKind.kind: Required"]),
-            (
-                "a/b/c",
-                "Limit",
-                &["spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c"],
-            ),
-            ("a/", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"\": version must be specified"]),
-            ("A_b/v1", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"]),
-            ("a/V1", "Limit", &["spec.paramKind.apiVersion: Invalid value: \"V1\": a DNS-1035 label"]),
-            (
-                "v1",
-                "a b",
-                &["spec.paramKind.kind: Invalid value: \"a b\": may have mixed case, but should otherwise match"],
-            ),
-        ] {
-            let mut check = Check(Vec::new());
-            check.param_kind(&json!({"apiVersion": version, "kind": kind}));
-            agree(&check.0, told, &json!([version, kind]));
         }
     }
 

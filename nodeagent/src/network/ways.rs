@@ -56,7 +56,7 @@ pub async fn run(agent: Arc<Agent>, stop: CancellationToken) {
     }
     let changed = Arc::new(Notify::new());
     let client = &agent.config.client;
-    let nodes = Informer::<Node>::start_trimmed(client, ListParams::default(), &[], Some(trim), stop);
+    let nodes = Informer::<Node>::start_trimmed(client, ListParams::default(), &[], Some(Box::new(trim)), stop);
     let told = changed.clone();
     nodes.subscribe(move |change| {
         if differ(change.old.as_ref(), change.new.as_ref()) {
