@@ -43,21 +43,22 @@ pub fn inspect_checkpoint(dir: &Path) -> Result<CheckpointInfo, Fatal> {
 
 impl StateMachine {
     /// Writes a checkpoint of an applied state to `dir`, which must not exist while its parent must. Files are
-    /// linked where the file system allows it; writes go on meanwhile.
+    /// linked where the file system allows it; writes go on meanwhile. If what it reads is damaged, the machine stops.
     pub fn checkpoint(&self, dir: &Path) -> Result<CheckpointInfo, Fatal> {
         let disk = self.published.load().disk.clone();
-        disk.checkpoint(dir)?;
-        inspect_checkpoint(dir)
+        disk.checkpoint(dir).and_then(|()| inspect_checkpoint(dir)).inspect_err(|fatal| self.stop_if_damaged(fatal))
+    }
+
+    fn stop_if_damaged(&self, fatal: &Fatal) {
+        if matches!(fatal, Fatal::Corrupt(_)) {
+            self.fail(fatal);
+        }
     }
 
     /// Reads all of a checkpoint of this machine before it is given to others. What is damaged there is damaged here, since
     /// the two share their files: the machine stops.
     pub fn verify_checkpoint(&self, dir: &Path) -> Result<(), Fatal> {
-        Disk::verify(dir).inspect_err(|fatal| {
-            if matches!(fatal, Fatal::Corrupt(_)) {
-                self.fail(fatal);
-            }
-        })
+        Disk::verify(dir).inspect_err(|fatal| self.stop_if_damaged(fatal))
     }
 
     /// Replaces the whole state by the checkpoint in `dir`, which is moved away. After a crash either the old or the

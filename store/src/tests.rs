@@ -181,6 +181,32 @@ fn an_idle_compactor_finishes_what_it_was_asked_before_it_is_dropped_or_after_re
 }
 
 #[test]
+fn damage_that_a_checkpoint_finds_stops_the_machine() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join("state");
+    let machine = StateMachine::open(&state, Options { inline: true, ..Options::default() }).expect("opens");
+    let checkpoint = |at: usize| machine.checkpoint(&dir.path().join(format!("checkpoint-{at}")));
+    put(&machine, "a", "1");
+    checkpoint(0).expect("a checkpoint");
+    for generation in std::fs::read_dir(&state).expect("readable").flatten().filter(|found| found.path().is_dir()) {
+        for file in std::fs::read_dir(generation.path()).expect("readable").flatten().map(|found| found.path()) {
+            if file.extension().is_some_and(|extension| extension == "sst") {
+                let mut bytes = std::fs::read(&file).expect("readable");
+                bytes[0] ^= 1;
+                std::fs::write(&file, bytes).expect("written");
+            }
+        }
+    }
+    // Tables are merged when there are enough, and read then.
+    let found = (1..100).find_map(|at| {
+        put(&machine, "a", &at.to_string());
+        checkpoint(at).err()
+    });
+    assert!(matches!(found, Some(Fatal::Corrupt(_))), "{found:?}");
+    assert!(matches!(machine.failure(), Some(Fatal::Corrupt(_))), "it begins anew instead of failing at each start");
+}
+
+#[test]
 fn damage_is_refused_when_it_is_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let machine = open(dir.path());
