@@ -161,7 +161,7 @@ fn plugins_that_are_turned_on_judge_and_change() {
     for (who, name, image, privileged, expected) in [
         ("jane", "bad-image", "evil.example/app:1", false, "evil.example/app:1 is not ours"),
         ("jane", "privileged", "good.example/app:1", true, "Privileged containers are not allowed"),
-        ("joe", "no-policy", "good.example/app:1", false, "unable to validate against any pod security policy: []"),
+        ("joe", "no-policy", "good.example/app:1", false, "PodSecurityPolicy: unable to admit pod: []"),
     ] {
         let (good, said) = world.make(who, &pod(name, image, privileged));
         assert!(!good && said.contains("Error from server (Forbidden)") && said.contains(expected), "{name}: {said}");
