@@ -32,11 +32,6 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: parrot}
-spec: {containers: [{name: c, image: "keelson.local/web:1", stdin: true, command: [cat]}]}
----
-apiVersion: v1
-kind: Pod
 metadata: {name: shell}
 spec: {restartPolicy: Never, containers: [{name: c, image: "keelson.local/web:1", stdin: true, tty: true, command: [sh]}]}
 ---
@@ -116,7 +111,7 @@ fn users_find_their_way() {
     let Some(cluster) = cluster("habits", &[], &[]) else { return };
     let kubectl = cluster.kubectl(1);
     apply(&kubectl, PODS);
-    for name in ["two", "parrot", "shell"] {
+    for name in ["two", "shell"] {
         pod_becomes(&kubectl, name, "is ready", is_ready);
     }
     logs(&kubectl);
@@ -177,8 +172,6 @@ fn a_port(kubectl: &Kubectl) {
 }
 
 fn terminals(kubectl: &Kubectl) {
-    let parrot = kubectl.feed("attach -i parrot", "polly\n");
-    assert!(parrot.out.contains("polly"), "{parrot:?}");
     let out = kubectl.terminal("attach -it shell", "echo sum-$((40+2)); exit\n");
     assert!(out.contains("sum-42"), "{out}");
     pod_becomes(kubectl, "shell", "has ended with its shell", |p| p["status"]["phase"] == "Succeeded");
