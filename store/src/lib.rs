@@ -31,7 +31,6 @@ mod steps;
 mod tests;
 mod tree;
 mod txn;
-mod versions;
 mod view;
 
 pub use counts::Counts;

@@ -22,7 +22,6 @@ use crate::limits::{MAX_KEY_BYTES, MAX_LEASE_TTL_SECONDS, MAX_VALUE_BYTES, WATCH
 use crate::record::{self, ChainHash, StateRecord};
 use crate::tree::Tree;
 use crate::txn::{self, Change};
-use crate::versions::Versions;
 use crate::view::{Lease, State};
 use crate::{
     Applied, Command, Event, EventKind, Fatal, KeyValue, KvError, LeaseId, Revision, SettingsChange, TxnResponse, View,
@@ -76,7 +75,6 @@ pub struct StateMachine {
 pub(crate) struct Pending {
     state: State,
     batch: WriteBatch,
-    versions: Versions,
     events: Vec<RevisionEvents>,
     /// A compaction to begin once the batch is written.
     compact: bool,
@@ -247,19 +245,11 @@ impl StateMachine {
 
     fn pending(&self) -> Pending {
         let state = State::clone(&self.published.load());
-        Pending {
-            state,
-            batch: WriteBatch::default(),
-            versions: Versions::default(),
-            events: Vec::new(),
-            compact: false,
-            scratch: Default::default(),
-        }
+        Pending { state, batch: WriteBatch::default(), events: Vec::new(), compact: false, scratch: Default::default() }
     }
 
     /// Writes a batch, then shows it to readers, then to watchers.
     fn commit(&self, mut pending: Pending) -> Result<(), Fatal> {
-        pending.versions.write(pending.state.disk.family(Family::Data)?, &mut pending.batch);
         #[cfg(feature = "bugs")]
         if crate::bugs::is_on("applied-ahead") {
             std::mem::swap(&mut pending.batch, &mut *self.late.lock());
@@ -396,12 +386,13 @@ impl Pending {
         let revision = self.state.revision + 1;
         let mut events = Vec::with_capacity(changes.len());
         let (db_key, record) = &mut self.scratch;
+        let data = self.state.disk.family(Family::Data)?;
         let mut hash = Sha256::new_with_prefix(self.state.hash);
         hash.update(revision.to_le_bytes());
         for Change { key, old, new } in changes {
             record::put_data_key(&key, revision, db_key);
             record::put_version(db_key, new.as_deref(), record);
-            self.versions.add(db_key, record);
+            self.batch.put_cf(data, &db_key, &record);
             hash_change(&mut hash, &key, new.as_deref());
             let kind = if new.is_some() { EventKind::Put } else { EventKind::Delete };
             let kv = new.unwrap_or_else(|| Arc::new(deleted(&key, revision)));

@@ -5,13 +5,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use super::direct::Direct;
 use crate::limits::SEGMENT_BYTES;
 
 /// An open file of the log.
@@ -21,6 +20,16 @@ pub trait LogFile: Send + Sync {
 
     /// Reads as many bytes as there is room for.
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl LogFile for File {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
 }
 
 /// A directory of such files. Names are durable when a function that changes them, and then [`Files::sync`], returned.
@@ -83,7 +92,9 @@ impl Files for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(Direct::open(&self.0.join(name))?))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(nix::libc::O_DSYNC);
+        Ok(Arc::new(options.open(self.0.join(name))?))
     }
 
     fn create(&self, name: &str, bytes: u64, filled: bool) -> io::Result<()> {

@@ -4,7 +4,6 @@
 //! (vote, purged and committed ids), so that any earlier segment may go; a damaged record that was once synced is
 //! never taken for the end of the log.
 
-mod direct;
 pub mod files;
 mod frame;
 mod segment;
