@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
+use keelson_machinery::features;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use keelson_store::Kv;
@@ -97,6 +98,7 @@ impl ApiServer {
         if let Some(path) = &config.settings.encryption {
             encryption::install(path)?;
         }
+        features::install(features::Gates::parse(&config.settings.feature_gates)?);
         service_ranges::parse_all(&config.service_cidr).map_err(|status| status.message)?;
         let auditor = Arc::new(audit::Auditor::load(&config.settings.audit)?);
         let objects = Objects { kv: config.kv };

@@ -20,6 +20,8 @@ pub struct Settings {
     pub encryption: Option<PathBuf>,
     /// APIs that are on or off, as `key=value` (`--runtime-config`).
     pub runtime_config: Vec<String>,
+    /// Features that are open or not, as `Name=true` (`--feature-gates`).
+    pub feature_gates: Vec<String>,
 }
 
 /// Reads durations as flags and configuration files write them: `300ms`, `1.5s`, `5m`, `1h30m`.

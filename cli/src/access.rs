@@ -194,6 +194,9 @@ pub struct AccessArgs {
     /// APIs that are served or not, as key=true or key=false: apps/v1, apps/v1/deployments, /v1, api/beta, api/all; those of earlier releases are policy/v1beta1 and settings.k8s.io/v1alpha1
     #[arg(long, env = "KEELSON_RUNTIME_CONFIG", value_delimiter = ',', help_heading = "Admission")]
     pub runtime_config: Vec<String>,
+    /// Alpha features that are open, as Name=true: CBORServingAndStorage, GenericWorkload, GangScheduling
+    #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',', help_heading = "Admission")]
+    pub feature_gates: Vec<String>,
 }
 
 impl AccessArgs {
@@ -210,6 +213,7 @@ impl AccessArgs {
             },
             encryption: self.encryption_provider_config.clone(),
             runtime_config: self.runtime_config.clone(),
+            feature_gates: self.feature_gates.clone(),
         })
     }
 

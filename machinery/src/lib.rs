@@ -21,6 +21,7 @@ pub mod decode;
 pub mod defaults;
 pub mod docs;
 pub mod events;
+pub mod features;
 pub mod fields;
 pub mod gates;
 pub mod labels;
