@@ -1,49 +1,16 @@
 //! A plugin that holds the keys of secrets (KMS version 2) beside the real server: what is on disk, what a turned key changes,
 //! and what is said while the plugin is away.
 
+#[path = "../../apiserver/tests/support/kms.rs"]
+mod plugin;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use futures::StreamExt;
-use keelson_proto::kms::key_management_service_server::{KeyManagementService, KeyManagementServiceServer};
-use keelson_proto::kms::{
-    DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
-};
+use plugin::Plugin;
 use support::{PATIENCE, Server, free_port, is_on_disk, keelson, kubectl_is_there};
-use tonic::{Request, Response, Status};
-
-/// A plugin whose keys are numbers that every byte is changed with.
-#[derive(Clone, Default)]
-struct Plugin {
-    key: Arc<AtomicU8>,
-    seals: Arc<AtomicUsize>,
-}
-
-#[tonic::async_trait]
-impl KeyManagementService for Plugin {
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let key_id = self.key.load(Ordering::SeqCst).to_string();
-        Ok(Response::new(StatusResponse { version: "v2".into(), healthz: "ok".into(), key_id }))
-    }
-
-    async fn encrypt(&self, request: Request<EncryptRequest>) -> Result<Response<EncryptResponse>, Status> {
-        self.seals.fetch_add(1, Ordering::SeqCst);
-        let key = self.key.load(Ordering::SeqCst);
-        let ciphertext = request.into_inner().plaintext.iter().map(|byte| byte.wrapping_add(key)).collect();
-        Ok(Response::new(EncryptResponse { ciphertext, key_id: key.to_string(), annotations: Default::default() }))
-    }
-
-    async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
-        let asked = request.into_inner();
-        let key: u8 = asked.key_id.parse().map_err(|_| Status::invalid_argument("no such key"))?;
-        let plaintext = asked.ciphertext.iter().map(|byte| byte.wrapping_sub(key)).collect();
-        Ok(Response::new(DecryptResponse { plaintext }))
-    }
-}
 
 /// A plugin that runs until it is dropped.
 struct Running {
@@ -54,17 +21,9 @@ struct Running {
 impl Running {
     fn start(plugin: &Plugin, socket: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::UnixListener::bind(socket).unwrap()
-        };
-        let incoming = futures::stream::unfold(listener, |listener| async move {
-            let accepted = listener.accept().await.map(|(stream, _)| stream);
-            Some((accepted, listener))
-        });
-        let service = KeyManagementServiceServer::new(plugin.clone());
-        let server = tonic::transport::Server::builder().add_service(service);
-        runtime.spawn(server.serve_with_incoming(incoming.boxed()));
+        let inside = runtime.enter();
+        plugin.serve(socket);
+        drop(inside);
         Self { runtime: Some(runtime), socket: socket.to_owned() }
     }
 }

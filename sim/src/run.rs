@@ -28,6 +28,8 @@ use crate::world::World;
 const SERVE: Duration = Duration::from_secs(120);
 /// How long clients may take to end.
 const CLIENTS_END: Duration = Duration::from_secs(60);
+/// How long members may take to have one history after that: a comparison, and a member that begins anew.
+const AGREE: Duration = Duration::from_secs(60);
 /// How often leaders are noted.
 const LEADERS: Duration = Duration::from_millis(200);
 /// Stack of the thread that runs everything.
@@ -280,21 +282,35 @@ async fn serving(world: &Arc<World>) -> Result<()> {
     Ok(())
 }
 
-/// Whether all members have the same history at the end, by its hash.
+/// Whether all members have the same history at the end, by its hash. A member whose history was forged last of all knows it
+/// only after the next comparison, and has to begin anew then: what differs at first is looked at again for some time.
 async fn agreed(world: &Arc<World>) -> Vec<String> {
-    let replicas = world.replicas();
-    for (_, replica) in &replicas {
-        if let Err(error) = replica.barrier().await {
-            return vec![format!("no barrier at the end: {error}")];
+    let deadline = Instant::now() + AGREE;
+    loop {
+        match differs(world).await {
+            None => return Vec::new(),
+            Some(why) if Instant::now() > deadline => return vec![why],
+            Some(_) => tokio::time::sleep(LEADERS).await,
         }
+    }
+}
+
+/// In words, in what the members differ now.
+async fn differs(world: &Arc<World>) -> Option<String> {
+    let replicas = world.replicas();
+    for (at, replica) in &replicas {
+        if let Err(error) = replica.barrier().await {
+            return Some(format!("no barrier of member {at} at the end: {error}"));
+        }
+    }
+    if replicas.len() < world.count() {
+        return Some(format!("{} of {} members run at the end", replicas.len(), world.count()));
     }
     let revision = replicas.iter().map(|(_, replica)| replica.view().revision()).min().unwrap_or(0);
     let hash = |(at, replica): &(usize, keelson_raft::Replica)| (*at, replica.machine().hash_at(revision));
     let hashes: Vec<_> = replicas.iter().map(hash).collect();
-    if hashes.windows(2).all(|pair| pair[0].1 == pair[1].1) {
-        return Vec::new();
-    }
-    vec![format!("members differ at revision {revision}: {hashes:?}")]
+    let same = hashes.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    (!same).then(|| format!("members differ at revision {revision}: {hashes:?}"))
 }
 
 async fn follow_leaders(world: Arc<World>, shared: Arc<Shared>, led: Arc<Mutex<Vec<Led>>>) {

@@ -283,55 +283,15 @@ async fn answer(mut client: KeyManagementServiceClient<Channel>, question: Quest
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/kms.rs"]
+mod plugin;
+
+#[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
-    use keelson_proto::kms::DecryptResponse;
-    use keelson_proto::kms::key_management_service_server::{KeyManagementService, KeyManagementServiceServer};
-    use tokio_stream::wrappers::UnixListenerStream;
-    use tonic::{Request, Response, Status};
-
+    use super::plugin::Plugin;
     use super::*;
-
-    /// A plugin whose keys are numbers that are added to each byte.
-    struct Plugin {
-        key: Arc<AtomicUsize>,
-        asked: Arc<AtomicUsize>,
-    }
-
-    #[tonic::async_trait]
-    impl KeyManagementService for Plugin {
-        async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-            let key_id = self.key.load(Ordering::SeqCst).to_string();
-            Ok(Response::new(StatusResponse { version: "v2".into(), healthz: "ok".into(), key_id }))
-        }
-
-        async fn encrypt(&self, request: Request<EncryptRequest>) -> Result<Response<EncryptResponse>, Status> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
-            let key = self.key.load(Ordering::SeqCst);
-            let ciphertext = request.into_inner().plaintext.iter().map(|b| b.wrapping_add(key as u8)).collect();
-            let annotations = [("plugin.example.com/note".to_owned(), vec![1])].into();
-            Ok(Response::new(EncryptResponse { ciphertext, key_id: key.to_string(), annotations }))
-        }
-
-        async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
-            let asked = request.into_inner();
-            assert_eq!(asked.annotations["plugin.example.com/note"], [1]);
-            let key: u8 = asked.key_id.parse().map_err(|_| Status::invalid_argument("no such key"))?;
-            let plaintext = asked.ciphertext.iter().map(|b| b.wrapping_sub(key)).collect();
-            Ok(Response::new(DecryptResponse { plaintext }))
-        }
-    }
-
-    fn start(socket: &std::path::Path) -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
-        let (key, asked) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
-        let plugin = Plugin { key: key.clone(), asked: asked.clone() };
-        let listener = tokio::net::UnixListener::bind(socket).unwrap();
-        let server = tonic::transport::Server::builder().add_service(KeyManagementServiceServer::new(plugin));
-        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        (key, asked)
-    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn values_are_sealed_with_keys_that_the_plugin_holds() {
@@ -340,7 +300,9 @@ mod tests {
         let kms = Kms::new("test", socket.clone(), Duration::from_secs(60)).unwrap();
         let why = kms.seal(b"/a", b"hidden").unwrap_err();
         assert!(why.starts_with("kms plugin \"test\": "), "{why}");
-        let (key, asked) = start(&socket);
+        let plugin = Plugin::default();
+        plugin.key.store(1, Ordering::SeqCst);
+        plugin.serve(&socket);
         // The plugin is there now: a channel that failed tries again.
         let sealed = (0..100).find_map(|_| kms.seal(b"/a", b"hidden").ok()).expect("the plugin answers");
         assert!(!sealed.windows(6).any(|w| w == b"hidden"));
@@ -348,16 +310,16 @@ mod tests {
         assert!(kms.open(b"/b", &sealed).is_err(), "moved to another place");
         let other = kms.seal(b"/a", b"hidden").unwrap();
         assert_ne!(other, sealed, "each value has a key of its own");
-        assert_eq!(asked.load(Ordering::SeqCst), 1, "one seed serves many values");
+        assert_eq!(plugin.seals.load(Ordering::SeqCst), 1, "one seed serves many values");
 
         // Another process, which has the plugin but not the seed.
         let again = Kms::new("test", socket.clone(), Duration::from_secs(60)).unwrap();
         assert_eq!(again.open(b"/a", &sealed).unwrap(), b"hidden");
         assert_eq!(again.open(b"/a", &other).unwrap(), b"hidden");
-        assert_eq!(asked.load(Ordering::SeqCst), 2, "a seed is asked for once");
+        assert_eq!(plugin.opens.load(Ordering::SeqCst), 1, "a seed is asked for once");
 
         // The plugin turns its key: new values use it, old ones are still read and count as stale.
-        key.store(2, Ordering::SeqCst);
+        plugin.key.store(2, Ordering::SeqCst);
         kms.state.lock().asked = None;
         let turned = kms.seal(b"/a", b"hidden").unwrap();
         assert_eq!(EncryptedObject::decode(&turned[..]).unwrap().key_id, "2");
