@@ -186,10 +186,10 @@ impl Authorization {
             node_of_pod(def, kv) == node && parse(kv).is_ok_and(|pod| pod["spec"]["nodeName"] == node && wanted(&pod))
         };
         let prefix = Objects::prefix(def, namespace);
-        let known = self.placed.on(node);
+        let (known, revision) = self.placed.on(node);
         let mut here = known.iter().filter(|key| key.starts_with(prefix.as_bytes()));
         here.any(|key| view.get(key).is_some_and(|kv| fits(kv)))
-            || view.range(&KeyRange::prefix(prefix)).any(|kv| fits(kv))
+            || view.range(&KeyRange::prefix(prefix)).any(|kv| kv.mod_revision > revision && fits(kv))
     }
 
     /// Whether a pod bound to the node uses the claim to which a volume is bound.

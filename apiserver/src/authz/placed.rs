@@ -1,5 +1,5 @@
-//! Which pods are on which node, followed from the store: what an agent may read is looked for among its own node's pods
-//! first. A moment behind, so a pod that is not found here is looked for in the store.
+//! Which pods are on which node, followed from the store: what an agent may read is looked for among its own node's pods.
+//! It is a moment behind: pods that changed later than what is known here are looked at in the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
-use keelson_store::{EventKind, KeyRange, KeyValue, WatchRequest};
+use keelson_store::{Event, EventKind, KeyRange, KeyValue, WatchRequest};
 use parking_lot::RwLock;
 
 use super::Authorization;
@@ -20,7 +20,14 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Keys of pods by their node.
 #[derive(Default)]
-pub struct Placed(RwLock<HashMap<String, HashSet<Bytes>>>);
+pub struct Placed(RwLock<Index>);
+
+#[derive(Default)]
+struct Index {
+    nodes: HashMap<String, HashSet<Bytes>>,
+    /// The revision up to which pods are known.
+    revision: i64,
+}
 
 /// The node of a stored pod, "" for none.
 pub(super) fn node_of_pod(def: &ResourceDef, pod: &KeyValue) -> String {
@@ -30,28 +37,44 @@ pub(super) fn node_of_pod(def: &ResourceDef, pod: &KeyValue) -> String {
 }
 
 impl Placed {
-    /// Keys of the pods on a node.
-    pub fn on(&self, node: &str) -> Vec<Bytes> {
-        self.0.read().get(node).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+    /// Keys of the pods on a node, and the revision that this is of.
+    pub fn on(&self, node: &str) -> (Vec<Bytes>, i64) {
+        let index = self.0.read();
+        (index.nodes.get(node).map(|keys| keys.iter().cloned().collect()).unwrap_or_default(), index.revision)
     }
+}
 
-    fn put(&self, node: String, key: Bytes) {
+impl Index {
+    fn put(&mut self, node: String, key: Bytes) {
         if !node.is_empty() {
-            self.0.write().entry(node).or_default().insert(key);
+            self.nodes.entry(node).or_default().insert(key);
         }
     }
 
     /// Forgets a pod that was on `node` ("": not known where).
-    fn remove(&self, node: &str, key: &Bytes) {
-        let mut nodes = self.0.write();
-        match nodes.get_mut(node) {
+    fn remove(&mut self, node: &str, key: &Bytes) {
+        match self.nodes.get_mut(node) {
             Some(keys) => {
                 keys.remove(key);
                 if keys.is_empty() {
-                    nodes.remove(node);
+                    self.nodes.remove(node);
                 }
             }
-            None => nodes.retain(|_, keys| !keys.remove(key) || !keys.is_empty()),
+            None => self.nodes.retain(|_, keys| !keys.remove(key) || !keys.is_empty()),
+        }
+    }
+
+    /// Takes over what happened, in order.
+    fn apply(&mut self, def: &ResourceDef, events: &[Arc<Event>]) {
+        for event in events {
+            match event.kind {
+                EventKind::Put => self.put(node_of_pod(def, &event.kv), event.kv.key.clone()),
+                EventKind::Delete => {
+                    let node = event.prev.as_ref().map(|pod| node_of_pod(def, pod)).unwrap_or_default();
+                    self.remove(&node, &event.kv.key);
+                }
+            }
+            self.revision = self.revision.max(event.kv.mod_revision);
         }
     }
 }
@@ -68,23 +91,16 @@ async fn follow(authorization: Arc<Authorization>) {
     let range = KeyRange::prefix(def.prefix());
     loop {
         let view = kv.view();
-        placed.0.write().clear();
+        let mut index = Index { revision: view.revision(), ..Index::default() };
         for pod in view.range(&range) {
-            placed.put(node_of_pod(def, pod), pod.key.clone());
+            index.put(node_of_pod(def, pod), pod.key.clone());
         }
+        *placed.0.write() = index;
         let request = WatchRequest { range: range.clone(), start_revision: view.revision() + 1 };
         drop(view);
         if let Ok(mut watch) = kv.watch(request) {
             while let Some(Ok(batch)) = watch.next().await {
-                for event in &batch.events {
-                    match event.kind {
-                        EventKind::Put => placed.put(node_of_pod(def, &event.kv), event.kv.key.clone()),
-                        EventKind::Delete => {
-                            let node = event.prev.as_ref().map(|pod| node_of_pod(def, pod)).unwrap_or_default();
-                            placed.remove(&node, &event.kv.key);
-                        }
-                    }
-                }
+                placed.0.write().apply(def, &batch.events);
             }
         }
         // Too far behind, or another store: begin anew.
@@ -98,15 +114,17 @@ mod tests {
 
     #[test]
     fn pods_are_known_while_they_are_there() {
-        let placed = Placed::default();
+        let mut index = Index::default();
         for (node, key) in [("one", "a"), ("one", "b"), ("two", "c"), ("", "d")] {
-            placed.put(node.into(), key.into());
+            index.put(node.into(), key.into());
         }
-        assert_eq!((placed.on("one").len(), placed.on("two").len(), placed.on("").len()), (2, 1, 0));
-        placed.remove("one", &"a".into());
+        index.remove("one", &"a".into());
         // Its node is not told any more.
-        placed.remove("", &"c".into());
-        assert_eq!((placed.on("one"), placed.on("two")), (vec![Bytes::from("b")], vec![]));
-        assert_eq!(placed.0.read().len(), 1, "nodes without pods are not kept");
+        index.remove("", &"c".into());
+        assert_eq!(index.nodes.len(), 1, "nodes without pods are not kept");
+        index.revision = 7;
+        let placed = Placed(RwLock::new(index));
+        assert_eq!(placed.on("one"), (vec![Bytes::from("b")], 7));
+        assert_eq!(placed.on("two"), (vec![], 7));
     }
 }
