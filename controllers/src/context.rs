@@ -268,6 +268,8 @@ pub struct Context {
     pub attachments: attachment::Memory,
     /// How long daemons that failed stay.
     pub failed_daemons: crate::daemonset::Backoff,
+    /// Failures of Jobs that go on.
+    pub job_failures: crate::job::Failed,
     /// Pods that are to be evicted later.
     pub evictions: crate::node::eviction::Pending,
     /// Cancelled when the controllers must stop.
@@ -284,8 +286,20 @@ impl Context {
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        let (attachments, failed_daemons, evictions, recorders, listeners) = Default::default();
-        Arc::new(Self { client, config, cache, attachments, failed_daemons, evictions, stop, recorders, listeners })
+        let (attachments, failed_daemons, job_failures, evictions) = Default::default();
+        let (recorders, listeners) = Default::default();
+        Arc::new(Self {
+            client,
+            config,
+            cache,
+            attachments,
+            failed_daemons,
+            job_failures,
+            evictions,
+            stop,
+            recorders,
+            listeners,
+        })
     }
 
     /// The recorder of events of `component`.
@@ -355,6 +369,7 @@ impl Context {
             cache: Informers::empty(),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
+            job_failures: Default::default(),
             evictions: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::{NamespaceResourceScope, Resource};
 use keelson_client::{Client, Error, Object, PatchType};
 use keelson_machinery::selector;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The reference that says who controls an object.
 pub fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
@@ -84,6 +84,22 @@ fn claim_of(candidate: &ObjectMeta, owner: &ObjectMeta, matches: bool) -> Claim 
     }
 }
 
+/// What to write of an object that is adopted or released: its owners, and the finalizer that comes and goes with them.
+fn claim_patch(metadata: &ObjectMeta, owners: &[OwnerReference], finalizer: Option<&str>, adopted: bool) -> Value {
+    let list = |empty: bool, list: Value| if empty { Value::Null } else { list };
+    let mut patch = json!({"metadata": {
+        "uid": metadata.uid, "resourceVersion": metadata.resource_version,
+        "ownerReferences": list(owners.is_empty(), json!(owners)),
+    }});
+    if let Some(finalizer) = finalizer {
+        let mut finalizers: Vec<&str> = metadata.finalizers.iter().flatten().map(String::as_str).collect();
+        finalizers.retain(|f| *f != finalizer);
+        finalizers.extend(adopted.then_some(finalizer));
+        patch["metadata"]["finalizers"] = list(finalizers.is_empty(), json!(finalizers));
+    }
+    patch
+}
+
 /// Claims candidates for `owner`: those it owns and that match, and orphans that match, which it adopts; those it owns
 /// that match no longer are released. Returns what it owns now.
 pub async fn claim<O, K>(
@@ -91,6 +107,21 @@ pub async fn claim<O, K>(
     owner: &O,
     matches: impl Fn(&ObjectMeta) -> bool,
     candidates: Vec<Arc<K>>,
+) -> Result<Vec<Arc<K>>, Error>
+where
+    O: Object + Resource<Scope = NamespaceResourceScope>,
+    K: Object + Resource<Scope = NamespaceResourceScope>,
+{
+    claim_with(client, owner, matches, candidates, None).await
+}
+
+/// Claims as [`claim`] does; what is adopted gets `finalizer`, and what is released loses it.
+pub async fn claim_with<O, K>(
+    client: &Client,
+    owner: &O,
+    matches: impl Fn(&ObjectMeta) -> bool,
+    candidates: Vec<Arc<K>>,
+    finalizer: Option<&str>,
 ) -> Result<Vec<Arc<K>>, Error>
 where
     O: Object + Resource<Scope = NamespaceResourceScope>,
@@ -121,10 +152,7 @@ where
             }
         }
         let adopted = owners.last().is_some_and(|o| Some(&o.uid) == owner.metadata().uid.as_ref());
-        let patch = json!({"metadata": {
-            "uid": metadata.uid, "resourceVersion": metadata.resource_version,
-            "ownerReferences": if owners.is_empty() { serde_json::Value::Null } else { serde_json::to_value(&owners)? },
-        }});
+        let patch = claim_patch(metadata, &owners, finalizer, adopted);
         match api.patch(name, None, PatchType::Merge, &patch).await {
             Ok(changed) if adopted => claimed.push(Arc::new(changed)),
             Ok(_) => {}
@@ -164,8 +192,6 @@ pub fn shown(selector: Option<&LabelSelector>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
-
     fn metadata(owner: Option<&str>, going: bool) -> ObjectMeta {
         let mut value = json!({"uid": "o", "labels": {"app": "a"}});
         if let Some(uid) = owner {
@@ -192,6 +218,27 @@ mod tests {
             (metadata(None, false), true, true, Claim::Ignore),
         ] {
             assert_eq!(claim_of(&candidate, &metadata(None, owner_going), matches), expected, "{candidate:?}");
+        }
+    }
+
+    #[test]
+    fn the_finalizer_comes_and_goes_with_the_owner() {
+        let (mut free, owned) = (metadata(None, false), metadata(Some("o"), false));
+        let owners = owned.owner_references.unwrap();
+        free.finalizers = Some(vec!["own".into()]);
+        let mut both = free.clone();
+        both.finalizers = Some(vec!["f".into(), "own".into()]);
+        for (object, adopted, finalizer, expected) in [
+            (&free, true, Some("f"), json!(["own", "f"])),
+            (&both, true, Some("f"), json!(["own", "f"])),
+            (&both, false, Some("f"), json!(["own"])),
+            (&free, true, None, Value::Null),
+        ] {
+            let owners = if adopted { &owners[..] } else { &[] };
+            let patch = claim_patch(object, owners, finalizer, adopted);
+            assert_eq!(patch["metadata"]["finalizers"], expected);
+            assert_eq!(patch["metadata"]["ownerReferences"].is_null(), !adopted);
+            assert_eq!(patch["metadata"].get("finalizers").is_some(), finalizer.is_some());
         }
     }
 

@@ -218,13 +218,16 @@ fn age_class(at: Option<Timestamp>, now: Timestamp) -> Option<u32> {
     Some(u64::try_from(seconds).unwrap_or(0).checked_ilog2().map_or(0, |log| log + 1))
 }
 
-/// Sorts pods so that those come first that are to go first. `neighbours` is how many pods of the same kind run beside one.
-pub fn sort_for_deletion(pods: &mut [Arc<Pod>], neighbours: impl Fn(&Pod) -> usize, now: Timestamp) {
-    let phase_rank = |p: &Pod| match phase(p) {
+fn phase_rank(pod: &Pod) -> u8 {
+    match phase(pod) {
         "Pending" | "" => 0,
         "Unknown" => 1,
         _ => 2,
-    };
+    }
+}
+
+/// Sorts pods so that those come first that are to go first. `neighbours` is how many pods of the same kind run beside one.
+pub fn sort_for_deletion(pods: &mut [Arc<Pod>], neighbours: impl Fn(&Pod) -> usize, now: Timestamp) {
     let ready_since = |p: &Pod| {
         let ready = condition(p, "Ready").filter(|c| c.status == "True")?;
         ready.last_transition_time.as_ref().map(|t| t.0)
@@ -242,6 +245,26 @@ pub fn sort_for_deletion(pods: &mut [Arc<Pod>], neighbours: impl Fn(&Pod) -> usi
             std::cmp::Reverse(restarts(p)),
             age_class(p.metadata.creation_timestamp.as_ref().map(|t| t.0), now).unwrap_or(0),
             p.metadata.uid.clone(),
+        )
+    });
+}
+
+/// Sorts pods of a Job so that those come first that are to go first: those that are least far, then the newest.
+pub fn sort_active(pods: &mut [Arc<Pod>]) {
+    let ready_since = |p: &Pod| {
+        let ready = condition(p, "Ready").filter(|c| c.status == "True")?;
+        ready.last_transition_time.as_ref().map(|t| t.0)
+    };
+    pods.sort_by_cached_key(|p| {
+        (
+            p.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty()),
+            phase_rank(p),
+            is_ready(p),
+            // No time counts as the newest.
+            std::cmp::Reverse(ready_since(p).unwrap_or(Timestamp::MAX)),
+            std::cmp::Reverse(restarts(p)),
+            std::cmp::Reverse(p.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0)),
+            p.metadata.name.clone(),
         )
     });
 }
@@ -315,6 +338,23 @@ mod tests {
         sort_for_deletion(&mut pods, |_| 1, now);
         let names = |pods: &[Arc<Pod>]| pods.iter().filter_map(|p| p.metadata.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&pods), names(&order));
+    }
+
+    #[test]
+    fn of_a_jobs_pods_the_newest_goes_first() {
+        let made = |name: &str, node: Option<&str>, second: u8| {
+            pod(
+                name,
+                json!({"metadata": {"creationTimestamp": format!("2026-01-01T00:00:0{second}Z"),
+                "annotations": {"controller.kubernetes.io/pod-deletion-cost": "9"}},
+                "spec": {"nodeName": node}, "status": {"phase": "Pending"}}),
+            )
+        };
+        let order = [made("new", None, 5), made("old", None, 1), made("placed", Some("n"), 7)];
+        let mut pods: Vec<Arc<Pod>> = order.iter().rev().cloned().collect();
+        sort_active(&mut pods);
+        let names: Vec<&str> = pods.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["new", "old", "placed"]);
     }
 
     #[test]

@@ -6,11 +6,12 @@ mod policy;
 mod tally;
 pub mod ttl;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::batch::v1::{Job, JobCondition};
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 use k8s_openapi::api::core::v1::{self as core, EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::informer::key;
@@ -24,13 +25,15 @@ use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_owned, watch_with};
 pub use plan::is_finished;
 use plan::{condition, find, holds};
-use tally::{Decided, FAILURES, FINALIZER, INDEX, Tally, is_tracked};
+use tally::{Decided, FAILURES, FINALIZER, Failures, IGNORED_FAILURES, INDEX, Tally, is_tracked};
 
 const COMPONENT: &str = "job-controller";
 /// Who else may look after a Job.
 const MANAGER: &str = "kubernetes.io/job-controller";
 /// Finalizers that are taken off at a time.
 const PARALLEL_WRITES: usize = 64;
+/// Longest beginning of a generated name, in bytes.
+const LONGEST_PREFIX: usize = 58;
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.jobs, queue);
@@ -59,6 +62,7 @@ fn selector(job: &Job) -> Selector {
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(job) = context.cache.jobs.get(&key) else {
+        context.job_failures.lock().remove(&key);
         free_orphans(&context, &key).await?;
         return Ok(None);
     };
@@ -68,6 +72,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     }
     let uid = job.metadata.uid.clone().unwrap_or_default();
     if is_finished(&job) {
+        context.job_failures.lock().remove(&key);
         let left: Vec<Arc<Pod>> = context.cache.pods.owned_by(&uid).into_iter().filter(|p| is_tracked(p)).collect();
         release(&context, &left).await?;
         return Ok(None);
@@ -75,10 +80,17 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let selector = selector(&job);
     let mut candidates = context.cache.pods.owned_by(&uid);
     candidates.extend(context.cache.pods.by(ORPHANS, &key.0).into_iter().filter(|p| selector.matches(&p.metadata)));
-    let pods = owners::claim(&context.client, &*job, |m| selector.matches(m), candidates).await?;
-    let mut look = Look { context: &context, now: context.now(), job };
-    look.start().await?;
-    look.step(pods).await
+    let pods = owners::claim_with(&context.client, &*job, |m| selector.matches(m), candidates, Some(FINALIZER)).await?;
+    let earlier = {
+        let mut all = context.job_failures.lock();
+        let earlier = all.entry(key).or_default();
+        earlier.see(&job, &pods);
+        earlier.clone()
+    };
+    let before = job.status.clone();
+    let mut look = Look { context: &context, now: context.now(), job, before };
+    look.start();
+    look.step(pods, &earlier).await
 }
 
 /// Pods of a Job that is gone, or of none, need not be counted any more.
@@ -128,37 +140,44 @@ async fn release(context: &Context, pods: &[Arc<Pod>]) -> Result<(), Error> {
     failure.map_or(Ok(()), Err)
 }
 
+/// Failures of Jobs that go on.
+pub type Failed = parking_lot::Mutex<HashMap<Key, plan::Backoff>>;
+
 /// One look at a Job.
 struct Look<'a> {
     context: &'a Arc<Context>,
+    /// The Job, with what this look adds to its status.
     job: Arc<Job>,
+    /// Its status as it is written.
+    before: Option<JobStatus>,
     now: Time,
 }
 
 impl Look<'_> {
     async fn replace_status(&mut self, changed: Job) -> Result<(), Error> {
-        if changed.status == self.job.status {
+        if changed.status == self.before {
             return Ok(());
         }
         let (namespace, name) = key(&changed);
         let written = self.context.client.namespaced::<Job>(&namespace).replace_status(&name, &changed).await?;
         self.context.settle(&self.context.cache.jobs, &written).await;
+        self.before.clone_from(&written.status);
         self.job = Arc::new(written);
         Ok(())
     }
 
-    /// Notes when the Job began.
-    async fn start(&mut self) -> Result<(), Error> {
+    /// Notes when the Job began; it is written with what else this look finds.
+    fn start(&mut self) {
         let begun = self.job.status.as_ref().is_some_and(|s| s.start_time.is_some());
         if begun || plan::is_suspended(&self.job) {
-            return Ok(());
+            return;
         }
         let mut changed = (*self.job).clone();
         changed.status.get_or_insert_default().start_time = Some(self.now.clone());
-        self.replace_status(changed).await
+        self.job = Arc::new(changed);
     }
 
-    async fn step(&mut self, pods: Vec<Arc<Pod>>) -> Outcome {
+    async fn step(&mut self, pods: Vec<Arc<Pod>>, earlier: &plan::Backoff) -> Outcome {
         let decided = match (holds(&self.job, "FailureTarget"), holds(&self.job, "SuccessCriteriaMet")) {
             (true, _) => Decided::Failed,
             (false, true) => Decided::Succeeded,
@@ -173,7 +192,7 @@ impl Look<'_> {
             let active: Vec<Arc<Pod>> = pods.iter().filter(|p| pods::is_active(p)).cloned().collect();
             failure = pods::delete(self.context, COMPONENT, &*self.job, &active).await.err();
         } else if self.job.metadata.deletion_timestamp.is_none() {
-            let managed = plan::manage(&self.job, &tally, &pods, self.now.0);
+            let managed = plan::manage(&self.job, &tally, &pods, earlier, self.now.0);
             // A pod whose index is to be tried again keeps its finalizer until the next one is there, which notes its count.
             let retried: Vec<i32> = managed.create.iter().filter_map(|(index, _)| *index).collect();
             tally.keep_back(&retried);
@@ -186,7 +205,9 @@ impl Look<'_> {
             let (reason, message) = ("CompletionsReached", "Reached expected number of succeeded pods");
             ending = Some(condition("SuccessCriteriaMet", "True", reason, message, &self.now));
         }
-        self.record(&tally, ending.as_ref(), &all).await?;
+        // While the next pod has to wait, upstream tells of no active pod, also where others run.
+        let paused = again.is_some();
+        self.record(&tally, ending.as_ref(), &all, paused).await?;
         release(self.context, &tally.release).await?;
         self.settle(&tally, ending, &all).await?;
         failure.map_or(Ok(()), Err)?;
@@ -212,13 +233,19 @@ impl Look<'_> {
     }
 
     /// Writes counts, and the uids of pods that are counted but still have their finalizer.
-    async fn record(&mut self, tally: &Tally, ending: Option<&JobCondition>, all: &[Arc<Pod>]) -> Result<(), Error> {
+    async fn record(
+        &mut self,
+        tally: &Tally,
+        ending: Option<&JobCondition>,
+        all: &[Arc<Pod>],
+        paused: bool,
+    ) -> Result<(), Error> {
         let mut changed = (*self.job).clone();
         let job = self.job.clone();
         self.set_suspended(&mut changed, ending.is_some());
         let status = changed.status.get_or_insert_default();
         let count = |test: &dyn Fn(&Pod) -> bool| all.iter().filter(|p| test(p)).count() as i32;
-        let active = count(&|p| pods::is_active(p));
+        let active = if paused { 0 } else { count(&|p| pods::is_active(p)) };
         status.active = (active > 0).then_some(active);
         status.ready = Some(count(&|p| pods::is_active(p) && pods::is_ready(p)));
         status.terminating = Some(count(&|p| pods::is_going(p) && !pods::is_finished(p)));
@@ -281,15 +308,35 @@ impl Look<'_> {
         self.replace_status(changed).await?;
         let recorder = self.context.recorder(COMPONENT);
         match kind {
-            "Complete" => recorder.normal(&*self.job, "Completed", "Job completed"),
+            "Complete" => {
+                if has_too_many(&self.job) {
+                    let message = "Too many succeeded pods running after completion count reached";
+                    recorder.warning(&*self.job, "TooManySucceededPods", message);
+                }
+                recorder.normal(&*self.job, "Completed", "Job completed");
+            }
             _ => recorder.warning(&*self.job, &reason, message),
         }
         Ok(())
     }
 }
 
+/// Whether more pods have succeeded than were asked for.
+fn has_too_many(job: &Job) -> bool {
+    let wanted = job.spec.as_ref().and_then(|s| s.completions);
+    let succeeded = job.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0);
+    wanted.is_some_and(|wanted| succeeded > wanted)
+}
+
+/// What the names of an index's pods begin with: a long name of the Job is cut, its index is not.
+fn prefix(job: &str, index: i32) -> String {
+    let suffix = format!("-{index}-");
+    let room = LONGEST_PREFIX - suffix.len();
+    format!("{}{suffix}", job.get(..room).unwrap_or(job))
+}
+
 /// A pod of the Job; `failures` are those that its index had, if that is limited.
-fn new_pod(job: &Job, template: &PodTemplateSpec, index: Option<i32>, failures: Option<i32>) -> core::Pod {
+fn new_pod(job: &Job, template: &PodTemplateSpec, index: Option<i32>, failures: Option<Failures>) -> core::Pod {
     let mut pod = pods::of_template(job, template);
     let finalizers = pod.metadata.finalizers.get_or_insert_default();
     if !finalizers.iter().any(|f| f == FINALIZER) {
@@ -300,10 +347,13 @@ fn new_pod(job: &Job, template: &PodTemplateSpec, index: Option<i32>, failures: 
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(INDEX.into(), index.to_string());
     if let Some(failures) = failures {
-        annotations.insert(FAILURES.into(), failures.to_string());
+        annotations.insert(FAILURES.into(), failures.counted.to_string());
+        if failures.ignored > 0 {
+            annotations.insert(IGNORED_FAILURES.into(), failures.ignored.to_string());
+        }
     }
     pod.metadata.labels.get_or_insert_default().insert(INDEX.into(), index.to_string());
-    pod.metadata.generate_name = Some(format!("{name}-{index}-"));
+    pod.metadata.generate_name = Some(prefix(name, index));
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(format!("{name}-{index}"));
     let variable = EnvVar {
@@ -342,7 +392,12 @@ mod tests {
         let template: PodTemplateSpec =
             serde_json::from_value(json!({"spec": {"containers": [{"name": "c"}], "initContainers": [{"name": "i"}]}}))
                 .unwrap();
-        let pod = new_pod(&job, &template, Some(2), Some(1));
+        let pod = new_pod(&job, &template, Some(2), Some(Failures { counted: 1, ignored: 0 }));
+        let annotations = |pod: &core::Pod| pod.metadata.annotations.clone().unwrap_or_default();
+        assert!(!annotations(&pod).contains_key(IGNORED_FAILURES));
+        let ignored = annotations(&new_pod(&job, &template, Some(2), Some(Failures { counted: 0, ignored: 3 })));
+        assert_eq!(ignored.get(IGNORED_FAILURES).map(String::as_str), Some("3"));
+        assert_eq!(ignored.get(FAILURES).map(String::as_str), Some("0"));
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-2-"));
         let seen = Pod { metadata: pod.metadata.clone(), ..Pod::default() };
         assert_eq!((tally::index_of(&seen), tally::failures_before(&seen), is_tracked(&seen)), (Some(2), 1, true));
@@ -350,8 +405,22 @@ mod tests {
         assert_eq!(spec.hostname.as_deref(), Some("j-2"));
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         assert!(all.into_iter().all(|c| c.env.iter().flatten().any(|e| e.name == "JOB_COMPLETION_INDEX")));
+        for (length, index, expected) in [(3, 7, 6), (54, 12, 58), (63, 0, 58)] {
+            let prefix = prefix(&"j".repeat(length), index);
+            assert_eq!(prefix.len(), expected);
+            assert!(prefix.ends_with(&format!("j-{index}-")));
+        }
         let plain = new_pod(&job, &template, None, None);
         let plain = Pod { metadata: plain.metadata, ..Pod::default() };
         assert!(is_tracked(&plain) && plain.metadata.annotations.is_none());
+    }
+
+    #[test]
+    fn more_successes_than_asked_for_are_told() {
+        for (completions, succeeded, expected) in [(json!(2), 2, false), (json!(2), 3, true), (json!(null), 3, false)] {
+            let job = serde_json::from_value(json!({"metadata": {"name": "j"}, "spec": {"completions": completions,
+                "template": {}}, "status": {"succeeded": succeeded}}));
+            assert_eq!(has_too_many(&job.unwrap()), expected, "{completions} {succeeded}");
+        }
     }
 }

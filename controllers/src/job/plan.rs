@@ -1,5 +1,6 @@
 //! Decides what a Job does next: whether its end is decided, which pods are made and which go.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::policy;
-use super::tally::{Tally, failures_before, index_of, is_indexed};
+use super::tally::{self, Failures, Tally, index_of, is_indexed};
 use crate::kept::Pod;
 use crate::pods;
 
@@ -17,6 +18,8 @@ const BURST: usize = 500;
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE_SECONDS: i64 = 10;
 const LONGEST_PAUSE_SECONDS: i64 = 600;
+/// Failures of a Job that are remembered; the pause is at its longest long before.
+const MOST_FAILURES: usize = 64;
 
 /// A condition that holds, now.
 pub fn condition(kind: &str, status: &str, reason: &str, message: &str, now: &Time) -> JobCondition {
@@ -121,15 +124,15 @@ fn past_limit_by_restarts(spec: &JobSpec, pods: &[Arc<Pod>]) -> bool {
 #[derive(Debug, Default)]
 pub struct Plan {
     /// The pods to make: their indexes, and how often each had failed before.
-    pub create: Vec<(Option<i32>, i32)>,
+    pub create: Vec<(Option<i32>, Failures)>,
     /// Pods that go.
     pub delete: Vec<Arc<Pod>>,
     /// When to look again for a pod that may be made then.
     pub again: Option<Duration>,
 }
 
-/// Brings the number of active pods to what it should be. `terminating` counts only if pods are replaced when they ended.
-pub fn manage(job: &Job, tally: &Tally, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+/// Brings the number of active pods to what it should be. `earlier` are failures whose pods may be gone.
+pub fn manage(job: &Job, tally: &Tally, pods: &[Arc<Pod>], earlier: &Backoff, now: Timestamp) -> Plan {
     let Some(spec) = &job.spec else { return Plan::default() };
     let mut active: Vec<Arc<Pod>> = pods.iter().filter(|p| pods::is_active(p)).cloned().collect();
     if is_suspended(job) {
@@ -145,7 +148,7 @@ pub fn manage(job: &Job, tally: &Tally, pods: &[Arc<Pod>], now: Timestamp) -> Pl
     };
     let mut delete = if is_indexed(job) { misplaced(spec, &mut active) } else { Vec::new() };
     if active.len() > wanted {
-        pods::sort_for_deletion(&mut active, |_| 0, now);
+        pods::sort_active(&mut active);
         let surplus = active.len() - wanted;
         delete.extend(active.drain(..surplus));
     }
@@ -153,34 +156,35 @@ pub fn manage(job: &Job, tally: &Tally, pods: &[Arc<Pod>], now: Timestamp) -> Pl
         delete.truncate(BURST);
         return Plan { delete, ..Plan::default() };
     }
-    let terminating = if policy::only_replaces_failed(job) {
-        pods.iter().filter(|p| pods::is_going(p) && !pods::is_finished(p)).count()
-    } else {
-        0
-    };
-    let missing = wanted.saturating_sub(active.len() + terminating).min(BURST);
+    let waited_for = |p: &&Arc<Pod>| policy::only_replaces_failed(job) && pods::is_going(p) && !pods::is_finished(p);
+    let terminating: Vec<Arc<Pod>> = pods.iter().filter(waited_for).cloned().collect();
+    let missing = wanted.saturating_sub(active.len() + terminating.len()).min(BURST);
     if missing == 0 {
         return Plan::default();
     }
+    // The index of a pod that is waited for is not free.
+    active.extend(terminating);
     if spec.backoff_limit_per_index.is_some() {
         return indexed_with_limits(spec, tally, &active, missing, now);
     }
-    if let Some(wait) = backoff(pods, now) {
+    if let Some(wait) = earlier.wait(now) {
         return Plan { again: Some(wait), ..Plan::default() };
     }
+    let none = Failures::default();
     let create = if is_indexed(job) {
         let taken = |i: &i32| tally.succeeded_indexes.contains(i) || active.iter().any(|p| index_of(p) == Some(*i));
-        (0..spec.completions.unwrap_or(0)).filter(|i| !taken(i)).take(missing).map(|i| (Some(i), 0)).collect()
+        (0..spec.completions.unwrap_or(0)).filter(|i| !taken(i)).take(missing).map(|i| (Some(i), none)).collect()
     } else {
-        vec![(None, 0); missing]
+        vec![(None, none); missing]
     };
     Plan { create, ..Plan::default() }
 }
 
-/// Pods without an index that the Job has, and all but one of those with the same.
+/// Pods without an index that the Job has, and all but one of those with the same: the one that is farthest stays.
 fn misplaced(spec: &JobSpec, active: &mut Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
     let mut seen = std::collections::HashSet::new();
-    active.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone()));
+    pods::sort_active(active);
+    active.reverse();
     let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(active)
         .into_iter()
         .partition(|p| index_of(p).is_some_and(|i| i < spec.completions.unwrap_or(0) && seen.insert(i)));
@@ -202,11 +206,11 @@ fn indexed_with_limits(spec: &JobSpec, tally: &Tally, active: &[Arc<Pod>], missi
             continue;
         }
         let Some(failed) = tally.retries.get(&index) else {
-            plan.create.push((Some(index), 0));
+            plan.create.push((Some(index), Failures::default()));
             continue;
         };
-        let failures = failures_before(failed) + i32::from(policy::meaning(spec, failed) != policy::Meaning::Ignore);
-        match pause(failures, ended_at(failed, now), now) {
+        let failures = Failures::with(failed, policy::meaning(spec, failed) != policy::Meaning::Ignore);
+        match pause(failures.total(), ended_at(failed), now) {
             None => plan.create.push((Some(index), failures)),
             Some(wait) => plan.again = Some(plan.again.map_or(wait, |a| a.min(wait))),
         }
@@ -214,14 +218,19 @@ fn indexed_with_limits(spec: &JobSpec, tally: &Tally, active: &[Arc<Pod>], missi
     plan
 }
 
-/// When a pod ended.
-fn ended_at(pod: &Pod, now: Timestamp) -> Timestamp {
+/// When a pod ended: once all its containers have, the last of them; else when it was no longer ready; else when it was
+/// told to go; else when it was made.
+fn ended_at(pod: &Pod) -> Timestamp {
     let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let ends = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
-    let ready = || pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref().map(|t| t.0));
-    let going = || pod.metadata.deletion_timestamp.as_ref().map(|t| t.0.min(now));
+    let ends = statuses.map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
+    let ends: Option<Vec<Timestamp>> = ends.collect();
+    let unready = || {
+        let ready = pods::condition(pod, "Ready").filter(|c| c.status == "False");
+        ready.and_then(|c| c.last_transition_time.as_ref().map(|t| t.0))
+    };
     let made = || pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    ends.max().or_else(ready).or_else(going).or_else(made).unwrap_or(now)
+    let last = ends.and_then(|ends| ends.into_iter().max());
+    last.or_else(unready).or_else(|| tally::told_to_go(pod)).or_else(made).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// How long to wait after so many failures, the last of them at `since`.
@@ -234,22 +243,48 @@ fn pause(failures: i32, since: Timestamp, now: Timestamp) -> Option<Duration> {
     (due > now).then(|| pods::until(due, now))?
 }
 
-/// How long to wait before another pod is made: it grows with the failures since the last success.
-fn backoff(pods: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let last_success = pods.iter().filter(|p| pods::phase(p) == "Succeeded").map(|p| ended_at(p, now)).max();
-    let failures: Vec<Timestamp> = pods
-        .iter()
-        .filter(|p| pods::phase(p) == "Failed")
-        .map(|p| ended_at(p, now))
-        .filter(|at| last_success.is_none_or(|success| *at > success))
-        .collect();
-    pause(failures.len() as i32, *failures.iter().max()?, now)
+/// Failures since the last success, also of pods that are gone: the pause before another pod is made grows with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backoff {
+    /// The Job.
+    uid: String,
+    /// Uids of failed pods, and when each failed.
+    failures: HashMap<String, Timestamp>,
+}
+
+impl Backoff {
+    /// Takes in what the Job's pods say. What another Job of that name left is forgotten.
+    pub fn see(&mut self, job: &Job, pods: &[Arc<Pod>]) {
+        let uid = job.metadata.uid.clone().unwrap_or_default();
+        if self.uid != uid {
+            *self = Self { uid, ..Self::default() };
+        }
+        for pod in pods.iter().filter(|p| policy::is_failed(p, job)) {
+            self.failures.insert(pod.metadata.uid.clone().unwrap_or_default(), ended_at(pod));
+        }
+        let succeeded = pods.iter().filter(|p| pods::phase(p) == "Succeeded");
+        if let Some(success) = succeeded.map(|p| ended_at(p)).max() {
+            self.failures.retain(|_, at| *at > success);
+        }
+        if self.failures.len() > MOST_FAILURES {
+            // The pause grows no longer: the newest say all.
+            let mut times: Vec<Timestamp> = self.failures.values().copied().collect();
+            times.sort_unstable();
+            let oldest = times[times.len() - MOST_FAILURES];
+            self.failures.retain(|_, at| *at >= oldest);
+        }
+    }
+
+    /// How long to wait before another pod is made.
+    fn wait(&self, now: Timestamp) -> Option<Duration> {
+        pause(i32::try_from(self.failures.len()).unwrap_or(i32::MAX), *self.failures.values().max()?, now)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::tally::{self, FINALIZER, INDEX};
+    use crate::job::tally::{FINALIZER, INDEX};
     use serde_json::{Value, json};
 
     fn job(spec: Value) -> Job {
@@ -281,7 +316,9 @@ mod tests {
         let (job, pods) = (job(spec), pods(text, "2026-01-01T00:00:00Z"));
         let now: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
         let tally = tally::tally(&job, &pods, tally::Decided::No, now);
-        let plan = manage(&job, &tally, &pods, now);
+        let mut earlier = Backoff::default();
+        earlier.see(&job, &pods);
+        let plan = manage(&job, &tally, &pods, &earlier, now);
         (plan.create.len(), plan.delete.len(), plan.again.map(|d| d.as_secs()))
     }
 
@@ -316,6 +353,79 @@ mod tests {
         ] {
             assert_eq!(planned(spec, pods), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn failures_count_after_their_pods_are_gone() {
+        let now: Timestamp = "2026-01-01T00:00:05Z".parse().unwrap();
+        let job = job(json!({}));
+        let mut earlier = Backoff::default();
+        earlier.see(&job, &pods("ff", "2026-01-01T00:00:00Z"));
+        earlier.see(&job, &[]);
+        assert_eq!(earlier.wait(now).map(|w| w.as_secs()), Some(15));
+        // A pod that is deleted has failed; one that is waited for has not.
+        let mut going = (*pods("--r", "2026-01-01T00:00:00Z")[0]).clone();
+        going.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:34Z".parse().unwrap()));
+        going.metadata.deletion_grace_period_seconds = Some(30);
+        going.status.as_mut().unwrap().conditions = None;
+        let going = [Arc::new(going)];
+        earlier.see(&self::job(json!({"podReplacementPolicy": "Failed"})), &going);
+        assert_eq!(earlier.failures.len(), 2);
+        earlier.see(&job, &going);
+        assert_eq!(earlier.wait(now).map(|w| w.as_secs()), Some(39), "40 s from when it was told to go");
+        earlier.see(&job, &pods("s", "2026-01-01T00:00:03Z"));
+        assert_eq!(earlier.wait(now).map(|w| w.as_secs()), Some(9), "only what failed after the success counts");
+        let mut other = job.clone();
+        other.metadata.uid = Some("another".into());
+        earlier.see(&other, &[]);
+        assert_eq!(earlier.wait(now), None);
+    }
+
+    #[test]
+    fn a_pod_ended_when_its_containers_did() {
+        let base = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"containers": []},
+            "status": {"phase": "Failed"}});
+        let ended = |second: u8| json!({"name": "c", "state": {"terminated": {"exitCode": 1, "finishedAt": format!("2026-01-01T00:00:0{second}Z")}}});
+        let ready =
+            |status: &str| json!([{"type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:05Z"}]);
+        for (what, more, expected) in [
+            ("nothing known", json!({}), 0),
+            ("no longer ready", json!({"status": {"conditions": ready("False")}}), 5),
+            ("ready is not ended", json!({"status": {"conditions": ready("True")}}), 0),
+            (
+                "all ended",
+                json!({"status": {"containerStatuses": [ended(7), ended(3)], "conditions": ready("False")}}),
+                7,
+            ),
+            (
+                "one runs",
+                json!({"status": {"containerStatuses": [ended(7), {"name": "d", "state": {}}], "conditions": ready("False")}}),
+                5,
+            ),
+            (
+                "told to go",
+                json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:09Z", "deletionGracePeriodSeconds": 3}}),
+                6,
+            ),
+        ] {
+            let mut whole = base.clone();
+            keelson_machinery::patch::merge(&mut whole, &more);
+            let pod: Pod = serde_json::from_value(whole).unwrap();
+            assert_eq!(ended_at(&pod).as_second() % 60, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_index_of_a_pod_that_is_waited_for_is_taken() {
+        let job = job(json!({"completionMode": "Indexed", "completions": 3, "podReplacementPolicy": "Failed"}));
+        let mut all = pods("rs", "2026-01-01T00:00:00Z");
+        let mut going = (*all[0]).clone();
+        going.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:04Z".parse().unwrap()));
+        all[0] = Arc::new(going);
+        let now = "2026-01-01T00:00:05Z".parse().unwrap();
+        let tally = tally::tally(&job, &all, tally::Decided::No, now);
+        let plan = manage(&job, &tally, &all, &Backoff::default(), now);
+        assert_eq!(plan.create.iter().filter_map(|(index, _)| *index).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

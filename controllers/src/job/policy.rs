@@ -50,11 +50,14 @@ fn exit_code<'a>(rule: &PodFailurePolicyRule, pod: &'a Pod) -> Option<(&'a Conta
     None
 }
 
-fn condition<'a>(rule: &'a PodFailurePolicyRule, pod: &Pod) -> Option<&'a str> {
+/// The first of the pod's conditions, in their order, that the rule names.
+fn condition<'a>(rule: &PodFailurePolicyRule, pod: &'a Pod) -> Option<&'a str> {
     let patterns = rule.on_pod_conditions.as_deref()?;
-    let held = |kind: &str, status: &str| pods::condition(pod, kind).is_some_and(|c| c.status == status);
-    let found = patterns.iter().find(|p| held(&p.type_, p.status.as_deref().unwrap_or("True")));
-    found.map(|p| p.type_.as_str())
+    let named = |kind: &str, status: &str| {
+        patterns.iter().any(|p| p.type_ == kind && p.status.as_deref().unwrap_or("True") == status)
+    };
+    let conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    conditions.into_iter().find(|c| named(&c.type_, &c.status)).map(|c| c.type_.as_str())
 }
 
 /// What a failed pod means by the first rule that matches it.
@@ -118,7 +121,8 @@ mod tests {
     #[test]
     fn rules_give_failures_a_meaning() {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"namespace": "d", "name": "p"}, "spec": {"containers": []},
-            "status": {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}], "containerStatuses":
+            "status": {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"},
+                {"type": "Own", "status": "False"}], "containerStatuses":
                 [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 42}}}]}}))
         .unwrap();
         let codes = |action: &str, operator: &str, code: i32| json!({"action": action, "onExitCodes": {"operator": operator, "values": [code]}});
@@ -137,6 +141,12 @@ mod tests {
             (
                 json!([codes("Count", "In", 1), disrupted("FailJob")]),
                 Meaning::FailJob("Pod d/p has condition DisruptionTarget matching FailJob rule at index 1".into()),
+            ),
+            (
+                // The pod's order counts, not the rule's.
+                json!([{"action": "FailJob", "onPodConditions": [{"type": "Own", "status": "False"},
+                    {"type": "DisruptionTarget", "status": "True"}]}]),
+                Meaning::FailJob("Pod d/p has condition DisruptionTarget matching FailJob rule at index 0".into()),
             ),
         ] {
             assert_eq!(meaning(&spec(json!({"podFailurePolicy": {"rules": rules}})), &pod), expected);

@@ -18,6 +18,8 @@ pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// Annotation of a pod: how often its index had failed before.
 pub const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// Annotation of a pod: how often its index had failed before in ways that do not count.
+pub const IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 /// A pod that goes is counted as failed this long after it was told to: it may end well in that time.
 pub const LAST_CHANCE: SignedDuration = SignedDuration::from_secs(2);
 
@@ -34,10 +36,38 @@ pub fn index_of(pod: &Pod) -> Option<i32> {
     pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
 }
 
+fn number(pod: &Pod, annotation: &str) -> i32 {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|a| a.get(annotation)?.parse().ok()).unwrap_or(0)
+}
+
 /// How often the index of a pod had failed before it.
 pub fn failures_before(pod: &Pod) -> i32 {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.and_then(|a| a.get(FAILURES)?.parse().ok()).unwrap_or(0)
+    number(pod, FAILURES)
+}
+
+/// How often the index of a pod had failed, before it and with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Those that count towards the limit.
+    pub counted: i32,
+    /// Those that the policy ignores; they make the pause before the next pod longer all the same.
+    pub ignored: i32,
+}
+
+impl Failures {
+    /// With this failed pod, whose failure counts or does not.
+    pub fn with(pod: &Pod, counts: bool) -> Self {
+        Self {
+            counted: failures_before(pod) + i32::from(counts),
+            ignored: number(pod, IGNORED_FAILURES) + i32::from(!counts),
+        }
+    }
+
+    /// All of them.
+    pub fn total(self) -> i32 {
+        self.counted.saturating_add(self.ignored)
+    }
 }
 
 pub fn is_tracked(pod: &Pod) -> bool {
@@ -45,7 +75,7 @@ pub fn is_tracked(pod: &Pod) -> bool {
 }
 
 /// When the pod was told to go.
-fn told_to_go(pod: &Pod) -> Option<Timestamp> {
+pub fn told_to_go(pod: &Pod) -> Option<Timestamp> {
     let at = pod.metadata.deletion_timestamp.as_ref()?.0;
     let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
     at.checked_sub(grace).ok()
@@ -199,6 +229,12 @@ pub fn tally(job: &Job, pods: &[Arc<Pod>], decided: Decided, now: Timestamp) -> 
         }
         fail(job, &mut tally, pod, index, valid);
     }
+    if job.metadata.deletion_timestamp.is_some() {
+        // Nothing is counted of it any more: pods that run yet need not wait for it.
+        let left = pods.iter().filter(|p| is_tracked(p) && !tally.release.iter().any(|r| Arc::ptr_eq(r, p)));
+        let left: Vec<Arc<Pod>> = left.cloned().collect();
+        tally.release.extend(left);
+    }
     tally
 }
 
@@ -295,6 +331,37 @@ mod tests {
         assert_eq!(indexes::format(&tally.succeeded_indexes), "0,2");
         assert_eq!(indexes::format(&tally.failed_indexes), "1");
         assert_eq!((tally.succeeded(&job), tally.failed(), tally.release.len()), (2, 1, 4));
+    }
+
+    #[test]
+    fn pods_of_a_job_that_goes_are_all_released() {
+        let mut job = job(json!({}), json!({}));
+        let pods = [pod("a", "Running", true, 0), pod("b", "Failed", true, 1), pod("c", "Pending", false, 2)];
+        let released = |job: &Job| -> Vec<String> {
+            let tally = tally(job, &pods, Decided::No, Timestamp::UNIX_EPOCH);
+            assert_eq!(tally.failed(), 1);
+            tally.release.iter().filter_map(|r| r.metadata.uid.clone()).collect()
+        };
+        assert_eq!(released(&job), ["b"]);
+        job.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(released(&job), ["b", "a"]);
+    }
+
+    #[test]
+    fn ignored_failures_are_told_apart() {
+        let mut failed = (*pod("a", "Failed", true, 0)).clone();
+        let expect = |pod: &Pod, counts: bool, counted: i32, ignored: i32| {
+            assert_eq!(Failures::with(pod, counts), Failures { counted, ignored });
+        };
+        expect(&failed, true, 1, 0);
+        expect(&failed, false, 0, 1);
+        let notes = failed.metadata.annotations.get_or_insert_default();
+        notes.insert(FAILURES.into(), "2".into());
+        notes.insert(IGNORED_FAILURES.into(), "3".into());
+        expect(&failed, true, 3, 3);
+        expect(&failed, false, 2, 4);
+        assert_eq!(Failures::with(&failed, true).total(), 6);
     }
 
     #[test]
