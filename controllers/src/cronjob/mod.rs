@@ -35,28 +35,43 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let jobs = context.cache.jobs.owned_by(cron.metadata.uid.as_deref().unwrap_or_default());
     let mut look = Look { context: &context, cron, spec };
     look.note_ended(&jobs).await?;
+    let again = look.run(&jobs).await;
     for surplus in plan::beyond_history(&look.spec, &jobs) {
         look.delete(&surplus).await?;
     }
-    if look.cron.metadata.deletion_timestamp.is_some() || look.spec.suspend == Some(true) {
-        return Ok(None);
-    }
-    let schedule = match Schedule::parse(&look.spec.schedule, look.spec.time_zone.as_deref()) {
-        Ok(schedule) => schedule,
-        Err(why) => {
-            let (reason, message) = if why.starts_with("unknown time zone") {
-                let zone = look.spec.time_zone.as_deref().unwrap_or_default();
-                ("UnknownTimeZone", format!("invalid timeZone: {zone:?}: {why}"))
-            } else {
-                ("UnparseableSchedule", format!("unparseable schedule: {:?} : {why}", look.spec.schedule))
-            };
-            context.recorder(COMPONENT).warning(&*look.cron, reason, message);
+    again
+}
+
+impl Look<'_> {
+    async fn run(&mut self, jobs: &[Arc<Job>]) -> Outcome {
+        if self.cron.metadata.deletion_timestamp.is_some() || self.spec.suspend == Some(true) {
             return Ok(None);
         }
-    };
-    look.start(&schedule, &jobs).await?;
-    let now = Timestamp::now();
-    Ok(schedule.next(now).and_then(|at| until(at, now)))
+        let recorder = self.context.recorder(COMPONENT);
+        let schedule = match Schedule::parse(&self.spec.schedule, self.spec.time_zone.as_deref()) {
+            Ok(schedule) => schedule,
+            Err(why) => {
+                let (reason, message) = if why.starts_with("unknown time zone") {
+                    let zone = self.spec.time_zone.as_deref().unwrap_or_default();
+                    ("UnknownTimeZone", format!("invalid timeZone: {zone:?}: {why}"))
+                } else {
+                    ("UnparseableSchedule", format!("unparseable schedule: {:?} : {why}", self.spec.schedule))
+                };
+                recorder.warning(&*self.cron, reason, message);
+                return Ok(None);
+            }
+        };
+        let now = Timestamp::now();
+        if schedule.next(now).is_none() {
+            let why = "time difference between two schedules is less than 1 second";
+            let message = format!("invalid schedule: {} : {why}", self.spec.schedule);
+            recorder.warning(&*self.cron, "InvalidSchedule", message);
+            return Ok(None);
+        }
+        self.start(&schedule, jobs).await?;
+        let now = Timestamp::now();
+        Ok(schedule.next(now).and_then(|at| until(at, now)))
+    }
 }
 
 /// One look at a CronJob.
@@ -110,8 +125,10 @@ impl Look<'_> {
                 let end = job::end(job).map_or("", |c| c.type_.as_str());
                 recorder.normal(&*self.cron, "SawCompletedJob", format!("Saw completed job: {name}, condition: {end}"));
             } else if !listed && !job::is_finished(job) {
-                // Made by a leader that did not get to say so.
-                active.push(reference(job));
+                // Somebody made it by hand, or a leader did not get to note it: then its time is still due, and the attempt
+                // to make it again notes it.
+                let message = format!("Saw a job that the controller did not create or forgot: {name}");
+                recorder.warning(&*self.cron, "UnexpectedJob", message);
             }
             let succeeded = job::end(job).is_some_and(|c| c.type_ == "Complete");
             let done = job.status.as_ref().and_then(|s| s.completion_time.clone()).filter(|_| succeeded);
@@ -152,6 +169,15 @@ impl Look<'_> {
         }
     }
 
+    /// Reads a Job that is not in the cache; tells if that fails.
+    async fn get(&self, name: &str) -> Result<Arc<Job>, Error> {
+        let job = self.context.client.namespaced::<Job>(self.namespace()).get(name).await;
+        if let Err(error) = &job {
+            self.context.recorder(COMPONENT).warning(&*self.cron, "FailedGet", format!("Get job: {error}"));
+        }
+        job.map(Arc::new)
+    }
+
     /// Starts a Job if one is due.
     async fn start(&mut self, schedule: &Schedule, jobs: &[Arc<Job>]) -> Result<(), Error> {
         let recorder = self.context.recorder(COMPONENT);
@@ -162,8 +188,10 @@ impl Look<'_> {
                 "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             recorder.warning(&*self.cron, "TooManyMissedTimes", message);
         }
-        let running: Vec<&Arc<Job>> = jobs.iter().filter(|j| !job::is_finished(j)).collect();
-        match plan::start(&self.cron, &self.spec, &missed, running.len(), now) {
+        // Jobs that somebody made by hand are in nobody's way.
+        let active: Vec<ObjectReference> =
+            self.cron.status.iter().flat_map(|s| s.active.iter().flatten()).cloned().collect();
+        match plan::start(&self.cron, &self.spec, &missed, active.len(), now) {
             Start::Wait => Ok(()),
             Start::TooLate(at) => {
                 let at = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
@@ -177,11 +205,14 @@ impl Look<'_> {
             }
             Start::Now { at, replace } => {
                 let mut replaced = Vec::new();
-                if replace {
-                    for job in running {
-                        self.delete(job).await?;
-                        replaced.push(job.metadata.uid.clone());
-                    }
+                for reference in active.iter().filter(|_| replace) {
+                    let known = jobs.iter().find(|j| j.metadata.uid == reference.uid).cloned();
+                    let job = match known {
+                        Some(job) => job,
+                        None => self.get(reference.name.as_deref().unwrap_or_default()).await?,
+                    };
+                    self.delete(&job).await?;
+                    replaced.push(reference.uid.clone());
                 }
                 self.create(schedule, at, &replaced).await
             }

@@ -85,7 +85,8 @@ pub fn beyond_history(spec: &CronJobSpec, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         let mut ended: Vec<&Arc<Job>> = jobs.iter().filter(|j| job::end(j).is_some_and(|c| c.type_ == kind)).collect();
         ended.sort_by_key(|j| {
             let start = j.status.as_ref().and_then(|s| s.start_time.as_ref().map(|t| t.0));
-            (start, j.metadata.name.clone())
+            // Those that never began come last.
+            (start.is_none(), start, j.metadata.name.clone())
         });
         let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         gone.extend(ended.into_iter().take(surplus).cloned());
@@ -168,8 +169,11 @@ mod tests {
             job("e", "Suspended", 0),
         ];
         let cron = cron(json!({"successfulJobsHistoryLimit": 1}), None);
+        let mut unbegun = (*job("f", "Failed", 0)).clone();
+        unbegun.status.as_mut().unwrap().start_time = None;
+        let jobs = [&[Arc::new(unbegun)], &jobs[..]].concat();
         let gone = beyond_history(&cron.spec, &jobs);
         let names: Vec<&str> = gone.iter().filter_map(|j| j.metadata.name.as_deref()).collect();
-        assert_eq!(names, ["b", "c"]);
+        assert_eq!(names, ["b", "c", "d"]);
     }
 }
