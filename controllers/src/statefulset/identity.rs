@@ -85,6 +85,12 @@ pub fn claim_owner(set: &StatefulSet, condemned: Option<&Pod>) -> Option<OwnerRe
     }
 }
 
+/// Whether a claim is owned by a pod of this name that is not `live`, the one that is there now.
+pub fn goes_with_another(claim: &PersistentVolumeClaim, pod: &str, live: Option<&str>) -> bool {
+    let owners = claim.metadata.owner_references.iter().flatten();
+    owners.into_iter().any(|o| o.kind == "Pod" && o.name == pod && Some(o.uid.as_str()) != live)
+}
+
 /// The owner references that a claim should have; `None` if it has them. Only references to the set and to the pod change,
 /// and none is added where somebody else is the controller.
 pub fn claim_owners(
@@ -181,6 +187,25 @@ mod tests {
         for (name, expected) in [("db-0", Some(0)), ("db-01", None), ("db-x", None), ("db", None), ("dbx-1", None)] {
             let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
             assert_eq!(ordinal(&set, &metadata), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn claims_of_a_pod_that_was_there_before_are_stale() {
+        let claim = |kind: &str, name: &str, uid: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"ownerReferences": [
+                {"apiVersion": "v1", "kind": kind, "name": name, "uid": uid}]}}))
+            .unwrap()
+        };
+        for (claim, live, expected) in [
+            (claim("Pod", "db-0", "old"), None, true),
+            (claim("Pod", "db-0", "old"), Some("new"), true),
+            (claim("Pod", "db-0", "new"), Some("new"), false),
+            (claim("Pod", "db-1", "old"), None, false),
+            (claim("StatefulSet", "db-0", "s"), None, false),
+            (PersistentVolumeClaim::default(), None, false),
+        ] {
+            assert_eq!(goes_with_another(&claim, "db-0", live), expected, "{claim:?} {live:?}");
         }
     }
 

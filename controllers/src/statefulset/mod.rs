@@ -43,7 +43,7 @@ fn selector(set: &StatefulSet) -> Selector {
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(set) = context.cache.stateful_sets.get(&key) else { return Ok(None) };
-    let Some(spec) = set.spec.as_ref().filter(|_| set.metadata.deletion_timestamp.is_none()) else { return Ok(None) };
+    let Some(spec) = set.spec.as_ref() else { return Ok(None) };
     let selector = selector(&set);
     let status = set.status.clone().unwrap_or_default();
     let subject = history::Subject {
@@ -64,7 +64,11 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let shape = Shape::of(&set);
     let pods = by_ordinal(&set, claimed);
     let look = Look { context: &context, set: &set, history: &history, current: &current };
-    let result = look.act(&shape, &pods, plan::steps(&shape, &pods, &update, now)).await;
+    let result = match set.metadata.deletion_timestamp {
+        None => look.act(&shape, &pods, plan::steps(&shape, &pods, &update, now)).await,
+        // Of a set that goes only the status is kept up.
+        Some(_) => Ok(()),
+    };
     // Whatever was done is in the cache by now.
     let pods = by_ordinal(&set, context.cache.pods.owned_by(&uid));
     let status = plan::status(&shape, &set, &pods, (&current, &update), history.collisions, now);
@@ -82,6 +86,33 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
 
 fn by_ordinal(set: &StatefulSet, pods: Vec<Arc<Pod>>) -> Pods {
     pods.into_iter().filter_map(|p| Some((identity::ordinal(set, &p.metadata)?, p))).collect()
+}
+
+fn titled(verb: &str) -> String {
+    verb[..1].to_uppercase() + &verb[1..]
+}
+
+/// Why a pod's claims are not all there.
+#[derive(Debug, Default)]
+struct Unclaimed {
+    why: Vec<String>,
+    /// What the API said last.
+    cause: Option<Error>,
+}
+
+impl Unclaimed {
+    /// As one message: several are in a list.
+    fn text(&self) -> String {
+        match &self.why[..] {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        }
+    }
+
+    fn into_error(self) -> Error {
+        let text = self.text();
+        self.cause.unwrap_or_else(|| Error::Transport(std::io::Error::other(text)))
+    }
 }
 
 /// One look at a StatefulSet.
@@ -120,14 +151,8 @@ impl Look<'_> {
                         self.check(ordinal, pod).await?;
                     }
                 }
-                Step::Delete(ordinal) => {
+                Step::Delete(ordinal) | Step::Restart(ordinal) => {
                     if let Some(pod) = pods.get(&ordinal) {
-                        self.delete(pod).await?;
-                    }
-                }
-                Step::Restart(ordinal) => {
-                    if let Some(pod) = pods.get(&ordinal) {
-                        self.tell_restart(pod);
                         self.delete(pod).await?;
                     }
                 }
@@ -136,53 +161,53 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn tell_restart(&self, pod: &Pod) {
-        let recorder = self.context.recorder(COMPONENT);
-        let (set, name) = (identity::name_of(self.set), pod.metadata.name.as_deref().unwrap_or_default());
-        let what = format!("StatefulSet {}/{set} is recreating", self.namespace());
-        if pods::phase(pod) == "Failed" {
-            recorder.warning(&**self.set, "RecreatingFailedPod", format!("{what} failed Pod {name}"));
-        } else {
-            recorder.normal(&**self.set, "RecreatingTerminatedPod", format!("{what} terminated Pod {name}"));
+    /// Tells how an action on a pod of the set went.
+    fn tell(&self, verb: &str, pod: &str, result: &Result<(), Error>) {
+        match result {
+            Ok(()) => self.tell_done(verb, pod),
+            Err(error) if error.is_namespace_terminating() => {}
+            Err(error) => self.tell_failed(verb, pod, &error.to_string()),
         }
     }
 
-    /// Tells how an action on a pod of the set went.
-    fn tell(&self, verb: &str, pod: &str, result: &Result<(), Error>) {
-        let set = identity::name_of(self.set);
-        let outcome = match result {
-            Ok(()) => format!("{verb} Pod {pod} in StatefulSet {set} successful"),
-            Err(error) => format!("{verb} Pod {pod} in StatefulSet {set} failed error: {error}"),
-        };
-        self.event(verb, outcome, result);
+    fn tell_done(&self, verb: &str, pod: &str) {
+        let message = format!("{verb} Pod {pod} in StatefulSet {} successful", identity::name_of(self.set));
+        let reason = format!("Successful{}", titled(verb));
+        self.context.recorder(COMPONENT).normal(&**self.set, &reason, message);
+    }
+
+    fn tell_failed(&self, verb: &str, pod: &str, why: &str) {
+        let message = format!("{verb} Pod {pod} in StatefulSet {} failed error: {why}", identity::name_of(self.set));
+        let reason = format!("Failed{}", titled(verb));
+        self.context.recorder(COMPONENT).warning(&**self.set, &reason, message);
     }
 
     /// Tells how making a claim of a pod went.
     fn tell_claim(&self, claim: &str, pod: &str, result: &Result<(), Error>) {
-        let set = identity::name_of(self.set);
-        let outcome = match result {
-            Ok(()) => format!("create Claim {claim} Pod {pod} in StatefulSet {set} success"),
-            Err(error) => format!("create Claim {claim} for Pod {pod} in StatefulSet {set} failed error: {error}"),
-        };
-        self.event("create", outcome, result);
-    }
-
-    fn event(&self, verb: &str, message: String, result: &Result<(), Error>) {
-        let recorder = self.context.recorder(COMPONENT);
-        let reason = verb[..1].to_uppercase() + &verb[1..];
+        let (set, recorder) = (identity::name_of(self.set), self.context.recorder(COMPONENT));
         match result {
-            Ok(()) => recorder.normal(&**self.set, &format!("Successful{reason}"), message),
+            Ok(()) => {
+                let message = format!("create Claim {claim} Pod {pod} in StatefulSet {set} success");
+                recorder.normal(&**self.set, "SuccessfulCreate", message);
+            }
             Err(error) if error.is_namespace_terminating() => {}
-            Err(_) => recorder.warning(&**self.set, &format!("Failed{reason}"), message),
+            Err(error) => {
+                let message = format!("create Claim {claim} for Pod {pod} in StatefulSet {set} failed error: {error}");
+                recorder.warning(&**self.set, "FailedCreate", message);
+            }
         }
     }
 
-    /// Makes the claims of an ordinal that are missing.
-    async fn claim(&self, ordinal: i32) -> Result<(), Error> {
+    /// Makes the claims of an ordinal that are missing; says why that fails.
+    async fn claim(&self, ordinal: i32) -> Result<(), Unclaimed> {
         let api = self.context.client.namespaced::<PersistentVolumeClaim>(self.namespace());
+        let mut failed = Unclaimed::default();
         for claim in identity::claims(self.set, ordinal) {
             let name = claim.metadata.name.clone().unwrap_or_default();
-            if self.context.cache.claims.named(self.namespace(), &name).is_some() {
+            if let Some(there) = self.context.cache.claims.named(self.namespace(), &name) {
+                if there.metadata.deletion_timestamp.is_some() {
+                    failed.why.push(format!("pvc {name} is being deleted"));
+                }
                 continue;
             }
             let pod = identity::pod_name(self.set, ordinal);
@@ -191,23 +216,30 @@ impl Look<'_> {
                     self.tell_claim(&name, &pod, &Ok(()));
                     self.context.settle(&self.context.cache.claims, &written).await;
                 }
-                Err(error) if error.is_already_exists() => {}
                 Err(error) => {
+                    failed.why.push(format!("failed to create PVC {name}: {error}"));
+                    let already = error.is_already_exists();
                     let result = Err(error);
-                    self.tell_claim(&name, &pod, &result);
-                    return result;
+                    if !already {
+                        self.tell_claim(&name, &pod, &result);
+                    }
+                    failed.cause = result.err();
                 }
             }
         }
-        Ok(())
+        if failed.why.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     async fn create(&self, ordinal: i32, revision: Revision) -> Result<(), Error> {
         let what = identity::pod_name(self.set, ordinal);
-        let claimed = self.claim(ordinal).await;
-        if claimed.is_err() {
-            self.tell("create", &what, &claimed);
-            return claimed;
+        if self.has_stale_claim(ordinal) {
+            return Ok(());
+        }
+        if let Err(unclaimed) = self.claim(ordinal).await {
+            if !unclaimed.cause.as_ref().is_some_and(Error::is_namespace_terminating) {
+                self.tell_failed("create", &what, &unclaimed.text());
+            }
+            return Err(unclaimed.into_error());
         }
         let (name, template) = self.template(revision);
         let pod = identity::pod(self.set, &template, ordinal, &name);
@@ -224,6 +256,16 @@ impl Look<'_> {
         };
         self.tell("create", &what, &result);
         result
+    }
+
+    /// Whether a claim of the ordinal goes with a pod that was there before: another one has to wait for its end.
+    fn has_stale_claim(&self, ordinal: i32) -> bool {
+        let pod = identity::pod_name(self.set, ordinal);
+        let live = self.context.cache.pods.named(self.namespace(), &pod);
+        let live = live.as_ref().and_then(|p| p.metadata.uid.as_deref());
+        let names = identity::claim_names(self.set, ordinal);
+        let claims = names.iter().filter_map(|name| self.context.cache.claims.named(self.namespace(), name));
+        claims.into_iter().any(|claim| identity::goes_with_another(&claim, &pod, live))
     }
 
     async fn delete(&self, pod: &Arc<Pod>) -> Result<(), Error> {
@@ -243,7 +285,7 @@ impl Look<'_> {
     /// Corrects what somebody changed.
     async fn check(&self, ordinal: i32, pod: &Arc<Pod>) -> Result<(), Error> {
         if pods::phase(pod) == "Pending" {
-            self.claim(ordinal).await?;
+            self.claim(ordinal).await.map_err(Unclaimed::into_error)?;
         }
         self.own_claims(ordinal, pod, false).await?;
         let mut changed = pod.metadata.clone();
@@ -283,5 +325,21 @@ impl Look<'_> {
             self.context.settle(&self.context.cache.claims, &written).await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_in_one_message() {
+        for (why, expected) in
+            [(vec!["pvc a is being deleted"], "pvc a is being deleted"), (vec!["one", "two"], "[one, two]")]
+        {
+            let unclaimed = Unclaimed { why: why.into_iter().map(str::to_owned).collect(), cause: None };
+            assert_eq!(unclaimed.text(), expected);
+        }
+        assert_eq!(titled("create"), "Create");
     }
 }

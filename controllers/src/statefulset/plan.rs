@@ -93,7 +93,7 @@ pub fn steps(shape: &Shape, pods: &Pods, update: &str, now: Timestamp) -> Vec<St
     if !fill(shape, pods, now, &mut steps) {
         return steps;
     }
-    if !shrink(shape, pods, &mut steps) {
+    if !shrink(shape, pods, now, &mut steps) {
         return steps;
     }
     if !shape.on_delete && !steps.iter().any(|s| matches!(s, Step::Create(..) | Step::Delete(_) | Step::Restart(_))) {
@@ -132,14 +132,20 @@ fn fill(shape: &Shape, pods: &Pods, now: Timestamp, steps: &mut Vec<Step>) -> bo
 
 /// Deletes what is beyond the size, downwards. An ordered set waits for each to be gone; it comes here only when all that
 /// stay are well. False if it waits.
-fn shrink(shape: &Shape, pods: &Pods, steps: &mut Vec<Step>) -> bool {
+fn shrink(shape: &Shape, pods: &Pods, now: Timestamp, steps: &mut Vec<Step>) -> bool {
     let condemned: Vec<(&i32, &Arc<Pod>)> = pods.iter().rev().filter(|(o, _)| !shape.holds(**o)).collect();
+    let unwell = |pod: &Pod| pods::is_going(pod) || !shape.is_available(pod, now);
+    let first_unwell = condemned.iter().rev().find(|(_, p)| unwell(p)).map(|(o, _)| **o);
     for (ordinal, pod) in condemned {
         if pods::is_going(pod) {
             if shape.ordered {
                 return false;
             }
             continue;
+        }
+        // An ordered set takes one that is not well only if it is the first such.
+        if shape.ordered && !shape.is_available(pod, now) && first_unwell != Some(*ordinal) {
+            return false;
         }
         steps.push(Step::Delete(*ordinal));
         if shape.ordered {
@@ -261,6 +267,7 @@ mod tests {
             ("from the top whatever is below", 1, "RPR", "-2"),
             ("one that is not well may go", 1, "RRP", "-2"),
             ("a sick one below stops it", 1, "PRR", ""),
+            ("of several sick ones only the lowest may go", 1, "RPP", ""),
             ("rolls from the top", 3, "rrr", "-2"),
             ("waits for the new one", 3, "rrP", ""),
             ("rolls on", 3, "rrR", "-1"),
