@@ -1,6 +1,7 @@
 //! Deployments: a ReplicaSet per template, rolled over within maxSurge and maxUnavailable.
 
 mod plan;
+mod rollback;
 mod sets;
 mod status;
 
@@ -69,6 +70,12 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         return look.write_status(false).await;
     }
     look.note_pause().await?;
+    if !look.paused()
+        && let Some(to) = rollback::asked(&look.deployment)
+    {
+        look.roll_back(to).await?;
+        return Ok(None);
+    }
     let rolling = look.step().await?;
     look.write_status(rolling).await
 }
@@ -233,6 +240,7 @@ impl Look<'_> {
                 Some(ours) => ours,
                 None => return Err(error),
             },
+            Err(error) if error.is_namespace_terminating() => return Err(error),
             Err(error) => {
                 let message = format!("Failed to create new replica set {:?}: {error}", name(&wanted));
                 self.create_failed(message).await?;
@@ -256,11 +264,32 @@ impl Look<'_> {
 
     async fn create_failed(&mut self, message: String) -> Result<(), Error> {
         self.context.recorder(COMPONENT).warning(&*self.deployment, "ReplicaSetCreateError", message.clone());
+        if status::deadline(&self.deployment).is_none() {
+            return Ok(());
+        }
         let mut changed = (*self.deployment).clone();
         let conditions = changed.status.get_or_insert_default().conditions.get_or_insert_default();
         let new = status::condition("Progressing", "False", "ReplicaSetCreateError", message, &self.now);
         status::set_condition(conditions, new);
         self.replace_status(changed).await
+    }
+
+    /// Goes back to the template of an earlier revision, and tells so.
+    async fn roll_back(&mut self, to: i64) -> Result<(), Error> {
+        let outcome = rollback::plan(&self.deployment, &self.sets, to);
+        if let rollback::Outcome::Refused { reason, message } = &outcome {
+            self.context.recorder(COMPONENT).warning(&*self.deployment, reason, message.clone());
+        }
+        let changed = rollback::apply(&self.deployment, &outcome);
+        let (namespace, name) = key(&changed);
+        let written = self.context.client.namespaced::<Deployment>(&namespace).replace(&name, &changed).await?;
+        self.deployment = Arc::new(written);
+        self.context.settle(&self.context.cache.deployments, &*self.deployment).await;
+        if let rollback::Outcome::To { revision, .. } = outcome {
+            let message = format!("Rolled back deployment {name:?} to revision {revision}");
+            self.context.recorder(COMPONENT).normal(&*self.deployment, "DeploymentRollback", message);
+        }
+        Ok(())
     }
 
     /// A set of that name is there: ours after all, or another, whose name the next attempt avoids.

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 
 use super::sets::{Bounds, actual, available, desired, max_before, name, replicas};
 
-/// New sizes, by name, in the order in which they are to be written.
+/// New sizes, by name, in the order in which they are to be written; a set may be resized twice.
 pub type Sizes = Vec<(String, i32)>;
 type Set = Arc<ReplicaSet>;
 
@@ -116,12 +116,16 @@ pub fn rolled(bounds: &Bounds, new: &Set, old: &[Set]) -> Sizes {
     if may_go <= 0 {
         return Sizes::new();
     }
-    // Pods that are not available go first: nobody misses them.
+    // Pods that are not available go first, in steps of their own: nobody misses them.
+    let mut steps = Sizes::new();
     let mut sizes: Vec<(String, i32)> = old.iter().map(|s| (name(s).to_owned(), replicas(s))).collect();
     for (size, set) in sizes.iter_mut().zip(old) {
         let unhealthy = (replicas(set) - available(set)).max(0).min(may_go);
         size.1 -= unhealthy;
         may_go -= unhealthy;
+        if unhealthy > 0 {
+            steps.push(size.clone());
+        }
     }
     // A set that was made smaller a moment ago still counts what it loses: what may go by the sets' sizes is the limit.
     let surplus = available(new) + old.iter().map(|s| available(s)).sum::<i32>() - minimum;
@@ -130,8 +134,11 @@ pub fn rolled(bounds: &Bounds, new: &Set, old: &[Set]) -> Sizes {
         let gone = size.1.min(surplus);
         size.1 -= gone;
         surplus -= gone;
+        if gone > 0 {
+            steps.push(size.clone());
+        }
     }
-    sizes.into_iter().zip(old).filter(|(size, set)| size.1 != replicas(set)).map(|(size, _)| size).collect()
+    steps
 }
 
 /// What a Recreate does next.

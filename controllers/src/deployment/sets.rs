@@ -24,6 +24,11 @@ const OWN_ANNOTATIONS: [&str; 6] = [
     MAX,
     "deprecated.deployment.rollback.to",
 ];
+/// Whether an annotation of a Deployment is not taken over by its ReplicaSets.
+pub fn is_own_annotation(key: &str) -> bool {
+    OWN_ANNOTATIONS.contains(&key)
+}
+
 /// Longest revision history that is kept.
 const HISTORY_BYTES: usize = 2000;
 
@@ -144,7 +149,7 @@ fn annotations(
 ) -> BTreeMap<String, String> {
     let mut wanted = before.cloned().unwrap_or_default();
     for (key, value) in deployment.metadata.annotations.iter().flatten() {
-        if !OWN_ANNOTATIONS.contains(&key.as_str()) {
+        if !is_own_annotation(key) {
             wanted.insert(key.clone(), value.clone());
         }
     }

@@ -149,10 +149,11 @@ pub fn status(
             judge(deployment, new, &status, current, &mut conditions, now);
         }
     }
-    let mut failures = all.iter().filter_map(|s| {
+    // The new set's failure comes before those of others.
+    let mut failures = new.into_iter().chain(all).filter_map(|s| {
         s.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
     });
-    match failures.next_back() {
+    match failures.next() {
         Some(failure) => {
             let (reason, message) = (failure.reason.as_deref().unwrap_or_default(), failure.message.clone());
             set_condition(
