@@ -78,21 +78,37 @@ fn places(context: &Context, set: &DaemonSet, pods: &[Arc<Pod>]) -> Vec<Place> {
     for node in context.cache.nodes.list_all() {
         let name = node.metadata.name.clone().unwrap_or_default();
         let (wanted, may_stay) = plan::belongs(&spec, &node);
-        places.insert(name.clone(), Place { name, wanted, may_stay, pods: Vec::new(), going: false });
+        places.insert(name.clone(), Place { name, wanted, may_stay, pods: Vec::new(), going: Vec::new() });
     }
     let mut sorted: Vec<&Arc<Pod>> = pods.iter().collect();
-    sorted.sort_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone()));
+    sorted
+        .sort_by_key(|p| (!is_placed(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone()));
     for pod in sorted {
         let Some(name) = node_of(pod) else { continue };
-        // Pods of a node that is gone are for the pod garbage collector.
+        // Pods of a node that is gone are not the plan's matter.
         let Some(place) = places.get_mut(&name) else { continue };
-        if pods::is_going(pod) {
-            place.going = true;
-        } else {
+        if !pods::is_going(pod) {
             place.pods.push(pod.clone());
+        } else if !pods::is_finished(pod) {
+            place.going.push(pod.clone());
         }
     }
     places.into_values().collect()
+}
+
+/// Whether the pod is on a node, not only meant for one.
+fn is_placed(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty())
+}
+
+/// Pods that are meant for a node that is gone before they came there: none but the set takes them away. Those that were
+/// there are for the pod garbage collector.
+fn lost(context: &Context, pods: &[Arc<Pod>]) -> Vec<(Arc<Pod>, Why)> {
+    let is_lost = |p: &&Arc<Pod>| {
+        let node = node_of(p).filter(|_| !is_placed(p) && !pods::is_going(p));
+        node.is_some_and(|n| context.cache.nodes.get(&(String::new(), n)).is_none())
+    };
+    pods.iter().filter(is_lost).map(|p| (p.clone(), Why::Misplaced)).collect()
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
@@ -121,6 +137,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let places = places(&context, &set, &pods);
     let rolling = Rolling::of(&set, places.iter().filter(|p| p.wanted).count());
     let mut plan = plan::manage(&places, &rolling, &hash, now);
+    plan.delete.extend(lost(&context, &pods));
     if plan.create.is_empty() && plan.delete.is_empty() {
         plan::roll(&places, &rolling, &hash, now, &mut plan);
     }
@@ -217,7 +234,7 @@ async fn act(context: &Context, set: &Arc<DaemonSet>, hash: &str, mut plan: Plan
 async fn write_status(context: &Context, set: &DaemonSet, hash: &str, collisions: Option<i32>) -> Result<(), Error> {
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
     let places = places(context, set, &context.cache.pods.owned_by(uid));
-    let by_node = places.into_iter().map(|p| (p.name, (p.wanted, p.pods))).collect();
+    let by_node = places.into_iter().map(|p| (p.name.clone(), (p.wanted, p.there()))).collect();
     let status = plan::status(set, &by_node, hash, collisions, context.now().0);
     if set.status.as_ref() == Some(&status) {
         return Ok(());

@@ -99,8 +99,21 @@ pub struct Place {
     pub may_stay: bool,
     /// The set's pods there that are not going, the oldest first.
     pub pods: Vec<Arc<Pod>>,
-    /// Whether one is there that goes.
-    pub going: bool,
+    /// Those that are going and have not ended.
+    pub going: Vec<Arc<Pod>>,
+}
+
+impl Place {
+    /// All that are there: those that are on the node before those that are meant for it, the oldest first.
+    pub fn there(self) -> Vec<Arc<Pod>> {
+        let mut all = self.pods;
+        all.extend(self.going);
+        all.sort_by_key(|p| {
+            let placed = p.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+            (!placed, p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone())
+        });
+        all
+    }
 }
 
 /// Why a pod is taken away.
@@ -142,7 +155,12 @@ pub fn manage(places: &[Place], rolling: &Rolling, hash: &str, now: Timestamp) -
                 _ => running.push(pod),
             }
         }
-        if place.wanted && place.pods.is_empty() && !place.going {
+        let missing = match rolling.surge > 0 {
+            // One that goes is no reason to wait.
+            true => running.is_empty(),
+            false => place.pods.is_empty() && place.going.is_empty(),
+        };
+        if place.wanted && missing {
             plan.create.push(place.name.clone());
         }
         if running.len() > 1 {
@@ -185,11 +203,14 @@ pub fn roll(places: &[Place], rolling: &Rolling, hash: &str, now: Timestamp, pla
         let new = running.iter().find(|p| is_of(p, hash));
         let old = running.iter().find(|p| !is_of(p, hash));
         match (old, new) {
-            (Some(old), None) if place.going && rolling.surge == 0 => {
+            (Some(old), None) if !place.going.is_empty() && rolling.surge == 0 => {
                 let _ = old;
                 unavailable += 1;
             }
-            (Some(old), None) if !available(old) => free.push((place, *old)),
+            (Some(old), None) if !available(old) => {
+                free.push((place, *old));
+                unavailable += 1;
+            }
             (Some(old), None) => candidates.push((place, *old)),
             (Some(_), Some(new)) if !available(new) => surging += 1,
             (None, Some(new)) if available(new) => {}
@@ -268,7 +289,13 @@ mod tests {
                 .unwrap(),
             )
         };
-        Place { name: name.into(), wanted, may_stay, pods: text.chars().enumerate().map(pod).collect(), going: false }
+        Place {
+            name: name.into(),
+            wanted,
+            may_stay,
+            pods: text.chars().enumerate().map(pod).collect(),
+            going: Vec::new(),
+        }
     }
 
     fn shown(plan: &Plan) -> String {
@@ -295,8 +322,22 @@ mod tests {
         ] {
             assert_eq!(shown(&manage(&[place], &rolling(surge, 1), "new", NOW)), expected, "{what}");
         }
-        let going = Place { going: true, ..place("a", "", true, true) };
-        assert_eq!(shown(&manage(&[going], &rolling(0, 1), "new", NOW)), "", "the old one must be gone first");
+        let going = || Place { going: place("a", "r", true, true).pods, ..place("a", "", true, true) };
+        assert_eq!(shown(&manage(&[going()], &rolling(0, 1), "new", NOW)), "", "the old one must be gone first");
+        assert_eq!(shown(&manage(&[going()], &rolling(1, 0), "new", NOW)), "+a", "two may be there at once");
+    }
+
+    #[test]
+    fn one_that_goes_is_counted_until_it_is_gone() {
+        for (text, going, expected) in
+            [("", "R", (1, 1, 1)), ("", "P", (1, 0, 1)), ("P", "", (1, 0, 1)), ("", "", (0, 0, 0))]
+        {
+            let place = Place { going: place("a", going, true, true).pods, ..place("a", text, true, true) };
+            let places = BTreeMap::from([(place.name.clone(), (true, place.there()))]);
+            let status = status(&DaemonSet::default(), &places, "new", None, NOW);
+            let updated = status.updated_number_scheduled.unwrap_or(0);
+            assert_eq!((status.current_number_scheduled, status.number_ready, updated), expected, "{text} {going}");
+        }
     }
 
     #[test]
@@ -306,6 +347,8 @@ mod tests {
             ("two at a time", ["r", "r", "r"], rolling(0, 2), "-a0r -b0r"),
             ("waits", ["P", "r", "r"], rolling(0, 1), ""),
             ("sick ones are free", ["P", "p", "r"], rolling(0, 1), "-b0p"),
+            ("but count", ["p", "r", "r"], rolling(0, 1), "-a0p"),
+            ("and leave the rest", ["p", "r", "r"], rolling(0, 2), "-a0p -b0r"),
             ("done", ["R", "R", "R"], rolling(0, 1), ""),
             ("surges", ["r", "r", "r"], rolling(1, 0), "+a"),
             ("surge is full", ["rP", "r", "r"], rolling(1, 0), ""),
