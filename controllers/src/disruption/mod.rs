@@ -6,8 +6,8 @@ pub mod stale;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::discovery;
 use keelson_client::informer::key;
 use keelson_client::{Change, Error, Key};
@@ -28,7 +28,8 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
         let Some(context) = weak.upgrade() else { return Vec::new() };
         let judged = |pod: &Option<Arc<Pod>>| {
             let pod = pod.as_ref()?;
-            Some((pods::is_ready(pod), pods::is_going(pod), pod.metadata.labels.clone()))
+            let owner = controller_of(&pod.metadata).map(|o| o.uid.clone());
+            Some((pods::is_ready(pod), pods::is_going(pod), pod.metadata.labels.clone(), owner))
         };
         let Some(pod) = change.object().filter(|_| judged(&change.old) != judged(&change.new)) else {
             return Vec::new();
@@ -53,12 +54,13 @@ fn selector(budget: &PodDisruptionBudget) -> Option<Selector> {
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(budget) = context.cache.budgets.get(&key) else { return Ok(None) };
-    let (Some(spec), Some(selector)) = (budget.spec.as_ref(), selector(&budget)) else { return Ok(None) };
+    let Some(spec) = budget.spec.as_ref() else { return Ok(None) };
+    let selector = selector(&budget);
     if budget.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
     let mut pods = context.cache.pods.in_namespace(&key.0);
-    pods.retain(|p| selector.matches(&p.metadata));
+    pods.retain(|p| selector.as_ref().is_some_and(|s| s.matches(&p.metadata)));
     let recorder = context.recorder(COMPONENT);
     let now = context.now();
     if pods.is_empty() {
@@ -81,12 +83,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         Err(error) => {
             let message = format!("Failed to calculate the number of expected pods: {error}");
             recorder.warning(&*budget, "CalculateExpectedPodCountFailed", message);
-            // Rather no eviction than one too many.
-            PodDisruptionBudgetStatus {
-                disruptions_allowed: Some(0),
-                conditions: Some(plan::conditions(&budget, "False", "SyncFailed", &error.to_string(), &now)),
-                ..budget.status.clone().unwrap_or_default()
-            }
+            plan::failed(&budget, &error, &now)
         }
     };
     let again = status.disrupted_pods.iter().flatten().filter_map(|(_, at)| {
@@ -103,7 +100,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
 }
 
 /// How many pods the controllers of these pods want together.
-async fn scale(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, Error> {
+async fn scale(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, String> {
     let mut wanted: BTreeMap<String, i32> = BTreeMap::new();
     let mut unmanaged = 0;
     for pod in pods {
@@ -115,7 +112,11 @@ async fn scale(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>
             continue;
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let (uid, size) = size_of(context, namespace, owner).await?;
+        let found = size_of(context, namespace, owner).await?;
+        let Some((uid, size)) = found else {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            return Err(format!("found no controllers for pod {name:?}"));
+        };
         wanted.insert(owner.uid.clone(), if uid == owner.uid { size } else { 0 });
         // Several ReplicaSets of one Deployment count once.
         wanted.insert(uid, size);
@@ -132,17 +133,17 @@ async fn scale(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>
     Ok(wanted.into_values().sum())
 }
 
-/// The controller that has a size, and its size.
-async fn size_of(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<(String, i32), Error> {
+/// The controller that has a size, and its size; `None` if it is not there.
+async fn size_of(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>, String> {
     let cache = &context.cache;
     let here = match owner.kind.as_str() {
-        "ReplicaSet" => cache.replica_sets.named(namespace, &owner.name).map(|set| {
+        "ReplicaSet" => cache.replica_sets.named(namespace, &owner.name).and_then(|set| {
             let above = controller_of(&set.metadata).filter(|o| o.kind == "Deployment");
-            let deployment = above.and_then(|o| cache.deployments.named(namespace, &o.name));
-            match deployment {
-                Some(d) => (d.metadata.uid.clone(), d.spec.as_ref().and_then(|s| s.replicas)),
-                None => (set.metadata.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas)),
-            }
+            let Some(above) = above else {
+                return Some((set.metadata.uid.clone(), set.spec.as_ref().and_then(|s| s.replicas)));
+            };
+            let deployment = cache.deployments.named(namespace, &above.name);
+            deployment.map(|d| (d.metadata.uid.clone(), d.spec.as_ref().and_then(|s| s.replicas)))
         }),
         "StatefulSet" => cache
             .stateful_sets
@@ -152,14 +153,18 @@ async fn size_of(context: &Context, namespace: &str, owner: &OwnerReference) -> 
             .replication_controllers
             .named(namespace, &owner.name)
             .map(|s| (s.metadata.uid.clone(), s.spec.as_ref().and_then(|s| s.replicas))),
-        _ => return asked(context, namespace, owner).await,
+        _ => None,
     };
-    let (uid, replicas) = here.unwrap_or((Some(owner.uid.clone()), Some(0)));
-    Ok((uid.unwrap_or_default(), replicas.unwrap_or(1)))
+    match here {
+        Some((uid, replicas)) => Ok(Some((uid.unwrap_or_default(), replicas.unwrap_or(1)))),
+        None => asked(context, namespace, owner).await,
+    }
 }
 
 #[derive(Deserialize)]
 struct Scale {
+    #[serde(default)]
+    metadata: ObjectMeta,
     #[serde(default)]
     spec: ScaleSpec,
 }
@@ -170,22 +175,34 @@ struct ScaleSpec {
     replicas: i32,
 }
 
-/// The size of a controller of another kind, by its scale subresource.
-async fn asked(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<(String, i32), Error> {
+/// Of a resource that is known: whether it has a scale subresource.
+fn without_scale(resource: &discovery::ApiResource, group: &str) -> String {
+    let dot = if group.is_empty() { "" } else { "." };
+    format!("{}{dot}{group} does not implement the scale subresource", resource.plural)
+}
+
+/// The size of a controller of any kind, by its scale subresource.
+async fn asked(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>, String> {
     let (group, _) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
-    let (resources, _) = discovery::resources(&context.client).await?;
+    let (resources, _) = discovery::resources(&context.client).await.map_err(|e| e.to_string())?;
     let resource = resources.iter().find(|r| r.group == group && r.kind == owner.kind);
     let Some(resource) = resource else {
-        let why = format!("no kind {} in {} is known", owner.kind, owner.api_version);
-        return Err(Error::Transport(std::io::Error::other(why)));
+        return Err(format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version));
     };
-    let path = format!("{}/scale", resource.path(namespace, &owner.name));
-    match context.client.read::<Scale>(&path, "application/json").await {
-        Ok(scale) => Ok((owner.uid.clone(), scale.spec.replicas)),
-        Err(error) if error.is_not_found() => {
-            let why = format!("{}.{group} does not implement the scale subresource", resource.plural);
-            Err(Error::Transport(std::io::Error::other(why)))
+    let path = resource.path(namespace, &owner.name);
+    match context.client.read::<Scale>(&format!("{path}/scale"), "application/json").await {
+        Ok(scale) if scale.metadata.uid.as_ref() == Some(&owner.uid) => {
+            Ok(Some((owner.uid.clone(), scale.spec.replicas)))
         }
-        Err(error) => Err(error),
+        Ok(_) => Ok(None),
+        // Either there is no such object, or its kind has no scale.
+        Err(error) if error.is_not_found() && names_object(&error) => Ok(None),
+        Err(error) if error.is_not_found() => Err(without_scale(resource, group)),
+        Err(error) => Err(error.to_string()),
     }
+}
+
+/// Whether what was not found is an object, not a path.
+fn names_object(error: &Error) -> bool {
+    matches!(error, Error::Status(status) if status.details.as_ref().is_some_and(|d| d.name.is_some()))
 }

@@ -14,6 +14,8 @@ use crate::pods;
 /// An eviction that was allowed but did not happen is forgotten after this.
 pub const EVICTION_TIMEOUT: SignedDuration = SignedDuration::from_secs(120);
 
+const ALLOWED: &str = "DisruptionAllowed";
+
 /// A share of `total`, rounded up.
 fn share(text: &str, total: i32) -> i32 {
     let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
@@ -76,17 +78,31 @@ pub fn status(
     (status, given_up)
 }
 
+/// The status where it cannot be told how many pods there should be: rather no eviction than one too many. Of which
+/// generation the other numbers are stays as it was, and the condition says so too.
+pub fn failed(budget: &PodDisruptionBudget, why: &str, now: &Time) -> PodDisruptionBudgetStatus {
+    let before = budget.status.clone().unwrap_or_default();
+    let mut conditions = conditions(budget, "False", "SyncFailed", why, now);
+    for condition in conditions.iter_mut().filter(|c| c.type_ == ALLOWED) {
+        condition.observed_generation = before.observed_generation;
+    }
+    // Numbers that have no value yet are not left out.
+    let known = |n: Option<i32>| n.or(Some(0));
+    PodDisruptionBudgetStatus {
+        disruptions_allowed: Some(0),
+        current_healthy: known(before.current_healthy),
+        desired_healthy: known(before.desired_healthy),
+        expected_pods: known(before.expected_pods),
+        conditions: Some(conditions),
+        ..before
+    }
+}
+
 /// The conditions with DisruptionAllowed saying this.
-pub fn conditions(
-    budget: &PodDisruptionBudget,
-    state: &str,
-    reason: &str,
-    message: &str,
-    now: &Time,
-) -> Vec<Condition> {
+fn conditions(budget: &PodDisruptionBudget, state: &str, reason: &str, message: &str, now: &Time) -> Vec<Condition> {
     let mut all = budget.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut new = Condition {
-        type_: "DisruptionAllowed".into(),
+        type_: ALLOWED.into(),
         status: state.into(),
         reason: reason.into(),
         message: message.into(),
@@ -126,6 +142,21 @@ mod tests {
             )
         };
         (0..count).map(pod).collect()
+    }
+
+    #[test]
+    fn a_failure_says_which_generation_the_numbers_are_of() {
+        let now = Time("2026-01-01T00:10:00Z".parse().unwrap());
+        for observed in [None, Some(3)] {
+            let mut budget = budget(json!({"maxUnavailable": 1}), json!({}));
+            budget.metadata.generation = Some(4);
+            let status = budget.status.as_mut().unwrap();
+            (status.observed_generation, status.disruptions_allowed) = (observed, Some(2));
+            let status = failed(&budget, "why", &now);
+            assert_eq!((status.disruptions_allowed, status.observed_generation), (Some(0), observed));
+            let condition = &status.conditions.unwrap()[0];
+            assert_eq!((condition.reason.as_str(), condition.observed_generation), ("SyncFailed", observed));
+        }
     }
 
     #[test]
