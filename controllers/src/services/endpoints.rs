@@ -27,7 +27,7 @@ type Port = (String, i32, String, Option<String>);
 
 fn address(pod: &Pod, service: &Service) -> Option<EndpointAddress> {
     Some(EndpointAddress {
-        ip: pod.status.as_ref()?.pod_ip.clone()?,
+        ip: super::address_of(pod, super::families(service).first()?)?,
         hostname: hostname(pod, service),
         node_name: pod.spec.as_ref()?.node_name.clone(),
         target_ref: Some(ObjectReference {
@@ -43,7 +43,7 @@ fn address(pod: &Pod, service: &Service) -> Option<EndpointAddress> {
 /// Addresses that share the same ports are one subset; tells also whether some were left out.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
-    let anyway = publishes_not_ready(service);
+    let (anyway, no_ports) = (publishes_not_ready(service), ports.is_empty());
     // By address first: an address has a set of ports, and addresses with the same set are put together.
     let mut by_address: BTreeMap<(bool, String, String), (EndpointAddress, Vec<Port>)> = BTreeMap::new();
     let mut usable: Vec<&Arc<Pod>> = pods.iter().filter(|p| is_endpoint(p, anyway)).collect();
@@ -68,7 +68,8 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
     let mut by_port: BTreeMap<Port, Addresses> = BTreeMap::new();
     let mut portless = Vec::new();
     for ((down, _, _), (address, ports)) in by_address {
-        if ports.is_empty() && is_headless(service) {
+        // A port whose name the pod does not know is none of its ports, but the Service's all the same.
+        if no_ports && is_headless(service) {
             portless.push((down, address));
             continue;
         }
@@ -263,6 +264,29 @@ mod tests {
             .unwrap(),
         );
         assert!(subsets(&service, &[ended]).0.is_empty());
+    }
+
+    #[test]
+    fn the_first_family_and_the_ports_of_the_service_count() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": {
+            "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+            "conditions": [{"type": "Ready", "status": "True"}]}}))
+            .unwrap();
+        let pods = [Arc::new(pod)];
+        for (families, ip, ports, expected) in [
+            (json!(["IPv4", "IPv6"]), "10.96.0.1", json!([{"port": 80}]), vec!["1|:80"]),
+            (json!(["IPv6"]), "fd01::1", json!([{"port": 80}]), vec!["fd00::1|:80"]),
+            (json!([]), "fd01::1", json!([{"port": 80}]), vec!["fd00::1|:80"]),
+            (json!(["IPv4"]), "None", json!([]), vec!["1|:"]),
+            (json!(["IPv4"]), "None", json!([{"port": 80, "targetPort": "unknown"}]), vec![]),
+        ] {
+            let mut service = service(ports);
+            let spec = service.spec.as_mut().unwrap();
+            spec.ip_families = serde_json::from_value(families.clone()).unwrap();
+            spec.cluster_ip = Some(ip.into());
+            assert_eq!(shown(&subsets(&service, &pods).0), expected, "{families} {ip}");
+        }
     }
 
     #[test]

@@ -46,6 +46,23 @@ pub fn is_endpoint(pod: &Pod, with_going: bool) -> bool {
     addressed && !pods::is_finished(pod) && (with_going || !pods::is_going(pod))
 }
 
+/// The families of a Service's addresses; the first is its main one.
+pub fn families(service: &Service) -> Vec<String> {
+    let families = service.spec.as_ref().and_then(|s| s.ip_families.clone()).filter(|f| !f.is_empty());
+    families.unwrap_or_else(|| {
+        let ip = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()).unwrap_or_default();
+        vec![if ip.contains(':') { "IPv6" } else { "IPv4" }.into()]
+    })
+}
+
+/// The pod's address of a family.
+pub fn address_of(pod: &Pod, family: &str) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let mut of_family = all.filter(|ip| !ip.is_empty() && ip.contains(':') == (family == "IPv6"));
+    of_family.next().cloned()
+}
+
 /// The number of a Service's port on a pod; `None` if it names a container port that the pod has not.
 pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     let protocol = port.protocol.as_deref().unwrap_or("TCP");

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keelson_client::{Change, Key};
+use keelson_client::{Change, Error, Key};
 
 use super::slice_plan::{self, Groups, Plan, Shape};
 use super::{
-    TRIGGER_TIME, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector, target_port, topology,
+    TRIGGER_TIME, address_of, families, hostname, is_endpoint, is_headless, publishes_not_ready, selected, selector,
+    target_port, topology,
 };
 use crate::context::Context;
 use crate::kept::Pod;
@@ -81,32 +82,41 @@ fn ports(pod: &Pod, service: &Service) -> Vec<(String, Option<i32>, String, Opti
     ports
 }
 
-fn families(service: &Service) -> Vec<String> {
-    let families = service.spec.as_ref().and_then(|s| s.ip_families.clone()).filter(|f| !f.is_empty());
-    families.unwrap_or_else(|| vec!["IPv4".into()])
-}
-
-/// Groups the pods' addresses by family and ports.
+/// Groups the pods' addresses by family and ports. Pods whose node is not there are left out, unless all are published;
+/// tells of each, once for each family.
 fn wanted(
     service: &Service,
     pods: &[Arc<Pod>],
     node: impl Fn(&str) -> Option<Arc<Node>>,
-) -> BTreeMap<Shape, Vec<Endpoint>> {
-    let mut groups = Groups::default();
-    for pod in pods.iter().filter(|p| is_endpoint(p, true)) {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).and_then(&node);
-        let status = pod.status.as_ref();
-        let all = status.iter().flat_map(|s| s.pod_ips.iter().flatten().map(|ip| ip.ip.clone()));
-        let mut addresses: Vec<String> = all.chain(status.and_then(|s| s.pod_ip.clone())).collect();
-        addresses.dedup();
-        for family in families(service) {
-            let of_family = |ip: &&String| ip.contains(':') == (family == "IPv6");
-            let Some(address) = addresses.iter().find(of_family) else { continue };
-            let shape = Shape { address_type: family, ports: ports(pod, service) };
-            groups.add(shape, endpoint(pod, address.clone(), service, node.as_deref()));
+) -> (BTreeMap<Shape, Vec<Endpoint>>, Vec<String>) {
+    let (mut groups, mut skipped) = (Groups::default(), Vec::new());
+    for family in families(service) {
+        for pod in pods.iter().filter(|p| is_endpoint(p, true)) {
+            let on = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+            let node = node(on);
+            if node.is_none() && !publishes_not_ready(service) {
+                let name = |metadata: &ObjectMeta| metadata.name.clone().unwrap_or_default();
+                let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+                let (pod, service) = (name(&pod.metadata), name(&service.metadata));
+                skipped.push(format!("skipping Pod {pod} for Service {namespace}/{service}: Node {on} Not Found"));
+                continue;
+            }
+            let Some(address) = address_of(pod, &family) else { continue };
+            let shape = Shape { address_type: family.clone(), ports: ports(pod, service) };
+            groups.add(shape, endpoint(pod, address, service, node.as_deref()));
         }
     }
-    groups.into_map()
+    (groups.into_map(), skipped)
+}
+
+/// Several reasons as one message: each once, in a list if they differ.
+fn together(mut why: Vec<String>) -> String {
+    let mut seen = std::collections::HashSet::new();
+    why.retain(|w| seen.insert(w.clone()));
+    match &why[..] {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
 }
 
 fn blank(service: &Service, shape: &Shape, trigger: Option<&str>) -> EndpointSlice {
@@ -166,7 +176,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let mut existing = context.cache.endpoint_slices.in_namespace(&key.0);
     existing.retain(|s| service_of(s, CONTROLLER).as_ref() == Some(&key));
     let pods = selected(&context, &service);
-    let mut wanted = wanted(&service, &pods, |node| context.cache.nodes.named("", node));
+    let (mut wanted, skipped) = wanted(&service, &pods, |node| context.cache.nodes.named("", node));
     if topology::is_auto(&service) {
         keep_hints(&mut wanted, &existing);
     }
@@ -181,7 +191,14 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     if let Some(newest) = slice_plan::act(&context.client, &key.0, plan).await? {
         context.settle(&context.cache.endpoint_slices, &newest).await;
     }
-    Ok(None)
+    if skipped.is_empty() {
+        return Ok(None);
+    }
+    let why = together(skipped);
+    let message = format!("Error updating Endpoint Slices for Service {}/{}: {why}", key.0, key.1);
+    context.recorder(COMPONENT).warning(&*service, "FailedToUpdateEndpointSlices", message);
+    // Another look follows: the node may come yet.
+    Err(Error::Transport(std::io::Error::other(why)))
 }
 
 /// Endpoints that are there keep their hints for now: only what changes otherwise is given new ones.
@@ -271,7 +288,7 @@ mod tests {
                 2,
             ),
         ] {
-            let groups = wanted(&service(service_part), &[pod(pod_part)], |_| Some(node.clone()));
+            let (groups, _) = wanted(&service(service_part), &[pod(pod_part)], |_| Some(node.clone()));
             assert_eq!(groups.len(), slices, "{what}");
             let endpoint = &groups.values().next().unwrap()[0];
             let c = endpoint.conditions.as_ref().unwrap();
@@ -281,6 +298,21 @@ mod tests {
             assert_eq!(endpoint.zone.as_deref(), Some("z1"));
         }
         let ended = pod(json!({"status": {"phase": "Failed"}}));
-        assert!(wanted(&service(json!({})), &[ended], |_| None).is_empty());
+        assert!(wanted(&service(json!({})), &[ended], |_| None).0.is_empty());
+    }
+
+    #[test]
+    fn pods_without_a_node_are_no_endpoints_unless_all_are_published() {
+        let lost = || pod(json!({"spec": {"nodeName": "gone"}}));
+        let twice = json!({"spec": {"ipFamilies": ["IPv4", "IPv6"]}});
+        for (part, slices, told) in [
+            (json!({}), 0, "skipping Pod p for Service d/s: Node gone Not Found"),
+            (twice, 0, "skipping Pod p for Service d/s: Node gone Not Found"),
+            (json!({"spec": {"publishNotReadyAddresses": true}}), 1, "[]"),
+        ] {
+            let (groups, skipped) = wanted(&service(part.clone()), &[lost()], |_| None);
+            assert_eq!((groups.len(), together(skipped).as_str()), (slices, told), "{part}");
+        }
+        assert_eq!(together(vec!["a".into(), "b".into(), "a".into()]), "[a, b]");
     }
 }
