@@ -15,6 +15,7 @@ use super::migration;
 use super::plan::{self, BIND_COMPLETED, BOUND_BY_CONTROLLER, Fate, Phase, Reclaim};
 use crate::context::Context;
 use crate::kept::Pod;
+use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
 const COMPONENT: &str = "persistentvolume-controller";
@@ -105,19 +106,47 @@ pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome 
             }
             Ok(None)
         }
+        Fate::Refused(reason, message) => {
+            context.recorder(COMPONENT).warning(&*claim, reason, message);
+            set_phase(&context, &claim, "Pending").await?;
+            Ok(Some(AGAIN))
+        }
         Fate::Wait => {
             if waits && claim.spec.as_ref().is_none_or(|s| s.volume_name.is_none()) {
-                let message = "waiting for first consumer to be created before binding";
-                context.recorder(COMPONENT).normal(&*claim, "WaitForFirstConsumer", message);
+                let (reason, message) = plan::waiting_for(&unplaced_users(&context, &claim));
+                context.recorder(COMPONENT).normal(&*claim, reason, message);
             }
             set_phase(&context, &claim, "Pending").await?;
-            Ok(None)
+            Ok(Some(AGAIN))
         }
+        Fate::Provision if plan::is_without_class(&claim) && give_default_class(&context, &claim).await? => Ok(None),
         Fate::Provision => {
             set_phase(&context, &claim, "Pending").await?;
             provision(&context, &claim, class.as_deref(), node).await
         }
     }
+}
+
+/// Pods that use a claim, have no node and have not ended.
+fn unplaced_users(context: &Context, claim: &PersistentVolumeClaim) -> Vec<String> {
+    let users = context.cache.pods.by(super::BY_CLAIM, &super::full_name(claim));
+    let is_placed = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+    let waiting = users.iter().filter(|p| !is_placed(p) && !pods::is_finished(p));
+    let mut names: Vec<String> = waiting.filter_map(|p| p.metadata.name.clone()).collect();
+    names.sort();
+    names
+}
+
+/// Gives a claim the class that those without one get, if there is one by now.
+async fn give_default_class(context: &Context, claim: &PersistentVolumeClaim) -> Result<bool, Error> {
+    let classes = context.cache.storage_classes.list_all();
+    let Some(class) = plan::default_class(classes.iter().map(|c| &**c)) else { return Ok(false) };
+    let mut changed = claim.clone();
+    changed.spec.get_or_insert_default().storage_class_name.clone_from(&class.metadata.name);
+    let (namespace, name) = key(claim);
+    let written = context.client.namespaced::<PersistentVolumeClaim>(&namespace).replace(&name, &changed).await?;
+    context.settle(&context.cache.claims, &written).await;
+    Ok(true)
 }
 
 fn phase_of(claim: &PersistentVolumeClaim) -> &str {
@@ -159,6 +188,11 @@ async fn bind(context: &Context, claim: &PersistentVolumeClaim, volume: &Persist
     // Neither needs the other: whoever finds only one of them done does the rest.
     let (volume, mut bound) = futures::try_join!(tell, refer(context, claim, &reserved))?;
     let mut status = bound.status.clone().unwrap_or_default();
+    if status.phase.as_deref() == Some("Pending") {
+        // Later it is told by who changes the attributes.
+        status.current_volume_attributes_class_name =
+            volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone());
+    }
     status.phase = Some("Bound".into());
     status.access_modes = volume.spec.as_ref().and_then(|s| s.access_modes.clone());
     // What grows later is told by who makes it grow.
@@ -235,7 +269,7 @@ async fn provision(
     if name.is_empty() {
         let message = "no persistent volumes available for this claim and no storage class is set";
         recorder.normal(claim, "FailedBinding", message);
-        return Ok(None);
+        return Ok(Some(AGAIN));
     }
     let Some(class) = class else {
         let message = format!("storageclass.storage.k8s.io {name:?} not found");
@@ -257,7 +291,7 @@ async fn provision(
     if provisioner.starts_with(IN_TREE) {
         let message = format!("no volume plugin matched name: {}", class.provisioner);
         recorder.warning(claim, "ProvisioningFailed", message);
-        return Ok(None);
+        return Ok(Some(AGAIN));
     }
     let annotations = claim.metadata.annotations.as_ref();
     if annotations.and_then(|a| a.get(PROVISIONER[0])).map(String::as_str) != Some(provisioner) {
@@ -275,7 +309,7 @@ async fn provision(
          registered."
     );
     recorder.normal(claim, "ExternalProvisioning", message);
-    Ok(None)
+    Ok(Some(AGAIN))
 }
 
 pub(crate) fn watch_volumes(context: &Arc<Context>, queue: &Keys) {
@@ -321,10 +355,16 @@ pub(crate) async fn reconcile_volume(context: Arc<Context>, key: Key) -> Outcome
         }
         Phase::Unbind => {
             let mut changed = (*volume).clone();
-            changed.spec.get_or_insert_default().claim_ref = None;
-            changed.metadata.annotations.get_or_insert_default().remove(BOUND_BY_CONTROLLER);
+            let spec = changed.spec.get_or_insert_default();
+            if changed.metadata.annotations.get_or_insert_default().remove(BOUND_BY_CONTROLLER).is_some() {
+                spec.claim_ref = None;
+            } else if let Some(reference) = &mut spec.claim_ref {
+                // Somebody else's: it stays, by name only.
+                reference.uid = None;
+            }
             let written = context.client.cluster::<PersistentVolume>().replace(&key.1, &changed).await?;
             context.settle(&context.cache.volumes, &written).await;
+            set_volume_phase(&context, &written, "Available").await?;
         }
     }
     Ok(None)
@@ -339,6 +379,15 @@ async fn released(context: &Context, volume: &PersistentVolume, reclaim: Reclaim
     match reclaim {
         Reclaim::Delete if local_path::is_ours(volume) => local_path::delete(context, volume).await,
         Reclaim::Delete | Reclaim::Retain => Ok(()),
+        Reclaim::Forget if volume.metadata.deletion_timestamp.is_some() => Ok(()),
+        Reclaim::Forget => {
+            let name = volume.metadata.name.as_deref().unwrap_or_default();
+            let options = json!({"preconditions": {"uid": volume.metadata.uid}});
+            match context.client.cluster::<PersistentVolume>().delete(name, &options).await {
+                Err(error) if !error.is_not_found() => Err(error),
+                _ => Ok(()),
+            }
+        }
         Reclaim::Fail(reason, why) => {
             context.recorder(COMPONENT).warning(volume, reason, why.clone());
             let mut failed = volume.clone();

@@ -113,7 +113,8 @@ pub fn pre_filter_restrictions(
     state: &mut All,
 ) -> Result<bool, Rejection> {
     state.volumes = State::default();
-    for (key, _) in claims(pod) {
+    // Claims of ephemeral volumes are always the pod's alone.
+    for (key, _) in claims(pod).filter(|(_, own)| !own) {
         let claim = view.volumes.claims.get(&key).ok_or_else(|| missing(&key.1))?;
         if claim.modes.iter().any(|m| m == "ReadWriteOncePod") {
             state.volumes.exclusive.push(key);
@@ -249,7 +250,9 @@ pub fn pre_filter_binding(view: &mut View, pod: &PodInfo, _: &Profile, state: &m
             return Err(Rejection::never(format!("persistentvolumeclaim {name:?} is being deleted")));
         }
         if own && claim.pod.as_deref() != Some(&*pod.uid) {
-            return Err(Rejection::never(format!("PVC {}/{name} was not created for pod {}", key.0, pod.full_name())));
+            let pod = pod.full_name();
+            let why = format!("PVC {}/{name} was not created for pod {pod} (pod is not owner)", key.0);
+            return Err(Rejection::never(why));
         }
         if claim.bound {
             let volume = view.volumes.volumes.get(claim.volume.as_str());
