@@ -155,24 +155,22 @@ fn shrink(shape: &Shape, pods: &Pods, now: Timestamp, steps: &mut Vec<Step>) -> 
     true
 }
 
-/// Deletes pods of old revisions, downwards to the partition, as long as no more than allowed are unavailable.
+/// Deletes pods of old revisions, downwards to the partition, well or not: one that is not well is in nobody's way below.
+/// It waits for those of the new revision, and no more than allowed are away at a time.
 fn roll(shape: &Shape, pods: &Pods, update: &str, now: Timestamp, steps: &mut Vec<Step>) {
-    let well = |pod: &Arc<Pod>| shape.is_available(pod, now);
-    let ours = || pods.iter().filter(|(o, _)| shape.holds(**o));
-    let mut unavailable = ours().filter(|(_, p)| !well(p)).count();
-    let limit = usize::try_from(shape.max_unavailable).unwrap_or(1);
-    for (ordinal, pod) in ours().rev().filter(|(o, _)| **o >= shape.start.saturating_add(shape.partition)) {
-        if revision(pod) == update || pods::is_going(pod) {
-            continue;
+    let lowest = shape.start.saturating_add(shape.partition);
+    let mut left = usize::try_from(shape.max_unavailable).unwrap_or(1);
+    for (ordinal, pod) in pods.iter().rev().filter(|(o, _)| shape.holds(**o) && **o >= lowest) {
+        let old = revision(pod) != update && !pods::is_going(pod);
+        if old {
+            steps.push(Step::Delete(*ordinal));
         }
-        // A pod that is not available already costs nothing.
-        if well(pod) {
-            if unavailable >= limit {
-                return;
-            }
-            unavailable += 1;
+        if old || !shape.is_available(pod, now) {
+            left -= 1;
         }
-        steps.push(Step::Delete(*ordinal));
+        if left == 0 {
+            return;
+        }
     }
 }
 
@@ -196,7 +194,7 @@ pub fn status(
     let (mut current_replicas, updated) = (of(current), of(update));
     let mut current = current.to_owned();
     // The roll-out is done when every pod is of the new revision and ready.
-    if !shape.on_delete && updated == replicas && ready == replicas && updated >= shape.replicas {
+    if !shape.on_delete && updated == shape.replicas && ready == shape.replicas {
         (current, current_replicas) = (update.to_owned(), updated);
     }
     StatefulSetStatus {
@@ -286,6 +284,9 @@ mod tests {
         assert_eq!(shown(&parallel(3), "rrr"), "-2");
         assert_eq!(shown(&parallel(3), "rrP"), "");
         assert_eq!(shown(&parallel(3), "rrp"), "-2");
+        assert_eq!(shown(&parallel(3), "prr"), "-2", "a sick one below stops nothing");
+        assert_eq!(shown(&parallel(3), "prG"), "", "one that goes is waited for");
+        assert_eq!(shown(&parallel(3), "prR"), "-1");
         assert_eq!(shown(&Shape { max_unavailable: 2, ..shape(4) }, "rrrr"), "-3 -2");
         assert_eq!(shown(&Shape { partition: 2, ..shape(3) }, "rrr"), "-2");
         assert_eq!(shown(&Shape { partition: 2, ..shape(3) }, "rrR"), "");
