@@ -186,6 +186,7 @@ impl Look<'_> {
         let mut tally = tally::tally(&self.job, &pods, decided, self.now.0);
         let mut ending = plan::ending(&self.job, &tally, &pods, &self.now);
         let mut again = None;
+        let mut paused = false;
         let mut failure = None;
         let uid = self.job.metadata.uid.clone().unwrap_or_default();
         if ending.is_some() {
@@ -196,7 +197,7 @@ impl Look<'_> {
             // A pod whose index is to be tried again keeps its finalizer until the next one is there, which notes its count.
             let retried: Vec<i32> = managed.create.iter().filter_map(|(index, _)| *index).collect();
             tally.keep_back(&retried);
-            again = managed.again;
+            (again, paused) = (managed.again, managed.is_paused());
             failure = self.manage(&managed).await.err();
         }
         let all = self.context.cache.pods.owned_by(&uid);
@@ -205,8 +206,6 @@ impl Look<'_> {
             let (reason, message) = ("CompletionsReached", "Reached expected number of succeeded pods");
             ending = Some(condition("SuccessCriteriaMet", "True", reason, message, &self.now));
         }
-        // While the next pod has to wait, upstream tells of no active pod, also where others run.
-        let paused = again.is_some();
         self.record(&tally, ending.as_ref(), &all, paused).await?;
         release(self.context, &tally.release).await?;
         self.settle(&tally, ending, &all).await?;
@@ -245,9 +244,10 @@ impl Look<'_> {
         self.set_suspended(&mut changed, ending.is_some());
         let status = changed.status.get_or_insert_default();
         let count = |test: &dyn Fn(&Pod) -> bool| all.iter().filter(|p| test(p)).count() as i32;
-        let active = if paused { 0 } else { count(&|p| pods::is_active(p)) };
+        let ready = count(&|p| pods::is_active(p) && pods::is_ready(p));
+        let active = plan::told_active(count(&|p| pods::is_active(p)), ready, paused);
         status.active = (active > 0).then_some(active);
-        status.ready = Some(count(&|p| pods::is_active(p) && pods::is_ready(p)));
+        status.ready = Some(ready);
         status.terminating = Some(count(&|p| pods::is_going(p) && !pods::is_finished(p)));
         tally.write(&job, status, false);
         if let Some(ending) = ending.filter(|e| !holds(&job, &e.type_)) {
@@ -275,9 +275,8 @@ impl Look<'_> {
             Some(old) => *old = new,
             None => conditions.push(new),
         }
-        if !suspended {
-            state.start_time = Some(self.now.clone());
-        }
+        // A suspended Job has not begun: what of it may change follows from this.
+        state.start_time = (!suspended).then(|| self.now.clone());
         recorder.normal(&*self.job, event, message);
     }
 

@@ -120,6 +120,12 @@ fn past_limit_by_restarts(spec: &JobSpec, pods: &[Arc<Pod>]) -> bool {
     }
 }
 
+/// How many active pods are told of. While the missing ones have to wait (`paused`) upstream's v1.36.2 tells of none
+/// (kubernetes/kubernetes#139428, mended later); where some are ready that would be refused, and is not done.
+pub fn told_active(active: i32, ready: i32, paused: bool) -> i32 {
+    if paused && ready == 0 { 0 } else { active }
+}
+
 /// What is made or deleted. Both at once never happens.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -195,16 +201,13 @@ fn misplaced(spec: &JobSpec, active: &mut Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
 /// Each index waits for itself.
 fn indexed_with_limits(spec: &JobSpec, tally: &Tally, active: &[Arc<Pod>], missing: usize, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    for index in 0..spec.completions.unwrap_or(0) {
-        if plan.create.len() == missing {
-            break;
-        }
-        if tally.succeeded_indexes.contains(&index)
-            || tally.failed_indexes.contains(&index)
-            || active.iter().any(|p| index_of(p) == Some(index))
-        {
-            continue;
-        }
+    let taken = |index: &i32| {
+        tally.succeeded_indexes.contains(index)
+            || tally.failed_indexes.contains(index)
+            || active.iter().any(|p| index_of(p) == Some(*index))
+    };
+    // The first ones are chosen, also those that have to wait: others do not go before them.
+    for index in (0..spec.completions.unwrap_or(0)).filter(|i| !taken(i)).take(missing) {
         let Some(failed) = tally.retries.get(&index) else {
             plan.create.push((Some(index), Failures::default()));
             continue;
@@ -250,6 +253,13 @@ pub struct Backoff {
     uid: String,
     /// Uids of failed pods, and when each failed.
     failures: HashMap<String, Timestamp>,
+}
+
+impl Plan {
+    /// Whether nothing is done because every pod that is missing has to wait.
+    pub fn is_paused(&self) -> bool {
+        self.again.is_some() && self.create.is_empty()
+    }
 }
 
 impl Backoff {
@@ -345,6 +355,12 @@ mod tests {
                 (1, 0, Some(5)),
             ),
             (
+                "an index that waits keeps its place",
+                json!({"completionMode": "Indexed", "completions": 3, "parallelism": 1, "backoffLimitPerIndex": 1}),
+                "f",
+                (0, 0, Some(5)),
+            ),
+            (
                 "a failed index",
                 json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimitPerIndex": 0}),
                 "fs",
@@ -426,6 +442,15 @@ mod tests {
         let tally = tally::tally(&job, &all, tally::Decided::No, now);
         let plan = manage(&job, &tally, &all, &Backoff::default(), now);
         assert_eq!(plan.create.iter().filter_map(|(index, _)| *index).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn ready_pods_are_never_more_than_active_ones() {
+        for (active, ready, paused, expected) in
+            [(2, 0, false, 2), (2, 0, true, 0), (2, 1, true, 2), (2, 2, false, 2), (0, 0, true, 0)]
+        {
+            assert_eq!(told_active(active, ready, paused), expected, "{active} {ready} {paused}");
+        }
     }
 
     #[test]
