@@ -437,6 +437,20 @@ impl<K: Object> Api<K> {
             .await
     }
 
+    /// Applies fields to an object, or its `subresource`, in the name of `manager`, whoever owned them. `fields` is the object
+    /// with nothing else, with its kind and name.
+    pub async fn apply(
+        &self,
+        name: &str,
+        subresource: Option<&str>,
+        manager: &str,
+        fields: &serde_json::Value,
+    ) -> Result<K, Error> {
+        let path = self.path(Some(name), subresource, &[("fieldManager", manager), ("force", "true")]);
+        let kind = PatchType::Apply.content_type();
+        self.client.request(http::Method::PATCH, &path, Some(kind), serde_json::to_vec(fields)?.into()).await
+    }
+
     /// Patches an object, or its `subresource`, and does not read what the server answers it is now.
     pub async fn patch_unread(
         &self,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
-use keelson_client::{Error, Key, PatchType};
+use keelson_client::{Error, Key};
 use keelson_machinery::cel::admission::env;
 use keelson_machinery::structural::Schema;
 use keelson_machinery::type_check::{self, Custom};
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::runtime::{Keys, Outcome, watch_own};
+
+/// Who applies the status.
+const MANAGER: &str = "validatingadmissionpolicy-status";
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.policies, queue);
@@ -26,11 +29,12 @@ fn is_open(policy: &ValidatingAdmissionPolicy) -> bool {
 fn plan(policy: &ValidatingAdmissionPolicy, spec: &Value, customs: &[Custom]) -> Value {
     let warnings = type_check::check(spec, &env(spec["paramKind"].is_object(), true, false), customs);
     let shown: Vec<Value> = warnings.iter().map(|w| json!({"fieldRef": w.field, "warning": w.text})).collect();
-    // A merge removes what an earlier generation was warned of.
-    let shown = if shown.is_empty() { Value::Null } else { shown.into() };
-    let status = json!({"observedGeneration": policy.metadata.generation,
-        "typeChecking": {"expressionWarnings": shown}});
-    json!({"metadata": {"uid": policy.metadata.uid}, "status": status})
+    // What an earlier generation was warned of is not applied any more, and goes.
+    let checked = if shown.is_empty() { json!({}) } else { json!({"expressionWarnings": shown}) };
+    let metadata = &policy.metadata;
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": metadata.name, "uid": metadata.uid},
+        "status": {"observedGeneration": metadata.generation, "typeChecking": checked}})
 }
 
 /// The served versions of a CustomResourceDefinition that have a schema.
@@ -68,9 +72,9 @@ async fn customs(context: &Context, spec: &Value) -> Result<Vec<Custom>, Error> 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(policy) = context.cache.policies.get(&key).filter(|p| is_open(p)) else { return Ok(None) };
     let spec = serde_json::to_value(&policy.spec)?;
-    let patch = plan(&policy, &spec, &customs(&context, &spec).await?);
+    let fields = plan(&policy, &spec, &customs(&context, &spec).await?);
     let api = context.client.cluster::<ValidatingAdmissionPolicy>();
-    let written = api.patch(&key.1, Some("status"), PatchType::Merge, &patch).await?;
+    let written = api.apply(&key.1, Some("status"), MANAGER, &fields).await?;
     context.settle(&context.cache.policies, &written).await;
     Ok(None)
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PodResourceClaim, PodResourceClaimStatus};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_client::informer::key;
-use keelson_client::{Change, Error, Key, PatchType};
+use keelson_client::{Change, Error, Key};
 use serde_json::json;
 
 use crate::context::Context;
@@ -16,6 +16,10 @@ use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
 const COMPONENT: &str = "resource_claim";
+/// Who applies the names of claims to the statuses of pods.
+const MANAGER: &str = "ResourceClaimController";
+/// Longest base of a claim's generated name, in bytes.
+const LONGEST_BASE: usize = 57;
 /// Annotation of a claim: its name in the pod.
 const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
 /// Finalizer of an allocated claim.
@@ -51,6 +55,16 @@ pub fn reserves(claim: &ResourceClaim, pod: &Pod) -> bool {
     reserved.into_iter().any(|r| Some(&r.uid) == pod.metadata.uid.as_ref())
 }
 
+/// What the name of a pod's claim begins with: both names are cut in proportion if they are long.
+fn prefix(pod: &str, claim: &str) -> String {
+    let length = pod.len() + 1 + claim.len();
+    let cut = |name: &str| match length > LONGEST_BASE {
+        true => name.get(..name.len() * LONGEST_BASE / length).unwrap_or(name).to_owned(),
+        false => name.to_owned(),
+    };
+    format!("{}-{}-", cut(pod), cut(claim))
+}
+
 /// The claim for one of a pod's.
 fn claim(pod: &Pod, name: &str, template: &ResourceClaimTemplate) -> ResourceClaim {
     let given = template.spec.metadata.clone().unwrap_or_default();
@@ -60,7 +74,7 @@ fn claim(pod: &Pod, name: &str, template: &ResourceClaimTemplate) -> ResourceCla
     let owner = OwnerReference { block_owner_deletion: None, ..controller_reference(pod) };
     ResourceClaim {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}-{name}-", pod.metadata.name.as_deref().unwrap_or_default())),
+            generate_name: Some(prefix(pod.metadata.name.as_deref().unwrap_or_default(), name)),
             namespace: pod.metadata.namespace.clone(),
             labels: given.labels,
             annotations: Some(annotations),
@@ -96,9 +110,11 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
         after.push(PodResourceClaimStatus { name: wanted.name.clone(), resource_claim_name: made.metadata.name });
     }
     if after != before {
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"resourceClaimStatuses": after}});
+        let fields = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": key.0, "name": key.1, "uid": pod.metadata.uid},
+            "status": {"resourceClaimStatuses": after}});
         let api = context.client.namespaced::<Pod>(&key.0);
-        let written = api.patch(&key.1, Some("status"), PatchType::Strategic, &patch).await?;
+        let written = api.apply(&key.1, Some("status"), MANAGER, &fields).await?;
         context.settle(&context.cache.pods, &written).await;
     }
     Ok(None)
@@ -116,6 +132,14 @@ async fn make(context: &Context, pod: &Pod, name: &str, template: &str) -> Resul
     let result = match context.client.namespaced::<ResourceClaimTemplate>(namespace).get(template).await {
         Ok(template) => {
             context.client.namespaced::<ResourceClaim>(namespace).create(&claim(pod, name, &template)).await
+        }
+        Err(error) if error.is_not_found() => {
+            let why = format!(
+                "resource claim template {template:?}: resourceclaimtemplate.resource.k8s.io {template:?} not found"
+            );
+            let message = format!("PodResourceClaim {name}: {why}");
+            context.recorder(COMPONENT).warning(pod, "FailedResourceClaimCreation", message);
+            return Err(error);
         }
         Err(error) => Err(error),
     };
@@ -209,6 +233,10 @@ mod tests {
         assert!(is_made_for(&made, &pod) && !reserves(&made, &pod));
         let owner = controller_of(&made.metadata).unwrap();
         assert_eq!((owner.kind.as_str(), owner.block_owner_deletion), ("Pod", None));
+        for (pod, claim, expected) in [(3, 4, 9), (50, 6, 58), (60, 60, 58), (63, 1, 57)] {
+            let prefix = prefix(&"p".repeat(pod), &"c".repeat(claim));
+            assert_eq!(prefix.len(), expected, "{pod} {claim}");
+        }
         assert_eq!(made.metadata.annotations.unwrap()[POD_CLAIM], "dev");
     }
 

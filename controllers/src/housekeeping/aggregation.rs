@@ -5,10 +5,14 @@ use std::sync::Arc;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::owners::Selector;
 use crate::runtime::{Keys, Outcome, watch_with};
+
+/// Who applies the rules.
+const MANAGER: &str = "clusterrole-aggregation-controller";
 
 /// The rules that the role should have: those of the chosen roles in the order of their names, none twice.
 fn plan(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
@@ -40,11 +44,22 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     });
 }
 
+/// What is applied: the rules, none if there are none.
+fn fields(role: &ClusterRole, rules: &[PolicyRule]) -> Value {
+    let metadata = &role.metadata;
+    let mut fields = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": metadata.name, "uid": metadata.uid}});
+    if !rules.is_empty() {
+        fields["rules"] = json!(rules);
+    }
+    fields
+}
+
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(role) = context.cache.cluster_roles.get(&key) else { return Ok(None) };
     let Some(rules) = plan(&role, &context.cache.cluster_roles.list_all()) else { return Ok(None) };
-    let changed = ClusterRole { rules: Some(rules), ..(*role).clone() };
-    let written = context.client.cluster::<ClusterRole>().replace(&key.1, &changed).await?;
+    let fields = fields(&role, &rules);
+    let written = context.client.cluster::<ClusterRole>().apply(&key.1, None, MANAGER, &fields).await?;
     context.settle(&context.cache.cluster_roles, &written).await;
     Ok(None)
 }
@@ -52,7 +67,6 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     #[test]
     fn rules_are_joined_once() {
@@ -75,6 +89,8 @@ mod tests {
         let resources: Vec<&str> =
             rules.iter().flat_map(|r| r.resources.iter().flatten()).map(String::as_str).collect();
         assert_eq!(resources, ["y", "x"]);
+        assert_eq!(fields(&target, &rules)["rules"][0]["resources"], json!(["y"]));
+        assert!(fields(&target, &[]).get("rules").is_none(), "what is not applied any more goes");
         target.rules = Some(rules);
         assert_eq!(plan(&target, &all), None);
         assert_eq!(plan(&all[0], &all), None);

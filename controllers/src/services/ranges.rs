@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::{Change, Key, PatchType};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::pods;
 use crate::runtime::{Keys, Outcome, watch_own, watch_with};
 
+/// Who applies the status.
+const MANAGER: &str = "service-cidr-controller";
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 /// A range that is deleted stays for this long, so that every server knows before its addresses are free.
 const DELETION_GRACE: Duration = Duration::from_secs(10);
@@ -101,29 +103,39 @@ async fn finalize(context: &Context, range: &ServiceCIDR, finalizers: &[String])
     context.client.cluster::<ServiceCIDR>().patch(name, None, PatchType::Merge, &patch).await.map(drop)
 }
 
+/// The Ready condition; an empty reason is left out.
+fn condition(status: &str, reason: &str, message: &str, now: &Time) -> Value {
+    let mut condition = json!({"type": "Ready", "status": status, "message": message, "lastTransitionTime": now});
+    if !reason.is_empty() {
+        condition["reason"] = reason.into();
+    }
+    condition
+}
+
 /// Writes the Ready condition unless it says so already.
 async fn say(context: &Context, range: &ServiceCIDR, status: &str, reason: &str, message: &str) -> Outcome {
     let conditions = range.status.iter().flat_map(|s| s.conditions.iter().flatten());
     if conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == status) {
         return Ok(None);
     }
-    let condition = Condition {
-        type_: "Ready".into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: message.into(),
-        last_transition_time: context.now(),
-        observed_generation: None,
-    };
-    let patch = json!({"metadata": {"uid": range.metadata.uid}, "status": {"conditions": [condition]}});
+    let condition = condition(status, reason, message, &context.now());
     let name = range.metadata.name.as_deref().unwrap_or_default();
-    context.client.cluster::<ServiceCIDR>().patch(name, Some("status"), PatchType::Merge, &patch).await?;
+    let fields = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": name, "uid": range.metadata.uid}, "status": {"conditions": [condition]}});
+    context.client.cluster::<ServiceCIDR>().apply(name, Some("status"), MANAGER, &fields).await?;
     Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_without_a_reason_has_none() {
+        let now = Time("2026-01-01T00:00:00Z".parse().unwrap());
+        assert!(condition("True", "", READY, &now).get("reason").is_none());
+        assert_eq!(condition("False", "Terminating", IN_USE, &now)["reason"], "Terminating");
+    }
 
     #[test]
     fn ranges_and_addresses() {
