@@ -15,14 +15,9 @@ const NULL: u8 = 0xf6;
 /// An object (or list) as an answer: the bytes of its schema, if it is of a built-in kind, are byte strings.
 pub fn encode(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
-    append(object, &mut out);
-    out
-}
-
-/// Appends what [`encode`] gives.
-pub fn append(object: &Value, out: &mut Vec<u8>) {
     out.extend(SELF_DESCRIBED);
-    Writer { out }.value(object, type_of(object).as_ref());
+    Writer { out: &mut out }.value(object, type_of(object).as_ref());
+    out
 }
 
 /// An event of a watch, whose object is `object` ([`encode`]).
@@ -47,6 +42,12 @@ pub fn list_begin(kind: &str, count: usize, out: &mut Vec<u8>) {
     writer.text(kind);
     writer.text("items");
     writer.head(Major::Array, count as u64);
+}
+
+/// Appends an item of a list, which is of a kind (`group`, `version`, `kind`).
+pub fn item((group, version, kind): (&str, &str, &str), object: &Value, out: &mut Vec<u8>) {
+    let known = schema::path_of_kind(group, version, kind).map(|path| Typing::Of(Type::Object(path)));
+    Writer { out }.value(object, known.as_ref());
 }
 
 /// What comes after the items.

@@ -16,7 +16,7 @@ mod encode;
 mod tests;
 
 pub use decode::{Typed, decode, decode_typed, interpret};
-pub use encode::{append, encode, list_begin, list_end, watch_event};
+pub use encode::{encode, item, list_begin, list_end, watch_event};
 
 /// The media type of one item.
 pub const MEDIA_TYPE: &str = "application/cbor";

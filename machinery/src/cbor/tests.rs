@@ -319,15 +319,16 @@ fn events_and_lists_are_written_in_parts() {
     let event = watch_event("ADDED", &encode(&object));
     assert_eq!(&event[..22], b"\xd9\xd9\xf7\xa2\x44type\x45ADDED\x46object");
     assert_eq!(decode(&event).unwrap(), json!({"type": "ADDED", "object": object}));
-    let metadata = json!({"resourceVersion": "7"});
+    let (metadata, secret) =
+        (json!({"resourceVersion": "7"}), json!({"metadata": {"name": "s"}, "data": {"a": "AQID"}}));
+    let whole = json!({"kind": "SecretList", "apiVersion": "v1", "metadata": metadata, "items": [secret, secret]});
     let mut list = Vec::new();
-    list_begin("ConfigMapList", 2, &mut list);
-    append(&object, &mut list);
-    append(&object, &mut list);
+    list_begin("SecretList", 2, &mut list);
+    item(("", "v1", "Secret"), &secret, &mut list);
+    item(("", "v1", "Secret"), &secret, &mut list);
     list.extend(list_end(&metadata, "v1"));
-    let expected =
-        json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": [object, object]});
-    assert_eq!(decode(&list).unwrap(), expected);
+    assert_eq!(decode(&list).unwrap(), whole);
+    assert_eq!(hex(&list), hex(&encode(&whole)));
 }
 
 #[test]
