@@ -346,14 +346,8 @@ async fn custom_resources_and_scales_have_it() {
     let answer = call(&cluster, admin(), "PATCH", &path, (MEDIA_TYPE, APPLY_TYPE), cbor::encode(&applied)).await;
     assert_eq!(told(answer).await.1["spec"]["replicas"], 6);
     let one = format!("{things}/t");
-    let refused = call(
-        &cluster,
-        admin(),
-        "PATCH",
-        &one,
-        (MEDIA_TYPE, "application/strategic-merge-patch+json"),
-        vec![],
-    );
+    let refused =
+        call(&cluster, admin(), "PATCH", &one, (MEDIA_TYPE, "application/strategic-merge-patch+json"), vec![]);
     let (code, refused) = told(refused.await).await;
     assert_eq!(code, 415);
     assert!(
