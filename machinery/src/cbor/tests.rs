@@ -118,7 +118,9 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
 #[test]
 fn the_examples_of_the_specification_are_read_and_written() {
     for (example, value, again) in EXAMPLES {
-        let value: Value = serde_json::from_str(value).unwrap();
+        // Floats by another reader: that of JSON may be off by the last bit.
+        let float = value.parse::<f64>().ok().filter(|_| value.contains('.'));
+        let value = float.map_or_else(|| serde_json::from_str(value).unwrap(), Value::from);
         let read = read(example).unwrap_or_else(|why| panic!("{example}: {why}"));
         assert_eq!(read.to_string(), value.to_string(), "{example}");
         let again = if again.is_empty() { example } else { again };
