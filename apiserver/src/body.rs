@@ -5,11 +5,11 @@ use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use keelson_client::Body;
 use keelson_machinery::decode::{self, Decoded};
-use keelson_machinery::protobuf;
 use keelson_machinery::status::Status;
+use keelson_machinery::{cbor, protobuf, schema};
 use serde_json::{Map, Value};
 
-use crate::negotiate::MEDIA_TYPES;
+use crate::negotiate::{is_cbor_open, media_types};
 
 /// Largest request body, bytes (Kubernetes' own limit).
 pub const MAX_BODY_BYTES: usize = 3 << 20;
@@ -24,7 +24,7 @@ pub fn content_type(headers: &HeaderMap) -> &str {
 
 /// Reads an object; `expected` is the kind (`apiVersion` and kind) that belongs here.
 pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Decoded, Status> {
-    read(headers, body, expected, |why| {
+    read_with(is_cbor_open(), headers, body, expected, |why| {
         let what = format!("the object provided is unrecognized (must be of type {})", expected.1);
         Status::bad_request(format!("{what}: {why} ({})", summary(body)))
     })
@@ -32,10 +32,11 @@ pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Resul
 
 /// Reads the options of a deletion: their refusal says only what is wrong.
 pub fn options(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Value, Status> {
-    read(headers, body, expected, Status::bad_request).map(|decoded| decoded.value)
+    read_with(is_cbor_open(), headers, body, expected, Status::bad_request).map(|decoded| decoded.value)
 }
 
-fn read(
+fn read_with(
+    cbor: bool,
     headers: &HeaderMap,
     body: &[u8],
     expected: (&str, &str),
@@ -49,7 +50,8 @@ fn read(
         protobuf::MEDIA_TYPE => protobuf::decode(body, expected)
             .map(|value| Decoded { value, duplicates: Vec::new() })
             .map_err(|e| e.to_string()),
-        _ => return Err(Status::unsupported_media_type(MEDIA_TYPES)),
+        cbor::MEDIA_TYPE if cbor => return from_cbor(body, expected, unrecognized),
+        _ => return Err(Status::unsupported_media_type(&media_types(cbor))),
     };
     let mut decoded = decoded.map_err(&unrecognized)?;
     if decoded.value.is_null() {
@@ -66,6 +68,27 @@ fn read(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
              APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
         )));
+    }
+    Ok(decoded)
+}
+
+/// Reads CBOR: first what it says it is, then by the schema of that, if it has one.
+fn from_cbor(body: &[u8], expected: (&str, &str), unrecognized: impl Fn(String) -> Status) -> Result<Decoded, Status> {
+    let (version, kind) = cbor::interpret(body).map_err(unrecognized)?;
+    let version = if version.is_empty() { expected.0 } else { &version };
+    let kind = if kind.is_empty() { expected.1 } else { &kind };
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let read = match schema::of_kind(group, version, kind) {
+        // A key that comes twice was refused; a field that is not known is told as one is.
+        Some(definition) => cbor::decode_typed(body, definition)
+            .map(|typed| Decoded { value: typed.value, duplicates: typed.unknown.into_iter().collect() }),
+        None => cbor::decode(body).map(|value| Decoded { value, duplicates: Vec::new() }),
+    };
+    let mut decoded = read.map_err(|why| {
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.1))
+    })?;
+    if decoded.value.is_null() {
+        decoded.value = Map::new().into();
     }
     Ok(decoded)
 }
@@ -137,6 +160,7 @@ pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::negotiate::MEDIA_TYPES;
 
     #[test]
     fn bodies_that_cannot_be_read_are_refused_in_upstreams_words() {
@@ -169,5 +193,44 @@ mod tests {
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
             assert_eq!(object(&headers, body, ("v1", "ConfigMap")).unwrap_err().message, expected);
         }
+    }
+
+    #[test]
+    fn cbor_is_read_where_its_gate_is_open() {
+        let handled = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: cbor: ";
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "application/cbor;x=y".parse().unwrap());
+        let read = |expected, body: &[u8]| read_with(true, &headers, body, expected, Status::bad_request);
+        let map = ("v1", "ConfigMap");
+        for (body, expected) in [
+            (&b"\xa0"[..], Ok(0)),
+            (b"\xf6", Ok(0)),
+            (b"\xa1\x44data\xa1\x41a\x41b", Ok(0)),
+            (b"\xa2\x44kind\x49ConfigMap\x45other\xf6", Ok(1)),
+            (b"\xa1\x44kind\x45Other", Ok(0)),
+            (
+                b"\x80\x01",
+                Err("unable to determine group/version/kind: cbor: 1 bytes of extraneous data starting at index 1"
+                    .into()),
+            ),
+            (
+                b"\xa1\x44data\x01",
+                Err(format!(
+                    "{handled}cannot unmarshal positive integer into Go struct field v1.ConfigMap.data of type map[string]string"
+                )),
+            ),
+            (
+                b"\xa1\x44data\xa2\x41a\x40\x41a\x40",
+                Err(format!("{handled}found duplicate map key \"a\" at map element index 1")),
+            ),
+        ] {
+            let read = read(map, body).map(|decoded| decoded.duplicates.len()).map_err(|status| status.message);
+            assert_eq!(read, expected, "{body:02x?}");
+        }
+        let custom = read(("a.example/v1", "Thing"), b"\xa1\x44spec\xa1\x41a\xf9\x3c\x00").unwrap();
+        assert_eq!(custom.value["spec"]["a"], 1.0);
+        headers.insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
+        let refused = read_with(true, &headers, b"", map, Status::bad_request).unwrap_err().message;
+        assert!(refused.ends_with("application/vnd.kubernetes.protobuf, application/cbor"), "{refused}");
     }
 }

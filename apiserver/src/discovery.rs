@@ -252,7 +252,8 @@ impl Rows {
         let items: Vec<Value> = groups.iter().map(|group| self.aggregated_group(group)).collect();
         let document = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
         let (kind, bytes) = match media {
-            Media::Json => (AGGREGATED, document.to_string().into_bytes()),
+            // Discovery has no CBOR, and nobody gets that far who asks for it alone.
+            Media::Json | Media::Cbor => (AGGREGATED, document.to_string().into_bytes()),
             Media::Yaml => {
                 let text = keelson_machinery::yaml::write(&document).map_err(|why| Status::internal(&why))?;
                 (AGGREGATED_YAML, text.into_bytes())

@@ -1,13 +1,29 @@
 //! The choice of an answer's form from the Accept header: media type, and the object itself, a table or only metadata.
 
 use http::{HeaderMap, header};
-use keelson_machinery::protobuf;
+use keelson_machinery::features::{self, Feature};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Details, Status};
+use keelson_machinery::{cbor, protobuf};
 
-/// The media types that bodies may have, as refusals list them.
+/// The media types that bodies of any server may have.
 pub const MEDIA_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+/// Whether bodies may be CBOR, by the gate of the process.
+pub fn is_cbor_open() -> bool {
+    features::is_open(Feature::CborServingAndStorage)
+}
+
+/// The media types that bodies may have, as refusals list them; `cbor` says whether that is one.
+pub fn media_types(cbor: bool) -> String {
+    format!("{MEDIA_TYPES}{}", if cbor { ", application/cbor" } else { "" })
+}
+
+fn streams(cbor: bool) -> String {
+    format!("{STREAMS}{}", if cbor { ", application/cbor;stream=watch" } else { "" })
+}
+
 /// Most choices of a header that are looked at.
 const MAX_CHOICES: usize = 64;
 
@@ -21,6 +37,8 @@ pub enum Media {
     Yaml,
     /// Kubernetes' protobuf.
     Protobuf,
+    /// CBOR, if its gate is open.
+    Cbor,
 }
 
 /// What an answer consists of.
@@ -62,6 +80,7 @@ impl Media {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
             Self::Protobuf => protobuf::MEDIA_TYPE,
+            Self::Cbor => cbor::MEDIA_TYPE,
         }
     }
 
@@ -69,11 +88,18 @@ impl Media {
     pub fn stream_type(self) -> &'static str {
         match self {
             Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            // Whoever accepts one item gets as many as there are, under the name that says so, as upstream does.
+            Self::Cbor => cbor::SEQUENCE_TYPE,
             _ => "application/json",
         }
     }
 
-    /// What a name stands for.
+    /// What a name stands for where resources are served.
+    fn of_resource(name: &str, cbor: bool) -> Option<Self> {
+        if cbor && name == cbor::MEDIA_TYPE { Some(Self::Cbor) } else { Self::matching(name) }
+    }
+
+    /// What a name stands for everywhere: of CBOR that cannot be said.
     pub fn matching(name: &str) -> Option<Self> {
         Some(match name {
             "application/json" | "*/*" | "application/*" => Self::Json,
@@ -120,9 +146,21 @@ fn beats(one: &(f32, Choice<'_>), other: &(f32, Choice<'_>)) -> bool {
     one.0 > other.0 || (!mine.0 && theirs.0) || (!mine.1 && theirs.1)
 }
 
+/// What can be had.
+#[derive(Clone, Copy)]
+struct Can {
+    /// The objects have a form in protobuf.
+    protobuf: bool,
+    /// They are wanted as a stream.
+    stream: bool,
+    /// There is CBOR.
+    cbor: bool,
+}
+
 /// What one choice asks for; `None` if it cannot be had.
-fn choice(name: &str, parameters: &[(&str, &str)], known: bool, streams: bool) -> Option<Accepted> {
-    let media = Media::matching(name)?;
+fn choice(name: &str, parameters: &[(&str, &str)], can: Can) -> Option<Accepted> {
+    let Can { protobuf: known, stream: streams, cbor } = can;
+    let media = Media::of_resource(name, cbor)?;
     let parameter = |key: &str| parameters.iter().rfind(|(k, _)| *k == key).map_or("", |(_, v)| *v);
     let stream = parameter("stream");
     if !matches!(stream, "" | "watch") || (streams || stream == "watch") && media == Media::Yaml {
@@ -148,46 +186,86 @@ fn choice(name: &str, parameters: &[(&str, &str)], known: bool, streams: bool) -
         Format::Table => false,
         Format::Metadata | Format::MetadataList => true,
     };
-    (media != Media::Protobuf || encodable).then_some(Accepted { media, format, beta })
+    let has = match media {
+        Media::Protobuf => encodable,
+        Media::Cbor => format != Format::Table,
+        Media::Json | Media::Yaml => true,
+    };
+    has.then_some(Accepted { media, format, beta })
 }
 
-/// Chooses the form of an answer about a row's objects; `streams` for a watch.
-pub fn negotiate(headers: &HeaderMap, def: &ResourceDef, streams: bool) -> Result<Accepted, Status> {
-    let header = accept(headers);
-    // Two layers refuse upstream, each with words of its own: one that knows only names, and one that knows parameters.
+/// Chooses the form of the answer to a verb about a row's objects.
+pub fn negotiate(headers: &HeaderMap, def: &ResourceDef, verb: &str) -> Result<Accepted, Status> {
+    negotiate_with(headers, def, verb, is_cbor_open())
+}
+
+/// The same, on a server that has CBOR or has not.
+fn negotiate_with(headers: &HeaderMap, def: &ResourceDef, verb: &str, cbor: bool) -> Result<Accepted, Status> {
+    let (header, stream) = (accept(headers), verb == "watch");
+    // Two layers refuse upstream, each with words of its own: one that knows only names, through which requests for custom
+    // resources do not go, and one that knows parameters.
     let named = |part: &str| {
         let name = part.split(';').next().unwrap_or_default().trim();
-        name == "*/*" || name != "application/*" && Media::matching(name).is_some()
+        name == "*/*" || name != "application/*" && Media::of_resource(name, cbor).is_some()
     };
-    if !header.split(',').any(named) {
-        let message = format!("406: Not Acceptable\n\nAvailable representations: {MEDIA_TYPES}, {STREAMS}");
-        return Err(Status { message, details: Some(Box::<Details>::default()), ..Status::not_acceptable("") });
+    if !def.custom && !header.split(',').any(named) {
+        let types = media_types(cbor);
+        return Err(unavailable(&match verb {
+            "list" | "watch" => format!("{types}, {}", streams(cbor)),
+            _ => types,
+        }));
     }
-    let known = protobuf::is_known(&def.api_version(), def.kind);
+    let can = Can { protobuf: protobuf::is_known(&def.api_version(), def.kind), stream, cbor };
     choices(header)
         .iter()
-        .find_map(|(name, parameters)| choice(name, parameters, known, streams))
-        .ok_or_else(|| Status::not_acceptable(if streams { STREAMS } else { MEDIA_TYPES }))
+        .find_map(|(name, parameters)| choice(name, parameters, can))
+        .ok_or_else(|| Status::not_acceptable(&if stream { streams(cbor) } else { media_types(cbor) }))
+}
+
+/// Refuses a client that accepts neither text nor what refusals may be.
+pub fn text(headers: &HeaderMap) -> Result<(), Status> {
+    text_with(headers, is_cbor_open())
+}
+
+fn text_with(headers: &HeaderMap, cbor: bool) -> Result<(), Status> {
+    let known = |name: &str| matches!(name, "*/*" | "text/plain") || Media::of_resource(name, cbor).is_some();
+    let found = choices(accept(headers)).iter().any(|(name, _)| *name != "application/*" && known(name));
+    if found { Ok(()) } else { Err(unavailable(&format!("text/plain, {}", media_types(cbor)))) }
+}
+
+/// The refusal of the layer that knows only names.
+fn unavailable(types: &str) -> Status {
+    let message = format!("406: Not Acceptable\n\nAvailable representations: {types}");
+    Status { message, details: Some(Box::<Details>::default()), ..Status::not_acceptable("") }
 }
 
 /// Refuses a client that does not accept the only media type that there is.
 pub fn exactly(headers: &HeaderMap, media: &str) -> Result<(), Status> {
     let found = choices(accept(headers)).iter().any(|(name, _)| matches!(*name, "*/*") || *name == media);
-    let message = format!("406: Not Acceptable\n\nAvailable representations: {media}");
-    let refusal = || Status { message, details: Some(Box::<Details>::default()), ..Status::not_acceptable("") };
-    if found { Ok(()) } else { Err(refusal()) }
+    if found { Ok(()) } else { Err(unavailable(media)) }
 }
 
-/// The media type for a refusal, which is a Status: what the header names first that can be had, else JSON.
+/// The media type for a refusal, which is a Status: what the header names first that can be had, else JSON. What stands before
+/// the resources refuses in no CBOR.
 pub fn media_of_refusal(headers: &HeaderMap) -> Media {
+    media_of_status(headers, false)
+}
+
+/// The media type for the refusal of a request that came as far as its resource.
+pub fn media_of_resources_refusal(headers: &HeaderMap) -> Media {
+    media_of_status(headers, is_cbor_open())
+}
+
+fn media_of_status(headers: &HeaderMap, cbor: bool) -> Media {
+    let can = Can { protobuf: true, stream: false, cbor };
     let choices = choices(accept(headers));
-    choices.iter().find_map(|(name, parameters)| choice(name, parameters, true, false)).unwrap_or_default().media
+    choices.iter().find_map(|(name, parameters)| choice(name, parameters, can)).unwrap_or_default().media
 }
 
 /// Whether JSON is written for people: asked for (the header's or the query's `pretty`), or the client is one that people type.
 pub fn is_pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
-    let best =
-        choices(accept(headers)).into_iter().find(|(name, parameters)| choice(name, parameters, true, false).is_some());
+    let can = Can { protobuf: true, stream: false, cbor: is_cbor_open() };
+    let best = choices(accept(headers)).into_iter().find(|(name, parameters)| choice(name, parameters, can).is_some());
     if best
         .is_some_and(|(_, parameters)| parameters.iter().rfind(|(key, _)| *key == "pretty").is_some_and(|p| p.1 == "1"))
     {
@@ -206,12 +284,155 @@ pub fn is_pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
 mod tests {
     use super::*;
     use keelson_machinery::resources::find;
+    use proptest::prelude::*;
 
     fn chosen(header: &str, streams: bool) -> Result<Accepted, String> {
+        chosen_with(header, streams, false)
+    }
+
+    fn chosen_with(header: &str, streams: bool, cbor: bool) -> Result<Accepted, String> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, header.parse().unwrap());
         let def = find("", "v1", "configmaps").unwrap();
-        negotiate(&headers, def, streams).map_err(|status| status.message)
+        negotiate_with(&headers, def, if streams { "watch" } else { "get" }, cbor).map_err(|status| status.message)
+    }
+
+    #[test]
+    fn what_there_is_is_listed_for_each_verb() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "text/html".parse().unwrap());
+        let maps = find("", "v1", "configmaps").unwrap();
+        let custom = ResourceDef { custom: true, ..*maps };
+        let available = "406: Not Acceptable\n\nAvailable representations: ";
+        let only = "only the following media types are accepted: ";
+        for (def, verb, expected) in [
+            (maps, "get", format!("{available}{MEDIA_TYPES}")),
+            (maps, "create", format!("{available}{MEDIA_TYPES}")),
+            (maps, "list", format!("{available}{MEDIA_TYPES}, {STREAMS}")),
+            (maps, "watch", format!("{available}{MEDIA_TYPES}, {STREAMS}")),
+            (&custom, "get", format!("{only}{MEDIA_TYPES}")),
+            (&custom, "watch", format!("{only}{STREAMS}")),
+        ] {
+            assert_eq!(negotiate_with(&headers, def, verb, false).unwrap_err().message, expected);
+        }
+        assert_eq!(text_with(&headers, false).unwrap_err().message, format!("{available}text/plain, {MEDIA_TYPES}"));
+        for (header, cbor, taken) in [
+            ("text/plain", false, true),
+            ("text/html, */*;q=0.1", false, true),
+            ("application/json", false, true),
+            ("application/cbor", true, true),
+            ("application/cbor", false, false),
+        ] {
+            headers.insert(header::ACCEPT, header.parse().unwrap());
+            assert_eq!(text_with(&headers, cbor).is_ok(), taken, "{header}");
+        }
+    }
+
+    #[test]
+    fn cbor_is_had_where_its_gate_is_open() {
+        use Format::{Metadata, MetadataList, Object, Table};
+        use Media::{Cbor, Json, Protobuf};
+        let table = "as=Table;v=v1;g=meta.k8s.io";
+        let available = "406: Not Acceptable\n\nAvailable representations: ";
+        let only = "only the following media types are accepted: ";
+        let types = "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor";
+        let streams = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch, \
+                       application/cbor;stream=watch";
+        for (header, stream, expected) in [
+            ("application/cbor", false, Ok((Cbor, Object))),
+            ("application/cbor", true, Ok((Cbor, Object))),
+            ("application/cbor;stream=watch", true, Ok((Cbor, Object))),
+            ("application/cbor,application/json", false, Ok((Cbor, Object))),
+            ("application/json,application/cbor", false, Ok((Json, Object))),
+            ("application/json;q=0.9,application/cbor", false, Ok((Cbor, Object))),
+            ("application/cbor;q=0.9,application/vnd.kubernetes.protobuf", false, Ok((Protobuf, Object))),
+            ("*/*", false, Ok((Json, Object))),
+            ("application/cbor-seq,application/cbor", true, Ok((Cbor, Object))),
+            ("application/cbor;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", false, Ok((Cbor, Metadata))),
+            ("application/cbor;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", false, Ok((Cbor, MetadataList))),
+            (&format!("application/cbor;{table},application/json;{table}"), false, Ok((Json, Table))),
+            (&format!("application/cbor;{table}"), false, Err(format!("{only}{types}"))),
+            (&format!("application/cbor;{table}"), true, Err(format!("{only}{streams}"))),
+            ("application/cbor-seq", true, Err(format!("{available}{types}, {streams}"))),
+            ("text/html", false, Err(format!("{available}{types}"))),
+        ] {
+            let open = chosen_with(header, stream, true).map(|accepted| (accepted.media, accepted.format));
+            assert_eq!(open, expected, "{header}");
+            // Where it is closed there is none, and nobody says that there might be.
+            match chosen_with(header, stream, false) {
+                Ok(accepted) => assert_ne!(accepted.media, Cbor, "{header}"),
+                Err(why) => assert!(!why.contains("cbor"), "{header}: {why}"),
+            }
+        }
+    }
+
+    fn headers() -> impl Strategy<Value = String> {
+        const PARTS: &[&str] = &[
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+            "application/cbor",
+            "application/cbor-seq",
+            "application/*",
+            "*/*",
+            "text/html",
+            "",
+            " ",
+            ";",
+            "=",
+            ",",
+            ";q=0.5",
+            ";q=0",
+            ";q=NaN",
+            ";q=-1",
+            ";q=1e99",
+            ";q=",
+            ";as=Table",
+            ";as=PartialObjectMetadata",
+            ";as=PartialObjectMetadataList",
+            ";as=X",
+            ";v=v1",
+            ";v=v1beta1",
+            ";g=meta.k8s.io",
+            ";stream=watch",
+            ";stream=x",
+            ";sv=v1",
+            ";pretty=1",
+        ];
+        let part = prop_oneof![9 => prop::sample::select(PARTS).prop_map(str::to_owned), 1 => "[ -~]{0,6}"];
+        prop::collection::vec(part, 0..40).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever a client says: it is answered in a form that it named, with all that the form needs, or refused.
+        #[test]
+        fn any_header_is_answered_or_refused(header in headers(), stream: bool, cbor: bool) {
+            let mut map = HeaderMap::new();
+            map.insert(header::ACCEPT, header.parse().unwrap());
+            let (pod, custom) = (find("", "v1", "pods").unwrap(), ResourceDef { custom: true, group: "a.example", ..*find("", "v1", "pods").unwrap() });
+            for def in [pod, &custom] {
+                match negotiate_with(&map, def, if stream { "watch" } else { "list" }, cbor) {
+                    Ok(Accepted { media, format, .. }) => {
+                        let open = accept(&map).contains('*');
+                        prop_assert!(header.contains(media.content_type()) || media == Media::Json && (open || header.is_empty()));
+                        prop_assert!(format == Format::Object || header.contains("as="));
+                        prop_assert!(media != Media::Cbor || cbor && format != Format::Table);
+                        prop_assert!(media != Media::Protobuf || format != Format::Table && !(def.custom && format == Format::Object));
+                        prop_assert!(!(stream && media == Media::Yaml));
+                    }
+                    Err(status) => {
+                        prop_assert_eq!(status.code, 406);
+                        prop_assert_eq!(status.message.contains("cbor"), cbor, "{}", status.message);
+                    }
+                }
+            }
+            let told = media_of_status(&map, cbor);
+            prop_assert!(told == Media::Json || header.contains(told.content_type()));
+            let _ = is_pretty(&map, None);
+            // As many choices as there are, whichever order they have; the best is not beaten by the next.
+            prop_assert_eq!(choices(&header).len(), header.split(',').take(MAX_CHOICES).count());
+        }
     }
 
     #[test]

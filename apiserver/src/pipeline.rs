@@ -86,6 +86,35 @@ pub struct ApiServer {
     started: Instant,
 }
 
+/// A request whose answer could not be told is refused before anything is done.
+fn acceptable(call: &Call<'_>) -> Result<(), Status> {
+    let request = call.request;
+    let own = request.def.subresources.iter().find(|sub| sub.name == request.subresource);
+    let served = own.map_or(request.subresource.is_empty(), |sub| sub.verbs.contains(&request.verb));
+    match request.subresource.as_str() {
+        "log" => negotiate::text(call.headers),
+        // Of what the other side of a connection says nothing is known, and what is not served is refused as that.
+        other if subresources::is_stream(other) || !served => Ok(()),
+        _ => call.accepted().map(|_| ()),
+    }
+}
+
+/// A refusal by a resource, in CBOR if the client wants that; what stands before resources has no CBOR, and the rest is told
+/// further out.
+fn in_its_form(headers: &HeaderMap, answer: Answer) -> Answer {
+    match answer {
+        Err(status) if status.code != 405 && !status.is_page() => {
+            let media = negotiate::media_of_resources_refusal(headers);
+            if media != negotiate::Media::Cbor {
+                return Err(status);
+            }
+            audit::refused(&status);
+            Ok(respond::refusal(media, &status))
+        }
+        answer => answer,
+    }
+}
+
 /// A request's answer before it becomes bytes.
 type Answer = Result<Response<Body>, Status>;
 
@@ -270,7 +299,7 @@ impl ApiServer {
         let request = call.request;
         if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
             let held = self.metrics.long_running(request);
-            let response = self.dispatch(call, upgrade, uri).await?;
+            let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
             return Ok(response.map(|body| {
                 let whole = body.map_frame(move |frame| {
                     let _open = &held;
@@ -282,7 +311,7 @@ impl ApiServer {
         let attributes = request.attributes();
         let (permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
         let held = self.metrics.under_way(request);
-        let mut response = self.dispatch(call, upgrade, uri).await?;
+        let mut response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
         if request.verb == "list" {
             response = flow::seated(response, (permit, held));
         }
@@ -297,6 +326,7 @@ impl ApiServer {
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
         let ResourceRequest { def, verb, ref subresource, .. } = *call.request;
         if !subresource.is_empty() && subresource != "status" {
+            acceptable(call)?;
             return subresources::serve(self, call, upgrade, uri).await;
         }
         if subresources::is_virtual(def) && !call.request.name.is_empty() {
@@ -306,6 +336,7 @@ impl ApiServer {
         if subresource.is_empty() && !def.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
+        acceptable(call)?;
         if subresource.is_empty() && verb == "create" && subresources::is_virtual(def) {
             return subresources::create_virtual(self, call).await;
         }

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use keelson_client::Body;
-use keelson_machinery::protobuf;
 use keelson_machinery::status::Status;
+use keelson_machinery::{cbor, protobuf};
 use serde_json::Value;
 
 use crate::body;
@@ -65,6 +65,7 @@ pub fn object(code: u16, media: Media, object: &Value, pretty: bool) -> Result<R
         Media::Json => serde_json::to_vec(object).map_err(|e| e.to_string()),
         Media::Yaml => keelson_machinery::yaml::write(object).map(String::into_bytes),
         Media::Protobuf => protobuf::encode(object).map_err(|e| e.to_string()),
+        Media::Cbor => Ok(cbor::encode(object)),
     };
     Ok(bytes(code, media.content_type(), written.map_err(|why| Status::internal(&why))?))
 }

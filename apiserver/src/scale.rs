@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::verbs::update::Tracking;
 use crate::verbs::{Call, apply, patch};
-use crate::{ApiServer, body, options, ownership, strategy};
+use crate::{ApiServer, options, ownership, strategy};
 
 /// The kind of its bodies.
 const SCALE: ResourceDef = ResourceDef {
@@ -89,7 +89,7 @@ fn selector(selector: &Value) -> String {
 /// Changes an object's replicas through its Scale.
 pub async fn set(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     let is_patch = call.request.verb == "patch";
-    if is_patch && body::content_type(call.headers) == apply::MEDIA_TYPE {
+    if is_patch && apply::is_meant(call.headers) {
         return set_by_apply(server, call).await;
     }
     options::check(call, if is_patch { "PatchOptions" } else { "UpdateOptions" }, false)?;

@@ -3,11 +3,14 @@
 
 mod support;
 
+use bytes::Bytes;
 use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
 use keelson_pki::Authority;
-use support::{Cluster, ask};
+use serde_json::{Value, json};
+use support::{Cluster, PATIENCE, ask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -210,4 +213,103 @@ async fn a_body_that_is_too_large_is_refused() {
         let response = client.send_request(request).await.unwrap();
         assert_eq!(response.status(), code, "{bytes}");
     }
+}
+
+/// A level whose seats are all taken by answers that nobody reads refuses the next request at once, and says when to come again;
+/// seats that are given back are had again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saturated_level_says_when_to_come_again() {
+    const FLOW: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    // More than all buffers between the two sides hold.
+    const OBJECTS: usize = 300;
+    const OBJECT_BYTES: usize = 100 << 10;
+    // All seats of the level, and then some.
+    const MOST: usize = 50;
+    let cluster = Cluster::new().await;
+    let text = "x".repeat(OBJECT_BYTES);
+    for index in 0..OBJECTS {
+        cluster.make(MAPS, json!({"metadata": {"name": format!("m-{index}")}, "data": {"k": text}})).await;
+    }
+    let level = json!({"metadata": {"name": "narrow"}, "spec": {"type": "Limited",
+        "limited": {"nominalConcurrencyShares": 1, "lendablePercent": 0, "borrowingLimitPercent": 0,
+                    "limitResponse": {"type": "Reject"}}}});
+    cluster.make(&format!("{FLOW}/prioritylevelconfigurations"), level).await;
+    let schema = json!({"metadata": {"name": "crowd"}, "spec": {"matchingPrecedence": 2,
+        "priorityLevelConfiguration": {"name": "narrow"}, "rules": [{
+        "subjects": [{"kind": "User", "user": {"name": "crowd"}}],
+        "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}]}]}});
+    cluster.make(&format!("{FLOW}/flowschemas"), schema).await;
+    let binding = json!({"metadata": {"name": "crowd"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "crowd"}]});
+    cluster.make("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding).await;
+    let door = cluster.listen().await;
+    let crowd = door.pki.cluster.issue_client("crowd", &[]).unwrap();
+    let list = || Request::get(MAPS).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    let mut unread = Vec::new();
+    let refused = loop {
+        assert!(unread.len() < MOST, "nobody was refused");
+        let mut sender = door.client(Some(&crowd)).await;
+        let response = sender.send_request(list()).await.unwrap();
+        if response.status() != 200 {
+            break response;
+        }
+        unread.push((sender, response));
+    };
+    assert!(!unread.is_empty(), "nobody got a seat");
+    assert_eq!(
+        (refused.status(), &refused.headers()["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap())
+    );
+    let told = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&told).contains("Too many requests, please try again later."));
+    // Others are not in that level.
+    let admin = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
+    assert_eq!(ask(&mut door.client(Some(&admin)).await, "GET", MAPS, &[]).await.0, StatusCode::OK);
+    drop(unread);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut sender = door.client(Some(&crowd)).await;
+    while ask(&mut sender, "GET", &format!("{MAPS}/m-0"), &[]).await.0 != StatusCode::OK {
+        assert!(tokio::time::Instant::now() < deadline, "the seats were not given back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// A request whose answer the client would not take is refused before anything is done.
+#[tokio::test]
+async fn what_cannot_be_told_is_not_done() {
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let cluster = Cluster::new().await;
+    cluster.make(MAPS, json!({"metadata": {"name": "there"}, "data": {"a": "b"}})).await;
+    let html = "text/html";
+    let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+    let object = |name: &str| json!({"metadata": {"name": name}, "data": {"a": "c"}}).to_string();
+    for (method, path, accept, kind, body) in [
+        ("POST", MAPS.to_owned(), html, "application/json", object("new")),
+        ("POST", MAPS.to_owned(), table, "application/json", object("new")),
+        ("PUT", format!("{MAPS}/there"), html, "application/json", object("there")),
+        ("PATCH", format!("{MAPS}/there"), html, "application/merge-patch+json", object("there")),
+        ("PATCH", format!("{MAPS}/new?fieldManager=m"), table, "application/apply-patch+yaml", object("new")),
+        ("DELETE", format!("{MAPS}/there"), html, "application/json", String::new()),
+        ("DELETE", MAPS.to_owned(), html, "application/json", String::new()),
+        (
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts/default/token".into(),
+            html,
+            "application/json",
+            "{}".into(),
+        ),
+        ("GET", "/api/v1/namespaces/default/pods/x/log".into(), html, "application/json", String::new()),
+        ("GET", "/apis/apps/v1/namespaces/default/deployments/x/scale".into(), html, "application/json", String::new()),
+    ] {
+        let request =
+            Request::builder().method(method).uri(&path).header("accept", accept).header("content-type", kind);
+        let answer = cluster.send(request.body(body.into()).unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::NOT_ACCEPTABLE, "{method} {path}");
+    }
+    let (_, list) = cluster.json("GET", MAPS, Value::Null).await;
+    let maps: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|map| (&map["metadata"]["name"], &map["data"]["a"])).collect();
+    assert!(maps.contains(&(&"there".into(), &"b".into())) && !maps.iter().any(|(name, _)| *name == "new"), "{maps:?}");
 }

@@ -252,7 +252,7 @@ fn name(value: &Value) -> &'static str {
 }
 
 /// The Go type that the decoder names.
-fn go_type(kind: &Type) -> String {
+pub(crate) fn go_type(kind: &Type) -> String {
     match kind {
         Type::Any => "interface {}".into(),
         Type::String | Type::Time | Type::MicroTime | Type::Quantity => "string".into(),

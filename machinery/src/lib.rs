@@ -2,6 +2,7 @@
 //! No I/O, no async; knows nothing of HTTP or the store.
 
 pub mod base64_text;
+pub mod cbor;
 pub mod cel;
 pub mod conform;
 pub mod conversion;

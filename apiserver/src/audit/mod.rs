@@ -18,7 +18,7 @@ use http::{HeaderMap, Request, Response, header};
 use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
-use keelson_machinery::{decode, protobuf};
+use keelson_machinery::{cbor, decode, protobuf};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -413,6 +413,7 @@ fn readable(headers: &HeaderMap, bytes: &[u8]) -> Option<Value> {
     }
     match body::content_type(headers) {
         protobuf::MEDIA_TYPE => protobuf::decode(bytes, ("", "")).ok(),
+        kind if kind.ends_with("cbor") => cbor::decode(bytes).ok(),
         kind if kind.contains("yaml") => decode::yaml(bytes).ok().map(|decoded| decoded.value),
         kind if kind.contains("json") => serde_json::from_slice(bytes).ok(),
         _ => None,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use keelson_machinery::cbor;
 use keelson_machinery::docs::Docs;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use super::operations::{Operation, Path, RequestBody, ResponseBody, tag};
 use super::parameters;
 use super::schema::{Flavour, META, Schemas};
 use super::sink::{Section, Sink};
+use crate::negotiate::is_cbor_open;
 
 const OBJECTS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAMS: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
@@ -142,10 +144,11 @@ impl<'a> Renderer<'a> {
 
     fn operation(&mut self, operation: &Operation, mut own: Vec<Value>) -> Value {
         let (group, version, kind) = operation.kind;
+        let (objects, streams, patches) = (with_cbor(OBJECTS, 0), with_cbor(STREAMS, 1), with_cbor(PATCHES, 2));
         let (media, schema): (Vec<&str>, Value) = match &operation.answer {
-            ResponseBody::Object(path) => (OBJECTS.to_vec(), self.schemas.reference(path)),
-            ResponseBody::Stream(path) => ([OBJECTS, STREAMS].concat(), self.schemas.reference(path)),
-            ResponseBody::Text => ([&["text/plain"], OBJECTS].concat(), json!({"type": "string"})),
+            ResponseBody::Object(path) => (objects, self.schemas.reference(path)),
+            ResponseBody::Stream(path) => ([objects, streams].concat(), self.schemas.reference(path)),
+            ResponseBody::Text => ([vec!["text/plain"], objects].concat(), json!({"type": "string"})),
             ResponseBody::Anything => (vec!["*/*"], json!({"type": "string"})),
         };
         let mut responses = json!({"401": {"description": "Unauthorized"}});
@@ -166,7 +169,7 @@ impl<'a> Renderer<'a> {
         let body = match &operation.body {
             RequestBody::None => None,
             RequestBody::Object(path) => Some((vec!["*/*"], self.schemas.reference(path), true)),
-            RequestBody::Patch => Some((PATCHES.to_vec(), self.schemas.reference(&format!("{META}Patch")), true)),
+            RequestBody::Patch => Some((patches, self.schemas.reference(&format!("{META}Patch")), true)),
             RequestBody::DeleteOptions => {
                 Some((vec!["*/*"], self.schemas.reference(&format!("{META}DeleteOptions")), false))
             }
@@ -199,6 +202,13 @@ impl<'a> Renderer<'a> {
         let groups = keelson_machinery::resources::RESOURCES.iter().map(|row| tag(row.group, row.version));
         groups.into_iter().find(|tag| wanted.starts_with(&tag.replace('_', "").to_lowercase())).unwrap_or(own)
     }
+}
+
+/// What is said of CBOR, if its gate is open: as an object, a stream and an applied configuration.
+const CBOR: [&str; 3] = [cbor::MEDIA_TYPE, "application/cbor;stream=watch", cbor::APPLY_TYPE];
+
+fn with_cbor(types: &[&'static str], which: usize) -> Vec<&'static str> {
+    types.iter().copied().chain(is_cbor_open().then_some(CBOR[which])).collect()
 }
 
 fn content(media: &[&str], schema: &Value) -> Value {

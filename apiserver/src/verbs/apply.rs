@@ -1,18 +1,28 @@
-//! Server-side apply: `PATCH` with `application/apply-patch+yaml`.
+//! Server-side apply: `PATCH` with `application/apply-patch+yaml`, or `+cbor` if that is there.
 
-use http::Response;
+use http::{HeaderMap, Response};
 use keelson_client::Body;
-use keelson_machinery::decode;
+use keelson_machinery::cbor;
+use keelson_machinery::decode::{self, Decoded};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::Call;
 use super::update::Tracking;
-use crate::{ApiServer, options, ownership, strategy};
+use crate::{ApiServer, body, negotiate, options, ownership, strategy};
 
 /// The media type of applied configurations.
-pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
+const MEDIA_TYPE: &str = "application/apply-patch+yaml";
+
+/// Whether a patch is an applied configuration.
+pub(crate) fn is_meant(headers: &HeaderMap) -> bool {
+    body::content_type(headers) == MEDIA_TYPE || is_cbor(headers)
+}
+
+fn is_cbor(headers: &HeaderMap) -> bool {
+    negotiate::is_cbor_open() && body::content_type(headers) == cbor::APPLY_TYPE
+}
 
 impl ApiServer {
     /// Applies a configuration: changes the object, or creates it.
@@ -81,8 +91,14 @@ impl ApiServer {
 pub(crate) fn read(call: &Call<'_>, def: &ResourceDef, warnings: &mut Vec<String>) -> Result<Value, Status> {
     let request = call.request;
     let converted = |why: &String| format!("error converting YAML to JSON: {why}");
-    let decoded = decode::yaml(call.body)
-        .map_err(|why| Status::bad_request(format!("error decoding YAML: {}", converted(&why))))?;
+    let decoded = if is_cbor(call.headers) {
+        // Upstream calls it YAML here, too. Keys that come twice are refused, whatever is said of strictness.
+        let read = cbor::decode(call.body);
+        read.map(|value| Decoded { value: if value.is_null() { json!({}) } else { value }, duplicates: Vec::new() })
+    } else {
+        decode::yaml(call.body).map_err(|why| converted(&why))
+    };
+    let decoded = decoded.map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
     if let Some(twice) = decoded.duplicates.first() {
         match request.query.get("fieldValidation") {
             Some("Strict") => {

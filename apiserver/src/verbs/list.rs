@@ -179,7 +179,9 @@ impl ApiServer {
         let limited = request.query.number("limit")?.is_some_and(|limit| limit > 0) && version != Some("0");
         let past =
             request.query.get("continue").is_some() || request.query.get("resourceVersionMatch") == Some("Exact");
-        let other = !stream::is_written_so(request.def, accepted) || call.pretty();
+        // Only JSON is written otherwise for people.
+        let pretty = accepted.media == Media::Json && call.pretty();
+        let other = !stream::is_written_so(request.def, accepted) || pretty;
         if limited || past || other { Ok(None) } else { Selectors::of(request).map(Some) }
     }
 

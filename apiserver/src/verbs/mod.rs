@@ -91,7 +91,7 @@ impl Call<'_> {
 
     /// The form of the answer.
     pub fn accepted(&self) -> Result<Accepted, Status> {
-        negotiate::negotiate(self.headers, self.request.def, self.request.verb == "watch")
+        negotiate::negotiate(self.headers, self.request.def, self.request.verb)
     }
 
     /// Whether JSON is written for people.

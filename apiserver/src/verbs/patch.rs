@@ -7,11 +7,11 @@ use keelson_client::Body;
 use keelson_machinery::patch::Touched;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{decode, operations, patch, resources, schema, strategic};
+use keelson_machinery::{cbor, decode, operations, patch, resources, schema, strategic};
 use serde_json::Value;
 
 use super::{Call, apply};
-use crate::{ApiServer, body, options, strategy};
+use crate::{ApiServer, body, negotiate, options, strategy};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -34,6 +34,9 @@ pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
         JSON => JSON,
         MERGE => MERGE,
         STRATEGIC if !custom => STRATEGIC,
+        _ if custom && negotiate::is_cbor_open() => {
+            return Err(Status::unsupported_media_type(&format!("{ACCEPTED_CUSTOM}, {}", cbor::APPLY_TYPE)));
+        }
         _ if custom => return Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
         _ => return Err(Status::unsupported_patch()),
     };
@@ -110,7 +113,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
 impl ApiServer {
     /// Patches an object.
     pub(crate) async fn patch(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
-        if body::content_type(call.headers) == apply::MEDIA_TYPE {
+        if apply::is_meant(call.headers) {
             return self.apply(call).await;
         }
         options::check(call, "PatchOptions", false)?;

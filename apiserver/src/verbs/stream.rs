@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use keelson_client::Body;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
-use keelson_machinery::{protobuf, stored};
+use keelson_machinery::{cbor, protobuf, stored};
 use keelson_store::{KeyRange, KeyValue, View};
 use serde_json::{Value, json};
 
@@ -39,6 +39,8 @@ enum Form {
     Metadata,
     Protobuf(protobuf::List),
     ProtobufMetadata(protobuf::List),
+    Cbor,
+    CborMetadata,
 }
 
 /// Where the writing of a list is.
@@ -50,7 +52,7 @@ struct Writer {
     accepted: Accepted,
     form: Form,
     /// What comes after the last item.
-    end: &'static [u8],
+    end: Bytes,
     /// The key after which the next piece begins.
     after: Option<Bytes>,
     any: bool,
@@ -64,6 +66,7 @@ pub(crate) fn is_written_so(def: &ResourceDef, accepted: Accepted) -> bool {
         (Media::Json, Format::Object | Format::MetadataList) => true,
         (Media::Protobuf, Format::Object) => protobuf::is_known(&def.api_version(), def.kind),
         (Media::Protobuf, Format::MetadataList) => true,
+        (Media::Cbor, Format::Object | Format::MetadataList) => true,
         _ => false,
     }
 }
@@ -83,7 +86,7 @@ impl Writer {
         };
         for _ in 0..MAX_LOOKED_AT {
             let Some(kv) = rest.next() else {
-                out.extend_from_slice(self.end);
+                out.extend_from_slice(&self.end);
                 self.ended = true;
                 return Ok(());
             };
@@ -128,6 +131,15 @@ impl Writer {
                 list.push_value(&metadata).map_err(other)?;
                 out.append(list.written());
             }
+            Form::Cbor => {
+                let def = self.request.def;
+                let mut object = stored.to_value(kv.mod_revision).map_err(other)?;
+                if let (false, Some(fields)) = (def.custom, object.as_object_mut()) {
+                    fields.retain(|key, _| key != "apiVersion" && key != "kind");
+                }
+                cbor::item((def.group, def.version, def.kind), &object, out);
+            }
+            Form::CborMetadata => cbor::item(("", "", ""), &table::partial(self.accepted, &self.shown(kv)?), out),
         }
         Ok(())
     }
@@ -162,12 +174,50 @@ impl Writer {
                 )
             }
             Form::Protobuf(_) | Form::ProtobufMetadata(_) => return self.begin_counted(metadata).await,
+            Form::Cbor | Form::CborMetadata => return self.begin_numbered().await,
         }
         .into_bytes();
         while !self.ended && first.len() < PIECE_BYTES {
             self.piece(&mut first)?;
         }
         Ok(first)
+    }
+
+    /// CBOR says first how many items there are.
+    async fn begin_numbered(&mut self) -> io::Result<Vec<u8>> {
+        let def = self.request.def;
+        let kind = if matches!(self.form, Form::Cbor) { def.list_kind() } else { "PartialObjectMetadataList".into() };
+        let mut first = Vec::new();
+        cbor::list_begin(&kind, self.count().await?, &mut first);
+        while !self.ended && first.len() < PIECE_BYTES {
+            self.piece(&mut first)?;
+        }
+        Ok(first)
+    }
+
+    /// How many objects are chosen.
+    async fn count(&self) -> io::Result<usize> {
+        let (mut count, mut after): (usize, Option<Bytes>) = (0, None);
+        loop {
+            let looked_at = {
+                let mut rest: Box<dyn Iterator<Item = _>> = match &after {
+                    Some(key) => Box::new(self.view.range_from(&self.range, key)),
+                    None => Box::new(self.view.range(&self.range)),
+                };
+                let mut last = None;
+                for kv in rest.by_ref().take(MAX_LOOKED_AT) {
+                    let stored = self.request.stored(kv).map_err(|status| other(status.message))?;
+                    count += usize::from(self.selectors.matches(&stored.head));
+                    last = Some(kv.key.clone());
+                }
+                last
+            };
+            match looked_at {
+                Some(last) => after = Some(last),
+                None => return Ok(count),
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn begin_counted(&mut self, metadata: &Value) -> io::Result<Vec<u8>> {
@@ -198,6 +248,8 @@ fn form_of(def: &ResourceDef, accepted: Accepted) -> Result<Form, protobuf::Erro
         (Media::Protobuf, _) => {
             Form::ProtobufMetadata(protobuf::List::new(accepted.meta_version(), "PartialObjectMetadata")?)
         }
+        (Media::Cbor, Format::Object) => Form::Cbor,
+        (Media::Cbor, _) => Form::CborMetadata,
         (_, Format::Table) => Form::Row,
         (_, Format::MetadataList | Format::Metadata) => Form::Metadata,
         (_, Format::Object) if def.custom => Form::Json(Vec::new()),
@@ -223,7 +275,12 @@ pub(crate) async fn list(
     }
     let internal = |error: &dyn std::fmt::Display| Status::internal(&error.to_string());
     let form = form_of(def, accepted).map_err(|error| internal(&error))?;
-    let end: &[u8] = if accepted.media == Media::Protobuf { &protobuf::LIST_END } else { b"]}" };
+    let end = match accepted.media {
+        Media::Protobuf => Bytes::from_static(&protobuf::LIST_END),
+        Media::Cbor if accepted.format == Format::Object => cbor::list_end(&metadata, &def.api_version()).into(),
+        Media::Cbor => cbor::list_end(&metadata, accepted.meta_version()).into(),
+        _ => Bytes::from_static(b"]}"),
+    };
     let request = call.request.clone();
     let mut writer =
         Writer { view, range, request, selectors, accepted, form, end, after: None, any: false, ended: false };

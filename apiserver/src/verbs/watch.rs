@@ -12,11 +12,10 @@ use http::{Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keelson_client::Body;
-use keelson_machinery::conversion;
-use keelson_machinery::protobuf;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::Stored;
+use keelson_machinery::{cbor, conversion, protobuf};
 use keelson_store::{Event, EventKind, KeyRange, KeyValue, KvError, View, WatchRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -120,6 +119,9 @@ fn too_old(asked: i64, compacted: i64) -> Status {
 
 /// An event about an object that is not stored.
 fn event(media: Media, kind: &str, object: &Value) -> Bytes {
+    if media == Media::Cbor {
+        return cbor::watch_event(kind, &cbor::encode(object)).into();
+    }
     if media == Media::Protobuf {
         match protobuf::encode(object) {
             Ok(object) => return protobuf::watch_frame(kind, &object).into(),
@@ -259,12 +261,13 @@ fn events(
     })
 }
 
-/// Both sides of a change with their heads, and the JSON and protobuf forms of the event: decoded and encoded once for all watchers.
+/// Both sides of a change with their heads, and the forms of the event that are asked for: decoded and encoded once for all watchers.
 struct Decoded {
     now: Option<Stored>,
     before: Option<Stored>,
     json: [OnceLock<Bytes>; 3],
     protobuf: [OnceLock<Bytes>; 3],
+    cbor: [OnceLock<Bytes>; 3],
 }
 
 fn decoded(event: &Event) -> Option<Arc<Decoded>> {
@@ -279,6 +282,7 @@ fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decode
         before: event.prev.as_ref().and_then(|kv| stored(kv)),
         json: Default::default(),
         protobuf: Default::default(),
+        cbor: Default::default(),
     }
 }
 
@@ -306,6 +310,7 @@ impl Shape {
         let shared = match (self.accepted.format, self.accepted.media) {
             (Format::Object, Media::Json) => &decoded.json[index],
             (Format::Object, Media::Protobuf) => &decoded.protobuf[index],
+            (Format::Object, Media::Cbor) => &decoded.cbor[index],
             _ => return Some(self.encode(kind, kv, stored, revision)),
         };
         Some(shared.get_or_init(|| self.encode(kind, kv, stored, revision)).clone())
