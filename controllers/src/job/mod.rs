@@ -248,9 +248,8 @@ impl Look<'_> {
             Some(old) => *old = new,
             None => conditions.push(new),
         }
-        if !suspended {
-            state.start_time = Some(self.now.clone());
-        }
+        // A suspended Job has not begun: what of it may change follows from this.
+        state.start_time = (!suspended).then(|| self.now.clone());
         recorder.normal(&*self.job, event, message);
     }
 
