@@ -20,7 +20,7 @@ use crate::access::{Admission, Attributes, Operation, UserInfo};
 use crate::admission::InBulk;
 use crate::objects::WriteError;
 use crate::verbs::Call;
-use crate::{ApiServer, body, strategy};
+use crate::{ApiServer, body, options, strategy};
 
 /// Where many bindings are posted.
 pub const PATH: &str = "/keelson/v1/bindings";
@@ -40,24 +40,47 @@ struct Binding<'a> {
     /// The pod must still have this uid; empty: any.
     #[serde(default)]
     uid: &'a str,
+    /// The pod must still be of this version; empty: any.
+    #[serde(default)]
+    resource_version: &'a str,
     node: &'a str,
 }
 
 /// Serves `pods/binding` and `bindings`.
 pub async fn create(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
-    let object = call.object()?.value;
+    options::check(call, "CreateOptions", false)?;
+    let (mut body, mut warnings) = (call.object()?, Vec::new());
+    let said = |key: &str| body.value[key].as_str().unwrap_or_default();
+    let (version, kind) = (said("apiVersion"), said("kind"));
+    if !matches!((version, kind), ("v1", "Binding") | ("", "")) {
+        let def = resources::find("", "v1", "bindings").ok_or_else(Status::no_such_path)?;
+        return Err(strategy::other_kind(def, version, kind));
+    }
+    server.conform_as(call, ("", "v1", "Binding"), &mut body, &mut warnings)?;
+    let object = body.value;
     let (metadata, target) = (&object["metadata"], &object["target"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     if ![pod, ""].contains(&text(&metadata["name"]).as_str()) {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
+    let mut problems = Vec::new();
     if !["Node", ""].contains(&text(&target["kind"]).as_str()) {
-        let cause = Cause::not_supported("target.kind", &target["kind"], &["Node", "<empty>"]);
-        return Err(Status::unknown(format!("{}: {}", cause.field, cause.message)));
+        problems.push(Cause::not_supported("target.kind", &target["kind"], &["Node", "<empty>"]));
     }
-    let (uid, node) = (text(&metadata["uid"]), text(&target["name"]));
-    let binding = Binding { namespace: &call.request.namespace, name: pod, uid: &uid, node: &node };
-    let (dry_run, mut warnings) = (call.dry_run()?, Vec::new());
+    if text(&target["name"]).is_empty() {
+        problems.push(Cause::required("target.name", ""));
+    }
+    let problems: Vec<String> = problems.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+    match &problems[..] {
+        [] => {}
+        [one] => return Err(Status::unknown(one.clone())),
+        many => return Err(Status::unknown(format!("[{}]", many.join(", ")))),
+    }
+    let (uid, resource_version) = (text(&metadata["uid"]), text(&metadata["resourceVersion"]));
+    let node = text(&target["name"]);
+    let namespace = &call.request.namespace;
+    let binding = Binding { namespace, name: pod, uid: &uid, resource_version: &resource_version, node: &node };
+    let dry_run = call.dry_run()?;
     let ask = Ask { user: call.user, dry_run, fence: call.fence };
     let gains = Gains::Metadata(admitted(server, &binding, metadata, &ask, &mut warnings).await?);
     bind(server, &binding, gains, &ask).await?;
@@ -236,12 +259,16 @@ async fn bind(server: &ApiServer, binding: &Binding<'_>, gains: Gains, ask: &Ask
 /// Whether the pod may be bound as it is.
 fn check(pod: &Value, binding: &Binding<'_>) -> Result<(), Status> {
     let conflict = |why: &str| Err(Status::conflict("", "pods/binding", binding.name, why));
-    let found = pod["metadata"]["uid"].as_str().unwrap_or_default();
-    if !binding.uid.is_empty() && binding.uid != found {
-        let uid = binding.uid;
+    for (key, what, wanted) in
+        [("uid", "UID", binding.uid), ("resourceVersion", "ResourceVersion", binding.resource_version)]
+    {
+        let found = pod["metadata"][key].as_str().unwrap_or_default();
+        if wanted.is_empty() || wanted == found {
+            continue;
+        }
         let why = format!(
             "StorageError: invalid object, Code: 4, Key: /registry/pods/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
-             Precondition failed: UID in precondition: {uid}, UID in object meta: {found}",
+             Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}",
             binding.namespace, binding.name
         );
         return Err(Status::conflict("", "pods", binding.name, &why));
@@ -263,7 +290,17 @@ fn set_scheduled(pod: &mut Value) {
     let condition =
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()});
     let mut list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    list.retain(|c| c["type"] != condition["type"]);
-    list.push(condition);
+    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
+        // It keeps its place, and its time if it said so already.
+        Some(old) => {
+            let since = old["lastTransitionTime"].clone();
+            let same = old["status"] == condition["status"];
+            *old = condition;
+            if same {
+                old["lastTransitionTime"] = since;
+            }
+        }
+        None => list.push(condition),
+    }
     pod["status"]["conditions"] = list.into();
 }

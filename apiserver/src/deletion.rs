@@ -56,10 +56,9 @@ pub fn read_options(call: &Call<'_>) -> Result<Value, Status> {
         }
         conformed(given)?
     };
-    for (key, values) in [("dryRun", query.all("dryRun"))] {
-        if !values.is_empty() {
-            given[key] = json!(values);
-        }
+    // A body says it all; else the query does.
+    if call.body.is_empty() && !query.all("dryRun").is_empty() {
+        given["dryRun"] = json!(query.all("dryRun"));
     }
     validate(&given)?;
     Ok(given)
@@ -244,6 +243,12 @@ fn set_finalizers(def: &ResourceDef, given: &Value, new: &mut Value) {
         (None, None) if has(FOREGROUND) => (false, true),
         (None, None) => (rules::of(def).orphans, false),
     };
+    put_finalizers(new, &before, orphan, foreground);
+}
+
+/// Writes the two finalizers of the garbage collector into an object that had `before`, or takes them out.
+fn put_finalizers(new: &mut Value, before: &[Value], orphan: bool, foreground: bool) {
+    let has = |name: &str| before.iter().any(|f| f == name);
     if (orphan, foreground) == (has(ORPHAN), has(FOREGROUND)) {
         return;
     }
@@ -270,12 +275,14 @@ fn namespace(given: &Value, old: &Value, mut new: Value, now: Timestamp) -> Plan
     if old["metadata"]["deletionTimestamp"].is_null() {
         new["metadata"]["deletionTimestamp"] = written(now);
         new["status"]["phase"] = "Terminating".into();
-        let orphan = given["orphanDependents"] == true || given["propagationPolicy"] == "Orphan";
-        let mut list = new["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-        if orphan && !list.iter().any(|f| f == ORPHAN) {
-            list.push(ORPHAN.into());
-            new["metadata"]["finalizers"] = list.into();
-        }
+        let before: Vec<Value> = new["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        // Unlike other kinds' dependents a namespace's are waited for, too, where they are not to be left.
+        let (orphan, foreground) = match (given["orphanDependents"].as_bool(), given["propagationPolicy"].as_str()) {
+            (Some(orphan), _) => (orphan, !orphan),
+            (None, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
+            (None, None) => (before.iter().any(|f| f == ORPHAN), before.iter().any(|f| f == FOREGROUND)),
+        };
+        put_finalizers(&mut new, &before, orphan, foreground);
         return Plan::Mark(new);
     }
     let waits = !is_empty(&old["spec"]["finalizers"]) || !is_empty(&old["metadata"]["finalizers"]);
@@ -309,6 +316,27 @@ mod tests {
         // A server died after the mark: whoever deletes again removes it, with or without saying that it must not wait.
         assert_eq!(decide("pods", json!({}), &last), Plan::Remove);
         assert_eq!(decide("pods", json!({"gracePeriodSeconds": 0}), &last), Plan::Remove);
+    }
+
+    #[test]
+    fn a_namespace_waits_for_what_the_options_say() {
+        for (given, before, after) in [
+            (json!({}), json!(["a/b"]), json!(["a/b"])),
+            (json!({}), json!(["orphan"]), json!(["orphan"])),
+            (
+                json!({"propagationPolicy": "Foreground"}),
+                json!(["a/b", "orphan"]),
+                json!(["a/b", "foregroundDeletion"]),
+            ),
+            (json!({"propagationPolicy": "Orphan"}), Value::Null, json!(["orphan"])),
+            (json!({"propagationPolicy": "Background"}), json!(["foregroundDeletion"]), Value::Null),
+            (json!({"orphanDependents": true}), json!([]), json!(["orphan"])),
+            (json!({"orphanDependents": false}), json!([]), json!(["foregroundDeletion"])),
+        ] {
+            let old = json!({"metadata": {"finalizers": before}, "spec": {"finalizers": ["kubernetes"]}});
+            let Plan::Mark(new) = decide("namespaces", given.clone(), &old) else { panic!("it waits") };
+            assert_eq!(new["metadata"].get("finalizers").unwrap_or(&Value::Null), &after, "{given} {before}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::access::{Admission, Operation};
 use crate::objects::WriteError;
 use crate::request::ResourceRequest;
 use crate::verbs::Call;
-use crate::{ApiServer, deletion, ownership, strategy};
+use crate::{ApiServer, deletion, options, ownership, strategy};
 
 /// Attempts while other writers come between.
 const ATTEMPTS: usize = 5;
@@ -25,18 +25,13 @@ const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption
 /// Evicts the pod that the request names.
 pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     let request = call.request;
-    let mut eviction = read(call)?;
-    let mut given = eviction["deleteOptions"].clone();
-    if given.is_null() {
-        given = json!({});
-    }
-    if call.dry_run()? {
-        given["dryRun"] = json!(["All"]);
-    }
+    options::check(call, "CreateOptions", false)?;
+    let mut warnings = Vec::new();
+    let mut eviction = read(server, call, &mut warnings)?;
+    let given = delete_options(&eviction["deleteOptions"], request.query.all("dryRun"))?;
     let dry_run = deletion::is_dry_run(&given);
     server.fresh(None).await?;
     let (pod, _) = server.current(request)?.ok_or_else(|| call.not_found())?;
-    let mut warnings = Vec::new();
     let mut admission = Admission {
         operation: Operation::Create,
         def: request.def,
@@ -61,8 +56,27 @@ pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>
     call.answer(201, &done, &warnings)
 }
 
-fn read(call: &Call<'_>) -> Result<Value, Status> {
-    let eviction = call.object()?.value;
+/// The options of the deletion; that nothing is to be stored may be said in the request, in the options or in both alike.
+fn delete_options(given: &Value, asked: &[String]) -> Result<Value, Status> {
+    let mut given = given.clone();
+    if given.is_null() {
+        given = json!({});
+    }
+    let said: Vec<&str> = given["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if said.is_empty() && !asked.is_empty() {
+        given["dryRun"] = json!(asked);
+    } else if !asked.is_empty() && said != *asked {
+        let (asked, said) = (asked.join(" "), said.join(" "));
+        return Err(Status::bad_request(format!(
+            "Non-matching dry-run options in request and content: [{asked}] and [{said}]"
+        )));
+    }
+    Ok(given)
+}
+
+fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let mut body = call.object()?;
+    let eviction = &body.value;
     let text = |key: &str| eviction[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
@@ -76,10 +90,11 @@ fn read(call: &Call<'_>) -> Result<Value, Status> {
         };
         return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));
     }
-    if eviction["metadata"]["name"].as_str().unwrap_or_default() != call.request.name {
+    server.conform_as(call, ("policy", "v1", "Eviction"), &mut body, warnings)?;
+    if body.value["metadata"]["name"].as_str().unwrap_or_default() != call.request.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    Ok(eviction)
+    Ok(body.value)
 }
 
 /// A pod that does not run, or goes already, disrupts nothing.
@@ -238,6 +253,20 @@ async fn mark(server: &ApiServer, call: &Call<'_>) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_to_be_stored_is_said_alike() {
+        let all = || vec!["All".to_owned()];
+        for (given, asked, expected) in [
+            (Value::Null, all(), Some(json!({"dryRun": ["All"]}))),
+            (json!({"gracePeriodSeconds": 1}), Vec::new(), Some(json!({"gracePeriodSeconds": 1}))),
+            (json!({"dryRun": ["All"]}), Vec::new(), Some(json!({"dryRun": ["All"]}))),
+            (json!({"dryRun": ["All"]}), all(), Some(json!({"dryRun": ["All"]}))),
+            (json!({"dryRun": ["Some"]}), all(), None),
+        ] {
+            assert_eq!(delete_options(&given, &asked).ok(), expected, "{given} {asked:?}");
+        }
+    }
 
     #[test]
     fn budgets_are_used_up() {

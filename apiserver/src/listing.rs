@@ -43,20 +43,28 @@ fn of_list(query: &Query) -> Vec<Cause> {
     causes
 }
 
+/// Whether a watch that says nothing of initial events begins with them: it says nothing of where it begins either.
+pub fn begins_with_all(query: &Query) -> bool {
+    query.get("sendInitialEvents").is_none()
+        && query.get(MATCH).is_none()
+        && matches!(query.get("resourceVersion"), None | Some("0"))
+}
+
 fn of_watch(query: &Query) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let given = query.get(MATCH);
-    let initial = query.get("sendInitialEvents").is_some();
+    let legacy = begins_with_all(query);
+    let given = if legacy { Some("NotOlderThan") } else { query.get(MATCH) };
+    let initial = legacy || query.get("sendInitialEvents").is_some();
     if initial && given != Some("NotOlderThan") {
         causes.push(Cause::forbidden(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
     }
-    if let Some(given) = given {
-        if !initial {
-            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            causes.push(Cause::forbidden(MATCH, why));
-        } else if given != "NotOlderThan" {
-            causes.push(Cause::not_supported(MATCH, &json!(given), &["NotOlderThan"]));
-        }
+    let Some(given) = given else { return causes };
+    if !initial {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        causes.push(Cause::forbidden(MATCH, why));
+    }
+    if given != "NotOlderThan" {
+        causes.push(Cause::not_supported(MATCH, &json!(given), &["NotOlderThan"]));
     }
     if query.get("continue").is_some() {
         causes.push(Cause::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
@@ -91,6 +99,11 @@ mod tests {
             ("sendInitialEvents=true&resourceVersionMatch=Exact", true, 2),
             ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true, 0),
             ("resourceVersionMatch=NotOlderThan", true, 1),
+            ("resourceVersion=5&resourceVersionMatch=Exact", true, 2),
+            ("continue=x", true, 1),
+            ("continue=x&resourceVersion=0", true, 1),
+            ("continue=x&resourceVersion=5", true, 0),
+            ("continue=x&resourceVersion=5&sendInitialEvents=false", true, 1),
         ] {
             let query_of = Query::parse(Some(query));
             let causes = if watch { of_watch(&query_of) } else { of_list(&query_of) };

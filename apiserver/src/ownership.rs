@@ -26,7 +26,13 @@ pub fn manager(call: &Call<'_>) -> String {
     }
     let agent = call.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let first = agent.split('/').next().unwrap_or_default();
-    let name: String = first.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_BYTES).collect();
+    let mut name = String::new();
+    for c in first.chars().filter(|c| !c.is_control()) {
+        if name.len() + c.len_utf8() > MAX_MANAGER_BYTES {
+            break;
+        }
+        name.push(c);
+    }
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
@@ -36,10 +42,19 @@ fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
         ("", ..) if def.has_status => FieldSet::of(&[&["status"]]),
         ("finalize", "", "namespaces") => FieldSet::of(&[&["status"]]),
         ("status", "apps", "deployments") => FieldSet::of(&[&["spec"], &["metadata", "labels"]]),
-        ("status", "networking.k8s.io", "servicecidrs") => FieldSet::of(&[&["spec"], &["metadata"]]),
-        ("status", "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _) => {
-            FieldSet::of(&[&["spec"], &["metadata"]])
+        ("status", "", "pods") => {
+            FieldSet::of(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
         }
+        ("status", "networking.k8s.io", "servicecidrs")
+        | (
+            "status",
+            "storage.k8s.io"
+            | "flowcontrol.apiserver.k8s.io"
+            | "admissionregistration.k8s.io"
+            | "apiextensions.k8s.io"
+            | "apiregistration.k8s.io",
+            _,
+        ) => FieldSet::of(&[&["spec"], &["metadata"]]),
         ("status", ..) if def.custom => FieldSet::of(&[&["spec"], &["metadata"]]),
         ("status", ..) => FieldSet::of(&[&["spec"]]),
         _ => FieldSet::default(),
@@ -157,7 +172,8 @@ pub fn track_virtual(call: &Call<'_>, object: &mut Value, group: &str) {
     let node = Node::Object(definition);
     let convert = |_: &str, object: &Value| Some((node, object.clone()));
     let mut managed = Managed::default();
-    managed.update(&Kind { node, convert: &convert, ignored: &ignored }, &writer, &presence::empty(definition), object);
+    let kind = Kind { node, convert: &convert, ignored: &ignored };
+    managed.update(&kind, &writer, &presence::empty(definition), object);
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }

@@ -10,7 +10,7 @@ use crate::access::{Attributes, Authorizer, Decision, UserInfo};
 use crate::admission::review::user_info;
 use crate::request::equal_fields;
 use crate::verbs::Call;
-use crate::{ApiServer, ownership, strategy};
+use crate::{ApiServer, options, ownership, strategy};
 
 fn text<'a>(of: &'a Value, key: &str) -> &'a str {
     of[key].as_str().unwrap_or_default()
@@ -18,10 +18,16 @@ fn text<'a>(of: &'a Value, key: &str) -> &'a str {
 
 /// Answers a review.
 pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
-    server.fresh(None).await?;
-    let mut review = call.object()?.value;
+    options::check(call, "CreateOptions", false)?;
+    let (mut body, mut warnings) = (call.object()?, Vec::new());
     let def = call.request.def;
-    fit(call, &mut review)?;
+    fit(call, &mut body.value)?;
+    server.conform_as(call, (def.group, def.version, def.kind), &mut body, &mut warnings)?;
+    let mut review = body.value;
+    if !review["metadata"].is_object() {
+        review["metadata"] = json!({});
+    }
+    server.fresh(None).await?;
     ownership::track_virtual(call, &mut review, def.group);
     let spec = review["spec"].clone();
     review["status"] = match def.plural {
@@ -58,7 +64,7 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
             return Err(Status { code: 501, reason: "NotImplemented".into(), ..Status::bad_request(message) });
         }
     };
-    call.answer(201, &review, &[])
+    call.answer(201, &review, &warnings)
 }
 
 /// Refuses a body of another kind.
@@ -75,9 +81,6 @@ fn fit(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
             "{kind} in version {v:?} cannot be handled as a {}: converting ({v}.{kind}) to ({package}.{}): unknown conversion",
             def.kind, def.kind
         )));
-    }
-    if !review["metadata"].is_object() {
-        review["metadata"] = json!({});
     }
     if def.plural == "tokenreviews"
         && let Some(metadata) = review["metadata"].as_object_mut()

@@ -1,12 +1,15 @@
 //! The scale subresource of built-in kinds: one number in, one number out.
 
+use std::sync::Mutex;
+
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::{conform, validation};
 use serde_json::{Value, json};
 
-use crate::verbs::update::Tracking;
+use crate::verbs::update::{Tracking, same_uid, same_version};
 use crate::verbs::{Call, apply, patch};
 use crate::{ApiServer, options, ownership, strategy};
 
@@ -94,19 +97,45 @@ pub async fn set(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, 
     }
     options::check(call, if is_patch { "PatchOptions" } else { "UpdateOptions" }, false)?;
     let given = is_patch.then(|| patch::read(call)).transpose()?;
-    let input = if is_patch { Value::Null } else { read(call)? };
     let mut warnings = Vec::new();
+    let input = if is_patch { Value::Null } else { read(server, call, &mut warnings)? };
+    server.fresh(None).await?;
+    let told = Mutex::new(Vec::new());
     let object = server
         .change(call, &mut warnings, |old, revision| {
-            let before = of(call, old)?;
             let after = match &given {
-                Some(given) => given.apply(&SCALE, &before)?,
-                None => input.clone(),
+                Some(given) => {
+                    let (after, found) = patched(call, given, &of(call, old)?)?;
+                    if let Ok(mut told) = told.lock() {
+                        *told = found;
+                    }
+                    after
+                }
+                None => {
+                    same_uid(call.request, &input, old)?;
+                    input.clone()
+                }
             };
             write(call, old, &after, revision)
         })
         .await?;
+    if call.request.query.get("fieldValidation") != Some("Ignore") {
+        warnings.extend(told.into_inner().unwrap_or_default());
+    }
     call.answer(200, &of(call, &object)?, &warnings)
+}
+
+/// A Scale with a patch applied, and what is odd about the patch, which is refused if the request is strict.
+fn patched(call: &Call<'_>, given: &patch::Given, before: &Value) -> Result<(Value, Vec<String>), Status> {
+    let mut after = given.apply(&SCALE, before)?;
+    let whole = after.clone();
+    let refused = |why: &str| given.refusal(&SCALE, before, &whole, why);
+    let unknown = conform::conform(&SCALE, &mut after).map_err(|why| refused(&why))?;
+    let told = given.field_problems(&unknown);
+    if call.request.query.get("fieldValidation") == Some("Strict") && !told.is_empty() {
+        return Err(refused(&format!("strict decoding error: {}", told.join(", "))));
+    }
+    Ok((after, told))
 }
 
 /// Applies a Scale: the replicas of the object belong to the applier.
@@ -125,8 +154,12 @@ async fn set_by_apply(server: &ApiServer, call: &Call<'_>) -> Result<Response<Bo
     let force = call.request.query.flag("force");
     let object = server
         .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
-            // Refuses what may not be written.
-            write(call, old, &config, revision)?;
+            // Refuses what may not be written. What is applied need not say its name again.
+            let mut scale = config.clone();
+            if scale["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+                scale["metadata"]["name"] = call.request.name.as_str().into();
+            }
+            write(call, old, &scale, revision)?;
             ownership::apply(call, Some(old), &part, force).map_err(|status| as_of_scale(status, &def.api_version()))
         })
         .await?;
@@ -147,14 +180,15 @@ fn as_of_scale(mut status: Status, version: &str) -> Status {
 }
 
 /// Reads the Scale of an update.
-fn read(call: &Call<'_>) -> Result<Value, Status> {
-    let mut input = call.object()?.value;
-    let text = |key: &str| input[key].as_str().unwrap_or_default();
+fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let mut body = call.object()?;
+    let text = |key: &str| body.value[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     if !(version.is_empty() && kind.is_empty()) && (version, kind) != ("autoscaling/v1", "Scale") {
         return Err(strategy::other_kind(&SCALE, version, kind));
     }
-    keelson_machinery::conform::conform(&SCALE, &mut input).map_err(|why| strategy::cannot_be_handled(&SCALE, &why))?;
+    server.conform_as(call, (SCALE.group, SCALE.version, SCALE.kind), &mut body, warnings)?;
+    let input = body.value;
     let name = input["metadata"]["name"].as_str().unwrap_or_default();
     if name != call.request.name {
         return Err(Status::bad_request(format!(
@@ -171,12 +205,24 @@ fn write(call: &Call<'_>, old: &Value, scale: &Value, revision: i64) -> Result<V
     let version = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     // A custom resource says by its schema, and by the paths of its scale, what it takes.
-    if replicas < 0 && call.request.custom.is_none() {
-        let cause = Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
-        return Err(Status::invalid("autoscaling", "Scale", &call.request.name, vec![cause]));
+    if call.request.custom.is_none() {
+        let mut causes = validation::metadata(&scale["metadata"]);
+        if replicas < 0 {
+            causes.push(Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0"));
+        }
+        if !causes.is_empty() {
+            return Err(Status::invalid("autoscaling", "Scale", &call.request.name, causes));
+        }
     }
-    if !version.is_empty() && version != revision.to_string() {
-        return Err(Status::modified(def.group, def.plural, &call.request.name));
+    let uid = |metadata: &Value| metadata["uid"].as_str().unwrap_or_default().to_owned();
+    let (asked, found) = (uid(&scale["metadata"]), uid(&old["metadata"]));
+    if !asked.is_empty() && asked != found {
+        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}");
+        return Err(Status::conflict(def.group, &format!("{}/scale", def.plural), &call.request.name, &why));
+    }
+    // The object behind it may be of a kind that needs one; a Scale need not say which.
+    if !version.is_empty() {
+        same_version(call.request, version, revision)?;
     }
     let mut new = old.clone();
     match &call.request.custom {

@@ -51,9 +51,7 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));
         }
-        Scope::Cluster if !namespace.is_empty() => {
-            return Err(Status::bad_request("namespace is not allowed for cluster-scoped resources"));
-        }
+        Scope::Cluster if !namespace.is_empty() => without_namespace(def, object),
         _ => {}
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -64,6 +62,13 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
         )));
     }
     Ok(())
+}
+
+/// Takes the namespace out of what an object of the cluster brings: it has none, and nobody is told.
+pub fn without_namespace(def: &ResourceDef, object: &mut Value) {
+    if let (Scope::Cluster, Some(metadata)) = (def.scope, object["metadata"].as_object_mut()) {
+        metadata.remove("namespace");
+    }
 }
 
 /// The refusal of a body of another kind than belongs there.
@@ -116,6 +121,33 @@ pub fn wipe_system_metadata(object: &mut Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
     for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(key);
+    }
+}
+
+/// Leaves of owners that are named several times alike the first, and tells of the others.
+pub fn dedup_owners(object: &mut Value, after_admission: bool, warnings: &mut Vec<String>) {
+    let Some(list) = object["metadata"].get_mut("ownerReferences").and_then(Value::as_array_mut) else { return };
+    let (mut kept, mut uids): (Vec<Value>, Vec<String>) = (Vec::with_capacity(list.len()), Vec::new());
+    for owner in list.drain(..) {
+        if kept.contains(&owner) {
+            uids.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *list = kept;
+    if uids.is_empty() {
+        return;
+    }
+    let when = if after_admission { " after mutating admission happens" } else { "" };
+    let told = format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject \
+         such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        uids.join(", ")
+    );
+    // Another attempt says it again.
+    if !warnings.contains(&told) {
+        warnings.push(told);
     }
 }
 
@@ -305,4 +337,28 @@ pub fn check(
         new["metadata"]["name"].as_str().unwrap_or_default(),
         causes,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_named_once() {
+        let owner = |uid: &str, controller: bool| json!({"kind": "Node", "uid": uid, "controller": controller});
+        for (owners, kept, told) in [
+            (vec![owner("a", true), owner("b", false)], 2, ""),
+            (vec![owner("a", true), owner("a", false)], 2, ""),
+            (vec![owner("a", true), owner("a", true), owner("b", true), owner("a", true)], 2, "observed: a, a"),
+        ] {
+            for (after, when) in [(false, "entries;"), (true, "entries after mutating admission happens;")] {
+                let mut object = json!({"metadata": {"ownerReferences": owners}});
+                let mut warnings = Vec::new();
+                dedup_owners(&mut object, after, &mut warnings);
+                assert_eq!(object["metadata"]["ownerReferences"].as_array().unwrap().len(), kept);
+                assert_eq!(warnings.len(), usize::from(!told.is_empty()));
+                assert!(warnings.iter().all(|text| text.ends_with(told) && text.contains(when)), "{warnings:?}");
+            }
+        }
+    }
 }

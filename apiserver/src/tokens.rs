@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Admission, Operation};
 use crate::verbs::Call;
-use crate::{ApiServer, ownership, strategy};
+use crate::{ApiServer, options, ownership, strategy};
 
 /// Shortest and longest life of a requested token, seconds.
 const SECONDS: (i64, i64) = (600, 1 << 32);
@@ -111,8 +111,13 @@ fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
 /// Answers a TokenRequest.
 pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
     let request = call.request;
+    options::check(call, "CreateOptions", false)?;
+    let (mut body, mut warnings) = (call.object()?, Vec::new());
+    if matches!(text(&body.value, "kind"), "" | "TokenRequest") {
+        server.conform_as(call, (GROUP, "v1", "TokenRequest"), &mut body, &mut warnings)?;
+    }
+    let mut review = body.value;
     server.fresh(None).await?;
-    let mut review = call.object()?.value;
     let (account, _) =
         server.objects.get(request.def, &request.namespace, &request.name)?.ok_or_else(|| call.not_found())?;
     if !review["spec"].is_object() {
@@ -123,7 +128,6 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         review["spec"]["expirationSeconds"] = DEFAULT_SECONDS.into();
     }
     ownership::track_virtual(call, &mut review, GROUP);
-    let mut warnings = Vec::new();
     let mut admission = Admission {
         operation: Operation::Create,
         def: request.def,

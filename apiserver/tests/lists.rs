@@ -58,10 +58,16 @@ const MAX_FIRST_EVENTS_BYTES: usize = (32 << 10) + 2 * OBJECT_BYTES;
 #[tokio::test]
 async fn a_watch_begins_with_what_there_is_in_pieces() {
     let cluster = with_maps(200).await;
-    for (selector, expected) in [("", 200), ("&labelSelector=even%3Dtrue", 100), ("&labelSelector=even%3Dperhaps", 0)] {
-        let path = format!(
-            "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true{selector}"
-        );
+    const SAID: &str = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    for (selector, expected, said) in [
+        ("", 200, SAID),
+        ("&labelSelector=even%3Dtrue", 100, SAID),
+        ("&labelSelector=even%3Dperhaps", 0, SAID),
+        // Who does not say where it begins gets all, and is told of the end.
+        ("", 200, ""),
+        ("", 200, "&resourceVersion=0"),
+    ] {
+        let path = format!("{MAPS}?watch=true&allowWatchBookmarks=true{said}{selector}");
         let response = get(&cluster, &path, "application/json").await;
         assert_eq!(response.status(), 200);
         let mut frames = response.into_body().into_data_stream();

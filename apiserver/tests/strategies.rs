@@ -173,3 +173,207 @@ async fn nothing_is_left_in_a_namespace_that_went() {
         assert_eq!(list["items"], json!([]), "round {round}");
     }
 }
+
+/// A Deployment and a pod that nobody runs.
+async fn with_workloads() -> Cluster {
+    let cluster = Cluster::new().await;
+    let account = json!({"metadata": {"name": "default"}});
+    let (code, _) = cluster.json("POST", &format!("{DEFAULT}/serviceaccounts"), &account).await;
+    assert!(code == 201 || code == 409);
+    let pod = json!({"containers": [{"name": "c", "image": "i"}]});
+    cluster
+        .make(
+            DEPLOYMENTS,
+            json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod}}}),
+        )
+        .await;
+    cluster.make(&format!("{DEFAULT}/pods"), json!({"metadata": {"name": "p"}, "spec": pod})).await;
+    cluster
+}
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+#[tokio::test]
+async fn bodies_of_subresources_and_reviews_are_held_to_their_form() {
+    let cluster = with_workloads().await;
+    let (scale, token) = (format!("{DEPLOYMENTS}/d/scale"), format!("{DEFAULT}/serviceaccounts/default/token"));
+    let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
+    let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
+    let strict = "?fieldValidation=Strict";
+    for (method, path, query, body, code, told) in [
+        (
+            "PUT",
+            &scale,
+            strict,
+            json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "x": 1}}),
+            400,
+            "Scale in version \"v1\" cannot be handled as a Scale: strict decoding error: unknown field \"spec.x\"",
+        ),
+        ("PATCH", &scale, strict, json!({"spec": {"x": 1}}), 422, "strict decoding error: unknown field \"spec.x\""),
+        ("PATCH", &scale, "", json!({"spec": {"replicas": "x"}}), 422, "cannot unmarshal string into Go struct field"),
+        (
+            "PUT",
+            &scale,
+            "",
+            json!({"metadata": {"name": "d", "labels": {"-": "b"}}, "spec": {"replicas": -1}}),
+            422,
+            "Scale.autoscaling \"d\" is invalid: [metadata.labels: Invalid value: \"-\"",
+        ),
+        (
+            "PUT",
+            &scale,
+            "",
+            json!({"metadata": {"name": "d", "uid": "u"}, "spec": {"replicas": 1}}),
+            409,
+            "Operation cannot be fulfilled on deployments.apps \"d\": StorageError: invalid object, Code: 4",
+        ),
+        (
+            "PATCH",
+            &scale,
+            "",
+            json!({"metadata": {"uid": "u"}}),
+            409,
+            "on deployments/scale.apps \"d\": Precondition failed: UID in precondition: u, UID in object meta: ",
+        ),
+        ("PATCH", &scale, "", json!({"metadata": {"resourceVersion": "x"}}), 500, "parsing \"x\": invalid syntax"),
+        (
+            "POST",
+            &token,
+            strict,
+            json!({"spec": {"x": 1}}),
+            400,
+            "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: strict decoding error",
+        ),
+        ("POST", &token, "?dryRun=x", json!({}), 422, "CreateOptions.meta.k8s.io \"\" is invalid: dryRun"),
+        ("POST", &review, strict, json!({"spec": {"x": 1}}), 400, "unknown field \"spec.x\""),
+        ("POST", &review, "", json!({"spec": {"user": 1}}), 400, "cannot unmarshal number into Go struct field"),
+        ("POST", &eviction, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
+        (
+            "POST",
+            &eviction,
+            "?dryRun=All",
+            json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["Some"]}}),
+            400,
+            "Non-matching dry-run options in request and content: [All] and [Some]",
+        ),
+        ("POST", &binding, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
+        (
+            "POST",
+            &binding,
+            "",
+            json!({"metadata": {"name": "p"}, "target": {"kind": "Pod"}}),
+            500,
+            "[target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\", target.name: Required value]",
+        ),
+        (
+            "POST",
+            &binding,
+            "",
+            json!({"metadata": {"name": "p", "resourceVersion": "1"}, "target": {"name": "n"}}),
+            409,
+            "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: ",
+        ),
+    ] {
+        let (found, answer) = cluster.json(method, &format!("{path}{query}"), &body).await;
+        assert_eq!(found, code, "{path}{query} {body}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains(told), "{path}{query} {body}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_for_the_version_that_it_names_or_for_any() {
+    let cluster = with_workloads().await;
+    let definition = json!({"metadata": {"name": "foos.x.io"}, "spec": {"group": "x.io", "scope": "Namespaced",
+        "names": {"plural": "foos", "kind": "Foo"}, "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    cluster.make(definitions, definition.clone()).await;
+    let required = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+    for (collection, name, version, code, told) in [
+        (DEPLOYMENTS, "d", json!("0"), 200, ""),
+        (DEPLOYMENTS, "d", json!(null), 200, ""),
+        (DEPLOYMENTS, "d", json!("1"), 409, "the object has been modified"),
+        (DEPLOYMENTS, "d", json!("x"), 500, "strconv.ParseUint: parsing \"x\": invalid syntax"),
+        (definitions, "foos.x.io", json!("0"), 422, required),
+        (definitions, "foos.x.io", json!(null), 422, required),
+    ] {
+        let path = format!("{collection}/{name}");
+        let (_, mut object) = cluster.json("GET", &path, &Value::Null).await;
+        let patch = json!({"metadata": {"resourceVersion": version, "labels": {"a": "b"}}});
+        object["metadata"]["resourceVersion"] = version.clone();
+        for (method, body) in [("PUT", &object), ("PATCH", &patch)] {
+            let (found, answer) = cluster.json(method, &path, body).await;
+            assert_eq!(found, code, "{method} {path} {version}: {answer}");
+            assert!(answer["message"].as_str().unwrap_or_default().contains(told), "{method} {path}: {answer}");
+        }
+        if version.is_null() {
+            continue;
+        }
+        let config = json!({"apiVersion": object["apiVersion"], "kind": object["kind"],
+            "metadata": {"resourceVersion": version, "annotations": {"a": "b"}}});
+        let (path, kind) = (format!("{path}?fieldManager=m"), "application/apply-patch+yaml");
+        let request = Request::patch(&path).header(header::CONTENT_TYPE, kind);
+        let response = cluster.send(request.body(Bytes::from(config.to_string())).unwrap()).await;
+        assert_eq!(response.status().as_u16(), code, "{path} {version}");
+    }
+}
+
+#[tokio::test]
+async fn who_tells_of_a_pod_does_not_own_its_owners() {
+    let cluster = with_workloads().await;
+    let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]);
+    let patch = json!({"metadata": {"ownerReferences": owners}, "status": {"reason": "r"}});
+    let path = format!("{DEFAULT}/pods/p/status?fieldManager=writer");
+    let (code, answer) = cluster.json("PATCH", &path, &patch).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(answer["metadata"].get("ownerReferences"), None);
+    let entries = answer["metadata"]["managedFields"].as_array().unwrap();
+    let own = entries.iter().find(|e| e["manager"] == "writer").unwrap();
+    assert_eq!(own["fieldsV1"], json!({"f:status": {"f:reason": {}}}));
+}
+
+#[tokio::test]
+async fn what_is_of_the_cluster_has_no_namespace_whatever_is_said() {
+    let cluster = Cluster::new().await;
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let class = |namespace: &str| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+            "metadata": {"name": "c", "namespace": namespace}, "value": 5})
+    };
+    let made = cluster.make(classes, class("default")).await;
+    assert_eq!(made["metadata"].get("namespace"), None);
+    let path = format!("{classes}/c");
+    let patch = json!({"metadata": {"namespace": "other", "labels": {"a": "b"}}});
+    for (method, path, kind, body) in [
+        ("PUT", path.clone(), "application/json", class("x")),
+        ("PATCH", path.clone(), "application/merge-patch+json", patch),
+        ("PATCH", format!("{path}?fieldManager=m&force=true"), "application/apply-patch+yaml", class("y")),
+        ("PATCH", format!("{classes}/d?fieldManager=m"), "application/apply-patch+yaml", {
+            let mut other = class("z");
+            other["metadata"]["name"] = "d".into();
+            other
+        }),
+    ] {
+        let request = Request::builder().method(method).uri(&path).header(header::CONTENT_TYPE, kind);
+        let response = cluster.send(request.body(Bytes::from(body.to_string())).unwrap()).await;
+        assert!(response.status().is_success(), "{method} {path}: {}", response.status());
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let object: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(object["metadata"].get("namespace"), None, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_patch_that_is_null_changes_nothing() {
+    let cluster = with_workloads().await;
+    let path = format!("{DEPLOYMENTS}/d");
+    for (kind, code) in [
+        ("application/json-patch+json", 200),
+        ("application/strategic-merge-patch+json", 200),
+        ("application/merge-patch+json", 400),
+    ] {
+        let request = Request::patch(&path).header(header::CONTENT_TYPE, kind).body(Bytes::from("null")).unwrap();
+        assert_eq!(cluster.send(request).await.status().as_u16(), code, "{kind}");
+    }
+}

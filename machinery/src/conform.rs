@@ -71,6 +71,19 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
 /// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
 const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
 
+/// Types whose maps of amounts are none of resources.
+const DEVICES: &str = "api.resource.";
+
+/// Amounts of resources are kept to a thousandth, rounded up.
+fn whole_millis(amounts: &mut Value) {
+    for amount in amounts.as_object_mut().into_iter().flatten().map(|(_, amount)| amount) {
+        let parsed = amount.as_str().and_then(|text| Quantity::parse(text).ok());
+        if let Some(rounded) = parsed.map(Quantity::in_millis).filter(|rounded| Some(*rounded) != parsed) {
+            *amount = rounded.to_string().into();
+        }
+    }
+}
+
 /// Up to here whole numbers are exact.
 const MAX_WHOLE: f64 = (1_u64 << 53) as f64;
 
@@ -102,6 +115,10 @@ impl Walk {
             let place =
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
+            let amounts = matches!(&field.kind, Type::Map(item) if **item == Type::Quantity);
+            if amounts && !definition.path.starts_with(DEVICES) {
+                whole_millis(value);
+            }
         }
         // Empty lists and maps that are always written stay for now: whoever sent them owns them.
         let field = |key: &str| definition.fields.get(key).map(|f| (&f.kind, f.present));
@@ -294,6 +311,15 @@ mod tests {
             "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}], "resources": {}}], "securityContext": {}},
             "status": {}});
         assert_eq!(pod, left);
+    }
+
+    #[test]
+    fn amounts_of_resources_are_rounded_up_to_thousandths() {
+        let amounts = json!({"cpu": "0.0001", "memory": "1e3", "x.io/a": "100n", "x.io/c": "-0.0001"});
+        let rounded = json!({"cpu": "1m", "memory": "1e3", "x.io/a": "1m", "x.io/c": "-1m"});
+        let (quota, _) = conformed("", "resourcequotas", json!({"spec": {"hard": amounts}}));
+        let hard = quota["spec"]["hard"].as_object().unwrap();
+        assert_eq!(Some(hard), rounded.as_object());
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             }
         }
         ("", "Node") => {
+            if let Some(spec) = object.get_mut("spec") {
+                first_of(spec, "podCIDR", "podCIDRs", None);
+            }
             // What is not said to be kept back may be used.
             if let Some(capacity) = object["status"].get("capacity").filter(|c| c.is_object()).cloned() {
                 default(&mut object["status"], "allocatable", capacity);
@@ -89,7 +92,47 @@ fn deployment(object: &mut Value) {
     template(object);
 }
 
+/// A field that was there before its list is the list's first entry, and rules where they differ. `inside` is the field of
+/// an entry that has the value.
+fn first_of(holder: &mut Value, one: &str, list: &str, inside: Option<&str>) {
+    let Some(map) = holder.as_object_mut() else { return };
+    let value_of =
+        |entry: &Value| inside.map_or(Some(entry), |key| entry.get(key)).and_then(Value::as_str).map(str::to_owned);
+    let first = map.get(list).and_then(|list| list.get(0)).and_then(value_of);
+    let said = map.get(one).and_then(Value::as_str).filter(|said| !said.is_empty()).map(str::to_owned);
+    match (said, first) {
+        (Some(said), first) if first.as_ref() != Some(&said) => {
+            let entry = inside.map_or_else(|| json!(said), |key| json!({key: said}));
+            map.insert(list.to_owned(), json!([entry]));
+        }
+        (None, Some(first)) => {
+            map.insert(one.to_owned(), first.into());
+        }
+        _ => {}
+    }
+}
+
+/// Annotations from before init containers had a field, which are taken out wherever they come from.
+const INIT_CONTAINERS: [&str; 4] = [
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+];
+
+fn without_init_containers(metadata: &mut Value) {
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    let before = annotations.len();
+    annotations.retain(|key, _| !INIT_CONTAINERS.contains(&key.as_str()));
+    if annotations.is_empty() && before > 0 {
+        metadata.as_object_mut().map(|metadata| metadata.remove("annotations"));
+    }
+}
+
 fn template(object: &mut Value) {
+    if let Some(metadata) = object.pointer_mut("/spec/template/metadata") {
+        without_init_containers(metadata);
+    }
     if object["spec"]["template"]["spec"].is_object() {
         pod_spec(&mut object["spec"]["template"]["spec"]);
     }
@@ -97,6 +140,12 @@ fn template(object: &mut Value) {
 
 /// What pods get and their templates do not.
 fn pod(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata") {
+        without_init_containers(metadata);
+    }
+    if let Some(status) = object.get_mut("status") {
+        first_of(status, "podIP", "podIPs", Some("ip"));
+    }
     let spec = &mut object["spec"];
     default(spec, "enableServiceLinks", json!(true));
     let host_network = spec["hostNetwork"] == true;
@@ -161,8 +210,9 @@ fn pod_spec(spec: &mut Value) {
     {
         spec["serviceAccountName"] = account.into();
     }
+    // The old name of the field says the same.
     if let Some(account) = spec["serviceAccountName"].as_str().map(str::to_owned) {
-        default(spec, "serviceAccount", account.into());
+        spec["serviceAccount"] = account.into();
     }
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
@@ -340,6 +390,62 @@ fn service(object: &mut Value) {
 mod tests {
     use super::*;
     use crate::resources::find;
+
+    #[test]
+    fn two_fields_for_one_thing_say_the_same() {
+        let template = |spec: Value| json!({"spec": {"template": {"spec": spec}}});
+        for (group, plural, given, path, expected) in [
+            ("", "pods", json!({"status": {"podIP": "1.1.1.1"}}), "/status/podIPs", json!([{"ip": "1.1.1.1"}])),
+            ("", "pods", json!({"status": {"podIPs": [{"ip": "1.1.1.1"}]}}), "/status/podIP", json!("1.1.1.1")),
+            (
+                "",
+                "pods",
+                json!({"status": {"podIP": "1.1.1.1", "podIPs": [{"ip": "2.2.2.2"}, {"ip": "::2"}]}}),
+                "/status/podIPs",
+                json!([{"ip": "1.1.1.1"}]),
+            ),
+            (
+                "",
+                "pods",
+                json!({"status": {"podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}, {"ip": "::2"}]}}),
+                "/status/podIPs/1/ip",
+                json!("::2"),
+            ),
+            ("", "nodes", json!({"spec": {"podCIDR": "1.1.1.0/24"}}), "/spec/podCIDRs", json!(["1.1.1.0/24"])),
+            ("", "nodes", json!({"spec": {"podCIDRs": ["1.1.1.0/24"]}}), "/spec/podCIDR", json!("1.1.1.0/24")),
+            (
+                "apps",
+                "deployments",
+                template(json!({"serviceAccount": "a", "serviceAccountName": "b"})),
+                "/spec/template/spec/serviceAccount",
+                json!("b"),
+            ),
+            (
+                "apps",
+                "deployments",
+                template(json!({"serviceAccount": "a"})),
+                "/spec/template/spec/serviceAccountName",
+                json!("a"),
+            ),
+        ] {
+            let mut object = given.clone();
+            set(find(group, "v1", plural).unwrap(), &mut object);
+            assert_eq!(object.pointer(path), Some(&expected), "{given}");
+        }
+    }
+
+    #[test]
+    fn annotations_name_no_init_containers() {
+        let def = find("", "v1", "pods").unwrap();
+        let (old, other) = ("pod.beta.kubernetes.io/init-containers", "a");
+        for (annotations, left) in
+            [(json!({old: "[]", other: "b"}), json!({other: "b"})), (json!({old: "[]"}), json!(null))]
+        {
+            let mut pod = json!({"metadata": {"annotations": annotations}, "spec": {}});
+            set(def, &mut pod);
+            assert_eq!(pod["metadata"]["annotations"], left);
+        }
+    }
 
     #[test]
     fn pods_and_deployments() {

@@ -334,11 +334,15 @@ fn template_generation(old: &Value, new: &mut Value) {
 fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
     let strict = matches!(
         (def.group, def.plural),
+        // Not of definitions: upstream resets their metadata to itself.
         (
-            "storage.k8s.io" | "flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io" | "apiextensions.k8s.io",
+            "storage.k8s.io"
+                | "flowcontrol.apiserver.k8s.io"
+                | "admissionregistration.k8s.io"
+                | "apiregistration.k8s.io"
+                | "resource.k8s.io",
             _
-        ) | ("resource.k8s.io", _)
-            | ("networking.k8s.io", "servicecidrs")
+        ) | ("networking.k8s.io", "servicecidrs")
     );
     for key in keys(old).into_iter().chain(keys(new)) {
         if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
@@ -362,6 +366,9 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
     if def.plural == "pods" && new["status"].is_object() {
         observed_generations(&old["status"], &mut new["status"]);
     }
+    if (def.group, def.plural) == ("resource.k8s.io", "resourceclaims") {
+        without_deallocated(&old["status"], &mut new["status"]);
+    }
     if def.plural == "certificatesigningrequests" {
         // Approval writes conditions, the signer the certificate.
         let other = if subresource == "approval" { "certificate" } else { "" };
@@ -369,6 +376,20 @@ fn status(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value) {
             let value = old["status"].get(other).cloned();
             put(&mut new["status"], other, value);
         }
+    }
+}
+
+/// What was told of devices that a claim does not have any more goes with them.
+fn without_deallocated(old: &Value, new: &mut Value) {
+    let device = |of: &Value| ["driver", "pool", "device"].map(|key| of[key].as_str().unwrap_or_default().to_owned());
+    let allocated = |status: &Value| -> Vec<[String; 3]> {
+        status["allocation"]["devices"]["results"].as_array().into_iter().flatten().map(device).collect()
+    };
+    let (before, now) = (allocated(old), allocated(new));
+    let Some(list) = new.get_mut("devices").and_then(Value::as_array_mut) else { return };
+    list.retain(|told| !before.contains(&device(told)) || now.contains(&device(told)));
+    if list.is_empty() {
+        new.as_object_mut().map(|status| status.remove("devices"));
     }
 }
 
@@ -474,6 +495,27 @@ mod tests {
         let mut new = json!({"metadata": {}, "spec": {"dataSource": other}});
         update(def, "", &old, &mut new, "");
         assert_eq!(new["spec"], old["spec"], "what a client leaves out that does not know it is filled in again");
+    }
+
+    #[test]
+    fn devices_that_a_claim_lost_are_told_of_no_more() {
+        let def = find("resource.k8s.io", "v1", "resourceclaims").unwrap();
+        let device = |name: &str| json!({"driver": "d", "pool": "p", "device": name});
+        let status = |allocated: &[&str], told: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|name| device(name)).collect::<Vec<_>>();
+            json!({"allocation": {"devices": {"results": list(allocated)}}, "devices": list(told)})
+        };
+        let claim = |status: Value| json!({"metadata": {}, "spec": {}, "status": status});
+        for (before, asked, left) in [
+            (status(&["a", "b"], &["a", "b"]), status(&["a"], &["a", "b"]), json!([device("a")])),
+            (status(&["a"], &["a"]), json!({"devices": [device("a")]}), Value::Null),
+            // What the claim never had is left to validation.
+            (status(&["a"], &[]), status(&["a"], &["c"]), json!([device("c")])),
+        ] {
+            let mut new = claim(asked.clone());
+            update(def, "status", &claim(before), &mut new, "");
+            assert_eq!(new["status"]["devices"], left, "{asked}");
+        }
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Quantity {
         saturate(round_up(self.nanos, ONE / 1000))
     }
 
+    /// The same amount without parts of a thousandth, rounded away from zero.
+    pub fn in_millis(self) -> Self {
+        Self { nanos: round_up(self.nanos, ONE / 1000) * (ONE / 1000), ..self }
+    }
+
     /// Whether nothing.
     pub fn is_zero(&self) -> bool {
         self.nanos == 0

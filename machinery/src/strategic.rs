@@ -88,10 +88,48 @@ fn merge_maps(
 
 fn merge_field(kind: Option<&Definition>, key: &str, old: Vec<Value>, new: Vec<Value>) -> Result<Value, Status> {
     Ok(match strategy(kind, key) {
-        PatchStrategy::Replace => plain(&Value::Array(new))?,
-        PatchStrategy::MergeValues => Value::Array(merge_values(old, new)),
-        PatchStrategy::MergeBy(by) => Value::Array(merge_items(below(kind, key), by, old, new)?),
+        // As it is: directives mean nothing there, and are told as unknown fields.
+        PatchStrategy::Replace => Value::Array(new),
+        strategy => {
+            alike(&old, &new)?;
+            match strategy {
+                PatchStrategy::MergeBy(by) => Value::Array(merge_items(below(kind, key), by, old, new)?),
+                _ => Value::Array(merge_values(old, new)),
+            }
+        }
     })
+}
+
+/// Lists that are merged have items of one type, which is no list.
+fn alike(old: &[Value], new: &[Value]) -> Result<(), Status> {
+    let mut items = old.iter().chain(new);
+    let Some(first) = items.next() else { return Ok(()) };
+    if first.is_array() {
+        return Err(Status::unfit_patch());
+    }
+    if items.any(|item| go_type(item) != go_type(first)) {
+        let lists = [old, new].map(|list| go_value(&Value::Array(list.to_vec())));
+        return Err(Status::unknown(format!("list element types are not identical: [{}]", lists.join(" "))));
+    }
+    Ok(())
+}
+
+/// The name of a value's type in Go.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// The refusal of a value where a list belongs.
+fn no_list(value: &Value) -> Status {
+    Status::unknown(format!("expected a []interface {{}}, but received a {}", go_type(value)))
 }
 
 fn unknown_directive(directive: &Value, map: &Map<String, Value>) -> Status {
@@ -121,7 +159,10 @@ fn set_orders(
 ) -> Result<(), Status> {
     let orders: Vec<String> = patch.keys().filter(|key| key.starts_with(ORDER)).cloned().collect();
     for key in orders {
-        let Some(Value::Array(order)) = patch.remove(&key) else { return Err(bad("setElementOrder list")) };
+        let order = match patch.remove(&key) {
+            Some(Value::Array(order)) => order,
+            other => return Err(no_list(&other.unwrap_or_default())),
+        };
         let field = key.strip_prefix(ORDER).unwrap_or_default().to_owned();
         let by = match strategy(kind, &field) {
             PatchStrategy::MergeBy(by) => by,
@@ -129,15 +170,13 @@ fn set_orders(
         };
         let changes = match patch.remove(&field) {
             Some(Value::Array(list)) => Some(list),
-            Some(other) => {
-                patch.insert(field, other);
-                continue;
-            }
+            Some(other) => return Err(no_list(&other)),
             None => None,
         };
         let before = match original.get(&field) {
             Some(Value::Array(list)) => Some(list.clone()),
-            _ => None,
+            Some(other) => return Err(no_list(other)),
+            None => None,
         };
         if let Some(changes) = &changes {
             check_order(changes, &order, by)?;
@@ -226,7 +265,8 @@ fn merge_items(kind: Option<&Definition>, by: &str, old: Vec<Value>, new: Vec<Va
     };
     for item in new {
         let Value::Object(map) = item else {
-            return Err(Status::unknown("patch type does not match the type of the list's items"));
+            let why = format!("expected a map[string]interface {{}}, but received a {}", go_type(&item));
+            return Err(Status::unknown(why));
         };
         match map.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
             None => changes.push(map),
@@ -355,6 +395,12 @@ mod tests {
                 "/spec/tolerations",
                 json!([{"key": "n"}]),
             ),
+            (
+                "directives mean nothing in an atomic list",
+                json!({"spec": {"tolerations": [{"$patch": "replace"}]}}),
+                "/spec/tolerations",
+                json!([{"$patch": "replace"}]),
+            ),
             ("null deletes", json!({"spec": {"nodeSelector": {"a": null}}}), "/spec/nodeSelector", json!({})),
             (
                 "a map is replaced",
@@ -393,7 +439,7 @@ mod tests {
 
     #[test]
     fn bad_patches_are_told() {
-        let base = json!({"spec": {"containers": [{"name": "a"}]}});
+        let base = json!({"metadata": {"finalizers": ["f"]}, "spec": {"containers": [{"name": "a"}]}});
         for (patch, message) in [
             (
                 json!({"spec": {"containers": [{"image": "x"}]}}),
@@ -404,6 +450,14 @@ mod tests {
                 "unknown patch type: explode in map: map[$patch:explode name:a]",
             ),
             (json!({"spec": {"$retainKeys": ["a"], "nodeName": "n"}}), "invalid patch format of retainKeys"),
+            (json!({"spec": {"containers": ["x"]}}), "list element types are not identical: [[map[name:a]] [x]]"),
+            (json!({"spec": {"containers": [null]}}), "list element types are not identical: [[map[name:a]] [<nil>]]"),
+            (json!({"metadata": {"finalizers": [1]}}), "list element types are not identical: [[f] [1]]"),
+            (json!({"spec": {"$setElementOrder/containers": "a"}}), "expected a []interface {}, but received a string"),
+            (
+                json!({"spec": {"$setElementOrder/containers": [{"name": "a"}], "containers": {"name": "a"}}}),
+                "expected a []interface {}, but received a map[string]interface {}",
+            ),
         ] {
             assert_eq!(patched(&base, patch).unwrap_err().message, message);
         }

@@ -9,7 +9,7 @@ use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::Call;
-use super::update::Tracking;
+use super::update::{Tracking, same_version};
 use crate::{ApiServer, body, negotiate, options, ownership, strategy};
 
 /// The media type of applied configurations.
@@ -40,9 +40,10 @@ impl ApiServer {
             .change_tracked(call, &mut warnings, Tracking::Done, |old, revision| {
                 let mut new = ownership::apply(call, Some(old), &config, force)?;
                 let version = config["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-                if !version.is_empty() && version != revision.to_string() {
-                    return Err(Status::modified(def.group, def.plural, &request.name));
+                if !version.is_empty() {
+                    same_version(request, version, revision)?;
                 }
+                strategy::without_namespace(def, &mut new);
                 strategy::conform(request, &mut new)?;
                 Ok(new)
             })
@@ -80,6 +81,7 @@ impl ApiServer {
                 map.insert("namespace".into(), request.namespace.as_str().into());
             }
         }
+        strategy::without_namespace(def, &mut object);
         self.authorize(call.user, &call.attributes("create"))?;
         strategy::conform(request, &mut object)?;
         let kept = object.clone();

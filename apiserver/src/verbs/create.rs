@@ -2,8 +2,9 @@
 
 use http::Response;
 use keelson_client::Body;
-use keelson_machinery::decode;
+use keelson_machinery::decode::{self, Decoded};
 use keelson_machinery::status::Status;
+use keelson_machinery::{conform, schema};
 
 use serde_json::Value;
 
@@ -62,6 +63,7 @@ impl ApiServer {
             strategy::wipe_system_metadata(&mut candidate);
             strategy::complete(def, &mut candidate, None);
             if tracking == Tracking::Compare {
+                strategy::dedup_owners(&mut candidate, false, warnings);
                 ownership::track(call, None, &mut candidate);
             }
             strategy::prepare_create(call.request, &mut candidate, warnings)?;
@@ -70,6 +72,7 @@ impl ApiServer {
             // Looked at before admission does.
             let home = self.objects.namespace_guard(call.request);
             self.admit_changes(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
+            strategy::dedup_owners(&mut candidate, true, warnings);
             strategy::settle_status(def, &mut candidate);
             let _turn = self.turns.take(&self.objects, def, &call.request.namespace).await;
             // Addresses are given out before anything is validated, as upstream does.
@@ -129,6 +132,23 @@ impl ApiServer {
         status
     }
 
+    /// Brings a body that is not of the row's kind, but of `kind` (group, version, kind), into its form: that of a subresource,
+    /// or of something that is only answered.
+    pub(crate) fn conform_as(
+        &self,
+        call: &Call<'_>,
+        (group, version, kind): (&str, &str, &str),
+        body: &mut Decoded,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Status> {
+        let Some(definition) = schema::of_kind(group, version, kind) else { return Ok(()) };
+        let refused = |why: &str| {
+            Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+        };
+        let unknown = conform::conform_to(definition, &mut body.value).map_err(|why| refused(&why))?;
+        self.told_fields(call, &unknown, &body.duplicates, warnings).map_err(|why| refused(&why))
+    }
+
     /// Unknown and duplicate fields are refused with `fieldValidation=Strict`, warned of with `Warn` (the default), else ignored.
     pub(crate) fn check_fields(
         &self,
@@ -137,6 +157,18 @@ impl ApiServer {
         duplicates: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
+        let told = self.told_fields(call, unknown, duplicates, warnings);
+        told.map_err(|why| strategy::cannot_be_handled(call.request.def, &why))
+    }
+
+    /// As [`Self::check_fields`], with the refusal as text. Other values of `fieldValidation` were refused with the options.
+    fn told_fields(
+        &self,
+        call: &Call<'_>,
+        unknown: &[String],
+        duplicates: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), String> {
         let mut texts = field_problems(unknown, duplicates);
         match body::content_type(call.headers) {
             // Keys that came twice are found while YAML is read, before its fields are looked at.
@@ -146,20 +178,14 @@ impl ApiServer {
             }
             _ => {}
         }
-        match call.request.query.get("fieldValidation").unwrap_or("Warn") {
-            "Ignore" => Ok(()),
-            "Warn" => {
+        match call.request.query.get("fieldValidation") {
+            Some("Ignore") => Ok(()),
+            Some("Strict") if texts.is_empty() => Ok(()),
+            Some("Strict") => Err(format!("strict decoding error: {}", texts.join(", "))),
+            _ => {
                 warnings.extend(texts);
                 Ok(())
             }
-            "Strict" if texts.is_empty() => Ok(()),
-            "Strict" => {
-                let why = format!("strict decoding error: {}", texts.join(", "));
-                Err(strategy::cannot_be_handled(call.request.def, &why))
-            }
-            other => Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
         }
     }
 }

@@ -59,6 +59,11 @@ impl ApiServer {
             .map_err(Status::bad_request)?;
         let options = deletion::read_options(call)?;
         let range = list::continued(request)?;
+        let version = request.query.get("resourceVersion");
+        version.map(listing::version).transpose()?;
+        if version.is_some() {
+            self.fresh(version).await?;
+        }
         self.fresh(None).await?;
         let view = self.objects.kv.view();
         let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);

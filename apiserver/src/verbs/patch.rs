@@ -8,7 +8,7 @@ use keelson_machinery::patch::Touched;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::{cbor, decode, operations, patch, resources, schema, strategic};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Call, apply};
 use crate::{ApiServer, body, negotiate, options, strategy};
@@ -43,7 +43,13 @@ pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
     // Of a strategic merge patch the parser's words stand alone.
     let prefix = if kind == STRATEGIC { "" } else { "error decoding patch: " };
     let refused = |why: String| Status::bad_request(format!("{prefix}{why}"));
-    let decoded = decode::json(call.body).map_err(refused)?;
+    let mut decoded = decode::json(call.body).map_err(refused)?;
+    // Without anything in it a patch changes nothing; of a merge patch null is none at all.
+    match kind {
+        JSON if decoded.value.is_null() => decoded.value = json!([]),
+        STRATEGIC if decoded.value.is_null() => decoded.value = json!({}),
+        _ => {}
+    }
     if kind == MERGE && decoded.value.is_null() {
         return Err(Status::bad_request("Invalid JSON Patch"));
     }
@@ -75,6 +81,11 @@ impl Given {
             _ => strategic::apply(schema::of_kind(def.group, def.version, def.kind), &mut new, &self.value)?,
         }
         Ok(new)
+    }
+
+    /// What is to be told of the patch: fields that it brought and nobody knows, keys that came twice.
+    pub(crate) fn field_problems(&self, unknown: &[String]) -> Vec<String> {
+        super::create::field_problems(unknown, &self.duplicates)
     }
 
     /// The refusal of what a patch made of an object; it shows the object, or the patch if that was merged strategically.
@@ -137,13 +148,14 @@ impl ApiServer {
                     STRATEGIC => refused(&strategy::unstructured_error(def, &patched).unwrap_or(why)),
                     _ => refused(&why),
                 })?;
-                let texts = super::create::field_problems(&told, &given.duplicates);
+                let texts = given.field_problems(&told);
                 if strict && !texts.is_empty() {
                     return Err(refused(&format!("strict decoding error: {}", texts.join(", "))));
                 }
                 if let Ok(mut unknown) = unknown.lock() {
                     *unknown = told;
                 }
+                strategy::without_namespace(def, &mut new);
                 self.fits(call, &mut new, revision)?;
                 Ok(new)
             })
@@ -157,7 +169,7 @@ impl ApiServer {
 
     /// A patched object is still the one that the request names.
     fn fits(&self, call: &Call<'_>, new: &mut Value, revision: i64) -> Result<(), Status> {
-        let (request, def) = (call.request, call.request.def);
+        let request = call.request;
         let text = |key: &str| new["metadata"][key].as_str().unwrap_or_default();
         let (name, namespace, version) = (text("name"), text("namespace"), text("resourceVersion"));
         if name.is_empty() {
@@ -178,9 +190,6 @@ impl ApiServer {
             ));
         }
         // A resource version in the patch is a precondition; else it is the stored one.
-        if !version.is_empty() && version != revision.to_string() {
-            return Err(Status::modified(def.group, def.plural, &request.name));
-        }
-        Ok(())
+        super::update::same_version(request, version, revision)
     }
 }

@@ -61,18 +61,7 @@ impl ApiServer {
         let object = self
             .change(call, &mut warnings, |old, revision| {
                 same_uid(call.request, &object, old)?;
-                if version.is_empty() && !rules.unconditional_update {
-                    let why = "must be specified for an update";
-                    let cause = Cause::invalid("metadata.resourceVersion", &Value::from(0), why);
-                    return Err(Status::invalid(def.group, def.plural, &call.request.name, vec![cause]));
-                }
-                if !version.is_empty() && version != revision.to_string() {
-                    if version.parse::<u64>().is_err() && !def.custom {
-                        let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-                        return Err(Status::unknown(why));
-                    }
-                    return Err(Status::modified(def.group, def.plural, &call.request.name));
-                }
+                same_version(call.request, &version, revision)?;
                 Ok(object.clone())
             })
             .await;
@@ -115,12 +104,17 @@ impl ApiServer {
             };
             let mut new = edit(&old, revision)?;
             strategy::complete(def, &mut new, Some(&old));
+            // Of a patch they are looked at after admission only.
+            if request.verb == "update" {
+                strategy::dedup_owners(&mut new, false, warnings);
+            }
             if tracking == Tracking::Compare {
                 ownership::track(call, Some(&old), &mut new);
             }
             strategy::prepare_update(request, &old, &mut new, call.counts_anyway);
             let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
             self.admit_changes(admission).await?;
+            strategy::dedup_owners(&mut new, true, warnings);
             let _turn = self.turns.take(&self.objects, def, &request.namespace).await;
             let mut extra = if request.subresource.is_empty() {
                 services::allocate(self, def, &mut new, Some(&old), dry_run)?
@@ -161,6 +155,26 @@ impl ApiServer {
             }
         }
         Err(Status::modified(def.group, def.plural, &request.name))
+    }
+}
+
+/// An update is meant for the version that it names; for any, if it names none (or 0) and the kind lets it.
+pub(crate) fn same_version(request: &ResourceRequest, version: &str, revision: i64) -> Result<(), Status> {
+    let (def, name) = (request.def, &request.name);
+    match version.parse::<u64>() {
+        _ if version == revision.to_string() => Ok(()),
+        // Numbers and no others are versions of built-in kinds.
+        Err(_) if !version.is_empty() && !def.custom => {
+            Err(Status::unknown(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")))
+        }
+        Ok(1..) => Err(Status::modified(def.group, def.plural, name)),
+        Err(_) if !version.is_empty() => Err(Status::modified(def.group, def.plural, name)),
+        _ if rules::of(def).unconditional_update && !def.custom => Ok(()),
+        _ => {
+            let why = "must be specified for an update";
+            let cause = Cause::invalid("metadata.resourceVersion", &Value::from(0), why);
+            Err(Status::invalid(def.group, def.plural, name, vec![cause]))
+        }
     }
 }
 

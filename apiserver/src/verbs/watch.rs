@@ -70,14 +70,13 @@ impl ApiServer {
             _ => rand::rng().random_range(MIN_TIMEOUT_SECONDS..2 * MIN_TIMEOUT_SECONDS),
         };
         let version = query.get("resourceVersion");
-        let initial = query.flag("sendInitialEvents")
-            || (matches!(version, None | Some("0")) && query.get("sendInitialEvents").is_none());
+        let initial = query.flag("sendInitialEvents") || listing::begins_with_all(query);
         self.fresh(version).await?;
         let view = self.objects.kv.view();
         let range = Objects::range(request.def, &request.namespace);
         let mut first = First::default();
         let start = if initial {
-            let bookmark = query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks");
+            let bookmark = query.flag("allowWatchBookmarks");
             let (request, start) = (request.clone(), view.revision() + 1);
             let rest = Initial { view, range: range.clone(), request, after: None, bookmark };
             first.rest = Some(rest);

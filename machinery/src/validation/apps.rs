@@ -79,6 +79,7 @@ fn status(plural: &str, status: &Value, p: &mut Problems) {
             "readyReplicas",
             "availableReplicas",
             "unavailableReplicas",
+            "terminatingReplicas",
         ],
         "daemonsets" => &[
             "currentNumberScheduled",
@@ -98,6 +99,7 @@ fn status(plural: &str, status: &Value, p: &mut Problems) {
             "currentReplicas",
             "updatedReplicas",
             "observedGeneration",
+            "terminatingReplicas",
         ],
     };
     for field in fields {

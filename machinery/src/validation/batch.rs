@@ -54,7 +54,7 @@ fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
     match_labels(spec, p);
     if let Some(old) = old {
-        update(spec, &old["spec"], has(&old["status"], "startTime"), p);
+        update(spec, &old["spec"], old["status"]["active"].as_i64().unwrap_or(0) > 0, p);
     }
 }
 
@@ -390,17 +390,23 @@ pub fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
     Ok(total)
 }
 
-/// What may not change in a Job; `started` if it has run already.
-fn update(spec: &Value, before: &Value, started: bool, p: &mut Problems) {
+/// What may not change in a Job; `runs` if there are pods of it still.
+fn update(spec: &Value, before: &Value, runs: bool, p: &mut Problems) {
     job_spec_again(spec, before, p);
     if spec["selector"] != before["selector"] {
         p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "field is immutable");
     }
-    // While a Job is suspended and has not begun, where its pods go may change.
-    let free = before["suspend"] == true && !started;
+    // While a Job is suspended and its pods are gone, where the next ones go and what they ask for may change
+    // (MutableSchedulingDirectivesForSuspendedJobs and MutablePodResourcesForSuspendedJobs, open since v1.36).
+    let free = before["suspend"] == true && !runs;
     let scheduling = |spec: &Value| {
         let mut template = spec["template"].clone();
         if free {
+            for list in ["containers", "initContainers"] {
+                let containers = template["spec"].get_mut(list).and_then(Value::as_array_mut);
+                let amounts = containers.into_iter().flatten().filter_map(|c| c.get_mut("resources")?.as_object_mut());
+                amounts.for_each(|amounts| amounts.retain(|key, _| !matches!(key.as_str(), "requests" | "limits")));
+            }
             for key in ["labels", "annotations"] {
                 template["metadata"].as_object_mut().map(|m| m.remove(key));
             }
@@ -539,25 +545,33 @@ mod tests {
 
     #[test]
     fn what_of_a_job_may_change() {
-        let job = |suspend: bool, image: &str, node_selector: Value| {
+        let job = |suspend: bool, image: &str, node_selector: Value, amounts: Value| {
             json!({"metadata": {"name": "j", "namespace": "d"}, "spec": {
                 "suspend": suspend, "parallelism": 1, "completions": 1, "backoffLimit": 6, "completionMode": "NonIndexed",
                 "selector": {"matchLabels": {"a": "b"}},
                 "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
                     "restartPolicy": "Never", "nodeSelector": node_selector,
-                    "containers": [{"name": "c", "image": image}]}}}})
+                    "containers": [{"name": "c", "image": image, "resources": amounts}]}}}})
         };
-        let running = job(false, "x", json!({}));
-        let suspended = job(true, "x", json!({}));
-        for (before, after, allowed) in [
-            (&running, suspended.clone(), true),
-            (&suspended, running.clone(), true),
-            (&suspended, job(false, "x", json!({"zone": "a"})), true),
-            (&running, job(true, "x", json!({"zone": "a"})), false),
-            (&suspended, job(true, "y", json!({})), false),
+        let none = || json!({});
+        let (more, claim) =
+            (json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}), json!({"claims": [{"name": "a"}]}));
+        let running = job(false, "x", none(), none());
+        let suspended = job(true, "x", none(), none());
+        for (before, after, runs, allowed) in [
+            (&running, suspended.clone(), true, true),
+            (&suspended, running.clone(), false, true),
+            (&suspended, job(false, "x", json!({"zone": "a"}), none()), false, true),
+            (&suspended, job(false, "x", json!({"zone": "a"}), none()), true, false),
+            (&running, job(true, "x", json!({"zone": "a"}), none()), false, false),
+            (&suspended, job(true, "y", none(), none()), false, false),
+            (&suspended, job(true, "x", none(), more.clone()), false, true),
+            (&suspended, job(true, "x", none(), more.clone()), true, false),
+            (&suspended, job(true, "x", none(), claim), false, false),
+            (&running, job(false, "x", none(), more), false, false),
         ] {
             let mut problems = Problems::default();
-            update(&after["spec"], &before["spec"], false, &mut problems);
+            update(&after["spec"], &before["spec"], runs, &mut problems);
             let template = problems.0.iter().any(|cause| cause.field == "spec.template");
             assert_eq!(!template, allowed, "{after}");
         }

@@ -57,6 +57,18 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
     }
 }
 
+/// Metadata that is looked at once, with a name that is a subdomain.
+pub fn whole(metadata: &Value, p: &mut Problems) {
+    for problem in names::subdomain_problems(text(metadata, "name")) {
+        p.invalid("metadata.name", &metadata["name"], &problem);
+    }
+    if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
+        p.not_negative("metadata.generation", &metadata["generation"]);
+    }
+    parts(metadata, p);
+    finalizers(&metadata["finalizers"], p);
+}
+
 /// How often the rules of a kind look at all of the metadata of an update, and at what of it changed.
 fn rounds(def: &ResourceDef) -> (usize, usize) {
     match (def.group, def.plural) {

@@ -61,6 +61,13 @@ pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&
     problems.0
 }
 
+/// Problems of the metadata of something that is no object of a row, but named as one: a Scale.
+pub fn metadata(metadata: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::whole(metadata, &mut problems);
+    problems.0
+}
+
 fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     match def.group {
         "" => match def.plural {
