@@ -481,7 +481,8 @@ mod tests {
         share(&mut held);
         for name in 1..10 * SWEEP {
             let known = share(&mut spec(name));
-            assert!(known <= SWEEP + 2, "{known}");
+            // Beside the one that is held, the last one was when it was looked for those that nobody has.
+            assert!(known <= SWEEP + 4, "{known}");
         }
         let mut again = spec(0);
         share(&mut again);
