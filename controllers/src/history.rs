@@ -111,7 +111,7 @@ where
 {
     let namespace = owner.metadata().namespace.as_deref().unwrap_or_default();
     let candidates = context.cache.revisions.in_namespace(namespace);
-    let mut all = owners::claim(&context.client, owner, |m| selector.matches(m), candidates).await?;
+    let mut all = owners::claim(&context.client, owner, |o| selector.matches(&o.metadata), candidates).await?;
     all.sort_by_key(|r| (r.revision, r.metadata.creation_timestamp.as_ref().map(|t| t.0), r.metadata.name.clone()));
     let api = context.client.namespaced::<ControllerRevision>(namespace);
     let mut collisions = subject.collisions;

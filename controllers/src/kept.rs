@@ -1,13 +1,13 @@
 //! Pods as the controllers keep them: 150,000 of them are in memory at a time.
 //!
-//! What pods of one template have in common is there once: a spec without what differs from pod to pod is shared by all that
-//! have the same. Of a status only what is read is kept.
+//! What pods of one template have in common is there once: a spec without what differs from pod to pod, and labels, are shared
+//! by all that have the same. Of a status only what is read is kept.
 //!
 //! Invariant: nothing is left out that a controller reads. Who writes to a pod patches it, or reads it anew.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::NamespaceResourceScope;
@@ -20,11 +20,12 @@ use parking_lot::Mutex;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::owners::Labelled;
 use crate::volumes::inline;
 
-/// Specs that are alike at first sight and are compared with a new one, at most.
+/// Specs (or labels) that are alike at first sight and are compared with a new one, at most.
 const CANDIDATES: usize = 8;
-/// Specs that come before those that nobody has any more are looked for, beside as many as were there the last time.
+/// So many come before those that nobody has any more are looked for, beside as many as were there the last time.
 const SWEEP: usize = 1024;
 /// Conditions that a node keeps for itself: only a policy on failed pods may ask for them.
 const QUIET: [&str; 3] = ["ContainersReady", "Initialized", "PodReadyToStartContainers"];
@@ -34,11 +35,62 @@ const QUIET: [&str; 3] = ["ContainersReady", "Initialized", "PodReadyToStartCont
 #[serde(default)]
 pub struct Pod {
     /// Its metadata, all but who manages which field.
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What it is to be.
     pub spec: Option<Spec>,
     /// What it is.
     pub status: Option<Status>,
+}
+
+/// Labels of pods.
+pub type Labels = BTreeMap<String, String>;
+
+/// A pod's metadata: its labels, which it shares, and all else. Derefs to the latter, which has no labels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Its labels; an `ObjectMeta` would need as much memory for them as for all else.
+    pub labels: Option<Arc<Labels>>,
+    own: ObjectMeta,
+}
+
+impl Metadata {
+    /// The metadata as the API has them.
+    pub fn whole(&self) -> ObjectMeta {
+        ObjectMeta { labels: self.labels.as_deref().cloned(), ..self.own.clone() }
+    }
+}
+
+impl Deref for Metadata {
+    type Target = ObjectMeta;
+
+    fn deref(&self) -> &ObjectMeta {
+        &self.own
+    }
+}
+
+impl DerefMut for Metadata {
+    fn deref_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.own
+    }
+}
+
+impl From<ObjectMeta> for Metadata {
+    fn from(mut own: ObjectMeta) -> Self {
+        let labels = own.labels.take().map(Arc::new);
+        Self { labels, own }
+    }
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ObjectMeta::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl Labelled for Metadata {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
 }
 
 /// A pod's spec: what is its own, and what it shares. Derefs to the latter.
@@ -157,7 +209,7 @@ impl Pod {
             ..(*spec.rest).clone()
         });
         let phase = |status: &Status| core::PodStatus { phase: status.phase.clone(), ..core::PodStatus::default() };
-        core::Pod { metadata: self.metadata.clone(), spec, status: self.status.as_ref().map(phase) }
+        core::Pod { metadata: self.metadata.whole(), spec, status: self.status.as_ref().map(phase) }
     }
 }
 
@@ -180,22 +232,28 @@ impl k8s_openapi::Resource for Pod {
 impl k8s_openapi::Metadata for Pod {
     type Ty = ObjectMeta;
 
+    /// Has no labels: who wants those of a pod asks the pod.
     fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+        &self.metadata.own
     }
 
     fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+        &mut self.metadata.own
     }
 }
 
-/// Takes what nobody reads off pods, and lets those share their specs that have the same.
+/// Takes what nobody reads off pods, and lets those share their specs and labels that have the same.
 pub fn trimmer() -> impl Fn(&mut Pod) + Send + Sync + 'static {
-    let shared = Mutex::new(Shared::default());
+    let (specs, labels) = (Mutex::new(Shared::default()), Mutex::new(Shared::default()));
     move |pod| {
         trim(pod);
         if let Some(spec) = &mut pod.spec {
-            shared.lock().share(&mut spec.rest);
+            specs.lock().share(look(&spec.rest), &mut spec.rest);
+        }
+        if let Some(own) = &mut pod.metadata.labels {
+            let mut hasher = DefaultHasher::new();
+            own.hash(&mut hasher);
+            labels.lock().share(hasher.finish(), own);
         }
     }
 }
@@ -252,28 +310,33 @@ fn is_read(volume: &mut Volume) -> bool {
         || inline::translated(volume).is_some()
 }
 
-/// The specs that pods have.
-#[derive(Default)]
-struct Shared {
+/// What pods have in common.
+struct Shared<T> {
     /// By what tells most of them apart.
-    specs: HashMap<u64, Vec<Weak<PodSpec>>>,
+    known: HashMap<u64, Vec<Weak<T>>>,
     /// How many came since it was looked for those that nobody has, and how many were left then.
     come: usize,
     left: usize,
 }
 
-impl Shared {
-    /// Takes the one that others have in place of an equal one.
-    fn share(&mut self, spec: &mut Arc<PodSpec>) {
-        let alike = self.specs.entry(look(spec)).or_default();
-        if let Some(same) = alike.iter().filter_map(Weak::upgrade).find(|other| **other == **spec) {
-            *spec = same;
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), come: 0, left: 0 }
+    }
+}
+
+impl<T: PartialEq> Shared<T> {
+    /// Takes the one that others have in place of an equal one, which looks so.
+    fn share(&mut self, look: u64, own: &mut Arc<T>) {
+        let alike = self.known.entry(look).or_default();
+        if let Some(same) = alike.iter().filter_map(Weak::upgrade).find(|other| **other == **own) {
+            *own = same;
             return;
         }
         if alike.len() == CANDIDATES {
             alike.remove(0);
         }
-        alike.push(Arc::downgrade(spec));
+        alike.push(Arc::downgrade(own));
         self.come += 1;
         if self.come > self.left + SWEEP {
             self.sweep();
@@ -281,12 +344,12 @@ impl Shared {
     }
 
     fn sweep(&mut self) {
-        self.specs.retain(|_, alike| {
-            alike.retain(|spec| spec.strong_count() > 0);
+        self.known.retain(|_, alike| {
+            alike.retain(|one| one.strong_count() > 0);
             !alike.is_empty()
         });
         self.come = 0;
-        self.left = self.specs.values().map(Vec::len).sum();
+        self.left = self.known.values().map(Vec::len).sum();
     }
 }
 
@@ -383,17 +446,22 @@ mod tests {
     }
 
     #[test]
-    fn equal_specs_are_one() {
+    fn equal_specs_and_labels_are_one() {
         let trim = trimmer();
         let pod = |node: &str, cpu: &str| {
-            let mut pod: Pod =
-                serde_json::from_value(json!({"metadata": {}, "spec": {"nodeName": node, "containers": [
-                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
-                .unwrap();
+            let mut pod: Pod = serde_json::from_value(
+                json!({"metadata": {"labels": {"cpu": cpu}}, "spec": {"nodeName": node, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}),
+            )
+            .unwrap();
             trim(&mut pod);
-            pod.spec.unwrap()
+            let labels = pod.metadata.labels.clone().unwrap();
+            assert_eq!((labels.len(), pod.metadata.label("cpu"), pod.metadata.label("x")), (1, Some(cpu), None));
+            assert_eq!(pod.whole().metadata.labels.as_ref(), Some(&*labels));
+            (pod.spec.unwrap(), labels)
         };
-        let (one, other, third) = (pod("a", "1"), pod("b", "1"), pod("a", "2"));
+        let ((one, labels), (other, same), (third, different)) = (pod("a", "1"), pod("b", "1"), pod("a", "2"));
+        assert!(Arc::ptr_eq(&labels, &same) && !Arc::ptr_eq(&labels, &different));
         assert!(Arc::ptr_eq(&one.rest, &other.rest) && !Arc::ptr_eq(&one.rest, &third.rest));
         assert_eq!((one.node_name.as_deref(), other.node_name.as_deref()), (Some("a"), Some("b")));
     }
@@ -405,14 +473,19 @@ mod tests {
             let containers = vec![Container { name: name.to_string(), ..Container::default() }];
             Arc::new(PodSpec { containers, ..PodSpec::default() })
         };
+        let mut share = |spec: &mut Arc<PodSpec>| {
+            shared.share(look(spec), spec);
+            shared.known.len()
+        };
         let mut held = spec(0);
-        shared.share(&mut held);
+        share(&mut held);
         for name in 1..10 * SWEEP {
-            shared.share(&mut spec(name));
+            let known = share(&mut spec(name));
+            // Beside the one that is held, the last one was when it was looked for those that nobody has.
+            assert!(known <= SWEEP + 4, "{known}");
         }
-        assert!(shared.specs.len() <= SWEEP + 2, "{}", shared.specs.len());
         let mut again = spec(0);
-        shared.share(&mut again);
+        share(&mut again);
         assert!(Arc::ptr_eq(&held, &again));
     }
 }

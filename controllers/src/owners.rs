@@ -32,6 +32,18 @@ pub fn controller_reference<K: Object>(owner: &K) -> OwnerReference {
     }
 }
 
+/// What has labels.
+pub trait Labelled {
+    /// The value of a label.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labelled for ObjectMeta {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
 /// A label selector, ready to match.
 pub struct Selector(Option<selector::LabelSelector>);
 
@@ -51,8 +63,8 @@ impl Selector {
     }
 
     /// Whether an object's labels match.
-    pub fn matches(&self, metadata: &ObjectMeta) -> bool {
-        self.0.as_ref().is_some_and(|s| s.matches(|key| metadata.labels.as_ref()?.get(key).map(String::as_str)))
+    pub fn matches(&self, metadata: &impl Labelled) -> bool {
+        self.0.as_ref().is_some_and(|s| s.matches(|key| metadata.label(key)))
     }
 }
 
@@ -105,7 +117,7 @@ fn claim_patch(metadata: &ObjectMeta, owners: &[OwnerReference], finalizer: Opti
 pub async fn claim<O, K>(
     client: &Client,
     owner: &O,
-    matches: impl Fn(&ObjectMeta) -> bool,
+    matches: impl Fn(&K) -> bool,
     candidates: Vec<Arc<K>>,
 ) -> Result<Vec<Arc<K>>, Error>
 where
@@ -119,7 +131,7 @@ where
 pub async fn claim_with<O, K>(
     client: &Client,
     owner: &O,
-    matches: impl Fn(&ObjectMeta) -> bool,
+    matches: impl Fn(&K) -> bool,
     candidates: Vec<Arc<K>>,
     finalizer: Option<&str>,
 ) -> Result<Vec<Arc<K>>, Error>
@@ -134,7 +146,7 @@ where
         let metadata = candidate.metadata();
         let name = metadata.name.as_deref().unwrap_or_default();
         let mut owners = metadata.owner_references.clone().unwrap_or_default();
-        match claim_of(metadata, owner.metadata(), matches(metadata)) {
+        match claim_of(metadata, owner.metadata(), matches(&candidate)) {
             Claim::Ignore => continue,
             Claim::Keep => {
                 claimed.push(candidate);

@@ -210,7 +210,7 @@ pub(crate) async fn reconcile<S: Replicated>(context: Arc<Context>, key: Key) ->
     let mut candidates = context.cache.pods.owned_by(&uid);
     let orphans = context.cache.pods.by(ORPHANS, &key.0);
     candidates.extend(orphans.into_iter().filter(|p| pods::is_active(p) && selector.matches(&p.metadata)));
-    let all = owners::claim(&context.client, &*set, |m| selector.matches(m), candidates).await?;
+    let all = owners::claim(&context.client, &*set, |o| selector.matches(&o.metadata), candidates).await?;
     let (template, now) = (set.template(), context.now());
     let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
     let mut plan = plan(set.wanted(), &labels, set.min_ready_seconds(), &all, &now);

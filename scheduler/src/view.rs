@@ -437,6 +437,15 @@ impl View {
         true
     }
 
+    /// The name of a node, which all its pods share; that of none needs no memory.
+    fn name_of_node(&self, name: &str) -> Arc<str> {
+        match self.by_name.get_key_value(name) {
+            Some((known, _)) => known.clone(),
+            None if name.is_empty() => Arc::default(),
+            None => name.into(),
+        }
+    }
+
     /// A pod of the API as the scheduler knows it.
     pub fn compile(&mut self, pod: &wire::Pod) -> Arc<PodInfo> {
         let class = Class::new(pod, &mut self.syms);
@@ -453,8 +462,8 @@ impl View {
             created: seconds(meta.creation_timestamp.as_deref()).unwrap_or(0),
             started: seconds(status.start_time.as_deref()).unwrap_or(i64::MAX),
             terminating: meta.deletion_timestamp.is_some(),
-            node: pod.spec.node_name.as_str().into(),
-            nominated: status.nominated_node_name.as_str().into(),
+            node: self.name_of_node(&pod.spec.node_name),
+            nominated: self.name_of_node(&status.nominated_node_name),
             version: meta.resource_version.as_str().into(),
             gated: !pod.spec.scheduling_gates.is_empty(),
             generation: meta.generation,

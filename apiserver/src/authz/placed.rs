@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
@@ -18,13 +17,16 @@ use crate::{ApiServer, encryption};
 /// Pause before the pods are followed anew after their watch broke.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// A key of its own bytes: a stored one is one with its value's, which it would keep alive.
+type Key = Box<[u8]>;
+
 /// Keys of pods by their node.
 #[derive(Default)]
 pub struct Placed(RwLock<Index>);
 
 #[derive(Default)]
 struct Index {
-    nodes: HashMap<String, HashSet<Bytes>>,
+    nodes: HashMap<String, HashSet<Key>>,
     /// The revision up to which pods are known.
     revision: i64,
 }
@@ -38,21 +40,25 @@ pub(super) fn node_of_pod(def: &ResourceDef, pod: &KeyValue) -> String {
 
 impl Placed {
     /// Keys of the pods on a node, and the revision that this is of.
-    pub fn on(&self, node: &str) -> (Vec<Bytes>, i64) {
+    pub fn on(&self, node: &str) -> (Vec<Key>, i64) {
         let index = self.0.read();
         (index.nodes.get(node).map(|keys| keys.iter().cloned().collect()).unwrap_or_default(), index.revision)
     }
 }
 
 impl Index {
-    fn put(&mut self, node: String, key: Bytes) {
-        if !node.is_empty() {
-            self.nodes.entry(node).or_default().insert(key);
+    fn put(&mut self, node: String, key: &[u8]) {
+        if node.is_empty() {
+            return;
+        }
+        let keys = self.nodes.entry(node).or_default();
+        if !keys.contains(key) {
+            keys.insert(key.into());
         }
     }
 
     /// Forgets a pod that was on `node` ("": not known where).
-    fn remove(&mut self, node: &str, key: &Bytes) {
+    fn remove(&mut self, node: &str, key: &[u8]) {
         match self.nodes.get_mut(node) {
             Some(keys) => {
                 keys.remove(key);
@@ -68,7 +74,7 @@ impl Index {
     fn apply(&mut self, def: &ResourceDef, events: &[Arc<Event>]) {
         for event in events {
             match event.kind {
-                EventKind::Put => self.put(node_of_pod(def, &event.kv), event.kv.key.clone()),
+                EventKind::Put => self.put(node_of_pod(def, &event.kv), &event.kv.key),
                 EventKind::Delete => {
                     let node = event.prev.as_ref().map(|pod| node_of_pod(def, pod)).unwrap_or_default();
                     self.remove(&node, &event.kv.key);
@@ -93,7 +99,7 @@ async fn follow(authorization: Arc<Authorization>) {
         let view = kv.view();
         let mut index = Index { revision: view.revision(), ..Index::default() };
         for pod in view.range(&range) {
-            index.put(node_of_pod(def, pod), pod.key.clone());
+            index.put(node_of_pod(def, pod), &pod.key);
         }
         *placed.0.write() = index;
         let request = WatchRequest { range: range.clone(), start_revision: view.revision() + 1 };
@@ -116,15 +122,15 @@ mod tests {
     fn pods_are_known_while_they_are_there() {
         let mut index = Index::default();
         for (node, key) in [("one", "a"), ("one", "b"), ("two", "c"), ("", "d")] {
-            index.put(node.into(), key.into());
+            index.put(node.into(), key.as_bytes());
         }
-        index.remove("one", &"a".into());
+        index.remove("one", b"a");
         // Its node is not told any more.
-        index.remove("", &"c".into());
+        index.remove("", b"c");
         assert_eq!(index.nodes.len(), 1, "nodes without pods are not kept");
         index.revision = 7;
         let placed = Placed(RwLock::new(index));
-        assert_eq!(placed.on("one"), (vec![Bytes::from("b")], 7));
+        assert_eq!(placed.on("one"), (vec![Box::from(*b"b")], 7));
         assert_eq!(placed.on("two"), (vec![], 7));
     }
 }

@@ -17,7 +17,7 @@ use super::metrics;
 use super::plan::{self, Moments, Tolerance, Values};
 use super::{Look, Target};
 use crate::kept::Pod;
-use crate::owners::shown;
+use crate::owners::{Labelled, shown};
 use crate::pods;
 
 const NO_PODS: &str = "no pods returned by selector while calculating replica count";
@@ -43,7 +43,7 @@ impl Look<'_> {
     pub(super) fn pods(&self, target: &Target) -> Vec<Arc<Pod>> {
         let Ok(selector) = LabelSelector::parse(&target.selector) else { return Vec::new() };
         let mut pods = self.context.cache.pods.in_namespace(&self.namespace());
-        pods.retain(|p| selector.matches(|key| p.metadata.labels.as_ref()?.get(key).map(String::as_str)));
+        pods.retain(|p| selector.matches(|key| p.metadata.label(key)));
         pods
     }
 

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::owners::Labelled;
 use crate::runtime::{Keys, Outcome, watch_with};
 use measure::{Asked, Refusal};
 use plan::Memory;
@@ -182,7 +183,7 @@ impl Look<'_> {
             let uid = scaler.metadata.uid.as_deref().unwrap_or_default();
             let selector = MEMORIES.lock().get(uid).map(|m| m.selector.clone()).filter(|s| !s.is_empty());
             let Some(selector) = selector.and_then(|s| LabelSelector::parse(&s).ok()) else { continue };
-            if pods.iter().any(|p| selector.matches(|key| p.metadata.labels.as_ref()?.get(key).map(String::as_str))) {
+            if pods.iter().any(|p| selector.matches(|key| p.metadata.label(key))) {
                 others.push(format!("{namespace}/{}", scaler.metadata.name.as_deref().unwrap_or_default()));
             }
         }

@@ -132,7 +132,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let uid = set.metadata.uid.clone().unwrap_or_default();
     let mut candidates = context.cache.pods.owned_by(&uid);
     candidates.extend(context.cache.pods.by(ORPHANS, &key.0).into_iter().filter(|p| selector.matches(&p.metadata)));
-    let pods = owners::claim(&context.client, &*set, |m| selector.matches(m), candidates).await?;
+    let pods = owners::claim(&context.client, &*set, |o| selector.matches(&o.metadata), candidates).await?;
     let now = context.now().0;
     let places = places(&context, &set, &pods);
     let rolling = Rolling::of(&set, places.iter().filter(|p| p.wanted).count());

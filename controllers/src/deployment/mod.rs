@@ -63,7 +63,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     }
     let matcher = selector(&deployment);
     let candidates = context.cache.replica_sets.in_namespace(&key.0);
-    let sets = owners::claim(&context.client, &*deployment, |m| matcher.matches(m), candidates).await?;
+    let sets = owners::claim(&context.client, &*deployment, |o| matcher.matches(&o.metadata), candidates).await?;
     let now = context.now();
     let mut look = Look { context: &context, deployment, now, sets };
     if look.deployment.metadata.deletion_timestamp.is_some() {

@@ -24,7 +24,7 @@ pub struct Place {
 }
 
 /// One object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     pub place: Place,
     pub owners: Arc<[OwnerReference]>,
@@ -84,6 +84,10 @@ pub enum Owner {
 impl Graph {
     /// An item came or changed; returns what to look at.
     pub fn upsert(&mut self, uid: &str, mut item: Item) -> Vec<Work> {
+        // Most changes are none to the graph: a status, a renewed lease.
+        if !item.orphan && self.items.get(uid) == Some(&item) {
+            return Vec::new();
+        }
         self.share(uid, &mut item);
         let own = self.items.get_key_value(uid).map_or_else(|| uid.into(), |(own, _)| own.clone());
         let before = self.items.insert(own.clone(), item.clone());

@@ -80,7 +80,9 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let selector = selector(&job);
     let mut candidates = context.cache.pods.owned_by(&uid);
     candidates.extend(context.cache.pods.by(ORPHANS, &key.0).into_iter().filter(|p| selector.matches(&p.metadata)));
-    let pods = owners::claim_with(&context.client, &*job, |m| selector.matches(m), candidates, Some(FINALIZER)).await?;
+    let pods =
+        owners::claim_with(&context.client, &*job, |o| selector.matches(&o.metadata), candidates, Some(FINALIZER))
+            .await?;
     let earlier = {
         let mut all = context.job_failures.lock();
         let earlier = all.entry(key).or_default();
@@ -398,7 +400,7 @@ mod tests {
         assert_eq!(ignored.get(IGNORED_FAILURES).map(String::as_str), Some("3"));
         assert_eq!(ignored.get(FAILURES).map(String::as_str), Some("0"));
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-2-"));
-        let seen = Pod { metadata: pod.metadata.clone(), ..Pod::default() };
+        let seen = Pod { metadata: pod.metadata.clone().into(), ..Pod::default() };
         assert_eq!((tally::index_of(&seen), tally::failures_before(&seen), is_tracked(&seen)), (Some(2), 1, true));
         let spec = pod.spec.unwrap();
         assert_eq!(spec.hostname.as_deref(), Some("j-2"));
@@ -410,7 +412,7 @@ mod tests {
             assert!(prefix.ends_with(&format!("j-{index}-")));
         }
         let plain = new_pod(&job, &template, None, None);
-        let plain = Pod { metadata: plain.metadata, ..Pod::default() };
+        let plain = Pod { metadata: plain.metadata.into(), ..Pod::default() };
         assert!(is_tracked(&plain) && plain.metadata.annotations.is_none());
     }
 

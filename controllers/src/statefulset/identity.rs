@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-3"), Some("svc")));
         let volumes: Vec<&str> = spec.volumes.iter().flatten().map(|v| v.name.as_str()).collect();
         assert_eq!(volumes, ["data", "x"], "the claim takes the place of the template's volume");
-        let made = Pod { metadata: pod.metadata.clone(), ..Pod::default() };
+        let made = Pod { metadata: pod.metadata.clone().into(), ..Pod::default() };
         assert_eq!((ordinal(&set, &pod.metadata), revision(&made)), (Some(3), "db-1"));
         assert!(!identify(&set, &mut pod.metadata, 3) && identify(&set, &mut pod.metadata, 4));
         assert_eq!(claims(&set, 3)[0].metadata.name.as_deref(), Some("data-db-3"));

@@ -59,7 +59,7 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let mut candidates = context.cache.pods.owned_by(&uid);
     candidates.extend(context.cache.pods.by(ORPHANS, &key.0));
     candidates.retain(|p| identity::is_member(&set, &**p));
-    let claimed = owners::claim(&context.client, &*set, |m| selector.matches(m), candidates).await?;
+    let claimed = owners::claim(&context.client, &*set, |o| selector.matches(&o.metadata), candidates).await?;
     let now = context.now().0;
     let shape = Shape::of(&set);
     let pods = by_ordinal(&set, claimed);
@@ -288,7 +288,7 @@ impl Look<'_> {
             self.claim(ordinal).await.map_err(Unclaimed::into_error)?;
         }
         self.own_claims(ordinal, pod, false).await?;
-        let mut changed = pod.metadata.clone();
+        let mut changed = pod.metadata.whole();
         if !identity::identify(self.set, &mut changed, ordinal) {
             return Ok(());
         }
