@@ -47,13 +47,8 @@ const LEASE_FIELDS: &[Path] = &[&["strategy"], &["preferredHolder"]];
 const STATEFUL_SET_FIELDS: &[Path] = &[&["updateStrategy", "rollingUpdate", "maxUnavailable"]];
 
 /// Where the pods of a group may go, what they share, and how the group is pushed out.
-const GROUP_FIELDS: &[Path] = &[
-    &["schedulingConstraints"],
-    &["resourceClaims"],
-    &["disruptionMode"],
-    &["priorityClassName"],
-    &["priority"],
-];
+const GROUP_FIELDS: &[Path] =
+    &[&["schedulingConstraints"], &["resourceClaims"], &["disruptionMode"], &["priorityClassName"], &["priority"]];
 /// The same of the templates of groups.
 const WORKLOAD_FIELDS: &[Path] = &[
     &["podGroupTemplates", "*", "schedulingConstraints"],
@@ -226,7 +221,11 @@ mod tests {
         let bare = json!({"schedulingPolicy": {"gang": {"minCount": 2}}});
         for (plural, object, left) in [
             ("podgroups", json!({"spec": spec}), json!({"spec": bare})),
-            ("workloads", json!({"spec": {"podGroupTemplates": [spec]}}), json!({"spec": {"podGroupTemplates": [bare]}})),
+            (
+                "workloads",
+                json!({"spec": {"podGroupTemplates": [spec]}}),
+                json!({"spec": {"podGroupTemplates": [bare]}}),
+            ),
             (
                 "podgroups",
                 json!({"status": {"conditions": [], "resourceClaimStatuses": [{"name": "c"}]}}),

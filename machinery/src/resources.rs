@@ -385,7 +385,8 @@ pub static RESOURCES: &[ResourceDef] = &[
     .subresources(&[STATUS]),
     row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "priorityclass", Scope::Cluster)
         .names(&["pc"], &[]),
-    row("scheduling.k8s.io", "v1alpha2", "PodGroup", "podgroups", "podgroup", Scope::Namespaced).subresources(&[STATUS]),
+    row("scheduling.k8s.io", "v1alpha2", "PodGroup", "podgroups", "podgroup", Scope::Namespaced)
+        .subresources(&[STATUS]),
     row("scheduling.k8s.io", "v1alpha2", "Workload", "workloads", "workload", Scope::Namespaced),
     row("coordination.k8s.io", "v1", "Lease", "leases", "lease", Scope::Namespaced),
     row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass", Scope::Cluster),

@@ -215,9 +215,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("CertificateSigning", true, |parts| Ok(Box::new(certificates::Signing(parts.authorization.clone())))),
     ("CertificateSubjectRestriction", true, |_| Ok(Box::new(certificates::SubjectRestriction))),
     ("DefaultIngressClass", true, |parts| Ok(Box::new(classes::DefaultIngressClass(parts.objects.clone())))),
-    ("PodGroupWorkloadExists", true, |parts| {
-        Ok(Box::new(pod_groups::PodGroupWorkloadExists(parts.objects.clone())))
-    }),
+    ("PodGroupWorkloadExists", true, |parts| Ok(Box::new(pod_groups::PodGroupWorkloadExists(parts.objects.clone())))),
     ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
     (topology_labels::NAME, true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
     ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),
