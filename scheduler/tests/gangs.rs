@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_machinery::features::{self, Feature, Gates};
 use keelson_scheduler::config::{Config, ConfigError};
-use keelson_scheduler::core::{Act, Change, Core};
+use keelson_scheduler::core::{Act, Change, Core, Standing};
+use keelson_scheduler::pod_groups::Policy;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -279,6 +280,30 @@ fn who_takes_over_goes_on_with_the_rest() {
     assert!(matches!(core.next(10), Some(Act::Group { .. })));
     assert!(core.next(10).is_none(), "it pauses");
     assert_eq!(decide(&mut core, LONG).bound.len(), 1);
+}
+
+#[test]
+fn how_a_gang_stands_is_told_without_a_change() {
+    for (policy, pods, placed, expected) in [
+        (None, 2, 0, (None, 2, 0, 2, true)),
+        (Some(gang("g", 4)), 3, 0, (Some(Policy::Gang(4)), 3, 0, 3, true)),
+        (Some(gang("g", 4)), 4, 0, (Some(Policy::Gang(4)), 4, 0, 3, false)),
+        (Some(gang("g", 4)), 4, 2, (Some(Policy::Gang(4)), 4, 2, 1, false)),
+        (Some(group("g", json!({"basic": {}}))), 1, 0, (Some(Policy::Basic), 1, 0, 1, false)),
+    ] {
+        let mut core = crowded(policy, pods);
+        for i in 0..placed {
+            core.apply(pod(&format!("p{i}"), "g", 800, &json!({"nodeName": format!("n{}", i + 1)})), 5);
+        }
+        let Change::Pod(asked) = pod("p0", "g", 800, &Value::Null) else { panic!("a pod") };
+        let asked = core.view.compile(&asked);
+        let Standing { policy, pods, placed, would_fit, blocked } = core.standing(&asked).unwrap();
+        assert_eq!((policy, pods, placed, would_fit, blocked.is_some()), expected);
+        assert_eq!(core.view.placed_count(), placed, "the view is as before");
+        let Change::Pod(single) = pod("single", "", 800, &Value::Null) else { panic!("a pod") };
+        let single = core.view.compile(&single);
+        assert!(core.standing(&single).is_none());
+    }
 }
 
 #[derive(Clone, Debug)]
