@@ -364,7 +364,7 @@ impl Core {
             queued.pod = info;
             return;
         }
-        let gated = (info.gated && gates) || info.awaits_claims || self.is_held(&info);
+        let gated = info.waits(gates) || self.is_held(&info);
         // A node that was just nominated is not in the watch's copy yet.
         if !info.nominated.is_empty() {
             self.view.nominate(&info, &info.nominated);

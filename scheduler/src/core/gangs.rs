@@ -98,7 +98,7 @@ impl Core {
         for uid in pods {
             let free = self.queue.gated(&uid).is_some_and(|queued| {
                 let gates = self.profiles.get(&queued.pod.class.scheduler).is_some_and(|profile| profile.gates);
-                !(queued.pod.gated && gates) && !queued.pod.awaits_claims
+                !queued.pod.waits(gates)
             });
             if free {
                 self.queue.release(&uid, now);
@@ -267,8 +267,7 @@ impl Core {
         let placed = uids.iter().filter(|uid| self.view.placed(uid).is_some()).count();
         let blocked = self.groups.blocked(&key).filter(|_| profile.gangs);
         let waiting = uids.iter().filter_map(|uid| self.queue.get(uid)).map(|queued| queued.pod.clone());
-        let free = |pod: &Arc<PodInfo>| !(pod.gated && profile.gates) && !pod.awaits_claims;
-        let mut pods: Vec<Arc<PodInfo>> = waiting.filter(free).collect();
+        let mut pods: Vec<Arc<PodInfo>> = waiting.filter(|pod| !pod.waits(profile.gates)).collect();
         pods.sort_by_key(|pod| Reverse(pod.class.priority));
         let (tried, _) = self.attempt(&pods, &profile, &key);
         let would_fit = tried.iter().filter(|tried| matches!(tried, Tried::Placed(..))).count();
