@@ -59,11 +59,7 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
     let started = Instant::now();
     let now = || started.elapsed().as_millis() as Millis;
     let (sender, mut news) = mpsc::channel(MAX_NEWS);
-    let sources = sources(core.looks_at_groups());
-    for source in sources {
-        tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
-    }
-    drop(sender);
+    let sources = follow_all(core.looks_at_groups(), &client, sender, &stop);
     let awaited: Arc<Awaited> = Arc::default();
     let (done, mut results) = mpsc::channel(MAX_WRITES);
     let out = Out {
@@ -92,7 +88,7 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
                     core.apply(change, now());
                 }
                 News::Listed(path) => {
-                    if listed.insert(path) && listed.len() == sources.len() {
+                    if listed.insert(path) && listed.len() == sources {
                         info!(pods = core.view.placed_count(), nodes = core.view.node_count(), "the cluster is known");
                     }
                 }
@@ -120,9 +116,18 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
             }
         }
         // Before all is known, decisions would be wrong.
-        busy = listed.len() == sources.len() && turn(&mut core, &out, now());
+        busy = listed.len() == sources && turn(&mut core, &out, now());
         numbers.update(&mut core);
     }
+}
+
+/// Follows all kinds; returns how many they are.
+fn follow_all(groups: bool, client: &Client, sender: mpsc::Sender<News>, stop: &CancellationToken) -> usize {
+    let all = sources(groups);
+    for source in all {
+        tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
+    }
+    all.len()
 }
 
 /// Where decisions go.

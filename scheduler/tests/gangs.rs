@@ -325,91 +325,121 @@ fn check_rows(core: &Core, pods: &BTreeMap<String, Known>) {
     }
 }
 
-/// Random gangs, single pods and nodes that come and go: whenever a pod of a gang is bound, enough of the gang have nodes when
-/// the scheduler is done; and in the end, with room for all, every complete gang is bound.
-fn random_gangs(seed: u64) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut core = scheduler(None);
-    let least: Vec<usize> = (0..random.random_range(1..6)).map(|_| random.random_range(1..6)).collect();
-    let mut missing: Vec<usize> = (0..least.len()).collect();
-    let mut pods: BTreeMap<String, Known> = BTreeMap::new();
-    let (mut nodes, mut made, mut now) = (0, 0, 0);
-    for step in 0..80 {
-        now += random.random_range(0..3000);
-        let last = step == 79;
-        match random.random_range(0..10) {
-            _ if last => {
-                for gang in missing.drain(..) {
-                    core.apply(self::gang(&format!("g{gang}"), least[gang] as u64), now);
-                }
-                for _ in 0..10 {
-                    nodes += 1;
-                    core.apply(node(&format!("n{nodes}"), 20_000), now);
-                }
-                now += 10 * LONG;
-            }
+/// A cluster of random gangs, single pods and nodes that come and go.
+struct World {
+    random: StdRng,
+    core: Core,
+    /// How many pods each gang needs.
+    least: Vec<usize>,
+    /// Gangs whose object is not there.
+    missing: Vec<usize>,
+    pods: BTreeMap<String, Known>,
+    nodes: usize,
+    made: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let least: Vec<usize> = (0..random.random_range(1..6)).map(|_| random.random_range(1..6)).collect();
+        let missing = (0..least.len()).collect();
+        Self { random, core: scheduler(None), least, missing, pods: BTreeMap::new(), nodes: 0, made: 0 }
+    }
+
+    fn add_node(&mut self, cpu: u64, now: u64) {
+        self.nodes += 1;
+        self.core.apply(node(&format!("n{}", self.nodes), cpu), now);
+    }
+
+    fn add_gang(&mut self, number: usize, now: u64) {
+        self.core.apply(gang(&format!("g{number}"), self.least[number] as u64), now);
+    }
+
+    fn add_pod(&mut self, now: u64) {
+        self.made += 1;
+        let random = &mut self.random;
+        let gang = random.random_bool(0.8).then(|| random.random_range(0..self.least.len()));
+        let (name, cpu) = (format!("p{}", self.made), 100 * random.random_range(1..9));
+        let group = gang.map_or(String::new(), |gang| format!("g{gang}"));
+        let more = json!({"priority": if gang.is_none() { 0 } else { random.random_range(0..2) * 10 }});
+        self.core.apply(pod(&name, &group, cpu, &more), now);
+        self.pods.insert(name, Known { gang, cpu, node: None });
+    }
+
+    fn step(&mut self, now: u64) {
+        match self.random.random_range(0..10) {
             0..=1 => {
-                nodes += 1;
-                core.apply(node(&format!("n{nodes}"), random.random_range(2..20) * 100), now);
+                let cpu = self.random.random_range(2..20) * 100;
+                self.add_node(cpu, now);
             }
-            2 if !missing.is_empty() => {
-                let gang = missing.swap_remove(random.random_range(0..missing.len()));
-                core.apply(self::gang(&format!("g{gang}"), least[gang] as u64), now);
+            2 if !self.missing.is_empty() => {
+                let at = self.random.random_range(0..self.missing.len());
+                let gang = self.missing.swap_remove(at);
+                self.add_gang(gang, now);
             }
-            2..=7 => {
-                made += 1;
-                let gang = random.random_bool(0.8).then(|| random.random_range(0..least.len()));
-                let (name, cpu) = (format!("p{made}"), 100 * random.random_range(1..9));
-                let group = gang.map_or(String::new(), |gang| format!("g{gang}"));
-                let more = json!({"priority": if gang.is_none() { 0 } else { random.random_range(0..2) * 10 }});
-                core.apply(pod(&name, &group, cpu, &more), now);
-                pods.insert(name, Known { gang, cpu, node: None });
-            }
+            2..=7 => self.add_pod(now),
             _ => {
-                if let Some(name) = pods.keys().nth(random.random_range(0..pods.len().max(1))).cloned() {
-                    pods.remove(&name);
-                    core.apply(Change::PodGone(name), now);
+                let at = self.random.random_range(0..self.pods.len().max(1));
+                if let Some(name) = self.pods.keys().nth(at).cloned() {
+                    self.pods.remove(&name);
+                    self.core.apply(Change::PodGone(name), now);
                 }
             }
         }
-        let decided = decide(&mut core, now);
+    }
+
+    /// Room for all, and all groups are there.
+    fn complete(&mut self, now: u64) {
+        for gang in std::mem::take(&mut self.missing) {
+            self.add_gang(gang, now);
+        }
+        (0..10).for_each(|_| self.add_node(20_000, now));
+    }
+
+    /// Lets the scheduler decide; of a gang of which a pod is bound, enough must have nodes then.
+    fn decide(&mut self, seed: u64, now: u64) {
+        let decided = decide(&mut self.core, now);
         for (name, node) in &decided.bound {
-            pods.get_mut(name).unwrap().node = Some(node.clone());
+            self.pods.get_mut(name).unwrap().node = Some(node.clone());
+        }
+        for (gang, least) in self.least.iter().enumerate() {
+            let of_gang = |known: &&Known| known.gang == Some(gang);
+            let placed = self.pods.values().filter(of_gang).filter(|known| known.node.is_some()).count();
+            let new = decided.bound.keys().any(|name| self.pods[name].gang == Some(gang));
+            assert!(!new || placed >= *least, "seed {seed}: {placed} of gang {gang} are bound, {least} are needed");
         }
         for victim in decided.victims {
             // Two pods may want the same one to go.
-            if pods.remove(&victim).is_some() {
-                core.apply(Change::PodGone(victim), now);
+            if self.pods.remove(&victim).is_some() {
+                self.core.apply(Change::PodGone(victim), now);
             }
         }
-        check_rows(&core, &pods);
-        for (gang, least) in least.iter().enumerate() {
-            let of_gang = |known: &&Known| known.gang == Some(gang);
-            let placed = pods.values().filter(of_gang).filter(|known| known.node.is_some()).count();
-            let new = decided.bound.keys().any(|name| pods.get(name).is_some_and(|known| known.gang == Some(gang)));
-            // Victims were counted when the decision was made.
-            let gone = decided.bound.keys().filter(|name| !pods.contains_key(*name)).count();
-            assert!(
-                !new || placed + gone >= *least,
-                "seed {seed}: {placed} of gang {gang} are bound, {least} are needed"
-            );
-        }
+        check_rows(&self.core, &self.pods);
     }
-    for round in 1..4 {
-        let decided = decide(&mut core, now + round * 10 * LONG);
-        for (name, node) in decided.bound {
-            pods.get_mut(&name).unwrap().node = Some(node);
-        }
+}
+
+/// Whenever a pod of a gang is bound, enough of the gang have nodes when the scheduler is done; and in the end, with room for
+/// all, every complete gang is bound.
+fn random_gangs(seed: u64) {
+    let (mut world, mut now) = (World::new(seed), 0);
+    for _ in 0..80 {
+        now += world.random.random_range(0..3000);
+        world.step(now);
+        world.decide(seed, now);
     }
-    for (gang, least) in least.iter().enumerate() {
-        let all: Vec<&Known> = pods.values().filter(|known| known.gang == Some(gang)).collect();
+    world.complete(now);
+    for _ in 0..4 {
+        now += 10 * LONG;
+        world.decide(seed, now);
+    }
+    for (gang, least) in world.least.iter().enumerate() {
+        let all: Vec<&Known> = world.pods.values().filter(|known| known.gang == Some(gang)).collect();
         let waiting = all.iter().filter(|known| known.node.is_none()).count();
         assert!(
             waiting == 0 || all.len() < *least,
             "seed {seed}: {waiting} of gang {gang} wait although there is room"
         );
     }
-    check_rows(&core, &pods);
 }
 
 proptest! {
