@@ -11,7 +11,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use keelson_machinery::resource::ResourceDef;
-use keelson_machinery::resources::RESOURCES;
 use keelson_metrics::{Histogram, family};
 use keelson_store::View;
 use parking_lot::RwLock;
@@ -214,7 +213,7 @@ impl Metrics {
     }
 
     /// The text.
-    pub fn text(&self, view: &View, customs: impl Iterator<Item = &'static ResourceDef>) -> String {
+    pub fn text(&self, view: &View, rows: impl Iterator<Item = &'static ResourceDef>) -> String {
         let mut out = String::with_capacity(64 << 10);
         let help = "Requests by what they are about and the code of the answer.";
         family(&mut out, "apiserver_request_total", "counter", help);
@@ -240,7 +239,7 @@ impl Metrics {
                  subresource=\"{subresource}\",version=\"{version}\"}} 1"
             );
         }
-        objects(view, customs, &mut out);
+        objects(view, rows, &mut out);
         family(&mut out, "etcd_request_duration_seconds", "histogram", "Time until a write to the store is applied.");
         STORE_WRITES.write("etcd_request_duration_seconds", "operation=\"txn\",type=\"\"", &mut out);
         process(self.started, &mut out);
@@ -262,9 +261,8 @@ impl Metrics {
 }
 
 /// How many objects there are of each resource.
-fn objects(view: &View, customs: impl Iterator<Item = &'static ResourceDef>, out: &mut String) {
-    let mut rows: Vec<&'static ResourceDef> = RESOURCES.iter().filter(|row| row.verbs.contains(&"update")).collect();
-    rows.extend(customs);
+fn objects(view: &View, rows: impl Iterator<Item = &'static ResourceDef>, out: &mut String) {
+    let mut rows: Vec<&'static ResourceDef> = rows.filter(|row| row.verbs.contains(&"update")).collect();
     rows.sort_by_key(|row| (row.group, row.plural));
     // Versions of a resource share their objects.
     rows.dedup_by_key(|row| (row.group, row.plural));

@@ -1,20 +1,30 @@
-//! Which of the built-in APIs are offered: all of them, but for what `--runtime-config` turns off, as upstream's flag does.
+//! Which of the built-in APIs are offered: all of them, but for alpha versions and for what `--runtime-config` says, as upstream's
+//! flag does. A kind behind a closed gate is not there whatever the flag says.
 //!
 //! Keys are a class (`api/all`, `api/ga`, `api/beta`, `api/alpha`, applied in this order), a version (`apps/v1`, `/v1` for
 //! the core group) or one resource of it (`apps/v1/deployments`); what is more exact counts more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keelson_machinery::features::{self, Gates};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::RESOURCES;
+use tracing::warn;
 
 /// Classes of versions, in the order in which they are applied.
 const CLASSES: [&str; 4] = ["api/all", "api/ga", "api/beta", "api/alpha"];
 
 /// What is turned off; rows that are not in the table are never.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Offered {
     off: BTreeSet<(&'static str, &'static str, &'static str)>,
+}
+
+impl Default for Offered {
+    /// With no word from an operator.
+    fn default() -> Self {
+        Self::by(features::gates(), &BTreeMap::new())
+    }
 }
 
 /// The pairs of `--runtime-config`; of the same key the last one counts.
@@ -72,8 +82,16 @@ impl Offered {
         for key in pairs.keys().filter(|key| !CLASSES.contains(&key.as_str())) {
             known(key, others)?;
         }
-        let off = RESOURCES.iter().filter(|row| !wanted(pairs, row)).map(|row| (row.group, row.version, row.plural));
-        Ok(Self { off: off.collect() })
+        let gates = features::gates();
+        for row in RESOURCES.iter().filter(|row| !is_there(gates, row) && wanted(pairs, row)) {
+            warn!(resource = row.qualified(), feature = ?row.feature(), "not served: its feature gate is closed");
+        }
+        Ok(Self::by(gates, pairs))
+    }
+
+    fn by(gates: Gates, pairs: &BTreeMap<String, bool>) -> Self {
+        let off = RESOURCES.iter().filter(|row| !(is_there(gates, row) && wanted(pairs, row)));
+        Self { off: off.map(|row| (row.group, row.version, row.plural)).collect() }
     }
 
     /// Whether a row is served.
@@ -92,13 +110,18 @@ impl Offered {
     }
 }
 
-/// Whether a row stays: the most exact key that is about it says so.
+/// Whether the gate of a row is open, if it has one.
+fn is_there(gates: Gates, row: &ResourceDef) -> bool {
+    row.feature().is_none_or(|feature| gates.is_open(feature))
+}
+
+/// Whether a row stays: the most exact key that is about it says so; with none, alpha versions do not.
 fn wanted(pairs: &BTreeMap<String, bool>, row: &ResourceDef) -> bool {
     let version = format!("{}/{}", row.group, row.version);
     let resource = format!("{version}/{}", row.plural);
     let exact = pairs.get(&resource).or_else(|| pairs.get(&version));
     let by_class = || pairs.get(class(row.version)).or_else(|| pairs.get("api/all"));
-    exact.or_else(by_class).copied().unwrap_or(true)
+    exact.or_else(by_class).copied().unwrap_or(!row.is_alpha())
 }
 
 /// Refuses a key whose group or version there is not.
@@ -154,6 +177,27 @@ mod tests {
             assert!(offered.has(row(served)), "{given:?}");
             assert!(!offered.has(row(gone)), "{given:?}");
         }
+    }
+
+    #[test]
+    fn alpha_versions_need_a_word_and_their_gate() {
+        let open = Gates::default().with(features::Feature::GenericWorkload, true);
+        let row = find("scheduling.k8s.io", "v1alpha2", "podgroups").unwrap();
+        for (gates, given, expected) in [
+            (open, &[][..], false),
+            (open, &["scheduling.k8s.io/v1alpha2=true"], true),
+            (open, &["scheduling.k8s.io/v1alpha2/workloads=true"], false),
+            (open, &["api/alpha=true"], true),
+            (open, &["api/all=true"], true),
+            (open, &["api/all=true", "api/alpha=false"], false),
+            (Gates::default(), &["scheduling.k8s.io/v1alpha2=true"], false),
+            (Gates::default(), &["api/all=true"], false),
+        ] {
+            let given: Vec<String> = given.iter().map(|pair| (*pair).to_owned()).collect();
+            assert_eq!(Offered::by(gates, &pairs(&given).unwrap()).has(row), expected, "{gates:?} {given:?}");
+        }
+        assert!(!Offered::default().has(row) && !Offered::default().has_version("scheduling.k8s.io", "v1alpha2"));
+        assert!(Offered::default().has_version("scheduling.k8s.io", "v1"));
     }
 
     #[test]

@@ -392,7 +392,8 @@ impl ApiServer {
                 let groups = self.customs.groups();
                 let definitions = groups.iter().flat_map(|(_, definitions)| definitions);
                 let customs = definitions.flat_map(|d| d.versions.iter().take(1).map(|v| v.def));
-                let mut text = self.metrics.text(&self.objects.kv.view(), customs);
+                let rows = self.customs.offered().rows().chain(customs);
+                let mut text = self.metrics.text(&self.objects.kv.view(), rows);
                 flow::dump::figures(&self.flow, &mut text);
                 text += &self.sources.text();
                 Ok(respond::bytes(200, metrics::CONTENT_TYPE, text))

@@ -350,6 +350,9 @@ pub struct ControllersArgs {
     /// Give claims of a cluster without storage classes directories of nodes
     #[arg(long, env = "KEELSON_LOCAL_PATH")]
     pub local_path: bool,
+    /// Alpha features that are open, as Name=true: GenericWorkload
+    #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
     /// The CA's certificate to publish (default: the kubeconfig's)
     #[arg(long, env = "KEELSON_ROOT_CA_FILE")]
     pub root_ca_file: Option<PathBuf>,
@@ -373,6 +376,9 @@ pub struct SchedulerArgs {
     /// KubeSchedulerConfiguration (v1): profiles, plugins, extenders
     #[arg(long = "scheduler-config", env = "KEELSON_SCHEDULER_CONFIG")]
     pub scheduler_config: Option<PathBuf>,
+    /// Alpha features that are open, as Name=true: GenericWorkload, GangScheduling
+    #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
 }
 
 /// Flags of `keelson explain-scheduling`.

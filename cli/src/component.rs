@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use keelson_client::Client;
 use keelson_client::election::Candidate;
 use keelson_controllers::{Config, Credentials};
+use keelson_machinery::features;
 use keelson_pki::Authority;
 use keelson_pki::service_account::SigningKey;
 use tokio_util::sync::CancellationToken;
@@ -39,8 +40,15 @@ fn credentials(args: &ControllersArgs) -> Result<Credentials> {
     Ok(Credentials::Given { root, signer: signer.map(Arc::new), tokens: tokens.map(Arc::new) })
 }
 
+/// Sets the gates of this process.
+fn open_features(gates: &[String]) -> Result<()> {
+    features::install(features::Gates::parse(gates).map_err(anyhow::Error::msg)?);
+    Ok(())
+}
+
 /// Runs the controllers until told to stop.
 pub async fn controllers(args: ControllersArgs) -> Result<()> {
+    open_features(&args.feature_gates)?;
     let mut config = Config::with(args.cluster_cidr.clone(), credentials(&args)?);
     config.node_cidr_mask_sizes = args.mask_sizes.within(&args.cluster_cidr)?;
     config.node_monitor_grace_period = args.node_monitor_grace_period;
@@ -52,6 +60,7 @@ pub async fn controllers(args: ControllersArgs) -> Result<()> {
 
 /// Runs the scheduler until told to stop.
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
+    open_features(&args.feature_gates)?;
     let config = crate::scheduler::config(args.scheduler_config.as_deref())?;
     let client = client(&args.kubeconfig, "kube-scheduler")?;
     let work = client.clone();

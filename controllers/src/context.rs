@@ -20,11 +20,13 @@ use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::informer::Trim;
 use keelson_client::{Client, Informer, ListParams, Recorder};
+use keelson_machinery::features::{self, Feature};
 use keelson_pki::service_account::SigningKey;
 use keelson_pki::{Authority, ClusterPki};
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device_taints::BY_POOL;
 use crate::kept::Pod;
+use crate::pod_groups;
 use crate::volumes;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
 
@@ -180,8 +183,8 @@ macro_rules! informers {
 
 informers! {
     /// Pods, without what no controller reads.
-    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index)], None,
-        crate::kept::trimmer();
+    pods: Pod, &[(BY_NODE, node_of), (ORPHANS, orphan_of), (volumes::BY_CLAIM, volumes::claims_index),
+        (pod_groups::BY_GROUP, pod_groups::group_index)], None, crate::kept::trimmer();
     /// Nodes.
     nodes: Node, &[], None;
     /// Namespaces.
@@ -264,6 +267,8 @@ pub struct Context {
     pub config: Config,
     /// The informers.
     pub cache: Informers,
+    /// Groups of pods, where there are such.
+    pub pod_groups: Option<Arc<Informer<PodGroup>>>,
     /// What the attach/detach controller remembers.
     pub attachments: attachment::Memory,
     /// How long daemons that failed stay.
@@ -288,10 +293,14 @@ impl Context {
         cache.synced().await;
         let (attachments, failed_daemons, job_failures, evictions) = Default::default();
         let (recorders, listeners) = Default::default();
+        // It is not waited for: the kind is served only if that is asked for, too.
+        let groups = features::is_open(Feature::GenericWorkload);
+        let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
             config,
             cache,
+            pod_groups,
             attachments,
             failed_daemons,
             job_failures,
@@ -367,6 +376,7 @@ impl Context {
             client,
             config: Config::new("10.244.0.0/16".into(), keys),
             cache: Informers::empty(),
+            pod_groups: Some(Informer::of(Vec::new(), &[])),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
             job_failures: Default::default(),

@@ -21,6 +21,7 @@ mod metrics;
 mod node;
 mod owners;
 mod pod_gc;
+mod pod_groups;
 mod pods;
 mod policies;
 mod quota;
@@ -116,6 +117,7 @@ static CONTROLLERS: &[Controller] = &[
         volumes::protection::watch_classes,
         volumes::protection::reconcile_class
     ),
+    keyed!("podgroup-protection-controller", 1, pod_groups::watch, pod_groups::reconcile),
     keyed!("persistentvolume-attach-detach-controller", 8, volumes::attachment::watch, volumes::attachment::reconcile),
     keyed!("persistentvolume-expander-controller", 2, volumes::expansion::watch, volumes::expansion::reconcile),
     keyed!("ephemeral-volume-controller", 4, volumes::ephemeral::watch, volumes::ephemeral::reconcile),

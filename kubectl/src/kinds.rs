@@ -134,9 +134,9 @@ fn find(kinds: &[Kind], text: &str) -> Option<Kind> {
     found.into_iter().min_by_key(|kind| rank(&kind.version)).cloned()
 }
 
-/// The built-in kinds.
+/// The built-in kinds. Alpha versions are served by few clusters, and other projects have kinds of the same names.
 pub fn all_built_in() -> Vec<Kind> {
-    RESOURCES.iter().map(built_in).collect()
+    RESOURCES.iter().filter(|def| !def.is_alpha()).map(built_in).collect()
 }
 
 /// All kinds of a server, as its discovery lists them.

@@ -40,8 +40,19 @@ const SAME_AS: &[(&str, &str)] = &[
     ("api.admissionregistration.v1.NamedRuleWithOperations", "api.admissionregistration.v1.RuleWithOperations"),
 ];
 
+/// Lists of newer types that are merged by a key: type, field, key, and whether a patch replaces the keys that it does not
+/// retain (absent: patches replace the whole list).
+const KEYED: &[(&str, &str, &str, Option<bool>)] = &[
+    ("api.scheduling.v1alpha2.PodGroupSpec", "resourceClaims", "name", Some(true)),
+    ("api.scheduling.v1alpha2.PodGroupStatus", "conditions", "type", Some(false)),
+    ("api.scheduling.v1alpha2.PodGroupStatus", "resourceClaimStatuses", "name", Some(true)),
+    ("api.scheduling.v1alpha2.PodGroupTemplate", "resourceClaims", "name", Some(true)),
+    ("api.scheduling.v1alpha2.WorkloadSpec", "podGroupTemplates", "name", None),
+];
+
 /// Lists of newer types: how they are merged.
 const LISTS: &[(&str, &str, &str)] = &[
+    ("api.scheduling.v1alpha2.PodGroupSchedulingConstraints", "topology", "atomic"),
     ("api.core.v1.NodeAllocatableResourceClaimStatus", "containers", "set"),
     ("api.core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses", "atomic"),
     ("api.resource.v1.DeviceAttribute", "bools", "atomic"),
@@ -70,6 +81,16 @@ impl Markers {
     pub fn field(&self, kind: &str, json: &str) -> Marks {
         if let Some((.., list)) = LISTS.iter().find(|(of, name, _)| (*of, *name) == (kind, json)) {
             return Marks { list: (*list).into(), ..Marks::default() };
+        }
+        if let Some((.., key, patch)) = KEYED.iter().find(|(of, name, ..)| (*of, *name) == (kind, json)) {
+            let merge_key = patch.map_or("", |_| key);
+            return Marks {
+                list: "map".into(),
+                keys: vec![(*key).into()],
+                merge_key: merge_key.into(),
+                retain_keys: *patch == Some(true),
+                ..Marks::default()
+            };
         }
         let same = SAME_AS.iter().filter(|(new, _)| *new == kind).map(|(_, old)| *old);
         let mut found =

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::features::{self, Feature, Gates};
 use crate::resource::ResourceDef;
 
 /// Where the pods of a kind are.
@@ -21,8 +22,9 @@ pub(crate) fn pods_of(def: &ResourceDef) -> Option<&'static str> {
 /// A field behind a closed gate, from where the object's part begins; `*` is every entry of a list or map.
 type Path = &'static [&'static str];
 
+/// The group that a pod is scheduled with; behind `GenericWorkload`.
+const POD_GROUP_FIELDS: &[Path] = &[&["schedulingGroup"]];
 const POD_FIELDS: &[Path] = &[
-    &["schedulingGroup"],
     &["containers", "*", "lifecycle", "stopSignal"],
     &["initContainers", "*", "lifecycle", "stopSignal"],
     &["ephemeralContainers", "*", "lifecycle", "stopSignal"],
@@ -44,10 +46,30 @@ const LEASE_FIELDS: &[Path] = &[&["strategy"], &["preferredHolder"]];
 /// How many pods of a StatefulSet may be away at once.
 const STATEFUL_SET_FIELDS: &[Path] = &[&["updateStrategy", "rollingUpdate", "maxUnavailable"]];
 
+/// Where the pods of a group may go, what they share, and how the group is pushed out.
+const GROUP_FIELDS: &[Path] =
+    &[&["schedulingConstraints"], &["resourceClaims"], &["disruptionMode"], &["priorityClassName"], &["priority"]];
+/// The same of the templates of groups.
+const WORKLOAD_FIELDS: &[Path] = &[
+    &["podGroupTemplates", "*", "schedulingConstraints"],
+    &["podGroupTemplates", "*", "resourceClaims"],
+    &["podGroupTemplates", "*", "disruptionMode"],
+    &["podGroupTemplates", "*", "priorityClassName"],
+    &["podGroupTemplates", "*", "priority"],
+];
+const GROUP_STATUS_FIELDS: &[Path] = &[&["resourceClaimStatuses"]];
+
 /// Takes what closed gates hide out of an object that is written.
 pub fn close(def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
+    close_by(features::gates(), def, new, old);
+}
+
+fn close_by(gates: Gates, def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
     if let Some(path) = pods_of(def) {
         close_at(path, POD_FIELDS, new, old);
+        if !gates.is_open(Feature::GenericWorkload) {
+            close_at(path, POD_GROUP_FIELDS, new, old);
+        }
     }
     match (def.group, def.plural) {
         ("", "pods") => close_at("/status", POD_STATUS_FIELDS, new, old),
@@ -55,6 +77,11 @@ pub fn close(def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
         ("apps", "statefulsets") => close_at("/spec", STATEFUL_SET_FIELDS, new, old),
         ("coordination.k8s.io", "leases") => close_at("/spec", LEASE_FIELDS, new, old),
         ("resource.k8s.io", "resourceslices") => close_at("/spec", SLICE_FIELDS, new, old),
+        ("scheduling.k8s.io", "workloads") => close_at("/spec", WORKLOAD_FIELDS, new, old),
+        ("scheduling.k8s.io", "podgroups") => {
+            close_at("/spec", GROUP_FIELDS, new, old);
+            close_at("/status", GROUP_STATUS_FIELDS, new, old);
+        }
         ("storage.k8s.io", "csidrivers") => close_at("/spec", DRIVER_FIELDS, new, old),
         _ => {}
     }
@@ -168,6 +195,46 @@ mod tests {
             let mut empty = json!({});
             close(def, &mut empty, None);
             assert_eq!(empty, json!({}), "{plural}: nothing is added");
+        }
+    }
+
+    #[test]
+    fn an_open_gate_leaves_the_group_of_pods() {
+        let open = Gates::default().with(Feature::GenericWorkload, true);
+        for (group, plural, object) in [
+            ("", "pods", json!({"spec": {"schedulingGroup": {"podGroupName": "g"}}})),
+            ("batch", "jobs", json!({"spec": {"template": {"spec": {"schedulingGroup": {"podGroupName": "g"}}}}})),
+        ] {
+            let def = find(group, "v1", plural).unwrap();
+            let (mut kept, mut dropped) = (object.clone(), object.clone());
+            close_by(open, def, &mut kept, None);
+            close_by(Gates::default(), def, &mut dropped, None);
+            assert_eq!(kept, object, "{plural}");
+            assert!(!dropped.to_string().contains("schedulingGroup"), "{dropped}");
+        }
+    }
+
+    #[test]
+    fn groups_come_without_what_other_gates_hide() {
+        let spec = json!({"schedulingPolicy": {"gang": {"minCount": 2}}, "schedulingConstraints": {"topology": []},
+            "resourceClaims": [{"name": "c"}], "disruptionMode": "Pod", "priorityClassName": "p", "priority": 7});
+        let bare = json!({"schedulingPolicy": {"gang": {"minCount": 2}}});
+        for (plural, object, left) in [
+            ("podgroups", json!({"spec": spec}), json!({"spec": bare})),
+            (
+                "workloads",
+                json!({"spec": {"podGroupTemplates": [spec]}}),
+                json!({"spec": {"podGroupTemplates": [bare]}}),
+            ),
+            (
+                "podgroups",
+                json!({"status": {"conditions": [], "resourceClaimStatuses": [{"name": "c"}]}}),
+                json!({"status": {"conditions": []}}),
+            ),
+        ] {
+            let mut new = object;
+            close(find("scheduling.k8s.io", "v1alpha2", plural).unwrap(), &mut new, None);
+            assert_eq!(new, left, "{plural}");
         }
     }
 }

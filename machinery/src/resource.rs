@@ -1,5 +1,7 @@
 //! The resource table's row: everything that routes, discovery, storage, RBAC and printing derive from.
 
+use crate::features::Feature;
+
 /// How the objects of a resource are addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -111,6 +113,19 @@ impl ResourceDef {
         match self.scope {
             Scope::Namespaced => format!("{}{namespace}/{name}", self.prefix()),
             Scope::Cluster => format!("{}{name}", self.prefix()),
+        }
+    }
+
+    /// Whether its version is an alpha one: off unless it is asked for.
+    pub fn is_alpha(&self) -> bool {
+        !self.custom && self.version.contains("alpha")
+    }
+
+    /// The feature without which it is not served, whatever is asked for.
+    pub fn feature(&self) -> Option<Feature> {
+        match (self.group, self.plural) {
+            ("scheduling.k8s.io", "podgroups" | "workloads") if !self.custom => Some(Feature::GenericWorkload),
+            _ => None,
         }
     }
 

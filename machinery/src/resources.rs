@@ -1,4 +1,5 @@
 //! The table of built-in resources of Kubernetes v1.36: names, scope, verbs and subresources as its discovery lists them.
+//! Rows of alpha versions are served only where an operator asks for them ([`ResourceDef::is_alpha`]).
 
 use crate::resource::{ResourceDef, Scope, Subresource};
 
@@ -384,6 +385,9 @@ pub static RESOURCES: &[ResourceDef] = &[
     .subresources(&[STATUS]),
     row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "priorityclass", Scope::Cluster)
         .names(&["pc"], &[]),
+    row("scheduling.k8s.io", "v1alpha2", "PodGroup", "podgroups", "podgroup", Scope::Namespaced)
+        .subresources(&[STATUS]),
+    row("scheduling.k8s.io", "v1alpha2", "Workload", "workloads", "workload", Scope::Namespaced),
     row("coordination.k8s.io", "v1", "Lease", "leases", "lease", Scope::Namespaced),
     row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass", Scope::Cluster),
     row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice", Scope::Namespaced),

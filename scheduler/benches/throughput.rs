@@ -221,7 +221,7 @@ fn drain(core: &mut Core, now: u64) -> (usize, usize, usize) {
                 placed += 1;
                 core.finished(&pod.uid, true, now);
             }
-            Act::Ask { .. } | Act::Consult { .. } => {}
+            Act::Ask { .. } | Act::Consult { .. } | Act::Group { .. } => {}
             Act::Fail { pod, victims, nominate, .. } => {
                 failed += usize::from(nominate.is_none());
                 gone += victims.len();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use keelson_client::{Client, Error, PatchType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -17,6 +18,7 @@ use crate::core::Act;
 use crate::events::{Events, Note};
 use crate::extender::{Advice, Extender, Victims, ask, consult};
 use crate::plugins::volumes::Promise;
+use crate::pod_groups::{CONDITION, GroupKey, Told};
 use crate::prepare::{Preparation, let_go};
 use crate::view::{PodInfo, Unscheduled};
 
@@ -43,6 +45,8 @@ pub enum Done {
     Advised(Arc<str>, Result<Advice, String>),
     /// What extenders say of who may be pushed out for a pod.
     Consulted(Arc<str>, Result<Vec<Victims>, String>),
+    /// What a group was told.
+    Noted,
 }
 
 /// Writes decisions to an API server.
@@ -167,6 +171,10 @@ impl Writer {
                 let advice = ask(&self.client, &self.extenders, &pod, &nodes).await;
                 Done::Advised(pod.uid.clone(), advice)
             }
+            Act::Group { key, uid, told } => {
+                self.note(&key, &uid, &told).await;
+                Done::Noted
+            }
             Act::Consult { pod, candidates } => {
                 let answer = consult(&self.client, &self.extenders, &pod, candidates).await;
                 Done::Consulted(pod.uid.clone(), answer)
@@ -220,6 +228,27 @@ impl Writer {
         }
         // The uid makes sure that a pod of the same name that came later is left alone.
         patch_status(&self.client, pod, &json!({"metadata": {"uid": &*pod.uid}, "status": status})).await
+    }
+
+    /// Says of a group whether it is scheduled.
+    async fn note(&self, (namespace, name): &GroupKey, uid: &str, told: &Told) {
+        let mut condition = json!({
+            "type": CONDITION, "status": if told.scheduled { "True" } else { "False" }, "reason": &*told.reason,
+            "message": &*told.message,
+            "lastTransitionTime": told.since.as_deref().map_or_else(now, str::to_owned),
+        });
+        if told.generation != 0 {
+            condition["observedGeneration"] = told.generation.into();
+        }
+        let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
+        let groups = self.client.namespaced::<PodGroup>(namespace);
+        match groups.patch_unread(name, Some("status"), PatchType::Strategic, &patch).await {
+            Err(error) if error.is_conflict() || error.is_not_found() => {
+                debug!(%namespace, %name, %error, "the group is another one now");
+            }
+            Err(error) => warn!(%namespace, %name, %error, "cannot write whether a pod group is scheduled"),
+            Ok(()) => {}
+        }
     }
 
     /// Says on a pod that no node is kept for it any more.

@@ -56,6 +56,8 @@ pub struct Class {
     pub features: u8,
     /// The controller that owns it: kind and name.
     pub owner: Option<(Arc<str>, Arc<str>)>,
+    /// The name of the group that it is scheduled with.
+    pub group: Option<Arc<str>>,
 }
 
 /// A toleration.
@@ -284,6 +286,7 @@ impl Class {
             owner: (meta.owner_references.iter().find(|o| o.controller))
                 .map(|o| (o.kind.as_str().into(), o.name.as_str().into())),
             labels,
+            group: spec.scheduling_group.as_ref().map(|group| group.pod_group_name.as_str().into()),
             ..Self::default()
         };
         this.images.extend(spec.init_containers.iter().map(|c| syms.sym(&normalized_image(&c.image))));

@@ -4,7 +4,11 @@
 //! Invariant: a pod is in the queue, or its placement is being written ([`Core::finished`] tells how that went), or it is
 //! placed; never in two of these. A pod is not decided on while the last decision on it is being written.
 
-use std::collections::{BTreeMap, HashMap};
+mod gangs;
+
+pub use gangs::Standing;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1 as api;
@@ -12,11 +16,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::config::{Config, Profile};
-use crate::cycle::{Failure, Outcome, Terms, candidates, schedule};
+use crate::cycle::{Failure, Outcome, Placement, Terms, candidates, schedule};
 use crate::extender::{Advice, Extender, Victims};
 use crate::plugins::devices::Release;
 use crate::plugins::preemption::{Budget, pick};
 use crate::plugins::volumes::Promise;
+use crate::pod_groups::{GroupKey, PodGroups, Told, key_of};
 use crate::queue::{Backoff, Happening, Millis, Queue, Queued};
 use crate::selector::{Labels, Selector};
 use crate::view::{PodInfo, View};
@@ -80,6 +85,10 @@ pub enum Change {
     ResourceSliceGone(String),
     /// How much room a driver has, or that this report is gone.
     Capacity(Box<k8s_openapi::api::storage::v1::CSIStorageCapacity>, bool),
+    /// A group of pods.
+    PodGroup(Box<wire::PodGroup>),
+    /// A group of pods is gone: namespace and name.
+    PodGroupGone(String, String),
 }
 
 /// What has to be written.
@@ -122,6 +131,15 @@ pub enum Act {
         unseated: Vec<Arc<PodInfo>>,
         /// A claim that lets go of its devices.
         release: Option<Release>,
+    },
+    /// Say of a group whether it is scheduled.
+    Group {
+        /// Its namespace and name.
+        key: GroupKey,
+        /// Its identity.
+        uid: Arc<str>,
+        /// What to say.
+        told: Told,
     },
 }
 
@@ -171,6 +189,11 @@ pub struct Core {
     consulting: HashMap<Arc<str>, (Failure, Vec<Arc<str>>)>,
     /// Pods whose failure is being written; and those of them whose turn came meanwhile.
     telling: HashMap<Arc<str>, Option<Queued>>,
+    /// Whether groups are looked at; if not, all of this is empty.
+    grouped: bool,
+    groups: PodGroups,
+    /// Decisions on pods of a group that was tried and that are not told yet.
+    pending: VecDeque<Act>,
     start: usize,
     random: StdRng,
 }
@@ -198,6 +221,9 @@ impl Core {
             asking: HashMap::new(),
             consulting: HashMap::new(),
             telling: HashMap::new(),
+            grouped: config.groups,
+            groups: PodGroups::default(),
+            pending: VecDeque::new(),
             start: 0,
             random: StdRng::seed_from_u64(seed),
         })
@@ -206,6 +232,11 @@ impl Core {
     /// The profile of a scheduler name.
     pub fn profile(&self, name: &str) -> Option<&Arc<Profile>> {
         self.profiles.get(name)
+    }
+
+    /// Whether pods that name a group are tried together.
+    pub fn looks_at_groups(&self) -> bool {
+        self.grouped
     }
 
     /// How many placements are being written.
@@ -252,6 +283,12 @@ impl Core {
                 self.devices(change);
                 self.happened(&Happening::Devices, now);
             }
+            Change::PodGroup(group) if self.grouped => {
+                let key = self.groups.set(&group);
+                self.settle(&key, now);
+            }
+            Change::PodGroupGone(namespace, name) if self.grouped => self.groups.remove(&namespace, &name),
+            Change::PodGroup(_) | Change::PodGroupGone(..) => {}
             other => {
                 let key = |namespace: &str, name: &str| Happening::Claim((namespace.into(), name.into()));
                 let what = match &other {
@@ -320,12 +357,14 @@ impl Core {
             return;
         }
         let Some(profile) = self.profiles.get(&info.class.scheduler) else { return };
+        let gates = profile.gates;
+        let joined = self.join(&info);
         let held = self.telling.get_mut(&info.uid).and_then(Option::as_mut);
         if let Some(queued) = held.or(self.asking.get_mut(&info.uid)) {
             queued.pod = info;
             return;
         }
-        let gated = (info.gated && profile.gates) || info.awaits_claims;
+        let gated = info.waits(gates) || self.is_held(&info);
         // A node that was just nominated is not in the watch's copy yet.
         if !info.nominated.is_empty() {
             self.view.nominate(&info, &info.nominated);
@@ -334,6 +373,9 @@ impl Core {
             *self.tally.incoming.entry("PodAdd").or_default() += 1;
         }
         self.queue.set(info, now, gated);
+        if let Some(key) = joined {
+            self.settle(&key, now);
+        }
     }
 
     /// A placement was written.
@@ -346,6 +388,7 @@ impl Core {
     }
 
     fn placed(&mut self, info: Arc<PodInfo>, now: Millis) {
+        let joined = self.join(&info);
         self.queue.remove(&info.uid);
         self.written(&info.uid, now);
         self.telling.remove(&info.uid);
@@ -368,9 +411,15 @@ impl Core {
                 }
             }
         }
+        if let Some(key) = joined {
+            self.settle(&key, now);
+        }
     }
 
     fn pod_gone(&mut self, uid: &str, now: Millis) {
+        if self.grouped {
+            self.groups.leave(uid);
+        }
         let queued = self.queue.remove(uid);
         self.writing.remove(uid);
         self.telling.remove(uid);
@@ -400,10 +449,22 @@ impl Core {
         }
     }
 
-    /// Decides on the next pod. `None`: there is none to try now.
+    /// Decides on the next pod, or tells the next decision on a group. `None`: there is none to try now.
     pub fn next(&mut self, now: Millis) -> Option<Act> {
+        if let Some(act) = self.pending.pop_front() {
+            return Some(act);
+        }
         let queued = loop {
             let queued = self.queue.pop(now)?;
+            if self.grouped
+                && let Some(key) = key_of(&queued.pod)
+            {
+                self.try_group(queued, &key, now);
+                match self.pending.pop_front() {
+                    Some(act) => return Some(act),
+                    None => continue,
+                }
+            }
             match self.telling.get_mut(&queued.pod.uid) {
                 Some(held) => *held = Some(queued),
                 None => break queued,
@@ -441,28 +502,40 @@ impl Core {
         let terms = Terms { budgets: &budgets, advice };
         match schedule(&mut self.view, &profile, &pod, &mut self.start, &terms, &mut self.random) {
             Outcome::Placed(placement) => {
-                self.tally.scheduled += 1;
-                let node = self.view.nodes[placement.slot as usize].name.clone();
-                let kept = self.view.denominate(&pod.uid);
-                self.view.place(pod.clone(), &node);
-                self.given_up(kept.filter(|kept| *kept != node), &pod, now);
-                for (volume, claim) in &placement.promise.bind {
-                    self.view.volumes.assumed.insert(volume.clone(), claim.clone());
-                }
-                for reservation in &placement.promise.devices {
-                    let stored = self.view.devices.claims.get(&reservation.key);
-                    let new = reservation.special.is_some() || stored.is_some_and(|claim| claim.allocation.is_none());
-                    if let (Some(allocation), true) = (&reservation.allocation, new) {
-                        let key = reservation.key.clone();
-                        self.view.devices.assume(key, pod.uid.clone(), allocation.clone());
-                    }
-                }
-                self.writing.insert(pod.uid.clone(), queued);
-                self.happened(&Happening::Came { pod: pod.clone() }, now);
-                Some(Act::Bind { pod, node, promise: placement.promise })
+                let node = self.assume(&pod, &placement);
+                Some(self.commit(queued, node, placement.promise, now))
             }
             Outcome::Failed(failure) => Some(self.consult(queued, failure, now)),
         }
+    }
+
+    /// From now on a placement counts. Returns the node's name.
+    fn assume(&mut self, pod: &Arc<PodInfo>, placement: &Placement) -> Arc<str> {
+        let node = self.view.nodes[placement.slot as usize].name.clone();
+        self.view.place(pod.clone(), &node);
+        for (volume, claim) in &placement.promise.bind {
+            self.view.volumes.assumed.insert(volume.clone(), claim.clone());
+        }
+        for reservation in &placement.promise.devices {
+            let stored = self.view.devices.claims.get(&reservation.key);
+            let new = reservation.special.is_some() || stored.is_some_and(|claim| claim.allocation.is_none());
+            if let (Some(allocation), true) = (&reservation.allocation, new) {
+                let key = reservation.key.clone();
+                self.view.devices.assume(key, pod.uid.clone(), allocation.clone());
+            }
+        }
+        node
+    }
+
+    /// A placement that counts is to be written.
+    fn commit(&mut self, queued: Queued, node: Arc<str>, promise: Promise, now: Millis) -> Act {
+        self.tally.scheduled += 1;
+        let pod = queued.pod.clone();
+        let kept = self.view.denominate(&pod.uid);
+        self.given_up(kept.filter(|kept| *kept != node), &pod, now);
+        self.writing.insert(pod.uid.clone(), queued);
+        self.happened(&Happening::Came { pod: pod.clone() }, now);
+        Act::Bind { pod, node, promise }
     }
 
     /// Lets the extenders say who may be pushed out, if room can be made at all and one of them has a say.
@@ -520,7 +593,7 @@ impl Core {
         let pod = queued.pod.clone();
         let (mut nominate, mut victims, mut unseated) = (None, Vec::new(), Vec::new());
         if let Some(candidate) = pick(failure.preemption) {
-            self.tally.preemption_attempts += 1;
+            self.tally.preemption_attempts += u64::from(!candidate.victims.is_empty());
             self.tally.victims += candidate.victims.len() as u64;
             let node = self.view.nodes[candidate.slot as usize].name.clone();
             let lower = self.view.nominated.get(&node).into_iter().flatten();
@@ -558,6 +631,11 @@ impl Core {
     pub fn told(&mut self, uid: &str, now: Millis) {
         if let Some(Some(queued)) = self.telling.remove(uid) {
             self.queue.again(queued, now);
+        }
+        if self.grouped
+            && let Some(key) = self.groups.of(uid).cloned()
+        {
+            self.settle(&key, now);
         }
     }
 

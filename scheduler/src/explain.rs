@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use keelson_client::{Client, Error, ListParams};
+use keelson_machinery::features::{self, Feature};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{Config, ConfigError};
-use crate::core::{Act, Change, Core};
+use crate::core::{Act, Change, Core, Standing};
 use crate::cycle::Cycle;
 use crate::extender::Advice;
 use crate::intern::Interner;
-use crate::plugins::PLUGINS;
+use crate::plugins::{PLUGINS, gang};
+use crate::pod_groups::Policy;
 use crate::source::snapshot;
 use crate::wire;
 use crate::workloads::Pods;
@@ -83,6 +85,41 @@ pub struct Explanation {
     pub best: Vec<String>,
     /// Every node; the best first, then those that refuse.
     pub nodes: Vec<NodeVerdict>,
+    /// How the group stands that it is scheduled with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupStanding>,
+}
+
+/// How a group of pods stands.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStanding {
+    /// Its name.
+    pub name: String,
+    /// `gang` or `basic`; absent if the group is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<&'static str>,
+    /// How many pods a gang must have nodes for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_count: Option<usize>,
+    /// How many pods it has.
+    pub pods: usize,
+    /// How many of them have nodes.
+    pub scheduled: usize,
+    /// How many of those that wait would have nodes too if they were tried together now, on a cluster as it is.
+    pub would_fit: usize,
+}
+
+impl GroupStanding {
+    fn new(name: &str, standing: &Standing) -> Self {
+        let (policy, min_count) = match standing.policy {
+            None => (None, None),
+            Some(Policy::Basic) => (Some("basic"), None),
+            Some(Policy::Gang(least)) => (Some("gang"), Some(least)),
+        };
+        let Standing { pods, placed, would_fit, .. } = *standing;
+        Self { name: name.to_owned(), policy, min_count, pods, scheduled: placed, would_fit }
+    }
 }
 
 /// What if?
@@ -137,7 +174,7 @@ struct Copy {
 
 impl Copy {
     async fn of(client: &Client, config: Option<&Value>) -> Result<Self, Unanswered> {
-        Self::new(snapshot(client).await?, config)
+        Self::new(snapshot(client, features::is_open(Feature::GenericWorkload)).await?, config)
     }
 
     fn new(changes: Vec<Change>, config: Option<&Value>) -> Result<Self, Unanswered> {
@@ -178,7 +215,13 @@ impl Copy {
     }
 
     fn explain(&mut self, namespace: &str, name: &str) -> Result<Explanation, Unanswered> {
-        let current = self.pods.get(&(namespace.to_owned(), name.to_owned())).map(|p| p.spec.node_name.clone());
+        let known = self.pods.get(&(namespace.to_owned(), name.to_owned())).cloned();
+        let current = known.as_ref().map(|pod| pod.spec.node_name.clone());
+        // Before the pod is taken out: it counts in its group.
+        let standing = known.and_then(|pod| {
+            let info = self.core.view.compile(&pod);
+            self.core.standing(&info)
+        });
         let pod = self.take(namespace, name).ok_or_else(|| Unanswered::NotFound(format!("pod {namespace}/{name}")))?;
         let info = self.core.view.compile(&pod);
         let mut explanation = Explanation {
@@ -188,6 +231,7 @@ impl Copy {
             blocked: None,
             best: Vec::new(),
             nodes: Vec::new(),
+            group: standing.as_ref().zip(info.class.group.as_ref()).map(|(s, name)| GroupStanding::new(name, s)),
         };
         let Some(profile) = self.core.profile(&info.class.scheduler).cloned() else {
             explanation.blocked = Some(format!("no profile is called {:?}", info.class.scheduler));
@@ -199,6 +243,11 @@ impl Copy {
                 explanation.blocked = Some(format!("{}: {}", PLUGINS[plugin].name, rejection.reason));
             }
             Ok(cycle) => explanation.nodes = verdicts(cycle, &order),
+        }
+        if let Some(why) =
+            standing.and_then(|standing| standing.blocked).filter(|_| explanation.current_node.is_empty())
+        {
+            explanation.blocked = Some(format!("{}: {why}", gang::NAME));
         }
         if info.gated && profile.gates {
             explanation.blocked = Some(GATED.into());
@@ -357,6 +406,7 @@ impl Copy {
                     self.carry_out(act, now, outlook);
                 }
             }
+            Act::Group { .. } => {}
             Act::Bind { pod, node, .. } => {
                 outlook.unschedulable.remove(&pod.full_name());
                 outlook.placed.insert(pod.full_name(), node.to_string());

@@ -24,6 +24,7 @@ pub mod matchers;
 pub mod metrics;
 pub mod owners;
 pub mod plugins;
+pub mod pod_groups;
 mod prepare;
 pub mod queue;
 pub mod resources;

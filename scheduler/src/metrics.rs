@@ -71,8 +71,8 @@ impl Numbers {
                 }
                 (pod, "unschedulable")
             }
-            // The attempt ends with the extenders' answer.
-            Act::Ask { .. } | Act::Consult { .. } => return,
+            // The attempt ends with the extenders' answer; one of a group was counted pod by pod.
+            Act::Ask { .. } | Act::Consult { .. } | Act::Group { .. } => return,
         };
         let mut attempts = self.attempts.lock();
         let histogram = attempts.entry((pod.class.scheduler.clone(), result));

@@ -208,6 +208,34 @@ impl Queue {
         self.insert(queued, Target::Active, now);
     }
 
+    /// Takes a pod that is tried with others of its group, wherever it waits; not one that is gated.
+    pub fn draw(&mut self, uid: &str) -> Option<Queued> {
+        self.pods.get(uid).filter(|(_, place)| *place != Place::Gated)?;
+        let (mut queued, _) = self.take(uid)?;
+        queued.attempts += 1;
+        Some(queued)
+    }
+
+    /// Puts back a pod that was taken but must not be tried; it is gated.
+    pub fn hold(&mut self, mut queued: Queued, now: Millis) {
+        queued.attempts = queued.attempts.saturating_sub(1);
+        self.insert(queued, Target::Gated, now);
+    }
+
+    /// A pod that is gated.
+    pub fn gated(&self, uid: &str) -> Option<&Queued> {
+        self.pods.get(uid).filter(|(_, place)| *place == Place::Gated).map(|(queued, _)| queued)
+    }
+
+    /// Lets a gated pod be tried.
+    pub fn release(&mut self, uid: &str, now: Millis) {
+        if self.gated(uid).is_some()
+            && let Some((queued, _)) = self.take(uid)
+        {
+            self.insert(queued, Target::Active, now);
+        }
+    }
+
     /// The next pod to try.
     pub fn pop(&mut self, now: Millis) -> Option<Queued> {
         self.advance(now);

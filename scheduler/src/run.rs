@@ -18,7 +18,7 @@ use crate::core::{Act, Core};
 use crate::intern::Interner;
 use crate::metrics::Numbers;
 use crate::queue::Millis;
-use crate::source::{News, SOURCES, follow};
+use crate::source::{News, follow, sources};
 
 /// Changes that wait to be taken over.
 const MAX_NEWS: usize = 8192;
@@ -26,6 +26,8 @@ const MAX_NEWS: usize = 8192;
 const NEWS_PER_TURN: usize = 1024;
 /// Writes under way; bindings of one batch are one write.
 const MAX_WRITES: usize = 64;
+/// Bindings of one request; the server takes no more.
+const MAX_BATCH: usize = 1000;
 /// Pods that are decided on between looks at the news; the bindings among them are one batch.
 const PODS_PER_TURN: usize = 128;
 /// Longest sleep; a clock that jumps must not stop the queue, milliseconds.
@@ -57,10 +59,7 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
     let started = Instant::now();
     let now = || started.elapsed().as_millis() as Millis;
     let (sender, mut news) = mpsc::channel(MAX_NEWS);
-    for source in SOURCES {
-        tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
-    }
-    drop(sender);
+    let sources = follow_all(core.looks_at_groups(), &client, sender, &stop);
     let awaited: Arc<Awaited> = Arc::default();
     let (done, mut results) = mpsc::channel(MAX_WRITES);
     let out = Out {
@@ -89,7 +88,7 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
                     core.apply(change, now());
                 }
                 News::Listed(path) => {
-                    if listed.insert(path) && listed.len() == SOURCES.len() {
+                    if listed.insert(path) && listed.len() == sources {
                         info!(pods = core.view.placed_count(), nodes = core.view.node_count(), "the cluster is known");
                     }
                 }
@@ -99,6 +98,7 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
             match one {
                 Done::Bound(uid, success) => core.finished(&uid, success, now()),
                 Done::Told(uid) => core.told(&uid, now()),
+                Done::Noted => {}
                 Done::Advised(uid, advice) => {
                     let began = Instant::now();
                     if let Some(act) = core.advised(&uid, advice, now()) {
@@ -116,9 +116,18 @@ async fn drive(mut core: Core, client: Client, metrics: &Sources, stop: Cancella
             }
         }
         // Before all is known, decisions would be wrong.
-        busy = listed.len() == SOURCES.len() && turn(&mut core, &out, now());
+        busy = listed.len() == sources && turn(&mut core, &out, now());
         numbers.update(&mut core);
     }
+}
+
+/// Follows all kinds; returns how many they are.
+fn follow_all(groups: bool, client: &Client, sender: mpsc::Sender<News>, stop: &CancellationToken) -> usize {
+    let all = sources(groups);
+    for source in all {
+        tokio::spawn(follow(source, client.clone(), sender.clone(), stop.clone()));
+    }
+    all.len()
 }
 
 /// Where decisions go.
@@ -158,9 +167,12 @@ fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
     let mut batch = Vec::new();
     let mut more = true;
     // Without room for its write a decision would only grow old; the next result brings us back.
-    for _ in 0..PODS_PER_TURN {
+    let mut decided = 0;
+    // What was decided on a group together is written together.
+    while decided < PODS_PER_TURN || core.has_pending() {
+        decided += 1;
         let began = Instant::now();
-        let next = if out.has_room() { core.next(now) } else { None };
+        let next = if core.has_pending() || out.has_room() { core.next(now) } else { None };
         let Some(act) = next else {
             more = false;
             break;
@@ -172,8 +184,9 @@ fn turn(core: &mut Core, out: &Out, now: Millis) -> bool {
             act => out.carry_out(act),
         }
     }
-    if !batch.is_empty() {
-        let writer = out.writer.clone();
+    while !batch.is_empty() {
+        let rest = batch.split_off(batch.len().min(MAX_BATCH));
+        let (writer, batch) = (out.writer.clone(), std::mem::replace(&mut batch, rest));
         out.write(|turn| async move {
             let done = writer.bind_many(batch).await;
             drop(turn);

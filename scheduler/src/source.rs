@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use crate::core::Change;
 use crate::plugins::preemption::Budget;
 use crate::selector::{Selector, labels};
-use crate::wire::{Meta, Node, Pod};
+use crate::wire::{Meta, Node, Pod, PodGroup};
 
 /// Pause after a failed list or watch.
 const RETRY: Duration = Duration::from_millis(500);
@@ -53,8 +53,8 @@ const fn source(path: &'static str, convert: Convert) -> Source {
     Source { path, convert, optional: true }
 }
 
-/// All kinds that are watched.
-pub static SOURCES: &[Source] = &[
+/// All kinds that can be watched.
+static SOURCES: &[Source] = &[
     Source { path: "/api/v1/nodes", convert: node, optional: false },
     Source { path: "/api/v1/pods", convert: pod, optional: false },
     Source { path: "/api/v1/namespaces", convert: namespace, optional: false },
@@ -73,7 +73,14 @@ pub static SOURCES: &[Source] = &[
     source("/apis/resource.k8s.io/v1/resourceclaims", resource_claim),
     source("/apis/resource.k8s.io/v1/deviceclasses", device_class),
     source("/apis/resource.k8s.io/v1/resourceslices", resource_slice),
+    source("/apis/scheduling.k8s.io/v1alpha2/podgroups", pod_group),
 ];
+
+/// The kinds that are watched; groups of pods only if they are looked at.
+pub fn sources(groups: bool) -> &'static [Source] {
+    // The last row is that of the groups.
+    if groups { SOURCES } else { &SOURCES[..SOURCES.len() - 1] }
+}
 
 fn node(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
     let node: Node = serde_json::from_str(text)?;
@@ -190,6 +197,14 @@ fn resource_slice(text: &str, there: bool) -> serde_json::Result<Option<Change>>
     let object: ResourceSlice = serde_json::from_str(text)?;
     let name = object.metadata.name.clone().unwrap_or_default();
     Ok(Some(if there { Change::ResourceSlice(Box::new(object)) } else { Change::ResourceSliceGone(name) }))
+}
+
+fn pod_group(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
+    let object: PodGroup = serde_json::from_str(text)?;
+    if there {
+        return Ok(Some(Change::PodGroup(Box::new(object))));
+    }
+    Ok(Some(Change::PodGroupGone(object.metadata.namespace, object.metadata.name)))
 }
 
 fn capacity(text: &str, there: bool) -> serde_json::Result<Option<Change>> {
@@ -393,9 +408,9 @@ fn escape(text: &str) -> String {
 }
 
 /// Everything the cluster has now, for explanations.
-pub async fn snapshot(client: &Client) -> Result<Vec<Change>, keelson_client::Error> {
+pub async fn snapshot(client: &Client, groups: bool) -> Result<Vec<Change>, keelson_client::Error> {
     let mut all = Vec::new();
-    for source in SOURCES {
+    for source in sources(groups) {
         let (sender, mut receiver) = mpsc::channel(1024);
         let mut known = HashSet::new();
         let client = client.clone();

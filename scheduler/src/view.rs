@@ -115,6 +115,11 @@ impl PodInfo {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.class.namespace, self.name)
     }
+
+    /// Whether it must not be scheduled yet; `gates`: gates count.
+    pub fn waits(&self, gates: bool) -> bool {
+        self.awaits_claims || (gates && self.gated)
+    }
 }
 
 /// What filters and scores of resources read of a node: one cache line.

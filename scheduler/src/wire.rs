@@ -71,6 +71,11 @@ wire! {
         host_network: bool,
         host_users: Option<bool>,
         resource_claims: Vec<PodClaim>,
+        scheduling_group: Option<SchedulingGroup>,
+    }
+    /// The group that a pod is scheduled with.
+    SchedulingGroup {
+        pod_group_name: String,
     }
     /// A claim for devices, or what it is made from.
     PodClaim {
@@ -170,6 +175,28 @@ wire! {
         message: String,
         last_transition_time: Option<String>,
         observed_generation: i64,
+    }
+    /// A group of pods.
+    PodGroup {
+        metadata: Meta,
+        spec: PodGroupSpec,
+        status: PodGroupStatus,
+    }
+    /// How a group's pods are scheduled.
+    PodGroupSpec {
+        scheduling_policy: SchedulingPolicy,
+    }
+    /// One of the ways.
+    SchedulingPolicy {
+        gang: Option<GangPolicy>,
+    }
+    /// Together.
+    GangPolicy {
+        min_count: i64,
+    }
+    /// What became of a group.
+    PodGroupStatus {
+        conditions: Vec<Condition>,
     }
     /// A node.
     Node {

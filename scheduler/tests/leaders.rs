@@ -215,7 +215,7 @@ impl Scheduler {
                 }
                 self.core.told(&pod.uid, now);
             }
-            Act::Ask { .. } | Act::Consult { .. } => panic!("there are no extenders"),
+            Act::Ask { .. } | Act::Consult { .. } | Act::Group { .. } => panic!("there are no extenders and no groups"),
         }
         true
     }

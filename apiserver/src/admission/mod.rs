@@ -14,6 +14,7 @@ mod node_audiences;
 mod node_restriction;
 mod optional;
 mod owners;
+mod pod_groups;
 pub(crate) mod pod_preset;
 mod pod_security;
 mod pods;
@@ -201,6 +202,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     }),
     ("ExtendedResourceToleration", false, |_| Ok(Box::new(optional::ExtendedResourceToleration))),
     ("DefaultStorageClass", true, |parts| Ok(Box::new(classes::DefaultStorageClass(parts.objects.clone())))),
+    ("PodGroupProtection", true, |_| Ok(Box::new(pod_groups::PodGroupProtection))),
     ("StorageObjectInUseProtection", true, |_| Ok(Box::new(classes::StorageObjectInUseProtection))),
     ("OwnerReferencesPermissionEnforcement", false, |parts| {
         Ok(Box::new(owners::OwnerReferencesPermissionEnforcement::new(parts)))
@@ -213,6 +215,7 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("CertificateSigning", true, |parts| Ok(Box::new(certificates::Signing(parts.authorization.clone())))),
     ("CertificateSubjectRestriction", true, |_| Ok(Box::new(certificates::SubjectRestriction))),
     ("DefaultIngressClass", true, |parts| Ok(Box::new(classes::DefaultIngressClass(parts.objects.clone())))),
+    ("PodGroupWorkloadExists", true, |parts| Ok(Box::new(pod_groups::PodGroupWorkloadExists(parts.objects.clone())))),
     ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
     (topology_labels::NAME, true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
     ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),

@@ -59,7 +59,8 @@ async fn follow(server: Arc<ApiServer>) {
 
 /// Does what is due; gives how long there is nothing to do unless something changes.
 async fn settle(server: &Arc<ApiServer>) -> Duration {
-    let mut well = !server.objects.kv.status().is_leader || local::settle(server).await;
+    let leads = server.objects.kv.status().is_leader;
+    let mut well = !leads || local::settle(server).await;
     server.aggregated.refresh(&server.objects);
     let rows = server.aggregated.all();
     let one = |(server, row): (Arc<ApiServer>, Arc<Remote>)| async move {
@@ -73,9 +74,10 @@ async fn settle(server: &Arc<ApiServer>) -> Duration {
     let checks: Vec<_> = rows.iter().map(|row| one((server.clone(), row.clone()))).collect();
     let results: Vec<(bool, bool)> = futures::stream::iter(checks).buffer_unordered(CHECKS_AT_ONCE).collect().await;
     well &= results.iter().all(|(passed, told)| *passed && *told);
-    if results.is_empty() && well {
+    if results.is_empty() && well && leads {
         return Duration::from_secs(3600);
     }
+    // Who does not lead may do so later: a server that starts does not yet, and nothing tells of it here.
     if well { INTERVALS.0 } else { INTERVALS.1 }
 }
 

@@ -90,11 +90,11 @@ pub fn prepare(def: &ResourceDef, object: &mut Value) {
     }
 }
 
-/// The APIServices of the built-in groups.
+/// The APIServices of the built-in groups; those of alpha versions come when they are served.
 pub fn built_in() -> Vec<Value> {
     let now = strategy::now();
-    let versions: BTreeSet<(&str, &str)> =
-        RESOURCES.iter().map(|row| (row.group, row.version)).filter(|(group, _)| *group != GROUP).collect();
+    let rows = RESOURCES.iter().filter(|row| !row.is_alpha() && row.group != GROUP);
+    let versions: BTreeSet<(&str, &str)> = rows.map(|row| (row.group, row.version)).collect();
     let made = versions.into_iter().map(|(group, version)| {
         object(group, version, "onstart", (priority(group), version_priority(group, version)), &now)
     });
@@ -112,12 +112,16 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
     }
     let mut done = true;
     let path = format!("/apis/{GROUP}/v1/apiservices");
-    for (version, group) in &served {
+    let alpha: BTreeSet<(&str, String)> = (server.customs.offered().rows().filter(|row| row.is_alpha()))
+        .map(|row| (row.version, row.group.to_owned()))
+        .collect();
+    let wanted = served.iter().map(|version| (version, "true")).chain(alpha.iter().map(|version| (version, "onstart")));
+    for ((version, group), managed) in wanted {
         let name = format!("{version}.{group}");
         if server.objects.find(def, "", &name).is_some() {
             continue;
         }
-        let made = object(group, version, "true", priorities(group, version), &strategy::now());
+        let made = object(group, version, managed, priorities(group, version), &strategy::now());
         let code = crd::controller::call(server, Method::POST, &path, Some(&made)).await;
         done &= matches!(code, 200..300 | 409);
     }

@@ -362,3 +362,21 @@ pub(super) const BINDINGS: &[Binding] = &[
         &["account:kube-system/token-cleaner"],
     ),
 ];
+
+/// Who has the roles of clusters whose pods are scheduled in groups.
+pub(super) const POD_GROUP_BINDINGS: &[Binding] = &[
+    (
+        "",
+        "system:controller:podgroup-protection-controller",
+        "ClusterRole",
+        "system:controller:podgroup-protection-controller",
+        &["account:kube-system/podgroup-protection-controller"],
+    ),
+    (
+        "",
+        "system:kube-scheduler:pod-groups",
+        "ClusterRole",
+        "system:kube-scheduler:pod-groups",
+        &["user:system:kube-scheduler"],
+    ),
+];

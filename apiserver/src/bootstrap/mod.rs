@@ -10,6 +10,7 @@ mod token_secret;
 
 use std::collections::HashMap;
 
+use keelson_machinery::features::{self, Feature};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources::find;
 use keelson_machinery::stored::encode;
@@ -59,6 +60,10 @@ pub fn objects() -> Vec<Value> {
     objects.extend(bindings::BINDINGS.iter().map(binding));
     objects.extend(flow::objects());
     objects.extend(crate::aggregation::built_in());
+    if features::is_open(Feature::GenericWorkload) {
+        objects.extend(roles::POD_GROUP_ROLES.iter().map(|role| role.to_value("")));
+        objects.extend(bindings::POD_GROUP_BINDINGS.iter().map(binding));
+    }
     objects
 }
 

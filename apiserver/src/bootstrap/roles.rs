@@ -802,6 +802,30 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
     role("view", "edit", "view", &[]),
 ];
 
+/// Roles of clusters whose pods are scheduled in groups. The scheduler's is one of its own, not a part of
+/// `system:kube-scheduler`, so that it also comes to clusters that have that role already.
+pub(super) const POD_GROUP_ROLES: &[Role] = &[
+    role(
+        "system:controller:podgroup-protection-controller",
+        "",
+        "",
+        &[
+            rule("scheduling.k8s.io", "podgroups", "get list patch update watch"),
+            rule("core", "pods", "get list watch"),
+            rule("core events.k8s.io", "events", "create patch update"),
+        ],
+    ),
+    role(
+        "system:kube-scheduler:pod-groups",
+        "",
+        "",
+        &[
+            rule("scheduling.k8s.io", "podgroups workloads", "get list watch"),
+            rule("scheduling.k8s.io", "podgroups/status", "patch update"),
+        ],
+    ),
+];
+
 /// Roles by namespace.
 pub(super) const ROLES: &[(&str, Role)] = &[
     (

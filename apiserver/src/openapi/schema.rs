@@ -93,6 +93,8 @@ const UNIONS: &[Union] = &[
         "kind",
         &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")],
     ),
+    ("api.scheduling.v1alpha2.PodGroupSchedulingPolicy", "", &[("basic", "Basic"), ("gang", "Gang")]),
+    ("api.scheduling.v1alpha2.PodGroupTemplateReference", "", &[("workload", "Workload")]),
 ];
 
 /// The version of OpenAPI.

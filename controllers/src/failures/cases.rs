@@ -82,9 +82,18 @@ pub(super) fn cases(api: &Arc<Refusing>) -> Vec<Case> {
         ("serviceaccount-controller", with!(api.clone(), namespaces: namespace), cluster),
     ]
     .into_iter()
+    .chain([("podgroup-protection-controller", with_group(api), own)])
     .chain(further(api))
     .chain(housekeeping(api))
     .collect()
+}
+
+/// A context with a group of pods.
+fn with_group(api: &Arc<Refusing>) -> Arc<Context> {
+    let mut context = Context::of_client(Client::new(api.clone(), "test"));
+    let group = whole(json!({"spec": {"schedulingPolicy": {"basic": {}}}}));
+    context.pod_groups = Some(keelson_client::Informer::of(vec![serde_json::from_value(group).unwrap()], &[]));
+    Arc::new(context)
 }
 
 /// An object of the whole cluster.

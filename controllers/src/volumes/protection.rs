@@ -20,7 +20,7 @@ const VOLUME: &str = "kubernetes.io/pv-protection";
 const CLASS: &str = "kubernetes.io/vac-protection";
 
 /// The patch that puts the finalizer on what lives, or takes it off what goes and is not used.
-fn plan(metadata: &ObjectMeta, finalizer: &str, used: bool) -> Option<Value> {
+pub(crate) fn plan(metadata: &ObjectMeta, finalizer: &str, used: bool) -> Option<Value> {
     let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
     let held = finalizers.iter().any(|f| f == finalizer);
     match (metadata.deletion_timestamp.is_some(), held) {

@@ -20,6 +20,9 @@ pub fn table(answer: &Value) -> String {
     if let Some(why) = answer["blocked"].as_str() {
         let _ = writeln!(out, "blocked: {why}");
     }
+    if answer["group"].is_object() {
+        let _ = writeln!(out, "{}", group(&answer["group"]));
+    }
     let nodes = answer["nodes"].items();
     let best = answer["best"].items();
     match best {
@@ -43,6 +46,18 @@ pub fn table(answer: &Value) -> String {
         let _ = writeln!(out, "{:<width$}  {score:>5}  {}", node["node"].text(), why(node));
     }
     out + &rest(&nodes[shown.len()..])
+}
+
+/// How the group of pods stands that a pod is scheduled with.
+fn group(group: &Value) -> String {
+    let number = |key: &str| group[key].as_u64().unwrap_or(0);
+    let (name, pods, scheduled, fits) = (group["name"].text(), number("pods"), number("scheduled"), number("wouldFit"));
+    let stands = format!("{pods} pods are there, {scheduled} have nodes, {fits} more would have them now");
+    match group["policy"].text() {
+        "" => format!("pod group {name} does not exist"),
+        "gang" => format!("pod group {name}: at least {} pods together; {stands}", number("minCount")),
+        policy => format!("pod group {name} ({policy}): {stands}"),
+    }
 }
 
 /// Which plugin refuses a node and why, or how its score adds up.
@@ -83,6 +98,20 @@ mod tests {
         assert!(text.contains("best    310  ImageLocality=10 TaintToleration=300\n"), "{text}");
         assert!(text.contains("n0        -  NodeResourcesFit: Insufficient cpu\n"), "{text}");
         assert!(text.ends_with("and 11 more: NodeResourcesFit: Insufficient cpu\n"), "{text}");
+        for (group, expected) in [
+            (json!({"name": "g", "pods": 1}), "pod group g does not exist\n"),
+            (
+                json!({"name": "g", "policy": "gang", "minCount": 4, "pods": 4, "scheduled": 0, "wouldFit": 3}),
+                "pod group g: at least 4 pods together; 4 pods are there, 0 have nodes, 3 more would have them now\n",
+            ),
+            (
+                json!({"name": "g", "policy": "basic", "pods": 2, "scheduled": 1, "wouldFit": 0}),
+                "pod group g (basic): 2 pods are there, 1 have nodes, 0 more would have them now\n",
+            ),
+        ] {
+            let text = table(&json!({"pod": "d/p", "scheduler": "s", "group": group}));
+            assert!(text.contains(expected), "{text}");
+        }
         let blocked = table(&json!({"pod": "d/p", "scheduler": "s", "currentNode": "n", "blocked": "gated"}));
         assert!(
             blocked.contains("on n; below") && blocked.contains("blocked: gated\nno node can take it now\n"),

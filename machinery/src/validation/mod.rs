@@ -33,6 +33,7 @@ mod rbac;
 mod service;
 mod storage;
 mod volumes;
+mod workloads;
 
 use serde_json::Value;
 
@@ -88,6 +89,7 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "apiregistration.k8s.io" => api_service::validate(subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),
         "resource.k8s.io" => devices::validate(def.plural, subresource, new, old, p),
+        "scheduling.k8s.io" if def.is_alpha() => workloads::validate(def.plural, subresource, new, old, p),
         "policy" | "scheduling.k8s.io" | "coordination.k8s.io" | "node.k8s.io" => {
             policies::validate(def.plural, subresource, new, old, p);
         }

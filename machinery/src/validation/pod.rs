@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::check::{Problems, or_empty, quantity};
 use super::container::{self, Surroundings};
 use super::volumes::{self, PodFacts};
-use super::{entries, has, items, meta, pod_update, probes, profiles, selectors, text};
+use super::{entries, has, items, meta, pod_update, probes, profiles, selectors, text, workloads};
 use crate::names;
 
 /// Most name servers of a pod.
@@ -156,6 +156,9 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     }
     if spec["os"].is_object() {
         operating_system(spec, path, p);
+    }
+    if has(spec, "schedulingGroup") {
+        workloads::scheduling_group(&spec["schedulingGroup"], &format!("{path}.schedulingGroup"), p);
     }
 }
 

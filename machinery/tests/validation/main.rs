@@ -4,6 +4,7 @@ mod changes;
 mod devices;
 mod groups;
 mod networks;
+mod pod_groups;
 mod pods;
 mod storage;
 
@@ -19,6 +20,7 @@ pub fn created(group: &str, plural: &str, object: Value) -> Vec<String> {
 pub fn changed(group: &str, plural: &str, subresource: &str, mut new: Value, old: Option<Value>) -> Vec<String> {
     let def = resources::find(group, "v1", plural)
         .or_else(|| resources::find(group, "v2", plural))
+        .or_else(|| resources::find(group, "v1alpha2", plural))
         .unwrap_or_else(|| panic!("no row {group}/{plural}"));
     let complete = |object: &mut Value| {
         object["apiVersion"] = def.api_version().into();

@@ -8,6 +8,7 @@ mod sets;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keelson_machinery::features::{self, Feature};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -62,6 +63,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// Fields that were given and change nothing.
     pub idle: Vec<&'static str>,
+    /// Whether pods that name a group are tried together.
+    pub groups: bool,
 }
 
 /// A plugin that runs, and how much its score counts.
@@ -105,6 +108,8 @@ pub struct Profile {
     pub releases: bool,
     /// Whether pods are bound, if no extender does it.
     pub binds: bool,
+    /// Whether gangs are bound together or not at all.
+    pub gangs: bool,
     /// How long volumes may take to be bound.
     pub volume_patience: Duration,
     /// How long devices may take to be ready.
@@ -220,6 +225,7 @@ impl Config {
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
             idle: Vec::new(),
+            groups: features::is_open(Feature::GenericWorkload),
         }
     }
 
@@ -307,6 +313,7 @@ impl Profile {
             filters: at(points::FILTER),
             scores: at(points::SCORE),
             binds: true,
+            gangs: features::is_open(Feature::GangScheduling),
             preempts: true,
             gates: true,
             devices: true,

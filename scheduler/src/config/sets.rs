@@ -1,7 +1,9 @@
 //! Which plugins run where: what a profile enables and disables, at all points or at one.
 
+use keelson_machinery::features::{self, Gates};
+
 use super::{ConfigError, Enabled, Profile, WirePlugin, WireSet, refused};
-use crate::plugins::{PLUGINS, index, points};
+use crate::plugins::{PLUGINS, gang, index, points};
 
 /// Points that a plugin needs for another.
 const NEEDS: [(u16, &str, u16, &str); 2] = [
@@ -22,15 +24,22 @@ pub(super) struct Sets {
     on: Vec<u16>,
     /// Weights of their scores.
     weights: Vec<i64>,
+    /// Which plugins there are.
+    gates: Gates,
 }
 
 impl Sets {
     /// Upstream's defaults.
     pub(super) fn standard() -> Self {
+        Self::by(features::gates())
+    }
+
+    fn by(gates: Gates) -> Self {
         Self {
             order: (0..PLUGINS.len()).collect(),
-            on: PLUGINS.iter().map(|p| p.points).collect(),
+            on: PLUGINS.iter().map(|p| if p.exists(gates) { p.points } else { 0 }).collect(),
             weights: PLUGINS.iter().map(|p| p.weight.max(1)).collect(),
+            gates,
         }
     }
 
@@ -45,7 +54,8 @@ impl Sets {
             }
         }
         for WirePlugin { name, weight } in &set.enabled {
-            let plugin = index(name).ok_or_else(|| refused(format!("{} {name:?} does not exist", interface())))?;
+            let plugin = index(name).filter(|plugin| PLUGINS[*plugin].exists(self.gates));
+            let plugin = plugin.ok_or_else(|| refused(format!("{} {name:?} does not exist", interface())))?;
             let acts = PLUGINS[plugin].points & point;
             if acts == 0 {
                 return Err(refused(format!("plugin {name:?} does not extend {} plugin", interface())));
@@ -101,6 +111,32 @@ impl Sets {
         profile.devices = self.acts("DynamicResources", points::FILTER);
         profile.releases = profile.devices && self.acts("DynamicResources", points::POST_FILTER);
         profile.binds = self.acts("DefaultBinder", points::BIND);
+        profile.gangs = self.acts(gang::NAME, points::PERMIT);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_machinery::features::Feature;
+
+    use super::*;
+
+    #[test]
+    fn gangs_are_a_plugin_where_their_gate_is_open() {
+        let open = Gates::default().with(Feature::GenericWorkload, true).with(Feature::GangScheduling, true);
+        let plugin = |name: &str| WirePlugin { name: name.into(), weight: None };
+        let enable = WireSet { enabled: vec![plugin(gang::NAME)], disabled: Vec::new() };
+        let disable = WireSet { enabled: Vec::new(), disabled: vec![plugin(gang::NAME)] };
+        let mut sets = Sets::by(open);
+        assert!(sets.acts(gang::NAME, points::PERMIT) && sets.acts(gang::NAME, points::PRE_ENQUEUE));
+        sets.apply(&disable, points::PERMIT, "permit").unwrap();
+        assert!(!sets.acts(gang::NAME, points::PERMIT) && sets.acts(gang::NAME, points::PRE_ENQUEUE));
+        sets.apply(&enable, points::PERMIT, "permit").unwrap();
+        assert!(sets.acts(gang::NAME, points::PERMIT));
+        let mut sets = Sets::by(Gates::default());
+        assert!(!sets.acts(gang::NAME, points::PERMIT));
+        let refused = sets.apply(&enable, points::PERMIT, "permit").unwrap_err().to_string();
+        assert!(refused.contains("PermitPlugin \"GangScheduling\" does not exist"), "{refused}");
     }
 }

@@ -5,6 +5,7 @@ pub mod affinity;
 pub mod devices;
 pub mod features;
 pub mod fit;
+pub mod gang;
 pub mod images;
 pub mod ports;
 pub mod preemption;
@@ -13,6 +14,8 @@ pub mod statics;
 pub mod volumes;
 
 use std::borrow::Cow;
+
+use keelson_machinery::features::{Feature, Gates};
 
 use crate::config::Profile;
 use crate::queue::Happening;
@@ -43,6 +46,8 @@ pub mod points {
     pub const PRE_BIND: u16 = 256;
     /// Binding.
     pub const BIND: u16 = 512;
+    /// Before the pod goes on to be bound.
+    pub const PERMIT: u16 = 1024;
     /// Names on the wire.
     pub const NAMES: [(&str, u16); 12] = [
         ("preEnqueue", PRE_ENQUEUE),
@@ -53,7 +58,7 @@ pub mod points {
         ("preScore", PRE_SCORE),
         ("score", SCORE),
         ("reserve", RESERVE),
-        ("permit", 0),
+        ("permit", PERMIT),
         ("preBind", PRE_BIND),
         ("bind", BIND),
         ("postBind", 0),
@@ -151,6 +156,15 @@ pub struct Plugin {
     pub score: Option<Score>,
     /// When to try again.
     pub hint: Hint,
+    /// The feature without which it does not exist.
+    pub feature: Option<Feature>,
+}
+
+impl Plugin {
+    /// Whether it exists with these gates.
+    pub fn exists(&self, gates: Gates) -> bool {
+        self.feature.is_none_or(|feature| gates.is_open(feature))
+    }
 }
 
 const NONE: Plugin = Plugin {
@@ -164,9 +178,12 @@ const NONE: Plugin = Plugin {
     pre_score: None,
     score: None,
     hint: |_, _, _| false,
+    feature: None,
 };
 
-use points::{BIND, FILTER, POST_FILTER, PRE_BIND, PRE_ENQUEUE, PRE_FILTER, PRE_SCORE, QUEUE_SORT, RESERVE, SCORE};
+use points::{
+    BIND, FILTER, PERMIT, POST_FILTER, PRE_BIND, PRE_ENQUEUE, PRE_FILTER, PRE_SCORE, QUEUE_SORT, RESERVE, SCORE,
+};
 
 /// All plugins, in the order in which they run.
 pub static PLUGINS: &[Plugin] = &[
@@ -309,6 +326,13 @@ pub static PLUGINS: &[Plugin] = &[
         pre_filter: Some(features::pre_filter),
         filter: Some(features::filter),
         hint: features::hint,
+        ..NONE
+    },
+    Plugin {
+        name: gang::NAME,
+        points: PRE_ENQUEUE | PERMIT,
+        hint: gang::hint,
+        feature: Some(Feature::GangScheduling),
         ..NONE
     },
 ];

@@ -87,7 +87,7 @@ fn decided(core: &mut Core) -> Result<(String, Vec<String>), String> {
             Ok((node.to_string(), all.collect()))
         }
         Act::Fail { message, .. } => Err(message),
-        Act::Ask { .. } | Act::Consult { .. } => panic!("there are no extenders"),
+        Act::Ask { .. } | Act::Consult { .. } | Act::Group { .. } => panic!("there are no extenders and no groups"),
     }
 }
 

@@ -277,6 +277,7 @@ impl Both {
                     self.core.finished(&info.uid, written, now);
                 }
                 Act::Ask { pod, .. } | Act::Consult { pod, .. } => panic!("{} is asked about, of nobody", pod.uid),
+                Act::Group { key, .. } => panic!("{key:?}: there are no groups"),
                 Act::Fail { pod: info, nominate, victims, .. } => {
                     let pod = &waiting[&*info.uid];
                     for victim in &victims {
