@@ -108,15 +108,20 @@ fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
     Err(Status::invalid(GROUP, "TokenRequest", "", vec![cause]))
 }
 
+/// The request in the body, as one of its kind; what is unknown in it is told in `warnings`.
+fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    options::check(call, "CreateOptions", false)?;
+    let mut body = call.object()?;
+    if matches!(text(&body.value, "kind"), "" | "TokenRequest") {
+        server.conform_as(call, (GROUP, "v1", "TokenRequest"), &mut body, warnings)?;
+    }
+    Ok(body.value)
+}
+
 /// Answers a TokenRequest.
 pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>, Status> {
-    let request = call.request;
-    options::check(call, "CreateOptions", false)?;
-    let (mut body, mut warnings) = (call.object()?, Vec::new());
-    if matches!(text(&body.value, "kind"), "" | "TokenRequest") {
-        server.conform_as(call, (GROUP, "v1", "TokenRequest"), &mut body, &mut warnings)?;
-    }
-    let mut review = body.value;
+    let (request, mut warnings) = (call.request, Vec::new());
+    let mut review = read(server, call, &mut warnings)?;
     server.fresh(None).await?;
     let (account, _) =
         server.objects.get(request.def, &request.namespace, &request.name)?.ok_or_else(|| call.not_found())?;

@@ -194,14 +194,22 @@ async fn with_workloads() -> Cluster {
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
+/// A request and its refusal: method, path, query, body, code, part of the message.
+type Refused<'a> = (&'a str, &'a str, &'a str, Value, u16, &'a str);
+
+async fn all_refused(cluster: &Cluster, rows: impl IntoIterator<Item = Refused<'_>>) {
+    for (method, path, query, body, code, told) in rows {
+        let (found, answer) = cluster.json(method, &format!("{path}{query}"), &body).await;
+        assert_eq!(found, code, "{path}{query} {body}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains(told), "{path}{query} {body}: {answer}");
+    }
+}
+
 #[tokio::test]
-async fn bodies_of_subresources_and_reviews_are_held_to_their_form() {
+async fn bodies_of_scales_are_held_to_their_form() {
     let cluster = with_workloads().await;
-    let (scale, token) = (format!("{DEPLOYMENTS}/d/scale"), format!("{DEFAULT}/serviceaccounts/default/token"));
-    let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
-    let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
-    let strict = "?fieldValidation=Strict";
-    for (method, path, query, body, code, told) in [
+    let (scale, strict) = (format!("{DEPLOYMENTS}/d/scale"), "?fieldValidation=Strict");
+    let rows: [Refused<'_>; 7] = [
         (
             "PUT",
             &scale,
@@ -237,6 +245,17 @@ async fn bodies_of_subresources_and_reviews_are_held_to_their_form() {
             "on deployments/scale.apps \"d\": Precondition failed: UID in precondition: u, UID in object meta: ",
         ),
         ("PATCH", &scale, "", json!({"metadata": {"resourceVersion": "x"}}), 500, "parsing \"x\": invalid syntax"),
+    ];
+    all_refused(&cluster, rows).await;
+}
+
+#[tokio::test]
+async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
+    let cluster = with_workloads().await;
+    let (token, strict) = (format!("{DEFAULT}/serviceaccounts/default/token"), "?fieldValidation=Strict");
+    let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
+    let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
+    let rows: [Refused<'_>; 9] = [
         (
             "POST",
             &token,
@@ -274,11 +293,8 @@ async fn bodies_of_subresources_and_reviews_are_held_to_their_form() {
             409,
             "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: ",
         ),
-    ] {
-        let (found, answer) = cluster.json(method, &format!("{path}{query}"), &body).await;
-        assert_eq!(found, code, "{path}{query} {body}: {answer}");
-        assert!(answer["message"].as_str().unwrap().contains(told), "{path}{query} {body}: {answer}");
-    }
+    ];
+    all_refused(&cluster, rows).await;
 }
 
 #[tokio::test]
