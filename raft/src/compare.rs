@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use keelson_store::{ChainHash, Command, KvError, Revision, SettingsChange};
 
-use crate::limits::COMPARE_MILLIS;
+use crate::limits::{COMPARE_AGAIN_MILLIS, COMPARE_MILLIS};
 use crate::message::{Answer, Ask};
 use crate::replica::Inner;
 
 /// What comparing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nobody differs, or too few have answered.
+    /// More than half have this history, and nobody differs.
     Same,
+    /// Nobody differs, but too few have answered.
+    Unknown,
     /// Somebody else differs.
     OthersDiffer,
     /// This member differs from the others.
@@ -27,9 +29,8 @@ enum Verdict {
 /// agree with anybody, so that two of three that differ wait for the third. Where all have answered and there is no
 /// majority the leader is believed.
 fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64, all: usize) -> Verdict {
-    let differ = others.values().filter(|hash| *hash != own).count();
-    if differ == 0 {
-        return Verdict::Same;
+    if others.values().all(|hash| hash == own) {
+        return if (others.len() + 1) * 2 > all { Verdict::Same } else { Verdict::Unknown };
     }
     let mut counts: BTreeMap<&ChainHash, usize> = BTreeMap::from([(own, 1)]);
     for hash in others.values() {
@@ -45,28 +46,30 @@ fn judge(own: &ChainHash, others: &BTreeMap<u64, ChainHash>, leader: u64, all: u
     }
 }
 
-/// Compares until the member stops.
+/// Compares until the member stops: again soon while it is not known that a majority has this history. What a member finds on
+/// its disk at its start may be wrong, and it should not lead with that, or give it to others, for long.
 pub async fn run(inner: Arc<Inner>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(COMPARE_MILLIS));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = Verdict::Unknown;
     loop {
+        let pause = if last == Verdict::Same { COMPARE_MILLIS } else { COMPARE_AGAIN_MILLIS };
         tokio::select! {
             () = inner.stopping().cancelled() => return,
-            _ = tick.tick() => {}
+            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
         }
-        let Some((revision, verdict)) = compare(&inner).await else { continue };
+        let (revision, verdict) = compare(&inner).await;
         match verdict {
-            Verdict::Same => {}
-            Verdict::OthersDiffer => {
+            Verdict::OthersDiffer if last != verdict => {
                 tracing::error!(revision, "a member has another history than this one: it will stop");
             }
+            Verdict::Same | Verdict::Unknown | Verdict::OthersDiffer => {}
             Verdict::Diverged => return condemn(&inner, revision).await,
         }
+        last = verdict;
     }
 }
 
 /// Compares once, at the last revision that all who answer have reached.
-async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
+async fn compare(inner: &Inner) -> (Revision, Verdict) {
     let mut revision = inner.store.view().revision();
     let mut answering = Vec::new();
     let members = inner.members();
@@ -78,7 +81,7 @@ async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
         }
     }
     // Compacted here: the next round looks at a later one.
-    let own = inner.store.hash_at(revision).ok()?;
+    let Ok(own) = inner.store.hash_at(revision) else { return (revision, Verdict::Unknown) };
     let mut others = BTreeMap::new();
     for id in answering {
         if let Ok(Answer::Hash(Ok(hash))) = inner.ask_member(id, &Ask::Hash(revision)).await {
@@ -86,7 +89,7 @@ async fn compare(inner: &Inner) -> Option<(Revision, Verdict)> {
         }
     }
     let leader = inner.leader().unwrap_or(0);
-    Some((revision, judge(&own, &others, leader, all))).filter(|_| !others.is_empty())
+    (revision, judge(&own, &others, leader, all))
 }
 
 /// Raises the alarm, and stops this member.
@@ -121,7 +124,10 @@ mod tests {
             (1, &[(2, 2), (3, 2), (4, 2)], 1, 5, Verdict::Diverged),
             (1, &[(2, 2), (3, 3)], 2, 3, Verdict::Diverged),
             (1, &[(2, 2), (3, 3)], 9, 3, Verdict::OthersDiffer),
-            (1, &[], 2, 3, Verdict::Same),
+            (1, &[], 2, 3, Verdict::Unknown),
+            (1, &[(2, 1)], 2, 3, Verdict::Same),
+            (1, &[(2, 1)], 2, 5, Verdict::Unknown),
+            (1, &[], 1, 1, Verdict::Same),
         ] {
             let others = others.iter().map(|(id, byte)| (*id, hash(*byte))).collect();
             assert_eq!(judge(&hash(own), &others, leader, all), want, "{own} {others:?} {leader} {all}");

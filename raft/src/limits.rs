@@ -76,6 +76,9 @@ pub const LEADER_WAIT_MILLIS: u64 = 5_000;
 pub const FAILURE_LOOK_MILLIS: u64 = 100;
 /// How often members compare their histories.
 pub const COMPARE_MILLIS: u64 = 5_000;
+/// Pause before members compare again while it is not known that a majority has this member's history: after its start, when
+/// what it found on its disk may be wrong, and while one of them differs.
+pub const COMPARE_AGAIN_MILLIS: u64 = 500;
 /// How often expired leases are looked for.
 pub const LEASE_TICK_MILLIS: u64 = 500;
 /// How often learners are looked at for promotion.
