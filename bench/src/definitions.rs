@@ -60,7 +60,8 @@ pub async fn run(options: Options) -> Result<Report> {
     })
     .await?;
     let created = Instant::now();
-    published(&mut connection, count).await?;
+    // The first connection said nothing meanwhile, and may have been closed for that.
+    published(&mut target.connect().await?, count).await?;
     let lag = created.elapsed();
     let worked = server.usage()?;
     tokio::time::sleep(rest).await;
