@@ -289,18 +289,5 @@ fn check(pod: &Value, binding: &Binding<'_>) -> Result<(), Status> {
 fn set_scheduled(pod: &mut Value) {
     let condition =
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": strategy::now()});
-    let mut list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
-        // It keeps its place, and its time if it said so already.
-        Some(old) => {
-            let since = old["lastTransitionTime"].clone();
-            let same = old["status"] == condition["status"];
-            *old = condition;
-            if same {
-                old["lastTransitionTime"] = since;
-            }
-        }
-        None => list.push(condition),
-    }
-    pod["status"]["conditions"] = list.into();
+    crate::eviction::set_condition(&mut pod["status"], condition);
 }

@@ -216,8 +216,8 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// Puts a condition in the place of the one of its type.
-fn set_condition(status: &mut Value, condition: Value) {
+/// Puts a condition in the place of the one of its type; it keeps its time if it said so already.
+pub(crate) fn set_condition(status: &mut Value, condition: Value) {
     let mut list = status["conditions"].as_array().cloned().unwrap_or_default();
     match list.iter_mut().find(|c| c["type"] == condition["type"]) {
         Some(old) => {
