@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::fields;
 use crate::schema::{Definition, PatchStrategy, Type, definition};
 use crate::status::Status;
 
@@ -114,17 +115,9 @@ fn alike(old: &[Value], new: &[Value]) -> Result<(), Status> {
     Ok(())
 }
 
-/// The name of a value's type in Go.
+/// The name of a value's type in Go, as it is printed where a type is wanted.
 fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "%!s(<nil>)",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
+    if value.is_null() { "%!s(<nil>)" } else { fields::go_type(value) }
 }
 
 /// The refusal of a value where a list belongs.

@@ -1,5 +1,6 @@
 //! The scale subresource of custom resources: paths of the definition instead of fixed fields.
 
+use keelson_machinery::fields::go_type;
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
@@ -86,16 +87,4 @@ pub fn problems(custom: &Custom, object: &Value) -> Vec<Cause> {
         causes.push(Cause::invalid(selector, &json!(""), &why));
     }
     causes
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }

@@ -11,7 +11,7 @@ pub use managers::{ApplyError, Conflict, Convert, Kind, Managed, Writer};
 pub use path::PathElement;
 pub use set::FieldSet;
 pub use shape::Node;
-pub use typed::{Comparison, compare, field_set, merge, remove, validate};
+pub use typed::{Comparison, compare, field_set, go_type, merge, remove, validate};
 
 #[cfg(test)]
 mod tests;

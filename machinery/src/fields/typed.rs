@@ -77,8 +77,8 @@ fn check_scalar(scalar: Scalar, value: &Value) -> Result<(), String> {
     }
 }
 
-/// The name of a value's Go type.
-fn go_type(value: &Value) -> &'static str {
+/// The name of a value's Go type, as messages of upstream have it.
+pub fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",
