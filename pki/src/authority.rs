@@ -307,6 +307,7 @@ pub fn read_csr(pem: &str) -> Result<CsrSubject, Error> {
     let params = CertificateSigningRequestParams::from_pem(pem)?.params;
     let der =
         CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::Malformed(e.to_string()))?;
+    subject::framed(&der)?;
     let (_, request) = X509CertificationRequest::from_der(&der).map_err(|e| Error::Malformed(e.to_string()))?;
     let name = &request.certification_request_info.subject;
     let mut subject = CsrSubject::default();

@@ -109,9 +109,50 @@ pub fn replaced(der: &[u8], field: usize, subject: &[u8], key: &KeyPair) -> Resu
     Ok(made(SEQUENCE, &[&signed[..], algorithm, &signature].concat()))
 }
 
+/// Checks the frame of a request: what its signature does not cover, and the reader of requests takes with any tag.
+pub fn framed(der: &[u8]) -> Result<(), Error> {
+    let (request, behind) = element(der)?;
+    let (signed, rest) = element(content(request)?)?;
+    let (algorithm, rest) = element(rest)?;
+    let (signature, more) = element(rest)?;
+    let (kind, _) = element(content(algorithm)?)?;
+    let tags = [request[0], signed[0], algorithm[0], kind[0], signature[0]];
+    let whole = behind.is_empty() && more.is_empty();
+    if whole && tags == [SEQUENCE, SEQUENCE, SEQUENCE, NUMBER_OF_KIND, BITS] { Ok(()) } else { Err(malformed()) }
+}
+
 /// DER as PEM.
 pub fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<&str> = (0..text.len()).step_by(LINE).map(|at| &text[at..text.len().min(at + LINE)]).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_requests_are_framed() {
+        let (pem, _) = crate::certificate_request("jane", &["a"], &[]).unwrap();
+        let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let der = STANDARD.decode(text).unwrap();
+        framed(&der).unwrap();
+        let signed = content(element(&der).unwrap().0).unwrap();
+        let (signed, rest) = element(signed).unwrap();
+        let algorithm = element(rest).unwrap().0;
+        let signed_at = der.len() - signed.len() - rest.len();
+        let algorithm_at = signed_at + signed.len();
+        for at in [0, signed_at, algorithm_at, algorithm_at + 2, algorithm_at + algorithm.len()] {
+            for tag in (0..=u8::MAX).filter(|tag| *tag != der[at]) {
+                let mut broken = der.clone();
+                broken[at] = tag;
+                assert!(framed(&broken).is_err(), "tag {tag:#x} at {at}");
+            }
+        }
+        assert!(framed(&[&der[..], &[0]].concat()).is_err(), "something behind it");
+        for length in 0..der.len() {
+            assert!(framed(&der[..length]).is_err(), "the first {length} bytes");
+        }
+    }
 }
