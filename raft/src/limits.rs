@@ -79,6 +79,10 @@ pub const COMPARE_MILLIS: u64 = 5_000;
 /// Pause before members compare again while it is not known that a majority has this member's history: after its start, when
 /// what it found on its disk may be wrong, and while one of them differs.
 pub const COMPARE_AGAIN_MILLIS: u64 = 500;
+/// Longest time in which a member answers what is asked to compare.
+pub const COMPARE_ANSWER_MILLIS: u64 = 1_000;
+/// How long members that are away, or lag too far to say who is right, are waited for before the others go on without them.
+pub const COMPARE_PATIENCE_MILLIS: u64 = 30_000;
 /// How often expired leases are looked for.
 pub const LEASE_TICK_MILLIS: u64 = 500;
 /// How often learners are looked at for promotion.

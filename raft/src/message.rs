@@ -45,6 +45,8 @@ pub enum Ask {
     Confirm(Vote),
     /// Which files of a snapshot from this source are here already.
     SnapshotFiles(u64),
+    /// Whether a majority has been found to have what this member found at its start.
+    Affirmed,
 }
 
 /// A change of the membership.
@@ -129,6 +131,8 @@ pub enum Answer {
     Confirmed(bool),
     /// To `SnapshotFiles`.
     SnapshotFiles(Vec<String>),
+    /// To `Affirmed`.
+    Affirmed(bool),
 }
 
 /// Who belongs to a cluster, as one of its members knows.

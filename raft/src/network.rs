@@ -32,6 +32,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 
 use crate::codec;
+use crate::compare::Standing;
 use crate::figures::Figures;
 use crate::limits::{
     MAX_MESSAGE_BYTES, PEER_CONNECT_MILLIS, PEER_REQUEST_MILLIS, PEER_RETRY_MILLIS, SNAPSHOT_TRANSFER_MILLIS,
@@ -60,6 +61,7 @@ pub struct Network {
     /// For questions of this member's own, by the other's address.
     channels: Arc<Mutex<std::collections::HashMap<String, Transport>>>,
     figures: Arc<Figures>,
+    standing: Arc<Standing>,
 }
 
 /// The way to one member.
@@ -72,6 +74,7 @@ pub struct Peer {
     client: PeerClient<Transport>,
     told: Arc<AtomicU64>,
     figures: Arc<Figures>,
+    standing: Arc<Standing>,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> RpcError {
@@ -126,7 +129,8 @@ async fn connect_to(tls: Option<&PeerTls>, target: &Target) -> std::io::Result<C
 impl Network {
     /// A network with this identity.
     pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, wire: None, told: Arc::default(), channels: Arc::default(), figures: Arc::default() }
+        let (told, channels, figures, standing) = Default::default();
+        Self { tls, wire: None, told, channels, figures, standing }
     }
 
     /// The same over a simulated network, if there is one.
@@ -137,6 +141,11 @@ impl Network {
     /// The same, counting into a member's numbers.
     pub fn counted(self, figures: Arc<Figures>) -> Self {
         Self { figures, ..self }
+    }
+
+    /// The same of a member that gives its state to others when it may rely on it.
+    pub fn judged(self, standing: Arc<Standing>) -> Self {
+        Self { standing, ..self }
     }
 
     /// Highest index that other members were told is committed: none of them has applied more because of this one.
@@ -176,7 +185,8 @@ impl Network {
     fn peer(&self, target: u64, member: &Node) -> Peer {
         let address = member.peer_address.clone();
         let (client, told) = (Self::client(self.channel(&address)), self.told.clone());
-        Peer { target, name: member.name.clone(), lost: false, client, address, told, figures: self.figures.clone() }
+        let (figures, standing) = (self.figures.clone(), self.standing.clone());
+        Peer { target, name: member.name.clone(), lost: false, client, address, told, figures, standing }
     }
 
     /// Asks a member. Connections are kept. The error tells whether the question may have arrived.
@@ -401,6 +411,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut cancel = std::pin::pin!(cancel);
+        // A history that turns out to be wrong must not have come to another member by then.
+        tokio::select! {
+            () = self.standing.trusted() => {}
+            closed = &mut cancel => return Err(closed.into()),
+        }
         let head = codec::encode(&SnapshotHead { vote, meta: snapshot.meta.clone() }).map_err(broken)?;
         self.told.fetch_max(snapshot.meta.last_log_id.map_or(0, |last| last.index), Ordering::SeqCst);
         let (parts, receiver) = mpsc::channel(4);

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Barrier;
+use crate::compare::Standing;
 use crate::figures::Figures;
 use crate::limits::*;
 use crate::log::{Log, Reader};
@@ -71,6 +72,7 @@ pub struct Inner {
     handler: OnceLock<Handler>,
     sync_times: Arc<SyncTimes>,
     pub(crate) figures: Arc<Figures>,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) proposer: Proposer,
 }
 
@@ -119,7 +121,8 @@ impl Replica {
         let due = machine.snapshot_due(tuning.snapshot_commands);
         let figures = Arc::new(Figures::default());
         let machine = machine.counted(figures.clone());
-        let network = Network::new(tls.clone()).over(wire).counted(figures.clone());
+        let standing = Arc::new(Standing::default());
+        let network = Network::new(tls.clone()).over(wire).counted(figures.clone()).judged(standing.clone());
         let raft = Raft::new(id, config(&tuning)?, network.clone(), log, machine).await.map_err(|error| {
             // What is applied as it starts may be the first to read a damaged table.
             store.failure().map_or_else(|| OpenError::Raft(error.to_string()), OpenError::Store)
@@ -152,6 +155,7 @@ impl Replica {
             handler: OnceLock::new(),
             sync_times,
             figures,
+            standing,
             proposer: Proposer::default(),
         });
         for (listener, secure) in listeners {

@@ -137,6 +137,7 @@ impl Service {
             Ask::ProposeMany => Answer::ProposedMany(inner.propose_many_here(frame.body).await.map_err(malformed)?),
             Ask::ReadIndexOf(id, vote) => Answer::ReadIndexOf(inner.read_index_for(id, vote).await),
             Ask::SnapshotFiles(source) => Answer::SnapshotFiles(inner.partial.files(source)),
+            Ask::Affirmed => Answer::Affirmed(inner.standing.is_affirmed()),
             Ask::Confirm(vote) => Answer::Confirmed(inner.confirms(&vote)),
             Ask::ReadIndex => Answer::ReadIndex(inner.read_index_here().await),
             Ask::KeepAlive(id) => Answer::Seconds(inner.keep_alive_here(id).await),

@@ -12,12 +12,17 @@ use crate::read_index::same;
 use crate::replica::Inner;
 use crate::types::{Part, Vote};
 
-/// Takes a snapshot whenever one is due.
+/// Takes a snapshot whenever one is due; the log before it may go then. Not while it is not known whose history is right:
+/// with entries of the log a member that lags can say it, with a snapshot it can only believe.
 pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             () = due.notified() => {}
+        }
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = inner.standing.trusted() => {}
         }
         if let Err(error) = inner.raft.trigger().snapshot().await {
             tracing::warn!(%error, "no snapshot can be taken");
