@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device_taints::BY_POOL;
 use crate::kept::Pod;
+use crate::node::ranges::Ranges;
 use crate::pod_groups;
 use crate::volumes;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
@@ -277,6 +278,8 @@ pub struct Context {
     pub job_failures: crate::job::Failed,
     /// Pods that are to be evicted later.
     pub evictions: crate::node::eviction::Pending,
+    /// Ranges of pod addresses.
+    pub ranges: Arc<Ranges>,
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
@@ -295,6 +298,7 @@ impl Context {
         let (recorders, listeners) = Default::default();
         // It is not waited for: the kind is served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
+        let ranges = Arc::new(Ranges::new(&config.cluster_cidr, config.node_cidr_mask_sizes));
         let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
@@ -305,6 +309,7 @@ impl Context {
             failed_daemons,
             job_failures,
             evictions,
+            ranges,
             stop,
             recorders,
             listeners,
@@ -381,6 +386,7 @@ impl Context {
             failed_daemons: Default::default(),
             job_failures: Default::default(),
             evictions: Default::default(),
+            ranges: Arc::new(Ranges::new("10.244.0.0/16", NodeCidrMaskSizes::default())),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),
