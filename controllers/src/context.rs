@@ -280,6 +280,8 @@ pub struct Context {
     pub evictions: crate::node::eviction::Pending,
     /// Ranges of pod addresses.
     pub ranges: Arc<Ranges>,
+    /// Who uses claims that go.
+    pub claim_users: volumes::protection::Live,
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
@@ -294,7 +296,7 @@ impl Context {
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        let (attachments, failed_daemons, job_failures, evictions) = Default::default();
+        let (attachments, failed_daemons, job_failures, evictions, claim_users) = Default::default();
         let (recorders, listeners) = Default::default();
         // It is not waited for: the kind is served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
@@ -310,6 +312,7 @@ impl Context {
             job_failures,
             evictions,
             ranges,
+            claim_users,
             stop,
             recorders,
             listeners,
@@ -387,6 +390,7 @@ impl Context {
             job_failures: Default::default(),
             evictions: Default::default(),
             ranges: Arc::new(Ranges::new("10.244.0.0/16", NodeCidrMaskSizes::default())),
+            claim_users: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),

@@ -146,6 +146,12 @@ static CONTROLLERS: &[Controller] = &[
         housekeeping::token_secrets::reconcile
     ),
     keyed!(
+        "serviceaccount-token-reference-controller",
+        1,
+        housekeeping::token_secrets::watch_references,
+        housekeeping::token_secrets::unreference
+    ),
+    keyed!(
         "root-ca-certificate-publisher-controller",
         4,
         housekeeping::root_ca::watch,
