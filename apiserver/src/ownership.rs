@@ -1,10 +1,10 @@
 //! Field ownership of requests: who the writer is, what a request cannot change, and `metadata.managedFields` kept up.
 
-use keelson_machinery::fields::{ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, validate};
+use keelson_machinery::fields::{ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, renewed, validate};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::{conversion, presence, schema};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::request::ResourceRequest;
 use crate::strategy;
@@ -94,12 +94,20 @@ fn convert<'a>(request: &'a ResourceRequest, version: &str, object: &Value) -> O
     Some((built_in(other), conversion::convert(object, other)?))
 }
 
+/// A copy without managers, which are often the most of it.
 fn without_managers(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(metadata) = object["metadata"].as_object_mut() {
-        metadata.remove("managedFields");
-    }
-    object
+    let Value::Object(whole) = object else { return object.clone() };
+    let copy = |(key, value): (&String, &Value)| {
+        let value = match value {
+            Value::Object(metadata) if key == "metadata" => {
+                let kept = metadata.iter().filter(|(key, _)| *key != "managedFields");
+                Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
+            }
+            value => value.clone(),
+        };
+        (key.clone(), value)
+    };
+    Value::Object(whole.iter().map(copy).collect())
 }
 
 fn set_managers(object: &mut Value, managed: &Managed) {
@@ -143,13 +151,16 @@ pub const SERVER: &str = "kube-apiserver";
 pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: Option<&Value>, new: &mut Value) {
     let def = request.def;
     let empty = || schema::of_kind(def.group, def.version, def.kind).map_or_else(|| json!({}), presence::empty);
-    let mut managed = starting(live.unwrap_or(&Value::Null), new, subresource);
+    let stored = live.map_or(&Value::Null, |live| &live["metadata"]["managedFields"]);
+    let sent = new["metadata"].get("managedFields");
+    // Mostly nothing is said of managers, or what is stored.
+    let given =
+        sent.is_some_and(|sent| sent != stored).then(|| starting(live.unwrap_or(&Value::Null), new, subresource));
     if let Some(metadata) = new["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
-    // An object whose managers were wiped stays untracked until it is applied. Requests for certificates never are
-    // tracked: upstream's schema has their text for a list, which no text fits.
-    if (live.is_some() && managed.is_empty()) || crate::certificates::is_request(def) {
+    // Requests for certificates never are tracked: upstream's schema has their text for a list, which no text fits.
+    if crate::certificates::is_request(def) {
         return;
     }
     let before = live.map_or_else(empty, without_managers);
@@ -157,7 +168,20 @@ pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: 
     let writer = Writer { manager: name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
-    managed.update(&Kind { node: node(request), convert: &convert, ignored: &ignored }, &writer, &before, new);
+    let kind = Kind { node: node(request), convert: &convert, ignored: &ignored };
+    let changes = kind.changes(&before, new);
+    if given.is_none()
+        && let Some(list) = renewed(stored, &writer, &changes)
+    {
+        new["metadata"]["managedFields"] = list;
+        return;
+    }
+    let mut managed = given.unwrap_or_else(|| Managed::decode(Some(stored)).unwrap_or_default());
+    // An object whose managers were wiped stays untracked until it is applied.
+    if live.is_some() && managed.is_empty() {
+        return;
+    }
+    managed.update_by(&kind, &writer, &before, new, changes);
     set_managers(new, &managed);
 }
 
@@ -291,16 +315,79 @@ fn conflict(conflicts: &[Conflict]) -> Status {
 
 /// Gives a write that changes nothing but the times of managers the stored times, so that it is no write.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let timeless = |object: &Value| {
-        let mut list = object["metadata"].get("managedFields").cloned().unwrap_or_default();
-        for entry in list.as_array_mut().into_iter().flatten() {
-            entry.as_object_mut().map(|e| e.remove("time"));
+    if same_but_times(old, new) {
+        let stored = old["metadata"]["managedFields"].clone();
+        new["metadata"]["managedFields"] = stored;
+    }
+}
+
+/// Whether two objects have managers and are equal but for these managers' times.
+fn same_but_times(old: &Value, new: &Value) -> bool {
+    let managers = |object: &Value| object["metadata"]["managedFields"].as_array().map_or(0, Vec::len);
+    let (Some(before), Some(now)) = (old.as_object(), new.as_object()) else { return false };
+    managers(old) > 0
+        && managers(old) == managers(new)
+        && equal_but(before, now, "metadata", |before, now| {
+            let (Some(before), Some(now)) = (before.as_object(), now.as_object()) else { return false };
+            equal_but(before, now, "managedFields", |before, now| {
+                let (Some(before), Some(now)) = (before.as_array(), now.as_array()) else { return false };
+                before.iter().zip(now).all(|pair| match pair {
+                    (Value::Object(before), Value::Object(now)) => equal_but(before, now, "time", |_, _| true),
+                    (before, now) => before == now,
+                })
+            })
+        })
+}
+
+/// Whether two maps have the same keys with equal values, of which one is judged on its own.
+fn equal_but(
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    special: &str,
+    judge: impl Fn(&Value, &Value) -> bool,
+) -> bool {
+    old.len() == new.len()
+        && old.iter().all(|(key, before)| match new.get(key) {
+            Some(now) if key == special => judge(before, now),
+            Some(now) => before == now,
+            None => false,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_kept_only_where_nothing_else_changes() {
+        let object = |data: &str, fields: &str, time: Option<&str>| {
+            let mut entry = json!({"manager": "m", "operation": "Update", "fieldsV1": {fields: {}}});
+            if let Some(time) = time {
+                entry["time"] = time.into();
+            }
+            json!({"metadata": {"name": "o", "managedFields": [entry]}, "data": data})
+        };
+        let old = object("a", "f:data", Some("1"));
+        for (case, new, kept) in [
+            ("the same", object("a", "f:data", Some("2")), true),
+            ("another value of the same field, as each renewal of a lease", object("b", "f:data", Some("2")), false),
+            ("another field is owned", object("a", "f:other", Some("2")), false),
+            ("a time that is no more", object("a", "f:data", None), false),
+            ("nobody owns anything", json!({"metadata": {"name": "o"}, "data": "a"}), false),
+            (
+                "more in the metadata",
+                {
+                    let mut new = object("a", "f:data", Some("2"));
+                    new["metadata"]["labels"] = json!({});
+                    new
+                },
+                false,
+            ),
+        ] {
+            let mut after = new.clone();
+            keep_times(&old, &mut after);
+            let expected = if kept { &old } else { &new };
+            assert_eq!(after, *expected, "{case}");
         }
-        list
-    };
-    if timeless(old) == timeless(new)
-        && let Some(stored) = old["metadata"].get("managedFields")
-    {
-        new["metadata"]["managedFields"] = stored.clone();
     }
 }

@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
     /// Only these parts of `store` (nobody, puts, ranges, mixed, watchers, leases, kube, failover, fill, disturbed) or `scheduler`
-    /// (basic, node-affinity, spread-zones, ..., alone) or `controllers` (rollout, idle, pods, beats)
+    /// (basic, node-affinity, spread-zones, ..., alone) or `controllers` (rollout, idle, pods, beats, handover)
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only this program in `store`: keelson or etcd
@@ -93,7 +93,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "store", about: "three members of the store against etcd's", run: |o| store::run(o).boxed() },
     Bench {
         name: "controllers",
-        about: "5,000 replicas made, rolled over, scaled to nothing; 150,000 pods; 5,000 nodes and 2 s of grace; idle",
+        about: "5,000 replicas made, rolled over, scaled to nothing; 150,000 pods; 5,000 nodes and 2 s of grace; a dead leader; idle",
         run: |o| controllers::run(o).boxed(),
     },
     Bench {

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::load::Target;
 
@@ -16,6 +18,8 @@ const READY_PAUSE: Duration = Duration::from_millis(2);
 
 /// A `keelson server` with an empty data directory; it ends with this value.
 pub struct Server {
+    /// How it is started, again too.
+    command: Command,
     child: Child,
     dir: tempfile::TempDir,
     /// When it was started.
@@ -41,22 +45,42 @@ impl Server {
     /// Starts `keelson server` on a free port of 127.0.0.1 and waits until it is ready.
     pub async fn start(keelson: &Path, further: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let log = std::fs::File::create(dir.path().join("log"))?;
-        let started = Instant::now();
-        let child = Command::new(keelson)
+        let mut command = Command::new(keelson);
+        command
             .args(["server", "--bind-address", "127.0.0.1", "--data-dir"])
             .arg(dir.path().join("data"))
             .args(["--secure-port", &port.to_string()])
             .args(further)
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}: build it first", keelson.display()))?;
-        let mut server = Self { child, dir, started, ready_after: Duration::ZERO };
+            .stderr(log);
+        let started = Instant::now();
+        let child = command.spawn().with_context(|| format!("cannot start {}: build it first", keelson.display()))?;
+        let mut server = Self { command, child, dir, started, ready_after: Duration::ZERO };
         server.wait().await?;
         server.ready_after = started.elapsed();
         Ok(server)
+    }
+
+    /// Ends it as a power failure does.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again where it was, and waits until it is ready.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.child = self.command.spawn()?;
+        self.started = Instant::now();
+        self.wait().await
+    }
+
+    /// Stops it where it is, or lets it go on.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        Ok(kill(Pid::from_raw(self.pid().try_into()?), signal)?)
     }
 
     async fn wait(&mut self) -> Result<()> {
@@ -75,7 +99,8 @@ impl Server {
         bail!("the server was not ready within {READY_TIMEOUT:?}:\n{}", self.log())
     }
 
-    fn log(&self) -> String {
+    /// What it has said since its first start.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
@@ -106,6 +131,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port of this machine that nobody listens at.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// What the process used so far, from `/proc`.

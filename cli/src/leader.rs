@@ -101,9 +101,10 @@ async fn replaced(kv: Arc<dyn Kv>, fence: Fence) {
 /// Creates the leader key anew; its create revision is the fence.
 async fn take(kv: &dyn Kv, name: &str, holder: &str) -> Result<(Fence, LeaseId), KvError> {
     let key = Bytes::from(format!("/keelson/leader/{name}"));
-    let lease = kv.lease_grant(0, LEASE_TTL_SECONDS).await?;
     let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(key.clone()), prev_kv: false });
-    kv.txn(Txn { success: vec![delete], ..Txn::default() }).await?;
+    let delete = kv.txn(Txn { success: vec![delete], ..Txn::default() });
+    // At once: each is a round to the other members, while nobody controls anything.
+    let (lease, _) = tokio::try_join!(kv.lease_grant(0, LEASE_TTL_SECONDS), delete)?;
     let put = Op::Put(PutRequest { lease, ..PutRequest::new(key.clone(), holder.to_owned()) });
     let created = kv
         .txn(Txn { compare: vec![Compare::create_revision(key.clone(), 0)], success: vec![put], failure: vec![] })

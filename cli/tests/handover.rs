@@ -144,18 +144,23 @@ fn ordinal(pod: &Value) -> Option<usize> {
     pod["metadata"]["name"].as_str()?.strip_prefix("set-")?.parse().ok()
 }
 
-/// Whether all is as the round's manifest has it.
-fn done(server: &Server, round: usize, pods: &Pods) -> bool {
+/// Whether the Deployment and the StatefulSet have the pods of the round's manifest.
+fn rolled(round: usize, pods: &Pods) -> bool {
     let wanted = if round % 2 == 1 { 4 } else { 2 };
     let label = round.to_string();
     let new = |p: &Value| p["metadata"]["labels"]["round"].as_str() == Some(&label);
     let rolled = pods.of("roll").len() == REPLICAS && pods.of("roll").iter().all(new) && pods.ready("roll") == REPLICAS;
+    rolled && pods.of("set").len() == wanted && pods.ready("set") == wanted
+}
+
+/// Whether all is as the round's manifest has it.
+fn done(server: &Server, round: usize, pods: &Pods) -> bool {
     let job = format!("job-{round}");
     let succeeded =
         server.kubectl(&["get", "job", &job, "-o", "jsonpath={.status.succeeded},{.status.completionTime}"]);
     let succeeded = String::from_utf8_lossy(&succeeded.stdout).into_owned();
     let finished = succeeded.split_once(',').is_some_and(|(n, at)| n == COMPLETIONS.to_string() && !at.is_empty());
-    rolled && pods.of("set").len() == wanted && pods.ready("set") == wanted && finished
+    rolled(round, pods) && finished
 }
 
 /// Whether the quota's count is the number of pods.
@@ -173,16 +178,17 @@ fn owned(server: &Server) -> bool {
     owners.all(|owner| uids.contains(text(&owner["uid"])))
 }
 
-/// Watches a round to its end; `since`: when the leader died. Returns the longest time in which nothing went on.
+/// Watches a round to its end; `since`: when the leader died. Returns the longest time in which nothing went on although
+/// controllers had something to do: not while only the Job's pods run, two seconds each.
 fn watch(server: &Server, round: usize, since: Instant, made: &mut BTreeSet<String>) -> Duration {
     let deadline = since + PATIENCE;
-    let (mut mark, mut moved, mut longest) = (Vec::new(), since, Duration::ZERO);
+    let (mut mark, mut moved, mut waits, mut longest) = (Vec::new(), since, true, Duration::ZERO);
     loop {
         if let Some(pods) = Pods::read(server) {
             pods.check(round, made);
             if pods.mark() != mark {
-                longest = longest.max(moved.elapsed());
-                (mark, moved) = (pods.mark(), Instant::now());
+                longest = longest.max(if waits { moved.elapsed() } else { Duration::ZERO });
+                (mark, moved, waits) = (pods.mark(), Instant::now(), !rolled(round, &pods));
             }
             if done(server, round, &pods) && counted(server, &pods) && owned(server) {
                 assert_eq!(made.len(), COMPLETIONS, "pods of the Job");

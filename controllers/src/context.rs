@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device_taints::BY_POOL;
 use crate::kept::Pod;
+use crate::node::ranges::Ranges;
 use crate::pod_groups;
 use crate::volumes;
 use crate::volumes::attachment::{self, ATTACHED_TO, ATTACHMENTS_OF};
@@ -277,6 +278,10 @@ pub struct Context {
     pub job_failures: crate::job::Failed,
     /// Pods that are to be evicted later.
     pub evictions: crate::node::eviction::Pending,
+    /// Ranges of pod addresses.
+    pub ranges: Arc<Ranges>,
+    /// Who uses claims that go.
+    pub claim_users: volumes::protection::Live,
     /// Cancelled when the controllers must stop.
     pub stop: CancellationToken,
     recorders: Mutex<HashMap<&'static str, Recorder>>,
@@ -291,10 +296,11 @@ impl Context {
     pub async fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
         let cache = Informers::start(&client, &stop);
         cache.synced().await;
-        let (attachments, failed_daemons, job_failures, evictions) = Default::default();
+        let (attachments, failed_daemons, job_failures, evictions, claim_users) = Default::default();
         let (recorders, listeners) = Default::default();
         // It is not waited for: the kind is served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
+        let ranges = Arc::new(Ranges::new(&config.cluster_cidr, config.node_cidr_mask_sizes));
         let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
@@ -305,6 +311,8 @@ impl Context {
             failed_daemons,
             job_failures,
             evictions,
+            ranges,
+            claim_users,
             stop,
             recorders,
             listeners,
@@ -381,6 +389,8 @@ impl Context {
             failed_daemons: Default::default(),
             job_failures: Default::default(),
             evictions: Default::default(),
+            ranges: Arc::new(Ranges::new("10.244.0.0/16", NodeCidrMaskSizes::default())),
+            claim_users: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
             listeners: RwLock::default(),

@@ -124,8 +124,7 @@ static CONTROLLERS: &[Controller] = &[
     keyed!("resourceclaim-controller", 4, resource_claims::watch, resource_claims::reconcile),
     keyed!("resourceclaim-release-controller", 2, resource_claims::watch_claims, resource_claims::release),
     looped("local-path-provisioner", volumes::local_path::run),
-    // One worker: two would give the same range twice.
-    keyed!("node-ipam-controller", 1, node::ranges::watch, node::ranges::reconcile),
+    keyed!("node-ipam-controller", 30, node::ranges::watch, node::ranges::reconcile),
     keyed!("ttl-controller", 1, node::ttl::watch, node::ttl::reconcile),
     looped("node-lifecycle-controller", node::lifecycle::run),
     keyed!("taint-eviction-controller", 16, node::eviction::watch, node::eviction::reconcile),
@@ -145,6 +144,12 @@ static CONTROLLERS: &[Controller] = &[
         4,
         housekeeping::token_secrets::watch,
         housekeeping::token_secrets::reconcile
+    ),
+    keyed!(
+        "serviceaccount-token-reference-controller",
+        1,
+        housekeeping::token_secrets::watch_references,
+        housekeeping::token_secrets::unreference
     ),
     keyed!(
         "root-ca-certificate-publisher-controller",

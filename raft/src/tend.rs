@@ -1,4 +1,5 @@
-//! What a replica does by itself: takes snapshots that are due; while it leads, keeps the time of leases.
+//! What a replica does by itself: takes snapshots that are due; while it leads, keeps the time of leases; rests where it is
+//! alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,24 @@ pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) 
         if let Err(error) = inner.raft.trigger().snapshot().await {
             tracing::warn!(%error, "no snapshot can be taken");
             return;
+        }
+    }
+}
+
+/// Stops Raft's clock, fifty ticks a second, while it has nothing to tell: a leader without any other member sends no
+/// heartbeats and waits for no election. It leads for as long as it is alone, whatever the time.
+pub(crate) async fn rest(inner: Arc<Inner>) {
+    // Not all metrics: those change with every write.
+    let mut metrics = inner.raft.server_metrics();
+    loop {
+        let alone = {
+            let metrics = metrics.borrow_and_update();
+            metrics.state == ServerState::Leader && metrics.membership_config.nodes().all(|(id, _)| *id == inner.id)
+        };
+        inner.raft.runtime_config().tick(!alone);
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
         }
     }
 }

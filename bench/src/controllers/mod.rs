@@ -1,7 +1,8 @@
 //! `bench controllers`: what the controllers do in how much time, and what they cost: a Deployment of 5,000 replicas, 150,000
-//! watched pods, 5,000 nodes whose death is seen within two seconds, and a cluster in which nothing happens.
+//! watched pods, 5,000 nodes whose death is seen within two seconds, a leader that dies, and a cluster in which nothing happens.
 
 mod beats;
+mod handover;
 mod idle;
 mod pods;
 mod rollout;
@@ -39,6 +40,9 @@ pub async fn run(options: Options) -> Result<Report> {
     }
     if options.wants("beats") {
         beats::run(&options, &mut report).await?;
+    }
+    if options.wants("handover") {
+        handover::run(&options, &mut report).await?;
     }
     Ok(report)
 }

@@ -187,6 +187,11 @@ fn housekeeping(api: &Arc<Refusing>) -> Vec<Case> {
         ),
         ("namespace-controller", with!(api.clone(), namespaces: going), cluster),
         ("serviceaccount-token-controller", with!(api.clone(), account_secrets: orphan), own),
+        (
+            "serviceaccount-token-reference-controller",
+            with!(api.clone(), service_accounts: json!({"secrets": [{"name": "s"}]})),
+            ("d", "o/s"),
+        ),
         ("clusterrole-aggregation-controller", with!(api.clone(), cluster_roles: aggregate), cluster),
         ("bootstrap-signer-controller", with!(api.clone(), cluster_info: info), ("kube-public", "cluster-info")),
         ("token-cleaner-controller", with!(api.clone(), tokens: expired), ("kube-system", "o")),

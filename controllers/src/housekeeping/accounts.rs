@@ -23,15 +23,15 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(namespace) = context.cache.namespaces.get(&key) else { return Ok(None) };
-    let going = namespace.metadata.deletion_timestamp.is_some();
-    if going || context.cache.service_accounts.named(&key.1, DEFAULT).is_some() {
+    let active = namespace.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Active");
+    if !active || context.cache.service_accounts.named(&key.1, DEFAULT).is_some() {
         return Ok(None);
     }
     let metadata = ObjectMeta { name: Some(DEFAULT.into()), namespace: Some(key.1.clone()), ..ObjectMeta::default() };
     let account = ServiceAccount { metadata, ..ServiceAccount::default() };
     match context.client.namespaced::<ServiceAccount>(&key.1).create(&account).await {
         Ok(written) => context.settle(&context.cache.service_accounts, &written).await,
-        Err(error) if error.is_already_exists() || error.is_not_found() || error.code() == 403 => {}
+        Err(error) if error.is_already_exists() => {}
         Err(error) => return Err(error),
     }
     Ok(None)

@@ -1,119 +1,353 @@
-//! Ranges of pod addresses: each node gets one that no other has.
+//! Ranges of pod addresses: each node gets one of each family that no other has.
+//!
+//! Invariant: what the informer shows of nodes, and what was promised to nodes but is not shown yet, is taken, each as often as
+//! it is held; so two workers never give the same range, and one that two nodes have by hand is free when both are gone.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use keelson_client::{Key, PatchType};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::context::{Context, NodeCidrMaskSizes};
 use crate::runtime::{Keys, Outcome, watch_own};
 
-/// Bits of the addresses of a range's family.
-fn width(range: &str) -> u32 {
-    if range.contains(':') { 128 } else { 32 }
+/// A node for which there was no range is looked at again when one is free; and after this, as upstream does at last.
+const WITHOUT_RANGE: Duration = Duration::from_secs(1000);
+
+/// Addresses with a common prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Range {
+    /// Bits of an address of its family.
+    width: u32,
+    /// How many bits are the same.
+    prefix: u32,
+    /// Its first address.
+    base: u128,
 }
 
-/// First and last address of a range.
-fn bounds(range: &str) -> Option<(u128, u128)> {
-    let (base, bits) = range.split_once('/')?;
-    let width = width(range);
-    let bits = bits.parse::<u32>().ok().filter(|b| *b <= width)?;
-    let all = u128::MAX >> (128 - width);
-    let hosts = all.checked_shr(bits).unwrap_or(0);
-    let base = match base.parse::<IpAddr>().ok()? {
-        IpAddr::V4(ip) => u128::from(u32::from(ip)),
-        IpAddr::V6(ip) => u128::from(ip),
-    };
-    Some((base & !hosts, (base & !hosts) | hosts))
-}
-
-/// The address of this number in a range's family.
-fn address(number: u128, width: u32) -> Option<IpAddr> {
-    if width == 128 {
-        return Some(IpAddr::V6(number.into()));
+impl Range {
+    fn parse(text: &str) -> Option<Self> {
+        let (base, prefix) = text.trim().split_once('/')?;
+        let (width, base) = match base.parse::<IpAddr>().ok()? {
+            IpAddr::V4(ip) => (32, u128::from(u32::from(ip))),
+            IpAddr::V6(ip) => (128, u128::from(ip)),
+        };
+        let prefix = prefix.parse::<u32>().ok().filter(|prefix| *prefix <= width)?;
+        Some(Self { width, prefix: 0, base }.around(base, prefix))
     }
-    Some(IpAddr::V4(u32::try_from(number).ok()?.into()))
+
+    /// The range of this prefix, in the same family, that has an address.
+    fn around(self, address: u128, prefix: u32) -> Self {
+        let range = Self { prefix, ..self };
+        Self { base: address & !range.hosts(), ..range }
+    }
+
+    /// The bits in which its addresses differ.
+    fn hosts(self) -> u128 {
+        (u128::MAX >> (128 - self.width)).checked_shr(self.prefix).unwrap_or(0)
+    }
+
+    fn last(self) -> u128 {
+        self.base | self.hosts()
+    }
+
+    fn meets(self, other: Self) -> bool {
+        self.width == other.width && self.base <= other.last() && other.base <= self.last()
+    }
 }
 
-/// The first range of a node's size out of the cluster's that meets none of those taken.
-fn free_range(cluster: &str, bits: u32, taken: &[&str]) -> Option<String> {
-    let (first, last) = bounds(cluster)?;
-    let width = width(cluster);
-    let size = 1_u128.checked_shl(width.checked_sub(bits)?)?;
-    let same = taken.iter().filter(|range| self::width(range) == width);
-    let mut taken: Vec<(u128, u128)> = same.filter_map(|range| bounds(range)).collect();
-    taken.sort_unstable();
-    let mut base = first;
-    for (from, to) in taken {
-        if base.checked_add(size - 1)? < from {
-            break;
-        }
-        if to >= base {
-            // Ranges of several sizes may lie side by side: go on at the next multiple of ours.
-            base = to.checked_add(1)?.checked_next_multiple_of(size)?;
+impl std::fmt::Display for Range {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match u32::try_from(self.base) {
+            Ok(base) if self.width == 32 => write!(out, "{}/{}", IpAddr::V4(base.into()), self.prefix),
+            _ => write!(out, "{}/{}", IpAddr::V6(self.base.into()), self.prefix),
         }
     }
-    let fits = base.checked_add(size - 1)? <= last;
-    fits.then(|| address(base, width)).flatten().map(|base| format!("{base}/{bits}"))
 }
 
-/// A free range of each family that the cluster has, the first one's first; or the family of which there is none.
-fn free_ranges(cluster: &str, sizes: NodeCidrMaskSizes, taken: &[&str]) -> Result<Vec<String>, String> {
-    let of = |cluster: &str| {
-        let bits = if width(cluster) == 128 { sizes.v6 } else { sizes.v4 }.into();
-        free_range(cluster, bits, taken).ok_or_else(|| cluster.to_owned())
-    };
-    cluster.split(',').map(str::trim).map(of).collect()
+/// The cluster's addresses of one family.
+struct Pool {
+    cluster: Range,
+    /// Prefix of a node's range.
+    prefix: u32,
+    /// What is taken, and how often. None is smaller than a node's range or larger than the cluster's.
+    taken: HashMap<Range, usize>,
+    /// How many of `taken` have each prefix: mostly there is only a node's.
+    prefixes: BTreeMap<u32, usize>,
+    /// Where it is looked first: what became free is given again only after all others.
+    next: u128,
+    /// Nothing was free, and nothing was given back since.
+    full: bool,
+}
+
+impl Pool {
+    fn new(cluster: &str, sizes: NodeCidrMaskSizes) -> Option<Self> {
+        let cluster = Range::parse(cluster)?;
+        let prefix = if cluster.width == 128 { sizes.v6 } else { sizes.v4 }.into();
+        let fits = (cluster.prefix..=cluster.width).contains(&prefix);
+        let (taken, prefixes) = Default::default();
+        fits.then_some(Self { cluster, prefix, taken, prefixes, next: cluster.base, full: false })
+    }
+
+    /// What of a range counts here: all nodes' ranges that it meets, and none outside the cluster's.
+    fn counted(&self, range: Range) -> Option<Range> {
+        let cluster = self.cluster;
+        let within = range.base.clamp(cluster.base, cluster.last());
+        cluster.meets(range).then(|| range.around(within, range.prefix.clamp(cluster.prefix, self.prefix)))
+    }
+
+    fn take(&mut self, range: Range) {
+        let Some(range) = self.counted(range) else { return };
+        let held = self.taken.entry(range).or_default();
+        *held += 1;
+        if *held == 1 {
+            *self.prefixes.entry(range.prefix).or_default() += 1;
+        }
+    }
+
+    /// Undoes one [`Pool::take`] of the same range.
+    fn give_back(&mut self, range: Range) {
+        let Some(range) = self.counted(range) else { return };
+        let Some(held) = self.taken.get_mut(&range) else { return };
+        *held -= 1;
+        if *held > 0 {
+            return;
+        }
+        self.taken.remove(&range);
+        if let Some(count) = self.prefixes.get_mut(&range.prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.prefixes.remove(&range.prefix);
+            }
+        }
+        self.full = false;
+    }
+
+    /// The largest range that is taken and has this address.
+    fn taken_at(&self, address: u128) -> Option<Range> {
+        let ranges = self.prefixes.keys().map(|prefix| self.cluster.around(address, *prefix));
+        ranges.into_iter().find(|range| self.taken.contains_key(range))
+    }
+
+    /// Takes the next free range of a node's size.
+    fn take_next(&mut self) -> Option<Range> {
+        if self.full {
+            return None;
+        }
+        let (mut at, mut wrapped) = (self.next, false);
+        while let Some(taken) = self.taken_at(at) {
+            let after = taken.last().checked_add(1).filter(|after| *after <= self.cluster.last());
+            wrapped |= after.is_none();
+            at = after.unwrap_or(self.cluster.base);
+            if wrapped && at >= self.next {
+                self.full = true;
+                return None;
+            }
+        }
+        let range = self.cluster.around(at, self.prefix);
+        self.take(range);
+        let after = range.last().checked_add(1).filter(|after| *after <= self.cluster.last());
+        self.next = after.unwrap_or(self.cluster.base);
+        Some(range)
+    }
+}
+
+/// What a node has.
+#[derive(Default)]
+struct Held {
+    ranges: Vec<Range>,
+    /// The informer does not show it yet.
+    promised: bool,
+}
+
+/// Which node has which ranges.
+struct Table {
+    /// A pool of each of the cluster's ranges, or the text that is none.
+    pools: Vec<Result<Pool, String>>,
+    nodes: HashMap<String, Held>,
+    /// Nodes for which there was no range.
+    waiting: BTreeSet<String>,
+}
+
+/// The node's ranges that are there for the asking, or the cluster's range of which none is left.
+pub(crate) struct Ranges(Mutex<Table>);
+
+/// Why a node gets no range.
+#[derive(Debug, PartialEq)]
+struct NoneLeft {
+    /// The cluster's range that has none left.
+    cluster: String,
+    /// The node did not wait before, and nobody did.
+    news: (bool, bool),
+}
+
+impl Ranges {
+    /// All free. The cluster's ranges are separated by commas.
+    pub(crate) fn new(cluster: &str, sizes: NodeCidrMaskSizes) -> Self {
+        let pool = |text: &str| Pool::new(text, sizes).ok_or_else(|| text.trim().to_owned());
+        let pools = cluster.split(',').map(pool).collect();
+        let (nodes, waiting) = Default::default();
+        Self(Mutex::new(Table { pools, nodes, waiting }))
+    }
+
+    /// A node is there with these ranges, or without any, or (`None`) is gone. Returns who waits and may get a range now.
+    fn seen(&self, name: &str, shown: Option<&[String]>) -> Option<String> {
+        let mut table = self.0.lock();
+        let promised = table.nodes.get(name).is_some_and(|held| held.promised);
+        // What was promised is on its way to a node that has none.
+        if !(promised && shown.is_some_and(<[_]>::is_empty)) {
+            let ranges: Vec<_> = shown.into_iter().flatten().filter_map(|text| Range::parse(text)).collect();
+            if shown.is_none() || !ranges.is_empty() {
+                table.waiting.remove(name);
+            }
+            table.hold(name, Held { ranges, promised: false });
+        }
+        table.call()
+    }
+
+    /// Ranges for a node that has none, the same until it is seen with some or gone.
+    fn promise(&self, name: &str) -> Result<Vec<String>, NoneLeft> {
+        let mut table = self.0.lock();
+        let texts = |ranges: &[Range]| ranges.iter().map(Range::to_string).collect();
+        if let Some(held) = table.nodes.get(name).filter(|held| held.promised) {
+            return Ok(texts(&held.ranges));
+        }
+        match table.take_next() {
+            Ok(ranges) => {
+                let promised = texts(&ranges);
+                table.waiting.remove(name);
+                table.nodes.insert(name.to_owned(), Held { ranges, promised: true });
+                Ok(promised)
+            }
+            Err(cluster) => {
+                let first = table.waiting.is_empty();
+                Err(NoneLeft { cluster, news: (table.waiting.insert(name.to_owned()), first) })
+            }
+        }
+    }
+
+    /// Takes back what was promised to a node that is gone.
+    fn break_promise(&self, name: &str) {
+        let mut table = self.0.lock();
+        if table.nodes.get(name).is_some_and(|held| held.promised) {
+            table.hold(name, Held::default());
+        }
+    }
+}
+
+impl Table {
+    fn hold(&mut self, name: &str, now: Held) {
+        for pool in self.pools.iter_mut().flatten() {
+            now.ranges.iter().for_each(|range| pool.take(*range));
+        }
+        let before =
+            if now.ranges.is_empty() { self.nodes.remove(name) } else { self.nodes.insert(name.to_owned(), now) };
+        for pool in self.pools.iter_mut().flatten() {
+            before.iter().flat_map(|held| &held.ranges).for_each(|range| pool.give_back(*range));
+        }
+    }
+
+    /// A range of each pool, or of none.
+    fn take_next(&mut self) -> Result<Vec<Range>, String> {
+        let mut ranges = Vec::with_capacity(self.pools.len());
+        for at in 0..self.pools.len() {
+            let taken = match &mut self.pools[at] {
+                Ok(pool) => pool.take_next().ok_or_else(|| pool.cluster.to_string()),
+                Err(text) => Err(text.clone()),
+            };
+            match taken {
+                Ok(range) => ranges.push(range),
+                Err(none_left) => {
+                    for (pool, range) in self.pools.iter_mut().flatten().zip(ranges) {
+                        pool.give_back(range);
+                    }
+                    return Err(none_left);
+                }
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Somebody who waits, if something may be free. One at a time: when that node is seen with its range, it is the next one's
+    /// turn.
+    fn call(&mut self) -> Option<String> {
+        let free = self.pools.iter().all(|pool| pool.as_ref().is_ok_and(|pool| !pool.full));
+        if free { self.waiting.pop_first() } else { None }
+    }
+}
+
+/// The ranges that a node has.
+fn ranges_of(node: &Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.clone().filter(|all| !all.is_empty());
+    all.or_else(|| spec.pod_cidr.clone().map(|one| vec![one])).unwrap_or_default()
 }
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
+    // Before anybody is served, all that is held is known: a handler hears of the nodes that are there at once.
+    let (ranges, waiting) = (context.ranges.clone(), queue.clone());
+    context.cache.nodes.subscribe(move |change| {
+        let Some(name) = change.object().and_then(|node| node.metadata.name.as_deref()) else { return };
+        let shown = change.new.as_deref().map(ranges_of);
+        if let Some(next) = ranges.seen(name, shown.as_deref()) {
+            waiting.add((String::new(), next));
+        }
+    });
     watch_own(&context.cache.nodes, queue);
 }
 
-/// Looks at one node. There is one worker, and it waits until the cache shows what it wrote: so no range is given twice.
+/// Looks at one node.
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
-    let Some(node) = context.cache.nodes.get(&key) else { return Ok(None) };
-    if node.metadata.deletion_timestamp.is_some() || node.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()) {
+    let Some(node) = context.cache.nodes.get(&key) else {
+        // It may have gone while it was promised something.
+        context.ranges.break_promise(&key.1);
+        return Ok(None);
+    };
+    if node.metadata.deletion_timestamp.is_some() || !ranges_of(&node).is_empty() {
         return Ok(None);
     }
-    let nodes = context.cache.nodes.list_all();
-    let specs = nodes.iter().filter_map(|n| n.spec.as_ref());
-    let taken: Vec<&str> =
-        specs.flat_map(|s| s.pod_cidrs.iter().flatten().chain(&s.pod_cidr)).map(String::as_str).collect();
-    let config = &context.config;
-    let ranges = match free_ranges(&config.cluster_cidr, config.node_cidr_mask_sizes, &taken) {
+    let recorder = context.recorder("cidrAllocator");
+    let tell = |status: &str| recorder.normal(&*node, status, format!("Node {} status is now: {status}", key.1));
+    let ranges = match context.ranges.promise(&key.1) {
         Ok(ranges) => ranges,
-        Err(full) => {
-            tracing::warn!(node = key.1, range = full, "no range of pod addresses is left for a node");
-            let recorder = context.recorder("cidrAllocator");
-            let message = format!("Node {} status is now: CIDRNotAvailable", key.1);
-            recorder.normal(&*node, "CIDRNotAvailable", message);
-            return Ok(Some(std::time::Duration::from_secs(30)));
+        Err(NoneLeft { cluster, news: (waits_now, first) }) => {
+            if first {
+                tracing::warn!(node = key.1, range = cluster, "no range of pod addresses is left for a node");
+            }
+            if waits_now {
+                tell("CIDRNotAvailable");
+            }
+            return Ok(Some(WITHOUT_RANGE));
         }
     };
-    let patch = json!({"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
-        "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
-    let written = context.client.cluster::<Node>().patch(&key.1, None, PatchType::Merge, &patch).await?;
-    context.settle(&context.cache.nodes, &written).await;
-    Ok(None)
+    // Without a version: nodes change all the time, and one that has got ranges meanwhile keeps them.
+    let patch =
+        json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}});
+    let written = context.client.cluster::<Node>().patch(&key.1, None, PatchType::Merge, &patch).await;
+    // The promise holds for the next try: nobody knows whether a write that was not answered was carried out.
+    written.map(|_| None).inspect_err(|error| {
+        if !error.is_not_found() && !error.is_conflict() {
+            tell("CIDRAssignmentFailed");
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_node_gets_a_range_of_each_family() {
-        let both = "10.244.0.0/16,fd00:244::/48";
-        let taken = ["10.244.0.0/24", "fd00:244::/64"];
-        let usual = NodeCidrMaskSizes::default();
-        assert_eq!(free_ranges(both, usual, &taken).unwrap(), ["10.244.1.0/24", "fd00:244:0:1::/64"]);
-        assert_eq!(free_ranges("10.244.0.0/24,fd00:244::/48", usual, &taken).unwrap_err(), "10.244.0.0/24");
-        assert_eq!(free_ranges("fd00:244::/48", usual, &[]).unwrap(), ["fd00:244::/64"]);
-        let other = NodeCidrMaskSizes { v4: 26, v6: 112 };
-        assert_eq!(free_ranges(both, other, &taken).unwrap(), ["10.244.1.0/26", "fd00:244:0:1::/112"]);
+    fn ranges(cluster: &str, bits: u8) -> Ranges {
+        Ranges::new(cluster, NodeCidrMaskSizes { v4: bits, v6: bits })
+    }
+
+    fn see(ranges: &Ranges, name: &str, shown: &[&str]) -> Option<String> {
+        let shown: Vec<String> = shown.iter().map(|text| (*text).to_owned()).collect();
+        ranges.seen(name, Some(&shown))
     }
 
     #[test]
@@ -126,15 +360,156 @@ mod tests {
             ("10.244.0.0/16", 22, &two, Some("10.244.4.0/22")),
             ("10.244.0.0/16", 24, &["10.244.1.0/24", "10.244.0.0/26"], Some("10.244.2.0/24")),
             ("10.244.0.0/16", 26, &["10.244.1.0/24", "10.244.0.0/26"], Some("10.244.0.64/26")),
-            ("10.0.0.0/8", 24, &["172.16.0.0/24"], Some("10.0.0.0/24")),
+            ("10.244.0.0/16", 24, &["10.0.0.0/8"], None),
+            ("10.244.0.0/16", 24, &["10.244.0.0/17", "10.244.0.0/24"], Some("10.244.128.0/24")),
+            ("10.0.0.0/8", 24, &["172.16.0.0/24", "nonsense", "fd00::/64"], Some("10.0.0.0/24")),
+            ("10.0.0.7/8", 24, &[], Some("10.0.0.0/24")),
             ("255.255.255.0/24", 24, &["255.255.255.0/24"], None),
             ("nonsense", 24, &[], None),
             ("10.244.0.0/16", 12, &[], None),
+            ("10.244.0.0/16", 33, &[], None),
             ("fd00:244::/48", 64, &["10.244.0.0/24", "fd00:244::/64"], Some("fd00:244:0:1::/64")),
             ("fd00:244::/64", 64, &["fd00:244::/64"], None),
+            ("::/0", 128, &["::/1"], Some("8000::/128")),
             ("0.0.0.0/0", 8, &[], Some("0.0.0.0/8")),
         ] {
-            assert_eq!(free_range(cluster, bits, taken).as_deref(), wanted, "{cluster} {bits} {taken:?}");
+            let ranges = ranges(cluster, bits);
+            see(&ranges, "other", taken);
+            let got = ranges.promise("n").ok();
+            assert_eq!(got, wanted.map(|range| vec![range.to_owned()]), "{cluster} {bits} {taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_gets_a_range_of_each_family_or_none() {
+        let both = Ranges::new("10.244.0.0/23, fd00:244::/48", NodeCidrMaskSizes { v4: 24, v6: 112 });
+        assert_eq!(both.promise("a").unwrap(), ["10.244.0.0/24", "fd00:244::/112"]);
+        see(&both, "b", &["10.244.1.0/24"]);
+        let none_left = NoneLeft { cluster: "10.244.0.0/23".into(), news: (true, true) };
+        assert_eq!(both.promise("c").unwrap_err(), none_left);
+        let table = both.0.lock();
+        assert_eq!(table.pools[1].as_ref().ok().unwrap().taken.len(), 1, "what the second family gave is given back");
+    }
+
+    /// What happens, in order, to a cluster of four ranges.
+    enum Step {
+        /// A node asks: the last number of its range, or none is left.
+        Asks(&'static str, Option<u8>),
+        /// A node is seen with the range of this number; who waits and is called.
+        Has(&'static str, u8, Option<&'static str>),
+        /// A node is seen without.
+        HasNone(&'static str),
+        /// A node is gone; who waits and is called.
+        Goes(&'static str, Option<&'static str>),
+        /// A node whose write was refused turns out to be gone.
+        WasGone(&'static str),
+    }
+
+    #[test]
+    fn promises_hold_until_seen_or_gone() {
+        use Step::*;
+        for (case, steps) in [
+            ("a promise is kept", &[Asks("a", Some(0)), Asks("a", Some(0)), HasNone("a"), Asks("a", Some(0))][..]),
+            ("a promise counts", &[Asks("a", Some(0)), Asks("b", Some(1)), Has("a", 0, None), Asks("c", Some(2))]),
+            (
+                "another range was given by hand",
+                &[
+                    Asks("a", Some(0)),
+                    Has("a", 3, None),
+                    Asks("b", Some(1)),
+                    Asks("c", Some(2)),
+                    Asks("d", Some(0)),
+                    Asks("e", None),
+                ],
+            ),
+            (
+                "what is free is given last",
+                &[
+                    Has("a", 0, None),
+                    Goes("a", None),
+                    Asks("b", Some(0)),
+                    Goes("b", None),
+                    Asks("c", Some(1)),
+                    Asks("d", Some(2)),
+                    Asks("e", Some(3)),
+                    Asks("f", Some(0)),
+                    Asks("g", None),
+                ],
+            ),
+            (
+                "two have the same by hand",
+                &[
+                    Has("a", 0, None),
+                    Has("b", 0, None),
+                    Goes("a", None),
+                    Asks("c", Some(1)),
+                    Asks("d", Some(2)),
+                    Asks("e", Some(3)),
+                    Asks("f", None),
+                    Goes("b", Some("f")),
+                    Asks("f", Some(0)),
+                ],
+            ),
+            (
+                "a node that goes before its write",
+                &[
+                    Asks("a", Some(0)),
+                    Goes("a", None),
+                    Asks("b", Some(1)),
+                    Asks("c", Some(2)),
+                    Asks("d", Some(3)),
+                    Asks("e", Some(0)),
+                ],
+            ),
+            (
+                "a node that went while it asked",
+                &[
+                    Goes("a", None),
+                    Asks("a", Some(0)),
+                    WasGone("a"),
+                    Has("b", 1, None),
+                    Has("c", 2, None),
+                    Has("d", 3, None),
+                    WasGone("b"),
+                    Asks("e", Some(0)),
+                    Asks("f", None),
+                ],
+            ),
+            ("a node that is made anew", &[Has("a", 0, None), HasNone("a"), Asks("a", Some(0)), Has("a", 0, None)]),
+            (
+                "who waits is called one by one",
+                &[
+                    Has("a", 0, None),
+                    Has("b", 1, None),
+                    Has("c", 2, None),
+                    Has("d", 3, None),
+                    Asks("x", None),
+                    Asks("y", None),
+                    Asks("z", None),
+                    Goes("y", None),
+                    Goes("a", Some("x")),
+                    Asks("x", Some(0)),
+                    Has("x", 0, Some("z")),
+                    Asks("z", None),
+                    Goes("b", Some("z")),
+                ],
+            ),
+        ] {
+            let ranges = ranges("10.0.0.0/22", 24);
+            for (at, step) in steps.iter().enumerate() {
+                let of = |number: &u8| format!("10.0.{number}.0/24");
+                let (got, wanted) = match step {
+                    Asks(name, number) => (ranges.promise(name).ok().map(|all| all.concat()), number.as_ref().map(of)),
+                    Has(name, number, called) => (see(&ranges, name, &[&of(number)]), called.map(str::to_owned)),
+                    HasNone(name) => (see(&ranges, name, &[]), None),
+                    Goes(name, called) => (ranges.seen(name, None), called.map(str::to_owned)),
+                    WasGone(name) => {
+                        ranges.break_promise(name);
+                        (None, None)
+                    }
+                };
+                assert_eq!(got, wanted, "{case}, step {at}");
+            }
         }
     }
 }

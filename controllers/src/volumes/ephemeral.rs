@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keelson_client::informer::key;
 use keelson_client::{Change, Key};
 
+use super::{BY_CLAIM, full_name};
 use crate::context::Context;
 use crate::kept::Pod;
 use crate::owners::{controller_reference, is_controlled_by};
@@ -42,40 +43,50 @@ pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
         let new = change.new.as_ref().filter(|p| change.old.is_none() && ephemeral(p).next().is_some());
         new.map(|p| key(&**p)).into_iter().collect()
     });
-    watch_with(&context.cache.claims, queue, |change: &Change<PersistentVolumeClaim>| {
+    // Whoever's it was: a pod may have waited for the name.
+    let pods = context.cache.pods.clone();
+    watch_with(&context.cache.claims, queue, move |change: &Change<PersistentVolumeClaim>| {
         let gone = change.old.as_ref().filter(|_| change.new.is_none());
-        let owner = gone.and_then(|c| crate::owners::controller_of(&c.metadata).filter(|o| o.kind == "Pod").cloned());
-        let namespace = gone.and_then(|c| c.metadata.namespace.clone()).unwrap_or_default();
-        owner.map(|o| (namespace, o.name)).into_iter().collect()
+        let users = gone.map(|claim| pods.by(BY_CLAIM, &full_name(claim))).unwrap_or_default();
+        users.iter().filter(|pod| ephemeral(pod).next().is_some()).map(|pod| key(&**pod)).collect()
     });
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let Some(pod) = context.cache.pods.get(&key) else { return Ok(None) };
-    if pods::is_going(&pod) || pods::is_finished(&pod) {
+    if pods::is_going(&pod) {
         return Ok(None);
     }
     for volume in ephemeral(&pod) {
         let Some(wanted) = claim(&pod, volume) else { continue };
-        let name = wanted.metadata.name.clone().unwrap_or_default();
-        if let Some(there) = context.cache.claims.named(&key.0, &name) {
-            if !is_controlled_by(&there.metadata, pod.metadata.uid.as_deref()) {
-                let message = format!("PVC {name:?} was not created for the pod");
-                context.recorder(COMPONENT).warning(&*pod, "EphemeralVolumeFailed", message);
-            }
-            continue;
-        }
-        match context.client.namespaced::<PersistentVolumeClaim>(&key.0).create(&wanted).await {
-            Ok(written) => context.settle(&context.cache.claims, &written).await,
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => {
-                let message = format!("ephemeral volume controller failed to create PVC {name}: {error}");
-                context.recorder(COMPONENT).warning(&*pod, "EphemeralVolumeFailed", message);
-                return Err(error);
-            }
-        }
+        let Err((why, error)) = provide(&context, &pod, &wanted).await else { continue };
+        let message = format!("ephemeral volume {}: {why}", volume.name);
+        context.recorder(COMPONENT).warning(&*pod, "FailedBinding", message);
+        return Err(error);
     }
     Ok(None)
+}
+
+/// Sees to it that a claim is there for its pod; tells why it is not.
+async fn provide(
+    context: &Context,
+    pod: &Pod,
+    wanted: &PersistentVolumeClaim,
+) -> Result<(), (String, keelson_client::Error)> {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (namespace, name) = (part(&wanted.metadata.namespace), part(&wanted.metadata.name));
+    if let Some(there) = context.cache.claims.named(&namespace, &name) {
+        if is_controlled_by(&there.metadata, pod.metadata.uid.as_deref()) {
+            return Ok(());
+        }
+        let pod = part(&pod.metadata.name);
+        let why = format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)");
+        return Err((why.clone(), keelson_client::Error::Transport(std::io::Error::other(why))));
+    }
+    let created = context.client.namespaced::<PersistentVolumeClaim>(&namespace).create(wanted).await;
+    let written = created.map_err(|error| (format!("create PVC {name}: {error}"), error))?;
+    context.settle(&context.cache.claims, &written).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ mod plan;
 pub mod protection;
 
 use crate::kept::Pod;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use crate::owners::is_controlled_by;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 
 /// Index of pods by the claims that they use, as `namespace/name`, and by volumes that they name themselves.
 pub const BY_CLAIM: &str = "claim";
@@ -57,9 +58,43 @@ pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
     })
 }
 
+/// Whether a claim of this name, as it is there, is one that a pod may use: that of an ephemeral volume was made for the pod.
+pub fn is_for(claim: Option<&PersistentVolumeClaim>, name: &str, pod: &Pod) -> bool {
+    let volumes = || pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let named = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == name);
+    volumes().any(named) || claim.is_some_and(|c| is_controlled_by(&c.metadata, pod.metadata.uid.as_deref()))
+}
+
 /// For the index.
 pub fn claims_index(pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let inline = inline::volumes_of(pod).filter_map(|(_, spec)| inline::key(&spec));
     claims_of(pod).map(|name| format!("{namespace}/{name}")).chain(inline).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn claims_of_ephemeral_volumes_are_their_pods_own() {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [], "volumes": [
+            {"name": "named", "persistentVolumeClaim": {"claimName": "c"}},
+            {"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let claim = |owner: &str| -> PersistentVolumeClaim {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true});
+            serde_json::from_value(json!({"metadata": {"ownerReferences": [owner]}})).unwrap()
+        };
+        for (name, claim, expected) in [
+            ("c", None, true),
+            ("c", Some(claim("w")), true),
+            ("p-own", Some(claim("u")), true),
+            ("p-own", Some(claim("w")), false),
+            ("p-own", None, false),
+        ] {
+            assert_eq!(is_for(claim.as_ref(), name, &pod), expected, "{name}");
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keelson_client::{Change, Key, PatchType};
+use keelson_client::{Change, Client, Error, Key, ListParams, PatchType};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{BY_CLAIM, claims_of};
@@ -62,10 +63,55 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
             && claims_of(pod).any(|c| Some(c.as_str()) == name))
 }
 
+/// Who may use claims, as the API has it.
+#[derive(Default)]
+pub struct Live(Mutex<Option<Listed>>);
+
+/// The pods of a namespace that have claims and a node, at a version.
+struct Listed {
+    namespace: String,
+    version: u64,
+    pods: Arc<Vec<Pod>>,
+}
+
+impl Live {
+    /// What is known of a namespace since a claim is as it is: nothing that came later may use a claim that goes.
+    fn known(&self, namespace: &str, claim: &PersistentVolumeClaim) -> Option<Arc<Vec<Pod>>> {
+        let since: u64 = claim.metadata.resource_version.as_ref()?.parse().ok()?;
+        let known = self.0.lock();
+        let listed = known.as_ref().filter(|listed| listed.namespace == namespace && listed.version >= since)?;
+        Some(listed.pods.clone())
+    }
+
+    /// Whether a pod uses a claim that goes, though the cache may not show it yet. One list answers for all claims that went
+    /// before it.
+    async fn uses(&self, client: &Client, namespace: &str, claim: &PersistentVolumeClaim) -> Result<bool, Error> {
+        let pods = match self.known(namespace, claim) {
+            Some(pods) => pods,
+            None => {
+                let list = client.namespaced::<Pod>(namespace).list(&ListParams::default()).await?;
+                let mut pods = list.items;
+                let placed = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+                pods.retain(|pod| placed(pod) && claims_of(pod).next().is_some());
+                let pods = Arc::new(pods);
+                if let Ok(version) = list.resource_version.parse() {
+                    let namespace = namespace.to_owned();
+                    *self.0.lock() = Some(Listed { namespace, version, pods: pods.clone() });
+                }
+                pods
+            }
+        };
+        Ok(pods.iter().any(|pod| uses(pod, claim)))
+    }
+}
+
 pub(crate) async fn reconcile_claim(context: Arc<Context>, key: Key) -> Outcome {
     let Some(claim) = context.cache.claims.get(&key) else { return Ok(None) };
     let users = context.cache.pods.by(BY_CLAIM, &format!("{}/{}", key.0, key.1));
-    let used = users.iter().any(|p| uses(p, &claim));
+    let mut used = users.iter().any(|p| uses(p, &claim));
+    if !used && plan(&claim.metadata, CLAIM, false).is_some() && claim.metadata.deletion_timestamp.is_some() {
+        used = context.claim_users.uses(&context.client, &key.0, &claim).await?;
+    }
     let Some(patch) = plan(&claim.metadata, CLAIM, used) else { return Ok(None) };
     let api = context.client.namespaced::<PersistentVolumeClaim>(&key.0);
     match api.patch(&key.1, None, PatchType::Merge, &patch).await {
@@ -166,6 +212,20 @@ mod tests {
                 pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
             }
             assert_eq!(uses(&serde_json::from_value(pod).unwrap(), &claim), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_list_answers_for_the_claims_that_went_before_it() {
+        let live = Live(Mutex::new(Some(Listed { namespace: "d".into(), version: 7, pods: Arc::default() })));
+        for (namespace, version, known) in
+            [("d", Some("7"), true), ("d", Some("6"), true), ("d", Some("8"), false), ("e", Some("6"), false)]
+                .into_iter()
+                .chain([("d", None, false), ("d", Some("x"), false)])
+        {
+            let mut claim = PersistentVolumeClaim::default();
+            claim.metadata.resource_version = version.map(str::to_owned);
+            assert_eq!(live.known(namespace, &claim).is_some(), known, "{namespace} {version:?}");
         }
     }
 

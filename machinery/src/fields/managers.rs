@@ -123,6 +123,52 @@ pub struct Kind<'a> {
     pub ignored: &'a FieldSet,
 }
 
+impl Kind<'_> {
+    /// What a request changed between two objects without their managers.
+    pub fn changes(&self, old: &Value, new: &Value) -> Comparison {
+        without(typed::compare(self.node, old, new), self.ignored)
+    }
+}
+
+/// `metadata.managedFields` after an update that gives other values only to fields that its writer, and nobody else, owns by
+/// updates already: the list that is stored, with another time. Most writes are such, and reading and writing all sets of fields
+/// costs more than anything else about them. `None`: there is more to be noted.
+pub fn renewed(list: &Value, writer: &Writer<'_>, changes: &Comparison) -> Option<Value> {
+    let entries = list.as_array().filter(|all| all.len() <= MAX_UPDATE_MANAGERS)?;
+    let taken = changes.modified.union(&changes.added).difference(&UNOWNED);
+    if !changes.removed.difference(&UNOWNED).is_empty() || taken.is_empty() {
+        return None;
+    }
+    let is =
+        |entry: &Value, key: &str, wanted: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default() == wanted;
+    let mut own = None;
+    for (at, entry) in entries.iter().enumerate() {
+        let plain = is(entry, "apiVersion", writer.api_version) && is(entry, "fieldsType", "FieldsV1");
+        if !plain || is(entry, "subresource", "scale") {
+            return None;
+        }
+        let fields = entry.get("fieldsV1").filter(|fields| fields.is_object())?;
+        let theirs = is(entry, "manager", writer.manager) && is(entry, "operation", UPDATE);
+        if theirs && is(entry, "subresource", writer.subresource) {
+            // Twice the same is one; and then something is wrong with the list.
+            (own.replace(at).is_none() && taken.is_within(fields)).then_some(())?;
+        } else if taken.meets(fields) {
+            return None;
+        }
+    }
+    let mut list = entries.clone();
+    list[own?].as_object_mut()?.insert("time".into(), writer.now.into());
+    let place = |entry: &Value| {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+        let [version, subresource] = ["apiVersion", "subresource"].map(|key| text(key).unwrap_or_default());
+        (text("operation"), text("time"), text("manager"), version, subresource)
+    };
+    if list.len() > 1 {
+        list.sort_by_cached_key(place);
+    }
+    Some(Value::Array(list))
+}
+
 impl Managed {
     /// Reads `metadata.managedFields`.
     pub fn decode(list: Option<&Value>) -> Result<Self, String> {
@@ -184,9 +230,14 @@ impl Managed {
 
     /// Notes an update from one object to another.
     pub fn update(&mut self, kind: &Kind<'_>, writer: &Writer<'_>, old: &Value, new: &Value) {
+        self.update_by(kind, writer, old, new, kind.changes(old, new));
+    }
+
+    /// As [`Managed::update`], where what changed is known.
+    pub fn update_by(&mut self, kind: &Kind<'_>, writer: &Writer<'_>, old: &Value, new: &Value, changes: Comparison) {
         let id = Id::new(writer.manager, UPDATE, writer.api_version, writer.subresource);
         // The writer's earlier entry counts as another's: it loses what is removed and keeps the rest.
-        let Ok(changes) = self.take_changed(kind, writer.api_version, None, old, new, true) else { return };
+        let Ok(changes) = self.take_changed(kind, writer.api_version, None, (old, new, changes), true) else { return };
         let taken = match changes.modified.is_empty() {
             true => changes.added,
             false => changes.modified.union(&changes.added),
@@ -223,7 +274,8 @@ impl Managed {
             Some(last) if !last.set.is_empty() => self.prune(kind, writer.api_version, merged, last),
             _ => merged,
         };
-        self.take_changed(kind, writer.api_version, Some(&id), live, &new, force).map_err(ApplyError::Conflicts)?;
+        let changed = (live, &new, kind.changes(live, &new));
+        self.take_changed(kind, writer.api_version, Some(&id), changed, force).map_err(ApplyError::Conflicts)?;
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.set = entry.set.difference(&UNOWNED);
             if entry.set.is_empty() {
@@ -245,12 +297,11 @@ impl Managed {
         kind: &Kind<'_>,
         version: &str,
         own: Option<&Id>,
-        old: &Value,
-        new: &Value,
+        (old, new, changes): (&Value, &Value, Comparison),
         force: bool,
     ) -> Result<Comparison, Vec<Conflict>> {
         let mut versions: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
-        versions.insert(version.into(), Some(without(typed::compare(kind.node, old, new), kind.ignored)));
+        versions.insert(version.into(), Some(changes));
         let mut conflicts = Vec::new();
         let mut left: Vec<(Id, Option<FieldSet>)> = Vec::new();
         for (id, entry) in &self.entries {

@@ -7,7 +7,7 @@ mod set;
 mod shape;
 mod typed;
 
-pub use managers::{ApplyError, Conflict, Convert, Kind, Managed, Writer};
+pub use managers::{ApplyError, Conflict, Convert, Kind, Managed, Writer, renewed};
 pub use path::PathElement;
 pub use set::FieldSet;
 pub use shape::Node;

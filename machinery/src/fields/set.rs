@@ -154,6 +154,24 @@ impl FieldSet {
         Ok(out)
     }
 
+    /// Whether all of it is in a set that is written as `fieldsV1`.
+    pub fn is_within(&self, fields: &Value) -> bool {
+        self.members.iter().all(|element| is_member(fields, element))
+            && self
+                .children
+                .iter()
+                .all(|(element, child)| fields.get(element.encoded()).is_some_and(|below| child.is_within(below)))
+    }
+
+    /// Whether anything of it is in a set that is written as `fieldsV1`.
+    pub fn meets(&self, fields: &Value) -> bool {
+        self.members.iter().any(|element| is_member(fields, element))
+            || self
+                .children
+                .iter()
+                .any(|(element, child)| fields.get(element.encoded()).is_some_and(|below| child.meets(below)))
+    }
+
     /// As `fieldsV1`.
     pub fn to_v1(&self) -> Value {
         let mut map = Map::new();
@@ -171,4 +189,10 @@ impl FieldSet {
         }
         Value::Object(map)
     }
+}
+
+/// Whether a step is a member of what is written as `fieldsV1`, as [`FieldSet::from_v1`] reads it.
+fn is_member(fields: &Value, element: &PathElement) -> bool {
+    let below = fields.get(element.encoded()).and_then(Value::as_object);
+    below.is_some_and(|below| below.is_empty() || below.contains_key("."))
 }

@@ -158,3 +158,75 @@ fn values_that_do_not_fit_are_told_by_path() {
     let broken = json!([{"manager": "x", "operation": "Guess", "apiVersion": "v1"}]);
     assert!(Managed::decode(Some(&broken)).is_err());
 }
+
+/// Each update once as it is done in short, where it can be, and once at length.
+#[test]
+fn renewed_managers_are_what_an_update_makes_of_them() {
+    let ignored = FieldSet::of(&[&["status"]]);
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
+    let entry = |manager: &str, operation: &str, time: &str, fields: Value| {
+        json!({"manager": manager, "operation": operation, "apiVersion": "apps/v1", "time": time,
+            "fieldsType": "FieldsV1", "fieldsV1": fields})
+    };
+    let (replicas, paused) = (json!({"f:spec": {"f:replicas": {}}}), json!({"f:spec": {"f:paused": {}}}));
+    let both = json!({"f:spec": {"f:paused": {}, "f:replicas": {}}});
+    let labels = json!({"f:metadata": {"f:labels": {".": {}, "f:a": {}}}});
+    let mine = || entry("me", "Update", "1", both.clone());
+    let scaled = |n: i64| json!({"spec": {"replicas": n, "paused": true}});
+    let old_version = {
+        let mut entry = mine();
+        entry["apiVersion"] = "apps/v1beta1".into();
+        entry
+    };
+    for (case, list, old, new, short) in [
+        ("another value", vec![mine()], scaled(1), scaled(2), true),
+        ("beside others", vec![entry("you", "Update", "0", labels.clone()), mine()], scaled(1), scaled(2), true),
+        (
+            "it moves behind later ones",
+            vec![mine(), entry("you", "Update", "5", labels.clone())],
+            scaled(1),
+            scaled(2),
+            true,
+        ),
+        ("beside an applier", vec![entry("me", "Apply", "9", labels.clone()), mine()], scaled(1), scaled(2), true),
+        ("a field that comes and was owned", vec![mine()], json!({"spec": {"paused": true}}), scaled(2), true),
+        ("nothing", vec![mine()], scaled(1), scaled(1), false),
+        (
+            "only what nobody owns",
+            vec![mine()],
+            json!({"metadata": {"generation": 1}}),
+            json!({"metadata": {"generation": 2}}),
+            false,
+        ),
+        ("a field that goes", vec![mine()], scaled(1), json!({"spec": {"replicas": 1}}), false),
+        (
+            "a field of another's",
+            vec![entry("me", "Update", "1", paused.clone()), entry("you", "Update", "1", replicas.clone())],
+            scaled(1),
+            scaled(2),
+            false,
+        ),
+        ("a field of two", vec![mine(), entry("you", "Apply", "1", replicas.clone())], scaled(1), scaled(2), false),
+        ("a field of nobody's", vec![entry("me", "Update", "1", paused.clone())], scaled(1), scaled(2), false),
+        ("a new writer", vec![entry("you", "Update", "1", paused)], scaled(1), scaled(2), false),
+        ("an applier that updates", vec![entry("me", "Apply", "1", both.clone())], scaled(1), scaled(2), false),
+        ("an earlier version", vec![old_version], scaled(1), scaled(2), false),
+        (
+            "what the request cannot change",
+            vec![mine()],
+            json!({"status": {"replicas": 1}}),
+            json!({"status": {"replicas": 2}}),
+            false,
+        ),
+    ] {
+        let list = Value::Array(list);
+        let writer = Writer { manager: "me", api_version: "apps/v1", subresource: "", now: "3" };
+        let got = renewed(&list, &writer, &kind.changes(&old, &new));
+        assert_eq!(got.is_some(), short, "{case}");
+        let mut managed = Managed::decode(Some(&list)).unwrap();
+        managed.update(&kind, &writer, &old, &new);
+        if let Some(got) = got {
+            assert_eq!(Some(got), managed.encode(), "{case}");
+        }
+    }
+}

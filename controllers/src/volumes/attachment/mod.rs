@@ -5,7 +5,7 @@
 
 mod plan;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,10 +50,27 @@ fn has_volumes(pod: &Pod) -> bool {
     claims_of(pod).next().is_some() || inline::volumes_of(pod).next().is_some()
 }
 
-/// Since when attachments are not wanted, by their names; and what was told of them.
+/// What is remembered between two looks at a node.
 #[derive(Default)]
 pub struct Memory {
+    /// Since when attachments are not wanted, by their names.
     unwanted: Mutex<HashMap<String, Instant>>,
+    /// Volumes of which pods were told that another node has them, by node: they are told once.
+    blocked: Mutex<HashMap<String, BTreeSet<String>>>,
+}
+
+impl Memory {
+    /// Notes which volumes a node's pods wait for; returns those of which they were not told.
+    fn news(&self, node: &str, wanted: &[Wanted], blocked: &[usize]) -> Vec<usize> {
+        let mut all = self.blocked.lock();
+        let told = all.entry(node.to_owned()).or_default();
+        told.retain(|key| wanted.iter().any(|one| one.volume.key() == *key));
+        let news = blocked.iter().copied().filter(|at| told.insert(wanted[*at].volume.key())).collect();
+        if told.is_empty() {
+            all.remove(node);
+        }
+        news
+    }
 }
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
@@ -140,7 +157,9 @@ fn attachable(context: &Context, volume: &PersistentVolume) -> Option<Attachable
 /// The volumes of a pod that can be attached.
 fn attachables(context: &Context, pod: &Pod) -> Vec<Attachable> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let claimed = claims_of(pod).filter_map(|claim| attachable(context, &*bound(context, namespace, &claim)?));
+    let mine = |claim: &String| super::is_for(context.cache.claims.named(namespace, claim).as_deref(), claim, pod);
+    let claimed = claims_of(pod).filter(mine);
+    let claimed = claimed.filter_map(|claim| attachable(context, &*bound(context, namespace, &claim)?));
     let named = inline::volumes_of(pod)
         .filter_map(|(name, spec)| Attachable::inline(name, spec, |driver| attaches(context, driver)));
     claimed.chain(named).collect()
@@ -213,8 +232,8 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     for index in &plan.attach {
         attach(&context, &wanted[*index].volume, &key.1).await?;
     }
-    for index in &plan.blocked {
-        blocked(&context, &wanted[*index]);
+    for index in context.attachments.news(&key.1, &wanted, &plan.blocked) {
+        blocked(&context, &wanted[index]);
     }
     let again = match (plan.held.is_empty(), plan.blocked.is_empty()) {
         (true, true) => None,
@@ -295,7 +314,11 @@ fn blocked(context: &Context, wanted: &Wanted) {
 /// Who has a volume on another node, as `pod` may know it.
 fn holders(context: &Context, wanted: &Wanted, pod: &Pod) -> String {
     let node = wanted.elsewhere.as_deref().unwrap_or_default();
-    let uses = |other: &Arc<Pod>| attachables(context, other).iter().any(|v| v.key() == wanted.volume.key());
+    let there = context.cache.nodes.named("", node);
+    let uses = |other: &Arc<Pod>| {
+        there.as_ref().is_none_or(|node| plan::needs_volumes(other, node))
+            && attachables(context, other).iter().any(|v| v.key() == wanted.volume.key())
+    };
     let others: Vec<Arc<Pod>> = context.cache.pods.by(BY_NODE, node).into_iter().filter(uses).collect();
     let (near, far): (Vec<_>, Vec<_>) = others.iter().partition(|o| o.metadata.namespace == pod.metadata.namespace);
     let near: Vec<&str> = near.iter().filter_map(|o| o.metadata.name.as_deref()).collect();
@@ -305,6 +328,39 @@ fn holders(context: &Context, wanted: &Wanted, pod: &Pod) -> String {
         (false, 0) => format!("Volume is already used by pod(s) {}", near.join(", ")),
         (false, far) => {
             format!("Volume is already used by pod(s) {} and {far} pod(s) in different namespaces", near.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_told_once_that_another_node_has_their_volume() {
+        let wanted = |names: &[&str]| -> Vec<Wanted> {
+            let volume = |name: &&str| Attachable {
+                volume: (*name).into(),
+                driver: "d".into(),
+                handle: (*name).into(),
+                shared: false,
+                inline: None,
+            };
+            let one = |name| Wanted { volume: volume(name), pods: Vec::new(), elsewhere: Some("m".into()) };
+            names.iter().map(one).collect()
+        };
+        let memory = Memory::default();
+        for (what, node, names, blocked, expected) in [
+            ("it is told", "n", &["a"][..], &[0][..], &[0][..]),
+            ("once", "n", &["a"], &[0], &[]),
+            ("to each node", "o", &["a"], &[0], &[0]),
+            ("of each volume", "n", &["a", "b"], &[0, 1], &[1]),
+            ("while it waits, it comes and goes", "n", &["a"], &[], &[]),
+            ("and is not told again", "n", &["a"], &[0], &[]),
+            ("until no pod needs it", "n", &[], &[], &[]),
+            ("then it is new", "n", &["a"], &[0], &[0]),
+        ] {
+            assert_eq!(memory.news(node, &wanted(names), blocked), expected, "{what}");
         }
     }
 }

@@ -86,8 +86,8 @@ pub fn needs_volumes(pod: &Pod, node: &Node) -> bool {
     }
     let runs = |pod: &Pod| {
         let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-        let states = statuses.filter_map(|s| s.state.as_ref());
-        states.into_iter().any(|s| s.running.is_some() || (s.terminated.is_none() && s.waiting.is_none()))
+        // A state that says nothing is none that has ended.
+        statuses.into_iter().any(|s| s.state.as_ref().is_none_or(|s| s.terminated.is_none() && s.waiting.is_none()))
     };
     !pods::is_finished(pod) && (!pods::is_going(pod) || runs(pod))
 }
