@@ -233,7 +233,7 @@ impl ApiServer {
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let user = self.impersonate(user, &parts.headers)?;
+        let user = self.impersonate(user, &mut parts)?;
         if let Some(remote) = self.aggregated.find(parts.uri.path()) {
             self.authorize(&user, &attributes_of(&parts.method, &parts.uri))?;
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -456,11 +456,16 @@ impl ApiServer {
     }
 
     /// `Impersonate-*` headers: the user becomes another if it may.
-    fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer)? {
-            Some(other) => {
-                audit::impersonated(&other);
-                Ok(other)
+    fn impersonate(&self, user: UserInfo, parts: &mut http::request::Parts) -> Result<UserInfo, Status> {
+        let http::request::Parts { method, uri, headers, .. } = parts;
+        let asked = || match target(method, uri, &self.customs) {
+            Ok(target) => target.attributes(method),
+            Err(_) => attributes_of(method, uri),
+        };
+        match authn::impersonate(headers, &user, asked, &*self.authorizer)? {
+            Some(acting) => {
+                audit::impersonated(&acting);
+                Ok(acting.user)
             }
             None => Ok(user),
         }
