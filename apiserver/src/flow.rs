@@ -29,13 +29,16 @@ use keelson_store::KeyRange;
 use parking_lot::Mutex;
 
 use self::level::{Entry, Level, Permit, Shape, Waiting};
-use self::policy::Policy;
+use self::policy::{Policy, Schema};
 use self::shares::shared_out;
 use crate::access::{Attributes, UserInfo};
 use crate::objects::{Objects, parse};
 use crate::request::ResourceRequest;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+/// Headers that tell how a request was sorted.
+const FLOW_SCHEMA: &str = "x-kubernetes-pf-flowschema-uid";
+const PRIORITY_LEVEL: &str = "x-kubernetes-pf-prioritylevel-uid";
 /// A request waits no longer than this for a seat.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 /// How long a list that is written while it is read keeps its seats (upstream's limit of a request).
@@ -46,8 +49,6 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(10);
 const OBJECTS_PER_SEAT: usize = 100;
 /// Most seats of one request.
 const MAX_WIDTH: usize = 10;
-/// Level of what no FlowSchema matches, and the limit when there are none.
-const CATCH_ALL: &str = "catch-all";
 
 /// An answer whose seats are given back when its last piece is written, or when the client takes too long to read it.
 /// One that is written whole already holds none.
@@ -81,6 +82,27 @@ pub struct Sorted {
     pub level: String,
 }
 
+impl Sorted {
+    fn of(schema: Option<&Schema>, level: Option<&Arc<Level>>) -> Self {
+        let uid = |uid: Option<&String>| uid.cloned().unwrap_or_default();
+        Self { schema: uid(schema.map(|schema| &schema.uid)), level: uid(level.map(|level| &level.shape.uid)) }
+    }
+
+    /// Tells the client of an answer.
+    pub(crate) fn tell(self, response: &mut Response<Body>) {
+        for (name, uid) in [(FLOW_SCHEMA, self.schema), (PRIORITY_LEVEL, self.level)] {
+            if let (false, Ok(value)) = (uid.is_empty(), uid.parse()) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+}
+
+/// The refusal of a request for which there is no seat.
+pub(crate) fn full() -> Status {
+    Status::too_many_requests("Too many requests, please try again later.", 1)
+}
+
 /// The controller of flows.
 pub struct Flow {
     objects: Objects,
@@ -94,21 +116,23 @@ impl Flow {
         Self { objects, policy: ArcSwap::default(), settled: Mutex::default() }
     }
 
-    /// Waits for as many seats as a request is wide; a refusal if there are none to be had.
-    pub async fn acquire(&self, user: &UserInfo, asked: &Attributes, width: usize) -> Result<(Permit, Sorted), Status> {
+    /// What a request is sorted into that takes no seat: it lasts, or costs next to nothing.
+    pub fn sorted(&self, user: &UserInfo, asked: &Attributes) -> Sorted {
+        let policy = self.policy();
+        let (schema, level) = policy.sort(user, asked);
+        Sorted::of(schema, level)
+    }
+
+    /// Waits for as many seats as a request is wide; nothing if there are none to be had. What it was sorted into is told
+    /// either way.
+    pub async fn acquire(&self, user: &UserInfo, asked: &Attributes, width: usize) -> (Option<Permit>, Sorted) {
         let policy = self.policy();
         self.settle(&policy);
-        let schema = policy.schemas.iter().find(|schema| schema.matches(user, asked));
-        let name = schema.map_or(CATCH_ALL, |schema| schema.level.as_str());
-        let level = policy.levels.get(name).or_else(|| policy.levels.get(CATCH_ALL));
-        let Some(level) = level.cloned() else {
-            return Ok((Permit::free(), Sorted::default()));
+        let (schema, level) = policy.sort(user, asked);
+        let sorted = Sorted::of(schema, level);
+        let Some(level) = level.filter(|level| !level.shape.exempt).cloned() else {
+            return (Some(Permit::free()), sorted);
         };
-        let sorted =
-            Sorted { schema: schema.map(|s| s.uid.clone()).unwrap_or_default(), level: level.shape.uid.clone() };
-        if level.shape.exempt {
-            return Ok((Permit::free(), sorted));
-        }
         let mut hasher = DefaultHasher::new();
         schema.map(|schema| &schema.name).hash(&mut hasher);
         let flow = match schema.map_or("", |schema| schema.by.as_str()) {
@@ -117,25 +141,24 @@ impl Flow {
             _ => "",
         };
         flow.hash(&mut hasher);
-        let full = || Status::too_many_requests("Too many requests, please try again later.", 1);
         // Only of what waits is anything kept.
         let what = || {
             let schema = schema.map_or_else(String::new, |schema| schema.name.clone());
             let (user, asked) = (user.name.clone(), asked.clone());
             Box::new(Waiting { schema, flow: flow.to_owned(), arrived: jiff::Timestamp::now(), user, asked })
         };
-        let entry = level.enter(hasher.finish(), width, what);
+        let entry = level.enter(hasher.finish(), width.min(level.shape.widest()), what);
         drop(policy);
         let waiting = match entry {
-            Entry::Seat(permit) => return Ok((permit, sorted)),
-            Entry::Full => return Err(full()),
+            Entry::Seat(permit) => return (Some(permit), sorted),
+            Entry::Full => return (None, sorted),
             Entry::Wait(waiting) => waiting,
         };
         match tokio::time::timeout(MAX_WAIT, waiting).await {
-            Ok(Ok(permit)) => Ok((permit, sorted)),
+            Ok(Ok(permit)) => (Some(permit), sorted),
             _ => {
                 level.state.lock().counts.timed_out += 1;
-                Err(full())
+                (None, sorted)
             }
         }
     }

@@ -32,9 +32,6 @@ use crate::{
     reload, respond, scheduling, service_ranges, streams, subresources, usage,
 };
 
-/// Headers that tell how a request was sorted.
-const FLOW_SCHEMA: &str = "x-kubernetes-pf-flowschema-uid";
-const PRIORITY_LEVEL: &str = "x-kubernetes-pf-prioritylevel-uid";
 /// Events expire after this, seconds.
 const EVENT_TTL_SECONDS: i64 = 3600;
 /// Events of this span share a lease, seconds.
@@ -236,7 +233,7 @@ impl ApiServer {
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let user = self.impersonate(user, &parts.headers)?;
+        let user = self.impersonate(user, &mut parts)?;
         if let Some(remote) = self.aggregated.find(parts.uri.path()) {
             self.authorize(&user, &attributes_of(&parts.method, &parts.uri))?;
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -258,13 +255,15 @@ impl ApiServer {
         match target {
             Target::Path(path) => {
                 self.authorize(&user, &attributes)?;
-                if path == bindings::PATH {
-                    return bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await;
-                }
-                if path == scheduling::WHAT_IF && parts.method == Method::POST {
-                    return self.advise(scheduling::Question::WhatIf(bytes)).await;
-                }
-                self.path(&parts, &path, bytes).await
+                let mut response = match path.as_str() {
+                    bindings::PATH => bindings::create_many(self, &user, &parts.method, &bytes, fence.as_ref()).await?,
+                    scheduling::WHAT_IF if parts.method == Method::POST => {
+                        self.advise(scheduling::Question::WhatIf(bytes)).await?
+                    }
+                    _ => self.path(&parts, &path, bytes).await?,
+                };
+                self.flow.sorted(&user, &attributes).tell(&mut response);
+                Ok(response)
             }
             Target::Resource(request) => {
                 let started = Instant::now();
@@ -294,33 +293,47 @@ impl ApiServer {
         }
     }
 
-    /// A request for a resource, within the limit of those at once.
+    /// A request for a resource, within the limit of those at once. Answer and refusal tell how it was sorted.
     async fn resource(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
         let request = call.request;
-        if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
-            let held = self.metrics.long_running(request);
-            let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
-            return Ok(response.map(|body| {
-                let whole = body.map_frame(move |frame| {
-                    let _open = &held;
-                    frame
-                });
-                whole.boxed_unsync()
-            }));
-        }
+        let lasts = matches!(request.verb, "watch") || subresources::is_stream(&request.subresource);
         let attributes = request.attributes();
-        let (permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
-        let held = self.metrics.under_way(request);
-        let mut response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
-        if request.verb == "list" {
-            response = flow::seated(response, (permit, held));
-        }
-        for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {
-            if let Ok(value) = uid.parse() {
-                response.headers_mut().insert(name, value);
+        let (answer, sorted) = if lasts {
+            (self.lasting(call, upgrade, uri).await, self.flow.sorted(call.user, &attributes))
+        } else {
+            let width = self.flow.width_of_list(request);
+            match self.flow.acquire(call.user, &attributes, width).await {
+                (Some(permit), sorted) => {
+                    let held = self.metrics.under_way(request);
+                    let answer = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await);
+                    let answer = match request.verb {
+                        "list" => answer.map(|response| flow::seated(response, (permit, held))),
+                        _ => answer,
+                    };
+                    (answer, sorted)
+                }
+                (None, sorted) => (Err(flow::full()), sorted),
             }
-        }
+        };
+        let mut response = answer.unwrap_or_else(|status| {
+            audit::refused(&status);
+            respond::refusal(negotiate::media_of_refusal(call.headers), &status)
+        });
+        sorted.tell(&mut response);
         Ok(response)
+    }
+
+    /// A watch or a stream; it counts as long as its answer is read.
+    async fn lasting(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
+        let held = self.metrics.long_running(call.request);
+        let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
+        Ok(response.map(|body| {
+            let whole = body.map_frame(move |frame| {
+                let _open = &held;
+                frame
+            });
+            whole.boxed_unsync()
+        }))
     }
 
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
@@ -443,11 +456,16 @@ impl ApiServer {
     }
 
     /// `Impersonate-*` headers: the user becomes another if it may.
-    fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-        match authn::impersonate(headers, &user, &*self.authorizer)? {
-            Some(other) => {
-                audit::impersonated(&other);
-                Ok(other)
+    fn impersonate(&self, user: UserInfo, parts: &mut http::request::Parts) -> Result<UserInfo, Status> {
+        let http::request::Parts { method, uri, headers, .. } = parts;
+        let asked = || match target(method, uri, &self.customs) {
+            Ok(target) => target.attributes(method),
+            Err(_) => attributes_of(method, uri),
+        };
+        match authn::impersonate(headers, &user, asked, &*self.authorizer)? {
+            Some(acting) => {
+                audit::impersonated(&acting);
+                Ok(acting.user)
             }
             None => Ok(user),
         }

@@ -291,3 +291,83 @@ async fn kubectl_meets_webhooks_at_a_url_and_behind_a_service() {
         "{paths:?}"
     );
 }
+
+/// Answers by path: labels what is made, says nothing but yes, patches whatever comes, or forgets what a patch is.
+fn by_path(_: &mut Request<Incoming>, asked: &Asked, _: &str) -> Answer {
+    let mut response = json!({"uid": asked.body["request"]["uid"], "allowed": true});
+    let patch = json!([{"op": "add", "path": "/metadata/labels", "value": {"hooked": "yes"}}]).to_string();
+    match asked.path.split('?').next().unwrap_or_default() {
+        "/label" => {
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = STANDARD.encode(patch).into();
+        }
+        "/broken" => {
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = STANDARD.encode("[").into();
+        }
+        "/old" => return told(&json!({"response": {"allowed": true, "patch": STANDARD.encode(patch)}})),
+        _ => {}
+    }
+    told(&json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhooks_see_what_earlier_ones_made_and_the_log_names_their_places() {
+    let directory = tempfile::tempdir().unwrap();
+    let (policy, log) = (directory.path().join("policy.yaml"), directory.path().join("audit.log"));
+    let rules = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Request", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}, {"level": "None"}]});
+    std::fs::write(&policy, rules.to_string()).unwrap();
+    let settings = audit::Settings { policy: Some(policy), log: Some(log.clone()), ..audit::Settings::default() };
+    let cluster = Cluster::with(Settings { audit: settings, ..Settings::default() }).await;
+    let hook = Hook::start(&["127.0.0.1"], "", by_path).await;
+    let webhook = |name: &str, path: &str, version: &str, selector: Value| {
+        json!({"name": format!("{name}.example.com"), "clientConfig": hook.at(path), "sideEffects": "None",
+            "admissionReviewVersions": [version], "objectSelector": selector, "failurePolicy": "Ignore",
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "DELETE"], "resources": ["configmaps"]}]})
+    };
+    let hooked = json!({"matchLabels": {"hooked": "yes"}});
+    let never = json!({"matchLabels": {"never": "there"}});
+    let registration = json!({"kind": "MutatingWebhookConfiguration", "apiVersion": "admissionregistration.k8s.io/v1",
+        "metadata": {"name": "h"}, "webhooks": [
+            webhook("first", "/plain", "v1", never), webhook("second", "/label", "v1", json!({})),
+            webhook("third", "/plain", "v1", hooked.clone()), webhook("fourth", "/broken", "v1", json!({})),
+            webhook("fifth", "/old", "v1beta1", hooked)]});
+    cluster.make("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", registration).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let made = cluster.make(maps, json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "m"}})).await;
+    assert_eq!(made["metadata"]["labels"]["hooked"], "yes");
+    let paths: Vec<String> =
+        hook.asked().into_iter().map(|asked| asked.path.split('?').next().unwrap().to_owned()).collect();
+    assert_eq!(paths, ["/label", "/plain", "/broken", "/old"], "one that wants the label is asked after it is there");
+    let deadline = Instant::now() + PATIENCE;
+    let event = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        match text.lines().next().and_then(|line| serde_json::from_str::<Value>(line).ok()) {
+            Some(event) => break event,
+            None => assert!(Instant::now() < deadline, "no event was written"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let told = |index: usize, name: &str, mutated: bool| {
+        let value = format!(r#"{{"configuration":"h","webhook":"{name}.example.com","mutated":{mutated}}}"#);
+        (format!("mutation.webhook.admission.k8s.io/round_0_index_{index}"), value)
+    };
+    let patch = r#"{"configuration":"h","webhook":"second.example.com","patch":[{"op":"add","path":"/metadata/labels","value":{"hooked":"yes"}}],"patchType":"JSONPatch"}"#;
+    let fifth = patch.replace("second", "fifth");
+    for (key, value) in [
+        told(1, "second", true),
+        told(2, "third", false),
+        told(3, "fourth", false),
+        told(4, "fifth", false),
+        ("patch.webhook.admission.k8s.io/round_0_index_1".into(), patch.to_owned()),
+        ("patch.webhook.admission.k8s.io/round_0_index_4".into(), fifth),
+        ("failed-open.mutation.webhook.admission.k8s.io/round_0_index_3".into(), "fourth.example.com".into()),
+    ] {
+        assert_eq!(event["annotations"][&key], value, "{event}");
+    }
+    // There is nothing that could be changed about what goes, whatever is thought of failures.
+    let (code, refused) = cluster.json("DELETE", &format!("{maps}/m"), Value::Null).await;
+    let why = "admission webhook \"second.example.com\" attempted to modify the object, which is not supported for this operation";
+    assert!(code == 500 && refused["message"].as_str().unwrap().ends_with(why), "{refused}");
+}

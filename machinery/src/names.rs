@@ -242,6 +242,20 @@ pub fn label_value_problems(text: &str) -> Vec<String> {
     problems
 }
 
+/// What is wrong with a path behind a domain, such as `acme.io/foo`: which part of it, and why.
+pub fn domain_path_problems(text: &str) -> Vec<(&str, String)> {
+    let Some((domain, path)) = text.split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
+    else {
+        return vec![(text, "must be a domain-prefixed path (such as \"acme.io/foo\")".into())];
+    };
+    let mut out: Vec<(&str, String)> = subdomain_problems(domain).into_iter().map(|why| (domain, why)).collect();
+    if !path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c)) {
+        let why = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        out.push((path, why.into()));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,5 +276,27 @@ mod tests {
         }
         assert_eq!(label_value(""), None);
         assert!(label_value("a b").is_some());
+    }
+
+    #[test]
+    fn paths_behind_domains() {
+        for (text, expected) in [
+            ("acme.io/foo", None),
+            ("acme.io/foo/~bar%20", None),
+            ("acme.io", Some(("acme.io", "must be a domain-prefixed path"))),
+            ("/foo", Some(("/foo", "must be a domain-prefixed path"))),
+            ("acme.io/", Some(("acme.io/", "must be a domain-prefixed path"))),
+            ("Acme.io/foo", Some(("Acme.io", "a lowercase RFC 1123 subdomain"))),
+            (
+                "acme.io/a b",
+                Some(("a b", "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')")),
+            ),
+        ] {
+            let found = domain_path_problems(text);
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{text}");
+            for ((part, why), (of, begins)) in found.into_iter().zip(expected) {
+                assert!(part == of && why.starts_with(begins), "{text}: {part}: {why}");
+            }
+        }
     }
 }

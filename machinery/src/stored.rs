@@ -3,15 +3,28 @@
 //! Layout: version byte 1; u32 LE length of the head; head; JSON. The head is a list of u32-LE-length-prefixed strings
 //! with u32 LE counts before lists. The JSON says first what the object is, then has sorted keys. It has no
 //! `metadata.resourceVersion`: the revision is spliced in at [`Head::splice`] when the object is served.
+//! Large objects of rows that are seldom written ([`is_packed`]) have version byte 2: after the head come the length of the
+//! JSON (u32 LE) and the JSON deflated.
 //! Invariant: [`encode`] then [`Stored::parse`] gives the same head and JSON; a value of another form is refused.
 
+use std::io::{Read, Write};
+
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
 use serde_json::Value;
 
 use crate::resource::ResourceDef;
 
-/// First byte of every stored value.
+/// First byte of a stored value.
 const VERSION: u8 = 1;
+/// First byte of a stored value whose JSON is deflated.
+const PACKED: u8 = 2;
+/// JSON from this length on is deflated, where any is.
+const PACKED_FROM_BYTES: usize = 4 * 1024;
+/// No object has more JSON; a length beyond it is not believed.
+const MAX_JSON_BYTES: usize = 64 * 1024 * 1024;
 /// Where the metadata's first key begins.
 const METADATA: &[u8] = b"\"metadata\":{";
 
@@ -46,7 +59,7 @@ impl Head {
     }
 }
 
-/// A stored value, split; both parts share the value's memory.
+/// A stored value, split; the JSON shares the value's memory unless it was deflated.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The head.
@@ -69,8 +82,10 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     }
     let json = text_of(&object)?;
     let head = head_of(def, &object, &json)?;
-    let mut out = Vec::with_capacity(json.len() + 256);
-    out.extend([VERSION, 0, 0, 0, 0]);
+    let packed = (is_row_packed(def) && json.len() >= PACKED_FROM_BYTES).then(|| deflate(&json)).transpose()?;
+    let (version, body) = packed.as_ref().map_or((VERSION, &json), |packed| (PACKED, packed));
+    let mut out = Vec::with_capacity(body.len() + 256);
+    out.extend([version, 0, 0, 0, 0]);
     for text in [&head.namespace, &head.name, &head.uid] {
         put(&mut out, text);
     }
@@ -88,8 +103,37 @@ pub fn encode(def: &ResourceDef, object: &Value) -> Result<Bytes, Malformed> {
     put_count(&mut out, head.splice as usize);
     let length = u32::try_from(out.len() - 5).map_err(|_| Malformed)?;
     out[1..5].copy_from_slice(&length.to_le_bytes());
-    out.extend(json);
+    out.extend(body);
     Ok(out.into())
+}
+
+/// Whether objects of a row are deflated: definitions are tens of kilobytes of words that come again and again, there may be
+/// a thousand of them, every member has all of them in memory, and nobody looks at them once they are established.
+fn is_row_packed(def: &ResourceDef) -> bool {
+    (def.group, def.plural) == ("apiextensions.k8s.io", "customresourcedefinitions")
+}
+
+/// Whether a stored value's JSON is deflated: then who reads it should not keep it.
+pub fn is_packed(value: &[u8]) -> bool {
+    value.first() == Some(&PACKED)
+}
+
+fn deflate(json: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::with_capacity(json.len() / 4);
+    put_count(&mut out, json.len());
+    let mut encoder = DeflateEncoder::new(out, Compression::fast());
+    encoder.write_all(json).and_then(|()| encoder.finish()).map_err(|_| Malformed)
+}
+
+fn inflate(packed: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut reader = Reader(packed);
+    let length = reader.count()?;
+    if length > MAX_JSON_BYTES {
+        return Err(Malformed);
+    }
+    let mut json = Vec::new();
+    DeflateDecoder::new(reader.0).take(length as u64 + 1).read_to_end(&mut json).map_err(|_| Malformed)?;
+    if json.len() == length { Ok(json) } else { Err(Malformed) }
 }
 
 /// The object's JSON: what it is comes first, so that lists can leave it out, then the other fields by name.
@@ -226,7 +270,7 @@ impl Stored {
     pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
         let (&[version, a, b, c, d], rest) = value.split_first_chunk::<5>().ok_or(Malformed)?;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        if version != VERSION || length > rest.len() {
+        if !matches!(version, VERSION | PACKED) || length > rest.len() {
             return Err(Malformed);
         }
         let mut reader = Reader(&rest[..length]);
@@ -240,7 +284,10 @@ impl Stored {
             fields: reader.list(owned)?,
             splice: reader.count()? as u32,
         };
-        let json = value.slice(5 + length..);
+        let json = match version {
+            PACKED => inflate(&rest[length..])?.into(),
+            _ => value.slice(5 + length..),
+        };
         if !reader.0.is_empty() || head.splice as usize > json.len() {
             return Err(Malformed);
         }
@@ -345,6 +392,37 @@ mod tests {
         fn a_cut_value_is_refused(cut in 0_usize..40) {
             let value = encode(&PODS, &json!({"metadata": {"name": "n", "labels": {"a": "b"}}})).unwrap();
             proptest::prop_assert!(Stored::parse(&value.slice(..cut.min(value.len() - 30))).is_err());
+        }
+    }
+
+    #[test]
+    fn large_definitions_are_deflated() {
+        let row = crate::resources::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+        let object = |words: usize| {
+            let text = "what the resource is for ".repeat(words);
+            json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {"name": "things.example.com", "uid": "u"}, "spec": {"description": text}})
+        };
+        for (def, words, packed) in [(row, 10, false), (row, 1000, true), (&PODS, 1000, false)] {
+            let object = object(words);
+            let value = encode(def, &object).unwrap();
+            assert_eq!(is_packed(&value), packed, "{words}");
+            assert_eq!(value.len() < object.to_string().len() / 4, packed, "{words}");
+            let stored = Stored::parse(&value).unwrap();
+            assert_eq!(stored.head.name, "things.example.com");
+            let mut expected = object.clone();
+            expected["metadata"]["resourceVersion"] = "7".into();
+            assert_eq!(stored.to_value(7).unwrap(), expected);
+            if packed {
+                // Cut, longer than it says, or of a length that nobody believes.
+                assert!(Stored::parse(&value.slice(..value.len() - 1)).is_err());
+                let at = 5 + u32::from_le_bytes(value[1..5].try_into().unwrap()) as usize;
+                for length in [object.to_string().len() as u32 - 1, object.to_string().len() as u32 + 1, u32::MAX] {
+                    let mut other = value.to_vec();
+                    other[at..at + 4].copy_from_slice(&length.to_le_bytes());
+                    assert!(Stored::parse(&other.into()).is_err(), "{length}");
+                }
+            }
         }
     }
 

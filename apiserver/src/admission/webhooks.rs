@@ -25,6 +25,10 @@ const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 
 /// This step's name in the chain.
 const STEP: &str = "MutatingAdmissionWebhook";
+/// The version of reviews whose answers are looked at closely.
+const REVIEW: &str = "admission.k8s.io/v1";
+/// The one form of patches.
+const JSON_PATCH: &str = "JSONPatch";
 
 /// A webhook of a configuration.
 struct Hook {
@@ -79,17 +83,21 @@ impl Common {
         }
         let Some(cached) = self.cached() else { return Ok(Vec::new()) };
         let mut out = Vec::new();
-        let mut namespace = None;
         for hook in &cached.1 {
-            let Some(def) = self.version(hook, request) else { continue };
-            if namespace.is_none() {
-                namespace = Some(namespace_of(request, &self.objects)?);
-            }
-            if selected(&hook.config, request, namespace.as_ref().and_then(Option::as_ref)) {
+            if let Some(def) = self.version(hook, request)
+                && self.is_selected(hook, request)?
+            {
                 out.push((hook.clone(), def));
             }
         }
         Ok(out)
+    }
+
+    /// Whether a webhook's selectors choose the object as it is now.
+    fn is_selected(&self, hook: &Hook, request: &Admission<'_>) -> Result<bool, Status> {
+        let asks = hook.config["namespaceSelector"].as_object().is_some_and(|selector| !selector.is_empty());
+        let namespace = if asks { namespace_of(request, &self.objects)? } else { None };
+        Ok(selected(&hook.config, request, namespace.as_ref()))
     }
 
     /// Whether a webhook's conditions hold; a refusal if they cannot be told and the webhook must be asked.
@@ -107,36 +115,80 @@ impl Common {
     }
 
     /// Calls a webhook: its `response`, or `None` if it failed and failures are ignored.
-    /// `place` names it in the audit log: which phase, round and number.
-    async fn call(&self, hook: &Hook, body: Value, place: (&str, u32, usize)) -> Result<Option<Value>, Status> {
+    async fn call(&self, hook: &Hook, body: Value, place: Place) -> Result<Option<Value>, Status> {
         let seconds = hook.config["timeoutSeconds"].as_u64().unwrap_or(DEFAULT_TIMEOUT_SECONDS).clamp(1, 30);
-        let uid = body["request"]["uid"].clone();
         let answer = self.client.call(&hook.config["clientConfig"], body.to_string().into_bytes(), seconds).await;
         let checked = answer.and_then(|answer| {
-            let response = &answer["response"];
-            if !response.is_object() {
-                return Err("invalid admission response: the answer has no response".to_owned());
-            }
-            if response["uid"] != uid {
-                return Err(format!(
-                    "invalid admission response: expected response.uid={uid}, got {}",
-                    response["uid"]
-                ));
-            }
-            Ok(answer["response"].clone())
+            let response = verified(&body, &answer, matches!(place, Place::Mutating { .. }));
+            response.map_err(|why| format!("received invalid webhook response: {why}"))
         });
-        match checked {
-            Ok(response) => Ok(Some(response)),
-            Err(why) if ignores_failure(hook) => {
-                tracing::warn!(webhook = hook.name, %why, "a webhook failed; its policy is to go on");
-                let (phase, round, index) = place;
-                let key = format!("failed-open.{phase}.webhook.admission.k8s.io/round_{round}_index_{index}");
-                audit::annotate(key, || hook.name.clone());
-                Ok(None)
+        checked.map(Some).or_else(|why| failed(hook, &why, place).map(|()| None))
+    }
+}
+
+/// Where a webhook is asked, as the audit log names it.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Its number among all that change objects.
+    Mutating { round: u32, index: usize },
+    /// Its number among those that are asked.
+    Validating { index: usize },
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mutating { round, index } => {
+                write!(f, "mutation.webhook.admission.k8s.io/round_{round}_index_{index}")
             }
-            Err(why) => Err(Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name))),
+            Self::Validating { index } => write!(f, "validating.webhook.admission.k8s.io/round_0_index_{index}"),
         }
     }
+}
+
+/// What becomes of a request whose webhook failed: it goes on, if that is the webhook's policy.
+fn failed(hook: &Hook, why: &str, place: Place) -> Result<(), Status> {
+    if !ignores_failure(hook) {
+        return Err(Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name)));
+    }
+    tracing::warn!(webhook = hook.name, %why, "a webhook failed; its policy is to go on");
+    audit::annotate(format!("failed-open.{place}"), || hook.name.clone());
+    Ok(())
+}
+
+/// The response of an answer that fits what was asked. Of v1beta1 little is asked, as ever.
+fn verified(asked: &Value, answer: &Value, mutating: bool) -> Result<Value, String> {
+    let response = &answer["response"];
+    if !response.is_object() {
+        return Err("webhook response was absent".into());
+    }
+    let text = |of: &Value| of.as_str().unwrap_or_default().to_owned();
+    let patch = text(&response["patch"]);
+    if asked["apiVersion"] != REVIEW {
+        let mut response = response.clone();
+        response["patchType"] = if patch.is_empty() { Value::Null } else { JSON_PATCH.into() };
+        return Ok(response);
+    }
+    let (uid, told) = (text(&asked["request"]["uid"]), text(&response["uid"]));
+    if uid != told {
+        return Err(format!("expected response.uid={uid:?}, got {told:?}"));
+    }
+    if answer["apiVersion"] != REVIEW || answer["kind"] != "AdmissionReview" {
+        let version = text(&answer["apiVersion"]);
+        let version = if version.contains('/') { version } else { format!("/{version}") };
+        let got = format!("{version}, Kind={}", text(&answer["kind"]));
+        return Err(format!("expected webhook response of {REVIEW}, Kind=AdmissionReview, got {got}"));
+    }
+    let kind = &response["patchType"];
+    let wrong = match (patch.is_empty(), kind.is_null()) {
+        (false, _) if !mutating => Some("validating webhook may not return response.patch".into()),
+        (_, false) if !mutating => Some("validating webhook may not return response.patchType".into()),
+        (false, true) => Some("webhook returned response.patch but not response.patchType".into()),
+        (true, false) => Some("webhook returned response.patchType but not response.patch".into()),
+        (_, false) if *kind == "" => Some(format!("webhook returned invalid response.patchType of {kind}")),
+        _ => None,
+    };
+    wrong.map_or_else(|| Ok(response.clone()), Err)
 }
 
 fn ignores_failure(hook: &Hook) -> bool {
@@ -241,7 +293,7 @@ impl AdmissionPlugin for Validating {
         }
         // All are asked at once; the first refusal in their order is told.
         let calling = calls.iter().enumerate();
-        let answers = calling.map(|(index, (hook, body))| self.0.call(hook, body.clone(), ("validating", 0, index)));
+        let answers = calling.map(|(index, (hook, body))| self.0.call(hook, body.clone(), Place::Validating { index }));
         let answers = futures::future::join_all(answers).await;
         for ((hook, _), answer) in calls.iter().zip(answers) {
             if let Some(response) = answer? {
@@ -263,83 +315,93 @@ impl Mutating {
         Self(Common::new(parts, &["mutatingwebhookconfigurations"]))
     }
 
-    /// Asks one webhook; whether it changed the object. `place` is its round and its number in it.
+    /// Asks one webhook; whether it changed the object.
     async fn ask(
         &self,
         hook: &Hook,
         request: &mut Admission<'_>,
         def: &'static ResourceDef,
-        place: (u32, usize),
+        place: Place,
     ) -> Result<bool, Status> {
-        if !self.0.applies(hook, request, def)? {
-            return Ok(false);
-        }
-        check_effects(hook, request)?;
-        let asked = body(hook, request, def);
-        let called = self.0.call(hook, asked.clone(), ("mutating", place.0, place.1)).await?;
-        let Some(response) = called else { return Ok(false) };
-        judge(hook, &response, request.warnings)?;
-        let changed = self.change(hook, &response, asked, request, def)?;
-        let at = format!("round_{}_index_{}", place.0, place.1);
-        let told = |extra: Value| {
-            let mut told = json!({"configuration": hook.configuration, "webhook": hook.name});
-            if let (Some(told), Value::Object(extra)) = (told.as_object_mut(), extra) {
-                told.extend(extra);
-            }
-            told.to_string()
-        };
-        audit::annotate(format!("mutation.webhook.admission.k8s.io/{at}"), || told(json!({"mutated": changed})));
-        if changed && audit::records_bodies() {
-            let patch = STANDARD.decode(response["patch"].as_str().unwrap_or_default()).unwrap_or_default();
-            let patch: Value = serde_json::from_slice(&patch).unwrap_or_default();
-            audit::annotate(format!("patch.webhook.admission.k8s.io/{at}"), || {
-                told(json!({"patch": patch, "patchType": "JSONPatch"}))
-            });
-        }
-        Ok(changed)
+        let outcome = self.invoke(hook, request, def, place).await;
+        let mutated = matches!(outcome, Ok(true));
+        audit::annotate(place.to_string(), || format!("{{{},\"mutated\":{mutated}}}", origin(hook)));
+        outcome
     }
 
-    /// Carries out what a webhook answered; whether the object is another now.
-    fn change(
+    async fn invoke(
         &self,
         hook: &Hook,
-        response: &Value,
-        asked: Value,
         request: &mut Admission<'_>,
         def: &'static ResourceDef,
+        place: Place,
     ) -> Result<bool, Status> {
-        let Some(encoded) = response["patch"].as_str().filter(|p| !p.is_empty()) else { return Ok(false) };
-        let failed = |why: String| Status::internal(&format!("failed calling webhook {:?}: {why}", hook.name));
-        if response["patchType"] != "JSONPatch" {
-            return Err(failed(format!("invalid admission response: unknown patchType {}", response["patchType"])));
-        }
-        let bytes = STANDARD.decode(encoded).map_err(|e| failed(e.to_string()))?;
-        let changes: Value = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
-        if changes.as_array().is_some_and(Vec::is_empty) {
-            return Ok(false);
-        }
+        check_effects(hook, request)?;
+        let asked = body(hook, request, def);
+        let Some(response) = self.0.call(hook, asked.clone(), place).await? else { return Ok(false) };
+        judge(hook, &response, request.warnings)?;
+        let changes = match changes(&response) {
+            Ok(Some(changes)) => changes,
+            Ok(None) => return Ok(false),
+            Err(why) => return failed(hook, &why, place).map(|()| false),
+        };
         let mut changed = asked["request"]["object"].clone();
-        patch::json(&mut changed, &changes).map_err(|status| failed(status.message))?;
+        if changed.is_null() {
+            return Err(Status::internal(&format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                hook.name
+            )));
+        }
+        patch::json(&mut changed, &changes).map_err(|status| Status::internal(&status.message))?;
         if def.version != request.def.version {
             changed = in_version(&changed, request.def);
         }
-        refit(request, &self.0.customs, changed)
+        let differs = refit(request, &self.0.customs, changed)?;
+        if audit::records_bodies() {
+            let key = place.to_string().replacen("mutation.", "patch.", 1);
+            audit::annotate(key, || format!("{{{},\"patch\":{changes},\"patchType\":\"{JSON_PATCH}\"}}", origin(hook)));
+        }
+        Ok(differs)
+    }
+}
+
+/// Who a webhook is, as annotations of the audit log begin.
+fn origin(hook: &Hook) -> String {
+    format!("\"configuration\":{},\"webhook\":{}", json!(hook.configuration), json!(hook.name))
+}
+
+/// What a webhook wants to be changed, if anything.
+fn changes(response: &Value) -> Result<Option<Value>, String> {
+    let Some(encoded) = response["patch"].as_str().filter(|patch| !patch.is_empty()) else { return Ok(None) };
+    let undecodable = |why: String| format!("received undecodable patch in webhook response: {why}");
+    let bytes = STANDARD.decode(encoded).map_err(|why| undecodable(why.to_string()))?;
+    let changes: Value = serde_json::from_slice(&bytes).map_err(|why| undecodable(why.to_string()))?;
+    if response["patchType"] != JSON_PATCH {
+        return Err(format!("unsupported patch type {}", response["patchType"]));
+    }
+    match changes.as_array() {
+        Some(list) => Ok((!list.is_empty()).then_some(changes)),
+        None => Err(undecodable("it is no list of operations".into())),
     }
 }
 
 #[async_trait::async_trait]
 impl AdmissionPlugin for Mutating {
     async fn mutate(&self, request: &mut Admission<'_>, round: &mut Round) -> Result<(), Status> {
-        let chosen = self.0.chosen(request)?;
-        if chosen.is_empty() {
+        if !self.0.is_about(request) {
             return Ok(());
         }
+        let Some(cached) = self.0.cached() else { return Ok(()) };
         round.enter(STEP, request.object.as_deref());
-        for (index, (hook, def)) in chosen.iter().enumerate() {
+        for (index, hook) in cached.1.iter().enumerate() {
+            // What an earlier webhook changed may be what a later one looks for.
+            let Some(def) = self.0.version(hook, request) else { continue };
+            if !self.0.is_selected(hook, request)? || !self.0.applies(hook, request, def)? {
+                continue;
+            }
             let key = format!("{}/{}", hook.configuration, hook.index);
             if round.asks(STEP, &key) {
-                // What an earlier webhook changed may be what a later one looks for.
-                let place = (u32::from(round.is_again()), index);
+                let place = Place::Mutating { round: u32::from(round.is_again()), index };
                 let changed = self.ask(hook, request, def, place).await?;
                 round.note(STEP, &key, hook.config["reinvocationPolicy"] == "IfNeeded", changed);
             }
@@ -350,5 +412,90 @@ impl AdmissionPlugin for Mutating {
 
     fn sees_each(&self, request: &Admission<'_>) -> bool {
         self.0.is_about(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_fit_what_was_asked() {
+        let review = |response: Value| json!({"apiVersion": REVIEW, "kind": "AdmissionReview", "response": response});
+        let good = json!({"uid": "u", "allowed": true});
+        let with = |key: &str, value: &str| {
+            let mut response = good.clone();
+            response[key] = value.into();
+            response
+        };
+        let mut both = with("patch", "W10=");
+        both["patchType"] = JSON_PATCH.into();
+        let absent = json!({"apiVersion": REVIEW, "kind": "AdmissionReview"});
+        // Version of the question, the answer, whether a patch may come, and what is wrong.
+        for (version, answer, mutating, expected) in [
+            ("v1", review(good.clone()), true, ""),
+            ("v1", review(both.clone()), true, ""),
+            ("v1", absent.clone(), true, "webhook response was absent"),
+            ("v1", review(json!({"uid": "x"})), true, "expected response.uid=\"u\", got \"x\""),
+            ("v1", review(json!({})), true, "expected response.uid=\"u\", got \"\""),
+            (
+                "v1",
+                json!({"response": good}),
+                true,
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /, Kind=",
+            ),
+            (
+                "v1",
+                json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview", "response": good}),
+                true,
+                "got admission.k8s.io/v1beta1, Kind=AdmissionReview",
+            ),
+            ("v1", review(with("patch", "W10=")), true, "webhook returned response.patch but not response.patchType"),
+            (
+                "v1",
+                review(with("patchType", JSON_PATCH)),
+                true,
+                "webhook returned response.patchType but not response.patch",
+            ),
+            ("v1", review(both.clone()), false, "validating webhook may not return response.patch"),
+            (
+                "v1",
+                review(with("patchType", JSON_PATCH)),
+                false,
+                "validating webhook may not return response.patchType",
+            ),
+            ("v1beta1", json!({"response": {"allowed": true}}), true, ""),
+            ("v1beta1", json!({"response": {"allowed": true, "patch": "W10="}}), true, ""),
+            ("v1beta1", json!({"response": {"allowed": true, "patch": "W10="}}), false, ""),
+            ("v1beta1", absent, true, "webhook response was absent"),
+        ] {
+            let asked = json!({"apiVersion": format!("admission.k8s.io/{version}"), "request": {"uid": "u"}});
+            match verified(&asked, &answer, mutating) {
+                Ok(response) => {
+                    assert_eq!(expected, "", "{answer}");
+                    assert_eq!(response["patchType"] == JSON_PATCH, response["patch"].is_string());
+                }
+                Err(why) => assert!(!expected.is_empty() && why.ends_with(expected), "{answer}: {why}"),
+            }
+        }
+    }
+
+    #[test]
+    fn changes_are_lists_of_operations() {
+        for (patch, kind, expected) in [
+            ("", JSON_PATCH, Ok(None)),
+            ("[]", JSON_PATCH, Ok(None)),
+            (r#"[{"op":"test"}]"#, JSON_PATCH, Ok(Some(json!([{"op": "test"}])))),
+            ("{}", JSON_PATCH, Err("received undecodable patch in webhook response: ")),
+            ("[", JSON_PATCH, Err("received undecodable patch in webhook response: ")),
+            ("[]", "Other", Err("unsupported patch type \"Other\"")),
+        ] {
+            let found = changes(&json!({"patch": STANDARD.encode(patch), "patchType": kind}));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(why), Err(begins)) => assert!(why.starts_with(begins), "{why}"),
+                (found, _) => panic!("{patch}: {found:?}"),
+            }
+        }
     }
 }

@@ -76,6 +76,9 @@ pub struct Event {
     /// As whom.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub impersonated_user: Value,
+    /// What permits that.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub authentication_metadata: Value,
     /// From where.
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     pub source_ips: Vec<String>,

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Attributes, UserInfo};
 use crate::admission::review::user_info;
+use crate::authn::Acting;
 use crate::body;
 use event::{Event, ObjectRef, now};
 pub use log::Rotation;
@@ -88,9 +89,15 @@ pub fn records_bodies() -> bool {
     CURRENT.try_with(|record| record.verdict.level >= Level::Request).unwrap_or(false)
 }
 
-/// Notes as whom a request acts.
-pub fn impersonated(user: &UserInfo) {
-    let _ = CURRENT.try_with(|record| record.draft.lock().impersonated_user = user_info(user));
+/// Notes as whom a request acts, and what permits it.
+pub(crate) fn impersonated(acting: &Acting) {
+    let _ = CURRENT.try_with(|record| {
+        let mut draft = record.draft.lock();
+        draft.impersonated_user = user_info(&acting.user);
+        if !acting.constraint.is_empty() {
+            draft.authentication_metadata = json!({"impersonationConstraint": acting.constraint});
+        }
+    });
 }
 
 /// Notes the object that a request brings: it says its name where the path does not.
@@ -220,6 +227,7 @@ impl Auditor {
             verb: asked.verb.clone(),
             user: user.map_or_else(|| json!({}), user_info),
             impersonated_user: Value::Null,
+            authentication_metadata: Value::Null,
             source_ips: source_ips(headers, peer),
             user_agent: agent(headers),
             object_ref: ObjectRef::of(asked),

@@ -217,14 +217,13 @@ fn mappings(of: &Value, at: &str, causes: &mut Vec<Cause>) {
 
 fn extra_key(key: &str, at: &str, causes: &mut Vec<Cause>) {
     let value = Value::from(key);
-    let (domain, path) = key.split_once('/').unwrap_or(("", ""));
     if key.is_empty() {
         causes.push(Cause::required(at, ""));
-    } else if domain.is_empty() || path.is_empty() {
-        causes.push(Cause::invalid(at, &value, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
-    } else if let Some(why) = keelson_machinery::names::dns_subdomain(domain) {
-        causes.push(Cause::invalid(at, &Value::from(domain), &why));
+    } else {
+        let problems = keelson_machinery::names::domain_path_problems(key);
+        causes.extend(problems.into_iter().map(|(part, why)| Cause::invalid(at, &Value::from(part), &why)));
     }
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     if key != key.to_lowercase() {
         causes.push(Cause::invalid(at, &value, "must be lowercase"));
     }

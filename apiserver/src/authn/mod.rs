@@ -4,6 +4,7 @@
 mod bootstrap_token;
 mod certificates;
 mod front_proxy;
+mod impersonation;
 mod jwt;
 mod jwt_check;
 mod jwt_config;
@@ -19,16 +20,15 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use keelson_machinery::status::Status;
 use keelson_pki::{ClientVerifier, ClusterPki};
 
-use crate::access::{Attributes, Authorizer, Decision, UserInfo};
-use crate::authz;
+use crate::access::UserInfo;
 use crate::objects::Objects;
 use jwt_config::Anonymous;
 
 pub use certificates::Certificates;
 pub use front_proxy::Settings as FrontProxySettings;
+pub(crate) use impersonation::{Acting, NODE_NAME, account_of, impersonate};
 pub use jwt_config::Settings as OidcSettings;
 pub use webhook::Settings as WebhookSettings;
 
@@ -231,82 +231,4 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, AuthnError> {
         // Other schemes and an empty token prove nothing, and are no wrong proof either.
         _ => Ok(None),
     }
-}
-
-/// The user that a request wants to act as, if it asks for that and `user` may.
-pub fn impersonate(
-    headers: &HeaderMap,
-    user: &UserInfo,
-    authorizer: &dyn Authorizer,
-) -> Result<Option<UserInfo>, Status> {
-    let all = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-    };
-    let (names, groups, uids) = (all("impersonate-user"), all("impersonate-group"), all("impersonate-uid"));
-    let extras: Vec<(String, Vec<String>)> = headers
-        .keys()
-        .filter_map(|k| k.as_str().strip_prefix("impersonate-extra-"))
-        .map(|key| (crate::request::percent_decoded(key), all(&format!("impersonate-extra-{key}"))))
-        .collect();
-    let Some(name) = names.into_iter().next().filter(|name| !name.is_empty()) else {
-        if groups.is_empty() && uids.is_empty() && extras.is_empty() {
-            return Ok(None);
-        }
-        return Err(without_a_name(&groups, uids.first(), &extras));
-    };
-    let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-        let attributes = Attributes {
-            verb: "impersonate".into(),
-            group: group.into(),
-            version: "v1".into(),
-            resource: resource.into(),
-            subresource: subresource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Attributes::default()
-        };
-        match authorizer.authorize(user, &attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(authz::refusal(user, &attributes, &why)),
-        }
-    };
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    match account {
-        Some((namespace, account)) => check("", "serviceaccounts", "", namespace, account)?,
-        None => check("", "users", "", "", &name)?,
-    }
-    groups.iter().try_for_each(|group| check("", "groups", "", "", group))?;
-    uids.iter().try_for_each(|uid| check("authentication.k8s.io", "uids", "", "", uid))?;
-    for (key, values) in &extras {
-        values.iter().try_for_each(|value| check("authentication.k8s.io", "userextras", key, "", value))?;
-    }
-    let mut groups = groups;
-    if let (true, Some((namespace, _))) = (groups.is_empty(), account) {
-        groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-    }
-    let mut acting = if name == ANONYMOUS {
-        UserInfo { name, groups: vec![UNAUTHENTICATED.into()], ..UserInfo::default() }
-    } else {
-        with_groups(name, groups)
-    };
-    acting.uid = uids.into_iter().next().unwrap_or_default();
-    acting.extra = extras.into_iter().collect();
-    Ok(Some(acting))
-}
-
-/// The refusal of headers that say as whom a request acts, but for the name; in Go's words, as upstream's.
-fn without_a_name(groups: &[String], uid: Option<&String>, extras: &[(String, Vec<String>)]) -> Status {
-    let list = |values: &[String]| {
-        format!("[]string{{{}}}", values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", "))
-    };
-    let groups = if groups.is_empty() { "[]string(nil)".into() } else { list(groups) };
-    let entries: Vec<String> = extras.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
-    let extra = match entries.is_empty() {
-        true => "map[string][]string(nil)".to_owned(),
-        false => format!("map[string][]string{{{}}}", entries.join(", ")),
-    };
-    Status::bad_request(format!(
-        "requested &user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:{groups}, Extra:{extra}}} without impersonating a user name",
-        uid.map_or("", String::as_str)
-    ))
 }

@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tracing::{debug, error, warn};
 
-use super::{Definition, GROUP, PLURAL, definition, names, range};
+use super::{Definition, GROUP, PLURAL, brief, definition, names, range};
 use crate::ApiServer;
 use crate::access::UserInfo;
-use crate::objects::parse;
 
 /// Changes that may wait for the part that writes.
 const MAX_WAITING: usize = 1024;
-/// Definitions that are written at once.
-const WRITES_AT_ONCE: usize = 16;
+/// Definitions that are written at once: enough that a write's way to the disk is used by others, few enough that what
+/// they take while they are changed is not much.
+const WRITES_AT_ONCE: usize = 8;
 /// Pause before what failed or is not done is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Name that the server's own writes are recorded under.
@@ -105,8 +105,9 @@ async fn tell(server: &ApiServer, changed: &mpsc::Sender<Change>, changes: Vec<S
     Ok(())
 }
 
+/// A definition without its schemas, which are nearly all of it and are read when they are first needed.
 fn read(kv: &KeyValue) -> Option<Value> {
-    parse(kv).inspect_err(|e| error!(error = e.message, "a definition cannot be read")).ok()
+    brief::without(kv, "openAPIV3Schema").inspect_err(|e| error!(error = e.message, "a definition cannot be read")).ok()
 }
 
 /// What the writing part remembers of a definition: everything but its versions.
@@ -141,12 +142,17 @@ async fn reconcile(server: Arc<ApiServer>, mut changes: mpsc::Receiver<Change>) 
         let due = batch.into_iter().fold(due, |due, change| note(&mut known, change, due));
         let steps: Vec<(String, Step)> =
             due.into_iter().filter_map(|name| decide(&mut known, &name).map(|step| (name, step))).collect();
-        let server = &server;
-        let work = steps.into_iter().map(async |(name, step)| (carry_out(server, &name, step).await, name));
+        // Tasks of their own: most of a write is work for the processor.
+        let work = steps.into_iter().map(|(name, step)| {
+            let server = server.clone();
+            let told = name.clone();
+            let task = async move { carry_out(&server, &name, step).await };
+            async move { (tokio::spawn(task).await.unwrap_or(false), told) }
+        });
         let mut done = futures::stream::iter(work).buffer_unordered(WRITES_AT_ONCE);
         while let Some((settled, name)) = done.next().await {
             if !settled {
-                remember(server, &mut known, &name);
+                remember(&server, &mut known, &name);
                 again.insert(name);
             }
         }

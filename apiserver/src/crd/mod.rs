@@ -3,6 +3,7 @@
 //! The table of them follows the store: a task watches the definitions and puts an immutable map in place after each
 //! change, so a request finds a row with two look-ups and no lock. Built-in rows are looked up first and pay nothing.
 
+mod brief;
 mod cells;
 pub(crate) mod controller;
 mod conversion;

@@ -12,6 +12,9 @@ use crate::access::Attributes;
 /// Part of the old demand that is remembered when it falls: a level keeps what it needed a moment ago.
 const MEMORY: f64 = 0.977;
 
+/// Part of a level's own seats that one request may take.
+const WIDEST_PART: f64 = 0.15;
+
 /// A priority level as it is configured.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shape {
@@ -25,6 +28,15 @@ pub(super) struct Shape {
     pub(super) borrows: Option<usize>,
     /// Number of queues, length of each, and how many a flow may choose from; `None`: nothing waits.
     pub(super) queues: Option<(usize, usize, usize)>,
+}
+
+impl Shape {
+    /// Most seats that one request may take where requests wait: no more than a part of the level's own, so that a few lists
+    /// do not have all of them.
+    pub(super) fn widest(&self) -> usize {
+        let Some((.., hand)) = self.queues else { return usize::MAX };
+        ((self.seats as f64 * WIDEST_PART).ceil() as usize).min(self.seats / hand.max(1)).max(1)
+    }
 }
 
 /// A priority level.
@@ -249,6 +261,14 @@ mod tests {
 
     fn shape(seats: usize, queues: Option<(usize, usize, usize)>) -> Shape {
         Shape { uid: "u".into(), exempt: false, seats, lends: 0, borrows: None, queues }
+    }
+
+    #[test]
+    fn one_request_takes_a_part_of_the_seats() {
+        for (seats, hand, widest) in [(600, 8, 75), (245, 6, 37), (49, 6, 8), (20, 2, 3), (7, 8, 1), (1, 1, 1)] {
+            assert_eq!(shape(seats, Some((64, 50, hand))).widest(), widest, "{seats} {hand}");
+        }
+        assert_eq!(shape(13, None).widest(), usize::MAX, "what is refused at once waits for nothing");
     }
 
     #[tokio::test]

@@ -11,6 +11,8 @@ use crate::access::{Attributes, UserInfo};
 
 /// Requests under way at once over all levels, watches and streams not counted (upstream: 400 reading and 200 writing).
 const SEATS: f64 = 600.0;
+/// Level of what no FlowSchema matches, and the limit when there are none.
+const CATCH_ALL: &str = "catch-all";
 
 /// A FlowSchema.
 pub(super) struct Schema {
@@ -43,6 +45,13 @@ fn names(of: &Value, wanted: &str) -> bool {
 }
 
 impl Policy {
+    /// The FlowSchema of a request, if any is about it, and its level, if there is one.
+    pub(super) fn sort(&self, user: &UserInfo, asked: &Attributes) -> (Option<&Schema>, Option<&Arc<Level>>) {
+        let schema = self.schemas.iter().find(|schema| schema.matches(user, asked));
+        let name = schema.map_or(CATCH_ALL, |schema| schema.level.as_str());
+        (schema, self.levels.get(name).or_else(|| self.levels.get(CATCH_ALL)))
+    }
+
     pub(super) fn new(schemas: &[Value], levels: &[Value], view: View, before: &HashMap<String, Arc<Level>>) -> Self {
         let shares = |level: &Value| {
             let spec = &level["spec"];

@@ -137,15 +137,16 @@ impl ApiServer {
         let object = self
             .change(call, &mut warnings, |old, revision| {
                 let mut new = given.apply(def, old)?;
-                let patched = new.clone();
-                let refused = |why: &str| given.refusal(def, old, &patched, why);
-                if let Some(why) = other_kind(def, &patched).filter(|_| !def.custom) {
+                // Made once more if there is something to refuse, not kept for the case that there is.
+                let patched = || given.apply(def, old).unwrap_or_default();
+                let refused = |why: &str| given.refusal(def, old, &patched(), why);
+                if let Some(why) = other_kind(def, &new).filter(|_| !def.custom) {
                     return Err(refused(&why));
                 }
                 new["apiVersion"] = def.api_version().into();
                 new["kind"] = def.kind.into();
                 let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
-                    STRATEGIC => refused(&strategy::unstructured_error(def, &patched).unwrap_or(why)),
+                    STRATEGIC => refused(&strategy::unstructured_error(def, &patched()).unwrap_or(why)),
                     _ => refused(&why),
                 })?;
                 let texts = given.field_problems(&told);

@@ -121,7 +121,8 @@ impl ApiServer {
             } else {
                 Extra::default()
             };
-            let found = devices::problems(&self.objects, request, &new, Some(&old));
+            let mut found = devices::problems(&self.objects, request, &new, Some(&old));
+            found.extend(devices::denied(&*self.authorizer, call, &new, &old));
             strategy::check(request, &new, Some(&old), found, warnings)?;
             let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
             self.admit_result(admission).await?;

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, StreamBody};
 use keelson_client::Body;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::Stored;
+use keelson_machinery::stored::{self, Stored};
 use keelson_machinery::{cbor, conversion, protobuf};
 use keelson_store::{Event, EventKind, KeyRange, KeyValue, KvError, View, WatchRequest};
 use rand::RngExt;
@@ -270,8 +270,12 @@ struct Decoded {
 }
 
 fn decoded(event: &Event) -> Option<Arc<Decoded>> {
-    let memo = event.memo.get_or_init(|| Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok())));
-    memo.clone().downcast().ok()
+    let decode = || Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok()));
+    // What is small in the store alone is not kept large with the event.
+    if std::iter::once(&event.kv).chain(&event.prev).any(|kv| stored::is_packed(&kv.value)) {
+        return Some(decode());
+    }
+    event.memo.get_or_init(|| decode()).clone().downcast().ok()
 }
 
 fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decoded {

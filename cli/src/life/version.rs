@@ -11,8 +11,8 @@ use crate::identity::write_private;
 
 /// The version with a mark before it, by which it is found in the program's file.
 static MARKED: &str = concat!("keelson-version=", env!("CARGO_PKG_VERSION"));
-/// Format of what is in a data directory. It changes when an older version could no longer read it.
-const FORMAT: u32 = 1;
+/// Format of what is in a data directory. It changes when an older version could no longer read it: 2 deflates definitions.
+const FORMAT: u32 = 2;
 /// The oldest format that this version reads.
 const OLDEST_FORMAT: u32 = 1;
 /// The file that says so.
@@ -65,7 +65,7 @@ pub fn admit(data_dir: &Path) -> Result<()> {
             serde_json::from_slice::<Written>(&bytes).with_context(|| format!("{} is damaged", file.display()))?
         }
         // New, or from before formats had numbers: that is the first.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Written { format: FORMAT, ..own.clone() },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Written { format: OLDEST_FORMAT, ..own.clone() },
         Err(error) => return Err(error).with_context(|| file.display().to_string()),
     };
     let dir = data_dir.display();

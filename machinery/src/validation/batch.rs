@@ -164,13 +164,8 @@ pub fn domain_path(value: &Value, field: &str, p: &mut Problems) {
     if whole.is_empty() {
         return p.required(field, "");
     }
-    match whole.split_once('/') {
-        Some((host, rest)) if !host.is_empty() && !rest.is_empty() => {
-            for problem in names::subdomain_problems(host) {
-                p.invalid(field, &json!(host), &problem);
-            }
-        }
-        _ => p.invalid(field, value, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    for (part, why) in names::domain_path_problems(whole) {
+        p.invalid(field, &json!(part), &why);
     }
 }
 
