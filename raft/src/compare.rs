@@ -16,12 +16,16 @@ use keelson_store::{ChainHash, Command, KvError, Revision, SettingsChange};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::limits::{COMPARE_AGAIN_MILLIS, COMPARE_ANSWER_MILLIS, COMPARE_MILLIS, COMPARE_PATIENCE_MILLIS};
+use crate::limits::{
+    COMPARE_AGAIN_MILLIS, COMPARE_ANSWER_MILLIS, COMPARE_HEARING_MILLIS, COMPARE_MILLIS, COMPARE_PATIENCE_MILLIS,
+};
 use crate::message::{Answer, Ask};
 use crate::replica::Inner;
 
-/// How long whoever is away, or too far behind to say anything, is waited for.
+/// How long whoever could affirm a history, but is away, is waited for.
 const PATIENCE: Duration = Duration::from_millis(COMPARE_PATIENCE_MILLIS);
+/// How long a majority is waited for where members differ.
+const HEARING: Duration = Duration::from_millis(COMPARE_HEARING_MILLIS);
 
 /// How far a member's history may be relied on.
 #[derive(Default)]
@@ -108,12 +112,12 @@ struct Party {
     leads: bool,
 }
 
-/// Whose history is believed then: that of members whose own was affirmed since their start, before that of others; of
-/// equals, the leader's. Nobody's if that says nothing.
-fn believed(parties: &[Party]) -> Option<ChainHash> {
-    let rank = |party: &Party| (party.affirmed, party.leads);
-    let best = parties.iter().map(rank).max().filter(|best| *best != (false, false))?;
-    let mut hashes = parties.iter().filter(|party| rank(party) == best).map(|party| party.hash);
+/// Whose history is believed then: that of members whose own was affirmed since their start. Nobody's where that says nothing,
+/// but of two that are all there is the leader's: who goes stops, and loses nothing.
+fn believed(parties: &[Party], voters: usize) -> Option<ChainHash> {
+    let any = |wanted: fn(&Party) -> bool| parties.iter().any(wanted).then_some(wanted);
+    let wanted = any(|party| party.affirmed).or_else(|| any(|party| party.leads).filter(|_| voters == 2))?;
+    let mut hashes = parties.iter().filter(|party| wanted(party)).map(|party| party.hash);
     let first = hashes.next()?;
     hashes.all(|hash| hash == first).then_some(first)
 }
@@ -124,24 +128,25 @@ struct Doubt {
     base: Revision,
     /// Until when, if nobody says anything more.
     until: Instant,
-    /// Since when all have answered without a majority for anybody.
-    tied: Option<Instant>,
+    /// Since when members differ without a majority for anybody.
+    open: Option<Instant>,
     /// Who differed, when that was last open.
     against: BTreeSet<u64>,
 }
 
 impl Doubt {
     fn new(base: Revision, now: Instant) -> Self {
-        Self { base, until: now + PATIENCE, tied: None, against: BTreeSet::new() }
+        Self { base, until: now + PATIENCE, open: None, against: BTreeSet::new() }
     }
 
     /// Takes what was found by a member that is at the revision `latest`; whether that affirms what it has.
     fn weigh(&mut self, found: &Finding, latest: Revision, now: Instant) -> bool {
         if let Some(open) = found.open() {
             (self.base, self.until) = (self.base.max(open), now + PATIENCE);
+            self.open.get_or_insert(now);
             return false;
         }
-        self.tied = None;
+        self.open = None;
         let affirmed = found.agreed.is_some_and(|agreed| agreed > self.base || agreed == latest);
         if affirmed {
             self.until = now;
@@ -157,12 +162,9 @@ impl Doubt {
         }
     }
 
-    /// Whether a difference is to be decided without a majority: all have spoken, or could not for too long though they
-    /// were asked.
-    fn is_tie(&mut self, spoken: bool, answered: bool, now: Instant) -> bool {
-        let since = answered.then(|| *self.tied.get_or_insert(now));
-        self.tied = since;
-        spoken || since.is_some_and(|since| now >= since + PATIENCE)
+    /// Whether a difference is to be decided without a majority: whoever answers and has come as far has spoken by then.
+    fn is_heard(&self, now: Instant) -> bool {
+        self.open.is_some_and(|since| now >= since + HEARING)
     }
 }
 
@@ -181,9 +183,7 @@ pub async fn run(inner: Arc<Inner>) {
         inner.standing.affirmed.fetch_or(affirmed, Ordering::SeqCst);
         if let Some(revision) = found.open() {
             doubt.against = round.against(revision);
-            let (spoken, answered) = round.heard(revision);
-            let is_tie = doubt.is_tie(spoken, answered, now);
-            let right = if is_tie { round.right(&inner, revision).await } else { None };
+            let right = if doubt.is_heard(now) { round.right(&inner, revision).await } else { None };
             match right {
                 Some(right) if !round.own.has(revision, &right) => return condemn(&inner, revision).await,
                 Some(_) => doubt.until = now,
@@ -193,7 +193,10 @@ pub async fn run(inner: Arc<Inner>) {
             doubt.settle(|id| is_over(&inner, id), now);
         }
         if let Some(revision) = found.differs.filter(|_| !differed) {
-            tracing::error!(revision, "a member has another history than this one");
+            tracing::error!(
+                revision,
+                "a member has another history than this one: if neither ends, the wrong one is to be removed"
+            );
         }
         differed = found.differs.is_some();
         inner.standing.trusted.send_replace(now >= doubt.until);
@@ -248,13 +251,6 @@ impl Round {
         Self { others: others.await, own, voters, latest }
     }
 
-    /// Whether all that vote have said what they have at a revision, and whether all have answered at all.
-    fn heard(&self, revision: Revision) -> (bool, bool) {
-        let voting = || self.others.iter().chain([&self.own]).filter(|witness| witness.votes);
-        let spoken = voting().filter(|witness| witness.hashes.contains_key(&revision)).count();
-        (spoken == self.voters, voting().count() == self.voters)
-    }
-
     /// Who has another history at a revision than this member.
     fn against(&self, revision: Revision) -> BTreeSet<u64> {
         let Some(own) = self.own.hashes.get(&revision) else { return BTreeSet::new() };
@@ -278,7 +274,7 @@ impl Round {
         }));
         // Who does not answer this may be right: the next round asks again.
         let parties: Option<Vec<Party>> = parties.await.into_iter().collect();
-        believed(&parties?)
+        believed(&parties?, self.voters)
     }
 }
 
@@ -419,36 +415,44 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_still_say_who_is_right_is_waited_for() {
-        let (now, later) = (Instant::now(), Instant::now() + PATIENCE + PATIENCE);
-        let mut doubt = Doubt::new(1, now);
-        assert!(doubt.is_tie(true, true, now), "all have spoken");
-        let mut doubt = Doubt::new(1, now);
-        assert!(!doubt.is_tie(false, false, now) && !doubt.is_tie(false, false, later), "one is away");
-        assert!(!doubt.is_tie(false, true, now), "one lags");
-        assert!(doubt.is_tie(false, true, later), "it does not get further");
+    fn a_majority_is_waited_for_where_members_differ() {
+        let now = Instant::now();
+        let differs = Finding { agreed: Some(12), differs: Some(20), outvoted: None };
+        let mut doubt = Doubt::new(10, now);
+        assert!(!doubt.is_heard(now + HEARING), "nobody differs");
+        doubt.weigh(&differs, 20, now);
+        doubt.weigh(&differs, 21, now + HEARING / 2);
+        assert!(!doubt.is_heard(now + HEARING / 2) && doubt.is_heard(now + HEARING));
+        doubt.weigh(&Finding { agreed: Some(21), ..differs }, 22, now);
+        assert!(!doubt.is_heard(now + HEARING), "a majority has spoken");
     }
 
     #[test]
-    fn in_a_tie_who_was_affirmed_is_believed_and_then_the_leader() {
+    fn without_a_majority_who_was_affirmed_is_believed() {
         let party = |(byte, affirmed, leads): &(u8, bool, bool)| Party {
             hash: [*byte; 32],
             affirmed: *affirmed,
             leads: *leads,
         };
-        for (why, parties, want) in [
-            ("a leader of nobody else", &[(1, true, true)][..], Some(1)),
-            ("a forged leader that was just started", &[(1, true, false), (2, false, true)], Some(1)),
-            ("a forged follower that was just started", &[(1, true, true), (2, false, false)], Some(1)),
-            ("both were started", &[(1, false, false), (2, false, true)], Some(2)),
-            ("both ran", &[(1, true, false), (2, true, true)], Some(2)),
-            ("both were started, and nobody leads", &[(1, false, false), (2, false, false)], None),
-            ("two that ran, under a third that did not", &[(1, true, false), (2, true, false), (3, false, true)], None),
-            ("two alike", &[(1, true, false), (1, true, false), (3, false, true)], Some(1)),
-            ("nobody", &[], None),
+        for (why, parties, voters, want) in [
+            ("a forged leader that was just started", &[(1, true, false), (2, false, true)][..], 3, Some(1)),
+            ("a forged follower that was just started", &[(1, true, true), (2, false, false)], 3, Some(1)),
+            ("both were started", &[(1, false, false), (2, false, true)], 3, None),
+            ("both ran", &[(1, true, false), (2, true, true)], 3, None),
+            (
+                "two that ran differ, and a third did not",
+                &[(1, true, false), (2, true, false), (3, false, true)],
+                3,
+                None,
+            ),
+            ("two alike", &[(1, true, false), (1, true, false), (3, false, true)], 5, Some(1)),
+            ("of two, both were started", &[(1, false, false), (2, false, true)], 2, Some(2)),
+            ("of two, one ran", &[(1, true, false), (2, false, true)], 2, Some(1)),
+            ("of two, nobody leads", &[(1, false, false), (2, false, false)], 2, None),
+            ("nobody", &[], 3, None),
         ] {
             let parties: Vec<_> = parties.iter().map(party).collect();
-            assert_eq!(believed(&parties), want.map(|byte| [byte; 32]), "{why}");
+            assert_eq!(believed(&parties, voters), want.map(|byte| [byte; 32]), "{why}");
         }
     }
 }

@@ -85,7 +85,9 @@ pub const COMPARE_MILLIS: u64 = 5_000;
 pub const COMPARE_AGAIN_MILLIS: u64 = 500;
 /// Longest time in which a member answers what is asked to compare.
 pub const COMPARE_ANSWER_MILLIS: u64 = 1_000;
-/// How long members that are away, or lag too far to say who is right, are waited for before the others go on without them.
+/// How long a majority is waited for where members differ, before one that was affirmed is believed.
+pub const COMPARE_HEARING_MILLIS: u64 = 1_000;
+/// How long members that could affirm a history, but are away, are waited for before another one sends its own.
 pub const COMPARE_PATIENCE_MILLIS: u64 = 30_000;
 /// How often expired leases are looked for.
 pub const LEASE_TICK_MILLIS: u64 = 500;
