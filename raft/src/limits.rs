@@ -43,7 +43,11 @@ pub const GROUP_WORTH_COMMANDS: usize = 256;
 /// The same of a member that is alone.
 pub const CHEAP_GROUP_WORTH_COMMANDS: usize = 32;
 /// Commands of a group after which so many are expected again.
-pub const HOLD_WORTH_COMMANDS: usize = 8;
+pub const HOLD_WORTH_COMMANDS: usize = 4;
+/// Commands up to which all that are expected are waited for.
+pub const HOLD_ALL_COMMANDS: usize = 32;
+/// Most that holds which ended without all that were expected count for: a power of two, of entries that begin with fewer.
+pub const MOST_MISSED: u32 = 6;
 /// How long commands wait for others that are expected.
 pub const HOLD_MILLIS: u64 = 1;
 /// How often the leader tells that it lives.

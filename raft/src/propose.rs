@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 
 use crate::codec;
 use crate::limits::{
-    CHEAP_GROUP_WORTH_COMMANDS, GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS, HOLD_MILLIS,
-    HOLD_WORTH_COMMANDS,
+    CHEAP_GROUP_WORTH_COMMANDS, GROUP_BYTES, GROUP_COMMANDS, GROUP_WORTH_COMMANDS, GROUPS, HOLD_ALL_COMMANDS,
+    HOLD_MILLIS, HOLD_WORTH_COMMANDS, MOST_MISSED,
 };
 use crate::message::{Answer, Ask, Proposed, Refusal};
 use crate::network::AskError;
@@ -95,6 +95,10 @@ struct Gathered {
     held: u64,
     /// Whether they are at present.
     holds: bool,
+    /// Entries that are begun without all that are expected, since some did not come in time.
+    doubtful: u32,
+    /// How often in succession some did not come.
+    missed: u32,
 }
 
 /// What is to be done with the commands that wait.
@@ -113,13 +117,13 @@ impl Gathered {
     /// shared the latest one are given the time to come with their next ones, beside those that wait already. Each would
     /// otherwise begin an entry of its own whose answer the others wait for.
     fn next(&mut self, dear: bool) -> Next {
-        let expected = if dear && self.expected >= HOLD_WORTH_COMMANDS { self.expected * 3 / 4 } else { 1 };
         let beside = if dear { GROUP_WORTH_COMMANDS } else { CHEAP_GROUP_WORTH_COMMANDS };
-        let needed = if self.running == 0 { expected } else { self.latest.clamp(beside, GROUP_COMMANDS) };
+        let needed = if self.running == 0 { self.wanted(dear) } else { self.latest.clamp(beside, GROUP_COMMANDS) };
         if self.waiting.is_empty() || self.running >= GROUPS {
             return Next::Wait;
         }
         if self.commands >= needed {
+            self.came();
             self.running += 1;
             self.holds = false;
             return Next::Begin;
@@ -130,6 +134,31 @@ impl Gathered {
         self.held += 1;
         self.holds = true;
         Next::Hold(self.held)
+    }
+
+    /// Commands that an entry is begun with where none is under way: those of all clients that are there, if they are few:
+    /// of many, some are always late. One that stays away would have all others wait until the hold ends, so half of them do
+    /// after that for a while, longer each time. Commands that come at their own times, which nobody's answer calls forth, are
+    /// half of those expected when an entry ends.
+    fn wanted(&self, dear: bool) -> usize {
+        match self.expected {
+            few if !dear || few < HOLD_WORTH_COMMANDS => 1,
+            many if many > HOLD_ALL_COMMANDS => many * 3 / 4,
+            expected if self.doubtful > 0 => expected / 2,
+            expected => expected,
+        }
+    }
+
+    /// All that an entry waited for have come.
+    fn came(&mut self) {
+        if self.running > 0 {
+            return;
+        }
+        if self.doubtful > 0 {
+            self.doubtful -= 1;
+        } else if self.holds {
+            self.missed = self.missed.saturating_sub(1);
+        }
     }
 
     /// A group has been answered.
@@ -145,6 +174,10 @@ impl Gathered {
     fn release(&mut self, held: u64) -> bool {
         let releases = self.holds && self.held == held && self.running == 0 && !self.waiting.is_empty();
         if releases {
+            if self.doubtful == 0 && self.expected <= HOLD_ALL_COMMANDS {
+                self.missed = (self.missed + 2).min(MOST_MISSED);
+                self.doubtful = 1 << self.missed;
+            }
             self.holds = false;
             self.running += 1;
         }
@@ -358,43 +391,101 @@ mod tests {
         }
     }
 
+    fn come(gathered: &mut Gathered, count: usize) {
+        for _ in 0..count {
+            let parts = vec![Part::from_encoded(vec![0].into())];
+            let waiting = Waiting { parts, alone: false, foreign: false, answer: oneshot::channel().0 };
+            gathered.waiting.push_back(waiting);
+            gathered.commands += 1;
+        }
+    }
+
     #[test]
-    fn commands_wait_for_those_that_shared_the_latest_group_but_not_long() {
-        let come = |gathered: &mut Gathered, count: usize| {
-            for _ in 0..count {
-                let parts = vec![Part::from_encoded(vec![0].into())];
-                let waiting = Waiting { parts, alone: false, foreign: false, answer: oneshot::channel().0 };
-                gathered.waiting.push_back(waiting);
-                gathered.commands += 1;
-            }
-        };
+    fn commands_wait_for_those_that_are_expected_but_not_long() {
         let gathered = &mut Gathered::default();
         come(gathered, 1);
         assert_eq!(gathered.next(true), Next::Begin, "the first one");
         gathered.group();
         come(gathered, 20);
         assert_eq!(gathered.next(true), Next::Wait, "too few beside the one under way");
-        assert_eq!(gathered.done(true), Next::Begin);
-        assert_eq!(gathered.group().len(), 20);
-        assert_eq!(gathered.done(true), Next::Wait, "nobody waits");
-        come(gathered, 14);
-        assert_eq!(gathered.next(false), Next::Begin, "an entry is cheap");
-        gathered.running -= 1;
-        assert_eq!(gathered.next(true), Next::Hold(1), "15 are expected");
+        assert_eq!(gathered.done(true), Next::Hold(1), "the one that was answered comes again");
         assert_eq!(gathered.next(true), Next::Wait, "they are held back already");
         come(gathered, 1);
         assert_eq!(gathered.next(true), Next::Begin);
         assert!(!gathered.release(1), "they have gone");
-        gathered.group();
-        come(gathered, 9);
-        assert_eq!(gathered.done(true), Next::Hold(2), "those that wait wait for the others, 18 of 24");
+        assert_eq!(gathered.group().len(), 21);
+        assert_eq!(gathered.done(true), Next::Wait, "nobody waits");
+        come(gathered, 14);
+        assert_eq!(gathered.next(false), Next::Begin, "an entry is cheap");
+        gathered.running -= 1;
+        assert_eq!(gathered.next(true), Next::Hold(2), "21 are expected");
         assert!(!gathered.release(1) && gathered.release(2));
-        assert_eq!(gathered.group().len(), 9);
+        assert_eq!(gathered.group().len(), 14);
+        come(gathered, 9);
+        assert_eq!(gathered.done(true), Next::Hold(3), "half of 23 are waited for: some did not come before");
+        come(gathered, 2);
+        assert_eq!(gathered.next(true), Next::Begin);
+        gathered.group();
         come(gathered, GROUP_WORTH_COMMANDS);
         assert_eq!(gathered.next(true), Next::Begin, "enough beside the one under way");
         gathered.group();
         assert_eq!(gathered.running, 2);
         come(gathered, 3);
-        assert_eq!((gathered.done(true), gathered.done(true)), (Next::Wait, Next::Hold(3)));
+        assert_eq!((gathered.done(true), gathered.done(true)), (Next::Wait, Next::Hold(4)));
+    }
+
+    #[test]
+    fn whoever_stays_away_is_waited_for_less_and_less_often() {
+        // Ten clients, of which one never comes again.
+        let gathered = &mut Gathered { expected: 10, ..Gathered::default() };
+        let mut entries_between = Vec::new();
+        for _ in 0..5 {
+            let mut entries = 0;
+            loop {
+                gathered.expected = 10;
+                come(gathered, 9);
+                let next = gathered.next(true);
+                if let Next::Hold(held) = next {
+                    assert!(gathered.release(held));
+                }
+                gathered.group();
+                gathered.running = 0;
+                entries += 1;
+                if next == Next::Begin {
+                    continue;
+                }
+                entries_between.push(entries);
+                break;
+            }
+        }
+        assert_eq!(entries_between, [1, 5, 17, 65, 65]);
+        gathered.doubtful = 0;
+        for _ in 0..MOST_MISSED {
+            gathered.expected = 10;
+            come(gathered, 9);
+            assert!(matches!(gathered.next(true), Next::Hold(_)));
+            come(gathered, 1);
+            assert_eq!(gathered.next(true), Next::Begin, "all have come again");
+            gathered.group();
+            gathered.running = 0;
+        }
+        assert_eq!(gathered.missed, 0);
+    }
+
+    #[test]
+    fn few_commands_wait_for_nobody_and_many_not_for_all() {
+        for (dear, expected, doubtful, want) in [
+            (true, 0, 0, 1),
+            (true, HOLD_WORTH_COMMANDS - 1, 0, 1),
+            (true, HOLD_WORTH_COMMANDS, 0, HOLD_WORTH_COMMANDS),
+            (true, HOLD_ALL_COMMANDS, 0, HOLD_ALL_COMMANDS),
+            (true, HOLD_ALL_COMMANDS, 1, HOLD_ALL_COMMANDS / 2),
+            (false, HOLD_ALL_COMMANDS, 0, 1),
+            (true, HOLD_ALL_COMMANDS * 2, 0, HOLD_ALL_COMMANDS * 3 / 2),
+            (true, HOLD_ALL_COMMANDS * 2, 1, HOLD_ALL_COMMANDS * 3 / 2),
+        ] {
+            let gathered = Gathered { expected, doubtful, ..Gathered::default() };
+            assert_eq!(gathered.wanted(dear), want, "{dear} {expected} {doubtful}");
+        }
     }
 }
