@@ -19,7 +19,7 @@ mod watchers;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -142,6 +142,7 @@ fn main() -> Result<()> {
         } else {
             print!("{}", report.table(bench.name));
         }
+        ensure!(!report.failed, "a part of {:?} failed", bench.name);
         Ok(())
     });
     // Load that is still under way on threads of its own must not hold the program up.

@@ -7,6 +7,9 @@ use serde::Serialize;
 pub struct Report {
     /// The rows.
     pub rows: Vec<Row>,
+    /// Whether something failed that must not.
+    #[serde(skip)]
+    pub failed: bool,
 }
 
 /// One thing that was measured.
@@ -25,6 +28,13 @@ impl Report {
         let shown: Vec<String> = row.figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
         eprintln!("    {}: {}", row.what, shown.join(", "));
         self.rows.push(row);
+    }
+
+    /// Adds what could not be measured, and why. `ours`: the program that is measured must not fail so, and neither may the
+    /// benchmark pass.
+    pub fn fail(&mut self, what: impl Into<String>, error: &anyhow::Error, ours: bool) {
+        self.failed |= ours;
+        self.add(what, vec![("failed", format!("{error:#}").replace('\n', " "))]);
     }
 
     /// A Markdown table with a column for each name of a figure.
@@ -57,5 +67,15 @@ mod tests {
         report.add("a", vec![("rate", "1/s".into())]);
         report.add("b", vec![("p99", "2 ms".into()), ("rate", "3/s".into())]);
         assert_eq!(report.table("t"), "| t | rate | p99 |\n|---|---|---|\n| a | 1/s | - |\n| b | 3/s | 2 ms |\n");
+    }
+
+    #[test]
+    fn only_our_own_failures_fail_the_benchmark() {
+        let mut report = Report::default();
+        for (ours, want) in [(false, false), (true, true), (false, true)] {
+            report.fail("a", &anyhow::anyhow!("two\nlines"), ours);
+            assert_eq!(report.failed, want);
+        }
+        assert_eq!(report.rows[0].figures, [("failed", "two lines".to_owned())]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use keelson_proto::etcd::etcdserverpb as pb;
 use pb::kv_client::KvClient;
 
@@ -15,6 +15,8 @@ use crate::report::Report;
 const TIMES: usize = 20;
 /// How long a client waits for an answer before it asks again: what was on its way to the old leader is lost with it.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// A cluster that takes no writes for so long never will.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// Kills the leader, measures to the next acknowledged write, brings it back; many times.
 pub async fn run(report: &mut Report, name: &str, cluster: &mut Cluster, options: &Options) -> Result<()> {
@@ -30,6 +32,7 @@ pub async fn run(report: &mut Report, name: &str, cluster: &mut Cluster, options
         loop {
             match tokio::time::timeout(PATIENCE, client.put(put())).await {
                 Ok(Ok(_)) => break,
+                _ if killed.elapsed() > GIVEN_UP => bail!("no write for {GIVEN_UP:?} after the leader was killed"),
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }

@@ -180,6 +180,11 @@ impl Cluster {
         Ok(sum)
     }
 
+    /// Whether its members are this repository's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.program, Program::Keelson(_))
+    }
+
     /// Where it writes.
     pub fn path(&self) -> &Path {
         self.dir.path()

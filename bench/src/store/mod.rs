@@ -12,8 +12,10 @@ mod streams;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use keelson_proto::etcd::etcdserverpb as pb;
 use lean::Call;
 use members::{Cluster, MEMBERS, Program};
@@ -54,6 +56,24 @@ pub fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
+/// Longest time of one part.
+const PART: Duration = Duration::from_secs(600);
+
+/// What is measured with a cluster, in this order.
+type Part = for<'a> fn(&'a mut Report, &'a str, &'a mut Cluster, &'a Options) -> BoxFuture<'a, Result<()>>;
+
+const PARTS: &[(&str, Part)] = &[
+    ("puts", |report, name, cluster, options| puts(report, name, cluster, options).boxed()),
+    ("ranges", |report, name, cluster, options| ranges(report, name, cluster, options).boxed()),
+    ("mixed", |report, name, cluster, options| mixed(report, name, cluster, options).boxed()),
+    ("watchers", |report, name, cluster, options| streams::watchers(report, name, cluster, options).boxed()),
+    ("leases", |report, name, cluster, options| streams::leases(report, name, cluster, options).boxed()),
+    ("kube", |report, name, cluster, options| kube::run(report, name, cluster, options).boxed()),
+    ("failover", |report, name, cluster, options| failover::run(report, name, cluster, options).boxed()),
+    ("fill", |report, name, cluster, options| fill(report, name, cluster, options).boxed()),
+    ("disturbed", |report, name, cluster, options| disturbed::run(report, name, cluster, options).boxed()),
+];
+
 /// Runs the benchmark.
 pub async fn run(options: Options) -> Result<Report> {
     let mut report = Report::default();
@@ -72,32 +92,12 @@ pub async fn run(options: Options) -> Result<Report> {
             continue;
         }
         let mut cluster = Cluster::start(program).await?;
-        if begins(&options, name, "puts") {
-            puts(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "ranges") {
-            ranges(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "mixed") {
-            mixed(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "watchers") {
-            streams::watchers(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "leases") {
-            streams::leases(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "kube") {
-            kube::run(&mut report, name, &cluster, &options).await?;
-        }
-        if begins(&options, name, "failover") {
-            failover::run(&mut report, name, &mut cluster, &options).await?;
-        }
-        if begins(&options, name, "fill") {
-            fill(&mut report, name, &mut cluster, &options).await?;
-        }
-        if begins(&options, name, "disturbed") {
-            disturbed::run(&mut report, name, &mut cluster, &options).await?;
+        for (part, own) in PARTS.iter().filter(|(part, _)| begins(&options, name, part)) {
+            let done = tokio::time::timeout(PART, own(&mut report, name, &mut cluster, &options)).await;
+            // The parts after it are worth their time, whatever one program did to one of its clients.
+            if let Err(error) = done.context("it does not end").flatten() {
+                report.fail(format!("{name}: {part}"), &error, cluster.is_ours());
+            }
         }
     }
     Ok(report)
@@ -143,9 +143,13 @@ async fn measure(
     }
     let total = options.amount(total);
     let before = cluster.usage()?;
-    let measured = lean::load(cluster.addresses(), clients, total, call).await?;
+    let measured = lean::load(cluster.addresses(), clients, total, call).await;
     let after = cluster.usage()?;
-    row(report, format!("{what}, {clients} clients"), &measured, after.cpu - before.cpu, after.rss_kib);
+    let what = format!("{what}, {clients} clients");
+    match measured {
+        Ok(measured) => row(report, what, &measured, after.cpu - before.cpu, after.rss_kib),
+        Err(error) => report.fail(what, &error, cluster.is_ours()),
+    }
     Ok(())
 }
 
