@@ -56,6 +56,24 @@ pub fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
+/// Longest time of one part.
+const PART: Duration = Duration::from_secs(600);
+
+/// What is measured with a cluster, in this order.
+type Part = for<'a> fn(&'a mut Report, &'a str, &'a mut Cluster, &'a Options) -> BoxFuture<'a, Result<()>>;
+
+const PARTS: &[(&str, Part)] = &[
+    ("puts", |report, name, cluster, options| puts(report, name, cluster, options).boxed()),
+    ("ranges", |report, name, cluster, options| ranges(report, name, cluster, options).boxed()),
+    ("mixed", |report, name, cluster, options| mixed(report, name, cluster, options).boxed()),
+    ("watchers", |report, name, cluster, options| streams::watchers(report, name, cluster, options).boxed()),
+    ("leases", |report, name, cluster, options| streams::leases(report, name, cluster, options).boxed()),
+    ("kube", |report, name, cluster, options| kube::run(report, name, cluster, options).boxed()),
+    ("failover", |report, name, cluster, options| failover::run(report, name, cluster, options).boxed()),
+    ("fill", |report, name, cluster, options| fill(report, name, cluster, options).boxed()),
+    ("disturbed", |report, name, cluster, options| disturbed::run(report, name, cluster, options).boxed()),
+];
+
 /// Runs the benchmark.
 pub async fn run(options: Options) -> Result<Report> {
     let mut report = Report::default();
