@@ -103,24 +103,6 @@ pub async fn run(options: Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Longest time of one part.
-const PART: Duration = Duration::from_secs(600);
-
-/// What is measured with a cluster, in this order.
-type Part = for<'a> fn(&'a mut Report, &'a str, &'a mut Cluster, &'a Options) -> BoxFuture<'a, Result<()>>;
-
-const PARTS: &[(&str, Part)] = &[
-    ("puts", |report, name, cluster, options| puts(report, name, cluster, options).boxed()),
-    ("ranges", |report, name, cluster, options| ranges(report, name, cluster, options).boxed()),
-    ("mixed", |report, name, cluster, options| mixed(report, name, cluster, options).boxed()),
-    ("watchers", |report, name, cluster, options| streams::watchers(report, name, cluster, options).boxed()),
-    ("leases", |report, name, cluster, options| streams::leases(report, name, cluster, options).boxed()),
-    ("kube", |report, name, cluster, options| kube::run(report, name, cluster, options).boxed()),
-    ("failover", |report, name, cluster, options| failover::run(report, name, cluster, options).boxed()),
-    ("fill", |report, name, cluster, options| fill(report, name, cluster, options).boxed()),
-    ("disturbed", |report, name, cluster, options| disturbed::run(report, name, cluster, options).boxed()),
-];
-
 /// Whether a part is wanted; says that it begins, and how much of it is done.
 fn begins(options: &Options, name: &str, part: &str) -> bool {
     let wanted = options.wants(part);
