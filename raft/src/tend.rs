@@ -13,8 +13,14 @@ use crate::read_index::same;
 use crate::replica::Inner;
 use crate::types::{Part, Vote};
 
-/// Takes a snapshot whenever one is due.
-pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+/// Begins with all of it; snapshots whenever one is `due`.
+pub(crate) fn begin(inner: &Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+    crate::task::spawn(lead(inner.clone()));
+    crate::task::spawn(rest(inner.clone()));
+    crate::task::spawn(snapshots(inner.clone(), due));
+}
+
+async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
@@ -29,7 +35,7 @@ pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) 
 
 /// Stops Raft's clock, fifty ticks a second, while it has nothing to tell: a leader without any other member sends no
 /// heartbeats and waits for no election. It leads for as long as it is alone, whatever the time.
-pub(crate) async fn rest(inner: Arc<Inner>) {
+async fn rest(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
     let mut metrics = inner.raft.server_metrics();
     loop {
@@ -46,7 +52,7 @@ pub(crate) async fn rest(inner: Arc<Inner>) {
 }
 
 /// Follows whether this member leads; while it does, keeps the time of leases.
-pub(crate) async fn lead(inner: Arc<Inner>) {
+async fn lead(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
     let mut metrics = inner.raft.server_metrics();
     let mut tick = tokio::time::interval(Duration::from_millis(LEASE_TICK_MILLIS));
