@@ -164,9 +164,7 @@ impl Replica {
         }
         crate::task::spawn(crate::compare::run(inner.clone()));
         crate::task::spawn(crate::heal::remember(inner.clone(), home));
-        crate::task::spawn(crate::tend::lead(inner.clone()));
-        crate::task::spawn(crate::tend::rest(inner.clone()));
-        crate::task::spawn(crate::tend::snapshots(inner.clone(), due));
+        crate::tend::begin(&inner, due);
         crate::task::spawn(crate::membership::promote(inner.clone()));
         Ok(Self(inner))
     }

@@ -13,9 +13,16 @@ use crate::read_index::same;
 use crate::replica::Inner;
 use crate::types::{Part, Vote};
 
+/// Begins with all of it; snapshots whenever one is `due`.
+pub(crate) fn begin(inner: &Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+    crate::task::spawn(lead(inner.clone()));
+    crate::task::spawn(rest(inner.clone()));
+    crate::task::spawn(snapshots(inner.clone(), due));
+}
+
 /// Takes a snapshot whenever one is due; the log before it may go then. Not while it is not known whose history is right:
 /// with entries of the log a member that lags can say it, with a snapshot it can only believe.
-pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
+async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) {
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
@@ -34,7 +41,7 @@ pub(crate) async fn snapshots(inner: Arc<Inner>, due: Arc<tokio::sync::Notify>) 
 
 /// Stops Raft's clock, fifty ticks a second, while it has nothing to tell: a leader without any other member sends no
 /// heartbeats and waits for no election. It leads for as long as it is alone, whatever the time.
-pub(crate) async fn rest(inner: Arc<Inner>) {
+async fn rest(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
     let mut metrics = inner.raft.server_metrics();
     loop {
@@ -51,7 +58,7 @@ pub(crate) async fn rest(inner: Arc<Inner>) {
 }
 
 /// Follows whether this member leads; while it does, keeps the time of leases.
-pub(crate) async fn lead(inner: Arc<Inner>) {
+async fn lead(inner: Arc<Inner>) {
     // Not all metrics: those change with every write.
     let mut metrics = inner.raft.server_metrics();
     let mut tick = tokio::time::interval(Duration::from_millis(LEASE_TICK_MILLIS));

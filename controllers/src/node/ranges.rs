@@ -391,125 +391,42 @@ mod tests {
         assert_eq!(table.pools[1].as_ref().ok().unwrap().taken.len(), 1, "what the second family gave is given back");
     }
 
-    /// What happens, in order, to a cluster of four ranges.
-    enum Step {
-        /// A node asks: the last number of its range, or none is left.
-        Asks(&'static str, Option<u8>),
-        /// A node is seen with the range of this number; who waits and is called.
-        Has(&'static str, u8, Option<&'static str>),
-        /// A node is seen without.
-        HasNone(&'static str),
-        /// A node is gone; who waits and is called.
-        Goes(&'static str, Option<&'static str>),
-        /// A node whose write was refused turns out to be gone.
-        WasGone(&'static str),
+    /// One thing that happens to a cluster of four ranges: a node asks and gets one by its number (`a?0`) or none (`a?`), is seen
+    /// with one (`a=0`) or without (`a=`), is gone (`a!`), or is found to be gone after a refused write (`a~`). After `>` comes
+    /// who waits and is called.
+    fn step(ranges: &Ranges, step: &str, case: &str) {
+        let (what, called) =
+            step.split_once('>').map_or((step, None), |(what, called)| (what, Some(called.to_owned())));
+        let (name, rest) = what.split_at(1);
+        let number = rest[1..].parse::<u8>().ok().map(|number| format!("10.0.{number}.0/24"));
+        let shown: Vec<&str> = number.iter().map(String::as_str).collect();
+        let got = match &rest[..1] {
+            "?" => return assert_eq!(ranges.promise(name).ok().map(|all| all.concat()), number, "{case}: {step}"),
+            "=" => see(ranges, name, &shown),
+            "!" => ranges.seen(name, None),
+            _ => {
+                ranges.break_promise(name);
+                None
+            }
+        };
+        assert_eq!(got, called, "{case}: {step}");
     }
 
     #[test]
     fn promises_hold_until_seen_or_gone() {
-        use Step::*;
         for (case, steps) in [
-            ("a promise is kept", &[Asks("a", Some(0)), Asks("a", Some(0)), HasNone("a"), Asks("a", Some(0))][..]),
-            ("a promise counts", &[Asks("a", Some(0)), Asks("b", Some(1)), Has("a", 0, None), Asks("c", Some(2))]),
-            (
-                "another range was given by hand",
-                &[
-                    Asks("a", Some(0)),
-                    Has("a", 3, None),
-                    Asks("b", Some(1)),
-                    Asks("c", Some(2)),
-                    Asks("d", Some(0)),
-                    Asks("e", None),
-                ],
-            ),
-            (
-                "what is free is given last",
-                &[
-                    Has("a", 0, None),
-                    Goes("a", None),
-                    Asks("b", Some(0)),
-                    Goes("b", None),
-                    Asks("c", Some(1)),
-                    Asks("d", Some(2)),
-                    Asks("e", Some(3)),
-                    Asks("f", Some(0)),
-                    Asks("g", None),
-                ],
-            ),
-            (
-                "two have the same by hand",
-                &[
-                    Has("a", 0, None),
-                    Has("b", 0, None),
-                    Goes("a", None),
-                    Asks("c", Some(1)),
-                    Asks("d", Some(2)),
-                    Asks("e", Some(3)),
-                    Asks("f", None),
-                    Goes("b", Some("f")),
-                    Asks("f", Some(0)),
-                ],
-            ),
-            (
-                "a node that goes before its write",
-                &[
-                    Asks("a", Some(0)),
-                    Goes("a", None),
-                    Asks("b", Some(1)),
-                    Asks("c", Some(2)),
-                    Asks("d", Some(3)),
-                    Asks("e", Some(0)),
-                ],
-            ),
-            (
-                "a node that went while it asked",
-                &[
-                    Goes("a", None),
-                    Asks("a", Some(0)),
-                    WasGone("a"),
-                    Has("b", 1, None),
-                    Has("c", 2, None),
-                    Has("d", 3, None),
-                    WasGone("b"),
-                    Asks("e", Some(0)),
-                    Asks("f", None),
-                ],
-            ),
-            ("a node that is made anew", &[Has("a", 0, None), HasNone("a"), Asks("a", Some(0)), Has("a", 0, None)]),
-            (
-                "who waits is called one by one",
-                &[
-                    Has("a", 0, None),
-                    Has("b", 1, None),
-                    Has("c", 2, None),
-                    Has("d", 3, None),
-                    Asks("x", None),
-                    Asks("y", None),
-                    Asks("z", None),
-                    Goes("y", None),
-                    Goes("a", Some("x")),
-                    Asks("x", Some(0)),
-                    Has("x", 0, Some("z")),
-                    Asks("z", None),
-                    Goes("b", Some("z")),
-                ],
-            ),
+            ("a promise is kept", "a?0 a?0 a= a?0"),
+            ("a promise counts", "a?0 b?1 a=0 c?2"),
+            ("another range was given by hand", "a?0 a=3 b?1 c?2 d?0 e?"),
+            ("what is free is given last", "a=0 a! b?0 b! c?1 d?2 e?3 f?0 g?"),
+            ("two have the same by hand", "a=0 b=0 a! c?1 d?2 e?3 f? b!>f f?0"),
+            ("a node that goes before its write", "a?0 a! b?1 c?2 d?3 e?0"),
+            ("a node that went while it asked", "a! a?0 a~ b=1 c=2 d=3 b~ e?0 f?"),
+            ("a node that is made anew", "a=0 a= a?0 a=0 b?1"),
+            ("who waits is called one by one", "a=0 b=1 c=2 d=3 x? y? z? y! a!>x x?0 x=0>z z? b!>z"),
         ] {
             let ranges = ranges("10.0.0.0/22", 24);
-            for (at, step) in steps.iter().enumerate() {
-                let of = |number: &u8| format!("10.0.{number}.0/24");
-                let (got, wanted) = match step {
-                    Asks(name, number) => (ranges.promise(name).ok().map(|all| all.concat()), number.as_ref().map(of)),
-                    Has(name, number, called) => (see(&ranges, name, &[&of(number)]), called.map(str::to_owned)),
-                    HasNone(name) => (see(&ranges, name, &[]), None),
-                    Goes(name, called) => (ranges.seen(name, None), called.map(str::to_owned)),
-                    WasGone(name) => {
-                        ranges.break_promise(name);
-                        (None, None)
-                    }
-                };
-                assert_eq!(got, wanted, "{case}, step {at}");
-            }
+            steps.split(' ').for_each(|one| step(&ranges, one, case));
         }
     }
 }
