@@ -19,12 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::Response;
+use http::{HeaderValue, Response, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::resources::find;
-use keelson_machinery::status::Status;
 use keelson_store::KeyRange;
 use parking_lot::Mutex;
 
@@ -32,6 +30,7 @@ use self::level::{Entry, Level, Permit, Shape, Waiting};
 use self::policy::Policy;
 use self::shares::shared_out;
 use crate::access::{Attributes, UserInfo};
+use crate::body;
 use crate::objects::{Objects, parse};
 use crate::request::ResourceRequest;
 
@@ -49,6 +48,10 @@ const MAX_WIDTH: usize = 10;
 /// Level of what no FlowSchema matches, and the limit when there are none.
 const CATCH_ALL: &str = "catch-all";
 
+/// What a request is told that finds no seat, and when it is to come again, seconds.
+const TOO_MANY: &str = "Too many requests, please try again later.";
+const RETRY_AFTER: &str = "1";
+
 /// An answer whose seats are given back when its last piece is written, or when the client takes too long to read it.
 /// One that is written whole already holds none.
 pub(crate) fn seated(response: Response<Body>, seats: impl Send + 'static) -> Response<Body> {
@@ -63,13 +66,16 @@ pub(crate) fn seated(response: Response<Body>, seats: impl Send + 'static) -> Re
             seats.lock().take();
         }
     });
-    response.map(|body| {
-        let whole = body.map_frame(move |frame| {
-            let _seated = &seats;
-            frame
-        });
-        whole.boxed_unsync()
-    })
+    body::holding(response, seats)
+}
+
+/// The answer to a request that finds no seat: upstream's filter, which stands before the resources, writes
+/// text and no Status.
+pub(crate) fn too_many() -> Response<Body> {
+    let mut response = body::text(429, format!("{TOO_MANY}\n"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// What a request was sorted into: for the answer's headers.
@@ -94,20 +100,20 @@ impl Flow {
         Self { objects, policy: ArcSwap::default(), settled: Mutex::default() }
     }
 
-    /// Waits for as many seats as a request is wide; a refusal if there are none to be had.
-    pub async fn acquire(&self, user: &UserInfo, asked: &Attributes, width: usize) -> Result<(Permit, Sorted), Status> {
+    /// Waits for as many seats as a request is wide; `None` if there are none to be had.
+    pub async fn acquire(&self, user: &UserInfo, asked: &Attributes, width: usize) -> (Option<Permit>, Sorted) {
         let policy = self.policy();
         self.settle(&policy);
         let schema = policy.schemas.iter().find(|schema| schema.matches(user, asked));
         let name = schema.map_or(CATCH_ALL, |schema| schema.level.as_str());
         let level = policy.levels.get(name).or_else(|| policy.levels.get(CATCH_ALL));
         let Some(level) = level.cloned() else {
-            return Ok((Permit::free(), Sorted::default()));
+            return (Some(Permit::free()), Sorted::default());
         };
         let sorted =
             Sorted { schema: schema.map(|s| s.uid.clone()).unwrap_or_default(), level: level.shape.uid.clone() };
         if level.shape.exempt {
-            return Ok((Permit::free(), sorted));
+            return (Some(Permit::free()), sorted);
         }
         let mut hasher = DefaultHasher::new();
         schema.map(|schema| &schema.name).hash(&mut hasher);
@@ -117,7 +123,6 @@ impl Flow {
             _ => "",
         };
         flow.hash(&mut hasher);
-        let full = || Status::too_many_requests("Too many requests, please try again later.", 1);
         // Only of what waits is anything kept.
         let what = || {
             let schema = schema.map_or_else(String::new, |schema| schema.name.clone());
@@ -127,15 +132,15 @@ impl Flow {
         let entry = level.enter(hasher.finish(), width, what);
         drop(policy);
         let waiting = match entry {
-            Entry::Seat(permit) => return Ok((permit, sorted)),
-            Entry::Full => return Err(full()),
+            Entry::Seat(permit) => return (Some(permit), sorted),
+            Entry::Full => return (None, sorted),
             Entry::Wait(waiting) => waiting,
         };
         match tokio::time::timeout(MAX_WAIT, waiting).await {
-            Ok(Ok(permit)) => Ok((permit, sorted)),
+            Ok(Ok(permit)) => (Some(permit), sorted),
             _ => {
                 level.state.lock().counts.timed_out += 1;
-                Err(full())
+                (None, sorted)
             }
         }
     }

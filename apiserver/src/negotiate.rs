@@ -1,6 +1,6 @@
 //! The choice of an answer's form from the Accept header: media type, and the object itself, a table or only metadata.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use keelson_machinery::features::{self, Feature};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Details, Status};
@@ -249,6 +249,12 @@ pub fn exactly(headers: &HeaderMap, media: &str) -> Result<(), Status> {
 /// the resources refuses in no CBOR.
 pub fn media_of_refusal(headers: &HeaderMap) -> Media {
     media_of_status(headers, false)
+}
+
+/// The same, if only that header is left of the request.
+pub fn media_of_refused(accept: Option<&HeaderValue>) -> Media {
+    let headers: HeaderMap = accept.map(|value| (header::ACCEPT, value.clone())).into_iter().collect();
+    media_of_refusal(&headers)
 }
 
 /// The media type for the refusal of a request that came as far as its resource.

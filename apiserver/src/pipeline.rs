@@ -9,9 +9,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
 use keelson_machinery::features;
 use keelson_machinery::resource::{ResourceDef, Scope};
@@ -25,7 +24,7 @@ use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
-use crate::verbs::Call;
+use crate::verbs::{Call, patch};
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
     encryption, flow, flow_status, health, introspection, legacy_tokens, metrics, negotiate, offered, openapi, quota,
@@ -95,6 +94,7 @@ fn acceptable(call: &Call<'_>) -> Result<(), Status> {
         "log" => negotiate::text(call.headers),
         // Of what the other side of a connection says nothing is known, and what is not served is refused as that.
         other if subresources::is_stream(other) || !served => Ok(()),
+        _ if request.verb == "patch" => patch::is_known(call).and_then(|()| call.accepted().map(|_| ())),
         _ => call.accepted().map(|_| ()),
     }
 }
@@ -209,21 +209,17 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let gzip = respond::accepts_gzip(request.headers());
-        let asking = user.clone();
-        let carry_out = |request: Request<Bytes>| {
-            let media = negotiate::media_of_refusal(request.headers());
-            self.answer(media, user, request)
-        };
-        let answer = self.auditor.around(&asking, request, carry_out).await;
+        let answer = self.auditor.around(user, request, |user, request| self.answer(user, request)).await;
         respond::compressed(gzip, answer).await
     }
 
-    async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+    async fn answer(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+        let accept = request.headers().get(header::ACCEPT).cloned();
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 audit::refused(&status);
-                respond::refusal(media, &status)
+                respond::refusal(negotiate::media_of_refused(accept.as_ref()), &status)
             }
             Err(_) => {
                 self.auditor.panicked().await;
@@ -271,7 +267,7 @@ impl ApiServer {
                 let (headers, fence) = (&parts.headers, fence.as_ref());
                 let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
-                    Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
+                    Ok(()) => self.resource(&call, &attributes, upgrade, &parts.uri).await,
                     Err(refusal) => Err(refusal),
                 };
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
@@ -295,28 +291,30 @@ impl ApiServer {
     }
 
     /// A request for a resource, within the limit of those at once.
-    async fn resource(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
+    async fn resource(
+        &self,
+        call: &Call<'_>,
+        attributes: &Attributes,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        uri: &http::Uri,
+    ) -> Answer {
         let request = call.request;
         if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
             let held = self.metrics.long_running(request);
             let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
-            return Ok(response.map(|body| {
-                let whole = body.map_frame(move |frame| {
-                    let _open = &held;
-                    frame
-                });
-                whole.boxed_unsync()
-            }));
+            return Ok(body::holding(response, held));
         }
-        let attributes = request.attributes();
-        let (permit, sorted) = self.flow.acquire(call.user, &attributes, self.flow.width_of_list(request)).await?;
-        let held = self.metrics.under_way(request);
-        let mut response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
-        if request.verb == "list" {
-            response = flow::seated(response, (permit, held));
-        }
+        let (permit, sorted) = self.flow.acquire(call.user, attributes, self.flow.width_of_list(request)).await;
+        let mut response = match permit {
+            None => flow::too_many(),
+            Some(permit) => {
+                let held = self.metrics.under_way(request);
+                let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
+                if request.verb == "list" { flow::seated(response, (permit, held)) } else { response }
+            }
+        };
         for (name, uid) in [(FLOW_SCHEMA, sorted.schema), (PRIORITY_LEVEL, sorted.level)] {
-            if let Ok(value) = uid.parse() {
+            if let Ok(value) = HeaderValue::try_from(uid) {
                 response.headers_mut().insert(name, value);
             }
         }
