@@ -239,7 +239,10 @@ impl<T: Stream<Item = Tick> + Unpin> Events<T> {
             Poll::Pending => {}
         }
         if !self.first.written.is_empty() {
-            return Poll::Ready(Some(std::mem::take(&mut self.first.written).into()));
+            let mut written = std::mem::take(&mut self.first.written);
+            // It may lie in a buffer for as long as the client does not read: without the room that it grew into.
+            written.shrink_to_fit();
+            return Poll::Ready(Some(written.into()));
         }
         if self.first.rest.is_some() {
             if let Err(status) = self.first.next(&self.shape) {
