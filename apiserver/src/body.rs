@@ -1,7 +1,12 @@
 //! Bodies: reading requests by content type, writing answers that have no other form than their own.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use keelson_client::Body;
 use keelson_machinery::decode::{self, Decoded};
@@ -113,6 +118,34 @@ fn summary(body: &[u8]) -> String {
 /// Bytes as a body.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body, and what is given back when its last piece is written or nobody reads on.
+struct Holding<H> {
+    body: Body,
+    _held: H,
+}
+
+impl<H: Send + Unpin> http_body::Body for Holding<H> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer that holds something until its body ends.
+pub fn holding<H: Send + Unpin + 'static>(response: Response<Body>, held: H) -> Response<Body> {
+    response.map(|body| Holding { body, _held: held }.boxed_unsync())
 }
 
 /// A JSON answer.

@@ -19,12 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::Response;
+use http::{HeaderValue, Response, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::resources::find;
-use keelson_machinery::status::Status;
 use keelson_store::KeyRange;
 use parking_lot::Mutex;
 
@@ -32,6 +30,7 @@ use self::level::{Entry, Level, Permit, Shape, Waiting};
 use self::policy::{Policy, Schema};
 use self::shares::shared_out;
 use crate::access::{Attributes, UserInfo};
+use crate::body;
 use crate::objects::{Objects, parse};
 use crate::request::ResourceRequest;
 
@@ -50,6 +49,10 @@ const OBJECTS_PER_SEAT: usize = 100;
 /// Most seats of one request.
 const MAX_WIDTH: usize = 10;
 
+/// What a request is told that finds no seat, and when it is to come again, seconds.
+const TOO_MANY: &str = "Too many requests, please try again later.";
+const RETRY_AFTER: &str = "1";
+
 /// An answer whose seats are given back when its last piece is written, or when the client takes too long to read it.
 /// One that is written whole already holds none.
 pub(crate) fn seated(response: Response<Body>, seats: impl Send + 'static) -> Response<Body> {
@@ -64,13 +67,16 @@ pub(crate) fn seated(response: Response<Body>, seats: impl Send + 'static) -> Re
             seats.lock().take();
         }
     });
-    response.map(|body| {
-        let whole = body.map_frame(move |frame| {
-            let _seated = &seats;
-            frame
-        });
-        whole.boxed_unsync()
-    })
+    body::holding(response, seats)
+}
+
+/// The answer to a request that finds no seat: upstream's filter, which stands before the resources, writes
+/// text and no Status.
+pub(crate) fn too_many() -> Response<Body> {
+    let mut response = body::text(429, format!("{TOO_MANY}\n"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// What a request was sorted into: for the answer's headers.
@@ -96,11 +102,6 @@ impl Sorted {
             }
         }
     }
-}
-
-/// The refusal of a request for which there is no seat.
-pub(crate) fn full() -> Status {
-    Status::too_many_requests("Too many requests, please try again later.", 1)
 }
 
 /// The controller of flows.

@@ -4,6 +4,7 @@
 //! Invariants: there is one call site of authorization; a request writes with one transaction; a panic fails one request.
 
 pub mod access;
+mod activity;
 pub mod admission;
 mod aggregation;
 pub mod audit;
@@ -46,6 +47,7 @@ mod respond;
 mod reviews;
 mod scale;
 pub mod scheduling;
+mod seldom;
 mod server;
 mod service_ranges;
 mod services;

@@ -102,6 +102,14 @@ fn series<K: Eq + Hash, V>(all: &Series<K, V>, key: K, make: impl FnOnce() -> V)
     all.write().entry(key).or_insert_with(|| Arc::new(make())).clone()
 }
 
+/// The same for who only counts: a number that all requests share is best touched seldom.
+fn counted<K: Eq + Hash, V>(all: &Series<K, V>, key: K, make: impl FnOnce() -> V, count: impl FnOnce(&V)) {
+    if let Some(found) = all.read().get(&key) {
+        return count(found);
+    }
+    count(&series(all, key, make));
+}
+
 /// A number that is one higher while this lives.
 pub struct Held(Arc<AtomicI64>);
 
@@ -174,11 +182,13 @@ impl Metrics {
     /// Counts a request that was answered, and the bytes of the answer if it has an end.
     pub fn answered(&self, request: &ResourceRequest, apply: bool, code: u16, elapsed: Duration, bytes: Option<u64>) {
         let key = Key::of(request, apply);
-        series(&self.requests, (key, code), AtomicU64::default).fetch_add(1, Relaxed);
-        series(&self.durations, key, || Histogram::new(REQUEST_BOUNDS)).took(elapsed);
+        counted(&self.requests, (key, code), AtomicU64::default, |number| {
+            number.fetch_add(1, Relaxed);
+        });
+        counted(&self.durations, key, || Histogram::new(REQUEST_BOUNDS), |times| times.took(elapsed));
         if let Some(bytes) = bytes.filter(|_| matches!(key.verb, "GET" | "LIST")) {
             let key = Key { dry_run: false, ..key };
-            series(&self.sizes, key, || Histogram::new(SIZE_BOUNDS)).observe(bytes as f64);
+            counted(&self.sizes, key, || Histogram::new(SIZE_BOUNDS), |sizes| sizes.observe(bytes as f64));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The choice of an answer's form from the Accept header: media type, and the object itself, a table or only metadata.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use keelson_machinery::features::{self, Feature};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Details, Status};
@@ -148,9 +148,9 @@ fn beats(one: &(f32, Choice<'_>), other: &(f32, Choice<'_>)) -> bool {
 
 /// What can be had.
 #[derive(Clone, Copy)]
-struct Can {
-    /// The objects have a form in protobuf.
-    protobuf: bool,
+struct Can<'a> {
+    /// The row whose objects are wanted, of which not all have a form in protobuf; a Status has one.
+    def: Option<&'a ResourceDef>,
     /// They are wanted as a stream.
     stream: bool,
     /// There is CBOR.
@@ -158,8 +158,8 @@ struct Can {
 }
 
 /// What one choice asks for; `None` if it cannot be had.
-fn choice(name: &str, parameters: &[(&str, &str)], can: Can) -> Option<Accepted> {
-    let Can { protobuf: known, stream: streams, cbor } = can;
+fn choice(name: &str, parameters: &[(&str, &str)], can: Can<'_>) -> Option<Accepted> {
+    let Can { def, stream: streams, cbor } = can;
     let media = Media::of_resource(name, cbor)?;
     let parameter = |key: &str| parameters.iter().rfind(|(k, _)| *k == key).map_or("", |(_, v)| *v);
     let stream = parameter("stream");
@@ -181,13 +181,12 @@ fn choice(name: &str, parameters: &[(&str, &str)], can: Can) -> Option<Accepted>
     if format != Format::Object && (parameter("g") != "meta.k8s.io" || !(beta || parameter("v") == "v1")) {
         return None;
     }
-    let encodable = match format {
-        Format::Object => known,
-        Format::Table => false,
-        Format::Metadata | Format::MetadataList => true,
-    };
     let has = match media {
-        Media::Protobuf => encodable,
+        Media::Protobuf => match format {
+            Format::Object => def.is_none_or(|def| protobuf::is_known(&def.api_version(), def.kind)),
+            Format::Table => false,
+            Format::Metadata | Format::MetadataList => true,
+        },
         Media::Cbor => format != Format::Table,
         Media::Json | Media::Yaml => true,
     };
@@ -215,7 +214,7 @@ fn negotiate_with(headers: &HeaderMap, def: &ResourceDef, verb: &str, cbor: bool
             _ => types,
         }));
     }
-    let can = Can { protobuf: protobuf::is_known(&def.api_version(), def.kind), stream, cbor };
+    let can = Can { def: Some(def), stream, cbor };
     choices(header)
         .iter()
         .find_map(|(name, parameters)| choice(name, parameters, can))
@@ -251,20 +250,26 @@ pub fn media_of_refusal(headers: &HeaderMap) -> Media {
     media_of_status(headers, false)
 }
 
+/// The same, if only that header is left of the request.
+pub fn media_of_refused(accept: Option<&HeaderValue>) -> Media {
+    let headers: HeaderMap = accept.map(|value| (header::ACCEPT, value.clone())).into_iter().collect();
+    media_of_refusal(&headers)
+}
+
 /// The media type for the refusal of a request that came as far as its resource.
 pub fn media_of_resources_refusal(headers: &HeaderMap) -> Media {
     media_of_status(headers, is_cbor_open())
 }
 
 fn media_of_status(headers: &HeaderMap, cbor: bool) -> Media {
-    let can = Can { protobuf: true, stream: false, cbor };
+    let can = Can { def: None, stream: false, cbor };
     let choices = choices(accept(headers));
     choices.iter().find_map(|(name, parameters)| choice(name, parameters, can)).unwrap_or_default().media
 }
 
 /// Whether JSON is written for people: asked for (the header's or the query's `pretty`), or the client is one that people type.
 pub fn is_pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
-    let can = Can { protobuf: true, stream: false, cbor: is_cbor_open() };
+    let can = Can { def: None, stream: false, cbor: is_cbor_open() };
     let best = choices(accept(headers)).into_iter().find(|(name, parameters)| choice(name, parameters, can).is_some());
     if best
         .is_some_and(|(_, parameters)| parameters.iter().rfind(|(key, _)| *key == "pretty").is_some_and(|p| p.1 == "1"))

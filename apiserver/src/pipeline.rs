@@ -9,9 +9,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use keelson_client::{Body, Fence, Transport};
 use keelson_machinery::features;
 use keelson_machinery::resource::{ResourceDef, Scope};
@@ -25,7 +24,7 @@ use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
 use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
-use crate::verbs::Call;
+use crate::verbs::{Call, patch};
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
     encryption, flow, flow_status, health, introspection, legacy_tokens, metrics, negotiate, offered, openapi, quota,
@@ -92,6 +91,7 @@ fn acceptable(call: &Call<'_>) -> Result<(), Status> {
         "log" => negotiate::text(call.headers),
         // Of what the other side of a connection says nothing is known, and what is not served is refused as that.
         other if subresources::is_stream(other) || !served => Ok(()),
+        _ if request.verb == "patch" => patch::is_known(call).and_then(|()| call.accepted().map(|_| ())),
         _ => call.accepted().map(|_| ()),
     }
 }
@@ -206,21 +206,17 @@ impl ApiServer {
     /// Carries out a request of an authenticated user. Never panics and always answers.
     pub async fn call(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
         let gzip = respond::accepts_gzip(request.headers());
-        let asking = user.clone();
-        let carry_out = |request: Request<Bytes>| {
-            let media = negotiate::media_of_refusal(request.headers());
-            self.answer(media, user, request)
-        };
-        let answer = self.auditor.around(&asking, request, carry_out).await;
+        let answer = self.auditor.around(user, request, |user, request| self.answer(user, request)).await;
         respond::compressed(gzip, answer).await
     }
 
-    async fn answer(&self, media: negotiate::Media, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+    async fn answer(&self, user: UserInfo, request: Request<Bytes>) -> Response<Body> {
+        let accept = request.headers().get(header::ACCEPT).cloned();
         match AssertUnwindSafe(self.layers(user, request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 audit::refused(&status);
-                respond::refusal(media, &status)
+                respond::refusal(negotiate::media_of_refused(accept.as_ref()), &status)
             }
             Err(_) => {
                 self.auditor.panicked().await;
@@ -270,7 +266,7 @@ impl ApiServer {
                 let (headers, fence) = (&parts.headers, fence.as_ref());
                 let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
-                    Ok(()) => self.resource(&call, upgrade, &parts.uri).await,
+                    Ok(()) => self.resource(&call, &attributes, upgrade, &parts.uri).await,
                     Err(refusal) => Err(refusal),
                 };
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());
@@ -294,15 +290,18 @@ impl ApiServer {
     }
 
     /// A request for a resource, within the limit of those at once. Answer and refusal tell how it was sorted.
-    async fn resource(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
+    async fn resource(
+        &self,
+        call: &Call<'_>,
+        attributes: &Attributes,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+        uri: &http::Uri,
+    ) -> Answer {
         let request = call.request;
-        let lasts = matches!(request.verb, "watch") || subresources::is_stream(&request.subresource);
-        let attributes = request.attributes();
-        let (answer, sorted) = if lasts {
-            (self.lasting(call, upgrade, uri).await, self.flow.sorted(call.user, &attributes))
+        let (answer, sorted) = if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
+            (self.lasting(call, upgrade, uri).await, self.flow.sorted(call.user, attributes))
         } else {
-            let width = self.flow.width_of_list(request);
-            match self.flow.acquire(call.user, &attributes, width).await {
+            match self.flow.acquire(call.user, attributes, self.flow.width_of_list(request)).await {
                 (Some(permit), sorted) => {
                     let held = self.metrics.under_way(request);
                     let answer = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await);
@@ -312,7 +311,7 @@ impl ApiServer {
                     };
                     (answer, sorted)
                 }
-                (None, sorted) => (Err(flow::full()), sorted),
+                (None, sorted) => (Ok(flow::too_many()), sorted),
             }
         };
         let mut response = answer.unwrap_or_else(|status| {
@@ -327,13 +326,7 @@ impl ApiServer {
     async fn lasting(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {
         let held = self.metrics.long_running(call.request);
         let response = in_its_form(call.headers, self.dispatch(call, upgrade, uri).await)?;
-        Ok(response.map(|body| {
-            let whole = body.map_frame(move |frame| {
-                let _open = &held;
-                frame
-            });
-            whole.boxed_unsync()
-        }))
+        Ok(body::holding(response, held))
     }
 
     async fn dispatch(&self, call: &Call<'_>, upgrade: Option<hyper::upgrade::OnUpgrade>, uri: &http::Uri) -> Answer {

@@ -1,33 +1,41 @@
 //! Serving over TLS: HTTP/1.1 and HTTP/2, client certificates, upgrades, an orderly end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, Response};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 use keelson_pki::ServerSlot;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::activity::Activity;
 use crate::audit::Peer;
 use crate::authn::Certificates;
+use crate::seldom::Seldom;
 use crate::{ApiServer, body};
 
 /// A TLS handshake must be done within this.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The head of a request must have come within this.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The body of a request must have come within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a connection's other side is asked whether it is still there.
@@ -39,6 +47,8 @@ const MAX_CONNECTIONS: usize = 20_000;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Pause after accept failed (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The end of a connection that did nothing is not waited for longer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests under way at the end get this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,6 +82,13 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<Serve
     server.auditor.flush(DRAIN_TIMEOUT).await;
 }
 
+/// Why a connection is to end.
+#[derive(Clone, Copy)]
+enum Alarm {
+    Stop,
+    Idle,
+}
+
 async fn connection(
     server: Arc<ApiServer>,
     stream: TcpStream,
@@ -81,23 +98,103 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificates = Arc::new(Certificates::new(stream.get_ref().1.peer_certificates().unwrap_or_default()));
+    let (_, tls) = stream.get_ref();
+    let certificates = Arc::new(Certificates::new(tls.peer_certificates().unwrap_or_default()));
+    let with_streams = tls.alpn_protocol() == Some(b"h2");
+    let activity = Activity::new(!with_streams);
+    let doing = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, certificates) = (server.clone(), certificates.clone());
-        async move { Ok::<_, Infallible>(handle(&server, &certificates, peer, request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
-    builder.http2().max_send_buf_size(BUFFER_BYTES);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    tokio::select! {
-        result = served.as_mut() => result,
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+        let (server, certificates, doing) = (server.clone(), certificates.clone(), doing.begin());
+        async move {
+            let response = handle(&server, &certificates, peer, request).await;
+            // What fits into the buffer is as good as written.
+            let short = response.body().size_hint().exact().is_some_and(|bytes| bytes <= BUFFER_BYTES as u64);
+            Ok::<_, Infallible>(if short { response } else { body::holding(response, doing) })
         }
+    });
+    let watched = activity.clone();
+    let alarm = async move {
+        tokio::select! {
+            () = stop.cancelled_owned() => Alarm::Stop,
+            () = watched.over() => Alarm::Idle,
+        }
+    };
+    if with_streams {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
+        builder.max_send_buf_size(BUFFER_BYTES);
+        let served = builder.serve_connection(TokioIo::new(stream), service);
+        Ok(drive(served, |served| served.graceful_shutdown(), alarm).await?)
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
+        let stream = TokioIo::new(Noticed { stream, activity });
+        let served = builder.serve_connection(stream, service).with_upgrades();
+        Ok(drive(served, |served| served.graceful_shutdown(), alarm).await?)
+    }
+}
+
+/// Drives a connection until it ends or is to end.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    shut_down: impl FnOnce(Pin<&mut C>),
+    alarm: impl Future<Output = Alarm> + Send,
+) -> hyper::Result<()> {
+    tokio::pin!(connection);
+    let mut alarms = Seldom::new(Box::pin(futures::stream::once(alarm)));
+    let alarm = tokio::select! {
+        biased;
+        result = connection.as_mut() => return result,
+        alarm = alarms.next() => alarm,
+    };
+    shut_down(connection.as_mut());
+    match alarm {
+        // A request whose head never came in full is not waited for.
+        Some(Alarm::Idle) => tokio::time::timeout(CLOSE_TIMEOUT, connection).await.unwrap_or(Ok(())),
+        Some(Alarm::Stop) | None => connection.await,
+    }
+}
+
+/// A connection's bytes, of which its activity is told.
+struct Noticed {
+    stream: TlsStream<TcpStream>,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Noticed {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.activity.came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Noticed {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -115,16 +212,9 @@ async fn handle(
     if let Some(upgrade) = upgrade {
         parts.extensions.insert(upgrade);
     }
-    let body = Limited::new(incoming, body::MAX_BODY_BYTES).collect();
-    let Ok(body) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
-        return body::refusal(&Status::bad_request("the body did not come in time"));
-    };
-    let bytes = match body {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return body::refusal(&Status::too_large(format!("limit is {}", body::MAX_BODY_BYTES)));
-        }
-        Err(error) => return body::refusal(&Status::bad_request(format!("the body could not be read: {error}"))),
+    let bytes = match whole(incoming).await {
+        Ok(bytes) => bytes,
+        Err(status) => return body::refusal(&status),
     };
     let user = match server.authenticator.load_full().authenticate(&parts.headers, parts.uri.path(), certificates).await
     {
@@ -137,4 +227,20 @@ async fn handle(
         }
     };
     server.call(user, Request::from_parts(parts, bytes)).await
+}
+
+/// The body of a request.
+async fn whole(incoming: Incoming) -> Result<Bytes, Status> {
+    if incoming.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let body = Limited::new(incoming, body::MAX_BODY_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Err(_) => Err(Status::bad_request("the body did not come in time")),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Status::too_large(format!("limit is {}", body::MAX_BODY_BYTES)))
+        }
+        Ok(Err(error)) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
 }

@@ -262,8 +262,12 @@ async fn a_saturated_level_says_when_to_come_again() {
         (refused.status(), &refused.headers()["retry-after"]),
         (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap())
     );
+    let schema = cluster.json("GET", &format!("{FLOW}/flowschemas/crowd"), Value::Null).await.1;
+    assert_eq!(refused.headers()["x-kubernetes-pf-flowschema-uid"], schema["metadata"]["uid"].as_str().unwrap());
+    // It is refused before it comes to its resource, and so by no Status.
+    assert_eq!(refused.headers()["content-type"], "text/plain; charset=utf-8");
     let told = refused.into_body().collect().await.unwrap().to_bytes();
-    assert!(String::from_utf8_lossy(&told).contains("Too many requests, please try again later."));
+    assert_eq!(told, "Too many requests, please try again later.\n");
     // Others are not in that level.
     let admin = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
     assert_eq!(ask(&mut door.client(Some(&admin)).await, "GET", MAPS, &[]).await.0, StatusCode::OK);
@@ -307,6 +311,27 @@ async fn what_cannot_be_told_is_not_done() {
             Request::builder().method(method).uri(&path).header("accept", accept).header("content-type", kind);
         let answer = cluster.send(request.body(body.into()).unwrap()).await;
         assert_eq!(answer.status(), StatusCode::NOT_ACCEPTABLE, "{method} {path}");
+    }
+    // A patch is refused for its own form first; all else for what the client accepts.
+    for (method, path, kind, expected) in [
+        ("PATCH", format!("{MAPS}/there"), "text/html", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("PATCH", format!("{MAPS}/there"), "application/json", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("PATCH", format!("{MAPS}/none/status"), "text/html", StatusCode::NOT_FOUND),
+        ("PATCH", "/api/v1/namespaces/default/pods/x/status".into(), "text/html", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (
+            "PATCH",
+            "/apis/apps/v1/namespaces/default/deployments/x/scale".into(),
+            "text/html",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ),
+        ("PATCH", MAPS.into(), "text/html", StatusCode::METHOD_NOT_ALLOWED),
+        ("POST", MAPS.into(), "text/html", StatusCode::NOT_ACCEPTABLE),
+        ("PUT", format!("{MAPS}/there"), "text/html", StatusCode::NOT_ACCEPTABLE),
+        ("DELETE", format!("{MAPS}/there"), "text/html", StatusCode::NOT_ACCEPTABLE),
+    ] {
+        let request = Request::builder().method(method).uri(&path).header("accept", html).header("content-type", kind);
+        let answer = cluster.send(request.body("{}".into()).unwrap()).await;
+        assert_eq!(answer.status(), expected, "{method} {path} {kind}");
     }
     let (_, list) = cluster.json("GET", MAPS, Value::Null).await;
     let maps: Vec<_> =

@@ -13,6 +13,10 @@ use crate::report::Report;
 const OBJECTS: usize = 20_000;
 /// Connections that work at once.
 const CONNECTIONS: usize = 64;
+/// Gets of the same objects again and again: long enough that opening connections does not count.
+const GETS: usize = 400_000;
+/// Objects that these read.
+const READ: usize = 1_000;
 /// Objects of the load over one connection.
 const OBJECTS_ALONE: usize = 2_000;
 /// Objects in a list.
@@ -29,9 +33,18 @@ pub async fn run(options: Options) -> Result<Report> {
     let server = Server::start(&options.keelson, &[]).await?;
     let target = server.target()?;
     let mut report = Report::default();
-    crud(&mut report, &server, &target, CONNECTIONS, options.amount(OBJECTS)).await?;
-    crud(&mut report, &server, &target, 1, options.amount(OBJECTS_ALONE)).await?;
-    lists(&mut report, &server, &target, options.amount(LISTED), options.amount(LISTS)).await?;
+    if options.wants("many") {
+        crud(&mut report, &server, &target, CONNECTIONS, options.amount(OBJECTS)).await?;
+    }
+    if options.wants("alone") {
+        crud(&mut report, &server, &target, 1, options.amount(OBJECTS_ALONE)).await?;
+    }
+    if options.wants("gets") {
+        gets(&mut report, &server, &target, options.amount(GETS)).await?;
+    }
+    if options.wants("lists") {
+        lists(&mut report, &server, &target, options.amount(LISTED), options.amount(LISTS)).await?;
+    }
     report.add("server after all of it", vec![("RSS", format!("{} MiB", server.usage()?.rss_kib / 1024))]);
     Ok(report)
 }
@@ -61,6 +74,22 @@ async fn crud(report: &mut Report, server: &Server, target: &Target, connections
     let before = server.usage()?;
     let load = drive(target, connections, count, delete).await?;
     add(report, &format!("delete, {connections} connections"), &load, before, server.usage()?);
+    Ok(())
+}
+
+async fn gets(report: &mut Report, server: &Server, target: &Target, count: usize) -> Result<()> {
+    let create = |i: usize| Request { method: "POST", path: PATH.into(), body: config_map(&format!("read-{i}"), "a") };
+    drive(target, CONNECTIONS, READ, create).await?;
+    let before = server.usage()?;
+    let get = |i: usize| Request { method: "GET", path: format!("{PATH}/read-{}", i % READ), body: Bytes::new() };
+    let load = drive(target, CONNECTIONS, count, get).await?;
+    add(
+        report,
+        &format!("get of {READ} objects again and again, {CONNECTIONS} connections"),
+        &load,
+        before,
+        server.usage()?,
+    );
     Ok(())
 }
 

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 use keelson_machinery::{cbor, decode, protobuf};
 use parking_lot::Mutex;
+use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::{Attributes, UserInfo};
@@ -244,9 +245,9 @@ impl Auditor {
     /// Carries out a request and records it.
     pub async fn around<F>(
         self: &Arc<Self>,
-        user: &UserInfo,
+        user: UserInfo,
         request: Request<Bytes>,
-        carry_out: impl FnOnce(Request<Bytes>) -> F,
+        carry_out: impl FnOnce(UserInfo, Request<Bytes>) -> F,
     ) -> Response<Body>
     where
         F: Future<Output = Response<Body>>,
@@ -257,13 +258,13 @@ impl Auditor {
         } else {
             let asked = crate::request::attributes_of(request.method(), request.uri());
             let peer = request.extensions().get::<Peer>().copied();
-            self.begin(&id, Some(user), &asked, (request.headers(), request.uri(), peer))
+            self.begin(&id, Some(&user), &asked, (request.headers(), request.uri(), peer))
         };
         let mut response = match record {
-            None => carry_out(request).await,
-            Some(record) => self.recorded(record, request, carry_out).await,
+            None => carry_out(user, request).await,
+            Some(record) => self.recorded(record, request, |request| carry_out(user, request)).await,
         };
-        if let Ok(value) = id.parse() {
+        if let Ok(value) = HeaderValue::try_from(id) {
             response.headers_mut().insert(AUDIT_ID, value);
         }
         response
@@ -324,14 +325,7 @@ impl Auditor {
                 }
             }
         }
-        let end = End(self.clone(), record);
-        response.map(|body| {
-            let whole = body.map_frame(move |frame| {
-                let _open = &end;
-                frame
-            });
-            whole.boxed_unsync()
-        })
+        body::holding(response, End(self.clone(), record))
     }
 
     /// Records a request whose sender could not be told.
@@ -371,7 +365,12 @@ impl Auditor {
 /// The id that the client chose, or a new one.
 fn audit_id(headers: &HeaderMap) -> String {
     let given = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty());
-    given.filter(|id| id.len() <= MAX_ID_BYTES).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+    given.filter(|id| id.len() <= MAX_ID_BYTES).map_or_else(random_id, str::to_owned)
+}
+
+/// A random UUID, for which the kernel need not be asked each time.
+fn random_id() -> String {
+    uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid().to_string()
 }
 
 fn agent(headers: &HeaderMap) -> String {

@@ -27,19 +27,29 @@ pub(crate) struct Given {
     duplicates: Vec<String>,
 }
 
+/// The kind of a request's patch, of those that are not applied; a refusal for what is no patch.
+fn kind_of(call: &Call<'_>) -> Result<&'static str, Status> {
+    let custom = call.request.def.custom;
+    match body::content_type(call.headers) {
+        JSON => Ok(JSON),
+        MERGE => Ok(MERGE),
+        STRATEGIC if !custom => Ok(STRATEGIC),
+        _ if custom && negotiate::is_cbor_open() => {
+            Err(Status::unsupported_media_type(&format!("{ACCEPTED_CUSTOM}, {}", cbor::APPLY_TYPE)))
+        }
+        _ if custom => Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
+        _ => Err(Status::unsupported_patch()),
+    }
+}
+
+/// Refuses a patch by the name of its kind. Upstream does so first of all, before it looks at what the client accepts.
+pub(crate) fn is_known(call: &Call<'_>) -> Result<(), Status> {
+    if apply::is_meant(call.headers) { Ok(()) } else { kind_of(call).map(|_| ()) }
+}
+
 /// Reads the patch of a request.
 pub(crate) fn read(call: &Call<'_>) -> Result<Given, Status> {
-    let custom = call.request.def.custom;
-    let kind = match body::content_type(call.headers) {
-        JSON => JSON,
-        MERGE => MERGE,
-        STRATEGIC if !custom => STRATEGIC,
-        _ if custom && negotiate::is_cbor_open() => {
-            return Err(Status::unsupported_media_type(&format!("{ACCEPTED_CUSTOM}, {}", cbor::APPLY_TYPE)));
-        }
-        _ if custom => return Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
-        _ => return Err(Status::unsupported_patch()),
-    };
+    let kind = kind_of(call)?;
     // Of a strategic merge patch the parser's words stand alone.
     let prefix = if kind == STRATEGIC { "" } else { "error decoding patch: " };
     let refused = |why: String| Status::bad_request(format!("{prefix}{why}"));

@@ -26,6 +26,8 @@ use crate::{respond, table};
 
 /// Size of a piece, bytes: a list that fits is sent whole, with its length.
 const PIECE_BYTES: usize = 128 << 10;
+/// Room for the last object of a piece, bytes.
+const SPARE_BYTES: usize = 8 << 10;
 /// What is kept of a list in protobuf while its length is counted, bytes: so much need not be encoded twice.
 const KEPT_BYTES: usize = 1 << 20;
 /// Objects that are looked at for a piece, whether they are chosen or not.
@@ -79,6 +81,10 @@ impl Writer {
     /// Adds the next piece. An object that cannot be read ends the list in its middle: that is no complete list.
     fn piece(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let end = out.len() + PIECE_BYTES;
+        if self.after.is_some() {
+            // There is more, mostly as much again; the last object of a piece goes beyond its end.
+            out.reserve(PIECE_BYTES + SPARE_BYTES);
+        }
         let (view, range, after) = (self.view.clone(), self.range.clone(), self.after.take());
         let mut rest: Box<dyn Iterator<Item = _>> = match &after {
             Some(key) => Box::new(view.range_from(&range, key)),

@@ -1,16 +1,18 @@
 //! Watch: a cursor on the store's watch hub, turned into ADDED, MODIFIED and DELETED by the selectors on both sides of a
 //! change.
 
-use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{Response, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::BodyExt;
 use keelson_client::Body;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
@@ -19,12 +21,14 @@ use keelson_machinery::{cbor, conversion, protobuf};
 use keelson_store::{Event, EventKind, KeyRange, KeyValue, KvError, View, WatchRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::Call;
 use super::list::Selectors;
 use crate::negotiate::{Accepted, Format, Media};
 use crate::objects::{Objects, parse, status_of};
 use crate::request::{Query, ResourceRequest};
+use crate::seldom::Seldom;
 use crate::{ApiServer, body, listing, table};
 
 /// Pause between bookmarks.
@@ -94,13 +98,8 @@ impl ApiServer {
         } else {
             match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
                 Ok(watch) => {
-                    let bookmarks = query.flag("allowWatchBookmarks");
-                    let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
-                    let events = events(shape, first, watch, start - 1, bookmarks.then_some(last));
-                    let end = tokio::time::sleep(Duration::from_secs(timeout));
-                    let all = events.take_until(end).take_until(self.stop.clone().cancelled_owned());
-                    StreamBody::new(all.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))))
-                        .map_err(|never| match never {})
+                    let ticks = ticks(timeout, query.flag("allowWatchBookmarks"), self.stop.clone());
+                    Events { shape, first, watch, revision: start - 1, ticks: Seldom::new(ticks.boxed()), ended: false }
                         .boxed_unsync()
                 }
                 Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
@@ -184,80 +183,104 @@ impl First {
     }
 }
 
-/// State of one watcher between events.
-struct Cursor {
-    shape: Shape,
-    first: First,
-    watch: keelson_store::Watch,
-    revision: i64,
-    bookmarks: Option<tokio::time::Interval>,
-    ended: bool,
+/// What time brings to a watch; it ends with these.
+enum Tick {
+    Bookmark,
 }
 
-fn events(
-    shape: Shape,
-    first: First,
-    watch: keelson_store::Watch,
-    revision: i64,
-    bookmarks: Option<Duration>,
-) -> impl Stream<Item = Bytes> + Send {
-    let interval = bookmarks.map(|last| {
+/// The bookmarks of a watch, if it has any, until it has lasted long enough or the server stops.
+fn ticks(timeout: u64, bookmarks: bool, stop: CancellationToken) -> impl Stream<Item = Tick> + Send {
+    let end = tokio::time::Instant::now() + Duration::from_secs(timeout);
+    let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
+    let interval = bookmarks.then(|| {
         let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL.min(last);
         tokio::time::interval_at(start, BOOKMARK_INTERVAL)
     });
-    let cursor = Cursor { shape, first, watch, revision, bookmarks: interval, ended: false };
-    futures::stream::unfold(cursor, |mut cursor| async move {
+    futures::stream::unfold((interval, stop), move |(mut interval, stop)| async move {
+        let bookmark = async {
+            match &mut interval {
+                Some(interval) => interval.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep_until(end) => return None,
+            _ = bookmark => {}
+        }
+        Some((Tick::Bookmark, (interval, stop)))
+    })
+}
+
+/// The events of one watcher, written while it reads.
+struct Events<T> {
+    shape: Shape,
+    first: First,
+    watch: keelson_store::Watch,
+    revision: i64,
+    ticks: Seldom<T>,
+    ended: bool,
+}
+
+impl<T: Stream<Item = Tick> + Unpin> Events<T> {
+    /// What comes next, if there is something; empty if it is not for this watcher.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match self.ticks.poll_next_unpin(context) {
+            Poll::Ready(Some(Tick::Bookmark)) if self.first.rest.is_none() => {
+                return Poll::Ready(Some(self.shape.bookmark(self.revision, false)));
+            }
+            // Not before the watcher has seen everything: the next one is for it.
+            Poll::Ready(Some(Tick::Bookmark)) => return Poll::Ready(Some(Bytes::new())),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        if !self.first.written.is_empty() {
+            let mut written = std::mem::take(&mut self.first.written);
+            // It may lie in a buffer for as long as the client does not read: without the room that it grew into.
+            written.shrink_to_fit();
+            return Poll::Ready(Some(written.into()));
+        }
+        if self.first.rest.is_some() {
+            if let Err(status) = self.first.next(&self.shape) {
+                return Poll::Ready(Some(self.end(&status)));
+            }
+            // Others run between the pieces.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Some(next) = std::task::ready!(self.watch.poll_next_unpin(context)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(match next {
+            Ok(batch) => {
+                self.revision = self.revision.max(batch.revision);
+                self.shape.events(&batch.events)
+            }
+            Err(KvError::Compacted(compacted)) => self.end(&too_old(self.revision, compacted)),
+            Err(error) => self.end(&status_of(error)),
+        }))
+    }
+
+    fn end(&mut self, status: &Status) -> Bytes {
+        self.ended = true;
+        error_event(self.shape.accepted.media, status)
+    }
+}
+
+impl<T: Stream<Item = Tick> + Unpin> http_body::Body for Events<T> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         loop {
-            if cursor.ended {
-                return None;
-            }
-            if !cursor.first.written.is_empty() {
-                return Some((std::mem::take(&mut cursor.first.written).into(), cursor));
-            }
-            if cursor.first.rest.is_some() {
-                if let Err(status) = cursor.first.next(&cursor.shape) {
-                    cursor.ended = true;
-                    return Some((error_event(cursor.shape.accepted.media, &status), cursor));
-                }
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let next = match &mut cursor.bookmarks {
-                Some(interval) => tokio::select! {
-                    biased;
-                    next = cursor.watch.next() => next,
-                    _ = interval.tick() => {
-                        let bytes = cursor.shape.bookmark(cursor.revision, false);
-                        return Some((bytes, cursor));
-                    }
-                },
-                None => cursor.watch.next().await,
-            };
-            let out = match next? {
-                Ok(batch) => {
-                    cursor.revision = cursor.revision.max(batch.revision);
-                    batch.events.iter().filter_map(|event| cursor.shape.event(event)).fold(
-                        Vec::new(),
-                        |mut all, bytes| {
-                            all.extend_from_slice(&bytes);
-                            all
-                        },
-                    )
-                }
-                Err(error) => {
-                    cursor.ended = true;
-                    let status = match error {
-                        KvError::Compacted(compacted) => too_old(cursor.revision, compacted),
-                        other => status_of(other),
-                    };
-                    error_event(cursor.shape.accepted.media, &status).to_vec()
-                }
-            };
-            if !out.is_empty() {
-                return Some((out.into(), cursor));
+            match std::task::ready!(self.poll_piece(context)) {
+                Some(piece) if piece.is_empty() => {}
+                piece => return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece)))),
             }
         }
-    })
+    }
 }
 
 /// Both sides of a change with their heads, and the forms of the event that are asked for: decoded and encoded once for all watchers.
@@ -290,6 +313,18 @@ fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decode
 }
 
 impl Shape {
+    /// What this watcher sees of some changes. What it sees of one alone is shared with others, not copied.
+    fn events(&self, events: &[Arc<Event>]) -> Bytes {
+        let mut shown = events.iter().filter_map(|event| self.event(event));
+        let (first, second) = (shown.next().unwrap_or_default(), shown.next());
+        let Some(second) = second else { return first };
+        let mut all = Vec::with_capacity((first.len() + second.len()) * events.len().div_ceil(2));
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        shown.for_each(|bytes| all.extend_from_slice(&bytes));
+        all.into()
+    }
+
     /// What this watcher sees of a change, if anything.
     fn event(&self, event: &Event) -> Option<Bytes> {
         let decoded = match &self.converted {

@@ -1,0 +1,121 @@
+//! What seldom happens beside what happens all the time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::Stream;
+use futures::task::AtomicWaker;
+
+/// A stream that is only polled when it was woken itself. A task that is woken for another reason pays one look at a flag for
+/// its timers and for the signal to stop, instead of a poll of each.
+pub struct Seldom<S> {
+    stream: S,
+    bell: Arc<Bell>,
+    /// Whom the bell wakes.
+    task: Option<Waker>,
+}
+
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl<S> Seldom<S> {
+    /// Around a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, bell: Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() }), task: None }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Seldom<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        // Registered before the flag is looked at: who rings after that wakes the task.
+        if this.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
+            this.bell.task.register(context.waker());
+            this.task = Some(context.waker().clone());
+        }
+        if !this.bell.rung.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        this.bell.rung.store(false, Ordering::Release);
+        let waker = Waker::from(this.bell.clone());
+        let polled = Pin::new(&mut this.stream).poll_next(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            // It may have more, and was not asked to wake anybody for that.
+            this.bell.rung.store(true, Ordering::Release);
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::StreamExt;
+    use futures::channel::mpsc;
+    use futures::task::noop_waker;
+
+    use super::*;
+
+    /// Counts how often it is polled.
+    struct Counted<S>(S, Arc<AtomicUsize>);
+
+    impl<S: Stream + Unpin> Stream for Counted<S> {
+        type Item = S::Item;
+
+        fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            self.0.poll_next_unpin(context)
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_missed_and_nothing_is_polled_in_vain() {
+        let (send, receive) = mpsc::unbounded();
+        let polled = Arc::new(AtomicUsize::new(0));
+        let mut seldom = Seldom::new(Counted(receive, polled.clone()));
+        for _ in 0..5 {
+            assert_eq!(futures::poll!(seldom.next()), Poll::Pending);
+        }
+        assert_eq!(polled.load(Ordering::SeqCst), 1);
+        // Another task looks; the bell is to wake that one from now on.
+        let (first, second) = (noop_waker(), futures::task::waker(Arc::new(Other::default())));
+        for waker in [&first, &second] {
+            assert_eq!(seldom.poll_next_unpin(&mut Context::from_waker(waker)), Poll::Pending);
+        }
+        send.unbounded_send(1).unwrap();
+        send.unbounded_send(2).unwrap();
+        assert_eq!((seldom.next().await, seldom.next().await), (Some(1), Some(2)));
+        let waiting = tokio::spawn(async move { (seldom.next().await, seldom.next().await) });
+        tokio::task::yield_now().await;
+        send.unbounded_send(3).unwrap();
+        drop(send);
+        assert_eq!(waiting.await.unwrap(), (Some(3), None));
+    }
+
+    #[derive(Default)]
+    struct Other(AtomicUsize);
+
+    impl futures::task::ArcWake for Other {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
