@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures::Stream;
-use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 
 /// A stream that is only polled when it was woken itself. A task that is woken for another reason pays one look at a flag for
 /// its timers and for the signal to stop, instead of a poll of each.
@@ -19,7 +19,8 @@ pub struct Seldom<S> {
 
 struct Bell {
     rung: AtomicBool,
-    task: AtomicWaker,
+    /// It stays when it was woken: the next poll need not bring it again.
+    task: Mutex<Option<Waker>>,
 }
 
 impl Wake for Bell {
@@ -29,14 +30,16 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.rung.store(true, Ordering::Release);
-        self.task.wake();
+        if let Some(task) = &*self.task.lock() {
+            task.wake_by_ref();
+        }
     }
 }
 
 impl<S> Seldom<S> {
     /// Around a stream.
     pub fn new(stream: S) -> Self {
-        Self { stream, bell: Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() }), task: None }
+        Self { stream, bell: Arc::new(Bell { rung: AtomicBool::new(true), task: Mutex::default() }), task: None }
     }
 }
 
@@ -47,7 +50,7 @@ impl<S: Stream + Unpin> Stream for Seldom<S> {
         let this = &mut *self;
         // Registered before the flag is looked at: who rings after that wakes the task.
         if this.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
-            this.bell.task.register(context.waker());
+            *this.bell.task.lock() = Some(context.waker().clone());
             this.task = Some(context.waker().clone());
         }
         if !this.bell.rung.load(Ordering::Acquire) {
@@ -103,11 +106,20 @@ mod tests {
         send.unbounded_send(1).unwrap();
         send.unbounded_send(2).unwrap();
         assert_eq!((seldom.next().await, seldom.next().await), (Some(1), Some(2)));
-        let waiting = tokio::spawn(async move { (seldom.next().await, seldom.next().await) });
-        tokio::task::yield_now().await;
-        send.unbounded_send(3).unwrap();
+        // One task that waits is woken each time, not only the first.
+        let (tell, mut told) = mpsc::unbounded();
+        let waiting = tokio::spawn(async move {
+            while let Some(item) = seldom.next().await {
+                tell.unbounded_send(item).unwrap();
+            }
+        });
+        for item in 3..9 {
+            tokio::task::yield_now().await;
+            send.unbounded_send(item).unwrap();
+            assert_eq!(told.next().await, Some(item));
+        }
         drop(send);
-        assert_eq!(waiting.await.unwrap(), (Some(3), None));
+        waiting.await.unwrap();
     }
 
     #[derive(Default)]
