@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::suspicion::Suspicion;
 use crate::sync_times::{SyncSummary, SyncTimes};
 use crate::task::Scope;
 use crate::types::{Node, Raft, TypeConfig};
+use crate::wal::files::Files;
 use crate::wire::World;
 
 /// A replicated store. Dropping it stops nothing: see [`Replica::shutdown`].
@@ -101,21 +102,10 @@ impl Replica {
         let Setup { cluster_id, id, dir, version, clock, listeners, tls, tuning } = setup;
         let World { wire, files } = world;
         let home = dir.clone();
-        let options = keelson_store::Options { inline: Scope::is_simulated(), ..Default::default() };
-        let (store, log, machine) = crate::task::blocking(move || {
-            let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
-            let log = match files {
-                Some(files) => Log::open_in(files),
-                None => Log::open(&dir.join("log")),
-            };
-            let log = log.map_err(OpenError::Log)?;
-            crate::heal::whole(store.applied().0, log.reader().purged().map_or(0, |purged| purged.index))?;
-            let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
-            log.has_others(machine.members() > 1);
-            Ok::<_, OpenError>((store, log, machine))
-        })
-        .await
-        .map_err(|error| OpenError::Raft(error.to_string()))??;
+        let inline = Scope::is_simulated();
+        let (store, log, machine) = crate::task::blocking(move || opened(&dir, files, inline))
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))??;
         let (sync_times, reader) = (log.sync_times(), log.reader());
         let (incoming, applied) = (machine.incoming(), machine.applied());
         let due = machine.snapshot_due(tuning.snapshot_commands);
@@ -335,6 +325,26 @@ impl Replica {
             tracing::warn!(%error, "the state was not flushed; the log has what is missing");
         }
     }
+}
+
+/// What is on a member's disk: its state, its log, and what applies one to the other. `inline` does the store's work in
+/// the caller's thread.
+fn opened(
+    dir: &Path,
+    files: Option<Arc<dyn Files>>,
+    inline: bool,
+) -> Result<(Arc<StateMachine>, Log, Machine), OpenError> {
+    let options = keelson_store::Options { inline, ..Default::default() };
+    let store = Arc::new(StateMachine::open(&dir.join("state"), options)?);
+    let log = match files {
+        Some(files) => Log::open_in(files),
+        None => Log::open(&dir.join("log")),
+    };
+    let log = log.map_err(OpenError::Log)?;
+    crate::heal::whole(store.applied().0, log.reader().purged().map_or(0, |purged| purged.index))?;
+    let machine = Machine::new(store.clone(), &dir.join("snapshots")).map_err(OpenError::Log)?;
+    log.has_others(machine.members() > 1);
+    Ok((store, log, machine))
 }
 
 pub(crate) fn odd_answer() -> KvError {
