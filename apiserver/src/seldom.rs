@@ -56,7 +56,9 @@ impl<S: Stream + Unpin> Stream for Seldom<S> {
         if !this.bell.rung.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        this.bell.rung.store(false, Ordering::Release);
+        // Taken back before the stream is looked at, and no later than that for all processors: who rings meanwhile is
+        // seen here or rings again.
+        this.bell.rung.swap(false, Ordering::AcqRel);
         let waker = Waker::from(this.bell.clone());
         let polled = Pin::new(&mut this.stream).poll_next(&mut Context::from_waker(&waker));
         if polled.is_ready() {
