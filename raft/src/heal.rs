@@ -38,8 +38,9 @@ const SENTENCE: &str = "begin-anew";
 const ROSTER: &str = "members";
 /// What is removed.
 const DATA: [&str; 3] = ["log", "state", "snapshots"];
-/// Fewer voting members than this cannot replace one of them without its vote.
-const LEAST_VOTERS: usize = 3;
+/// Fewer members than this cannot replace one of them without its vote. Whether enough of them vote is for them to say: this
+/// member may have missed that one was promoted.
+const LEAST_MEMBERS: usize = 3;
 /// Pause between rounds of questions to the others.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
@@ -106,16 +107,15 @@ pub fn roster(dir: &Path) -> io::Result<Option<Roster>> {
     read(&dir.join(ROSTER))
 }
 
-/// Has the member of a directory begin anew at its next start; `false` if the others could not replace it, because too
-/// few vote or it has no name.
+/// Has the member of a directory begin anew at its next start; `false` if the others could not replace it, because they
+/// are too few or it has no name.
 pub fn pronounce(dir: &Path, why: &str) -> io::Result<bool> {
     if sentence(dir)?.is_some() {
         return Ok(true);
     }
     let Some(roster) = roster(dir)? else { return Ok(false) };
-    let voters = roster.members.iter().filter(|(_, _, votes)| *votes).count();
     let named = roster.node().is_some_and(|node| !node.name.is_empty());
-    if voters < LEAST_VOTERS || !named {
+    if roster.members.len() < LEAST_MEMBERS || !named {
         return Ok(false);
     }
     let fresh = task::dice().random_range(1..u64::MAX / 2);
@@ -296,19 +296,28 @@ pub(crate) async fn remember(inner: Arc<Inner>, dir: PathBuf) {
 mod tests {
     use super::*;
 
-    fn roster(voters: usize, name: &str) -> Roster {
+    /// The first `voters` of `all` members vote.
+    fn roster(all: u64, voters: u64, name: &str) -> Roster {
         let node = |id: u64| Node { name: format!("{name}{id}"), peer_address: format!("m{id}:1"), ..Node::default() };
         let node = |id: u64| if name.is_empty() { Node::default() } else { node(id) };
-        Roster { own: 1, members: (1..=voters as u64).map(|id| (id, node(id), true)).collect() }
+        Roster { own: 1, members: (1..=all).map(|id| (id, node(id), id <= voters)).collect() }
     }
 
     #[test]
     fn only_a_member_that_others_can_replace_is_sentenced() {
-        for (voters, name, want) in [(1, "m", false), (2, "m", false), (3, "m", true), (5, "m", true), (3, "", false)] {
+        for (all, voters, name, want) in [
+            (1, 1, "m", false),
+            (2, 2, "m", false),
+            (3, 3, "m", true),
+            (3, 2, "m", true),
+            (5, 5, "m", true),
+            (3, 3, "", false),
+        ] {
             let dir = tempfile::tempdir().expect("a directory");
             assert!(!pronounce(dir.path(), "damaged").expect("readable"), "nobody is known");
-            write(dir.path(), ROSTER, &roster(voters, name)).expect("written");
-            assert_eq!(pronounce(dir.path(), "damaged").expect("written"), want, "{voters} voters, name {name:?}");
+            write(dir.path(), ROSTER, &roster(all, voters, name)).expect("written");
+            let told = format!("{voters} of {all} vote, name {name:?}");
+            assert_eq!(pronounce(dir.path(), "damaged").expect("written"), want, "{told}");
             assert_eq!(sentence(dir.path()).expect("readable").is_some(), want);
         }
     }
@@ -316,7 +325,7 @@ mod tests {
     #[test]
     fn a_sentence_stays_as_it_is_until_it_is_served() {
         let dir = tempfile::tempdir().expect("a directory");
-        write(dir.path(), ROSTER, &roster(3, "m")).expect("written");
+        write(dir.path(), ROSTER, &roster(3, 3, "m")).expect("written");
         assert!(pronounce(dir.path(), "damaged").expect("written"));
         let first = sentence(dir.path()).expect("readable").expect("there");
         assert!(first.former == 1 && first.fresh > 0 && first.fresh != 1);
