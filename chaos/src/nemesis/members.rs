@@ -23,6 +23,10 @@ pub(super) fn remove(victims: &Victims<'_>, member: usize) -> Result<Option<Stri
     if victims.hosts.len() < 3 {
         return Ok(Some("too few members to spare one".into()));
     }
+    // One that was just added does not vote yet: without this one too, nobody could decide anything any more.
+    if (victims.whole)().is_none() {
+        return Ok(Some("not before all members vote".into()));
+    }
     let host = &victims.hosts[member];
     process::kill(victims, &[member])?;
     if let Err(error) = (victims.ask)(Ask::Remove(member)) {
