@@ -337,7 +337,8 @@ fn writes_go_on_while_servers_come_and_go() {
     let first = cluster.start(0, &own, &["--cluster-init".into()]);
     let flags = until("a token can be made", || {
         let kubeconfig = cluster.kubeconfig(0);
-        let (success, _) = keelson(&["member", "list", "--kubeconfig", &kubeconfig]);
+        // It is kept in a namespace that the server makes when it leads.
+        let (success, _) = keelson(&["kubectl", "get", "namespace", "kube-system", "--kubeconfig", &kubeconfig]);
         success.then(|| cluster.join_flags(0))
     });
     let mut members = [Some(first), Some(cluster.start(1, &own, &flags)), Some(cluster.start(2, &own, &flags))];
