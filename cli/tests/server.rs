@@ -32,6 +32,9 @@ fn a_deployment_lives_through_kubectl_and_a_killed_server() {
     let ready = |n: &'static str| move |out: &str| out == n;
     let nodes = ["get", "nodes", "-o", r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#];
     server.until("nodes are ready", &nodes, ready("True True"));
+    // A node's taint goes after it has said that it is ready.
+    let taints = ["get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}"];
+    server.until("nodes take pods", &taints, ready(""));
     let account = ["get", "serviceaccount", "default", "-o", "jsonpath={.metadata.name}"];
     server.until("the namespace has its account", &account, ready("default"));
 
