@@ -181,6 +181,7 @@ impl Peer for Service {
         let mut parts = request.into_inner();
         let first = parts.message().await?.ok_or_else(|| malformed("an empty snapshot"))?;
         self.meant(first.to)?;
+        transfer::check_head(&first)?;
         let SnapshotHead { vote, meta } = codec::decode(&first.head).map_err(malformed)?;
         let inner = &self.0;
         let snapshot = transfer::receive(parts, &inner.incoming, &inner.partial, first.source).await?;

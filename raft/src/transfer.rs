@@ -138,6 +138,19 @@ impl Receiving<'_> {
     }
 }
 
+/// The sum of a snapshot's first part: what it says of members' addresses is taken over as it is.
+fn head_sum(head: &[u8], source: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(head), &source.to_le_bytes())
+}
+
+/// Checks a snapshot's first part. Members before this one send no sum, 0, with it.
+pub fn check_head(first: &SnapshotPart) -> Result<(), Status> {
+    if first.crc32c != 0 && first.crc32c != head_sum(&first.head, first.source) {
+        return Err(malformed("the head of the snapshot was damaged on its way"));
+    }
+    Ok(())
+}
+
 fn write_part(open: OpenFile, part: &SnapshotPart, directory: &Path) -> Result<OpenFile, Status> {
     if crc32c::crc32c(&part.data) != part.crc32c {
         return Err(malformed("a part of the snapshot was damaged on its way"));
@@ -190,7 +203,8 @@ pub async fn send(
     let whole = snapshot.clone();
     task::blocking(move || whole.verify()).await??;
     let empty = || SnapshotPart { to, ..SnapshotPart::default() };
-    let first = SnapshotPart { head, source: snapshot.source(), ..empty() };
+    let (source, crc32c) = (snapshot.source(), head_sum(&head, snapshot.source()));
+    let first = SnapshotPart { head, source, crc32c, ..empty() };
     if parts.send(first).await.is_err() {
         return Ok(());
     }
@@ -322,6 +336,22 @@ mod tests {
             let parts = futures::stream::iter([Ok(part)]);
             let refused = receive(parts, &incoming, &Partial::default(), 1).await.map(|_| ()).expect_err(name);
             assert!(refused.message().contains(why), "{name}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_head_is_refused() {
+        let head = || Bytes::from_static(b"members");
+        let first = |head: Bytes, source, crc32c| SnapshotPart { head, source, crc32c, ..SnapshotPart::default() };
+        let sum = head_sum(&head(), 7);
+        for (why, part, fine) in [
+            ("whole", first(head(), 7, sum), true),
+            ("an older member's", first(head(), 7, 0), true),
+            ("a bit of an address", first(Bytes::from_static(b"mambers"), 7, sum), false),
+            ("another source", first(head(), 6, sum), false),
+            ("another sum", first(head(), 7, sum ^ 1), false),
+        ] {
+            assert_eq!(check_head(&part).is_ok(), fine, "{why}");
         }
     }
 }
