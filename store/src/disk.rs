@@ -123,6 +123,22 @@ fn database_options(cache: &Cache) -> DbOptions {
     options
 }
 
+/// Checks that all tables of the catalogue are on disk in their length. RocksDB itself looks at a few of them as it opens, and
+/// asks for the others when somebody reads them.
+fn tables_are_there(db: &DB, path: &Path) -> Result<(), Fatal> {
+    let lacks = |file: &rocksdb::LiveFile| {
+        let found = std::fs::metadata(path.join(file.name.trim_start_matches('/')));
+        found.map_or(true, |found| found.len() != file.size as u64)
+    };
+    let Some(lacking) = db.live_files()?.into_iter().find(lacks) else { return Ok(()) };
+    // What was merged meanwhile is in the catalogue no more.
+    if db.live_files()?.iter().any(|file| file.name == lacking.name && lacks(file)) {
+        let why = format!("the table {} of {} is not there, or not whole", lacking.name, path.display());
+        return Err(Fatal::Corrupt(why));
+    }
+    Ok(())
+}
+
 impl Disk {
     pub fn open(path: &Path, how: &crate::Options) -> Result<Self, Fatal> {
         std::fs::create_dir_all(path)
@@ -140,6 +156,7 @@ impl Disk {
             database.set_max_file_opening_threads(1);
         }
         let db = DB::open_cf_descriptors(&database, path, families)?;
+        tables_are_there(&db, path)?;
         let dir = Dir { path: path.to_path_buf(), superseded: AtomicBool::new(false) };
         Ok(Self {
             db,
@@ -637,4 +654,40 @@ fn skip_key(cursor: &mut DBRawIterator<'_>, escaped: &[u8]) -> Result<(), Fatal>
     past.extend_from_slice(&[0xff; 9]);
     cursor.seek(past);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More tables than RocksDB looks at as it opens.
+    const TABLES: u64 = 40;
+
+    #[test]
+    fn a_table_that_is_gone_or_cut_is_noticed_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let options = crate::Options { inline: true, ..Default::default() };
+        let disk = Disk::open(&path, &options).unwrap();
+        for number in 0..TABLES {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(disk.family(Family::Meta).unwrap(), number.to_be_bytes(), b"x");
+            disk.write(batch, true).unwrap();
+            disk.flush().unwrap();
+        }
+        drop(disk);
+        drop(Disk::open(&path, &options).unwrap());
+        let tables = || std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+        let tables: Vec<_> = tables().filter(|file| file.extension().is_some_and(|e| e == "sst")).collect();
+        assert!(tables.len() as u64 >= TABLES);
+        for table in tables {
+            let whole = std::fs::read(&table).unwrap();
+            std::fs::remove_file(&table).unwrap();
+            assert!(matches!(Disk::open(&path, &options), Err(Fatal::Corrupt(_))), "{table:?} is gone");
+            std::fs::write(&table, &whole[1..]).unwrap();
+            assert!(matches!(Disk::open(&path, &options), Err(Fatal::Corrupt(_))), "{table:?} is cut");
+            std::fs::write(&table, whole).unwrap();
+        }
+        drop(Disk::open(&path, &options).unwrap());
+    }
 }
