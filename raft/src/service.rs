@@ -185,6 +185,10 @@ impl Peer for Service {
         let SnapshotHead { vote, meta } = codec::decode(&first.head).map_err(malformed)?;
         let inner = &self.0;
         let snapshot = transfer::receive(parts, &inner.incoming, &inner.partial, first.source).await?;
+        // Raft takes a snapshot that cannot be opened for the end of this member: it is to be sent again.
+        let dir = snapshot.path().to_owned();
+        let whole = crate::task::blocking(move || keelson_store::inspect_checkpoint(&dir)).await.map_err(stopped)?;
+        whole.map_err(|fatal| malformed(format!("the snapshot did not come whole: {fatal}")))?;
         tracing::info!(last = ?meta.last_log_id, "a snapshot has arrived");
         let built = Built { meta, snapshot };
         let response = self.0.raft.install_full_snapshot(vote, built).await.map_err(stopped)?;

@@ -178,7 +178,9 @@ impl Disk {
         database.set_max_open_files(MAX_OPEN_FILES);
         // It is read once: not worth the sixteen threads that open tables otherwise.
         database.set_max_file_opening_threads(1);
-        Ok(DB::open_cf_descriptors_read_only(&database, path, families, false)?)
+        let db = DB::open_cf_descriptors_read_only(&database, path, families, false)?;
+        tables_are_there(&db, path)?;
+        Ok(db)
     }
 
     fn family_of<'a>(db: &'a DB, family: Family, path: &Path) -> Result<&'a ColumnFamily, Fatal> {
