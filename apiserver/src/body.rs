@@ -143,6 +143,10 @@ impl<H: Send + Unpin> http_body::Body for Holding<H> {
     }
 }
 
+/// Among an answer's extensions: its body goes on for as long as the client wants.
+#[derive(Clone)]
+pub struct Lasting;
+
 /// An answer that holds something until its body ends.
 pub fn holding<H: Send + Unpin + 'static>(response: Response<Body>, held: H) -> Response<Body> {
     response.map(|body| Holding { body, _held: held }.boxed_unsync())

@@ -58,6 +58,7 @@ mod strict;
 mod subresources;
 mod table;
 mod tokens;
+mod turns;
 mod usage;
 mod verbs;
 mod wire;

@@ -7,7 +7,7 @@ use keelson_machinery::conversion;
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::{self, Stored};
+use keelson_machinery::stored::{self, Stored, Text};
 use keelson_store::KeyValue;
 use serde_json::Value;
 
@@ -139,6 +139,14 @@ impl ResourceRequest {
             }
             None => crate::encryption::stored(kv),
         }
+    }
+
+    /// The JSON of a stored object where it lies, if that is as it is asked for.
+    pub(crate) fn text<'a>(&self, kv: &'a KeyValue) -> Result<Option<Text<'a>>, Status> {
+        if self.custom.is_some() || conversion::stored_row(self.def).is_some() {
+            return Ok(None);
+        }
+        crate::encryption::text(kv)
     }
 
     /// An object of this version as it goes to the store.

@@ -16,22 +16,24 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use keelson_client::Body;
 use keelson_machinery::status::Status;
 use keelson_pki::ServerSlot;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::activity::Activity;
 use crate::audit::Peer;
 use crate::authn::Certificates;
 use crate::seldom::Seldom;
+use crate::turns::{self, Turns};
 use crate::{ApiServer, body};
 
 /// A TLS handshake must be done within this.
@@ -45,6 +47,11 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// What is written for a client that does not read, bytes for each connection (HTTP/1) or stream (HTTP/2): thousands of such
 /// clients must not fill the memory. The head of a request must fit as well.
 const BUFFER_BYTES: usize = 64 << 10;
+/// What is encrypted for a connection and not yet taken by its socket, bytes.
+const ENCRYPTED_BYTES: usize = 32 << 10;
+/// What a socket takes beyond what its client makes room for, bytes. Without a limit it would be megabytes for each client
+/// that does not read, and what all sockets may have together is limited, so that others' writes would stall.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// Pause after accept failed (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The end of a connection that did nothing is not waited for longer.
@@ -52,8 +59,17 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests under way at the end get this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bounds what the kernel holds for clients that do not read, on the connections that a listener accepts.
+fn bound(listener: &TcpListener) {
+    if let Err(error) = SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        // Not every sandbox has it; it is no reason not to serve.
+        warn!(%error, "what sockets hold is not bounded");
+    }
+}
+
 /// Accepts connections until `stop` is cancelled.
 pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerSlot>, stop: CancellationToken) {
+    bound(&listener);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let (stream, peer) = tokio::select! {
@@ -97,8 +113,9 @@ async fn connection(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let (_, tls) = stream.get_ref();
+    let mut stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let (_, tls) = stream.get_mut();
+    tls.set_buffer_limit(Some(ENCRYPTED_BYTES));
     let certificates = Arc::new(Certificates::new(tls.peer_certificates().unwrap_or_default()));
     let with_streams = tls.alpn_protocol() == Some(b"h2");
     let activity = Activity::new(!with_streams);
@@ -107,6 +124,9 @@ async fn connection(
         let (server, certificates, doing) = (server.clone(), certificates.clone(), doing.begin());
         async move {
             let response = handle(&server, &certificates, peer, request).await;
+            if with_streams && response.extensions().get::<body::Lasting>().is_some() {
+                turns::lasts();
+            }
             // What fits into the buffer is as good as written.
             let short = response.body().size_hint().exact().is_some_and(|bytes| bytes <= BUFFER_BYTES as u64);
             Ok::<_, Infallible>(if short { response } else { body::holding(response, doing) })
@@ -120,11 +140,13 @@ async fn connection(
         }
     };
     if with_streams {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
-        builder.max_send_buf_size(BUFFER_BYTES);
-        let served = builder.serve_connection(TokioIo::new(stream), service);
-        Ok(drive(served, |served| served.graceful_shutdown(), alarm).await?)
+        let served = Turns::new(stream, |streams, stream| {
+            let mut builder = http2::Builder::new(streams);
+            builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(1000);
+            builder.max_send_buf_size(BUFFER_BYTES);
+            builder.serve_connection(TokioIo::new(stream), service)
+        });
+        drive(served, |mut served| served.connection().graceful_shutdown(), alarm).await
     } else {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
@@ -135,11 +157,11 @@ async fn connection(
 }
 
 /// Drives a connection until it ends or is to end.
-async fn drive<C: Future<Output = hyper::Result<()>>>(
+async fn drive<C: Future<Output = Result<(), E>>, E>(
     connection: C,
     shut_down: impl FnOnce(Pin<&mut C>),
     alarm: impl Future<Output = Alarm> + Send,
-) -> hyper::Result<()> {
+) -> Result<(), E> {
     tokio::pin!(connection);
     let mut alarms = Seldom::new(Box::pin(futures::stream::once(alarm)));
     let alarm = tokio::select! {
@@ -242,5 +264,19 @@ async fn whole(incoming: Incoming) -> Result<Bytes, Status> {
             Err(Status::too_large(format!("limit is {}", body::MAX_BODY_BYTES)))
         }
         Ok(Err(error)) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_connections_are_bounded_as_their_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        bound(&listener);
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }
 }

@@ -6,6 +6,9 @@ mod support;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources::RESOURCES;
 use keelson_pki::Authority;
@@ -337,4 +340,67 @@ async fn what_cannot_be_told_is_not_done() {
     let maps: Vec<_> =
         list["items"].as_array().unwrap().iter().map(|map| (&map["metadata"]["name"], &map["data"]["a"])).collect();
     assert!(maps.contains(&(&"there".into(), &"b".into())) && !maps.iter().any(|(name, _)| *name == "new"), "{maps:?}");
+}
+
+/// An HTTP/2 connection of an admin, on which a stream that is not read takes a small part of the connection's window.
+async fn in_streams(door: &support::Door) -> http2::SendRequest<Full<Bytes>> {
+    let admin = door.pki.cluster.issue_client("admin", &["system:masters"]).unwrap();
+    let stream = door.stream_of(Some(&admin), "h2").await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(64 << 10).initial_connection_window_size(64 << 20);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn get(sender: &mut http2::SendRequest<Full<Bytes>>, path: &str) -> http::Response<Incoming> {
+    let request = Request::get(format!("https://localhost{path}")).body(Full::default()).unwrap();
+    sender.send_request(request).await.unwrap()
+}
+
+/// The names in the next `count` events of a watch.
+async fn names(body: &mut Incoming, count: usize) -> Vec<String> {
+    let mut text = Vec::new();
+    while text.iter().filter(|byte| **byte == b'\n').count() < count {
+        text.extend(body.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
+    let events = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let events = events.map(|line| serde_json::from_slice::<Value>(line).unwrap());
+    events.map(|event| event["object"]["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_one_connection_do_not_hold_one_another_up() {
+    const PATH: &str = "/api/v1/namespaces/default/configmaps";
+    let cluster = Cluster::new().await;
+    let door = cluster.listen().await;
+    let mut sender = in_streams(&door).await;
+    let mut watches = Vec::new();
+    for _ in 0..60 {
+        watches.push(get(&mut sender, &format!("{PATH}?watch=1")).await.into_body());
+    }
+    // Nobody reads the first: its window is full before all events are written.
+    let idle = watches.remove(0);
+    let made: Vec<String> = (0..40).map(|index| format!("map-{index}")).collect();
+    for name in &made {
+        let (code, told) =
+            cluster.json("POST", PATH, json!({"metadata": {"name": name}, "data": {"a": "x".repeat(10_000)}})).await;
+        assert_eq!(code, 201, "{told}");
+    }
+    for watch in &mut watches {
+        assert_eq!(tokio::time::timeout(PATIENCE, names(watch, made.len())).await.unwrap(), made);
+    }
+    // What is not a watch is answered between them, and a watch that is given up is no more.
+    let one = get(&mut sender, &format!("{PATH}/map-7")).await;
+    assert_eq!(one.status(), StatusCode::OK);
+    assert!(one.into_body().collect().await.unwrap().to_bytes().len() > 10_000);
+    drop(watches.split_off(30));
+    let (code, _) = cluster.json("POST", PATH, json!({"metadata": {"name": "last"}})).await;
+    assert_eq!(code, 201);
+    for watch in &mut watches {
+        assert_eq!(tokio::time::timeout(PATIENCE, names(watch, 1)).await.unwrap(), ["last"]);
+    }
+    let mut late = idle;
+    let all = tokio::time::timeout(PATIENCE, names(&mut late, made.len() + 1)).await.unwrap();
+    assert_eq!((all[..made.len()].to_vec(), all[made.len()].as_str()), (made, "last"));
 }

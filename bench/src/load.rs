@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,11 +22,20 @@ pub struct Target {
     authority: String,
     name: ServerName<'static>,
     tls: TlsConnector,
+    /// The same for HTTP/2.
+    tls_for_streams: TlsConnector,
 }
 
 /// One connection; requests follow one another.
 pub struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+/// One connection of many streams.
+#[derive(Clone)]
+pub struct Streams {
+    sender: http2::SendRequest<Full<Bytes>>,
     authority: String,
 }
 
@@ -46,7 +55,10 @@ impl Target {
         let authority = access.server.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let host = authority.rsplit_once(':').context("the kubeconfig's server has no port")?.0.to_owned();
         let name = ServerName::try_from(host).context("the kubeconfig's server")?;
-        Ok(Self { authority, name, tls: TlsConnector::from(Arc::new(access.tls)) })
+        let mut streams = access.tls.clone();
+        streams.alpn_protocols = vec![b"h2".to_vec()];
+        let [tls, tls_for_streams] = [access.tls, streams].map(|tls| TlsConnector::from(Arc::new(tls)));
+        Ok(Self { authority, name, tls, tls_for_streams })
     }
 
     /// Opens a connection.
@@ -57,6 +69,25 @@ impl Target {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Connection { sender, authority: self.authority.clone() })
+    }
+
+    /// Opens a connection for many requests at once.
+    pub async fn connect_streams(&self) -> Result<Streams> {
+        let stream = TcpStream::connect(&self.authority).await?;
+        stream.set_nodelay(true)?;
+        let stream = self.tls_for_streams.connect(self.name.clone(), stream).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Streams { sender, authority: self.authority.clone() })
+    }
+}
+
+impl Streams {
+    /// Sends a GET and returns when the head of the answer is there.
+    pub async fn open(&mut self, path: &str) -> Result<http::Response<Incoming>> {
+        let request = http::Request::get(format!("https://{}{path}", self.authority)).body(Full::default())?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
     }
 }
 

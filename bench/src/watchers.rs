@@ -1,4 +1,5 @@
-//! `bench watch`: how long an event takes to reach many watchers, each on its own connection, and what a watcher costs.
+//! `bench watch`: how long an event takes to reach many watchers, and what a watcher costs: each on its own connection
+//! (`--only own`) and many on each of a few HTTP/2 connections (`--only shared`).
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,12 +10,14 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::Options;
-use crate::load::{Target, milliseconds, percentile};
+use crate::load::{Connection, Target, milliseconds, percentile};
 use crate::process::{Server, usage};
 use crate::report::Report;
 
 /// Watchers of the same resource.
 const WATCHERS: usize = 1_000;
+/// Connections that they share, where they do.
+const SHARED: usize = 16;
 /// Events that all of them get.
 const EVENTS: usize = 500;
 /// Events in a second.
@@ -26,27 +29,27 @@ const MARK: &[u8] = b"\"sent\":\"";
 
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
 
-/// Measures one server.
+/// Measures one server for each way to connect.
 pub async fn run(options: Options) -> Result<Report> {
+    let mut report = Report::default();
+    if options.wants("own") {
+        measure(&mut report, &options, None).await?;
+    }
+    if options.wants("shared") {
+        measure(&mut report, &options, Some(SHARED)).await?;
+    }
+    Ok(report)
+}
+
+/// Measures watchers that have a connection each, or share `shared` HTTP/2 connections.
+async fn measure(report: &mut Report, options: &Options, shared: Option<usize>) -> Result<()> {
     let (watchers, events) = (options.amount(WATCHERS), options.amount(EVENTS));
     raise_file_limit(watchers)?;
     let server = Server::start(&options.keelson, &["--hollow", "0"]).await?;
     let target = server.target()?;
     let idle = server.usage()?;
-    let mut tasks = Vec::with_capacity(watchers);
-    for _ in 0..watchers {
-        let mut connection = target.connect().await?;
-        let response = connection.open("GET", &format!("{PATH}?watch=true&resourceVersion=0"), Bytes::new()).await?;
-        if response.status() != 200 {
-            bail!("watch: {}", response.status());
-        }
-        let body = response.into_body();
-        tasks.push(tokio::spawn(async move {
-            let latencies = read(body, events).await;
-            drop(connection);
-            latencies
-        }));
-    }
+    let opened = open(&target, watchers, shared).await?;
+    let tasks: Vec<_> = opened.into_iter().map(|watch| tokio::spawn(read(watch, events))).collect();
     let (before, own) = (server.usage()?, usage(std::process::id())?);
     let started = Instant::now();
     write(&target, events).await?;
@@ -59,9 +62,9 @@ pub async fn run(options: Options) -> Result<Report> {
     let (after, own) = (server.usage()?, usage(std::process::id())?.cpu - own.cpu);
     let delivered = latencies.len() as f64;
     let each = |cpu: Duration| format!("{:.1} us", cpu.as_secs_f64() * 1e6 / delivered);
-    let mut report = Report::default();
+    let how = shared.map_or("a connection each".to_owned(), |shared| format!("{shared} HTTP/2 connections"));
     report.add(
-        format!("{events} events to {watchers} watchers at {RATE}/s"),
+        format!("{events} events to {watchers} watchers at {RATE}/s, {how}"),
         vec![
             ("delivered", format!("{:.0}/s", delivered / elapsed.as_secs_f64())),
             ("p50", milliseconds(percentile(&latencies, 50.0))),
@@ -74,7 +77,36 @@ pub async fn run(options: Options) -> Result<Report> {
             ("RSS", format!("{} MiB", after.rss_kib / 1024)),
         ],
     );
-    Ok(report)
+    Ok(())
+}
+
+/// A watch and what must stay while it is read.
+struct Watch {
+    body: Incoming,
+    _connection: Option<Connection>,
+}
+
+async fn open(target: &Target, watchers: usize, shared: Option<usize>) -> Result<Vec<Watch>> {
+    let path = format!("{PATH}?watch=true&resourceVersion=0");
+    let mut streams = Vec::new();
+    for _ in 0..shared.unwrap_or(0) {
+        streams.push(target.connect_streams().await?);
+    }
+    let mut watches = Vec::with_capacity(watchers);
+    for index in 0..watchers {
+        let (response, connection) = if streams.is_empty() {
+            let mut connection = target.connect().await?;
+            (connection.open("GET", &path, Bytes::new()).await?, Some(connection))
+        } else {
+            let one = index % streams.len();
+            (streams[one].open(&path).await?, None)
+        };
+        if response.status() != 200 {
+            bail!("watch: {}", response.status());
+        }
+        watches.push(Watch { body: response.into_body(), _connection: connection });
+    }
+    Ok(watches)
 }
 
 fn nanoseconds() -> u64 {
@@ -105,11 +137,11 @@ async fn write(target: &Target, events: usize) -> Result<()> {
 }
 
 /// Reads events until `wanted` with a time in them have come.
-async fn read(mut body: Incoming, wanted: usize) -> Result<Vec<Duration>> {
+async fn read(mut watch: Watch, wanted: usize) -> Result<Vec<Duration>> {
     let mut latencies = Vec::with_capacity(wanted);
     let mut pending = Vec::new();
     while latencies.len() < wanted {
-        let frame = body.frame().await.context("the watch ended")??;
+        let frame = watch.body.frame().await.context("the watch ended")??;
         let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {

@@ -265,6 +265,55 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// An object's JSON where it is stored, and where its resource version goes: all that writing it whole needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    json: &'a [u8],
+    splice: usize,
+}
+
+impl<'a> Text<'a> {
+    /// That of a stored value, whose head is passed over: where the version goes is the last that it says. `None` if the
+    /// JSON is deflated.
+    pub fn of(value: &'a [u8]) -> Result<Option<Self>, Malformed> {
+        let (&[version, a, b, c, d], rest) = value.split_first_chunk::<5>().ok_or(Malformed)?;
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        let (head, json) = rest.split_at_checked(length).ok_or(Malformed)?;
+        match version {
+            PACKED => return Ok(None),
+            VERSION => {}
+            _ => return Err(Malformed),
+        }
+        let splice = u32::from_le_bytes(*head.last_chunk::<4>().ok_or(Malformed)?) as usize;
+        if splice > json.len() {
+            return Err(Malformed);
+        }
+        Ok(Some(Self { json, splice }))
+    }
+
+    /// Appends the object's JSON with its resource version.
+    pub fn write_json(self, revision: i64, out: &mut Vec<u8>) {
+        let (before, after) = self.json.split_at(self.splice);
+        out.extend_from_slice(before);
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(revision.to_string().as_bytes());
+        out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
+        out.extend_from_slice(after);
+    }
+
+    /// Appends the object's JSON with its resource version and without what `intro` ([`intro`]) says it is, as lists of
+    /// built-in kinds have it; with all of it if `intro` is empty.
+    pub fn write_item(self, intro: &[u8], revision: i64, out: &mut Vec<u8>) {
+        match (self.json.strip_prefix(intro), self.splice.checked_sub(intro.len())) {
+            (Some(json), Some(splice)) if !intro.is_empty() => {
+                out.push(b'{');
+                Text { json, splice }.write_json(revision, out);
+            }
+            _ => self.write_json(revision, out),
+        }
+    }
+}
+
 impl Stored {
     /// Splits a stored value.
     pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
@@ -294,34 +343,26 @@ impl Stored {
         Ok(Self { head, json })
     }
 
+    /// The JSON in place.
+    fn text(&self) -> Text<'_> {
+        Text { json: &self.json, splice: self.head.splice as usize }
+    }
+
     /// Appends the object's JSON with its resource version.
     pub fn write_json(&self, revision: i64, out: &mut Vec<u8>) {
-        let (before, after) = self.json.split_at(self.head.splice as usize);
-        out.extend_from_slice(before);
-        out.extend_from_slice(b"\"resourceVersion\":\"");
-        out.extend_from_slice(revision.to_string().as_bytes());
-        out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
-        out.extend_from_slice(after);
+        self.text().write_json(revision, out);
     }
 
     /// Appends the object's metadata alone, with its resource version.
     pub fn write_metadata(&self, revision: i64, out: &mut Vec<u8>) {
-        let from = self.head.splice as usize;
-        let json = self.json.slice(from..from + length_of_object(&self.json[from..]));
+        let metadata = &self.json[self.head.splice as usize..];
         out.push(b'{');
-        Self { head: Head::default(), json }.write_json(revision, out);
+        Text { json: &metadata[..length_of_object(metadata)], splice: 0 }.write_json(revision, out);
     }
 
-    /// Appends the object's JSON with its resource version and without what `intro` ([`intro`]) says it is, as lists of
-    /// built-in kinds have it.
+    /// As [`Text::write_item`].
     pub fn write_item(&self, intro: &[u8], revision: i64, out: &mut Vec<u8>) {
-        if !self.json.starts_with(intro) || (self.head.splice as usize) < intro.len() {
-            return self.write_json(revision, out);
-        }
-        let json = self.json.slice(intro.len()..);
-        let head = Head { splice: self.head.splice - intro.len() as u32, ..Head::default() };
-        out.push(b'{');
-        Self { head, json }.write_json(revision, out);
+        self.text().write_item(intro, revision, out);
     }
 
     /// The object, parsed, with its resource version.
@@ -424,6 +465,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_is_found_without_its_head() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": "1"}, "name": "n"}, "spec": {}});
+        let value = encode(&PODS, &object).unwrap();
+        let (text, stored) = (Text::of(&value).unwrap().unwrap(), Stored::parse(&value).unwrap());
+        for intro in [intro(&PODS), Vec::new(), b"{\"apiVersion\":\"v2\",".to_vec(), stored.json.to_vec()] {
+            let (mut found, mut expected) = (Vec::new(), Vec::new());
+            text.write_item(&intro, 7, &mut found);
+            stored.write_item(&intro, 7, &mut expected);
+            assert_eq!(found, expected);
+            assert!(String::from_utf8_lossy(&found).contains("{\"resourceVersion\":\"7\",\"labels\""));
+        }
+        let length = u32::from_le_bytes(value[1..5].try_into().unwrap()) as usize;
+        let mut beyond = value.to_vec();
+        beyond[length + 1..length + 5].copy_from_slice(&(stored.json.len() as u32 + 1).to_le_bytes());
+        for broken in [
+            &b""[..],
+            &[1, 4, 0, 0, 0],
+            &[1, 3, 0, 0, 0, 0, 0, 0],
+            &[3, 4, 0, 0, 0, 0, 0, 0, 0],
+            &value[..length],
+            &beyond,
+        ] {
+            assert!(Text::of(broken).is_err(), "{broken:?}");
+        }
+        let mut packed = value.to_vec();
+        packed[0] = PACKED;
+        assert!(Text::of(&packed).unwrap().is_none());
     }
 
     #[test]

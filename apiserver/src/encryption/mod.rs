@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::Status;
-use keelson_machinery::stored::Stored;
+use keelson_machinery::stored::{Stored, Text};
 use keelson_store::KeyValue;
 
 use config::Config;
@@ -82,6 +82,14 @@ fn open(kv: &KeyValue) -> Result<Bytes, Status> {
 /// A stored object with its head, opened.
 pub fn stored(kv: &KeyValue) -> Result<Stored, Status> {
     Stored::parse(&open(kv)?).map_err(|e| internal(&kv.key, &e.to_string()))
+}
+
+/// The JSON of a stored object where it lies; `None` if it must be opened or unpacked for that.
+pub fn text(kv: &KeyValue) -> Result<Option<Text<'_>>, Status> {
+    if kv.value.starts_with(SEALED) || KEYS.load().as_ref().is_some_and(|config| config.has_strict()) {
+        return Ok(None);
+    }
+    Text::of(&kv.value).map_err(|e| internal(&kv.key, &e.to_string()))
 }
 
 /// Whether a value would be sealed otherwise if it were written now: then a write that changes nothing is one.

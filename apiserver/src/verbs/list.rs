@@ -68,7 +68,8 @@ impl Selectors {
             && self.fields.matches(head)
     }
 
-    fn select_all(&self) -> bool {
+    /// Whether every object is chosen.
+    pub(crate) fn select_all(&self) -> bool {
         self.labels == LabelSelector::default() && self.fields == FieldSelector::default() && self.name.is_empty()
     }
 }
@@ -158,11 +159,7 @@ impl ApiServer {
             if index > 0 {
                 out.push(b',');
             }
-            if def.custom {
-                stored.write_json(kv.mod_revision, &mut out);
-            } else {
-                stored.write_item(&intro, kv.mod_revision, &mut out);
-            }
+            stored.write_item(&intro, kv.mod_revision, &mut out);
         }
         out.extend_from_slice(b"]}");
         let mut response = body::json(200, out);

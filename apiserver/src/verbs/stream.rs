@@ -51,6 +51,8 @@ struct Writer {
     range: KeyRange,
     request: ResourceRequest,
     selectors: Selectors,
+    /// Whether all objects are chosen: then nothing needs to be known of them.
+    all: bool,
     accepted: Accepted,
     form: Form,
     /// What comes after the last item.
@@ -110,6 +112,16 @@ impl Writer {
 
     /// Adds an object, if it is chosen.
     fn item(&mut self, kv: &KeyValue, out: &mut Vec<u8>) -> io::Result<()> {
+        if let (true, Form::Json(intro)) = (self.all, &self.form)
+            && let Some(text) = self.request.text(kv).map_err(|status| other(status.message))?
+        {
+            if self.any {
+                out.push(b',');
+            }
+            self.any = true;
+            text.write_item(intro, kv.mod_revision, out);
+            return Ok(());
+        }
         let stored = self.request.stored(kv).map_err(|status| other(status.message))?;
         if !self.selectors.matches(&stored.head) {
             return Ok(());
@@ -120,7 +132,6 @@ impl Writer {
         }
         self.any = true;
         match &mut self.form {
-            Form::Json(intro) if intro.is_empty() => stored.write_json(kv.mod_revision, out),
             Form::Json(intro) => stored.write_item(intro, kv.mod_revision, out),
             Form::Row => {
                 let row = table::row_of(self.request.def, self.accepted, &self.shown(kv)?, &self.request.query);
@@ -287,9 +298,9 @@ pub(crate) async fn list(
         Media::Cbor => cbor::list_end(&metadata, accepted.meta_version()).into(),
         _ => Bytes::from_static(b"]}"),
     };
-    let request = call.request.clone();
+    let (request, all) = (call.request.clone(), selectors.select_all());
     let mut writer =
-        Writer { view, range, request, selectors, accepted, form, end, after: None, any: false, ended: false };
+        Writer { view, range, request, selectors, all, accepted, form, end, after: None, any: false, ended: false };
     let first = writer.begin(&metadata).await.map_err(|error| internal(&error))?;
     if writer.ended {
         return Ok(respond::bytes(200, accepted.media.content_type(), first));

@@ -35,8 +35,8 @@ use crate::{ApiServer, body, listing, table};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch that ends is told this long before where it is, so that the next one can go on there.
 const LAST_BOOKMARK_SECONDS: u64 = 2;
-/// Size of a piece of the first events, bytes.
-const PIECE_BYTES: usize = 32 << 10;
+/// Size of a piece of the first events, bytes: beyond its buffer a connection may hold one for a client that does not read.
+const PIECE_BYTES: usize = 16 << 10;
 /// Objects that are looked at for a piece, whether they are chosen or not.
 const MAX_LOOKED_AT: usize = 1024;
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream's.
@@ -107,6 +107,7 @@ impl ApiServer {
             }
         });
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media.stream_type()));
+        response.extensions_mut().insert(body::Lasting);
         Ok(response)
     }
 }

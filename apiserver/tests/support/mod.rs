@@ -165,9 +165,18 @@ pub struct Door {
 impl Door {
     /// A connection of somebody with this certificate.
     pub async fn stream(&self, certificate: Option<&Issued>) -> std::io::Result<TlsStream<TcpStream>> {
+        self.stream_of(certificate, "http/1.1").await
+    }
+
+    /// The same, for a protocol.
+    pub async fn stream_of(
+        &self,
+        certificate: Option<&Issued>,
+        protocol: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let identity = certificate.map_or(Identity::None, Identity::Certificate);
         let mut tls = keelson_pki::client_config(&self.pki.cluster.trusted(), identity).unwrap();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        tls.alpn_protocols = vec![protocol.into()];
         let tcp = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("localhost").unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
