@@ -27,6 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use keelson_client::informer::Trim;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_machinery::features::{self, Feature};
+use keelson_metrics::Source;
 use keelson_pki::service_account::SigningKey;
 use keelson_pki::{Authority, ClusterPki};
 use parking_lot::{Mutex, RwLock};
@@ -104,6 +105,8 @@ impl Default for NodeCidrMaskSizes {
 pub struct Config {
     /// Addresses of pods; nodes get ranges of it.
     pub cluster_cidr: String,
+    /// Addresses of Services, which no node gets; with a comma between families. May be empty.
+    pub service_cidr: String,
     /// The lengths of the prefixes of each node's ranges.
     pub node_cidr_mask_sizes: NodeCidrMaskSizes,
     /// What is signed with and published.
@@ -128,6 +131,7 @@ impl Config {
     pub fn with(cluster_cidr: String, credentials: Credentials) -> Self {
         Self {
             cluster_cidr,
+            service_cidr: String::new(),
             node_cidr_mask_sizes: NodeCidrMaskSizes::default(),
             credentials,
             node_monitor_grace_period: Duration::from_secs(40),
@@ -300,7 +304,10 @@ impl Context {
         let (recorders, listeners) = Default::default();
         // It is not waited for: the kind is served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
-        let ranges = Arc::new(Ranges::new(&config.cluster_cidr, config.node_cidr_mask_sizes));
+        let ranges = Ranges::new(&config.cluster_cidr, &config.service_cidr, config.node_cidr_mask_sizes);
+        let ranges = Arc::new(ranges);
+        let numbers: Arc<dyn Source> = ranges.clone();
+        config.metrics.add(&numbers);
         let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
@@ -389,7 +396,7 @@ impl Context {
             failed_daemons: Default::default(),
             job_failures: Default::default(),
             evictions: Default::default(),
-            ranges: Arc::new(Ranges::new("10.244.0.0/16", NodeCidrMaskSizes::default())),
+            ranges: Arc::new(Ranges::new("10.244.0.0/16", "", NodeCidrMaskSizes::default())),
             claim_users: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),
