@@ -353,7 +353,7 @@ pub struct ControllersArgs {
     /// Give claims of a cluster without storage classes directories of nodes
     #[arg(long, env = "KEELSON_LOCAL_PATH")]
     pub local_path: bool,
-    /// Alpha features that are open, as Name=true: GenericWorkload
+    /// Features that are open, as Name=true: GenericWorkload, StorageVersionMigrator
     #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',')]
     pub feature_gates: Vec<String>,
     /// The CA's certificate to publish (default: the kubeconfig's)

@@ -22,6 +22,7 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
+use k8s_openapi::api::storagemigration::v1beta1::StorageVersionMigration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::informer::Trim;
@@ -274,6 +275,8 @@ pub struct Context {
     pub cache: Informers,
     /// Groups of pods, where there are such.
     pub pod_groups: Option<Arc<Informer<PodGroup>>>,
+    /// Storage version migrations, where there are such.
+    pub storage_migrations: Option<Arc<Informer<StorageVersionMigration>>>,
     /// What the attach/detach controller remembers.
     pub attachments: attachment::Memory,
     /// How long daemons that failed stay.
@@ -302,18 +305,21 @@ impl Context {
         cache.synced().await;
         let (attachments, failed_daemons, job_failures, evictions, claim_users) = Default::default();
         let (recorders, listeners) = Default::default();
-        // It is not waited for: the kind is served only if that is asked for, too.
+        // These are not waited for: the kinds are served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
+        let migrations = features::is_open(Feature::StorageVersionMigrator);
         let ranges = Ranges::new(&config.cluster_cidr, &config.service_cidr, config.node_cidr_mask_sizes);
         let ranges = Arc::new(ranges);
         let numbers: Arc<dyn Source> = ranges.clone();
         config.metrics.add(&numbers);
         let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
+        let storage_migrations = migrations.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
             config,
             cache,
             pod_groups,
+            storage_migrations,
             attachments,
             failed_daemons,
             job_failures,
@@ -392,6 +398,7 @@ impl Context {
             config: Config::new("10.244.0.0/16".into(), keys),
             cache: Informers::empty(),
             pod_groups: Some(Informer::of(Vec::new(), &[])),
+            storage_migrations: Some(Informer::of(Vec::new(), &[])),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
             job_failures: Default::default(),
