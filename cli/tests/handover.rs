@@ -34,6 +34,11 @@ fn scaled(round: usize) -> usize {
 }
 
 fn manifest(round: usize) -> String {
+    orderly(round) + &further(round)
+}
+
+/// The quota, the Deployment, the StatefulSets and the Job.
+fn orderly(round: usize) -> String {
     let replicas = scaled(round);
     let mode = if round % 4 < 2 { "Indexed" } else { "NonIndexed" };
     format!(
@@ -76,6 +81,26 @@ spec:
     metadata: {{labels: {{app: ordered, round: "{round}"}}}}
     spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
 ---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: "job-{round}"}}
+spec:
+  completionMode: {mode}
+  completions: {COMPLETIONS}
+  parallelism: {PARALLELISM}
+  template:
+    metadata: {{labels: {{app: "job-{round}"}}}}
+    spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}
+"#
+    )
+}
+
+/// The ReplicationController and the DaemonSets.
+fn further(round: usize) -> String {
+    let replicas = scaled(round);
+    format!(
+        r#"
+---
 apiVersion: v1
 kind: ReplicationController
 metadata: {{name: rc}}
@@ -105,17 +130,6 @@ spec:
   template:
     metadata: {{labels: {{app: surge, round: "{round}"}}}}
     spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: "job-{round}"}}
-spec:
-  completionMode: {mode}
-  completions: {COMPLETIONS}
-  parallelism: {PARALLELISM}
-  template:
-    metadata: {{labels: {{app: "job-{round}"}}}}
-    spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}
 "#
     )
 }
@@ -304,14 +318,18 @@ fn a_dead_leader_loses_and_doubles_nothing() {
     let flags = join_flags(&first, true);
     let mut others: Vec<Server> = (1..3).map(|at| member(dir.path(), names[at], ports[at], &flags)).collect();
     until_whole(&first, &names);
-    first.apply(&manifest(0));
+    let file = dir.path().join("manifest.yaml");
+    std::fs::write(&file, manifest(0)).unwrap();
+    succeed(&first, &["apply", "-f", file.to_str().unwrap()]);
     until_there(&first);
     for round in 1..=rounds {
         let victim = round % 2;
         lead(&first, names[victim + 1], &names);
-        first.apply(&manifest(round));
+        std::fs::write(&file, manifest(round)).unwrap();
+        succeed(&first, &["apply", "-f", file.to_str().unwrap()]);
         // Its pods are for the garbage collector, whose leader dies as well.
-        first.run(&["delete", "job", &format!("job-{}", round - 1), "--wait=false"]);
+        let before = format!("job-{}", round - 1);
+        succeed(&first, &["delete", "job", &before, "--wait=false", "--ignore-not-found"]);
         let freeze = round % 4 < 2;
         let since = Instant::now();
         if freeze {
@@ -335,6 +353,18 @@ fn a_dead_leader_loses_and_doubles_nothing() {
     // Nothing is left that belongs to nobody: one set of each roll-out, pods of existing owners only.
     let sets = first.run(&["get", "replicasets", "-o", "jsonpath={.items[*].spec.replicas}"]);
     assert_eq!(sets.split(' ').filter(|n| *n != "0").collect::<Vec<_>>(), [REPLICAS.to_string()]);
+}
+
+/// Runs a command until it succeeds: a machine that is busy elects leaders of its own accord.
+fn succeed(server: &Server, args: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = server.kubectl(args);
+        if output.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Waits until everything of the first manifest is ready.
