@@ -1,4 +1,4 @@
-//! Which of the built-in APIs are offered: all of them, but for alpha versions and for what `--runtime-config` says, as upstream's
+//! Which of the built-in APIs are offered: all of them, but for alpha and beta versions and for what `--runtime-config` says, as upstream's
 //! flag does. A kind behind a closed gate is not there whatever the flag says.
 //!
 //! Keys are a class (`api/all`, `api/ga`, `api/beta`, `api/alpha`, applied in this order), a version (`apps/v1`, `/v1` for
@@ -115,13 +115,13 @@ fn is_there(gates: Gates, row: &ResourceDef) -> bool {
     row.feature().is_none_or(|feature| gates.is_open(feature))
 }
 
-/// Whether a row stays: the most exact key that is about it says so; with none, alpha versions do not.
+/// Whether a row stays: the most exact key that is about it says so; with none, alpha and beta versions do not.
 fn wanted(pairs: &BTreeMap<String, bool>, row: &ResourceDef) -> bool {
     let version = format!("{}/{}", row.group, row.version);
     let resource = format!("{version}/{}", row.plural);
     let exact = pairs.get(&resource).or_else(|| pairs.get(&version));
     let by_class = || pairs.get(class(row.version)).or_else(|| pairs.get("api/all"));
-    exact.or_else(by_class).copied().unwrap_or(!row.is_alpha())
+    exact.or_else(by_class).copied().unwrap_or(!row.is_optional())
 }
 
 /// Refuses a key whose group or version there is not.
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn alpha_versions_need_a_word_and_their_gate() {
+    fn optional_versions_need_a_word_and_their_gate() {
         let open = Gates::default().with(features::Feature::GenericWorkload, true);
         let row = find("scheduling.k8s.io", "v1alpha2", "podgroups").unwrap();
         for (gates, given, expected) in [
@@ -195,6 +195,18 @@ mod tests {
         ] {
             let given: Vec<String> = given.iter().map(|pair| (*pair).to_owned()).collect();
             assert_eq!(Offered::by(gates, &pairs(&given).unwrap()).has(row), expected, "{gates:?} {given:?}");
+        }
+        let open = Gates::default().with(features::Feature::StorageVersionMigrator, true);
+        let beta = find("storagemigration.k8s.io", "v1beta1", "storageversionmigrations").unwrap();
+        for (gates, given, expected) in [
+            (open, &[][..], false),
+            (open, &["storagemigration.k8s.io/v1beta1=true"], true),
+            (open, &["api/beta=true"], true),
+            (open, &["api/alpha=true"], false),
+            (Gates::default(), &["storagemigration.k8s.io/v1beta1=true"], false),
+        ] {
+            let given: Vec<String> = given.iter().map(|pair| (*pair).to_owned()).collect();
+            assert_eq!(Offered::by(gates, &pairs(&given).unwrap()).has(beta), expected, "{gates:?} {given:?}");
         }
         assert!(!Offered::default().has(row) && !Offered::default().has_version("scheduling.k8s.io", "v1alpha2"));
         assert!(Offered::default().has_version("scheduling.k8s.io", "v1"));

@@ -298,6 +298,41 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
 }
 
 #[tokio::test]
+async fn an_update_without_a_change_brings_an_object_into_the_storage_version() {
+    let cluster = with_workloads().await;
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+    };
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = |first: bool| {
+        json!({"metadata": {"name": "foos.x.io"}, "spec": {"group": "x.io", "scope": "Cluster",
+            "names": {"plural": "foos", "kind": "Foo"}, "versions": [version("v1", first), version("v2", !first)]}})
+    };
+    cluster.make(definitions, definition(true)).await;
+    let (foos, foo) = ("/apis/x.io/v1/foos", "/apis/x.io/v1/foos/f");
+    cluster.until(foos, |code, _| code == 200).await;
+    let made =
+        cluster.make(foos, json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "f"}, "a": 1})).await;
+    let (_, same) = cluster.json("PUT", foo, &made).await;
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+
+    let path = format!("{definitions}/foos.x.io");
+    let (code, changed) = cluster.json("PATCH", &path, definition(false)).await;
+    assert_eq!((code, &changed["status"]["storedVersions"]), (200, &json!(["v1", "v2"])), "{changed}");
+    // The server takes a definition over soon after.
+    let (mut last, mut writes) = (made, 0);
+    for _ in 0..100 {
+        let (code, now) = cluster.json("PUT", foo, &last).await;
+        assert_eq!(code, 200, "{now}");
+        writes += usize::from(now["metadata"]["resourceVersion"] != last["metadata"]["resourceVersion"]);
+        last = now;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(writes, 1, "once, and then it is stored so");
+}
+
+#[tokio::test]
 async fn an_update_is_for_the_version_that_it_names_or_for_any() {
     let cluster = with_workloads().await;
     let definition = json!({"metadata": {"name": "foos.x.io"}, "spec": {"group": "x.io", "scope": "Namespaced",

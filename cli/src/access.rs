@@ -194,7 +194,7 @@ pub struct AccessArgs {
     /// APIs that are served or not, as key=true or key=false: apps/v1, apps/v1/deployments, /v1, api/beta, api/all; those of earlier releases are policy/v1beta1 and settings.k8s.io/v1alpha1; alpha ones are off otherwise: scheduling.k8s.io/v1alpha2
     #[arg(long, env = "KEELSON_RUNTIME_CONFIG", value_delimiter = ',', help_heading = "Admission")]
     pub runtime_config: Vec<String>,
-    /// Alpha features that are open, as Name=true: CBORServingAndStorage, GenericWorkload, GangScheduling
+    /// Features that are open, as Name=true: CBORServingAndStorage, GenericWorkload, GangScheduling, StorageVersionMigrator
     #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',', help_heading = "Admission")]
     pub feature_gates: Vec<String>,
 }

@@ -342,6 +342,9 @@ pub struct ControllersArgs {
     /// Addresses of pods; nodes get ranges of it
     #[arg(long, env = "KEELSON_CLUSTER_CIDR", default_value = DEFAULT_CLUSTER_CIDR)]
     pub cluster_cidr: String,
+    /// Addresses of Services, of which no node gets any: one range, or one of each family behind a comma
+    #[arg(long, env = "KEELSON_SERVICE_CLUSTER_IP_RANGE")]
+    pub service_cluster_ip_range: Option<String>,
     #[command(flatten)]
     pub mask_sizes: crate::ranges::MaskSizes,
     /// A node that says nothing for this long is unreachable
@@ -350,7 +353,7 @@ pub struct ControllersArgs {
     /// Give claims of a cluster without storage classes directories of nodes
     #[arg(long, env = "KEELSON_LOCAL_PATH")]
     pub local_path: bool,
-    /// Alpha features that are open, as Name=true: GenericWorkload
+    /// Features that are open, as Name=true: GenericWorkload, StorageVersionMigrator
     #[arg(long, env = "KEELSON_FEATURE_GATES", value_delimiter = ',')]
     pub feature_gates: Vec<String>,
     /// The CA's certificate to publish (default: the kubeconfig's)

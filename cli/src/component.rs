@@ -51,6 +51,7 @@ pub async fn controllers(args: ControllersArgs) -> Result<()> {
     open_features(&args.feature_gates)?;
     let mut config = Config::with(args.cluster_cidr.clone(), credentials(&args)?);
     config.node_cidr_mask_sizes = args.mask_sizes.within(&args.cluster_cidr)?;
+    config.service_cidr = args.service_cluster_ip_range.clone().unwrap_or_default();
     config.node_monitor_grace_period = args.node_monitor_grace_period;
     config.local_path = args.local_path;
     let client = client(&args.kubeconfig, "kube-controller-manager")?;

@@ -247,6 +247,7 @@ fn components(
     if !args.no_controllers {
         let client = client(server, "system:kube-controller-manager", "kube-controller-manager");
         let mut config = keelson_controllers::Config::new(identity.cluster_cidr.clone(), pki.clone());
+        config.service_cidr = identity.service_cidr.clone();
         config.node_monitor_grace_period = args.node_monitor_grace_period;
         config.local_path = !args.no_local_path;
         config.metrics = server.metric_sources().clone();

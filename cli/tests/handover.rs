@@ -19,13 +19,28 @@ const REPLICAS: usize = 10;
 const SURGE: usize = 3;
 const UNAVAILABLE: usize = 2;
 /// Most pods that the namespace may have.
-const QUOTA: usize = 40;
+const QUOTA: usize = 50;
+/// Pretended nodes, and so pods of each DaemonSet.
+const NODES: usize = 3;
+/// Replicas of the StatefulSet that is rolled over.
+const ROLLED: usize = 3;
 /// Pods of the Job, and how many at a time.
 const COMPLETIONS: usize = 6;
 const PARALLELISM: usize = 3;
 
+/// How many pods the StatefulSet and the ReplicationController, which are scaled, have in a round.
+fn scaled(round: usize) -> usize {
+    if round % 2 == 1 { 4 } else { 2 }
+}
+
 fn manifest(round: usize) -> String {
-    let replicas = if round % 2 == 1 { 4 } else { 2 };
+    orderly(round) + &further(round)
+}
+
+/// The quota, the Deployment, the StatefulSets and the Job.
+fn orderly(round: usize) -> String {
+    let replicas = scaled(round);
+    let mode = if round % 4 < 2 { "Indexed" } else { "NonIndexed" };
     format!(
         r#"
 apiVersion: v1
@@ -55,15 +70,66 @@ spec:
     metadata: {{labels: {{app: set}}}}
     spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: i}}]}}
 ---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: ordered}}
+spec:
+  replicas: {ROLLED}
+  serviceName: set
+  selector: {{matchLabels: {{app: ordered}}}}
+  template:
+    metadata: {{labels: {{app: ordered, round: "{round}"}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
+---
 apiVersion: batch/v1
 kind: Job
 metadata: {{name: "job-{round}"}}
 spec:
+  completionMode: {mode}
   completions: {COMPLETIONS}
   parallelism: {PARALLELISM}
   template:
     metadata: {{labels: {{app: "job-{round}"}}}}
     spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}
+"#
+    )
+}
+
+/// The ReplicationController and the DaemonSets.
+fn further(round: usize) -> String {
+    let replicas = scaled(round);
+    format!(
+        r#"
+---
+apiVersion: v1
+kind: ReplicationController
+metadata: {{name: rc}}
+spec:
+  replicas: {replicas}
+  selector: {{app: rc}}
+  template:
+    metadata: {{labels: {{app: rc}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: i}}]}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: agent}}
+spec:
+  selector: {{matchLabels: {{app: agent}}}}
+  updateStrategy: {{rollingUpdate: {{maxUnavailable: 1}}}}
+  template:
+    metadata: {{labels: {{app: agent, round: "{round}"}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: surge}}
+spec:
+  selector: {{matchLabels: {{app: surge}}}}
+  updateStrategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
+  template:
+    metadata: {{labels: {{app: surge, round: "{round}"}}}}
+    spec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: "i:{round}"}}]}}
 "#
     )
 }
@@ -112,6 +178,26 @@ impl Pods {
         self.of(app).iter().filter(ready).count()
     }
 
+    /// The most pods of an app that one node has.
+    fn most_on_a_node(&self, app: &str) -> usize {
+        let mut nodes: BTreeMap<&str, usize> = BTreeMap::new();
+        for pod in self.of(app) {
+            let terms = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+            *nodes.entry(text(&terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0])).or_default() += 1;
+        }
+        nodes.into_values().max().unwrap_or_default()
+    }
+
+    /// What must hold at all times of the DaemonSets and of the StatefulSet that is rolled over.
+    fn check_rolled(&self) {
+        for (app, least, on_a_node) in [("agent", NODES - 1, 1), ("surge", NODES, 2)] {
+            let (ready, most) = (self.ready(app), self.most_on_a_node(app));
+            assert!(ready >= least && most <= on_a_node, "DaemonSet {app}: {ready} ready, {most} on a node");
+        }
+        let (there, ready) = (self.of("ordered").len(), self.ready("ordered"));
+        assert!(there <= ROLLED && ready >= ROLLED - 1, "StatefulSet ordered: {there} pods, {ready} ready");
+    }
+
     /// What must hold at all times. `made` are the Job's pods so far.
     fn check(&self, round: usize, made: &mut BTreeSet<String>) {
         let there = self.of("roll").len();
@@ -125,7 +211,14 @@ impl Pods {
             ordinals.iter().copied().eq(0..ordinals.len()),
             "not each of the StatefulSet's pods once: {ordinals:?}"
         );
+        self.check_rolled();
+        let (copies, wanted) = (self.of("rc").len(), scaled(round));
+        let (least, most) = (wanted.min(scaled(round - 1)), wanted.max(scaled(round - 1)));
+        assert!((least..=most).contains(&copies), "{copies} pods of the ReplicationController");
         let job = self.of(&format!("job-{round}"));
+        let indexes: Vec<&str> = job.iter().filter_map(completion_index).collect();
+        let once: BTreeSet<&str> = indexes.iter().copied().collect();
+        assert_eq!(once.len(), indexes.len(), "an index of the Job twice: {indexes:?}");
         let active = job.iter().filter(|p| p["status"]["phase"] != "Succeeded").count();
         made.extend(job.iter().map(|p| text(&p["metadata"]["uid"]).to_owned()));
         assert!(made.len() <= COMPLETIONS && active <= PARALLELISM, "{} pods of the Job, {active} active", made.len());
@@ -140,17 +233,23 @@ impl Pods {
     }
 }
 
+fn completion_index(pod: &Value) -> Option<&str> {
+    pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"].as_str()
+}
+
 fn ordinal(pod: &Value) -> Option<usize> {
     pod["metadata"]["name"].as_str()?.strip_prefix("set-")?.parse().ok()
 }
 
-/// Whether the Deployment and the StatefulSet have the pods of the round's manifest.
+/// Whether all but the Job have the pods of the round's manifest, and nothing is left of the round before.
 fn rolled(round: usize, pods: &Pods) -> bool {
-    let wanted = if round % 2 == 1 { 4 } else { 2 };
     let label = round.to_string();
     let new = |p: &Value| p["metadata"]["labels"]["round"].as_str() == Some(&label);
-    let rolled = pods.of("roll").len() == REPLICAS && pods.of("roll").iter().all(new) && pods.ready("roll") == REPLICAS;
-    rolled && pods.of("set").len() == wanted && pods.ready("set") == wanted
+    let exactly = |app: &str, wanted: usize| pods.of(app).len() == wanted && pods.ready(app) == wanted;
+    let renewed = [("roll", REPLICAS), ("ordered", ROLLED), ("agent", NODES), ("surge", NODES)];
+    renewed.iter().all(|(app, wanted)| exactly(app, *wanted) && pods.of(app).iter().all(new))
+        && ["set", "rc"].iter().all(|app| exactly(app, scaled(round)))
+        && pods.of(&format!("job-{}", round - 1)).is_empty()
 }
 
 /// Whether all is as the round's manifest has it.
@@ -171,7 +270,7 @@ fn counted(server: &Server, pods: &Pods) -> bool {
 
 /// Whether everything that names an owner has one.
 fn owned(server: &Server) -> bool {
-    let kinds = "pods,replicasets,statefulsets,jobs,deployments,controllerrevisions";
+    let kinds = "pods,replicasets,statefulsets,daemonsets,replicationcontrollers,jobs,deployments,controllerrevisions";
     let Some(all) = read(server, kinds) else { return false };
     let uids: BTreeSet<&str> = all.iter().map(|o| text(&o["metadata"]["uid"])).collect();
     let mut owners = all.iter().flat_map(|o| o["metadata"]["ownerReferences"].as_array().into_iter().flatten());
@@ -196,7 +295,8 @@ fn watch(server: &Server, round: usize, since: Instant, made: &mut BTreeSet<Stri
             }
         }
         if Instant::now() >= deadline {
-            let owners = server.run(&["get", "deployments,statefulsets,jobs,resourcequotas", "-o", "yaml"]);
+            let kinds = "deployments,statefulsets,daemonsets,replicationcontrollers,jobs,resourcequotas";
+            let owners = server.run(&["get", kinds, "-o", "yaml"]);
             panic!("round {round} does not end: {owners}");
         }
     }
@@ -213,21 +313,23 @@ fn a_dead_leader_loses_and_doubles_nothing() {
     let ports = [(); 3].map(|()| (free_port(), free_port()));
     let names = ["a", "b", "c"];
     // The pretended nodes are in the first server, which is never the one that dies.
-    let hollow = ["--cluster-init", "--hollow", "3"].map(str::to_owned);
+    let hollow = ["--cluster-init", "--hollow", &NODES.to_string()].map(str::to_owned);
     let first = member(dir.path(), "a", ports[0], &hollow);
     let flags = join_flags(&first, true);
     let mut others: Vec<Server> = (1..3).map(|at| member(dir.path(), names[at], ports[at], &flags)).collect();
     until_whole(&first, &names);
-    first.apply(&manifest(0));
-    first.until(
-        "the Deployment is there",
-        &["get", "deployment", "roll", "-o", "jsonpath={.status.readyReplicas}"],
-        |out| out == REPLICAS.to_string(),
-    );
+    let file = dir.path().join("manifest.yaml");
+    std::fs::write(&file, manifest(0)).unwrap();
+    succeed(&first, &["apply", "-f", file.to_str().unwrap()]);
+    until_there(&first);
     for round in 1..=rounds {
         let victim = round % 2;
         lead(&first, names[victim + 1], &names);
-        first.apply(&manifest(round));
+        std::fs::write(&file, manifest(round)).unwrap();
+        succeed(&first, &["apply", "-f", file.to_str().unwrap()]);
+        // Its pods are for the garbage collector, whose leader dies as well.
+        let before = format!("job-{}", round - 1);
+        succeed(&first, &["delete", "job", &before, "--wait=false", "--ignore-not-found"]);
         let freeze = round % 4 < 2;
         let since = Instant::now();
         if freeze {
@@ -251,6 +353,33 @@ fn a_dead_leader_loses_and_doubles_nothing() {
     // Nothing is left that belongs to nobody: one set of each roll-out, pods of existing owners only.
     let sets = first.run(&["get", "replicasets", "-o", "jsonpath={.items[*].spec.replicas}"]);
     assert_eq!(sets.split(' ').filter(|n| *n != "0").collect::<Vec<_>>(), [REPLICAS.to_string()]);
+}
+
+/// Runs a command until it succeeds: a machine that is busy elects leaders of its own accord.
+fn succeed(server: &Server, args: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = server.kubectl(args);
+        if output.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Waits until everything of the first manifest is ready.
+fn until_there(server: &Server) {
+    for (what, path, wanted) in [
+        ("deployment/roll", "{.status.readyReplicas}", REPLICAS),
+        ("statefulset/set", "{.status.readyReplicas}", scaled(0)),
+        ("statefulset/ordered", "{.status.readyReplicas}", ROLLED),
+        ("replicationcontroller/rc", "{.status.readyReplicas}", scaled(0)),
+        ("daemonset/agent", "{.status.numberReady}", NODES),
+        ("daemonset/surge", "{.status.numberReady}", NODES),
+    ] {
+        let path = format!("jsonpath={path}");
+        server.until(what, &["get", what, "-o", &path], |out| out == wanted.to_string());
+    }
 }
 
 /// Makes a member the leader.

@@ -22,11 +22,13 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass};
+use k8s_openapi::api::storagemigration::v1beta1::StorageVersionMigration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keelson_client::informer::Trim;
 use keelson_client::{Client, Informer, ListParams, Recorder};
 use keelson_machinery::features::{self, Feature};
+use keelson_metrics::Source;
 use keelson_pki::service_account::SigningKey;
 use keelson_pki::{Authority, ClusterPki};
 use parking_lot::{Mutex, RwLock};
@@ -104,6 +106,8 @@ impl Default for NodeCidrMaskSizes {
 pub struct Config {
     /// Addresses of pods; nodes get ranges of it.
     pub cluster_cidr: String,
+    /// Addresses of Services, which no node gets; with a comma between families. May be empty.
+    pub service_cidr: String,
     /// The lengths of the prefixes of each node's ranges.
     pub node_cidr_mask_sizes: NodeCidrMaskSizes,
     /// What is signed with and published.
@@ -128,6 +132,7 @@ impl Config {
     pub fn with(cluster_cidr: String, credentials: Credentials) -> Self {
         Self {
             cluster_cidr,
+            service_cidr: String::new(),
             node_cidr_mask_sizes: NodeCidrMaskSizes::default(),
             credentials,
             node_monitor_grace_period: Duration::from_secs(40),
@@ -270,6 +275,8 @@ pub struct Context {
     pub cache: Informers,
     /// Groups of pods, where there are such.
     pub pod_groups: Option<Arc<Informer<PodGroup>>>,
+    /// Storage version migrations, where there are such.
+    pub storage_migrations: Option<Arc<Informer<StorageVersionMigration>>>,
     /// What the attach/detach controller remembers.
     pub attachments: attachment::Memory,
     /// How long daemons that failed stay.
@@ -298,15 +305,21 @@ impl Context {
         cache.synced().await;
         let (attachments, failed_daemons, job_failures, evictions, claim_users) = Default::default();
         let (recorders, listeners) = Default::default();
-        // It is not waited for: the kind is served only if that is asked for, too.
+        // These are not waited for: the kinds are served only if that is asked for, too.
         let groups = features::is_open(Feature::GenericWorkload);
-        let ranges = Arc::new(Ranges::new(&config.cluster_cidr, config.node_cidr_mask_sizes));
+        let migrations = features::is_open(Feature::StorageVersionMigrator);
+        let ranges = Ranges::new(&config.cluster_cidr, &config.service_cidr, config.node_cidr_mask_sizes);
+        let ranges = Arc::new(ranges);
+        let numbers: Arc<dyn Source> = ranges.clone();
+        config.metrics.add(&numbers);
         let pod_groups = groups.then(|| Informer::start(&client, &[], stop.clone()));
+        let storage_migrations = migrations.then(|| Informer::start(&client, &[], stop.clone()));
         Arc::new(Self {
             client,
             config,
             cache,
             pod_groups,
+            storage_migrations,
             attachments,
             failed_daemons,
             job_failures,
@@ -385,11 +398,12 @@ impl Context {
             config: Config::new("10.244.0.0/16".into(), keys),
             cache: Informers::empty(),
             pod_groups: Some(Informer::of(Vec::new(), &[])),
+            storage_migrations: Some(Informer::of(Vec::new(), &[])),
             attachments: attachment::Memory::default(),
             failed_daemons: Default::default(),
             job_failures: Default::default(),
             evictions: Default::default(),
-            ranges: Arc::new(Ranges::new("10.244.0.0/16", NodeCidrMaskSizes::default())),
+            ranges: Arc::new(Ranges::new("10.244.0.0/16", "", NodeCidrMaskSizes::default())),
             claim_users: Default::default(),
             stop: CancellationToken::new(),
             recorders: Mutex::default(),

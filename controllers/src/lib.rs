@@ -30,6 +30,7 @@ mod resource_claims;
 mod runtime;
 mod services;
 mod statefulset;
+mod storage_migrations;
 mod volumes;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -117,6 +118,7 @@ static CONTROLLERS: &[Controller] = &[
         volumes::protection::watch_classes,
         volumes::protection::reconcile_class
     ),
+    keyed!("storage-version-migrator-controller", 5, storage_migrations::watch, storage_migrations::reconcile),
     keyed!("podgroup-protection-controller", 1, pod_groups::watch, pod_groups::reconcile),
     keyed!("persistentvolume-attach-detach-controller", 8, volumes::attachment::watch, volumes::attachment::reconcile),
     keyed!("persistentvolume-expander-controller", 2, volumes::expansion::watch, volumes::expansion::reconcile),

@@ -136,7 +136,7 @@ fn find(kinds: &[Kind], text: &str) -> Option<Kind> {
 
 /// The built-in kinds. Alpha versions are served by few clusters, and other projects have kinds of the same names.
 pub fn all_built_in() -> Vec<Kind> {
-    RESOURCES.iter().filter(|def| !def.is_alpha()).map(built_in).collect()
+    RESOURCES.iter().filter(|def| !def.is_optional()).map(built_in).collect()
 }
 
 /// All kinds of a server, as its discovery lists them.

@@ -13,6 +13,8 @@ pub enum Feature {
     GenericWorkload,
     /// Pods of a group are bound together or not at all (KEP-4671; alpha, needs `GenericWorkload`).
     GangScheduling,
+    /// `StorageVersionMigration` objects and their controller (KEP-4192; beta, closed).
+    StorageVersionMigrator,
 }
 
 /// One row for each: its name, and whether it is open unless somebody says otherwise.
@@ -20,6 +22,7 @@ const FEATURES: &[(Feature, &str, bool)] = &[
     (Feature::CborServingAndStorage, "CBORServingAndStorage", false),
     (Feature::GenericWorkload, "GenericWorkload", false),
     (Feature::GangScheduling, "GangScheduling", false),
+    (Feature::StorageVersionMigrator, "StorageVersionMigrator", false),
 ];
 
 /// Which gates are open.

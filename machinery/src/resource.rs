@@ -116,15 +116,16 @@ impl ResourceDef {
         }
     }
 
-    /// Whether its version is an alpha one: off unless it is asked for.
-    pub fn is_alpha(&self) -> bool {
-        !self.custom && self.version.contains("alpha")
+    /// Whether its version is an alpha or a beta one: off unless it is asked for.
+    pub fn is_optional(&self) -> bool {
+        !self.custom && (self.version.contains("alpha") || self.version.contains("beta"))
     }
 
     /// The feature without which it is not served, whatever is asked for.
     pub fn feature(&self) -> Option<Feature> {
         match (self.group, self.plural) {
             ("scheduling.k8s.io", "podgroups" | "workloads") if !self.custom => Some(Feature::GenericWorkload),
+            ("storagemigration.k8s.io", _) if !self.custom => Some(Feature::StorageVersionMigrator),
             _ => None,
         }
     }

@@ -388,6 +388,15 @@ pub static RESOURCES: &[ResourceDef] = &[
     row("scheduling.k8s.io", "v1alpha2", "PodGroup", "podgroups", "podgroup", Scope::Namespaced)
         .subresources(&[STATUS]),
     row("scheduling.k8s.io", "v1alpha2", "Workload", "workloads", "workload", Scope::Namespaced),
+    row(
+        "storagemigration.k8s.io",
+        "v1beta1",
+        "StorageVersionMigration",
+        "storageversionmigrations",
+        "storageversionmigration",
+        Scope::Cluster,
+    )
+    .subresources(&[STATUS]),
     row("coordination.k8s.io", "v1", "Lease", "leases", "lease", Scope::Namespaced),
     row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass", Scope::Cluster),
     row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice", Scope::Namespaced),

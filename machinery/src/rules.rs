@@ -76,7 +76,7 @@ fn needs_version(def: &ResourceDef) -> bool {
         (def.group, def.plural),
         ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities" | "volumeattachments")
             | ("coordination.k8s.io" | "policy" | "node.k8s.io" | "admissionregistration.k8s.io", _)
-            | ("apiextensions.k8s.io" | "apiregistration.k8s.io", _)
+            | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "storagemigration.k8s.io", _)
     )
 }
 

@@ -280,7 +280,10 @@ async fn work(fleet: &Arc<Fleet>, pods: tokio::sync::mpsc::Receiver<Pod>, queue:
             Ok(Step::NoRange) => again(pod, queue, RETRY),
             // The last word on a pod that goes is this node's: no newer event comes if a server died in the middle of it.
             Err(e) if e.is_conflict() && pod.metadata.deletion_timestamp.is_some() => again(pod, queue, RETRY),
-            Err(e) if e.is_conflict() || e.is_not_found() => {} // a newer event comes, or nothing is left to do
+            // A newer event comes. But if the newer version is this node's own, whose write was carried out and not answered,
+            // nobody would end the pod.
+            Err(e) if e.is_conflict() && hollow_status::is_to_end(&pod) => finish_later(fleet, pod),
+            Err(e) if e.is_conflict() || e.is_not_found() => {}
             Err(error) => {
                 tracing::warn!(pod = ?pod.metadata.name, %error, "status of a hollow pod could not be written");
                 again(pod, queue, RETRY);

@@ -15,8 +15,13 @@ pub fn needs_work(pod: &Pod) -> bool {
 
 /// Whether the pod runs and will end by itself.
 pub fn ends(pod: &Pod) -> bool {
+    phase(pod) == "Running" && is_to_end(pod)
+}
+
+/// Whether the pod will end by itself once it runs.
+pub fn is_to_end(pod: &Pod) -> bool {
     let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
-    phase(pod) == "Running" && matches!(policy, Some("Never" | "OnFailure"))
+    matches!(policy, Some("Never" | "OnFailure"))
 }
 
 fn now() -> String {

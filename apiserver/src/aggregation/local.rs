@@ -37,6 +37,7 @@ const PRIORITIES: &[(&str, i64)] = &[
     ("discovery.k8s.io", 16_200),
     ("resource.k8s.io", 16_200),
     ("flowcontrol.apiserver.k8s.io", 16_100),
+    ("storagemigration.k8s.io", 15_800),
 ];
 /// How the group and a version of a definition rank.
 const CUSTOM: (i64, i64) = (1000, 100);
@@ -90,10 +91,10 @@ pub fn prepare(def: &ResourceDef, object: &mut Value) {
     }
 }
 
-/// The APIServices of the built-in groups; those of alpha versions come when they are served.
+/// The APIServices of the built-in groups; those of optional versions come when they are served.
 pub fn built_in() -> Vec<Value> {
     let now = strategy::now();
-    let rows = RESOURCES.iter().filter(|row| !row.is_alpha() && row.group != GROUP);
+    let rows = RESOURCES.iter().filter(|row| !row.is_optional() && row.group != GROUP);
     let versions: BTreeSet<(&str, &str)> = rows.map(|row| (row.group, row.version)).collect();
     let made = versions.into_iter().map(|(group, version)| {
         object(group, version, "onstart", (priority(group), version_priority(group, version)), &now)
@@ -112,10 +113,11 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
     }
     let mut done = true;
     let path = format!("/apis/{GROUP}/v1/apiservices");
-    let alpha: BTreeSet<(&str, String)> = (server.customs.offered().rows().filter(|row| row.is_alpha()))
+    let optional: BTreeSet<(&str, String)> = (server.customs.offered().rows().filter(|row| row.is_optional()))
         .map(|row| (row.version, row.group.to_owned()))
         .collect();
-    let wanted = served.iter().map(|version| (version, "true")).chain(alpha.iter().map(|version| (version, "onstart")));
+    let wanted =
+        served.iter().map(|version| (version, "true")).chain(optional.iter().map(|version| (version, "onstart")));
     for ((version, group), managed) in wanted {
         let name = format!("{version}.{group}");
         if server.objects.find(def, "", &name).is_some() {

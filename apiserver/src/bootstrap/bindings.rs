@@ -363,6 +363,15 @@ pub(super) const BINDINGS: &[Binding] = &[
     ),
 ];
 
+/// The binding of the storage version migrator, where it runs.
+pub(super) const STORAGE_MIGRATOR: Binding = (
+    "",
+    "system:controller:storage-version-migrator-controller",
+    "ClusterRole",
+    "system:controller:storage-version-migrator-controller",
+    &["account:kube-system/storage-version-migrator-controller"],
+);
+
 /// Who has the roles of clusters whose pods are scheduled in groups.
 pub(super) const POD_GROUP_BINDINGS: &[Binding] = &[
     (

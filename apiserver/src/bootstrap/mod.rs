@@ -64,6 +64,10 @@ pub fn objects() -> Vec<Value> {
         objects.extend(roles::POD_GROUP_ROLES.iter().map(|role| role.to_value("")));
         objects.extend(bindings::POD_GROUP_BINDINGS.iter().map(binding));
     }
+    if features::is_open(Feature::StorageVersionMigrator) {
+        objects.push(roles::STORAGE_MIGRATOR.to_value(""));
+        objects.push(binding(&bindings::STORAGE_MIGRATOR));
+    }
     objects
 }
 

@@ -826,6 +826,19 @@ pub(super) const POD_GROUP_ROLES: &[Role] = &[
     ),
 ];
 
+/// The role of the storage version migrator, where it runs. A write of what is gone is a creation to who authorizes.
+pub(super) const STORAGE_MIGRATOR: Role = role(
+    "system:controller:storage-version-migrator-controller",
+    "",
+    "",
+    &[
+        rule("*", "*", "create list patch"),
+        rule("storagemigration.k8s.io", "storageversionmigrations/status", "update"),
+        rule("apiextensions.k8s.io", "customresourcedefinitions", "get"),
+        rule("apiextensions.k8s.io", "customresourcedefinitions/status", "patch"),
+    ],
+);
+
 /// Roles by namespace.
 pub(super) const ROLES: &[(&str, Role)] = &[
     (

@@ -241,6 +241,13 @@ impl Custom {
         Ok(object)
     }
 
+    /// Whether an object would be stored in another version if it were written now: then a write that changes nothing is one.
+    pub fn is_stale(&self, kv: &KeyValue) -> bool {
+        let stored = parse(kv).unwrap_or_default();
+        let version = stored["apiVersion"].as_str().and_then(|v| v.rsplit('/').next());
+        version.is_some_and(|version| version != self.definition.storage)
+    }
+
     /// The same, encoded like any stored object.
     pub fn stored(&self, kv: &KeyValue) -> Result<Stored, Status> {
         let malformed = |e: stored::Malformed| Status::internal(&e.to_string());

@@ -132,7 +132,9 @@ impl ApiServer {
             let stale = || {
                 let name = new["metadata"]["name"].as_str().unwrap_or_default();
                 let kv = self.objects.find(def, &request.namespace, name);
-                kv.is_some_and(|kv| crate::encryption::is_stale(def, &kv))
+                let custom =
+                    |kv: &keelson_store::KeyValue| request.custom.as_ref().is_some_and(|custom| custom.is_stale(kv));
+                kv.is_some_and(|kv| crate::encryption::is_stale(def, &kv) || custom(&kv))
             };
             if dry_run || new == old && !stale() {
                 return Ok(new);

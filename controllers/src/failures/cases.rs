@@ -83,9 +83,21 @@ pub(super) fn cases(api: &Arc<Refusing>) -> Vec<Case> {
     ]
     .into_iter()
     .chain([("podgroup-protection-controller", with_group(api), own)])
+    .chain([("storage-version-migrator-controller", with_migration(api), ("", "secrets"))])
     .chain(further(api))
     .chain(housekeeping(api))
     .collect()
+}
+
+/// A context with a storage version migration.
+fn with_migration(api: &Arc<Refusing>) -> Arc<Context> {
+    let context = Context::of_client(Client::new(api.clone(), "test"));
+    let migration =
+        json!({"metadata": {"namespace": null}, "spec": {"resource": {"group": "", "resource": "secrets"}}});
+    if let Some(migrations) = &context.storage_migrations {
+        migrations.hold(serde_json::from_value(whole(migration)).unwrap());
+    }
+    Arc::new(context)
 }
 
 /// A context with a group of pods.

@@ -2,6 +2,8 @@
 //!
 //! All of this is pure; [`super::lifecycle`] brings the time and the last sign of life.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -30,9 +32,14 @@ pub fn ready_status(node: &Node) -> &str {
 
 /// The node with its conditions unknown, because it has been silent; `None` if they say so already.
 pub fn silenced(node: &Node, now: &Time) -> Option<Node> {
+    let known = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let is_unknown = |kind: &str| known.iter().find(|c| c.type_ == kind).is_some_and(|c| c.status == "Unknown");
+    // A node that stays silent is looked at again and again.
+    if JUDGED.into_iter().all(is_unknown) {
+        return None;
+    }
     let mut new = node.clone();
     let conditions = new.status.get_or_insert_default().conditions.get_or_insert_default();
-    let mut changed = false;
     for kind in JUDGED {
         match conditions.iter_mut().find(|c| c.type_ == kind) {
             None => {
@@ -44,19 +51,17 @@ pub fn silenced(node: &Node, now: &Time) -> Option<Node> {
                     last_heartbeat_time: node.metadata.creation_timestamp.clone(),
                     last_transition_time: Some(now.clone()),
                 });
-                changed = true;
             }
             Some(condition) if condition.status != "Unknown" => {
                 condition.status = "Unknown".into();
                 condition.reason = Some("NodeStatusUnknown".into());
                 condition.message = Some("Kubelet stopped posting node status.".into());
                 condition.last_transition_time = Some(now.clone());
-                changed = true;
             }
             Some(_) => {}
         }
     }
-    changed.then_some(new)
+    Some(new)
 }
 
 fn taint(key: &str, effect: &str, now: &Time) -> Taint {
@@ -68,16 +73,16 @@ fn taint(key: &str, effect: &str, now: &Time) -> Taint {
 /// The taints that the node should have. `evict` says whether a NoExecute taint may be put on now: its zone allows it.
 /// Those of others are left as they are. `None` if nothing changes.
 pub fn taints(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>> {
-    let spec = node.spec.clone().unwrap_or_default();
-    let before = spec.taints.unwrap_or_default();
+    let before = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let mut after = before.clone();
+    // Most looks change nothing, and copy nothing.
+    let mut after = Cow::Borrowed(before);
     let mut settle = |key: &str, effect: &str, wanted: bool| {
         let there = after.iter().any(|t| t.key == key && t.effect == effect);
         if wanted && !there {
-            after.push(taint(key, effect, now));
+            after.to_mut().push(taint(key, effect, now));
         } else if !wanted && there {
-            after.retain(|t| t.key != key || t.effect != effect);
+            after.to_mut().retain(|t| t.key != key || t.effect != effect);
         }
     };
     for (kind, status, key) in SCHEDULE_TAINTS {
@@ -85,13 +90,16 @@ pub fn taints(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>> {
         let holds = conditions.iter().any(|c| c.type_ == kind && c.status == status);
         settle(key, "NoSchedule", holds || (key == NOT_READY && !conditions.iter().any(|c| c.type_ == "Ready")));
     }
-    settle(UNSCHEDULABLE, "NoSchedule", spec.unschedulable == Some(true));
+    settle(UNSCHEDULABLE, "NoSchedule", node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true)));
     let ready = conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.as_str());
     let has = |key: &str| before.iter().any(|t| t.key == key && t.effect == "NoExecute");
     for (key, holds) in [(NOT_READY, ready == Some("False")), (UNREACHABLE, ready == Some("Unknown"))] {
         settle(key, "NoExecute", holds && (evict || has(key) || has(other(key))));
     }
-    (after != before).then_some(after)
+    match after {
+        Cow::Owned(after) if after != before => Some(after),
+        _ => None,
+    }
 }
 
 /// A node that goes from one to the other is not spared in between.

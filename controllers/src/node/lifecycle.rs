@@ -37,7 +37,7 @@ struct Monitor {
     grace: Duration,
     start: Instant,
     signs: Signs,
-    /// Whether all nodes were ready and as they should be at the last look.
+    /// Whether the last look left nothing to be done: nodes may be down, but all of that is written.
     calm: bool,
     /// What Ready was at the last look.
     readiness: HashMap<String, String>,
@@ -48,17 +48,8 @@ struct Monitor {
 /// Watches all nodes.
 pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let grace = context.config.node_monitor_grace_period;
-        let mut monitor = Monitor {
-            grace,
-            start: Instant::now(),
-            signs: Signs::default(),
-            calm: false,
-            readiness: HashMap::new(),
-            limiters: BTreeMap::new(),
-            all_down: false,
-            context,
-        };
+        let mut monitor = Monitor::new(context);
+        let grace = monitor.grace;
         let changed = Arc::new(tokio::sync::Notify::new());
         let (signs, wake) = (monitor.signs.clone(), changed.clone());
         monitor.context.cache.nodes.subscribe(move |change| {
@@ -86,6 +77,20 @@ pub(crate) fn run(context: Arc<Context>) -> BoxFuture<'static, ()> {
 }
 
 impl Monitor {
+    /// That has looked at nothing yet.
+    fn new(context: Arc<Context>) -> Self {
+        Self {
+            grace: context.config.node_monitor_grace_period,
+            start: Instant::now(),
+            signs: Signs::default(),
+            calm: false,
+            readiness: HashMap::new(),
+            limiters: BTreeMap::new(),
+            all_down: false,
+            context,
+        }
+    }
+
     /// Asks nodes to renew their leases as often as a quick grace period needs.
     async fn hurry(&self) {
         if self.grace >= QUICK {
@@ -111,17 +116,17 @@ impl Monitor {
 
     /// Looks at all nodes.
     async fn look(&mut self) {
-        let silent = self.signs.silent(self.grace, Instant::now());
-        if !self.signs.take_changed() && self.calm && silent.is_empty() {
-            return;
-        }
         let time = self.context.now();
+        let silent = self.signs.silent(self.grace, Instant::now());
         let silent: Vec<Node> = silent
             .iter()
             .filter_map(|name| self.context.cache.nodes.named("", name))
             .filter(|n| n.metadata.deletion_timestamp.is_none())
             .filter_map(|n| health::silenced(&n, &time))
             .collect();
+        if !self.signs.take_changed() && self.calm && silent.is_empty() {
+            return;
+        }
         let context = &self.context;
         let written: Vec<Node> = futures::stream::iter(silent)
             .map(|node| async move { silence(context, node).await })
@@ -136,8 +141,10 @@ impl Monitor {
         let names: HashSet<&str> = nodes.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
         self.readiness.retain(|name, _| names.contains(name.as_str()));
         let untouched = self.taint(&nodes, &time).await;
-        self.mark_pods(&nodes, &time).await;
-        self.calm = untouched && nodes.iter().all(|n| ready_status(n) == "True");
+        let marked = self.mark_pods(&nodes, &time).await;
+        // Who waits for an eviction gets it as time passes; with all down nobody does.
+        let waits = |node: &Arc<Node>| node.metadata.deletion_timestamp.is_none() && health::wants_eviction(node);
+        self.calm = untouched && marked && (self.all_down || !nodes.iter().any(waits));
     }
 
     /// Brings the taints of all nodes up to date, as fast as their zones allow. Tells whether all were.
@@ -192,9 +199,9 @@ impl Monitor {
         untouched
     }
 
-    /// Pods of nodes that are no longer ready are not ready either.
-    async fn mark_pods(&mut self, nodes: &[Arc<Node>], time: &Time) {
-        let mut marked = Vec::new();
+    /// Pods of nodes that are no longer ready are not ready either. Tells whether all are marked.
+    async fn mark_pods(&mut self, nodes: &[Arc<Node>], time: &Time) -> bool {
+        let (mut marked, mut all) = (Vec::new(), true);
         for node in nodes {
             let (name, status) = (node.metadata.name.clone().unwrap_or_default(), ready_status(node));
             if status == "True" || node.status.as_ref().is_none_or(|s| s.conditions.is_none()) {
@@ -215,9 +222,12 @@ impl Monitor {
                 .collect::<Vec<_>>();
             if results.await.into_iter().all(|done| done) {
                 marked.push((name, status.to_owned()));
+            } else {
+                all = false;
             }
         }
         self.readiness.extend(marked);
+        all
     }
 }
 
@@ -268,6 +278,41 @@ async fn mark_not_ready(context: &Context, pod: &Pod, time: &Time) -> bool {
                 warn!(namespace, name, %error, "cannot mark a pod as not ready; trying again");
             }
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn node(name: &str, status: &str, effects: &[&str]) -> Node {
+        let conditions: Vec<Value> = (["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"].iter())
+            .map(|kind| json!({"type": kind, "status": if *kind == "Ready" || status == "Unknown" { status } else { "False" }}))
+            .collect();
+        let taints: Vec<Value> =
+            effects.iter().map(|effect| json!({"key": health::UNREACHABLE, "effect": effect})).collect();
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"taints": taints},
+            "status": {"conditions": conditions}}))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_written_of_nodes_that_are_down_needs_no_further_look() {
+        let (both, mild) = (&["NoSchedule", "NoExecute"][..], &["NoSchedule"][..]);
+        for (what, nodes, calm) in [
+            ("all are ready", vec![node("a", "True", &[])], true),
+            ("one is down", vec![node("a", "True", &[]), node("b", "Unknown", both)], true),
+            ("one waits for its eviction", vec![node("a", "True", &[]), node("b", "Unknown", mild)], false),
+            ("one is back", vec![node("a", "True", both), node("b", "True", &[])], false),
+            ("all are down", vec![node("a", "Unknown", mild), node("b", "Unknown", mild)], true),
+        ] {
+            let context = Context::for_tests();
+            nodes.into_iter().for_each(|node| context.cache.nodes.hold(node));
+            let mut monitor = Monitor::new(context);
+            monitor.look().await;
+            assert_eq!(monitor.calm, calm, "{what}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what the informer shows of nodes, and what was promised to nodes but is not shown yet, is taken, each as often as
 //! it is held; so two workers never give the same range, and one that two nodes have by hand is free when both are gone.
+//! What Services have of the cluster's ranges is taken from the start, and stays so.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use keelson_client::{Key, PatchType};
+use keelson_metrics::{Histogram, Source, family, sample};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -18,6 +20,8 @@ use crate::runtime::{Keys, Outcome, watch_own};
 
 /// A node for which there was no range is looked at again when one is free; and after this, as upstream does at last.
 const WITHOUT_RANGE: Duration = Duration::from_secs(1000);
+/// Upper bounds of the buckets of tries, as upstream's.
+const TRIES: &[f64] = &[1.0, 5.0, 25.0, 125.0, 625.0];
 
 /// Addresses with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,15 +87,79 @@ struct Pool {
     next: u128,
     /// Nothing was free, and nothing was given back since.
     full: bool,
+    numbers: Numbers,
 }
+
+/// What happened to a pool, in ranges of a node's size.
+struct Numbers {
+    /// Taken now.
+    used: f64,
+    allocations: f64,
+    releases: f64,
+    /// Ranges that were passed over to find a free one.
+    tries: Histogram,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { used: 0.0, allocations: 0.0, releases: 0.0, tries: Histogram::new(TRIES) }
+    }
+}
+
+/// A family under upstream's name, with its kind, its help and its value.
+type Family = (&'static str, &'static str, &'static str, fn(&Pool) -> f64);
+
+/// All but the histogram. The misspelt name is upstream's.
+const FAMILIES: [Family; 4] = [
+    (
+        "node_ipam_controller_cidrset_cidrs_allocations_total",
+        "counter",
+        "Counter measuring total number of CIDR allocations.",
+        |pool| pool.numbers.allocations,
+    ),
+    (
+        "node_ipam_controller_cidrset_cidrs_releases_total",
+        "counter",
+        "Counter measuring total number of CIDR releases.",
+        |pool| pool.numbers.releases,
+    ),
+    ("node_ipam_controller_cirdset_max_cidrs", "gauge", "Maximum number of CIDRs that can be allocated.", |pool| {
+        pool.blocks(pool.cluster)
+    }),
+    ("node_ipam_controller_cidrset_usage_cidrs", "gauge", "Gauge measuring percentage of allocated CIDRs.", |pool| {
+        pool.numbers.used / pool.blocks(pool.cluster)
+    }),
+];
 
 impl Pool {
     fn new(cluster: &str, sizes: NodeCidrMaskSizes) -> Option<Self> {
         let cluster = Range::parse(cluster)?;
         let prefix = if cluster.width == 128 { sizes.v6 } else { sizes.v4 }.into();
         let fits = (cluster.prefix..=cluster.width).contains(&prefix);
-        let (taken, prefixes) = Default::default();
-        fits.then_some(Self { cluster, prefix, taken, prefixes, next: cluster.base, full: false })
+        let (taken, prefixes, numbers) = Default::default();
+        fits.then_some(Self { cluster, prefix, taken, prefixes, next: cluster.base, full: false, numbers })
+    }
+
+    /// How many ranges of a node's size a range has.
+    fn blocks(&self, range: Range) -> f64 {
+        f64::from(self.prefix.saturating_sub(range.prefix)).exp2()
+    }
+
+    /// How many of these nothing else than the range itself has taken.
+    fn only_its(&self, range: Range) -> f64 {
+        let larger = self.prefixes.range(..range.prefix).map(|(prefix, _)| self.cluster.around(range.base, *prefix));
+        if larger.into_iter().any(|other| self.taken.contains_key(&other)) {
+            return 0.0;
+        }
+        let mut blocks = self.blocks(range);
+        if self.prefixes.range(range.prefix + 1..).next().is_some() {
+            let within = |other: &&Range| other.prefix > range.prefix && range.meets(**other);
+            // Those within others of them do not count twice.
+            let inner: Vec<&Range> = self.taken.keys().filter(within).collect();
+            let outermost = |r: &Range| !inner.iter().any(|other| other.prefix < r.prefix && other.meets(*r));
+            blocks -= inner.iter().filter(|r| outermost(r)).map(|r| self.blocks(**r)).sum::<f64>();
+        }
+        blocks
     }
 
     /// What of a range counts here: all nodes' ranges that it meets, and none outside the cluster's.
@@ -103,11 +171,15 @@ impl Pool {
 
     fn take(&mut self, range: Range) {
         let Some(range) = self.counted(range) else { return };
-        let held = self.taken.entry(range).or_default();
-        *held += 1;
-        if *held == 1 {
-            *self.prefixes.entry(range.prefix).or_default() += 1;
+        if let Some(held) = self.taken.get_mut(&range) {
+            *held += 1;
+            return;
         }
+        let blocks = self.only_its(range);
+        self.taken.insert(range, 1);
+        *self.prefixes.entry(range.prefix).or_default() += 1;
+        self.numbers.used += blocks;
+        self.numbers.allocations += blocks;
     }
 
     /// Undoes one [`Pool::take`] of the same range.
@@ -126,6 +198,9 @@ impl Pool {
             }
         }
         self.full = false;
+        let blocks = self.only_its(range);
+        self.numbers.used -= blocks;
+        self.numbers.releases += blocks;
     }
 
     /// The largest range that is taken and has this address.
@@ -139,8 +214,9 @@ impl Pool {
         if self.full {
             return None;
         }
-        let (mut at, mut wrapped) = (self.next, false);
+        let (mut at, mut wrapped, mut tries) = (self.next, false, 0.0);
         while let Some(taken) = self.taken_at(at) {
+            tries += self.blocks(taken);
             let after = taken.last().checked_add(1).filter(|after| *after <= self.cluster.last());
             wrapped |= after.is_none();
             at = after.unwrap_or(self.cluster.base);
@@ -149,6 +225,7 @@ impl Pool {
                 return None;
             }
         }
+        self.numbers.tries.observe(tries);
         let range = self.cluster.around(at, self.prefix);
         self.take(range);
         let after = range.last().checked_add(1).filter(|after| *after <= self.cluster.last());
@@ -187,10 +264,13 @@ struct NoneLeft {
 }
 
 impl Ranges {
-    /// All free. The cluster's ranges are separated by commas.
-    pub(crate) fn new(cluster: &str, sizes: NodeCidrMaskSizes) -> Self {
+    /// All free that Services do not have. Ranges of the cluster and of Services are separated by commas.
+    pub(crate) fn new(cluster: &str, services: &str, sizes: NodeCidrMaskSizes) -> Self {
         let pool = |text: &str| Pool::new(text, sizes).ok_or_else(|| text.trim().to_owned());
-        let pools = cluster.split(',').map(pool).collect();
+        let mut pools: Vec<_> = cluster.split(',').map(pool).collect();
+        for pool in pools.iter_mut().flatten() {
+            services.split(',').filter_map(Range::parse).for_each(|range| pool.take(range));
+        }
         let (nodes, waiting) = Default::default();
         Self(Mutex::new(Table { pools, nodes, waiting }))
     }
@@ -237,6 +317,20 @@ impl Ranges {
         if table.nodes.get(name).is_some_and(|held| held.promised) {
             table.hold(name, Held::default());
         }
+    }
+}
+
+impl Source for Ranges {
+    fn write(&self, out: &mut String) {
+        let table = self.0.lock();
+        let pools = || table.pools.iter().flatten().map(|pool| (pool, format!("clusterCIDR=\"{}\"", pool.cluster)));
+        for (name, kind, help, value) in FAMILIES {
+            family(out, name, kind, help);
+            pools().for_each(|(pool, label)| sample(out, name, &label, value(pool)));
+        }
+        let name = "node_ipam_controller_cidrset_allocation_tries_per_request";
+        family(out, name, "histogram", "Ranges that were taken before a free one was found.");
+        pools().for_each(|(pool, label)| pool.numbers.tries.write(name, &label, out));
     }
 }
 
@@ -342,7 +436,7 @@ mod tests {
     use super::*;
 
     fn ranges(cluster: &str, bits: u8) -> Ranges {
-        Ranges::new(cluster, NodeCidrMaskSizes { v4: bits, v6: bits })
+        Ranges::new(cluster, "", NodeCidrMaskSizes { v4: bits, v6: bits })
     }
 
     fn see(ranges: &Ranges, name: &str, shown: &[&str]) -> Option<String> {
@@ -381,8 +475,53 @@ mod tests {
     }
 
     #[test]
+    fn nodes_get_nothing_that_services_have() {
+        for (cluster, services, wanted) in [
+            ("10.0.0.0/16", "10.0.0.0/24", Some("10.0.1.0/24")),
+            ("10.0.0.0/16", "10.0.0.0/20", Some("10.0.16.0/24")),
+            ("10.0.0.0/16", "10.0.0.16/28", Some("10.0.1.0/24")),
+            ("10.0.0.0/16", "10.0.0.0/8", None),
+            ("10.0.0.0/16", "10.96.0.0/16", Some("10.0.0.0/24")),
+            ("10.0.0.0/16", "fd00::/112, 10.0.0.0/24", Some("10.0.1.0/24")),
+            ("10.0.0.0/16", "", Some("10.0.0.0/24")),
+        ] {
+            let ranges = Ranges::new(cluster, services, NodeCidrMaskSizes::default());
+            assert_eq!(ranges.promise("n").ok().map(|all| all.concat()), wanted.map(str::to_owned), "{services}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_in_ranges_of_a_nodes_size() {
+        let ranges = Ranges::new("10.0.0.0/20,fd00::/60", "10.0.0.0/23", NodeCidrMaskSizes::default());
+        ranges.promise("a").unwrap();
+        // Within it, twice, above it, and outside of the cluster's.
+        see(&ranges, "b", &["10.0.0.0/24"]);
+        see(&ranges, "c", &["10.0.4.0/24"]);
+        see(&ranges, "d", &["10.0.4.0/22"]);
+        see(&ranges, "e", &["192.168.0.0/24"]);
+        let check = |numbers: [(&str, f64); 5]| {
+            let mut out = String::new();
+            ranges.write(&mut out);
+            for (name, value) in numbers {
+                let line = format!("node_ipam_controller_{name}{{clusterCIDR=\"10.0.0.0/20\"}} {value}");
+                assert!(out.lines().any(|l| l == line), "{line} is not in {out}");
+            }
+        };
+        let (allocations, releases) = ("cidrset_cidrs_allocations_total", "cidrset_cidrs_releases_total");
+        let (usage, most, tries) =
+            ("cidrset_usage_cidrs", "cirdset_max_cidrs", "cidrset_allocation_tries_per_request_sum");
+        // 2 of Services, 1 of `a`, 4 of `c` and `d`.
+        check([(allocations, 7.0), (releases, 0.0), (usage, 7.0 / 16.0), (most, 16.0), (tries, 2.0)]);
+        ranges.seen("d", None);
+        check([(allocations, 7.0), (releases, 3.0), (usage, 4.0 / 16.0), (most, 16.0), (tries, 2.0)]);
+        ranges.seen("b", None);
+        ranges.seen("c", None);
+        check([(allocations, 7.0), (releases, 4.0), (usage, 3.0 / 16.0), (most, 16.0), (tries, 2.0)]);
+    }
+
+    #[test]
     fn a_node_gets_a_range_of_each_family_or_none() {
-        let both = Ranges::new("10.244.0.0/23, fd00:244::/48", NodeCidrMaskSizes { v4: 24, v6: 112 });
+        let both = Ranges::new("10.244.0.0/23, fd00:244::/48", "", NodeCidrMaskSizes { v4: 24, v6: 112 });
         assert_eq!(both.promise("a").unwrap(), ["10.244.0.0/24", "fd00:244::/112"]);
         see(&both, "b", &["10.244.1.0/24"]);
         let none_left = NoneLeft { cluster: "10.244.0.0/23".into(), news: (true, true) };

@@ -3,6 +3,7 @@
 
 mod check;
 mod meta;
+mod migrations;
 pub mod selectors;
 
 mod api_service;
@@ -88,8 +89,9 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "flowcontrol.apiserver.k8s.io" => flowcontrol::validate(def.plural, subresource, new, p),
         "apiregistration.k8s.io" => api_service::validate(subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),
+        "storagemigration.k8s.io" => migrations::validate(subresource, new, old, p),
         "resource.k8s.io" => devices::validate(def.plural, subresource, new, old, p),
-        "scheduling.k8s.io" if def.is_alpha() => workloads::validate(def.plural, subresource, new, old, p),
+        "scheduling.k8s.io" if def.is_optional() => workloads::validate(def.plural, subresource, new, old, p),
         "policy" | "scheduling.k8s.io" | "coordination.k8s.io" | "node.k8s.io" => {
             policies::validate(def.plural, subresource, new, old, p);
         }

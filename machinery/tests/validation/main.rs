@@ -3,6 +3,7 @@
 mod changes;
 mod devices;
 mod groups;
+mod migrations;
 mod networks;
 mod pod_groups;
 mod pods;
@@ -21,6 +22,7 @@ pub fn changed(group: &str, plural: &str, subresource: &str, mut new: Value, old
     let def = resources::find(group, "v1", plural)
         .or_else(|| resources::find(group, "v2", plural))
         .or_else(|| resources::find(group, "v1alpha2", plural))
+        .or_else(|| resources::find(group, "v1beta1", plural))
         .unwrap_or_else(|| panic!("no row {group}/{plural}"));
     let complete = |object: &mut Value| {
         object["apiVersion"] = def.api_version().into();
