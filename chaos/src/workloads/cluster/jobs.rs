@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keelson_testbed::image;
 use serde_json::{Value, json};
 
 use super::{Log, converges, count, ensure, namespace, template};
@@ -35,6 +36,8 @@ impl Workload for Jobs {
             let (kube, name) = (process.kube(), format!("job-{}", process.shared.unique()));
             let mut template = template(&name, "0", "10m");
             template["spec"]["restartPolicy"] = "Never".into();
+            // It says something and ends.
+            template["spec"]["containers"][0]["image"] = image::TALK.into();
             let job = json!({
                 "metadata": {"name": name},
                 "spec": {"completions": COMPLETIONS, "parallelism": PARALLELISM, "template": template},

@@ -13,6 +13,7 @@ mod stateful;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_testbed::image;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -180,13 +181,13 @@ pub(super) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-/// A pod's template that asks for little and goes at once.
+/// A pod's template that asks for little and goes at once. Hosts with containers have the image; it runs until it is told to end.
 pub(super) fn template(app: &str, round: &str, cpu: &str) -> Value {
     json!({
         "metadata": {"labels": {"app": app, "round": round}},
         "spec": {
             "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "c", "image": format!("image:{round}"), "resources": {"requests": {"cpu": cpu}}}],
+            "containers": [{"name": "c", "image": image::PAUSE, "resources": {"requests": {"cpu": cpu}}}],
         },
     })
 }
