@@ -177,10 +177,13 @@ fn of(plural: &str, object: &Value) -> Of {
     }
 }
 
-/// Stands for all of an object: equal for equal ones.
+/// Stands for all of an object: equal for equal ones. Its type does not count: items of a list do not say theirs.
 pub fn digest(object: &Value) -> String {
     let mut hasher = DefaultHasher::new();
-    object.to_string().hash(&mut hasher);
+    let fields = object.as_object().into_iter().flatten();
+    for (key, value) in fields.filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind")) {
+        (key, value.to_string()).hash(&mut hasher);
+    }
     format!("{:016x}", hasher.finish())
 }
 
@@ -210,5 +213,8 @@ mod tests {
         assert_eq!((thousandths("2"), thousandths("250m"), thousandths("0.5")), (2000, 250, 500));
         assert_eq!(digest(&json!({"a": 1, "b": 2})), digest(&json!({"b": 2, "a": 1})));
         assert_ne!(digest(&json!({"a": 1})), digest(&json!({"a": 2})));
+        assert_ne!(digest(&json!({"a": 1})), digest(&json!({"b": 1})));
+        let (watched, listed) = (json!({"apiVersion": "v1", "kind": "Namespace", "a": 1}), json!({"a": 1}));
+        assert_eq!(digest(&watched), digest(&listed), "an item of a list does not say its type");
     }
 }
