@@ -55,6 +55,8 @@ fn normal(line: &str) -> String {
             Some((_, name)) if file => name,
             _ if is_date => "DATE",
             _ if is_age(word) => "AGE",
+            // Events that came again: `3m (x2 over 46s)`.
+            _ if word.strip_suffix(')').is_some_and(is_age) => "AGE)",
             _ => word,
         });
     }
