@@ -191,7 +191,7 @@ pub struct AccessArgs {
     /// What admission plugins need to know (apiserver.config.k8s.io/v1 AdmissionConfiguration)
     #[arg(long, env = "KEELSON_ADMISSION_CONTROL_CONFIG_FILE", help_heading = "Admission")]
     pub admission_control_config_file: Option<PathBuf>,
-    /// APIs that are served or not, as key=true or key=false: apps/v1, apps/v1/deployments, /v1, api/beta, api/all; those of earlier releases are policy/v1beta1 and settings.k8s.io/v1alpha1; alpha ones are off otherwise: scheduling.k8s.io/v1alpha2
+    /// APIs that are served or not, as key=true or key=false: apps/v1, apps/v1/deployments, /v1, api/beta, api/all; those of earlier releases are policy/v1beta1 and settings.k8s.io/v1alpha1; alpha and beta ones are off otherwise: scheduling.k8s.io/v1alpha2, storagemigration.k8s.io/v1beta1
     #[arg(long, env = "KEELSON_RUNTIME_CONFIG", value_delimiter = ',', help_heading = "Admission")]
     pub runtime_config: Vec<String>,
     /// Features that are open, as Name=true: CBORServingAndStorage, GenericWorkload, GangScheduling, StorageVersionMigrator

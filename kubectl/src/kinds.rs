@@ -134,7 +134,7 @@ fn find(kinds: &[Kind], text: &str) -> Option<Kind> {
     found.into_iter().min_by_key(|kind| rank(&kind.version)).cloned()
 }
 
-/// The built-in kinds. Alpha versions are served by few clusters, and other projects have kinds of the same names.
+/// The built-in kinds. Alpha and beta versions are served by few clusters, and other projects have kinds of the same names.
 pub fn all_built_in() -> Vec<Kind> {
     RESOURCES.iter().filter(|def| !def.is_optional()).map(built_in).collect()
 }
