@@ -31,7 +31,7 @@ pub const IMPORT_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Block cache of RocksDB, shared by its write buffers.
 pub const BLOCK_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Write buffer of one column family.
-pub const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+pub const WRITE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 /// The same where flushing must not depend on time: never full.
 pub const INLINE_WRITE_BUFFER_BYTES: usize = 64 * 1024 * 1024;
 /// Tables of level 0 that are compacted together.
