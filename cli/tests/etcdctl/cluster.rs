@@ -34,6 +34,9 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub clients: Vec<u16>,
     pub peers: Vec<u16>,
+    /// Flags that all members get.
+    more: &'static [&'static str],
+    /// By member; one that was started again is in the place of what it was before.
     processes: Vec<Child>,
 }
 
@@ -57,9 +60,14 @@ pub fn url(port: u16) -> String {
 impl Cluster {
     /// Starts members and waits until all answer. Two more pairs of ports are kept for members that are added.
     pub fn start(kind: Kind, members: usize) -> Self {
+        Self::start_with(kind, members, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(kind: Kind, members: usize, more: &'static [&'static str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (clients, peers) = (ports(members + 2), ports(members + 2));
-        let mut cluster = Self { kind, dir, clients, peers, processes: Vec::new() };
+        let mut cluster = Self { kind, dir, clients, peers, more, processes: Vec::new() };
         let initial: Vec<_> = (0..members).map(|at| format!("m{}={}", at + 1, url(cluster.peers[at]))).collect();
         for at in 0..members {
             cluster.member(at, &initial.join(","), "new");
@@ -88,11 +96,21 @@ impl Cluster {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .arg("--data-dir")
             .arg(dir)
+            .args(self.more)
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
             .spawn()
             .expect("the member starts");
-        self.processes.push(process);
+        match self.processes.get_mut(at) {
+            Some(former) => *former = process,
+            None => self.processes.push(process),
+        }
+    }
+
+    /// Kills a member.
+    pub fn kill(&mut self, at: usize) {
+        self.processes[at].kill().expect("it runs");
+        self.processes[at].wait().expect("it ends");
     }
 
     /// Waits until a member answers.

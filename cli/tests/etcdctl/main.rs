@@ -6,6 +6,7 @@
 mod cluster;
 #[path = "../support/ports.rs"]
 mod ports;
+mod transfer;
 mod walk;
 
 use std::collections::BTreeSet;
