@@ -12,12 +12,13 @@ use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use futures::future::{BoxFuture, CatchUnwind};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use hyper::rt::Executor;
+use keelson_store::wake;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -154,12 +155,31 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
+/// The waker that streams of a connection's task have, and that of the task: what wakes many of them at once wakes all
+/// before the task.
+#[derive(Default)]
+struct ForMany(Option<(Waker, Waker)>);
+
+impl ForMany {
+    fn of(&mut self, task: &Waker) -> Waker {
+        match &self.0 {
+            Some((of, last)) if of.will_wake(task) => last.clone(),
+            _ => {
+                let last = wake::last(task);
+                self.0 = Some((task.clone(), last.clone()));
+                last
+            }
+        }
+    }
+}
+
 /// A connection with its streams that last. It ends when the connection does.
 pub struct Turns<C, S> {
     connection: Pin<Box<C>>,
     gathered: Arc<Mutex<Gathered<S>>>,
     coming: mpsc::UnboundedReceiver<Lasting>,
     lasting: FuturesUnordered<Lasting>,
+    wakes: ForMany,
 }
 
 impl<C, S> Turns<C, S> {
@@ -169,7 +189,7 @@ impl<C, S> Turns<C, S> {
         // Not bounded: no more come than the connection has streams.
         let (streams, coming) = mpsc::unbounded_channel();
         let connection = Box::pin(connection(Streams(streams), Gathering(gathered.clone())));
-        Self { connection, gathered, coming, lasting: FuturesUnordered::new() }
+        Self { connection, gathered, coming, lasting: FuturesUnordered::new(), wakes: ForMany::default() }
     }
 
     /// The connection.
@@ -187,7 +207,8 @@ impl<C: Future<Output = hyper::Result<()>>, S: AsyncWrite + Unpin> Future for Tu
             this.lasting.push(stream);
         }
         // What they say the connection writes below; one that is done says nothing more.
-        while let Poll::Ready(Some(_)) = this.lasting.poll_next_unpin(context) {}
+        let waker = this.wakes.of(context.waker());
+        while let Poll::Ready(Some(_)) = this.lasting.poll_next_unpin(&mut Context::from_waker(&waker)) {}
         let ended = this.connection.as_mut().poll(context).map_err(Into::into);
         let left = this.gathered.lock().poll_leave(context);
         match (ended, left) {
@@ -199,7 +220,10 @@ impl<C: Future<Output = hyper::Result<()>>, S: AsyncWrite + Unpin> Future for Tu
 
 #[cfg(test)]
 mod tests {
-    use futures::task::noop_waker;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use futures::task::{ArcWake, noop_waker, waker};
     use proptest::prelude::*;
 
     use super::*;
@@ -332,6 +356,49 @@ mod tests {
             }
             prop_assert_eq!(turns.gathered.lock().stream.writes.concat(), expected);
             prop_assert!(turns.connection().most <= GATHERED_BYTES);
+        }
+    }
+
+    /// Counts, or remembers what is counted so far.
+    struct Counting(Arc<AtomicUsize>, Option<Arc<AtomicUsize>>);
+
+    impl ArcWake for Counting {
+        fn wake_by_ref(this: &Arc<Self>) {
+            match &this.1 {
+                None => this.0.fetch_add(1, SeqCst),
+                Some(seen) => seen.swap(this.0.load(SeqCst), SeqCst),
+            };
+        }
+    }
+
+    #[test]
+    fn what_wakes_all_streams_wakes_their_task_once_and_after_them() {
+        let mut streams = None;
+        let mut turns = Turns::new(Socket::default(), |lasting, to| {
+            streams = Some(lasting);
+            Frames { to, pieces: Vec::new(), most: 0 }
+        });
+        let wakers = Arc::new(Mutex::new(Vec::new()));
+        let polled = Arc::new(AtomicUsize::new(0));
+        for _ in 0..60 {
+            let (wakers, polled) = (wakers.clone(), polled.clone());
+            let stream = poll_fn(move |context| {
+                polled.fetch_add(1, SeqCst);
+                wakers.lock().push(context.waker().clone());
+                Poll::<()>::Pending
+            });
+            streams.as_ref().unwrap().0.send(AssertUnwindSafe(stream.boxed()).catch_unwind()).ok().unwrap();
+        }
+        let (woken, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(99)));
+        let task = waker(Arc::new(Counting(woken.clone(), None)));
+        for turn in 1..4 {
+            assert!(turns.poll_unpin(&mut Context::from_waker(&task)).is_pending());
+            assert_eq!(polled.load(SeqCst), 60 * turn);
+            let mut waiting = std::mem::take(&mut *wakers.lock());
+            waiting.push(waker(Arc::new(Counting(woken.clone(), Some(seen.clone())))));
+            woken.store(0, SeqCst);
+            wake::wake_all(waiting);
+            assert_eq!((seen.load(SeqCst), woken.load(SeqCst)), (0, 1));
         }
     }
 

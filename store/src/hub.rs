@@ -2,12 +2,13 @@
 //!
 //! Invariants: the ring holds every revision from its first to the hub's current one; a watcher's queue holds
 //! whole revisions, all below its `behind` cursor if it has one; a watcher without `behind` has received
-//! everything up to the hub's current revision. Locks are taken hub first, watcher second.
+//! everything up to the hub's current revision. Locks are taken hub first, watcher second. Watchers are woken when all
+//! have been told and no lock is held: one who watches a lot finds everything at once, and nobody waits for the hub.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -15,7 +16,8 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use crate::disk::Disk;
-use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_BYTES, WATCH_QUEUE_EVENTS};
+use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_BYTES, WATCH_QUEUE_EVENTS, WATCH_QUEUE_KEPT};
+use crate::wake::wake_all;
 use crate::{Event, KeyRange, KvError, Revision, Watch, WatchBatch, WatchRequest};
 
 /// The events of one revision.
@@ -47,7 +49,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn deliver(&self, revision: Revision, events: &[Arc<Event>]) {
+    fn deliver(&self, revision: Revision, events: &[Arc<Event>], told: &mut Told) {
         if revision < self.start {
             return;
         }
@@ -66,7 +68,22 @@ impl Watcher {
             inbox.queue.extend(events.iter().cloned());
         }
         drop(inbox);
-        self.waker.wake();
+        told.add(self);
+    }
+}
+
+/// Whom to wake: who was told something and waits for it, each once.
+#[derive(Default)]
+struct Told(Vec<Waker>);
+
+impl Told {
+    fn add(&mut self, watcher: &Watcher) {
+        self.0.extend(watcher.waker.take());
+    }
+
+    /// To be called without a lock.
+    fn wake(self) {
+        wake_all(self.0);
     }
 }
 
@@ -203,30 +220,37 @@ impl Hub {
 
     /// Hands out revisions that views already show, in order.
     pub fn publish(&self, revisions: Vec<RevisionEvents>) {
+        let mut told = Told::default();
         let mut state = self.0.lock();
         for (revision, events) in revisions {
             debug_assert_eq!(revision, state.current + 1, "revisions are dense");
-            state.dispatch(revision, &events);
+            state.dispatch(revision, &events, &mut told);
             state.ring.push(events);
             state.current = revision;
         }
+        drop(state);
+        told.wake();
     }
 
     /// Asks every watcher that has nothing queued to report the current revision.
     pub fn progress(&self) {
+        let mut told = Told::default();
         let state = self.0.lock();
         for watcher in state.index.all() {
             let mut inbox = watcher.inbox.lock();
             if inbox.behind.is_none() && watcher.start <= state.current + 1 {
                 inbox.progress = Some(state.current);
                 drop(inbox);
-                watcher.waker.wake();
+                told.add(watcher);
             }
         }
+        drop(state);
+        told.wake();
     }
 
     /// Goes on with another database at another revision: every watcher continues from history.
     pub fn replace(&self, disk: &Arc<Disk>, current: Revision) {
+        let mut told = Told::default();
         let mut state = self.0.lock();
         let resume = state.current + 1;
         for watcher in state.index.all() {
@@ -240,7 +264,7 @@ impl Hub {
                 inbox.behind = Some(from);
             }
             drop(inbox);
-            watcher.waker.wake();
+            told.add(watcher);
         }
         state.stopped = None;
         state.disk = Arc::downgrade(disk);
@@ -248,17 +272,22 @@ impl Hub {
         state.ring.revisions.clear();
         state.ring.bytes = 0;
         state.ring.first = current + 1;
+        drop(state);
+        told.wake();
     }
 
     /// Ends all watches and refuses new ones.
     pub fn stop(&self, why: &str) {
+        let mut told = Told::default();
         let mut state = self.0.lock();
         let error = KvError::Stopped(why.to_string());
         for watcher in state.index.all() {
             watcher.inbox.lock().end.get_or_insert(error.clone());
-            watcher.waker.wake();
+            told.add(watcher);
         }
         state.stopped.get_or_insert(error);
+        drop(state);
+        told.wake();
     }
 
     /// Opens a watch.
@@ -295,9 +324,9 @@ fn closed() -> KvError {
 }
 
 impl State {
-    fn dispatch(&self, revision: Revision, events: &[Arc<Event>]) {
+    fn dispatch(&self, revision: Revision, events: &[Arc<Event>], told: &mut Told) {
         if let [event] = events {
-            self.index.each(&event.kv.key, |watcher| watcher.deliver(revision, events));
+            self.index.each(&event.kv.key, |watcher| watcher.deliver(revision, events, told));
             return;
         }
         let mut wanted: HashMap<WatcherId, (Arc<Watcher>, Vec<Arc<Event>>)> = HashMap::new();
@@ -308,7 +337,7 @@ impl State {
             });
         }
         for (watcher, events) in wanted.values() {
-            watcher.deliver(revision, events);
+            watcher.deliver(revision, events, told);
         }
     }
 }
@@ -330,24 +359,37 @@ struct Cursor {
     ended: bool,
 }
 
+/// What a watcher's inbox held.
+enum Drained {
+    Item(Result<WatchBatch, KvError>),
+    /// The watcher is behind and must catch up.
+    Behind,
+    Nothing,
+}
+
 impl Cursor {
-    /// Takes what is queued.
-    fn drain(&self) -> Option<Result<WatchBatch, KvError>> {
+    /// Takes what is queued. Needs no lock that others want: it is called each time a watcher looks.
+    fn drain(&self) -> Drained {
         let mut inbox = self.watcher.inbox.lock();
         if !inbox.queue.is_empty() {
             inbox.progress = None;
             inbox.queue_bytes = 0;
             let events: Vec<_> = inbox.queue.drain(..).collect();
+            // Thousands may rest: none keeps the room of its busiest moment.
+            inbox.queue.shrink_to(WATCH_QUEUE_KEPT);
             let revision = events.last().map_or(0, |event| event.kv.mod_revision);
-            return Some(Ok(WatchBatch { revision, events }));
+            return Drained::Item(Ok(WatchBatch { revision, events }));
         }
         if let Some(error) = inbox.end.clone() {
-            return Some(Err(error));
+            return Drained::Item(Err(error));
         }
         if inbox.behind.is_some() {
-            return None;
+            return Drained::Behind;
         }
-        inbox.progress.take().map(|revision| Ok(WatchBatch { revision, events: Vec::new() }))
+        match inbox.progress.take() {
+            Some(revision) => Drained::Item(Ok(WatchBatch { revision, events: Vec::new() })),
+            None => Drained::Nothing,
+        }
     }
 
     /// Reads one step from the ring or from history, if the watcher is behind.
@@ -401,31 +443,28 @@ impl Stream for Cursor {
         if self.ended {
             return Poll::Ready(None);
         }
+        // Registered before looking: what is told after that wakes.
         self.watcher.waker.register(context.waker());
-        if let Some(item) = self.drain() {
-            self.ended = item.is_err();
-            return Poll::Ready(Some(item));
-        }
-        match self.catch_up() {
-            Ok(Caught::Batch(batch)) => Poll::Ready(Some(Ok(batch))),
-            Ok(Caught::Nothing) => {
-                // Lets other tasks run between steps.
-                context.waker().wake_by_ref();
-                Poll::Pending
+        let item = loop {
+            match self.drain() {
+                Drained::Item(item) => break item,
+                Drained::Nothing => return Poll::Pending,
+                Drained::Behind => {}
             }
-            // Events may have arrived between the two locks.
-            Ok(Caught::Live) => match self.drain() {
-                Some(item) => {
-                    self.ended = item.is_err();
-                    Poll::Ready(Some(item))
+            match self.catch_up() {
+                Ok(Caught::Batch(batch)) => break Ok(batch),
+                Ok(Caught::Nothing) => {
+                    // Lets other tasks run between steps.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                None => Poll::Pending,
-            },
-            Err(error) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(error)))
+                // Events may have arrived between the two locks.
+                Ok(Caught::Live) => {}
+                Err(error) => break Err(error),
             }
-        }
+        };
+        self.ended = item.is_err();
+        Poll::Ready(Some(item))
     }
 }
 
@@ -434,5 +473,70 @@ impl Drop for Cursor {
         let mut state = self.hub.0.lock();
         state.index.remove(&self.watcher);
         state.watchers -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::{Command, Entry, Op, Options, PutRequest, StateMachine, Txn};
+
+    /// Notes at each wake-up how many events wait for all watchers; `None`: the hub was not free.
+    struct Looking(Hub, Mutex<Vec<Option<usize>>>);
+
+    impl Wake for Looking {
+        fn wake(self: Arc<Self>) {
+            let queued = |state: parking_lot::MutexGuard<'_, State>| {
+                state.index.all().map(|watcher| watcher.inbox.lock().queue.len()).sum()
+            };
+            self.1.lock().push(self.0.0.try_lock().map(queued));
+        }
+    }
+
+    fn put(index: u64, key: &'static str) -> Entry {
+        let put = Op::Put(PutRequest::new(key, "value"));
+        let commands = vec![Arc::new(Command::Txn(Txn { success: vec![put], ..Txn::default() }))];
+        Entry { index, meta: Bytes::new(), commands }
+    }
+
+    #[test]
+    fn watchers_are_woken_when_all_were_told_and_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let machine = StateMachine::open(dir.path(), Options::default()).expect("opens");
+        let looking = Arc::new(Looking(machine.hub.clone(), Mutex::default()));
+        let (waker, seen) = (Waker::from(looking.clone()), || std::mem::take(&mut *looking.1.lock()));
+        let mut context = Context::from_waker(&waker);
+        let open = |range| machine.watch(WatchRequest { range, start_revision: 0 }).expect("the watch opens");
+        let prefix = |prefix: &'static str| KeyRange::prefix(Bytes::from_static(prefix.as_bytes()));
+        let ranges = [prefix("a/"), prefix("a/"), prefix("a/1"), KeyRange::Key("a/1".into()), prefix("b/")];
+        let mut watches: Vec<_> = ranges.into_iter().map(open).collect();
+        let poll = |watches: &mut Vec<Watch>, context: &mut Context<'_>| {
+            let ready = watches.iter_mut().map(|watch| watch.poll_next_unpin(context));
+            ready.map(|polled| if let Poll::Ready(Some(Ok(batch))) = polled { batch.events.len() } else { 0 }).collect()
+        };
+        let polled: Vec<_> = poll(&mut watches, &mut context);
+        assert_eq!(polled, [0; 5]);
+        // Two revisions at once: two watchers get both of them, two the first, one nothing.
+        machine.apply(&[put(1, "a/1"), put(2, "a/2")]).expect("applied");
+        assert_eq!(seen(), [Some(6); 4]);
+        // Nobody waits: nobody is woken.
+        machine.apply(&[put(3, "a/1")]).expect("applied");
+        assert_eq!(seen(), []);
+        let polled: Vec<_> = poll(&mut watches, &mut context);
+        assert_eq!(polled, [3, 3, 2, 2, 0]);
+        // One that has nothing left does not need the hub to say so.
+        let held = machine.hub.0.lock();
+        let polled: Vec<_> = poll(&mut watches, &mut context);
+        drop(held);
+        assert_eq!(polled, [0; 5]);
+        machine.progress();
+        assert_eq!(seen(), [Some(0); 5]);
+        poll(&mut watches, &mut context);
+        machine.stop("the end");
+        assert_eq!(seen(), [Some(0); 5]);
     }
 }

@@ -32,6 +32,7 @@ mod tests;
 mod tree;
 mod txn;
 mod view;
+pub mod wake;
 
 pub use counts::Counts;
 pub use error::Fatal;

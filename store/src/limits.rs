@@ -18,6 +18,8 @@ pub const WATCH_RING_BYTES: usize = 8 * 1024 * 1024;
 pub const WATCH_QUEUE_EVENTS: usize = 1024;
 /// Bytes of keys and values that wait in one watcher's queue before it falls back to reading history.
 pub const WATCH_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Events for which one watcher's queue keeps room when it was emptied.
+pub const WATCH_QUEUE_KEPT: usize = 16;
 /// Bytes of events after which one step of reading history ends.
 pub const WATCH_CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
 /// Revisions that a watcher reads from the ring or from history in one step.
