@@ -24,14 +24,10 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
     let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
     let (kind, version) = (text("kind"), text("apiVersion"));
     if version != def.api_version() {
-        if version.is_empty() {
-            object["apiVersion"] = def.api_version().into();
-        } else {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                def.api_version()
-            )));
-        }
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            def.api_version()
+        )));
     }
     if kind.is_empty() {
         object["kind"] = def.kind.into();

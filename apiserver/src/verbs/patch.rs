@@ -127,7 +127,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
         return Some(strategy::not_registered(version, kind));
     };
     let mut copy = new.clone();
-    let conversion = strategy::unknown_conversion(other, def);
+    let conversion = strategy::unknown_conversion(&format!("{v}.{kind}"), def);
     Some(keelson_machinery::conform::conform(other, &mut copy).err().unwrap_or(conversion))
 }
 
