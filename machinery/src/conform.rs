@@ -72,6 +72,10 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
 /// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
 const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
 
+/// Fields of a schema that are a schema or a truth value.
+const SCHEMA_OR_BOOL: [(&str, &str); 2] =
+    [("JSONSchemaProps", "additionalItems"), ("JSONSchemaProps", "additionalProperties")];
+
 /// Types whose maps of amounts are none of resources.
 const DEVICES: &str = "api.resource.";
 
@@ -116,6 +120,11 @@ impl Walk {
             let place =
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
+            if SCHEMA_OR_BOOL.contains(&(definition.name, key.as_str()))
+                && !matches!(value, Value::Object(_) | Value::Bool(_) | Value::Null)
+            {
+                return Err("boolean or JSON schema expected".into());
+            }
             let amounts = matches!(&field.kind, Type::Map(item) if **item == Type::Quantity);
             if amounts && !definition.path.starts_with(DEVICES) {
                 whole_millis(value);
@@ -359,6 +368,23 @@ mod tests {
                 json!({"metadata": {"labels": {"a": 1}}}),
                 format!("{cannot} number into Go struct field ObjectMeta.metadata.labels of type string"),
             ),
+            ("", "secrets", json!({"data": {"a": "!"}}), "illegal base64 data at input byte 0".into()),
+            (
+                "coordination.k8s.io",
+                "leases",
+                json!({"spec": {"renewTime": "yesterday"}}),
+                "parsing time \"yesterday\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"yesterday\" as \"2006\""
+                    .into(),
+            ),
+        ] {
+            assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn types_with_a_name_are_told_by_it() {
+        let cannot = "json: cannot unmarshal";
+        for (group, plural, object, expected) in [
             (
                 "",
                 "services",
@@ -392,13 +418,11 @@ mod tests {
                 json!({"spec": {"ports": [{"targetPort": 1.5}]}}),
                 format!("{cannot} number 1.5 into Go struct field ServicePort.spec.ports.targetPort of type int32"),
             ),
-            ("", "secrets", json!({"data": {"a": "!"}}), "illegal base64 data at input byte 0".into()),
             (
-                "coordination.k8s.io",
-                "leases",
-                json!({"spec": {"renewTime": "yesterday"}}),
-                "parsing time \"yesterday\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"yesterday\" as \"2006\""
-                    .into(),
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"additionalProperties": "x"}}}]}}),
+                "boolean or JSON schema expected".into(),
             ),
         ] {
             assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);

@@ -429,6 +429,10 @@ fn embedded(map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) {
         let shown = map.get(key).cloned().unwrap_or_default();
         out.push(Failure { kind: FailureKind::Invalid, cause: Cause::invalid(field, &shown, &why) });
     }
+    for cause in map.get("metadata").map(crate::validation::inner_metadata).into_iter().flatten() {
+        let field = at.child(&cause.field).field();
+        out.push(Failure { kind: FailureKind::Invalid, cause: Cause { field, ..cause } });
+    }
 }
 
 fn whole(at: &Place<'_>, message: &str) -> Failure {
@@ -535,6 +539,12 @@ mod tests {
             (json!({"r": 2, "w": {"kind": "", "apiVersion": ""}}), vec!["w.apiVersion", "w.kind"]),
             (json!({"r": 2, "w": {"kind": "a b", "apiVersion": "a/b/c"}}), vec!["w.apiVersion", "w.kind"]),
             (json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a/b"}}), vec![]),
+            (json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a", "metadata": {"name": "A B"}}}), vec![]),
+            (
+                json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a", "metadata":
+                    {"name": "a/b", "namespace": "A", "labels": {"a b": "c"}, "finalizers": ["x y"]}}}),
+                vec!["w.metadata.name", "w.metadata.namespace", "w.metadata.labels", "w.metadata.finalizers"],
+            ),
             (json!({"r": 2, "i": 2147483647}), vec![]),
             (json!({"r": 2, "i": 2147483648_i64}), vec!["<nil>"]),
             (json!({"r": 2, "j": i64::MAX}), vec![]),
@@ -555,9 +565,16 @@ mod tests {
     }
 
     /// Each row: the schema of a field, its value, and what is told of it.
+    /// Checks what is told of the value of a field `f`.
+    fn told_of(schema: &Value, value: &Value, told: &[&str]) {
+        let whole = Schema::parse(&json!({"type": "object", "properties": {"f": schema}}));
+        let failures = validate(&whole, &json!({ "f": value }), "");
+        let got: Vec<String> = failures.iter().map(|f| format!("{}: {}", f.cause.field, f.cause.message)).collect();
+        assert_eq!(got, told, "{schema} {value}");
+    }
+
     #[test]
     fn failures_are_told_in_the_words_of_the_api() {
-        let one_of = json!({"anyOf": [{"required": ["x"]}, {"properties": {"a": {"minimum": 5}}}]});
         for (schema, value, told) in [
             (
                 json!({"type": "array", "minItems": 1}),
@@ -598,6 +615,15 @@ mod tests {
                 ],
             ),
             (json!({"type": "number", "multipleOf": 0.1}), json!(0.3), vec![]),
+        ] {
+            told_of(&schema, &value, &told);
+        }
+    }
+
+    #[test]
+    fn failures_of_formats_and_choices_are_told_in_the_words_of_the_api() {
+        let one_of = json!({"anyOf": [{"required": ["x"]}, {"properties": {"a": {"minimum": 5}}}]});
+        for (schema, value, told) in [
             (
                 json!({"type": "integer", "format": "int32"}),
                 json!(true),
@@ -637,10 +663,7 @@ mod tests {
                 ],
             ),
         ] {
-            let whole = Schema::parse(&json!({"type": "object", "properties": {"f": schema}}));
-            let failures = validate(&whole, &json!({ "f": value }), "");
-            let got: Vec<String> = failures.iter().map(|f| format!("{}: {}", f.cause.field, f.cause.message)).collect();
-            assert_eq!(got, told, "{schema} {value}");
+            told_of(&schema, &value, &told);
         }
     }
 }

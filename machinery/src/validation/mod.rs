@@ -70,6 +70,13 @@ pub fn metadata(metadata: &Value) -> Vec<Cause> {
     problems.0
 }
 
+/// Problems of the metadata of an object inside another.
+pub fn inner_metadata(metadata: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::inner(metadata, &mut problems);
+    problems.0
+}
+
 fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     match def.group {
         "" => match def.plural {
