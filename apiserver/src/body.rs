@@ -29,10 +29,38 @@ pub fn content_type(headers: &HeaderMap) -> &str {
 
 /// Reads an object; `expected` is the kind (`apiVersion` and kind) that belongs here.
 pub fn object(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Result<Decoded, Status> {
-    read_with(is_cbor_open(), headers, body, expected, |why| {
-        let what = format!("the object provided is unrecognized (must be of type {})", expected.1);
-        Status::bad_request(format!("{what}: {why} ({})", summary(body)))
-    })
+    let mut decoded = read_with(is_cbor_open(), headers, body, expected, |why| unrecognized(body, expected.1, &why))?;
+    for (key, expected) in [("apiVersion", expected.0), ("kind", expected.1)] {
+        if decoded.value[key].as_str().is_none_or(str::is_empty) {
+            decoded.value[key] = expected.into();
+        }
+    }
+    Ok(decoded)
+}
+
+/// Reads a custom object, which must say itself of what kind and version it is; `lenient` if its fields are not looked at.
+pub fn custom_object(
+    headers: &HeaderMap,
+    body: &[u8],
+    expected: (&str, &str),
+    lenient: bool,
+) -> Result<Decoded, Status> {
+    let decoded = read_with(is_cbor_open(), headers, body, expected, |why| unrecognized(body, expected.1, &why))?;
+    if decoded.value["kind"].as_str().is_none_or(str::is_empty) {
+        let (kind, why) = (expected.1, format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body)));
+        let version = expected.0.rsplit('/').next().unwrap_or_default();
+        return Err(match lenient {
+            true => Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}")),
+            false => unrecognized(body, kind, &why),
+        });
+    }
+    Ok(decoded)
+}
+
+/// The refusal of a body that cannot be read at all.
+fn unrecognized(body: &[u8], kind: &str, why: &str) -> Status {
+    let what = format!("the object provided is unrecognized (must be of type {kind})");
+    Status::bad_request(format!("{what}: {why} ({})", summary(body)))
 }
 
 /// Reads the options of a deletion: their refusal says only what is wrong.
@@ -63,18 +91,50 @@ fn read_with(
         decoded.value = Map::new().into();
     }
     if !decoded.value.is_object() {
-        let found = match decoded.value {
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            _ => "number",
-        };
+        let found = go_type(&decoded.value);
         return Err(unrecognized(format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type struct {{ \
              APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
         )));
     }
+    interpret(&mut decoded.value).map_err(&unrecognized)?;
     Ok(decoded)
+}
+
+/// Reads what an object says of its version and kind; their names may be written with any case.
+fn interpret(object: &mut Value) -> Result<(), String> {
+    for key in ["apiVersion", "kind"] {
+        let Some(fields) = object.as_object() else { return Ok(()) };
+        let mut said = fields.iter().filter(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
+        let text = match said.next_back() {
+            None => continue,
+            Some((_, Value::String(text))) => text.strip_prefix('/').filter(|_| key == "apiVersion").unwrap_or(text),
+            Some((_, other)) => {
+                let found = go_type(other);
+                return Err(format!(
+                    "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field \
+                     .{key} of type string"
+                ));
+            }
+        };
+        if key == "apiVersion" && text.matches('/').count() > 1 {
+            return Err(format!("unexpected GroupVersion string: {text}"));
+        }
+        let text = text.to_owned();
+        object[key] = text.into();
+    }
+    Ok(())
+}
+
+/// What Go's JSON calls the type of a value.
+pub fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        _ => "number",
+    }
 }
 
 /// Reads CBOR: first what it says it is, then by the schema of that, if it has one.
@@ -229,6 +289,45 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
             assert_eq!(object(&headers, body, ("v1", "ConfigMap")).unwrap_err().message, expected);
+        }
+    }
+
+    #[test]
+    fn what_a_body_does_not_say_of_its_kind_is_filled_in_but_for_custom_objects() {
+        let headers = HeaderMap::new();
+        let read = |body: &str| {
+            let of = |object: &Value| format!("{} {}", object["apiVersion"], object["kind"]).replace('"', "");
+            object(&headers, body.as_bytes(), ("v1", "ConfigMap")).map(|read| of(&read.value)).map_err(|s| s.message)
+        };
+        let what = "the object provided is unrecognized (must be of type ConfigMap): ";
+        for (body, expected) in [
+            (r#"{"kind":"Secret"}"#, Ok("v1 Secret".to_owned())),
+            (r#"{"apiVersion":"v2","kind":""}"#, Ok("v2 ConfigMap".to_owned())),
+            (r#"{"apiVersion":"/v1"}"#, Ok("v1 ConfigMap".to_owned())),
+            ("null", Ok("v1 ConfigMap".to_owned())),
+            (
+                r#"{"apiVersion":"a/b/c"}"#,
+                Err(format!("{what}unexpected GroupVersion string: a/b/c ({{\"apiVersion\":\"a/b/c\"}})")),
+            ),
+            (
+                r#"{"kind":[5]}"#,
+                Err(format!(
+                    "{what}couldn't get version/kind; json parse error: json: cannot unmarshal array into Go struct field \
+                     .kind of type string ({{\"kind\":[5]}})"
+                )),
+            ),
+        ] {
+            assert_eq!(read(body), expected, "{body}");
+        }
+        for (lenient, expected) in [
+            (
+                false,
+                "the object provided is unrecognized (must be of type Thing): Object 'Kind' is missing in '{}' ({})",
+            ),
+            (true, "Thing in version \"v1\" cannot be handled as a Thing: Object 'Kind' is missing in '{}'"),
+        ] {
+            let refused = custom_object(&headers, b"{}", ("a.example/v1", "Thing"), lenient).unwrap_err();
+            assert_eq!(refused.message, expected);
         }
     }
 

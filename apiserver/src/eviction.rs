@@ -82,10 +82,8 @@ fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Resu
     let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
     if !known {
         let (group, v) = version.split_once('/').unwrap_or(("", version));
-        let why = match resources::find_kind(group, v, kind) {
-            Some(other) => {
-                format!("converting ({}.{}) to (policy.Eviction): unknown conversion", other.version, other.kind)
-            }
+        let why = match strategy::registered(group, v, kind) {
+            Some(other) => format!("converting ({other}) to (policy.Eviction): unknown conversion"),
             None => strategy::not_registered(version, kind),
         };
         return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));

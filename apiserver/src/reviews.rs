@@ -75,12 +75,7 @@ fn fit(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
         review["kind"] = def.kind.into();
         review["apiVersion"] = def.api_version().into();
     } else if kind != def.kind || version != def.api_version() {
-        let v = version.rsplit('/').next().unwrap_or_default();
-        let package = def.group.split('.').next().unwrap_or_default();
-        return Err(Status::bad_request(format!(
-            "{kind} in version {v:?} cannot be handled as a {}: converting ({v}.{kind}) to ({package}.{}): unknown conversion",
-            def.kind, def.kind
-        )));
+        return Err(strategy::other_kind(def, &version, &kind));
     }
     if def.plural == "tokenreviews"
         && let Some(metadata) = review["metadata"].as_object_mut()

@@ -74,11 +74,28 @@ pub fn without_namespace(def: &ResourceDef, object: &mut Value) {
 /// The refusal of a body of another kind than belongs there.
 pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
     let (group, v) = version.split_once('/').unwrap_or(("", version));
-    let why = match resources::find_kind(group, v, kind) {
-        Some(other) => unknown_conversion(other, def),
+    let why = match registered(group, v, kind) {
+        Some(other) => unknown_conversion(&other, def),
         None => not_registered(version, kind),
     };
     Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
+}
+
+/// What Go calls the type of a kind, if it is known: that of a resource, its lists, or one that every version of the API has.
+pub fn registered(group: &str, version: &str, kind: &str) -> Option<String> {
+    const EVERYWHERE: [&str; 7] =
+        ["CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent"];
+    const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
+    let known = |kind: &str| resources::find_kind(group, version, kind).is_some();
+    let own =
+        known(kind) || kind.strip_suffix("List").is_some_and(|item| item.is_empty() && group.is_empty() || known(item));
+    let core = (group, version) == ("", "v1") && UNVERSIONED.contains(&kind);
+    let common =
+        EVERYWHERE.contains(&kind) && resources::RESOURCES.iter().any(|r| (r.group, r.version) == (group, version));
+    match own {
+        true => Some(format!("{version}.{kind}")),
+        false => (core || common).then(|| format!("v1.{kind}")),
+    }
 }
 
 /// What is said of a kind that nobody knows.
@@ -87,9 +104,9 @@ pub fn not_registered(version: &str, kind: &str) -> String {
 }
 
 /// What is said of a kind where another belongs.
-pub fn unknown_conversion(from: &ResourceDef, to: &ResourceDef) -> String {
+pub fn unknown_conversion(from: &str, to: &ResourceDef) -> String {
     let group = to.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
-    format!("converting ({}.{}) to ({group}.{}): unknown conversion", from.version, from.kind, to.kind)
+    format!("converting ({from}) to ({group}.{}): unknown conversion", to.kind)
 }
 
 /// How a value of a wrong form is told of that was not read from text: the first one that is found.
@@ -342,6 +359,25 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_of_no_resource_are_known_too() {
+        let def = resources::find("", "v1", "configmaps").unwrap();
+        let registered = |from: &str| format!("converting ({from}) to (core.ConfigMap): unknown conversion");
+        let in_scheme = |version: &str, kind: &str| not_registered(version, kind);
+        for (version, kind, expected) in [
+            ("v1", "ConfigMapList", registered("v1.ConfigMapList")),
+            ("v1", "List", registered("v1.List")),
+            ("v1", "Status", registered("v1.Status")),
+            ("autoscaling/v2", "DeleteOptions", registered("v1.DeleteOptions")),
+            ("autoscaling/v2", "Status", in_scheme("autoscaling/v2", "Status")),
+            ("apps/v1", "List", in_scheme("apps/v1", "List")),
+            ("v9", "DeleteOptions", in_scheme("v9", "DeleteOptions")),
+        ] {
+            let message = other_kind(def, version, kind).message;
+            assert!(message.ends_with(&expected), "{message}");
+        }
+    }
 
     #[test]
     fn owners_are_named_once() {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::base64_text;
+use crate::gotime;
 use crate::presence;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
@@ -71,6 +72,10 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
 /// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
 const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
 
+/// Fields of a schema that are a schema or a truth value.
+const SCHEMA_OR_BOOL: [(&str, &str); 2] =
+    [("JSONSchemaProps", "additionalItems"), ("JSONSchemaProps", "additionalProperties")];
+
 /// Types whose maps of amounts are none of resources.
 const DEVICES: &str = "api.resource.";
 
@@ -115,6 +120,11 @@ impl Walk {
             let place =
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
+            if SCHEMA_OR_BOOL.contains(&(definition.name, key.as_str()))
+                && !matches!(value, Value::Object(_) | Value::Bool(_) | Value::Null)
+            {
+                return Err("boolean or JSON schema expected".into());
+            }
             let amounts = matches!(&field.kind, Type::Map(item) if **item == Type::Quantity);
             if amounts && !definition.path.starts_with(DEVICES) {
                 whole_millis(value);
@@ -195,10 +205,11 @@ fn element_of(kind: &Type, element: &mut Value) {
 fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
     let mismatch = |value: &Value| {
         let given = match value {
-            Value::Number(n) if matches!(kind, Type::Int32 | Type::Int64) => format!("number {n}"),
+            Value::Number(n) if matches!(kind, Type::Int32 | Type::Int64 | Type::IntOrString) => format!("number {n}"),
             other => name(other).to_owned(),
         };
-        format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {}", at.of, at.fields, go_type(kind))
+        let of_type = field_type(kind, at);
+        format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {of_type}", at.of, at.fields)
     };
     match (kind, &*value) {
         (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) => Ok(()),
@@ -216,12 +227,10 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
         (Type::Int64, Value::Number(n)) if n.as_i64().is_some() => Ok(()),
         (Type::IntOrString, Value::String(_)) => Ok(()),
         (Type::Bytes, Value::String(text)) => check_base64(text),
-        (Type::Quantity, Value::String(text)) => {
-            *value = Quantity::parse(text).map_err(|e| e.to_string())?.to_string().into();
-            Ok(())
-        }
-        (Type::Quantity, Value::Number(number)) => {
-            *value = Quantity::parse(&number.to_string()).map_err(|e| e.to_string())?.to_string().into();
+        (Type::Quantity, given) => {
+            // Whatever else is written there is no amount either.
+            let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
+            *value = Quantity::parse(text.trim()).map_err(|e| e.to_string())?.to_string().into();
             Ok(())
         }
         (Type::Time | Type::MicroTime, Value::String(text)) => {
@@ -232,16 +241,25 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
     }
 }
 
+/// The Go type of a field.
+fn field_type(kind: &Type, at: &Place) -> String {
+    let named = crate::named::find(&at.of, at.fields.rsplit('.').next().unwrap_or_default());
+    match (kind, named) {
+        (Type::String, Some(name)) => name.into(),
+        (Type::List(item), Some(name)) if **item == Type::String => format!("[]{name}"),
+        (Type::Map(item), _) if **item == Type::Quantity => "v1.ResourceList".into(),
+        _ => go_type(kind),
+    }
+}
+
 /// The canonical form of a time.
 fn time(kind: &Type, text: &str) -> Result<String, String> {
     let micro = *kind == Type::MicroTime;
-    let (layout, format) = if micro {
-        ("2006-01-02T15:04:05.000000Z07:00", "%Y-%m-%dT%H:%M:%S.%6fZ")
-    } else {
-        ("2006-01-02T15:04:05Z07:00", "%Y-%m-%dT%H:%M:%SZ")
-    };
-    let parsed: Timestamp =
-        text.parse().map_err(|_| format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))?;
+    let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    if let Some(why) = gotime::error(text, micro) {
+        return Err(why);
+    }
+    let parsed: Timestamp = text.replace(',', ".").parse().map_err(|_| format!("parsing time {text:?}"))?;
     Ok(parsed.strftime(format).to_string())
 }
 
@@ -357,6 +375,54 @@ mod tests {
                 json!({"spec": {"renewTime": "yesterday"}}),
                 "parsing time \"yesterday\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"yesterday\" as \"2006\""
                     .into(),
+            ),
+        ] {
+            assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn types_with_a_name_are_told_by_it() {
+        let cannot = "json: cannot unmarshal";
+        for (group, plural, object, expected) in [
+            (
+                "",
+                "services",
+                json!({"spec": {"type": 5}}),
+                format!("{cannot} number into Go struct field ServiceSpec.spec.type of type v1.ServiceType"),
+            ),
+            (
+                "",
+                "persistentvolumeclaims",
+                json!({"spec": {"accessModes": "x"}}),
+                format!(
+                    "{cannot} string into Go struct field PersistentVolumeClaimSpec.spec.accessModes of type \
+                     []v1.PersistentVolumeAccessMode"
+                ),
+            ),
+            (
+                "",
+                "resourcequotas",
+                json!({"spec": {"hard": []}}),
+                format!("{cannot} array into Go struct field ResourceQuotaSpec.spec.hard of type v1.ResourceList"),
+            ),
+            (
+                "",
+                "resourcequotas",
+                json!({"spec": {"hard": {"cpu": true}}}),
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into(),
+            ),
+            (
+                "",
+                "services",
+                json!({"spec": {"ports": [{"targetPort": 1.5}]}}),
+                format!("{cannot} number 1.5 into Go struct field ServicePort.spec.ports.targetPort of type int32"),
+            ),
+            (
+                "apiextensions.k8s.io",
+                "customresourcedefinitions",
+                json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"additionalProperties": "x"}}}]}}),
+                "boolean or JSON schema expected".into(),
             ),
         ] {
             assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);

@@ -6,8 +6,12 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::goscan::{self, syntax_error};
+
 /// Deepest nesting that is read.
 pub const MAX_DEPTH: usize = 100;
+/// What is said of deeper nesting.
+const TOO_DEEP: &str = "exceeded max depth";
 
 /// A body, read.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,19 +24,30 @@ pub struct Decoded {
 
 /// Reads JSON.
 pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
+    match parsed(bytes) {
+        Ok(decoded) => Ok(decoded),
+        Err(error) if error.is_data() => Err(TOO_DEEP.into()),
+        Err(error) => match syntax_error(bytes) {
+            Some(why) => Err(why),
+            // All is well but for what is no text.
+            None => parsed(goscan::replaced(bytes).as_bytes()).map_err(|_| error.to_string()),
+        },
+    }
+}
+
+fn parsed(bytes: &[u8]) -> serde_json::Result<Decoded> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
-    let told = |e: serde_json::Error| if e.is_data() { e.to_string() } else { go_json_error(bytes, &e) };
-    let value = seed.deserialize(&mut deserializer).map_err(told)?;
-    deserializer.end().map_err(told)?;
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     Ok(Decoded { value, duplicates })
 }
 
 /// Reads YAML (one document) as Kubernetes does: version 1.1, in which `yes` and `n` are truth values, also as keys.
 pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?;
+    let text = first_document(std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?);
     let mut duplicates = Vec::new();
     let read = |policy, duplicates: &mut Vec<String>| {
         let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
@@ -77,10 +92,97 @@ fn yaml_error(text: &str, line: usize, why: &str) -> String {
         let close = if before.rfind('{') > before.rfind('[') { '}' } else { ']' };
         return format!("yaml: line {}: did not find expected ',' or '{close}'", line.saturating_sub(1).max(1));
     }
-    if why.contains("mapping values are not allowed") {
-        return format!("yaml: line {line}: mapping values are not allowed in this context");
+    if why.contains("alias references unknown anchor") {
+        let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        let name = line.split('*').nth(1).unwrap_or_default();
+        let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').unwrap_or(name.len());
+        return format!("yaml: unknown anchor '{}' referenced", &name[..end]);
     }
-    format!("yaml: line {line}: {why}")
+    if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
+        return "yaml: control characters are not allowed".into();
+    }
+    let Some((_, words, by)) = YAML_ERRORS.iter().find(|(found, ..)| why.contains(found)) else {
+        return format!("yaml: line {line}: {why}");
+    };
+    let (at, mut begun) = (line.saturating_sub(1), line.saturating_sub(1));
+    match by {
+        By::Scanner | By::Node => {}
+        By::Quoted => begun = quote_begun(text, at),
+        By::Block => begun = block_begun(text, at),
+    }
+    let shown = match (begun, at) {
+        (0, 0) => return format!("yaml: {words}"),
+        (0, at) => at,
+        (begun, _) => begun,
+    };
+    let shown = shown + usize::from(matches!(by, By::Scanner | By::Quoted));
+    format!("yaml: line {shown}: {words}")
+}
+
+/// Who finds an error in YAML, of what it names the line: the scanner counts from one, the parser from zero.
+enum By {
+    Scanner,
+    /// The scanner, in a text in quotes: the line on which that begins.
+    Quoted,
+    Node,
+    /// The parser, in a map or list: the line on which that begins, unless it is the first.
+    Block,
+}
+
+/// Parts of the parser's errors, and what Go's says.
+const YAML_ERRORS: &[(&str, &str, By)] = &[
+    ("mapping values are not allowed", "mapping values are not allowed in this context", By::Scanner),
+    ("found a tab", "found a tab character that violates indentation", By::Scanner),
+    ("tabs disallowed", "found character that cannot start any token", By::Scanner),
+    ("unexpected character", "found character that cannot start any token", By::Scanner),
+    ("simple key expected ':'", "could not find expected ':'", By::Scanner),
+    ("found unknown escape character", "found unknown escape character", By::Scanner),
+    (
+        "did not find expected alphabetic or numeric",
+        "did not find expected alphabetic or numeric character",
+        By::Scanner,
+    ),
+    ("multiline quoted scalar", "found unexpected end of stream", By::Quoted),
+    ("did not find expected key", "did not find expected key", By::Block),
+    ("invalid trailing content", "did not find expected key", By::Block),
+    ("did not find expected '-' indicator", "did not find expected '-' indicator", By::Block),
+    ("misplaced bracket", "did not find expected node content", By::Node),
+    ("implicit flow mapping", "did not find expected node content", By::Node),
+    ("<document start>", "did not find expected <document start>", By::Node),
+];
+
+/// The line, from zero, on which the quote is opened that is still open at one.
+fn quote_begun(text: &str, at: usize) -> usize {
+    let lines: Vec<&str> = text.lines().take(at + 1).collect();
+    let open = |line: &&str| ['"', '\''].iter().any(|quote| line.matches(*quote).count() % 2 == 1);
+    lines.iter().take(at.max(1)).rposition(open).unwrap_or(at)
+}
+
+/// The line, from zero, on which the map or list begins that a line does not fit.
+fn block_begun(text: &str, at: usize) -> usize {
+    let lines: Vec<&str> = text.lines().collect();
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let said = |at: usize| !lines[at].trim().is_empty();
+    let own = lines.get(at).map_or(0, |line| indent(line));
+    let before = (0..at.min(lines.len())).rev().filter(|at| said(*at));
+    let block = before.clone().map(|at| indent(lines[at])).find(|found| *found < own.max(1)).unwrap_or(0);
+    let inside = before.take_while(|at| indent(lines[*at]) >= block);
+    inside.filter(|at| indent(lines[*at]) == block).last().unwrap_or(at)
+}
+
+/// The first document of several: the others are not looked at.
+fn first_document(text: &str) -> &str {
+    let (mut at, mut begun) = (0, false);
+    for line in text.split_inclusive('\n') {
+        let (marks, ends) = (line.starts_with("---"), line.starts_with("..."));
+        if begun && (marks || ends) {
+            return &text[..at];
+        }
+        let blank = line.trim().is_empty() || line.starts_with(['#', '%']);
+        begun |= marks || !blank;
+        at += line.len();
+    }
+    text
 }
 
 /// What is to be said of unknown fields and of keys that came twice, in the order in which they are in the document.
@@ -116,7 +218,7 @@ impl<'de> DeserializeSeed<'de> for Places<'_> {
     type Value = ();
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if self.depth > MAX_DEPTH {
-            return Err(D::Error::custom("exceeded max depth"));
+            return Err(D::Error::custom(TOO_DEEP));
         }
         deserializer.deserialize_any(self)
     }
@@ -172,43 +274,7 @@ impl<'de> Visitor<'de> for Places<'_> {
 
 /// An error of the JSON parser in the words of Go's.
 pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        return "unexpected end of JSON input".into();
-    }
-    let mut lines = body.split(|b| *b == b'\n');
-    let line = lines.nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let start = line.iter().take(error.column().saturating_sub(1)).rposition(|b| !b.is_ascii_alphabetic());
-    let word = &line[start.map_or(0, |at| at + 1).min(line.len())..];
-    // A literal that goes wrong names what was expected of it.
-    for literal in ["null", "true", "false"] {
-        let same = word.iter().zip(literal.bytes()).take_while(|(a, b)| **a == *b).count();
-        if same > 0 && same < literal.len() {
-            let found = word.get(same).map_or(' ', |b| char::from(*b));
-            let expected = char::from(literal.as_bytes()[same]);
-            return format!("invalid character {} in literal {literal} (expecting {expected:?})", go_char(found));
-        }
-    }
-    let found = line.get(error.column().saturating_sub(1)).map_or(' ', |b| char::from(*b));
-    let place = match error.to_string() {
-        text if text.contains("key must be a string") => "looking for beginning of object key string",
-        text if text.contains("expected `:`") => "after object key",
-        text if text.contains("expected `,` or `}`") => "after object key:value pair",
-        text if text.contains("expected `,` or `]`") => "after array element",
-        text if text.contains("trailing characters") => "after top-level value",
-        _ => "looking for beginning of value",
-    };
-    format!("invalid character {} {place}", go_char(found))
-}
-
-/// A character as Go quotes it.
-fn go_char(c: char) -> String {
-    match c {
-        '\'' => "'\\''".into(),
-        '"' => "'\"'".into(),
-        c if (c as u32) < 0x20 || c as u32 == 0x7f => format!("'\\x{:02x}'", c as u32),
-        c if (0x80..0xa0).contains(&(c as u32)) => format!("'\\u{:04x}'", c as u32),
-        c => format!("'{c}'"),
-    }
+    syntax_error(body).unwrap_or_else(|| error.to_string())
 }
 
 struct Strict<'a> {
@@ -221,7 +287,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         if self.depth > MAX_DEPTH {
-            return Err(D::Error::custom("exceeded max depth"));
+            return Err(D::Error::custom(TOO_DEEP));
         }
         deserializer.deserialize_any(self)
     }
@@ -342,6 +408,27 @@ mod tests {
         assert!(yaml(b"a: [").is_err());
         assert_eq!(yaml(b"a: {b: 1}").unwrap().value, json!({"a": {"b": 1}}));
         assert!(yaml(b"a: 1\nb: [").unwrap_err().starts_with("yaml: line 2"));
+    }
+
+    #[test]
+    fn errors_of_yaml_are_told_in_gos_words() {
+        for (text, expected) in [
+            ("data:\n\ta: b\n", "line 2: found character that cannot start any token"),
+            ("a: @b\n", "found character that cannot start any token"),
+            ("a: b\nfoo\n", "line 2: could not find expected ':'"),
+            ("a: b: c\n", "mapping values are not allowed in this context"),
+            ("a: b\nc: d: e\n", "line 2: mapping values are not allowed in this context"),
+            ("metadata:\n  name: x\n  labels:\n    a: b\n   c: d\n", "line 1: did not find expected key"),
+            ("data:\n  a: b\n c: d\n", "line 2: did not find expected key"),
+            ("- a\nb: c\n", "line 1: did not find expected '-' indicator"),
+            ("data:\n  a: 'x\n", "line 2: found unexpected end of stream"),
+            ("data:\n  a: *x\n", "unknown anchor 'x' referenced"),
+        ] {
+            assert_eq!(yaml(text.as_bytes()).unwrap_err(), format!("yaml: {expected}"), "{text}");
+        }
+        for text in ["a: b\n---\nc: [\n", "# x\n---\na: b\n...\n"] {
+            assert_eq!(yaml(text.as_bytes()).unwrap().value, json!({"a": "b"}), "{text}");
+        }
     }
 
     #[test]

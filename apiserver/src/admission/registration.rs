@@ -123,6 +123,37 @@ fn service_problems(service: &Value, at: &str) -> Vec<Cause> {
     out
 }
 
+/// Words that no variable may be called.
+const RESERVED: &[&str] = &[
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
+];
+
+/// Whether expressions can call something so.
+fn is_identifier(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(plain) && !RESERVED.contains(&name)
+}
+
 struct Check(Vec<Cause>);
 
 impl Check {
@@ -177,7 +208,7 @@ impl Check {
         }
         for (index, condition) in list(conditions) {
             let at = format!("{at}.matchConditions[{index}]");
-            self.expression(condition, "expression", &at, env, &[Type::Bool], "bool");
+            self.trimmed(condition, &format!("{at}.expression"), env, &[Type::Bool], "bool");
             match text(condition, "name") {
                 "" => self.0.push(Cause::required(format!("{at}.name"), "")),
                 name if seen.contains(&name) => self.0.push(Cause::duplicate(format!("{at}.name"), &condition["name"])),
@@ -191,25 +222,36 @@ impl Check {
         }
     }
 
-    /// Checks an expression; gives its type.
+    /// Checks an expression whose absence is told in words; gives its type.
     fn expression(&mut self, of: &Value, key: &str, at: &str, env: &Env, wanted: &[Type], shown: &str) -> Type {
         let (source, place) = (text(of, key), format!("{at}.{key}"));
         if source.trim().is_empty() {
-            // Of conditions and patches upstream tells no more than that.
-            let plain = at.contains("matchConditions") || at.contains("mutations");
-            let why = if plain { String::new() } else { format!("{key} is not specified") };
-            self.0.push(Cause::required(place, &why));
+            self.0.push(Cause::required(place, &format!("{key} is not specified")));
             return Type::Dyn;
         }
+        self.compiled(source, &of[key], &place, env, wanted, shown)
+    }
+
+    /// Checks the expression of a condition or a patch: without what is around it, in the message too.
+    fn trimmed(&mut self, of: &Value, place: &str, env: &Env, wanted: &[Type], shown: &str) {
+        let source = text(of, "expression").trim();
+        if source.is_empty() {
+            self.0.push(Cause::required(place, ""));
+        } else {
+            self.compiled(source, &source.into(), place, env, wanted, shown);
+        }
+    }
+
+    fn compiled(&mut self, source: &str, told: &Value, place: &str, env: &Env, wanted: &[Type], shown: &str) -> Type {
         match Program::compile(source, env) {
             Err(why) => {
-                self.0.push(Cause::invalid(place, &of[key], &format!("compilation failed: {why}")));
+                self.0.push(Cause::invalid(place, told, &format!("compilation failed: {why}")));
                 Type::Dyn
             }
             Ok(program) => {
                 let kind = program.kind();
                 if !wanted.is_empty() && *kind != Type::Dyn && !wanted.contains(kind) {
-                    self.0.push(Cause::invalid(place, &of[key], &format!("must evaluate to {shown} but got {kind}")));
+                    self.0.push(Cause::invalid(place, told, &format!("must evaluate to {shown} but got {kind}")));
                 }
                 kind.clone()
             }
@@ -224,31 +266,41 @@ impl Check {
         if !spec["matchConstraints"].is_object() {
             self.0.push(Cause::required("spec.matchConstraints", ""));
         } else {
-            self.constraints(&spec["matchConstraints"], "spec.matchConstraints", true);
+            self.constraints(&spec["matchConstraints"], "spec.matchConstraints", true, mutating);
         }
         let params = spec["paramKind"].is_object();
         self.conditions(&spec["matchConditions"], "spec", &env(params, false, false));
         let mut env = env(params, false, mutating);
-        let mut variables: Vec<(String, Type)> = Vec::new();
-        env.variables.insert("variables".into(), Type::object("kubernetes.variables", []));
-        for (index, variable) in list(&spec["variables"]) {
-            let at = format!("spec.variables[{index}]");
-            let name = text(variable, "name");
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() {
-                self.0.push(Cause::required(format!("{at}.name"), "name is not specified"));
-            } else if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(plain) {
-                self.0.push(Cause::invalid(format!("{at}.name"), &variable["name"], "must be a valid CEL identifier"));
-            }
-            let kind = self.expression(variable, "expression", &at, &env, &[], "");
-            variables.push((name.to_owned(), kind));
-            env.variables.insert("variables".into(), Type::object("kubernetes.variables", variables.clone()));
-        }
+        self.variables(&spec["variables"], mutating, &mut env);
         if mutating {
             self.mutations(&spec["mutations"], &env);
-            self.one_of("spec.reinvocationPolicy", &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
+            match text(spec, "reinvocationPolicy") {
+                "" => self.0.push(Cause::required("spec.reinvocationPolicy", "")),
+                _ => self.one_of("spec.reinvocationPolicy", &spec["reinvocationPolicy"], &["IfNeeded", "Never"]),
+            }
         } else {
             self.validations(spec, &env, name);
+        }
+    }
+
+    /// The variables of a policy: each is known to the expressions after it. A policy that only validates and has none
+    /// does not know `variables` either.
+    fn variables(&mut self, given: &Value, mutating: bool, env: &mut Env) {
+        let mut known: Vec<(String, Type)> = Vec::new();
+        if mutating || list(given).next().is_some() {
+            env.variables.insert("variables".into(), Type::object("kubernetes.variables", []));
+        }
+        for (index, variable) in list(given) {
+            let at = format!("spec.variables[{index}]");
+            let name = text(variable, "name");
+            if name.trim().is_empty() {
+                self.0.push(Cause::required(format!("{at}.name"), "name is not specified"));
+            } else if !is_identifier(name) {
+                self.0.push(Cause::invalid(format!("{at}.name"), &variable["name"], "must be a valid CEL identifier"));
+            }
+            let kind = self.expression(variable, "expression", &at, env, &[], "");
+            known.push((name.to_owned(), kind));
+            env.variables.insert("variables".into(), Type::object("kubernetes.variables", known.clone()));
         }
     }
 
@@ -259,6 +311,9 @@ impl Check {
                 self.0.push(Cause::required(format!("spec.{key}"), why));
             }
         }
+        // Whoever makes a message asks nobody for permission.
+        let mut of_messages = env.clone();
+        of_messages.variables.retain(|name, _| !name.starts_with("authorizer"));
         for (index, validation) in list(&spec["validations"]) {
             let at = format!("spec.validations[{index}]");
             self.expression(validation, "expression", &at, env, &[Type::Bool], "bool");
@@ -266,7 +321,7 @@ impl Check {
             if !message.is_empty() && message.trim().is_empty() {
                 let why = "must be non-empty if specified";
                 self.0.push(Cause::invalid(format!("{at}.message"), &validation["message"], why));
-            } else if message.contains('\n') {
+            } else if message.trim().contains(['\n', '\r']) {
                 self.0.push(Cause::invalid(
                     format!("{at}.message"),
                     &validation["message"],
@@ -278,7 +333,7 @@ impl Check {
                 let why = "must be non-empty if specified";
                 self.0.push(Cause::invalid(format!("{at}.messageExpression"), &validation["messageExpression"], why));
             } else if !source.is_empty() {
-                self.expression(validation, "messageExpression", &at, env, &[Type::String], "string");
+                self.expression(validation, "messageExpression", &at, &of_messages, &[Type::String], "string");
             }
             let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
             if validation["reason"].as_str().is_some_and(|reason| !reasons.contains(&reason)) {
@@ -310,7 +365,13 @@ impl Check {
                 self.0.push(Cause::required(format!("{at}.valueExpression"), &why));
                 continue;
             }
-            self.expression(annotation, "valueExpression", &at, env, &wanted, "one of [string null_type]");
+            let (place, source) = (format!("{at}.valueExpression"), text(annotation, "valueExpression").trim());
+            if source.is_empty() {
+                self.0.push(Cause::required(place, "valueExpression is not specified"));
+            } else {
+                let (told, shown) = (&annotation["valueExpression"], "one of [string null_type]");
+                self.compiled(source, told, &place, env, &wanted, shown);
+            }
         }
     }
 
@@ -343,15 +404,21 @@ impl Check {
                 self.0.push(Cause::required(place, &why));
             } else if own == "jsonPatch" {
                 let wanted = [Type::list(Type::Opaque("JSONPatch"))];
-                self.expression(&mutation[own], "expression", &place, env, &wanted, "list(JSONPatch)");
+                self.trimmed(&mutation[own], &format!("{place}.expression"), env, &wanted, "list(JSONPatch)");
             } else {
-                self.expression(&mutation[own], "expression", &place, env, &[Type::object("Object", [])], "Object");
+                let wanted = [Type::object("Object", [])];
+                self.trimmed(&mutation[own], &format!("{place}.expression"), env, &wanted, "Object");
             }
         }
     }
 
-    fn constraints(&mut self, constraints: &Value, at: &str, required: bool) {
+    fn constraints(&mut self, constraints: &Value, at: &str, required: bool, mutating: bool) {
         let rules = &constraints["resourceRules"];
+        // What is deleted cannot be changed any more. Upstream names no rule here.
+        let operations = list(rules).filter(|_| mutating).flat_map(|(_, rule)| list(&rule["operations"]));
+        for (_, operation) in operations {
+            self.one_of(&format!("{at}.resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
+        }
         if required && list(rules).next().is_none() {
             self.0.push(Cause::required(format!("{at}.resourceRules"), ""));
         }
@@ -391,12 +458,12 @@ impl Check {
                 "" => self.0.push(Cause::required("spec.paramRef.parameterNotFoundAction", "")),
                 _ => {
                     let value = &reference["parameterNotFoundAction"];
-                    self.one_of("spec.paramRef.parameterNotFoundAction", value, &["Allow", "Deny"]);
+                    self.one_of("spec.paramRef.parameterNotFoundAction", value, &["Deny", "Allow"]);
                 }
             }
         }
         if spec["matchResources"].is_object() {
-            self.constraints(&spec["matchResources"], "spec.matchResources", false);
+            self.constraints(&spec["matchResources"], "spec.matchResources", false, mutating);
         }
         if mutating {
             return;
@@ -463,6 +530,73 @@ mod tests {
             ),
         ] {
             agree(&client_problems(&client, "c"), &told, &client);
+        }
+    }
+
+    /// Each row: what is said of a policy beside one that is right, and what is told of that.
+    #[test]
+    fn policies_are_judged() {
+        let rules = |operation: &str| json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["pods"]}]);
+        for (kind, part, told) in [
+            ("ValidatingAdmissionPolicy", json!({}), vec![]),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"validations": [{"expression": "variables.a"}]}),
+                vec![
+                    "spec.validations[0].expression: Invalid value: \"variables.a\": compilation failed: ERROR: <input>:1:1: undeclared",
+                ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"validations": [{"expression": "true", "message": "\n", "messageExpression": "authorizer.path('/').check('get').reason()"}]}),
+                vec![
+                    "spec.validations[0].message: Invalid value: \"\\n\": must be non-empty",
+                    "spec.validations[0].messageExpression: Invalid value: \"authorizer",
+                ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"validations": [{"expression": "true", "message": "a\n"}, {"expression": "true", "message": "a\rb"}]}),
+                vec!["spec.validations[1].message: Invalid value: \"a\\rb\": must not contain line breaks"],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"variables": [{"name": " ", "expression": "1"}, {"name": "loop", "expression": "1"}]}),
+                vec![
+                    "spec.variables[0].name: Required value: name is not specified",
+                    "spec.variables[1].name: Invalid value: \"loop\": must be a valid CEL identifier",
+                ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"matchConditions": [{"name": "c", "expression": " 1 "}]}),
+                vec!["spec.matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool but got int"],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"auditAnnotations": [{"key": "k", "valueExpression": " x"}]}),
+                vec![
+                    "spec.auditAnnotations[0].valueExpression: Invalid value: \" x\": compilation failed: ERROR: <input>:1:1: undeclared",
+                ],
+            ),
+            ("MutatingAdmissionPolicy", json!({}), vec![]),
+            (
+                "MutatingAdmissionPolicy",
+                json!({"reinvocationPolicy": "", "matchConstraints": {"resourceRules": rules("DELETE")}}),
+                vec![
+                    "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"",
+                    "spec.reinvocationPolicy: Required value",
+                ],
+            ),
+        ] {
+            let mut policy = json!({"metadata": {"name": "p"}, "spec": {
+                "matchConstraints": {"resourceRules": rules("CREATE")}, "validations": [{"expression": "true"}],
+                "reinvocationPolicy": "Never", "mutations": [{"patchType": "ApplyConfiguration",
+                    "applyConfiguration": {"expression": " Object{} "}}]}});
+            for (key, value) in part.as_object().into_iter().flatten() {
+                policy["spec"][key] = value.clone();
+            }
+            agree(&problems(kind, &policy, None), &told, &part);
         }
     }
 

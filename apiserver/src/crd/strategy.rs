@@ -1,7 +1,7 @@
 //! What happens to custom resources between decoding and the store.
 
 use keelson_machinery::conform::conform_to;
-use keelson_machinery::resource::Scope;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::schema;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::structural::{
@@ -24,14 +24,10 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
     let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
     let (kind, version) = (text("kind"), text("apiVersion"));
     if version != def.api_version() {
-        if version.is_empty() {
-            object["apiVersion"] = def.api_version().into();
-        } else {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                def.api_version()
-            )));
-        }
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            def.api_version()
+        )));
     }
     if kind.is_empty() {
         object["kind"] = def.kind.into();
@@ -46,6 +42,20 @@ pub fn fit(request: &ResourceRequest, object: &mut Value) -> Result<(), Status> 
         metadata.remove("namespace");
     }
     Ok(())
+}
+
+/// The refusal of a change that makes an object one of another kind or version.
+pub fn other_type(def: &ResourceDef, object: &Value) -> Option<Status> {
+    let text = |key: &str| object[key].as_str().unwrap_or_default();
+    let (version, kind, expected) = (text("apiVersion"), text("kind"), def.api_version());
+    let wrong = [("kind", kind, def.kind), ("apiVersion", version, &expected)];
+    let wrong = wrong.into_iter().filter(|(_, said, expected)| said != expected);
+    let causes: Vec<Cause> = wrong
+        .map(|(key, said, expected)| Cause::invalid(key, &Value::from(said), &format!("must be {expected}")))
+        .collect();
+    let (group, _) = version.split_once('/').unwrap_or_default();
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    (!causes.is_empty()).then(|| Status::invalid(group, kind, name, causes))
 }
 
 /// Brings a body into the form of its schema; gives the unknown fields.
@@ -181,5 +191,31 @@ pub fn prepare_update(def: &keelson_machinery::resource::ResourceDef, subresourc
         }
     } else if def.has_status {
         keelson_machinery::prepare::keep(new, old, "status");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_keeps_kind_and_version() {
+        let def = keelson_machinery::resources::find("apps", "v1", "deployments").unwrap();
+        for (version, kind, expected) in [
+            ("apps/v1", "Deployment", None),
+            (
+                "apps/v1",
+                "Other",
+                Some("Other.apps \"a\" is invalid: kind: Invalid value: \"Other\": must be Deployment"),
+            ),
+            (
+                "x/v2",
+                "Deployment",
+                Some("Deployment.x \"a\" is invalid: apiVersion: Invalid value: \"x/v2\": must be apps/v1"),
+            ),
+        ] {
+            let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
+            assert_eq!(other_type(def, &object).map(|status| status.message).as_deref(), expected);
+        }
     }
 }

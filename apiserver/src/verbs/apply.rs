@@ -111,8 +111,15 @@ pub(crate) fn read(call: &Call<'_>, def: &ResourceDef, warnings: &mut Vec<String
         }
     }
     let mut config = decoded.value;
+    if config.is_null() {
+        config = json!({});
+    }
     if !config.is_object() {
-        return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
+        return Err(Status::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of \
+             type map[string]interface {{}}",
+            body::go_type(&config)
+        )));
     }
     let text = |key: &str| config[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));

@@ -109,7 +109,13 @@ impl Call<'_> {
             Some((group, version, kind)) => (format!("{group}/{version}"), kind),
             None => own,
         };
-        let decoded = body::object(self.headers, self.body, (&api_version, kind))?;
+        let expected = (api_version.as_str(), kind);
+        let decoded = if def.custom && kind == def.kind {
+            let lenient = self.request.query.get("fieldValidation") == Some("Ignore");
+            body::custom_object(self.headers, self.body, expected, lenient)?
+        } else {
+            body::object(self.headers, self.body, expected)?
+        };
         crate::audit::brought(&decoded.value);
         Ok(decoded)
     }

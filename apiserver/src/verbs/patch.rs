@@ -11,7 +11,7 @@ use keelson_machinery::{cbor, decode, operations, patch, resources, schema, stra
 use serde_json::{Value, json};
 
 use super::{Call, apply};
-use crate::{ApiServer, body, negotiate, options, strategy};
+use crate::{ApiServer, body, crd, negotiate, options, strategy};
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -98,17 +98,18 @@ impl Given {
         super::create::field_problems(unknown, &self.duplicates)
     }
 
+    /// What a patch made of an object, as text.
+    fn text(&self, def: &ResourceDef, old: &Value, new: &Value) -> String {
+        let touched = match self.kind {
+            MERGE => Touched::by_merge(old, &self.value),
+            _ => Touched::by_operations(&self.value),
+        };
+        patch::text(schema::of_kind(def.group, def.version, def.kind), new, Some(&touched))
+    }
+
     /// The refusal of what a patch made of an object; it shows the object, or the patch if that was merged strategically.
     pub(crate) fn refusal(&self, def: &ResourceDef, old: &Value, new: &Value, why: &str) -> Status {
-        let shown = if self.kind == STRATEGIC {
-            strategic::go_value(&self.value)
-        } else {
-            let touched = match self.kind {
-                MERGE => Touched::by_merge(old, &self.value),
-                _ => Touched::by_operations(&self.value),
-            };
-            patch::text(schema::of_kind(def.group, def.version, def.kind), new, Some(&touched))
-        };
+        let shown = if self.kind == STRATEGIC { strategic::go_value(&self.value) } else { self.text(def, old, new) };
         let cause = Cause::invalid("patch", &Value::from(shown), why);
         Status::invalid("", "", "", vec![cause])
     }
@@ -127,7 +128,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
         return Some(strategy::not_registered(version, kind));
     };
     let mut copy = new.clone();
-    let conversion = strategy::unknown_conversion(other, def);
+    let conversion = strategy::unknown_conversion(&format!("{v}.{kind}"), def);
     Some(keelson_machinery::conform::conform(other, &mut copy).err().unwrap_or(conversion))
 }
 
@@ -153,6 +154,11 @@ impl ApiServer {
                 if let Some(why) = other_kind(def, &new).filter(|_| !def.custom) {
                     return Err(refused(&why));
                 }
+                if def.custom && new["kind"].as_str().is_none_or(str::is_empty) {
+                    let why = format!("Object 'Kind' is missing in '{}'", given.text(def, old, &new));
+                    return Err(refused(&why));
+                }
+                let of_other_type = if def.custom { crd::strategy::other_type(def, &new) } else { None };
                 new["apiVersion"] = def.api_version().into();
                 new["kind"] = def.kind.into();
                 let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
@@ -168,7 +174,7 @@ impl ApiServer {
                 }
                 strategy::without_namespace(def, &mut new);
                 self.fits(call, &mut new, revision)?;
-                Ok(new)
+                of_other_type.map_or(Ok(new), Err)
             })
             .await?;
         if !strict {

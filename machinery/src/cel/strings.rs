@@ -8,8 +8,6 @@ use super::format;
 use super::operators::size_of;
 use super::value::{Value, no_overload};
 
-/// Largest compiled pattern, bytes.
-const MAX_PATTERN_BYTES: usize = 1 << 20;
 /// Longest text that an expression may make.
 const MAX_TEXT_BYTES: usize = 4 << 20;
 
@@ -63,10 +61,7 @@ impl From<bool> for Value<'_> {
 }
 
 fn regex(pattern: &str) -> Result<Regex, EvalError> {
-    regex::RegexBuilder::new(pattern)
-        .size_limit(MAX_PATTERN_BYTES)
-        .build()
-        .map_err(|why| EvalError::new(format!("error parsing regexp: {why}")))
+    crate::regexp::compile(pattern).map_err(EvalError::new)
 }
 
 fn index(n: i64, length: usize) -> Result<usize, EvalError> {

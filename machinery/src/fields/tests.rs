@@ -142,6 +142,10 @@ fn updates_take_changed_fields_from_appliers() {
 fn values_that_do_not_fit_are_told_by_path() {
     for (object, expected) in [
         (json!({"bogus": 1}), ".bogus: field not declared in schema"),
+        (
+            json!({"metadata": {"bogus": 1}, "spec": {"bogus": 1, "replicas": "x"}}),
+            "errors:\n  .metadata.bogus: field not declared in schema\n  .spec.bogus: field not declared in schema",
+        ),
         (json!({"metadata": {"labels": ["x"]}}), ".metadata.labels: expected map, got &{[x]}"),
         (
             json!({"metadata": {"name": ["x"]}}),

@@ -19,42 +19,52 @@ pub struct Comparison {
 
 /// Checks a value against its schema; the messages are those of upstream's library, with the path in front.
 pub fn validate(node: Node<'_>, value: &Value) -> Result<(), String> {
-    check(node, value, "")
+    let mut wrong = Vec::new();
+    check(node, value, "", &mut wrong);
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(wrong.remove(0)),
+        _ => Err(wrong.iter().fold("errors:".into(), |text, why| text + "\n  " + why)),
+    }
 }
 
-fn check(node: Node<'_>, value: &Value, path: &str) -> Result<(), String> {
+fn check(node: Node<'_>, value: &Value, path: &str, wrong: &mut Vec<String>) {
     if value.is_null() {
-        return Ok(());
+        return;
     }
-    let wrong = |why: String| Err(format!("{}{why}", prefix(path)));
+    let told = |why: String| format!("{}{why}", prefix(path));
     match node.atom(Some(value)) {
-        Atom::Scalar(scalar) => check_scalar(scalar, value).or_else(wrong),
+        Atom::Scalar(scalar) => wrong.extend(check_scalar(scalar, value).err().map(told)),
         Atom::Map { fields, .. } => {
-            let Value::Object(map) = value else { return wrong(format!("expected map, got {}", go_pointer(value))) };
+            let Value::Object(map) = value else {
+                return wrong.push(told(format!("expected map, got {}", go_pointer(value))));
+            };
             for (key, inner) in map {
                 let path = format!("{path}.{key}");
+                // Past a field that is not known no other is looked at.
                 let Some(field) = fields.field(key) else {
-                    return Err(format!("{path}: field not declared in schema"));
+                    return wrong.push(format!("{path}: field not declared in schema"));
                 };
-                check(field, inner, &path)?;
+                check(field, inner, &path, wrong);
             }
-            Ok(())
         }
         Atom::List { listing, item } => {
-            let Value::Array(list) = value else { return wrong(format!("expected list, got {}", go_pointer(value))) };
+            let Value::Array(list) = value else {
+                return wrong.push(told(format!("expected list, got {}", go_pointer(value))));
+            };
             let mut seen = std::collections::BTreeSet::new();
             for (index, inner) in list.iter().enumerate() {
-                let element =
-                    element(&listing, index, inner).map_err(|why| format!("{}element {index}: {why}", prefix(path)))?;
-                let at = format!("{path}{element}");
+                let element = match element(&listing, index, inner) {
+                    Ok(element) => element,
+                    Err(why) => return wrong.push(told(format!("element {index}: {why}"))),
+                };
                 if listing != Listing::Atomic && !seen.insert(element.clone()) {
-                    return wrong(format!("duplicate entries for key {element}"));
+                    wrong.push(told(format!("duplicate entries for key {element}")));
                 }
-                check(item, inner, &at)?;
+                check(item, inner, &format!("{path}{element}"), wrong);
             }
-            Ok(())
         }
-        Atom::Opaque | Atom::Deduced => Ok(()),
+        Atom::Opaque | Atom::Deduced => {}
     }
 }
 

@@ -193,7 +193,7 @@ impl Schema {
     /// The pattern, compiled at its first use; `None` if there is none or it is none.
     pub(crate) fn regex(&self) -> Option<&Regex> {
         self.pattern_compiled
-            .get_or_init(|| (!self.pattern.is_empty()).then(|| Regex::new(&self.pattern).ok())?)
+            .get_or_init(|| (!self.pattern.is_empty()).then(|| crate::regexp::compile(&self.pattern).ok())?)
             .as_ref()
     }
 }

@@ -227,8 +227,8 @@ impl Walk {
         if pattern.is_empty() || self.good_patterns.contains(pattern) {
             return;
         }
-        if let Err(error) = regex::Regex::new(pattern) {
-            let why = format!("must be a valid regular expression, but isn't: {}", regexp_error(pattern, &error));
+        if let Err(error) = crate::regexp::compile(pattern) {
+            let why = format!("must be a valid regular expression, but isn't: {error}");
             self.invalid(format!("{path}.pattern"), &node["pattern"], &why);
         } else {
             self.good_patterns.insert(pattern.to_owned());
@@ -386,24 +386,6 @@ impl Walk {
         for (at, inner, _) in below(node, path) {
             self.defaults(inner, &at);
         }
-    }
-}
-
-/// The error of a regular expression as it is usually worded.
-fn regexp_error(pattern: &str, error: &regex::Error) -> String {
-    let text = error.to_string();
-    let known = [
-        ("unclosed group", "missing closing )"),
-        ("unopened group", "unexpected )"),
-        ("unclosed character class", "missing closing ]"),
-        ("repetition operator missing expression", "missing argument to repetition operator"),
-        ("unrecognized escape sequence", "invalid escape sequence"),
-        ("look-around", "invalid or unsupported Perl syntax"),
-    ];
-    let found = known.iter().find(|(ours, _)| text.contains(ours)).map(|(_, theirs)| *theirs);
-    match found {
-        Some(words) => format!("error parsing regexp: {words}: `{pattern}`"),
-        None => format!("error parsing regexp: {}", text.lines().last().unwrap_or_default()),
     }
 }
 

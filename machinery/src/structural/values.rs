@@ -1,5 +1,7 @@
 //! Values against a schema, with the words of the API's OpenAPI validator.
 
+use std::cmp::Ordering;
+
 use serde_json::{Map, Value};
 
 use super::{Additional, Schema, formats, join};
@@ -73,41 +75,91 @@ pub fn validate(schema: &Schema, value: &Value, prefix: &str) -> Vec<Failure> {
     failures
 }
 
-fn check(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
-    if value.is_null() && schema.nullable {
-        return;
+/// Checks a value; gives how many checks there were to make of it, by which the nearest of several schemas is chosen.
+fn check(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    if value.is_null() {
+        return null(schema, at, out);
     }
-    check_type(schema, value, at, out);
-    combinations(schema, value, at, out);
-    match value {
+    let mut checks = 2 + combinations(schema, value, at, out);
+    if !types(schema).is_empty() || !format(schema).is_empty() {
+        checks += 1 + u64::from(check_type(schema, value, at, out));
+    }
+    checks += match value {
         Value::String(text) => string(schema, text, value, at, out),
-        Value::Number(number) => {
-            if let Some(n) = number.as_f64() {
-                self::number(schema, n, value, at, out);
-            }
-        }
+        Value::Number(_) => number(schema, value, at, out),
         Value::Array(list) => array(schema, list, at, out),
         Value::Object(map) => object(schema, map, at, out),
-        _ => {}
+        _ => 0,
+    };
+    if !schema.allowed.is_empty() && !schema.allowed.iter().any(|allowed| is_same(value, allowed)) {
+        out.push(not_allowed(schema, value, at));
     }
-    if !schema.allowed.is_empty() && !schema.allowed.contains(value) {
-        let words: Vec<String> =
-            schema.allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        out.push(Failure { kind: FailureKind::NotSupported, cause: Cause::not_supported(at.field(), value, &words) });
+    checks
+}
+
+/// Null is of no type, and no value of a list of allowed ones.
+fn null(schema: &Schema, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    let types = types(schema);
+    if schema.nullable {
+        return 1;
+    }
+    if !schema.allowed.is_empty() {
+        out.push(not_allowed(schema, &Value::Null, at));
+    }
+    if types.is_empty() {
+        return 1;
+    }
+    out.push(type_failure(at, &types.join(","), &"null".into()));
+    0
+}
+
+fn not_allowed(schema: &Schema, value: &Value, at: &Place<'_>) -> Failure {
+    let words: Vec<String> =
+        schema.allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Failure { kind: FailureKind::NotSupported, cause: Cause::not_supported(at.field(), value, &words) }
+}
+
+/// Whether a value is an allowed one: a number is one of that number's kind first.
+fn is_same(value: &Value, allowed: &Value) -> bool {
+    match (value, allowed) {
+        (Value::Number(value), Value::Number(allowed)) => match (value.as_f64(), allowed.as_i64()) {
+            (Some(value), Some(allowed)) => value.trunc() == allowed as f64,
+            (value, _) => value == allowed.as_f64(),
+        },
+        _ => value == allowed,
     }
 }
 
-fn name(value: &Value) -> &'static str {
+/// The types that a value may have; none: any.
+fn types(schema: &Schema) -> &[&str] {
+    match schema.kind.as_str() {
+        _ if schema.int_or_string => &["integer", "string"],
+        "array" => &["array"],
+        "boolean" => &["boolean"],
+        "integer" => &["integer"],
+        "number" => &["number"],
+        "object" => &["object"],
+        "string" => &["string"],
+        _ => &[],
+    }
+}
+
+/// The format, if it has a meaning.
+fn format(schema: &Schema) -> &str {
+    if formats::is_known_format(&schema.format) { &schema.format } else { "" }
+}
+
+/// The type and format of a value as it is read: what no signed integer of 64 bits holds is read as a fraction.
+fn read_as(value: &Value) -> (&'static str, &'static str) {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        // What no signed integer of 64 bits holds is read as a fraction.
-        Value::Number(n) if n.as_i64().is_none() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
+        Value::Null => ("null", ""),
+        Value::Bool(_) => ("boolean", ""),
+        Value::Number(n) if n.as_i64().is_none() => ("number", "float64"),
+        Value::Number(_) => ("integer", "int64"),
+        Value::String(_) => ("string", ""),
+        Value::Array(_) => ("array", ""),
+        Value::Object(_) => ("object", ""),
     }
 }
 
@@ -119,34 +171,41 @@ fn type_failure(at: &Place<'_>, wanted: &str, given: &Value) -> Failure {
     }
 }
 
-fn check_type(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
-    let given = name(value);
+/// Whether a number counts as an integer: up to a rest that comes of calculating with fractions.
+fn is_integral(n: f64) -> bool {
     /// Up to here a fraction without a rest counts as an integer.
     const EXACT: f64 = 9_007_199_254_740_991.0;
-    let integral = value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() <= EXACT);
-    if schema.int_or_string {
-        if !(given == "string" || given == "integer" || (given == "number" && integral)) {
-            out.push(type_failure(at, "integer,string", &given.into()));
-        }
-        return;
-    }
-    let fits = match schema.kind.as_str() {
-        "" => true,
-        "number" => matches!(given, "number" | "integer"),
-        "integer" => given == "integer" || (given == "number" && integral),
-        wanted => wanted == given,
-    };
-    if !fits {
-        out.push(type_failure(at, &schema.kind, &given.into()));
-    }
+    /// The part of a number that its rest may be.
+    const REST: f64 = 1e-9;
+    n.abs() <= EXACT && (n.fract() == 0.0 || (n.trunc() != 0.0 && n.fract().abs() / (n.abs() + n.trunc().abs()) < REST))
 }
 
-fn invalid(at: &Place<'_>, value: &Value, why: &str) -> Failure {
+/// Whether a value is of its type. What a text or a list holds is left to its format, and of other values that do not fit
+/// it is the format that is told.
+fn check_type(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> bool {
+    let (types, format) = (types(schema), format(schema));
+    let (given, read) = read_as(value);
+    let fits = types.contains(&given)
+        || (given == "number" && value.as_f64().is_some_and(is_integral) && types.contains(&"integer"))
+        || (given == "integer" && types.contains(&"number"));
+    let numeric = types.contains(&"number") || types.contains(&"integer");
+    let told = match given {
+        _ if fits => return true,
+        "string" | "array" if !format.is_empty() && !numeric => return true,
+        "string" | "array" => type_failure(at, &types.join(","), &given.into()),
+        _ if !format.is_empty() => type_failure(at, format, &read.into()),
+        _ => type_failure(at, &types.join(","), &given.into()),
+    };
+    out.push(told);
+    false
+}
+
+fn invalid(at: &Place<'_>, value: &(impl std::fmt::Display + ?Sized), why: &str) -> Failure {
     let detail = format!("{} in body {why}", at.path);
     Failure { kind: FailureKind::Invalid, cause: Cause::invalid(at.field(), value, &detail) }
 }
 
-fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
+fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
     let length = text.chars().count() as u64;
     let (least, most) = schema.length;
     if let Some(most) = most.filter(|most| length > *most) {
@@ -158,47 +217,135 @@ fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut 
     } else if schema.regex().is_some_and(|regex| !regex.is_match(text)) {
         out.push(invalid(at, value, &format!("should match '{}'", schema.pattern)));
     }
-    if !schema.format.is_empty() && !formats::matches_format(&schema.format, text) {
+    if !formats::is_of_text(&schema.format) {
+        return 1;
+    }
+    if !formats::matches_format(&schema.format, text) {
         out.push(type_failure(at, &schema.format, value));
     }
+    2
 }
 
 /// Whether a number is one of its type and format.
-fn in_range(schema: &Schema, n: f64, value: &Value) -> bool {
-    let whole = value.as_i64().or_else(|| (n.fract() == 0.0 && n.abs() < 9.2e18).then_some(n as i64));
+fn in_range(schema: &Schema, value: Number) -> bool {
+    let whole = value.whole();
     match (schema.kind.as_str(), schema.format.as_str()) {
         ("integer", "int32") => whole.is_some_and(|n| i32::try_from(n).is_ok()),
         ("integer", "uint32") => whole.is_some_and(|n| u32::try_from(n).is_ok()),
-        ("integer", "uint64") => value.is_u64() || whole.is_some_and(|n| n >= 0),
+        ("integer", "uint64") => whole.is_some_and(|n| n >= 0),
         ("integer", _) => whole.is_some(),
-        ("number", "float" | "float32") => n.abs() <= f64::from(f32::MAX),
+        ("number", "float" | "float32") => value.real().abs() <= f64::from(f32::MAX),
         _ => true,
     }
 }
 
-fn number(schema: &Schema, n: f64, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
-    if !in_range(schema, n, value) {
-        let (kind, format) = (schema.kind.as_str(), schema.format.as_str());
-        let form = if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
-        out.push(whole(at, &format!("Checked value must be of type {kind} {form} in {}", at.path)));
+/// A number as it is compared and shown.
+#[derive(Clone, Copy)]
+enum Number {
+    Whole(i64),
+    Real(f64),
+}
+
+impl Number {
+    fn of(value: &Value) -> Self {
+        value.as_i64().map_or_else(|| Self::Real(value.as_f64().unwrap_or_default()), Self::Whole)
     }
-    if let Some(factor) = schema.multiple_of.filter(|f| (n / f).fract() != 0.0) {
-        out.push(invalid(at, value, &format!("should be a multiple of {factor}")));
-    }
-    match schema.maximum {
-        Some((most, true)) if n >= most => out.push(invalid(at, value, &format!("should be less than {most}"))),
-        Some((most, false)) if n > most => {
-            out.push(invalid(at, value, &format!("should be less than or equal to {most}")))
+
+    fn real(self) -> f64 {
+        match self {
+            Self::Whole(n) => n as f64,
+            Self::Real(n) => n,
         }
-        _ => {}
     }
-    match schema.minimum {
-        Some((least, true)) if n <= least => out.push(invalid(at, value, &format!("should be greater than {least}"))),
-        Some((least, false)) if n < least => {
-            out.push(invalid(at, value, &format!("should be greater than or equal to {least}")));
+
+    fn whole(self) -> Option<i64> {
+        match self {
+            Self::Whole(n) => Some(n),
+            Self::Real(n) => (n.fract() == 0.0 && n.abs() < 9.2e18).then_some(n as i64),
         }
-        _ => {}
     }
+
+    /// Both as integers if this is one, else both as fractions.
+    fn beside(self, bound: f64, as_integers: bool) -> (Self, Self) {
+        match self {
+            Self::Whole(_) if as_integers => (self, Self::Whole(bound as i64)),
+            _ => (Self::Real(self.real()), Self::Real(bound)),
+        }
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        self.partial_cmp(other) == Some(Ordering::Equal)
+    }
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Whole(one), Self::Whole(other)) => Some(one.cmp(other)),
+            _ => self.real().partial_cmp(&other.real()),
+        }
+    }
+}
+
+impl std::fmt::Display for Number {
+    /// Fractions as Go writes them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(n) => n.fmt(f),
+            Self::Real(n) if *n != 0.0 && !(1e-4..1e6).contains(&n.abs()) => {
+                let shortest = format!("{n:e}");
+                let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+                let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
+                write!(f, "{digits}e{sign}{exponent:0>2}")
+            }
+            Self::Real(n) => n.fmt(f),
+        }
+    }
+}
+
+fn number(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    let given = Number::of(value);
+    let fits = |what: &str, number: Number, out: &mut Vec<Failure>| {
+        let fits = in_range(schema, number);
+        if !fits {
+            let (kind, format) = (schema.kind.as_str(), schema.format.as_str());
+            let form = if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
+            out.push(whole(at, &format!("{what} value must be of type {kind} {form} in {}", at.path)));
+        }
+        fits
+    };
+    fits("Checked", given, out);
+    if let Some(factor) = schema.multiple_of {
+        let same = fits("MultipleOf", Number::Real(factor), out);
+        let (n, factor) = given.beside(factor, same);
+        let off = match (n, factor) {
+            (Number::Whole(n), Number::Whole(factor)) => n.checked_rem(factor).is_some_and(|rest| rest != 0),
+            _ if factor.real() < 1.0 => !is_integral(1.0 / factor.real() * n.real()),
+            _ => !is_integral(n.real() / factor.real()),
+        };
+        if off {
+            out.push(invalid(at, &n, &format!("should be a multiple of {factor}")));
+        }
+    }
+    if let Some((most, excluded)) = schema.maximum {
+        let same = fits("Maximum boundary", Number::Real(most), out);
+        let (n, most) = given.beside(most, same);
+        if n > most || (excluded && n == most) {
+            let than = if excluded { "less than" } else { "less than or equal to" };
+            out.push(invalid(at, &n, &format!("should be {than} {most}")));
+        }
+    }
+    if let Some((least, excluded)) = schema.minimum {
+        let same = fits("Minimum boundary", Number::Real(least), out);
+        let (n, least) = given.beside(least, same);
+        if n < least || (excluded && n == least) {
+            let than = if excluded { "greater than" } else { "greater than or equal to" };
+            out.push(invalid(at, &n, &format!("should be {than} {least}")));
+        }
+    }
+    2
 }
 
 fn too_many(at: &Place<'_>, count: usize, most: u64) -> Failure {
@@ -210,44 +357,53 @@ fn too_many(at: &Place<'_>, count: usize, most: u64) -> Failure {
     }
 }
 
-fn array(schema: &Schema, list: &[Value], at: &Place<'_>, out: &mut Vec<Failure>) {
+fn array(schema: &Schema, list: &[Value], at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    let mut checks = 2;
     if let Some(items) = &schema.items {
         for (index, item) in list.iter().enumerate() {
-            check(items, item, &Place { prefix: at.prefix, path: format!("{}[{index}]", at.path) }, out);
+            checks += check(items, item, &Place { prefix: at.prefix, path: format!("{}[{index}]", at.path) }, out);
         }
     }
     let (least, most) = schema.item_count;
     if let Some(least) = least.filter(|least| (list.len() as u64) < *least) {
-        out.push(invalid(at, &list.into(), &format!("should have at least {least} items")));
+        out.push(invalid(at, &list.len(), &format!("should have at least {least} items")));
     }
     if let Some(most) = most.filter(|most| list.len() as u64 > *most) {
         out.push(too_many(at, list.len(), most));
     }
+    checks
 }
 
-fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) {
+fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    if schema.embedded {
+        embedded(map, at, out);
+    }
+    // With too few or too many fields none is looked at.
     let (least, most) = schema.property_count;
     if let Some(least) = least.filter(|least| (map.len() as u64) < *least) {
-        out.push(invalid(at, &map.clone().into(), &format!("should have at least {least} properties")));
+        out.push(invalid(at, &map.len(), &format!("should have at least {least} properties")));
+        return 1;
     }
     if let Some(most) = most.filter(|most| map.len() as u64 > *most) {
         out.push(too_many(at, map.len(), most));
+        return 1;
     }
     for key in schema.required.iter().filter(|key| !map.contains_key(*key)) {
         out.push(Failure { kind: FailureKind::Required, cause: Cause::required(at.child(key).field(), "") });
     }
-    if schema.embedded {
-        embedded(map, at, out);
-    }
+    let mut checks = 1;
     for (key, value) in map {
         match (schema.field(key), &schema.additional) {
-            (Some(field), _) => check(field, value, &at.child(key), out),
+            (Some(field), _) => checks += check(field, value, &at.child(key), out),
             (None, Some(Additional::Any(false))) => {
-                out.push(whole(at, &format!("{}.{key} in body is a forbidden property", at.path)));
+                let why = format!("{}.{key} in body is a forbidden property", at.path);
+                let cause = Cause::invalid(at.field(), &Value::from(key.as_str()), &why);
+                out.push(Failure { kind: FailureKind::Invalid, cause });
             }
             _ => {}
         }
     }
+    checks
 }
 
 /// A whole object inside another says what it is.
@@ -273,6 +429,10 @@ fn embedded(map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) {
         let shown = map.get(key).cloned().unwrap_or_default();
         out.push(Failure { kind: FailureKind::Invalid, cause: Cause::invalid(field, &shown, &why) });
     }
+    for cause in map.get("metadata").map(crate::validation::inner_metadata).into_iter().flatten() {
+        let field = at.child(&cause.field).field();
+        out.push(Failure { kind: FailureKind::Invalid, cause: Cause { field, ..cause } });
+    }
 }
 
 fn whole(at: &Place<'_>, message: &str) -> Failure {
@@ -280,55 +440,69 @@ fn whole(at: &Place<'_>, message: &str) -> Failure {
     Failure { kind: FailureKind::Whole, cause }
 }
 
-fn combinations(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
-    let try_all = |schemas: &[Schema]| -> Vec<Vec<Failure>> {
+/// What was found of one of several schemas, and how many checks it took.
+type Tried = (Vec<Failure>, u64);
+
+/// Of schemas that do not fit, the one with the most checks is told of.
+fn nearest(tried: Vec<Tried>) -> Tried {
+    let further = |best: Tried, other: Tried| if other.1 > best.1 { other } else { best };
+    tried.into_iter().reduce(further).unwrap_or_default()
+}
+
+fn combinations(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    let try_all = |schemas: &[Schema]| -> Vec<Tried> {
         let one = |schema: &Schema| {
             let mut failures = Vec::new();
-            check(schema, value, &Place { prefix: at.prefix, path: at.path.clone() }, &mut failures);
-            failures
+            let checks = check(schema, value, &Place { prefix: at.prefix, path: at.path.clone() }, &mut failures);
+            (failures, checks)
         };
         schemas.iter().map(one).collect()
     };
-    let path = &at.path;
+    let fits = |(failures, _): &&Tried| failures.is_empty();
+    let (path, mut checks) = (&at.path, 2);
     if !schema.any_of.is_empty() {
         let tried = try_all(&schema.any_of);
-        if tried.iter().all(|failures| !failures.is_empty()) {
+        if let Some((_, first)) = tried.iter().find(fits) {
+            checks += first;
+        } else {
             out.push(whole(at, &format!("{path:?} must validate at least one schema (anyOf)")));
-            out.extend(tried.into_iter().next().unwrap_or_default());
+            let (failures, made) = nearest(tried);
+            out.extend(failures);
+            checks += made;
         }
     }
     if !schema.one_of.is_empty() {
         let tried = try_all(&schema.one_of);
-        match tried.iter().filter(|failures| failures.is_empty()).count() {
-            1 => {}
+        let told = |found: &str| whole(at, &format!("{path:?} must validate one and only one schema (oneOf). {found}"));
+        match tried.iter().filter(fits).count() {
+            1 => checks += tried.iter().find(fits).map_or(0, |(_, made)| *made),
             0 => {
-                out.push(whole(
-                    at,
-                    &format!("{path:?} must validate one and only one schema (oneOf). Found none valid"),
-                ));
-                out.extend(tried.into_iter().next().unwrap_or_default());
+                out.push(told("Found none valid"));
+                let (failures, made) = nearest(tried);
+                out.extend(failures);
+                checks += made;
             }
-            many => {
-                let why =
-                    format!("{path:?} must validate one and only one schema (oneOf). Found {many} valid alternatives");
-                out.push(whole(at, &why));
-            }
+            many => out.push(told(&format!("Found {many} valid alternatives"))),
         }
     }
     if !schema.all_of.is_empty() {
         let tried = try_all(&schema.all_of);
-        let valid = tried.iter().filter(|failures| failures.is_empty()).count();
+        let valid = tried.iter().filter(fits).count();
         if valid < tried.len() {
             let none = if valid == 0 { ". None validated" } else { "" };
             out.push(whole(at, &format!("{path:?} must validate all the schemas (allOf){none}")));
-            out.extend(tried.into_iter().flatten());
+        }
+        for (failures, made) in tried {
+            out.extend(failures);
+            checks += made;
         }
     }
     if let Some(not) = &schema.not
-        && try_all(std::slice::from_ref(&**not)).iter().all(Vec::is_empty)
+        && try_all(std::slice::from_ref(&**not)).iter().all(|(failures, _)| failures.is_empty())
     {
         out.push(whole(at, &format!("{path:?} must not validate the schema (not)")));
     }
+    checks
 }
 
 #[cfg(test)]
@@ -365,6 +539,12 @@ mod tests {
             (json!({"r": 2, "w": {"kind": "", "apiVersion": ""}}), vec!["w.apiVersion", "w.kind"]),
             (json!({"r": 2, "w": {"kind": "a b", "apiVersion": "a/b/c"}}), vec!["w.apiVersion", "w.kind"]),
             (json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a/b"}}), vec![]),
+            (json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a", "metadata": {"name": "A B"}}}), vec![]),
+            (
+                json!({"r": 2, "w": {"kind": "Ab", "apiVersion": "a", "metadata":
+                    {"name": "a/b", "namespace": "A", "labels": {"a b": "c"}, "finalizers": ["x y"]}}}),
+                vec!["w.metadata.name", "w.metadata.namespace", "w.metadata.labels", "w.metadata.finalizers"],
+            ),
             (json!({"r": 2, "i": 2147483647}), vec![]),
             (json!({"r": 2, "i": 2147483648_i64}), vec!["<nil>"]),
             (json!({"r": 2, "j": i64::MAX}), vec![]),
@@ -382,5 +562,108 @@ mod tests {
         );
         assert_eq!(told[0].cause.field, "status.n");
         assert_eq!(told[0].cause.message, "Invalid value: \"string\": n in body must be of type integer: \"string\"");
+    }
+
+    /// Each row: the schema of a field, its value, and what is told of it.
+    /// Checks what is told of the value of a field `f`.
+    fn told_of(schema: &Value, value: &Value, told: &[&str]) {
+        let whole = Schema::parse(&json!({"type": "object", "properties": {"f": schema}}));
+        let failures = validate(&whole, &json!({ "f": value }), "");
+        let got: Vec<String> = failures.iter().map(|f| format!("{}: {}", f.cause.field, f.cause.message)).collect();
+        assert_eq!(got, told, "{schema} {value}");
+    }
+
+    #[test]
+    fn failures_are_told_in_the_words_of_the_api() {
+        for (schema, value, told) in [
+            (
+                json!({"type": "array", "minItems": 1}),
+                json!([]),
+                vec!["f: Invalid value: 0: f in body should have at least 1 items"],
+            ),
+            (
+                json!({"type": "object", "minProperties": 2, "required": ["x"]}),
+                json!({"a": 1}),
+                vec!["f: Invalid value: 1: f in body should have at least 2 properties"],
+            ),
+            (
+                json!({"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}}),
+                json!({"a": 1, "b": 2}),
+                vec!["f: Too many: 2: must have at most 1 item"],
+            ),
+            (
+                json!({"type": "number", "maximum": 1_000_000}),
+                json!(2_000_000.5),
+                vec!["f: Invalid value: 2.0000005e+06: f in body should be less than or equal to 1e+06"],
+            ),
+            (
+                json!({"type": "integer", "maximum": 1_000_000}),
+                json!(2_000_000),
+                vec!["f: Invalid value: 2000000: f in body should be less than or equal to 1000000"],
+            ),
+            (
+                json!({"type": "number", "minimum": 0.00001}),
+                json!(0.000_001),
+                vec!["f: Invalid value: 1e-06: f in body should be greater than or equal to 1e-05"],
+            ),
+            (
+                json!({"type": "integer", "minimum": 1.5}),
+                json!(1),
+                vec![
+                    "<nil>: Invalid value: \"\": Minimum boundary value must be of type integer (default format) in f",
+                    "f: Invalid value: 1: f in body should be greater than or equal to 1.5",
+                ],
+            ),
+            (json!({"type": "number", "multipleOf": 0.1}), json!(0.3), vec![]),
+        ] {
+            told_of(&schema, &value, &told);
+        }
+    }
+
+    #[test]
+    fn failures_of_formats_and_choices_are_told_in_the_words_of_the_api() {
+        let one_of = json!({"anyOf": [{"required": ["x"]}, {"properties": {"a": {"minimum": 5}}}]});
+        for (schema, value, told) in [
+            (
+                json!({"type": "integer", "format": "int32"}),
+                json!(true),
+                vec!["f: Invalid value: \"\": f in body must be of type int32: \"\""],
+            ),
+            (
+                json!({"type": "integer", "format": "int32"}),
+                json!("1"),
+                vec!["f: Invalid value: \"string\": f in body must be of type integer: \"string\""],
+            ),
+            (
+                json!({"type": "string", "format": "date-time"}),
+                json!(5),
+                vec!["f: Invalid value: \"int64\": f in body must be of type date-time: \"int64\""],
+            ),
+            (json!({"type": "string", "format": "date-time"}), json!([]), vec![]),
+            (
+                json!({"type": "string", "format": "nonsense"}),
+                json!(5),
+                vec!["f: Invalid value: \"integer\": f in body must be of type string: \"integer\""],
+            ),
+            (
+                json!({"type": "string", "enum": ["a"]}),
+                json!(null),
+                vec![
+                    "f: Unsupported value: null: supported values: \"a\"",
+                    "f: Invalid value: \"null\": f in body must be of type string: \"null\"",
+                ],
+            ),
+            (json!({"type": "number", "enum": [1, 2.5]}), json!(1.0), vec![]),
+            (
+                one_of,
+                json!({"a": 1}),
+                vec![
+                    "<nil>: Invalid value: \"\": \"f\" must validate at least one schema (anyOf)",
+                    "f.a: Invalid value: 1: f.a in body should be greater than or equal to 5",
+                ],
+            ),
+        ] {
+            told_of(&schema, &value, &told);
+        }
     }
 }

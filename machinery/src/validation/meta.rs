@@ -62,6 +62,26 @@ pub fn whole(metadata: &Value, p: &mut Problems) {
     for problem in names::subdomain_problems(text(metadata, "name")) {
         p.invalid("metadata.name", &metadata["name"], &problem);
     }
+    unnamed(metadata, p);
+}
+
+/// The metadata of an object inside another, which may have a name and a namespace.
+pub fn inner(metadata: &Value, p: &mut Problems) {
+    if let Some(problem) = names::path_segment(text(metadata, "generateName")) {
+        p.invalid("metadata.generateName", &metadata["generateName"], &problem);
+    }
+    if let Some(problem) = names::path_segment(text(metadata, "name")) {
+        p.invalid("metadata.name", &metadata["name"], &problem);
+    }
+    let namespace = text(metadata, "namespace");
+    let bad = if namespace.is_empty() { Vec::new() } else { names::label_problems(namespace) };
+    for problem in bad {
+        p.invalid("metadata.namespace", &metadata["namespace"], &problem);
+    }
+    unnamed(metadata, p);
+}
+
+fn unnamed(metadata: &Value, p: &mut Problems) {
     if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
         p.not_negative("metadata.generation", &metadata["generation"]);
     }

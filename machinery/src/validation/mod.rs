@@ -70,6 +70,13 @@ pub fn metadata(metadata: &Value) -> Vec<Cause> {
     problems.0
 }
 
+/// Problems of the metadata of an object inside another.
+pub fn inner_metadata(metadata: &Value) -> Vec<Cause> {
+    let mut problems = Problems::default();
+    meta::inner(metadata, &mut problems);
+    problems.0
+}
+
 fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     match def.group {
         "" => match def.plural {
@@ -89,6 +96,7 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "flowcontrol.apiserver.k8s.io" => flowcontrol::validate(def.plural, subresource, new, p),
         "apiregistration.k8s.io" => api_service::validate(subresource, new, p),
         "events.k8s.io" => events::new_style(new, old, p),
+        "admissionregistration.k8s.io" if subresource == "status" => policies::checked(&new["status"], p),
         "storagemigration.k8s.io" => migrations::validate(subresource, new, old, p),
         "resource.k8s.io" => devices::validate(def.plural, subresource, new, old, p),
         "scheduling.k8s.io" if def.is_optional() => workloads::validate(def.plural, subresource, new, old, p),

@@ -406,11 +406,10 @@ fn contains(base: IpAddr, bits: u32, ip: IpAddr) -> bool {
 fn ip_address(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if old.is_none() {
         let name = &new["metadata"]["name"];
-        match name.as_str().unwrap_or_default().parse::<IpAddr>() {
-            Ok(ip) if ip.to_string() != name.as_str().unwrap_or_default() => {
-                p.invalid("metadata.name", name, &format!("must be in canonical form ({:?})", ip.to_string()));
-            }
-            _ => ip(name, "metadata.name", p),
+        let before = p.0.len();
+        ip(name, "metadata.name", p);
+        if let Ok(ip) = name.as_str().unwrap_or_default().parse::<IpAddr>() {
+            canonical(name, &ip.to_string(), "metadata.name", before, p);
         }
     }
     let reference = &new["spec"]["parentRef"];
@@ -470,7 +469,18 @@ fn service_cidr(new: &Value, old: Option<&Value>, p: &mut Problems) {
         p.invalid(field, &new["spec"]["cidrs"], why);
     }
     for (index, value) in list.iter().enumerate() {
-        cidr(value, &format!("{field}[{index}]"), p);
+        let (at, before) = (format!("{field}[{index}]"), p.0.len());
+        cidr(value, &at, p);
+        if let Some((ip, bits)) = parse_cidr(value.as_str().unwrap_or_default()) {
+            canonical(value, &format!("{ip}/{bits}"), &at, before, p);
+        }
+    }
+}
+
+/// An address or a range that nothing was told of since there were `before` problems has one way to be written.
+fn canonical(value: &Value, canonical: &str, field: &str, before: usize, p: &mut Problems) {
+    if p.0.len() == before && value != canonical {
+        p.invalid(field, value, &format!("must be in canonical form ({canonical:?})"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Small kinds: disruption budgets, priority classes, leases, runtime classes.
+//! Small kinds: disruption budgets, priority classes, leases, runtime classes, the status of admission policies.
 
 use serde_json::{Value, json};
 
@@ -22,6 +22,18 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
         "runtimeclasses" => runtime_class(new, old, p),
         _ => {}
     }
+}
+
+/// What was found when the expressions of an admission policy were checked.
+pub fn checked(status: &Value, p: &mut Problems) {
+    for (index, warning) in super::items(&status["typeChecking"]["expressionWarnings"]).enumerate() {
+        let at = format!("status.typeChecking.expressionWarnings[{index}]");
+        p.present(warning, "warning", &at);
+        if text(warning, "fieldRef").trim().is_empty() {
+            p.required(format!("{at}.fieldRef"), "");
+        }
+    }
+    meta::conditions(&status["conditions"], "status.conditions", p);
 }
 
 fn budget(subresource: &str, new: &Value, p: &mut Problems) {

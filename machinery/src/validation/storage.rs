@@ -624,6 +624,11 @@ fn driver(new: &Value, old: Option<&Value>, p: &mut Problems) {
             p.invalid(format!("{at}.expirationSeconds"), seconds, why);
         }
     }
+    let in_secrets = &spec["serviceAccountTokenInSecrets"];
+    if !in_secrets.is_null() && items(&spec["tokenRequests"]).next().is_none() {
+        let why = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        p.invalid("spec.serviceAccountTokenInSecrets", in_secrets, why);
+    }
     let period = &spec["nodeAllocatableUpdatePeriodSeconds"];
     if period.as_i64().is_some_and(|s| s < MIN_UPDATE_SECONDS) {
         let why = "must be greater than or equal to 10 seconds";

@@ -32,6 +32,14 @@ fn storage_classes_and_drivers() {
         json!({"spec": {"tokenRequests": [{}, {"expirationSeconds": 1}]}}),
         &["spec.tokenRequests[1].audience: Duplicate value: \"\""],
     );
+    check(
+        "csidrivers",
+        json!({"spec": {"serviceAccountTokenInSecrets": true}}),
+        &[
+            "spec.serviceAccountTokenInSecrets: Invalid value: true: serviceAccountTokenInSecrets is set but no tokenRequests are \
+             specified",
+        ],
+    );
     let many: serde_json::Map<String, Value> = (0..513).map(|n| (format!("k{n}"), json!("v"))).collect();
     check(
         "storageclasses",

@@ -90,6 +90,37 @@ fn slices_and_ingresses() {
 }
 
 #[test]
+fn addresses_and_ranges_have_one_form() {
+    let reference = json!({"parentRef": {"resource": "services", "namespace": "d", "name": "s"}});
+    for (name, told) in [
+        ("2001:db8::1", None),
+        ("2001:DB8::1", Some("must be in canonical form (\"2001:db8::1\")")),
+        ("::FFFF:1.2.3.4", Some("must not be an IPv4-mapped IPv6 address")),
+    ] {
+        let object = json!({"metadata": {"name": name}, "spec": reference});
+        let told = told.map(|told| format!("metadata.name: Invalid value: {name:?}: {told}"));
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        expect(created("networking.k8s.io", "ipaddresses", object), &told, &name.into());
+    }
+    let range = json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.0.0.0/24", "2001:DB8::/64"]}});
+    let told = ["spec.cidrs[1]: Invalid value: \"2001:DB8::/64\": must be in canonical form (\"2001:db8::/64\")"];
+    expect(created("networking.k8s.io", "servicecidrs", range), &told, &Value::Null);
+}
+
+#[test]
+fn what_was_found_of_expressions() {
+    let status = json!({"typeChecking": {"expressionWarnings": [{"fieldRef": " "}]},
+        "conditions": [{"type": "T", "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
+    let told = [
+        "status.conditions[0].reason: Required value: must be set",
+        "status.typeChecking.expressionWarnings[0].fieldRef: Required value",
+        "status.typeChecking.expressionWarnings[0].warning: Required value",
+    ];
+    let (group, plural) = ("admissionregistration.k8s.io", "validatingadmissionpolicies");
+    expect(changed(group, plural, "status", json!({ "status": status }), Some(json!({}))), &told, &Value::Null);
+}
+
+#[test]
 fn flows_and_levels() {
     let group = "flowcontrol.apiserver.k8s.io";
     let schema = json!({"metadata": {"name": "f"}, "spec": {"matchingPrecedence": 5, "priorityLevelConfiguration": {"name": "l"},
