@@ -1,6 +1,8 @@
 //! Watch: a cursor on the store's watch hub, turned into ADDED, MODIFIED and DELETED by the selectors on both sides of a
 //! change.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -293,13 +295,13 @@ struct Decoded {
     cbor: [OnceLock<Bytes>; 3],
 }
 
-fn decoded(event: &Event) -> Option<Arc<Decoded>> {
-    let decode = || Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok()));
-    // What is small in the store alone is not kept large with the event.
+/// What all watchers share of an event; `None` for what is small in the store alone and not kept large with the event.
+fn shared(event: &Event) -> Option<&Decoded> {
     if std::iter::once(&event.kv).chain(&event.prev).any(|kv| stored::is_packed(&kv.value)) {
-        return Some(decode());
+        return None;
     }
-    event.memo.get_or_init(|| decode()).clone().downcast().ok()
+    let decode = || Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok())) as Arc<dyn Any + Send + Sync>;
+    event.memo.get_or_init(decode).downcast_ref()
 }
 
 fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decoded {
@@ -317,8 +319,8 @@ impl Shape {
     /// What this watcher sees of some changes. What it sees of one alone is shared with others, not copied.
     fn events(&self, events: &[Arc<Event>]) -> Bytes {
         let mut shown = events.iter().filter_map(|event| self.event(event));
-        let (first, second) = (shown.next().unwrap_or_default(), shown.next());
-        let Some(second) = second else { return first };
+        let Some(first) = shown.next() else { return Bytes::new() };
+        let Some(second) = shown.next() else { return first.into_owned() };
         let mut all = Vec::with_capacity((first.len() + second.len()) * events.len().div_ceil(2));
         all.extend_from_slice(&first);
         all.extend_from_slice(&second);
@@ -327,12 +329,19 @@ impl Shape {
     }
 
     /// What this watcher sees of a change, if anything.
-    fn event(&self, event: &Event) -> Option<Bytes> {
-        let decoded = match &self.converted {
+    fn event<'a>(&self, event: &'a Event) -> Option<Cow<'a, Bytes>> {
+        let own = match &self.converted {
             // Each version has its own form, and its schema may have changed: nothing is shared.
-            Some(request) => Arc::new(decode(event, |kv| request.stored(kv).ok())),
-            None => decoded(event)?,
+            Some(request) => decode(event, |kv| request.stored(kv).ok()),
+            None => match shared(event) {
+                Some(decoded) => return self.seen(event, decoded),
+                None => decode(event, |kv| crate::encryption::stored(kv).ok()),
+            },
         };
+        self.seen(event, &own).map(|bytes| Cow::Owned(bytes.into_owned()))
+    }
+
+    fn seen<'a>(&self, event: &Event, decoded: &'a Decoded) -> Option<Cow<'a, Bytes>> {
         let chosen = |stored: &Option<Stored>| stored.as_ref().is_some_and(|s| self.selectors.matches(&s.head));
         let (kind, index) = match (chosen(&decoded.before), chosen(&decoded.now)) {
             (false, true) => ("ADDED", 0),
@@ -350,9 +359,9 @@ impl Shape {
             (Format::Object, Media::Json) => &decoded.json[index],
             (Format::Object, Media::Protobuf) => &decoded.protobuf[index],
             (Format::Object, Media::Cbor) => &decoded.cbor[index],
-            _ => return Some(self.encode(kind, kv, stored, revision)),
+            _ => return Some(Cow::Owned(self.encode(kind, kv, stored, revision))),
         };
-        Some(shared.get_or_init(|| self.encode(kind, kv, stored, revision)).clone())
+        Some(Cow::Borrowed(shared.get_or_init(|| self.encode(kind, kv, stored, revision))))
     }
 
     fn encode(&self, kind: &str, kv: &KeyValue, stored: &Stored, revision: i64) -> Bytes {
