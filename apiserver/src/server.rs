@@ -132,7 +132,7 @@ async fn connection(
             if with_streams && lasting {
                 turns::lasts();
             }
-            let response = if lasting { paced(response, &pace) } else { response };
+            let response = if lasting { paced(response, &pace, with_streams) } else { response };
             // What fits into the buffer is as good as written.
             let short = response.body().size_hint().exact().is_some_and(|bytes| bytes <= BUFFER_BYTES as u64);
             Ok::<_, Infallible>(if short { response } else { body::holding(response, doing) })
