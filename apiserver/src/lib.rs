@@ -38,6 +38,7 @@ mod offered;
 mod openapi;
 mod options;
 mod ownership;
+mod pace;
 mod pipeline;
 mod quota;
 mod reload;

@@ -8,10 +8,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::Stream;
 use parking_lot::Mutex;
 
-/// A stream that is only polled when it was woken itself. A task that is woken for another reason pays one look at a flag for
-/// its timers and for the signal to stop, instead of a poll of each.
+/// What is only polled when it was woken itself. A task that is woken for another reason pays one look at a flag for its
+/// timers and for the signal to stop, instead of a poll of each.
 pub struct Seldom<S> {
-    stream: S,
+    polled: S,
     bell: Arc<Bell>,
     /// Whom the bell wakes.
     task: Option<Waker>,
@@ -37,9 +37,43 @@ impl Wake for Bell {
 }
 
 impl<S> Seldom<S> {
-    /// Around a stream.
-    pub fn new(stream: S) -> Self {
-        Self { stream, bell: Arc::new(Bell { rung: AtomicBool::new(true), task: Mutex::default() }), task: None }
+    /// Around what is polled.
+    pub fn new(polled: S) -> Self {
+        Self { polled, bell: Arc::new(Bell { rung: AtomicBool::new(true), task: Mutex::default() }), task: None }
+    }
+
+    /// Whether it was woken since it was polled; if not, the task will be woken when it is.
+    pub fn is_rung(&mut self, context: &mut Context<'_>) -> bool {
+        // Registered before the flag is looked at: who rings after that wakes the task.
+        if self.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
+            *self.bell.task.lock() = Some(context.waker().clone());
+            self.task = Some(context.waker().clone());
+        }
+        self.bell.rung.load(Ordering::Acquire)
+    }
+
+    /// Wakes it, and with it the task.
+    pub fn waker(&self) -> Waker {
+        self.bell.clone().into()
+    }
+
+    /// What is polled.
+    pub fn get(&self) -> &S {
+        &self.polled
+    }
+
+    /// Polls it, whether it was woken or not.
+    pub fn poll<T>(&mut self, poll: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        // Taken back before it is looked at, and no later than that for all processors: who rings meanwhile is seen here
+        // or rings again.
+        self.bell.rung.swap(false, Ordering::AcqRel);
+        let waker = self.waker();
+        let polled = poll(&mut self.polled, &mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            // It may have more, and was not asked to wake anybody for that.
+            self.bell.rung.store(true, Ordering::Release);
+        }
+        polled
     }
 }
 
@@ -47,25 +81,10 @@ impl<S: Stream + Unpin> Stream for Seldom<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let this = &mut *self;
-        // Registered before the flag is looked at: who rings after that wakes the task.
-        if this.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
-            *this.bell.task.lock() = Some(context.waker().clone());
-            this.task = Some(context.waker().clone());
-        }
-        if !this.bell.rung.load(Ordering::Acquire) {
+        if !self.is_rung(context) {
             return Poll::Pending;
         }
-        // Taken back before the stream is looked at, and no later than that for all processors: who rings meanwhile is
-        // seen here or rings again.
-        this.bell.rung.swap(false, Ordering::AcqRel);
-        let waker = Waker::from(this.bell.clone());
-        let polled = Pin::new(&mut this.stream).poll_next(&mut Context::from_waker(&waker));
-        if polled.is_ready() {
-            // It may have more, and was not asked to wake anybody for that.
-            this.bell.rung.store(true, Ordering::Release);
-        }
-        polled
+        self.poll(|stream, context| Pin::new(stream).poll_next(context))
     }
 }
 

@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 use crate::activity::Activity;
 use crate::audit::Peer;
 use crate::authn::Certificates;
+use crate::pace::{Pace, paced};
 use crate::seldom::Seldom;
 use crate::turns::{self, Turns};
 use crate::{ApiServer, body};
@@ -71,6 +72,7 @@ fn bound(listener: &TcpListener) {
 pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<ServerSlot>, stop: CancellationToken) {
     bound(&listener);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let pace = Pace::new();
     loop {
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
@@ -84,9 +86,10 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Arc<Serve
             },
         };
         let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-        let (server, acceptor, stop) = (server.clone(), TlsAcceptor::from(tls.load()), stop.clone());
+        let (server, acceptor) = (server.clone(), TlsAcceptor::from(tls.load()));
+        let (pace, stop) = (pace.clone(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection(server, stream, peer, acceptor, stop).await {
+            if let Err(error) = connection(server, stream, peer, acceptor, pace, stop).await {
                 debug!(%peer, %error, "connection ended");
             }
             drop(permit);
@@ -110,6 +113,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
+    pace: Arc<Pace>,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
@@ -121,12 +125,14 @@ async fn connection(
     let activity = Activity::new(!with_streams);
     let doing = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, certificates, doing) = (server.clone(), certificates.clone(), doing.begin());
+        let (server, certificates, pace, doing) = (server.clone(), certificates.clone(), pace.clone(), doing.begin());
         async move {
             let response = handle(&server, &certificates, peer, request).await;
-            if with_streams && response.extensions().get::<body::Lasting>().is_some() {
+            let lasting = response.extensions().get::<body::Lasting>().is_some();
+            if with_streams && lasting {
                 turns::lasts();
             }
+            let response = if lasting { paced(response, &pace, with_streams) } else { response };
             // What fits into the buffer is as good as written.
             let short = response.body().size_hint().exact().is_some_and(|bytes| bytes <= BUFFER_BYTES as u64);
             Ok::<_, Infallible>(if short { response } else { body::holding(response, doing) })

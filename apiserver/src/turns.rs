@@ -12,7 +12,9 @@ use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures::future::{BoxFuture, CatchUnwind};
 use futures::stream::FuturesUnordered;
@@ -155,21 +157,69 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// The waker that streams of a connection's task have, and that of the task: what wakes many of them at once wakes all
-/// before the task.
-#[derive(Default)]
-struct ForMany(Option<(Waker, Waker)>);
+/// What wakes a connection's task for its streams.
+///
+/// A stream that sends wakes itself, for h2 tells it then that it may send more, and after two such streams
+/// `FuturesUnordered` lets others run: a turn would be over after two watches, with a record and a write for them. So what
+/// is woken while streams are polled is polled in the same turn.
+struct Bell {
+    state: AtomicU8,
+    /// Woken after all streams that are woken with one.
+    task: Waker,
+}
 
-impl ForMany {
-    fn of(&mut self, task: &Waker) -> Waker {
-        match &self.0 {
-            Some((of, last)) if of.will_wake(task) => last.clone(),
-            _ => {
-                let last = wake::last(task);
-                self.0 = Some((task.clone(), last.clone()));
-                last
-            }
+/// Nothing is to be polled.
+const SILENT: u8 = 0;
+/// Streams are being polled.
+const POLLING: u8 = 1;
+/// There is something to poll, and the task knows it.
+const RUNG: u8 = 2;
+
+impl Bell {
+    fn new(task: &Waker) -> Arc<Self> {
+        Arc::new(Self { state: AtomicU8::new(SILENT), task: wake::last(task) })
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(RUNG, AcqRel) == SILENT {
+            self.task.wake_by_ref();
         }
+    }
+}
+
+/// Streams of a connection that are part of its task.
+struct Together {
+    streams: FuturesUnordered<Lasting>,
+    /// With the waker of the task that it wakes.
+    bell: Option<(Waker, Arc<Bell>)>,
+}
+
+impl Together {
+    /// Polls those that were woken, each about once.
+    fn poll(&mut self, task: &Waker) {
+        let bell = match self.bell.take() {
+            Some((of, bell)) if of.will_wake(task) => bell,
+            _ => Bell::new(task),
+        };
+        let waker = Waker::from(bell.clone());
+        // At least two are polled each time, if so many are to be.
+        let done = (0..=self.streams.len() / 2).any(|_| {
+            // What was woken before this is found, what is woken later rings.
+            bell.state.swap(POLLING, AcqRel);
+            while let Poll::Ready(Some(_)) = self.streams.poll_next_unpin(&mut Context::from_waker(&waker)) {}
+            bell.state.compare_exchange(POLLING, SILENT, AcqRel, Relaxed).is_ok()
+        });
+        if !done {
+            // It stays rung.
+            task.wake_by_ref();
+        }
+        self.bell = Some((task.clone(), bell));
     }
 }
 
@@ -178,8 +228,7 @@ pub struct Turns<C, S> {
     connection: Pin<Box<C>>,
     gathered: Arc<Mutex<Gathered<S>>>,
     coming: mpsc::UnboundedReceiver<Lasting>,
-    lasting: FuturesUnordered<Lasting>,
-    wakes: ForMany,
+    lasting: Together,
 }
 
 impl<C, S> Turns<C, S> {
@@ -189,7 +238,8 @@ impl<C, S> Turns<C, S> {
         // Not bounded: no more come than the connection has streams.
         let (streams, coming) = mpsc::unbounded_channel();
         let connection = Box::pin(connection(Streams(streams), Gathering(gathered.clone())));
-        Self { connection, gathered, coming, lasting: FuturesUnordered::new(), wakes: ForMany::default() }
+        let lasting = Together { streams: FuturesUnordered::new(), bell: None };
+        Self { connection, gathered, coming, lasting }
     }
 
     /// The connection.
@@ -204,11 +254,10 @@ impl<C: Future<Output = hyper::Result<()>>, S: AsyncWrite + Unpin> Future for Tu
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         while let Poll::Ready(Some(stream)) = this.coming.poll_recv(context) {
-            this.lasting.push(stream);
+            this.lasting.streams.push(stream);
         }
         // What they say the connection writes below; one that is done says nothing more.
-        let waker = this.wakes.of(context.waker());
-        while let Poll::Ready(Some(_)) = this.lasting.poll_next_unpin(&mut Context::from_waker(&waker)) {}
+        this.lasting.poll(context.waker());
         let ended = this.connection.as_mut().poll(context).map_err(Into::into);
         let left = this.gathered.lock().poll_leave(context);
         match (ended, left) {
@@ -371,13 +420,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_wakes_all_streams_wakes_their_task_once_and_after_them() {
+    fn with_streams() -> (Turns<Frames, Socket>, Streams) {
         let mut streams = None;
-        let mut turns = Turns::new(Socket::default(), |lasting, to| {
+        let turns = Turns::new(Socket::default(), |lasting, to| {
             streams = Some(lasting);
             Frames { to, pieces: Vec::new(), most: 0 }
         });
+        (turns, streams.unwrap())
+    }
+
+    #[test]
+    fn what_wakes_all_streams_wakes_their_task_once_and_after_them() {
+        let (mut turns, streams) = with_streams();
         let wakers = Arc::new(Mutex::new(Vec::new()));
         let polled = Arc::new(AtomicUsize::new(0));
         for _ in 0..60 {
@@ -387,7 +441,7 @@ mod tests {
                 wakers.lock().push(context.waker().clone());
                 Poll::<()>::Pending
             });
-            streams.as_ref().unwrap().0.send(AssertUnwindSafe(stream.boxed()).catch_unwind()).ok().unwrap();
+            streams.0.send(AssertUnwindSafe(stream.boxed()).catch_unwind()).ok().unwrap();
         }
         let (woken, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(99)));
         let task = waker(Arc::new(Counting(woken.clone(), None)));
@@ -399,6 +453,30 @@ mod tests {
             woken.store(0, SeqCst);
             wake::wake_all(waiting);
             assert_eq!((seen.load(SeqCst), woken.load(SeqCst)), (0, 1));
+        }
+    }
+
+    #[test]
+    fn streams_that_wake_themselves_are_all_part_of_a_turn() {
+        let (mut turns, streams) = with_streams();
+        let polled = Arc::new(Mutex::new(Vec::new()));
+        for index in 0..60 {
+            let polled = polled.clone();
+            let stream = poll_fn(move |context| {
+                polled.lock().push(index);
+                context.waker().wake_by_ref();
+                Poll::<()>::Pending
+            });
+            streams.0.send(AssertUnwindSafe(stream.boxed()).catch_unwind()).ok().unwrap();
+        }
+        let woken = Arc::new(AtomicUsize::new(0));
+        let task = waker(Arc::new(Counting(woken.clone(), None)));
+        for turn in 1..4 {
+            assert!(turns.poll_unpin(&mut Context::from_waker(&task)).is_pending());
+            let polled = std::mem::take(&mut *polled.lock());
+            assert!((0..60).all(|index| polled.contains(&index)) && polled.len() < 70, "{polled:?}");
+            // Others run before they are polled again.
+            assert_eq!(woken.load(SeqCst), turn);
         }
     }
 

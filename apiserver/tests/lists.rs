@@ -102,6 +102,26 @@ async fn a_watch_begins_with_what_there_is_in_pieces() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_watcher_comes_in_pieces() {
+    let cluster = with_maps(100).await;
+    let path = format!("{MAPS}?watch=true&resourceVersion=1&labelSelector=even%3Dtrue");
+    let mut frames = get(&cluster, &path, "application/json").await.into_body().into_data_stream();
+    let (mut names, mut sizes) = (Vec::new(), Vec::new());
+    while names.len() < 50 {
+        let frame = frames.next().await.unwrap().unwrap();
+        sizes.push(frame.len());
+        assert_eq!(frame.last(), Some(&b'\n'), "an event is in one piece");
+        for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            names.push(event["object"]["metadata"]["name"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(names.iter().eq(&(0..50).map(|index| format!("m-{:05}", 2 * index)).collect::<Vec<_>>()), "{names:?}");
+    let most = (16 << 10) + 2 * OBJECT_BYTES;
+    assert!((4..10).contains(&sizes.len()) && sizes.iter().all(|size| *size <= most), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn a_list_in_pieces_is_the_whole_list() {
     // More than what is kept of a list in protobuf.
     let cluster = with_maps(1_400).await;

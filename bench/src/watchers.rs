@@ -1,5 +1,6 @@
 //! `bench watch`: how long an event takes to reach many watchers, and what a watcher costs: each on its own connection
-//! (`--only own`) and many on each of a few HTTP/2 connections (`--only shared`).
+//! (`--only own`), many on each of a few HTTP/2 connections (`--only shared`), and each on its own while events are made as
+//! fast as they can (`--only burst`).
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::Options;
-use crate::load::{Connection, Target, milliseconds, percentile};
+use crate::load::{Connection, Request, Target, drive, milliseconds, percentile};
 use crate::process::{Server, usage};
 use crate::report::Report;
 
@@ -20,8 +21,10 @@ const WATCHERS: usize = 1_000;
 const SHARED: usize = 16;
 /// Events that all of them get.
 const EVENTS: usize = 500;
-/// Events in a second.
+/// Events in a second, where they are made at a rate.
 const RATE: u32 = 25;
+/// Connections that make events as fast as they can.
+const WRITERS: usize = 16;
 /// The last event must have reached all watchers this long after it was made.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The field that holds an event's time, as it is found in the bytes of an event.
@@ -29,47 +32,69 @@ const MARK: &[u8] = b"\"sent\":\"";
 
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
 
-/// Measures one server for each way to connect.
+/// How events are made and watched.
+struct Way {
+    name: &'static str,
+    /// So many HTTP/2 connections for all watchers instead of one for each.
+    shared: Option<usize>,
+    burst: bool,
+}
+
+const WAYS: [Way; 3] = [
+    Way { name: "own", shared: None, burst: false },
+    Way { name: "shared", shared: Some(SHARED), burst: false },
+    Way { name: "burst", shared: None, burst: true },
+];
+
+/// Measures one server for each way.
 pub async fn run(options: Options) -> Result<Report> {
     let mut report = Report::default();
-    if options.wants("own") {
-        measure(&mut report, &options, None).await?;
-    }
-    if options.wants("shared") {
-        measure(&mut report, &options, Some(SHARED)).await?;
+    for way in WAYS.iter().filter(|way| options.wants(way.name)) {
+        measure(&mut report, &options, way).await?;
     }
     Ok(report)
 }
 
-/// Measures watchers that have a connection each, or share `shared` HTTP/2 connections.
-async fn measure(report: &mut Report, options: &Options, shared: Option<usize>) -> Result<()> {
+async fn measure(report: &mut Report, options: &Options, way: &Way) -> Result<()> {
     let (watchers, events) = (options.amount(WATCHERS), options.amount(EVENTS));
     raise_file_limit(watchers)?;
     let server = Server::start(&options.keelson, &["--hollow", "0"]).await?;
     let target = server.target()?;
     let idle = server.usage()?;
-    let opened = open(&target, watchers, shared).await?;
+    let opened = open(&target, watchers, way.shared).await?;
     let tasks: Vec<_> = opened.into_iter().map(|watch| tokio::spawn(read(watch, events))).collect();
     let (before, own) = (server.usage()?, usage(std::process::id())?);
     let started = Instant::now();
-    write(&target, events).await?;
+    if way.burst {
+        burst(&target, events).await?
+    } else {
+        write(&target, events).await?
+    }
     let mut latencies = Vec::with_capacity(watchers * events);
+    // Of each event, when the first watcher had it: until then it was not delivery that took the time.
+    let mut firsts = vec![Duration::MAX; events];
     for task in tasks {
-        latencies.extend(tokio::time::timeout(PATIENCE, task).await.context("events did not arrive")???);
+        let own: Vec<Duration> = tokio::time::timeout(PATIENCE, task).await.context("events did not arrive")???;
+        firsts.iter_mut().zip(&own).for_each(|(first, latency)| *first = (*first).min(*latency));
+        latencies.extend(own);
     }
     let elapsed = started.elapsed();
     latencies.sort_unstable();
+    firsts.sort_unstable();
     let (after, own) = (server.usage()?, usage(std::process::id())?.cpu - own.cpu);
     let delivered = latencies.len() as f64;
     let each = |cpu: Duration| format!("{:.1} us", cpu.as_secs_f64() * 1e6 / delivered);
-    let how = shared.map_or("a connection each".to_owned(), |shared| format!("{shared} HTTP/2 connections"));
+    let rate = if way.burst { "in a burst".to_owned() } else { format!("at {RATE}/s") };
+    let how = way.shared.map_or("a connection each".to_owned(), |shared| format!("{shared} HTTP/2 connections"));
     report.add(
-        format!("{events} events to {watchers} watchers at {RATE}/s, {how}"),
+        format!("{events} events to {watchers} watchers {rate}, {how}"),
         vec![
             ("delivered", format!("{:.0}/s", delivered / elapsed.as_secs_f64())),
             ("p50", milliseconds(percentile(&latencies, 50.0))),
             ("p99", milliseconds(percentile(&latencies, 99.0))),
             ("max", milliseconds(percentile(&latencies, 100.0))),
+            ("first p50", milliseconds(percentile(&firsts, 50.0))),
+            ("first p99", milliseconds(percentile(&firsts, 99.0))),
             ("server CPU each", each(after.cpu - before.cpu)),
             // It runs on the same processors: what it takes the server waits for.
             ("client CPU each", each(own)),
@@ -124,16 +149,26 @@ fn raise_file_limit(watchers: usize) -> Result<()> {
     Ok(())
 }
 
+/// An object that says when it was made.
+fn marked(index: usize) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("event-{index}")},
+        "data": {"sent": nanoseconds().to_string()}})
+    .to_string()
+}
+
 async fn write(target: &Target, events: usize) -> Result<()> {
     let mut connection = target.connect().await?;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
-    for i in 0..events {
+    for index in 0..events {
         tick.tick().await;
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("event-{i}")},
-            "data": {"sent": nanoseconds().to_string()}});
-        connection.must("POST", PATH, object.to_string()).await?;
+        connection.must("POST", PATH, marked(index)).await?;
     }
     Ok(())
+}
+
+async fn burst(target: &Target, events: usize) -> Result<()> {
+    let create = |index| Request { method: "POST", path: PATH.into(), body: marked(index).into() };
+    drive(target, WRITERS, events, create).await.map(|_| ())
 }
 
 /// Reads events until `wanted` with a time in them have come.
@@ -144,12 +179,15 @@ async fn read(mut watch: Watch, wanted: usize) -> Result<Vec<Duration>> {
         let frame = watch.body.frame().await.context("the watch ended")??;
         let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            if let Some(sent) = sent(&pending[..end]) {
-                latencies.push(Duration::from_nanos(nanoseconds().saturating_sub(sent)));
+        let (now, mut rest) = (nanoseconds(), &pending[..]);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            if let Some(sent) = sent(&rest[..end]) {
+                latencies.push(Duration::from_nanos(now.saturating_sub(sent)));
             }
-            pending.drain(..=end);
+            rest = &rest[end + 1..];
         }
+        let read = pending.len() - rest.len();
+        pending.drain(..read);
     }
     Ok(latencies)
 }

@@ -1,6 +1,8 @@
 //! Watch: a cursor on the store's watch hub, turned into ADDED, MODIFIED and DELETED by the selectors on both sides of a
 //! change.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +37,7 @@ use crate::{ApiServer, body, listing, table};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch that ends is told this long before where it is, so that the next one can go on there.
 const LAST_BOOKMARK_SECONDS: u64 = 2;
-/// Size of a piece of the first events, bytes: beyond its buffer a connection may hold one for a client that does not read.
+/// Size of a piece of events, bytes: beyond its buffer a connection may hold one for a client that does not read.
 const PIECE_BYTES: usize = 16 << 10;
 /// Objects that are looked at for a piece, whether they are chosen or not.
 const MAX_LOOKED_AT: usize = 1024;
@@ -99,8 +101,8 @@ impl ApiServer {
             match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
                 Ok(watch) => {
                     let ticks = ticks(timeout, query.flag("allowWatchBookmarks"), self.stop.clone());
-                    Events { shape, first, watch, revision: start - 1, ticks: Seldom::new(ticks.boxed()), ended: false }
-                        .boxed_unsync()
+                    let (batch, ticks) = (Vec::new().into_iter(), Seldom::new(ticks.boxed()));
+                    Events { shape, first, watch, batch, revision: start - 1, ticks, ended: false }.boxed_unsync()
                 }
                 Err(KvError::Compacted(compacted)) => body::full(error_event(media, &too_old(start - 1, compacted))),
                 Err(error) => return Err(status_of(error)),
@@ -219,6 +221,9 @@ struct Events<T> {
     shape: Shape,
     first: First,
     watch: keelson_store::Watch,
+    /// What was read from the watch and is not written yet.
+    batch: std::vec::IntoIter<Arc<Event>>,
+    /// The watch was read up to here.
     revision: i64,
     ticks: Seldom<T>,
     ended: bool,
@@ -231,7 +236,7 @@ impl<T: Stream<Item = Tick> + Unpin> Events<T> {
             return Poll::Ready(None);
         }
         match self.ticks.poll_next_unpin(context) {
-            Poll::Ready(Some(Tick::Bookmark)) if self.first.rest.is_none() => {
+            Poll::Ready(Some(Tick::Bookmark)) if self.first.rest.is_none() && self.batch.as_slice().is_empty() => {
                 return Poll::Ready(Some(self.shape.bookmark(self.revision, false)));
             }
             // Not before the watcher has seen everything: the next one is for it.
@@ -253,11 +258,15 @@ impl<T: Stream<Item = Tick> + Unpin> Events<T> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if !self.batch.as_slice().is_empty() {
+            return Poll::Ready(Some(self.shape.events(&mut self.batch)));
+        }
         let Some(next) = std::task::ready!(self.watch.poll_next_unpin(context)) else { return Poll::Ready(None) };
         Poll::Ready(Some(match next {
             Ok(batch) => {
                 self.revision = self.revision.max(batch.revision);
-                self.shape.events(&batch.events)
+                self.batch = batch.events.into_iter();
+                self.shape.events(&mut self.batch)
             }
             Err(KvError::Compacted(compacted)) => self.end(&too_old(self.revision, compacted)),
             Err(error) => self.end(&status_of(error)),
@@ -293,13 +302,13 @@ struct Decoded {
     cbor: [OnceLock<Bytes>; 3],
 }
 
-fn decoded(event: &Event) -> Option<Arc<Decoded>> {
-    let decode = || Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok()));
-    // What is small in the store alone is not kept large with the event.
+/// What all watchers share of an event; `None` for what is small in the store alone and not kept large with the event.
+fn shared(event: &Event) -> Option<&Decoded> {
     if std::iter::once(&event.kv).chain(&event.prev).any(|kv| stored::is_packed(&kv.value)) {
-        return Some(decode());
+        return None;
     }
-    event.memo.get_or_init(|| decode()).clone().downcast().ok()
+    let decode = || Arc::new(decode(event, |kv| crate::encryption::stored(kv).ok())) as Arc<dyn Any + Send + Sync>;
+    event.memo.get_or_init(decode).downcast_ref()
 }
 
 fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decoded {
@@ -314,25 +323,45 @@ fn decode(event: &Event, stored: impl Fn(&KeyValue) -> Option<Stored>) -> Decode
 }
 
 impl Shape {
-    /// What this watcher sees of some changes. What it sees of one alone is shared with others, not copied.
-    fn events(&self, events: &[Arc<Event>]) -> Bytes {
-        let mut shown = events.iter().filter_map(|event| self.event(event));
-        let (first, second) = (shown.next().unwrap_or_default(), shown.next());
-        let Some(second) = second else { return first };
-        let mut all = Vec::with_capacity((first.len() + second.len()) * events.len().div_ceil(2));
-        all.extend_from_slice(&first);
-        all.extend_from_slice(&second);
-        shown.for_each(|bytes| all.extend_from_slice(&bytes));
-        all.into()
+    /// What this watcher sees of the next changes: a piece of them, which ends with all of a revision. What it sees of one
+    /// alone is shared with others, not copied.
+    fn events(&self, events: &mut std::vec::IntoIter<Arc<Event>>) -> Bytes {
+        let (mut first, mut all) = (Bytes::new(), Vec::new());
+        while let Some(event) = events.next() {
+            if let Some(shown) = self.event(&event) {
+                if first.is_empty() {
+                    first = shown.into_owned();
+                } else {
+                    if all.is_empty() {
+                        let left = events.len().saturating_add(2).saturating_mul(first.len().max(shown.len()));
+                        all.reserve(left.min(PIECE_BYTES + shown.len()));
+                        all.extend_from_slice(&first);
+                    }
+                    all.extend_from_slice(&shown);
+                }
+            }
+            let whole = events.as_slice().first().is_none_or(|next| next.kv.mod_revision != event.kv.mod_revision);
+            if whole && first.len().max(all.len()) >= PIECE_BYTES {
+                break;
+            }
+        }
+        if all.is_empty() { first } else { all.into() }
     }
 
     /// What this watcher sees of a change, if anything.
-    fn event(&self, event: &Event) -> Option<Bytes> {
-        let decoded = match &self.converted {
+    fn event<'a>(&self, event: &'a Event) -> Option<Cow<'a, Bytes>> {
+        let own = match &self.converted {
             // Each version has its own form, and its schema may have changed: nothing is shared.
-            Some(request) => Arc::new(decode(event, |kv| request.stored(kv).ok())),
-            None => decoded(event)?,
+            Some(request) => decode(event, |kv| request.stored(kv).ok()),
+            None => match shared(event) {
+                Some(decoded) => return self.seen(event, decoded),
+                None => decode(event, |kv| crate::encryption::stored(kv).ok()),
+            },
         };
+        self.seen(event, &own).map(|bytes| Cow::Owned(bytes.into_owned()))
+    }
+
+    fn seen<'a>(&self, event: &Event, decoded: &'a Decoded) -> Option<Cow<'a, Bytes>> {
         let chosen = |stored: &Option<Stored>| stored.as_ref().is_some_and(|s| self.selectors.matches(&s.head));
         let (kind, index) = match (chosen(&decoded.before), chosen(&decoded.now)) {
             (false, true) => ("ADDED", 0),
@@ -350,9 +379,9 @@ impl Shape {
             (Format::Object, Media::Json) => &decoded.json[index],
             (Format::Object, Media::Protobuf) => &decoded.protobuf[index],
             (Format::Object, Media::Cbor) => &decoded.cbor[index],
-            _ => return Some(self.encode(kind, kv, stored, revision)),
+            _ => return Some(Cow::Owned(self.encode(kind, kv, stored, revision))),
         };
-        Some(shared.get_or_init(|| self.encode(kind, kv, stored, revision)).clone())
+        Some(Cow::Borrowed(shared.get_or_init(|| self.encode(kind, kv, stored, revision))))
     }
 
     fn encode(&self, kind: &str, kv: &KeyValue, stored: &Stored, revision: i64) -> Bytes {
