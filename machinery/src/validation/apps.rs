@@ -367,12 +367,19 @@ fn revision(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
 }
 
-/// A ReplicationController: its selector is a map, its template must be there.
-pub fn replication_controller(new: &Value, p: &mut Problems) {
+/// A ReplicationController: its selector is a map, its template must be there. An update is looked at by two, but for the
+/// numbers, whose limits stand in the schema.
+pub fn replication_controller(new: &Value, is_update: bool, p: &mut Problems) {
     let spec = &new["spec"];
     for field in ["replicas", "minReadySeconds"] {
         p.not_negative(format!("spec.{field}"), &spec[field]);
     }
+    for _ in 0..1 + usize::from(is_update) {
+        controlled(spec, p);
+    }
+}
+
+fn controlled(spec: &Value, p: &mut Problems) {
     if !super::entries(&spec["selector"]).any(|_| true) {
         p.required("spec.selector", "");
     }
