@@ -407,15 +407,21 @@ fn host_names(spec: &Value, path: &str, p: &mut Problems) {
     }
 }
 
-/// Users of a pod's own go with no name space of the host.
+/// Users of a pod's own go with no name space of the host, and with no device.
 fn host_users(spec: &Value, path: &str, p: &mut Problems) {
+    const WHY: &str = "when `hostUsers` is false";
     if spec["hostUsers"] != false {
         return;
     }
     // Two are called by their names in the server.
     for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec[field] == true {
-            p.forbidden(format!("{path}.{shown}"), "when `pod.Spec.HostUsers` is false");
+            p.forbidden(format!("{path}.{shown}"), WHY);
+        }
+    }
+    for (container, at) in profiles::containers(spec, path) {
+        if items(&container["volumeDevices"]).next().is_some() {
+            p.forbidden(format!("{at}.volumeDevices"), WHY);
         }
     }
 }
@@ -433,13 +439,13 @@ fn security(spec: &Value, path: &str, p: &mut Problems) {
         p.invalid(format!("{at}.shareProcessNamespace"), &json!(true), why);
     }
     sysctls(spec, &format!("{at}.sysctls"), p);
-    for (field, known) in [
-        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
-        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
-    ] {
+    for (field, known) in
+        [("fsGroupChangePolicy", ["Always", "OnRootMismatch"]), ("supplementalGroupsPolicy", ["Merge", "Strict"])]
+    {
         p.one_of_if_set(format!("{at}.{field}"), &context[field], &known);
     }
+    // The other one, `MountOption`, is behind SELinuxMount, which is closed in v1.36.
+    p.one_of_if_set(format!("{at}.seLinuxChangePolicy"), &context["seLinuxChangePolicy"], &["Recursive"]);
     profiles::seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
     profiles::windows(&context["windowsOptions"], &format!("{at}.windowsOptions"), p);
     profiles::app_armor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
