@@ -7,6 +7,7 @@ pub mod cel;
 pub mod conform;
 pub mod conversion;
 pub mod csi_migration;
+pub mod go_time;
 pub mod jsonpath;
 pub mod kind_defaults;
 pub mod prepare;

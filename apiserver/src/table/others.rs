@@ -123,7 +123,7 @@ pub fn quota(object: &Value) -> Vec<Value> {
     for (resource, hard) in status["hard"].as_object().into_iter().flatten() {
         let canonical = |value: &Value| {
             let text = shown(value, "0");
-            Quantity::parse(word(&text)).map_or_else(|_| word(&text).to_owned(), |q| q.to_string())
+            Quantity::canonical(word(&text)).unwrap_or_else(|_| word(&text).to_owned())
         };
         let text = format!("{resource}: {}/{}", canonical(&status["used"][resource]), canonical(hard));
         if resource.starts_with("limits") { limits.push(text) } else { requests.push(text) }
