@@ -7,6 +7,10 @@ use crate::{changed, created, expect};
 const LABELS: &str =
     "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`";
 
+const BIG: &str = "spec.template.spec.volumes[1].name: Invalid value: \"B\": a lowercase RFC 1123 label must consist of \
+    lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or \
+    '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+
 fn template() -> Value {
     json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
 }
@@ -29,6 +33,31 @@ fn templates_are_looked_at_if_the_selector_can_be_read() {
         let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
         expect(created("apps", plural, object.clone()), &expected, &object);
     }
+}
+
+#[test]
+fn claims_of_stateful_sets_are_looked_at_when_they_are_new() {
+    let claim = |modes: Value| json!({"metadata": {"name": "data"}, "spec": {"accessModes": modes}});
+    let set = |claims: Value| {
+        let mut template = template();
+        template["spec"]["restartPolicy"] = "Always".into();
+        template["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "B", "emptyDir": {}}]);
+        json!({"metadata": {"name": "n", "namespace": "d"}, "spec": {"podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"}, "replicas": -1, "selector": {"matchLabels": {"a": "b"}},
+            "template": template, "volumeClaimTemplates": claims}})
+    };
+    let at = "spec.volumeClaimTemplates";
+    let rest = ["spec.replicas: Invalid value: -1: must be greater than or equal to 0", BIG];
+    let object = set(json!([claim(json!(["ReadWriteOnce"])), claim(json!([]))]));
+    let mut expected = vec![
+        format!("{at}[0].spec.resources[storage]: Required value"),
+        format!("{at}[1].spec.accessModes: Required value: at least 1 access mode is required"),
+        format!("{at}[1].spec.resources[storage]: Required value"),
+    ];
+    expected.extend(rest.map(str::to_owned));
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    expect(created("apps", "statefulsets", object.clone()), &expected, &object);
+    expect(changed("apps", "statefulsets", "", object.clone(), Some(object.clone())), &rest, &object);
 }
 
 #[test]
