@@ -150,7 +150,7 @@ fn times(now: &Job<'_>, before: &Job<'_>, p: &mut Problems) {
     let resumes = before.condition("Suspended", "True") && now.condition("Suspended", "False");
     let started = !before.status["startTime"].is_null();
     if changed("startTime") && started && !resumes && now.spec["suspend"] != true {
-        p.required("status.startTime", "startTime cannot be removed for unsuspended job");
+        p.invalid("status.startTime", start, "field is immutable for unsuspended job once set");
     }
 }
 
@@ -255,6 +255,20 @@ mod tests {
                     "status.completionTime: Required value: completionTime is required for Complete jobs",
                     "status.startTime: Required value: startTime is required for finished job",
                 ],
+            ),
+            (
+                json!({}),
+                json!({"startTime": start}),
+                json!({"startTime": "2026-01-01T00:00:01Z"}),
+                vec![
+                    "status.startTime: Invalid value: \"2026-01-01T00:00:01Z\": field is immutable for unsuspended job once set",
+                ],
+            ),
+            (
+                json!({}),
+                json!({"startTime": start}),
+                json!({}),
+                vec!["status.startTime: Invalid value: null: field is immutable for unsuspended job once set"],
             ),
             (
                 json!({}),

@@ -204,6 +204,24 @@ fn init_container(container: &Value, at: &str, p: &mut Problems) {
             p.forbidden(format!("{at}.{field}"), "may not be set for init containers without restartPolicy=Always");
         }
     }
+    for (index, _) in items(&container["resizePolicy"]).enumerate().filter(|(_, policy)| restarts(policy)) {
+        p.invalid(format!("{at}.resizePolicy[{index}].restartPolicy"), &json!("RestartContainer"), RESTARTS_TO_RESIZE);
+    }
+}
+
+/// An init container that ends is not started again to be resized.
+const RESTARTS_TO_RESIZE: &str = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+
+fn restarts(policy: &Value) -> bool {
+    policy["restartPolicy"] == "RestartContainer"
+}
+
+/// Takes back what is held against pods since the old object was stored, if the old object had it.
+pub fn forgive_what_was(old: &Value, p: &mut Problems) {
+    let ends = |container: &&Value| container["restartPolicy"] != "Always";
+    if items(&old["initContainers"]).filter(ends).any(|c| items(&c["resizePolicy"]).any(restarts)) {
+        p.0.retain(|cause| !cause.message.ends_with(RESTARTS_TO_RESIZE));
+    }
 }
 
 fn ephemeral_containers(spec: &Value, path: &str, around: &Surroundings<'_>, others: &[&str], p: &mut Problems) {

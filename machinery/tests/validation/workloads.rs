@@ -118,3 +118,24 @@ fn registries_configurations_are_objects() {
         expect(created("", "secrets", object.clone()), &expected, &object);
     }
 }
+
+#[test]
+fn init_containers_that_end_are_not_restarted_to_be_resized() {
+    let set = |policy: &str, image: &str| {
+        let mut template = template();
+        let resize = json!([{"resourceName": "cpu", "restartPolicy": policy}]);
+        template["spec"]["initContainers"] = json!([
+            {"name": "i", "image": image, "resizePolicy": resize},
+            {"name": "s", "image": image, "resizePolicy": resize, "restartPolicy": "Always"}]);
+        json!({"metadata": {"name": "n", "namespace": "d"}, "spec": {"selector": {"a": "b"}, "template": template}})
+    };
+    let why = "spec.template.spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": \
+        must not be set to 'RestartContainer' for non-sidecar initContainers";
+    let bad = set("RestartContainer", "i");
+    expect(created("", "replicationcontrollers", bad.clone()), &[why], &bad);
+    expect(created("", "replicationcontrollers", set("NotRequired", "i")), &[], &bad);
+    // Who had it keeps it.
+    for (old, expected) in [(set("NotRequired", "i"), &[why, why][..]), (set("RestartContainer", "j"), &[])] {
+        expect(changed("", "replicationcontrollers", "", bad.clone(), Some(old)), expected, &bad);
+    }
+}
