@@ -179,11 +179,14 @@ pub fn prepare_create(request: &ResourceRequest, object: &mut Value, warnings: &
     let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() {
         let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
-        if prefix.is_empty() {
+        let generated = if !prefix.is_empty() {
+            generate_name(prefix)
+        } else if (def.group, def.plural) == ("", "limitranges") {
+            uuid::Uuid::new_v4().to_string()
+        } else {
             let cause = Cause::required("metadata.name", "name or generateName is required");
             return Err(Status::invalid(def.group, def.kind, "", vec![cause]));
-        }
-        let generated = generate_name(prefix);
+        };
         metadata.insert("name".into(), generated.into());
     }
     for server_side in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {

@@ -205,6 +205,49 @@ async fn pods_get_the_labels_of_their_nodes_place() {
     }
 }
 
+#[tokio::test]
+async fn pods_grow_within_what_their_node_has() {
+    let cluster = with_account(plugins(&[], &[])).await;
+    for (name, os) in [("linux", "linux"), ("other", "plan9")] {
+        cluster.node(name, json!({"kubernetes.io/os": os})).await;
+        let status = json!({"status": {"allocatable": {"cpu": "2", "memory": "1Ki"}}});
+        assert_eq!(cluster.json("PATCH", &format!("/api/v1/nodes/{name}/status"), status).await.0, 200);
+    }
+    for (node, cpu, expected) in [
+        ("", "9", None),
+        ("linux", "2", None),
+        (
+            "linux",
+            "2001m",
+            Some((
+                "Node didn't have enough allocatable resources: cpu, requested: 2001, allocatable: 2000",
+                "NodeCapacity",
+            )),
+        ),
+        (
+            "other",
+            "2",
+            Some(("pod resize is only supported on linux nodes, node \"other\" is \"plan9\"", "UnsupportedPlatform")),
+        ),
+        ("gone", "2", Some(("node \"gone\" not found", ""))),
+    ] {
+        let containers = |cpu: &str| json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]);
+        let name = format!("on-{node}-{cpu}x");
+        cluster.make(PODS, pod(&name, json!({"nodeName": node, "containers": containers("1")}))).await;
+        let larger = json!({"spec": {"containers": containers(cpu)}}).to_string().into_bytes();
+        let path = format!("{PODS}/{name}/resize");
+        let (code, answer) =
+            cluster.raw(admin(), "PATCH", &path, "application/strategic-merge-patch+json", larger).await;
+        let Some((why, cause)) = expected else {
+            assert_eq!(code, 200, "{answer}");
+            continue;
+        };
+        assert_eq!((code, &answer["message"]), (403, &json!(format!("pods \"{name}\" is forbidden: {why}"))));
+        let causes = if cause.is_empty() { Value::Null } else { json!([{"reason": cause}]) };
+        assert_eq!(answer["details"]["causes"], causes);
+    }
+}
+
 /// Binds pods of the namespace `default` in one request; what is told of each.
 async fn bind(cluster: &Cluster, pairs: &[(&str, &str)]) -> Vec<Value> {
     let list = pairs.iter().map(|(name, node)| json!({"namespace": "default", "name": name, "node": node}));

@@ -2,11 +2,10 @@
 //! refused with the words of the API's decoder, nulls and empty optional lists and maps are left out, times and
 //! quantities get their canonical form.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::base64_text;
-use crate::gotime;
+use crate::go_time::{self, Layout};
 use crate::presence;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
@@ -227,10 +226,13 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
         (Type::Int64, Value::Number(n)) if n.as_i64().is_some() => Ok(()),
         (Type::IntOrString, Value::String(_)) => Ok(()),
         (Type::Bytes, Value::String(text)) => check_base64(text),
+        // The API's type reads whatever it is given as text.
         (Type::Quantity, given) => {
-            // Whatever else is written there is no amount either.
-            let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned);
-            *value = Quantity::parse(text.trim()).map_err(|e| e.to_string())?.to_string().into();
+            let text = match given {
+                Value::String(text) => Quantity::canonical(text.trim_matches(' ')),
+                other => Quantity::canonical(&other.to_string()),
+            };
+            *value = text.map_err(|e| e.to_string())?.into();
             Ok(())
         }
         (Type::Time | Type::MicroTime, Value::String(text)) => {
@@ -254,13 +256,10 @@ fn field_type(kind: &Type, at: &Place) -> String {
 
 /// The canonical form of a time.
 fn time(kind: &Type, text: &str) -> Result<String, String> {
-    let micro = *kind == Type::MicroTime;
-    let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
-    if let Some(why) = gotime::error(text, micro) {
-        return Err(why);
-    }
-    let parsed: Timestamp = text.replace(',', ".").parse().map_err(|_| format!("parsing time {text:?}"))?;
-    Ok(parsed.strftime(format).to_string())
+    Ok(match kind {
+        Type::MicroTime => go_time::parse(Layout::Micros, text)?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        _ => go_time::parse(Layout::Seconds, text)?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    })
 }
 
 fn check_base64(text: &str) -> Result<(), String> {
@@ -375,6 +374,18 @@ mod tests {
                 json!({"spec": {"renewTime": "yesterday"}}),
                 "parsing time \"yesterday\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"yesterday\" as \"2006\""
                     .into(),
+            ),
+            (
+                "",
+                "services",
+                json!({"spec": {"ports": [{"targetPort": 1.5}]}}),
+                format!("{cannot} number 1.5 into Go struct field ServicePort.spec.ports.targetPort of type int32"),
+            ),
+            (
+                "",
+                "limitranges",
+                json!({"spec": {"limits": [{"max": {"cpu": true}}]}}),
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into(),
             ),
         ] {
             assert_eq!(conformed(group, plural, object).1.unwrap_err(), expected);

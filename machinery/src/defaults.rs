@@ -1,9 +1,12 @@
 //! Default values, as upstream's `SetDefaults_*` functions fill them in.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::kind_defaults;
 use crate::resource::ResourceDef;
+use crate::{kind_defaults, qos};
+
+/// What names of huge pages begin with.
+const PAGES: &str = "hugepages-";
 
 /// Fills in defaults; what is set stays.
 pub fn set(def: &ResourceDef, object: &mut Value) {
@@ -157,28 +160,39 @@ fn pod(object: &mut Value) {
             }
         }
     }
+    page_limits(spec);
     pod_requests(spec);
     pod_spec(spec);
 }
 
-/// What a pod as a whole limits and does not request, it requests: the sum of its containers where they all say
-/// something, else the limit. Amounts that may be shared out beyond their limits only.
+/// Huge pages that the containers of a pod may use together are what the pod as a whole may use, if anything is said of
+/// the whole and nothing of these.
+fn page_limits(spec: &mut Value) {
+    let own = &spec["resources"];
+    if ["limits", "requests"].iter().all(|list| own[*list].as_object().is_none_or(Map::is_empty)) {
+        return;
+    }
+    let sums = qos::of_containers(spec, "limits").into_iter().filter(|(name, _)| name.starts_with(PAGES));
+    let missing: Vec<_> = sums.filter(|(name, _)| spec["resources"]["requests"].get(name).is_none()).collect();
+    for (name, sum) in missing {
+        default(&mut spec["resources"], "limits", json!({}));
+        default(&mut spec["resources"]["limits"], &name, sum.to_string().into());
+    }
+}
+
+/// What a pod with limits as a whole does not request, it requests: what its containers do together, of processor and
+/// memory, and what it limits where they say nothing.
 fn pod_requests(spec: &mut Value) {
-    let Some(limits) = spec["resources"]["limits"].as_object().cloned() else { return };
-    let asked = |name: &str| {
-        let mut lists = ["containers", "initContainers"].into_iter().flat_map(|list| {
-            spec[list].as_array().into_iter().flatten().map(|c| c["resources"]["requests"].get(name).is_some())
-        });
-        lists.any(|has| has)
+    let Some(limits) = spec["resources"]["limits"].as_object().filter(|limits| !limits.is_empty()).cloned() else {
+        return;
     };
-    let missing: Vec<(String, Value)> = limits
-        .into_iter()
-        .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-"))
-        .filter(|(name, _)| spec["resources"]["requests"].get(name).is_none() && !asked(name))
-        .collect();
-    for (name, quantity) in missing {
+    let sums = qos::of_containers(spec, "requests").into_iter().map(|(name, sum)| (name, sum.to_string().into()));
+    let sums: Vec<(String, Value)> = sums.filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")).collect();
+    let limits =
+        limits.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || name.starts_with(PAGES));
+    for (name, amount) in sums.into_iter().chain(limits) {
         default(&mut spec["resources"], "requests", json!({}));
-        default(&mut spec["resources"]["requests"], &name, quantity);
+        default(&mut spec["resources"]["requests"], &name, amount);
     }
 }
 
@@ -431,6 +445,43 @@ mod tests {
             let mut object = given.clone();
             set(find(group, "v1", plural).unwrap(), &mut object);
             assert_eq!(object.pointer(path), Some(&expected), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_pod_as_a_whole_asks_for_what_its_containers_do() {
+        let asks = |amounts: Value| json!({"image": "a", "resources": {"requests": amounts}});
+        let pages = json!({"image": "a", "resources": {"limits": {"hugepages-2Mi": "4Mi"}}});
+        for (whole, containers, expected) in [
+            (json!({"limits": {"cpu": "2"}}), json!([{}]), json!({"limits": {"cpu": "2"}, "requests": {"cpu": "2"}})),
+            (
+                json!({"limits": {"cpu": "2"}}),
+                json!([
+                    asks(json!({"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1"})),
+                    asks(json!({"cpu": "1"}))
+                ]),
+                json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1500m", "memory": "1Gi"}}),
+            ),
+            (
+                json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}),
+                json!([asks(json!({"cpu": "500m"}))]),
+                json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}),
+            ),
+            (
+                json!({"requests": {"cpu": "1"}}),
+                json!([asks(json!({"memory": "1"}))]),
+                json!({"requests": {"cpu": "1"}}),
+            ),
+            (
+                json!({"requests": {"cpu": "1"}}),
+                json!([pages, pages]),
+                json!({"limits": {"hugepages-2Mi": "8Mi"}, "requests": {"cpu": "1", "hugepages-2Mi": "8Mi"}}),
+            ),
+            (json!({}), json!([pages]), json!({})),
+        ] {
+            let mut pod = json!({"spec": {"resources": whole, "containers": containers}});
+            set(find("", "v1", "pods").unwrap(), &mut pod);
+            assert_eq!(pod["spec"]["resources"], expected, "{whole} {containers}");
         }
     }
 

@@ -39,6 +39,7 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
             protect(object, "kubernetes.io/pvc-protection");
             data_sources(object, None);
         }
+        ("", "serviceaccounts") => only_names(object),
         ("batch", "jobs") => job(object),
         ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
         ("discovery.k8s.io", "endpointslices") => without_topology(object),
@@ -52,6 +53,13 @@ fn protect(object: &mut Value, finalizer: &str) {
     if !list.iter().any(|f| f == finalizer) {
         list.push(finalizer.into());
         object["metadata"]["finalizers"] = list.into();
+    }
+}
+
+/// Of its secrets an account keeps the names alone.
+fn only_names(account: &mut Value) {
+    for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        secret.as_object_mut().into_iter().for_each(|secret| secret.retain(|key, _| key == "name"));
     }
 }
 
@@ -270,9 +278,8 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
             }
             put(&mut new["spec"], "finalizers", finalizers);
         }
-        ("", "persistentvolumes", "status") if old["status"]["phase"] != new["status"]["phase"] => {
-            new["status"]["lastPhaseTransitionTime"] = now.into();
-        }
+        ("", "serviceaccounts", "") => only_names(new),
+        ("", "persistentvolumes", "status") => phase_time(&old["status"], &mut new["status"], now),
         ("", "persistentvolumeclaims", "") => data_sources(new, Some(old)),
         ("apps", "daemonsets", _) => template_generation(old, new),
         ("discovery.k8s.io", "endpointslices", "") if old["endpoints"] != new["endpoints"] => without_topology(new),
@@ -280,6 +287,19 @@ pub fn update(def: &ResourceDef, subresource: &str, old: &Value, new: &mut Value
         _ => {}
     }
     gates::close(def, new, Some(old));
+}
+
+/// When a volume came into its phase: now, unless who says the phase says that too.
+fn phase_time(old: &Value, new: &mut Value, now: &str) {
+    const TIME: &str = "lastPhaseTransitionTime";
+    let said = !new[TIME].is_null();
+    if old["phase"] != new["phase"] {
+        if !said || new[TIME] == old[TIME] {
+            new[TIME] = now.into();
+        }
+    } else if !said {
+        keep(new, old, TIME);
+    }
 }
 
 /// Of a pod only its ephemeral containers, or the amounts of its containers and of the whole, change.
@@ -467,6 +487,38 @@ mod tests {
         ] {
             create(find(group, "v1", plural).unwrap(), &mut object, at);
             assert_eq!(object.pointer(path), Some(&expected), "{plural}");
+        }
+    }
+
+    #[test]
+    fn accounts_keep_the_names_of_their_secrets() {
+        let def = find("", "v1", "serviceaccounts").unwrap();
+        let said =
+            json!({"metadata": {}, "secrets": [{"name": "a", "namespace": "n", "kind": "Secret"}, {"uid": "u"}]});
+        let kept = json!([{"name": "a"}, {}]);
+        let mut new = said.clone();
+        create(def, &mut new, "");
+        assert_eq!(new["secrets"], kept);
+        let mut new = said;
+        update(def, "", &json!({"metadata": {}}), &mut new, "");
+        assert_eq!(new["secrets"], kept);
+    }
+
+    #[test]
+    fn a_volume_says_since_when_it_is_in_its_phase() {
+        let def = find("", "v1", "persistentvolumes").unwrap();
+        let volume = |phase: &str, time: Value| json!({"metadata": {}, "status": {"phase": phase, "lastPhaseTransitionTime": time}});
+        let old = volume("Pending", json!("then"));
+        for (phase, said, expected) in [
+            ("Bound", json!(null), "now"),
+            ("Bound", json!("then"), "now"),
+            ("Bound", json!("later"), "later"),
+            ("Pending", json!(null), "then"),
+            ("Pending", json!("later"), "later"),
+        ] {
+            let mut new = volume(phase, said.clone());
+            update(def, "status", &old, &mut new, "now");
+            assert_eq!(new["status"]["lastPhaseTransitionTime"], expected, "{phase} {said}");
         }
     }
 

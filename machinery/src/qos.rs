@@ -36,11 +36,11 @@ pub fn class(pod: &Value) -> &'static str {
     }
 }
 
-/// What the containers of a pod ask for together, by resource: all that run along, and what the hungriest of those that
-/// run before them asks for besides.
-pub fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
-    let requests = |container: &Value| -> BTreeMap<String, Quantity> {
-        let map = container["resources"]["requests"].as_object().into_iter().flatten();
+/// What the containers of a pod ask for (`list` is `requests`) or may use (`limits`) together, by resource: all that run
+/// along, and what the hungriest of those that run before them has besides.
+pub fn of_containers(spec: &Value, list: &str) -> BTreeMap<String, Quantity> {
+    let amounts = |container: &Value| -> BTreeMap<String, Quantity> {
+        let map = container["resources"][list].as_object().into_iter().flatten();
         map.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(amount.as_str()?).ok()?))).collect()
     };
     let plus = |sums: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
@@ -50,10 +50,10 @@ pub fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
         }
     };
     let mut total = BTreeMap::new();
-    spec["containers"].as_array().into_iter().flatten().for_each(|container| plus(&mut total, &requests(container)));
+    spec["containers"].as_array().into_iter().flatten().for_each(|container| plus(&mut total, &amounts(container)));
     let (mut restartable, mut most) = (BTreeMap::new(), BTreeMap::<String, Quantity>::new());
     for container in spec["initContainers"].as_array().into_iter().flatten() {
-        let mut own = requests(container);
+        let mut own = amounts(container);
         if container["restartPolicy"] == "Always" {
             plus(&mut total, &own);
             plus(&mut restartable, &own);

@@ -36,7 +36,7 @@ pub enum QuantityError {
     /// The suffix is unknown.
     #[error("unable to parse quantity's suffix")]
     Suffix,
-    /// No digits.
+    /// No digits before a suffix beyond 64 bits.
     #[error("unable to parse numeric part of quantity")]
     Number,
 }
@@ -48,19 +48,22 @@ const DECIMAL: [(&str, i32); 10] =
 impl Quantity {
     /// Reads a quantity. More than nine decimal places are rounded away from zero, amounts beyond 63 bits are capped.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
-        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-        let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
-        let (number, suffix) = unsigned.split_at(end);
-        if number.is_empty() {
-            return Err(QuantityError::Form);
-        }
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if fraction.contains('.') || whole.len() + fraction.len() == 0 {
+        Self::of(text, &Parts::of(text)?)
+    }
+
+    /// A quantity's text as the API gives it back: the canonical form, unless the text itself is taken for it.
+    pub fn canonical(text: &str) -> Result<String, QuantityError> {
+        let parts = Parts::of(text)?;
+        let read = Self::of(text, &parts)?;
+        Ok(if parts.are_kept() { text.to_owned() } else { read.to_string() })
+    }
+
+    fn of(text: &str, parts: &Parts<'_>) -> Result<Self, QuantityError> {
+        if parts.whole.len() + parts.fraction.len() == 0 && !parts.are_few() {
             return Err(QuantityError::Number);
         }
-        let (format, multiplier) = suffix_of(suffix)?;
-        let magnitude = magnitude(whole, fraction, multiplier);
-        Ok(Self { nanos: if text.starts_with('-') { -magnitude } else { magnitude }, format })
+        let magnitude = magnitude(parts.whole, parts.fraction, parts.multiplier);
+        Ok(Self { nanos: if text.starts_with('-') { -magnitude } else { magnitude }, format: parts.format })
     }
 
     /// A whole amount.
@@ -162,9 +165,58 @@ impl fmt::Display for Quantity {
 }
 
 /// What a suffix multiplies by: a power of two or of ten.
+#[derive(Clone, Copy)]
 enum Multiplier {
     Binary(u32),
     Decimal(i32),
+}
+
+/// A quantity's text, taken apart.
+struct Parts<'a> {
+    /// Digits before the point, without leading zeros.
+    whole: &'a str,
+    /// Digits behind it.
+    fraction: &'a str,
+    format: Format,
+    multiplier: Multiplier,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Result<Self, QuantityError> {
+        let digits = |text: &'a str| text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let (whole, rest) = digits(text.strip_prefix(['+', '-']).unwrap_or(text));
+        let (fraction, suffix) = rest.strip_prefix('.').map_or(("", rest), digits);
+        let exponent = suffix.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
+        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        if text.is_empty() || !exponent.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(QuantityError::Form);
+        }
+        let (format, multiplier) = suffix_of(suffix)?;
+        Ok(Self { whole: whole.trim_start_matches('0'), fraction, format, multiplier })
+    }
+
+    /// Whether the digits are so few that the API's library reads them as one 64-bit number.
+    fn are_few(&self) -> bool {
+        let (whole, fraction) = (self.whole.len().max(1), self.fraction.len());
+        match self.multiplier {
+            Multiplier::Binary(bits) => fraction == 0 && whole + bits as usize * 3 / 10 <= 14,
+            Multiplier::Decimal(exponent) => whole + fraction <= 18 && i64::from(exponent) - fraction as i64 >= -9,
+        }
+    }
+
+    /// Whether the library takes the text for canonical: `1.125` and `0500m` stay what they are.
+    fn are_kept(&self) -> bool {
+        let digits = || self.whole.bytes().chain(self.fraction.bytes());
+        self.are_few()
+            && match self.multiplier {
+                Multiplier::Binary(_) => self.whole.parse::<u64>().is_ok_and(|number| number % 8 != 0),
+                Multiplier::Decimal(exponent) => {
+                    (i64::from(exponent) - self.fraction.len() as i64) % 3 == 0
+                        && !self.whole.is_empty()
+                        && !digits().rev().take(3).all(|digit| digit == b'0')
+                }
+            }
+    }
 }
 
 fn suffix_of(suffix: &str) -> Result<(Format, Multiplier), QuantityError> {
@@ -174,12 +226,8 @@ fn suffix_of(suffix: &str) -> Result<(Format, Multiplier), QuantityError> {
     if let Some((_, exponent)) = DECIMAL.iter().find(|(s, _)| *s == suffix) {
         return Ok((Format::DecimalSi, Multiplier::Decimal(*exponent)));
     }
-    if let Some(exponent) = suffix.strip_prefix(['e', 'E']) {
-        let exponent: i32 = exponent.parse().map_err(|_| QuantityError::Suffix)?;
-        return Ok((Format::DecimalExponent, Multiplier::Decimal(exponent)));
-    }
-    let allowed = |c: char| "eEinumkKMGTP+-".contains(c) || c.is_ascii_digit();
-    Err(if suffix.chars().all(allowed) { QuantityError::Suffix } else { QuantityError::Form })
+    let exponent = suffix.strip_prefix(['e', 'E']).and_then(|exponent| exponent.parse().ok());
+    exponent.map(|n| (Format::DecimalExponent, Multiplier::Decimal(n))).ok_or(QuantityError::Suffix)
 }
 
 /// `whole.fraction` times the multiplier in billionths, rounded up, capped.
@@ -260,8 +308,52 @@ mod tests {
         ] {
             assert_eq!(Quantity::parse(text).unwrap().to_string(), expected, "{text}");
         }
-        for bad in ["", "m", "1x", "1..2", ".", "1 Gi", "1ki", "--1", "1e", "Gi"] {
-            assert!(Quantity::parse(bad).is_err(), "{bad}");
+        let (form, suffix, number) = (QuantityError::Form, QuantityError::Suffix, QuantityError::Number);
+        for (bad, expected) in [
+            ("", form),
+            ("1x", form),
+            ("1..2", form),
+            ("1.5.5", form),
+            ("1 Gi", form),
+            ("--1", suffix),
+            ("1+1.0M", form),
+            ("true", form),
+            ("1ki", suffix),
+            ("1e", suffix),
+            ("1Ki5", suffix),
+            ("-3.01e-", suffix),
+            ("Ei", number),
+            ("e-12", number),
+        ] {
+            assert_eq!(Quantity::parse(bad).unwrap_err(), expected, "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_taken_for_canonical_are_kept() {
+        for (text, expected) in [
+            ("1.125", "1.125"),
+            ("1.500", "1.500"),
+            ("1.000", "1"),
+            ("0.125", "125m"),
+            ("1.5", "1500m"),
+            ("1.024k", "1.024k"),
+            ("0500m", "0500m"),
+            ("05", "05"),
+            ("+5", "+5"),
+            ("1E3", "1E3"),
+            ("1e+3", "1e+3"),
+            ("1e2", "100"),
+            ("12E", "12E"),
+            ("01Gi", "01Gi"),
+            ("08Gi", "8Gi"),
+            ("1025Mi", "1025Mi"),
+            ("1024Mi", "1Gi"),
+            ("00", "0"),
+            ("Gi", "0"),
+            (".", "0"),
+        ] {
+            assert_eq!(Quantity::canonical(text).unwrap(), expected, "{text}");
         }
     }
 

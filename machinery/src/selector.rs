@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::names;
 use crate::resource::ResourceDef;
 use crate::stored::Head;
 
@@ -33,24 +34,41 @@ impl LabelSelector {
     }
 
     /// Reads the object form: `matchLabels` and `matchExpressions`.
+    ///
+    /// # Errors
+    /// What is wrong with it: a key or value that no label has, an operator that there is not, values that do not go
+    /// with theirs.
     pub fn from_object(object: &Value) -> Result<Self, String> {
         let mut requirements = Vec::new();
         for (key, value) in object["matchLabels"].as_object().into_iter().flatten() {
-            requirements.push((key.clone(), LabelOp::In(vec![value.as_str().unwrap_or_default().to_owned()])));
+            let value = value.as_str().unwrap_or_default().to_owned();
+            requirements.push((key.clone(), LabelOp::In(vec![value])));
         }
         for expression in object["matchExpressions"].as_array().into_iter().flatten() {
-            let values = || {
-                let list = expression["values"].as_array().into_iter().flatten();
-                list.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
-            };
-            let op = match expression["operator"].as_str().unwrap_or_default() {
-                "In" => LabelOp::In(values()),
-                "NotIn" => LabelOp::NotIn(values()),
-                "Exists" => LabelOp::Exists,
-                "DoesNotExist" => LabelOp::DoesNotExist,
-                other => return Err(format!("{other:?} is not a valid label selector operator")),
+            let list = expression["values"].as_array().into_iter().flatten();
+            let values: Vec<String> = list.filter_map(Value::as_str).map(str::to_owned).collect();
+            let op = match (expression["operator"].as_str().unwrap_or_default(), values.is_empty()) {
+                ("In", false) => LabelOp::In(values),
+                ("NotIn", false) => LabelOp::NotIn(values),
+                ("Exists", true) => LabelOp::Exists,
+                ("DoesNotExist", true) => LabelOp::DoesNotExist,
+                ("In" | "NotIn", _) => return Err("for 'in', 'notin' operators, values set can't be empty".into()),
+                ("Exists" | "DoesNotExist", _) => {
+                    return Err("values set must be empty for exists and does not exist".into());
+                }
+                (other, _) => return Err(format!("{other:?} is not a valid label selector operator")),
             };
             requirements.push((expression["key"].as_str().unwrap_or_default().to_owned(), op));
+        }
+        for (key, op) in &requirements {
+            let values = match op {
+                LabelOp::In(values) | LabelOp::NotIn(values) => values.as_slice(),
+                _ => &[],
+            };
+            let of_values = values.iter().flat_map(|value| names::label_value_problems(value));
+            if let Some(problem) = names::qualified_name_problems(key).into_iter().chain(of_values).next() {
+                return Err(problem);
+            }
         }
         Ok(Self(requirements))
     }
@@ -226,6 +244,24 @@ mod tests {
         }
         for bad in ["a in b", "a=b,", ",", "a in (b", "a b", "=a", "a>x", "a=b c"] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn selectors_of_objects() {
+        let expression = |operator: &str, values: &[&str]| serde_json::json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
+        for (object, good) in [
+            (serde_json::json!({"matchLabels": {"a": "b"}}), true),
+            (serde_json::json!({"matchLabels": {"a b": "b"}}), false),
+            (serde_json::json!({"matchLabels": {"a": "b c"}}), false),
+            (expression("In", &["b"]), true),
+            (expression("In", &[]), false),
+            (expression("NotIn", &["b c"]), false),
+            (expression("Exists", &[]), true),
+            (expression("Exists", &["b"]), false),
+            (expression("Is", &["b"]), false),
+        ] {
+            assert_eq!(LabelSelector::from_object(&object).is_ok(), good, "{object}");
         }
     }
 

@@ -1,9 +1,11 @@
 //! Pods get their priority and the default tolerations; new nodes start tainted.
 
+use keelson_machinery::quantity::Quantity;
 use keelson_machinery::resources::find;
-use keelson_machinery::status::Status;
+use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
+use super::{amounts, pod_amounts};
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
@@ -135,5 +137,51 @@ impl AdmissionPlugin for Priority {
         let other = other["metadata"]["name"].as_str().unwrap_or_default();
         let why = format!("PriorityClass {other} is already marked as default. Only one default can exist");
         Err(Status::forbidden(def.group, def.plural, name.as_str().unwrap_or_default(), &why))
+    }
+}
+
+/// A pod on a node is not to grow over what the node has to give, nor at all where nodes are not Linux.
+pub(super) struct PodResizeValidator(pub(super) Objects);
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for PodResizeValidator {
+    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let resize = request.operation == Operation::Update && request.subresource == "resize";
+        if !resize || (request.def.group, request.def.plural) != ("", "pods") {
+            return Ok(());
+        }
+        let (Some(pod), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };
+        let name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        if name.is_empty() || pod["spec"] == old["spec"] {
+            return Ok(());
+        }
+        let refuse = |why: &str, cause: &str| {
+            let mut status = Status::forbidden("", "pods", request.name, why);
+            if !cause.is_empty() {
+                let causes = &mut status.details.get_or_insert_default().causes;
+                causes.push(Cause { reason: cause.into(), ..Cause::default() });
+            }
+            Err(status)
+        };
+        let Some(node) = self.0.object("", "v1", "nodes", "", name) else {
+            return refuse(&format!("node {name:?} not found"), "");
+        };
+        let (has, asks) = (amounts(&node["status"]["allocatable"]), pod_amounts(pod, "requests"));
+        let more = |key: &str, number: fn(&Quantity) -> i64| {
+            let [asked, there] = [&asks, &has].map(|list| list.get(key).map_or(0, number));
+            (asked > there).then(|| format!("{key}, requested: {asked}, allocatable: {there}"))
+        };
+        let lacks = [more("cpu", Quantity::millis), more("memory", Quantity::units)];
+        let lacks: Vec<String> = lacks.into_iter().flatten().collect();
+        if !lacks.is_empty() {
+            let why = format!("Node didn't have enough allocatable resources: {}", lacks.join("; "));
+            return refuse(&why, "NodeCapacity");
+        }
+        let os = node["metadata"]["labels"]["kubernetes.io/os"].as_str().unwrap_or_default();
+        if os != "linux" {
+            let why = format!("pod resize is only supported on linux nodes, node {name:?} is {os:?}");
+            return refuse(&why, "UnsupportedPlatform");
+        }
+        Ok(())
     }
 }

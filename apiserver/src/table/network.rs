@@ -121,7 +121,9 @@ pub fn ingress_class(object: &Value) -> Vec<Value> {
     } else {
         NONE.into()
     };
-    vec![name(object), word(&spec["controller"]).into(), shown.into(), age_of(object)]
+    let is_default = object["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"] == "true";
+    let name = format!("{}{}", word(&object["metadata"]["name"]), if is_default { " (default)" } else { "" });
+    vec![name.into(), word(&spec["controller"]).into(), shown.into(), age_of(object)]
 }
 
 /// Cells of an IPAddress. Upstream gives the age without a column for it.
@@ -181,6 +183,15 @@ mod tests {
         let rule = |host: &str| json!({"host": host});
         let object = json!({"spec": {"rules": [rule("a"), rule("b"), rule("c"), rule("d")], "tls": [{}]}});
         assert_eq!(ingress(&object)[2..5], [json!("a,b,c + 1 more..."), json!(""), json!("80, 443")]);
+    }
+
+    #[test]
+    fn the_class_of_ingresses_without_one_is_marked() {
+        for (value, expected) in [("true", "c (default)"), ("false", "c")] {
+            let annotations = json!({"ingressclass.kubernetes.io/is-default-class": value});
+            let object = json!({"metadata": {"name": "c", "annotations": annotations}, "spec": {"controller": "x"}});
+            assert_eq!(ingress_class(&object)[0], expected);
+        }
     }
 
     #[test]

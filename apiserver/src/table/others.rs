@@ -53,6 +53,12 @@ pub fn node(object: &Value) -> Vec<Value> {
         or(found.map_or("", |a| word(&a["address"])), NONE)
     };
     let info = |key: &str| or(word(&status["nodeInfo"][key]), "<unknown>");
+    let kernel = match (word(&status["nodeInfo"]["kernelVersion"]), word(&status["nodeInfo"]["architecture"])) {
+        (version, architecture) if !version.is_empty() && !architecture.is_empty() => {
+            format!("{version} ({architecture})").into()
+        }
+        _ => info("kernelVersion"),
+    };
     vec![
         name(object),
         state.into(),
@@ -62,7 +68,7 @@ pub fn node(object: &Value) -> Vec<Value> {
         address("InternalIP"),
         address("ExternalIP"),
         info("osImage"),
-        info("kernelVersion"),
+        kernel,
         info("containerRuntimeVersion"),
     ]
 }
@@ -123,7 +129,7 @@ pub fn quota(object: &Value) -> Vec<Value> {
     for (resource, hard) in status["hard"].as_object().into_iter().flatten() {
         let canonical = |value: &Value| {
             let text = shown(value, "0");
-            Quantity::parse(word(&text)).map_or_else(|_| word(&text).to_owned(), |q| q.to_string())
+            Quantity::canonical(word(&text)).unwrap_or_else(|_| word(&text).to_owned())
         };
         let text = format!("{resource}: {}/{}", canonical(&status["used"][resource]), canonical(hard));
         if resource.starts_with("limits") { limits.push(text) } else { requests.push(text) }
@@ -353,6 +359,16 @@ mod tests {
         let cells = node(&object);
         assert_eq!(cells[1..3], ["NotReady,SchedulingDisabled", "a,b"].map(Value::from));
         assert_eq!(cells[5..8], ["10.0.0.1", NONE, "<unknown>"].map(Value::from));
+    }
+
+    #[test]
+    fn the_kernel_of_a_node_says_what_it_is_built_for() {
+        for (version, architecture, expected) in
+            [("6.1", "amd64", "6.1 (amd64)"), ("6.1", "", "6.1"), ("", "amd64", "<unknown>")]
+        {
+            let info = json!({"kernelVersion": version, "architecture": architecture});
+            assert_eq!(node(&json!({"status": {"nodeInfo": info}}))[8], expected);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{MAX_ELEMENTS, MAX_NESTED_LEVELS, Major, TAG_BASE16, TAG_BASE64, TAG_BASE64_URL, TAG_SELF_DESCRIBED};
 use crate::base64_text::{self, Form};
+use crate::go_time::{self, Layout};
 use crate::schema::{self, Definition, Type};
 
 const BREAK: u8 = 0xff;
@@ -417,12 +418,9 @@ impl<'a> Reader<'a> {
         let head = self.head()?;
         if tag == 0 {
             let text = self.text(&head)?;
-            return match text.parse::<Timestamp>() {
+            return match go_time::parse(Layout::Seconds, &text) {
                 Ok(_) => Ok(text.into()),
-                Err(_) => Err(Refused::Text(format!(
-                    "cbor: cannot set {text} for time.Time: parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot \
-                     parse {text:?} as \"2006\""
-                ))),
+                Err(why) => Err(Refused::Text(format!("cbor: cannot set {text} for time.Time: {why}"))),
             };
         }
         let overflow = |text: String| Refused::noted(head.major, "time.Time", format!("{text} overflows Go's int64"));

@@ -1,9 +1,11 @@
 //! Deployments and the other kinds that keep pods running.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::check::{Problems, percent};
-use super::{has, items, pod, selectors, text};
+use super::{has, items, pod, selectors, storage, text};
 use crate::selector::LabelSelector;
 use crate::shown;
 use crate::status::Cause;
@@ -294,6 +296,10 @@ fn stateful_set(spec: &Value, new: bool, p: &mut Problems) {
         let at = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
         p.one_of_if_set(at, &spec["persistentVolumeClaimRetentionPolicy"][field], &["Retain", "Delete"]);
     }
+    // Later, the claims' templates cannot be changed any more.
+    for (index, claim) in items(&spec["volumeClaimTemplates"]).enumerate().filter(|_| new) {
+        storage::claim_spec(&claim["spec"], &format!("spec.volumeClaimTemplates[{index}].spec"), p);
+    }
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         p.not_negative(format!("spec.{field}"), &spec[field]);
     }
@@ -314,17 +320,18 @@ fn stateful_set(spec: &Value, new: bool, p: &mut Problems) {
     }
 }
 
-/// The template of a StatefulSet's pods as they will be: each claim template is a volume of them.
+/// The template of a StatefulSet's pods as they will be: each name of a claim template is a volume of them, before
+/// those that the template has.
 fn with_claims(spec: &Value) -> Value {
     let mut template = spec["template"].clone();
-    let claimed: Vec<&str> = items(&spec["volumeClaimTemplates"]).map(|c| text(&c["metadata"], "name")).collect();
+    let claimed = items(&spec["volumeClaimTemplates"]).map(|claim| text(&claim["metadata"], "name"));
+    let claimed: BTreeSet<&str> = claimed.filter(|name| !name.is_empty()).collect();
     if claimed.is_empty() || !template["spec"].is_object() {
         return template;
     }
-    let own = items(&template["spec"]["volumes"]).filter(|v| !claimed.contains(&text(v, "name"))).cloned();
-    let claims = claimed.iter().filter(|name| !name.is_empty());
-    let claims = claims.map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
-    template["spec"]["volumes"] = own.chain(claims).collect();
+    let own = items(&template["spec"]["volumes"]).filter(|v| !claimed.contains(text(v, "name"))).cloned();
+    let claims = claimed.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    template["spec"]["volumes"] = claims.chain(own).collect();
     template
 }
 
@@ -367,12 +374,19 @@ fn revision(new: &Value, old: Option<&Value>, p: &mut Problems) {
     }
 }
 
-/// A ReplicationController: its selector is a map, its template must be there.
-pub fn replication_controller(new: &Value, p: &mut Problems) {
+/// A ReplicationController: its selector is a map, its template must be there. An update is looked at by two, but for the
+/// numbers, whose limits stand in the schema.
+pub fn replication_controller(new: &Value, is_update: bool, p: &mut Problems) {
     let spec = &new["spec"];
     for field in ["replicas", "minReadySeconds"] {
         p.not_negative(format!("spec.{field}"), &spec[field]);
     }
+    for _ in 0..1 + usize::from(is_update) {
+        controlled(spec, p);
+    }
+}
+
+fn controlled(spec: &Value, p: &mut Problems) {
     if !super::entries(&spec["selector"]).any(|_| true) {
         p.required("spec.selector", "");
     }

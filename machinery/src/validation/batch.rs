@@ -68,9 +68,9 @@ fn host_name(metadata: &Value, last: i64, p: &mut Problems) {
 
 fn match_labels(spec: &Value, p: &mut Problems) {
     let labels = &spec["template"]["metadata"]["labels"];
-    let selector = LabelSelector::from_object(&spec["selector"]);
-    let fits = !spec["selector"].is_null() && selector.is_ok_and(|s| s.matches(|key| labels[key].as_str()));
-    if !fits {
+    // One that cannot be read is told of elsewhere.
+    let Ok(selector) = LabelSelector::from_object(&spec["selector"]) else { return };
+    if spec["selector"].is_null() || !selector.matches(|key| labels[key].as_str()) {
         p.invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`");
     }
 }
@@ -273,7 +273,8 @@ fn exit_codes(codes: &Value, containers: &[&str], at: &str, p: &mut Problems) {
     }
     let values: Vec<&Value> = items(&codes["values"]).collect();
     if values.is_empty() {
-        p.invalid(format!("{at}.values"), &codes["values"], "at least one value is required");
+        // An empty list is the usual way to say none.
+        p.invalid(format!("{at}.values"), &json!([]), "at least one value is required");
     } else if values.len() > MAX_VALUES {
         p.too_many(format!("{at}.values"), values.len(), MAX_VALUES);
     }

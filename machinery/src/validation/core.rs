@@ -10,6 +10,8 @@ use crate::names;
 const MAX_DATA_BYTES: usize = 1 << 20;
 /// Finalizers of namespaces without a domain.
 const NAMESPACE_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+/// What is shown of a secret.
+const REDACTED: &str = "<secret contents redacted>";
 const IMMUTABLE_SET: &str = "field is immutable when `immutable` is set";
 
 /// An object of the group, or a change of it.
@@ -30,7 +32,7 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
             }
             apps::at_most_replicas("replicationcontrollers", &new["status"], p);
         }
-        "replicationcontrollers" => apps::replication_controller(new, p),
+        "replicationcontrollers" => apps::replication_controller(new, old.is_some(), p),
         "events" => super::events::core(new, old, p),
         _ => {}
     }
@@ -121,13 +123,21 @@ fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
 }
 
 fn docker_config(value: &Value, key: &str, p: &mut Problems) {
-    use base64::Engine as _;
-    let bytes =
-        base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
-    if let Err(why) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        let why = crate::decode::go_json_error(&bytes, &why);
-        p.invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), &why);
-    }
+    use crate::base64_text::{Form, decode};
+    let bytes = decode(Form::Standard, value.as_str().unwrap_or_default().as_bytes()).unwrap_or_default();
+    let other = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Err(why) => {
+            let why = crate::decode::go_json_error(&bytes, &why);
+            return p.invalid(format!("data[{key}]"), &json!(REDACTED), &why);
+        }
+    };
+    let why = format!("json: cannot unmarshal {other} into Go value of type map[string]interface {{}}");
+    p.invalid(format!("data[{key}]"), &json!(REDACTED), &why);
 }
 
 fn namespace(subresource: &str, new: &Value, p: &mut Problems) {

@@ -150,7 +150,7 @@ fn times(now: &Job<'_>, before: &Job<'_>, p: &mut Problems) {
     let resumes = before.condition("Suspended", "True") && now.condition("Suspended", "False");
     let started = !before.status["startTime"].is_null();
     if changed("startTime") && started && !resumes && now.spec["suspend"] != true {
-        p.required("status.startTime", "startTime cannot be removed for unsuspended job");
+        p.invalid("status.startTime", start, "field is immutable for unsuspended job once set");
     }
 }
 
@@ -233,6 +233,17 @@ fn overlap(one: &str, other: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_start_of_a_job_that_runs_stays() {
+        let status = |time: &Value| json!({"spec": {}, "status": {"startTime": time}});
+        for later in [json!("2026-01-01T00:00:01Z"), Value::Null] {
+            let mut p = Problems::default();
+            update(&status(&later), &status(&json!("2026-01-01T00:00:00Z")), &mut p);
+            let found: Vec<&str> = p.0.iter().map(|c| c.message.as_str()).collect();
+            assert_eq!(found, [format!("Invalid value: {later}: field is immutable for unsuspended job once set")]);
+        }
+    }
 
     #[test]
     fn a_status_fits_itself_and_what_was() {

@@ -33,7 +33,11 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
         for problem in name_problems(def, text(metadata, "name")) {
             p.invalid("metadata.name", &metadata["name"], &problem);
         }
-        parts(metadata, p);
+        if bears_generated(def, new) {
+            beside_labels(metadata, p);
+        } else {
+            parts(metadata, p);
+        }
         finalizers(&metadata["finalizers"], p);
         known_finalizers(&metadata["finalizers"], p);
         if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
@@ -116,9 +120,22 @@ fn rounds(def: &ResourceDef) -> (usize, usize) {
     }
 }
 
+/// Whether an object bears the labels that were generated for its pods: a Job gets them as it is read again, when nobody
+/// looks at them.
+fn bears_generated(def: &ResourceDef, object: &Value) -> bool {
+    let own = &object["metadata"]["labels"];
+    (def.group, def.plural) == ("batch", "jobs")
+        && *own == object["spec"]["template"]["metadata"]["labels"]
+        && entries(own).all(|(key, _)| matches!(key.rsplit('/').next(), Some("controller-uid" | "job-name")))
+}
+
 /// Labels, annotations, owners and what keeps track of fields.
 fn parts(metadata: &Value, p: &mut Problems) {
     labels(&metadata["labels"], "metadata.labels", p);
+    beside_labels(metadata, p);
+}
+
+fn beside_labels(metadata: &Value, p: &mut Problems) {
     annotations(&metadata["annotations"], "metadata.annotations", p);
     owners(&metadata["ownerReferences"], p);
     managed_fields(&metadata["managedFields"], p);

@@ -60,6 +60,9 @@ pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&
             None => kind(def, subresource, new, old, &mut problems),
         }
     }
+    if let Some(pods) = old.zip(crate::gates::pods_of(def)).and_then(|(old, at)| old.pointer(at)) {
+        pod::forgive_what_was(pods, &mut problems);
+    }
     problems.0
 }
 

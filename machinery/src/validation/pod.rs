@@ -204,6 +204,24 @@ fn init_container(container: &Value, at: &str, p: &mut Problems) {
             p.forbidden(format!("{at}.{field}"), "may not be set for init containers without restartPolicy=Always");
         }
     }
+    for (index, _) in items(&container["resizePolicy"]).enumerate().filter(|(_, policy)| restarts(policy)) {
+        p.invalid(format!("{at}.resizePolicy[{index}].restartPolicy"), &json!("RestartContainer"), RESTARTS_TO_RESIZE);
+    }
+}
+
+/// An init container that ends is not started again to be resized.
+const RESTARTS_TO_RESIZE: &str = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+
+fn restarts(policy: &Value) -> bool {
+    policy["restartPolicy"] == "RestartContainer"
+}
+
+/// Takes back what is held against pods since the old object was stored, if the old object had it.
+pub fn forgive_what_was(old: &Value, p: &mut Problems) {
+    let ends = |container: &&Value| container["restartPolicy"] != "Always";
+    if items(&old["initContainers"]).filter(ends).any(|c| items(&c["resizePolicy"]).any(restarts)) {
+        p.0.retain(|cause| !cause.message.ends_with(RESTARTS_TO_RESIZE));
+    }
 }
 
 fn ephemeral_containers(spec: &Value, path: &str, around: &Surroundings<'_>, others: &[&str], p: &mut Problems) {
@@ -292,7 +310,7 @@ fn pod_resources(spec: &Value, path: &str, p: &mut Problems) {
         p.forbidden(format!("{path}.claims"), "claims cannot be set for Resources at pod-level");
     }
     container::requirements(own, path, pod_resource_name, p);
-    let asked = crate::qos::container_requests(spec);
+    let asked = crate::qos::of_containers(spec, "requests");
     for (name, sum) in asked {
         let pod = own["requests"].get(&name).and_then(quantity);
         if pod.as_ref().is_none_or(|pod| sum > *pod) {
@@ -407,15 +425,21 @@ fn host_names(spec: &Value, path: &str, p: &mut Problems) {
     }
 }
 
-/// Users of a pod's own go with no name space of the host.
+/// Users of a pod's own go with no name space of the host, and with no device.
 fn host_users(spec: &Value, path: &str, p: &mut Problems) {
+    const WHY: &str = "when `hostUsers` is false";
     if spec["hostUsers"] != false {
         return;
     }
     // Two are called by their names in the server.
     for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec[field] == true {
-            p.forbidden(format!("{path}.{shown}"), "when `pod.Spec.HostUsers` is false");
+            p.forbidden(format!("{path}.{shown}"), WHY);
+        }
+    }
+    for (container, at) in profiles::containers(spec, path) {
+        if items(&container["volumeDevices"]).next().is_some() {
+            p.forbidden(format!("{at}.volumeDevices"), WHY);
         }
     }
 }
@@ -433,13 +457,13 @@ fn security(spec: &Value, path: &str, p: &mut Problems) {
         p.invalid(format!("{at}.shareProcessNamespace"), &json!(true), why);
     }
     sysctls(spec, &format!("{at}.sysctls"), p);
-    for (field, known) in [
-        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
-        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
-    ] {
+    for (field, known) in
+        [("fsGroupChangePolicy", ["Always", "OnRootMismatch"]), ("supplementalGroupsPolicy", ["Merge", "Strict"])]
+    {
         p.one_of_if_set(format!("{at}.{field}"), &context[field], &known);
     }
+    // The other one, `MountOption`, is behind SELinuxMount, which is closed in v1.36.
+    p.one_of_if_set(format!("{at}.seLinuxChangePolicy"), &context["seLinuxChangePolicy"], &["Recursive"]);
     profiles::seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
     profiles::windows(&context["windowsOptions"], &format!("{at}.windowsOptions"), p);
     profiles::app_armor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);

@@ -260,7 +260,8 @@ fn ended(new: &Value, old: &Value, list: &str, policy: &str, p: &mut Problems) {
 fn claim_statuses(new: &Value, p: &mut Problems) {
     let mut seen: Vec<&str> = Vec::new();
     for (index, status) in items(&new["status"]["resourceClaimStatuses"]).enumerate() {
-        let (name, field) = (text(status, "name"), format!("status.resourceClaimStatuses[{index}].name"));
+        let at = format!("status.resourceClaimStatuses[{index}]");
+        let (name, field) = (text(status, "name"), format!("{at}.name"));
         if !items(&new["spec"]["resourceClaims"]).any(|claim| text(claim, "name") == name) {
             let why = "must match the name of an entry in `spec.resourceClaims`";
             p.invalid(&field, &status["name"], why);
@@ -270,7 +271,7 @@ fn claim_statuses(new: &Value, p: &mut Problems) {
         }
         seen.push(name);
         if has(status, "resourceClaimName") {
-            p.subdomain(field, &status["resourceClaimName"]);
+            p.subdomain(format!("{at}.resourceClaimName"), &status["resourceClaimName"]);
         }
     }
 }

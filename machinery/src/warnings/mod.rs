@@ -2,6 +2,7 @@
 //! their own, the other kinds here and in `others`.
 
 mod others;
+mod pair;
 pub(crate) mod pod;
 
 use serde_json::Value;

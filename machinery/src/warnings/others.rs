@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{address, claim_amounts, node_selector, node_term, old_label, pod, range};
+use super::{address, claim_amounts, node_selector, node_term, old_label, pair, pod, range};
 use crate::base64_text::{self, Form};
 use crate::names;
 use crate::resource::ResourceDef;
@@ -252,15 +252,11 @@ fn certificate(new: &Value, out: &mut Vec<String>) {
     if new["type"] != "kubernetes.io/tls" {
         return;
     }
-    let pem = |key: &str| base64_text::decode(Form::Standard, new["data"][key].as_str().unwrap_or_default().as_bytes());
-    for (key, what) in [("tls.crt", "certificate"), ("tls.key", "key")] {
-        let bytes = pem(key).unwrap_or_default();
-        let is_pem = String::from_utf8_lossy(&bytes).contains("-----BEGIN ");
-        if !is_pem {
-            out.push(format!("tls: failed to find any PEM data in {what} input"));
-            return;
-        }
-    }
+    let part = |key: &str| {
+        base64_text::decode(Form::Standard, new["data"][key].as_str().unwrap_or_default().as_bytes())
+            .unwrap_or_default()
+    };
+    out.extend(pair::problem(&part("tls.crt"), &part("tls.key")));
 }
 
 fn driver(spec: &Value, out: &mut Vec<String>) {

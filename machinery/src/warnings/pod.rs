@@ -158,6 +158,7 @@ fn volumes(spec: &Value, path: &str, out: &mut Vec<String>) {
 }
 
 /// A file of a volume and what it comes from ("" where the volume has one source).
+#[derive(Clone)]
 struct File {
     path: String,
     source: String,
@@ -184,12 +185,17 @@ fn overlaps(spec: &Value, out: &mut Vec<String>) {
         for (field, what) in whole {
             collide(files(&volume[field], ""), &what, &mut Vec::new(), out);
         }
-        let mut before: Vec<File> = Vec::new();
+        let (mut before, mut listed): (Vec<File>, Vec<File>) = (Vec::new(), Vec::new());
         for source in items(&volume["projected"]["sources"]) {
             if entries(source).all(|(_, inner)| inner.is_null()) {
                 out.push(format!("volume {name:?} (Projected) has no sources provided"));
+                continue;
             }
-            collide(projected_files(source), &format!("volume {name:?} (Projected)"), &mut before, out);
+            // Upstream looks at the files of the one before again where a source lists none.
+            if let Some(files) = projected_files(source) {
+                listed = files;
+            }
+            collide(listed.clone(), &format!("volume {name:?} (Projected)"), &mut before, out);
         }
     }
 }
@@ -203,7 +209,8 @@ fn file(path: &str, source: &str) -> File {
     File { path: path.trim_end_matches('/').to_owned(), source: source.to_owned() }
 }
 
-fn projected_files(source: &Value) -> Vec<File> {
+/// The files that a source says it gives.
+fn projected_files(source: &Value) -> Option<Vec<File>> {
     let listed = ["configMap", "secret", "downwardAPI"].into_iter().find(|field| has(&source[*field], "items"));
     if let Some(field) = listed {
         let name = text(&source[field], "name");
@@ -212,17 +219,16 @@ fn projected_files(source: &Value) -> Vec<File> {
             "secret" => format!("Secret {name:?}"),
             _ => "DownwardAPI".to_owned(),
         };
-        return files(&source[field], &shown);
+        return Some(files(&source[field], &shown));
     }
     if has(source, "serviceAccountToken") {
-        return vec![file(text(&source["serviceAccountToken"], "path"), "ServiceAccountToken")];
+        return Some(vec![file(text(&source["serviceAccountToken"], "path"), "ServiceAccountToken")]);
     }
     let bundle = &source["clusterTrustBundle"];
-    if bundle.is_object() {
+    bundle.is_object().then(|| {
         let name = if has(bundle, "name") { text(bundle, "name") } else { text(bundle, "signerName") };
-        return vec![file(text(bundle, "path"), &format!("ClusterTrustBundle {name:?}"))];
-    }
-    Vec::new()
+        vec![file(text(bundle, "path"), &format!("ClusterTrustBundle {name:?}"))]
+    })
 }
 
 /// Tells of files that are in the way of those before them, and adds them to those.

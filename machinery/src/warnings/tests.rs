@@ -122,7 +122,16 @@ fn files_that_hide_each_other_are_told() {
             ],
         ),
         (json!({"projected": {"sources": [{}]}}), vec!["volume \"v\" (Projected) has no sources provided"]),
-        (json!({"projected": {"sources": [{"secret": {"name": "s"}}]}}), vec![]),
+        (
+            json!({"projected": {"sources": [{"secret": {"name": "s"}}, {"serviceAccountToken": {"path": "t"}}]}}),
+            vec![],
+        ),
+        (
+            json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}, {"secret": {"name": "s"}}]}}),
+            vec![
+                "volume \"v\" (Projected): overlapping paths: \"t\" (ServiceAccountToken) with \"t\" (ServiceAccountToken)",
+            ],
+        ),
     ] {
         let mut volume = volume;
         volume["name"] = "v".into();

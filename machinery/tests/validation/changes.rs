@@ -82,6 +82,17 @@ fn the_status_of_a_pod() {
             json!({"hostIP": "10.0.0.2", "hostIPs": [{"ip": "10.0.0.1"}]}),
             &["status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`"],
         ),
+        (
+            json!({"resourceClaimStatuses": [{"name": "r", "resourceClaimName": "A"}]}),
+            &[
+                "status.resourceClaimStatuses[0].name: Invalid value: \"r\": must match the name of an entry in \
+                 `spec.resourceClaims`",
+                "status.resourceClaimStatuses[0].resourceClaimName: Invalid value: \"A\": a lowercase RFC 1123 subdomain \
+                 must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric \
+                 character (e.g. 'example.com', regex used for validation is \
+                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            ],
+        ),
         (json!({"qosClass": "Guaranteed"}), &["status.qosClass: Invalid value: \"Guaranteed\": field is immutable"]),
     ] {
         let mut new = old.clone();

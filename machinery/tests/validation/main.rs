@@ -8,6 +8,7 @@ mod networks;
 mod pod_groups;
 mod pods;
 mod storage;
+mod workloads;
 
 use keelson_machinery::{defaults, resources, validation};
 use serde_json::{Value, json};

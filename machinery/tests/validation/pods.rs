@@ -219,9 +219,19 @@ fn placement_and_names() {
         (
             json!({"hostUsers": false, "hostPID": true, "hostNetwork": true}),
             &[
-                "spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false",
-                "spec.HostPID: Forbidden: when `pod.Spec.HostUsers` is false",
+                "spec.hostNetwork: Forbidden: when `hostUsers` is false",
+                "spec.HostPID: Forbidden: when `hostUsers` is false",
             ],
+        ),
+        (
+            json!({"hostUsers": false, "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "a"}}],
+                "containers": [{"name": "c", "image": "i", "volumeDevices": [{"name": "v", "devicePath": "/d"}]}]}),
+            &["spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false"],
+        ),
+        (
+            json!({"securityContext": {"seLinuxChangePolicy": "MountOption"}}),
+            &["spec.securityContext.seLinuxChangePolicy: Unsupported value: \"MountOption\": supported values: \
+                 \"Recursive\""],
         ),
         (
             json!({"os": {"name": "beos"}}),
