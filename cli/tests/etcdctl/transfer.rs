@@ -30,7 +30,8 @@ fn noise(seed: usize) -> Vec<u8> {
 
 async fn fill(endpoint: String) {
     let mut client = KvClient::connect(endpoint).await.expect("a connection");
-    let put = |key: String, value: Vec<u8>| PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
+    let put =
+        |key: String, value: Vec<u8>| PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
     for number in 0..VALUES {
         client.put(put(format!("noise/{number}"), noise(number))).await.expect("written");
     }
