@@ -25,7 +25,7 @@ pub use formats::{is_known_format, matches_format};
 pub use lists::duplicates;
 pub use pruning::{integral_numbers, prune};
 pub use rules::{Compiled, check_rules, type_of};
-pub use values::{Failure, FailureKind, validate};
+pub use values::{Failure, FailureKind, shown, validate};
 
 /// What `additionalProperties` says.
 #[derive(Debug)]
