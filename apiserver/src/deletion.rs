@@ -35,10 +35,10 @@ pub fn read_options(call: &Call<'_>) -> Result<Value, Status> {
         if let Some(seconds) = query.number("gracePeriodSeconds")? {
             given["gracePeriodSeconds"] = seconds.into();
         }
-        if let Some(policy) = query.get("propagationPolicy") {
-            given["propagationPolicy"] = policy.into();
+        if let Some(policy) = query.all("propagationPolicy").first() {
+            given["propagationPolicy"] = policy.as_str().into();
         }
-        if query.get("orphanDependents").is_some() {
+        if query.has("orphanDependents") {
             given["orphanDependents"] = query.flag("orphanDependents").into();
         }
         given

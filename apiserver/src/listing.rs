@@ -11,7 +11,7 @@ const MATCH: &str = "resourceVersionMatch";
 /// Checks the options of a list or watch.
 pub fn check(request: &ResourceRequest) -> Result<(), Status> {
     let query = &request.query;
-    for number in ["limit", "timeoutSeconds"] {
+    for number in ["timeoutSeconds", "limit"] {
         query.number(number)?;
     }
     let causes = if request.verb == "watch" { of_watch(query) } else { of_list(query) };

@@ -16,7 +16,7 @@ pub fn check(call: &Call<'_>, kind: &str, apply: bool) -> Result<(), Status> {
         if apply && query.get("fieldManager").is_none() {
             causes.push(Cause::required("fieldManager", "is required for apply patch"));
         }
-        if !apply && query.get("force").is_some() {
+        if !apply && query.has("force") {
             causes.push(Cause::forbidden("force", "may not be specified for non-apply patch"));
         }
     }
@@ -42,7 +42,7 @@ pub fn check(call: &Call<'_>, kind: &str, apply: bool) -> Result<(), Status> {
 
 /// Problems of `dryRun`.
 pub fn dry_run(values: &[String]) -> Option<Cause> {
-    let good = values.iter().all(|v| v.is_empty() || v == "All");
+    let good = values.iter().all(|v| v == "All");
     (!good).then(|| Cause::not_supported("dryRun", &json!(values), &["All"]))
 }
 
@@ -74,4 +74,21 @@ fn go_quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dry_run_may_be() {
+        for (given, good) in
+            [(&[][..], true), (&["All"], true), (&["All", "All"], true), (&[""], false), (&["all"], false)]
+        {
+            let given: Vec<String> = given.iter().map(|v| (*v).to_owned()).collect();
+            assert_eq!(dry_run(&given).is_none(), good, "{given:?}");
+        }
+        let refusal = dry_run(&[String::new()]).map(|cause| cause.message);
+        assert_eq!(refusal.as_deref(), Some(r#"Unsupported value: [""]: supported values: "All""#));
+    }
 }

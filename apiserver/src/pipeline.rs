@@ -23,7 +23,7 @@ use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
-use crate::request::{Query, ResourceRequest, Target, attributes_of, target};
+use crate::request::{Query, ResourceRequest, Target, attributes_of, check_deadline, target};
 use crate::verbs::{Call, patch};
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
@@ -239,6 +239,9 @@ impl ApiServer {
             return Ok(aggregation::serve(self, &remote, &user, passed, upgrade).await);
         }
         let target = target(&parts.method, &parts.uri, &self.customs);
+        if !matches!(&target, Ok(Target::Resource(request)) if lasts(request)) {
+            check_deadline(parts.uri.query())?;
+        }
         let target = match target {
             Ok(target) => target,
             Err(unknown) => {
@@ -298,7 +301,7 @@ impl ApiServer {
         uri: &http::Uri,
     ) -> Answer {
         let request = call.request;
-        let (answer, sorted) = if matches!(request.verb, "watch") || subresources::is_stream(&request.subresource) {
+        let (answer, sorted) = if lasts(request) {
             (self.lasting(call, upgrade, uri).await, self.flow.sorted(call.user, attributes))
         } else {
             match self.flow.acquire(call.user, attributes, self.flow.width_of_list(request)).await {
@@ -521,6 +524,11 @@ impl ApiServer {
         }
         Ok(lease.0)
     }
+}
+
+/// Whether a request is answered for as long as its client reads.
+fn lasts(request: &ResourceRequest) -> bool {
+    request.verb == "watch" || subresources::is_stream(&request.subresource)
 }
 
 /// Refuses requests whose path has a name too many or too few for their verb.

@@ -1,6 +1,7 @@
 //! What a request asks for: path and query taken apart once, before anything else looks at it.
 
 use std::collections::BTreeMap;
+use std::num::{IntErrorKind, ParseIntError};
 
 use http::Method;
 use keelson_machinery::conversion;
@@ -8,6 +9,7 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::resources;
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Stored, Text};
+use keelson_machinery::validation::span_problem;
 use keelson_store::KeyValue;
 use serde_json::Value;
 
@@ -48,20 +50,29 @@ impl Query {
 
     /// A boolean as Kubernetes reads it: absent, `0` and `false` are false, all else is true.
     pub fn flag(&self, key: &str) -> bool {
-        self.0
-            .get(key)
-            .and_then(|v| v.first())
-            .is_some_and(|v| !matches!(v.as_str(), "0" | "false" | "False" | "FALSE"))
+        self.0.get(key).and_then(|v| v.first()).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
-    /// A number; text that is none is a 400.
+    /// A number; text that is none, or no text, is a 400.
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
-        self.get(key)
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-            })
-            .transpose()
+        let Some(text) = self.all(key).first() else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+        })
+    }
+}
+
+/// Refuses a `timeout` that is no span of time, whatever else a request asks for (upstream's `WithRequestDeadline`).
+/// One that is asked for does not shorten the server's own limits.
+pub(crate) fn check_deadline(query: Option<&str>) -> Result<(), Status> {
+    let Some(query) = query.filter(|query| query.contains("timeout=")) else { return Ok(()) };
+    match Query::parse(Some(query)).get("timeout").and_then(span_problem) {
+        Some(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
+        None => Ok(()),
     }
 }
 
@@ -253,10 +264,11 @@ pub(crate) fn target(method: &Method, uri: &http::Uri, customs: &crd::Table) -> 
     if def.scope == Scope::Cluster && !namespace.is_empty() {
         return Err(if def.custom { Status::no_such_page() } else { Status::no_such_path() });
     }
-    if !subresource.is_empty()
-        && !def.subresources.iter().any(|s| s.name == subresource)
-        && !scheduling::is_served(def, subresource)
-    {
+    let served = subresource.is_empty()
+        || def.subresources.iter().any(|s| s.name == subresource)
+        || scheduling::is_served(def, subresource);
+    // Only what is passed on has a path behind it.
+    if !served || !(tail.is_empty() || def.custom || subresource == "proxy") {
         return Err(match def.custom {
             true => Status::not_found(def.group, def.plural, name),
             false => Status::no_such_path(),
@@ -358,6 +370,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn parameters() {
+        for (query, expected) in [
+            ("limit=5", Ok(Some(5))),
+            ("limit=5&limit=x", Ok(Some(5))),
+            ("other=5", Ok(None)),
+            ("limit=", Err(r#"strconv.ParseInt: parsing "": invalid syntax"#)),
+            ("limit", Err(r#"strconv.ParseInt: parsing "": invalid syntax"#)),
+            ("limit=1.5", Err(r#"strconv.ParseInt: parsing "1.5": invalid syntax"#)),
+            (
+                "limit=9223372036854775808",
+                Err(r#"strconv.ParseInt: parsing "9223372036854775808": value out of range"#),
+            ),
+        ] {
+            let read = Query::parse(Some(query)).number("limit").map_err(|status| status.message);
+            assert_eq!(read, expected.map_err(str::to_owned), "{query}");
+        }
+        for (query, expected) in
+            [("w", true), ("w=", true), ("w=no", true), ("w=fAlse", false), ("w=0", false), ("", false)]
+        {
+            assert_eq!(Query::parse(Some(query)).flag("w"), expected, "{query}");
+        }
+        for (query, expected) in [
+            ("timeout=1m30s", None),
+            ("timeout=0", None),
+            ("timeoutSeconds=x", None),
+            ("timeout=", None),
+            ("timeout=abc", Some(r#"time: invalid duration "abc""#)),
+            ("a=b&timeout=5", Some(r#"time: missing unit in duration "5""#)),
+            ("timeout=5d", Some(r#"time: unknown unit "d" in duration "5d""#)),
+        ] {
+            let refused = check_deadline(Some(query)).err().map(|status| status.message);
+            let expected = expected.map(|why| format!("invalid timeout specified in the request URL - {why}"));
+            assert_eq!(refused, expected, "{query}");
+        }
+    }
+
+    #[test]
     fn paths() {
         for (method, uri, expected) in [
             ("GET", "/api/v1/pods", "pods list   "),
@@ -385,6 +434,7 @@ mod tests {
             ("/apis/apps/v1/pods", 404),
             ("/api/v1/namespaces/x/nodes", 404),
             ("/api/v1/pods/a/nope", 404),
+            ("/api/v1/namespaces/x/pods/a/status/more", 404),
             ("/api/v1//pods", 404),
             ("/api/v1/pods//status", 404),
             ("/api/v1/namespaces/x/configmaps/a%2Fb", 404),

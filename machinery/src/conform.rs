@@ -245,7 +245,7 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
 
 /// The Go type of a field.
 fn field_type(kind: &Type, at: &Place) -> String {
-    let named = crate::named::find(&at.of, at.fields.rsplit('.').next().unwrap_or_default());
+    let named = crate::go_types::find(&at.of, at.fields.rsplit('.').next().unwrap_or_default());
     match (kind, named) {
         (Type::String, Some(name)) => name.into(),
         (Type::List(item), Some(name)) if **item == Type::String => format!("[]{name}"),

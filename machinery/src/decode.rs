@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::goscan::{self, syntax_error};
+use crate::go_scan::{self, syntax_error};
 
 /// Deepest nesting that is read.
 pub const MAX_DEPTH: usize = 100;
@@ -30,7 +30,7 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
         Err(error) => match syntax_error(bytes) {
             Some(why) => Err(why),
             // All is well but for what is no text.
-            None => parsed(goscan::replaced(bytes).as_bytes()).map_err(|_| error.to_string()),
+            None => parsed(go_scan::replaced(bytes).as_bytes()).map_err(|_| error.to_string()),
         },
     }
 }

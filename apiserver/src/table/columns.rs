@@ -9,7 +9,7 @@ use keelson_machinery::docs::Docs;
 use keelson_machinery::resource::{Column, ResourceDef};
 use serde_json::{Value, json};
 
-use super::text::age_of;
+use super::text::{age_of, name};
 use super::{network, others, pod, storage, workloads};
 
 /// How the objects of a kind are shown.
@@ -652,11 +652,11 @@ pub static PRINTERS: &[Printer] = &[
 ];
 
 fn plain(object: &Value) -> Vec<Value> {
-    vec![object["metadata"]["name"].clone(), age_of(object)]
+    vec![name(object), age_of(object)]
 }
 
 fn created(object: &Value) -> Vec<Value> {
-    vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
+    vec![name(object), object["metadata"]["creationTimestamp"].as_str().unwrap_or("0001-01-01T00:00:00Z").into()]
 }
 
 /// How the objects of a built-in row are shown.
@@ -698,8 +698,11 @@ mod tests {
     #[test]
     fn every_row_has_a_cell_for_each_column() {
         for def in RESOURCES {
-            let object = json!({"metadata": {"name": "a"}, "spec": {}, "status": {}});
+            // A bookmark has neither name nor contents.
+            let object = json!({"metadata": {"resourceVersion": "5"}});
             let printer = of(def);
+            let nulls = (printer.cells)(&object).iter().filter(|cell| cell.is_null()).count();
+            assert_eq!(nulls, 0, "{}", def.qualified());
             // Upstream fills one cell more than it has columns for addresses.
             let more = usize::from(def.plural == "ipaddresses");
             assert_eq!((printer.cells)(&object).len(), printer.columns.len() + more, "{}", def.qualified());

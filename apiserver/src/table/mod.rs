@@ -56,13 +56,6 @@ pub fn list(
                 "kind": "PartialObjectMetadataList", "apiVersion": accepted.meta_version(), "metadata": metadata, "items": items,
             })
         }
-        Format::Table if def.plural == "flowschemas" => {
-            // In the order in which they are asked.
-            let mut items = items.to_vec();
-            let place = |item: &Value| item["spec"]["matchingPrecedence"].as_i64().unwrap_or(0);
-            items.sort_by_key(place);
-            table(&shown(def, None), accepted, &items, metadata, query)?
-        }
         Format::Table => table(&shown(def, None), accepted, items, metadata, query)?,
         Format::Object => {
             let items: Vec<Value> = items.iter().map(|item| list_item(def, item)).collect();
@@ -132,7 +125,7 @@ impl Shown<'_> {
             Self::BuiltIn(printer) => (printer.cells)(object),
             Self::Custom(def) => {
                 let cells = crate::crd::cells(def, object, |since| text::age(&since.into()));
-                std::iter::once(object["metadata"]["name"].clone()).chain(cells).collect()
+                std::iter::once(text::name(object)).chain(cells).collect()
             }
         }
     }

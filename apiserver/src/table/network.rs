@@ -4,19 +4,16 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::text::{NONE, UNSET, age_of, cut, items, joined, labels, or, selector, word};
+use super::text::{NONE, UNSET, age_of, cut, items, joined, labels, name, or, selector, word};
 
 /// Entries of a list that are shown.
 const SHOWN: usize = 3;
 
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
-
-/// Addresses or host names of a load balancer.
-fn balancer(status: &Value) -> Vec<&str> {
+/// Addresses or host names of a load balancer, each once and sorted.
+fn balancer(status: &Value) -> BTreeSet<&str> {
     let entries = items(&status["loadBalancer"]["ingress"]);
-    entries.map(|i| if word(&i["ip"]).is_empty() { word(&i["hostname"]) } else { word(&i["ip"]) }).collect()
+    let all = entries.map(|i| if word(&i["ip"]).is_empty() { word(&i["hostname"]) } else { word(&i["ip"]) });
+    all.filter(|address| !address.is_empty()).collect()
 }
 
 /// Cells of a Service.
@@ -24,10 +21,9 @@ pub fn service(object: &Value) -> Vec<Value> {
     let spec = &object["spec"];
     let kind = word(&spec["type"]);
     let own: Vec<&str> = items(&spec["externalIPs"]).map(word).collect();
-    let balancer: BTreeSet<&str> = balancer(&object["status"]).into_iter().filter(|a| !a.is_empty()).collect();
     let external = match kind {
-        "ExternalName" => spec["externalName"].clone(),
-        "LoadBalancer" => or(&joined(balancer.into_iter().chain(own), ","), "<pending>"),
+        "ExternalName" => word(&spec["externalName"]).into(),
+        "LoadBalancer" => or(&joined(balancer(&object["status"]).into_iter().chain(own), ","), "<pending>"),
         "ClusterIP" | "NodePort" => or(&own.join(","), NONE),
         _ => "<unknown>".into(),
     };
@@ -83,7 +79,7 @@ pub fn endpoint_slice(object: &Value) -> Vec<Value> {
     let addresses: Vec<String> = addresses.collect();
     vec![
         name(object),
-        object["addressType"].clone(),
+        word(&object["addressType"]).into(),
         or(&cut(&ports, SHOWN, ","), UNSET),
         or(&cut(&addresses, SHOWN, ","), UNSET),
         age_of(object),
@@ -93,20 +89,21 @@ pub fn endpoint_slice(object: &Value) -> Vec<Value> {
 /// Cells of an Ingress.
 pub fn ingress(object: &Value) -> Vec<Value> {
     let spec = &object["spec"];
-    let hosts: Vec<String> = items(&spec["rules"]).take(SHOWN).map(|r| word(&r["host"]).to_owned()).collect();
-    let hosts: Vec<String> = hosts.into_iter().filter(|h| !h.is_empty()).collect();
-    let more = items(&spec["rules"]).len().saturating_sub(SHOWN);
-    let hosts = match (hosts.is_empty(), more) {
-        (true, _) => "*".to_owned(),
-        (false, 0) => hosts.join(","),
-        (false, more) => format!("{} + {more} more...", hosts.join(",")),
+    // Rules without a host are passed over, but any rule after the last host that is shown makes for more.
+    let named = items(&spec["rules"]).enumerate().filter(|(_, rule)| !word(&rule["host"]).is_empty());
+    let named: Vec<(usize, &str)> = named.map(|(at, rule)| (at, word(&rule["host"]))).take(SHOWN).collect();
+    let (rules, shown) = (items(&spec["rules"]).len(), joined(named.iter().map(|(_, host)| *host), ","));
+    let hosts = match named.last() {
+        None => "*".to_owned(),
+        Some((last, _)) if named.len() == SHOWN && last + 1 < rules => format!("{shown} + {} more...", rules - SHOWN),
+        Some(_) => shown,
     };
     let ports = if items(&spec["tls"]).len() > 0 { "80, 443" } else { "80" };
     vec![
         name(object),
         or(word(&spec["ingressClassName"]), NONE),
         hosts.into(),
-        balancer(&object["status"]).join(",").into(),
+        joined(balancer(&object["status"]).into_iter(), ",").into(),
         ports.into(),
         age_of(object),
     ]
@@ -183,6 +180,20 @@ mod tests {
         let rule = |host: &str| json!({"host": host});
         let object = json!({"spec": {"rules": [rule("a"), rule("b"), rule("c"), rule("d")], "tls": [{}]}});
         assert_eq!(ingress(&object)[2..5], [json!("a,b,c + 1 more..."), json!(""), json!("80, 443")]);
+        for (hosts, expected) in [
+            (&["", "a", "b", "c"][..], "a,b,c"),
+            (&["a", "", "b"], "a,b"),
+            (&["a", "b", "c", ""], "a,b,c + 1 more..."),
+            (&["", "a", "b", "c", "d"], "a,b,c + 2 more..."),
+            (&["", "", "", ""], "*"),
+        ] {
+            let rules: Vec<Value> = hosts.iter().map(|host| rule(host)).collect();
+            assert_eq!(ingress(&json!({"spec": {"rules": rules}}))[2], expected, "{hosts:?}");
+        }
+        let balanced =
+            json!([{"ip": "192.0.2.9"}, {"hostname": "a.example"}, {"ip": "192.0.2.2"}, {"ip": "192.0.2.9"}]);
+        let object = json!({"status": {"loadBalancer": {"ingress": balanced}}});
+        assert_eq!(ingress(&object)[3], "192.0.2.2,192.0.2.9,a.example");
     }
 
     #[test]

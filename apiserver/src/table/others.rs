@@ -6,12 +6,8 @@ use keelson_machinery::quantity::Quantity;
 use serde_json::Value;
 
 use super::text::{
-    NONE, UNSET, age, age_of, condition, count, entries, human_duration, items, joined, or, shown, word,
+    NONE, UNSET, age, age_of, condition, count, entries, human_duration, items, joined, name, or, shown, word,
 };
-
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
 
 /// Cells of a ConfigMap.
 pub fn config_map(object: &Value) -> Vec<Value> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::text::{NONE, age, items, or, seconds_of, word};
+use super::text::{NONE, age, items, name, or, seconds_of, word};
 
 /// What is known of a pod's containers.
 #[derive(Default)]
@@ -43,7 +43,7 @@ pub fn pod(object: &Value) -> Vec<Value> {
         all => format!("{}/{all}", gates.iter().filter(open).count()),
     };
     vec![
-        object["metadata"]["name"].clone(),
+        name(object),
         format!("{}/{}", summary.ready, summary.total).into(),
         summary.reason.into(),
         restarts.into(),

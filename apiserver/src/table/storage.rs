@@ -2,14 +2,10 @@
 
 use serde_json::Value;
 
-use super::text::{NONE, UNSET, access_modes, age_of, items, joined, or, shown, word};
+use super::text::{NONE, UNSET, access_modes, age_of, items, joined, name, or, shown, word};
 
 /// The annotation that stood for the class before there was a field.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
 
 fn class(object: &Value) -> &str {
     let annotation = &object["metadata"]["annotations"][OLD_CLASS];

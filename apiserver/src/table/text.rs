@@ -109,6 +109,11 @@ pub fn entries(value: &Value) -> usize {
     value.as_object().map_or(0, Map::len)
 }
 
+/// The name of an object; bookmarks have none.
+pub fn name(object: &Value) -> Value {
+    word(&object["metadata"]["name"]).into()
+}
+
 /// The age of an object.
 pub fn age_of(object: &Value) -> Value {
     age(&object["metadata"]["creationTimestamp"]).into()

@@ -3,13 +3,9 @@
 use serde_json::Value;
 
 use super::text::{
-    NONE, UNSET, age, age_of, containers, count, cut, human_duration, is_true, items, labels, or, seconds_of, selector,
-    shown, word,
+    NONE, UNSET, age, age_of, containers, count, cut, human_duration, is_true, items, labels, name, or, seconds_of,
+    selector, shown, word,
 };
-
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
 
 fn integer(value: &Value) -> i64 {
     value.as_i64().unwrap_or(0)
@@ -146,7 +142,7 @@ pub fn cron_job(object: &Value) -> Vec<Value> {
     let [names, images] = containers(&spec["jobTemplate"]["spec"]["template"]["spec"]);
     vec![
         name(object),
-        spec["schedule"].clone(),
+        word(&spec["schedule"]).into(),
         or(word(&spec["timeZone"]), NONE),
         suspended.into(),
         items(&status["active"]).len().into(),

@@ -72,7 +72,8 @@ impl ApiServer {
             told: AtomicBool::new(false),
         };
         let timeout = match query.number("timeoutSeconds")? {
-            Some(seconds) if seconds > 0 => seconds as u64,
+            // A time that has passed ends the watch at once.
+            Some(seconds) if seconds != 0 => seconds.max(0).unsigned_abs(),
             _ => rand::rng().random_range(MIN_TIMEOUT_SECONDS..2 * MIN_TIMEOUT_SECONDS),
         };
         let version = query.get("resourceVersion");

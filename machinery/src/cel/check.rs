@@ -92,7 +92,7 @@ impl Checker<'_> {
         let good = match function {
             "duration" => super::times::duration(text).is_some(),
             "timestamp" => super::times::timestamp(text).is_some(),
-            "matches" => crate::regexp::compile(text).is_ok(),
+            "matches" => crate::go_regexp::compile(text).is_ok(),
             _ => true,
         };
         if !good {

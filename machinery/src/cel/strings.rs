@@ -61,7 +61,7 @@ impl From<bool> for Value<'_> {
 }
 
 fn regex(pattern: &str) -> Result<Regex, EvalError> {
-    crate::regexp::compile(pattern).map_err(EvalError::new)
+    crate::go_regexp::compile(pattern).map_err(EvalError::new)
 }
 
 fn index(n: i64, length: usize) -> Result<usize, EvalError> {

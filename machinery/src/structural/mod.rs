@@ -25,7 +25,7 @@ pub use formats::{is_known_format, matches_format};
 pub use lists::duplicates;
 pub use pruning::{integral_numbers, prune};
 pub use rules::{Compiled, check_rules, type_of};
-pub use values::{Failure, FailureKind, validate};
+pub use values::{Failure, FailureKind, shown, validate};
 
 /// What `additionalProperties` says.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ impl Schema {
     /// The pattern, compiled at its first use; `None` if there is none or it is none.
     pub(crate) fn regex(&self) -> Option<&Regex> {
         self.pattern_compiled
-            .get_or_init(|| (!self.pattern.is_empty()).then(|| crate::regexp::compile(&self.pattern).ok())?)
+            .get_or_init(|| (!self.pattern.is_empty()).then(|| crate::go_regexp::compile(&self.pattern).ok())?)
             .as_ref()
     }
 }

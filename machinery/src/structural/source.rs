@@ -227,7 +227,7 @@ impl Walk {
         if pattern.is_empty() || self.good_patterns.contains(pattern) {
             return;
         }
-        if let Err(error) = crate::regexp::compile(pattern) {
+        if let Err(error) = crate::go_regexp::compile(pattern) {
             let why = format!("must be a valid regular expression, but isn't: {error}");
             self.invalid(format!("{path}.pattern"), &node["pattern"], &why);
         } else {

@@ -305,6 +305,11 @@ impl std::fmt::Display for Number {
     }
 }
 
+/// A number as Go's `%v` writes it: fractions far from one with an exponent.
+pub fn shown(number: &Value) -> String {
+    Number::of(number).to_string()
+}
+
 fn number(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
     let given = Number::of(value);
     let fits = |what: &str, number: Number, out: &mut Vec<Failure>| {

@@ -33,7 +33,7 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
             apps::at_most_replicas("replicationcontrollers", &new["status"], p);
         }
         "replicationcontrollers" => apps::replication_controller(new, old.is_some(), p),
-        "events" => super::events::core(new, old, p),
+        "events" => super::events::core(new, p),
         _ => {}
     }
 }

@@ -44,7 +44,7 @@ pub fn check(schedule: &str) -> Result<(), String> {
 }
 
 /// What is wrong with a span of time as Go writes it, such as `1h30m`, in Go's words.
-fn span_problem(text: &str) -> Option<String> {
+pub fn span_problem(text: &str) -> Option<String> {
     const UNITS: &[&str] = &["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
     let invalid = || Some(format!("time: invalid duration {text:?}"));
     let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);

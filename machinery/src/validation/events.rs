@@ -10,40 +10,41 @@ const MAX_REASON: usize = 128;
 const MAX_NOTE: usize = 1024;
 
 /// An event of the core group.
-pub fn core(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    involved(new, "involvedObject", p);
-    // One with a time of its own is held to the rules of the new group.
-    if old.is_none() && has(new, "eventTime") {
-        parts(new, ("reportingComponent", "reportingInstance"), p);
-    }
+pub fn core(new: &Value, p: &mut Problems) {
+    either(new, "involvedObject", "reportingComponent", p);
 }
 
-fn involved(new: &Value, field: &str, p: &mut Problems) {
-    let (namespace, object) = (text(&new["metadata"], "namespace"), &new[field]);
-    let theirs = text(object, "namespace");
-    let wrong = if theirs.is_empty() {
+/// What holds for events of both groups, whenever they are written. One with a time of its own has to say by whom it is
+/// told, but may tell of what is in another namespace.
+fn either(new: &Value, about: &str, controller: &str, p: &mut Problems) {
+    let (namespace, theirs) = (text(&new["metadata"], "namespace"), text(&new[about], "namespace"));
+    let timed = has(new, "eventTime");
+    let wrong = match (theirs, timed) {
         // What has no namespace is told of in the default ones.
-        !matches!(namespace, "default" | "kube-system" | "")
-    } else {
-        theirs != namespace
+        ("", true) => !matches!(namespace, "default" | "kube-system"),
+        ("", false) => !matches!(namespace, "default" | ""),
+        (_, true) => false,
+        (_, false) => theirs != namespace,
     };
     if wrong {
         p.invalid("involvedObject.namespace", &json!(theirs), "does not match event.namespace");
     }
+    if timed {
+        parts(new, controller, p);
+    }
 }
 
 /// What is told by whom.
-fn parts(new: &Value, names: (&str, &str), p: &mut Problems) {
-    let (controller, instance) = names;
+fn parts(new: &Value, controller: &str, p: &mut Problems) {
     if text(new, controller).is_empty() {
         p.required(controller, "");
     }
     p.qualified_name(controller, text(new, controller));
-    for (field, most) in [(instance, MAX_REASON), ("action", MAX_REASON), ("reason", MAX_REASON)] {
+    for field in ["reportingInstance", "action", "reason"] {
         if text(new, field).is_empty() {
             p.required(field, "");
-        } else if text(new, field).len() > most {
-            p.invalid(field, &json!(""), &format!("can have at most {most} characters"));
+        } else if text(new, field).len() > MAX_REASON {
+            p.invalid(field, &json!(""), &format!("can have at most {MAX_REASON} characters"));
         }
     }
     let message = if has(new, "note") { "note" } else { "message" };
@@ -54,6 +55,7 @@ fn parts(new: &Value, names: (&str, &str), p: &mut Problems) {
 
 /// An event of the new group.
 pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    either(new, "regarding", "reportingController", p);
     if old.is_none() {
         if !has(new, "eventTime") {
             p.required("eventTime", "");
@@ -76,10 +78,9 @@ pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
                 p.invalid(core, &json!(""), "needs to be unset");
             }
         }
-        parts(new, ("reportingController", "reportingInstance"), p);
     }
     let series = &new["series"];
-    if series.is_object() {
+    if series.is_object() && old.is_none_or(|old| old["series"] != *series) {
         if series["count"].as_i64().unwrap_or(0) < 2 {
             p.invalid("series.count", &json!(""), "should be at least 2");
         }
@@ -108,5 +109,61 @@ pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
         if new[field] != old[field] {
             p.invalid(core, &or_empty(&new[field]), "field is immutable");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(check: impl Fn(&mut Problems)) -> Vec<String> {
+        let mut problems = Problems::default();
+        check(&mut problems);
+        problems.0.into_iter().map(|cause| cause.field).collect()
+    }
+
+    #[test]
+    fn namespaces_of_what_is_told_of() {
+        for (namespace, theirs, timed, good) in [
+            ("e", "e", false, true),
+            ("e", "other", false, false),
+            ("e", "", false, false),
+            ("default", "", false, true),
+            ("kube-system", "", false, false),
+            ("e", "other", true, true),
+            ("e", "", true, false),
+            ("default", "", true, true),
+            ("kube-system", "", true, true),
+        ] {
+            let mut event = json!({"metadata": {"namespace": namespace}, "involvedObject": {"namespace": theirs}});
+            if timed {
+                let told = json!({"eventTime": "2026-01-01T00:00:00.000000Z", "reportingComponent": "c",
+                    "reportingInstance": "i", "action": "a", "reason": "r"});
+                event.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+            }
+            let expected: &[&str] = if good { &[] } else { &["involvedObject.namespace"] };
+            assert_eq!(wrong(|p| core(&event, p)), expected, "{namespace} {theirs} {timed}");
+        }
+    }
+
+    #[test]
+    fn who_tells_is_asked_of_events_with_a_time() {
+        let event = json!({"metadata": {"namespace": "default"}, "type": "Normal"});
+        assert_eq!(wrong(|p| new_style(&event, None, p)), ["eventTime"]);
+        let timed = json!({"metadata": {"namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingComponent": "c", "reportingInstance": "i", "action": "a"});
+        // Whenever it is written.
+        assert_eq!(wrong(|p| core(&timed, p)), ["reason"]);
+    }
+
+    #[test]
+    fn a_series_is_looked_at_when_it_changes() {
+        let event = |count: u64| {
+            json!({"metadata": {"namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
+                "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r",
+                "series": {"count": count, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}})
+        };
+        assert_eq!(wrong(|p| new_style(&event(1), Some(&event(1)), p)), [""; 0]);
+        assert_eq!(wrong(|p| new_style(&event(1), Some(&event(2)), p)), ["series.count"]);
     }
 }
