@@ -62,7 +62,7 @@ impl Place {
         let (mut renewed, mut repaired) = (None, None);
         while !stop.is_cancelled() {
             // Opened before the keys are read, so that no change falls between.
-            let changes = self.kv.watch(WatchRequest { range: KeyRange::prefix(PREFIX), start_revision: 0 });
+            let changes = self.kv.watch(WatchRequest::new(KeyRange::prefix(PREFIX), 0));
             match register(self.kv.as_ref(), &key, lease, reachable(self.address)).await {
                 Ok(held) => lease = held,
                 Err(error) => warn!(%error, "cannot tell the other servers of this one yet"),

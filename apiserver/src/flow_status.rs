@@ -28,7 +28,7 @@ async fn follow(server: Arc<ApiServer>) {
     loop {
         let start_revision = server.objects.kv.view().revision() + 1;
         let range = KeyRange::prefix(format!("/registry/{GROUP}/"));
-        let Ok(mut watch) = server.objects.kv.watch(WatchRequest { range, start_revision }) else {
+        let Ok(mut watch) = server.objects.kv.watch(WatchRequest::new(range, start_revision)) else {
             tokio::time::sleep(RETRY).await;
             continue;
         };

@@ -193,3 +193,86 @@ async fn a_storm_of_lists_is_held_off() {
     }
     assert!(answered > 0, "those that waited got seats");
 }
+
+/// Everything that a watch says until it ends: kinds of events and names.
+async fn said(cluster: &Cluster, path: &str) -> Vec<(String, String)> {
+    let mut said = Vec::new();
+    for piece in pieces(get(cluster, path, "application/json").await).await {
+        for line in piece.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+            said.push((text("/type"), text("/object/metadata/name")));
+        }
+    }
+    said
+}
+
+#[tokio::test]
+async fn watches_of_a_name_or_a_field_say_what_all_would() {
+    let cluster = Cluster::new().await;
+    let pod = |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.make("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let start = cluster.make(pods, pod("first", "")).await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let watch = |path: &str, selector: &str| {
+        let path = format!("{path}?watch=1&timeoutSeconds=2&resourceVersion={start}&fieldSelector={selector}");
+        let cluster = &cluster;
+        async move { said(cluster, &path).await }
+    };
+    let changes = async {
+        tokio::task::yield_now().await;
+        cluster.make(pods, pod("other", "n2")).await;
+        cluster.make(pods, pod("second", "n1")).await;
+        let binding = json!({"metadata": {"name": "first"}, "target": {"kind": "Node", "name": "n1"}});
+        assert_eq!(cluster.json("POST", &format!("{pods}/first/binding"), binding).await.0, 201);
+        for name in ["first", "other", "second"] {
+            let now = json!({"gracePeriodSeconds": 0});
+            assert_eq!(cluster.json("DELETE", &format!("{pods}/{name}"), now).await.0, 200);
+        }
+    };
+    let all = "/api/v1/pods";
+    let (of_node, of_none, not, named, everywhere, both, ()) = tokio::join!(
+        watch(all, "spec.nodeName%3Dn1"),
+        watch(pods, "spec.nodeName%3D"),
+        watch(all, "spec.nodeName!%3Dn1"),
+        watch(pods, "metadata.name%3Dfirst"),
+        watch(all, "metadata.name%3Dfirst"),
+        watch(pods, "metadata.name%3Dfirst,metadata.name%3Dother"),
+        changes
+    );
+    let of = |said: &[(&str, &str)]| -> Vec<(String, String)> {
+        said.iter().map(|(kind, name)| (kind.to_string(), name.to_string())).collect()
+    };
+    // Who is deleted is told so before it is gone.
+    let (first, second) =
+        ([("MODIFIED", "first"), ("DELETED", "first")], [("MODIFIED", "second"), ("DELETED", "second")]);
+    let bound = [("ADDED", "second"), ("ADDED", "first"), first[0], first[1], second[0], second[1]];
+    assert_eq!(of_node, of(&bound));
+    assert_eq!(of_none, of(&[("DELETED", "first")]));
+    assert_eq!(not, of(&[("ADDED", "other"), ("DELETED", "first"), ("MODIFIED", "other"), ("DELETED", "other")]));
+    assert_eq!(named, of(&[("MODIFIED", "first"), first[0], first[1]]));
+    assert_eq!(everywhere, named);
+    assert_eq!(both, []);
+    let (code, list) =
+        cluster.json("GET", "/api/v1/namespaces?fieldSelector=metadata.name%3Ddefault", Value::Null).await;
+    assert_eq!((code, names(&list)), (200, vec!["default".to_owned()]));
+}
+
+#[tokio::test]
+async fn bookmarks_pass_what_is_for_others() {
+    let cluster = with_maps(1).await;
+    let path =
+        format!("{MAPS}?watch=1&timeoutSeconds=3&allowWatchBookmarks=true&fieldSelector=metadata.name%3Dm-00000");
+    let changes = async {
+        tokio::task::yield_now().await;
+        let other = cluster.make(MAPS, json!({"metadata": {"name": "other"}})).await;
+        other["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    let (watch, other) = tokio::join!(async { pieces(get(&cluster, &path, "application/json").await).await }, changes);
+    // What there was comes first.
+    let last = watch.last().unwrap();
+    let bookmark: Value = serde_json::from_slice(last).unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    let revision: u64 = bookmark["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(revision >= other, "{revision} of {other}");
+}

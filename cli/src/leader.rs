@@ -90,7 +90,7 @@ pub async fn run(kv: Arc<dyn Kv>, name: &'static str, holder: String, task: Task
 /// Returns once the key is no longer the one of this fence, or nothing more is heard of it.
 async fn replaced(kv: Arc<dyn Kv>, fence: Fence) {
     let range = KeyRange::Key(fence.key);
-    let Ok(mut watch) = kv.watch(WatchRequest { range, start_revision: fence.create_revision + 1 }) else { return };
+    let Ok(mut watch) = kv.watch(WatchRequest::new(range, fence.create_revision + 1)) else { return };
     while let Some(Ok(batch)) = watch.next().await {
         if !batch.events.is_empty() {
             return;

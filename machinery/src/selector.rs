@@ -140,6 +140,14 @@ impl FieldSelector {
         })
     }
 
+    /// The first of the row's own fields (its place among the selectable ones) of which one value is asked for.
+    pub fn field(&self) -> Option<(usize, &str)> {
+        self.0.iter().find_map(|(field, value, equal)| match field {
+            Field::Other(index) if *equal => Some((*index, value.as_str())),
+            _ => None,
+        })
+    }
+
     /// The name that the selector asks for, if it asks for exactly one.
     pub fn name(&self) -> Option<&str> {
         self.0.iter().find(|(field, _, equal)| *field == Field::Name && *equal).map(|(_, value, _)| value.as_str())

@@ -245,14 +245,15 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(*number) as usize)
     }
 
-    fn text(&mut self) -> Result<&'a str, Malformed> {
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.count()?;
-        if length > self.0.len() {
-            return Err(Malformed);
-        }
-        let (text, rest) = self.0.split_at(length);
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
-        std::str::from_utf8(text).map_err(|_| Malformed)
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
@@ -312,6 +313,29 @@ impl<'a> Text<'a> {
             _ => self.write_json(revision, out),
         }
     }
+}
+
+/// The value of a selectable field (by its place in the row's order) of a stored value, without anything else of it; empty
+/// if the object has no such field, `None` if the value cannot be read so (it may be encrypted).
+pub fn field(value: &[u8], index: usize) -> Option<&[u8]> {
+    let (&[version, a, b, c, d], rest) = value.split_first_chunk::<5>()?;
+    if !matches!(version, VERSION | PACKED) {
+        return None;
+    }
+    let mut reader = Reader(rest.get(..u32::from_le_bytes([a, b, c, d]) as usize)?);
+    let skip = |reader: &mut Reader<'_>, count: usize| (0..count).try_for_each(|_| reader.bytes().map(drop));
+    let skip_list = |reader: &mut Reader<'_>, each: usize| {
+        let count = reader.count()?;
+        skip(reader, count.saturating_mul(each))
+    };
+    // Names; labels; owners.
+    skip(&mut reader, 3).and_then(|()| skip_list(&mut reader, 2)).and_then(|()| skip_list(&mut reader, 1)).ok()?;
+    let count = reader.count().ok()?;
+    if index >= count {
+        return Some(&[]);
+    }
+    skip(&mut reader, index).ok()?;
+    reader.bytes().ok()
 }
 
 impl Stored {
@@ -411,6 +435,9 @@ mod tests {
         assert_eq!(stored.head.label("b"), Some("2"));
         assert_eq!(stored.head.owners, ["o"]);
         assert_eq!(stored.head.fields, ["node-1", ""]);
+        let value = encode(&PODS, &object).unwrap();
+        let found: Vec<_> = (0..3).map(|index| field(&value, index)).collect();
+        assert_eq!(found, [Some(&b"node-1"[..]), Some(b""), Some(b"")]);
         let mut json = Vec::new();
         stored.write_json(42, &mut json);
         let mut expected = object.clone();
@@ -426,13 +453,15 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn other_bytes_are_refused_without_a_panic(bytes: Vec<u8>) {
+            let _ = (field(&bytes, 0), field(&bytes, 1));
             let _ = Stored::parse(&bytes.into());
         }
 
         #[test]
         fn a_cut_value_is_refused(cut in 0_usize..40) {
             let value = encode(&PODS, &json!({"metadata": {"name": "n", "labels": {"a": "b"}}})).unwrap();
-            proptest::prop_assert!(Stored::parse(&value.slice(..cut.min(value.len() - 30))).is_err());
+            let cut = value.slice(..cut.min(value.len() - 30));
+            proptest::prop_assert!(field(&cut, 0).is_none() && Stored::parse(&cut).is_err());
         }
     }
 

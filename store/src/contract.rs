@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::{
-    Compare, CompareOp, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, Kv, KvError, Op, OpResponse,
-    PutRequest, RangeRequest, Revision, SettingsChange, SortTarget, Txn, TxnResponse, Watch, WatchRequest,
+    Compare, CompareOp, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, Kv, KvError, Lens, Only, Op,
+    OpResponse, PutRequest, RangeRequest, Revision, SettingsChange, SortTarget, Txn, TxnResponse, Watch, WatchRequest,
 };
 
 type Store = Arc<dyn Kv>;
@@ -23,6 +23,7 @@ pub async fn all(kv: Store) {
     nested_transactions(&kv).await;
     ranges(&kv).await;
     watches_live(&kv).await;
+    watches_of_a_concern(&kv).await;
     watches_from_the_past(&kv).await;
     watch_progress(&kv).await;
     slow_watchers_lose_nothing(&kv).await;
@@ -210,7 +211,7 @@ pub async fn ranges(kv: &Store) {
 
 /// Live watches: kinds, previous values, atomic revisions, only what is asked for.
 pub async fn watches_live(kv: &Store) {
-    let watch = |range| kv.watch(WatchRequest { range, start_revision: 0 }).expect("the watch opens");
+    let watch = |range| kv.watch(WatchRequest::new(range, 0)).expect("the watch opens");
     let mut by_prefix = watch(prefix("c/live/"));
     let mut by_key = watch(key("c/live/b"));
     let mut by_range = watch(KeyRange::Range(Bytes::from_static(b"c/live/a"), Bytes::from_static(b"c/live/b")));
@@ -238,13 +239,62 @@ pub async fn watches_live(kv: &Store) {
     assert_eq!(events(&mut by_range, 3).await.len(), 3);
 }
 
+/// Watches of what concerns something: before a change, after it, or when nobody can tell; and what they have seen.
+pub async fn watches_of_a_concern(kv: &Store) {
+    /// A byte of a value; values that begin with "?" say nothing.
+    fn byte(value: &[u8], at: usize) -> Option<&[u8]> {
+        if value.starts_with(b"?") { None } else { Some(value.get(at..=at).unwrap_or_default()) }
+    }
+    let lens = |field| Lens { read: byte, field };
+    let open = |field, concern: &'static str, start_revision| {
+        let only = Some(Only { lens: lens(field), concern: concern.into() });
+        kv.watch(WatchRequest { range: prefix("c/only/"), start_revision, only }).expect("the watch opens")
+    };
+    let first = put(kv, "c/only/before", "z").await;
+    let wanted = [(0, "a"), (0, "b"), (1, "1"), (0, "")];
+    let mut live = wanted.map(|(field, concern)| open(field, concern, 0));
+    drop(open(0, "a", 0));
+    for (name, value) in [("x", "a1"), ("x", "b1"), ("y", "b2"), ("y", "?"), ("y", "b2"), ("x", "")] {
+        put(kv, &format!("c/only/{name}"), value).await;
+    }
+    delete(kv, prefix("c/only/")).await;
+    let expected: [&[&str]; 4] = [
+        &["a1", "b1", "?", "b2"],
+        &["b1", "b2", "?", "b2", "", "y-"],
+        &["a1", "b1", "?", "b2", ""],
+        &["?", "b2", "", "x-"],
+    ];
+    let text = |event: &Arc<Event>| match event.kind {
+        EventKind::Delete => format!("{}-", String::from_utf8_lossy(&event.kv.key[7..])),
+        EventKind::Put => String::from_utf8_lossy(&event.kv.value).into_owned(),
+    };
+    for (at, watch) in live.iter_mut().enumerate() {
+        let found = events(watch, expected[at].len()).await;
+        // The end of a transaction's deletions comes with those that are wanted.
+        let found: Vec<_> = found.iter().map(text).collect();
+        assert_eq!(found, expected[at], "{:?}", wanted[at]);
+    }
+    let end = put(kv, "c/only/end", "c").await;
+    kv.progress();
+    for watch in &mut live {
+        let batch = watch.next().await.expect("the watch goes on").expect("the watch is not cut");
+        assert!(batch.events.is_empty() && batch.revision >= end, "{batch:?}");
+        assert!(watch.seen().is_some_and(|seen| seen >= end), "nothing is left of what is before the end");
+    }
+    // From the past: nothing that is wanted is missing, in order.
+    let mut past = open(0, "b", first);
+    assert_eq!(past.seen(), None);
+    let found: Vec<_> = events(&mut past, expected[1].len()).await.iter().map(text).collect();
+    assert!(expected[1].iter().all(|text| found.iter().any(|found| found == text)), "{found:?}");
+}
+
 /// A watch from a past revision delivers history, then goes on live without gap or repetition.
 pub async fn watches_from_the_past(kv: &Store) {
     let mut revisions = Vec::new();
     for value in ["1", "2", "3"] {
         revisions.push(put(kv, "c/past", value).await);
     }
-    let request = WatchRequest { range: key("c/past"), start_revision: revisions[1] };
+    let request = WatchRequest::new(key("c/past"), revisions[1]);
     let mut watch = kv.watch(request).expect("the watch opens");
     let found = events(&mut watch, 2).await;
     assert_eq!(found.iter().map(|event| event.kv.mod_revision).collect::<Vec<_>>(), revisions[1..]);
@@ -252,7 +302,7 @@ pub async fn watches_from_the_past(kv: &Store) {
     let live = put(kv, "c/past", "4").await;
     let found = events(&mut watch, 1).await;
     assert_eq!((found.len(), found[0].kv.mod_revision), (1, live));
-    let request = WatchRequest { range: key("c/past"), start_revision: kv.view().revision() + 2 };
+    let request = WatchRequest::new(key("c/past"), kv.view().revision() + 2);
     let mut future = kv.watch(request).expect("the watch opens");
     put(kv, "c/past", "too early").await;
     let wanted = put(kv, "c/past", "5").await;
@@ -261,7 +311,7 @@ pub async fn watches_from_the_past(kv: &Store) {
 
 /// Progress is reported on request, never before the events it covers.
 pub async fn watch_progress(kv: &Store) {
-    let mut watch = kv.watch(WatchRequest { range: key("c/progress"), start_revision: 0 }).expect("the watch opens");
+    let mut watch = kv.watch(WatchRequest::new(key("c/progress"), 0)).expect("the watch opens");
     let own = put(kv, "c/progress", "v").await;
     let other = put(kv, "c/progress/other", "v").await;
     kv.progress();
@@ -273,7 +323,7 @@ pub async fn watch_progress(kv: &Store) {
 
 /// A watcher that does not read overflows its queue and still gets everything, once and in order.
 pub async fn slow_watchers_lose_nothing(kv: &Store) {
-    let mut watch = kv.watch(WatchRequest { range: prefix("c/slow/"), start_revision: 0 }).expect("the watch opens");
+    let mut watch = kv.watch(WatchRequest::new(prefix("c/slow/"), 0)).expect("the watch opens");
     let count = crate::limits::WATCH_QUEUE_EVENTS + crate::limits::WATCH_CATCH_UP_REVISIONS + 10;
     let value = "v".repeat(16);
     let mut written = Vec::new();
@@ -302,7 +352,7 @@ pub async fn leases(kv: &Store) {
     let status = kv.lease_status(id).await.expect("known");
     assert_eq!((status.granted_ttl, status.keys), (60, vec![Bytes::from("c/lease/a"), Bytes::from("c/lease/b")]));
     assert!(status.remaining_ttl <= 60 && status.remaining_ttl > 0);
-    let mut watch = kv.watch(WatchRequest { range: prefix("c/lease/"), start_revision: 0 }).expect("the watch opens");
+    let mut watch = kv.watch(WatchRequest::new(prefix("c/lease/"), 0)).expect("the watch opens");
     kv.lease_revoke(id).await.expect("revoked");
     let found = events(&mut watch, 2).await;
     assert!(found.iter().all(|event| event.kind == EventKind::Delete));
@@ -325,7 +375,7 @@ pub async fn compaction(kv: &Store) {
     let at = |revision| kv.range(&RangeRequest { revision, ..RangeRequest::new(prefix("c/compact/")) });
     assert_eq!(at(first), Err(KvError::Compacted(kept)));
     assert_eq!(at(kept).expect("still there").kvs[0].value, "2");
-    let watch = |start_revision| kv.watch(WatchRequest { range: prefix("c/compact/"), start_revision });
+    let watch = |start_revision| kv.watch(WatchRequest::new(prefix("c/compact/"), start_revision));
     assert_eq!(watch(first).err(), Some(KvError::Compacted(kept)));
     let mut watch = watch(kept).expect("the watch opens");
     let found = events(&mut watch, 2).await;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::disk::Disk;
 use crate::limits::{MAX_WATCHERS, WATCH_CATCH_UP_REVISIONS, WATCH_QUEUE_BYTES, WATCH_QUEUE_EVENTS, WATCH_QUEUE_KEPT};
 use crate::wake::wake_all;
-use crate::{Event, KeyRange, KvError, Revision, Watch, WatchBatch, WatchRequest};
+use crate::{Event, KeyRange, KvError, Lens, Only, Revision, Watch, WatchBatch, WatchRequest, Watching};
 
 /// The events of one revision.
 pub(crate) type RevisionEvents = (Revision, Vec<Arc<Event>>);
@@ -42,6 +42,8 @@ struct Inbox {
 struct Watcher {
     id: WatcherId,
     range: KeyRange,
+    /// What it wants to be told, if not everything.
+    only: Option<Only>,
     /// First revision wanted (it may lie in the future).
     start: Revision,
     inbox: Mutex<Inbox>,
@@ -49,6 +51,13 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// Whether it is to be told of a change of a key in its range.
+    fn wants(&self, event: &Event) -> bool {
+        self.only.as_ref().is_none_or(|only| {
+            only.lens.concerns(event).is_none_or(|mut concerns| concerns.any(|concern| *only.concern == *concern))
+        })
+    }
+
     fn deliver(&self, revision: Revision, events: &[Arc<Event>], told: &mut Told) {
         if revision < self.start {
             return;
@@ -87,11 +96,65 @@ impl Told {
     }
 }
 
-/// Finds the watchers of a key in time proportional to them and to the number of distinct prefix lengths.
+/// Watchers by what they want.
+type Watchers = HashMap<Bytes, Vec<Arc<Watcher>>>;
+
+/// The watchers of a prefix.
+#[derive(Default)]
+struct Prefix {
+    /// Those that want everything.
+    all: Vec<Arc<Watcher>>,
+    /// Those that want what concerns something, by how it is read.
+    only: Vec<(Lens, Watchers)>,
+}
+
+impl Prefix {
+    fn insert(&mut self, watcher: Arc<Watcher>) {
+        let Some(Only { lens, concern }) = &watcher.only else { return self.all.push(watcher) };
+        let found = self.only.iter().position(|(other, _)| other == lens);
+        let at = found.unwrap_or_else(|| {
+            self.only.push((*lens, Watchers::new()));
+            self.only.len() - 1
+        });
+        self.only[at].1.entry(concern.clone()).or_default().push(watcher.clone());
+    }
+
+    fn remove(&mut self, watcher: &Watcher) {
+        match &watcher.only {
+            None => self.all.retain(|other| other.id != watcher.id),
+            Some(Only { lens, concern }) => {
+                self.only.iter_mut().filter(|(other, _)| other == lens).for_each(|(_, watchers)| {
+                    remove_from(watchers, concern, watcher.id);
+                });
+                self.only.retain(|(_, watchers)| !watchers.is_empty());
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.only.is_empty()
+    }
+
+    fn each(&self, event: &Event, mut visit: impl FnMut(&Arc<Watcher>)) {
+        self.all.iter().for_each(&mut visit);
+        for (lens, watchers) in &self.only {
+            match lens.concerns(event) {
+                Some(concerns) => concerns.filter_map(|concern| watchers.get(concern)).flatten().for_each(&mut visit),
+                None => watchers.values().flatten().for_each(&mut visit),
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.all.iter().chain(self.only.iter().flat_map(|(_, watchers)| watchers.values().flatten()))
+    }
+}
+
+/// Finds the watchers of a change in time proportional to them and to the number of distinct prefix lengths.
 #[derive(Default)]
 struct Index {
-    keys: HashMap<Bytes, Vec<Arc<Watcher>>>,
-    prefixes: HashMap<Bytes, Vec<Arc<Watcher>>>,
+    keys: Watchers,
+    prefixes: HashMap<Bytes, Prefix>,
     /// Number of watched prefixes by length.
     lengths: BTreeMap<usize, usize>,
     /// Intervals that are not prefixes, looked at one by one.
@@ -120,7 +183,7 @@ impl Index {
             Slot::Key(key) => self.keys.entry(key.clone()).or_default().push(watcher.clone()),
             Slot::Prefix(prefix) => {
                 *self.lengths.entry(prefix.len()).or_default() += 1;
-                self.prefixes.entry(prefix.clone()).or_default().push(watcher.clone());
+                self.prefixes.entry(prefix.clone()).or_default().insert(watcher.clone());
             }
             Slot::Other => self.others.push(watcher),
         }
@@ -131,7 +194,12 @@ impl Index {
         match slot(&watcher.range) {
             Slot::Key(key) => remove_from(&mut self.keys, key, watcher.id),
             Slot::Prefix(prefix) => {
-                remove_from(&mut self.prefixes, prefix, watcher.id);
+                if let Some(watchers) = self.prefixes.get_mut(prefix) {
+                    watchers.remove(watcher);
+                    if watchers.is_empty() {
+                        self.prefixes.remove(prefix);
+                    }
+                }
                 if let Some(count) = self.lengths.get_mut(&prefix.len()) {
                     *count -= 1;
                     if *count == 0 {
@@ -143,24 +211,25 @@ impl Index {
         }
     }
 
-    fn each(&self, key: &[u8], mut visit: impl FnMut(&Arc<Watcher>)) {
+    fn each(&self, event: &Event, mut visit: impl FnMut(&Arc<Watcher>)) {
+        let key: &[u8] = &event.kv.key;
         if let Some(watchers) = self.keys.get(key) {
             watchers.iter().for_each(&mut visit);
         }
         for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
             if let Some(watchers) = self.prefixes.get(&key[..length]) {
-                watchers.iter().for_each(&mut visit);
+                watchers.each(event, &mut visit);
             }
         }
         self.others.iter().filter(|watcher| watcher.range.contains(key)).for_each(&mut visit);
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.keys.values().chain(self.prefixes.values()).flatten().chain(&self.others)
+        self.keys.values().flatten().chain(self.prefixes.values().flat_map(Prefix::iter)).chain(&self.others)
     }
 }
 
-fn remove_from(map: &mut HashMap<Bytes, Vec<Arc<Watcher>>>, key: &Bytes, id: WatcherId) {
+fn remove_from(map: &mut Watchers, key: &Bytes, id: WatcherId) {
     if let Some(watchers) = map.get_mut(key) {
         watchers.retain(|other| other.id != id);
         if watchers.is_empty() {
@@ -309,6 +378,7 @@ impl Hub {
         let watcher = Arc::new(Watcher {
             id: state.next_id,
             range: request.range,
+            only: request.only,
             start,
             inbox: Mutex::new(Inbox { behind, ..Inbox::default() }),
             waker: AtomicWaker::new(),
@@ -326,12 +396,12 @@ fn closed() -> KvError {
 impl State {
     fn dispatch(&self, revision: Revision, events: &[Arc<Event>], told: &mut Told) {
         if let [event] = events {
-            self.index.each(&event.kv.key, |watcher| watcher.deliver(revision, events, told));
+            self.index.each(event, |watcher| watcher.deliver(revision, events, told));
             return;
         }
         let mut wanted: HashMap<WatcherId, (Arc<Watcher>, Vec<Arc<Event>>)> = HashMap::new();
         for event in events {
-            self.index.each(&event.kv.key, |watcher| {
+            self.index.each(event, |watcher| {
                 let entry = wanted.entry(watcher.id).or_insert_with(|| (watcher.clone(), Vec::new()));
                 entry.1.push(event.clone());
             });
@@ -409,7 +479,9 @@ impl Cursor {
             let mut events = Vec::new();
             let mut next = from;
             for (revision, _) in state.ring.revisions.iter().skip(skip).take(WATCH_CATCH_UP_REVISIONS) {
-                events.extend(revision.iter().filter(|event| self.watcher.range.contains(&event.kv.key)).cloned());
+                let wanted =
+                    |event: &&Arc<Event>| self.watcher.range.contains(&event.kv.key) && self.watcher.wants(event);
+                events.extend(revision.iter().filter(wanted).cloned());
                 next += 1;
             }
             inbox.behind = (next <= state.current).then_some(next);
@@ -468,6 +540,16 @@ impl Stream for Cursor {
     }
 }
 
+impl Watching for Cursor {
+    fn seen(&self) -> Option<Revision> {
+        let state = self.hub.0.lock();
+        let inbox = self.watcher.inbox.lock();
+        let nothing = inbox.queue.is_empty() && inbox.behind.is_none() && inbox.end.is_none();
+        // A watch that begins in the future has nothing to see before it.
+        nothing.then(|| state.current.max(self.watcher.start - 1))
+    }
+}
+
 impl Drop for Cursor {
     fn drop(&mut self) {
         let mut state = self.hub.0.lock();
@@ -510,7 +592,7 @@ mod tests {
         let looking = Arc::new(Looking(machine.hub.clone(), Mutex::default()));
         let (waker, seen) = (Waker::from(looking.clone()), || std::mem::take(&mut *looking.1.lock()));
         let mut context = Context::from_waker(&waker);
-        let open = |range| machine.watch(WatchRequest { range, start_revision: 0 }).expect("the watch opens");
+        let open = |range| machine.watch(WatchRequest::new(range, 0)).expect("the watch opens");
         let prefix = |prefix: &'static str| KeyRange::prefix(Bytes::from_static(prefix.as_bytes()));
         let ranges = [prefix("a/"), prefix("a/"), prefix("a/1"), KeyRange::Key("a/1".into()), prefix("b/")];
         let mut watches: Vec<_> = ranges.into_iter().map(open).collect();

@@ -476,6 +476,56 @@ pub struct WatchRequest {
     pub range: KeyRange,
     /// First revision to deliver; 0 is "from the next change on". Past ones are read from history.
     pub start_revision: Revision,
+    /// Which of the changes are wanted. Others may come too: it spares those who wait for one of many from being woken for
+    /// all of them, no more.
+    pub only: Option<Only>,
+}
+
+impl WatchRequest {
+    /// All changes of an interval from a revision on.
+    pub fn new(range: KeyRange, start_revision: Revision) -> Self {
+        Self { range, start_revision, only: None }
+    }
+}
+
+/// Changes that concern one thing, as something that understands values reads it.
+#[derive(Clone, Debug)]
+pub struct Only {
+    /// Reads what a value concerns.
+    pub lens: Lens,
+    /// What is wanted: a change concerns it if the key did so before or does so after it.
+    pub concern: Bytes,
+}
+
+/// Reads what a value concerns; `None` if it cannot tell. It runs while changes are handed out: it must be short.
+#[derive(Clone, Copy, Debug)]
+pub struct Lens {
+    /// The function.
+    pub read: fn(&[u8], usize) -> Option<&[u8]>,
+    /// Its second argument.
+    pub field: usize,
+}
+
+impl PartialEq for Lens {
+    /// Two functions may be one if they do the same, and one may be two: neither makes a change less wanted.
+    fn eq(&self, other: &Self) -> bool {
+        self.field == other.field && std::ptr::fn_addr_eq(self.read, other.read)
+    }
+}
+
+impl Lens {
+    /// What a change concerns, before and after it; `None` if that cannot be told.
+    pub(crate) fn concerns<'a>(&self, event: &'a Event) -> Option<impl Iterator<Item = &'a [u8]> + use<'a>> {
+        // Without the former value nobody knows, unless there was none.
+        let began = event.kind == EventKind::Put && event.kv.version == 1;
+        if event.prev.is_none() && !began {
+            return None;
+        }
+        let read = |kv: &'a KeyValue| (self.read)(&kv.value, self.field);
+        let before = event.prev.as_ref().map(|kv| read(kv).ok_or(())).transpose().ok()?;
+        let now = (event.kind == EventKind::Put).then(|| read(&event.kv).ok_or(())).transpose().ok()?;
+        Some(before.into_iter().chain(now.filter(|now| before != Some(*now))))
+    }
 }
 
 /// All events of the watched interval for one or more whole revisions, in order.
@@ -489,7 +539,13 @@ pub struct WatchBatch {
 
 /// A watch: ordered, unique, atomic per revision, reliable; ends after the first error
 /// ([`KvError::Compacted`] when it fell behind a compaction, [`KvError::Stopped`] at shutdown).
-pub type Watch = Pin<Box<dyn Stream<Item = Result<WatchBatch, KvError>> + Send>>;
+pub type Watch = Pin<Box<dyn Watching>>;
+
+/// What a watch is.
+pub trait Watching: Stream<Item = Result<WatchBatch, KvError>> + Send {
+    /// The revision up to which nothing is left for the watcher to see, if it has taken everything that there is for it.
+    fn seen(&self) -> Option<Revision>;
+}
 
 /// A lease as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,7 +41,7 @@ fn delete(machine: &StateMachine, key: &'static str) -> Revision {
 }
 
 fn watch_all(machine: &StateMachine, start_revision: Revision) -> Watch {
-    let request = WatchRequest { range: KeyRange::From(Bytes::new()), start_revision };
+    let request = WatchRequest::new(KeyRange::From(Bytes::new()), start_revision);
     machine.watch(request).expect("the watch opens")
 }
 

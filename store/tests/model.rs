@@ -316,7 +316,7 @@ fn check_history(machine: &StateMachine, model: &Model, range: &KeyRange) {
 
 fn check_watch(machine: &StateMachine, model: &Model, range: &KeyRange) {
     let from = model.compact_revision.max(2);
-    let mut watch = machine.watch(WatchRequest { range: range.clone(), start_revision: from }).expect("opens");
+    let mut watch = machine.watch(WatchRequest::new(range.clone(), from)).expect("opens");
     let mut found: Vec<Seen> = Vec::new();
     let mut pauses = 0;
     while pauses < 5 {

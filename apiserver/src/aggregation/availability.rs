@@ -39,7 +39,7 @@ fn ranges() -> [KeyRange; 2] {
 async fn follow(server: Arc<ApiServer>) {
     loop {
         let start_revision = server.objects.kv.view().revision() + 1;
-        let watches = ranges().map(|range| server.objects.kv.watch(WatchRequest { range, start_revision }));
+        let watches = ranges().map(|range| server.objects.kv.watch(WatchRequest::new(range, start_revision)));
         let [Ok(services), Ok(definitions)] = watches else {
             tokio::time::sleep(INTERVALS.1).await;
             continue;

@@ -102,7 +102,7 @@ async fn follow(authorization: Arc<Authorization>) {
             index.put(node_of_pod(def, pod), &pod.key);
         }
         *placed.0.write() = index;
-        let request = WatchRequest { range: range.clone(), start_revision: view.revision() + 1 };
+        let request = WatchRequest::new(range.clone(), view.revision() + 1);
         drop(view);
         if let Ok(mut watch) = kv.watch(request) {
             while let Some(Ok(batch)) = watch.next().await {

@@ -65,7 +65,7 @@ async fn follow(server: Arc<ApiServer>, changed: mpsc::Sender<Change>) {
         if tell(&server, &changed, changes).await.is_err() {
             return;
         }
-        let request = WatchRequest { range: range(), start_revision: view.revision() + 1 };
+        let request = WatchRequest::new(range(), view.revision() + 1);
         drop(view);
         let Ok(mut watch) = server.objects.kv.watch(request) else {
             tokio::time::sleep(RETRY).await;

@@ -7,11 +7,11 @@ use keelson_client::Body;
 use keelson_machinery::base64_text;
 use keelson_machinery::decode::go_json_error;
 use keelson_machinery::protobuf;
-use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Head, Stored};
-use keelson_store::{KeyRange, KeyValue, RangeRequest};
+use keelson_store::{KeyRange, KeyValue, Lens, Only, RangeRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -68,6 +68,25 @@ impl Selectors {
             && self.fields.matches(head)
     }
 
+    /// The keys among which the chosen objects are: one, if their name and namespace are asked for.
+    pub(crate) fn range(&self, request: &ResourceRequest) -> KeyRange {
+        let named = (!self.name.is_empty()).then_some(self.name.as_str()).or_else(|| self.fields.name());
+        match named {
+            Some(name) if !request.namespace.is_empty() || request.def.scope == Scope::Cluster => {
+                KeyRange::Key(Objects::key(request.def, &request.namespace, name))
+            }
+            _ => Objects::range(request.def, &request.namespace),
+        }
+    }
+
+    /// What the changes that a watcher sees concern, as the store can tell: agents watch the pods of their node, and none
+    /// is to be woken for those of thousands of others.
+    pub(crate) fn only(&self) -> Option<Only> {
+        let (field, value) = self.fields.field()?;
+        let concern = value.to_owned().into();
+        Some(Only { lens: Lens { read: stored::field, field }, concern })
+    }
+
     /// Whether every object is chosen.
     pub(crate) fn select_all(&self) -> bool {
         self.labels == LabelSelector::default() && self.fields == FieldSelector::default() && self.name.is_empty()
@@ -110,7 +129,7 @@ impl ApiServer {
         let def = call.request.def;
         if let Some(selectors) = self.whole(call)? {
             self.fresh(call.request.query.get("resourceVersion")).await?;
-            let range = Objects::range(def, &call.request.namespace);
+            let range = selectors.range(call.request);
             let mut response = stream::list(call, self.objects.kv.view(), range, selectors).await?;
             call.deprecated(&mut response);
             return Ok(response);

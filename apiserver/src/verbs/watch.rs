@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::Call;
 use super::list::Selectors;
 use crate::negotiate::{Accepted, Format, Media};
-use crate::objects::{Objects, parse, status_of};
+use crate::objects::{parse, status_of};
 use crate::request::{Query, ResourceRequest};
 use crate::seldom::Seldom;
 use crate::{ApiServer, body, listing, table};
@@ -80,7 +80,9 @@ impl ApiServer {
         let initial = query.flag("sendInitialEvents") || listing::begins_with_all(query);
         self.fresh(version).await?;
         let view = self.objects.kv.view();
-        let range = Objects::range(request.def, &request.namespace);
+        let range = shape.selectors.range(request);
+        // Fields of other versions are not those that are stored.
+        let only = if shape.converted.is_none() { shape.selectors.only() } else { None };
         let mut first = First::default();
         let start = if initial {
             let bookmark = query.flag("allowWatchBookmarks");
@@ -99,7 +101,7 @@ impl ApiServer {
         let mut response = Response::new(if start <= since {
             body::full(error_event(media, &too_old(start - 1, since)))
         } else {
-            match self.objects.kv.watch(WatchRequest { range, start_revision: start }) {
+            match self.objects.kv.watch(WatchRequest { range, start_revision: start, only }) {
                 Ok(watch) => {
                     let ticks = ticks(timeout, query.flag("allowWatchBookmarks"), self.stop.clone());
                     let (batch, ticks) = (Vec::new().into_iter(), Seldom::new(ticks.boxed()));
@@ -158,6 +160,11 @@ struct First {
 }
 
 impl First {
+    /// Whether nothing is left of it.
+    fn is_told(&self) -> bool {
+        self.written.is_empty() && self.rest.is_none()
+    }
+
     /// Writes the next piece, if there is one.
     fn next(&mut self, shape: &Shape) -> Result<(), Status> {
         let Some(mut initial) = self.rest.take() else { return Ok(()) };
@@ -237,7 +244,9 @@ impl<T: Stream<Item = Tick> + Unpin> Events<T> {
             return Poll::Ready(None);
         }
         match self.ticks.poll_next_unpin(context) {
-            Poll::Ready(Some(Tick::Bookmark)) if self.first.rest.is_none() && self.batch.as_slice().is_empty() => {
+            Poll::Ready(Some(Tick::Bookmark)) if self.first.is_told() && self.batch.as_slice().is_empty() => {
+                // What is not for this watcher does not come to it, and is history soon.
+                self.revision = self.revision.max(self.watch.seen().unwrap_or_default());
                 return Poll::Ready(Some(self.shape.bookmark(self.revision, false)));
             }
             // Not before the watcher has seen everything: the next one is for it.

@@ -157,7 +157,7 @@ async fn observe(front: &Front, name: &[u8], answers: &Answers) -> Result<(), Kv
         }
         let start_revision = view.revision() + 1;
         drop(view);
-        let mut watch = front.kv.watch(WatchRequest { range: queue(name), start_revision })?;
+        let mut watch = front.kv.watch(WatchRequest::new(queue(name), start_revision))?;
         match watch.next().await {
             Some(Err(KvError::Compacted(_)) | Ok(_)) => {}
             Some(Err(error)) => return Err(error),

@@ -121,7 +121,7 @@ pub(super) async fn wait_turn(kv: &dyn Kv, queue: &KeyRange, joined: Revision) -
         let Some(blocker) = before.max_by_key(|kv| kv.create_revision).cloned() else {
             return Ok(view.revision());
         };
-        let request = WatchRequest { range: KeyRange::Key(blocker.key.clone()), start_revision: view.revision() + 1 };
+        let request = WatchRequest::new(KeyRange::Key(blocker.key.clone()), view.revision() + 1);
         drop(view);
         wait_deleted(kv, request).await?;
     }

@@ -201,7 +201,7 @@ impl Session {
         let start_revision = create.start_revision;
         let covered = if start_revision > 0 { start_revision - 1 } else { header.map_or(0, |header| header.revision) };
         let created = pb::WatchResponse { header, watch_id: id, created: true, ..pb::WatchResponse::default() };
-        match self.front.kv.watch(WatchRequest { range, start_revision }) {
+        match self.front.kv.watch(WatchRequest::new(range, start_revision)) {
             Ok(watch) => {
                 let (watch, abort) = futures::stream::abortable(watch);
                 self.batches.push(tagged(id, watch));

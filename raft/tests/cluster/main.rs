@@ -162,7 +162,7 @@ async fn a_dead_leader_is_replaced_and_loses_nothing() {
     let mut nodes = cluster(&pki, dir.path(), 3).await;
     let leads = leader(&nodes).expect("a leader");
     let dead = nodes.remove(leads);
-    let request = WatchRequest { range: KeyRange::prefix("k/"), start_revision: 0 };
+    let request = WatchRequest::new(KeyRange::prefix("k/"), 0);
     let mut watch = nodes[0].replica.watch(request).expect("the watch opens");
     for at in 0..100 {
         put(&dead.replica, &format!("k/{at}"), b"before").await.expect("written");
