@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use keelson_client::discovery::{self, METADATA_LIST};
 use keelson_client::{Change, Error, Informer, Key, ListParams, Object};
+use keelson_machinery::pod_resources::{Amounts, add};
 use keelson_machinery::quantity::{Format, Quantity};
-use keelson_machinery::quota::{self as usage, Usage};
+use keelson_machinery::quota as usage;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -28,6 +30,9 @@ const RECOUNT: Duration = Duration::from_secs(300);
 /// Kinds that are counted under a plain name: their path segment.
 const PLAIN: [&str; 5] =
     ["configmaps", "secrets", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims"];
+
+/// Claims of devices: group and path segment.
+const DEVICES: (&str, &str) = ("resource.k8s.io", "resourceclaims");
 
 pub(crate) fn watch(context: &Arc<Context>, queue: &Keys) {
     watch_own(&context.cache.quotas, queue);
@@ -60,12 +65,12 @@ fn watch_users<K: Object>(context: &Arc<Context>, informer: &Informer<K>, queue:
     });
 }
 
-fn total<K: Object>(quota: &Value, group: &str, plural: &str, objects: &[Arc<K>]) -> Usage {
-    let mut total = Usage::new();
+fn total<K: Object>(quota: &Value, names: &[String], plural: &str, objects: &[Arc<K>]) -> Amounts {
+    let (mut total, now) = (nothing(names, "", plural), Timestamp::now());
     for object in objects {
         let value = serde_json::to_value(&**object).unwrap_or_default();
-        if usage::applies(quota, plural, &value) {
-            usage::add(&mut total, &usage::usage(group, plural, &value));
+        if usage::applies(quota, names.iter().map(String::as_str), ("", plural), &value) {
+            add(&mut total, &usage::usage("", plural, &value, now));
         }
     }
     total
@@ -95,9 +100,30 @@ async fn count(context: &Context, path: &str) -> Result<i64, Error> {
     }
 }
 
+/// What claims of devices use, if a quota limits something of them.
+async fn devices(context: &Context, namespace: &str, quota: &Value, names: &[String]) -> Result<Amounts, Error> {
+    let mut total = nothing(names, DEVICES.0, DEVICES.1);
+    if total.is_empty() {
+        return Ok(total);
+    }
+    let path = format!("/apis/{}/v1/namespaces/{namespace}/{}", DEVICES.0, DEVICES.1);
+    let list: Value = match context.client.read(&path, "application/json").await {
+        Err(error) if error.is_not_found() => return Ok(total),
+        result => result?,
+    };
+    let now = Timestamp::now();
+    for claim in list["items"].as_array().into_iter().flatten() {
+        if usage::applies(quota, names.iter().map(String::as_str), DEVICES, claim) {
+            add(&mut total, &usage::usage(DEVICES.0, DEVICES.1, claim, now));
+        }
+    }
+    Ok(total)
+}
+
 /// What a quota limits that is not counted from the cache: the name, and the path to count.
 async fn paths(context: &Context, namespace: &str, hard: &[String]) -> Result<Vec<(String, String)>, Error> {
-    let cached = ["count/pods", "count/services", "count/persistentvolumeclaims"];
+    let cached =
+        ["count/pods", "count/services", "count/persistentvolumeclaims", "count/resourceclaims.resource.k8s.io"];
     let mut found = Vec::new();
     let counted: Vec<&String> = hard
         .iter()
@@ -109,7 +135,9 @@ async fn paths(context: &Context, namespace: &str, hard: &[String]) -> Result<Ve
     let (resources, _) = discovery::resources(&context.client).await?;
     for name in counted {
         let resource = resources.iter().find(|r| {
-            r.namespaced && (usage::count_name(&r.group, &r.plural) == *name || r.group.is_empty() && r.plural == *name)
+            r.namespaced
+                && usage::is_counted(&r.group, &r.plural)
+                && (usage::count_name(&r.group, &r.plural) == *name || r.group.is_empty() && r.plural == *name)
         });
         if let Some(resource) = resource {
             found.push((name.clone(), resource.path(namespace, "")));
@@ -118,10 +146,15 @@ async fn paths(context: &Context, namespace: &str, hard: &[String]) -> Result<Ve
     Ok(found)
 }
 
-/// What of a usage a quota is about, with nothing where nothing is used.
-fn limited(hard: &[String], used: &Usage) -> BTreeMap<String, Text> {
+/// Nothing of each name that limits objects of a kind.
+fn nothing(names: &[String], group: &str, plural: &str) -> Amounts {
     let zero = Quantity::from_units(0, Format::DecimalSi);
-    hard.iter().map(|name| (name.clone(), Text(used.get(name).copied().unwrap_or(zero).to_string()))).collect()
+    names.iter().filter(|name| usage::limits(name, group, plural)).map(|name| (name.clone(), zero)).collect()
+}
+
+/// What of a usage a quota is about; what nobody can count is left out.
+fn limited(hard: &[String], used: &Amounts) -> BTreeMap<String, Text> {
+    hard.iter().filter_map(|name| Some((name.clone(), Text(used.get(name)?.to_string())))).collect()
 }
 
 /// Objects of a namespace that are no older than a quota of this version: what admission has charged to it is among them,
@@ -151,9 +184,10 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Outcome {
     let pods = current(&context, &cache.pods, &key.0, version).await?;
     let services = current(&context, &cache.services, &key.0, version).await?;
     let claims = current(&context, &cache.claims, &key.0, version).await?;
-    let mut used = total(&value, "", "pods", &pods);
-    usage::add(&mut used, &total(&value, "", "services", &services));
-    usage::add(&mut used, &total(&value, "", "persistentvolumeclaims", &claims));
+    let mut used = total(&value, &names, "pods", &pods);
+    add(&mut used, &total(&value, &names, "services", &services));
+    add(&mut used, &total(&value, &names, "persistentvolumeclaims", &claims));
+    add(&mut used, &devices(&context, &key.0, &value, &names).await?);
     for (name, path) in paths(&context, &key.0, &names).await? {
         used.insert(name, Quantity::from_units(count(&context, &path).await?, Format::DecimalSi));
     }
@@ -194,11 +228,12 @@ mod tests {
             )
         };
         let pods = [pod("Running", "250m"), pod("Pending", "1"), pod("Failed", "7")];
-        let names = ["pods", "requests.cpu", "count/pods", "limits.cpu"].map(str::to_owned);
-        let used = limited(&names, &total(&json!({}), "", "pods", &pods));
+        let names = ["pods", "requests.cpu", "count/pods", "limits.cpu", "count/unheard.of"].map(str::to_owned);
+        let used = limited(&names, &total(&json!({}), &names, "pods", &pods));
         let shown: Vec<String> = used.iter().map(|(name, amount)| format!("{name}={}", amount.0)).collect();
         assert_eq!(shown, ["count/pods=3", "limits.cpu=0", "pods=2", "requests.cpu=1250m"]);
-        assert!(total(&json!({"spec": {"scopes": ["BestEffort"]}}), "", "pods", &pods).is_empty());
+        let best_effort = total(&json!({"spec": {"scopes": ["BestEffort"]}}), &names, "pods", &pods);
+        assert!(best_effort.len() == 4 && best_effort.values().all(Quantity::is_zero), "{best_effort:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::resource::ResourceDef;
-use crate::{kind_defaults, qos};
+use crate::{kind_defaults, pod_resources};
 
 /// What names of huge pages begin with.
 const PAGES: &str = "hugepages-";
@@ -172,7 +172,7 @@ fn page_limits(spec: &mut Value) {
     if ["limits", "requests"].iter().all(|list| own[*list].as_object().is_none_or(Map::is_empty)) {
         return;
     }
-    let sums = qos::of_containers(spec, "limits").into_iter().filter(|(name, _)| name.starts_with(PAGES));
+    let sums = pod_resources::of_containers(spec, "limits").into_iter().filter(|(name, _)| name.starts_with(PAGES));
     let missing: Vec<_> = sums.filter(|(name, _)| spec["resources"]["requests"].get(name).is_none()).collect();
     for (name, sum) in missing {
         default(&mut spec["resources"], "limits", json!({}));
@@ -186,7 +186,8 @@ fn pod_requests(spec: &mut Value) {
     let Some(limits) = spec["resources"]["limits"].as_object().filter(|limits| !limits.is_empty()).cloned() else {
         return;
     };
-    let sums = qos::of_containers(spec, "requests").into_iter().map(|(name, sum)| (name, sum.to_string().into()));
+    let sums =
+        pod_resources::of_containers(spec, "requests").into_iter().map(|(name, sum)| (name, sum.to_string().into()));
     let sums: Vec<(String, Value)> = sums.filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")).collect();
     let limits =
         limits.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory") || name.starts_with(PAGES));

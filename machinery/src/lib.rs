@@ -24,6 +24,7 @@ pub mod labels;
 pub mod names;
 pub mod operations;
 pub mod patch;
+pub mod pod_resources;
 pub mod prepare;
 pub mod presence;
 pub mod protobuf;

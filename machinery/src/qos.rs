@@ -36,47 +36,6 @@ pub fn class(pod: &Value) -> &'static str {
     }
 }
 
-/// What the containers of a pod ask for (`list` is `requests`) or may use (`limits`) together, by resource: all that run
-/// along, and what the hungriest of those that run before them has besides.
-pub fn of_containers(spec: &Value, list: &str) -> BTreeMap<String, Quantity> {
-    let amounts = |container: &Value| -> BTreeMap<String, Quantity> {
-        let map = container["resources"][list].as_object().into_iter().flatten();
-        map.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(amount.as_str()?).ok()?))).collect()
-    };
-    let plus = |sums: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>| {
-        for (name, amount) in more {
-            let sum = sums.remove(name);
-            sums.insert(name.clone(), sum.map_or(*amount, |sum| sum + *amount));
-        }
-    };
-    let mut total = BTreeMap::new();
-    spec["containers"].as_array().into_iter().flatten().for_each(|container| plus(&mut total, &amounts(container)));
-    let (mut restartable, mut most) = (BTreeMap::new(), BTreeMap::<String, Quantity>::new());
-    for container in spec["initContainers"].as_array().into_iter().flatten() {
-        let mut own = amounts(container);
-        if container["restartPolicy"] == "Always" {
-            plus(&mut total, &own);
-            plus(&mut restartable, &own);
-            own = restartable.clone();
-        } else {
-            plus(&mut own, &restartable);
-        }
-        for (name, amount) in own {
-            let higher = most.get(&name).is_none_or(|m| amount > *m);
-            if higher {
-                most.insert(name, amount);
-            }
-        }
-    }
-    for (name, amount) in most {
-        let higher = total.get(&name).is_none_or(|sum| amount > *sum);
-        if higher {
-            total.insert(name, amount);
-        }
-    }
-    total
-}
-
 /// Adds up what is above zero; returns how many resources there were.
 fn add(from: &Value, sums: &mut BTreeMap<&'static str, i64>) -> usize {
     let mut found = 0;

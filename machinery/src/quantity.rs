@@ -81,6 +81,11 @@ impl Quantity {
         saturate(round_up(self.nanos, ONE))
     }
 
+    /// The next whole number of units, away from zero.
+    pub fn rounded_up(self) -> Self {
+        Self { nanos: round_up(self.nanos, ONE) * ONE, ..self }
+    }
+
     /// Thousandths, rounded away from zero.
     pub fn millis(&self) -> i64 {
         saturate(round_up(self.nanos, ONE / 1000))

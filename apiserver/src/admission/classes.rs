@@ -1,5 +1,6 @@
 //! Default classes of claims and ingresses, what a runtime class brings to its pods, and the finalizers of storage in use.
 
+use keelson_machinery::pod_resources::amounts;
 use keelson_machinery::quantity::Quantity;
 use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
@@ -185,7 +186,7 @@ impl AdmissionPlugin for RuntimeClass {
     async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let class = self.class(request)?;
         let Some(pod) = request.object.as_deref().filter(|_| is_create(request, ("", "pods"))) else { return Ok(()) };
-        let own = super::limit_ranger::amounts(&pod["spec"]["overhead"]);
+        let own = amounts(&pod["spec"]["overhead"]);
         let Some(class) = class.filter(|class| class["overhead"]["podFixed"].is_object()) else {
             return match own.is_empty() {
                 true => Ok(()),
@@ -195,7 +196,7 @@ impl AdmissionPlugin for RuntimeClass {
                 )),
             };
         };
-        if own != super::limit_ranger::amounts(&class["overhead"]["podFixed"]) {
+        if own != amounts(&class["overhead"]["podFixed"]) {
             return Err(refuse(request, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
         }
         Ok(())

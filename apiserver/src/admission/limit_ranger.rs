@@ -1,11 +1,9 @@
 //! LimitRanger: defaults and bounds for the resources of containers, pods and claims of a namespace.
 
-use std::collections::BTreeMap;
-
-use keelson_machinery::quantity::Quantity;
+use keelson_machinery::pod_resources::{Amounts, amounts, of_spec};
 use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
@@ -15,31 +13,13 @@ const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 pub(super) struct LimitRanger(pub(super) Objects);
 
-/// Amounts by resource.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
-
-/// The amounts of a list such as `resources.requests`.
-pub(crate) fn amounts(list: &Value) -> Amounts {
-    list.as_object().into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
-}
-
-fn amount(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
-}
-
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-impl LimitRanger {
-    fn limits(&self, namespace: &str) -> Vec<Value> {
-        let ranges = find("", "v1", "limitranges").map(|def| self.0.all(def, namespace)).unwrap_or_default();
-        ranges.iter().flat_map(|range| items(&range["spec"]["limits"]).cloned().collect::<Vec<_>>()).collect()
-    }
+/// What the limits of a namespace say, each object's by itself.
+fn limits_of(range: &Value) -> impl Iterator<Item = &Value> {
+    items(&range["spec"]["limits"])
 }
 
 fn is_pod(request: &Admission<'_>) -> bool {
@@ -53,142 +33,115 @@ fn is_claim(request: &Admission<'_>) -> bool {
         && matches!(request.operation, Operation::Create | Operation::Update)
 }
 
+impl LimitRanger {
+    /// The limits that hold for a request: none for what is being deleted.
+    fn ranges(&self, request: &Admission<'_>) -> Vec<Value> {
+        let deleted = request.old.is_some_and(|old| old["metadata"]["deletionTimestamp"].is_string());
+        let def = find("", "v1", "limitranges").filter(|_| !deleted);
+        def.map(|def| self.0.all(def, request.namespace)).unwrap_or_default()
+    }
+}
+
 #[async_trait::async_trait]
 impl AdmissionPlugin for LimitRanger {
     async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
-        if !is_pod(request) || request.operation != Operation::Create {
+        if !is_pod(request) {
             return Ok(());
         }
-        let limits = self.limits(request.namespace);
+        let ranges = self.ranges(request);
         let Some(pod) = request.object.as_deref_mut() else { return Ok(()) };
-        let containers: Vec<&Value> = limits.iter().filter(|limit| limit["type"] == "Container").collect();
-        if containers.is_empty() {
-            return Ok(());
-        }
-        let mut told = Vec::new();
-        for (key, what) in [("containers", "container"), ("initContainers", "init container")] {
-            for container in pod["spec"].get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
-                for limit in &containers {
-                    fill(container, limit, what, &mut told);
-                }
-            }
-        }
-        if !told.is_empty() {
-            if !pod["metadata"]["annotations"].is_object() {
-                pod["metadata"]["annotations"] = json!({});
-            }
-            pod["metadata"]["annotations"][ANNOTATION] = format!("LimitRanger plugin set: {}", told.join("; ")).into();
-        }
+        ranges.iter().for_each(|range| fill(pod, range));
         Ok(())
     }
 
     async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
         let (pod, claim) = (is_pod(request), is_claim(request));
         let Some(object) = request.object.as_deref().filter(|_| pod || claim) else { return Ok(()) };
-        let mut problems = Vec::new();
-        for limit in self.limits(request.namespace) {
-            match limit["type"].as_str().unwrap_or_default() {
-                "Container" if pod => {
-                    for key in ["containers", "initContainers"] {
-                        for container in items(&object["spec"][key]) {
-                            let resources = &container["resources"];
-                            bounds(
-                                &limit,
-                                &amounts(&resources["requests"]),
-                                &amounts(&resources["limits"]),
-                                &mut problems,
-                            );
-                        }
-                    }
+        for range in self.ranges(request) {
+            let problems = if pod { pod_problems(&range, object) } else { claim_problems(&range, object) };
+            let mut unique: Vec<String> = Vec::new();
+            for problem in problems {
+                if !unique.contains(&problem) {
+                    unique.push(problem);
                 }
-                "Pod" if pod => {
-                    let (requests, limits) = (pod_amounts(object, "requests"), pod_amounts(object, "limits"));
-                    bounds(&limit, &requests, &limits, &mut problems);
-                }
-                "PersistentVolumeClaim" if claim => {
-                    let requests = amounts(&object["spec"]["resources"]["requests"]);
-                    claim_bounds(&limit, &requests, &mut problems);
-                }
-                _ => {}
             }
+            let why = match &unique[..] {
+                [] => continue,
+                [one] => one.clone(),
+                many => format!("[{}]", many.join(", ")),
+            };
+            return Err(Status::forbidden(request.def.group, request.def.plural, request.name, &why));
         }
-        let mut unique: Vec<String> = Vec::new();
-        for problem in problems {
-            if !unique.contains(&problem) {
-                unique.push(problem);
-            }
-        }
-        let why = match &unique[..] {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
-        Err(Status::forbidden(request.def.group, request.def.plural, request.name, &why))
+        Ok(())
     }
 }
 
-/// Fills a container's missing requests and limits in from a limit's defaults.
-fn fill(container: &mut Value, limit: &Value, what: &str, told: &mut Vec<String>) {
-    let name = container["name"].as_str().unwrap_or_default().to_owned();
-    for (key, defaults, word) in [("requests", "defaultRequest", "request"), ("limits", "default", "limit")] {
-        let mut set = Vec::new();
-        for (resource, value) in limit[defaults].as_object().into_iter().flatten() {
-            if container["resources"][key].get(resource).is_none() {
+fn pod_problems(range: &Value, pod: &Value) -> Vec<String> {
+    let mut problems = Vec::new();
+    for limit in limits_of(range) {
+        match limit["type"].as_str().unwrap_or_default() {
+            "Container" => {
+                for container in ["containers", "initContainers"].iter().flat_map(|key| items(&pod["spec"][*key])) {
+                    let resources = &container["resources"];
+                    bounds(limit, &amounts(&resources["requests"]), &amounts(&resources["limits"]), &mut problems);
+                }
+            }
+            "Pod" => {
+                let all = |list| of_spec(&pod["spec"], list, |name| matches!(name, "cpu" | "memory"));
+                bounds(limit, &all("requests"), &all("limits"), &mut problems);
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+fn claim_problems(range: &Value, claim: &Value) -> Vec<String> {
+    let mut problems = Vec::new();
+    let requests = amounts(&claim["spec"]["resources"]["requests"]);
+    for limit in limits_of(range).filter(|limit| limit["type"] == "PersistentVolumeClaim") {
+        claim_bounds(limit, &requests, &mut problems);
+    }
+    problems
+}
+
+/// Fills the missing requests and limits of a pod's containers in from a range's defaults, and notes what was filled in:
+/// one range's note takes the place of another's.
+fn fill(pod: &mut Value, range: &Value) {
+    let mut defaults = [("requests", "request", Map::new()), ("limits", "limit", Map::new())];
+    for limit in limits_of(range).filter(|limit| limit["type"] == "Container") {
+        for ((_, _, all), key) in defaults.iter_mut().zip(["defaultRequest", "default"]) {
+            let own = limit[key].as_object().into_iter().flatten();
+            all.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        }
+    }
+    let mut told = Vec::new();
+    for (key, what) in [("containers", "container"), ("initContainers", "init container")] {
+        for container in pod["spec"].get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
+            for (list, word, defaults) in &defaults {
+                let missing: Vec<_> =
+                    defaults.iter().filter(|(name, _)| container["resources"][*list].get(name).is_none()).collect();
+                if missing.is_empty() {
+                    continue;
+                }
+                let set: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+                let name = container["name"].as_str().unwrap_or_default();
+                told.push(format!("{} {word} for {what} {name}", set.join(", ")));
                 if !container["resources"].is_object() {
                     container["resources"] = json!({});
                 }
-                container["resources"][key][resource] = value.clone();
-                set.push(resource.clone());
+                for (name, value) in missing {
+                    container["resources"][*list][name] = value.clone();
+                }
             }
         }
-        if !set.is_empty() {
-            told.push(format!("{} {word} for {what} {name}", set.join(", ")));
-        }
     }
-}
-
-/// What a pod asks for as a whole: its containers together, or more if an init container needs more.
-pub(crate) fn pod_amounts(pod: &Value, key: &str) -> Amounts {
-    let mut sum = Amounts::new();
-    let mut most = Amounts::new();
-    let add = |into: &mut Amounts, list: &Amounts| {
-        for (name, amount) in list {
-            let known = into.entry(name.clone()).or_default();
-            *known = *known + *amount;
+    if !told.is_empty() {
+        if !pod["metadata"]["annotations"].is_object() {
+            pod["metadata"]["annotations"] = json!({});
         }
-    };
-    let raise = |into: &mut Amounts, list: &Amounts| {
-        for (name, amount) in list {
-            let known = into.entry(name.clone()).or_insert(*amount);
-            *known = (*known).max(*amount);
-        }
-    };
-    for container in items(&pod["spec"]["containers"]) {
-        add(&mut sum, &amounts(&container["resources"][key]));
+        pod["metadata"]["annotations"][ANNOTATION] = format!("LimitRanger plugin set: {}", told.join("; ")).into();
     }
-    let mut sidecars = Amounts::new();
-    for container in items(&pod["spec"]["initContainers"]) {
-        let own = amounts(&container["resources"][key]);
-        if container["restartPolicy"] == "Always" {
-            add(&mut sum, &own);
-            add(&mut sidecars, &own);
-            raise(&mut most, &sidecars);
-        } else {
-            let mut together = own;
-            add(&mut together, &sidecars);
-            raise(&mut most, &together);
-        }
-    }
-    raise(&mut sum, &most);
-    // What the pod says for itself goes before what its containers say.
-    for (name, amount) in amounts(&pod["spec"]["resources"][key]) {
-        sum.insert(name, amount);
-    }
-    let overhead = amounts(&pod["spec"]["overhead"]);
-    let counted: Amounts =
-        overhead.into_iter().filter(|(name, _)| key == "requests" || sum.contains_key(name)).collect();
-    add(&mut sum, &counted);
-    sum
 }
 
 fn bounds(limit: &Value, requests: &Amounts, limits: &Amounts, out: &mut Vec<String>) {
@@ -269,12 +222,38 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_needs_what_its_neediest_moment_needs() {
-        let with = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
-        let mut sidecar = with("300m");
-        sidecar["restartPolicy"] = "Always".into();
-        let pod = json!({"spec": {"containers": [with("1"), with("500m")], "initContainers": [sidecar, with("2")],
-            "overhead": {"cpu": "100m"}}});
-        assert_eq!(pod_amounts(&pod, "requests")["cpu"].to_string(), "2400m");
+    fn each_range_fills_in_what_the_others_left() {
+        let range = |limits: Value| json!({"spec": {"limits": limits}});
+        let container = |default: Value, requests: Value| json!({"type": "Container", "default": default, "defaultRequest": requests});
+        let first = range(json!([
+            container(json!({"memory": "1Gi"}), json!({"cpu": "1"})),
+            {"type": "Pod", "default": {"cpu": "7"}},
+            container(json!({}), json!({"memory": "1Mi", "cpu": "2"}))
+        ]));
+        let second = range(json!([container(json!({"cpu": "9"}), json!({"cpu": "9"}))]));
+        let mut pod = json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "b", "resources": {"requests": {"cpu": "0"}}}]}});
+        fill(&mut pod, &first);
+        let told = "LimitRanger plugin set: cpu, memory request for container a; memory limit for container a; \
+                    memory request for init container b; memory limit for init container b";
+        assert_eq!(pod["metadata"]["annotations"][ANNOTATION], told);
+        fill(&mut pod, &second);
+        let told = "LimitRanger plugin set: cpu limit for container a; cpu limit for init container b";
+        assert_eq!(pod["metadata"]["annotations"][ANNOTATION], told);
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"],
+            json!({"requests": {"cpu": "2", "memory": "1Mi"}, "limits": {"cpu": "9", "memory": "1Gi"}})
+        );
+        fill(&mut pod, &second);
+        assert_eq!(pod["metadata"]["annotations"][ANNOTATION], told);
+    }
+
+    #[test]
+    fn a_pod_is_bound_without_its_overhead() {
+        let range = json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": "2"}}]}});
+        let mut pod =
+            json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "2"}}}], "overhead": {"cpu": "1"}}});
+        assert!(pod_problems(&range, &pod).is_empty());
+        pod["spec"]["resources"] = json!({"limits": {"cpu": "3", "hugepages-2Mi": "2Mi"}});
+        assert_eq!(pod_problems(&range, &pod), ["maximum cpu usage per Pod is 2, but limit is 3"]);
     }
 }

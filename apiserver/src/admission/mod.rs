@@ -32,8 +32,6 @@ mod tolerations;
 mod topology_labels;
 mod webhooks;
 
-pub(crate) use limit_ranger::{Amounts, amounts, pod_amounts};
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Pods get their priority and the default tolerations; new nodes start tainted.
 
+use keelson_machinery::pod_resources::{amounts, of_pod};
 use keelson_machinery::quantity::Quantity;
 use keelson_machinery::resources::find;
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
-use super::{amounts, pod_amounts};
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
@@ -166,7 +166,7 @@ impl AdmissionPlugin for PodResizeValidator {
         let Some(node) = self.0.object("", "v1", "nodes", "", name) else {
             return refuse(&format!("node {name:?} not found"), "");
         };
-        let (has, asks) = (amounts(&node["status"]["allocatable"]), pod_amounts(pod, "requests"));
+        let (has, asks) = (amounts(&node["status"]["allocatable"]), of_pod(pod, "requests"));
         let more = |key: &str, number: fn(&Quantity) -> i64| {
             let [asked, there] = [&asks, &has].map(|list| list.get(key).map_or(0, number));
             (asked > there).then(|| format!("{key}, requested: {asked}, allocatable: {there}"))

@@ -42,6 +42,7 @@ use crate::resource::ResourceDef;
 use crate::status::Cause;
 
 pub use check::Problems;
+pub(crate) use container::{is_extended, is_native};
 pub use cron::span_problem;
 pub use flowcontrol::mandatory as mandatory_flow_control;
 pub use service::{address_problems, is_external, needs_health_check};

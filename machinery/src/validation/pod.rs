@@ -310,7 +310,7 @@ fn pod_resources(spec: &Value, path: &str, p: &mut Problems) {
         p.forbidden(format!("{path}.claims"), "claims cannot be set for Resources at pod-level");
     }
     container::requirements(own, path, pod_resource_name, p);
-    let asked = crate::qos::of_containers(spec, "requests");
+    let asked = crate::pod_resources::of_containers(spec, "requests");
     for (name, sum) in asked {
         let pod = own["requests"].get(&name).and_then(quantity);
         if pod.as_ref().is_none_or(|pod| sum > *pod) {
