@@ -385,6 +385,121 @@ async fn quotas_count_unless_they_are_off() {
     }
 }
 
+/// A quota whose usage is told as a controller would.
+async fn quota(cluster: &Cluster, spec: Value, used: Value) {
+    let path = "/api/v1/namespaces/default/resourcequotas";
+    cluster.make(path, json!({"metadata": {"name": "q"}, "spec": spec})).await;
+    let status = json!({"status": {"hard": spec["hard"], "used": used}});
+    assert_eq!(cluster.json("PATCH", &format!("{path}/q/status"), status).await.0, 200);
+}
+
+#[tokio::test]
+async fn quotas_say_what_is_too_much() {
+    let service = |kind: &str| json!({"metadata": {"name": "s"}, "spec": {"type": kind, "ports": [{"port": 80}]}});
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"storageClassName": "gold", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "2Gi"}}}});
+    let asks = |requests: Value| {
+        pod(
+            "p",
+            json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": requests, "limits": requests}}]}),
+        )
+    };
+    let gold = "gold.storageclass.storage.k8s.io/requests.storage";
+    let gpu = "requests.example.com/gpu";
+    let refused = |kind: &str, name: &str, why: &str| format!("{kind} \"{name}\" is forbidden: {why}");
+    for (spec, used, path, object, expected) in [
+        (
+            json!({"hard": {"pods": "1", "cpu": "2", "secrets": "1"}}),
+            json!({"pods": "0", "secrets": "0"}),
+            "pods",
+            asks(json!({"cpu": "1"})),
+            refused("pods", "p", "status unknown for quota: q, resources: cpu,pods"),
+        ),
+        (
+            json!({"hard": {gpu: "1", "requests.ephemeral-storage": "1Gi"}}),
+            json!({gpu: "0", "requests.ephemeral-storage": "512Mi"}),
+            "pods",
+            asks(json!({"example.com/gpu": "2", "ephemeral-storage": "1Gi"})),
+            refused(
+                "pods",
+                "p",
+                &format!(
+                    "exceeded quota: q, requested: requests.ephemeral-storage=1Gi,{gpu}=2, \
+                          used: requests.ephemeral-storage=512Mi,{gpu}=0, limited: requests.ephemeral-storage=1Gi,{gpu}=1"
+                ),
+            ),
+        ),
+        (
+            json!({"hard": {gold: "1Gi"}}),
+            json!({gold: "0"}),
+            "persistentvolumeclaims",
+            claim,
+            refused(
+                "persistentvolumeclaims",
+                "c",
+                &format!("exceeded quota: q, requested: {gold}=2Gi, used: {gold}=0, limited: {gold}=1Gi"),
+            ),
+        ),
+        (
+            json!({"hard": {"pods": "0"}, "scopeSelector": {"matchExpressions": [
+                {"scopeName": "PriorityClass", "operator": "NotIn", "values": ["system-node-critical"]}]}}),
+            json!({"pods": "0"}),
+            "pods",
+            asks(json!({"cpu": "1"})),
+            refused("pods", "p", "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"),
+        ),
+        (json!({"hard": {"count/events": "0"}}), json!({}), "services", service("ClusterIP"), String::new()),
+    ] {
+        let cluster = with_account(Settings::default()).await;
+        quota(&cluster, spec, used).await;
+        let (code, answer) = cluster.json("POST", &format!("/api/v1/namespaces/default/{path}"), object).await;
+        assert_eq!((code, message(&answer)), (if expected.is_empty() { 201 } else { 403 }, expected.as_str()));
+    }
+    // What is less than before is not given back until it is counted anew.
+    let cluster = Cluster::new().await;
+    quota(&cluster, json!({"hard": {"services.nodeports": "1"}}), json!({"services.nodeports": "0"})).await;
+    let services = "/api/v1/namespaces/default/services";
+    cluster.make(services, service("NodePort")).await;
+    let plain = json!({"spec": {"type": "ClusterIP"}});
+    assert_eq!(cluster.json("PATCH", &format!("{services}/s"), &plain).await.0, 200);
+    let (code, answer) = cluster.json("PATCH", &format!("{services}/s"), json!({"spec": {"type": "NodePort"}})).await;
+    let why =
+        "exceeded quota: q, requested: services.nodeports=1, used: services.nodeports=1, limited: services.nodeports=1";
+    assert_eq!((code, message(&answer)), (403, refused("services", "s", why).as_str()));
+}
+
+#[tokio::test]
+async fn each_range_of_limits_is_held_to() {
+    let cluster = with_account(Settings::default()).await;
+    let range = |name: &str, limit: Value| json!({"metadata": {"name": name}, "spec": {"limits": [limit]}});
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    cluster
+        .make(ranges, range("a", json!({"type": "Container", "max": {"cpu": "1"}, "defaultRequest": {"cpu": "1m"}})))
+        .await;
+    cluster
+        .make(ranges, range("b", json!({"type": "Container", "min": {"memory": "1Gi"}, "default": {"memory": "2Gi"}})))
+        .await;
+    let made =
+        |limits: Value| pod("p", json!({"containers": [{"name": "c", "image": "i", "resources": {"limits": limits}}]}));
+    for (limits, expected) in [
+        (
+            json!({"cpu": "2", "memory": "1Mi"}),
+            "pods \"p\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+        ),
+        (
+            json!({"cpu": "1", "memory": "1Mi"}),
+            "pods \"p\" is forbidden: minimum memory usage per Container is 1Gi, but request is 1Mi",
+        ),
+    ] {
+        let (code, answer) = cluster.json("POST", PODS, made(limits)).await;
+        assert_eq!((code, message(&answer)), (403, expected));
+    }
+    let kept = cluster.make(PODS, made(json!({}))).await;
+    let told = "LimitRanger plugin set: memory request for container c; memory limit for container c";
+    assert_eq!(kept["metadata"]["annotations"]["kubernetes.io/limit-ranger"], told);
+    assert_eq!(kept["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "2Gi"}));
+}
+
 #[tokio::test]
 async fn apis_that_are_off_are_not_there() {
     let settings = Settings {
