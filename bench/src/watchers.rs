@@ -1,12 +1,13 @@
 //! `bench watch`: how long an event takes to reach many watchers, and what a watcher costs: each on its own connection
 //! (`--only own`), many on each of a few HTTP/2 connections (`--only shared`), and each on its own while events are made as
-//! fast as they can (`--only burst`).
+//! fast as they can (`--only burst`). And what watchers cost that wait for something else (`--only others`).
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::Response;
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -30,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The field that holds an event's time, as it is found in the bytes of an event.
 const MARK: &[u8] = b"\"sent\":\"";
 
+/// Pods in a second, where they are made at a rate.
+const POD_RATE: u32 = 100;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
 
 /// How events are made and watched.
@@ -52,7 +57,51 @@ pub async fn run(options: Options) -> Result<Report> {
     for way in WAYS.iter().filter(|way| options.wants(way.name)) {
         measure(&mut report, &options, way).await?;
     }
+    if options.wants("others") {
+        others(&mut report, &options).await?;
+    }
     Ok(report)
+}
+
+/// What the pods of other nodes cost agents' watches: each is for one of as many nodes as there are watches.
+async fn others(report: &mut Report, options: &Options) -> Result<()> {
+    let (watchers, events) = (options.amount(WATCHERS), options.amount(EVENTS));
+    raise_file_limit(watchers)?;
+    let server = Server::start(&options.keelson, &["--hollow", "0"]).await?;
+    let target = server.target()?;
+    let alone = create_pods(&server, &target, "alone", events).await?;
+    let mut watches = Vec::with_capacity(watchers);
+    for index in 0..watchers {
+        let path = format!("/api/v1/pods?watch=true&fieldSelector=spec.nodeName%3Dnode-{index}");
+        watches.push(open_one(&target, &path).await?);
+    }
+    let watched = create_pods(&server, &target, "watched", events).await?;
+    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / events as f64;
+    report.add(
+        format!("{events} pods, {watchers} watchers of a node's pods each"),
+        vec![
+            ("server CPU a pod, no watcher", format!("{:.0} us", each(alone))),
+            ("with the watchers", format!("{:.0} us", each(watched))),
+            ("a watcher", format!("{:.2} us", (each(watched) - each(alone)) / watchers as f64)),
+        ],
+    );
+    drop(watches);
+    Ok(())
+}
+
+/// Makes pods of different nodes at the rate, one after the other; returns what of the processor the server took for it.
+async fn create_pods(server: &Server, target: &Target, name: &str, count: usize) -> Result<Duration> {
+    let mut connection = target.connect().await?;
+    let before = server.usage()?.cpu;
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / POD_RATE);
+    for index in 0..count {
+        tick.tick().await;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-{index}")},
+            "spec": {"nodeName": format!("node-{index}"), "automountServiceAccountToken": false,
+                "containers": [{"name": "c", "image": "i"}]}});
+        connection.must("POST", PODS, pod.to_string()).await?;
+    }
+    Ok(server.usage()?.cpu - before)
 }
 
 async fn measure(report: &mut Report, options: &Options, way: &Way) -> Result<()> {
@@ -111,6 +160,22 @@ struct Watch {
     _connection: Option<Connection>,
 }
 
+impl Watch {
+    fn of(response: Response<Incoming>, connection: Option<Connection>) -> Result<Self> {
+        if response.status() != 200 {
+            bail!("watch: {}", response.status());
+        }
+        Ok(Self { body: response.into_body(), _connection: connection })
+    }
+}
+
+/// A watch with a connection of its own.
+async fn open_one(target: &Target, path: &str) -> Result<Watch> {
+    let mut connection = target.connect().await?;
+    let response = connection.open("GET", path, Bytes::new()).await?;
+    Watch::of(response, Some(connection))
+}
+
 async fn open(target: &Target, watchers: usize, shared: Option<usize>) -> Result<Vec<Watch>> {
     let path = format!("{PATH}?watch=true&resourceVersion=0");
     let mut streams = Vec::new();
@@ -119,17 +184,12 @@ async fn open(target: &Target, watchers: usize, shared: Option<usize>) -> Result
     }
     let mut watches = Vec::with_capacity(watchers);
     for index in 0..watchers {
-        let (response, connection) = if streams.is_empty() {
-            let mut connection = target.connect().await?;
-            (connection.open("GET", &path, Bytes::new()).await?, Some(connection))
-        } else {
-            let one = index % streams.len();
-            (streams[one].open(&path).await?, None)
-        };
-        if response.status() != 200 {
-            bail!("watch: {}", response.status());
+        if streams.is_empty() {
+            watches.push(open_one(target, &path).await?);
+            continue;
         }
-        watches.push(Watch { body: response.into_body(), _connection: connection });
+        let one = index % streams.len();
+        watches.push(Watch::of(streams[one].open(&path).await?, None)?);
     }
     Ok(watches)
 }
