@@ -501,6 +501,66 @@ async fn each_range_of_limits_is_held_to() {
 }
 
 #[tokio::test]
+async fn pods_bring_the_volume_of_their_token() {
+    let cluster = with_account(Settings::default()).await;
+    let mount = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let volume = json!({"name": "kube-api-access-abcde", "emptyDir": {}});
+    let mounted = json!([{"name": "kube-api-access-abcde", "mountPath": mount}]);
+    let made = pod(
+        "p",
+        json!({"automountServiceAccountToken": true, "volumes": [volume],
+        "containers": [{"name": "a", "image": "i", "volumeMounts": mounted}, {"name": "b", "image": "i"}]}),
+    );
+    let kept = cluster.make(PODS, made).await;
+    assert_eq!(kept["spec"]["volumes"], json!([volume]));
+    assert_eq!(kept["spec"]["containers"][1]["volumeMounts"][0]["name"], "kube-api-access-abcde");
+}
+
+#[tokio::test]
+async fn accounts_bound_the_secrets_of_added_containers() {
+    let cluster = with_account(Settings::default()).await;
+    let account = "/api/v1/namespaces/default/serviceaccounts/default";
+    cluster.make(PODS, pod("p", json!({}))).await;
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i",
+        "envFrom": [{"secretRef": {"name": "hidden"}}]}]}});
+    let path = format!("{PODS}/p/ephemeralcontainers?dryRun=All");
+    for (enforce, expected) in [
+        ("no", (200, "")),
+        (
+            "1",
+            (
+                403,
+                "pods \"p\" is forbidden: ephemeral container d with envFrom referencing secret.secretName=\"hidden\" is not allowed \
+                 because service account default does not reference that secret",
+            ),
+        ),
+    ] {
+        let enforced = json!({"metadata": {"annotations": {"kubernetes.io/enforce-mountable-secrets": enforce}}});
+        assert_eq!(cluster.json("PATCH", account, enforced).await.0, 200);
+        let (code, answer) = cluster.json("PATCH", &path, &debug).await;
+        assert_eq!((code, message(&answer)), expected, "{enforce}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_may_leave_out_what_was_filled_in() {
+    let cluster = with_account(Settings::default()).await;
+    let class = json!({"metadata": {"name": "high"}, "value": 7, "preemptionPolicy": "Never"});
+    cluster.make("/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    let toleration = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists"});
+    let made = cluster.make(PODS, pod("p", json!({"priorityClassName": "high", "tolerations": [toleration]}))).await;
+    let mut left_out = made.clone();
+    for key in ["priority", "preemptionPolicy"] {
+        left_out["spec"].as_object_mut().unwrap().remove(key);
+    }
+    left_out["spec"]["tolerations"] = json!([toleration]);
+    left_out["metadata"]["labels"] = json!({"a": "b"});
+    let (code, answer) = cluster.json("PUT", &format!("{PODS}/p"), left_out).await;
+    assert_eq!((code, message(&answer)), (200, ""));
+    assert_eq!(answer["spec"], made["spec"]);
+}
+
+#[tokio::test]
 async fn apis_that_are_off_are_not_there() {
     let settings = Settings {
         runtime_config: vec!["apps/v1=false".into(), "batch/v1/cronjobs=false".into()],

@@ -6,6 +6,7 @@ use keelson_machinery::resources::find;
 use keelson_machinery::status::Status;
 use serde_json::{Value, json};
 
+use super::tolerations;
 use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 
@@ -19,10 +20,17 @@ fn is_create(request: &Admission<'_>, of: (&str, &str)) -> bool {
         && (request.def.group, request.def.plural) == of
 }
 
-/// Of the objects that an annotation marks as default the newest; by name among equals.
-fn default_of(objects: &Objects, group: &str, plural: &str, annotation: &str) -> Option<Value> {
+/// The class that a claim names.
+fn class_of(claim: &Value) -> &str {
+    let annotated = claim["metadata"]["annotations"][OLD_CLASS].as_str();
+    annotated.or_else(|| claim["spec"]["storageClassName"].as_str()).unwrap_or_default()
+}
+
+/// Of the objects that one of these annotations marks as default the newest; by name among equals.
+fn default_of(objects: &Objects, group: &str, plural: &str, annotations: &[&str]) -> Option<Value> {
     let mut marked: Vec<Value> = find(group, "v1", plural).map(|def| objects.all(def, "")).unwrap_or_default();
-    marked.retain(|class| class["metadata"]["annotations"][annotation] == "true");
+    let is_marked = |class: &Value| annotations.iter().any(|key| class["metadata"]["annotations"][*key] == "true");
+    marked.retain(is_marked);
     let created = |class: &Value| class["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
     marked.into_iter().reduce(|best, next| if created(&next) > created(&best) { next } else { best })
 }
@@ -41,8 +49,9 @@ impl AdmissionPlugin for DefaultStorageClass {
         if named || !claim["spec"].is_object() {
             return Ok(());
         }
-        let annotation = "storageclass.kubernetes.io/is-default-class";
-        if let Some(class) = default_of(&self.0, "storage.k8s.io", "storageclasses", annotation) {
+        let annotations =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        if let Some(class) = default_of(&self.0, "storage.k8s.io", "storageclasses", &annotations) {
             claim["spec"]["storageClassName"] = class["metadata"]["name"].clone();
         }
         Ok(())
@@ -64,7 +73,7 @@ impl AdmissionPlugin for DefaultIngressClass {
             return Ok(());
         }
         let annotation = "ingressclass.kubernetes.io/is-default-class";
-        if let Some(class) = default_of(&self.0, "networking.k8s.io", "ingressclasses", annotation) {
+        if let Some(class) = default_of(&self.0, "networking.k8s.io", "ingressclasses", &[annotation]) {
             ingress["spec"]["ingressClassName"] = class["metadata"]["name"].clone();
         }
         Ok(())
@@ -113,8 +122,8 @@ impl AdmissionPlugin for PersistentVolumeClaimResize {
         if old["status"]["phase"] != "Bound" {
             return refuse("Only bound persistent volume claims can be expanded");
         }
-        let class = new["spec"]["storageClassName"].as_str().unwrap_or_default();
-        let class = self.0.object("storage.k8s.io", "v1", "storageclasses", "", class);
+        let class = Some(class_of(new)).filter(|class| !class.is_empty() && *class == class_of(old));
+        let class = class.and_then(|class| self.0.object("storage.k8s.io", "v1", "storageclasses", "", class));
         if !class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
             return refuse(
                 "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
@@ -174,10 +183,8 @@ impl AdmissionPlugin for RuntimeClass {
             }
             let more = class["scheduling"]["tolerations"].as_array().cloned().unwrap_or_default();
             if !more.is_empty() {
-                let mut list = spec["tolerations"].as_array().cloned().unwrap_or_default();
-                let new: Vec<Value> = more.into_iter().filter(|toleration| !list.contains(toleration)).collect();
-                list.extend(new);
-                spec["tolerations"] = list.into();
+                let own = spec["tolerations"].as_array().cloned().unwrap_or_default();
+                spec["tolerations"] = tolerations::merged(own, more).into();
             }
         }
         conflict.map_or(Ok(()), |why| Err(refuse(request, &why)))

@@ -17,6 +17,14 @@ pub(super) fn created<'a>(request: &'a mut Admission<'_>, plural: &str) -> Optio
     if here { request.object.as_deref_mut() } else { None }
 }
 
+/// The same of a create or an update.
+fn written<'a>(request: &'a mut Admission<'_>, plural: &str) -> Option<&'a mut Value> {
+    let here = matches!(request.operation, Operation::Create | Operation::Update)
+        && request.subresource.is_empty()
+        && (request.def.group, request.def.plural) == ("", plural);
+    if here { request.object.as_deref_mut() } else { None }
+}
+
 /// The list under a key, made if it is absent.
 pub(super) fn list<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> {
     let slot = value.as_object_mut()?.entry(key).or_insert(Value::Null);
@@ -53,7 +61,7 @@ pub(super) struct DefaultTolerationSeconds;
 #[async_trait::async_trait]
 impl AdmissionPlugin for DefaultTolerationSeconds {
     async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
-        let Some(tolerations) = created(request, "pods").and_then(|pod| list(&mut pod["spec"], "tolerations")) else {
+        let Some(tolerations) = written(request, "pods").and_then(|pod| list(&mut pod["spec"], "tolerations")) else {
             return Ok(());
         };
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
@@ -77,6 +85,16 @@ pub(super) struct Priority(pub(super) Objects);
 impl AdmissionPlugin for Priority {
     async fn mutate(&self, request: &mut Admission<'_>, _: &mut Round) -> Result<(), Status> {
         let pod_name = request.name.to_owned();
+        if let (Operation::Update, Some(old)) = (request.operation, request.old)
+            && let Some(pod) = written(request, "pods")
+        {
+            // An update that does not say what was computed means what there is.
+            for key in ["priority", "preemptionPolicy"] {
+                if pod["spec"][key].is_null() && !old["spec"][key].is_null() {
+                    pod["spec"][key] = old["spec"][key].clone();
+                }
+            }
+        }
         let Some(pod) = created(request, "pods") else { return Ok(()) };
         let Some(spec) = pod["spec"].as_object_mut() else { return Ok(()) };
         let Some(def) = find("scheduling.k8s.io", "v1", "priorityclasses") else { return Ok(()) };

@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use super::mirror_pods::{SECRETS, mentions};
 use super::pods::{created, list};
-use crate::access::{Admission, AdmissionPlugin, Round};
+use crate::access::{Admission, AdmissionPlugin, Operation, Round};
 use crate::objects::Objects;
 use crate::strategy;
 
 /// Where containers find the token.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What the names of the volumes with it begin with.
+const VOLUME: &str = "kube-api-access-";
 /// Lifetime of a mounted token in seconds: an hour, and some for renewal.
 const TOKEN_SECONDS: i64 = 3607;
 /// Annotation of pods that a kubelet mirrors from files; those have no account.
@@ -26,8 +28,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Annotation of accounts whose pods may use no secrets but the account's.
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 
-/// Whether a pod refers only to secrets that its account lists.
+/// Whether a pod refers only to secrets that its account lists, if the account wants that.
 fn mountable(account: &Value, spec: &Value) -> Result<(), String> {
+    if !account["metadata"]["annotations"][ENFORCE].as_str().is_some_and(is_true) {
+        return Ok(());
+    }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let name = text(&account["metadata"]["name"]);
@@ -81,6 +86,11 @@ fn mountable(account: &Value, spec: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// What Go's `strconv.ParseBool` takes for true.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
 pub(super) struct ServiceAccount(pub(super) Objects);
 
 #[async_trait::async_trait]
@@ -91,27 +101,12 @@ impl AdmissionPlugin for ServiceAccount {
         if !pod["spec"].is_object() {
             return Ok(());
         }
-        let refuse = |why: &str| Err(Status::forbidden("", "pods", &pod_name, why));
-        if pod["metadata"]["annotations"].get(MIRROR).is_some() {
-            if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
-                return refuse("a mirror pod may not reference service accounts");
-            }
-            if mentions(&pod["spec"], SECRETS) {
-                return refuse("a mirror pod may not reference secrets");
-            }
-            let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-            let mut sources = volumes.flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten());
-            if sources.any(|source| source["serviceAccountToken"].is_object()) {
-                return refuse("a mirror pod may not use ServiceAccountToken volume projections");
-            }
-            return Ok(());
+        if is_mirror(pod) {
+            return mirrored(pod).map_err(|why| Status::forbidden("", "pods", &pod_name, why));
         }
         let spec = &mut pod["spec"];
         let name = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or(DEFAULT).to_owned();
-        let Some(account) = self.account(&namespace, &name).await else {
-            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-            return Err(Status::forbidden("", "pods", &pod_name, &why));
-        };
+        let account = self.known(&namespace, &name, &pod_name).await?;
         spec["serviceAccountName"] = name.clone().into();
         spec["serviceAccount"] = name.into();
         let secrets = account["imagePullSecrets"].as_array().filter(|list| !list.is_empty());
@@ -119,19 +114,68 @@ impl AdmissionPlugin for ServiceAccount {
             spec["imagePullSecrets"] = json!(secrets);
         }
         let mount = spec["automountServiceAccountToken"].as_bool();
-        if account["metadata"]["annotations"][ENFORCE] == "true"
-            && let Err(why) = mountable(&account, spec)
-        {
-            return refuse(&why);
-        }
+        mountable(&account, spec).map_err(|why| Status::forbidden("", "pods", &pod_name, &why))?;
         if mount.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
             mount_token(spec);
         }
         Ok(())
     }
+
+    /// Once more, after webhooks had their turn; and secrets of the containers that are added to a pod.
+    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let Some(pod) = request.object.as_deref().filter(|_| (request.def.group, request.def.plural) == ("", "pods"))
+        else {
+            return Ok(());
+        };
+        let (spec, new) = (&pod["spec"], request.operation == Operation::Create && request.subresource.is_empty());
+        let more = (request.operation, request.subresource) == (Operation::Update, "ephemeralcontainers");
+        let refuse = |why: &str| Status::forbidden("", "pods", request.name, why);
+        if new && is_mirror(pod) {
+            return mirrored(pod).map_err(refuse);
+        }
+        let name = spec["serviceAccountName"].as_str().unwrap_or_default();
+        if new && name.is_empty() {
+            let why = format!("no service account specified for pod {}/{}", request.namespace, request.name);
+            return Err(refuse(&why));
+        }
+        if !new && !(more && !is_mirror(pod)) {
+            return Ok(());
+        }
+        let account = self.known(request.namespace, name, request.name).await?;
+        mountable(&account, spec).map_err(|why| refuse(&why))
+    }
+}
+
+/// Whether a pod is a node's own, which the API only shows.
+fn is_mirror(pod: &Value) -> bool {
+    pod["metadata"]["annotations"].get(MIRROR).is_some()
+}
+
+/// What such a pod may not refer to.
+fn mirrored(pod: &Value) -> Result<(), &'static str> {
+    if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
+        return Err("a mirror pod may not reference service accounts");
+    }
+    if mentions(&pod["spec"], SECRETS) {
+        return Err("a mirror pod may not reference secrets");
+    }
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    if sources.any(|source| source["serviceAccountToken"].is_object()) {
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
+    }
+    Ok(())
 }
 
 impl ServiceAccount {
+    /// A pod's account, which must be there.
+    async fn known(&self, namespace: &str, name: &str, pod: &str) -> Result<Value, Status> {
+        self.account(namespace, name).await.ok_or_else(|| {
+            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+            Status::forbidden("", "pods", pod, &why)
+        })
+    }
+
     /// A pod's account. That of a new namespace is made by a controller, which gets a moment for it.
     async fn account(&self, namespace: &str, name: &str) -> Option<Value> {
         let find = || self.0.object("", "v1", "serviceaccounts", namespace, name);
@@ -147,7 +191,10 @@ impl ServiceAccount {
 }
 
 fn mount_token(spec: &mut Value) {
-    let volume = strategy::generate_name("kube-api-access-");
+    // One of the name is taken for it: the pod was made from another one.
+    let there = spec["volumes"].as_array().into_iter().flatten().filter_map(|volume| volume["name"].as_str());
+    let there = there.into_iter().find(|name| name.starts_with(VOLUME)).map(str::to_owned);
+    let volume = there.clone().unwrap_or_else(|| strategy::generate_name(VOLUME));
     let mut used = false;
     for key in ["initContainers", "containers"] {
         for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
@@ -165,7 +212,7 @@ fn mount_token(spec: &mut Value) {
         {"downwardAPI": {"items": [{"path": "namespace",
             "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
     ]);
-    if let (true, Some(volumes)) = (used, list(spec, "volumes")) {
+    if let (true, Some(volumes)) = (used && there.is_none(), list(spec, "volumes")) {
         volumes.push(json!({"name": volume, "projected": {"defaultMode": 420, "sources": sources}}));
     }
 }

@@ -104,7 +104,7 @@ impl AdmissionPlugin for PodTolerationRestriction {
 }
 
 /// Both lists, without those that others cover; of equal ones the first stays.
-fn merged(first: Vec<Value>, second: Vec<Value>) -> Vec<Value> {
+pub(super) fn merged(first: Vec<Value>, second: Vec<Value>) -> Vec<Value> {
     let all: Vec<Value> = first.into_iter().chain(second).collect();
     let mut out: Vec<Value> = Vec::new();
     for (index, toleration) in all.iter().enumerate() {
