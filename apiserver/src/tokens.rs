@@ -129,6 +129,13 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         review["spec"] = json!({});
     }
     check(call, &mut review)?;
+    let (asked, own) = (text(&review["metadata"], "uid"), text(&account["metadata"], "uid"));
+    if !asked.is_empty() && asked != own {
+        let why = format!(
+            "the UID in the token request ({asked}) does not match the UID of the service account ({own})"
+        );
+        return Err(Status::conflict(GROUP, "TokenRequest", &request.name, &why));
+    }
     if !review["spec"]["expirationSeconds"].is_i64() {
         review["spec"]["expirationSeconds"] = DEFAULT_SECONDS.into();
     }
