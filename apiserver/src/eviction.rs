@@ -181,10 +181,11 @@ fn refused(why: String, retry_after_seconds: i32) -> Status {
 fn why_none(status: &Value) -> String {
     const NOT_NOW: &str = "does not allow evicting pods currently";
     let conditions = status["conditions"].as_array().into_iter().flatten();
-    let told = conditions.filter(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False").find_map(|condition| {
-        let message = condition["message"].as_str().filter(|message| !message.is_empty())?;
-        Some((condition["reason"].as_str().unwrap_or_default(), message))
-    });
+    let told =
+        conditions.filter(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False").find_map(|condition| {
+            let message = condition["message"].as_str().filter(|message| !message.is_empty())?;
+            Some((condition["reason"].as_str().unwrap_or_default(), message))
+        });
     let number = |key: &str| status[key].as_i64().unwrap_or(0);
     let (needed, healthy) = (number("desiredHealthy"), number("currentHealthy"));
     match told {
@@ -287,9 +288,7 @@ mod tests {
         assert_eq!(budget["status"]["disruptedPods"], json!({"p": "now"}));
         assert_eq!(budget["status"]["conditions"][0]["reason"], "InsufficientPods");
         assert_eq!(take(&mut budget, "q", "now").unwrap_err().code, 429);
-        let failed = |reason: &str, message: &str| {
-            json!([{"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message}])
-        };
+        let failed = |reason: &str, message: &str| json!([{"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message}]);
         for (healthy, conditions, expected) in [
             (0, failed("SyncFailed", "boom"), "does not allow evicting pods currently because it failed sync: boom"),
             (0, failed("SyncFailed", ""), "needs 1 healthy pods and has 0 currently"),

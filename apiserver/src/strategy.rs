@@ -406,9 +406,19 @@ mod tests {
         for (def, version, kind, expected) in [
             (definitions, "v1", "ConfigMap", "apiserver/apiserver.go:54\""),
             (definitions, "apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "apiserver/apiserver.go:54\""),
-            (definitions, "v1", "Status", "(v1.Status) to (apiextensions.CustomResourceDefinition): unknown conversion"),
+            (
+                definitions,
+                "v1",
+                "Status",
+                "(v1.Status) to (apiextensions.CustomResourceDefinition): unknown conversion",
+            ),
             (services, "apiregistration.k8s.io/v2", "APIService", "scheme/scheme.go:32\""),
-            (services, "apiregistration.k8s.io/v1", "APIServiceList", "(apiregistration.APIService): unknown conversion"),
+            (
+                services,
+                "apiregistration.k8s.io/v1",
+                "APIServiceList",
+                "(apiregistration.APIService): unknown conversion",
+            ),
             (def, "apiregistration.k8s.io/v1", "APIService", "legacyscheme/scheme.go:30\""),
         ] {
             let message = other_kind(def, version, kind).message;

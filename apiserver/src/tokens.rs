@@ -131,9 +131,8 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
     check(call, &mut review)?;
     let (asked, own) = (text(&review["metadata"], "uid"), text(&account["metadata"], "uid"));
     if !asked.is_empty() && asked != own {
-        let why = format!(
-            "the UID in the token request ({asked}) does not match the UID of the service account ({own})"
-        );
+        let why =
+            format!("the UID in the token request ({asked}) does not match the UID of the service account ({own})");
         return Err(Status::conflict(GROUP, "TokenRequest", &request.name, &why));
     }
     if !review["spec"]["expirationSeconds"].is_i64() {

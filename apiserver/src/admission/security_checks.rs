@@ -496,9 +496,11 @@ mod tests {
             assert_eq!(reasons, expected, "{level:?} {spec}");
         }
         // Of pods with users of their own less is asked since v1.35.
-        let own = |users: bool| json!({"spec": {"hostUsers": users, "containers": [{"name": "c", "securityContext": {
+        let own = |users: bool| {
+            json!({"spec": {"hostUsers": users, "containers": [{"name": "c", "securityContext": {
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsUser": 0,
-            "seccompProfile": {"type": "RuntimeDefault"}, "procMount": "Unmasked"}}]}});
+            "seccompProfile": {"type": "RuntimeDefault"}, "procMount": "Unmasked"}}]}})
+        };
         for (level, version, users, expected) in [
             (Level::Baseline, None, false, &[][..]),
             (Level::Baseline, Some(34), false, &["procMount"]),

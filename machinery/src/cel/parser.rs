@@ -66,7 +66,8 @@ impl Parser<'_> {
         match self.tokens.get(self.next + 1) {
             Some((_, next)) => {
                 let at = self.at();
-                let unknown = self.problems.iter().map(|(place, _)| *place).filter(|place| (at + 1..*next).contains(place));
+                let unknown =
+                    self.problems.iter().map(|(place, _)| *place).filter(|place| (at + 1..*next).contains(place));
                 self.source[at..unknown.min().unwrap_or(*next)].trim_end()
             }
             None => "<EOF>",

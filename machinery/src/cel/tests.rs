@@ -147,10 +147,7 @@ fn what_does_not_compile() {
             ],
         ),
         ("1 + $", &[(5, "token recognition error at: '$'"), (6, &format!("mismatched input '<EOF>' {start}"))]),
-        (
-            "1 + +",
-            &[(5, &format!("mismatched input '+' {start}")), (6, &format!("mismatched input '<EOF>' {start}"))],
-        ),
+        ("1 + +", &[(5, &format!("mismatched input '+' {start}")), (6, &format!("mismatched input '<EOF>' {start}"))]),
         ("?", &[(1, &format!("mismatched input '?' {start}")), (2, &format!("mismatched input '<EOF>' {start}"))]),
         (
             r#""\xFh""#,

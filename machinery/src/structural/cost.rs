@@ -56,7 +56,7 @@ impl Declared {
     /// What a schema declares.
     pub fn of(schema: &Schema) -> Option<Self> {
         if schema.int_or_string {
-            return Some(Self::simple(1, REQUEST_BYTES - 2));
+            return Some(Self::simple(1, schema.length.1.map_or(REQUEST_BYTES - 2, |most| most.saturating_mul(4))));
         }
         Some(match schema.kind.as_str() {
             "array" => {
@@ -471,7 +471,8 @@ mod tests {
     fn selectors_cost_what_a_device_can_hold() {
         const OF: &str = "device.attributes['dra.example.com']";
         let ten = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]";
-        let nested = (0..7).fold("int('1'.find('[0-9]*')) < 100".to_owned(), |body, i| format!("{ten}.all(x{i}, {body})"));
+        let nested =
+            (0..7).fold("int('1'.find('[0-9]*')) < 100".to_owned(), |body, i| format!("{ten}.all(x{i}, {body})"));
         for (expression, expected) in [
             ("true".into(), 0),
             ("'dra.example.com' in device.attributes".into(), 3),
@@ -507,6 +508,8 @@ mod tests {
             (json!({"type": "string"}), 2, REQUEST_BYTES - 2),
             (json!({"type": "string", "maxLength": 5}), 2, 20),
             (json!({"type": "string", "enum": ["a", "abc"]}), 2, 3),
+            (json!({"x-kubernetes-int-or-string": true}), 1, REQUEST_BYTES - 2),
+            (json!({"x-kubernetes-int-or-string": true, "maxLength": 5}), 1, 20),
             (json!({"type": "array", "items": {"type": "integer"}}), 2, (REQUEST_BYTES - 2) / 2),
             (json!({"type": "object", "additionalProperties": {"type": "boolean"}}), 2, (REQUEST_BYTES - 2) / 10),
             (json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}), 12, 0),

@@ -63,7 +63,8 @@ fn what_of_a_claim_may_change() {
              status.currentVolumeAttributesClassName is not nil"
         )
     };
-    let (bound, in_force) = (json!({"phase": "Bound"}), json!({"phase": "Bound", "currentVolumeAttributesClassName": "a"}));
+    let (bound, in_force) =
+        (json!({"phase": "Bound"}), json!({"phase": "Bound", "currentVolumeAttributesClassName": "a"}));
     for (status, before, after, expected) in [
         (&bound, json!({}), json!({"resources": {"requests": {"storage": "3Gi"}}}), vec![]),
         (&bound, json!({}), class("a"), vec![]),
