@@ -104,6 +104,11 @@ fn what_does_not_compile() {
             "ERROR: <input>:1:8: found no matching overload for '_==_' applied to '(int, string)'\n | self.n == 'x'\n | .......^",
         ),
         ("self.nope > 1", "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope > 1\n | ....^"),
+        (
+            "nosuch(other)",
+            "ERROR: <input>:1:7: undeclared reference to 'nosuch' (in container '')\n | nosuch(other)\n | ......^\n\
+             ERROR: <input>:1:8: undeclared reference to 'other' (in container '')\n | nosuch(other)\n | .......^",
+        ),
         ("nosuch", "ERROR: <input>:1:1: undeclared reference to 'nosuch' (in container '')\n | nosuch\n | ^"),
         (
             "bogus(",
