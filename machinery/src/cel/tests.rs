@@ -135,6 +135,21 @@ fn what_does_not_compile() {
     ] {
         assert_eq!(run(source), Err(expected.to_owned()), "{source}");
     }
+    for source in [
+        "(".repeat(500),
+        "1+".repeat(5000) + "1",
+        "'open".to_owned(),
+        "self.list.all(1, true)".to_owned(),
+        "1 = 2".to_owned(),
+        "$".to_owned(),
+        "a\u{1F600}b".to_owned(),
+    ] {
+        assert!(run(&source).is_err(), "{}", &source[..source.len().min(40)]);
+    }
+}
+
+#[test]
+fn syntax_errors_are_told_one_after_another() {
     let start = "expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
                  BYTES, IDENTIFIER}";
     // Each row: what is told of an expression, with the columns.
@@ -174,17 +189,6 @@ fn what_does_not_compile() {
         };
         let expected: Vec<String> = expected.iter().map(shown).collect();
         assert_eq!(run(source), Err(expected.join("\n")), "{source}");
-    }
-    for source in [
-        "(".repeat(500),
-        "1+".repeat(5000) + "1",
-        "'open".to_owned(),
-        "self.list.all(1, true)".to_owned(),
-        "1 = 2".to_owned(),
-        "$".to_owned(),
-        "a\u{1F600}b".to_owned(),
-    ] {
-        assert!(run(&source).is_err(), "{}", &source[..source.len().min(40)]);
     }
 }
 
