@@ -137,6 +137,14 @@ pub fn go_type(value: &Value) -> &'static str {
     }
 }
 
+/// A refusal of a number with the number as the body has it.
+pub fn with_literal(headers: &HeaderMap, body: &[u8], why: String) -> String {
+    match content_type(headers) {
+        "application/json" | "" | "*/*" => decode::with_literal(body, why),
+        _ => why,
+    }
+}
+
 /// Reads CBOR: first what it says it is, then by the schema of that, if it has one.
 fn from_cbor(body: &[u8], expected: (&str, &str), unrecognized: impl Fn(String) -> Status) -> Result<Decoded, Status> {
     let (version, kind) = cbor::interpret(body).map_err(unrecognized)?;

@@ -82,9 +82,9 @@ fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Resu
     let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
     if !known {
         let (group, v) = version.split_once('/').unwrap_or(("", version));
-        let why = match strategy::registered(group, v, kind) {
+        let why = match strategy::registered(call.request.def, group, v, kind) {
             Some(other) => format!("converting ({other}) to (policy.Eviction): unknown conversion"),
-            None => strategy::not_registered(version, kind),
+            None => strategy::not_registered(call.request.def, version, kind),
         };
         return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));
     }
@@ -177,6 +177,25 @@ fn refused(why: String, retry_after_seconds: i32) -> Status {
     Status { details: Some(Box::new(details)), ..Status::too_many_requests(REFUSED, retry_after_seconds) }
 }
 
+/// Why a budget allows no disruption. Its numbers say nothing if they could not be counted.
+fn why_none(status: &Value) -> String {
+    const NOT_NOW: &str = "does not allow evicting pods currently";
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let told =
+        conditions.filter(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False").find_map(|condition| {
+            let message = condition["message"].as_str().filter(|message| !message.is_empty())?;
+            Some((condition["reason"].as_str().unwrap_or_default(), message))
+        });
+    let number = |key: &str| status[key].as_i64().unwrap_or(0);
+    let (needed, healthy) = (number("desiredHealthy"), number("currentHealthy"));
+    match told {
+        Some(("SyncFailed", message)) => format!("{NOT_NOW} because it failed sync: {message}"),
+        _ if healthy <= needed => format!("needs {needed} healthy pods and has {healthy} currently"),
+        Some((reason, message)) => format!("{NOT_NOW} ({reason}): {message}"),
+        None => NOT_NOW.into(),
+    }
+}
+
 /// Notes in a budget that a pod goes.
 fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
     let name = budget["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -189,20 +208,14 @@ fn take(budget: &mut Value, pod: &str, now: &str) -> Result<(), Status> {
     }
     let allowed = number(status, "disruptionsAllowed");
     if allowed < 0 {
-        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, "pdb disruptions allowed is negative"));
+        return Err(Status::forbidden("policy", "poddisruptionbudget", &name, "pdb disruptions allowed is negative"));
     }
     if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED_PODS) {
         let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
-        return Err(Status::forbidden("policy", "poddisruptionbudgets", &name, why));
+        return Err(Status::forbidden("policy", "poddisruptionbudget", &name, why));
     }
     if allowed == 0 {
-        let (needed, healthy) = (number(status, "desiredHealthy"), number(status, "currentHealthy"));
-        let why = if healthy <= needed {
-            format!("The disruption budget {name} needs {needed} healthy pods and has {healthy} currently")
-        } else {
-            format!("The disruption budget {name} does not allow evicting pods currently")
-        };
-        return Err(refused(why, 0));
+        return Err(refused(format!("The disruption budget {name} {}", why_none(status)), 0));
     }
     status["disruptionsAllowed"] = (allowed - 1).into();
     status["disruptedPods"][pod] = now.into();
@@ -275,6 +288,19 @@ mod tests {
         assert_eq!(budget["status"]["disruptedPods"], json!({"p": "now"}));
         assert_eq!(budget["status"]["conditions"][0]["reason"], "InsufficientPods");
         assert_eq!(take(&mut budget, "q", "now").unwrap_err().code, 429);
+        let failed = |reason: &str, message: &str| json!([{"type": "DisruptionAllowed", "status": "False", "reason": reason, "message": message}]);
+        for (healthy, conditions, expected) in [
+            (0, failed("SyncFailed", "boom"), "does not allow evicting pods currently because it failed sync: boom"),
+            (0, failed("SyncFailed", ""), "needs 1 healthy pods and has 0 currently"),
+            (1, failed("Other", "why"), "needs 1 healthy pods and has 1 currently"),
+            (2, failed("Other", "why"), "does not allow evicting pods currently (Other): why"),
+            (2, json!([]), "does not allow evicting pods currently"),
+        ] {
+            budget["status"]["conditions"] = conditions;
+            budget["status"]["currentHealthy"] = healthy.into();
+            let details = take(&mut budget, "q", "now").unwrap_err().details.unwrap();
+            assert_eq!(details.causes[0].message, format!("The disruption budget b {expected}"));
+        }
         budget["metadata"]["generation"] = 2.into();
         let details = take(&mut budget, "q", "now").unwrap_err().details.unwrap();
         assert_eq!(details.retry_after_seconds, RETRY_SECONDS);

@@ -51,7 +51,6 @@ fn ignored(def: &ResourceDef, subresource: &str) -> FieldSet {
             "storage.k8s.io"
             | "flowcontrol.apiserver.k8s.io"
             | "admissionregistration.k8s.io"
-            | "apiextensions.k8s.io"
             | "apiregistration.k8s.io",
             _,
         ) => FieldSet::of(&[&["spec"], &["metadata"]]),

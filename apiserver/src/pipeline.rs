@@ -23,7 +23,7 @@ use crate::access::{Admission, Attributes, Authorizer, Decision, UserInfo};
 use crate::authn::Authentication;
 use crate::hooks::Hooks;
 use crate::objects::{Objects, status_of};
-use crate::request::{Query, ResourceRequest, Target, attributes_of, check_deadline, target};
+use crate::request::{Query, ResourceRequest, Target, attributes_of, deadline, target};
 use crate::verbs::{Call, patch};
 use crate::{
     Settings, admission, aggregation, audit, authn, authz, bindings, body, components, crd, discovery, earlier,
@@ -227,6 +227,7 @@ impl ApiServer {
     }
 
     async fn layers(&self, user: UserInfo, request: Request<Bytes>) -> Answer {
+        let begun = Instant::now();
         let (mut parts, bytes) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let user = self.impersonate(user, &mut parts)?;
@@ -239,9 +240,10 @@ impl ApiServer {
             return Ok(aggregation::serve(self, &remote, &user, passed, upgrade).await);
         }
         let target = target(&parts.method, &parts.uri, &self.customs);
-        if !matches!(&target, Ok(Target::Resource(request)) if lasts(request)) {
-            check_deadline(parts.uri.query())?;
-        }
+        let limit = match &target {
+            Ok(Target::Resource(request)) if lasts(request) => None,
+            _ => deadline(parts.uri.query())?,
+        };
         let target = match target {
             Ok(target) => target,
             Err(unknown) => {
@@ -269,7 +271,10 @@ impl ApiServer {
                 let (headers, fence) = (&parts.headers, fence.as_ref());
                 let call = Call { request: &request, user: &user, headers, body: &bytes, fence, counts_anyway: false };
                 let answer = match self.authorize(&user, &attributes) {
-                    Ok(()) => self.resource(&call, &attributes, upgrade, &parts.uri).await,
+                    Ok(()) => {
+                        let answer = self.resource(&call, &attributes, upgrade, &parts.uri);
+                        respond::within(limit, begun, answer).await
+                    }
                     Err(refusal) => Err(refusal),
                 };
                 let code = answer.as_ref().map_or_else(|status| status.code, |response| response.status().as_u16());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{IntErrorKind, ParseIntError};
+use std::time::Duration;
 
 use http::Method;
 use keelson_machinery::conversion;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::access::Attributes;
 use crate::crd;
 use crate::objects::parse;
+use crate::settings::duration;
 use crate::{scheduling, usage};
 
 /// Query parameters, decoded; of repeated ones all values.
@@ -66,13 +68,18 @@ impl Query {
     }
 }
 
-/// Refuses a `timeout` that is no span of time, whatever else a request asks for (upstream's `WithRequestDeadline`).
-/// One that is asked for does not shorten the server's own limits.
-pub(crate) fn check_deadline(query: Option<&str>) -> Result<(), Status> {
-    let Some(query) = query.filter(|query| query.contains("timeout=")) else { return Ok(()) };
-    match Query::parse(Some(query)).get("timeout").and_then(span_problem) {
+/// Most time that a request may ask for; one that asks for more or for nothing gets no other limit.
+const MAX_REQUESTED: Duration = Duration::from_secs(60);
+
+/// The time that a request gives itself (`timeout`), if it is less than [`MAX_REQUESTED`]. What is no span of time is refused,
+/// whatever else a request asks for (upstream's `WithRequestDeadline`).
+pub(crate) fn deadline(query: Option<&str>) -> Result<Option<Duration>, Status> {
+    let Some(query) = query.filter(|query| query.contains("timeout=")) else { return Ok(None) };
+    let query = Query::parse(Some(query));
+    let Some(text) = query.get("timeout") else { return Ok(None) };
+    match span_problem(text) {
         Some(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
-        None => Ok(()),
+        None => Ok(duration(text).filter(|asked| (Duration::from_nanos(1)..MAX_REQUESTED).contains(asked))),
     }
 }
 
@@ -400,9 +407,20 @@ mod tests {
             ("a=b&timeout=5", Some(r#"time: missing unit in duration "5""#)),
             ("timeout=5d", Some(r#"time: unknown unit "d" in duration "5d""#)),
         ] {
-            let refused = check_deadline(Some(query)).err().map(|status| status.message);
+            let refused = deadline(Some(query)).err().map(|status| status.message);
             let expected = expected.map(|why| format!("invalid timeout specified in the request URL - {why}"));
             assert_eq!(refused, expected, "{query}");
+        }
+        for (query, expected) in [
+            ("timeout=1500ms", Some(1500)),
+            ("timeout=59s", Some(59_000)),
+            ("timeout=60s", None),
+            ("timeout=-1s", None),
+            ("timeout=0s", None),
+            ("a=b", None),
+        ] {
+            let asked = deadline(Some(query)).unwrap();
+            assert_eq!(asked, expected.map(Duration::from_millis), "{query}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Answers: objects written in the form that the client accepts.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -17,6 +18,13 @@ use crate::negotiate::Media;
 
 /// Answers smaller than this are not compressed, bytes (upstream's limit).
 const MIN_COMPRESSED_BYTES: u64 = 128 << 10;
+
+/// What is said when a request's own time is over.
+const OUT_OF_TIME: &str = concat!(
+    r#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","#,
+    r#""reason":"Timeout","details":{},"code":504}"#,
+    "\n"
+);
 
 /// Bytes as an answer.
 pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<bytes::Bytes>) -> Response<Body> {
@@ -68,6 +76,20 @@ pub fn object(code: u16, media: Media, object: &Value, pretty: bool) -> Result<R
         Media::Cbor => Ok(cbor::encode(object)),
     };
     Ok(bytes(code, media.content_type(), written.map_err(|why| Status::internal(&why))?))
+}
+
+/// An answer, if it comes within what a request allows itself from its beginning. Else it is not waited for; what it was doing
+/// may have been done. Upstream's refusal comes from where nothing is known of kinds and media types, so it names none.
+pub async fn within(
+    limit: Option<Duration>,
+    begun: Instant,
+    answer: impl Future<Output = Result<Response<Body>, Status>>,
+) -> Result<Response<Body>, Status> {
+    let Some(limit) = limit else { return answer.await };
+    let left = limit.saturating_sub(begun.elapsed());
+    // What is ready at once would be told even if there is no time.
+    let told = if left.is_zero() { None } else { tokio::time::timeout(left, answer).await.ok() };
+    told.unwrap_or_else(|| Ok(body::text(504, OUT_OF_TIME)))
 }
 
 /// A refusal.

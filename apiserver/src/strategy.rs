@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::{admission, aggregation, certificates, crd, services};
+use crate::verbs::Call;
+use crate::{admission, aggregation, body, certificates, crd, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -74,33 +75,47 @@ pub fn without_namespace(def: &ResourceDef, object: &mut Value) {
 /// The refusal of a body of another kind than belongs there.
 pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
     let (group, v) = version.split_once('/').unwrap_or(("", version));
-    let why = match registered(group, v, kind) {
+    let why = match registered(def, group, v, kind) {
         Some(other) => unknown_conversion(&other, def),
-        None => not_registered(version, kind),
+        None => not_registered(def, version, kind),
     };
     Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
 }
 
-/// What Go calls the type of a kind, if it is known: that of a resource, its lists, or one that every version of the API has.
-pub fn registered(group: &str, version: &str, kind: &str) -> Option<String> {
+/// What knows the kinds of a group: definitions and APIServices are served upstream by servers of their own, which know no
+/// other kinds. The name is the place in upstream's source; the lines of the first two were never seen in an answer.
+fn scheme(group: &str) -> &'static str {
+    match group {
+        "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:54",
+        "apiregistration.k8s.io" => "k8s.io/kube-aggregator/pkg/apiserver/scheme/scheme.go:32",
+        _ => "pkg/api/legacyscheme/scheme.go:30",
+    }
+}
+
+/// What Go calls the type of a kind, if it is known where a row's objects are served: that of a resource, its lists, or one
+/// that every version of the API has.
+pub fn registered(def: &ResourceDef, group: &str, version: &str, kind: &str) -> Option<String> {
     const EVERYWHERE: [&str; 7] =
         ["CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent"];
     const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
-    let known = |kind: &str| resources::find_kind(group, version, kind).is_some();
-    let own =
-        known(kind) || kind.strip_suffix("List").is_some_and(|item| item.is_empty() && group.is_empty() || known(item));
-    let core = (group, version) == ("", "v1") && UNVERSIONED.contains(&kind);
-    let common =
-        EVERYWHERE.contains(&kind) && resources::RESOURCES.iter().any(|r| (r.group, r.version) == (group, version));
+    let here = scheme(group) == scheme(def.group);
+    let known = |kind: &str| here && resources::find_kind(group, version, kind).is_some();
+    let list = |item: &str| here && item.is_empty() && group.is_empty() || known(item);
+    let own = known(kind) || kind.strip_suffix("List").is_some_and(list);
+    let first = (group, version) == ("", "v1");
+    let core = first && UNVERSIONED.contains(&kind);
+    let versions = || resources::RESOURCES.iter().any(|r| (r.group, r.version) == (group, version));
+    let common = EVERYWHERE.contains(&kind) && (first || here && versions());
     match own {
         true => Some(format!("{version}.{kind}")),
         false => (core || common).then(|| format!("v1.{kind}")),
     }
 }
 
-/// What is said of a kind that nobody knows.
-pub fn not_registered(version: &str, kind: &str) -> String {
-    format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+/// What is said of a kind that nobody knows where a row's objects are served.
+pub fn not_registered(def: &ResourceDef, version: &str, kind: &str) -> String {
+    let scheme = scheme(def.group);
+    format!("no kind {kind:?} is registered for version {version:?} in scheme {scheme:?}")
 }
 
 /// What is said of a kind where another belongs.
@@ -114,7 +129,13 @@ pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
     keelson_machinery::conform::unstructured_error(def, object)
 }
 
-/// Brings a body into the form of its kind; gives the unknown fields, which are removed.
+/// Brings an object that was read from a request's body into the form of its kind; gives the unknown fields, which are removed.
+pub fn conform_body(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
+    let told = conform_text(call.request, object);
+    told.map_err(|why| cannot_be_handled(call.request.def, &body::with_literal(call.headers, call.body, why)))
+}
+
+/// Brings an object into the form of its kind; gives the unknown fields, which are removed.
 pub fn conform(request: &ResourceRequest, object: &mut Value) -> Result<Vec<String>, Status> {
     conform_text(request, object).map_err(|why| cannot_be_handled(request.def, &why))
 }
@@ -367,7 +388,7 @@ mod tests {
     fn kinds_of_no_resource_are_known_too() {
         let def = resources::find("", "v1", "configmaps").unwrap();
         let registered = |from: &str| format!("converting ({from}) to (core.ConfigMap): unknown conversion");
-        let in_scheme = |version: &str, kind: &str| not_registered(version, kind);
+        let in_scheme = |version: &str, kind: &str| not_registered(def, version, kind);
         for (version, kind, expected) in [
             ("v1", "ConfigMapList", registered("v1.ConfigMapList")),
             ("v1", "List", registered("v1.List")),
@@ -379,6 +400,29 @@ mod tests {
         ] {
             let message = other_kind(def, version, kind).message;
             assert!(message.ends_with(&expected), "{message}");
+        }
+        let definitions = resources::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+        let services = resources::find("apiregistration.k8s.io", "v1", "apiservices").unwrap();
+        for (def, version, kind, expected) in [
+            (definitions, "v1", "ConfigMap", "apiserver/apiserver.go:54\""),
+            (definitions, "apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "apiserver/apiserver.go:54\""),
+            (
+                definitions,
+                "v1",
+                "Status",
+                "(v1.Status) to (apiextensions.CustomResourceDefinition): unknown conversion",
+            ),
+            (services, "apiregistration.k8s.io/v2", "APIService", "scheme/scheme.go:32\""),
+            (
+                services,
+                "apiregistration.k8s.io/v1",
+                "APIServiceList",
+                "(apiregistration.APIService): unknown conversion",
+            ),
+            (def, "apiregistration.k8s.io/v1", "APIService", "legacyscheme/scheme.go:30\""),
+        ] {
+            let message = other_kind(def, version, kind).message;
+            assert!(message.ends_with(expected), "{message}");
         }
     }
 

@@ -129,6 +129,7 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         review["spec"] = json!({});
     }
     check(call, &mut review)?;
+    same_account(&review, &account, &request.name)?;
     if !review["spec"]["expirationSeconds"].is_i64() {
         review["spec"]["expirationSeconds"] = DEFAULT_SECONDS.into();
     }
@@ -186,4 +187,14 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
         .unwrap_or_default();
     review["status"] = json!({"token": token, "expirationTimestamp": expires});
     call.answer(201, &review, &warnings)
+}
+
+/// Refuses a request that names, by its UID, another account than the one there is.
+fn same_account(review: &Value, account: &Value, name: &str) -> Result<(), Status> {
+    let (asked, own) = (text(&review["metadata"], "uid"), text(&account["metadata"], "uid"));
+    if asked.is_empty() || asked == own {
+        return Ok(());
+    }
+    let why = format!("the UID in the token request ({asked}) does not match the UID of the service account ({own})");
+    Err(Status::conflict(GROUP, "TokenRequest", name, &why))
 }

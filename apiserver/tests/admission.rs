@@ -248,6 +248,37 @@ async fn pods_grow_within_what_their_node_has() {
     }
 }
 
+#[tokio::test]
+async fn pods_change_as_their_node_declares() {
+    let cluster = with_account(plugins(&[], &[])).await;
+    cluster.node("n", json!({"kubernetes.io/os": "linux"})).await;
+    let spec = |pod: &str, start: &str| {
+        let asks = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        json!({"nodeName": "n", "resources": asks(pod), "containers": [{"name": "c", "image": "i"}],
+            "initContainers": [{"name": "s", "image": "i", "resources": asks(start)}]})
+    };
+    cluster.make(PODS, pod("p", spec("1", "100m"))).await;
+    let (whole, start) = ("InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers");
+    for (declared, wanted, lacks) in [
+        (json!([]), spec("2", "100m"), Some(whole.to_owned())),
+        (json!([]), spec("2", "200m"), Some(format!("{whole}, {start}"))),
+        (json!([whole]), spec("2", "200m"), Some(start.to_owned())),
+        (json!([whole, start]), spec("2", "200m"), None),
+    ] {
+        let status = json!({"status": {"allocatable": {"cpu": "4"}, "declaredFeatures": declared}});
+        assert_eq!(cluster.json("PATCH", "/api/v1/nodes/n/status", &status).await.0, 200);
+        let body = json!({"spec": wanted}).to_string().into_bytes();
+        let path = format!("{PODS}/p/resize");
+        let (code, answer) = cluster.raw(admin(), "PATCH", &path, "application/merge-patch+json", body).await;
+        let Some(lacks) = lacks else {
+            assert_eq!(code, 200, "{answer}");
+            continue;
+        };
+        let why = format!("pod update requires features {lacks} which are not available on node \"n\"");
+        assert_eq!((code, &answer["message"]), (403, &json!(format!("pods \"p\" is forbidden: {why}"))), "{declared}");
+    }
+}
+
 /// Binds pods of the namespace `default` in one request; what is told of each.
 async fn bind(cluster: &Cluster, pairs: &[(&str, &str)]) -> Vec<Value> {
     let list = pairs.iter().map(|(name, node)| json!({"namespace": "default", "name": name, "node": node}));

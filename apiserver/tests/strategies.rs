@@ -255,7 +255,16 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
     let (token, strict) = (format!("{DEFAULT}/serviceaccounts/default/token"), "?fieldValidation=Strict");
     let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
     let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
-    let rows: [Refused<'_>; 9] = [
+    let rows: [Refused<'_>; 11] = [
+        (
+            "POST",
+            &token,
+            "",
+            json!({"metadata": {"uid": "x"}}),
+            409,
+            "the UID in the token request (x) does not match the UID of the service account (",
+        ),
+        ("POST", &token, "?timeout=1ns", json!({}), 504, "request did not complete within the allotted timeout"),
         (
             "POST",
             &token,

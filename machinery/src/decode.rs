@@ -1,15 +1,19 @@
 //! Reading request bodies: JSON and YAML into values, duplicate keys found, depth limited.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::go_scan::{self, syntax_error};
 
 /// Deepest nesting that is read.
 pub const MAX_DEPTH: usize = 100;
+/// Below it every float without a fraction is an `i64`.
+const MAX_WHOLE: f64 = 9.2e18;
 /// What is said of deeper nesting.
 const TOO_DEEP: &str = "exceeded max depth";
 
@@ -38,7 +42,7 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
 fn parsed(bytes: &[u8]) -> serde_json::Result<Decoded> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
+    let seed = Strict { path: String::new(), depth: 0, whole: false, duplicates: &mut duplicates };
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
@@ -51,7 +55,7 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     let mut duplicates = Vec::new();
     let read = |policy, duplicates: &mut Vec<String>| {
         let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
-        let seed = Strict { path: String::new(), depth: 0, duplicates };
+        let seed = Strict { path: String::new(), depth: 0, whole: true, duplicates };
         serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| seed.deserialize(de))
     };
     let value = match read(serde_saphyr::options::DuplicateKeyPolicy::Error, &mut duplicates) {
@@ -205,6 +209,39 @@ pub fn in_order(document: &[u8], unknown: &[String], duplicates: &[String]) -> V
     all.into_iter().map(|(_, text)| text).collect()
 }
 
+/// The refusal of a number (`json: cannot unmarshal number 1000.0 into Go struct field DeploymentSpec.spec.replicas of type
+/// int32`) with the number as it stands in the document: Go's decoder shows `1e3` as that. Others are left as they are.
+pub fn with_literal(document: &[u8], why: String) -> String {
+    let literal = || {
+        let (before, rest) = why.split_once("cannot unmarshal number ")?;
+        let (shown, rest) = rest.split_once(" into Go struct field ")?;
+        let (place, _) = rest.split_once(" of type ")?;
+        let (_, fields) = place.split_once('.')?;
+        let number = shown.parse().ok()?;
+        let literal = number_at(std::str::from_utf8(document).ok()?, fields, number)?;
+        Some(format!("{before}cannot unmarshal number {literal} into Go struct field {rest}"))
+    };
+    literal().unwrap_or(why)
+}
+
+/// How a number is written that is found below a path of fields, in lists and maps on the way too.
+fn number_at<'a>(document: &'a str, fields: &str, number: f64) -> Option<&'a str> {
+    let document = document.trim();
+    if document.starts_with('[') {
+        let items: Vec<&RawValue> = serde_json::from_str(document).ok()?;
+        return items.into_iter().find_map(|item| number_at(item.get(), fields, number));
+    }
+    if document.starts_with('{') {
+        let map: BTreeMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(document).ok()?;
+        let (field, below) = fields.split_once('.').unwrap_or((fields, ""));
+        return match map.get(field).filter(|_| !field.is_empty()) {
+            Some(value) => number_at(value.get(), below, number),
+            None => map.into_values().find_map(|value| number_at(value.get(), fields, number)),
+        };
+    }
+    (fields.is_empty() && document.parse() == Ok(number)).then_some(document)
+}
+
 /// Notes at which places the keys of a document are.
 struct Places<'a> {
     path: String,
@@ -280,6 +317,8 @@ pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
 struct Strict<'a> {
     path: String,
     depth: usize,
+    /// Whether `1.0` is 1: YAML becomes JSON upstream, and that is how JSON has it.
+    whole: bool,
     duplicates: &'a mut Vec<String>,
 }
 
@@ -309,6 +348,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(v.into())
     }
     fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        if self.whole && v.fract() == 0.0 && v.abs() < MAX_WHOLE {
+            return Ok((v as i64).into());
+        }
         Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
@@ -325,7 +367,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut list = Vec::new();
         loop {
             let path = format!("{}[{}]", self.path, list.len());
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates, ..self };
             match access.next_element_seed(seed)? {
                 Some(item) => list.push(item),
                 None => return Ok(list.into()),
@@ -340,7 +382,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if map.contains_key(&key) {
                 self.duplicates.push(path.clone());
             }
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates, ..self };
             map.insert(key, access.next_value_seed(seed)?);
         }
         Ok(map.into())
@@ -391,6 +433,34 @@ impl Visitor<'_> for KeyVisitor {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn refused_numbers_are_shown_as_they_were_written() {
+        let told = |number: &str, place: &str| {
+            format!("X: json: cannot unmarshal number {number} into Go struct field {place} of type int32")
+        };
+        for (document, shown, place, literal) in [
+            (r#"{"spec":{"replicas":1e3}}"#, "1000.0", "S.spec.replicas", "1e3"),
+            (r#"{"spec": {"other": 1000, "replicas": 1E+3 }}"#, "1000.0", "S.spec.replicas", "1E+3"),
+            (r#"{"spec":{"replicas":99999999999999999999}}"#, "1e+20", "S.spec.replicas", "99999999999999999999"),
+            (r#"{"ports":[{"port":1},{"port":2.50}]}"#, "2.5", "P.ports.port", "2.50"),
+            (r#"{"map":{"a":{"n":7},"b":{"n":1.0}}}"#, "1.0", "M.map.n", "1.0"),
+            (r#"{"map":{"a":1,"b":1e1}}"#, "10.0", "M.map", "1e1"),
+            (r#"{"spec":{"replicas":2}}"#, "1.5", "S.spec.replicas", "1.5"),
+            ("{", "1.5", "S.spec.replicas", "1.5"),
+        ] {
+            assert_eq!(with_literal(document.as_bytes(), told(shown, place)), told(literal, place), "{document}");
+        }
+        let other = "json: cannot unmarshal string into Go struct field S.spec.replicas of type int32";
+        assert_eq!(with_literal(br#"{"spec":{"replicas":"1"}}"#, other.into()), other);
+    }
+
+    #[test]
+    fn whole_numbers_of_yaml_are_whole() {
+        let read = |text: &str| yaml(text.as_bytes()).unwrap().value;
+        assert_eq!(read("[1.0, 1e3, -2.00, 1.5, 1e25]"), serde_json::json!([1, 1000, -2, 1.5, 1e25]));
+        assert_eq!(json(b"[1.0]").unwrap().value, serde_json::json!([1.0]));
+    }
 
     #[test]
     fn duplicates_are_found_and_the_last_counts() {

@@ -217,6 +217,9 @@ fn cron_job(object: &mut Value) {
         ("failedJobsHistoryLimit", json!(1)),
     ];
     fill(&mut object["spec"], &defaults);
+    if let Some(spec) = object.pointer_mut("/spec/jobTemplate/spec") {
+        failure_policy(spec);
+    }
 }
 
 fn replication_controller(object: &mut Value) {
@@ -333,6 +336,13 @@ mod tests {
             ("apps", "statefulsets", json!({}), "/spec/updateStrategy/rollingUpdate", json!({"partition": 0})),
             ("batch", "jobs", json!({"spec": {}}), "/spec/completions", json!(1)),
             ("batch", "cronjobs", json!({"spec": {"suspend": true}}), "/spec/suspend", json!(true)),
+            (
+                "batch",
+                "cronjobs",
+                json!({"spec": {"jobTemplate": {"spec": {"podFailurePolicy": {"rules": [{"onPodConditions": [{}]}]}}}}}),
+                "/spec/jobTemplate/spec/podFailurePolicy/rules/0/onPodConditions/0/status",
+                json!("True"),
+            ),
             (
                 "",
                 "endpoints",

@@ -302,7 +302,9 @@ fn metric_to_v2(metric: &Value) -> Value {
         if out.get(*field).is_none() {
             out[*field] = described(source);
         }
-        if let Some(value) = source.get(*old).filter(|v| !v.is_null()) {
+        // The older version of an object's metric always has a value; beside an average it says nothing.
+        let filled = *old == "targetValue" && source["averageValue"].is_string();
+        if let Some(value) = source.get(*old).filter(|v| !(v.is_null() || filled)) {
             out[*field]["target"]["type"] = target_kind(new).into();
             out[*field]["target"][*new] = value.clone();
         }
@@ -440,12 +442,20 @@ mod tests {
         let v2 = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
             "spec": {"maxReplicas": 3, "metrics": [
                 {"type": "Pods", "pods": {"metric": {"name": "qps"}, "target": {"type": "AverageValue", "averageValue": "5"}}},
+                {"type": "Object", "object": {"metric": {"name": "hits"}, "describedObject": {"kind": "Service", "name": "s"},
+                    "target": {"type": "AverageValue", "averageValue": "2"}}},
+                {"type": "Object", "object": {"metric": {"name": "hits"}, "describedObject": {"kind": "Service", "name": "s"},
+                    "target": {"type": "Value", "value": "9"}}},
                 {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]},
             "status": {"currentMetrics": null, "desiredReplicas": 0}});
         let v1 = to_v1(&v2);
         assert_eq!(v1["spec"], json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 70}));
-        let noted = r#"[{"type":"Pods","pods":{"metricName":"qps","targetAverageValue":"5"}}]"#;
-        assert_eq!(v1["metadata"]["annotations"][METRICS], noted);
+        let noted = [
+            r#"{"type":"Pods","pods":{"metricName":"qps","targetAverageValue":"5"}}"#,
+            r#"{"type":"Object","object":{"target":{"kind":"Service","name":"s"},"metricName":"hits","targetValue":"0","averageValue":"2"}}"#,
+            r#"{"type":"Object","object":{"target":{"kind":"Service","name":"s"},"metricName":"hits","targetValue":"9"}}"#,
+        ];
+        assert_eq!(v1["metadata"]["annotations"][METRICS], format!("[{}]", noted.join(",")));
         assert_eq!(to_v2(&v1), v2);
     }
 

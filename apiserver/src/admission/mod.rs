@@ -216,6 +216,9 @@ pub const CHAIN: &[(&str, bool, Make)] = &[
     ("PodGroupWorkloadExists", true, |parts| Ok(Box::new(pod_groups::PodGroupWorkloadExists(parts.objects.clone())))),
     ("DenyServiceExternalIPs", false, |_| Ok(Box::new(optional::DenyServiceExternalIPs))),
     (topology_labels::NAME, true, |parts| Ok(Box::new(topology_labels::PodTopologyLabels(parts.objects.clone())))),
+    ("NodeDeclaredFeatureValidator", true, |parts| {
+        Ok(Box::new(pods::NodeDeclaredFeatureValidator(parts.objects.clone())))
+    }),
     ("PodResizeValidator", true, |parts| Ok(Box::new(pods::PodResizeValidator(parts.objects.clone())))),
     ("MutatingAdmissionPolicy", true, |parts| Ok(Box::new(policies::Mutating::new(parts)))),
     ("MutatingAdmissionWebhook", true, |parts| Ok(Box::new(webhooks::Mutating::new(parts)))),

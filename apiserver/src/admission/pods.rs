@@ -158,6 +158,58 @@ impl AdmissionPlugin for Priority {
     }
 }
 
+/// A pod on a node is not to be changed in ways that its node's agent does not say that it knows (KEP-5328).
+pub(super) struct NodeDeclaredFeatureValidator(pub(super) Objects);
+
+impl NodeDeclaredFeatureValidator {
+    /// The features that a change needs, in the order of their names. All others are needed from the start, by the scheduler.
+    fn needed(pod: &Value, old: &Value) -> Vec<&'static str> {
+        let list = |pod: &'_ Value| pod["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
+        let (spec, before) = (&pod["spec"]["resources"], &old["spec"]["resources"]);
+        let grows = |(now, before): (&Value, &Value)| {
+            before["restartPolicy"] != "Always" && now["resources"] != before["resources"]
+        };
+        let mut needed = Vec::new();
+        if spec != before {
+            needed.push("InPlacePodLevelResourcesVerticalScaling");
+        }
+        if list(pod).iter().zip(&list(old)).any(grows) {
+            needed.push("InPlacePodVerticalScalingInitContainers");
+        }
+        needed
+    }
+}
+
+#[async_trait::async_trait]
+impl AdmissionPlugin for NodeDeclaredFeatureValidator {
+    async fn validate(&self, request: &mut Admission<'_>) -> Result<(), Status> {
+        let changes = request.operation == Operation::Update && matches!(request.subresource, "" | "resize");
+        if !changes || (request.def.group, request.def.plural) != ("", "pods") {
+            return Ok(());
+        }
+        let (Some(pod), Some(old)) = (request.object.as_deref(), request.old) else { return Ok(()) };
+        let name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        if name.is_empty() || pod["spec"] == old["spec"] {
+            return Ok(());
+        }
+        let mut lacks = Self::needed(pod, old);
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        let refuse = |why: &str| Err(Status::forbidden("", "pods", request.name, why));
+        let Some(node) = self.0.object("", "v1", "nodes", "", name) else {
+            return refuse(&format!("node {name:?} not found"));
+        };
+        let declared = node["status"]["declaredFeatures"].as_array().cloned().unwrap_or_default();
+        lacks.retain(|feature| !declared.iter().any(|known| known == feature));
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        let lacks = lacks.join(", ");
+        refuse(&format!("pod update requires features {lacks} which are not available on node {name:?}"))
+    }
+}
+
 /// A pod on a node is not to grow over what the node has to give, nor at all where nodes are not Linux.
 pub(super) struct PodResizeValidator(pub(super) Objects);
 

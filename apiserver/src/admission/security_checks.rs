@@ -48,8 +48,15 @@ const BASELINE: [(Check, bool); 12] = [
     (sysctls, false),
     (host_process, false),
 ];
-const RESTRICTED: [Check; 6] =
-    [privilege_escalation, dropped_capabilities, volume_types, run_as_non_root, run_as_user, seccomp_restricted];
+const RESTRICTED: [Check; 7] = [
+    privilege_escalation,
+    dropped_capabilities,
+    proc_mount_restricted,
+    volume_types,
+    run_as_non_root,
+    run_as_user,
+    seccomp_restricted,
+];
 /// The newest minor version.
 const LATEST: u32 = 36;
 
@@ -250,7 +257,21 @@ fn privileged(pod: &Value, _: u32) -> Option<Violation> {
     violation("privileged", format!("{} must not set securityContext.privileged=true", told("container", &names)))
 }
 
-fn proc_mount(pod: &Value, _: u32) -> Option<Violation> {
+/// Whether a pod has users of its own, so that its root is nobody on the node: less is forbidden then since v1.35.
+fn has_own_users(pod: &Value, minor: u32) -> bool {
+    minor >= 35 && pod["spec"]["hostUsers"] == false
+}
+
+fn proc_mount(pod: &Value, minor: u32) -> Option<Violation> {
+    if has_own_users(pod, minor) { None } else { unmasked(pod) }
+}
+
+/// The stricter level forbids it to pods with users of their own too; of others both levels tell.
+fn proc_mount_restricted(pod: &Value, minor: u32) -> Option<Violation> {
+    if minor >= 35 { unmasked(pod) } else { None }
+}
+
+fn unmasked(pod: &Value) -> Option<Violation> {
     let value = |c: &Value| text(&c["securityContext"]["procMount"]).to_owned();
     let bad = |c: &Value| !matches!(value(c).as_str(), "" | "Default");
     let names = names_of(pod, bad);
@@ -395,7 +416,10 @@ fn volume_types(pod: &Value, _: u32) -> Option<Violation> {
     violation("restricted volume types", format!("{} {verb} {what} {}", told("volume", &names), quoted(&kinds)))
 }
 
-fn run_as_non_root(pod: &Value, _: u32) -> Option<Violation> {
+fn run_as_non_root(pod: &Value, minor: u32) -> Option<Violation> {
+    if has_own_users(pod, minor) {
+        return None;
+    }
     let said = |value: &Value| value["securityContext"]["runAsNonRoot"].as_bool();
     let own = said(&pod["spec"]);
     let wrong = names_of(pod, |c| said(c) == Some(false));
@@ -415,7 +439,7 @@ fn run_as_non_root(pod: &Value, _: u32) -> Option<Violation> {
 fn run_as_user(pod: &Value, minor: u32) -> Option<Violation> {
     let root = |value: &Value| value["securityContext"]["runAsUser"] == 0;
     let (names, own) = (names_of(pod, root), root(&pod["spec"]));
-    if (names.is_empty() && !own) || minor < 23 {
+    if (names.is_empty() && !own) || minor < 23 || has_own_users(pod, minor) {
         return None;
     }
     violation("runAsUser=0", format!("{} must not set runAsUser=0", setters(own, &names)))
@@ -470,6 +494,24 @@ mod tests {
             let found = violations(level, None, &pod(spec.clone()));
             let reasons: Vec<&str> = found.iter().map(|v| v.reason.as_str()).collect();
             assert_eq!(reasons, expected, "{level:?} {spec}");
+        }
+        // Of pods with users of their own less is asked since v1.35.
+        let own = |users: bool| {
+            json!({"spec": {"hostUsers": users, "containers": [{"name": "c", "securityContext": {
+            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"}, "procMount": "Unmasked"}}]}})
+        };
+        for (level, version, users, expected) in [
+            (Level::Baseline, None, false, &[][..]),
+            (Level::Baseline, Some(34), false, &["procMount"]),
+            (Level::Baseline, None, true, &["procMount"]),
+            (Level::Restricted, None, false, &["procMount"]),
+            (Level::Restricted, Some(34), false, &["procMount", "runAsNonRoot != true", "runAsUser=0"]),
+            (Level::Restricted, None, true, &["procMount", "procMount", "runAsNonRoot != true", "runAsUser=0"]),
+        ] {
+            let found = violations(level, version, &own(users));
+            let reasons: Vec<&str> = found.iter().map(|v| v.reason.as_str()).collect();
+            assert_eq!(reasons, expected, "{level:?} {version:?} {users}");
         }
         let told = violations(Level::Baseline, None, &pod(both));
         assert_eq!(told[1].detail, "containers \"b\", \"a\" must not set securityContext.privileged=true");

@@ -32,7 +32,7 @@ impl ApiServer {
         if let Err(status) = strategy::fit(call.request, &mut object) {
             return Err(self.misfit(call, object, &decoded.duplicates, status));
         }
-        let unknown = strategy::conform(call.request, &mut object)?;
+        let unknown = strategy::conform_body(call, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         let again = || {
             let mut object = call.object()?.value;
@@ -145,7 +145,8 @@ impl ApiServer {
         let refused = |why: &str| {
             Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
         };
-        let unknown = conform::conform_to(definition, &mut body.value).map_err(|why| refused(&why))?;
+        let told = conform::conform_to(definition, &mut body.value);
+        let unknown = told.map_err(|why| refused(&body::with_literal(call.headers, call.body, why)))?;
         self.told_fields(call, &unknown, &body.duplicates, warnings).map_err(|why| refused(&why))
     }
 

@@ -36,7 +36,7 @@ impl ApiServer {
         let def = call.request.def;
         let counts_anyway = rules::counts_empty_lists(def) && rules::has_empty_list(&object["spec"]);
         let call = &Call { counts_anyway, ..*call };
-        let unknown = strategy::conform(call.request, &mut object)?;
+        let unknown = strategy::conform_body(call, &mut object)?;
         self.check_fields(call, &unknown, &decoded.duplicates, &mut warnings)?;
         if object["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
             return Err(Status::bad_request(format!(

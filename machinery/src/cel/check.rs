@@ -65,6 +65,7 @@ pub(super) fn check(source: &str, env: &Env, expr: &Expr) -> Result<Type, Compil
     if checker.problems.is_empty() {
         return Ok(kind);
     }
+    checker.problems.sort_by_key(|(at, _)| *at);
     checker.problems.truncate(MAX_PROBLEMS);
     let told: Vec<String> = checker.problems.iter().map(|(at, message)| shown(checker.source, *at, message)).collect();
     Err(CompileError(told.join("\n")))

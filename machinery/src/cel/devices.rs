@@ -84,7 +84,7 @@ pub fn env() -> Env {
     let fields = [
         ("driver", Type::String),
         ("attributes", Type::map(Type::map(Type::Dyn))),
-        ("capacity", Type::map(Type::map(Type::Dyn))),
+        ("capacity", Type::map(Type::map(Type::Opaque("kubernetes.Quantity")))),
         ("allowMultipleAllocations", Type::Bool),
     ];
     let fields = fields.map(|(name, kind)| (name.to_owned(), kind));

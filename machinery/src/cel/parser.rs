@@ -1,7 +1,7 @@
 //! The parser: by precedence, with a limit on depth; macros become nodes of their own.
 
 use super::ast::{Expr, Kind};
-use super::lexer::{Token, tokens};
+use super::lexer::{Token, Words, tokens};
 use super::{CompileError, macros, shown};
 
 /// Deepest nesting.
@@ -17,19 +17,43 @@ struct Parser<'s> {
     tokens: Vec<(Token, usize)>,
     next: usize,
     depth: usize,
+    /// What was told so far, with its place.
+    problems: Vec<(usize, String)>,
+    /// Something was told and no word has fitted since: nothing more is told until one does.
+    recovers: bool,
 }
 
 /// Parses an expression; `binds`: whether `cel.bind` is a macro.
 pub(super) fn parse(source: &str, binds: bool) -> Parsed {
-    let mut parser = Parser { source, binds, tokens: tokens(source)?, next: 0, depth: 0 };
-    let expr = parser.expression()?;
-    match parser.peek() {
-        Token::End => Ok(expr),
-        _ => Err(parser.problem(&format!("extraneous input '{}' expecting <EOF>", parser.word()))),
+    let Words { tokens, unknown } = tokens(source)?;
+    let mut parser = Parser { source, binds, tokens, next: 0, depth: 0, problems: unknown, recovers: false };
+    let parsed = parser.whole();
+    let (at, mut problems) = (parser.at(), parser.problems);
+    if problems.is_empty() {
+        return parsed;
     }
+    // What a macro says of an expression that is none is not told.
+    problems.extend(parsed.err().filter(|stopped| stopped.0.contains("Syntax error")).map(|stopped| (at, stopped.0)));
+    // What is wrong with words and with what they make is told in the order of the places.
+    problems.sort_by_key(|(at, _)| *at);
+    let texts: Vec<String> = problems.into_iter().map(|(_, text)| text).collect();
+    Err(CompileError(texts.join("\n")))
 }
 
 impl Parser<'_> {
+    /// An expression and nothing behind it.
+    fn whole(&mut self) -> Parsed {
+        let expr = self.expression()?;
+        let (word, left) = (self.word(), self.tokens.len() - self.next);
+        Err(self.problem(&match left {
+            _ if self.recovers => return Ok(expr),
+            0 | 1 => return Ok(expr),
+            // One word too many is left out by upstream's parser, several are where it stops.
+            2 => format!("extraneous input '{word}' expecting <EOF>"),
+            _ => format!("mismatched input '{word}' expecting <EOF>"),
+        }))
+    }
+
     fn peek(&self) -> &Token {
         &self.tokens[self.next].0
     }
@@ -40,7 +64,12 @@ impl Parser<'_> {
 
     fn word(&self) -> &str {
         match self.tokens.get(self.next + 1) {
-            Some((_, end)) => self.source[self.at()..*end].trim_end(),
+            Some((_, next)) => {
+                let at = self.at();
+                let unknown =
+                    self.problems.iter().map(|(place, _)| *place).filter(|place| (at + 1..*next).contains(place));
+                self.source[at..unknown.min().unwrap_or(*next)].trim_end()
+            }
             None => "<EOF>",
         }
     }
@@ -49,9 +78,19 @@ impl Parser<'_> {
         CompileError(shown(self.source, self.at(), &format!("Syntax error: {what}")))
     }
 
+    /// Tells a problem from which the parser goes on.
+    fn tell(&mut self, what: &str) {
+        if !self.recovers {
+            let problem = self.problem(what);
+            self.problems.push((self.at(), problem.0));
+        }
+        self.recovers = true;
+    }
+
     fn advance(&mut self) -> Token {
         let token = self.tokens[self.next].0.clone();
         self.next = (self.next + 1).min(self.tokens.len() - 1);
+        self.recovers = false;
         token
     }
 
@@ -59,15 +98,58 @@ impl Parser<'_> {
         let here = matches!(self.peek(), Token::Symbol(s) if *s == symbol);
         if here {
             self.next += 1;
+            self.recovers = false;
         }
         here
     }
 
+    /// Takes a symbol. As upstream's parser does, one word before it is left out, and it may be missing where what stands
+    /// there could follow it.
     fn expect(&mut self, symbol: &str) -> Result<(), CompileError> {
         if self.take(symbol) {
             return Ok(());
         }
-        Err(self.problem(&format!("mismatched input '{}' expecting '{symbol}'", self.word())))
+        let word = self.word_or_end().to_owned();
+        if self.tokens.get(self.next + 1).is_some_and(|(token, _)| matches!(token, Token::Symbol(s) if *s == symbol)) {
+            self.tell(&format!("extraneous input '{word}' expecting '{symbol}'"));
+            self.advance();
+            self.take(symbol);
+            return Ok(());
+        }
+        if self.could_follow(symbol) {
+            self.tell(&format!("missing '{symbol}' at '{word}'"));
+            return Ok(());
+        }
+        if self.recovers {
+            return Err(CompileError(String::new()));
+        }
+        Err(self.problem(&format!("mismatched input '{word}' expecting '{symbol}'")))
+    }
+
+    /// Whether the next word could stand behind a symbol that is not there.
+    fn could_follow(&self, symbol: &str) -> bool {
+        if symbol == ":" {
+            return !self.starts_nothing();
+        }
+        let mut open = Vec::new();
+        for (token, _) in &self.tokens[..self.next] {
+            match token {
+                Token::Symbol("(") => open.push(")"),
+                Token::Symbol("[" | "[?") => open.push("]"),
+                Token::Symbol("{") => open.push("}"),
+                Token::Symbol(")" | "]" | "}") => {
+                    open.pop();
+                }
+                _ => {}
+            }
+        }
+        open.pop();
+        match (self.peek(), open.last()) {
+            (Token::End, around) => around.is_none(),
+            (Token::Symbol(","), around) => around.is_some(),
+            (Token::Symbol(found), Some(around)) => found == around,
+            _ => false,
+        }
     }
 
     fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, CompileError>) -> Result<T, CompileError> {
@@ -235,11 +317,7 @@ impl Parser<'_> {
     }
 
     fn starts_nothing(&self) -> bool {
-        match self.peek() {
-            Token::End => true,
-            Token::Symbol(symbol) => !matches!(*symbol, "[" | "{" | "(" | "." | "-" | "!"),
-            _ => false,
-        }
+        is_no_start(self.peek())
     }
 
     fn word_or_end(&self) -> &str {
@@ -248,6 +326,9 @@ impl Parser<'_> {
 
     fn primary(&mut self) -> Parsed {
         let at = self.at();
+        if self.starts_nothing() {
+            return self.deeper(|p| p.nothing(at));
+        }
         let kind = match self.advance() {
             Token::Int(n) => Kind::Int(n),
             Token::Uint(n) => Kind::Uint(n),
@@ -277,13 +358,23 @@ impl Parser<'_> {
                 Kind::List(items)
             }
             Token::Symbol("{") => Kind::Map(self.entries()?),
-            found => {
-                self.next = self.tokens.iter().position(|(_, o)| *o >= at).unwrap_or(self.next);
-                let word = if matches!(found, Token::End) { "<EOF>" } else { self.word() };
-                return Err(self.problem(&format!("mismatched input '{word}' expecting {{'[', '{{', '(', {STARTS}")));
-            }
+            _ => Kind::Null,
         };
         Ok(Expr { at, kind })
+    }
+
+    /// At a word with which no expression begins: it is left out if one begins behind it. Else there is none, and the parser
+    /// goes on with what could follow one.
+    fn nothing(&mut self, at: usize) -> Parsed {
+        let word = self.word_or_end().to_owned();
+        let expected = format!("expecting {{'[', '{{', '(', {STARTS}");
+        if self.next + 2 < self.tokens.len() && !is_no_start(&self.tokens[self.next + 1].0) {
+            self.tell(&format!("extraneous input '{word}' {expected}"));
+            self.advance();
+            return self.unary();
+        }
+        self.tell(&format!("mismatched input '{word}' {expected}"));
+        Ok(Expr { at, kind: Kind::Null })
     }
 
     fn identifier(&mut self, at: usize, name: String) -> Parsed {
@@ -351,6 +442,15 @@ impl Parser<'_> {
             }
         }
         Ok(Expr { at, kind: Kind::Struct { name, fields, colons } })
+    }
+}
+
+/// Whether no expression begins with a word.
+fn is_no_start(token: &Token) -> bool {
+    match token {
+        Token::End => true,
+        Token::Symbol(symbol) => !matches!(*symbol, "[" | "{" | "(" | "." | "-" | "!"),
+        _ => false,
     }
 }
 

@@ -104,6 +104,11 @@ fn what_does_not_compile() {
             "ERROR: <input>:1:8: found no matching overload for '_==_' applied to '(int, string)'\n | self.n == 'x'\n | .......^",
         ),
         ("self.nope > 1", "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope > 1\n | ....^"),
+        (
+            "nosuch(other)",
+            "ERROR: <input>:1:7: undeclared reference to 'nosuch' (in container '')\n | nosuch(other)\n | ......^\n\
+             ERROR: <input>:1:8: undeclared reference to 'other' (in container '')\n | nosuch(other)\n | .......^",
+        ),
         ("nosuch", "ERROR: <input>:1:1: undeclared reference to 'nosuch' (in container '')\n | nosuch\n | ^"),
         (
             "bogus(",
@@ -140,6 +145,50 @@ fn what_does_not_compile() {
         "a\u{1F600}b".to_owned(),
     ] {
         assert!(run(&source).is_err(), "{}", &source[..source.len().min(40)]);
+    }
+}
+
+#[test]
+fn syntax_errors_are_told_one_after_another() {
+    let start = "expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
+                 BYTES, IDENTIFIER}";
+    // Each row: what is told of an expression, with the columns.
+    for (source, expected) in [
+        ("'a", &[(1, "token recognition error at: ''a'"), (3, &format!("mismatched input '<EOF>' {start}"))][..]),
+        ("self.n == 1 &", &[(13, "token recognition error at: '&'")]),
+        ("self.n = 1", &[(8, "token recognition error at: '= '"), (10, "extraneous input '1' expecting <EOF>")]),
+        (
+            "*@a | b",
+            &[
+                (1, &format!("extraneous input '*' {start}")),
+                (2, "token recognition error at: '@'"),
+                (5, "token recognition error at: '| '"),
+                (7, "extraneous input 'b' expecting <EOF>"),
+            ],
+        ),
+        ("1 + $", &[(5, "token recognition error at: '$'"), (6, &format!("mismatched input '<EOF>' {start}"))]),
+        ("1 + +", &[(5, &format!("mismatched input '+' {start}")), (6, &format!("mismatched input '<EOF>' {start}"))]),
+        ("?", &[(1, &format!("mismatched input '?' {start}")), (2, &format!("mismatched input '<EOF>' {start}"))]),
+        (
+            r#""\xFh""#,
+            &[
+                (1, r#"token recognition error at: '"\xFh'"#),
+                (6, r#"token recognition error at: '"'"#),
+                (7, &format!("mismatched input '<EOF>' {start}")),
+            ],
+        ),
+        ("size(self", &[(10, "missing ')' at '<EOF>'")]),
+        ("[size(self", &[(11, "mismatched input '<EOF>' expecting ')'")]),
+        ("(self.n + 1))", &[(13, "extraneous input ')' expecting <EOF>")]),
+        ("self.n 1 2", &[(8, "mismatched input '1' expecting <EOF>")]),
+        ("true ? 1 2", &[(10, "missing ':' at '2'")]),
+        ("self.n == == 1", &[(11, &format!("extraneous input '==' {start}"))]),
+    ] {
+        let shown = |(column, what): &(usize, &str)| {
+            format!("ERROR: <input>:1:{column}: Syntax error: {what}\n | {source}\n | {}^", ".".repeat(column - 1))
+        };
+        let expected: Vec<String> = expected.iter().map(shown).collect();
+        assert_eq!(run(source), Err(expected.join("\n")), "{source}");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Additional, Schema};
-use crate::cel::{Expr, Kind, Kinds, Macro, Type, escape};
+use crate::cel::{Env, Expr, Kind, Kinds, Macro, Program, Type, escape};
 
 /// Bytes of the largest request.
 pub(super) const REQUEST_BYTES: u64 = 3 * 1024 * 1024;
@@ -23,6 +23,14 @@ const CHECK: u64 = 350_000;
 const TIME_BYTES: u64 = 32;
 /// A date as JSON, bytes.
 const DATE_BYTES: u64 = 12;
+/// Most attributes, and most capacities, of a device.
+const DEVICE_ENTRIES: u64 = 32;
+/// Longest name of a driver or domain, of an attribute, and longest text of one, characters.
+const DEVICE_DOMAIN: u64 = 63;
+/// See [`DEVICE_DOMAIN`].
+const DEVICE_NAME: u64 = 32;
+/// See [`DEVICE_DOMAIN`].
+const DEVICE_VALUE: u64 = 64;
 
 /// A value as the schema declares it, with the sizes that follow.
 #[derive(Debug, Default)]
@@ -36,6 +44,8 @@ pub(super) struct Declared {
     /// Keys of a map: nothing limits them.
     keys: Option<Box<Declared>>,
     fields: BTreeMap<String, Declared>,
+    /// Values of a map that are asked for by name are known to be such as its other values are.
+    named: bool,
 }
 
 impl Declared {
@@ -46,7 +56,7 @@ impl Declared {
     /// What a schema declares.
     pub fn of(schema: &Schema) -> Option<Self> {
         if schema.int_or_string {
-            return Some(Self::simple(1, REQUEST_BYTES - 2));
+            return Some(Self::simple(1, schema.length.1.map_or(REQUEST_BYTES - 2, |most| most.saturating_mul(4))));
         }
         Some(match schema.kind.as_str() {
             "array" => {
@@ -94,6 +104,21 @@ impl Declared {
             made.fields.insert(escaped, field);
         }
         made
+    }
+
+    /// A device as selectors see it, with the limits that the API has for what it says.
+    fn device() -> Self {
+        let map = |keys: u64, element: Self, named: bool| {
+            let (element, keys) = (Some(Box::new(element)), Some(Box::new(Self::simple(0, keys))));
+            Self { most: DEVICE_ENTRIES, element, keys, named, ..Self::default() }
+        };
+        let inner = |value: u64, named: bool| map(DEVICE_NAME, Self::simple(0, value), named);
+        let fields = [
+            ("driver", Self::simple(0, DEVICE_DOMAIN)),
+            ("attributes", map(DEVICE_DOMAIN, inner(DEVICE_VALUE, true), false)),
+            ("capacity", map(DEVICE_DOMAIN, inner(0, false), false)),
+        ];
+        Self { fields: fields.map(|(name, field)| (name.to_owned(), field)).into(), ..Self::default() }
     }
 
     /// How often such a value can be there where nothing limits that.
@@ -180,6 +205,11 @@ pub(super) fn estimate(expr: &Expr, kinds: &Kinds, root: &Declared) -> u64 {
     Estimate { kinds, root, scope: Vec::new() }.of(expr).cost
 }
 
+/// What a selector of devices may cost at worst.
+pub(crate) fn of_device_selector(source: &str, program: &Program, env: &Env) -> u64 {
+    estimate(program.expr(), &program.kinds(source, env), &Declared::device())
+}
+
 impl<'e, 'd> Estimate<'e, 'd> {
     fn made(&self, expr: &Expr, cost: u64, size: Option<(u64, u64)>) -> Known<'d> {
         Known { cost, size, origin: Origin::Made, kind: self.kinds.of(expr) }
@@ -205,7 +235,8 @@ impl<'e, 'd> Estimate<'e, 'd> {
                 let steps = matches!(operand.kind, Type::Map(..) | Type::Object(_) | Type::Param(_));
                 let origin = match operand.origin {
                     Origin::Declared(declared) => {
-                        declared.fields.get(field).map_or(Origin::Undeclared, Origin::Declared)
+                        let value = declared.element.as_deref().filter(|_| declared.named);
+                        declared.fields.get(field).or(value).map_or(Origin::Undeclared, Origin::Declared)
                     }
                     other => other,
                 };
@@ -294,7 +325,7 @@ impl<'e, 'd> Estimate<'e, 'd> {
         let (start, each, end) = match name {
             Macro::All => (0, last.saturating_add(3), 1),
             Macro::Exists => (0, last.saturating_add(4), 1),
-            Macro::ExistsOne => (0, last.saturating_add(2), 1),
+            Macro::ExistsOne => (0, last.saturating_add(2), 2),
             Macro::Filter => (MADE.0, last.saturating_add(appended(1)), 1),
             Macro::Map | Macro::TransformList if chosen => (MADE.0, first.saturating_add(appended(last)), 1),
             Macro::Map | Macro::TransformList => (MADE.0, appended(last), 1),
@@ -302,7 +333,8 @@ impl<'e, 'd> Estimate<'e, 'd> {
                 (MADE.1, first.saturating_add(last).saturating_add(3), 1)
             }
             Macro::TransformMap | Macro::TransformMapEntry => (MADE.1, last.saturating_add(3), 1),
-            Macro::Bind => return self.made(expr, over.cost.saturating_add(last), None),
+            // Upstream it is a loop over an empty list.
+            Macro::Bind => return self.made(expr, sum([over.cost, last, MADE.0]), None),
             Macro::OptMap | Macro::OptFlatMap => {
                 return self.made(expr, over.cost.saturating_mul(2).saturating_add(last).saturating_add(3), None);
             }
@@ -395,7 +427,6 @@ fn replaced(of: &Known<'_>, from: &Known<'_>, to: &Known<'_>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cel::{Env, Program};
     use crate::structural::type_of;
     use serde_json::json;
 
@@ -435,12 +466,50 @@ mod tests {
         assert!(cost(unbounded, "self.all(x, self.all(y, x == y))") > 1_000_000_000);
     }
 
+    /// The costs of upstream's own test of selectors.
+    #[test]
+    fn selectors_cost_what_a_device_can_hold() {
+        const OF: &str = "device.attributes['dra.example.com']";
+        let ten = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]";
+        let nested =
+            (0..7).fold("int('1'.find('[0-9]*')) < 100".to_owned(), |body, i| format!("{ten}.all(x{i}, {body})"));
+        for (expression, expected) in [
+            ("true".into(), 0),
+            ("'dra.example.com' in device.attributes".into(), 3),
+            ("device.driver == ''".into(), 2),
+            ("device.driver == 'dra.example.com'".into(), 4),
+            (format!("{OF}.name"), 4),
+            (format!("{OF}['name']"), 4),
+            (format!("cel.bind(dra, {OF}, dra.name)"), 15),
+            (format!("{OF}.name > 0"), 5),
+            (format!("{OF}.name == 'fish'"), 5),
+            (format!("{OF}.name.exists(x, x > 0)"), 5 + 6 * 64),
+            (format!("{OF}.names.all(x, x != '')"), 5 + 4 * 64),
+            (format!("{OF}.names.size() == 2"), 6),
+            (format!("{OF}.name.isGreaterThan(semver('0.0.1'))"), 6),
+            ("device.capacity['dra.example.com'].name.isGreaterThan(quantity('1Ki'))".into(), 6),
+            ("device.attributes.exists_one(x, x == 'dra.example.com')".into(), 164),
+            (format!("{OF}.exists_one(x, x == 'services')"), 133),
+            ("device.capacity['dra.example.com'].exists_one(x, x == 'memory')".into(), 133),
+            (format!("{OF}.services.split('example').size() >= 2"), 19),
+            (format!("{OF}.services.matches('[^a]?sym')"), 18),
+            (nested, 85_555_551),
+            ("device.allowMultipleAllocations == true".into(), 3),
+        ] {
+            let env = crate::cel::devices::env();
+            let program = Program::compile(&expression, &env).unwrap();
+            assert_eq!(of_device_selector(&expression, &program, &env), expected, "{expression}");
+        }
+    }
+
     #[test]
     fn sizes_follow_from_what_is_declared() {
         for (schema, least, most) in [
             (json!({"type": "string"}), 2, REQUEST_BYTES - 2),
             (json!({"type": "string", "maxLength": 5}), 2, 20),
             (json!({"type": "string", "enum": ["a", "abc"]}), 2, 3),
+            (json!({"x-kubernetes-int-or-string": true}), 1, REQUEST_BYTES - 2),
+            (json!({"x-kubernetes-int-or-string": true, "maxLength": 5}), 1, 20),
             (json!({"type": "array", "items": {"type": "integer"}}), 2, (REQUEST_BYTES - 2) / 2),
             (json!({"type": "object", "additionalProperties": {"type": "boolean"}}), 2, (REQUEST_BYTES - 2) / 10),
             (json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}), 12, 0),

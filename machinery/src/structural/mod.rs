@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 use regex::Regex;
 use serde_json::Value;
 
+pub(crate) use cost::of_device_selector;
 pub use defaulting::{apply_defaults, drop_forbidden_nulls};
 pub use formats::{is_known_format, matches_format};
 pub use lists::duplicates;

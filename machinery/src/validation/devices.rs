@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::check::{Problems, or_empty};
 use super::volumes::csi_driver_name as driver;
 use super::{container, has, items, meta, text};
+use crate::structural::of_device_selector;
 use crate::{cel, names, shown};
 
 /// Longest selector of devices, bytes.
@@ -108,27 +109,18 @@ fn cel_selector(selector: &Value, at: &str, p: &mut Problems) {
     if text.len() > MAX_EXPRESSION_BYTES {
         return p.too_long(field, MAX_EXPRESSION_BYTES);
     }
-    match cel::Program::compile(text, &device_variables()) {
+    let env = cel::devices::env();
+    match cel::Program::compile(text, &env) {
         Err(why) => p.invalid(field, source, &format!("compilation failed: {why}")),
         Ok(program) if !matches!(program.kind(), cel::Type::Bool | cel::Type::Dyn) => {
             let why = format!("must evaluate to bool or the unknown type, not {}", program.kind());
             p.invalid(field, source, &why);
         }
+        Ok(program) if of_device_selector(text, &program, &env) > cel::devices::MAX_COST => {
+            p.forbidden(field, "too complex, exceeds cost limit");
+        }
         Ok(_) => {}
     }
-}
-
-/// What a selector of devices may refer to.
-pub fn device_variables() -> cel::Env {
-    let named = |kind: cel::Type| cel::Type::map(cel::Type::map(kind));
-    let fields = [
-        ("driver", cel::Type::String),
-        ("attributes", named(cel::Type::Dyn)),
-        ("capacity", named(cel::Type::Opaque("kubernetes.Quantity"))),
-        ("allowMultipleAllocations", cel::Type::Bool),
-    ];
-    let fields = fields.map(|(name, kind)| (name.to_owned(), kind));
-    cel::Env::of([("device", cel::Type::object("kubernetes.DRADevice", fields))])
 }
 
 /// Parameters for a driver.

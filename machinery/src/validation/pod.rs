@@ -306,6 +306,9 @@ fn pod_resource_name(name: &str, at: &str, p: &mut Problems) {
 /// Requests and limits of a pod as a whole.
 fn pod_resources(spec: &Value, path: &str, p: &mut Problems) {
     let own = &spec["resources"];
+    if spec["os"]["name"] == "windows" {
+        return p.forbidden(path, "may not be set for a windows pod");
+    }
     if has(own, "claims") {
         p.forbidden(format!("{path}.claims"), "claims cannot be set for Resources at pod-level");
     }

@@ -446,9 +446,7 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
             let storage = before["resources"]["requests"]["storage"].clone();
             spec["resources"]["requests"]["storage"] = storage;
         }
-        if has(&spec, CLASS_FIELD) {
-            keep(&mut spec, before, CLASS_FIELD);
-        }
+        keep(&mut spec, before, CLASS_FIELD);
     }
     let difference = shown::difference("ClaimSpec", before, &spec);
     if !difference.is_empty() {
@@ -460,13 +458,16 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
         p.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
     }
     p.immutable("volumeMode", &new["spec"]["volumeMode"], &before["volumeMode"]);
-    if has(before, CLASS_FIELD) {
-        let what = match new["spec"][CLASS_FIELD].as_str() {
+    // A class that was never in force can be taken back.
+    let now = &new["spec"][CLASS_FIELD];
+    if *now != before[CLASS_FIELD] && has(&old["status"], "currentVolumeAttributesClassName") {
+        let what = match now.as_str() {
             None => "nil",
-            Some("") => "an empty string",
+            Some("") => "empty string",
             Some(_) => return,
         };
-        p.forbidden(format!("spec.{CLASS_FIELD}"), &format!("update from non-nil value to {what} is forbidden"));
+        let why = format!("update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        p.forbidden(format!("spec.{CLASS_FIELD}"), &why);
     }
 }
 

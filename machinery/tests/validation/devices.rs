@@ -78,6 +78,14 @@ fn requests() {
     let class = json!({"spec": {"extendedResourceName": "cpu"}});
     let expected = ["spec.extendedResourceName: Invalid value: \"cpu\": must be a valid extended resource name"];
     expect(created("resource.k8s.io", "deviceclasses", class), &expected, &Value::Null);
+    let nested = (0..7).fold("true".to_owned(), |body, i| format!("[1, 2, 3, 4, 5, 6, 7, 8, 9].all(x{i}, {body})"));
+    for (expression, expected) in [
+        (nested.as_str(), &["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"][..]),
+        ("cel.bind(dra, device.attributes['dra.example.com'], dra.name)", &[]),
+    ] {
+        let class = json!({"spec": {"selectors": [{"cel": {"expression": expression}}]}});
+        expect(created("resource.k8s.io", "deviceclasses", class), expected, &Value::Null);
+    }
 }
 
 fn slice(spec: &Value) -> Value {

@@ -27,6 +27,12 @@ fn containers(rows: &[(Value, &[&str])]) {
 }
 
 #[test]
+fn windows_has_no_resources_of_pods() {
+    let spec = |os: &str| json!({"os": {"name": os}, "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}});
+    specs(&[(spec("linux"), &[]), (spec("windows"), &["spec.resources: Forbidden: may not be set for a windows pod"])]);
+}
+
+#[test]
 fn volumes() {
     let one = |source: Value| {
         let mut volume = json!({"name": "v"});

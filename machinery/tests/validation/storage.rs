@@ -56,17 +56,31 @@ fn persistent_volumes() {
 
 #[test]
 fn what_of_a_claim_may_change() {
-    for (before, after, expected) in [
-        (json!({}), json!({"resources": {"requests": {"storage": "3Gi"}}}), &[][..]),
-        (
-            json!({"volumeAttributesClassName": "a"}),
-            json!({}),
-            &["spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden"],
-        ),
+    let class = |name: &str| json!({"volumeAttributesClassName": name});
+    let refused = |to: &str| {
+        format!(
+            "spec.volumeAttributesClassName: Forbidden: update to {to} is forbidden when \
+             status.currentVolumeAttributesClassName is not nil"
+        )
+    };
+    let (bound, in_force) =
+        (json!({"phase": "Bound"}), json!({"phase": "Bound", "currentVolumeAttributesClassName": "a"}));
+    for (status, before, after, expected) in [
+        (&bound, json!({}), json!({"resources": {"requests": {"storage": "3Gi"}}}), vec![]),
+        (&bound, json!({}), class("a"), vec![]),
+        (&bound, class("a"), class("b"), vec![]),
+        (&bound, class("a"), json!({}), vec![]),
+        (&bound, class("a"), class(""), vec![]),
+        (&in_force, class("a"), class("b"), vec![]),
+        (&in_force, class("a"), json!({}), vec![refused("nil")]),
+        (&in_force, class("a"), class(""), vec![refused("empty string")]),
     ] {
-        let found = changed("", "persistentvolumeclaims", "", claim(after.clone()), Some(claim(before)));
-        let told: Vec<String> = found.into_iter().filter(|text| !text.starts_with("spec: ")).collect();
-        expect(told, expected, &after);
+        let [old, new] = [&before, &after].map(|fields| {
+            let mut claim = claim(fields.clone());
+            claim["status"] = status.clone();
+            claim
+        });
+        assert_eq!(changed("", "persistentvolumeclaims", "", new, Some(old)), expected, "{before} {after}");
     }
 }
 
