@@ -1,5 +1,6 @@
 //! What happens to every object between decoding and the store: identity, metadata rules, generation, status.
 
+use keelson_machinery::base64_text::{self, Form};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::{conversion, defaults, prepare, presence, qos, resources, rules, schema, validation};
@@ -369,7 +370,10 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
-        warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
+        let told = keelson_machinery::warnings::of(def, &request.subresource, new, old);
+        let is_pair = (def.group, def.plural) == ("", "secrets") && told.is_empty();
+        warnings.extend(told);
+        warnings.extend(is_pair.then(|| key_problem(new)).flatten().map(str::to_owned));
         return Ok(());
     }
     Err(Status::invalid(
@@ -378,6 +382,18 @@ pub fn check(
         new["metadata"]["name"].as_str().unwrap_or_default(),
         causes,
     ))
+}
+
+/// Why the key of a secret for TLS is not that of its certificate.
+fn key_problem(secret: &Value) -> Option<&'static str> {
+    if secret["type"] != "kubernetes.io/tls" {
+        return None;
+    }
+    let text = |key: &str| {
+        let bytes = base64_text::decode(Form::Standard, secret["data"][key].as_str()?.as_bytes()).ok()?;
+        String::from_utf8(bytes).ok()
+    };
+    keelson_pki::key_problem(&text("tls.crt")?, &text("tls.key")?)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use pod::pod_key;
 pub(crate) use tls::name_of;
 pub use tls::{
     CertificateSlot, ClientVerifier, Facts, Identity, ServerSlot, client_config, client_config_pinned,
-    client_config_unverified, facts_of, fingerprint_of, has_key_hash, is_bundle, is_key_of, mutual_server_config,
+    client_config_unverified, facts_of, fingerprint_of, has_key_hash, is_bundle, key_problem, mutual_server_config,
     peer_client_config, peer_server_config, public_key_hash, server_config, subject_of, uid_of,
 };
 

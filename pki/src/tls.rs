@@ -13,7 +13,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
 
 use crate::{Error, Issued};
 
@@ -164,15 +164,19 @@ pub fn fingerprint_of(der: &CertificateDer<'_>) -> String {
     Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Whether a private key (PEM) is that of the first of the certificates; `None` if that cannot be told.
-pub fn is_key_of(certificates: &str, key: &str) -> Option<bool> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificates.as_bytes()).flatten().collect();
+/// Why a private key (PEM) is not that of the first of the certificates, as Go says it; `None`: it is, or one of them
+/// cannot be read.
+pub fn key_problem(certificates: &str, key: &str) -> Option<&'static str> {
+    let certificate = CertificateDer::pem_slice_iter(certificates.as_bytes()).flatten().next()?;
+    let (_, certificate) = X509Certificate::from_der(&certificate).ok()?;
     let key = provider().key_provider.load_private_key(private_key(key).ok()?).ok()?;
-    match rustls::sign::CertifiedKey::new(chain, key).keys_match() {
-        Ok(()) => Some(true),
-        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => Some(false),
-        Err(_) => None,
+    let own = key.public_key()?;
+    let (_, own) = SubjectPublicKeyInfo::from_der(&own).ok()?;
+    let named = certificate.public_key();
+    if own.algorithm.algorithm != named.algorithm.algorithm {
+        return Some("tls: private key type does not match public key type");
     }
+    (own.raw != named.raw).then_some("tls: private key does not match public key")
 }
 
 /// `sha256:<hex>` of a certificate's public key (SubjectPublicKeyInfo), as kubeadm's `--discovery-token-ca-cert-hash`.
@@ -390,6 +394,22 @@ mod tests {
     use super::*;
     use crate::Authority;
     use std::io::{Read, Write};
+
+    #[test]
+    fn a_key_is_held_against_its_certificate() {
+        let ca = Authority::create("ca").unwrap();
+        let [one, other] = ["one", "other"].map(|name| ca.issue_client(name, &[]).unwrap());
+        let (rsa, _) = crate::pod_key("RSA3072").unwrap();
+        for (key, expected) in [
+            (&one.key, None),
+            (&other.key, Some("tls: private key does not match public key")),
+            (&rsa, Some("tls: private key type does not match public key type")),
+            (&"none".to_owned(), None),
+        ] {
+            assert_eq!(key_problem(&one.certificate, key), expected);
+        }
+        assert_eq!(key_problem("none", &one.key), None);
+    }
 
     /// Those who know only one of the CAs go on, whichever it is, as long as both are trusted.
     #[test]

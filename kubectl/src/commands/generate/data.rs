@@ -201,8 +201,8 @@ pub async fn tls_secret(session: &Session) -> Outcome {
     let mut object = object("v1", "Secret", name(session)?);
     object["type"] = "kubernetes.io/tls".into();
     let (cert, key) = (read("cert")?, read("key")?);
-    if keelson_pki::is_key_of(&String::from_utf8_lossy(&cert), &String::from_utf8_lossy(&key)) == Some(false) {
-        return Err(Failure::new("tls: private key does not match public key"));
+    if let Some(why) = keelson_pki::key_problem(&String::from_utf8_lossy(&cert), &String::from_utf8_lossy(&key)) {
+        return Err(Failure::new(why));
     }
     object["data"] = json!({"tls.crt": STANDARD.encode(cert), "tls.key": STANDARD.encode(key)});
     append_digest(session, &mut object);
