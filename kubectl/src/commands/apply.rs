@@ -329,6 +329,11 @@ fn three_way(types: Option<&Definition>, original: &Value, modified: &Value, cur
         let inner = field.and_then(|f| object_type(&f.kind));
         match (wanted, &current[key]) {
             (Value::Null, _) => {}
+            (Value::Object(_), Value::Object(_)) if field.is_some_and(|f| f.replaced) => {
+                if *wanted != current[key] {
+                    patch.insert(key.clone(), wanted.clone());
+                }
+            }
             (Value::Object(_), have @ Value::Object(_)) => {
                 let mut change = three_way(inner, &original[key], wanted, have);
                 if !change.is_empty() {
