@@ -301,8 +301,10 @@ fn keep_identity(old: &Value, new: &mut Value) {
             set(&mut new["metadata"], key, old.get(key).cloned());
         }
     }
-    for key in ["creationTimestamp", "deletionTimestamp"] {
-        set(&mut new["metadata"], key, old.get(key).cloned());
+    set(&mut new["metadata"], "creationTimestamp", old.get("creationTimestamp").cloned());
+    // Validation refuses it for an object that nobody has deleted.
+    if old["deletionTimestamp"].is_string() {
+        set(&mut new["metadata"], "deletionTimestamp", old.get("deletionTimestamp").cloned());
     }
     if new["metadata"]["deletionGracePeriodSeconds"].is_null() {
         set(&mut new["metadata"], "deletionGracePeriodSeconds", old.get("deletionGracePeriodSeconds").cloned());
@@ -348,7 +350,11 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
-        warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old));
+        match def.custom {
+            true if request.subresource.is_empty() => warnings.extend(validation::finalizer_warnings(new, old)),
+            true => {}
+            false => warnings.extend(keelson_machinery::warnings::of(def, &request.subresource, new, old)),
+        }
         return Ok(());
     }
     Err(Status::invalid(
