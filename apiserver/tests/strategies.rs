@@ -472,3 +472,25 @@ async fn a_page_of_a_collection_is_deleted_alone() {
     assert_eq!((code, names(&rest)), (200, vec!["x3".to_owned()]));
     assert!(names(&cluster.json("GET", &chosen, &Value::Null).await.1).is_empty());
 }
+
+#[tokio::test]
+async fn a_scale_is_that_of_the_object_in_the_path() {
+    let cluster = Cluster::new().await;
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let set =
+        json!({"metadata": {"name": "s"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    assert_eq!(cluster.json("POST", sets, &set).await.0, 201);
+    for (metadata, told) in [
+        (json!({}), "the name of the object (s based on URL) was undeterminable: name must be provided"),
+        (json!({"name": "t"}), "the name of the object (t) does not match the name on the URL (s)"),
+        (
+            json!({"name": "s", "namespace": "other"}),
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+    ] {
+        let scale = json!({"metadata": metadata, "spec": {"replicas": 2}});
+        let (code, answer) = cluster.json("PUT", &format!("{sets}/s/scale"), &scale).await;
+        assert_eq!((code, answer["message"].as_str()), (400, Some(told)));
+    }
+}
