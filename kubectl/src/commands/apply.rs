@@ -419,6 +419,15 @@ fn lists(key: &str, field: Option<&Field>, old: &Value, new: &[Value], have: &[V
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_replaced_is_sent_whole() {
+        let types = of_kind("policy", "v1", "PodDisruptionBudget");
+        let budget = |labels: Value| json!({"spec": {"selector": {"matchLabels": labels}}});
+        let (was, wanted) = (budget(json!({"a": "b", "c": "d"})), budget(json!({"a": "b"})));
+        assert_eq!(Value::from(three_way(types, &was, &wanted, &was)), wanted);
+        assert!(three_way(types, &was, &was, &was).is_empty());
+    }
+
     fn deployment(containers: Value, replicas: Option<i64>) -> Value {
         let mut object = json!({"spec": {"template": {"spec": {"containers": containers}}}});
         if let Some(replicas) = replicas {
