@@ -163,8 +163,9 @@ fn describe(
         let patch = if marks.merge_key == "-" { ".".to_owned() } else { or_none(&marks.merge_key) };
         let atomic = if marks.atomic { " atomic" } else { "" };
         let retain = if marks.retain_keys { " retainKeys" } else { "" };
+        let replaced = if marks.replaced { " replaced" } else { "" };
         let any = any.map(|path| format!(" is={path}")).unwrap_or_default();
-        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}{any}", or_none(&marks.list))?;
+        writeln!(out, "F {json} {mark}{kind} {} {keys} {patch}{atomic}{retain}{replaced}{any}", or_none(&marks.list))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use keelson_machinery::{cbor, protobuf, schema};
 use serde_json::{Map, Value};
 
 use crate::negotiate::{is_cbor_open, media_types};
+use crate::strategy;
 
 /// Largest request body, bytes (Kubernetes' own limit).
 pub const MAX_BODY_BYTES: usize = 3 << 20;
@@ -68,6 +69,23 @@ pub fn options(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Resu
     read_with(is_cbor_open(), headers, body, expected, Status::bad_request).map(|decoded| decoded.value)
 }
 
+/// The refusal of a message that is not of the kind that it says it is of.
+fn unfit(api_version: &str, kind: &str, why: &protobuf::Error, expected: (&str, &str)) -> Status {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let is_expected = (api_version, kind) == expected;
+    let why = match why {
+        // A kind that belongs here but has no message is that of custom objects.
+        protobuf::Error::UnknownKind if is_expected => "object *unstructured.Unstructured does not implement the protobuf \
+                                                        marshalling interface and cannot be encoded to a protobuf message"
+            .to_owned(),
+        protobuf::Error::UnknownKind if strategy::registered(group, version, kind).is_none() => {
+            strategy::not_registered(api_version, kind)
+        }
+        why => why.to_string(),
+    };
+    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.1))
+}
+
 fn read_with(
     cbor: bool,
     headers: &HeaderMap,
@@ -80,9 +98,12 @@ fn read_with(
             decode::json(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode::yaml(body),
-        protobuf::MEDIA_TYPE => protobuf::decode(body, expected)
-            .map(|value| Decoded { value, duplicates: Vec::new() })
-            .map_err(|e| e.to_string()),
+        protobuf::MEDIA_TYPE => match protobuf::decode(body, expected) {
+            Err(protobuf::Error::Of { api_version, kind, why }) => {
+                return Err(unfit(&api_version, &kind, &why, expected));
+            }
+            read => read.map(|value| Decoded { value, duplicates: Vec::new() }).map_err(|e| e.to_string()),
+        },
         cbor::MEDIA_TYPE if cbor => return from_cbor(body, expected, unrecognized),
         _ => return Err(Status::unsupported_media_type(&media_types(cbor))),
     };
@@ -279,6 +300,20 @@ mod tests {
                 format!("{what}{json}unexpected end of JSON input ({{\"apiVersion\":\"v1\",\"kind\":\"Con ...)"),
             ),
             (protobuf::MEDIA_TYPE, b"k8s\0\xff", format!("{what}unexpected EOF (6b387300ff)")),
+            (protobuf::MEDIA_TYPE, b"", format!("{what}empty data (<empty>)")),
+            (protobuf::MEDIA_TYPE, b"k8s\0", format!("{what}empty body (6b387300)")),
+            (
+                protobuf::MEDIA_TYPE,
+                b"k8s\0\x12\x02\x0a\x05",
+                "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: unexpected EOF".into(),
+            ),
+            (
+                protobuf::MEDIA_TYPE,
+                b"k8s\0\x0a\x03\x12\x01X",
+                "X in version \"v1\" cannot be handled as a ConfigMap: no kind \"X\" is registered for version \"v1\" in \
+                 scheme \"pkg/api/legacyscheme/scheme.go:30\""
+                    .into(),
+            ),
             (
                 protobuf::MEDIA_TYPE,
                 &[0, 0, 0],

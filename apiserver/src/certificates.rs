@@ -4,7 +4,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_machinery::names;
 use keelson_machinery::resource::ResourceDef;
-use keelson_machinery::shown;
 use keelson_machinery::status::Cause;
 use serde_json::{Value, json};
 
@@ -70,7 +69,11 @@ pub fn prepare_update(subresource: &str, old: &Value, new: &mut Value) {
             new["status"] = old["status"].clone();
             set_or_remove(&mut new["status"], "conditions", conditions);
         }
-        "status" => {}
+        "status" => {
+            for kind in ["Approved", "Denied"] {
+                preserve(kind, old, new);
+            }
+        }
         _ => {
             new["status"] = old["status"].clone();
             return;
@@ -87,6 +90,19 @@ pub fn prepare_update(subresource: &str, old: &Value, new: &mut Value) {
             condition["lastTransitionTime"] =
                 same.map_or_else(|| strategy::now().into(), |known| known["lastTransitionTime"].clone());
         }
+    }
+}
+
+/// Keeps the conditions of a kind as they were. Where some came or went there is no telling which is which: that is left to
+/// validation.
+fn preserve(kind: &str, old: &Value, new: &mut Value) {
+    let is_it = |condition: &&Value| condition["type"] == kind;
+    let before: Vec<Value> =
+        old["status"]["conditions"].as_array().into_iter().flatten().filter(is_it).cloned().collect();
+    let list = new["status"].get_mut("conditions").and_then(Value::as_array_mut);
+    let now: Vec<&mut Value> = list.into_iter().flatten().filter(|condition| condition["type"] == kind).collect();
+    if now.len() == before.len() {
+        now.into_iter().zip(before).for_each(|(now, before)| *now = before);
     }
 }
 
@@ -220,22 +236,22 @@ fn conditions(subresource: &str, new: &Value, old: Option<&Value>, causes: &mut 
 /// Decisions stay; only the approval subresource makes them.
 fn decisions(subresource: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let Some(old) = old else { return };
-    let of = |object: &Value, kind: &str| -> Vec<Value> {
-        let list = object["status"]["conditions"].as_array().into_iter().flatten();
-        list.filter(|condition| condition["type"] == kind).cloned().collect()
+    let (now, before) = (kinds(Some(new)), kinds(Some(old)));
+    let count = |list: &[String], kind: &str| list.iter().filter(|k| *k == kind).count();
+    let mut forbidden = |why: &str, kind: &str| {
+        causes.push(Cause::forbidden(
+            "status.conditions",
+            &format!("updates may not {why} a condition of type {kind:?}"),
+        ));
     };
-    let mut forbidden = |why: String| causes.push(Cause::forbidden("status.conditions", &why));
     for kind in ["Approved", "Denied", "Failed"] {
-        let (now, before) = (of(new, kind), of(old, kind));
-        if now.len() < before.len() {
-            forbidden(format!("updates may not remove a condition of type {kind:?}"));
-        } else if subresource == "approval" || kind == "Failed" {
-            continue;
-        } else if now.len() > before.len() {
-            forbidden(format!("updates may not add a condition of type {kind:?}"));
-        } else if now != before {
-            let difference = shown::list_difference("CSRCondition", &before, &now);
-            forbidden(format!("updates may not modify a condition of type {kind:?}\n{difference}"));
+        if count(&now, kind) < count(&before, kind) {
+            forbidden("remove", kind);
+        }
+    }
+    for kind in ["Approved", "Denied"] {
+        if subresource != "approval" && count(&now, kind) > count(&before, kind) {
+            forbidden("add", kind);
         }
     }
 }
@@ -310,6 +326,15 @@ mod tests {
                 vec!["\"Denied\": Approved and Denied conditions are mutually exclusive"],
             ),
             ("status", vec!["Approved"], vec!["Approved", "Failed"], vec![]),
+            (
+                "status",
+                vec!["Denied"],
+                vec!["Approved"],
+                vec![
+                    "updates may not remove a condition of type \"Denied\"",
+                    "updates may not add a condition of type \"Approved\"",
+                ],
+            ),
         ] {
             let causes = problems(subresource, &with(&new), Some(&with(&old)));
             assert_eq!(causes.len(), expected.len(), "{causes:?}");
@@ -317,6 +342,19 @@ mod tests {
                 assert!(cause.message.ends_with(expected), "{}", cause.message);
             }
         }
+    }
+
+    #[test]
+    fn the_status_leaves_decisions_as_they_are() {
+        let told = |kind: &str, why: &str| json!({"type": kind, "status": "True", "message": why, "lastUpdateTime": "t", "lastTransitionTime": "t"});
+        let request = |list: Value| json!({"spec": {}, "status": {"conditions": list}});
+        let old = request(json!([told("Approved", "old"), told("Failed", "old")]));
+        let mut new = request(json!([told("Failed", "new"), told("Approved", "new")]));
+        prepare_update("status", &old, &mut new);
+        assert_eq!(new, request(json!([told("Failed", "new"), told("Approved", "old")])));
+        let mut more = request(json!([told("Approved", "new"), told("Approved", "other")]));
+        prepare_update("status", &old, &mut more);
+        assert_eq!(more["status"]["conditions"][0]["message"], "new");
     }
 
     #[test]

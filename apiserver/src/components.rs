@@ -3,9 +3,11 @@
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::status::Status;
+use keelson_machinery::stored::Head;
 use serde_json::{Value, json};
 
 use crate::verbs::Call;
+use crate::verbs::list::Selectors;
 use crate::{ApiServer, respond, table};
 
 /// The components, and the store's key that their leader holds ("": the store itself).
@@ -43,9 +45,12 @@ impl ApiServer {
             let (name, key) = found.ok_or_else(|| Status::not_found("", "componentstatus", &request.name))?;
             return call.answer(200, &self.component(name, key).await, &[]);
         }
+        let selectors = Selectors::of(request)?;
         let mut items = Vec::with_capacity(COMPONENTS.len());
         for (name, key) in COMPONENTS {
-            items.push(self.component(name, key).await);
+            if selectors.matches(&Head { name: (*name).into(), ..Head::default() }) {
+                items.push(self.component(name, key).await);
+            }
         }
         let accepted = call.accepted()?;
         let list = table::list(request.def, accepted, &items, json!({}), &request.query)?;

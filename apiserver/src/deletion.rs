@@ -41,6 +41,11 @@ pub fn read_options(call: &Call<'_>) -> Result<Value, Status> {
         if query.has("orphanDependents") {
             given["orphanDependents"] = query.flag("orphanDependents").into();
         }
+        for key in ["uid", "resourceVersion"] {
+            if let Some(wanted) = query.get(key).filter(|wanted| !wanted.is_empty()) {
+                given["preconditions"][key] = wanted.into();
+            }
+        }
         given
     } else {
         let given = body::options(call.headers, call.body, ("v1", "DeleteOptions"))?;
@@ -90,6 +95,11 @@ fn validate(given: &Value) -> Result<(), Status> {
     options::refuse("DeleteOptions", causes)
 }
 
+/// The code of a deletion's answer: 202 says to who asked for the dependents to go, too, that the object is there still.
+pub fn code(given: &Value, is_gone: bool) -> u16 {
+    if !is_gone && given["orphanDependents"] == false { 202 } else { 200 }
+}
+
 /// Whether options say that nothing is to be stored.
 pub fn is_dry_run(given: &Value) -> bool {
     given["dryRun"].as_array().is_some_and(|list| list.iter().any(|v| v == "All"))
@@ -133,7 +143,12 @@ pub fn preconditions(def: &ResourceDef, given: &Value, old: &Value) -> Result<()
 pub fn plan(def: &ResourceDef, given: &Value, old: &Value, now: Timestamp) -> Plan {
     let mut new = old.clone();
     if def.group.is_empty() && def.plural == "namespaces" {
-        return namespace(given, old, new, now);
+        if old["metadata"]["deletionTimestamp"].is_null() {
+            return namespace(given, new, now);
+        }
+        if !is_empty(&old["spec"]["finalizers"]) {
+            return Plan::Wait;
+        }
     }
     let grace = match grace(def, given, &mut new, now) {
         Grace::Pending => return Plan::Wait,
@@ -229,12 +244,11 @@ fn grace(def: &ResourceDef, given: &Value, new: &mut Value, now: Timestamp) -> G
 
 /// Finalizers for the garbage collector, as the options, the object and the kind's default say, in this order.
 fn set_finalizers(def: &ResourceDef, given: &Value, new: &mut Value) {
-    if def.plural == "events" {
-        return;
-    }
     let before: Vec<Value> = new["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
     let has = |name: &str| before.iter().any(|f| f == name);
     let (orphan, foreground) = match (given["orphanDependents"].as_bool(), given["propagationPolicy"].as_str()) {
+        // Nothing depends on events.
+        _ if def.plural == "events" && !def.custom => (false, false),
         (Some(orphan), _) => (orphan, false),
         (_, Some("Orphan")) => (true, false),
         (_, Some("Foreground")) => (false, true),
@@ -270,23 +284,19 @@ fn put_finalizers(new: &mut Value, before: &[Value], orphan: bool, foreground: b
     }
 }
 
-/// A namespace waits until what is in it is gone.
-fn namespace(given: &Value, old: &Value, mut new: Value, now: Timestamp) -> Plan {
-    if old["metadata"]["deletionTimestamp"].is_null() {
-        new["metadata"]["deletionTimestamp"] = written(now);
-        new["status"]["phase"] = "Terminating".into();
-        let before: Vec<Value> = new["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-        // Unlike other kinds' dependents a namespace's are waited for, too, where they are not to be left.
-        let (orphan, foreground) = match (given["orphanDependents"].as_bool(), given["propagationPolicy"].as_str()) {
-            (Some(orphan), _) => (orphan, !orphan),
-            (None, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
-            (None, None) => (before.iter().any(|f| f == ORPHAN), before.iter().any(|f| f == FOREGROUND)),
-        };
-        put_finalizers(&mut new, &before, orphan, foreground);
-        return Plan::Mark(new);
-    }
-    let waits = !is_empty(&old["spec"]["finalizers"]) || !is_empty(&old["metadata"]["finalizers"]);
-    if waits { Plan::Wait } else { Plan::Remove }
+/// A namespace that is not going yet waits until what is in it is gone.
+fn namespace(given: &Value, mut new: Value, now: Timestamp) -> Plan {
+    new["metadata"]["deletionTimestamp"] = written(now);
+    new["status"]["phase"] = "Terminating".into();
+    let before: Vec<Value> = new["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    // Unlike other kinds' dependents a namespace's are waited for, too, where they are not to be left.
+    let (orphan, foreground) = match (given["orphanDependents"].as_bool(), given["propagationPolicy"].as_str()) {
+        (Some(orphan), _) => (orphan, !orphan),
+        (None, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
+        (None, None) => (before.iter().any(|f| f == ORPHAN), before.iter().any(|f| f == FOREGROUND)),
+    };
+    put_finalizers(&mut new, &before, orphan, foreground);
+    Plan::Mark(new)
 }
 
 #[cfg(test)]
@@ -353,7 +363,15 @@ mod tests {
             ),
             ("replicationcontrollers", json!({}), json!({"metadata": {}}), true),
             ("events", json!({"propagationPolicy": "Orphan"}), json!({"metadata": {}}), false),
+            ("events", json!({}), json!({"metadata": {"finalizers": ["orphan"]}}), false),
             ("namespaces", json!({}), json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}), true),
+            (
+                "namespaces",
+                json!({}),
+                json!({"metadata": {"deletionTimestamp": "2025-01-01T00:00:00Z", "finalizers": ["a/b"]}, "spec": {}}),
+                true,
+            ),
+            ("namespaces", json!({}), json!({"metadata": {"deletionTimestamp": "2025-01-01T00:00:00Z"}}), false),
         ] {
             let plan = decide(plural, given.clone(), &old);
             assert_eq!(matches!(plan, Plan::Mark(_)), waits, "{plural} {given} {plan:?}");

@@ -3,6 +3,7 @@
 use keelson_machinery::fields::{ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, renewed, validate};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Details, Status};
+use keelson_machinery::validation::MAX_ANNOTATION_BYTES;
 use keelson_machinery::{conversion, presence, schema};
 use serde_json::{Map, Value, json};
 
@@ -257,10 +258,30 @@ pub fn apply_as(
         }
     };
     set_managers(&mut new, &attempt);
-    if name == KUBECTL && new["metadata"]["annotations"].get(LAST_APPLIED).is_some() {
-        new["metadata"]["annotations"][LAST_APPLIED] = format!("{config}\n").into();
+    if name == KUBECTL {
+        keep_last_applied(&mut new, config);
     }
     Ok(new)
+}
+
+/// Tells client-side apply what was applied, if it was used for the object before and the annotations have the room.
+fn keep_last_applied(new: &mut Value, config: &Value) {
+    let Some(annotations) = new["metadata"].get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    if annotations.get(LAST_APPLIED).and_then(Value::as_str).is_none_or(str::is_empty) {
+        return;
+    }
+    let mut config = config.clone();
+    if let Some(said) = config["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
+        said.remove(LAST_APPLIED);
+        if said.is_empty() {
+            config["metadata"].as_object_mut().map(|metadata| metadata.remove("annotations"));
+        }
+    }
+    annotations.insert(LAST_APPLIED.into(), format!("{config}\n").into());
+    let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    if bytes > MAX_ANNOTATION_BYTES {
+        annotations.remove(LAST_APPLIED);
+    }
 }
 
 /// Conflicts about fields that were not applied on the client's side before: those may be taken over.
@@ -356,6 +377,22 @@ fn equal_but(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_applied_configuration_is_kept_while_there_is_room() {
+        let object = |last: &str| json!({"metadata": {"annotations": {LAST_APPLIED: last, "a": "b"}}});
+        let config = json!({"metadata": {"annotations": {LAST_APPLIED: "other"}}, "data": {"x": "y"}});
+        let large = json!({"data": {"x": "y".repeat(MAX_ANNOTATION_BYTES)}});
+        let told = "{\"data\":{\"x\":\"y\"},\"metadata\":{}}\n";
+        for (before, config, expected) in
+            [("{}", &config, json!(told)), ("", &config, json!("")), ("{}", &large, Value::Null)]
+        {
+            let mut new = object(before);
+            keep_last_applied(&mut new, config);
+            assert_eq!(new["metadata"]["annotations"].get(LAST_APPLIED).unwrap_or(&Value::Null), &expected);
+            assert_eq!(new["metadata"]["annotations"]["a"], "b");
+        }
+    }
 
     #[test]
     fn times_are_kept_only_where_nothing_else_changes() {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::body;
 use crate::negotiate::Media;
 
-/// Answers smaller than this are not compressed, bytes (upstream's limit).
+/// Answers up to this are not compressed, bytes (upstream's limit).
 const MIN_COMPRESSED_BYTES: u64 = 128 << 10;
 
 /// What is said when a request's own time is over.
@@ -34,19 +34,17 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<bytes::Byte
     response
 }
 
-/// Whether the client takes answers compressed with gzip.
+/// Whether the client takes answers compressed with gzip. As upstream has it, it must say just that: with a quality beside it
+/// the name does not count.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
-    accepted.flat_map(|v| v.split(',')).any(|part| {
-        let (name, quality) = part.split_once(';').unwrap_or((part, ""));
-        matches!(name.trim(), "gzip" | "*") && !matches!(quality.replace(' ', "").as_str(), "q=0" | "q=0.0")
-    })
+    accepted.flat_map(|v| v.split(',')).any(|part| part.trim() == "gzip")
 }
 
 /// Compresses an answer that is worth it, if the client takes it so; streams and small answers stay as they are.
 pub async fn compressed(gzip: bool, response: Response<Body>) -> Response<Body> {
     let size = response.body().size_hint().exact().unwrap_or(0);
-    if !gzip || size < MIN_COMPRESSED_BYTES || response.headers().contains_key(header::CONTENT_ENCODING) {
+    if !gzip || size <= MIN_COMPRESSED_BYTES || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
     let (mut parts, body) = response.into_parts();
@@ -133,8 +131,9 @@ mod tests {
     fn who_takes_gzip() {
         for (value, expected) in [
             ("gzip", true),
-            ("deflate, gzip;q=0.5", true),
-            ("*", true),
+            ("deflate, gzip", true),
+            ("gzip;q=0.5", false),
+            ("*", false),
             ("identity", false),
             ("gzip;q=0", false),
             ("", false),

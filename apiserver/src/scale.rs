@@ -189,12 +189,19 @@ fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Resu
     }
     server.conform_as(call, (SCALE.group, SCALE.version, SCALE.kind), &mut body, warnings)?;
     let input = body.value;
-    let name = input["metadata"]["name"].as_str().unwrap_or_default();
-    if name != call.request.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.request.name
-        )));
+    let text = |key: &str| input["metadata"][key].as_str().unwrap_or_default();
+    let (name, namespace, asked) = (text("name"), text("namespace"), &call.request.name);
+    if !namespace.is_empty() && namespace != call.request.namespace {
+        let why = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(why));
+    }
+    if name.is_empty() {
+        let why = "was undeterminable: name must be provided";
+        return Err(Status::bad_request(format!("the name of the object ({asked} based on URL) {why}")));
+    }
+    if name != asked {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({asked})");
+        return Err(Status::bad_request(why));
     }
     Ok(input)
 }

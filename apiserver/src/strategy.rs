@@ -323,8 +323,10 @@ fn keep_identity(old: &Value, new: &mut Value) {
             set(&mut new["metadata"], key, old.get(key).cloned());
         }
     }
-    for key in ["creationTimestamp", "deletionTimestamp"] {
-        set(&mut new["metadata"], key, old.get(key).cloned());
+    set(&mut new["metadata"], "creationTimestamp", old.get("creationTimestamp").cloned());
+    // Validation refuses it for an object that nobody has deleted.
+    if old["deletionTimestamp"].is_string() {
+        set(&mut new["metadata"], "deletionTimestamp", old.get("deletionTimestamp").cloned());
     }
     if new["metadata"]["deletionGracePeriodSeconds"].is_null() {
         set(&mut new["metadata"], "deletionGracePeriodSeconds", old.get("deletionGracePeriodSeconds").cloned());
@@ -370,10 +372,11 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
-        let told = keelson_machinery::warnings::of(def, &request.subresource, new, old);
-        let is_pair = (def.group, def.plural) == ("", "secrets") && told.is_empty();
-        warnings.extend(told);
-        warnings.extend(is_pair.then(|| key_problem(new)).flatten().map(str::to_owned));
+        match def.custom {
+            true if request.subresource.is_empty() => warnings.extend(validation::finalizer_warnings(new, old)),
+            true => {}
+            false => warnings.extend(built_in_warnings(request, new, old)),
+        }
         return Ok(());
     }
     Err(Status::invalid(
@@ -382,6 +385,15 @@ pub fn check(
         new["metadata"]["name"].as_str().unwrap_or_default(),
         causes,
     ))
+}
+
+/// What a built-in object's author is told.
+fn built_in_warnings(request: &ResourceRequest, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut told = keelson_machinery::warnings::of(request.def, &request.subresource, new, old);
+    if (request.def.group, request.def.plural) == ("", "secrets") && told.is_empty() {
+        told.extend(key_problem(new).map(str::to_owned));
+    }
+    told
 }
 
 /// Why the key of a secret for TLS is not that of its certificate.

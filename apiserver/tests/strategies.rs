@@ -437,3 +437,69 @@ async fn a_patch_that_is_null_changes_nothing() {
         assert_eq!(cluster.send(request).await.status().as_u16(), code, "{kind}");
     }
 }
+
+#[tokio::test]
+async fn a_deletion_answers_what_became_of_the_object() {
+    let cluster = Cluster::new().await;
+    let maps = format!("{DEFAULT}/configmaps");
+    for (name, finalizers) in [("held", json!(["a.b/c"])), ("free", json!([]))] {
+        let map = json!({"metadata": {"name": name, "finalizers": finalizers}});
+        assert_eq!(cluster.json("POST", &maps, &map).await.0, 201);
+    }
+    for (query, options, code) in [
+        ("held?uid=other", Value::Null, 409),
+        ("held?resourceVersion=1", Value::Null, 409),
+        ("held?resourceVersion=", json!({"dryRun": ["All"], "orphanDependents": true}), 200),
+        ("held", json!({"orphanDependents": false}), 202),
+        ("held", json!({"propagationPolicy": "Foreground"}), 200),
+        ("free", json!({"orphanDependents": false}), 200),
+        ("free", Value::Null, 404),
+    ] {
+        let (told, answer) = cluster.json("DELETE", &format!("{maps}/{query}"), &options).await;
+        assert_eq!(told, code, "{query} {options}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_collection_is_deleted_alone() {
+    let cluster = Cluster::new().await;
+    let maps = format!("{DEFAULT}/configmaps");
+    for name in ["x1", "x2", "x3"] {
+        let map = json!({"metadata": {"name": name, "labels": {"t": "x"}}});
+        assert_eq!(cluster.json("POST", &maps, &map).await.0, 201);
+    }
+    let chosen = format!("{maps}?labelSelector=t%3Dx");
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let (code, page) = cluster.json("DELETE", &format!("{chosen}&limit=2"), &Value::Null).await;
+    assert_eq!((code, names(&page)), (200, vec!["x1".to_owned(), "x2".to_owned()]));
+    let next = page["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(names(&cluster.json("GET", &chosen, &Value::Null).await.1), ["x3"]);
+    let (code, rest) = cluster.json("DELETE", &format!("{chosen}&continue={next}"), &Value::Null).await;
+    assert_eq!((code, names(&rest)), (200, vec!["x3".to_owned()]));
+    assert!(names(&cluster.json("GET", &chosen, &Value::Null).await.1).is_empty());
+}
+
+#[tokio::test]
+async fn a_scale_is_that_of_the_object_in_the_path() {
+    let cluster = Cluster::new().await;
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let set =
+        json!({"metadata": {"name": "s"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    assert_eq!(cluster.json("POST", sets, &set).await.0, 201);
+    for (metadata, told) in [
+        (json!({}), "the name of the object (s based on URL) was undeterminable: name must be provided"),
+        (json!({"name": "t"}), "the name of the object (t) does not match the name on the URL (s)"),
+        (
+            json!({"name": "s", "namespace": "other"}),
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+    ] {
+        let scale = json!({"metadata": metadata, "spec": {"replicas": 2}});
+        let (code, answer) = cluster.json("PUT", &format!("{sets}/s/scale"), &scale).await;
+        assert_eq!((code, answer["message"].as_str()), (400, Some(told)));
+    }
+}

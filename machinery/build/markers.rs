@@ -19,6 +19,8 @@ pub struct Marks {
     pub merge_key: String,
     /// Whether strategic merge patches replace the keys that they do not retain.
     pub retain_keys: bool,
+    /// Whether strategic merge patches replace it, if it is an object.
+    pub replaced: bool,
 }
 
 /// Markers of all messages: by type path, then by field name without separators in lower case.
@@ -132,6 +134,7 @@ fn note(marker: &str, marks: &mut Marks, atomic: &mut bool) {
         "patchMergeKey" => marks.merge_key = value.into(),
         "patchStrategy" => {
             marks.retain_keys |= value.contains("retainKeys");
+            marks.replaced |= value == "replace";
             if value.contains("merge") && marks.merge_key.is_empty() {
                 marks.merge_key = "-".into();
             }

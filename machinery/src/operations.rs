@@ -1,10 +1,12 @@
 //! JSON patches (RFC 6902) as the API applies them. Where the RFC is strict the API is not: indexes may be negative, a
 //! missing value is null, a key that is replaced need not be there.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Most operations of a patch (upstream's limit).
 pub const MAX_OPERATIONS: usize = 10_000;
+/// Most that the operations of a patch copy, bytes of JSON (upstream's limit): each copy may hold all copies before it.
+const MAX_COPIED_BYTES: usize = 3 << 20;
 /// Fields of an operation.
 const FIELDS: &[&str] = &["op", "path", "from", "value"];
 
@@ -53,6 +55,7 @@ pub struct Unfit;
 
 /// Applies the operations in order; the document is undefined after an error.
 pub fn apply(document: &mut Value, patch: &Value) -> Result<(), Unfit> {
+    let mut copied = 0;
     for operation in patch.as_array().into_iter().flatten() {
         let path = operation["path"].as_str().ok_or(Unfit)?;
         match operation["op"].as_str().ok_or(Unfit)? {
@@ -67,6 +70,10 @@ pub fn apply(document: &mut Value, patch: &Value) -> Result<(), Unfit> {
             }
             "copy" => {
                 let value = get(document, operation["from"].as_str().ok_or(Unfit)?)?.cloned().unwrap_or_default();
+                copied += size(&value);
+                if copied > MAX_COPIED_BYTES {
+                    return Err(Unfit);
+                }
                 add(document, path, value)?;
             }
             "test" => test(document, path, &operation["value"])?,
@@ -74,6 +81,22 @@ pub fn apply(document: &mut Value, patch: &Value) -> Result<(), Unfit> {
         }
     }
     Ok(())
+}
+
+/// How long a value is as JSON, bytes.
+fn size(value: &Value) -> usize {
+    let text = |text: &str| text.len() + 2;
+    let commas = |count: usize| count.saturating_sub(1) + 2;
+    match value {
+        Value::Null => 4,
+        Value::Bool(value) => 5 - usize::from(*value),
+        Value::Number(number) => number.to_string().len(),
+        Value::String(value) => text(value),
+        Value::Array(list) => commas(list.len()) + list.iter().map(size).sum::<usize>(),
+        Value::Object(map) => {
+            commas(map.len()) + map.iter().map(|(key, value)| text(key) + 1 + size(value)).sum::<usize>()
+        }
+    }
 }
 
 /// The object or list that holds what a path names, and the last part of the path.
@@ -176,22 +199,37 @@ fn test(document: &Value, path: &str, expected: &Value) -> Result<(), Unfit> {
     if same { Ok(()) } else { Err(Unfit) }
 }
 
-/// Applies a merge patch (RFC 7386).
+/// Applies a merge patch (RFC 7386). Unlike there, null fields go from the objects of a new list, too, unless it takes the
+/// place of an object.
 pub fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Value::Object(map) = target else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            map.remove(key);
-        } else {
-            merge(map.entry(key.clone()).or_insert(Value::Null), value);
+    match (&mut *target, patch) {
+        (Value::Object(map), Value::Object(patch)) => {
+            for (key, value) in patch {
+                match map.get_mut(key) {
+                    _ if value.is_null() => {
+                        map.remove(key);
+                    }
+                    Some(current) if !current.is_null() => merge(current, value),
+                    _ => {
+                        map.insert(key.clone(), without_nulls(value));
+                    }
+                }
+            }
         }
+        (Value::Object(_), patch) => *target = patch.clone(),
+        (_, patch) => *target = without_nulls(patch),
+    }
+}
+
+/// A value without the null fields of its objects; null items of lists stay.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
+        other => other.clone(),
     }
 }
 
@@ -252,6 +290,35 @@ mod tests {
             assert_eq!(malformed(&patch).as_deref(), expected);
         }
         assert_eq!(unknown_fields(&json!([{"op": "add"}, {"valeu": 1}])), ["[1].valeu"]);
+    }
+
+    #[test]
+    fn copies_do_not_grow_without_end() {
+        let double: Vec<Value> =
+            (0..30).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/{i}")})).collect();
+        assert_eq!(apply(&mut json!({"a": {"b": "x"}}), &json!(double)), Err(Unfit));
+        assert_eq!(apply(&mut json!({"a": {"b": "x"}}), &json!(double[..10])), Ok(()));
+        for value in [json!(null), json!(true), json!(false), json!([1, "a", {}]), json!({"a": [], "b": {"c": -1.5}})] {
+            assert_eq!(size(&value), value.to_string().len(), "{value}");
+        }
+    }
+
+    #[test]
+    fn merge_patches_take_nulls_out_of_new_lists() {
+        for (before, patch, after) in [
+            (
+                json!({"l": [1]}),
+                json!({"l": [{"a": null, "b": [{"c": null}]}, null]}),
+                json!({"l": [{"b": [{}]}, null]}),
+            ),
+            (json!({}), json!({"l": [{"a": null}]}), json!({"l": [{}]})),
+            (json!({"l": null}), json!({"l": {"a": null}}), json!({"l": {}})),
+            (json!({"l": {"a": 1}}), json!({"l": [{"a": null}]}), json!({"l": [{"a": null}]})),
+        ] {
+            let mut object = before.clone();
+            merge(&mut object, &patch);
+            assert_eq!(object, after, "{before} {patch}");
+        }
     }
 
     #[test]

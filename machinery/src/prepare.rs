@@ -41,7 +41,10 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         }
         ("", "serviceaccounts") => only_names(object),
         ("batch", "jobs") => job(object),
-        ("apps", "daemonsets") => object["metadata"]["annotations"][TEMPLATE_GENERATION] = "1".into(),
+        ("apps", "daemonsets") => {
+            let said = count_of_template(object).max(1);
+            object["metadata"]["annotations"][TEMPLATE_GENERATION] = said.to_string().into();
+        }
         ("discovery.k8s.io", "endpointslices") => without_topology(object),
         _ => {}
     }
@@ -340,13 +343,14 @@ fn without_topology(slice: &mut Value) {
     }
 }
 
+fn count_of_template(set: &Value) -> i64 {
+    let text = set["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().unwrap_or_default();
+    text.parse().unwrap_or(0)
+}
+
 fn template_generation(old: &Value, new: &mut Value) {
-    let count = |object: &Value| {
-        let text = object["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().unwrap_or_default();
-        text.parse::<i64>().unwrap_or(0)
-    };
     let changed = old["spec"]["template"] != new["spec"]["template"];
-    let next = count(old) + i64::from(changed);
+    let next = count_of_template(old) + i64::from(changed);
     new["metadata"]["annotations"][TEMPLATE_GENERATION] = next.to_string().into();
 }
 
@@ -487,6 +491,18 @@ mod tests {
         ] {
             create(find(group, "v1", plural).unwrap(), &mut object, at);
             assert_eq!(object.pointer(path), Some(&expected), "{plural}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_set_may_say_how_often_its_template_changed() {
+        let def = find("apps", "v1", "daemonsets").unwrap();
+        for (said, kept) in
+            [(json!({}), "1"), (json!({TEMPLATE_GENERATION: "5"}), "5"), (json!({TEMPLATE_GENERATION: "-2"}), "1")]
+        {
+            let mut set = json!({"metadata": {"annotations": said}, "spec": {}});
+            create(def, &mut set, "");
+            assert_eq!(set["metadata"]["annotations"][TEMPLATE_GENERATION], kept, "{said}");
         }
     }
 

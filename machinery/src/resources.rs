@@ -282,9 +282,7 @@ pub static RESOURCES: &[ResourceDef] = &[
     row("networking.k8s.io", "v1", "Ingress", "ingresses", "ingress", Scope::Namespaced)
         .names(&["ing"], &[])
         .subresources(&[STATUS]),
-    row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ipaddress", Scope::Cluster)
-        .names(&["ip"], &[])
-        .fields(&["spec.parentRef"]),
+    row("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ipaddress", Scope::Cluster).names(&["ip"], &[]),
     row("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "networkpolicy", Scope::Namespaced)
         .names(&["netpol"], &[]),
     row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "servicecidr", Scope::Cluster)

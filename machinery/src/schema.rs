@@ -80,6 +80,8 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// Whether a strategic merge patch says which keys remain (`$retainKeys`).
     pub retain_keys: bool,
+    /// Whether strategic merge patches replace it, if it is an object.
+    pub replaced: bool,
     /// Whether it is one value for server-side apply, if it is a map or an object.
     pub atomic: bool,
     /// Whether the API requires it.
@@ -169,6 +171,7 @@ fn read(table: &'static str) -> Table {
                     key => PatchStrategy::MergeBy(key),
                 };
                 field.retain_keys = flags.contains(&"retainKeys");
+                field.replaced = flags.contains(&"replaced");
                 field.atomic = flags.contains(&"atomic");
                 field.list_type = list_type;
                 field.any = flags.iter().find_map(|flag| flag.strip_prefix("is=")).unwrap_or_default();
@@ -191,6 +194,7 @@ fn field(kind: &'static str, list: ListStrategy) -> Field {
         list,
         patch: PatchStrategy::Replace,
         retain_keys: false,
+        replaced: false,
         atomic: false,
         required: kind.starts_with('!'),
         present: true,

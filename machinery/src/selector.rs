@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::names;
-use crate::resource::ResourceDef;
+use crate::resource::{ResourceDef, Scope};
 use crate::stored::Head;
 
 /// How a requirement compares a label.
@@ -99,6 +99,42 @@ enum Field {
     Namespace,
     /// Index into the row's selectable fields.
     Other(usize),
+    /// What no object has.
+    Nothing,
+}
+
+impl Field {
+    fn find(def: &ResourceDef, field: &str) -> Option<Self> {
+        match (field, def.group, def.plural) {
+            ("metadata.name", ..) => Some(Self::Name),
+            ("metadata.namespace", ..) => knows_namespace(def).then_some(Self::Namespace),
+            // The name of the field before there were nodes, and one that upstream takes but fills in for no pod.
+            ("spec.host", "", "pods") => Self::find(def, "spec.nodeName"),
+            ("status.podIPs", "", "pods") => Some(Self::Nothing),
+            _ => def.selectable_fields.iter().position(|f| *f == field).map(Self::Other),
+        }
+    }
+}
+
+/// Whether the namespace may be asked for. Kinds without one may be asked, too, unless they say what else they know.
+fn knows_namespace(def: &ResourceDef) -> bool {
+    let says = def.custom || !def.selectable_fields.is_empty();
+    def.scope == Scope::Namespaced || !says
+}
+
+/// What is said of a field that a row does not offer.
+fn unknown_field(def: &ResourceDef, field: &str) -> String {
+    match (def.group, def.plural) {
+        _ if def.custom => format!("field label not supported: {field}"),
+        ("batch", "jobs") => format!("field label {field:?} not supported for batchv1.Job"),
+        ("resource.k8s.io", "resourceslices") => {
+            format!("field label not supported for {}, Kind={}: {field}", def.api_version(), def.kind)
+        }
+        _ if def.selectable_fields.is_empty() => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        _ => format!("field label not supported: {field}"),
+    }
 }
 
 impl FieldSelector {
@@ -110,19 +146,7 @@ impl FieldSelector {
                 return Err(format!("invalid selector: '{text}'; can't understand '{term}'"));
             };
             let value = unescape(value)?;
-            let field = match field {
-                "metadata.name" => Field::Name,
-                "metadata.namespace" => Field::Namespace,
-                other => match def.selectable_fields.iter().position(|f| *f == other) {
-                    Some(index) => Field::Other(index),
-                    None if def.selectable_fields.is_empty() => {
-                        return Err(format!(
-                            "{other:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                        ));
-                    }
-                    None => return Err(format!("field label not supported: {other}")),
-                },
-            };
+            let field = Field::find(def, field).ok_or_else(|| unknown_field(def, field))?;
             terms.push((field, value, equal));
         }
         Ok(Self(terms))
@@ -135,6 +159,7 @@ impl FieldSelector {
                 Field::Name => &head.name,
                 Field::Namespace => &head.namespace,
                 Field::Other(index) => head.fields.get(*index).map_or("", String::as_str),
+                Field::Nothing => "",
             };
             (actual == value) == *equal
         })
@@ -290,6 +315,48 @@ mod tests {
                 Ok(name) => assert_eq!(parsed.unwrap().name(), Some(name), "{text}"),
                 Err(why) => assert_eq!(parsed.unwrap_err(), why, "{text}"),
             }
+        }
+    }
+
+    #[test]
+    fn kinds_say_which_fields_they_know() {
+        let custom =
+            |scope| ResourceDef { custom: true, scope, ..*crate::resources::find("", "v1", "configmaps").unwrap() };
+        let of = |group, plural| *crate::resources::find(group, "v1", plural).unwrap();
+        let unknown = |field: &str| Some(format!("field label not supported: {field}"));
+        for (def, field, expected) in [
+            (of("", "pods"), "spec.host", None),
+            (of("", "pods"), "status.podIPs", None),
+            (of("", "pods"), "status.hostIP", unknown("status.hostIP")),
+            (of("", "nodes"), "metadata.namespace", unknown("metadata.namespace")),
+            (of("", "namespaces"), "metadata.namespace", unknown("metadata.namespace")),
+            (of("", "persistentvolumes"), "metadata.namespace", None),
+            (
+                of("", "configmaps"),
+                "spec.host",
+                Some(
+                    "\"spec.host\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                        .into(),
+                ),
+            ),
+            (of("batch", "jobs"), "spec.x", Some("field label \"spec.x\" not supported for batchv1.Job".into())),
+            (
+                of("resource.k8s.io", "resourceslices"),
+                "spec.pool.name",
+                Some("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.pool.name".into()),
+            ),
+            (custom(Scope::Cluster), "metadata.namespace", unknown("metadata.namespace")),
+            (custom(Scope::Namespaced), "metadata.namespace", None),
+            (custom(Scope::Namespaced), "spec.x", unknown("spec.x")),
+        ] {
+            let told = FieldSelector::parse(&def, &format!("{field}=x")).err();
+            assert_eq!(told, expected, "{} {field}", def.plural);
+        }
+        let pods = of("", "pods");
+        let head =
+            Head { fields: fields_of(&pods, &serde_json::json!({"spec": {"nodeName": "n"}})), ..Head::default() };
+        for (text, chosen) in [("spec.host=n", true), ("spec.host=m", false), ("status.podIPs!=x", true)] {
+            assert_eq!(FieldSelector::parse(&pods, text).unwrap().matches(&head), chosen, "{text}");
         }
     }
 

@@ -113,12 +113,15 @@ impl Table {
                 continue;
             }
             let Some((plural, group)) = name.split_once('.') else { continue };
+            let earlier = rows.get(group).and_then(|plurals| plurals.get(plural));
             match definition {
-                Some(definition) => {
+                Some(mut definition) => {
+                    earlier.inspect(|earlier| definition.succeed(earlier));
                     let group = rows.entry(group.into()).or_default();
                     Arc::make_mut(group).insert(plural.into(), Arc::new(definition));
                 }
                 None => {
+                    earlier.inspect(|earlier| earlier.ended.cancel());
                     let Some(plurals) = rows.get_mut(group) else { continue };
                     if plurals.contains_key(plural) {
                         Arc::make_mut(plurals).remove(plural);
@@ -161,6 +164,37 @@ fn priority(version: &str) -> (u8, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watches_end_when_objects_are_served_in_another_way() {
+        let definition = |metadata: Value| {
+            let version = serde_json::json!({"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}});
+            let mut object = serde_json::json!({"metadata": metadata,
+                "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"},
+                    "versions": [version]}});
+            object["metadata"]["name"] = "things.example.com".into();
+            Some(Definition::own(object).unwrap())
+        };
+        let table = Table::default();
+        let watched = || table.find("example.com", "v1", "things").unwrap().definition.ended.clone();
+        let change = |definition| table.change(vec![("things.example.com".to_owned(), definition)]);
+        change(definition(serde_json::json!({"generation": 1})));
+        let first = watched();
+        for same in [
+            serde_json::json!({"generation": 1, "labels": {"a": "b"}}),
+            serde_json::json!({"generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ] {
+            change(definition(same));
+            assert!(!first.is_cancelled(), "nothing changed for who watches");
+        }
+        change(definition(serde_json::json!({"generation": 2})));
+        assert!(first.is_cancelled());
+        let second = watched();
+        assert!(!second.is_cancelled());
+        change(None);
+        assert!(second.is_cancelled());
+    }
 
     #[test]
     fn versions_are_ordered() {

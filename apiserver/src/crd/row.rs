@@ -1,6 +1,7 @@
 //! A definition as the server uses it, and the row that it makes of the resource table.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use keelson_machinery::jsonpath::JsonPath;
@@ -12,6 +13,7 @@ use keelson_machinery::structural::{Schema, apply_defaults, drop_forbidden_nulls
 use keelson_store::KeyValue;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{conversion, definition};
 use crate::hooks::Hooks;
@@ -52,9 +54,13 @@ pub struct Definition {
     pub terminating: bool,
     /// `spec.conversion`.
     pub conversion: Value,
+    /// Cancelled when objects are served in another way, or not any more: who watches them begins anew.
+    pub ended: CancellationToken,
     /// The definition as it is stored; schemas are read from it when they are first needed.
     source: Arc<KeyValue>,
     hooks: Option<Arc<Hooks>>,
+    /// A digest of all that says how objects are served.
+    served_as: u64,
 }
 
 /// A version of a custom resource that a request is about.
@@ -88,6 +94,15 @@ impl Definition {
         self.source.create_revision
     }
 
+    /// Takes the place of an earlier state of the definition. Watches of its objects go on if nothing changed for them.
+    pub(super) fn succeed(&mut self, earlier: &Self) {
+        if self.served_as == earlier.served_as {
+            self.ended = earlier.ended.clone();
+        } else {
+            earlier.ended.cancel();
+        }
+    }
+
     /// A definition as it was read from the store; `None` if it is not established.
     pub fn of(object: &Value, source: &Arc<KeyValue>, hooks: Option<Arc<Hooks>>) -> Option<Self> {
         let established = object["status"]["conditions"]
@@ -111,14 +126,19 @@ impl Definition {
                 given: OnceLock::new(),
             })
             .collect();
+        let terminating = object["metadata"]["deletionTimestamp"].is_string();
+        // Schemas are not read here: the generation stands for them, of which one is the deletion's.
+        let changes = object["metadata"]["generation"].as_i64().unwrap_or(0) - i64::from(terminating);
         Some(Self {
             name: text(&object["metadata"], "name"),
             storage: list.iter().find(|v| v["storage"] == true).map(|v| text(v, "name"))?,
             versions,
-            terminating: object["metadata"]["deletionTimestamp"].is_string(),
+            terminating,
             conversion: spec["conversion"].clone(),
+            ended: CancellationToken::new(),
             source: source.clone(),
             hooks,
+            served_as: digest((changes, &object["status"]["acceptedNames"], source.create_revision)),
         })
     }
 
@@ -160,6 +180,12 @@ impl Definition {
         let object = parse(&self.source).unwrap_or_default();
         object["spec"]["versions"][index]["schema"]["openAPIV3Schema"].clone()
     }
+}
+
+fn digest(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Custom {

@@ -3,11 +3,11 @@
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::rules;
-use keelson_machinery::selector::{FieldSelector, LabelSelector};
 use keelson_machinery::status::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Call, list};
+use super::Call;
+use super::list::Selectors;
 use crate::access::{Admission, Operation};
 use crate::deletion::{self, Plan};
 use crate::objects::WriteError;
@@ -32,7 +32,7 @@ impl ApiServer {
         self.fresh(None).await?;
         let def = call.request.def;
         match self.delete_one(call, call.request, &options).await? {
-            Outcome::Waiting(object) => call.answer(200, &object, &[]),
+            Outcome::Waiting(object) => call.answer(deletion::code(&options, false), &object, &[]),
             Outcome::Gone(object) if rules::of(def).answers_deleted => call.answer(200, &object, &[]),
             Outcome::Gone(object) => {
                 let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -49,48 +49,26 @@ impl ApiServer {
         self.delete_one(call, call.request, options).await.map(|_| ())
     }
 
-    /// Deletes all objects that the selectors choose.
+    /// Deletes all objects that the selectors choose, or those of a page of them. The answer shows them as they were found.
     pub(crate) async fn delete_collection(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let request = call.request;
         listing::check(request)?;
-        let labels = LabelSelector::parse(request.query.get("labelSelector").unwrap_or_default())
-            .map_err(Status::bad_request)?;
-        let fields = FieldSelector::parse(request.def, request.query.get("fieldSelector").unwrap_or_default())
-            .map_err(Status::bad_request)?;
+        Selectors::of(request)?;
         let options = deletion::read_options(call)?;
-        let range = list::continued(request)?;
-        let version = request.query.get("resourceVersion");
-        version.map(listing::version).transpose()?;
-        if version.is_some() {
-            self.fresh(version).await?;
-        }
-        self.fresh(None).await?;
-        let view = self.objects.kv.view();
-        let limit = usize::try_from(request.query.number("limit")?.unwrap_or(0)).unwrap_or(0);
-        let mut items = Vec::new();
-        for kv in view.range(&range) {
-            let head = request.stored(kv)?.head;
-            if !labels.matches(|key| head.label(key)) || !fields.matches(&head) {
-                continue;
-            }
-            if limit > 0 && items.len() == limit {
-                break;
-            }
-            let one = ResourceRequest { name: head.name, namespace: head.namespace, ..request.clone() };
-            let listed = request.value(kv)?;
+        let page = self.page(call).await?;
+        let mut items = Vec::with_capacity(page.items.len());
+        for (kv, stored) in &page.items {
+            let (name, namespace) = (stored.head.name.clone(), stored.head.namespace.clone());
+            let one = ResourceRequest { name, namespace, ..request.clone() };
+            items.push(request.value(kv)?);
             match self.delete_one(call, &one, &options).await {
-                // The answer shows the objects as they were found.
-                Ok(_) => items.push(listed),
-                Err(status) if status.code == 404 => {}
-                Err(status) => return Err(status),
+                // Whoever deleted it meanwhile has done it.
+                Err(status) if status.code != 404 => return Err(status),
+                _ => {}
             }
         }
-        let mut metadata = json!({"resourceVersion": self.objects.kv.view().revision().to_string()});
         let accepted = call.accepted()?;
-        if request.def.custom && accepted.format == crate::negotiate::Format::Object {
-            metadata["continue"] = "".into();
-        }
-        let list = table::list(request.def, accepted, &items, metadata, &request.query)?;
+        let list = table::list(request.def, accepted, &items, page.metadata(request.def, accepted), &request.query)?;
         respond::object(200, accepted.media, &list, call.pretty())
     }
 

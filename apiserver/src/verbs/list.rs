@@ -13,7 +13,7 @@ use keelson_machinery::status::Status;
 use keelson_machinery::stored::{self, Head, Stored};
 use keelson_store::{KeyRange, KeyValue, Lens, Only, RangeRequest};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 use super::{Call, stream};
@@ -94,16 +94,32 @@ impl Selectors {
 }
 
 /// A page of stored objects.
-struct Page {
+pub(crate) struct Page {
     revision: i64,
-    items: Vec<(Arc<KeyValue>, Stored)>,
+    /// The objects, with what is known of them without parsing.
+    pub(crate) items: Vec<(Arc<KeyValue>, Stored)>,
     next: Option<String>,
     remaining: Option<usize>,
 }
 
 impl Page {
+    /// The metadata of a list that is answered in this form.
+    pub(crate) fn metadata(&self, def: &ResourceDef, accepted: Accepted) -> Value {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(token) = &self.next {
+            metadata["continue"] = token.clone().into();
+            if let Some(remaining) = self.remaining {
+                metadata["remainingItemCount"] = remaining.into();
+            }
+        } else if def.custom && accepted.format == Format::Object {
+            // Upstream's lists of custom resources always have the field.
+            metadata["continue"] = "".into();
+        }
+        metadata
+    }
+
     /// The list in protobuf.
-    fn protobuf(&self, def: &ResourceDef, metadata: &serde_json::Value) -> Result<Vec<u8>, protobuf::Error> {
+    fn protobuf(&self, def: &ResourceDef, metadata: &Value) -> Result<Vec<u8>, protobuf::Error> {
         let mut list = protobuf::List::new(&def.api_version(), def.kind)?;
         for (kv, stored) in &self.items {
             list.push_stored(stored, kv.mod_revision)?;
@@ -135,18 +151,8 @@ impl ApiServer {
             return Ok(response);
         }
         let page = self.page(call).await?;
-        let mut metadata = json!({"resourceVersion": page.revision.to_string()});
-        if let Some(token) = &page.next {
-            metadata["continue"] = token.clone().into();
-            if let Some(remaining) = page.remaining {
-                metadata["remainingItemCount"] = remaining.into();
-            }
-        }
         let accepted = call.accepted()?;
-        if def.custom && page.next.is_none() && accepted.format == Format::Object {
-            // Upstream's lists of custom resources always have the field.
-            metadata["continue"] = "".into();
-        }
+        let metadata = page.metadata(def, accepted);
         if accepted.format == Format::Object && accepted.media == Media::Protobuf {
             let bytes = page.protobuf(def, &metadata).map_err(|e| Status::internal(&e.to_string()))?;
             return Ok(respond::bytes(200, protobuf::MEDIA_TYPE, bytes));
@@ -201,7 +207,8 @@ impl ApiServer {
         if limited || past || other { Ok(None) } else { Selectors::of(request).map(Some) }
     }
 
-    async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
+    /// The objects that a request for a collection chooses.
+    pub(crate) async fn page(&self, call: &Call<'_>) -> Result<Page, Status> {
         let request = call.request;
         listing::check(request)?;
         let selectors = Selectors::of(request)?;
@@ -318,14 +325,6 @@ fn encode_token(rv: i64, start: String) -> Result<String, Status> {
     let token = Continue { v: TOKEN_VERSION.into(), rv, start };
     let json = serde_json::to_vec(&token).map_err(|e| Status::internal(&e.to_string()))?;
     Ok(URL_SAFE_NO_PAD.encode(json))
-}
-
-/// The keys of a collection from where a continued request goes on.
-pub(crate) fn continued(request: &ResourceRequest) -> Result<KeyRange, Status> {
-    let range = Objects::range(request.def, &request.namespace);
-    let Some(token) = request.query.get("continue") else { return Ok(range) };
-    let prefix = Objects::prefix(request.def, &request.namespace);
-    Ok(from(range, &format!("{prefix}{}", decode_token(token)?.start)))
 }
 
 fn decode_token(token: &str) -> Result<Continue, Status> {

@@ -41,6 +41,8 @@ const LAST_BOOKMARK_SECONDS: u64 = 2;
 const PIECE_BYTES: usize = 16 << 10;
 /// Objects that are looked at for a piece, whether they are chosen or not.
 const MAX_LOOKED_AT: usize = 1024;
+/// A watch of custom objects goes on for this long after their definition changed or went, as upstream's.
+const AFTER_DEFINITION: Duration = Duration::from_secs(1);
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream's.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
 
@@ -103,7 +105,8 @@ impl ApiServer {
         } else {
             match self.objects.kv.watch(WatchRequest { range, start_revision: start, only }) {
                 Ok(watch) => {
-                    let ticks = ticks(timeout, query.flag("allowWatchBookmarks"), self.stop.clone());
+                    let definition = request.custom.as_ref().map(|custom| custom.definition.ended.clone());
+                    let ticks = ticks(timeout, query.flag("allowWatchBookmarks"), self.stop.clone(), definition);
                     let (batch, ticks) = (Vec::new().into_iter(), Seldom::new(ticks.boxed()));
                     Events { shape, first, watch, batch, revision: start - 1, ticks, ended: false }.boxed_unsync()
                 }
@@ -199,15 +202,28 @@ enum Tick {
     Bookmark,
 }
 
-/// The bookmarks of a watch, if it has any, until it has lasted long enough or the server stops.
-fn ticks(timeout: u64, bookmarks: bool, stop: CancellationToken) -> impl Stream<Item = Tick> + Send {
+/// The bookmarks of a watch, if it has any, until it has lasted long enough, the server stops or what is watched is served
+/// in another way.
+fn ticks(
+    timeout: u64,
+    bookmarks: bool,
+    stop: CancellationToken,
+    definition: Option<CancellationToken>,
+) -> impl Stream<Item = Tick> + Send {
     let end = tokio::time::Instant::now() + Duration::from_secs(timeout);
     let last = Duration::from_secs(timeout.saturating_sub(LAST_BOOKMARK_SECONDS));
     let interval = bookmarks.then(|| {
         let start = tokio::time::Instant::now() + BOOKMARK_INTERVAL.min(last);
         tokio::time::interval_at(start, BOOKMARK_INTERVAL)
     });
-    futures::stream::unfold((interval, stop), move |(mut interval, stop)| async move {
+    futures::stream::unfold((interval, stop, definition), move |(mut interval, stop, definition)| async move {
+        let redefined = async {
+            match &definition {
+                Some(definition) => definition.cancelled().await,
+                None => std::future::pending().await,
+            }
+            tokio::time::sleep(AFTER_DEFINITION).await;
+        };
         let bookmark = async {
             match &mut interval {
                 Some(interval) => interval.tick().await,
@@ -218,9 +234,10 @@ fn ticks(timeout: u64, bookmarks: bool, stop: CancellationToken) -> impl Stream<
             biased;
             () = stop.cancelled() => return None,
             () = tokio::time::sleep_until(end) => return None,
+            () = redefined => return None,
             _ = bookmark => {}
         }
-        Some((Tick::Bookmark, (interval, stop)))
+        Some((Tick::Bookmark, (interval, stop, definition)))
     })
 }
 

@@ -329,6 +329,11 @@ fn three_way(types: Option<&Definition>, original: &Value, modified: &Value, cur
         let inner = field.and_then(|f| object_type(&f.kind));
         match (wanted, &current[key]) {
             (Value::Null, _) => {}
+            (Value::Object(_), Value::Object(_)) if field.is_some_and(|f| f.replaced) => {
+                if *wanted != current[key] {
+                    patch.insert(key.clone(), wanted.clone());
+                }
+            }
             (Value::Object(_), have @ Value::Object(_)) => {
                 let mut change = three_way(inner, &original[key], wanted, have);
                 if !change.is_empty() {
@@ -413,6 +418,15 @@ fn lists(key: &str, field: Option<&Field>, old: &Value, new: &[Value], have: &[V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_replaced_is_sent_whole() {
+        let types = of_kind("policy", "v1", "PodDisruptionBudget");
+        let budget = |labels: Value| json!({"spec": {"selector": {"matchLabels": labels}}});
+        let (was, wanted) = (budget(json!({"a": "b", "c": "d"})), budget(json!({"a": "b"})));
+        assert_eq!(Value::from(three_way(types, &was, &wanted, &was)), wanted);
+        assert!(three_way(types, &was, &was, &was).is_empty());
+    }
 
     fn deployment(containers: Value, replicas: Option<i64>) -> Value {
         let mut object = json!({"spec": {"template": {"spec": {"containers": containers}}}});

@@ -27,6 +27,12 @@ pub const MAGIC: [u8; 4] = *b"k8s\0";
 /// Why bytes are not an object, or an object has no bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// There is nothing.
+    #[error("empty data")]
+    NoData,
+    /// There is nothing after [`MAGIC`].
+    #[error("empty body")]
+    NoBody,
     /// The body does not begin with [`MAGIC`].
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NoMagic,
@@ -45,6 +51,16 @@ pub enum Error {
     /// The kind has no message.
     #[error("no message is known for this kind")]
     UnknownKind,
+    /// A body that says what it is, and is not.
+    #[error("{why}")]
+    Of {
+        /// What it says: the version of its API.
+        api_version: String,
+        /// And its kind.
+        kind: String,
+        /// What is wrong with it.
+        why: Box<Error>,
+    },
 }
 
 /// The number of a type's field (that of the struct around it, if it is inlined).
@@ -68,9 +84,15 @@ pub fn is_known(api_version: &str, kind: &str) -> bool {
     table::of_kind(group, version, kind).is_some()
 }
 
-/// Reads a body. A body that does not name its kind is taken to be of `expected` (`apiVersion`, kind).
+/// Reads a body. What it does not say of its version and kind is taken from `expected` (`apiVersion`, kind).
 pub fn decode(body: &[u8], expected: (&str, &str)) -> Result<Value, Error> {
+    if body.is_empty() {
+        return Err(Error::NoData);
+    }
     let unknown = body.strip_prefix(&MAGIC).ok_or(Error::NoMagic)?;
+    if unknown.is_empty() {
+        return Err(Error::NoBody);
+    }
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     let mut reader = Reader(unknown);
     while let Some((number, value)) = reader.field()? {
@@ -89,12 +111,20 @@ pub fn decode(body: &[u8], expected: (&str, &str)) -> Result<Value, Error> {
             _ => {}
         }
     }
-    if kind.is_empty() && api_version.is_empty() {
-        (api_version, kind) = (expected.0.into(), expected.1.into());
+    if api_version.is_empty() {
+        api_version = expected.0.into();
+    }
+    if kind.is_empty() {
+        kind = expected.1.into();
     }
     let (group, version) = group_version(&api_version);
-    let message = table::of_kind(group, version, &kind).ok_or(Error::UnknownKind)?;
-    let mut object = decode::message(message, raw)?;
+    let read = table::of_kind(group, version, &kind)
+        .ok_or(Error::UnknownKind)
+        .and_then(|message| decode::message(message, raw));
+    let mut object = match read {
+        Ok(object) => object,
+        Err(why) => return Err(Error::Of { api_version, kind, why: Box::new(why) }),
+    };
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
     Ok(object.into())

@@ -111,11 +111,15 @@ fn depth_and_size_are_limited() {
     let body = |raw: &[u8], kind: &str, api_version: &str| envelope(api_version, kind, raw);
     let crd = |levels| body(&nested(levels), "CustomResourceDefinition", "apiextensions.k8s.io/v1");
     assert!(super::decode(&crd(50), POD).is_ok());
-    assert_eq!(super::decode(&crd(4000), POD), Err(Error::TooDeep));
+    let refused = |body: &[u8]| match super::decode(body, POD) {
+        Err(Error::Of { why, .. }) => Some(*why),
+        _ => None,
+    };
+    assert_eq!(refused(&crd(4000)), Some(Error::TooDeep));
     // Containers without content: two bytes each.
     let mut spec = Vec::new();
     put_bytes(&mut spec, 2, &[0x12, 0].repeat(super::decode::MAX_VALUES + 1));
-    assert_eq!(super::decode(&body(&spec, "Pod", "v1"), POD), Err(Error::TooLarge));
+    assert_eq!(refused(&body(&spec, "Pod", "v1")), Some(Error::TooLarge));
 }
 
 #[test]

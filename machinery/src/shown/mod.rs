@@ -234,12 +234,6 @@ pub fn difference(kind: &str, old: &Value, new: &Value) -> String {
     unified(&of(kind, old).lines(), &of(kind, new).lines())
 }
 
-/// The difference of two lists of values of a type.
-pub fn list_difference(kind: &str, old: &[Value], new: &[Value]) -> String {
-    let lines = |list: &[Value]| Shown::List(list.iter().map(|item| of(kind, item)).collect()).lines();
-    unified(&lines(old), &lines(new))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

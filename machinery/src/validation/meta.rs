@@ -1,5 +1,7 @@
 //! Metadata of every kind: names, labels, annotations, owners, finalizers, and what an update may not change.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::check::Problems;
@@ -13,8 +15,8 @@ const MAX_MESSAGE_BYTES: usize = 32 << 10;
 const REASON_FORM: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or \
      '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or \
      'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
-/// All annotations together, bytes.
-const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// All annotations together, keys and values, bytes.
+pub const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 /// Finalizers without a domain that there are.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
@@ -39,7 +41,9 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
             parts(metadata, p);
         }
         finalizers(&metadata["finalizers"], p);
-        known_finalizers(&metadata["finalizers"], p);
+        if wants_known_finalizers(def) {
+            known_finalizers(&metadata["finalizers"], p);
+        }
         if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
             p.not_negative("metadata.generation", &metadata["generation"]);
         }
@@ -56,9 +60,36 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
     for _ in 0..1 + whole {
         finalizers(&metadata["finalizers"], p);
     }
-    for _ in 0..whole + changes {
+    let known = if wants_known_finalizers(def) { whole + changes } else { 0 };
+    for _ in 0..known {
         known_finalizers(&metadata["finalizers"], p);
     }
+}
+
+/// Whether finalizers without a domain must be known ones: the rules of the core say so, which not all kinds have.
+fn wants_known_finalizers(def: &ResourceDef) -> bool {
+    let own_rules = matches!(
+        (def.group, def.plural),
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" | "policy", _)
+            | ("", "events")
+    );
+    !def.custom && !own_rules
+}
+
+/// What is told of finalizers that custom objects got: those without a domain may be somebody else's, too.
+pub fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let of = |object: &Value| -> BTreeSet<String> {
+        items(&object["metadata"]["finalizers"]).filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let before = old.map(of).unwrap_or_default();
+    let odd = |name: &String| !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str());
+    let told = |name: &String| {
+        format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
+             conflicts with other finalizer writers"
+        )
+    };
+    of(new).difference(&before).filter(|name| odd(name)).map(told).collect()
 }
 
 /// Metadata that is looked at once, with a name that is a subdomain.
@@ -97,9 +128,9 @@ fn unnamed(metadata: &Value, p: &mut Problems) {
 fn rounds(def: &ResourceDef) -> (usize, usize) {
     match (def.group, def.plural) {
         _ if def.custom => (0, 0),
-        ("policy", _) | ("certificates.k8s.io", _) => (0, 0),
-        ("", "limitranges") => (1, 0),
-        ("", "persistentvolumes") => (2, 0),
+        ("policy", _) | ("certificates.k8s.io", _) | ("", "events") => (0, 0),
+        ("", "limitranges") | ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => (1, 0),
+        ("", "persistentvolumes") | ("storage.k8s.io", "csinodes" | "volumeattachments") => (2, 0),
         ("", "persistentvolumeclaims") => (2, 1),
         (
             "",
@@ -114,7 +145,9 @@ fn rounds(def: &ResourceDef) -> (usize, usize) {
             | "namespaces",
         )
         | ("batch", "jobs")
-        | ("networking.k8s.io", "ingressclasses") => (1, 1),
+        | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies")
+        | ("storage.k8s.io", "csistoragecapacities" | "storageclasses" | "volumeattributesclasses")
+        | ("rbac.authorization.k8s.io" | "node.k8s.io" | "apiregistration.k8s.io", _) => (1, 1),
         ("discovery.k8s.io", _) => (1, 0),
         _ => (0, 1),
     }
@@ -172,13 +205,6 @@ fn managed_fields(list: &Value, p: &mut Problems) {
 
 /// What an update may not change; told by the generic rules and by those of the kind.
 fn update(new: &Value, old: &Value, p: &mut Problems) {
-    for field in ["name", "namespace", "uid"] {
-        p.immutable(format!("metadata.{field}"), &new[field], &old[field]);
-    }
-    if new["deletionGracePeriodSeconds"] != old["deletionGracePeriodSeconds"] {
-        let field = "metadata.deletionGracePeriodSeconds";
-        p.immutable(field, &new["deletionGracePeriodSeconds"], &old["deletionGracePeriodSeconds"]);
-    }
     if has(old, "deletionTimestamp") {
         let before: Vec<&str> = items(&old["finalizers"]).filter_map(Value::as_str).collect();
         let mut added: Vec<&str> =
@@ -193,6 +219,9 @@ fn update(new: &Value, old: &Value, p: &mut Problems) {
             );
             p.forbidden("metadata.finalizers", &why);
         }
+    }
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        p.immutable(format!("metadata.{field}"), &new[field], &old[field]);
     }
 }
 
@@ -350,6 +379,62 @@ fn known_finalizers(list: &Value, p: &mut Problems) {
         if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
             p.invalid(format!("metadata.finalizers[{index}]"), finalizer, why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::find;
+
+    #[test]
+    fn finalizers_without_a_domain_are_known_where_the_rules_of_the_core_count() {
+        let custom = ResourceDef { custom: true, ..*find("", "v1", "configmaps").unwrap() };
+        let of = |group, plural| *find(group, "v1", plural).unwrap();
+        for (def, refused) in [
+            (of("", "configmaps"), true),
+            (of("storage.k8s.io", "storageclasses"), true),
+            (of("", "events"), false),
+            (of("policy", "poddisruptionbudgets"), false),
+            (of("apiextensions.k8s.io", "customresourcedefinitions"), false),
+            (custom, false),
+        ] {
+            let mut problems = Problems::default();
+            let object = json!({"metadata": {"name": "a.b", "finalizers": ["mine.example.com"]}});
+            validate(&def, &object, None, &mut problems);
+            assert_eq!(!problems.0.is_empty(), refused, "{}: {:?}", def.plural, problems.0);
+        }
+    }
+
+    #[test]
+    fn custom_objects_are_warned_of_finalizers_that_they_get() {
+        let object = |list: &[&str]| json!({"metadata": {"finalizers": list}});
+        let told = |new: &[&str], old: Option<&[&str]>| {
+            let warnings = finalizer_warnings(&object(new), old.map(object).as_ref());
+            let named: Vec<String> =
+                warnings.iter().map(|text| text.split('"').nth(1).unwrap_or_default().to_owned()).collect();
+            named
+        };
+        assert_eq!(told(&["z", "a", "a", "x.y/z", "orphan"], None), ["a", "z"]);
+        assert_eq!(told(&["z", "a"], Some(&["z"])), ["a"]);
+        assert!(told(&["z"], Some(&["z", "a"])).is_empty());
+    }
+
+    #[test]
+    fn what_may_not_change_is_told_by_each_that_looks() {
+        let object = |time: Value| json!({"metadata": {"name": "a", "uid": "u", "deletionTimestamp": time}});
+        for (group, plural, times) in [
+            ("", "configmaps", 2),
+            ("rbac.authorization.k8s.io", "roles", 2),
+            ("storage.k8s.io", "csinodes", 1),
+            ("", "events", 1),
+        ] {
+            let mut problems = Problems::default();
+            let def = find(group, "v1", plural).unwrap();
+            validate(def, &object("2020-01-01T00:00:00Z".into()), Some(&object(Value::Null)), &mut problems);
+            let told = problems.0.iter().filter(|cause| cause.field == "metadata.deletionTimestamp").count();
+            assert_eq!(told, times, "{plural}");
         }
     }
 }

@@ -45,6 +45,7 @@ pub use check::Problems;
 pub(crate) use container::{is_extended, is_native};
 pub use cron::span_problem;
 pub use flowcontrol::mandatory as mandatory_flow_control;
+pub use meta::{MAX_ANNOTATION_BYTES, finalizer_warnings};
 pub use service::{address_problems, is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).
