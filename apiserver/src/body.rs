@@ -72,14 +72,15 @@ pub fn options(headers: &HeaderMap, body: &[u8], expected: (&str, &str)) -> Resu
 /// The refusal of a message that is not of the kind that it says it is of.
 fn unfit(api_version: &str, kind: &str, why: &protobuf::Error, expected: (&str, &str)) -> Status {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let served = expected.0.split_once('/').map_or("", |(group, _)| group);
     let is_expected = (api_version, kind) == expected;
     let why = match why {
         // A kind that belongs here but has no message is that of custom objects.
         protobuf::Error::UnknownKind if is_expected => "object *unstructured.Unstructured does not implement the protobuf \
                                                         marshalling interface and cannot be encoded to a protobuf message"
             .to_owned(),
-        protobuf::Error::UnknownKind if strategy::registered(group, version, kind).is_none() => {
-            strategy::not_registered(api_version, kind)
+        protobuf::Error::UnknownKind if strategy::registered(served, group, version, kind).is_none() => {
+            strategy::not_registered(served, api_version, kind)
         }
         why => why.to_string(),
     };

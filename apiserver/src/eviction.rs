@@ -82,9 +82,9 @@ fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Resu
     let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
     if !known {
         let (group, v) = version.split_once('/').unwrap_or(("", version));
-        let why = match strategy::registered(call.request.def, group, v, kind) {
+        let why = match strategy::registered(call.request.def.group, group, v, kind) {
             Some(other) => format!("converting ({other}) to (policy.Eviction): unknown conversion"),
-            None => strategy::not_registered(call.request.def, version, kind),
+            None => strategy::not_registered(call.request.def.group, version, kind),
         };
         return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));
     }

@@ -76,9 +76,9 @@ pub fn without_namespace(def: &ResourceDef, object: &mut Value) {
 /// The refusal of a body of another kind than belongs there.
 pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
     let (group, v) = version.split_once('/').unwrap_or(("", version));
-    let why = match registered(def, group, v, kind) {
+    let why = match registered(def.group, group, v, kind) {
         Some(other) => unknown_conversion(&other, def),
-        None => not_registered(def, version, kind),
+        None => not_registered(def.group, version, kind),
     };
     Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
 }
@@ -93,13 +93,13 @@ fn scheme(group: &str) -> &'static str {
     }
 }
 
-/// What Go calls the type of a kind, if it is known where a row's objects are served: that of a resource, its lists, or one
+/// What Go calls the type of a kind, if it is known where the objects of a group are served: that of a resource, its lists, or one
 /// that every version of the API has.
-pub fn registered(def: &ResourceDef, group: &str, version: &str, kind: &str) -> Option<String> {
+pub fn registered(served: &str, group: &str, version: &str, kind: &str) -> Option<String> {
     const EVERYWHERE: [&str; 7] =
         ["CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent"];
     const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
-    let here = scheme(group) == scheme(def.group);
+    let here = scheme(group) == scheme(served);
     let known = |kind: &str| here && resources::find_kind(group, version, kind).is_some();
     let list = |item: &str| here && item.is_empty() && group.is_empty() || known(item);
     let own = known(kind) || kind.strip_suffix("List").is_some_and(list);
@@ -113,9 +113,9 @@ pub fn registered(def: &ResourceDef, group: &str, version: &str, kind: &str) -> 
     }
 }
 
-/// What is said of a kind that nobody knows where a row's objects are served.
-pub fn not_registered(def: &ResourceDef, version: &str, kind: &str) -> String {
-    let scheme = scheme(def.group);
+/// What is said of a kind that nobody knows where the objects of a group are served.
+pub fn not_registered(served: &str, version: &str, kind: &str) -> String {
+    let scheme = scheme(served);
     format!("no kind {kind:?} is registered for version {version:?} in scheme {scheme:?}")
 }
 
@@ -416,7 +416,7 @@ mod tests {
     fn kinds_of_no_resource_are_known_too() {
         let def = resources::find("", "v1", "configmaps").unwrap();
         let registered = |from: &str| format!("converting ({from}) to (core.ConfigMap): unknown conversion");
-        let in_scheme = |version: &str, kind: &str| not_registered(def, version, kind);
+        let in_scheme = |version: &str, kind: &str| not_registered(def.group, version, kind);
         for (version, kind, expected) in [
             ("v1", "ConfigMapList", registered("v1.ConfigMapList")),
             ("v1", "List", registered("v1.List")),

@@ -125,7 +125,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     }
     let (group, v) = version.split_once('/').unwrap_or(("", version));
     let Some(other) = resources::find_kind(group, v, kind) else {
-        return Some(strategy::not_registered(def, version, kind));
+        return Some(strategy::not_registered(def.group, version, kind));
     };
     let mut copy = new.clone();
     let conversion = strategy::unknown_conversion(&format!("{v}.{kind}"), def);
