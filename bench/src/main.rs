@@ -40,7 +40,7 @@ pub struct Options {
     pub quick: bool,
     /// Only these parts of `store` (nobody, puts, ranges, mixed, watchers, leases, kube, failover, fill, disturbed) or `scheduler`
     /// (basic, node-affinity, spread-zones, ..., alone) or `controllers` (rollout, idle, pods, beats, handover) or `api` (many,
-    /// alone, gets, lists) or `watch` (own, shared, burst)
+    /// alone, gets, lists) or `watch` (own, shared, burst, others)
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only this program in `store`: keelson or etcd
