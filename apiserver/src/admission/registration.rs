@@ -1,8 +1,8 @@
 //! What configurations of webhooks and policies may say.
 
 use keelson_machinery::cel::{Env, Program, Type};
-use keelson_machinery::names;
 use keelson_machinery::status::Cause;
+use keelson_machinery::{go_url, names, shown};
 use serde_json::Value;
 
 use super::review::env;
@@ -65,26 +65,25 @@ pub(crate) fn client_problems(client: &Value, at: &str) -> Vec<Cause> {
 fn url_problems(url: &str, at: &str) -> Vec<Cause> {
     let form = "; desired format: https://host[/path]";
     let told = |value: &str, why: &str| Cause::invalid(at, &Value::from(value), why);
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let url = match go_url::parse(url) {
+        Ok(url) => url,
+        Err(why) => return vec![Cause::required(at, &format!("url must be a valid URL: {why}{form}"))],
+    };
     let mut out = Vec::new();
-    if scheme != "https" {
-        out.push(told(scheme, &format!("'https' is the only allowed URL scheme{form}")));
+    if url.scheme != "https" {
+        out.push(told(&url.scheme, &format!("'https' is the only allowed URL scheme{form}")));
     }
-    if host.is_empty() {
-        out.push(told(host, &format!("host must be specified{form}")));
+    if url.host.is_empty() {
+        out.push(told(&url.host, &format!("host must be specified{form}")));
     }
-    if !user.is_empty() {
+    if let Some(user) = &url.user {
         out.push(told(user, "user information is not permitted in the URL"));
     }
-    if !fragment.is_empty() {
-        out.push(told(fragment, "fragments are not permitted in the URL"));
+    if !url.fragment.is_empty() {
+        out.push(told(&url.fragment, "fragments are not permitted in the URL"));
     }
-    if !query.is_empty() {
-        out.push(told(query, "query parameters are not permitted in the URL"));
+    if !url.query.is_empty() {
+        out.push(told(&url.query, "query parameters are not permitted in the URL"));
     }
     out
 }
@@ -335,10 +334,8 @@ impl Check {
             } else if !source.is_empty() {
                 self.expression(validation, "messageExpression", &at, &of_messages, &[Type::String], "string");
             }
-            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-            if validation["reason"].as_str().is_some_and(|reason| !reasons.contains(&reason)) {
-                self.0.push(Cause::not_supported(format!("{at}.reason"), &validation["reason"], &reasons[..3]));
-            }
+            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
+            self.one_of(&format!("{at}.reason"), &validation["reason"], &reasons);
         }
         self.annotations(&spec["auditAnnotations"], env, name);
     }
@@ -346,7 +343,8 @@ impl Check {
     fn annotations(&mut self, annotations: &Value, env: &Env, name: &str) {
         if list(annotations).count() > MAX_ANNOTATIONS {
             let why = format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations");
-            self.0.push(Cause::invalid("spec.auditAnnotations", annotations, &why));
+            let shown = shown::compact_list("AuditAnnotation", annotations);
+            self.0.push(Cause::invalid("spec.auditAnnotations", &shown, &why));
         }
         let mut seen = Vec::new();
         for (index, annotation) in list(annotations) {
@@ -502,6 +500,18 @@ mod tests {
             (json!({"url": "https://h", "service": {}}), vec!["c: Required value: exactly one"]),
             (json!({"url": "https://h/p"}), vec![]),
             (
+                json!({"url": "https://h:p"}),
+                vec!["c.url: Required value: url must be a valid URL: parse \"https://h:p\": "],
+            ),
+            (
+                json!({"url": "arg#back?w/port:h//:s"}),
+                vec![
+                    "c.url: Invalid value: \"\": 'https'",
+                    "c.url: Invalid value: \"\": host must be",
+                    "c.url: Invalid value: \"back?w/port:h//:s\": fragments",
+                ],
+            ),
+            (
                 json!({"url": "http://h"}),
                 vec!["c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme"],
             ),
@@ -578,6 +588,18 @@ mod tests {
                 vec![
                     "spec.auditAnnotations[0].valueExpression: Invalid value: \" x\": compilation failed: ERROR: <input>:1:1: undeclared",
                 ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"validations": [{"expression": "true", "reason": "Unauthorized"}]}),
+                vec![
+                    "spec.validations[0].reason: Unsupported value: \"Unauthorized\": supported values: \"Forbidden\", \"Invalid\", \"Request",
+                ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"auditAnnotations": (0..21).map(|n| json!({"key": format!("k{n}"), "valueExpression": "'x'"})).collect::<Value>()}),
+                vec!["spec.auditAnnotations: Invalid value: [{\"Key\":\"k0\",\"ValueExpression\":\"'x'\"},{"],
             ),
             ("MutatingAdmissionPolicy", json!({}), vec![]),
             (

@@ -181,7 +181,7 @@ impl Walk {
             let why = format!(
                 "only {AT_ROOT_SHOWN} fields are allowed at the root of the schema if the status subresource is enabled"
             );
-            self.invalid(path.to_owned(), source, &why);
+            self.causes.push(Cause::invalid(path, &crate::shown::compact("JSONSchemaProps", source), &why));
         }
     }
 
@@ -366,14 +366,14 @@ impl Walk {
                 let mut value = default.clone();
                 drop_forbidden_nulls(&schema, &mut value);
                 super::apply_defaults(&schema, &mut value);
-                for failure in validate(&schema, &value, "") {
+                for failure in validate(&schema, &value, None, "") {
                     let inner = if failure.cause.field == "<nil>" { "" } else { &failure.cause.field };
                     let field = if inner.is_empty() { at.clone() } else { format!("{at}.{inner}") };
                     self.causes.push(Cause { field, ..failure.cause });
                 }
                 let before = self.causes.len();
                 duplicates(&schema, &value, &at, &mut self.causes);
-                if before == self.causes.len() && schema.has_rules && validate(&schema, &value, "").is_empty() {
+                if before == self.causes.len() && schema.has_rules && validate(&schema, &value, None, "").is_empty() {
                     for cause in check_rules(&schema, &value, None) {
                         let inner = if cause.field == "<nil>" { String::new() } else { format!(".{}", cause.field) };
                         self.causes.push(Cause { field: format!("{at}{inner}"), ..cause });

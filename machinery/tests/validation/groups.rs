@@ -345,3 +345,35 @@ fn generated_selectors_of_jobs() {
         "{found:?}"
     );
 }
+
+#[test]
+fn fields_that_are_empty_or_stand_in_a_template() {
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let odd = json!({"matchExpressions": [{"key": "a", "operator": "Odd"}]});
+    check(
+        "batch",
+        "cronjobs",
+        json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": template, "selector": odd}}}}),
+        &[
+            "spec.jobTemplate.spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Odd\"}]}: \
+           `selector` will be auto-generated",
+        ],
+    );
+    check(
+        "scheduling.k8s.io",
+        "priorityclasses",
+        json!({"value": 1, "preemptionPolicy": ""}),
+        &["preemptionPolicy: Required value"],
+    );
+    check(
+        "apiregistration.k8s.io",
+        "apiservices",
+        json!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 1,
+            "versionPriority": 1, "caBundle": "aGVsbG8="}}),
+        &["spec.caBundle: Invalid value: \"5 bytes\": local APIServices may not have a caBundle"],
+    );
+    let set = json!({"metadata": {"namespace": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": -1}});
+    let told = changed("apps", "deployments", "status", set.clone(), Some(set));
+    let expected = "status.readyReplicas: Invalid value: 0: cannot be greater than status.replicas".to_owned();
+    assert!(told.contains(&expected), "{told:?}");
+}
