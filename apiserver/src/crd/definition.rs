@@ -51,8 +51,8 @@ pub fn prepare(object: &mut Value, old: Option<&Value>) {
         }
     }
     let conversion = &mut object["spec"]["conversion"];
-    if conversion["strategy"].as_str().unwrap_or_default().is_empty() {
-        conversion["strategy"] = "None".into();
+    if conversion.is_null() {
+        *conversion = json!({"strategy": "None"});
     }
     if let Some(service) = object.pointer_mut("/spec/conversion/webhook/clientConfig/service")
         && service.is_object()
@@ -104,7 +104,7 @@ pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>
     if old.is_none() {
         check.name(object);
     }
-    check.names(new, "spec.names");
+    check.names(&new["names"]);
     check.group(new);
     check.versions(object, old);
     check.parts(new, before);
@@ -124,13 +124,10 @@ pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>
     (check.causes, check.warnings)
 }
 
-/// What is wrong with a new status; the rest of the definition is as it was.
-pub fn validate_status(object: &Value, old: &Value) -> Vec<Cause> {
+/// What is wrong with a new status: its names. Which versions are stored is for whoever writes it to know.
+pub fn validate_status(object: &Value) -> Vec<Cause> {
     let mut check = Check { causes: Vec::new(), warnings: Vec::new() };
-    let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
-    let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
-    let storage = versions.iter().rfind(|v| v["storage"] == true).map(|v| text(v, "name"));
-    check.stored(object, Some(old), &names, storage);
+    check.forms_of_names(&object["status"]["acceptedNames"], "status.acceptedNames");
     check.causes
 }
 
@@ -181,13 +178,23 @@ impl Check {
         }
     }
 
-    fn names(&mut self, spec: &Value, at: &str) {
-        let names = &spec["names"];
+    fn names(&mut self, names: &Value) {
+        for key in ["plural", "singular", "kind", "listKind"] {
+            if text(names, key).is_empty() {
+                self.required(format!("spec.names.{key}"), "");
+            }
+        }
+        self.forms_of_names(names, "spec.names");
+    }
+
+    /// Of the names that are there.
+    fn forms_of_names(&mut self, names: &Value, at: &str) {
         for key in ["plural", "singular", "kind", "listKind"] {
             let (given, field) = (text(names, key), format!("{at}.{key}"));
             if given.is_empty() {
-                self.required(field, "");
-            } else if let Some(problem) = dns_label_1035(&given.to_lowercase()).filter(|_| key.ends_with("ind")) {
+                continue;
+            }
+            if let Some(problem) = dns_label_1035(&given.to_lowercase()).filter(|_| key.ends_with("ind")) {
                 let why = format!("may have mixed case, but should otherwise match: {problem}");
                 self.invalid(field, &names[key], &why);
             } else if let Some(problem) = dns_label_1035(given).filter(|_| !key.ends_with("ind")) {
@@ -200,9 +207,9 @@ impl Check {
                     self.invalid(format!("{at}.{key}[{index}]"), name, &problem);
                 }
             }
-        }
-        if !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
-            self.invalid(format!("{at}.listKind"), &names["listKind"], "kind and listKind may not be the same");
+            if key == "shortNames" && !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
+                self.invalid(format!("{at}.listKind"), &names["listKind"], "kind and listKind may not be the same");
+            }
         }
     }
 
@@ -439,7 +446,9 @@ impl Check {
                 self.review_versions(reviews);
             }
             other => {
-                if other != "None" {
+                if other.is_empty() {
+                    self.required("spec.conversion.strategy", "");
+                } else if other != "None" {
                     let supported = ["None", "Webhook"];
                     let cause = Cause::not_supported("spec.conversion.strategy", &conversion["strategy"], &supported);
                     self.causes.push(cause);
@@ -584,6 +593,15 @@ mod tests {
         object
     }
 
+    #[test]
+    fn a_status_has_its_names_judged() {
+        let names =
+            json!({"status": {"acceptedNames": {"plural": "a_b", "kind": "K", "listKind": "K"}, "storedVersions": []}});
+        let got: Vec<String> = validate_status(&names).into_iter().map(|cause| cause.field).collect();
+        assert_eq!(got, ["status.acceptedNames.plural", "status.acceptedNames.listKind"]);
+        assert!(validate_status(&json!({"status": {}})).is_empty());
+    }
+
     /// Each row: what is said instead (by a pointer, or by a field of the spec), and how what is told of that begins.
     #[test]
     fn definitions_are_judged() {
@@ -600,6 +618,7 @@ mod tests {
             (json!({}), vec![]),
             (json!({&approval: "https://x/y"}), vec![]),
             (json!({&approval: "a b://x"}), vec!["metadata.annotations[api-approved.kubernetes.io]: Invalid value"]),
+            (json!({"conversion": {}}), vec!["spec.conversion.strategy: Required value"]),
             (
                 json!({"conversion": webhook}),
                 vec![

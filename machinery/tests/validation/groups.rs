@@ -181,6 +181,15 @@ fn autoscalers() {
                 "spec.metrics[0].resource.target.type: Required value: must specify a metric target type",
             ],
         ),
+        (
+            json!({"metrics": [{"type": "ContainerResource", "containerResource": {
+                "name": "cpu", "container": "A_b", "target": {"type": "Utilization", "averageUtilization": 50}}}]}),
+            &[
+                "spec.metrics[0].containerResource.container: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist \
+               of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. \
+               'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ],
+        ),
     ] {
         // The second version has these fields.
         let def = resources::find("autoscaling", "v2", "horizontalpodautoscalers").expect("a row");
