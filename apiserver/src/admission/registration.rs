@@ -546,7 +546,6 @@ mod tests {
     /// Each row: what is said of a policy beside one that is right, and what is told of that.
     #[test]
     fn policies_are_judged() {
-        let rules = |operation: &str| json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["pods"]}]);
         for (kind, part, told) in [
             ("ValidatingAdmissionPolicy", json!({}), vec![]),
             (
@@ -611,15 +610,24 @@ mod tests {
                 ],
             ),
         ] {
-            let mut policy = json!({"metadata": {"name": "p"}, "spec": {
-                "matchConstraints": {"resourceRules": rules("CREATE")}, "validations": [{"expression": "true"}],
-                "reinvocationPolicy": "Never", "mutations": [{"patchType": "ApplyConfiguration",
-                    "applyConfiguration": {"expression": " Object{} "}}]}});
-            for (key, value) in part.as_object().into_iter().flatten() {
-                policy["spec"][key] = value.clone();
-            }
-            agree(&problems(kind, &policy, None), &told, &part);
+            judged(kind, &part, &told);
         }
+    }
+
+    fn rules(operation: &str) -> Value {
+        json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["pods"]}])
+    }
+
+    /// A sound policy with other fields in its spec.
+    fn judged(kind: &str, part: &Value, told: &[&str]) {
+        let mut policy = json!({"metadata": {"name": "p"}, "spec": {
+            "matchConstraints": {"resourceRules": rules("CREATE")}, "validations": [{"expression": "true"}],
+            "reinvocationPolicy": "Never", "mutations": [{"patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": " Object{} "}}]}});
+        for (key, value) in part.as_object().into_iter().flatten() {
+            policy["spec"][key] = value.clone();
+        }
+        agree(&problems(kind, &policy, None), told, part);
     }
 
     /// As many problems as are told, each beginning so.
