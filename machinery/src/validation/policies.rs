@@ -38,10 +38,10 @@ pub fn checked(status: &Value, p: &mut Problems) {
 
 fn budget(subresource: &str, new: &Value, p: &mut Problems) {
     if subresource == "status" {
+        meta::conditions(&new["status"]["conditions"], "status.conditions", p);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             p.not_negative(format!("status.{field}"), &new["status"][field]);
         }
-        meta::conditions(&new["status"]["conditions"], "status.conditions", p);
         return;
     }
     let spec = &new["spec"];

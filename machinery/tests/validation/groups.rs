@@ -151,6 +151,18 @@ fn ranges_of_services_grow_by_a_family() {
 }
 
 #[test]
+fn budgets_tell_of_their_conditions_first() {
+    let budget = |status: Value| json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {}, "status": status});
+    let bad = budget(json!({"disruptionsAllowed": -1, "conditions": [{"type": "T", "status": "True", "reason": ""}]}));
+    let found = changed("policy", "poddisruptionbudgets", "status", bad, Some(budget(json!({}))));
+    let fields: Vec<&str> = found.iter().map(|told| told.split(": ").next().unwrap_or_default()).collect();
+    assert_eq!(
+        fields,
+        ["status.conditions[0].lastTransitionTime", "status.conditions[0].reason", "status.disruptionsAllowed"]
+    );
+}
+
+#[test]
 fn autoscalers() {
     let scaler = |fields: Value| {
         let mut spec =
