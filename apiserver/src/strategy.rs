@@ -364,8 +364,8 @@ pub fn check(
         causes.extend(certificates::problems(&request.subresource, new, old));
     } else if def.group == "admissionregistration.k8s.io" {
         causes.extend(admission::registration::problems(def.kind, new, old));
-    } else if let (true, "status", Some(old)) = (crd::is_definition(def), request.subresource.as_str(), old) {
-        causes.extend(crd::definition::validate_status(new, old));
+    } else if crd::is_definition(def) && request.subresource == "status" && old.is_some() {
+        causes.extend(crd::definition::validate_status(new));
     } else if crd::is_definition(def) {
         let (problems, odd) = crd::definition::validate(new, old);
         causes.extend(problems);

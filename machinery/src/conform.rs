@@ -2,6 +2,8 @@
 //! refused with the words of the API's decoder, nulls and empty optional lists and maps are left out, times and
 //! quantities get their canonical form.
 
+use std::num::IntErrorKind;
+
 use serde_json::{Map, Value};
 
 use crate::base64_text;
@@ -17,10 +19,23 @@ const MAX_UNKNOWN: usize = 100;
 /// Conforms an object of a row's kind. Gives the paths of unknown fields (`spec.containers[0].imagee`), in order; an
 /// object without a known type is left as it is.
 pub fn conform(def: &ResourceDef, object: &mut Value) -> Result<Vec<String>, String> {
-    match schema::of_kind(def.group, def.version, def.kind) {
-        Some(definition) => conform_to(definition, object),
-        None => Ok(Vec::new()),
+    let Some(definition) = schema::of_kind(def.group, def.version, def.kind) else { return Ok(Vec::new()) };
+    let unknown = conform_to(definition, object)?;
+    if (def.group, def.plural) == ("apps", "daemonsets") {
+        template_generation(&object["metadata"]["annotations"])?;
     }
+    Ok(unknown)
+}
+
+/// The annotation of a DaemonSet that is a field of another version must be a number.
+fn template_generation(annotations: &Value) -> Result<(), String> {
+    let Some(text) = annotations[crate::prepare::TEMPLATE_GENERATION].as_str() else { return Ok(()) };
+    let why = match text.parse::<i64>() {
+        Ok(_) => return Ok(()),
+        Err(why) if matches!(why.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => "value out of range",
+        Err(_) => "invalid syntax",
+    };
+    Err(format!("strconv.ParseInt: parsing {text:?}: {why}"))
 }
 
 /// Conforms an object to a type.
@@ -313,6 +328,18 @@ mod tests {
     fn conformed(group: &str, plural: &str, mut object: Value) -> (Value, Result<Vec<String>, String>) {
         let told = conform(find(group, "v1", plural).unwrap(), &mut object);
         (object, told)
+    }
+
+    #[test]
+    fn the_generation_of_a_template_is_a_number() {
+        for (text, told) in [
+            ("7", None),
+            ("x", Some("strconv.ParseInt: parsing \"x\": invalid syntax")),
+            ("99999999999999999999", Some("strconv.ParseInt: parsing \"99999999999999999999\": value out of range")),
+        ] {
+            let set = json!({"metadata": {"annotations": {"deprecated.daemonset.template.generation": text}}});
+            assert_eq!(conformed("apps", "daemonsets", set).1.err().as_deref(), told);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod go_regexp;
 pub mod go_scan;
 pub mod go_time;
 mod go_types;
+pub mod go_url;
 pub mod jsonpath;
 pub mod kind_defaults;
 pub mod labels;

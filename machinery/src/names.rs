@@ -1,5 +1,9 @@
 //! The forms of names, labels and annotations, with the messages that the API gives (apimachinery's validation rules).
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
 /// Longest DNS label.
 const LABEL_MAX: usize = 63;
 /// Longest DNS subdomain.
@@ -97,6 +101,12 @@ pub fn wildcard_subdomain(text: &str) -> Option<String> {
          validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
             .into()
     })
+}
+
+/// Whether a character is printed, as Go's `unicode` has it: letters, marks, numbers, punctuation, symbols and the space.
+pub fn is_printable(c: char) -> bool {
+    static PRINTABLE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]$").ok());
+    c.is_ascii_graphic() || PRINTABLE.as_ref().is_some_and(|form| form.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
 fn too_long(text: &str, most: usize) -> Vec<String> {
@@ -259,6 +269,14 @@ pub fn domain_path_problems(text: &str) -> Vec<(&str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blanks_and_controls_are_not_printed() {
+        for (c, printed) in [('a', true), (' ', true), ('é', true), ('\u{301}', true), ('\u{a0}', false), ('\n', false)]
+        {
+            assert_eq!(is_printable(c), printed, "{c:?}");
+        }
+    }
 
     #[test]
     fn names() {

@@ -42,8 +42,8 @@ pub fn create(def: &ResourceDef, object: &mut Value, now: &str) {
         ("", "serviceaccounts") => only_names(object),
         ("batch", "jobs") => job(object),
         ("apps", "daemonsets") => {
-            let said = count_of_template(object).max(1);
-            object["metadata"]["annotations"][TEMPLATE_GENERATION] = said.to_string().into();
+            let given = counted_templates(object).max(1);
+            object["metadata"]["annotations"][TEMPLATE_GENERATION] = given.to_string().into();
         }
         ("discovery.k8s.io", "endpointslices") => without_topology(object),
         _ => {}
@@ -343,14 +343,14 @@ fn without_topology(slice: &mut Value) {
     }
 }
 
-fn count_of_template(set: &Value) -> i64 {
+fn counted_templates(set: &Value) -> i64 {
     let text = set["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().unwrap_or_default();
     text.parse().unwrap_or(0)
 }
 
 fn template_generation(old: &Value, new: &mut Value) {
     let changed = old["spec"]["template"] != new["spec"]["template"];
-    let next = count_of_template(old) + i64::from(changed);
+    let next = counted_templates(old).saturating_add(i64::from(changed));
     new["metadata"]["annotations"][TEMPLATE_GENERATION] = next.to_string().into();
 }
 

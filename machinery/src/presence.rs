@@ -124,7 +124,7 @@ pub fn settle(definition: &Definition, map: &mut Map<String, Value>) {
     for (name, value) in map.iter_mut() {
         let Some(field) = definition.fields.get(name.as_str()) else { continue };
         let empty = match value {
-            Value::Array(list) => list.is_empty(),
+            Value::Array(list) => matches!(field.kind, Type::List(_)) && list.is_empty(),
             Value::Object(inner) => matches!(field.kind, Type::Map(_)) && inner.is_empty(),
             _ => false,
         };
@@ -198,6 +198,14 @@ mod tests {
         ] {
             assert_eq!(empty(of_kind(group, version, kind).unwrap()), expected, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_list_where_anything_may_stand_stays() {
+        let class = of_kind("resource.k8s.io", "v1", "DeviceClass").unwrap();
+        let mut object = json!({"spec": {"selectors": [], "config": [{"opaque": {"driver": "d", "parameters": []}}]}});
+        settle(class, object.as_object_mut().unwrap());
+        assert_eq!(object["spec"]["config"][0]["opaque"]["parameters"], json!([]));
     }
 
     #[test]

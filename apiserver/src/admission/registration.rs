@@ -1,8 +1,8 @@
 //! What configurations of webhooks and policies may say.
 
 use keelson_machinery::cel::{Env, Program, Type};
-use keelson_machinery::names;
 use keelson_machinery::status::Cause;
+use keelson_machinery::{go_url, names, shown};
 use serde_json::Value;
 
 use super::review::env;
@@ -33,11 +33,11 @@ pub(crate) fn problems(kind: &str, new: &Value, old: Option<&Value>) -> Vec<Caus
             for (index, hook) in list(&new["webhooks"]) {
                 let at = format!("webhooks[{index}]");
                 let name = text(hook, "name");
+                check.webhook(hook, &at, kind == "MutatingWebhookConfiguration");
                 if !name.is_empty() && seen.contains(&name) {
                     check.0.push(Cause::duplicate(format!("{at}.name"), &hook["name"]));
                 }
                 seen.push(name);
-                check.webhook(hook, &at, kind == "MutatingWebhookConfiguration");
             }
         }
         "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy" if changed("spec") => {
@@ -65,26 +65,25 @@ pub(crate) fn client_problems(client: &Value, at: &str) -> Vec<Cause> {
 fn url_problems(url: &str, at: &str) -> Vec<Cause> {
     let form = "; desired format: https://host[/path]";
     let told = |value: &str, why: &str| Cause::invalid(at, &Value::from(value), why);
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let url = match go_url::parse(url) {
+        Ok(url) => url,
+        Err(why) => return vec![Cause::required(at, &format!("url must be a valid URL: {why}{form}"))],
+    };
     let mut out = Vec::new();
-    if scheme != "https" {
-        out.push(told(scheme, &format!("'https' is the only allowed URL scheme{form}")));
+    if url.scheme != "https" {
+        out.push(told(&url.scheme, &format!("'https' is the only allowed URL scheme{form}")));
     }
-    if host.is_empty() {
-        out.push(told(host, &format!("host must be specified{form}")));
+    if url.host.is_empty() {
+        out.push(told(&url.host, &format!("host must be specified{form}")));
     }
-    if !user.is_empty() {
+    if let Some(user) = &url.user {
         out.push(told(user, "user information is not permitted in the URL"));
     }
-    if !fragment.is_empty() {
-        out.push(told(fragment, "fragments are not permitted in the URL"));
+    if !url.fragment.is_empty() {
+        out.push(told(&url.fragment, "fragments are not permitted in the URL"));
     }
-    if !query.is_empty() {
-        out.push(told(query, "query parameters are not permitted in the URL"));
+    if !url.query.is_empty() {
+        out.push(told(&url.query, "query parameters are not permitted in the URL"));
     }
     out
 }
@@ -174,27 +173,27 @@ impl Check {
             let why = "should be a domain with at least three segments separated by dots";
             self.0.push(Cause::invalid(field, &hook["name"], why));
         }
-        self.client(&hook["clientConfig"], &format!("{at}.clientConfig"));
         for (index, rule) in list(&hook["rules"]) {
             self.0.extend(rules::rule(rule, &format!("{at}.rules[{index}]")));
         }
-        self.0.extend(rules::selected(hook, &["namespaceSelector", "objectSelector"], at));
+        self.one_of(&format!("{at}.failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+        self.one_of(&format!("{at}.matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
         match text(hook, "sideEffects") {
             "" => self.0.push(Cause::required(format!("{at}.sideEffects"), "must specify one of None, NoneOnDryRun")),
             _ => self.one_of(&format!("{at}.sideEffects"), &hook["sideEffects"], &["None", "NoneOnDryRun"]),
         }
-        let place = format!("{at}.admissionReviewVersions");
-        self.0.extend(rules::review_versions(&hook["admissionReviewVersions"], &place));
         if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
             let why = "the timeout value must be between 1 and 30 seconds";
             self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds, why));
         }
-        self.one_of(&format!("{at}.failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
-        self.one_of(&format!("{at}.matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+        self.0.extend(rules::selected(hook, &["namespaceSelector", "objectSelector"], at));
         if mutating {
             self.one_of(&format!("{at}.reinvocationPolicy"), &hook["reinvocationPolicy"], &["IfNeeded", "Never"]);
         }
+        self.client(&hook["clientConfig"], &format!("{at}.clientConfig"));
         self.conditions(&hook["matchConditions"], at, &env(false, false, false));
+        let place = format!("{at}.admissionReviewVersions");
+        self.0.extend(rules::review_versions(&hook["admissionReviewVersions"], &place));
     }
 
     fn client(&mut self, client: &Value, at: &str) {
@@ -211,10 +210,12 @@ impl Check {
             self.trimmed(condition, &format!("{at}.expression"), env, &[Type::Bool], "bool");
             match text(condition, "name") {
                 "" => self.0.push(Cause::required(format!("{at}.name"), "")),
-                name if seen.contains(&name) => self.0.push(Cause::duplicate(format!("{at}.name"), &condition["name"])),
                 name => {
                     for problem in names::qualified_name_problems(name) {
                         self.0.push(Cause::invalid(format!("{at}.name"), &condition["name"], &problem));
+                    }
+                    if seen.contains(&name) {
+                        self.0.push(Cause::duplicate(format!("{at}.name"), &condition["name"]));
                     }
                     seen.push(name);
                 }
@@ -317,6 +318,13 @@ impl Check {
         for (index, validation) in list(&spec["validations"]) {
             let at = format!("spec.validations[{index}]");
             self.expression(validation, "expression", &at, env, &[Type::Bool], "bool");
+            let source = text(validation, "messageExpression");
+            if !source.is_empty() && source.trim().is_empty() {
+                let why = "must be non-empty if specified";
+                self.0.push(Cause::invalid(format!("{at}.messageExpression"), &validation["messageExpression"], why));
+            } else if !source.is_empty() {
+                self.expression(validation, "messageExpression", &at, &of_messages, &[Type::String], "string");
+            }
             let message = text(validation, "message");
             if !message.is_empty() && message.trim().is_empty() {
                 let why = "must be non-empty if specified";
@@ -328,17 +336,8 @@ impl Check {
                     "must not contain line breaks",
                 ));
             }
-            let source = text(validation, "messageExpression");
-            if !source.is_empty() && source.trim().is_empty() {
-                let why = "must be non-empty if specified";
-                self.0.push(Cause::invalid(format!("{at}.messageExpression"), &validation["messageExpression"], why));
-            } else if !source.is_empty() {
-                self.expression(validation, "messageExpression", &at, &of_messages, &[Type::String], "string");
-            }
-            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-            if validation["reason"].as_str().is_some_and(|reason| !reasons.contains(&reason)) {
-                self.0.push(Cause::not_supported(format!("{at}.reason"), &validation["reason"], &reasons[..3]));
-            }
+            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
+            self.one_of(&format!("{at}.reason"), &validation["reason"], &reasons);
         }
         self.annotations(&spec["auditAnnotations"], env, name);
     }
@@ -346,7 +345,8 @@ impl Check {
     fn annotations(&mut self, annotations: &Value, env: &Env, name: &str) {
         if list(annotations).count() > MAX_ANNOTATIONS {
             let why = format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations");
-            self.0.push(Cause::invalid("spec.auditAnnotations", annotations, &why));
+            let shown = shown::compact_list("AuditAnnotation", annotations);
+            self.0.push(Cause::invalid("spec.auditAnnotations", &shown, &why));
         }
         let mut seen = Vec::new();
         for (index, annotation) in list(annotations) {
@@ -394,10 +394,6 @@ impl Check {
                     continue;
                 }
             };
-            if !mutation[other].is_null() {
-                let why = format!("must not be specified when patchType is {}", text(mutation, "patchType"));
-                self.0.push(Cause::invalid(format!("{at}.{other}"), &Value::from(format!("{{{other}}}")), &why));
-            }
             let place = format!("{at}.{own}");
             if mutation[own].is_null() {
                 let why = format!("must be specified when patchType is {}", text(mutation, "patchType"));
@@ -409,26 +405,30 @@ impl Check {
                 let wanted = [Type::object("Object", [])];
                 self.trimmed(&mutation[own], &format!("{place}.expression"), env, &wanted, "Object");
             }
+            if !mutation[other].is_null() {
+                let why = format!("must not be specified when patchType is {}", text(mutation, "patchType"));
+                self.0.push(Cause::invalid(format!("{at}.{other}"), &Value::from(format!("{{{other}}}")), &why));
+            }
         }
     }
 
     fn constraints(&mut self, constraints: &Value, at: &str, required: bool, mutating: bool) {
-        let rules = &constraints["resourceRules"];
-        // What is deleted cannot be changed any more. Upstream names no rule here.
-        let operations = list(rules).filter(|_| mutating).flat_map(|(_, rule)| list(&rule["operations"]));
-        for (_, operation) in operations {
-            self.one_of(&format!("{at}.resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
-        }
-        if required && list(rules).next().is_none() {
-            self.0.push(Cause::required(format!("{at}.resourceRules"), ""));
-        }
+        self.one_of(&format!("{at}.matchPolicy"), &constraints["matchPolicy"], &["Equivalent", "Exact"]);
+        self.0.extend(rules::selected(constraints, &["namespaceSelector", "objectSelector"], at));
         for key in ["resourceRules", "excludeResourceRules"] {
             for (index, rule) in list(&constraints[key]) {
                 self.0.extend(rules::rule(rule, &format!("{at}.{key}[{index}]")));
             }
         }
-        self.0.extend(rules::selected(constraints, &["namespaceSelector", "objectSelector"], at));
-        self.one_of(&format!("{at}.matchPolicy"), &constraints["matchPolicy"], &["Equivalent", "Exact"]);
+        let rules = &constraints["resourceRules"];
+        if required && list(rules).next().is_none() {
+            self.0.push(Cause::required(format!("{at}.resourceRules"), ""));
+        }
+        // What is deleted cannot be changed any more. Upstream names no rule here.
+        let operations = list(rules).filter(|_| mutating).flat_map(|(_, rule)| list(&rule["operations"]));
+        for (_, operation) in operations {
+            self.one_of(&format!("{at}.resourceRules.operations"), operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
+        }
     }
 
     fn binding(&mut self, spec: &Value, mutating: bool) {
@@ -445,12 +445,13 @@ impl Check {
             if let Some(problem) = names::path_segment(text(reference, "name")).filter(|_| name) {
                 self.0.push(Cause::invalid("spec.paramRef.name", &reference["name"], &problem));
             }
+            let why = "name and selector are mutually exclusive";
+            if name && selector {
+                self.0.push(Cause::forbidden("spec.paramRef.name", why));
+            }
             self.0.extend(rules::selected(reference, &["selector"], "spec.paramRef"));
             if name && selector {
-                for key in ["name", "selector"] {
-                    let why = "name and selector are mutually exclusive";
-                    self.0.push(Cause::forbidden(format!("spec.paramRef.{key}"), why));
-                }
+                self.0.push(Cause::forbidden("spec.paramRef.selector", why));
             } else if !name && !selector {
                 self.0.push(Cause::required("spec.paramRef", "one of name or selector must be specified"));
             }
@@ -493,6 +494,30 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[test]
+    fn problems_of_webhooks_come_in_upstreams_order() {
+        let hook = json!({"name": "a.b.c", "rules": [{}], "failurePolicy": "x", "timeoutSeconds": 0,
+            "reinvocationPolicy": "x", "matchConditions": [{}]});
+        let told = problems("MutatingWebhookConfiguration", &json!({"webhooks": [hook.clone(), hook]}), None);
+        let fields: Vec<&str> = told.iter().filter_map(|cause| cause.field.strip_prefix("webhooks[1].")).collect();
+        let expected = [
+            "rules[0].operations",
+            "rules[0].apiGroups",
+            "rules[0].apiVersions",
+            "rules[0].resources",
+            "failurePolicy",
+            "sideEffects",
+            "timeoutSeconds",
+            "reinvocationPolicy",
+            "clientConfig",
+            "matchConditions[0].expression",
+            "matchConditions[0].name",
+            "admissionReviewVersions",
+            "name",
+        ];
+        assert_eq!(fields, expected);
+    }
+
     /// Each row: where a webhook is said to be, and what is told of that.
     #[test]
     fn places_of_webhooks_are_judged() {
@@ -501,6 +526,18 @@ mod tests {
             (json!({}), vec!["c: Required value: exactly one of url or service is required"]),
             (json!({"url": "https://h", "service": {}}), vec!["c: Required value: exactly one"]),
             (json!({"url": "https://h/p"}), vec![]),
+            (
+                json!({"url": "https://h:p"}),
+                vec!["c.url: Required value: url must be a valid URL: parse \"https://h:p\": "],
+            ),
+            (
+                json!({"url": "arg#back?w/port:h//:s"}),
+                vec![
+                    "c.url: Invalid value: \"\": 'https'",
+                    "c.url: Invalid value: \"\": host must be",
+                    "c.url: Invalid value: \"back?w/port:h//:s\": fragments",
+                ],
+            ),
             (
                 json!({"url": "http://h"}),
                 vec!["c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme"],
@@ -536,7 +573,6 @@ mod tests {
     /// Each row: what is said of a policy beside one that is right, and what is told of that.
     #[test]
     fn policies_are_judged() {
-        let rules = |operation: &str| json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["pods"]}]);
         for (kind, part, told) in [
             ("ValidatingAdmissionPolicy", json!({}), vec![]),
             (
@@ -550,8 +586,8 @@ mod tests {
                 "ValidatingAdmissionPolicy",
                 json!({"validations": [{"expression": "true", "message": "\n", "messageExpression": "authorizer.path('/').check('get').reason()"}]}),
                 vec![
-                    "spec.validations[0].message: Invalid value: \"\\n\": must be non-empty",
                     "spec.validations[0].messageExpression: Invalid value: \"authorizer",
+                    "spec.validations[0].message: Invalid value: \"\\n\": must be non-empty",
                 ],
             ),
             (
@@ -579,6 +615,18 @@ mod tests {
                     "spec.auditAnnotations[0].valueExpression: Invalid value: \" x\": compilation failed: ERROR: <input>:1:1: undeclared",
                 ],
             ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"validations": [{"expression": "true", "reason": "Unauthorized"}]}),
+                vec![
+                    "spec.validations[0].reason: Unsupported value: \"Unauthorized\": supported values: \"Forbidden\", \"Invalid\", \"Request",
+                ],
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                json!({"auditAnnotations": (0..21).map(|n| json!({"key": format!("k{n}"), "valueExpression": "'x'"})).collect::<Value>()}),
+                vec!["spec.auditAnnotations: Invalid value: [{\"Key\":\"k0\",\"ValueExpression\":\"'x'\"},{"],
+            ),
             ("MutatingAdmissionPolicy", json!({}), vec![]),
             (
                 "MutatingAdmissionPolicy",
@@ -589,15 +637,24 @@ mod tests {
                 ],
             ),
         ] {
-            let mut policy = json!({"metadata": {"name": "p"}, "spec": {
-                "matchConstraints": {"resourceRules": rules("CREATE")}, "validations": [{"expression": "true"}],
-                "reinvocationPolicy": "Never", "mutations": [{"patchType": "ApplyConfiguration",
-                    "applyConfiguration": {"expression": " Object{} "}}]}});
-            for (key, value) in part.as_object().into_iter().flatten() {
-                policy["spec"][key] = value.clone();
-            }
-            agree(&problems(kind, &policy, None), &told, &part);
+            judged(kind, &part, &told);
         }
+    }
+
+    fn rules(operation: &str) -> Value {
+        json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["pods"]}])
+    }
+
+    /// A sound policy with other fields in its spec.
+    fn judged(kind: &str, part: &Value, told: &[&str]) {
+        let mut policy = json!({"metadata": {"name": "p"}, "spec": {
+            "matchConstraints": {"resourceRules": rules("CREATE")}, "validations": [{"expression": "true"}],
+            "reinvocationPolicy": "Never", "mutations": [{"patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": " Object{} "}}]}});
+        for (key, value) in part.as_object().into_iter().flatten() {
+            policy["spec"][key] = value.clone();
+        }
+        agree(&problems(kind, &policy, None), told, part);
     }
 
     /// As many problems as are told, each beginning so.

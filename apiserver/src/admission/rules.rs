@@ -16,30 +16,34 @@ const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 /// Problems of a rule.
 pub(super) fn rule(rule: &Value, at: &str) -> Vec<Cause> {
     let mut out = Vec::new();
-    for (key, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions"), ("operations", "operations")] {
-        let values = &rule[key];
-        let count = list(values).count();
-        if count == 0 {
-            out.push(Cause::required(format!("{at}.{key}"), ""));
-        } else if count > 1 && list(values).any(|(_, v)| v == "*") {
-            let why = format!("if '*' is present, must not specify other {what}");
-            out.push(Cause::invalid(format!("{at}.{key}"), values, &why));
-        }
-    }
-    for (index, _) in list(&rule["apiVersions"]).filter(|(_, version)| *version == "") {
-        out.push(Cause::required(format!("{at}.apiVersions[{index}]"), ""));
-    }
+    resource_names(&rule["resourceNames"], &format!("{at}.resourceNames"), &mut out);
+    some_or_all(rule, "operations", "operations", at, &mut out);
     for (index, operation) in list(&rule["operations"]) {
         if !operation.as_str().is_some_and(|operation| OPERATIONS.contains(&operation)) {
             out.push(Cause::not_supported(format!("{at}.operations[{index}]"), operation, &OPERATIONS));
         }
     }
+    some_or_all(rule, "apiGroups", "API groups", at, &mut out);
+    some_or_all(rule, "apiVersions", "API versions", at, &mut out);
+    for (index, _) in list(&rule["apiVersions"]).filter(|(_, version)| *version == "") {
+        out.push(Cause::required(format!("{at}.apiVersions[{index}]"), ""));
+    }
     resources(&rule["resources"], &format!("{at}.resources"), &mut out);
     if rule["scope"].as_str().is_some_and(|scope| !matches!(scope, "*" | "Cluster" | "Namespaced")) {
         out.push(Cause::not_supported(format!("{at}.scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]));
     }
-    resource_names(&rule["resourceNames"], &format!("{at}.resourceNames"), &mut out);
     out
+}
+
+/// A list that names at least one thing, or all things and nothing else.
+fn some_or_all(rule: &Value, key: &str, what: &str, at: &str, out: &mut Vec<Cause>) {
+    let count = list(&rule[key]).count();
+    if count == 0 {
+        out.push(Cause::required(format!("{at}.{key}"), ""));
+    } else if count > 1 && list(&rule[key]).any(|(_, v)| v == "*") {
+        let why = format!("if '*' is present, must not specify other {what}");
+        out.push(Cause::invalid(format!("{at}.{key}"), &rule[key], &why));
+    }
 }
 
 fn resource_names(values: &Value, at: &str, out: &mut Vec<Cause>) {
@@ -242,10 +246,10 @@ mod tests {
         assert_eq!(
             told(&super::rule(&rule, "r")),
             [
-                "r.apiVersions[0]: Required value",
-                "r.scope: Unsupported value: \"Some\": supported values: \"*\", \"Cluster\", \"Namespaced\"",
                 "r.resourceNames[1]: Duplicate value: \"a\"",
                 "r.resourceNames[2]: Invalid value: \"a/b\": may not contain '/'",
+                "r.apiVersions[0]: Required value",
+                "r.scope: Unsupported value: \"Some\": supported values: \"*\", \"Cluster\", \"Namespaced\"",
             ]
         );
         let of = json!({"objectSelector": {"matchExpressions": [{"key": "k", "operator": "Near"}]}});

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use keelson_machinery::names::{dns_label_1035, dns_subdomain};
 use keelson_machinery::status::Cause;
 use keelson_machinery::structural::{Schema, source};
+use keelson_machinery::{go_url, names, shown};
 use serde_json::{Value, json};
 
 use super::names::set_condition;
@@ -50,8 +51,8 @@ pub fn prepare(object: &mut Value, old: Option<&Value>) {
         }
     }
     let conversion = &mut object["spec"]["conversion"];
-    if conversion["strategy"].as_str().unwrap_or_default().is_empty() {
-        conversion["strategy"] = "None".into();
+    if conversion.is_null() {
+        *conversion = json!({"strategy": "None"});
     }
     if let Some(service) = object.pointer_mut("/spec/conversion/webhook/clientConfig/service")
         && service.is_object()
@@ -103,7 +104,7 @@ pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>
     if old.is_none() {
         check.name(object);
     }
-    check.names(new, "spec.names");
+    check.names(&new["names"]);
     check.group(new);
     check.versions(object, old);
     check.parts(new, before);
@@ -123,13 +124,10 @@ pub fn validate(object: &Value, old: Option<&Value>) -> (Vec<Cause>, Vec<String>
     (check.causes, check.warnings)
 }
 
-/// What is wrong with a new status; the rest of the definition is as it was.
-pub fn validate_status(object: &Value, old: &Value) -> Vec<Cause> {
+/// What is wrong with a new status: its names. Which versions are stored is for whoever writes it to know.
+pub fn validate_status(object: &Value) -> Vec<Cause> {
     let mut check = Check { causes: Vec::new(), warnings: Vec::new() };
-    let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
-    let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
-    let storage = versions.iter().rfind(|v| v["storage"] == true).map(|v| text(v, "name"));
-    check.stored(object, Some(old), &names, storage);
+    check.forms_of_names(&object["status"]["acceptedNames"], "status.acceptedNames");
     check.causes
 }
 
@@ -180,13 +178,23 @@ impl Check {
         }
     }
 
-    fn names(&mut self, spec: &Value, at: &str) {
-        let names = &spec["names"];
+    fn names(&mut self, names: &Value) {
+        for key in ["plural", "singular", "kind", "listKind"] {
+            if text(names, key).is_empty() {
+                self.required(format!("spec.names.{key}"), "");
+            }
+        }
+        self.forms_of_names(names, "spec.names");
+    }
+
+    /// Of the names that are there.
+    fn forms_of_names(&mut self, names: &Value, at: &str) {
         for key in ["plural", "singular", "kind", "listKind"] {
             let (given, field) = (text(names, key), format!("{at}.{key}"));
             if given.is_empty() {
-                self.required(field, "");
-            } else if let Some(problem) = dns_label_1035(&given.to_lowercase()).filter(|_| key.ends_with("ind")) {
+                continue;
+            }
+            if let Some(problem) = dns_label_1035(&given.to_lowercase()).filter(|_| key.ends_with("ind")) {
                 let why = format!("may have mixed case, but should otherwise match: {problem}");
                 self.invalid(field, &names[key], &why);
             } else if let Some(problem) = dns_label_1035(given).filter(|_| !key.ends_with("ind")) {
@@ -199,15 +207,23 @@ impl Check {
                     self.invalid(format!("{at}.{key}[{index}]"), name, &problem);
                 }
             }
-        }
-        if !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
-            self.invalid(format!("{at}.listKind"), &names["listKind"], "kind and listKind may not be the same");
+            if key == "shortNames" && !text(names, "kind").is_empty() && names["kind"] == names["listKind"] {
+                self.invalid(format!("{at}.listKind"), &names["listKind"], "kind and listKind may not be the same");
+            }
         }
     }
 
     /// Unknown fields are no longer kept for whole kinds; a definition that did so before may go on.
     fn preserved(&mut self, spec: &Value, before: Option<&Value>) {
-        if spec["preserveUnknownFields"] != true || before.is_some_and(|old| old["preserveUnknownFields"] == true) {
+        if spec["preserveUnknownFields"] != true {
+            return;
+        }
+        let schemas = || list(&spec["versions"]).map(|version| &version["schema"]["openAPIV3Schema"]);
+        if schemas().any(|schema| Schema::parse(schema).has_defaults()) {
+            let why = "must be false in order to use defaults in the schema";
+            self.invalid("spec.preserveUnknownFields", &Value::Bool(true), why);
+        }
+        if before.is_some_and(|old| old["preserveUnknownFields"] == true) {
             return;
         }
         let why =
@@ -218,11 +234,7 @@ impl Check {
     fn versions(&mut self, object: &Value, old: Option<&Value>) {
         let versions: Vec<&Value> = list(&object["spec"]["versions"]).collect();
         // Long with long schemas, and seldom needed.
-        let shown = || {
-            let shared = shared(&versions, |v| &v["schema"]);
-            let all: Vec<String> = versions.iter().map(|v| internal(v, shared)).collect();
-            format!("[{}]", all.join(","))
-        };
+        let shown = || shown_versions(&versions);
         let names: Vec<&str> = versions.iter().map(|v| text(v, "name")).collect();
         if let Some(problem) = names.first().and_then(|name| dns_label_1035(name)) {
             self.invalid("spec.version", &versions[0]["name"], &problem);
@@ -410,20 +422,13 @@ impl Check {
         let conversion = &spec["conversion"];
         let (config, reviews) =
             (&conversion["webhook"]["clientConfig"], &conversion["webhook"]["conversionReviewVersions"]);
-        match text(conversion, "strategy") {
-            "None" => {
-                if !config.is_null() {
-                    self.causes.push(Cause::forbidden("spec.conversion.webhookClientConfig", NOT_WEBHOOK));
-                }
-                if list(reviews).next().is_some() {
-                    self.causes.push(Cause::forbidden("spec.conversion.conversionReviewVersions", NOT_WEBHOOK));
-                }
-            }
+        let strategy = text(conversion, "strategy");
+        if strategy != "None" && spec["preserveUnknownFields"] == true {
+            let why = "must be None if spec.preserveUnknownFields is true";
+            self.invalid("spec.conversion.strategy", &conversion["strategy"], why);
+        }
+        match strategy {
             "Webhook" => {
-                if spec["preserveUnknownFields"] == true {
-                    let why = "must be None if spec.preserveUnknownFields is true";
-                    self.invalid("spec.conversion.strategy", &conversion["strategy"], why);
-                }
                 let at = "spec.conversion.webhookClientConfig";
                 if config.is_null() {
                     self.required(at, "required when strategy is set to Webhook");
@@ -440,9 +445,20 @@ impl Check {
                 }
                 self.review_versions(reviews);
             }
-            _ => {
-                let supported = ["None", "Webhook"];
-                self.causes.push(Cause::not_supported("spec.conversion.strategy", &conversion["strategy"], &supported));
+            other => {
+                if other.is_empty() {
+                    self.required("spec.conversion.strategy", "");
+                } else if other != "None" {
+                    let supported = ["None", "Webhook"];
+                    let cause = Cause::not_supported("spec.conversion.strategy", &conversion["strategy"], &supported);
+                    self.causes.push(cause);
+                }
+                if !config.is_null() {
+                    self.causes.push(Cause::forbidden("spec.conversion.webhookClientConfig", NOT_WEBHOOK));
+                }
+                if list(reviews).next().is_some() {
+                    self.causes.push(Cause::forbidden("spec.conversion.conversionReviewVersions", NOT_WEBHOOK));
+                }
             }
         }
     }
@@ -466,23 +482,46 @@ impl Check {
         }
     }
 
+    /// Whether the community agreed to a definition in one of its groups. What was said before may stay.
     fn approval(&mut self, object: &Value, old: Option<&Value>) {
-        if old.is_some() || !is_protected(text(&object["spec"], "group")) {
+        let given =
+            |object: &Value| object["metadata"]["annotations"][APPROVED].as_str().unwrap_or_default().to_owned();
+        let (now, field) = (given(object), format!("metadata.annotations[{APPROVED}]"));
+        let state = Approval::of(&now);
+        if !is_protected(text(&object["spec"], "group")) || old.is_some_and(|old| Approval::of(&given(old)) == state) {
             return;
         }
-        let given = &object["metadata"]["annotations"][APPROVED];
-        let field = format!("metadata.annotations[{APPROVED}]");
         let see = "see https://github.com/kubernetes/enhancements/pull/1111";
-        match given.as_str().unwrap_or_default() {
-            "" => self.required(field, &format!("protected groups must have approval annotation {APPROVED:?}, {see}")),
-            url if url.starts_with("unapproved") || url.split_once("://").is_some_and(|(_, rest)| !rest.is_empty()) => {
+        let wanted = format!("protected groups must have approval annotation {APPROVED:?}");
+        match state {
+            Approval::Given | Approval::Bypassed => {}
+            Approval::Missing => self.required(field, &format!("{wanted}, {see}")),
+            Approval::Invalid => {
+                let why = format!("{wanted} with either a URL or a reason starting with \"unapproved\", {see}");
+                self.invalid(field, &Value::from(now), &why);
             }
-            _ => {
-                let why = format!(
-                    "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
-                );
-                self.invalid(field, given, &why);
-            }
+        }
+    }
+}
+
+/// What the annotation says of the community's approval.
+#[derive(PartialEq, Eq)]
+enum Approval {
+    Missing,
+    Bypassed,
+    Given,
+    Invalid,
+}
+
+impl Approval {
+    fn of(annotation: &str) -> Self {
+        match annotation {
+            "" => Self::Missing,
+            reason if reason.starts_with("unapproved") => Self::Bypassed,
+            url => match go_url::parse_request(url) {
+                Ok(url) if !url.host.is_empty() && !url.scheme.is_empty() => Self::Given,
+                _ => Self::Invalid,
+            },
         }
     }
 }
@@ -505,7 +544,7 @@ fn deprecation_problems(deprecated: bool, warning: &str) -> Vec<String> {
     if warning.is_empty() {
         out.push("must not be an empty string".into());
     }
-    if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+    if let Some((at, _)) = warning.char_indices().find(|(_, c)| !names::is_printable(*c)) {
         out.push(format!("must only contain printable UTF-8 characters; non-printable character found at index {at}"));
     }
     out
@@ -521,17 +560,121 @@ fn shared<'a>(versions: &[&'a Value], of: impl Fn(&'a Value) -> &'a Value) -> bo
     versions.windows(2).all(|pair| of(pair[0]) == of(pair[1]))
 }
 
-/// A version as messages show it: what all versions share is not in it.
-fn internal(version: &Value, shared_schema: bool) -> String {
-    let or_null = |key: &str| version.get(key).cloned().unwrap_or(Value::Null);
-    let schema = if shared_schema { Value::Null } else { or_null("schema") };
-    format!(
-        "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\"Schema\":{schema},\
-         \"Subresources\":null,\"AdditionalPrinterColumns\":null,\"SelectableFields\":null}}",
-        version["name"],
-        version["served"] == true,
-        version["storage"] == true,
-        version["deprecated"] == true,
-        or_null("deprecationWarning"),
-    )
+/// Parts of a version that stand above all of them if they share them.
+const HOISTED: [&str; 4] = ["schema", "subresources", "additionalPrinterColumns", "selectableFields"];
+
+/// Versions as messages show them: what all share is in none of them.
+fn shown_versions(versions: &[&Value]) -> String {
+    let hoisted: Vec<&str> = HOISTED.into_iter().filter(|key| shared(versions, |v| &v[*key])).collect();
+    let own = versions.iter().map(|version| {
+        let fields = version.as_object().into_iter().flatten();
+        let fields = fields.filter(|(key, _)| !hoisted.contains(&key.as_str()));
+        Value::Object(fields.map(|(key, value)| (key.clone(), value.clone())).collect())
+    });
+    shown::compact_list("CRDVersion", &own.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(parts: &Value) -> Value {
+        let version =
+            json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}});
+        let mut object = json!({"metadata": {"name": "foos.ex.k8s.io", "annotations": {APPROVED: "unapproved"}}, "spec": {
+            "group": "ex.k8s.io", "scope": "Cluster", "names": {"plural": "foos", "kind": "Foo"}, "versions": [version]}});
+        for (path, value) in parts.as_object().into_iter().flatten() {
+            match object.pointer_mut(path) {
+                Some(place) => *place = value.clone(),
+                None => object["spec"][path] = value.clone(),
+            }
+        }
+        prepare(&mut object, None);
+        object
+    }
+
+    #[test]
+    fn a_status_has_its_names_judged() {
+        let names =
+            json!({"status": {"acceptedNames": {"plural": "a_b", "kind": "K", "listKind": "K"}, "storedVersions": []}});
+        let got: Vec<String> = validate_status(&names).into_iter().map(|cause| cause.field).collect();
+        assert_eq!(got, ["status.acceptedNames.plural", "status.acceptedNames.listKind"]);
+        assert!(validate_status(&json!({"status": {}})).is_empty());
+    }
+
+    /// Each row: what is said instead (by a pointer, or by a field of the spec), and how what is told of that begins.
+    #[test]
+    fn definitions_are_judged() {
+        let approval = format!("/metadata/annotations/{APPROVED}");
+        let column = json!([{"name": "a", "type": "string", "jsonPath": ".b"}]);
+        let twice = json!([
+            {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}},
+            {"name": "v1", "served": true, "schema": {"openAPIV3Schema": {"type": "object"}}, "additionalPrinterColumns": column}]);
+        let webhook =
+            json!({"strategy": "Odd", "webhook": {"clientConfig": {"url": "x"}, "conversionReviewVersions": ["v1"]}});
+        let strict = json!({"/spec/versions/0/schema/openAPIV3Schema": {"type": "object", "properties": {
+            "a": {"type": "string", "default": "x"}}}, "preserveUnknownFields": true});
+        for (parts, told) in [
+            (json!({}), vec![]),
+            (json!({&approval: "https://x/y"}), vec![]),
+            (json!({&approval: "a b://x"}), vec!["metadata.annotations[api-approved.kubernetes.io]: Invalid value"]),
+            (json!({"conversion": {}}), vec!["spec.conversion.strategy: Required value"]),
+            (
+                json!({"conversion": webhook}),
+                vec![
+                    "spec.conversion.strategy: Unsupported value: \"Odd\"",
+                    "spec.conversion.webhookClientConfig: Forbidden",
+                    "spec.conversion.conversionReviewVersions: Forbidden",
+                ],
+            ),
+            (
+                json!({"versions": twice}),
+                vec![
+                    "spec.versions: Invalid value: [{\"Name\":\"v1\",\"Served\":true,\"Storage\":true,\"Deprecated\":false,\
+                     \"DeprecationWarning\":null,\"Schema\":null,\"Subresources\":null,\"AdditionalPrinterColumns\":null,\
+                     \"SelectableFields\":null},{\"Name\":\"v1\",\"Served\":true,\"Storage\":false,\"Deprecated\":false,\
+                     \"DeprecationWarning\":null,\"Schema\":null,\"Subresources\":null,\"AdditionalPrinterColumns\":[{\"Name\":\"a\",",
+                ],
+            ),
+            (
+                strict,
+                vec![
+                    "spec.preserveUnknownFields: Invalid value: true: must be false in order to use defaults",
+                    "spec.preserveUnknownFields: Invalid value: true: cannot set to true",
+                ],
+            ),
+        ] {
+            let causes = validate(&definition(&parts), None).0;
+            let got: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+            assert_eq!(got.len(), told.len(), "{parts}: {got:#?}");
+            assert!(got.iter().zip(&told).all(|(got, told)| got.starts_with(told)), "{parts}: {got:#?}");
+        }
+    }
+
+    #[test]
+    fn an_approval_may_not_be_taken_back() {
+        let with = |annotation: &str| {
+            let mut object = definition(&json!({}));
+            object["metadata"]["annotations"][APPROVED] = annotation.into();
+            object
+        };
+        for (new, old, told) in [
+            ("", "", 0),
+            ("", "unapproved", 1),
+            ("bad", "worse", 0),
+            ("bad", "https://x", 1),
+            ("unapproved", "https://x", 0),
+        ] {
+            assert_eq!(validate(&with(new), Some(&with(old))).0.len(), told, "{new} after {old}");
+        }
+    }
+
+    #[test]
+    fn warnings_of_deprecated_versions_are_printable() {
+        assert_eq!(
+            deprecation_problems(true, "a\u{a0}b"),
+            ["must only contain printable UTF-8 characters; non-printable character found at index 1"]
+        );
+        assert!(deprecation_problems(true, "é b").is_empty());
+    }
 }

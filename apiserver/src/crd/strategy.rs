@@ -106,29 +106,18 @@ pub fn check(custom: &Custom, subresource: &str, new: &Value, old: Option<&Value
     let mut causes = Vec::new();
     let failures: Vec<Failure> = if subresource == "status" {
         match (schema.properties.get("status"), new.get("status")) {
-            (Some(part), Some(status)) => validate(part, status, "status"),
+            (Some(part), Some(status)) => validate(part, status, old.and_then(|old| old.get("status")), "status"),
             _ => Vec::new(),
         }
     } else {
-        validate(schema, new, "")
+        validate(schema, new, old, "")
     };
-    let before: Vec<Failure> = match old {
-        Some(old) if !failures.is_empty() => ratchet(custom, subresource, old),
-        _ => Vec::new(),
-    };
-    let failures: Vec<Failure> = failures
-        .into_iter()
-        .filter(|failure| {
-            let known = before.iter().any(|b| b.cause == failure.cause);
-            !(known && unchanged(&failure.cause.field, new, old))
-        })
-        .collect();
     let blocked = schema.has_rules && failures.iter().any(Failure::blocks_rules);
     if blocked {
         causes.push(Cause::invalid("<nil>", &Value::Null, UNCHECKED));
     }
     causes.extend(failures.into_iter().map(|f| f.cause));
-    duplicates(schema, new, "", &mut causes);
+    causes.extend(new_duplicates(schema, new, old));
     causes.extend(scale::problems(custom, new));
     if schema.has_rules && !blocked {
         causes.extend(check_rules(schema, new, old));
@@ -136,28 +125,16 @@ pub fn check(custom: &Custom, subresource: &str, new: &Value, old: Option<&Value
     causes
 }
 
-fn ratchet(custom: &Custom, subresource: &str, old: &Value) -> Vec<Failure> {
-    let schema = custom.schema();
-    match (subresource, schema.properties.get("status"), old.get("status")) {
-        ("status", Some(part), Some(status)) => validate(part, status, "status"),
-        ("status", ..) => Vec::new(),
-        _ => validate(schema, old, ""),
-    }
-}
-
-/// Whether the value that a cause is about is the same as before.
-fn unchanged(field: &str, new: &Value, old: Option<&Value>) -> bool {
-    let Some(old) = old else { return false };
-    let pointer = format!("/{}", field.replace('[', ".").replace(']', "").replace('.', "/"));
-    // A missing field is told under its own name: then what surrounds it counts.
-    let place = |object: &Value| object.pointer(&pointer).cloned();
-    match (place(new), place(old)) {
-        (None, None) => {
-            let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-            new.pointer(parent) == old.pointer(parent)
-        }
-        (a, b) => a == b,
-    }
+/// Items that are there twice where each may be there once, unless there were such before, whichever they were.
+fn new_duplicates(schema: &Schema, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let of = |object: &Value| {
+        let mut causes = Vec::new();
+        duplicates(schema, object, "", &mut causes);
+        causes
+    };
+    let causes = of(new);
+    let known = !causes.is_empty() && old.is_some_and(|old| !of(old).is_empty());
+    if known { Vec::new() } else { causes }
 }
 
 /// An update says which version of the object it changes.
@@ -197,6 +174,20 @@ pub fn prepare_update(def: &keelson_machinery::resource::ResourceDef, subresourc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_that_were_there_twice_may_be_so_again() {
+        let schema = Schema::parse(&json!({"type": "object", "properties": {
+            "s": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}}}));
+        let list = |items: &[&str]| json!({ "s": items });
+        for (new, old, told) in [
+            (list(&["a", "a"]), None, 1),
+            (list(&["a", "a"]), Some(list(&["a"])), 1),
+            (list(&["a", "a"]), Some(list(&["b", "b"])), 0),
+        ] {
+            assert_eq!(new_duplicates(&schema, &new, old.as_ref()).len(), told, "{new} {old:?}");
+        }
+    }
 
     #[test]
     fn a_change_keeps_kind_and_version() {

@@ -1,7 +1,7 @@
 //! Values as Kubernetes' messages show them: the server's own structs, whose fields are in an order of their own, bear Go's
 //! names and are all written, the empty ones too. `types.txt` has one type a line: `Go` or `Go=json` names with the form
-//! (`s` text, `i` number, `b` bool, `q` quantity, `x` number or text, `t` time, `sel` label selector, `j` anything, `?` behind it
-//! for a pointer, `[` list, `{` map, `@` fields of another type, `@meta` metadata).
+//! (`s` text, `i` number, `b` bool, `q` quantity, `x` number or text, `t` time, `sel` label selector, `j` anything, `allows` a
+//! schema or a truth value, `list` a schema or a list of them, `?` behind it for a pointer, `[` list, `{` map, `@` fields of another type, `@meta` metadata).
 
 mod diff;
 
@@ -68,6 +68,13 @@ pub fn compact(kind: &str, value: &Value) -> String {
     out
 }
 
+/// A list of values of a type of the table, in one line; `null` if there is none.
+pub fn compact_list(kind: &str, values: &Value) -> String {
+    let mut out = String::new();
+    form(&format!("[{kind}"), Some(values)).write(&mut out);
+    out
+}
+
 /// A value of a type of the table.
 pub fn of(kind: &str, value: &Value) -> Shown {
     let Some(fields) = TYPES.get(kind) else { return plain(value) };
@@ -119,6 +126,7 @@ fn form(form: &str, value: Option<&Value>) -> Shown {
         return Shown::Map(map.iter().map(|(k, v)| (k.clone(), self::form(item, Some(v)))).collect());
     }
     let (base, pointer) = form.strip_suffix('?').map_or((form, false), |base| (base, true));
+    let form = self::form;
     match (value, base) {
         (None, _) if pointer => Shown::Plain("null".into()),
         (Some(value), "sel") => selector(value),
@@ -129,8 +137,22 @@ fn form(form: &str, value: Option<&Value>) -> Shown {
         (None, "q") => Shown::Plain("\"0\"".into()),
         (None, "t" | "j") => Shown::Plain("null".into()),
         (None, "sel") => Shown::Map(Vec::new()),
+        (Some(value), "allows") => {
+            let schema = value.is_object().then(|| of("JSONSchemaProps", value));
+            either(("Allows", plain(&json!(*value != false))), ("Schema", schema))
+        }
+        (Some(value), "list") => {
+            let one = if value.is_object() { of("JSONSchemaProps", value) } else { plain(&Value::Null) };
+            either(("Schema", one), ("JSONSchemas", value.is_array().then(|| form("[JSONSchemaProps", Some(value)))))
+        }
         (value, kind) => of(kind, value.unwrap_or(&json!({}))),
     }
+}
+
+/// A struct of two fields, of which the second may be null.
+fn either((one, first): (&str, Shown), (other, second): (&str, Option<Shown>)) -> Shown {
+    let second = second.unwrap_or_else(|| plain(&Value::Null));
+    Shown::Map(vec![(one.to_owned(), first), (other.to_owned(), second)])
 }
 
 /// A label selector: its labels come first.
@@ -255,6 +277,28 @@ mod tests {
         ] {
             assert_eq!(compact(kind, &value), expected);
         }
+        let columns = json!([{"name": "a", "type": "string", "jsonPath": ".b"}]);
+        let expected = r#"[{"Name":"a","Type":"string","Format":"","Description":"","Priority":0,"JSONPath":".b"}]"#;
+        assert_eq!(compact_list("CRDColumn", &columns), expected);
+        assert_eq!(compact_list("CRDColumn", &Value::Null), "null");
+    }
+
+    #[test]
+    fn schemas_are_shown_with_their_alternatives() {
+        for (value, expected) in [
+            (json!({"additionalProperties": true}), r#""AdditionalProperties":{"Allows":true,"Schema":null},"#),
+            (json!({"additionalProperties": false}), r#""AdditionalProperties":{"Allows":false,"Schema":null},"#),
+            (
+                json!({"additionalProperties": {"type": "string"}}),
+                r#""AdditionalProperties":{"Allows":true,"Schema":{"ID":"","Schema":"","Ref":null,"Description":"","Type":"string","#,
+            ),
+            (json!({"items": {"type": "string"}}), r#""Items":{"Schema":{"ID":"","#),
+            (json!({"items": [{}]}), r#""Items":{"Schema":null,"JSONSchemas":[{"ID":"","#),
+            (json!({"x-kubernetes-list-type": "set"}), r#""XListMapKeys":null,"XListType":"set","XMapType":null,"#),
+        ] {
+            let shown = compact("JSONSchemaProps", &value);
+            assert!(shown.contains(expected), "{shown}");
+        }
     }
 
     #[test]
@@ -262,8 +306,8 @@ mod tests {
         for (kind, fields) in TYPES.iter() {
             for field in fields {
                 let base = field.form.trim_start_matches(['[', '{']).trim_end_matches('?');
-                let known =
-                    matches!(base, "" | "s" | "i" | "b" | "q" | "x" | "t" | "j" | "sel") || TYPES.contains_key(base);
+                let known = matches!(base, "" | "s" | "i" | "b" | "q" | "x" | "t" | "j" | "sel" | "allows" | "list")
+                    || TYPES.contains_key(base);
                 assert!(known, "{kind}.{} has the unknown form {base:?}", field.go);
             }
         }

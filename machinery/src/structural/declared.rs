@@ -9,7 +9,7 @@ use crate::status::Cause;
 
 /// Keywords of JSON Schema that are not served.
 pub(super) const UNSUPPORTED: &[&str] =
-    &["$ref", "$schema", "id", "definitions", "dependencies", "additionalItems", "patternProperties"];
+    &["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"];
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// Fields of whole objects that have a form of their own.
 const IDENTITY: [&str; 3] = ["metadata", "kind", "apiVersion"];
@@ -77,14 +77,6 @@ impl Walk {
         let before = self.schema.len();
         self.keywords(node, path, place);
         self.below(node, schema, path, place, context.as_ref(), root);
-        for key in ["allOf", "anyOf", "oneOf"] {
-            for (index, inner) in list(node, key).enumerate() {
-                self.node(inner, None, &format!("{path}.{key}[{index}]"), place, None, false);
-            }
-        }
-        if node["not"].is_object() {
-            self.node(&node["not"], None, &format!("{path}.not"), place, None, false);
-        }
         self.list_type(node, path);
         self.map_list(node, path);
         for index in 0..list(node, "x-kubernetes-validations").count() {
@@ -136,6 +128,7 @@ impl Walk {
             let context = context.zip(inner).map(|(context, inner)| context.field(inner));
             self.node(value, inner, &format!("{path}.properties[{name}]"), &place, context, false);
         }
+        self.combined(node, path, place);
         if node["items"].is_object() {
             let mut place = place.clone();
             if text(node, "x-kubernetes-list-type") != "map" {
@@ -147,13 +140,21 @@ impl Walk {
         }
     }
 
+    fn combined(&mut self, node: &Value, path: &str, place: &Place) {
+        if node["not"].is_object() {
+            self.node(&node["not"], None, &format!("{path}.not"), place, None, false);
+        }
+        for key in ["allOf", "oneOf", "anyOf"] {
+            for (index, inner) in list(node, key).enumerate() {
+                self.node(inner, None, &format!("{path}.{key}[{index}]"), place, None, false);
+            }
+        }
+    }
+
     fn keywords(&mut self, node: &Value, path: &str, place: &Place) {
         let kind = text(node, "type");
         if !kind.is_empty() && !TYPES.contains(&kind) {
             self.schema.push(Cause::not_supported(format!("{path}.type"), &node["type"], &TYPES));
-        }
-        if kind == "null" {
-            self.forbidden(format!("{path}.type"), "type cannot be set to null, use nullable as an alternative");
         }
         if let (Some(why), false) = (&place.no_defaults, node["default"].is_null()) {
             self.forbidden(format!("{path}.default"), &format!("must not be set{why}"));
@@ -162,6 +163,9 @@ impl Walk {
             if node.get(key).is_some_and(|v| !v.is_null() && *v != "") {
                 self.forbidden(format!("{path}.{key}"), &format!("{key} is not supported"));
             }
+        }
+        if kind == "null" {
+            self.forbidden(format!("{path}.type"), "type cannot be set to null, use nullable as an alternative");
         }
         if node["items"].is_array() {
             self.forbidden(format!("{path}.items"), "items must be a schema object and not an array");
@@ -180,11 +184,6 @@ impl Walk {
             let why = "additionalProperties and properties are mutual exclusive";
             self.forbidden(format!("{path}.additionalProperties"), why);
         }
-        let preserve = &node["x-kubernetes-preserve-unknown-fields"];
-        if *preserve == false {
-            let at = format!("{path}.x-kubernetes-preserve-unknown-fields");
-            self.invalid(at, preserve, "must be true or undefined");
-        }
     }
 
     /// A type that a keyword goes with.
@@ -197,6 +196,11 @@ impl Walk {
     }
 
     fn list_type(&mut self, node: &Value, path: &str) {
+        let preserve = &node["x-kubernetes-preserve-unknown-fields"];
+        if *preserve == false {
+            let at = format!("{path}.x-kubernetes-preserve-unknown-fields");
+            self.invalid(at, preserve, "must be true or undefined");
+        }
         let (map_type, list_type) = (&node["x-kubernetes-map-type"], &node["x-kubernetes-list-type"]);
         if map_type.is_string() {
             if text(node, "type") != "object" {

@@ -116,6 +116,8 @@ pub struct Schema {
     pub rules: Vec<Rule>,
     /// Whether this node or one below has CEL rules.
     pub has_rules: bool,
+    /// Whether this node or one below is a whole object.
+    has_embedded: bool,
     compiled: OnceLock<Compiled>,
 }
 
@@ -168,9 +170,11 @@ impl Schema {
             not: source["not"].is_object().then(|| Box::new(Self::parse(&source["not"]))),
             rules: source["x-kubernetes-validations"].as_array().into_iter().flatten().map(Rule::parse).collect(),
             has_rules: false,
+            has_embedded: false,
             compiled: OnceLock::new(),
         };
         schema.has_rules = !schema.rules.is_empty() || schema.children().any(|child| child.has_rules);
+        schema.has_embedded = schema.embedded || schema.children().any(|child| child.has_embedded);
         schema
     }
 
@@ -181,6 +185,11 @@ impl Schema {
             _ => None,
         };
         self.properties.values().chain(additional).chain(self.items.as_deref())
+    }
+
+    /// Whether a value of this node or of one below has a default.
+    pub fn has_defaults(&self) -> bool {
+        self.default.is_some() || self.children().any(Self::has_defaults)
     }
 
     /// The schema of a field: a named one, else that of all others.

@@ -194,7 +194,7 @@ impl Walk {
 }
 
 /// The item of the old list that has the same keys.
-fn same_item<'v>(schema: &Schema, item: &Value, old: Option<&'v Value>) -> Option<&'v Value> {
+pub(super) fn same_item<'v>(schema: &Schema, item: &Value, old: Option<&'v Value>) -> Option<&'v Value> {
     if schema.list_type != "map" {
         return None;
     }

@@ -75,6 +75,8 @@ pub fn problems(source: &Value, path: &str, has_status: bool) -> (Vec<Cause>, Ve
     let known = !has_foreign(source);
     if known {
         structure.node(source, path, Level::Root);
+        structure.complete(source, source, path, path);
+        structure.causes.sort_by_cached_key(|cause| format!("{}: {}", cause.field, cause.message));
     }
     let mut sound = known && structure.causes.is_empty();
     if sound {
@@ -84,13 +86,17 @@ pub fn problems(source: &Value, path: &str, has_status: bool) -> (Vec<Cause>, Ve
     walk.causes.append(&mut structure.causes);
     walk.warnings.append(&mut structure.warnings);
     super::declared::problems(source, path, sound, &mut walk.causes);
+    if !known && walk.causes.is_empty() {
+        walk.invalid(path.to_owned(), &Value::from(""), "OpenAPIV3Schema 'schema' is not supported");
+    }
     (walk.causes, walk.warnings)
 }
 
 /// Whether a schema has keywords that no structure has: then nothing can be said of its structure.
 fn has_foreign(node: &Value) -> bool {
     let own = super::declared::UNSUPPORTED.iter().any(|key| node.get(key).is_some_and(|value| !is_zero(value)));
-    own || node["items"].is_array()
+    own || !text(node, "$schema").is_empty()
+        || node["items"].is_array()
         || node["type"] == "null"
         || below(node, "").into_iter().any(|(_, inner, _)| has_foreign(inner))
         || combined(node, "").into_iter().any(|(_, inner)| has_foreign(inner))
@@ -152,9 +158,6 @@ fn combined<'a>(node: &'a Value, path: &str) -> Vec<(String, &'a Value)> {
 /// Where a node says `integer or string` in one of the two forms that tools generate: that is let through.
 fn int_or_string_forms(node: &Value) -> Option<&'static str> {
     let pair = |list: &Value| *list == serde_json::json!([{"type": "integer"}, {"type": "string"}]);
-    if node["x-kubernetes-int-or-string"] != true {
-        return None;
-    }
     if pair(&node["anyOf"]) {
         Some("anyOf")
     } else if pair(&node["allOf"][0]["anyOf"]) {
@@ -181,7 +184,7 @@ impl Walk {
             let why = format!(
                 "only {AT_ROOT_SHOWN} fields are allowed at the root of the schema if the status subresource is enabled"
             );
-            self.invalid(path.to_owned(), source, &why);
+            self.causes.push(Cause::invalid(path, &crate::shown::compact("JSONSchemaProps", source), &why));
         }
     }
 
@@ -197,7 +200,7 @@ impl Walk {
             });
             if !skips {
                 let first = skipped == Some("allOf") && at.strip_prefix(path) == Some(".allOf[0]");
-                self.value_validation(node, inner, &at, path, first);
+                self.value_validation(inner, &at, first);
             }
         }
         for (at, inner, level) in below(node, path) {
@@ -303,16 +306,8 @@ impl Walk {
         }
     }
 
-    /// A combined schema only restricts values: it says nothing of structure, and names no field that the structure does
-    /// not have.
-    fn value_validation(
-        &mut self,
-        structure: &Value,
-        node: &Value,
-        path: &str,
-        structure_path: &str,
-        skips_any_of: bool,
-    ) {
+    /// A combined schema only restricts values: it says nothing of structure.
+    fn value_validation(&mut self, node: &Value, path: &str, skips_any_of: bool) {
         for (key, absent) in STRUCTURE_ONLY {
             if node.get(key).is_some_and(|value| !is_zero(value)) {
                 let why = format!("must be {absent} to be structural");
@@ -324,35 +319,36 @@ impl Walk {
             let at = format!("{path}.properties[metadata]");
             self.causes.push(Cause::forbidden(at, "must not be specified in a nested context"));
         }
-        for (key, inner) in node["properties"].as_object().into_iter().flatten() {
-            let at = format!("{path}.properties[{key}]");
-            let own = &structure["properties"][key];
-            if own.is_null() {
-                let why = format!("because it is defined in {at}");
-                self.causes.push(Cause::required(format!("{structure_path}.properties[{key}]"), &why));
-            } else {
-                self.value_validation(own, inner, &at, &format!("{structure_path}.properties[{key}]"), false);
-            }
-        }
-        if node["items"].is_object() {
-            let at = format!("{path}.items");
-            if structure["items"].is_null() {
-                let why = format!("because it is defined in {at}");
-                self.causes.push(Cause::required(format!("{structure_path}.items"), &why));
-            } else {
-                self.value_validation(
-                    &structure["items"],
-                    &node["items"],
-                    &at,
-                    &format!("{structure_path}.items"),
-                    false,
-                );
-            }
+        let inner = below(node, path).into_iter().filter(|(at, ..)| !at.ends_with(".additionalProperties"));
+        for (at, inner, _) in inner {
+            self.value_validation(inner, &at, false);
         }
         for (at, inner) in combined(node, path) {
             if !(skips_any_of && at.strip_prefix(path).is_some_and(|tail| tail.starts_with(".anyOf["))) {
-                self.value_validation(structure, inner, &at, structure_path, false);
+                self.value_validation(inner, &at, false);
             }
+        }
+    }
+
+    /// What is combined at the root names no field that the structure does not have. (Upstream does not look at what is
+    /// combined further down.)
+    fn complete(&mut self, structure: &Value, node: &Value, at: &str, path: &str) {
+        for (path, inner) in combined(node, path) {
+            self.complete_part(structure, inner, at, &path);
+        }
+    }
+
+    fn complete_part(&mut self, own: &Value, part: &Value, at: &str, path: &str) {
+        if own.is_null() {
+            return self.causes.push(Cause::required(at, &format!("because it is defined in {path}")));
+        }
+        self.complete(own, part, at, path);
+        for (key, inner) in part["properties"].as_object().into_iter().flatten() {
+            let tail = format!("properties[{key}]");
+            self.complete_part(&own["properties"][key], inner, &format!("{at}.{tail}"), &format!("{path}.{tail}"));
+        }
+        if part["items"].is_object() {
+            self.complete_part(&own["items"], &part["items"], &format!("{at}.items"), &format!("{path}.items"));
         }
     }
 
@@ -366,14 +362,14 @@ impl Walk {
                 let mut value = default.clone();
                 drop_forbidden_nulls(&schema, &mut value);
                 super::apply_defaults(&schema, &mut value);
-                for failure in validate(&schema, &value, "") {
+                for failure in validate(&schema, &value, None, "") {
                     let inner = if failure.cause.field == "<nil>" { "" } else { &failure.cause.field };
                     let field = if inner.is_empty() { at.clone() } else { format!("{at}.{inner}") };
                     self.causes.push(Cause { field, ..failure.cause });
                 }
                 let before = self.causes.len();
                 duplicates(&schema, &value, &at, &mut self.causes);
-                if before == self.causes.len() && schema.has_rules && validate(&schema, &value, "").is_empty() {
+                if before == self.causes.len() && schema.has_rules && validate(&schema, &value, None, "").is_empty() {
                     for cause in check_rules(&schema, &value, None) {
                         let inner = if cause.field == "<nil>" { String::new() } else { format!(".{}", cause.field) };
                         self.causes.push(Cause { field: format!("{at}{inner}"), ..cause });
@@ -408,11 +404,25 @@ mod tests {
                 root(json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]})),
                 vec![],
             ),
+            (root(json!({"type": "integer", "anyOf": [{"type": "integer"}, {"type": "string"}]})), vec![]),
+            // Only what is combined at the root has to be of the structure.
+            (root(json!({"type": "object", "anyOf": [{"properties": {"x": {}}}]})), vec![]),
             (
-                root(json!({"type": "object", "anyOf": [{"properties": {"x": {}}}]})),
-                vec!["s.properties[a].properties[x]"],
+                json!({"type": "object", "anyOf": [{"properties": {"x": {"type": "string"}}}], "not": {"items": {}}}),
+                vec!["s.anyOf[0].properties[x].type", "s.items", "s.properties[x]"],
             ),
             (root(json!({"type": "integer", "default": "x"})), vec!["s.properties[a].default"]),
+            (root(json!({"type": "string", "$schema": "x"})), vec!["s"]),
+            (
+                root(json!({"type": "array", "uniqueItems": true, "items": {"type": "string", "uniqueItems": true},
+                    "anyOf": [{"uniqueItems": true}], "not": {"uniqueItems": true}})),
+                vec![
+                    "s.properties[a].uniqueItems",
+                    "s.properties[a].not.uniqueItems",
+                    "s.properties[a].anyOf[0].uniqueItems",
+                    "s.properties[a].items.uniqueItems",
+                ],
+            ),
             (root(json!({"type": "string", "pattern": "("})), vec!["s.properties[a].pattern"]),
             (
                 root(json!({"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"})),

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Value};
 
+use super::rules::same_item;
 use super::{Additional, Schema, formats, join};
 use crate::names::dns_label_1035;
 use crate::status::Cause;
@@ -54,6 +55,10 @@ impl Place<'_> {
         Place { prefix: self.prefix, path: join(&self.path, key) }
     }
 
+    fn item(&self, index: usize) -> Self {
+        Place { prefix: self.prefix, path: format!("{}[{index}]", self.path) }
+    }
+
     /// The field of a cause.
     fn field(&self) -> String {
         match (self.prefix, self.path.as_str()) {
@@ -68,27 +73,39 @@ impl Place<'_> {
     }
 }
 
-/// Failures of a value below `prefix` (messages name paths relative to it).
-pub fn validate(schema: &Schema, value: &Value, prefix: &str) -> Vec<Failure> {
-    let mut failures = Vec::new();
-    check(schema, value, &Place { prefix, path: String::new() }, &mut failures);
+/// Failures of a value below `prefix` (messages name paths relative to it). What an update of `old` left as it was is not
+/// held against it: a value that can be told from what it was, and all that is in it.
+pub fn validate(schema: &Schema, value: &Value, old: Option<&Value>, prefix: &str) -> Vec<Failure> {
+    let (mut failures, at) = (Vec::new(), Place { prefix, path: String::new() });
+    check(schema, value, old, &at, &mut failures);
+    whole_objects(schema, value, &at, &mut failures);
     failures
 }
 
-/// Checks a value; gives how many checks there were to make of it, by which the nearest of several schemas is chosen.
-fn check(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+/// Checks a value, but for what did not change; gives how many checks there were to make of it, by which the nearest of
+/// several schemas is chosen.
+fn check(schema: &Schema, value: &Value, old: Option<&Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+    let before = out.len();
+    let checks = look_at(schema, value, old, at, out);
+    if out.len() > before && old == Some(value) {
+        out.truncate(before);
+    }
+    checks
+}
+
+fn look_at(schema: &Schema, value: &Value, old: Option<&Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
     if value.is_null() {
         return null(schema, at, out);
     }
-    let mut checks = 2 + combinations(schema, value, at, out);
+    let mut checks = 2 + combinations(schema, value, old, at, out);
     if !types(schema).is_empty() || !format(schema).is_empty() {
         checks += 1 + u64::from(check_type(schema, value, at, out));
     }
     checks += match value {
         Value::String(text) => string(schema, text, value, at, out),
         Value::Number(_) => number(schema, value, at, out),
-        Value::Array(list) => array(schema, list, at, out),
-        Value::Object(map) => object(schema, map, at, out),
+        Value::Array(list) => array(schema, list, old, at, out),
+        Value::Object(map) => object(schema, map, old, at, out),
         _ => 0,
     };
     if !schema.allowed.is_empty() && !schema.allowed.iter().any(|allowed| is_same(value, allowed)) {
@@ -362,11 +379,11 @@ fn too_many(at: &Place<'_>, count: usize, most: u64) -> Failure {
     }
 }
 
-fn array(schema: &Schema, list: &[Value], at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+fn array(schema: &Schema, list: &[Value], old: Option<&Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
     let mut checks = 2;
     if let Some(items) = &schema.items {
         for (index, item) in list.iter().enumerate() {
-            checks += check(items, item, &Place { prefix: at.prefix, path: format!("{}[{index}]", at.path) }, out);
+            checks += check(items, item, same_item(schema, item, old), &at.item(index), out);
         }
     }
     let (least, most) = schema.item_count;
@@ -379,10 +396,13 @@ fn array(schema: &Schema, list: &[Value], at: &Place<'_>, out: &mut Vec<Failure>
     checks
 }
 
-fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
-    if schema.embedded {
-        embedded(map, at, out);
-    }
+fn object(
+    schema: &Schema,
+    map: &Map<String, Value>,
+    old: Option<&Value>,
+    at: &Place<'_>,
+    out: &mut Vec<Failure>,
+) -> u64 {
     // With too few or too many fields none is looked at.
     let (least, most) = schema.property_count;
     if let Some(least) = least.filter(|least| (map.len() as u64) < *least) {
@@ -399,7 +419,7 @@ fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut V
     let mut checks = 1;
     for (key, value) in map {
         match (schema.field(key), &schema.additional) {
-            (Some(field), _) => checks += check(field, value, &at.child(key), out),
+            (Some(field), _) => checks += check(field, value, old.and_then(|old| old.get(key)), &at.child(key), out),
             (None, Some(Additional::Any(false))) => {
                 let why = format!("{}.{key} in body is a forbidden property", at.path);
                 let cause = Cause::invalid(at.field(), &Value::from(key.as_str()), &why);
@@ -409,6 +429,32 @@ fn object(schema: &Schema, map: &Map<String, Value>, at: &Place<'_>, out: &mut V
         }
     }
     checks
+}
+
+/// The whole objects inside another; of those an update is told too if it left them as they were.
+fn whole_objects(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) {
+    if !schema.has_embedded {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            if schema.embedded {
+                embedded(map, at, out);
+            }
+            for (key, value) in map {
+                if let Some(field) = schema.field(key) {
+                    whole_objects(field, value, &at.child(key), out);
+                }
+            }
+        }
+        Value::Array(list) => {
+            let Some(items) = &schema.items else { return };
+            for (index, item) in list.iter().enumerate() {
+                whole_objects(items, item, &at.item(index), out);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// A whole object inside another says what it is.
@@ -454,11 +500,12 @@ fn nearest(tried: Vec<Tried>) -> Tried {
     tried.into_iter().reduce(further).unwrap_or_default()
 }
 
-fn combinations(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
+fn combinations(schema: &Schema, value: &Value, old: Option<&Value>, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
     let try_all = |schemas: &[Schema]| -> Vec<Tried> {
         let one = |schema: &Schema| {
             let mut failures = Vec::new();
-            let checks = check(schema, value, &Place { prefix: at.prefix, path: at.path.clone() }, &mut failures);
+            // Whether the value itself is as it was is asked of all schemas together.
+            let checks = look_at(schema, value, old, at, &mut failures);
             (failures, checks)
         };
         schemas.iter().map(one).collect()
@@ -557,23 +604,50 @@ mod tests {
             (json!({"r": 2, "j": 1.5}), vec!["j", "<nil>"]),
             (json!({"r": 2, "n": 1e39}), vec!["<nil>"]),
         ] {
-            let got: Vec<String> = validate(&schema, &value, "").into_iter().map(|f| f.cause.field).collect();
+            let got: Vec<String> = validate(&schema, &value, None, "").into_iter().map(|f| f.cause.field).collect();
             assert_eq!(got, fields, "{value}");
         }
         let told = validate(
             &Schema::parse(&json!({"type": "object", "properties": {"n": {"type": "integer"}}})),
             &json!({"n": "x"}),
+            None,
             "status",
         );
         assert_eq!(told[0].cause.field, "status.n");
         assert_eq!(told[0].cause.message, "Invalid value: \"string\": n in body must be of type integer: \"string\"");
     }
 
+    /// Each row: the fields `l` (a plain list), `m` (a list with keys) and `o` of an object, what they were, and where an
+    /// update is told of something.
+    #[test]
+    fn what_did_not_change_is_not_held_against_an_update() {
+        let item =
+            json!({"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "string", "maxLength": 1}}});
+        let schema = Schema::parse(&json!({"type": "object", "properties": {
+            "l": {"type": "array", "items": {"type": "string", "pattern": "^a"}},
+            "m": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": item},
+            "o": {"type": "object", "required": ["r"], "properties": {"r": {"type": "string"}, "s": {"type": "string"}},
+                "oneOf": [{"required": ["r"]}]},
+            "w": {"type": "object", "x-kubernetes-embedded-resource": true}}}));
+        for (new, old, told) in [
+            (json!({"l": ["b"], "o": {}}), json!({"l": ["b"], "o": {}}), vec![]),
+            // Items of a plain list cannot be told from what they were.
+            (json!({"l": ["b", "a"]}), json!({"l": ["b"]}), vec!["l[0]"]),
+            (json!({"m": [{"k": "y"}, {"k": "x", "v": "long"}]}), json!({"m": [{"k": "x", "v": "long"}]}), vec![]),
+            (json!({"m": [{"k": "x", "v": "longer"}]}), json!({"m": [{"k": "x", "v": "long"}]}), vec!["m[0].v"]),
+            (json!({"o": {"s": "a"}}), json!({"o": {"s": "b"}}), vec!["<nil>", "o.r", "o.r"]),
+            (json!({"w": {"kind": "K"}}), json!({"w": {"kind": "K"}}), vec!["w.apiVersion"]),
+        ] {
+            let got: Vec<String> = validate(&schema, &new, Some(&old), "").into_iter().map(|f| f.cause.field).collect();
+            assert_eq!(got, told, "{new}");
+        }
+    }
+
     /// Each row: the schema of a field, its value, and what is told of it.
     /// Checks what is told of the value of a field `f`.
     fn told_of(schema: &Value, value: &Value, told: &[&str]) {
         let whole = Schema::parse(&json!({"type": "object", "properties": {"f": schema}}));
-        let failures = validate(&whole, &json!({ "f": value }), "");
+        let failures = validate(&whole, &json!({ "f": value }), None, "");
         let got: Vec<String> = failures.iter().map(|f| format!("{}: {}", f.cause.field, f.cause.message)).collect();
         assert_eq!(got, told, "{schema} {value}");
     }

@@ -134,7 +134,7 @@ pub fn at_most_replicas(plural: &str, status: &Value, p: &mut Problems) {
     };
     for field in fields {
         if number(field) > number("replicas") {
-            p.invalid(format!("status.{field}"), &status[*field], what);
+            p.invalid(format!("status.{field}"), &json!(number(field)), what);
         }
     }
     if number("availableReplicas") > number("readyReplicas") {

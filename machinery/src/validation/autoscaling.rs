@@ -114,6 +114,8 @@ fn source(kind: &str, source: &Value, at: &str, p: &mut Problems) {
             }
             if kind == "containerResource" && text(source, "container").is_empty() {
                 p.required(format!("{at}.container"), "must specify a container");
+            } else if kind == "containerResource" {
+                p.label(format!("{at}.container"), &source["container"]);
             }
             let field = format!("{at}.target.averageUtilization");
             if percent && average {

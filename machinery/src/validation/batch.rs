@@ -48,11 +48,7 @@ fn job(new: &Value, old: Option<&Value>, p: &mut Problems) {
         host_name(&new["metadata"], completions - 1, p);
     }
     generated_selector(new, p);
-    job_spec(spec, "spec", p);
-    if spec["selector"].is_null() {
-        p.required("spec.selector", "");
-    }
-    match_labels(spec, p);
+    whole_spec(spec, p);
     if let Some(old) = old {
         update(spec, &old["spec"], old["status"]["active"].as_i64().unwrap_or(0) > 0, p);
     }
@@ -116,9 +112,6 @@ fn job_spec(spec: &Value, path: &str, p: &mut Problems) {
         "maxFailedIndexes",
     ] {
         p.not_negative(format!("{path}.{field}"), &spec[field]);
-    }
-    if spec["selector"].is_object() {
-        selectors::label_selector(&spec["selector"], &format!("{path}.selector"), p);
     }
     let indexed = spec["completionMode"] == "Indexed";
     p.one_of_if_set(format!("{path}.completionMode"), &spec["completionMode"], &["NonIndexed", "Indexed"]);
@@ -388,7 +381,8 @@ pub fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
 
 /// What may not change in a Job; `runs` if there are pods of it still.
 fn update(spec: &Value, before: &Value, runs: bool, p: &mut Problems) {
-    job_spec_again(spec, before, p);
+    // The rules of the whole spec are checked with the update a second time.
+    whole_spec(spec, p);
     if spec["selector"] != before["selector"] {
         p.invalid_shown("spec.selector", &shown_selector(&spec["selector"]), "field is immutable");
     }
@@ -444,15 +438,15 @@ fn update(spec: &Value, before: &Value, runs: bool, p: &mut Problems) {
     }
 }
 
-/// The rules of the whole spec are checked with the update a second time.
-fn job_spec_again(spec: &Value, _before: &Value, p: &mut Problems) {
-    let mut again = Problems::default();
-    job_spec(spec, "spec", &mut again);
+/// The spec of a Job that has its selector by now; that of a template has none.
+fn whole_spec(spec: &Value, p: &mut Problems) {
+    job_spec(spec, "spec", p);
     if spec["selector"].is_null() {
-        again.required("spec.selector", "");
+        p.required("spec.selector", "");
+    } else {
+        selectors::label_selector(&spec["selector"], "spec.selector", p);
     }
-    match_labels(spec, &mut again);
-    p.0.extend(again.0);
+    match_labels(spec, p);
 }
 
 fn cron_job(new: &Value, old: Option<&Value>, p: &mut Problems) {

@@ -1,5 +1,7 @@
 //! Schedules of CronJobs: five fields or a name such as `@hourly`.
 
+use std::num::IntErrorKind;
+
 /// Names for schedules.
 const NAMED: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 /// Fields with their least and greatest value and the names of their values.
@@ -81,9 +83,13 @@ fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String
         if let Some(index) = names.iter().position(|name| *name == lower) {
             return Ok(index as i64 + least);
         }
-        let parsed = word
-            .parse::<i64>()
-            .map_err(|_| format!("failed to parse int from {word}: strconv.Atoi: parsing {word:?}: invalid syntax"))?;
+        let parsed = word.parse::<i64>().map_err(|why| {
+            let what = match why.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            format!("failed to parse int from {word}: strconv.Atoi: parsing {word:?}: {what}")
+        })?;
         if parsed < 0 { Err(format!("negative number ({parsed}) not allowed: {word}")) } else { Ok(parsed) }
     };
     let (start, mut end) = if matches!(limits[0], "*" | "?") {
@@ -97,12 +103,11 @@ fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String
         };
         (start, end)
     };
+    let mut step = 1;
     match steps[..] {
         [_] => {}
-        [_, step] => {
-            if number(step)? == 0 {
-                return Err(format!("step of range should be a positive number: {text}"));
-            }
+        [_, given] => {
+            step = number(given)?;
             // `N/step` is from N to the end.
             if limits.len() == 1 && !matches!(limits[0], "*" | "?") {
                 end = most;
@@ -118,6 +123,9 @@ fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String
     }
     if start > end {
         return Err(format!("beginning of range ({start}) beyond end of range ({end}): {text}"));
+    }
+    if step == 0 {
+        return Err(format!("step of range should be a positive number: {text}"));
     }
     Ok(())
 }
@@ -143,6 +151,12 @@ mod tests {
         for (bad, why) in [
             ("every tuesday", "expected exactly 5 fields, found 2: [every tuesday]"),
             ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("60/0 * * * *", "beginning of range (60) beyond end of range (59): 60/0"),
+            ("*/0 * * * *", "step of range should be a positive number: */0"),
+            (
+                "99999999999999999999 * * * *",
+                "failed to parse int from 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": value out of range",
+            ),
             ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
             ("@often", "unrecognized descriptor: @often"),
             ("@every 1x", "failed to parse duration @every 1x: time: unknown unit \"x\" in duration \"1x\""),

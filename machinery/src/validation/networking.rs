@@ -138,12 +138,12 @@ fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
     for (index, tls) in items(&spec["tls"]).enumerate() {
         for (i, name) in items(&tls["hosts"]).enumerate() {
             let field = format!("spec.tls[{index}].hosts[{i}]");
-            let problem = if name.as_str().unwrap_or_default().contains('*') {
-                names::wildcard_subdomain(name.as_str().unwrap_or_default())
+            let host = name.as_str().unwrap_or_default();
+            if host.contains('*') {
+                p.named(field, name, names::wildcard_subdomain(host));
             } else {
-                names::dns_subdomain(name.as_str().unwrap_or_default())
-            };
-            p.named(field, name, problem);
+                p.subdomain(field, name);
+            }
         }
         if !text(tls, "secretName").is_empty() {
             p.subdomain(format!("spec.tls[{index}].secretName"), &tls["secretName"]);
@@ -461,12 +461,15 @@ fn service_cidr(new: &Value, old: Option<&Value>, p: &mut Problems) {
         let shown = shown::compact("ServiceCIDRSpec", &new["spec"]);
         return p.invalid_shown(field, &shown, "may only hold up to 2 values");
     }
-    let parsed: Vec<_> = list.iter().filter_map(|c| parse_cidr(c.as_str().unwrap_or_default())).collect();
-    if let [(first, _), (second, _)] = parsed[..]
-        && first.is_ipv4() == second.is_ipv4()
+    let parsed: Vec<_> = list.iter().map(|c| parse_cidr(c.as_str().unwrap_or_default())).collect();
+    let of_both = |one: &Option<(IpAddr, u32)>, other: &Option<(IpAddr, u32)>| {
+        one.zip(*other).is_some_and(|((one, _), (other, _))| one.is_ipv4() != other.is_ipv4())
+    };
+    if let [one, other] = &parsed[..]
+        && !of_both(one, other)
     {
         let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-        p.invalid(field, &new["spec"]["cidrs"], why);
+        return p.invalid(field, &new["spec"]["cidrs"], why);
     }
     for (index, value) in list.iter().enumerate() {
         let (at, before) = (format!("{field}[{index}]"), p.0.len());

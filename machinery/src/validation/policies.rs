@@ -38,10 +38,10 @@ pub fn checked(status: &Value, p: &mut Problems) {
 
 fn budget(subresource: &str, new: &Value, p: &mut Problems) {
     if subresource == "status" {
+        meta::conditions(&new["status"]["conditions"], "status.conditions", p);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             p.not_negative(format!("status.{field}"), &new["status"][field]);
         }
-        meta::conditions(&new["status"]["conditions"], "status.conditions", p);
         return;
     }
     let spec = &new["spec"];
@@ -87,7 +87,10 @@ fn priority_class(new: &Value, old: Option<&Value>, p: &mut Problems) {
         let why = format!("maximum allowed value of a user defined priority is {MAX_USER_PRIORITY}");
         p.forbidden("value", &why);
     }
-    p.one_of_if_set("preemptionPolicy", &new["preemptionPolicy"], &["PreemptLowerPriority", "Never"]);
+    match new["preemptionPolicy"].as_str() {
+        Some("") => p.required("preemptionPolicy", ""),
+        _ => p.one_of_if_set("preemptionPolicy", &new["preemptionPolicy"], &["PreemptLowerPriority", "Never"]),
+    }
 }
 
 fn lease(new: &Value, p: &mut Problems) {
@@ -151,12 +154,16 @@ pub fn semantic_version(text: &str) -> Option<(u64, u64, u64)> {
     let good = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
     let (core, before) = rest.split_once('-').map_or((rest, None), |(r, b)| (r, Some(b)));
-    let parts_good = |parts: Option<&str>| parts.is_none_or(|parts| parts.split('.').all(good));
-    let number = |part: &str| (part == "0" || !part.starts_with('0')).then(|| part.parse().ok()).flatten();
+    let plain = |part: &str| part == "0" || !part.starts_with('0');
+    let is_number = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    // A number of what came before the version has no zeros in front either.
+    let before_good = before.is_none_or(|parts| parts.split('.').all(|p| good(p) && (plain(p) || !is_number(p))));
+    let build_good = build.is_none_or(|parts| parts.split('.').all(good));
+    let number = |part: &str| plain(part).then(|| part.parse().ok()).flatten();
     let numbers: Vec<&str> = core.split('.').collect();
     let [major, minor, patch] = numbers[..] else { return None };
-    let digits = numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    (digits && parts_good(build) && parts_good(before)).then_some(())?;
+    let digits = numbers.iter().all(|n| !n.is_empty() && is_number(n));
+    (digits && build_good && before_good).then_some(())?;
     Some((number(major)?, number(minor)?, number(patch)?))
 }
 

@@ -78,13 +78,7 @@ pub fn of(def: &ResourceDef, new: &Value, old: Option<&Value>, out: &mut Vec<Str
         ("", "secrets") => certificate(new, out),
         ("", "serviceaccounts") => account(metadata, old, out),
         ("", "endpoints") if !is_controlled(metadata) => endpoints(new, out),
-        ("discovery.k8s.io", "endpointslices") if !is_controlled(metadata) => {
-            for (index, endpoint) in items(&new["endpoints"]).enumerate().filter(|_| new["addressType"] != "FQDN") {
-                for (i, ip) in items(&endpoint["addresses"]).enumerate() {
-                    address(ip.as_str().unwrap_or_default(), &format!("endpoints[{index}].addresses[{i}]"), out);
-                }
-            }
-        }
+        ("discovery.k8s.io", "endpointslices") => endpoint_slice(new, old.is_none(), out),
         ("networking.k8s.io", "networkpolicies") => network_policy(spec, out),
         ("networking.k8s.io", "ingresses") if old.is_none() => ingress(metadata, spec, out),
         ("storage.k8s.io", "csidrivers") if old.is_none() => driver(spec, out),
@@ -135,6 +129,21 @@ fn endpoints(new: &Value, out: &mut Vec<String>) {
             for (i, entry) in items(&subset[list]).enumerate() {
                 address(text(entry, "ip"), &format!("subsets[{index}].{list}[{i}].ip"), out);
             }
+        }
+    }
+}
+
+fn endpoint_slice(new: &Value, is_new: bool, out: &mut Vec<String>) {
+    let names = new["addressType"] == "FQDN";
+    if names && is_new {
+        out.push("spec.addressType: FQDN endpoints are deprecated".into());
+    }
+    if names || is_controlled(&new["metadata"]) {
+        return;
+    }
+    for (index, endpoint) in items(&new["endpoints"]).enumerate() {
+        for (i, ip) in items(&endpoint["addresses"]).enumerate() {
+            address(ip.as_str().unwrap_or_default(), &format!("endpoints[{index}].addresses[{i}]"), out);
         }
     }
 }

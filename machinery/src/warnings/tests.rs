@@ -285,6 +285,12 @@ fn odd_things_in_storage_and_networks_are_told() {
         (
             "discovery.k8s.io",
             "endpointslices",
+            json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.b"]}]}),
+            vec!["spec.addressType: FQDN endpoints are deprecated"],
+        ),
+        (
+            "discovery.k8s.io",
+            "endpointslices",
             json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}},
                 "endpoints": [{"addresses": ["fe80::0001"]}]}),
             vec![],

@@ -137,6 +137,10 @@ fn devices() {
             json!({"attributes": {"a": {"version": "1.0"}}}),
             ".attributes[a].version: Invalid value: \"1.0\": must be a string compatible with semver.org spec 2.0.0".into(),
         ),
+        (
+            json!({"attributes": {"a": {"version": "1.0.0-01"}}}),
+            ".attributes[a].version: Invalid value: \"1.0.0-01\": must be a string compatible with semver.org spec 2.0.0".into(),
+        ),
         (json!({"attributes": {"a": {"string": "x".repeat(65)}}}), ".attributes[a].string: Too long: may not be more than 64 bytes".into()),
         (
             json!({"capacity": {"m": {"value": "1", "requestPolicy": {"default": "1"}}}}),

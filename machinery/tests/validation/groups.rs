@@ -151,6 +151,18 @@ fn ranges_of_services_grow_by_a_family() {
 }
 
 #[test]
+fn budgets_tell_of_their_conditions_first() {
+    let budget = |status: Value| json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {}, "status": status});
+    let bad = budget(json!({"disruptionsAllowed": -1, "conditions": [{"type": "T", "status": "True", "reason": ""}]}));
+    let found = changed("policy", "poddisruptionbudgets", "status", bad, Some(budget(json!({}))));
+    let fields: Vec<&str> = found.iter().map(|told| told.split(": ").next().unwrap_or_default()).collect();
+    assert_eq!(
+        fields,
+        ["status.conditions[0].lastTransitionTime", "status.conditions[0].reason", "status.disruptionsAllowed"]
+    );
+}
+
+#[test]
 fn autoscalers() {
     let scaler = |fields: Value| {
         let mut spec =
@@ -179,6 +191,15 @@ fn autoscalers() {
                  target utilization",
                 "spec.metrics[0].resource.target.type: Invalid value: \"\": must be either Utilization, Value, or AverageValue",
                 "spec.metrics[0].resource.target.type: Required value: must specify a metric target type",
+            ],
+        ),
+        (
+            json!({"metrics": [{"type": "ContainerResource", "containerResource": {
+                "name": "cpu", "container": "A_b", "target": {"type": "Utilization", "averageUtilization": 50}}}]}),
+            &[
+                "spec.metrics[0].containerResource.container: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist \
+               of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. \
+               'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
             ],
         ),
     ] {
@@ -344,4 +365,36 @@ fn generated_selectors_of_jobs() {
             && found[0].ends_with(": must be 'j'"),
         "{found:?}"
     );
+}
+
+#[test]
+fn fields_that_are_empty_or_stand_in_a_template() {
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let odd = json!({"matchExpressions": [{"key": "a", "operator": "Odd"}]});
+    check(
+        "batch",
+        "cronjobs",
+        json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": template, "selector": odd}}}}),
+        &[
+            "spec.jobTemplate.spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Odd\"}]}: \
+           `selector` will be auto-generated",
+        ],
+    );
+    check(
+        "scheduling.k8s.io",
+        "priorityclasses",
+        json!({"value": 1, "preemptionPolicy": ""}),
+        &["preemptionPolicy: Required value"],
+    );
+    check(
+        "apiregistration.k8s.io",
+        "apiservices",
+        json!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 1,
+            "versionPriority": 1, "caBundle": "aGVsbG8="}}),
+        &["spec.caBundle: Invalid value: \"5 bytes\": local APIServices may not have a caBundle"],
+    );
+    let set = json!({"metadata": {"namespace": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}}, "status": {"replicas": -1}});
+    let told = changed("apps", "deployments", "status", set.clone(), Some(set));
+    let expected = "status.readyReplicas: Invalid value: 0: cannot be greater than status.replicas".to_owned();
+    assert!(told.contains(&expected), "{told:?}");
 }

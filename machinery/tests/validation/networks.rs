@@ -105,6 +105,12 @@ fn addresses_and_ranges_have_one_form() {
     let range = json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.0.0.0/24", "2001:DB8::/64"]}});
     let told = ["spec.cidrs[1]: Invalid value: \"2001:DB8::/64\": must be in canonical form (\"2001:db8::/64\")"];
     expect(created("networking.k8s.io", "servicecidrs", range), &told, &Value::Null);
+    // Two ranges are to be of both families before anything else is looked at.
+    let pair = json!({"metadata": {"name": "r"}, "spec": {"cidrs": ["10.0.0.0/24", "bad"]}});
+    let told =
+        ["spec.cidrs: Invalid value: [\"10.0.0.0/24\",\"bad\"]: may specify no more than one IP for each IP family, \
+                 i.e 192.168.0.0/24 and 2001:db8::/64"];
+    expect(created("networking.k8s.io", "servicecidrs", pair), &told, &Value::Null);
 }
 
 #[test]
