@@ -11,6 +11,8 @@ use crate::{names, schema};
 #[derive(Default)]
 pub struct Problems(pub Vec<Cause>);
 
+/// How the path of a whole object is written.
+pub const WHOLE: &str = "[]";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 impl Problems {
@@ -66,6 +68,12 @@ impl Problems {
     /// A text of too many bytes.
     pub fn too_long(&mut self, field: impl Into<String>, bytes: usize) {
         self.0.push(Cause::too_long(field, bytes));
+    }
+
+    /// Something that the server could not look at.
+    pub fn internal(&mut self, field: impl Into<String>, why: &str) {
+        let message = format!("Internal error: {why}");
+        self.0.push(Cause { reason: "InternalError".into(), message, field: field.into() });
     }
 
     /// More items than allowed.

@@ -86,7 +86,7 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "" => match def.plural {
             "pods" => pod::validate(subresource, new, old, p),
             "services" => service::validate(subresource, new, old, p),
-            "nodes" => node::validate(new, old, p),
+            "nodes" => node::validate(subresource, new, old, p),
             "persistentvolumes" => storage::volume(subresource, new, old, p),
             "persistentvolumeclaims" => storage::claim(subresource, new, old, p),
             _ => core::validate(def.plural, subresource, new, old, p),

@@ -333,7 +333,7 @@ fn claim_status(status: &Value, p: &mut Problems) {
     let mut states = RESIZE_STATES.to_vec();
     states.sort_unstable();
     for (name, state) in entries(&status["allocatedResourceStatuses"]) {
-        let field = "status.allocatedResourceStatus";
+        let field = "status.allocatedResourceStatuses";
         resource_key(name, field, p);
         if !state.as_str().is_some_and(|state| states.contains(&state)) {
             p.not_supported(field, &json!(name), &states);
@@ -446,9 +446,7 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
             let storage = before["resources"]["requests"]["storage"].clone();
             spec["resources"]["requests"]["storage"] = storage;
         }
-        if has(&spec, CLASS_FIELD) {
-            keep(&mut spec, before, CLASS_FIELD);
-        }
+        keep(&mut spec, before, CLASS_FIELD);
     }
     let difference = shown::difference("ClaimSpec", before, &spec);
     if !difference.is_empty() {
@@ -460,13 +458,15 @@ fn claim_update(new: &Value, old: &Value, p: &mut Problems) {
         p.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
     }
     p.immutable("volumeMode", &new["spec"]["volumeMode"], &before["volumeMode"]);
-    if has(before, CLASS_FIELD) {
+    let changed = new["spec"].get(CLASS_FIELD) != before.get(CLASS_FIELD);
+    if changed && has(&old["status"], "currentVolumeAttributesClassName") {
         let what = match new["spec"][CLASS_FIELD].as_str() {
             None => "nil",
-            Some("") => "an empty string",
+            Some("") => "empty string",
             Some(_) => return,
         };
-        p.forbidden(format!("spec.{CLASS_FIELD}"), &format!("update from non-nil value to {what} is forbidden"));
+        let why = format!("update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        p.forbidden(format!("spec.{CLASS_FIELD}"), &why);
     }
 }
 

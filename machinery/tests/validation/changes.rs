@@ -63,7 +63,8 @@ fn owners_and_managers() {
 
 #[test]
 fn the_status_of_a_pod() {
-    let old = json!({"metadata": {"name": "n"}, "spec": {"restartPolicy": "Never"}, "status": {"qosClass": "BestEffort",
+    let old = json!({"metadata": {"name": "n"},
+        "spec": {"restartPolicy": "Never", "nodeName": "a", "containers": [{"name": "c", "image": "i"}]}, "status": {"qosClass": "BestEffort",
         "containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]}});
     for (status, expected) in [
         (
@@ -75,7 +76,57 @@ fn the_status_of_a_pod() {
             &[
                 "status.podIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"10.0.0.1\"}]: may specify no more than one IP \
                  for each IP family",
-                "status.podIPs[1]: Duplicate value: {\"IP\":\"10.0.0.1\"}",
+            ],
+        ),
+        (
+            json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "x"}]}),
+            &[
+                "status.podIPs[1]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "status.podIPs: Internal error: failed to check for dual stack with error:invalid IP[1]: x",
+                "status.podIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"x\"}]: may specify no more than one IP for \
+                 each IP family",
+            ],
+        ),
+        (
+            json!({"observedGeneration": -1, "nominatedNodeName": "b",
+                "conditions": [{"type": "A B", "observedGeneration": -2}, {"type": "Ready"}]}),
+            &[
+                "status.conditions[0].Type: Invalid value: \"A B\": name part must consist of alphanumeric characters, '-', '_' \
+                 or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', \
+                 regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                "status.conditions[0].observedGeneration: Invalid value: -2: must be a non-negative integer",
+                "status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node",
+                "status.observedGeneration: Invalid value: -1: must be a non-negative integer",
+            ],
+        ),
+        (
+            json!({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}, "user": {"linux": {"uid": -1}},
+                "allocatedResourcesStatus": [{"name": "cpu", "resources": [{"health": "Healthy", "message": ""}]}]}]}),
+            &[
+                "status.containerStatuses[0].user.linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+                "status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: \"cpu\": must match one of the \
+                 container's resource requests",
+                "status.containerStatuses[0].allocatedResourcesStatus[0].resources[0].message: Required value: must be \
+                 non-empty if specified",
+            ],
+        ),
+        (
+            json!({"extendedResourceClaimStatus": {"requestMappings": [
+                {"containerName": "c", "resourceName": "a/b", "requestName": "r"},
+                {"containerName": "d", "resourceName": "a/b", "requestName": "r"},
+                {"containerName": "d", "resourceName": "a/b", "requestName": "r"}]}}),
+            &[
+                "status.extendedResourceClaimStatus.requestMappings[0].resourceName: Invalid value: \"a/b\": must match the \
+                 extended resource name of an entry in spec.initContainers.resources.requests or \
+                 spec.containers.resources.requests",
+                "status.extendedResourceClaimStatus.requestMappings[1].containerName: Invalid value: \"d\": must match the \
+                 name of an entry in spec.initContainers.name or spec.containers.name",
+                "status.extendedResourceClaimStatus.requestMappings[2].containerName: Duplicate value: \"d\"",
+                "status.extendedResourceClaimStatus.requestMappings[2].containerName: Invalid value: \"d\": must match the \
+                 name of an entry in spec.initContainers.name or spec.containers.name",
+                "status.extendedResourceClaimStatus.requestMappings[2].requestName: Duplicate value: \"r\"",
+                "status.extendedResourceClaimStatus.requestMappings[2].resourceName: Duplicate value: \"a/b\"",
+                "status.extendedResourceClaimStatus.resourceClaimName: Required value",
             ],
         ),
         (
@@ -105,6 +156,59 @@ fn the_status_of_a_pod() {
 }
 
 #[test]
+fn a_container_that_ended_runs_again_if_it_may() {
+    let rules = |action: &str| json!([{"action": action, "exitCodes": {"operator": "In", "values": [3]}}]);
+    for (pod_policy, container, code, may) in [
+        ("Always", json!({}), 0, true),
+        ("Always", json!({"restartPolicy": "Never"}), 0, false),
+        ("Never", json!({}), 3, false),
+        ("Never", json!({"restartPolicy": "Never", "restartPolicyRules": rules("Restart")}), 3, true),
+        ("Never", json!({"restartPolicy": "Never", "restartPolicyRules": rules("Restart")}), 4, false),
+        ("Never", json!({"restartPolicy": "Never", "restartPolicyRules": rules("RestartAllContainers")}), 4, true),
+        ("OnFailure", json!({}), 0, false),
+        ("OnFailure", json!({}), 1, true),
+        // What the spec does not have is never started again.
+        ("Always", json!({"name": "other"}), 1, false),
+    ] {
+        for (containers, statuses) in [("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")]
+        {
+            let mut own = json!({"name": "c", "image": "i"});
+            for (key, value) in container.as_object().into_iter().flatten() {
+                own[key] = value.clone();
+            }
+            let mut old = json!({"metadata": {"name": "n"}, "spec": {"restartPolicy": pod_policy}, "status": {}});
+            old["spec"][containers] = json!([own]);
+            let mut new = old.clone();
+            old["status"][statuses] = json!([{"name": "c", "state": {"terminated": {"exitCode": code}}}]);
+            new["status"][statuses] = json!([{"name": "c", "state": {"running": {}}}]);
+            let found = changed("", "pods", "status", new, Some(old));
+            let field =
+                format!("status.{statuses}[0].state: Forbidden: may not be transitioned to non-terminated state");
+            let expected = if may { vec![] } else { vec![field] };
+            assert_eq!(found, expected, "{pod_policy} {container} {code}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_at_a_gate_keeps_its_affinity() {
+    let gated = |affinity: Value| {
+        let mut object = pod(json!({"schedulingGates": [{"name": "a/b"}]}));
+        if !affinity.is_null() {
+            object["spec"]["affinity"] = affinity;
+        }
+        object
+    };
+    let term = json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]});
+    let old = gated(json!({"nodeAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}));
+    let found = changed("", "pods", "", gated(Value::Null), Some(old));
+    let expected = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Invalid value: \
+                    null: no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+    assert_eq!(found, [expected]);
+}
+
+#[test]
 fn resizing_a_pod() {
     let sized = |resources: Value, policy: Value| {
         let mut object = pod(json!({"containers": [{"name": "c", "image": "i", "resources": resources}],
@@ -122,10 +226,15 @@ fn resizing_a_pod() {
     ] {
         expect(changed("", "pods", "resize", new.clone(), Some(old())), expected, &new);
     }
+    let mut claiming = old();
+    claiming["spec"]["resourceClaims"] = json!([{"name": "r", "resourceClaimName": "r"}]);
+    claiming["spec"]["containers"][0]["resources"]["claims"] = json!([{"name": "r"}]);
+    let found = changed("", "pods", "resize", claiming.clone(), Some(claiming));
+    assert_eq!(found, ["spec: Forbidden: only cpu and memory resources are mutable"]);
     let mut windows = old();
     windows["spec"]["os"] = json!({"name": "windows"});
     let found = changed("", "pods", "resize", windows.clone(), Some(windows));
-    assert_eq!(found, [": Forbidden: windows pods cannot be resized"]);
+    assert_eq!(found, ["[]: Forbidden: windows pods cannot be resized"]);
 }
 
 #[test]

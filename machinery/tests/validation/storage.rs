@@ -61,13 +61,51 @@ fn what_of_a_claim_may_change() {
         (
             json!({"volumeAttributesClassName": "a"}),
             json!({}),
-            &["spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden"],
+            &["spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when \
+               status.currentVolumeAttributesClassName is not nil"],
         ),
+        (
+            json!({"volumeAttributesClassName": "a"}),
+            json!({"volumeAttributesClassName": ""}),
+            &["spec.volumeAttributesClassName: Forbidden: update to empty string is forbidden when \
+               status.currentVolumeAttributesClassName is not nil"],
+        ),
+        (json!({"volumeAttributesClassName": "a"}), json!({"volumeAttributesClassName": "b"}), &[]),
     ] {
-        let found = changed("", "persistentvolumeclaims", "", claim(after.clone()), Some(claim(before)));
+        let mut before = claim(before);
+        if after != json!({"resources": {"requests": {"storage": "3Gi"}}}) {
+            before["status"]["currentVolumeAttributesClassName"] = json!("a");
+        }
+        let found = changed("", "persistentvolumeclaims", "", claim(after.clone()), Some(before));
         let told: Vec<String> = found.into_iter().filter(|text| !text.starts_with("spec: ")).collect();
         expect(told, expected, &after);
     }
+}
+
+#[test]
+fn a_class_that_was_never_applied_may_be_taken_back() {
+    let found = changed(
+        "",
+        "persistentvolumeclaims",
+        "",
+        claim(json!({})),
+        Some(claim(json!({"volumeAttributesClassName": "a"}))),
+    );
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn how_far_a_claim_is_with_growing() {
+    let mut new = claim(json!({}));
+    new["status"]["allocatedResourceStatuses"] = json!({"storage": "Odd", "cpu": "NodeResizePending"});
+    let expected = [
+        "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\"",
+        "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \
+         \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \
+         \"NodeResizeInfeasible\", \"NodeResizePending\"",
+    ];
+    let found = changed("", "persistentvolumeclaims", "status", new, Some(claim(json!({}))));
+    assert_eq!(found, expected);
 }
 
 #[test]
