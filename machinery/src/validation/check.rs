@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{has, text};
 use crate::quantity::Quantity;
 use crate::status::Cause;
-use crate::{names, schema};
+use crate::{names, schema, shown};
 
 /// Problems found so far.
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Problems {
 
     /// A value that is not allowed.
     pub fn invalid(&mut self, field: impl Into<String>, value: &Value, detail: &str) {
-        self.0.push(Cause::invalid(field, value, detail));
+        self.0.push(Cause::invalid(field, &shown::value(value), detail));
     }
 
     /// A value that is not allowed, shown as given (structs are shown by [`crate::shown`]).
@@ -60,9 +60,9 @@ impl Problems {
         self.0.push(Cause::not_found(field, value));
     }
 
-    /// A value outside a fixed set.
+    /// A value outside a fixed set, of a type of its own, which is why it is shown as JSON.
     pub fn not_supported(&mut self, field: impl Into<String>, value: &Value, supported: &[&str]) {
-        self.0.push(Cause::not_supported(field, value, supported));
+        self.not_supported_shown(field, &shown::json_escaped(&value.to_string()), supported);
     }
 
     /// A text of too many bytes.

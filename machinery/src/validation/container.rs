@@ -1,5 +1,7 @@
 //! Containers: names, images, ports, environment, mounts, resources, probes and security.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty, quantity};
@@ -472,12 +474,12 @@ pub fn resource_claims(list: &Value, claims: &[&str], path: &str, p: &mut Proble
         if !claims.contains(&name) {
             let mut cause = crate::status::Cause::not_found(&at, &claim["name"]);
             cause.message += ": must be one of the names in pod.spec.resourceClaims";
-            let mut sorted = claims.to_vec();
-            sorted.sort_unstable();
-            match sorted[..] {
-                [] => cause.message += " which is empty",
-                _ => cause.message += &format!(": {}", sorted.join(", ")),
+            let sorted: BTreeSet<&str> = claims.iter().copied().collect();
+            cause.message += match sorted.into_iter().collect::<Vec<_>>()[..] {
+                [] => " which is empty".to_owned(),
+                ref names => format!(": {}", names.join(", ")),
             }
+            .as_str();
             p.0.push(cause);
         }
     }
