@@ -68,6 +68,14 @@ pub fn compact(kind: &str, value: &Value) -> String {
     out
 }
 
+/// A value of a form of the table (a letter for a simple value, or a type's name; `?` after it is a pointer) in one line;
+/// what is not there is the form's zero value.
+pub fn formed(form: &str, value: Option<&Value>) -> String {
+    let mut out = String::new();
+    self::form(form, value).write(&mut out);
+    out
+}
+
 /// A value of a type of the table.
 pub fn of(kind: &str, value: &Value) -> Shown {
     let Some(fields) = TYPES.get(kind) else { return plain(value) };
@@ -177,6 +185,11 @@ pub fn value(value: &Value) -> String {
     }
 }
 
+/// Whether a character can be printed; Rust knows that as well as Go.
+pub fn printable(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && c.escape_debug().count() == 1)
+}
+
 /// A text as Go quotes it (`%q`): what cannot be printed is escaped in Go's way, which is not JSON's.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -193,8 +206,7 @@ pub fn quoted(text: &str) -> String {
             '\x0c' => out.push_str("\\f"),
             ' '..='~' => out.push(c),
             c if c.is_ascii() => out.push_str(&format!("\\x{:02x}", c as u32)),
-            // Rust knows as well as Go what can be printed.
-            c if c.escape_debug().count() == 1 => out.push(c),
+            c if printable(c) => out.push(c),
             c if (c as u32) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push_str(&format!("\\U{:08x}", c as u32)),
         }

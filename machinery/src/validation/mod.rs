@@ -44,12 +44,14 @@ use crate::status::Cause;
 pub use check::Problems;
 pub use cron::span_problem;
 pub use flowcontrol::mandatory as mandatory_flow_control;
+pub(crate) use meta::STANDARD_FINALIZERS;
+pub use meta::{MAX_MANAGER, unprintable};
 pub use service::{address_problems, is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).
 pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::validate(def, new, old, &mut problems);
+    meta::validate(def, subresource, new, old, &mut problems);
     if !def.custom {
         // The older version of an autoscaler is held to the rules of the newer.
         let rows = (crate::conversion::stored_row(def)).filter(|row| row.group == def.group);

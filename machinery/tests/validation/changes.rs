@@ -12,6 +12,10 @@ fn problems_of_metadata_are_told_by_each_that_looks_at_them() {
         ("apps", "controllerrevisions", 3),
         ("coordination.k8s.io", "leases", 3),
         ("policy", "poddisruptionbudgets", 2),
+        ("", "events", 2),
+        ("rbac.authorization.k8s.io", "roles", 4),
+        ("apiregistration.k8s.io", "apiservices", 4),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations", 3),
     ] {
         let mut old = json!({"metadata": {"name": "n", "namespace": "d"}});
         if plural == "controllerrevisions" {
@@ -52,12 +56,88 @@ fn owners_and_managers() {
             json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": ""}]}),
             &["metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"],
         ),
+        (
+            json!({"ownerReferences": [
+                {"apiVersion": "a/b/c", "kind": "K", "name": "a", "uid": "1", "controller": true},
+                {"apiVersion": "a/", "kind": "K", "name": "b", "uid": "2"},
+                {"apiVersion": "v1", "kind": "<", "name": "c", "uid": "3", "controller": false}]}),
+            &[
+                "metadata.ownerReferences.apiVersion: Invalid value: \"a/b/c\": version must not be empty",
+                "metadata.ownerReferences.apiVersion: Invalid value: \"a/\": version must not be empty",
+            ],
+        ),
+        (
+            json!({"ownerReferences": [
+                {"apiVersion": "v1", "kind": "K", "name": "a", "uid": "1", "controller": true},
+                {"apiVersion": "v1", "kind": "<", "name": "b", "uid": "2", "controller": true},
+                {"apiVersion": "v1", "kind": "K", "name": "c", "uid": "3", "controller": true}]}),
+            &[
+                "metadata.ownerReferences: Invalid value: \
+                 [{\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"a\",\"uid\":\"1\",\"controller\":true},\
+                 {\"apiVersion\":\"v1\",\"kind\":\"\\u003c\",\"name\":\"b\",\"uid\":\"2\",\"controller\":true},\
+                 {\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"c\",\"uid\":\"3\",\"controller\":true}]: Only one reference \
+                 can have Controller set to true. Found \"true\" in references for K/a and </b",
+                "metadata.ownerReferences: Invalid value: \
+                 [{\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"a\",\"uid\":\"1\",\"controller\":true},\
+                 {\"apiVersion\":\"v1\",\"kind\":\"\\u003c\",\"name\":\"b\",\"uid\":\"2\",\"controller\":true},\
+                 {\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"c\",\"uid\":\"3\",\"controller\":true}]: Only one reference \
+                 can have Controller set to true. Found \"true\" in references for K/a and K/c",
+            ],
+        ),
+        (
+            json!({"managedFields": [{"operation": "Apply", "manager": "a\u{7}é\u{200b}"}]}),
+            &[
+                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+0007 (at position 1)",
+                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+200B (at position 4)",
+            ],
+        ),
+        (
+            json!({"generateName": "-"}),
+            &[
+                "metadata.generateName: Invalid value: \"-\": a lowercase RFC 1123 subdomain must consist of lower case \
+                 alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
+                 'example.com', regex used for validation is \
+                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            ],
+        ),
     ] {
         let mut object = json!({"metadata": {"name": "n", "namespace": "d"}});
         for (key, value) in metadata.as_object().into_iter().flatten() {
             object["metadata"][key] = value.clone();
         }
         expect(created("", "configmaps", object), expected, &metadata);
+    }
+}
+
+#[test]
+fn finalizers_without_a_domain() {
+    for (group, plural, refused) in [
+        ("", "configmaps", true),
+        ("", "events", false),
+        ("events.k8s.io", "events", true),
+        ("policy", "poddisruptionbudgets", false),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations", false),
+        ("apiextensions.k8s.io", "customresourcedefinitions", false),
+        ("apiregistration.k8s.io", "apiservices", false),
+    ] {
+        let old = json!({"metadata": {"name": "n", "namespace": "d"}});
+        let mut new = old.clone();
+        new["metadata"]["finalizers"] = json!(["bare", "kubernetes", "a.b/c"]);
+        for found in [created(group, plural, new.clone()), changed(group, plural, "", new, Some(old))] {
+            let of = found.iter().filter(|text| text.starts_with("metadata.finalizers")).count();
+            assert_eq!(of > 0, refused, "{group}/{plural}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn of_a_status_update_metadata_is_told_of_less() {
+    let old = json!({"metadata": {"name": "n", "namespace": "d"}});
+    let mut new = old.clone();
+    new["metadata"]["labels"] = json!({"a": "b c"});
+    for (plural, times) in [("services", 3), ("persistentvolumes", 3), ("resourcequotas", 3)] {
+        let found = changed("", plural, "status", new.clone(), Some(old.clone()));
+        assert_eq!(found.iter().filter(|text| text.starts_with("metadata.labels: ")).count(), times, "{plural}");
     }
 }
 
