@@ -313,12 +313,14 @@ impl Cause {
     }
 
     /// A value that is not allowed there.
-    pub fn invalid(field: impl Into<String>, value: &(impl std::fmt::Display + ?Sized), detail: &str) -> Self {
-        Self {
-            reason: "FieldValueInvalid".into(),
-            message: format!("Invalid value: {value}: {detail}"),
-            field: field.into(),
-        }
+    pub fn invalid(field: impl Into<String>, value: &serde_json::Value, detail: &str) -> Self {
+        Self::invalid_shown(field, &crate::shown::value(value), detail)
+    }
+
+    /// A value that is not allowed, shown as given.
+    pub fn invalid_shown(field: impl Into<String>, shown: &str, detail: &str) -> Self {
+        let message = format!("Invalid value: {shown}: {detail}");
+        Self { reason: "FieldValueInvalid".into(), message, field: field.into() }
     }
 
     /// A value outside a fixed set; `supported` in the order in which it is shown.

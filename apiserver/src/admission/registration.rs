@@ -98,7 +98,7 @@ fn service_problems(service: &Value, at: &str) -> Vec<Cause> {
     }
     if let Some(port) = service["port"].as_i64().filter(|p| !(1..=65535).contains(p)) {
         let why = "port is not valid: must be between 1 and 65535, inclusive";
-        out.push(Cause::invalid(format!("{at}.port"), &port, why));
+        out.push(Cause::invalid(format!("{at}.port"), &port.into(), why));
     }
     let path = service["path"].as_str().filter(|path| !matches!(*path, "" | "/"));
     let Some(path) = path else { return out };
@@ -187,7 +187,7 @@ impl Check {
         self.0.extend(rules::review_versions(&hook["admissionReviewVersions"], &place));
         if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
             let why = "the timeout value must be between 1 and 30 seconds";
-            self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds, why));
+            self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds.into(), why));
         }
         self.one_of(&format!("{at}.failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
         self.one_of(&format!("{at}.matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);

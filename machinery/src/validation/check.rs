@@ -23,13 +23,12 @@ impl Problems {
 
     /// A value that is not allowed.
     pub fn invalid(&mut self, field: impl Into<String>, value: &Value, detail: &str) {
-        self.0.push(Cause::invalid(field, &shown::value(value), detail));
+        self.0.push(Cause::invalid(field, value, detail));
     }
 
     /// A value that is not allowed, shown as given (structs are shown by [`crate::shown`]).
     pub fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, detail: &str) {
-        let message = format!("Invalid value: {shown}: {detail}");
-        self.0.push(Cause { reason: "FieldValueInvalid".into(), message, field: field.into() });
+        self.0.push(Cause::invalid_shown(field, shown, detail));
     }
 
     /// A value outside a fixed set, shown as given.
