@@ -28,15 +28,26 @@ fn problems_of_metadata_are_told_by_each_that_looks_at_them() {
     }
 }
 
+/// Rows of metadata of a new object, beside its name.
+fn metadata(rows: &[(Value, &[&str])]) {
+    for (metadata, expected) in rows {
+        let mut object = json!({"metadata": {"name": "n", "namespace": "d"}});
+        for (key, value) in metadata.as_object().into_iter().flatten() {
+            object["metadata"][key] = value.clone();
+        }
+        expect(created("", "configmaps", object), expected, metadata);
+    }
+}
+
 #[test]
-fn owners_and_managers() {
-    for (metadata, expected) in [
+fn finalizers_and_managers() {
+    metadata(&[
         (
             json!({"finalizers": ["odd"]}),
             &[
                 "metadata.finalizers[0]: Invalid value: \"odd\": name is neither a standard finalizer name nor is it fully \
                qualified",
-            ][..],
+            ],
         ),
         (
             json!({"finalizers": ["orphan", "foregroundDeletion"]}),
@@ -52,6 +63,28 @@ fn owners_and_managers() {
                 "metadata.managedFields[0].fieldsType: Invalid value: \"V2\": must be `FieldsV1`",
             ],
         ),
+        (
+            json!({"managedFields": [{"operation": "Apply", "manager": "a\u{7}é\u{200b}"}]}),
+            &[
+                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+0007 (at position 1)",
+                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+200B (at position 4)",
+            ],
+        ),
+        (
+            json!({"generateName": "-"}),
+            &[
+                "metadata.generateName: Invalid value: \"-\": a lowercase RFC 1123 subdomain must consist of lower case \
+                 alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
+                 'example.com', regex used for validation is \
+                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn owners() {
+    metadata(&[
         (
             json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": ""}]}),
             &["metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"],
@@ -84,29 +117,7 @@ fn owners_and_managers() {
                  can have Controller set to true. Found \"true\" in references for K/a and K/c",
             ],
         ),
-        (
-            json!({"managedFields": [{"operation": "Apply", "manager": "a\u{7}é\u{200b}"}]}),
-            &[
-                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+0007 (at position 1)",
-                "metadata.managedFields[0].manager: Invalid value: \"a\\aé\\u200b\": invalid character U+200B (at position 4)",
-            ],
-        ),
-        (
-            json!({"generateName": "-"}),
-            &[
-                "metadata.generateName: Invalid value: \"-\": a lowercase RFC 1123 subdomain must consist of lower case \
-                 alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
-                 'example.com', regex used for validation is \
-                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
-            ],
-        ),
-    ] {
-        let mut object = json!({"metadata": {"name": "n", "namespace": "d"}});
-        for (key, value) in metadata.as_object().into_iter().flatten() {
-            object["metadata"][key] = value.clone();
-        }
-        expect(created("", "configmaps", object), expected, &metadata);
-    }
+    ]);
 }
 
 #[test]
@@ -141,15 +152,27 @@ fn of_a_status_update_metadata_is_told_of_less() {
     }
 }
 
-#[test]
-fn the_status_of_a_pod() {
+/// Rows of the status of a bound pod whose container ended.
+fn pod_status(rows: &[(Value, &[&str])]) {
     let old = json!({"metadata": {"name": "n"},
         "spec": {"restartPolicy": "Never", "nodeName": "a", "containers": [{"name": "c", "image": "i"}]}, "status": {"qosClass": "BestEffort",
         "containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]}});
-    for (status, expected) in [
+    for (status, expected) in rows {
+        let mut new = old.clone();
+        new["status"] = json!({"qosClass": "BestEffort"});
+        for (key, value) in status.as_object().into_iter().flatten() {
+            new["status"][key] = value.clone();
+        }
+        expect(changed("", "pods", "status", new, Some(old.clone())), expected, status);
+    }
+}
+
+#[test]
+fn the_status_of_a_pod() {
+    pod_status(&[
         (
             json!({"containerStatuses": [{"name": "c", "state": {"running": {}}}]}),
-            &["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"][..],
+            &["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"],
         ),
         (
             json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]}),
@@ -179,6 +202,12 @@ fn the_status_of_a_pod() {
                 "status.observedGeneration: Invalid value: -1: must be a non-negative integer",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn the_status_of_containers_and_claims() {
+    pod_status(&[
         (
             json!({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}, "user": {"linux": {"uid": -1}},
                 "allocatedResourcesStatus": [{"name": "cpu", "resources": [{"health": "Healthy", "message": ""}]}]}]}),
@@ -225,14 +254,7 @@ fn the_status_of_a_pod() {
             ],
         ),
         (json!({"qosClass": "Guaranteed"}), &["status.qosClass: Invalid value: \"Guaranteed\": field is immutable"]),
-    ] {
-        let mut new = old.clone();
-        new["status"] = json!({"qosClass": "BestEffort"});
-        for (key, value) in status.as_object().into_iter().flatten() {
-            new["status"][key] = value.clone();
-        }
-        expect(changed("", "pods", "status", new, Some(old.clone())), expected, &status);
-    }
+    ]);
 }
 
 #[test]

@@ -319,6 +319,12 @@ fn placement_and_names() {
                  true",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn overhead_priorities_and_tolerations() {
+    specs(&[
         (
             json!({"overhead": {"cpu": "-1"}}),
             &["spec.overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
