@@ -154,7 +154,7 @@ fn spec(spec: &Value, causes: &mut Vec<Cause>) {
     signer(&spec["signerName"], causes);
     if let Some(seconds) = spec["expirationSeconds"].as_i64().filter(|s| *s < MIN_SECONDS) {
         let why = "may not specify a duration less than 600 seconds (10 minutes)";
-        causes.push(Cause::invalid("spec.expirationSeconds", &seconds, why));
+        causes.push(Cause::invalid("spec.expirationSeconds", &seconds.into(), why));
     }
 }
 

@@ -112,7 +112,7 @@ fn local_problems(spec: &Value, namespace: &str) -> Vec<Cause> {
     }
     if spec["nonResourceAttributes"].is_object() {
         let shown = shown_path(&spec["nonResourceAttributes"]);
-        causes.push(Cause::invalid("spec.nonResourceAttributes", &shown, "disallowed on this kind of request"));
+        causes.push(Cause::invalid_shown("spec.nonResourceAttributes", &shown, "disallowed on this kind of request"));
     }
     causes
 }
@@ -129,7 +129,7 @@ fn check_attributes(review: &Value, mut causes: Vec<Cause>) -> Result<(), Status
             let why = "cannot be specified in combination with resourceAttributes";
             let told = causes.iter().any(|cause| cause.field == "spec.nonResourceAttributes");
             if !told {
-                causes.push(Cause::invalid("spec.nonResourceAttributes", &shown_path(path), why));
+                causes.push(Cause::invalid_shown("spec.nonResourceAttributes", &shown_path(path), why));
             }
         }
         (false, false) => {
@@ -204,7 +204,7 @@ fn check_metadata(review: &Value) -> Vec<Cause> {
     }
     let empty = rest.as_object().is_none_or(serde_json::Map::is_empty);
     (!empty)
-        .then(|| Cause::invalid("metadata", &ordered_metadata(&review["metadata"]), "must be empty"))
+        .then(|| Cause::invalid_shown("metadata", &ordered_metadata(&review["metadata"]).to_string(), "must be empty"))
         .into_iter()
         .collect()
 }

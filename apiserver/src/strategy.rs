@@ -372,11 +372,7 @@ pub fn check(
         warnings.extend(odd);
     }
     if causes.is_empty() {
-        match def.custom {
-            true if request.subresource.is_empty() => warnings.extend(validation::finalizer_warnings(new, old)),
-            true => {}
-            false => warnings.extend(built_in_warnings(request, new, old)),
-        }
+        warnings.extend(odd_values(request, new, old));
         return Ok(());
     }
     Err(Status::invalid(
@@ -387,8 +383,8 @@ pub fn check(
     ))
 }
 
-/// What a built-in object's author is told.
-fn built_in_warnings(request: &ResourceRequest, new: &Value, old: Option<&Value>) -> Vec<String> {
+/// What an object's author is told of values that are taken.
+fn odd_values(request: &ResourceRequest, new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut told = keelson_machinery::warnings::of(request.def, &request.subresource, new, old);
     if (request.def.group, request.def.plural) == ("", "secrets") && told.is_empty() {
         told.extend(key_problem(new).map(str::to_owned));

@@ -104,7 +104,7 @@ fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
         s if s > SECONDS.1 => "may not specify a duration larger than 2^32 seconds",
         _ => return Ok(()),
     };
-    let cause = Cause::invalid("spec.expirationSeconds", &seconds, why);
+    let cause = Cause::invalid("spec.expirationSeconds", &seconds.into(), why);
     Err(Status::invalid(GROUP, "TokenRequest", "", vec![cause]))
 }
 

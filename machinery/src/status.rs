@@ -313,18 +313,21 @@ impl Cause {
     }
 
     /// A value that is not allowed there.
-    pub fn invalid(field: impl Into<String>, value: &(impl std::fmt::Display + ?Sized), detail: &str) -> Self {
-        Self {
-            reason: "FieldValueInvalid".into(),
-            message: format!("Invalid value: {value}: {detail}"),
-            field: field.into(),
-        }
+    pub fn invalid(field: impl Into<String>, value: &serde_json::Value, detail: &str) -> Self {
+        Self::invalid_shown(field, &crate::shown::value(value), detail)
+    }
+
+    /// A value that is not allowed, shown as given.
+    pub fn invalid_shown(field: impl Into<String>, shown: &str, detail: &str) -> Self {
+        let message = format!("Invalid value: {shown}: {detail}");
+        Self { reason: "FieldValueInvalid".into(), message, field: field.into() }
     }
 
     /// A value outside a fixed set; `supported` in the order in which it is shown.
     pub fn not_supported(field: impl Into<String>, value: &serde_json::Value, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
+        let shown = crate::shown::value(value);
+        let message = format!("Unsupported value: {shown}: supported values: {}", list.join(", "));
         Self { reason: "FieldValueNotSupported".into(), message, field: field.into() }
     }
 
@@ -336,12 +339,20 @@ impl Cause {
 
     /// A value that may be there once.
     pub fn duplicate(field: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self { reason: "FieldValueDuplicate".into(), message: format!("Duplicate value: {value}"), field: field.into() }
+        Self {
+            reason: "FieldValueDuplicate".into(),
+            message: format!("Duplicate value: {}", crate::shown::value(value)),
+            field: field.into(),
+        }
     }
 
     /// A value that names nothing.
     pub fn not_found(field: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self { reason: "FieldValueNotFound".into(), message: format!("Not found: {value}"), field: field.into() }
+        Self {
+            reason: "FieldValueNotFound".into(),
+            message: format!("Not found: {}", crate::shown::value(value)),
+            field: field.into(),
+        }
     }
 
     /// More items than allowed.

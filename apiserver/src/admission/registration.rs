@@ -97,7 +97,7 @@ fn service_problems(service: &Value, at: &str) -> Vec<Cause> {
     }
     if let Some(port) = service["port"].as_i64().filter(|p| !(1..=65535).contains(p)) {
         let why = "port is not valid: must be between 1 and 65535, inclusive";
-        out.push(Cause::invalid(format!("{at}.port"), &port, why));
+        out.push(Cause::invalid(format!("{at}.port"), &port.into(), why));
     }
     let path = service["path"].as_str().filter(|path| !matches!(*path, "" | "/"));
     let Some(path) = path else { return out };
@@ -184,7 +184,7 @@ impl Check {
         }
         if let Some(seconds) = hook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
             let why = "the timeout value must be between 1 and 30 seconds";
-            self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds, why));
+            self.0.push(Cause::invalid(format!("{at}.timeoutSeconds"), &seconds.into(), why));
         }
         self.0.extend(rules::selected(hook, &["namespaceSelector", "objectSelector"], at));
         if mutating {
@@ -346,7 +346,7 @@ impl Check {
         if list(annotations).count() > MAX_ANNOTATIONS {
             let why = format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations");
             let shown = shown::compact_list("AuditAnnotation", annotations);
-            self.0.push(Cause::invalid("spec.auditAnnotations", &shown, &why));
+            self.0.push(Cause::invalid_shown("spec.auditAnnotations", &shown, &why));
         }
         let mut seen = Vec::new();
         for (index, annotation) in list(annotations) {

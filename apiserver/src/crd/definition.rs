@@ -141,8 +141,12 @@ struct Check {
 }
 
 impl Check {
-    fn invalid(&mut self, field: impl Into<String>, value: &(impl std::fmt::Display + ?Sized), why: &str) {
+    fn invalid(&mut self, field: impl Into<String>, value: &Value, why: &str) {
         self.causes.push(Cause::invalid(field, value, why));
+    }
+
+    fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, why: &str) {
+        self.causes.push(Cause::invalid_shown(field, shown, why));
     }
 
     fn required(&mut self, field: impl Into<String>, why: &str) {
@@ -255,10 +259,10 @@ impl Check {
         }
         let storage: Vec<&&Value> = versions.iter().filter(|v| v["storage"] == true).collect();
         if storage.len() != 1 {
-            self.invalid("spec.versions", &shown(), "must have exactly one version marked as storage version");
+            self.invalid_shown("spec.versions", &shown(), "must have exactly one version marked as storage version");
         }
         if (1..names.len()).any(|i| names[..i].contains(&names[i])) {
-            self.invalid("spec.versions", &shown(), "must contain unique version names");
+            self.invalid_shown("spec.versions", &shown(), "must contain unique version names");
         }
         self.stored(object, old, &names, storage.last().map(|v| text(v, "name")));
     }

@@ -75,7 +75,8 @@ fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
     }
     let seconds = query.number("sinceSeconds")?;
     if seconds.is_some() && query.get("sinceTime").is_some() {
-        causes.push(Cause::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        // The whole of the options: a path whose only element has no name.
+        causes.push(Cause::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
     } else if let Some(seconds) = seconds.filter(|seconds| *seconds < 1) {
         causes.push(Cause::invalid("sinceSeconds", &json!(seconds), "must be greater than 0"));
     }

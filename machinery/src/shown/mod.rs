@@ -75,6 +75,14 @@ pub fn compact_list(kind: &str, values: &Value) -> String {
     out
 }
 
+/// A value of a form of the table (a letter for a simple value, or a type's name; `?` after it is a pointer) in one line;
+/// what is not there is the form's zero value.
+pub fn formed(form: &str, value: Option<&Value>) -> String {
+    let mut out = String::new();
+    self::form(form, value).write(&mut out);
+    out
+}
+
 /// A value of a type of the table.
 pub fn of(kind: &str, value: &Value) -> Shown {
     let Some(fields) = TYPES.get(kind) else { return plain(value) };
@@ -172,16 +180,61 @@ pub fn plain(value: &Value) -> Shown {
     match value {
         Value::Array(list) => Shown::List(list.iter().map(plain).collect()),
         Value::Object(map) => Shown::Map(map.iter().map(|(k, v)| (k.clone(), plain(v))).collect()),
-        other => Shown::Plain(go_escaped(&other.to_string())),
+        other => Shown::Plain(json_escaped(&other.to_string())),
     }
 }
 
-/// Go's JSON writes these characters as escapes.
-fn go_escaped(text: &str) -> String {
-    if !text.starts_with('"') {
-        return text.to_owned();
+/// JSON as Go writes it: with these characters, which are only in its texts, as escapes.
+pub fn json_escaped(json: &str) -> String {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json.to_owned();
     }
-    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    let mut out = String::with_capacity(json.len() + 5);
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A value that a problem is about: a text in Go's quotes, anything else as JSON.
+pub fn value(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        other => json_escaped(&other.to_string()),
+    }
+}
+
+/// Whether a character can be printed; Rust knows that as well as Go.
+pub fn printable(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && c.escape_debug().count() == 1)
+}
+
+/// A text as Go quotes it (`%q`): what cannot be printed is escaped in Go's way, which is not JSON's.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0b' => out.push_str("\\v"),
+            '\x0c' => out.push_str("\\f"),
+            ' '..='~' => out.push(c),
+            c if c.is_ascii() => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if printable(c) => out.push(c),
+            c if (c as u32) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
+        }
+    }
+    out.push('"');
+    out
 }
 
 impl Shown {
@@ -201,7 +254,7 @@ impl Shown {
                 out.push('{');
                 for (index, (key, item)) in map.iter().enumerate() {
                     out.push_str(if index > 0 { "," } else { "" });
-                    out.push_str(&json!(key).to_string());
+                    out.push_str(&json_escaped(&json!(key).to_string()));
                     out.push(':');
                     item.write(out);
                 }
@@ -229,7 +282,7 @@ impl Shown {
             match self {
                 Self::List(list) => list[index].pretty(depth + 1, out),
                 Self::Map(map) => {
-                    last(out, &format!("{}: ", json!(map[index].0)));
+                    last(out, &format!("{}: ", json_escaped(&json!(map[index].0).to_string())));
                     map[index].1.pretty(depth + 1, out);
                 }
                 Self::Plain(_) => {}
@@ -259,6 +312,19 @@ pub fn difference(kind: &str, old: &Value, new: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_quoted_as_go_quotes_them() {
+        for (text, expected) in [
+            ("a<b>&\u{e9}", "\"a<b>&\u{e9}\""),
+            ("a\"\\\n\t\x07\x01\x7f", r#""a\"\\\n\t\a\x01\x7f""#),
+            ("\u{a0}\u{2028}\u{e0001}", r#""\u00a0\u2028\U000e0001""#),
+        ] {
+            assert_eq!(value(&json!(text)), expected, "{text:?}");
+        }
+        assert_eq!(value(&json!({"a&b": ["<"]})), r#"{"a\u0026b":["\u003c"]}"#);
+        assert_eq!(compact("NodeAddress", &json!({"type": "<"})), r#"{"Type":"\u003c","Address":""}"#);
+    }
 
     #[test]
     fn structs_are_shown_in_their_order_with_empty_fields() {

@@ -184,7 +184,7 @@ impl Walk {
             let why = format!(
                 "only {AT_ROOT_SHOWN} fields are allowed at the root of the schema if the status subresource is enabled"
             );
-            self.causes.push(Cause::invalid(path, &crate::shown::compact("JSONSchemaProps", source), &why));
+            self.causes.push(Cause::invalid_shown(path, &crate::shown::compact("JSONSchemaProps", source), &why));
         }
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::rules::same_item;
 use super::{Additional, Schema, formats, join};
 use crate::names::dns_label_1035;
+use crate::shown;
 use crate::status::Cause;
 
 /// What kind of failure it is; some keep CEL rules from being checked.
@@ -217,9 +218,9 @@ fn check_type(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Fail
     false
 }
 
-fn invalid(at: &Place<'_>, value: &(impl std::fmt::Display + ?Sized), why: &str) -> Failure {
+fn invalid(at: &Place<'_>, shown: &str, why: &str) -> Failure {
     let detail = format!("{} in body {why}", at.path);
-    Failure { kind: FailureKind::Invalid, cause: Cause::invalid(at.field(), value, &detail) }
+    Failure { kind: FailureKind::Invalid, cause: Cause::invalid_shown(at.field(), shown, &detail) }
 }
 
 fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>) -> u64 {
@@ -230,9 +231,9 @@ fn string(schema: &Schema, text: &str, value: &Value, at: &Place<'_>, out: &mut 
         let cause = Cause { reason: "FieldValueTooLong".into(), message, field: at.field() };
         out.push(Failure { kind: FailureKind::TooLong, cause });
     } else if let Some(least) = least.filter(|least| length < *least) {
-        out.push(invalid(at, value, &format!("should be at least {least} chars long")));
+        out.push(invalid(at, &shown::value(value), &format!("should be at least {least} chars long")));
     } else if schema.regex().is_some_and(|regex| !regex.is_match(text)) {
-        out.push(invalid(at, value, &format!("should match '{}'", schema.pattern)));
+        out.push(invalid(at, &shown::value(value), &format!("should match '{}'", schema.pattern)));
     }
     if !formats::is_of_text(&schema.format) {
         return 1;
@@ -348,7 +349,7 @@ fn number(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>
             _ => !is_integral(n.real() / factor.real()),
         };
         if off {
-            out.push(invalid(at, &n, &format!("should be a multiple of {factor}")));
+            out.push(invalid(at, &n.to_string(), &format!("should be a multiple of {factor}")));
         }
     }
     if let Some((most, excluded)) = schema.maximum {
@@ -356,7 +357,7 @@ fn number(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>
         let (n, most) = given.beside(most, same);
         if n > most || (excluded && n == most) {
             let than = if excluded { "less than" } else { "less than or equal to" };
-            out.push(invalid(at, &n, &format!("should be {than} {most}")));
+            out.push(invalid(at, &n.to_string(), &format!("should be {than} {most}")));
         }
     }
     if let Some((least, excluded)) = schema.minimum {
@@ -364,7 +365,7 @@ fn number(schema: &Schema, value: &Value, at: &Place<'_>, out: &mut Vec<Failure>
         let (n, least) = given.beside(least, same);
         if n < least || (excluded && n == least) {
             let than = if excluded { "greater than" } else { "greater than or equal to" };
-            out.push(invalid(at, &n, &format!("should be {than} {least}")));
+            out.push(invalid(at, &n.to_string(), &format!("should be {than} {least}")));
         }
     }
     2
@@ -388,7 +389,7 @@ fn array(schema: &Schema, list: &[Value], old: Option<&Value>, at: &Place<'_>, o
     }
     let (least, most) = schema.item_count;
     if let Some(least) = least.filter(|least| (list.len() as u64) < *least) {
-        out.push(invalid(at, &list.len(), &format!("should have at least {least} items")));
+        out.push(invalid(at, &list.len().to_string(), &format!("should have at least {least} items")));
     }
     if let Some(most) = most.filter(|most| list.len() as u64 > *most) {
         out.push(too_many(at, list.len(), most));
@@ -406,7 +407,7 @@ fn object(
     // With too few or too many fields none is looked at.
     let (least, most) = schema.property_count;
     if let Some(least) = least.filter(|least| (map.len() as u64) < *least) {
-        out.push(invalid(at, &map.len(), &format!("should have at least {least} properties")));
+        out.push(invalid(at, &map.len().to_string(), &format!("should have at least {least} properties")));
         return 1;
     }
     if let Some(most) = most.filter(|most| map.len() as u64 > *most) {

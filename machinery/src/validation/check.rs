@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use super::{has, text};
 use crate::quantity::Quantity;
 use crate::status::Cause;
-use crate::{names, schema};
+use crate::{names, schema, shown};
 
 /// Problems found so far.
 #[derive(Default)]
 pub struct Problems(pub Vec<Cause>);
 
+/// How the path of a whole object is written.
+pub const WHOLE: &str = "[]";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 impl Problems {
@@ -26,8 +28,7 @@ impl Problems {
 
     /// A value that is not allowed, shown as given (structs are shown by [`crate::shown`]).
     pub fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, detail: &str) {
-        let message = format!("Invalid value: {shown}: {detail}");
-        self.0.push(Cause { reason: "FieldValueInvalid".into(), message, field: field.into() });
+        self.0.push(Cause::invalid_shown(field, shown, detail));
     }
 
     /// A value outside a fixed set, shown as given.
@@ -58,14 +59,20 @@ impl Problems {
         self.0.push(Cause::not_found(field, value));
     }
 
-    /// A value outside a fixed set.
+    /// A value outside a fixed set, of a type of its own, which is why it is shown as JSON.
     pub fn not_supported(&mut self, field: impl Into<String>, value: &Value, supported: &[&str]) {
-        self.0.push(Cause::not_supported(field, value, supported));
+        self.not_supported_shown(field, &shown::json_escaped(&value.to_string()), supported);
     }
 
     /// A text of too many bytes.
     pub fn too_long(&mut self, field: impl Into<String>, bytes: usize) {
         self.0.push(Cause::too_long(field, bytes));
+    }
+
+    /// Something that the server could not look at.
+    pub fn internal(&mut self, field: impl Into<String>, why: &str) {
+        let message = format!("Internal error: {why}");
+        self.0.push(Cause { reason: "InternalError".into(), message, field: field.into() });
     }
 
     /// More items than allowed.

@@ -1,5 +1,7 @@
 //! Containers: names, images, ports, environment, mounts, resources, probes and security.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty, quantity};
@@ -94,7 +96,7 @@ pub fn common(container: &Value, at: &str, around: &Surroundings<'_>, p: &mut Pr
         p.one_of(field, &container["imagePullPolicy"], super::volumes::PULL_POLICIES);
     }
     ports(&container["ports"], &format!("{at}.ports"), p);
-    environment(container, at, &around.volumes, p);
+    environment(container, at, p);
     super::mounts::mounts(container, at, &around.volumes, p);
     super::mounts::devices(container, at, &around.volumes, p);
     resources(&container["resources"], &format!("{at}.resources"), Some(&around.claims), p);
@@ -141,14 +143,14 @@ fn variable_name(name: &str) -> Option<String> {
     })
 }
 
-fn environment(container: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Problems) {
+fn environment(container: &Value, at: &str, p: &mut Problems) {
     for (index, variable) in items(&container["env"]).enumerate() {
         let at = format!("{at}.env[{index}]");
         if p.present(variable, "name", &at) {
             p.named(format!("{at}.name"), &variable["name"], variable_name(text(variable, "name")));
         }
         if has(variable, "valueFrom") {
-            value_from(variable, &at, volumes, p);
+            value_from(variable, &at, p);
         }
     }
     let path = format!("{at}.envFrom");
@@ -176,7 +178,7 @@ fn environment(container: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut 
     }
 }
 
-fn value_from(variable: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Problems) {
+fn value_from(variable: &Value, at: &str, p: &mut Problems) {
     let (source, path) = (&variable["valueFrom"], format!("{at}.valueFrom"));
     let mut count = 0;
     for field in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
@@ -188,7 +190,7 @@ fn value_from(variable: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Pr
         match field {
             "fieldRef" => field_ref(inner, ENV_FIELDS, &at, p),
             "resourceFieldRef" => resource_field_ref(inner, false, &at, p),
-            "fileKeyRef" => file_key(inner, volumes, &at, p),
+            "fileKeyRef" => file_key(inner, &at, p),
             _ => {
                 p.subdomain(format!("{at}.name"), &inner["name"]);
                 if p.present(inner, "key", &at) {
@@ -208,27 +210,37 @@ fn value_from(variable: &Value, at: &str, volumes: &[(&str, &Value)], p: &mut Pr
     p.invalid(path, &json!(""), why);
 }
 
-/// A variable out of a file of an empty directory of the pod.
-fn file_key(inner: &Value, volumes: &[(&str, &Value)], at: &str, p: &mut Problems) {
+/// A variable out of a file.
+fn file_key(inner: &Value, at: &str, p: &mut Problems) {
     if p.present(inner, "key", at) {
         p.named(format!("{at}.key"), &inner["key"], variable_name(text(inner, "key")));
     }
     if p.present(inner, "volumeName", at) {
         p.label(format!("{at}.volumeName"), &inner["volumeName"]);
-        match volumes.iter().find(|(name, _)| *name == text(inner, "volumeName")) {
-            None => p.not_found(format!("{at}.volumeName"), &inner["volumeName"]),
-            Some((_, volume)) if !has(volume, "emptyDir") => {
-                p.invalid(
-                    format!("{at}.volumeName"),
-                    &inner["volumeName"],
-                    "referenced volume must be of type emptyDir",
-                );
-            }
-            Some(_) => {}
-        }
     }
     if p.present(inner, "path", at) {
-        p.local_path(&format!("{at}.path"), &inner["path"]);
+        p.path_no_backsteps(format!("{at}.path"), &inner["path"]);
+    }
+}
+
+/// Files with variables are in empty directories of the pod: of all its volumes, also of those that are wrong.
+pub fn variable_files(spec: &Value, path: &str, p: &mut Problems) {
+    for (container, at) in super::profiles::containers(spec, path) {
+        for (index, variable) in items(&container["env"]).enumerate() {
+            let file = &variable["valueFrom"]["fileKeyRef"];
+            if !file.is_object() {
+                continue;
+            }
+            let (name, field) =
+                (or_empty(&file["volumeName"]), format!("{at}.env[{index}].valueFrom.fileKeyRef.volumeName"));
+            match items(&spec["volumes"]).filter(|volume| or_empty(&volume["name"]) == name).last() {
+                None => p.not_found(field, &name),
+                Some(volume) if !has(volume, "emptyDir") => {
+                    p.invalid(field, &name, "referenced volume must be of type emptyDir");
+                }
+                Some(_) => {}
+            }
+        }
     }
 }
 
@@ -341,7 +353,12 @@ fn is_standard(name: &str) -> bool {
         "requests.storage",
     ];
     let amount = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
-    CONTAINER_RESOURCES.contains(&amount) || amount.starts_with("hugepages-") || OTHERS.contains(&name)
+    CONTAINER_RESOURCES.contains(&amount) || is_huge_pages(name) || OTHERS.contains(&name)
+}
+
+/// Whether a name of a quota is of pages of some size.
+pub fn is_huge_pages(name: &str) -> bool {
+    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
 }
 
 /// An amount: not negative, and whole where parts make no sense.
@@ -377,10 +394,10 @@ pub fn is_extended(name: &str) -> bool {
 
 /// Pages of one size: the amount is a multiple of it.
 fn huge_pages(name: &str, value: &Value, at: &str, p: &mut Problems) {
-    let Some(size) = name.strip_prefix("hugepages-").and_then(|size| Quantity::parse(size).ok()) else { return };
-    let Some(asked) = quantity(value) else { return };
-    let (size, bytes) = (size.millis(), asked.millis());
-    if size == 0 || bytes % 1000 != 0 || bytes % size != 0 {
+    let (Some(size), Some(asked)) = (name.strip_prefix("hugepages-"), quantity(value)) else { return };
+    let whole = |size: &Quantity| size.millis() > 0 && size.millis() % 1000 == 0;
+    let size = Quantity::parse(size).ok().filter(whole);
+    if size.is_none_or(|size| asked.units() % size.units() != 0) {
         p.invalid(at, &json!(asked.to_string()), &format!("{asked} is not positive integer multiple of {name}"));
     }
 }
@@ -429,7 +446,8 @@ pub fn requirements(resources: &Value, path: &str, rule: fn(&str, &str, &mut Pro
     }
 }
 
-fn resource_claims(list: &Value, claims: &[&str], path: &str, p: &mut Problems) {
+/// The claims that a container (or in error a pod) names; `claims` are those that the pod has.
+pub fn resource_claims(list: &Value, claims: &[&str], path: &str, p: &mut Problems) {
     let mut seen: Vec<String> = Vec::new();
     for (index, claim) in items(list).enumerate() {
         let at = format!("{path}[{index}]");
@@ -456,12 +474,12 @@ fn resource_claims(list: &Value, claims: &[&str], path: &str, p: &mut Problems) 
         if !claims.contains(&name) {
             let mut cause = crate::status::Cause::not_found(&at, &claim["name"]);
             cause.message += ": must be one of the names in pod.spec.resourceClaims";
-            let mut sorted = claims.to_vec();
-            sorted.sort_unstable();
-            match sorted[..] {
-                [] => cause.message += " which is empty",
-                _ => cause.message += &format!(": {}", sorted.join(", ")),
+            let sorted: BTreeSet<&str> = claims.iter().copied().collect();
+            cause.message += match sorted.into_iter().collect::<Vec<_>>()[..] {
+                [] => " which is empty".to_owned(),
+                ref names => format!(": {}", names.join(", ")),
             }
+            .as_str();
             p.0.push(cause);
         }
     }
@@ -485,7 +503,7 @@ fn resize_policy(list: &Value, path: &str, never_restarts: bool, p: &mut Problem
             _ => p.one_of(path, &policy["restartPolicy"], &["NotRequired", "RestartContainer"]),
         }
         if never_restarts && policy["restartPolicy"] != "NotRequired" {
-            let why = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            let why = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
             p.invalid(path, &or_empty(&policy["restartPolicy"]), why);
         }
     }

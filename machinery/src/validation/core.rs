@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::check::{Problems, or_empty};
+use super::check::{Problems, WHOLE, or_empty};
 use super::{apps, entries, has, items, networking, pod, quota, text};
 use crate::names;
 
@@ -65,7 +65,7 @@ fn config_map(new: &Value, old: Option<&Value>, p: &mut Problems) {
         }
     }
     if bytes > MAX_DATA_BYTES {
-        p.too_long("[]", MAX_DATA_BYTES);
+        p.too_long(WHOLE, MAX_DATA_BYTES);
     }
     frozen(new, old, &["data", "binaryData"], p);
 }
@@ -164,7 +164,11 @@ fn namespace(subresource: &str, new: &Value, p: &mut Problems) {
     }
 }
 
-fn endpoints(new: &Value, _old: Option<&Value>, p: &mut Problems) {
+fn endpoints(new: &Value, old: Option<&Value>, p: &mut Problems) {
+    // What is there already may be as older servers let it be.
+    if old.is_some_and(|old| old["subsets"] == new["subsets"]) {
+        return;
+    }
     for (index, subset) in items(&new["subsets"]).enumerate() {
         let at = format!("subsets[{index}]");
         let count = |field: &str| items(&subset[field]).count();
@@ -201,9 +205,8 @@ fn endpoints(new: &Value, _old: Option<&Value>, p: &mut Problems) {
 fn endpoint_address(address: &Value, at: &str, p: &mut Problems) {
     let ip = or_empty(&address["ip"]);
     let field = format!("{at}.ip");
-    let before = p.0.len();
     networking::ip(&ip, &field, p);
-    if p.0.len() != before {
+    if networking::loose_ip(ip.as_str().unwrap_or_default()).is_none() {
         p.invalid(&field, &ip, "must be a valid IP address");
     }
     if !text(address, "hostname").is_empty() {

@@ -4,10 +4,31 @@ use serde_json::{Value, json};
 
 use super::check::{Problems, or_empty};
 use super::{has, text};
+use crate::shown;
 
 /// Longest parts of an event, bytes.
 const MAX_REASON: usize = 128;
 const MAX_NOTE: usize = 1024;
+
+/// What is never changed of an event of the new group: its name there, its name in a message, and its form
+/// ([`shown::formed`]).
+const UNCHANGED: &[(&str, &str, &str)] = &[
+    ("regarding", "involvedObject", "ObjectReference"),
+    ("reason", "reason", "s"),
+    ("note", "message", "s"),
+    ("deprecatedSource", "source", "EventSource"),
+    ("deprecatedFirstTimestamp", "firstTimestamp", "t"),
+    ("deprecatedLastTimestamp", "lastTimestamp", "t"),
+    ("deprecatedCount", "count", "i"),
+    // Upstream looks at this one twice, and tells it twice.
+    ("reason", "reason", "s"),
+    ("reportingController", "reportingController", "s"),
+    ("reportingInstance", "reportingInstance", "s"),
+    ("eventTime", "eventTime", "t"),
+    ("action", "action", "s"),
+    ("type", "type", "s"),
+    ("related", "related", "ObjectReference?"),
+];
 
 /// An event of the core group.
 pub fn core(new: &Value, p: &mut Problems) {
@@ -89,25 +110,15 @@ pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
         }
     }
     let Some(old) = old else { return };
-    for (field, core) in [
-        ("regarding", "involvedObject"),
-        ("reason", "reason"),
-        ("note", "message"),
-        ("deprecatedSource", "source"),
-        ("deprecatedFirstTimestamp", "firstTimestamp"),
-        ("deprecatedLastTimestamp", "lastTimestamp"),
-        ("deprecatedCount", "count"),
-        // Upstream looks at this one twice, and tells it twice.
-        ("reason", "reason"),
-        ("reportingController", "reportingController"),
-        ("reportingInstance", "reportingInstance"),
-        ("eventTime", "eventTime"),
-        ("action", "action"),
-        ("type", "type"),
-        ("related", "related"),
-    ] {
-        if new[field] != old[field] {
-            p.invalid(core, &or_empty(&new[field]), "field is immutable");
+    for (field, core, form) in UNCHANGED {
+        let [shown, before] = [new, old].map(|event| shown::formed(form, event.get(*field)));
+        if shown == before {
+            continue;
+        }
+        if *form == "s" {
+            p.invalid(*core, &or_empty(&new[*field]), "field is immutable");
+        } else {
+            p.invalid_shown(*core, &shown, "field is immutable");
         }
     }
 }
@@ -165,5 +176,35 @@ mod tests {
         };
         assert_eq!(wrong(|p| new_style(&event(1), Some(&event(1)), p)), [""; 0]);
         assert_eq!(wrong(|p| new_style(&event(1), Some(&event(2)), p)), ["series.count"]);
+    }
+
+    #[test]
+    fn what_is_changed_is_shown_as_upstream_holds_it() {
+        let old = json!({"metadata": {"namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "type": "Normal", "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r",
+            "regarding": {"kind": "Pod", "name": "a"}, "deprecatedSource": {}});
+        let mut new = old.clone();
+        new["regarding"]["name"] = json!("b");
+        new["related"] = json!({"kind": "<Q>"});
+        new["deprecatedSource"]["host"] = json!("h");
+        new["deprecatedCount"] = json!(2);
+        let mut problems = Problems::default();
+        new_style(&new, Some(&old), &mut problems);
+        let told: Vec<_> = problems.0.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        let reference = |kind, name| {
+            format!(
+                r#"{{"Kind":"{kind}","Namespace":"","Name":"{name}","UID":"","APIVersion":"","ResourceVersion":"","FieldPath":""}}"#
+            )
+        };
+        let immutable = |field, value: &str| format!("{field}: Invalid value: {value}: field is immutable");
+        assert_eq!(
+            told,
+            [
+                immutable("involvedObject", &reference("Pod", "b")),
+                immutable("source", r#"{"Component":"","Host":"h"}"#),
+                immutable("count", "2"),
+                immutable("related", &reference(r"\u003cQ\u003e", "")),
+            ]
+        );
     }
 }

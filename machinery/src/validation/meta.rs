@@ -1,13 +1,12 @@
 //! Metadata of every kind: names, labels, annotations, owners, finalizers, and what an update may not change.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::check::Problems;
 use super::{entries, has, items, text};
 use crate::names;
 use crate::resource::ResourceDef;
+use crate::shown;
 
 /// Longest reason and message of a condition, bytes.
 const MAX_REASON_BYTES: usize = 1 << 10;
@@ -18,16 +17,17 @@ const REASON_FORM: &str = "a condition reason must start with alphabetic charact
 /// All annotations together, keys and values, bytes.
 pub const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 /// Finalizers without a domain that there are.
-const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
 /// What is wrong with the metadata.
-pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Problems) {
+pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
     let metadata = &new["metadata"];
     let Some(old) = old else {
         let prefix = &metadata["generateName"];
         if let Some(given) = prefix.as_str().filter(|g| !g.is_empty()) {
-            // A prefix may end with a dash, which the generated characters follow.
-            let shown = given.strip_suffix('-').map_or(given.to_owned(), |cut| format!("{cut}a"));
+            // A prefix may end with a dash, which the generated characters follow, but not be one.
+            let cut = given.strip_suffix('-').filter(|cut| !cut.is_empty());
+            let shown = cut.map_or(given.to_owned(), |cut| format!("{cut}a"));
             for problem in name_problems(def, &shown) {
                 p.invalid("metadata.generateName", prefix, &problem);
             }
@@ -41,7 +41,7 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
             parts(metadata, p);
         }
         finalizers(&metadata["finalizers"], p);
-        if wants_known_finalizers(def) {
+        if has_known_finalizers(def) {
             known_finalizers(&metadata["finalizers"], p);
         }
         if metadata["generation"].as_i64().is_some_and(|g| g < 0) {
@@ -50,7 +50,7 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
         return;
     };
     // The generic rules look at an update, and so do those of the kind: what is wrong is told by each.
-    let (whole, changes) = rounds(def);
+    let (whole, changes) = rounds(def, subresource);
     for _ in 0..1 + changes {
         update(metadata, &old["metadata"], p);
     }
@@ -60,36 +60,11 @@ pub fn validate(def: &ResourceDef, new: &Value, old: Option<&Value>, p: &mut Pro
     for _ in 0..1 + whole {
         finalizers(&metadata["finalizers"], p);
     }
-    let known = if wants_known_finalizers(def) { whole + changes } else { 0 };
-    for _ in 0..known {
-        known_finalizers(&metadata["finalizers"], p);
+    if has_known_finalizers(def) {
+        for _ in 0..whole + changes {
+            known_finalizers(&metadata["finalizers"], p);
+        }
     }
-}
-
-/// Whether finalizers without a domain must be known ones: the rules of the core say so, which not all kinds have.
-fn wants_known_finalizers(def: &ResourceDef) -> bool {
-    let own_rules = matches!(
-        (def.group, def.plural),
-        ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "admissionregistration.k8s.io" | "policy", _)
-            | ("", "events")
-    );
-    !def.custom && !own_rules
-}
-
-/// What is told of finalizers that custom objects got: those without a domain may be somebody else's, too.
-pub fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let of = |object: &Value| -> BTreeSet<String> {
-        items(&object["metadata"]["finalizers"]).filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    let before = old.map(of).unwrap_or_default();
-    let odd = |name: &String| !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str());
-    let told = |name: &String| {
-        format!(
-            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
-             conflicts with other finalizer writers"
-        )
-    };
-    of(new).difference(&before).filter(|name| odd(name)).map(told).collect()
 }
 
 /// Metadata that is looked at once, with a name that is a subdomain.
@@ -125,9 +100,15 @@ fn unnamed(metadata: &Value, p: &mut Problems) {
 }
 
 /// How often the rules of a kind look at all of the metadata of an update, and at what of it changed.
-fn rounds(def: &ResourceDef) -> (usize, usize) {
+fn rounds(def: &ResourceDef, subresource: &str) -> (usize, usize) {
+    let (whole, changes) = whole_rounds(def);
+    // Of a status only what changed is looked at.
+    if whole > 0 && matches!(subresource, "status" | "finalize") { (0, 1) } else { (whole, changes) }
+}
+
+fn whole_rounds(def: &ResourceDef) -> (usize, usize) {
     match (def.group, def.plural) {
-        _ if def.custom => (0, 0),
+        _ if def.custom => (0, 1),
         ("policy", _) | ("certificates.k8s.io", _) | ("", "events") => (0, 0),
         ("", "limitranges") | ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => (1, 0),
         ("", "persistentvolumes") | ("storage.k8s.io", "csinodes" | "volumeattachments") => (2, 0),
@@ -175,8 +156,16 @@ fn beside_labels(metadata: &Value, p: &mut Problems) {
 }
 
 /// Longest name of who changes fields, and of the part that they change, bytes.
-const MAX_MANAGER: usize = 128;
+pub const MAX_MANAGER: usize = 128;
 const MAX_SUBRESOURCE: usize = 256;
+
+/// What is wrong with each character of a field manager's name that cannot be printed.
+pub fn unprintable(manager: &str) -> impl Iterator<Item = String> {
+    manager
+        .char_indices()
+        .filter(|(_, c)| !shown::printable(*c))
+        .map(|(at, c)| format!("invalid character U+{:04X} (at position {at})", u32::from(c)))
+}
 
 fn managed_fields(list: &Value, p: &mut Problems) {
     for (index, entry) in items(list).enumerate() {
@@ -192,9 +181,7 @@ fn managed_fields(list: &Value, p: &mut Problems) {
         if manager.len() > MAX_MANAGER {
             p.too_long(format!("{at}.manager"), MAX_MANAGER);
         }
-        if let Some(position) = manager.chars().position(|c| c.is_control()) {
-            let odd = manager.chars().nth(position).unwrap_or_default();
-            let why = format!("invalid character {odd:?} (at position {position})");
+        for why in unprintable(manager) {
             p.invalid(format!("{at}.manager"), &entry["manager"], &why);
         }
         if text(entry, "subresource").len() > MAX_SUBRESOURCE {
@@ -234,7 +221,7 @@ pub fn name_problems(def: &ResourceDef, name: &str) -> Vec<String> {
         // Its pods are called by its name.
         ("apps", "statefulsets") => names::label_problems(name),
         ("networking.k8s.io", "ipaddresses") => Vec::new(),
-        ("", "events") | ("events.k8s.io", _) => names::path_segment(name).into_iter().collect(),
+        ("", "events") => names::path_segment(name).into_iter().collect(),
         ("policy", "poddisruptionbudgets") => names::path_segment(name).into_iter().collect(),
         ("apiregistration.k8s.io", _) => names::path_segment(name).into_iter().collect(),
         ("flowcontrol.apiserver.k8s.io" | "certificates.k8s.io", _) => names::subdomain_problems(name),
@@ -310,11 +297,12 @@ pub fn annotations(map: &Value, field: &str, p: &mut Problems) {
 
 fn owners(list: &Value, p: &mut Problems) {
     let field = "metadata.ownerReferences";
-    let mut controllers = Vec::new();
+    let mut first: Option<&Value> = None;
     for owner in items(list) {
         let api_version = text(owner, "apiVersion");
-        let version = api_version.rsplit('/').next().unwrap_or_default();
-        if version.is_empty() {
+        // A group may not have a group.
+        let version = api_version.splitn(3, '/').collect::<Vec<_>>();
+        if version.len() > 2 || version.last().is_none_or(|v| v.is_empty()) {
             p.invalid(format!("{field}.apiVersion"), &json!(api_version), "version must not be empty");
         }
         for key in ["kind", "name", "uid"] {
@@ -325,20 +313,21 @@ fn owners(list: &Value, p: &mut Problems) {
         if (api_version, text(owner, "kind")) == ("v1", "Event") {
             p.invalid_shown(field, &reference(owner), "/v1, Kind=Event is disallowed from being an owner");
         }
-        if owner["controller"] == true {
-            controllers.push(owner);
+        match first {
+            _ if owner["controller"] != true => {}
+            None => first = Some(owner),
+            Some(first) => {
+                let shown: Vec<String> = items(list).map(reference).collect();
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {}/{} and {}/{}",
+                    text(first, "kind"),
+                    text(first, "name"),
+                    text(owner, "kind"),
+                    text(owner, "name")
+                );
+                p.invalid_shown(field, &format!("[{}]", shown.join(",")), &why);
+            }
         }
-    }
-    if let [first, second, ..] = controllers[..] {
-        let shown: Vec<String> = items(list).map(reference).collect();
-        let why = format!(
-            "Only one reference can have Controller set to true. Found \"true\" in references for {}/{} and {}/{}",
-            text(first, "kind"),
-            text(first, "name"),
-            text(second, "kind"),
-            text(second, "name")
-        );
-        p.invalid_shown(field, &format!("[{}]", shown.join(",")), &why);
     }
 }
 
@@ -346,7 +335,7 @@ fn owners(list: &Value, p: &mut Problems) {
 fn reference(owner: &Value) -> String {
     let mut fields: Vec<String> = ["apiVersion", "kind", "name", "uid"]
         .iter()
-        .map(|key| format!("{key:?}:{}", json!(text(owner, key))))
+        .map(|key| format!("{key:?}:{}", shown::json_escaped(&json!(text(owner, key)).to_string())))
         .collect();
     for key in ["controller", "blockOwnerDeletion"] {
         if has(owner, key) {
@@ -370,6 +359,19 @@ pub fn finalizers(list: &Value, p: &mut Problems) {
         let why = "finalizer orphan and foregroundDeletion cannot be both set";
         p.invalid(field, list, why);
     }
+}
+
+/// Whether a kind's finalizers have to be known or to have a domain: those of the older kinds do, by rules of the core
+/// group that what is served beside them does not go by.
+fn has_known_finalizers(def: &ResourceDef) -> bool {
+    !def.custom
+        && !matches!(
+            (def.group, def.plural),
+            ("", "events")
+                | ("policy", _)
+                | ("admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _)
+                | ("internal.apiserver.k8s.io", _)
+        )
 }
 
 /// Finalizers have a domain unless they are known.
@@ -402,7 +404,7 @@ mod tests {
         ] {
             let mut problems = Problems::default();
             let object = json!({"metadata": {"name": "a.b", "finalizers": ["mine.example.com"]}});
-            validate(&def, &object, None, &mut problems);
+            validate(&def, "", &object, None, &mut problems);
             assert_eq!(!problems.0.is_empty(), refused, "{}: {:?}", def.plural, problems.0);
         }
     }
@@ -410,8 +412,9 @@ mod tests {
     #[test]
     fn custom_objects_are_warned_of_finalizers_that_they_get() {
         let object = |list: &[&str]| json!({"metadata": {"finalizers": list}});
+        let custom = ResourceDef { custom: true, ..*find("", "v1", "configmaps").unwrap() };
         let told = |new: &[&str], old: Option<&[&str]>| {
-            let warnings = finalizer_warnings(&object(new), old.map(object).as_ref());
+            let warnings = crate::warnings::of(&custom, "", &object(new), old.map(object).as_ref());
             let named: Vec<String> =
                 warnings.iter().map(|text| text.split('"').nth(1).unwrap_or_default().to_owned()).collect();
             named
@@ -432,7 +435,7 @@ mod tests {
         ] {
             let mut problems = Problems::default();
             let def = find(group, "v1", plural).unwrap();
-            validate(def, &object("2020-01-01T00:00:00Z".into()), Some(&object(Value::Null)), &mut problems);
+            validate(def, "", &object("2020-01-01T00:00:00Z".into()), Some(&object(Value::Null)), &mut problems);
             let told = problems.0.iter().filter(|cause| cause.field == "metadata.deletionTimestamp").count();
             assert_eq!(told, times, "{plural}");
         }

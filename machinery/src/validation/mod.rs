@@ -45,13 +45,14 @@ pub use check::Problems;
 pub(crate) use container::{is_extended, is_native};
 pub use cron::span_problem;
 pub use flowcontrol::mandatory as mandatory_flow_control;
-pub use meta::{MAX_ANNOTATION_BYTES, finalizer_warnings};
+pub(crate) use meta::STANDARD_FINALIZERS;
+pub use meta::{MAX_ANNOTATION_BYTES, MAX_MANAGER, unprintable};
 pub use service::{address_problems, is_external, needs_health_check};
 
 /// Problems of a new object (`old` is `None`) or of a change through a subresource ("": the object itself).
 pub fn validate(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut problems = Problems::default();
-    meta::validate(def, new, old, &mut problems);
+    meta::validate(def, subresource, new, old, &mut problems);
     if !def.custom {
         // The older version of an autoscaler is held to the rules of the newer.
         let rows = (crate::conversion::stored_row(def)).filter(|row| row.group == def.group);
@@ -88,7 +89,7 @@ fn kind(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>, 
         "" => match def.plural {
             "pods" => pod::validate(subresource, new, old, p),
             "services" => service::validate(subresource, new, old, p),
-            "nodes" => node::validate(new, old, p),
+            "nodes" => node::validate(subresource, new, old, p),
             "persistentvolumes" => storage::volume(subresource, new, old, p),
             "persistentvolumeclaims" => storage::claim(subresource, new, old, p),
             _ => core::validate(def.plural, subresource, new, old, p),

@@ -55,6 +55,34 @@ fn without_zeros(text: &str) -> Option<Ipv4Addr> {
     good.then(|| stripped.join(".").parse().ok()).flatten()
 }
 
+/// An address as it was read before the zeros in front of numbers were refused.
+pub fn loose_ip(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| without_zeros(text).map(IpAddr::V4))
+}
+
+/// A range of addresses as it was read before its form was looked at closely.
+pub fn loose_cidr(text: &str) -> Option<(IpAddr, u32)> {
+    let (ip, bits) = text.split_once('/')?;
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    let (ip, bits) = (loose_ip(ip)?, digits.then(|| bits.parse().ok()).flatten()?);
+    (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
+}
+
+/// Whether addresses are all good and of both families; else which one is not good.
+pub fn is_dual_stack(list: &[&str]) -> Result<bool, String> {
+    let mut seen = [false; 2];
+    for (index, text) in list.iter().enumerate() {
+        let ip = loose_ip(text).ok_or_else(|| format!("invalid IP[{index}]: {text}"))?;
+        seen[usize::from(family_of(ip) == 6)] = true;
+    }
+    Ok(seen == [true; 2])
+}
+
+/// 4 or 6; an address of the one family written as one of the other is of the first.
+fn family_of(ip: IpAddr) -> u8 {
+    if ip.to_canonical().is_ipv4() { 4 } else { 6 }
+}
+
 /// An address.
 pub fn ip(value: &Value, field: &str, p: &mut Problems) {
     if let Some(why) = ip_problem(value.as_str().unwrap_or_default()) {
@@ -103,7 +131,7 @@ fn is_network(ip: IpAddr, bits: u32) -> bool {
 
 /// Addresses that never leave a host or a link are not endpoints.
 pub fn not_special(value: &Value, field: &str, p: &mut Problems) {
-    let Ok(ip) = value.as_str().unwrap_or_default().parse::<IpAddr>() else { return };
+    let Some(ip) = loose_ip(value.as_str().unwrap_or_default()).map(|ip| ip.to_canonical()) else { return };
     let v6 = |prefix: u16, mask: u16| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & mask == prefix);
     let v4_multicast = matches!(ip, IpAddr::V4(ip) if ip.octets()[..3] == [224, 0, 0]);
     if ip.is_unspecified() {

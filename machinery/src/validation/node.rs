@@ -6,10 +6,14 @@ use super::check::Problems;
 use super::{entries, items, networking, selectors, text};
 use crate::shown;
 
+/// Longest name of a feature, characters.
+const MAX_FEATURE_NAME: usize = 253;
+
 /// A node, or a change of it.
-pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    // An update is looked at by two, who both look at these.
-    for _ in 0..if old.is_some() { 2 } else { 1 } {
+pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Problems) {
+    let of_status = subresource == "status";
+    // An update of the node itself is looked at by two, who both look at these.
+    for _ in 0..if old.is_some() && !of_status { 2 } else { 1 } {
         annotations(&new["metadata"]["annotations"], p);
         taints(&new["spec"]["taints"], "metadata.taints", p);
         for field in ["capacity", "allocatable"] {
@@ -17,8 +21,15 @@ pub fn validate(new: &Value, old: Option<&Value>, p: &mut Problems) {
                 super::container::amount(name, amount, &format!("status.{field}.{name}"), p);
             }
         }
+        declared_features(&new["status"]["declaredFeatures"], p);
     }
-    cidrs(&new["spec"], p);
+    if !of_status {
+        cidrs(&new["spec"], p);
+        let swap = &new["status"]["nodeInfo"]["swap"]["capacity"];
+        if swap.as_i64().is_some_and(|bytes| bytes <= 0) {
+            p.invalid("metadata.nodeSwapStatus.capacity", swap, "must be greater than zero");
+        }
+    }
     let mut seen = Vec::new();
     for (index, address) in items(&new["status"]["addresses"]).enumerate() {
         if old.is_some() && seen.contains(&address) {
@@ -97,17 +108,53 @@ fn taints(list: &Value, path: &str, p: &mut Problems) {
 
 fn cidrs(spec: &Value, p: &mut Problems) {
     let list: Vec<&Value> = items(&spec["podCIDRs"]).collect();
-    let (mut four, mut six) = (0, 0);
     for (index, cidr) in list.iter().enumerate() {
         networking::cidr(cidr, &format!("spec.podCIDRs[{index}]"), p);
-        if cidr.as_str().unwrap_or_default().contains(':') { six += 1 } else { four += 1 }
     }
-    if list.len() > 2 || four > 1 || six > 1 {
+    if list.len() < 2 {
+        return;
+    }
+    let mut families = std::collections::BTreeSet::new();
+    for (index, cidr) in list.iter().enumerate() {
+        let text = cidr.as_str().unwrap_or_default();
+        let Some((ip, _)) = networking::loose_cidr(text) else {
+            let why = format!("invalid CIDR[{index}]: <nil> (invalid CIDR address: {text})");
+            p.internal("spec.podCIDRs", &format!("invalid PodCIDRs. failed to check with dual stack with error:{why}"));
+            families.clear();
+            break;
+        };
+        families.insert(ip.is_ipv4());
+    }
+    if families.len() < 2 || list.len() > 2 {
         p.invalid("spec.podCIDRs", &spec["podCIDRs"], "may specify no more than one CIDR for each IP family");
     }
-    for (index, cidr) in list.iter().enumerate() {
-        if list[..index].contains(cidr) {
-            p.duplicate(format!("spec.podCIDRs[{index}]"), cidr);
+}
+
+/// What a node says it can do: names in order, `Feature` or `Feature/part`.
+fn declared_features(list: &Value, p: &mut Problems) {
+    let names: Vec<&str> = items(list).map(|name| name.as_str().unwrap_or_default()).collect();
+    for (index, name) in names.iter().enumerate() {
+        let field = |index: usize| format!("status.declaredFeatures[{index}]");
+        if let Some(why) = feature_problem(name) {
+            p.invalid(field(index), &json!(name), &format!("invalid feature name {name:?}: {why}"));
+        }
+        match names.get(index + 1) {
+            Some(next) if next == name => p.duplicate(field(index + 1), &json!(next)),
+            Some(next) if name > next => {
+                p.invalid(field(index + 1), &json!(next), "list must be sorted alphabetically");
+            }
+            _ => {}
         }
     }
+}
+
+fn feature_problem(name: &str) -> Option<String> {
+    const FORM: &str = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., \
+                        MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes";
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    if name.len() > MAX_FEATURE_NAME {
+        return Some(format!("must be no more than {MAX_FEATURE_NAME} characters"));
+    }
+    let good = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(word);
+    (!good).then(|| FORM.to_owned())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::check::{Problems, or_empty, quantity};
+use super::check::{Problems, WHOLE, or_empty, quantity};
 use super::container::{self, Surroundings};
 use super::volumes::{self, PodFacts};
 use super::{entries, has, items, meta, pod_update, probes, profiles, selectors, text, workloads};
@@ -68,7 +68,8 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
 fn pod(object: &Value, p: &mut Problems) {
     let (metadata, pod_spec) = (&object["metadata"], &object["spec"]);
     pod_annotations(&metadata["annotations"], pod_spec, "metadata.annotations", p);
-    spec_of(pod_spec, "spec", &PodFacts { name: text(metadata, "name"), is_pod: true }, p);
+    let is_mirror = has(&metadata["annotations"], pod_update::MIRROR);
+    spec_of(pod_spec, "spec", &PodFacts { name: text(metadata, "name"), is_pod: true, is_mirror }, p);
     if !text(pod_spec, "serviceAccountName").is_empty() {
         return;
     }
@@ -88,7 +89,7 @@ fn new_pod(object: &Value, p: &mut Problems) {
 
 /// Annotations that mean something for a pod.
 pub fn pod_annotations(annotations: &Value, spec: &Value, at: &str, p: &mut Problems) {
-    const MIRROR: &str = "kubernetes.io/config.mirror";
+    use pod_update::MIRROR;
     const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     if has(annotations, MIRROR) && text(spec, "nodeName").is_empty() {
@@ -117,7 +118,7 @@ pub fn template(template: &Value, path: &str, p: &mut Problems) {
     meta::annotations(&metadata["annotations"], &format!("{path}.annotations"), p);
     pod_annotations(&metadata["annotations"], &template["spec"], &format!("{path}.annotations"), p);
     let path = format!("{path}.spec");
-    spec_of(&template["spec"], &path, &PodFacts { name: "", is_pod: false }, p);
+    spec_of(&template["spec"], &path, &PodFacts { name: "", is_pod: false, is_mirror: false }, p);
     profiles::agree(&metadata["annotations"], &template["spec"], &path, p);
     if items(&template["spec"]["ephemeralContainers"]).next().is_some() {
         p.forbidden(format!("{path}.ephemeralContainers"), "ephemeral containers not allowed in pod template");
@@ -137,7 +138,7 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     };
     containers(spec, path, &around, p);
     if spec["resources"].is_object() {
-        pod_resources(spec, &format!("{path}.resources"), p);
+        pod_resources(spec, &format!("{path}.resources"), &around.claims, p);
     }
     p.one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"]);
     dns(spec, path, p);
@@ -149,7 +150,8 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     seconds(spec, path, p);
     host_aliases(spec, path, p);
     spread(spec, path, p);
-    gates_and_claims(spec, path, p);
+    gates(spec, path, p);
+    claims(spec, path, facts.is_mirror, p);
     if spec["overhead"].is_object() {
         let amounts = json!({"limits": spec["overhead"]});
         container::resources(&amounts, &format!("{path}.overhead"), None, p);
@@ -160,6 +162,7 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     if has(spec, "schedulingGroup") {
         workloads::scheduling_group(&spec["schedulingGroup"], &format!("{path}.schedulingGroup"), p);
     }
+    container::variable_files(spec, path, p);
 }
 
 fn containers(spec: &Value, path: &str, around: &Surroundings<'_>, p: &mut Problems) {
@@ -221,6 +224,10 @@ pub fn forgive_what_was(old: &Value, p: &mut Problems) {
     let ends = |container: &&Value| container["restartPolicy"] != "Always";
     if items(&old["initContainers"]).filter(ends).any(|c| items(&c["resizePolicy"]).any(restarts)) {
         p.0.retain(|cause| !cause.message.ends_with(RESTARTS_TO_RESIZE));
+    }
+    let unnamed = |volume: &Value| volume["image"].is_object() && text(&volume["image"], "reference").is_empty();
+    if items(&old["volumes"]).any(unnamed) {
+        p.0.retain(|cause| !cause.field.ends_with(".image.reference"));
     }
 }
 
@@ -304,22 +311,26 @@ fn pod_resource_name(name: &str, at: &str, p: &mut Problems) {
 }
 
 /// Requests and limits of a pod as a whole.
-fn pod_resources(spec: &Value, path: &str, p: &mut Problems) {
+fn pod_resources(spec: &Value, path: &str, claims: &[&str], p: &mut Problems) {
     let own = &spec["resources"];
     if spec["os"]["name"] == "windows" {
         return p.forbidden(path, "may not be set for a windows pod");
     }
     if has(own, "claims") {
-        p.forbidden(format!("{path}.claims"), "claims cannot be set for Resources at pod-level");
+        p.forbidden(format!("{path}.claims"), "claims may not be set for Resources at pod-level");
     }
     container::requirements(own, path, pod_resource_name, p);
-    let asked = crate::pod_resources::of_containers(spec, "requests");
-    for (name, sum) in asked {
-        let pod = own["requests"].get(&name).and_then(quantity);
-        if pod.as_ref().is_none_or(|pod| sum > *pod) {
-            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
-            let shown = pod.map_or_else(|| "0".to_owned(), |pod| pod.to_string());
-            p.invalid(format!("{path}.requests[{name}]"), &json!(shown), &why);
+    container::resource_claims(&own["claims"], claims, &format!("{path}.claims"), p);
+    // What the pod says has room for its containers; of limits that holds for pages, which are given out whole.
+    for (list, pages_only) in [("requests", false), ("limits", true)] {
+        for (name, sum) in crate::pod_resources::of_containers(spec, list) {
+            if pages_only && !name.starts_with("hugepages-") {
+                continue;
+            }
+            if let Some(pod) = own[list].get(&name).and_then(quantity).filter(|pod| sum > *pod) {
+                let why = format!("must be greater than or equal to aggregate container {list} of {sum}");
+                p.invalid(format!("{path}.{list}[{name}]"), &json!(pod.to_string()), &why);
+            }
         }
     }
     for (index, container) in items(&spec["containers"]).enumerate() {
@@ -399,8 +410,12 @@ fn placement(spec: &Value, path: &str, p: &mut Problems) {
             p.label(format!("{path}.{field}"), &spec[field]);
         }
     }
-    let preemption = ["PreemptLowerPriority", "Never"];
-    p.one_of_if_set(format!("{path}.preemptionPolicy"), &spec["preemptionPolicy"], &preemption);
+    let preemption = format!("{path}.preemptionPolicy");
+    if spec["preemptionPolicy"] == "" {
+        p.required(preemption, "");
+    } else {
+        p.one_of_if_set(preemption, &spec["preemptionPolicy"], &["PreemptLowerPriority", "Never"]);
+    }
     for (index, gate) in items(&spec["readinessGates"]).enumerate() {
         let field = format!("{path}.readinessGates[{index}].conditionType");
         p.qualified_name(&field, text(gate, "conditionType"));
@@ -414,10 +429,10 @@ fn host_names(spec: &Value, path: &str, p: &mut Problems) {
     }
     let field = format!("{path}.hostnameOverride");
     if spec["hostNetwork"] == true {
-        p.forbidden(&field, "cannot be set when hostNetwork is true");
+        p.forbidden(&field, "may not be specified when hostNetwork is true");
     }
     if spec["setHostnameAsFQDN"] == true {
-        p.forbidden(&field, "cannot be set when setHostnameAsFQDN is true");
+        p.forbidden(&field, "may not be specified when setHostnameAsFQDN is true");
     }
     let name = text(spec, "hostnameOverride");
     if name.len() > MAX_HOSTNAME {
@@ -565,7 +580,7 @@ fn spread(spec: &Value, path: &str, p: &mut Problems) {
     }
 }
 
-fn gates_and_claims(spec: &Value, path: &str, p: &mut Problems) {
+fn gates(spec: &Value, path: &str, p: &mut Problems) {
     let mut seen: Vec<&str> = Vec::new();
     for (index, gate) in items(&spec["schedulingGates"]).enumerate() {
         let at = format!("{path}.schedulingGates[{index}]");
@@ -576,8 +591,15 @@ fn gates_and_claims(spec: &Value, path: &str, p: &mut Problems) {
         }
         seen.push(name);
     }
+}
+
+fn claims(spec: &Value, path: &str, is_mirror: bool, p: &mut Problems) {
     let mut seen: Vec<&str> = Vec::new();
     for (index, claim) in items(&spec["resourceClaims"]).enumerate() {
+        if is_mirror {
+            p.forbidden(WHOLE, "static pods do not support resource claims");
+            continue;
+        }
         let at = format!("{path}.resourceClaims[{index}]");
         let name = text(claim, "name");
         if name.is_empty() {

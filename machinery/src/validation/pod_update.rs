@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::check::Problems;
-use super::{container, entries, has, items, networking, pod, selectors, text};
+use super::check::{Problems, WHOLE, or_empty};
+use super::{container, entries, has, items, networking, pod, probes, selectors, text};
 use crate::qos;
 use crate::shown;
 
+/// Longest message about the health of a device, bytes.
+const MAX_HEALTH_MESSAGE: usize = 256;
 /// The annotation of pods that a node has from elsewhere than the API.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 const MUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
      `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
      `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -76,7 +78,6 @@ fn set(object: &mut Value, key: &str, value: Option<&Value>) {
 /// Annotations of a pod that stay as they are, and the form of the others.
 pub fn annotations(new: &Value, old: &Value, p: &mut Problems) {
     const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
-    const MIRROR: &str = "kubernetes.io/config.mirror";
     let (now, before) = (&new["metadata"]["annotations"], &old["metadata"]["annotations"]);
     let mut refuse = |key: &str, verb: &str| {
         let what = match key {
@@ -161,7 +162,7 @@ fn gated(munged: &mut Value, before: &Value, p: &mut Problems) {
     let old_affinity = before["affinity"].get("nodeAffinity");
     if munged["affinity"].get("nodeAffinity") != old_affinity {
         node_affinity(&munged["affinity"]["nodeAffinity"], &before["affinity"]["nodeAffinity"], p);
-        let mut affinity = munged["affinity"].clone();
+        let mut affinity = if munged["affinity"].is_object() { munged["affinity"].clone() } else { json!({}) };
         set(&mut affinity, "nodeAffinity", old_affinity);
         let empty = affinity.as_object().is_none_or(serde_json::Map::is_empty) && !has(before, "affinity");
         set(munged, "affinity", (!empty).then_some(&affinity));
@@ -200,9 +201,10 @@ pub fn status(new: &Value, old: &Value, p: &mut Problems) {
     let (status, before) = (&new["status"], &old["status"]);
     annotations(new, old, p);
     for (index, condition) in items(&status["conditions"]).enumerate() {
-        let kind = text(condition, "type");
+        let (at, kind) = (format!("status.conditions[{index}]"), text(condition, "type"));
+        generation(condition, &at, p);
         if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
-            p.qualified_name(&format!("metadata.conditions[{index}].Type"), kind);
+            p.qualified_name(&format!("{at}.Type"), kind);
         }
     }
     if new["spec"]["nodeName"] != old["spec"]["nodeName"] {
@@ -211,15 +213,24 @@ pub fn status(new: &Value, old: &Value, p: &mut Problems) {
     let name = &status["nominatedNodeName"];
     if *name != before["nominatedNodeName"] && name.as_str().is_some_and(|n| !n.is_empty()) {
         p.subdomain("status.nominatedNodeName", name);
+        if !text(&old["spec"], "nodeName").is_empty() {
+            let why = "may not be set on pods that are already bound to a node";
+            p.forbidden("status.nominatedNodeName", why);
+        }
     }
+    generation(status, "status", p);
     p.immutable("status.qosClass", &status["qosClass"], &before["qosClass"]);
-    let policy = text(&old["spec"], "restartPolicy");
-    ended(new, old, "containerStatuses", policy, p);
-    ended(new, old, "initContainerStatuses", policy, p);
+    if !probes::may_restart_all(&old["spec"]) {
+        ended(new, old, "containerStatuses", Some("containers"), p);
+        ended(new, old, "initContainerStatuses", Some("initContainers"), p);
+    }
     // These are never started again.
-    ended(new, old, "ephemeralContainerStatuses", "Never", p);
+    ended(new, old, "ephemeralContainerStatuses", None, p);
     claim_statuses(new, p);
-    pod_addresses(status, p);
+    if status["extendedResourceClaimStatus"].is_object() {
+        extended_claim(&status["extendedResourceClaimStatus"], &new["spec"], p);
+    }
+    addresses("status.podIPs", &status["podIPs"], p);
     host_addresses(status, p);
     for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
         users(new, list, p);
@@ -234,23 +245,28 @@ pub fn status(new: &Value, old: &Value, p: &mut Problems) {
     }
 }
 
-/// A container that ended and is not started again does not run again.
-fn ended(new: &Value, old: &Value, list: &str, policy: &str, p: &mut Problems) {
-    if policy == "Always" {
-        return;
+/// What a status has of its object's generation.
+fn generation(holder: &Value, at: &str, p: &mut Problems) {
+    let generation = &holder["observedGeneration"];
+    if generation.as_i64().is_some_and(|g| g < 0) {
+        p.invalid(format!("{at}.observedGeneration"), generation, "must be a non-negative integer");
     }
-    let sidecar = |name: &str| {
-        let own = |c: &Value| text(c, "name") == name && c["restartPolicy"] == "Always";
-        list == "initContainerStatuses" && items(&old["spec"]["initContainers"]).any(own)
-    };
+}
+
+/// A container that ended and is not started again does not run again; `of` are those of the spec that may be started
+/// again, which those are not that the spec does not have.
+fn ended(new: &Value, old: &Value, list: &str, of: Option<&str>, p: &mut Problems) {
     for (index, before) in items(&old["status"][list]).enumerate() {
         let end = &before["state"]["terminated"];
-        let may_restart = policy == "OnFailure" && end["exitCode"].as_i64().unwrap_or(0) != 0;
-        if !end.is_object() || may_restart || sidecar(text(before, "name")) {
+        let code = end["exitCode"].as_i64().unwrap_or(0);
+        let own = of.and_then(|of| items(&old["spec"][of]).find(|c| text(c, "name") == text(before, "name")));
+        if !end.is_object() || own.is_some_and(|own| probes::may_restart(own, &old["spec"], code)) {
             continue;
         }
-        let same = items(&new["status"][list]).filter(|now| now["name"] == before["name"]);
-        for _ in same.filter(|now| !now["state"]["terminated"].is_object()) {
+        let same = items(&new["status"][list]).filter(|now| text(now, "name") == text(before, "name"));
+        let running = same.filter(|now| !now["state"]["terminated"].is_object());
+        // Of containers that can be told of twice the first counts.
+        for _ in running.take(if of.is_some() { 1 } else { usize::MAX }) {
             let why = "may not be transitioned to non-terminated state";
             p.forbidden(format!("status.{list}[{index}].state"), why);
         }
@@ -276,57 +292,76 @@ fn claim_statuses(new: &Value, p: &mut Problems) {
     }
 }
 
+/// The claim made for what containers ask for under the names of extended resources.
+fn extended_claim(status: &Value, spec: &Value, p: &mut Problems) {
+    let at = "status.extendedResourceClaimStatus";
+    if items(&status["requestMappings"]).next().is_none() {
+        p.required(format!("{at}.requestMappings"), "at least one request mapping is required");
+    }
+    let mut seen: Vec<[&str; 3]> = Vec::new();
+    for (index, mapping) in items(&status["requestMappings"]).enumerate() {
+        let one = format!("{at}.requestMappings[{index}]");
+        let fields = ["containerName", "resourceName", "requestName"];
+        let key @ [container, resource, request] = fields.map(|field| text(mapping, field));
+        let named = |c: &&Value| text(c, "name") == container;
+        match items(&spec["containers"]).chain(items(&spec["initContainers"])).find(named) {
+            None => {
+                let why = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
+                p.invalid(format!("{one}.containerName"), &json!(container), why);
+            }
+            Some(own) if !has(&own["resources"]["requests"], resource) => {
+                let why = "must match the extended resource name of an entry in \
+                           spec.initContainers.resources.requests or spec.containers.resources.requests";
+                p.invalid(format!("{one}.resourceName"), &json!(resource), why);
+            }
+            Some(_) => {}
+        }
+        p.label(format!("{at}.requestName"), &json!(request));
+        if seen.contains(&key) {
+            for (field, value) in fields.iter().zip(key) {
+                p.duplicate(format!("{one}.{field}"), &json!(value));
+            }
+        }
+        seen.push(key);
+    }
+    if p.present(status, "resourceClaimName", at) {
+        p.subdomain(format!("{at}.resourceClaimName"), &status["resourceClaimName"]);
+    }
+}
+
 const ONE_A_FAMILY: &str = "may specify no more than one IP for each IP family";
 
-/// Whether addresses are at most one of each family.
-fn one_a_family(list: &[&str]) -> bool {
-    let six = list.iter().filter(|ip| ip.contains(':')).count();
-    list.len() <= 2 && six == 1
-}
-
-fn pod_addresses(status: &Value, p: &mut Problems) {
-    let list: Vec<&str> = items(&status["podIPs"]).map(|a| text(a, "ip")).collect();
+/// Addresses of a pod or of its host: at most one of each family.
+fn addresses(field: &str, list: &Value, p: &mut Problems) {
+    let list: Vec<&str> = items(list).map(|a| text(a, "ip")).collect();
     for (index, ip) in list.iter().enumerate() {
-        networking::ip(&json!(ip), &format!("status.podIPs[{index}]"), p);
+        networking::ip(&json!(ip), &format!("{field}[{index}]"), p);
     }
-    if list.len() > 1 && !one_a_family(&list) {
-        p.invalid_shown("status.podIPs", &shown_addresses(&list), ONE_A_FAMILY);
+    if list.len() < 2 {
+        return;
     }
-    twice("status.podIPs", &list, p);
-}
-
-fn twice(field: &str, list: &[&str], p: &mut Problems) {
-    for (index, ip) in list.iter().enumerate() {
-        if list[..index].contains(ip) {
-            p.duplicate_shown(format!("{field}[{index}]"), &format!("{{\"IP\":{ip:?}}}"));
-        }
+    let both = networking::is_dual_stack(&list);
+    if let Err(why) = &both {
+        p.internal(field, &format!("failed to check for dual stack with error:{why}"));
     }
-}
-
-fn shown_addresses(list: &[&str]) -> String {
-    let each: Vec<String> = list.iter().map(|ip| format!("{{\"IP\":{ip:?}}}")).collect();
-    format!("[{}]", each.join(","))
+    if both != Ok(true) || list.len() > 2 {
+        let each: Vec<String> = list.iter().map(|ip| json!({"IP": ip}).to_string()).collect();
+        p.invalid_shown(field, &format!("[{}]", each.join(",")), ONE_A_FAMILY);
+    }
 }
 
 fn host_addresses(status: &Value, p: &mut Problems) {
-    let list: Vec<&str> = items(&status["hostIPs"]).map(|a| text(a, "ip")).collect();
-    let Some(first) = list.first() else { return };
-    if text(status, "hostIP") != *first {
+    let Some(first) = items(&status["hostIPs"]).map(|a| text(a, "ip")).next() else { return };
+    if text(status, "hostIP") != first {
         p.invalid("status.hostIPs[0].ip", &json!(first), "must be equal to `hostIP`");
     }
-    for (index, ip) in list.iter().enumerate() {
-        networking::ip(&json!(ip), &format!("status.hostIPs[{index}]"), p);
-    }
-    twice("status.hostIPs", &list, p);
-    if list.len() > 1 && !one_a_family(&list) {
-        p.invalid_shown("status.hostIPs", &shown_addresses(&list), ONE_A_FAMILY);
-    }
+    addresses("status.hostIPs", &status["hostIPs"], p);
 }
 
 /// As whom containers run.
 fn users(new: &Value, list: &str, p: &mut Problems) {
     for (index, status) in items(&new["status"][list]).enumerate() {
-        let (user, at) = (&status["user"]["linux"], format!("status.{list}[{index}].linux"));
+        let (user, at) = (&status["user"]["linux"], format!("status.{list}[{index}].user.linux"));
         if !user.is_object() {
             continue;
         }
@@ -356,8 +391,13 @@ fn allocated(new: &Value, list: &str, containers: &str, p: &mut Problems) {
             for (k, one) in items(&resource["resources"]).enumerate() {
                 let at = format!("{at}.resources[{k}]");
                 p.one_of(format!("{at}.health"), &one["health"], &["Healthy", "Unhealthy", "Unknown"]);
+                match one["message"].as_str().map_or(1, str::len) {
+                    0 => p.required(format!("{at}.message"), "must be non-empty if specified"),
+                    bytes if bytes > MAX_HEALTH_MESSAGE => p.too_long(format!("{at}.message"), MAX_HEALTH_MESSAGE),
+                    _ => {}
+                }
                 if seen.contains(&text(one, "resourceID")) {
-                    p.duplicate(format!("{at}.resourceID"), &one["resourceID"]);
+                    p.duplicate(format!("{at}.resourceID"), &or_empty(&one["resourceID"]));
                 } else {
                     seen.push(text(one, "resourceID"));
                 }
@@ -391,7 +431,7 @@ pub fn ephemeral(new: &Value, old: &Value, p: &mut Problems) {
     annotations(new, old, p);
     if has(&old["metadata"]["annotations"], MIRROR) {
         p.0.clear();
-        return p.forbidden("", "static pods do not support ephemeral containers");
+        return p.forbidden(WHOLE, "static pods do not support ephemeral containers");
     }
     let path = "spec.ephemeralContainers";
     let list = |object: &Value| items(&object["spec"]["ephemeralContainers"]).cloned().collect::<Vec<_>>();
@@ -421,7 +461,7 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
     };
     if let Some(why) = refusal {
         p.0.clear();
-        return p.forbidden("", why);
+        return p.forbidden(WHOLE, why);
     }
     let class = |pod: &Value| match text(&pod["status"], "qosClass") {
         "" => qos::class(pod).to_owned(),
@@ -456,6 +496,8 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
         for (index, (now, before)) in list.zip(items(&old["spec"][field])).enumerate() {
             let changed = now != before;
             now["resources"] = with_old_amounts(&now["resources"], &before["resources"]);
+            // Upstream forgets the claims here, so a container that has some cannot be resized.
+            set(&mut now["resources"], "claims", None);
             let at = format!("spec.{field}[{index}]");
             let other = *now != with_amounts(before);
             if other && field == "containers" {

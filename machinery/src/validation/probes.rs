@@ -116,6 +116,32 @@ pub fn restart(container: &Value, at: &str, p: &mut Problems) {
     }
 }
 
+/// Whether what one container does may start all of them again.
+pub fn may_restart_all(spec: &Value) -> bool {
+    let rules = |c: &Value| items(&c["restartPolicyRules"]).any(|rule| rule["action"] == "RestartAllContainers");
+    ["containers", "initContainers"].iter().any(|list| items(&spec[*list]).any(rules))
+}
+
+/// Whether a container that ended with a code is started again: by its rules, its own policy or the pod's.
+pub fn may_restart(container: &Value, spec: &Value, code: i64) -> bool {
+    let fits = |rule: &Value| {
+        let listed = items(&rule["exitCodes"]["values"]).any(|value| *value == code);
+        match text(&rule["exitCodes"], "operator") {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    };
+    if items(&container["restartPolicyRules"]).any(|rule| rule["action"] == "Restart" && fits(rule)) {
+        return true;
+    }
+    match container["restartPolicy"].as_str().unwrap_or(text(spec, "restartPolicy")) {
+        "OnFailure" => code != 0,
+        "Never" => false,
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

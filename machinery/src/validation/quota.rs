@@ -65,11 +65,10 @@ fn resource(name: &str, amount: &Value, at: &str, p: &mut Problems) {
 /// Whether a quota knows a name without a domain.
 fn is_standard(name: &str) -> bool {
     let amount = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
-    COUNTED.contains(&name) || AMOUNTS.contains(&amount) || name == "requests.storage" || is_huge_pages(name)
-}
-
-fn is_huge_pages(name: &str) -> bool {
-    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
+    COUNTED.contains(&name)
+        || AMOUNTS.contains(&amount)
+        || name == "requests.storage"
+        || super::container::is_huge_pages(name)
 }
 
 /// Whether a scope says anything about a resource.
@@ -92,21 +91,23 @@ fn applies(scope: &str, resource: &str) -> bool {
 fn scopes(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
     let (list, field) = (&spec["scopes"], "spec.scopes");
     let set = sorted(list);
-    for scope in &set {
-        if !POD_SCOPES.contains(scope) && *scope != "VolumeAttributesClass" {
+    for scope in items(list).filter_map(Value::as_str) {
+        if !POD_SCOPES.contains(&scope) && scope != "VolumeAttributesClass" {
             p.invalid(field, list, "unsupported scope");
         }
-        for resource in hard
-            .iter()
-            .filter(|resource| is_standard(resource) && !is_huge_pages(resource) && !applies(scope, resource))
-        {
-            let _ = resource;
+        for _ in hard.iter().filter(|resource| is_standard(resource) && !applies(scope, resource)) {
             p.invalid(field, list, "unsupported scope applied to resource");
         }
     }
-    let both = |a: &str, b: &str| set.contains(a) && set.contains(b);
-    if both("BestEffort", "NotBestEffort") || both("Terminating", "NotTerminating") {
-        p.invalid(field, list, "conflicting scopes");
+    conflicts(&set, field, list, p);
+}
+
+/// Scopes that exclude each other.
+fn conflicts(set: &BTreeSet<&str>, field: &str, list: &Value, p: &mut Problems) {
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|scope| set.contains(scope)) {
+            p.invalid(field, list, "conflicting scopes");
+        }
     }
 }
 
@@ -123,10 +124,7 @@ fn scope_selector(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
         if !known {
             p.invalid(format!("{field}.scopeName"), &requirement["scopeName"], "unsupported scope");
         }
-        for _ in hard
-            .iter()
-            .filter(|resource| is_standard(resource) && !is_huge_pages(resource) && !applies(scope, resource))
-        {
+        for _ in hard.iter().filter(|resource| is_standard(resource) && !applies(scope, resource)) {
             p.invalid_shown(field, &shown(), "unsupported scope applied to resource");
         }
         let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
@@ -151,10 +149,7 @@ fn scope_selector(spec: &Value, hard: &BTreeSet<&str>, p: &mut Problems) {
         }
         seen.insert(scope);
     }
-    let both = |a: &str, b: &str| seen.contains(a) && seen.contains(b);
-    if both("BestEffort", "NotBestEffort") || both("Terminating", "NotTerminating") {
-        p.invalid(field, &spec["scopes"], "conflicting scopes");
-    }
+    conflicts(&seen, field, &spec["scopes"], p);
 }
 
 /// A limit range.
@@ -222,7 +217,9 @@ fn limited_name(kind: &str, name: &str, at: &str, p: &mut Problems) {
 }
 
 fn amounts(limit: &Value, name: &str, at: &str, p: &mut Problems) {
-    let get = |field: &str| quantity(&limit[field][name]);
+    // Pods have no defaults; what is said of them was refused.
+    let read = |field: &str| !(limit["type"] == "Pod" && field.starts_with("default"));
+    let get = |field: &str| quantity(&limit[field][name]).filter(|_| read(field));
     let (max, min, default, request, ratio) =
         (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
     let mut check = |low: Option<crate::quantity::Quantity>,

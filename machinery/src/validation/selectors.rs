@@ -203,6 +203,11 @@ pub fn tolerations(list: &Value, path: &str, p: &mut Problems) {
                 p.invalid(format!("{at}.operator"), &value, "value must be empty when `operator` is 'Exists'");
             }
             "Exists" => {}
+            // These compare numbers, behind a closed gate, but are told of as if one could have them.
+            "Lt" | "Gt" => {
+                let known = ["Equal", "Exists", "Lt", "Gt"];
+                p.not_supported(format!("{at}.operator"), &toleration["operator"], &known);
+            }
             _ => p.not_supported(format!("{at}.operator"), &toleration["operator"], &["Equal", "Exists"]),
         }
         if !text(toleration, "effect").is_empty() {

@@ -43,6 +43,7 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     }
     source_ranges(spec, annotations, p);
     load_balancer(spec, p);
+    balancer_class(spec, p);
     traffic(spec, p);
     if let Some(old) = old {
         update(new, old, p);
@@ -144,7 +145,7 @@ fn external_name(spec: &Value, p: &mut Problems) {
     let name = text(spec, "externalName");
     match name.strip_suffix('.').unwrap_or(name) {
         "" => p.required("spec.externalName", ""),
-        name => p.named("spec.externalName", &json!(name), crate::names::dns_subdomain(name)),
+        name => p.subdomain("spec.externalName", &json!(name)),
     }
 }
 
@@ -292,18 +293,25 @@ fn cluster_ips(spec: &Value, p: &mut Problems) {
 fn load_balancer(spec: &Value, p: &mut Problems) {
     let kind = text(spec, "type");
     if kind != "LoadBalancer" {
-        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if has(spec, field) {
-                p.forbidden(format!("spec.{field}"), "may only be used when `type` is 'LoadBalancer'");
-            }
+        if has(spec, "allocateLoadBalancerNodePorts") {
+            let why = "may only be used when `type` is 'LoadBalancer'";
+            p.forbidden("spec.allocateLoadBalancerNodePorts", why);
         }
         return;
     }
     if !has(spec, "allocateLoadBalancerNodePorts") {
         p.required("allocateLoadBalancerNodePorts", "");
     }
-    if has(spec, "loadBalancerClass") {
-        p.qualified_name("spec.loadBalancerClass", text(spec, "loadBalancerClass"));
+}
+
+/// Who balances.
+fn balancer_class(spec: &Value, p: &mut Problems) {
+    let field = "spec.loadBalancerClass";
+    if !has(spec, "loadBalancerClass") {
+    } else if text(spec, "type") == "LoadBalancer" {
+        p.qualified_name(field, text(spec, "loadBalancerClass"));
+    } else {
+        p.forbidden(field, "may only be used when `type` is 'LoadBalancer'");
     }
 }
 
@@ -349,17 +357,12 @@ fn traffic(spec: &Value, p: &mut Problems) {
 
 fn update(new: &Value, old: &Value, p: &mut Problems) {
     let (spec, before) = (&new["spec"], &old["spec"]);
-    let kept_kind = spec["type"] == before["type"];
-    if kept_kind && text(spec, "type") == "LoadBalancer" && has(before, "loadBalancerClass") {
-        if spec["loadBalancerClass"] != before["loadBalancerClass"] {
-            p.invalid("spec.loadBalancerClass", &spec["loadBalancerClass"], "may not change once set");
-        }
-    } else if text(spec, "type") == "LoadBalancer"
-        && kept_kind
-        && spec["loadBalancerClass"] != before["loadBalancerClass"]
-    {
+    let balanced = |spec: &Value| text(spec, "type") == "LoadBalancer";
+    if balanced(spec) && balanced(before) && spec["loadBalancerClass"] != before["loadBalancerClass"] {
         p.invalid("spec.loadBalancerClass", &spec["loadBalancerClass"], "may not change once set");
     }
+    // An update is looked at by two, who both look at this.
+    balancer_class(spec, p);
     if needs_health_check(spec)
         && needs_health_check(before)
         && spec["healthCheckNodePort"] != before["healthCheckNodePort"]

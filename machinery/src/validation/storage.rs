@@ -333,7 +333,7 @@ fn claim_status(status: &Value, p: &mut Problems) {
     let mut states = RESIZE_STATES.to_vec();
     states.sort_unstable();
     for (name, state) in entries(&status["allocatedResourceStatuses"]) {
-        let field = "status.allocatedResourceStatus";
+        let field = "status.allocatedResourceStatuses";
         resource_key(name, field, p);
         if !state.as_str().is_some_and(|state| states.contains(&state)) {
             p.not_supported(field, &json!(name), &states);

@@ -19,6 +19,8 @@ pub struct PodFacts<'a> {
     pub name: &'a str,
     /// Whether it is a pod, not a template.
     pub is_pod: bool,
+    /// Whether it is the image of a pod that a node has from elsewhere than the API.
+    pub is_mirror: bool,
 }
 
 /// All volumes of a pod. Gives the names of those that are good, which containers may mount.
@@ -64,6 +66,12 @@ fn source(volume: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
         p.required(path, "must specify a volume type");
     }
     for (index, name) in set.iter().enumerate() {
+        if *name == "iscsi" && has(&volume["iscsi"], "initiatorName") {
+            let portal = text(&volume["iscsi"], "targetPortal");
+            if text(volume, "name").len() + 1 + portal.len() > 64 {
+                p.invalid(format!("{path}.name"), &or_empty(&volume["name"]), TOO_LONG_TOGETHER);
+            }
+        }
         if index > 0 {
             // Two are misspelt when they come second.
             let shown = match *name {
@@ -81,18 +89,10 @@ fn source(volume: &Value, path: &str, pod: &PodFacts<'_>, p: &mut Problems) {
             "downwardAPI" => projections::downward(source, &at, p),
             "configMap" | "secret" => projections::key_source(name, source, &at, p),
             "image" => {
-                if pod.is_pod {
-                    p.present(source, "reference", &at);
-                }
+                p.present(source, "reference", &at);
                 p.one_of(format!("{at}.pullPolicy"), &source["pullPolicy"], PULL_POLICIES);
             }
             _ => shared_source(name, source, &at, p),
-        }
-        if *name == "iscsi" && has(source, "initiatorName") {
-            let name = &volume["name"];
-            if text(volume, "name").len() + 1 + text(source, "targetPortal").len() > 64 {
-                p.invalid(format!("{path}.name"), &or_empty(name), TOO_LONG_TOGETHER);
-            }
         }
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::names;
 use crate::resource::ResourceDef;
-use crate::validation::{entries, items, text};
+use crate::shown::quoted;
+use crate::validation::{STANDARD_FINALIZERS, entries, items, text};
 
 /// Labels of nodes that have other names by now.
 const OLD_LABELS: &[(&str, &str)] = &[
@@ -26,10 +27,32 @@ const OLD_LABELS: &[(&str, &str)] = &[
     ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
 ];
 
+/// Finalizers of a custom resource may be without a domain, but should not.
+fn bare_finalizers(new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+    let names = |object: &'_ Value| -> Vec<String> {
+        items(&object["metadata"]["finalizers"]).filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let before = old.map(names).unwrap_or_default();
+    let mut added = names(new);
+    added.retain(|name| !before.contains(name) && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str()));
+    added.sort_unstable();
+    added.dedup();
+    out.extend(added.iter().map(|name| {
+        format!(
+            "metadata.finalizers: {}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
+             conflicts with other finalizer writers",
+            quoted(name)
+        )
+    }));
+}
+
 /// What is to be told of a new or changed object.
 pub fn of(def: &ResourceDef, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut out = Vec::new();
     if def.custom {
+        if subresource.is_empty() {
+            bare_finalizers(new, old, &mut out);
+        }
         return out;
     }
     if !subresource.is_empty() {

@@ -11,6 +11,22 @@ fn told(group: &str, version: &str, plural: &str, object: &Value) -> Vec<String>
 }
 
 #[test]
+fn finalizers_of_custom_resources_should_have_a_domain() {
+    let custom = crate::resource::ResourceDef { custom: true, ..*find("", "v1", "configmaps").unwrap() };
+    let object = |finalizers: Value| json!({"metadata": {"name": "n", "finalizers": finalizers}});
+    let why = |name: &str| {
+        format!(
+            "metadata.finalizers: \"{name}\": prefer a domain-qualified finalizer name including a path (/) to avoid \
+             accidental conflicts with other finalizer writers"
+        )
+    };
+    let new = object(json!(["z", "a.example.com/x", "kubernetes", "orphan", "a.example.com", "z"]));
+    assert_eq!(of(&custom, "", &new, None), [why("a.example.com"), why("z")]);
+    assert_eq!(of(&custom, "", &new, Some(&object(json!(["z"])))), [why("a.example.com")]);
+    assert_eq!(of(&custom, "status", &new, None), [""; 0]);
+}
+
+#[test]
 fn odd_things_in_pods_are_told() {
     for (spec, expected) in [
         (json!({"containers": [{"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A)2"}]}]}), vec![]),

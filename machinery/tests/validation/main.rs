@@ -1,6 +1,7 @@
 //! The rules that objects are held to, row by row: what is sent, and every problem that is told of it.
 
 mod changes;
+mod core_kinds;
 mod devices;
 mod groups;
 mod migrations;

@@ -201,6 +201,78 @@ fn amounts() {
 }
 
 #[test]
+fn resources_of_a_whole_pod() {
+    let sized = |pod: Value, container: Value| json!({"resources": pod, "containers": [{"name": "c", "image": "i", "resources": container}]});
+    specs(&[
+        // What the pod says nothing of is not compared.
+        (sized(json!({"requests": {"memory": "1Gi"}}), json!({"requests": {"cpu": "2"}})), &[]),
+        (
+            json!({"os": {"name": "windows"}, "resources": {"requests": {"bogus": "1"}}}),
+            &["spec.resources: Forbidden: may not be set for a windows pod"],
+        ),
+        (
+            sized(json!({"claims": [{"name": "r"}]}), json!({})),
+            &[
+                "spec.resources.claims: Forbidden: claims may not be set for Resources at pod-level",
+                "spec.resources.claims[0]: Not found: \"r\": must be one of the names in pod.spec.resourceClaims which is empty",
+            ],
+        ),
+        (
+            sized(
+                json!({"requests": {"cpu": "1", "hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "2Mi"}}),
+                json!({"requests": {"cpu": "1", "hugepages-2Mi": "4Mi"}, "limits": {"hugepages-2Mi": "4Mi"}}),
+            ),
+            &[
+                "spec.resources.containers[0][hugepages-2Mi].limits: Invalid value: \"4Mi\": must be less than or equal to pod \
+                 limits of 2Mi",
+                "spec.resources.limits[hugepages-2Mi]: Invalid value: \"2Mi\": must be greater than or equal to aggregate \
+                 container limits of 4Mi",
+                "spec.resources.requests[hugepages-2Mi]: Invalid value: \"2Mi\": must be greater than or equal to aggregate \
+                 container requests of 4Mi",
+            ],
+        ),
+    ]);
+    containers(&[
+        (
+            json!({"resources": {"requests": {"cpu": "1", "hugepages-odd": "1"}, "limits": {"hugepages-odd": "1"}}}),
+            &[
+                "spec.containers[0].resources.limits[hugepages-odd]: Invalid value: \"1\": 1 is not positive integer multiple of \
+                 hugepages-odd",
+                "spec.containers[0].resources.requests[hugepages-odd]: Invalid value: \"1\": 1 is not positive integer multiple \
+                 of hugepages-odd",
+            ],
+        ),
+        (
+            json!({"resources": {"requests": {"limits.hugepages-2Mi": "1"}}}),
+            &[
+                "spec.containers[0].resources.requests[limits.hugepages-2Mi]: Invalid value: \"limits.hugepages-2Mi\": must be \
+                 a standard resource for containers",
+                "spec.containers[0].resources.requests[limits.hugepages-2Mi]: Invalid value: \"limits.hugepages-2Mi\": must be \
+                 a standard resource type or fully qualified",
+            ],
+        ),
+        (
+            json!({"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}],
+                "env": [{"name": "a", "valueFrom": {"fileKeyRef": {"volumeName": "p", "path": "/a", "key": "k"}}},
+                    {"name": "b", "valueFrom": {"fileKeyRef": {"volumeName": "", "path": "../a", "key": "k"}}}]}),
+            &[
+                "spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: Invalid value: \"p\": referenced volume must be of \
+                 type emptyDir",
+                "spec.containers[0].env[1].valueFrom.fileKeyRef.volumeName: Required value",
+                "spec.containers[0].env[1].valueFrom.fileKeyRef.volumeName: Not found: \"\"",
+                "spec.containers[0].env[1].valueFrom.fileKeyRef.path: Invalid value: \"../a\": must not contain '..'",
+            ],
+        ),
+    ]);
+    specs(&[(
+        json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i",
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}]}),
+        &["spec.containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod \
+           `restartPolicy` is 'Never'"],
+    )]);
+}
+
+#[test]
 fn placement_and_names() {
     specs(&[
         (
@@ -253,9 +325,31 @@ fn placement_and_names() {
                  true",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn overhead_priorities_and_tolerations() {
+    specs(&[
         (
             json!({"overhead": {"cpu": "-1"}}),
             &["spec.overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
+        ),
+        (json!({"preemptionPolicy": ""}), &["spec.preemptionPolicy: Required value"]),
+        (
+            json!({"hostnameOverride": "a", "setHostnameAsFQDN": true, "hostNetwork": true}),
+            &[
+                "spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true",
+                "spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
+            ],
+        ),
+        (
+            json!({"tolerations": [{"key": "a", "operator": "Gt", "value": "1"}, {"key": "a", "operator": "Odd"}]}),
+            &[
+                "spec.tolerations[0].operator: Unsupported value: \"Gt\": supported values: \"Equal\", \"Exists\", \"Lt\", \
+                 \"Gt\"",
+                "spec.tolerations[1].operator: Unsupported value: \"Odd\": supported values: \"Equal\", \"Exists\"",
+            ],
         ),
         (
             json!({"preemptionPolicy": "Odd"}),
@@ -264,6 +358,29 @@ fn placement_and_names() {
             ],
         ),
     ]);
+}
+
+#[test]
+fn what_an_image_as_a_volume_needs() {
+    let template = |reference: Value| {
+        json!({"template": {"spec": {"containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "v", "image": reference}]}}})
+    };
+    let why = "template.spec.volumes[0].image.reference: Required value";
+    let new = || template(json!({"pullPolicy": "Always"}));
+    assert_eq!(created("", "podtemplates", new()), [why]);
+    // What an older server let be stays.
+    assert_eq!(crate::changed("", "podtemplates", "", new(), Some(new())), [""; 0]);
+    let before = template(json!({"reference": "r"}));
+    assert_eq!(crate::changed("", "podtemplates", "", new(), Some(before)), [why]);
+}
+
+#[test]
+fn pods_of_a_node_claim_nothing() {
+    let mut object = pod(json!({"nodeName": "n", "resourceClaims": [{"name": ""}, {"name": ""}]}));
+    object["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    let why = "[]: Forbidden: static pods do not support resource claims";
+    assert_eq!(created("", "pods", object), [why, why]);
 }
 
 #[test]

@@ -85,6 +85,32 @@ fn what_of_a_claim_may_change() {
 }
 
 #[test]
+fn a_class_that_was_never_applied_may_be_taken_back() {
+    let found = changed(
+        "",
+        "persistentvolumeclaims",
+        "",
+        claim(json!({})),
+        Some(claim(json!({"volumeAttributesClassName": "a"}))),
+    );
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn how_far_a_claim_is_with_growing() {
+    let mut new = claim(json!({}));
+    new["status"]["allocatedResourceStatuses"] = json!({"storage": "Odd", "cpu": "NodeResizePending"});
+    let expected = [
+        "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\"",
+        "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \
+         \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \
+         \"NodeResizeInfeasible\", \"NodeResizePending\"",
+    ];
+    let found = changed("", "persistentvolumeclaims", "status", new, Some(claim(json!({}))));
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn attachments_and_classes() {
     let inline = json!({"metadata": {"name": "a"}, "spec": {"attacher": "d", "nodeName": "n", "source": {"inlineVolumeSpec":
         {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1"}, "nfs": {"server": "s", "path": "/"}}}}});
