@@ -129,6 +129,7 @@ impl AdmissionPlugin for ServiceAccount {
         };
         let (spec, new) = (&pod["spec"], request.operation == Operation::Create && request.subresource.is_empty());
         let more = (request.operation, request.subresource) == (Operation::Update, "ephemeralcontainers");
+        let judged = new || (more && !is_mirror(pod));
         let refuse = |why: &str| Status::forbidden("", "pods", request.name, why);
         if new && is_mirror(pod) {
             return mirrored(pod).map_err(refuse);
@@ -138,7 +139,7 @@ impl AdmissionPlugin for ServiceAccount {
             let why = format!("no service account specified for pod {}/{}", request.namespace, request.name);
             return Err(refuse(&why));
         }
-        if !new && !(more && !is_mirror(pod)) {
+        if !judged {
             return Ok(());
         }
         let account = self.known(request.namespace, name, request.name).await?;
