@@ -84,11 +84,11 @@ pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
 }
 
 /// What knows the kinds of a group: definitions and APIServices are served upstream by servers of their own, which know no
-/// other kinds. The name is the place in upstream's source; the lines of the first two were never seen in an answer.
+/// other kinds. The name is the place in upstream's source from its last `pkg` on; the first two were never seen in an answer.
 fn scheme(group: &str) -> &'static str {
     match group {
-        "apiextensions.k8s.io" => "k8s.io/apiextensions-apiserver/pkg/apiserver/apiserver.go:54",
-        "apiregistration.k8s.io" => "k8s.io/kube-aggregator/pkg/apiserver/scheme/scheme.go:32",
+        "apiextensions.k8s.io" => "pkg/apiserver/apiserver.go:54",
+        "apiregistration.k8s.io" => "pkg/apiserver/scheme/scheme.go:32",
         _ => "pkg/api/legacyscheme/scheme.go:30",
     }
 }
@@ -428,7 +428,7 @@ mod tests {
         let definitions = resources::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
         let services = resources::find("apiregistration.k8s.io", "v1", "apiservices").unwrap();
         for (def, version, kind, expected) in [
-            (definitions, "v1", "ConfigMap", "apiserver/apiserver.go:54\""),
+            (definitions, "v1", "ConfigMap", "scheme \"pkg/apiserver/apiserver.go:54\""),
             (definitions, "apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "apiserver/apiserver.go:54\""),
             (
                 definitions,
