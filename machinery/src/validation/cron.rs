@@ -147,6 +147,19 @@ mod tests {
     use super::check;
 
     #[test]
+    fn zones_are_looked_up_as_go_does() {
+        for (schedule, expected) in [
+            ("TZ=0", "invalid schedule format: runtime error: slice bounds out of range [:-1]"),
+            ("CRON_TZ=../x * * * * *", "provided bad location ../x: time: invalid location name"),
+            ("TZ=/x * * * * *", "provided bad location /x: time: invalid location name"),
+            ("TZ=x * * * * *", "provided bad location x: unknown time zone x"),
+        ] {
+            assert_eq!(check(schedule), Err(expected.to_owned()), "{schedule}");
+        }
+        assert_eq!(check("TZ=Local * * * * *"), Ok(()));
+    }
+
+    #[test]
     fn schedules() {
         for good in [
             "* * * * *",
