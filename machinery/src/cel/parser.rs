@@ -6,6 +6,8 @@ use super::{CompileError, macros, shown};
 
 /// Deepest nesting.
 const MAX_DEPTH: usize = 120;
+/// Constants and names among what may begin an expression.
+const CONSTANTS: &str = "'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 /// What may begin an expression, as upstream's parser lists it.
 const STARTS: &str = "'.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
@@ -401,11 +403,12 @@ impl Parser<'_> {
 
     fn items(&mut self) -> Result<Vec<(Expr, bool)>, CompileError> {
         let mut list = Vec::new();
-        while !self.take("]") {
+        self.first_item("'[', ']', '{', '('", "]")?;
+        while !self.ends_items("]")? {
             let optional = self.take("?");
             list.push((self.expression()?, optional));
             if !self.take(",") {
-                self.expect("]")?;
+                self.behind_item("]")?;
                 break;
             }
         }
@@ -414,17 +417,68 @@ impl Parser<'_> {
 
     fn entries(&mut self) -> Result<Vec<(Expr, Expr, bool)>, CompileError> {
         let mut list = Vec::new();
-        while !self.take("}") {
+        self.first_item("'[', '{', '}', '('", "}")?;
+        while !self.ends_items("}")? {
             let optional = self.take("?");
             let key = self.expression()?;
             self.expect(":")?;
             list.push((key, self.expression()?, optional));
             if !self.take(",") {
-                self.expect("}")?;
+                self.behind_item("}")?;
                 break;
             }
         }
         Ok(list)
+    }
+
+    /// Where a list or map begins: an item, its end, or a comma and its end. One word before them is left out.
+    fn first_item(&mut self, opening: &str, end: &str) -> Result<(), CompileError> {
+        let fits = |token: &Token| match token {
+            Token::Symbol(symbol) if matches!(*symbol, "?" | ",") || *symbol == end => true,
+            token => !is_no_start(token),
+        };
+        if !fits(self.peek()) {
+            let word = self.word_or_end();
+            let expected = format!("expecting {{{opening}, '.', ',', '-', '!', '?', {CONSTANTS}");
+            if !self.tokens.get(self.next + 1).is_some_and(|(token, _)| fits(token)) {
+                return Err(self.problem(&format!("mismatched input '{word}' {expected}")));
+            }
+            self.tell(&format!("extraneous input '{word}' {expected}"));
+            self.advance();
+        }
+        // A comma may stand before the end of nothing, too.
+        if matches!(self.tokens.get(self.next + 1), Some((Token::Symbol(symbol), _)) if *symbol == end) {
+            self.take(",");
+        }
+        Ok(())
+    }
+
+    /// Whether the items end here. Where no item begins their end is missing.
+    fn ends_items(&mut self, end: &str) -> Result<bool, CompileError> {
+        let none = self.starts_nothing() && !matches!(self.peek(), Token::Symbol("?"));
+        if none {
+            self.expect(end)?;
+        }
+        Ok(none)
+    }
+
+    /// The end of the items behind one that no comma follows.
+    fn behind_item(&mut self, end: &str) -> Result<(), CompileError> {
+        if self.take(end) {
+            return Ok(());
+        }
+        let (word, expected) = (self.word_or_end().to_owned(), format!("expecting {{'{end}', ','}}"));
+        let next = self.tokens.get(self.next + 1).map(|(token, _)| token);
+        if next.is_some_and(|token| matches!(token, Token::Symbol(symbol) if *symbol == "," || *symbol == end)) {
+            self.tell(&format!("extraneous input '{word}' {expected}"));
+            self.advance();
+            self.take(",");
+            return self.expect(end);
+        }
+        if self.recovers {
+            return Err(CompileError(String::new()));
+        }
+        Err(self.problem(&format!("mismatched input '{word}' {expected}")))
     }
 
     fn structure(&mut self, at: usize, name: String) -> Parsed {

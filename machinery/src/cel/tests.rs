@@ -152,6 +152,8 @@ fn what_does_not_compile() {
 fn syntax_errors_are_told_one_after_another() {
     let start = "expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
                  BYTES, IDENTIFIER}";
+    let items = "expecting {'[', ']', '{', '(', '.', ',', '-', '!', '?', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, \
+                 NUM_UINT, STRING, BYTES, IDENTIFIER}";
     // Each row: what is told of an expression, with the columns.
     for (source, expected) in [
         ("'a", &[(1, "token recognition error at: ''a'"), (3, &format!("mismatched input '<EOF>' {start}"))][..]),
@@ -181,6 +183,11 @@ fn syntax_errors_are_told_one_after_another() {
         ("[size(self", &[(11, "mismatched input '<EOF>' expecting ')'")]),
         ("(self.n + 1))", &[(13, "extraneous input ')' expecting <EOF>")]),
         ("self.n 1 2", &[(8, "mismatched input '1' expecting <EOF>")]),
+        ("self.n in [1, 2,", &[(17, "missing ']' at '<EOF>'")]),
+        ("self.n in [1, 2", &[(16, "mismatched input '<EOF>' expecting {']', ','}")]),
+        ("self.n in [1 2]", &[(14, "extraneous input '2' expecting {']', ','}")]),
+        ("{'a': 1,", &[(9, "missing '}' at '<EOF>'")]),
+        ("self.n in [", &[(12, &format!("mismatched input '<EOF>' {items}"))]),
         ("true ? 1 2", &[(10, "missing ':' at '2'")]),
         ("self.n == == 1", &[(11, &format!("extraneous input '==' {start}"))]),
     ] {

@@ -511,20 +511,15 @@ fn time_zone(zone: &Value, p: &mut Problems) {
             && (1..=14).contains(&part.len())
             && part.bytes().all(good)
     };
-    let unknown = format!("unknown time zone {name}");
     if !name.split('/').all(part) {
-        return p.invalid("spec.timeZone", zone, &unknown);
+        return p.invalid("spec.timeZone", zone, &format!("unknown time zone {name}"));
     }
     if name.eq_ignore_ascii_case("Local") {
         let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         p.invalid("spec.timeZone", zone, why);
-        // This very name is known to the server.
-        if name == "Local" {
-            return;
-        }
     }
-    if jiff::tz::TimeZone::get(name).is_err() {
-        p.invalid("spec.timeZone", &or_empty(zone), &unknown);
+    if let Some(why) = super::cron::location_problem(name) {
+        p.invalid("spec.timeZone", &or_empty(zone), &why);
     }
 }
 

@@ -13,15 +13,27 @@ const FIELDS: &[(i64, i64, &[&str])] = &[
     (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 ];
 
+/// Why Go loads no time zone of this name; `None`: it does.
+pub fn location_problem(name: &str) -> Option<String> {
+    if matches!(name, "" | "Local") {
+        return None;
+    }
+    if name.contains("..") || name.starts_with(['/', '\\']) {
+        return Some("time: invalid location name".to_owned());
+    }
+    jiff::tz::TimeZone::get(name).is_err().then(|| format!("unknown time zone {name}"))
+}
+
 /// Whether a text is a schedule; else why not.
 pub fn check(schedule: &str) -> Result<(), String> {
     let mut schedule = schedule;
     if let Some(rest) = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ=")) {
+        // Upstream's parser slices up to a space that is not there.
         let Some((zone, rest)) = rest.split_once(' ') else {
-            return Err(format!("provided bad location {rest}: unknown time zone {rest}"));
+            return Err("invalid schedule format: runtime error: slice bounds out of range [:-1]".to_owned());
         };
-        if zone != "Local" && !zone.is_empty() && jiff::tz::TimeZone::get(zone).is_err() {
-            return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+        if let Some(why) = location_problem(zone) {
+            return Err(format!("provided bad location {zone}: {why}"));
         }
         schedule = rest.trim();
     }
@@ -133,6 +145,19 @@ fn range(text: &str, least: i64, most: i64, names: &[&str]) -> Result<(), String
 #[cfg(test)]
 mod tests {
     use super::check;
+
+    #[test]
+    fn zones_are_looked_up_as_go_does() {
+        for (schedule, expected) in [
+            ("TZ=0", "invalid schedule format: runtime error: slice bounds out of range [:-1]"),
+            ("CRON_TZ=../x * * * * *", "provided bad location ../x: time: invalid location name"),
+            ("TZ=/x * * * * *", "provided bad location /x: time: invalid location name"),
+            ("TZ=x * * * * *", "provided bad location x: unknown time zone x"),
+        ] {
+            assert_eq!(check(schedule), Err(expected.to_owned()), "{schedule}");
+        }
+        assert_eq!(check("TZ=Local * * * * *"), Ok(()));
+    }
 
     #[test]
     fn schedules() {

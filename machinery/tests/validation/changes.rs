@@ -361,6 +361,7 @@ fn leases_and_schedules() {
             json!({"schedule": "TZ=UTC * * * * *"}),
             "spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
         ),
+        (json!({"timeZone": "a..b"}), "spec.timeZone: Invalid value: \"a..b\": time: invalid location name"),
         (json!({"timeZone": "-x"}), "spec.timeZone: Invalid value: \"-x\": unknown time zone -x"),
         (json!({"timeZone": ""}), "spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string"),
     ] {
