@@ -1,6 +1,8 @@
 //! Field ownership of requests: who the writer is, what a request cannot change, and `metadata.managedFields` kept up.
 
-use keelson_machinery::fields::{ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, renewed, validate};
+use keelson_machinery::fields::{
+    ApplyError, Conflict, FieldSet, Kind, Managed, Node, Writer, compare, field_set, renewed, validate, validate_stored,
+};
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::validation::MAX_ANNOTATION_BYTES;
@@ -76,7 +78,7 @@ fn built_in(def: &ResourceDef) -> Node<'static> {
 /// An object of the row in another of its versions, with that version's schema.
 fn convert<'a>(request: &'a ResourceRequest, version: &str, object: &Value) -> Option<(Node<'a>, Value)> {
     let def = request.def;
-    if version == def.api_version() {
+    if version == def.api_version() && object["apiVersion"] == version {
         return Some((node(request), object.clone()));
     }
     let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -169,9 +171,16 @@ pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: 
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
     let kind = Kind { node: node(request), convert: &convert, ignored: &ignored };
+    // What does not fit its schema is not tracked: the stored object of a custom resource whose schema changed, or a new one
+    // that is about to be refused. Those of built-in kinds fit.
+    let fits = |object: &Value| validate_stored(kind.node, object).is_ok();
+    if def.custom && !(fits(&before) && fits(new)) {
+        let managed = given.unwrap_or_else(|| Managed::decode(Some(stored)).unwrap_or_default());
+        return set_managers(new, &managed);
+    }
     let changes = kind.changes(&before, new);
     if given.is_none()
-        && let Some(list) = renewed(stored, &writer, &changes)
+        && let Some(list) = renewed(&kind, stored, &writer, &changes)
     {
         new["metadata"]["managedFields"] = list;
         return;
@@ -220,7 +229,7 @@ pub fn apply_as(
 ) -> Result<Value, Status> {
     let def = request.def;
     let node = node(request);
-    if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+    if config["metadata"].get("managedFields").is_some_and(Value::is_array) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     validate(node, config).map_err(|why| untypable(def, config, &why))?;
@@ -233,6 +242,9 @@ pub fn apply_as(
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
     let kind = Kind { node, convert: &convert, ignored: &ignored };
+    if def.custom && live.is_some() {
+        validate_stored(node, &before).map_err(|why| untypable_live(def, &before, &why))?;
+    }
     if managed.is_empty() && live.is_some() {
         let untracked = Writer { manager: BEFORE_FIRST_APPLY, ..writer.clone() };
         managed.update(&kind, &untracked, &empty, &before);
@@ -242,7 +254,7 @@ pub fn apply_as(
     if let Err(ApplyError::Conflicts(conflicts)) = &result
         && name == KUBECTL
     {
-        let left = beyond_last_applied(node, &before, conflicts);
+        let left = beyond_last_applied(node, &version, &before, conflicts);
         if left.is_empty() {
             attempt = managed;
             result = attempt.apply(&kind, &writer, &before, config, true);
@@ -254,7 +266,7 @@ pub fn apply_as(
         Ok(new) => new.unwrap_or(before),
         Err(ApplyError::Conflicts(conflicts)) => return Err(conflict(&conflicts)),
         Err(ApplyError::Merge(why)) => {
-            return Err(Status::unknown(format!("failed to create typed live object ({}): {why}", shown(def, config))));
+            return Err(untypable_live(def, config, &why));
         }
     };
     set_managers(&mut new, &attempt);
@@ -285,10 +297,15 @@ fn keep_last_applied(new: &mut Value, config: &Value) {
 }
 
 /// Conflicts about fields that were not applied on the client's side before: those may be taken over.
-fn beyond_last_applied(node: Node<'_>, live: &Value, conflicts: &[Conflict]) -> Vec<Conflict> {
+/// Only what is in the object as it was applied counts, and only if it was applied in the same version.
+fn beyond_last_applied(node: Node<'_>, version: &str, live: &Value, conflicts: &[Conflict]) -> Vec<Conflict> {
     let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
     let Ok(last) = serde_json::from_str::<Value>(text) else { return conflicts.to_vec() };
-    let owned = keelson_machinery::fields::field_set(node, &last).paths();
+    if last["apiVersion"] != version || validate(node, &last).is_err() || validate(node, live).is_err() {
+        return conflicts.to_vec();
+    }
+    let changed = compare(node, &last, live);
+    let owned = field_set(node, &last).difference(&changed.modified).difference(&changed.removed).paths();
     conflicts.iter().filter(|c| !owned.contains(&c.path)).cloned().collect()
 }
 
@@ -296,6 +313,10 @@ fn shown(def: &ResourceDef, object: &Value) -> String {
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
     let group = if def.group.is_empty() { "/".to_owned() } else { format!("{}/", def.group) };
     format!("{}/{}; {group}{}, Kind={}", text("namespace"), text("name"), def.version, def.kind)
+}
+
+fn untypable_live(def: &ResourceDef, live: &Value, why: &str) -> Status {
+    Status::unknown(format!("failed to create typed live object ({}): {why}", shown(def, live)))
 }
 
 fn untypable(def: &ResourceDef, config: &Value, why: &str) -> Status {
@@ -314,7 +335,6 @@ fn conflict(conflicts: &[Conflict]) -> Status {
         many => {
             let mut lines = Vec::new();
             let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
-            managers.sort_unstable();
             managers.dedup();
             for name in managers {
                 lines.push(format!("conflicts with {name}:"));

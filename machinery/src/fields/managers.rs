@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::path::PathElement;
+use super::reconcile;
 use super::set::FieldSet;
 use super::shape::Node;
 use super::typed::{self, Comparison};
@@ -57,6 +58,18 @@ impl Id {
     fn new(manager: &str, operation: &'static str, version: &str, subresource: &str) -> Self {
         let version = if operation == APPLY { "" } else { version };
         Self { manager: manager.into(), operation, version: version.into(), subresource: subresource.into() }
+    }
+
+    /// The text by whose order conflicts are told: the entry in JSON without its fields.
+    fn identifier(&self) -> String {
+        let text = |text: &str| Value::from(text).to_string();
+        let mut out = format!("{{\"manager\":{},\"operation\":{}", text(&self.manager), text(self.operation));
+        for (key, value) in [("apiVersion", &self.version), ("subresource", &self.subresource)] {
+            if !value.is_empty() {
+                out += &format!(",{key:?}:{}", text(value));
+            }
+        }
+        out + "}"
     }
 
     /// As conflicts name it.
@@ -133,7 +146,7 @@ impl Kind<'_> {
 /// `metadata.managedFields` after an update that gives other values only to fields that its writer, and nobody else, owns by
 /// updates already: the list that is stored, with another time. Most writes are such, and reading and writing all sets of fields
 /// costs more than anything else about them. `None`: there is more to be noted.
-pub fn renewed(list: &Value, writer: &Writer<'_>, changes: &Comparison) -> Option<Value> {
+pub fn renewed(kind: &Kind<'_>, list: &Value, writer: &Writer<'_>, changes: &Comparison) -> Option<Value> {
     let entries = list.as_array().filter(|all| all.len() <= MAX_UPDATE_MANAGERS)?;
     let taken = changes.modified.union(&changes.added).difference(&UNOWNED);
     if !changes.removed.difference(&UNOWNED).is_empty() || taken.is_empty() {
@@ -155,6 +168,10 @@ pub fn renewed(list: &Value, writer: &Writer<'_>, changes: &Comparison) -> Optio
         } else if taken.meets(fields) {
             return None;
         }
+    }
+    let stale = |fields: &Map<String, Value>| reconcile::is_stale(kind.node, fields);
+    if entries.iter().filter_map(|entry| entry.get("fieldsV1")?.as_object()).any(stale) {
+        return None;
     }
     let mut list = entries.clone();
     list[own?].as_object_mut()?.insert("time".into(), writer.now.into());
@@ -236,6 +253,7 @@ impl Managed {
     /// As [`Managed::update`], where what changed is known.
     pub fn update_by(&mut self, kind: &Kind<'_>, writer: &Writer<'_>, old: &Value, new: &Value, changes: Comparison) {
         let id = Id::new(writer.manager, UPDATE, writer.api_version, writer.subresource);
+        self.reconcile(kind, writer.api_version, old);
         // The writer's earlier entry counts as another's: it loses what is removed and keeps the rest.
         let Ok(changes) = self.take_changed(kind, writer.api_version, None, (old, new, changes), true) else { return };
         let taken = match changes.modified.is_empty() {
@@ -264,6 +282,7 @@ impl Managed {
         force: bool,
     ) -> Result<Option<Value>, ApplyError> {
         let id = Id::new(writer.manager, APPLY, writer.api_version, writer.subresource);
+        self.reconcile(kind, writer.api_version, live);
         let merged = typed::merge(kind.node, Some(live), Some(config)).map_err(ApplyError::Merge)?;
         let merged = merged.unwrap_or_else(|| json!({}));
         let last = self.entries.get(&id).cloned();
@@ -289,6 +308,23 @@ impl Managed {
             entry.time = Some(writer.now.into());
         }
         Ok(Some(new))
+    }
+
+    /// Puts all sets right that were written by another schema of the kind; `version` is that of `live`.
+    fn reconcile(&mut self, kind: &Kind<'_>, version: &str, live: &Value) {
+        let mut others: BTreeMap<String, Option<Node<'_>>> = BTreeMap::new();
+        for entry in self.entries.values_mut() {
+            let node = if entry.version == version {
+                Some(kind.node)
+            } else {
+                // What has no version any more is dropped when changes are noted.
+                let seen = others.entry(entry.version.clone());
+                *seen.or_insert_with(|| (kind.convert)(&entry.version, live).map(|(node, _)| node))
+            };
+            if let Some(set) = node.and_then(|node| reconcile::reconciled(node, &entry.set)) {
+                entry.set = set;
+            }
+        }
     }
 
     /// Takes away from all other managers what changed; without `force` this is refused where they own it.
@@ -319,14 +355,18 @@ impl Managed {
                 continue;
             };
             let lost = entry.set.intersection(&changes.modified.union(&changes.added));
-            conflicts.extend(lost.paths().into_iter().map(|path| Conflict { manager: id.shown(), path }));
+            let named = lost.paths().into_iter().map(|path| Conflict { manager: id.shown(), path });
+            if !lost.is_empty() {
+                conflicts.push((id.identifier(), named.collect::<Vec<_>>()));
+            }
             let rest = entry.set.difference(&lost).difference(&changes.removed);
             if rest != entry.set {
                 left.push((id.clone(), Some(rest)));
             }
         }
         if !force && !conflicts.is_empty() {
-            return Err(conflicts);
+            conflicts.sort_by(|a, b| a.0.cmp(&b.0));
+            return Err(conflicts.into_iter().flat_map(|(_, of_manager)| of_manager).collect());
         }
         for (id, rest) in left {
             match (rest, self.entries.get_mut(&id)) {
@@ -340,41 +380,56 @@ impl Managed {
         Ok(versions.remove(version).flatten().unwrap_or_default())
     }
 
-    /// Removes what the applier had before and does not name any more, unless others own it.
+    /// Removes what the applier had before and does not name any more, unless others own it. This is done in the version in
+    /// which it had them.
     fn prune(&self, kind: &Kind<'_>, version: &str, merged: Value, last: &Entry) -> Value {
-        let (node, merged) = match last.version == version {
-            true => (kind.node, merged),
-            // An applier that changed its version is pruned in the new one only: the old fields have no place there.
-            false => match (kind.convert)(version, &merged) {
-                Some((node, converted)) => (node, converted),
-                None => return merged,
-            },
+        let view = match last.version == version {
+            true => Some((kind.node, merged.clone())),
+            false => (kind.convert)(&last.version, &merged),
         };
-        let whole = last.set.with_named_parents(node);
-        let pruned = typed::remove(node, &merged, &whole).unwrap_or_else(|| json!({}));
-        let pruned = self.add_back_owned(kind, node, &merged, pruned, version);
+        let Some((node, whole)) = view else { return merged };
+        let gone = last.set.with_named_parents(node);
+        let pruned = typed::remove(node, &whole, &gone).unwrap_or_else(|| json!({}));
+        let pruned = self.add_back_owned(kind, (node, &last.version), &whole, pruned);
         let named = |value: &Value| typed::field_set(node, value).with_named_parents(node);
-        let dangling = named(&merged).difference(&named(&pruned)).intersection(&whole);
-        typed::remove(node, &merged, &dangling).unwrap_or_else(|| json!({}))
+        let dangling = named(&whole).difference(&named(&pruned)).intersection(&gone);
+        let left = typed::remove(node, &whole, &dangling).unwrap_or_else(|| json!({}));
+        match last.version == version {
+            true => left,
+            false => (kind.convert)(version, &left).map_or(merged, |(_, left)| left),
+        }
     }
 
-    /// Puts back what pruning took although some manager owns it.
-    fn add_back_owned(&self, kind: &Kind<'_>, node: Node<'_>, merged: &Value, pruned: Value, version: &str) -> Value {
+    /// Puts back what pruning took although some manager owns it; all are of `version`, which goes first, for conversions may
+    /// need what is put back there.
+    fn add_back_owned(
+        &self,
+        kind: &Kind<'_>,
+        (node, version): (Node<'_>, &str),
+        merged: &Value,
+        mut pruned: Value,
+    ) -> Value {
         let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
         for entry in self.entries.values() {
             let all = owned.entry(&entry.version).or_default();
             *all = all.union(&entry.set);
         }
-        let mut pruned = pruned;
-        for (at, set) in owned {
-            let view = if at == version { Some((node, merged.clone())) } else { (kind.convert)(at, merged) };
-            let Some((node, whole)) = view else { continue };
-            let now = if at == version { Some(pruned.clone()) } else { (kind.convert)(at, &pruned).map(|(_, v)| v) };
-            let Some(now) = now else { continue };
+        let back = |node: Node<'_>, merged: &Value, pruned: &Value, set: &FieldSet| {
             let named = |value: &Value| typed::field_set(node, value).with_named_parents(node);
-            let gone = named(&whole).difference(&named(&now).union(&set.with_named_parents(node)));
-            let kept = typed::remove(node, &whole, &gone).unwrap_or_else(|| json!({}));
-            pruned = if at == version { kept } else { (kind.convert)(version, &kept).map_or(pruned, |(_, v)| v) };
+            let gone = named(merged).difference(&named(pruned).union(&set.with_named_parents(node)));
+            typed::remove(node, merged, &gone).unwrap_or_else(|| json!({}))
+        };
+        if let Some(set) = owned.remove(version) {
+            pruned = back(node, merged, &pruned, &set);
+        }
+        for (other, set) in owned {
+            let (Some((node, merged)), Some((_, now))) =
+                ((kind.convert)(other, merged), (kind.convert)(other, &pruned))
+            else {
+                continue;
+            };
+            let kept = back(node, &merged, &now, &set);
+            pruned = (kind.convert)(version, &kept).map_or(pruned, |(_, kept)| kept);
         }
         pruned
     }

@@ -3,6 +3,7 @@
 
 mod managers;
 mod path;
+mod reconcile;
 mod set;
 mod shape;
 mod typed;
@@ -11,7 +12,7 @@ pub use managers::{ApplyError, Conflict, Convert, Kind, Managed, Writer, renewed
 pub use path::PathElement;
 pub use set::FieldSet;
 pub use shape::Node;
-pub use typed::{Comparison, compare, field_set, go_type, merge, remove, validate};
+pub use typed::{Comparison, compare, field_set, go_type, merge, remove, validate, validate_stored};
 
 #[cfg(test)]
 mod tests;

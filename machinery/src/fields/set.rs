@@ -118,6 +118,21 @@ impl FieldSet {
         out
     }
 
+    /// Each step from here that has something below it.
+    pub(super) fn inner_steps(&self) -> impl Iterator<Item = (&PathElement, &FieldSet)> {
+        self.children.iter()
+    }
+
+    /// Gives a step just this below it; a step with nothing below it is a member.
+    pub(super) fn replace(&mut self, step: &PathElement, below: FieldSet) {
+        if below.is_empty() {
+            self.members.insert(step.clone());
+            self.children.remove(step);
+        } else {
+            self.children.insert(step.clone(), below);
+        }
+    }
+
     /// All paths, in order, as messages write them.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
@@ -139,6 +154,10 @@ impl FieldSet {
         for (key, below) in map {
             // `.` says that the object itself is a member; that was noted by its parent.
             if key == "." {
+                continue;
+            }
+            // What a later version may have written and nobody here knows is left out.
+            if is_unknown_kind(key) {
                 continue;
             }
             let element = PathElement::parse(key).ok_or_else(|| format!("invalid path element {key:?}"))?;
@@ -189,6 +208,11 @@ impl FieldSet {
         }
         Value::Object(map)
     }
+}
+
+/// Whether a key of `fieldsV1` is of a kind of steps that is none of those in [`PathElement`].
+fn is_unknown_kind(key: &str) -> bool {
+    matches!(key.as_bytes(), [kind, b':', ..] if !b"fkvi".contains(kind))
 }
 
 /// Whether a step is a member of what is written as `fieldsV1`, as [`FieldSet::from_v1`] reads it.

@@ -46,7 +46,7 @@ fn sets_read_and_write_fields_v1() {
     ] {
         assert_eq!(FieldSet::from_v1(&text).unwrap().to_v1(), text);
     }
-    for bad in [json!([]), json!({"x:data": {}}), json!({"k:{": {}}), json!({"f:a": 1})] {
+    for bad in [json!([]), json!({"data": {}}), json!({"k:{": {}}), json!({"f:a": 1})] {
         assert!(FieldSet::from_v1(&bad).is_err(), "{bad}");
     }
 }
@@ -225,7 +225,7 @@ fn renewed_managers_are_what_an_update_makes_of_them() {
     ] {
         let list = Value::Array(list);
         let writer = Writer { manager: "me", api_version: "apps/v1", subresource: "", now: "3" };
-        let got = renewed(&list, &writer, &kind.changes(&old, &new));
+        let got = renewed(&kind, &list, &writer, &kind.changes(&old, &new));
         assert_eq!(got.is_some(), short, "{case}");
         let mut managed = Managed::decode(Some(&list)).unwrap();
         managed.update(&kind, &writer, &old, &new);
@@ -233,4 +233,68 @@ fn renewed_managers_are_what_an_update_makes_of_them() {
             assert_eq!(Some(got), managed.encode(), "{case}");
         }
     }
+}
+
+#[test]
+fn kinds_of_steps_that_nobody_knows_are_left_out() {
+    let set = FieldSet::from_v1(&json!({"x:data": {"f:y": {}}, "f:data": {"f:a": {}, "z:1": 1}})).unwrap();
+    assert_eq!(set.to_v1(), json!({"f:data": {"f:a": {}}}));
+}
+
+#[test]
+fn sets_of_an_earlier_schema_are_put_right() {
+    let item = json!({"type": "object", "properties": {"name": {"type": "string"}, "value": {"type": "string"}}});
+    let schema = |list: &str, map: &str| {
+        json!({"type": "object", "properties": {
+            "list": {"type": "array", "items": item, "x-kubernetes-list-type": list, "x-kubernetes-list-map-keys": ["name"]},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}, "x-kubernetes-map-type": map},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        }})
+    };
+    let (apart, whole) = (schema("map", "granular"), schema("atomic", "atomic"));
+    let items = json!({".": {}, "k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:value": {}}});
+    let leaf = || json!({});
+    for (case, schema, set, expected) in [
+        ("one value before, merged now", &apart, json!({"f:list": {}, "f:map": {}, "f:free": {}}), None),
+        (
+            "merged before, one value now",
+            &whole,
+            json!({"f:list": items, "f:map": {"f:x": {}}}),
+            Some(json!({"f:list": leaf(), "f:map": leaf()})),
+        ),
+        ("as it is merged", &apart, json!({"f:list": items, "f:map": {"f:x": {}}}), None),
+        ("as one value", &whole, json!({"f:list": {}, "f:map": {}}), None),
+        ("what is not in the schema", &apart, json!({"f:other": {"f:x": {}}}), None),
+    ] {
+        let node = Node::Custom(schema);
+        let got = super::reconcile::reconciled(node, &FieldSet::from_v1(&set).unwrap());
+        assert_eq!(got.map(|set| set.to_v1()), expected, "{case}");
+        let stale = super::reconcile::is_stale(node, set.as_object().unwrap());
+        assert_eq!(stale, expected.is_some(), "{case}");
+    }
+}
+
+#[test]
+fn conflicts_are_told_in_the_order_of_their_managers() {
+    let mut managed = Managed::default();
+    let ignored = FieldSet::default();
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
+    let (mut live, now) = (json!({}), "2026-01-01T00:00:00Z");
+    for (subresource, field) in [("", "replicas"), ("status", "minReadySeconds")] {
+        let writer = Writer { manager: "m", api_version: "apps/v1", subresource, now };
+        let mut new = live.clone();
+        new["spec"][field] = 1.into();
+        managed.update(&kind, &writer, &live, &new);
+        live = new;
+    }
+    live = applied(&mut managed, &live, "m", json!({"spec": {"progressDeadlineSeconds": 1}}), false).unwrap();
+    let all = json!({"spec": {"replicas": 2, "minReadySeconds": 2, "progressDeadlineSeconds": 2}});
+    assert_eq!(
+        applied(&mut managed, &live, "n", all, false).unwrap_err(),
+        [
+            "\"m\" .spec.progressDeadlineSeconds",
+            "\"m\" with subresource \"status\" using apps/v1 .spec.minReadySeconds",
+            "\"m\" using apps/v1 .spec.replicas"
+        ]
+    );
 }

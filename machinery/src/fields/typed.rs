@@ -19,8 +19,24 @@ pub struct Comparison {
 
 /// Checks a value against its schema; the messages are those of upstream's library, with the path in front.
 pub fn validate(node: Node<'_>, value: &Value) -> Result<(), String> {
+    told(node, value, Duplicates::Refused)
+}
+
+/// As [`validate`] for what is stored already: items that come twice are none of its faults.
+pub fn validate_stored(node: Node<'_>, value: &Value) -> Result<(), String> {
+    told(node, value, Duplicates::Allowed)
+}
+
+/// Whether items of sets and list maps may come twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Duplicates {
+    Allowed,
+    Refused,
+}
+
+fn told(node: Node<'_>, value: &Value, duplicates: Duplicates) -> Result<(), String> {
     let mut wrong = Vec::new();
-    check(node, value, "", &mut wrong);
+    check(node, value, Place::Root, duplicates, &mut wrong);
     match wrong.len() {
         0 => Ok(()),
         1 => Err(wrong.remove(0)),
@@ -28,11 +44,29 @@ pub fn validate(node: Node<'_>, value: &Value) -> Result<(), String> {
     }
 }
 
-fn check(node: Node<'_>, value: &Value, path: &str, wrong: &mut Vec<String>) {
+/// Where a check is; written out only for what is wrong.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Root,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, &'a PathElement),
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Item(parent, step) => write!(f, "{parent}{step}"),
+        }
+    }
+}
+
+fn check(node: Node<'_>, value: &Value, path: Place<'_>, duplicates: Duplicates, wrong: &mut Vec<String>) {
     if value.is_null() {
         return;
     }
-    let told = |why: String| format!("{}{why}", prefix(path));
+    let told = |why: String| format!("{}{why}", prefix(&path.to_string()));
     match node.atom(Some(value)) {
         Atom::Scalar(scalar) => wrong.extend(check_scalar(scalar, value).err().map(told)),
         Atom::Map { fields, .. } => {
@@ -40,12 +74,12 @@ fn check(node: Node<'_>, value: &Value, path: &str, wrong: &mut Vec<String>) {
                 return wrong.push(told(format!("expected map, got {}", go_pointer(value))));
             };
             for (key, inner) in map {
-                let path = format!("{path}.{key}");
+                let path = Place::Field(&path, key);
                 // Past a field that is not known no other is looked at.
                 let Some(field) = fields.field(key) else {
                     return wrong.push(format!("{path}: field not declared in schema"));
                 };
-                check(field, inner, &path, wrong);
+                check(field, inner, path, duplicates, wrong);
             }
         }
         Atom::List { listing, item } => {
@@ -58,10 +92,12 @@ fn check(node: Node<'_>, value: &Value, path: &str, wrong: &mut Vec<String>) {
                     Ok(element) => element,
                     Err(why) => return wrong.push(told(format!("element {index}: {why}"))),
                 };
-                if listing != Listing::Atomic && !seen.insert(element.clone()) {
+                let once =
+                    duplicates == Duplicates::Allowed || listing == Listing::Atomic || seen.insert(element.clone());
+                if !once {
                     wrong.push(told(format!("duplicate entries for key {element}")));
                 }
-                check(item, inner, &format!("{path}{element}"), wrong);
+                check(item, inner, Place::Item(&path, &element), duplicates, wrong);
             }
         }
         Atom::Opaque | Atom::Deduced => {}
@@ -135,7 +171,7 @@ fn go_syntax(value: &Value) -> String {
 }
 
 /// The step to an item of a list.
-fn element(listing: &Listing, index: usize, item: &Value) -> Result<PathElement, String> {
+pub(super) fn element(listing: &Listing, index: usize, item: &Value) -> Result<PathElement, String> {
     match listing {
         Listing::Atomic => Ok(PathElement::Index(index)),
         Listing::Set => match item {
@@ -186,10 +222,17 @@ fn gather(node: Node<'_>, value: &Value, path: &mut Vec<PathElement>, out: &mut 
             }
         }
         (Atom::List { listing, item }, Value::Array(list)) if listing != Listing::Atomic => {
+            let mut seen = std::collections::BTreeMap::new();
             for (index, inner) in list.iter().enumerate() {
                 let Ok(step) = element(&listing, index, inner) else { continue };
+                seen.entry(step).and_modify(|only| *only = None).or_insert(Some(inner));
+            }
+            for (step, only) in seen {
                 path.push(step);
-                gather(item, inner, path, out);
+                // Of items that come twice nothing below can be told apart.
+                if let Some(inner) = only {
+                    gather(item, inner, path, out);
+                }
                 out.insert(path);
                 path.pop();
             }
