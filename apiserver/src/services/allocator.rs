@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::stored;
+use keelson_machinery::validation::needs_health_check;
 use keelson_store::{Compare, DeleteRequest, KeyRange, Op, PutRequest};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use super::{invalid, needs_cluster_ip, ports};
+use super::{invalid, needs_cluster_ip, needs_node_ports, ports};
 use crate::ApiServer;
 use crate::objects::{Extra, First};
 use crate::service_ranges::{Range, family_of, parse_all};
@@ -28,7 +29,7 @@ const STATIC_NODE_PORTS: u16 = 86;
 const STATIC_BAND: (u128, u128) = (16, 256);
 /// Tries before a free value is declared not to be found.
 const TRIES: u32 = 2000;
-/// What a dry run shows as a node port.
+/// What a dry run shows as its first node port; one that follows another is one higher.
 const DRY_RUN_PORT: u16 = 32769;
 
 fn port_key(port: u16) -> String {
@@ -97,16 +98,27 @@ impl Allocator<'_> {
         {
             wanted.push(first.to_owned());
         }
+        if had.first().is_some_and(|ip| ip == "None") {
+            return Ok(());
+        }
         if wanted.first().is_some_and(|ip| ip == "None") {
             new["spec"]["clusterIPs"] = json!(["None"]);
             new["spec"]["clusterIP"] = "None".into();
             return Ok(());
         }
         let families = new["spec"]["ipFamilies"].as_array().cloned().unwrap_or_default();
+        // A Service that had addresses may only get a second one; validation tells of other changes.
+        let fixed = if is_created(before) || !needs_cluster_ip(before) {
+            0
+        } else if before["ipFamilies"].as_array().map_or(0, Vec::len) == 1 && had.len() == 1 {
+            1
+        } else {
+            families.len()
+        };
         let mut ips = Vec::new();
         for (index, family) in families.iter().filter_map(Value::as_str).enumerate() {
             let ip = match wanted.get(index).filter(|ip| !ip.is_empty()) {
-                Some(ip) if had.contains(ip) => ip.clone(),
+                Some(ip) if had.contains(ip) || index < fixed => ip.clone(),
                 Some(ip) => {
                     self.check_address(new, ip)?;
                     self.claim_address(ip)?;
@@ -179,35 +191,41 @@ impl Allocator<'_> {
         Ok(())
     }
 
+    /// Takes the node ports that are asked for, and those that are missing where the Service has them.
     pub(super) fn node_ports(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
-        let had: Vec<i64> = ports(before).filter_map(|p| p["nodePort"].as_i64()).collect();
-        let mut given: Vec<(i64, String, u16)> = Vec::new();
-        for index in 0..new["spec"]["ports"].as_array().map_or(0, Vec::len) {
-            let port = &new["spec"]["ports"][index];
-            let wanted = port["nodePort"].as_i64().unwrap_or(0);
-            let (number, protocol) =
-                (port["port"].as_i64().unwrap_or(0), port["protocol"].as_str().unwrap_or_default().to_owned());
-            if wanted != 0 && had.contains(&wanted) {
+        let number = |port: &Value, key: &str| port[key].as_i64().unwrap_or(0);
+        let had: Vec<i64> = ports(before).map(|p| number(p, "nodePort")).collect();
+        let (created, all) = (is_created(before), needs_node_ports(&new["spec"]));
+        let asked: Vec<_> = ports(&new["spec"]).map(|p| (number(p, "port"), number(p, "nodePort"))).collect();
+        let mut given: Vec<(i64, u16)> = Vec::new();
+        for (index, (port, mut wanted)) in asked.iter().copied().enumerate() {
+            if if wanted == 0 { !all } else { had.contains(&wanted) } {
                 continue;
             }
-            let field = format!("spec.ports[{index}].nodePort");
-            // One port for several protocols has one node port.
-            let shared = given.iter().find(|(n, ..)| *n == number).map(|(.., node)| *node);
-            let chosen = match (wanted, shared) {
-                (0, Some(node)) => node,
-                (0, None) => self.next_port()?,
-                (wanted, _) => {
-                    let same = given.iter().any(|(_, p, node)| i64::from(*node) == wanted && *p != protocol);
-                    self.check_port(new, wanted, &field, same)?
-                }
+            // At creation, one port for several protocols has one node port, which any of them may name.
+            let shared = given.iter().find(|(p, _)| created && *p == port).map(|(_, node)| i64::from(*node));
+            if created && shared.is_none() {
+                wanted = asked.iter().find(|(p, node)| *p == port && *node != 0).map_or(0, |(_, node)| *node);
+            } else if wanted == 0 {
+                wanted = shared.unwrap_or(0);
+            }
+            let known = self.taken.iter().copied().find(|p| i64::from(*p) == wanted);
+            let chosen = match known {
+                Some(known) if !created || shared == Some(wanted) => known,
+                _ if wanted == 0 => self.next_port()?,
+                _ => self.check_port(new, wanted, &format!("spec.ports[{index}].nodePort"))?,
             };
-            if !self.taken.contains(&chosen) {
+            if known.is_none() {
                 self.take_port(chosen);
             }
-            given.push((number, protocol, chosen));
+            given.push((port, chosen));
             new["spec"]["ports"][index]["nodePort"] = chosen.into();
         }
         Ok(())
+    }
+
+    fn is_free_port(&self, port: u16) -> bool {
+        !self.taken.contains(&port) && self.is_free(&port_key(port))
     }
 
     fn take_port(&mut self, port: u16) {
@@ -221,22 +239,19 @@ impl Allocator<'_> {
 
     fn next_port(&self) -> Result<u16, Status> {
         if self.dry_run {
-            return Ok(DRY_RUN_PORT);
+            return Ok(self.taken.iter().max().map_or(DRY_RUN_PORT, |port| port.saturating_add(1)));
         }
         let mut rng = rand::rng();
         let upper = *NODE_PORTS.start() + STATIC_NODE_PORTS..=*NODE_PORTS.end();
-        let free = (0..TRIES)
-            .map(|_| rng.random_range(upper.clone()))
-            .find(|port| !self.taken.contains(port) && self.is_free(&port_key(*port)));
+        let free = (0..TRIES).map(|_| rng.random_range(upper.clone())).find(|port| self.is_free_port(*port));
         free.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 
-    fn check_port(&self, new: &Value, wanted: i64, field: &str, shared: bool) -> Result<u16, Status> {
+    fn check_port(&self, new: &Value, wanted: i64, field: &str) -> Result<u16, Status> {
         let Some(port) = in_range(wanted) else {
             return Err(invalid(new, Cause::invalid(field, &json!(wanted), &out_of_range())));
         };
-        let free = self.is_free(&port_key(port)) && !self.taken.contains(&port);
-        if !free && !shared {
+        if !self.is_free_port(port) {
             return Err(invalid(new, Cause::invalid(field, &json!(wanted), "provided port is already allocated")));
         }
         Ok(port)
@@ -244,7 +259,8 @@ impl Allocator<'_> {
 
     pub(super) fn health_check_port(&mut self, new: &mut Value, before: &Value) -> Result<(), Status> {
         let wanted = new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0);
-        if wanted != 0 && before["healthCheckNodePort"] == wanted {
+        if needs_health_check(before) {
+            // It may not change, which validation tells of.
             return Ok(());
         }
         let port = match wanted {
@@ -254,7 +270,7 @@ impl Allocator<'_> {
                     Status::internal(&format!("failed to allocate requested HealthCheck NodePort {wanted}: {why}"))
                 };
                 let port = in_range(wanted).ok_or_else(|| refused(&out_of_range()))?;
-                if !self.is_free(&port_key(port)) {
+                if !self.is_free_port(port) {
                     return Err(refused("provided port is already allocated"));
                 }
                 port
@@ -274,6 +290,11 @@ impl Allocator<'_> {
         let gone = keys_of(before).into_iter().filter(|key| !kept.contains(key));
         self.extra.ops.extend(gone.map(delete));
     }
+}
+
+/// Whether what a Service was before tells that it was not.
+fn is_created(before: &Value) -> bool {
+    before.get("type").is_none()
 }
 
 /// A port that a client asks for, if it is one that may be given out.

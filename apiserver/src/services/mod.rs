@@ -197,7 +197,7 @@ pub fn allocate(
         families(new, before, &parse_all(&server.service_cidr)?)?;
         allocator.cluster_ips(new, before)?;
     }
-    if needs_node_ports(&new["spec"]) {
+    if matches!(kind_of(&new["spec"]), "NodePort" | "LoadBalancer") {
         allocator.node_ports(new, before)?;
     }
     if needs_health_check(&new["spec"]) {
@@ -218,64 +218,95 @@ fn invalid(object: &Value, cause: Cause) -> Status {
     Status::invalid("", "Service", object["metadata"]["name"].as_str().unwrap_or_default(), vec![cause])
 }
 
+/// The causes for which a policy does not fit the addresses and families beside it.
+fn policy_problems(spec: &Value, before: &Value) -> Vec<Cause> {
+    let count = |spec: &Value, key: &str| spec[key].as_array().map_or(0, Vec::len);
+    let single = spec["ipFamilyPolicy"] == "SingleStack";
+    let named = [
+        ("clusterIPs", "secondary cluster IP", "multiple cluster IPs"),
+        ("ipFamilies", "secondary IP family", "multiple IP families"),
+    ];
+    let why = named.into_iter().filter_map(|(key, second, both)| {
+        let (now, had) = (count(spec, key), count(before, key));
+        if single && now == 2 {
+            Some(format!("must be 'RequireDualStack' or 'PreferDualStack' when {both} are specified"))
+        } else if !single && now > 0 && now < had {
+            Some(format!("must be 'SingleStack' to release the {second}"))
+        } else {
+            None
+        }
+    });
+    why.map(|why| Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], &why)).collect()
+}
+
+/// The families of the addresses that a Service names, after those that it names itself; causes for those not served.
+fn families_of_addresses(spec: &Value, served: impl Fn(&str) -> bool) -> (Vec<Value>, Vec<Cause>) {
+    let mut wanted: Vec<Value> = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+    let mut problems = Vec::new();
+    let ips = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for (index, ip) in ips.enumerate().take_while(|(_, ip)| *ip != "None") {
+        let family = family_of(ip);
+        if ip.is_empty() || index < wanted.len() {
+            continue;
+        }
+        if served(family) {
+            wanted.push(family.into());
+        } else {
+            let why = format!("{family} is not configured on this cluster");
+            problems.push(Cause::invalid(format!("spec.clusterIPs[{index}]"), &spec["clusterIPs"], &why));
+        }
+    }
+    (wanted, problems)
+}
+
+/// The policy of a Service that names none: that from before, or the one that its sort starts with.
+fn policy_of(spec: &Value, before: &Value, selectorless: bool) -> Value {
+    match (&spec["ipFamilyPolicy"], &before["ipFamilyPolicy"]) {
+        (Value::Null, Value::Null) => if selectorless { "RequireDualStack" } else { "SingleStack" }.into(),
+        (Value::Null, before) => before.clone(),
+        (policy, _) => policy.clone(),
+    }
+}
+
 /// Families that a Service says nothing of; those that there are no addresses of are refused.
 fn families(new: &mut Value, before: &Value, ranges: &[Range]) -> Result<(), Status> {
     let spec = &new["spec"];
     let same = |key: &str| spec.get(key) == before.get(key);
-    if spec["ipFamilyPolicy"] == "PreferDualStack" && same("ipFamilyPolicy") && same("ipFamilies") && same("clusterIPs")
+    if spec["ipFamilyPolicy"] == "PreferDualStack"
+        && ["type", "ipFamilyPolicy", "ipFamilies", "clusterIPs"].into_iter().all(same)
     {
         // It stays as it is, though the cluster may have got or lost a family.
         return Ok(());
     }
+    // Nobody looks for the endpoints of a headless Service without a selector here, so they may be of any family.
+    let headless = spec["clusterIP"] == "None" || spec["clusterIPs"][0] == "None";
+    let selectorless = headless && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
+    let policy = policy_of(spec, before, selectorless);
+    new["spec"]["ipFamilyPolicy"] = policy.clone();
     let served = |family: &str| ranges.iter().any(|range| range.family() == family);
-    let mut wanted: Vec<Value> = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
-    let ips: Vec<String> =
-        spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    let headless = ips.first().is_some_and(|ip| ip == "None");
-    for (index, ip) in ips.iter().enumerate().filter(|(_, ip)| !headless && !ip.is_empty()) {
-        let family = family_of(ip);
-        if !served(family) {
-            let why = format!("{family} is not configured on this cluster");
-            return Err(invalid(new, Cause::invalid(format!("spec.clusterIPs[{index}]"), &spec["clusterIPs"], &why)));
+    let mut problems = policy_problems(&new["spec"], before);
+    let (mut wanted, unserved) = families_of_addresses(&new["spec"], served);
+    problems.extend(unserved);
+    if problems.is_empty() && !selectorless {
+        if policy == "RequireDualStack" && ranges.len() < 2 {
+            let why = "this cluster is not configured for dual-stack services";
+            problems.push(Cause::invalid("spec.ipFamilyPolicy", &policy, why));
         }
-        if index >= wanted.len() {
-            wanted.push(family.into());
-        }
-    }
-    if headless && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty) {
-        // Nobody looks for its endpoints here, so they may be of any family.
-        if spec["ipFamilyPolicy"].is_null() {
-            new["spec"]["ipFamilyPolicy"] = if wanted.len() == 1 { "SingleStack" } else { "RequireDualStack" }.into();
-        }
-        if wanted.is_empty() {
-            let other = if ranges[0].family() == "IPv4" { "IPv6" } else { "IPv4" };
-            let both = new["spec"]["ipFamilyPolicy"] != "SingleStack";
-            new["spec"]["ipFamilies"] =
-                if both { json!([ranges[0].family(), other]) } else { json!([ranges[0].family()]) };
-        }
-        return Ok(());
-    }
-    for (index, family) in wanted.iter().enumerate() {
-        if !served(family.as_str().unwrap_or_default()) {
+        for (index, family) in wanted.iter().enumerate().filter(|(_, f)| !served(f.as_str().unwrap_or_default())) {
             let why = "not configured on this cluster";
-            return Err(invalid(new, Cause::invalid(format!("spec.ipFamilies[{index}]"), family, why)));
+            problems.push(Cause::invalid(format!("spec.ipFamilies[{index}]"), family, why));
         }
     }
-    let policy = spec["ipFamilyPolicy"].as_str().unwrap_or("SingleStack").to_owned();
-    if policy == "RequireDualStack" && ranges.len() < 2 && before["ipFamilyPolicy"] != "RequireDualStack" {
-        let why = "this cluster is not configured for dual-stack services";
-        return Err(invalid(new, Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why)));
+    if !problems.is_empty() {
+        let name = new["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Status::invalid("", "Service", name, problems));
     }
     if wanted.is_empty() {
         wanted.push(ranges[0].family().into());
     }
-    if policy != "SingleStack"
-        && wanted.len() == 1
-        && let Some(other) = ranges.iter().map(Range::family).find(|family| wanted[0] != *family)
-    {
-        wanted.push(other.into());
+    if policy != "SingleStack" && wanted.len() == 1 && (selectorless || ranges.len() > 1) {
+        wanted.push(if wanted[0] == "IPv4" { "IPv6" } else { "IPv4" }.into());
     }
-    new["spec"]["ipFamilyPolicy"] = policy.into();
     new["spec"]["ipFamilies"] = wanted.into();
     Ok(())
 }
@@ -336,6 +367,20 @@ mod tests {
             ),
             (&both, json!({"clusterIPs": ["None"]}), &none, Ok(("RequireDualStack", json!(["IPv4", "IPv6"])))),
             (&both, dual.clone(), &dual, Ok(("PreferDualStack", json!(["IPv4"])))),
+            (
+                &both,
+                json!({"clusterIPs": ["None"], "ipFamilies": ["IPv6"]}),
+                &none,
+                Ok(("RequireDualStack", json!(["IPv6", "IPv4"]))),
+            ),
+            (&both, json!({"ipFamilies": ["IPv4", "IPv6"]}), &none, Err("when multiple IP families are specified")),
+            (&both, json!({"clusterIPs": ["10.0.0.5", "fd00::5"]}), &none, Err("when multiple cluster IPs")),
+            (
+                &both,
+                json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4"]}),
+                &json!({"ipFamilies": ["IPv4", "IPv6"]}),
+                Err("must be 'SingleStack' to release the secondary IP family"),
+            ),
         ] {
             let mut new = json!({"metadata": {"name": "s"}, "spec": spec});
             match (families(&mut new, before, ranges), expected) {

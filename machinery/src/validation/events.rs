@@ -77,6 +77,15 @@ fn parts(new: &Value, controller: &str, p: &mut Problems) {
 /// An event of the new group.
 pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
     either(new, "regarding", "reportingController", p);
+    let series = &new["series"];
+    if series.is_object() && old.is_none_or(|old| old["series"] != *series) {
+        if series["count"].as_i64().unwrap_or(0) < 2 {
+            p.invalid("series.count", &json!(""), "should be at least 2");
+        }
+        if !has(series, "lastObservedTime") {
+            p.required("series.lastObservedTime", "");
+        }
+    }
     if old.is_none() {
         if !has(new, "eventTime") {
             p.required("eventTime", "");
@@ -98,15 +107,6 @@ pub fn new_style(new: &Value, old: Option<&Value>, p: &mut Problems) {
             if set {
                 p.invalid(core, &json!(""), "needs to be unset");
             }
-        }
-    }
-    let series = &new["series"];
-    if series.is_object() && old.is_none_or(|old| old["series"] != *series) {
-        if series["count"].as_i64().unwrap_or(0) < 2 {
-            p.invalid("series.count", &json!(""), "should be at least 2");
-        }
-        if !has(series, "lastObservedTime") {
-            p.required("series.lastObservedTime", "");
         }
     }
     let Some(old) = old else { return };
@@ -176,6 +176,13 @@ mod tests {
         };
         assert_eq!(wrong(|p| new_style(&event(1), Some(&event(1)), p)), [""; 0]);
         assert_eq!(wrong(|p| new_style(&event(1), Some(&event(2)), p)), ["series.count"]);
+    }
+
+    #[test]
+    fn the_series_comes_before_what_a_new_event_needs() {
+        let event = json!({"metadata": {"namespace": "default"}, "series": {"count": 1}});
+        let expected = ["series.count", "series.lastObservedTime", "eventTime", "type"];
+        assert_eq!(wrong(|p| new_style(&event, None, p)), expected);
     }
 
     #[test]
