@@ -697,7 +697,9 @@ fn storage_capacity(new: &Value, old: Option<&Value>, p: &mut Problems) {
 
 fn attachment(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
-    if text(spec, "attacher").is_empty() {
+    if !text(spec, "attacher").is_empty() {
+        volumes::csi_driver_name(&spec["attacher"], "spec.attacher", p);
+    } else {
         p.required("spec.attacher", "");
     }
     p.subdomain("spec.nodeName", &or_empty(&spec["nodeName"]));
@@ -712,20 +714,15 @@ fn attachment(new: &Value, old: Option<&Value>, p: &mut Problems) {
             if text(source, "persistentVolumeName").is_empty() {
                 p.required(field, "must specify non empty persistentVolumeName");
             }
+            if old.is_none() {
+                p.subdomain(field, &source["persistentVolumeName"]);
+            }
         }
     }
     attachment_status(&new["status"], p);
-    match old {
-        Some(old) if old["spec"] != *spec => {
-            p.invalid_shown("spec", &shown::compact("VolumeAttachmentSpec", spec), "field is immutable");
-        }
-        Some(_) => {}
-        // What v1 asks beyond its forerunners is asked of new objects alone, after everything else.
-        None => {
-            volumes::csi_driver_name(&spec["attacher"], "spec.attacher", p);
-            if has(source, "persistentVolumeName") {
-                p.subdomain("spec.source.persistentVolumeName", &source["persistentVolumeName"]);
-            }
-        }
+    if let Some(old) = old
+        && old["spec"] != *spec
+    {
+        p.invalid_shown("spec", &shown::compact("VolumeAttachmentSpec", spec), "field is immutable");
     }
 }

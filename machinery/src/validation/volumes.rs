@@ -231,7 +231,7 @@ fn host_path(source: &Value, at: &str, p: &mut Problems) {
 pub fn csi_driver_name(name: &Value, field: &str, p: &mut Problems) {
     let driver = name.as_str().unwrap_or_default();
     if driver.is_empty() {
-        p.required(field, "");
+        return p.required(field, "");
     }
     if driver.len() > 63 {
         p.too_long(field, 63);
