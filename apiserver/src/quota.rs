@@ -74,7 +74,8 @@ enum Counted {
 }
 
 /// Whether the quotas of a namespace count what is written to an object: as upstream, pods when they are created and resized,
-/// claims and services always, claims of devices when they are not allocated, other objects when they are created.
+/// services and claims of both sorts whenever they themselves are written, a volume claim's status too, other objects when
+/// they are created.
 fn counted(def: &ResourceDef, subresource: &str, is_new: bool) -> Option<Counted> {
     if def.scope == Scope::Cluster || !usage::is_counted(def.group, def.plural) {
         return None;
