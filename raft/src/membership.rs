@@ -162,7 +162,7 @@ impl Inner {
 
     /// Whether a change of voters has made its first step only: then the old ones and the new ones must agree.
     pub(crate) fn is_joint(&self) -> bool {
-        self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+        self.server.borrow_watched().membership_config.membership().get_joint_config().len() > 1
     }
 
     /// Makes the second step of a change whose leader died after the first: until then fewer members may fail than should.

@@ -59,7 +59,7 @@ impl Inner {
     }
 
     fn voters(&self) -> Vec<BTreeSet<u64>> {
-        self.metrics.borrow_watched().membership_config.membership().get_joint_config().clone()
+        self.server.borrow_watched().membership_config.membership().get_joint_config().clone()
     }
 
     /// An index that a linearizable read must have applied, as the leader; none if Raft has to be asked.
@@ -164,8 +164,7 @@ impl Inner {
 
     /// Notes that this member leads, after a barrier that began when it led with `vote`.
     pub(crate) fn confirm_leading(&self, vote: Vote) {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.server.borrow_watched();
         // Votes only rise: if it is the same afterwards, it was while the barrier was waited for.
         let holds = metrics.state == ServerState::Leader && self.log.vote().is_some_and(|own| same(&own, &vote));
         self.confirmed.set((holds && vote.committed).then_some(vote));

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use keelson_store::{KvError, LeaseClock, Revision, StateMachine};
-use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -48,8 +48,9 @@ pub struct Inner {
     pub(crate) home: PathBuf,
     pub(crate) version: String,
     pub(crate) raft: Raft,
-    /// Asked with each request: a receiver of its own costs more than a look.
-    pub(crate) metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    /// Who belongs to the cluster and leads it: asked with each request, and a receiver of its own costs more than a look.
+    /// Raft tells this before all its metrics: who waits for the one and reads the other sees what was before.
+    pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     pub(crate) store: Arc<StateMachine>,
     pub(crate) incoming: Incoming,
     pub(crate) partial: crate::transfer::Partial,
@@ -123,7 +124,7 @@ impl Replica {
             id,
             home: home.clone(),
             version,
-            metrics: raft.metrics(),
+            server: raft.server_metrics(),
             raft,
             store,
             incoming,
@@ -378,13 +379,12 @@ impl Inner {
 
     /// The members, this one too.
     pub(crate) fn member_ids(&self) -> Vec<u64> {
-        self.metrics.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect()
+        self.server.borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect()
     }
 
     /// Each member, and whether it votes: in the middle of a change, whether it did before and will.
     pub(crate) fn members(&self) -> Vec<(u64, Node, bool)> {
-        let metrics = self.raft.metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
+        let membership = self.server.borrow_watched().membership_config.clone();
         let votes = |id: &u64| membership.membership().get_joint_config().iter().all(|voters| voters.contains(id));
         membership.nodes().map(|(id, member)| (*id, member.clone(), votes(id))).collect()
     }
@@ -395,8 +395,7 @@ impl Inner {
         if self.members().iter().any(joins) {
             return false;
         }
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = self.server.borrow_watched();
         let config = &metrics.membership_config;
         config == &metrics.committed_membership_config && config.membership().get_joint_config().len() == 1
     }
@@ -409,16 +408,16 @@ impl Inner {
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {
-        self.metrics.borrow_watched().current_leader
+        self.server.borrow_watched().current_leader
     }
 
     /// Whether entries go to other members.
     pub(crate) fn is_replicated(&self) -> bool {
-        self.metrics.borrow_watched().membership_config.nodes().nth(1).is_some()
+        self.server.borrow_watched().membership_config.nodes().nth(1).is_some()
     }
 
     pub(crate) fn term(&self) -> u64 {
-        self.metrics.borrow_watched().current_term
+        self.server.borrow_watched().vote.leader_id.term
     }
 
     pub(crate) fn is_leading(&self) -> bool {
@@ -430,10 +429,9 @@ impl Inner {
     }
 
     pub(crate) fn peer_status(&self) -> PeerStatus {
-        let metrics = self.raft.metrics();
         let (leader, term) = {
-            let metrics = metrics.borrow_watched();
-            (metrics.current_leader, metrics.current_term)
+            let metrics = self.server.borrow_watched();
+            (metrics.current_leader, metrics.vote.leader_id.term)
         };
         let view = self.store.view();
         PeerStatus {
@@ -471,7 +469,7 @@ impl Inner {
 
     /// Where a member is reached.
     pub(crate) fn address_of(&self, id: u64) -> Option<String> {
-        let metrics = self.metrics.borrow_watched();
+        let metrics = self.server.borrow_watched();
         metrics.membership_config.nodes().find(|(found, _)| **found == id).map(|(_, node)| node.peer_address.clone())
     }
 

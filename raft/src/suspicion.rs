@@ -32,8 +32,7 @@ pub async fn connection_ended(inner: Arc<Inner>) {
 
 async fn replace(inner: &Inner) {
     let (leader, vote) = {
-        let metrics = inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        let metrics = inner.server.borrow_watched();
         (metrics.current_leader, metrics.vote)
     };
     let Some(leader) = leader.filter(|leader| *leader != inner.id) else { return };
@@ -58,7 +57,7 @@ async fn replace(inner: &Inner) {
     for _ in 0..rank + 1 {
         tokio::time::sleep(Duration::from_millis(SUSPICION_STAGGER_MILLIS)).await;
     }
-    let led = inner.raft.metrics().borrow_watched().current_leader.is_some_and(|now| now != leader);
+    let led = inner.server.borrow_watched().current_leader.is_some_and(|now| now != leader);
     if !led && let Err(error) = inner.raft.trigger().elect(true).await {
         tracing::warn!(%error, "no election can be held");
     }
