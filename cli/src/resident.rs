@@ -4,39 +4,26 @@
 //! runs from then on is a small part, but the kernel counts all pages that were ever mapped as resident, and around each
 //! that is used it maps those that it has at hand: sixteen at a time, which of a large program is most of it. So all of them
 //! are given back every few seconds, and those that are used come again from the page cache: some hundred soft faults, about a
-//! millisecond, or from the disk, if the system is short of memory: then every request that comes meanwhile waits. So a server
-//! that has work gives them back seldom. (Thousands of mappings of 16 KiB each, beyond whose ends the kernel does not go, kept more: docs/benchmarks.md.)
+//! millisecond. (Thousands of mappings of 16 KiB each, beyond whose ends the kernel does not go, kept more: docs/benchmarks.md.)
 
 use std::convert::Infallible;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 
-/// How often code is given back by a server without work.
+/// How often code is given back.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How often by one with work.
-const BUSY_INTERVAL: Duration = Duration::from_secs(60);
-/// Processor time within [`INTERVAL`] that is work: 2 %. A server that only keeps itself takes a tenth of it.
-const WORK: Duration = Duration::from_millis(100);
 /// Resident pages of files that are not worth giving back: about what an idle server runs all the time.
 const WORTH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Gives code back now and then, as long as it is worth it.
 pub async fn give_back() -> Infallible {
-    let mut last = Instant::now();
     loop {
-        let before = processor_time();
         tokio::time::sleep(INTERVAL).await;
-        if processor_time().saturating_sub(before) > WORK && last.elapsed() < BUSY_INTERVAL {
-            continue;
-        }
-        last = Instant::now();
         if file_bytes().is_none_or(|bytes| bytes < WORTH_BYTES) {
             continue;
         }
@@ -45,13 +32,6 @@ pub async fn give_back() -> Infallible {
             Err(why) => tracing::debug!(%why, "code stays resident"),
         }
     }
-}
-
-/// What the process has taken of the processors so far.
-fn processor_time() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
-    let micros = usage.user_time().num_microseconds().saturating_add(usage.system_time().num_microseconds());
-    Duration::from_micros(micros.unsigned_abs())
 }
 
 /// Resident bytes of pages that belong to files.
@@ -158,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_program_goes_on_without_its_pages() {
-        assert!(file_bytes().unwrap() > 0 && processor_time() > Duration::ZERO);
+        assert!(file_bytes().unwrap() > 0);
         assert!(release_code().unwrap() > 0);
         // Code that certainly ran before, and code that did not.
         assert!(release_code().unwrap() > 0);
