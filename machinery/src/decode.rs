@@ -9,13 +9,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::go_scan::{self, syntax_error};
+use crate::yaml::{self, Document};
 
 /// Deepest nesting that is read.
 pub const MAX_DEPTH: usize = 100;
-/// Below it every float without a fraction is an `i64`.
-const MAX_WHOLE: f64 = 9.2e18;
 /// What is said of deeper nesting.
-const TOO_DEEP: &str = "exceeded max depth";
+pub(crate) const TOO_DEEP: &str = "exceeded max depth";
 
 /// A body, read.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,151 +41,19 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
 fn parsed(bytes: &[u8]) -> serde_json::Result<Decoded> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Strict { path: String::new(), depth: 0, whole: false, duplicates: &mut duplicates };
+    let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     Ok(Decoded { value, duplicates })
 }
 
-/// Reads YAML (one document) as Kubernetes does: version 1.1, in which `yes` and `n` are truth values, also as keys.
+/// Reads YAML (its first document).
 pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
-    let text = first_document(std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?);
-    let mut duplicates = Vec::new();
-    let read = |policy, duplicates: &mut Vec<String>| {
-        let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
-        let seed = Strict { path: String::new(), depth: 0, whole: true, duplicates };
-        serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| seed.deserialize(de))
-    };
-    let value = match read(serde_saphyr::options::DuplicateKeyPolicy::Error, &mut duplicates) {
-        Ok(value) => Ok(value),
-        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
-            let line = location.line();
-            duplicates.push(format!(
-                "yaml: unmarshal errors:\n  line {line}: key {:?} already set in map",
-                key.unwrap_or_default()
-            ));
-            read(serde_saphyr::options::DuplicateKeyPolicy::LastWins, &mut Vec::new())
-        }
-        Err(error) => Err(error),
-    };
-    let value = value.map_err(|error| match error.location() {
-        Some(location) => yaml_error(text, location.line() as usize, &error.to_string()),
-        None => format!("yaml: {error}"),
-    })?;
+    let Document { value, repeated } = yaml::read(bytes)?;
+    let told = || format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  "));
+    let duplicates = if repeated.is_empty() { Vec::new() } else { vec![told()] };
     Ok(Decoded { value, duplicates })
-}
-
-/// An error of the YAML parser in the words of Go's. Of flow lists and maps that parser names the line on which they begin,
-/// counted from zero, or else the line of the problem; the end of the text is a line of its own.
-fn yaml_error(text: &str, line: usize, why: &str) -> String {
-    let trimmed = text.trim_end();
-    if why.contains("unclosed bracket") {
-        let open = trimmed.rfind(['[', '{']).map_or('[', |at| char::from(trimmed.as_bytes()[at]));
-        let (begun, end) = (line.saturating_sub(1), text.lines().count());
-        if trimmed.ends_with(['[', '{', ',', ':']) {
-            return format!("yaml: line {end}: did not find expected node content");
-        }
-        let line = if begun > 0 { begun } else { end };
-        let close = if open == '{' { '}' } else { ']' };
-        return format!("yaml: line {line}: did not find expected ',' or '{close}'");
-    }
-    if why.contains("illegal placement of ':'") {
-        let before: String = text.lines().take(line.saturating_sub(1)).collect::<Vec<_>>().join("\n");
-        let close = if before.rfind('{') > before.rfind('[') { '}' } else { ']' };
-        return format!("yaml: line {}: did not find expected ',' or '{close}'", line.saturating_sub(1).max(1));
-    }
-    if why.contains("alias references unknown anchor") {
-        let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-        let name = line.split('*').nth(1).unwrap_or_default();
-        let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').unwrap_or(name.len());
-        return format!("yaml: unknown anchor '{}' referenced", &name[..end]);
-    }
-    if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
-        return "yaml: control characters are not allowed".into();
-    }
-    let Some((_, words, by)) = YAML_ERRORS.iter().find(|(found, ..)| why.contains(found)) else {
-        return format!("yaml: line {line}: {why}");
-    };
-    let (at, mut begun) = (line.saturating_sub(1), line.saturating_sub(1));
-    match by {
-        By::Scanner | By::Node => {}
-        By::Quoted => begun = quote_begun(text, at),
-        By::Block => begun = block_begun(text, at),
-    }
-    let shown = match (begun, at) {
-        (0, 0) => return format!("yaml: {words}"),
-        (0, at) => at,
-        (begun, _) => begun,
-    };
-    let shown = shown + usize::from(matches!(by, By::Scanner | By::Quoted));
-    format!("yaml: line {shown}: {words}")
-}
-
-/// Who finds an error in YAML, of what it names the line: the scanner counts from one, the parser from zero.
-enum By {
-    Scanner,
-    /// The scanner, in a text in quotes: the line on which that begins.
-    Quoted,
-    Node,
-    /// The parser, in a map or list: the line on which that begins, unless it is the first.
-    Block,
-}
-
-/// Parts of the parser's errors, and what Go's says.
-const YAML_ERRORS: &[(&str, &str, By)] = &[
-    ("mapping values are not allowed", "mapping values are not allowed in this context", By::Scanner),
-    ("found a tab", "found a tab character that violates indentation", By::Scanner),
-    ("tabs disallowed", "found character that cannot start any token", By::Scanner),
-    ("unexpected character", "found character that cannot start any token", By::Scanner),
-    ("simple key expected ':'", "could not find expected ':'", By::Scanner),
-    ("found unknown escape character", "found unknown escape character", By::Scanner),
-    (
-        "did not find expected alphabetic or numeric",
-        "did not find expected alphabetic or numeric character",
-        By::Scanner,
-    ),
-    ("multiline quoted scalar", "found unexpected end of stream", By::Quoted),
-    ("did not find expected key", "did not find expected key", By::Block),
-    ("invalid trailing content", "did not find expected key", By::Block),
-    ("did not find expected '-' indicator", "did not find expected '-' indicator", By::Block),
-    ("misplaced bracket", "did not find expected node content", By::Node),
-    ("implicit flow mapping", "did not find expected node content", By::Node),
-    ("<document start>", "did not find expected <document start>", By::Node),
-];
-
-/// The line, from zero, on which the quote is opened that is still open at one.
-fn quote_begun(text: &str, at: usize) -> usize {
-    let lines: Vec<&str> = text.lines().take(at + 1).collect();
-    let open = |line: &&str| ['"', '\''].iter().any(|quote| line.matches(*quote).count() % 2 == 1);
-    lines.iter().take(at.max(1)).rposition(open).unwrap_or(at)
-}
-
-/// The line, from zero, on which the map or list begins that a line does not fit.
-fn block_begun(text: &str, at: usize) -> usize {
-    let lines: Vec<&str> = text.lines().collect();
-    let indent = |line: &str| line.len() - line.trim_start().len();
-    let said = |at: usize| !lines[at].trim().is_empty();
-    let own = lines.get(at).map_or(0, |line| indent(line));
-    let before = (0..at.min(lines.len())).rev().filter(|at| said(*at));
-    let block = before.clone().map(|at| indent(lines[at])).find(|found| *found < own.max(1)).unwrap_or(0);
-    let inside = before.take_while(|at| indent(lines[*at]) >= block);
-    inside.filter(|at| indent(lines[*at]) == block).last().unwrap_or(at)
-}
-
-/// The first document of several: the others are not looked at.
-fn first_document(text: &str) -> &str {
-    let (mut at, mut begun) = (0, false);
-    for line in text.split_inclusive('\n') {
-        let (marks, ends) = (line.starts_with("---"), line.starts_with("..."));
-        if begun && (marks || ends) {
-            return &text[..at];
-        }
-        let blank = line.trim().is_empty() || line.starts_with(['#', '%']);
-        begun |= marks || !blank;
-        at += line.len();
-    }
-    text
 }
 
 /// What is to be said of unknown fields and of keys that came twice, in the order in which they are in the document.
@@ -317,8 +184,6 @@ pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
 struct Strict<'a> {
     path: String,
     depth: usize,
-    /// Whether `1.0` is 1: YAML becomes JSON upstream, and that is how JSON has it.
-    whole: bool,
     duplicates: &'a mut Vec<String>,
 }
 
@@ -348,9 +213,6 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(v.into())
     }
     fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        if self.whole && v.fract() == 0.0 && v.abs() < MAX_WHOLE {
-            return Ok((v as i64).into());
-        }
         Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
@@ -367,7 +229,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut list = Vec::new();
         loop {
             let path = format!("{}[{}]", self.path, list.len());
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates, ..self };
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
             match access.next_element_seed(seed)? {
                 Some(item) => list.push(item),
                 None => return Ok(list.into()),
@@ -377,55 +239,15 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(Key(key)) = access.next_key::<Key>()? {
+        while let Some(key) = access.next_key::<String>()? {
             let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
             if map.contains_key(&key) {
                 self.duplicates.push(path.clone());
             }
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates, ..self };
+            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
             map.insert(key, access.next_value_seed(seed)?);
         }
         Ok(map.into())
-    }
-}
-
-/// A key, which YAML allows to be no text.
-struct Key(String);
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(KeyVisitor)
-    }
-}
-
-struct KeyVisitor;
-
-impl Visitor<'_> for KeyVisitor {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-    fn visit_str<E>(self, v: &str) -> Result<Key, E> {
-        Ok(Key(v.into()))
-    }
-    fn visit_string<E>(self, v: String) -> Result<Key, E> {
-        Ok(Key(v))
-    }
-    fn visit_bool<E>(self, v: bool) -> Result<Key, E> {
-        Ok(Key(v.to_string()))
-    }
-    fn visit_i64<E>(self, v: i64) -> Result<Key, E> {
-        Ok(Key(v.to_string()))
-    }
-    fn visit_u64<E>(self, v: u64) -> Result<Key, E> {
-        Ok(Key(v.to_string()))
-    }
-    fn visit_f64<E>(self, v: f64) -> Result<Key, E> {
-        Ok(Key(v.to_string()))
-    }
-    fn visit_unit<E>(self) -> Result<Key, E> {
-        Ok(Key("null".into()))
     }
 }
 
@@ -463,6 +285,13 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_yaml_are_read_in_their_base() {
+        let read = |text: &str| yaml(text.as_bytes()).unwrap().value;
+        let numbers = read("[0644, -010, 0o17, 0x1F, 0b11, 08, 0, 1_000, \"0644\", 0.5]");
+        assert_eq!(numbers, serde_json::json!([420, -8, 15, 31, 3, 8, 0, 1000, "0644", 0.5]));
+    }
+
+    #[test]
     fn duplicates_are_found_and_the_last_counts() {
         let got = json(br#"{"spec":{"a":1,"a":2},"l":[{"b":1,"b":null}]}"#).unwrap();
         assert_eq!(got.value, json!({"spec": {"a": 2}, "l": [{"b": null}]}));
@@ -485,19 +314,69 @@ mod tests {
         for (text, expected) in [
             ("data:\n\ta: b\n", "line 2: found character that cannot start any token"),
             ("a: @b\n", "found character that cannot start any token"),
-            ("a: b\nfoo\n", "line 2: could not find expected ':'"),
+            ("a: b\nfoo\n", "line 3: could not find expected ':'"),
             ("a: b: c\n", "mapping values are not allowed in this context"),
             ("a: b\nc: d: e\n", "line 2: mapping values are not allowed in this context"),
-            ("metadata:\n  name: x\n  labels:\n    a: b\n   c: d\n", "line 1: did not find expected key"),
+            ("metadata:\n  name: x\n  labels:\n    a: b\n   c: d\n", "line 4: did not find expected key"),
             ("data:\n  a: b\n c: d\n", "line 2: did not find expected key"),
             ("- a\nb: c\n", "line 1: did not find expected '-' indicator"),
-            ("data:\n  a: 'x\n", "line 2: found unexpected end of stream"),
+            ("data:\n  a: 'x\n", "line 3: found unexpected end of stream"),
             ("data:\n  a: *x\n", "unknown anchor 'x' referenced"),
+            ("\ta: b\n", "found character that cannot start any token"),
+            ("a: - b\n", "block sequence entries are not allowed in this context"),
+            ("a: \"x", "found unexpected end of stream"),
+            ("a: 1\nb: [", "line 2: did not find expected node content"),
+            (
+                "? {a: 1, b: }\n: c\n",
+                "invalid map key: map[interface {}]interface {}{\"a\":1, \"b\":interface {}(nil)}",
+            ),
+            ("a: &x [*x]\n", "anchor 'x' value contains itself"),
+            ("a: 1\n<<: 2\n", "map merge requires map or sequence of maps as the value"),
+            ("a: !!int x\n", "cannot decode !!str `x` as a !!int"),
+            ("a: !!binary \"?\"\n", "!!binary value contains invalid base64 data"),
+            // Where the parser panics.
+            ("a: [!, 2\n", "unknown problem parsing YAML content"),
         ] {
             assert_eq!(yaml(text.as_bytes()).unwrap_err(), format!("yaml: {expected}"), "{text}");
         }
-        for text in ["a: b\n---\nc: [\n", "# x\n---\na: b\n...\n"] {
+        for text in ["a: b\n---\nc: [\n", "# x\n---\na: b\n...\n", " a: b\nc: d\n", "{a: b} c"] {
             assert_eq!(yaml(text.as_bytes()).unwrap().value, json!({"a": "b"}), "{text}");
+        }
+    }
+
+    #[test]
+    fn yaml_that_json_cannot_have_is_refused() {
+        for (text, expected) in [
+            ("a: .inf\n", "json: unsupported value: +Inf"),
+            ("null: a\n", "Unsupported map key of type: %!s(<nil>), key: <nil>, value: \"a\""),
+        ] {
+            assert_eq!(yaml(text.as_bytes()).unwrap_err(), expected);
+        }
+        let bomb: String =
+            (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))).collect();
+        let bomb = format!("a0: &a0 x\n{bomb}");
+        assert_eq!(yaml(bomb.as_bytes()).unwrap_err(), "yaml: document contains excessive aliasing");
+        assert_eq!(yaml("[".repeat(5000).as_bytes()).unwrap_err(), TOO_DEEP);
+    }
+
+    #[test]
+    fn what_yaml_says_with_other_signs() {
+        for (text, expected) in [
+            ("a: |\n  x\n  y", json!("x\ny")),
+            ("a: |\n  x\n", json!("x\n")),
+            ("a: |+\n  x\n\n", json!("x\n\n")),
+            ("a: >-\n  x\n  y", json!("x y")),
+            ("a: |", json!("")),
+            ("a: !x yes\n", json!("yes")),
+            ("a: !!str 5\n", json!("5")),
+            ("a: !!binary aGk=\n", json!("hi")),
+            ("a: 2001-01-01\n", json!("2001-01-01")),
+            ("a: 1e3\n", json!(1000)),
+            ("a: 18446744073709551615\n", json!(18_446_744_073_709_551_615.0)),
+            ("b: &b {x: 1, z: 2}\na: {<<: *b, z: 3}\n", json!({"x": 1, "z": 3})),
+            ("b: &b {x: 1}\nc: &c {x: 2, z: 2}\na: {<<: [*b, *c]}\n", json!({"x": 1, "z": 2})),
+        ] {
+            assert_eq!(yaml(text.as_bytes()).unwrap().value["a"], expected, "{text}");
         }
     }
 
