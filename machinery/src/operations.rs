@@ -19,8 +19,13 @@ pub fn malformed(patch: &Value) -> Option<String> {
         Value::Array(_) => "array",
         _ => "number",
     };
-    let Value::Array(operations) = patch else {
-        return Some(format!("json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp", name(patch)));
+    let operations = match patch {
+        Value::Array(operations) => operations,
+        // No operations.
+        Value::Null => return None,
+        _ => {
+            return Some(format!("json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp", name(patch)));
+        }
     };
     for operation in operations.iter().filter(|o| !o.is_null()) {
         let Some(fields) = operation.as_object() else {
@@ -286,6 +291,7 @@ mod tests {
                 Some("json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
             ),
             (json!([{"op": "add", "valeu": 1}]), None),
+            (json!(null), None),
         ] {
             assert_eq!(malformed(&patch).as_deref(), expected);
         }
