@@ -54,7 +54,9 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     let text = first_document(std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?);
     let mut duplicates = Vec::new();
     let read = |policy, duplicates: &mut Vec<String>| {
-        let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
+        // `0644` is octal, as it was in YAML 1.1.
+        let options =
+            serde_saphyr::options! { duplicate_keys: policy, with_snippet: false, legacy_octal_numbers: true };
         let seed = Strict { path: String::new(), depth: 0, whole: true, duplicates };
         serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| seed.deserialize(de))
     };
@@ -460,6 +462,13 @@ mod tests {
         let read = |text: &str| yaml(text.as_bytes()).unwrap().value;
         assert_eq!(read("[1.0, 1e3, -2.00, 1.5, 1e25]"), serde_json::json!([1, 1000, -2, 1.5, 1e25]));
         assert_eq!(json(b"[1.0]").unwrap().value, serde_json::json!([1.0]));
+    }
+
+    #[test]
+    fn numbers_of_yaml_are_read_in_their_base() {
+        let read = |text: &str| yaml(text.as_bytes()).unwrap().value;
+        let numbers = read("[0644, -010, 0o17, 0x1F, 0b11, 08, 0, 1_000, \"0644\", 0.5]");
+        assert_eq!(numbers, serde_json::json!([420, -8, 15, 31, 3, 8, 0, 1000, "0644", 0.5]));
     }
 
     #[test]

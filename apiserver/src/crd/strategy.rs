@@ -5,7 +5,8 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::schema;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::structural::{
-    Failure, Schema, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
+    Failure, Schema, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune,
+    unfit_embedded, validate,
 };
 use serde_json::{Value, json};
 
@@ -72,6 +73,7 @@ pub fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>, Strin
     let mut pruned = prune(schema, object);
     pruned.extend(unknown);
     drop_forbidden_nulls(schema, object);
+    unfit_embedded(schema, object, "").map_err(|cause| format!("{}: {}", cause.field, cause.message))?;
     apply_defaults(schema, object);
     Ok(pruned)
 }
