@@ -96,6 +96,27 @@ fn runtime_errors() {
 }
 
 #[test]
+fn predicates_that_are_none_are_told_where_their_macro_is_called() {
+    for (source, applied) in [
+        ("self.list.all(x, x)", "_&&_' applied to '(bool, int)'"),
+        ("self.list.exists(x, x)", "_||_' applied to '(bool, int)'"),
+        ("self.list.exists_one(x, x)", "_?_:_' applied to '(int, int, int)'"),
+        ("self.list.filter(x, x)", "_?_:_' applied to '(int, list(int), list(int))'"),
+        ("self.map.map(k, k, 1.0)", "_?_:_' applied to '(string, list(double), list(double))'"),
+    ] {
+        let open = source.find('(').unwrap();
+        let told = format!(
+            "ERROR: <input>:1:{}: found no matching overload for '{applied}\n | {source}\n | {}^",
+            open + 1,
+            ".".repeat(open)
+        );
+        assert_eq!(run(source), Err(told), "{source}");
+    }
+    assert_eq!(run("[?optional.of(self.n), ?optional.none()].size() == 1"), run("true"));
+    assert!(run("1e400 > 1.0").unwrap_err().contains("invalid double literal"));
+}
+
+#[test]
 fn what_does_not_compile() {
     for (source, expected) in [
         ("self.", "ERROR: <input>:1:6: Syntax error: no viable alternative at input '.'\n | self.\n | .....^"),
