@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Call;
 use super::update::{Tracking, same_version};
 use crate::request::ResourceRequest;
-use crate::{ApiServer, body, negotiate, options, ownership, strategy};
+use crate::{ApiServer, body, crd, negotiate, options, ownership, strategy};
 
 /// The media type of applied configurations.
 const MEDIA_TYPE: &str = "application/apply-patch+yaml";
@@ -92,7 +92,10 @@ impl ApiServer {
 
 /// Brings what came of a configuration into the form of its kind.
 fn conform(request: &ResourceRequest, config: &Value, object: &mut Value) -> Result<(), Status> {
-    let conformed = strategy::conform_text(request, object).map(|_| ());
+    let conformed = match &request.custom {
+        Some(custom) => crd::strategy::conform_applied(custom, object),
+        None => strategy::conform_text(request, object).map(|_| ()),
+    };
     conformed.map_err(|why| ownership::unconvertible(request.def, config, object, why))
 }
 
