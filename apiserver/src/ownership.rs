@@ -170,7 +170,7 @@ pub fn track_as(request: &ResourceRequest, subresource: &str, name: &str, live: 
     let writer = Writer { manager: name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
-    let kind = Kind { node: node(request), convert: &convert, ignored: &ignored, in_all_versions: !def.custom };
+    let kind = Kind { node: node(request), convert: &convert, ignored: &ignored };
     // What does not fit its schema is not tracked: the stored object of a custom resource whose schema changed, or a new one
     // that is about to be refused. Those of built-in kinds fit.
     let fits = |object: &Value| validate_stored(kind.node, object).is_ok();
@@ -205,7 +205,7 @@ pub fn track_virtual(call: &Call<'_>, object: &mut Value, group: &str) {
     let node = Node::Object(definition);
     let convert = |_: &str, object: &Value| Some((node, object.clone()));
     let mut managed = Managed::default();
-    let kind = Kind { node, convert: &convert, ignored: &ignored, in_all_versions: true };
+    let kind = Kind { node, convert: &convert, ignored: &ignored };
     managed.update(&kind, &writer, &presence::empty(definition), object);
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
@@ -241,7 +241,7 @@ pub fn apply_as(
     let writer = Writer { manager: name, api_version: &version, subresource, now: &now };
     let ignored = ignored(def, subresource);
     let convert = |version: &str, object: &Value| convert(request, version, object);
-    let kind = Kind { node, convert: &convert, ignored: &ignored, in_all_versions: !def.custom };
+    let kind = Kind { node, convert: &convert, ignored: &ignored };
     if def.custom && live.is_some() {
         validate_stored(node, &before).map_err(|why| untypable_live(def, &before, &why))?;
     }

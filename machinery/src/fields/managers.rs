@@ -134,9 +134,6 @@ pub struct Kind<'a> {
     pub convert: &'a Convert<'a>,
     /// Fields that the request cannot change.
     pub ignored: &'a FieldSet,
-    /// Whether they are ignored in all versions. Of custom resources upstream ignores them in the writer's version alone: what
-    /// another version's manager owns of them is lost if the request has it otherwise.
-    pub in_all_versions: bool,
 }
 
 impl Kind<'_> {
@@ -350,8 +347,7 @@ impl Managed {
             let changes = versions.entry(entry.version.clone()).or_insert_with(|| {
                 let (node, old) = (kind.convert)(&entry.version, old)?;
                 let (_, new) = (kind.convert)(&entry.version, new)?;
-                let changes = typed::compare(node, &old, &new);
-                Some(if kind.in_all_versions { without(changes, kind.ignored) } else { changes })
+                Some(without(typed::compare(node, &old, &new), kind.ignored))
             });
             let Some(changes) = changes else {
                 // A version that is no longer served: its fields cannot be named any more.

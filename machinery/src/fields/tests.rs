@@ -22,7 +22,7 @@ fn applied(
     force: bool,
 ) -> Result<Value, Vec<String>> {
     let ignored = FieldSet::of(&[&["status"]]);
-    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored, in_all_versions: true };
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let writer = Writer { manager, api_version: "apps/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
     match managed.apply(&kind, &writer, live, &config, force) {
         Ok(new) => Ok(new.unwrap_or_else(|| live.clone())),
@@ -119,7 +119,7 @@ fn updates_take_changed_fields_from_appliers() {
     let live =
         applied(&mut managed, &json!({}), "one", json!({"spec": {"replicas": 1, "paused": true}}), false).unwrap();
     let ignored = FieldSet::of(&[&["status"]]);
-    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored, in_all_versions: true };
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let writer = Writer { manager: "hand", api_version: "apps/v1", subresource: "", now: "2026-01-02T00:00:00Z" };
     let new = json!({"spec": {"replicas": 2, "paused": true}, "status": {"replicas": 9}});
     managed.update(&kind, &writer, &live, &new);
@@ -167,7 +167,7 @@ fn values_that_do_not_fit_are_told_by_path() {
 #[test]
 fn renewed_managers_are_what_an_update_makes_of_them() {
     let ignored = FieldSet::of(&[&["status"]]);
-    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored, in_all_versions: true };
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let entry = |manager: &str, operation: &str, time: &str, fields: Value| {
         json!({"manager": manager, "operation": operation, "apiVersion": "apps/v1", "time": time,
             "fieldsType": "FieldsV1", "fieldsV1": fields})
@@ -278,7 +278,7 @@ fn sets_of_an_earlier_schema_are_put_right() {
 fn conflicts_are_told_in_the_order_of_their_managers() {
     let mut managed = Managed::default();
     let ignored = FieldSet::default();
-    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored, in_all_versions: true };
+    let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored };
     let (mut live, now) = (json!({}), "2026-01-01T00:00:00Z");
     for (subresource, field) in [("", "replicas"), ("status", "minReadySeconds")] {
         let writer = Writer { manager: "m", api_version: "apps/v1", subresource, now };
@@ -358,22 +358,5 @@ fn fields_that_become_of_another_kind_lose_what_was_below_them() {
         let changes = compare(Node::Custom(&schema), &spec(&old), &spec(&new));
         let got = (leaf(&changes.added), leaf(&changes.modified), leaf(&changes.removed));
         assert_eq!(got, (added, modified, removed), "{old} {new}");
-    }
-}
-
-#[test]
-fn custom_resources_ignore_fields_in_the_writers_version_only() {
-    let ignored = FieldSet::of(&[&["spec"]]);
-    let (old, new) = (json!({"spec": {"replicas": 1}}), json!({"status": {"replicas": 1}}));
-    for (in_all_versions, version, left) in
-        [(true, "apps/v1beta1", 2), (false, "apps/v1beta1", 1), (false, "apps/v1", 2)]
-    {
-        let kind = Kind { node: deployment(), convert: &same_version, ignored: &ignored, in_all_versions };
-        let list = json!([{"manager": "m", "operation": "Apply", "apiVersion": version, "fieldsType": "FieldsV1",
-            "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
-        let mut managed = Managed::decode(Some(&list)).unwrap();
-        let writer = Writer { manager: "s", api_version: "apps/v1", subresource: "status", now: "1" };
-        managed.update(&kind, &writer, &old, &new);
-        assert_eq!(managed.encode().unwrap().as_array().unwrap().len(), left, "{version}");
     }
 }
