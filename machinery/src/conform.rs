@@ -121,9 +121,34 @@ fn unfit(kind: &Type, named: Option<&str>, value: &Value) -> Option<String> {
 /// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
 const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
 
-/// Fields of a schema that are a schema or a truth value.
-const SCHEMA_OR_BOOL: [(&str, &str); 2] =
-    [("JSONSchemaProps", "additionalItems"), ("JSONSchemaProps", "additionalProperties")];
+/// The type of schemas.
+const SCHEMA: &str = "JSONSchemaProps";
+
+/// Brings schemas within a schema into form that are read by themselves, for something else may stand there: of what they do
+/// not know nothing is told, and errors have the place of the field alone.
+fn part_of_schema(definition: &Definition, key: &str, value: &mut Value, at: &Place) -> Result<(), String> {
+    let inner = |schema: &mut Map<String, Value>| {
+        let root = Place { path: String::new(), fields: String::new(), of: SCHEMA.to_owned() };
+        Walk { unknown: Vec::new() }.object(definition, schema, &root).map_err(|why| {
+            let parts = why.split_once(" into Go struct field ");
+            match parts.and_then(|(what, rest)| Some((what, rest.split_once(" of type ")?.1))) {
+                Some((what, kind)) => format!("{what} into Go struct field {SCHEMA}.{} of type {kind}", at.fields),
+                None => why,
+            }
+        })
+    };
+    match (key, &mut *value) {
+        ("additionalItems" | "additionalProperties" | "items", Value::Object(schema)) => inner(schema),
+        ("additionalItems" | "additionalProperties", Value::Bool(_) | Value::Null) => Ok(()),
+        ("additionalItems" | "additionalProperties", _) => Err("boolean or JSON schema expected".into()),
+        ("items", Value::Array(list)) => list.iter_mut().filter_map(Value::as_object_mut).try_for_each(inner),
+        ("items", _) => {
+            *value = Value::Null;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Types whose maps of amounts are none of resources.
 const DEVICES: &str = "api.resource.";
@@ -169,10 +194,8 @@ impl Walk {
             let place =
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
-            if SCHEMA_OR_BOOL.contains(&(definition.name, key.as_str()))
-                && !matches!(value, Value::Object(_) | Value::Bool(_) | Value::Null)
-            {
-                return Err("boolean or JSON schema expected".into());
+            if definition.name == SCHEMA {
+                part_of_schema(definition, key, value, &place)?;
             }
             let amounts = matches!(&field.kind, Type::Map(item) if **item == Type::Quantity);
             if amounts && !definition.path.starts_with(DEVICES) {
@@ -541,5 +564,46 @@ mod tests {
         let surge = "json: cannot unmarshal bool into Go struct field X.spec.maxSurge of type int32";
         let told = "json: cannot unmarshal bool into Go value of type int32";
         assert_eq!(unstructured_error(def, &json!({}), surge.into()), told);
+    }
+
+    #[test]
+    fn schemas_within_schemas_are_read_by_themselves() {
+        let def = crate::resources::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+        let crd = |schema: Value| json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {"a": schema}}}}]}});
+        let place = "JSONSchemaProps.spec.versions.schema.openAPIV3Schema.properties";
+        let unknown = "spec.versions[0].schema.openAPIV3Schema.properties.a.foo";
+        for (schema, read, told) in [
+            (
+                json!({"items": {"type": "string", "foo": 1, "nullable": false, "items": {"title": ""}}, "foo": 1}),
+                json!({"items": {"type": "string", "items": {}}}),
+                vec![unknown],
+            ),
+            (
+                json!({"additionalProperties": {"type": "string", "foo": 1}}),
+                json!({"additionalProperties": {"type": "string"}}),
+                vec![],
+            ),
+            (json!({"items": "x", "additionalProperties": false}), json!({"additionalProperties": false}), vec![]),
+        ] {
+            let mut object = crd(schema);
+            assert_eq!(conform(def, &mut object).unwrap(), told);
+            let schema = "/spec/versions/0/schema";
+            assert_eq!(object.pointer(schema), crd(read).pointer(schema));
+        }
+        for (schema, why) in [
+            (
+                json!({"items": {"type": ["x"]}}),
+                format!("json: cannot unmarshal array into Go struct field {place}.items of type string"),
+            ),
+            (
+                json!({"additionalProperties": {"items": {"maxLength": "x"}}}),
+                format!(
+                    "json: cannot unmarshal string into Go struct field {place}.additionalProperties of type int64"
+                ),
+            ),
+            (json!({"additionalProperties": 1}), "boolean or JSON schema expected".into()),
+        ] {
+            assert_eq!(conform(def, &mut crd(schema)).unwrap_err(), why);
+        }
     }
 }

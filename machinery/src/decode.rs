@@ -14,6 +14,8 @@ use crate::go_scan::{self, syntax_error};
 pub const MAX_DEPTH: usize = 100;
 /// Below it every float without a fraction is an `i64`.
 const MAX_WHOLE: f64 = 9.2e18;
+/// Most keys of one YAML document that are told to come again.
+const MAX_REPEATED: usize = 100;
 /// What is said of deeper nesting.
 const TOO_DEEP: &str = "exceeded max depth";
 
@@ -54,20 +56,14 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     let text = first_document(std::str::from_utf8(bytes).map_err(|e| format!("yaml: {e}"))?);
     let mut duplicates = Vec::new();
     let read = |policy, duplicates: &mut Vec<String>| {
-        // `0644` is octal, as it was in YAML 1.1.
-        let options =
-            serde_saphyr::options! { duplicate_keys: policy, with_snippet: false, legacy_octal_numbers: true };
+        let options = yaml_options(policy);
         let seed = Strict { path: String::new(), depth: 0, whole: true, duplicates };
         serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| seed.deserialize(de))
     };
     let value = match read(serde_saphyr::options::DuplicateKeyPolicy::Error, &mut duplicates) {
         Ok(value) => Ok(value),
-        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
-            let line = location.line();
-            duplicates.push(format!(
-                "yaml: unmarshal errors:\n  line {line}: key {:?} already set in map",
-                key.unwrap_or_default()
-            ));
+        Err(serde_saphyr::Error::DuplicateMappingKey { .. }) => {
+            duplicates.push(format!("yaml: unmarshal errors:{}", repeated_keys(text)));
             read(serde_saphyr::options::DuplicateKeyPolicy::LastWins, &mut Vec::new())
         }
         Err(error) => Err(error),
@@ -77,6 +73,31 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
         None => format!("yaml: {error}"),
     })?;
     Ok(Decoded { value, duplicates })
+}
+
+fn yaml_options(policy: serde_saphyr::options::DuplicateKeyPolicy) -> serde_saphyr::Options {
+    // `0644` is octal, as it was in YAML 1.1.
+    serde_saphyr::options! { duplicate_keys: policy, with_snippet: false, legacy_octal_numbers: true }
+}
+
+/// The keys that come again in a document, a line for each. The parser stops at the first; so it reads what remains when that
+/// key has another name.
+fn repeated_keys(text: &str) -> String {
+    let (mut rest, mut told) = (text.to_owned(), String::new());
+    for count in 0..MAX_REPEATED {
+        let options = yaml_options(serde_saphyr::options::DuplicateKeyPolicy::Error);
+        let seed = Strict { path: String::new(), depth: 0, whole: true, duplicates: &mut Vec::new() };
+        let read = serde_saphyr::with_deserializer_from_str_with_options(&rest, options, |de| seed.deserialize(de));
+        let Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) = read else { break };
+        let (key, line) = (key.unwrap_or_default(), location.line() as usize);
+        told += &format!("\n  line {line}: key {key:?} already set in map");
+        let begin: usize = rest.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+        let column = (location.column() as usize).saturating_sub(1);
+        let at = rest[begin..].char_indices().nth(column).map(|(offset, _)| begin + offset);
+        let Some(at) = at.filter(|at| rest[*at..].starts_with(&key)) else { break };
+        rest.replace_range(at..at + key.len(), &format!("again-{count}"));
+    }
+    told
 }
 
 /// An error of the YAML parser in the words of Go's. Of flow lists and maps that parser names the line on which they begin,
@@ -514,6 +535,15 @@ mod tests {
     fn yaml_is_that_of_version_1_1() {
         let got = yaml(b"n: \"1\"\n\"y\": no\n3: x\n").unwrap();
         assert_eq!(got.value, json!({"false": "1", "y": false, "3": "x"}));
+        let got = yaml(b"a: {b: 1, b: 2}\nk: a\nk: b\nl:\n- k: c\n  \"q\": 1\n  k: d\nk: e\n").unwrap();
+        assert_eq!(
+            got.duplicates,
+            [
+                "yaml: unmarshal errors:\n  line 1: key \"b\" already set in map\n  line 3: key \"k\" already set in map\n  \
+              line 7: key \"k\" already set in map\n  line 8: key \"k\" already set in map"
+            ]
+        );
+        assert_eq!(got.value, json!({"a": {"b": 2}, "k": "e", "l": [{"k": "d", "q": 1}]}));
         let got = yaml(b"a: 1\nk: a\nk: b\n").unwrap();
         assert_eq!(
             (got.value, got.duplicates),
