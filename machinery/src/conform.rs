@@ -141,7 +141,9 @@ fn part_of_schema(definition: &Definition, key: &str, value: &mut Value, at: &Pl
         ("additionalItems" | "additionalProperties" | "items", Value::Object(schema)) => inner(schema),
         ("additionalItems" | "additionalProperties", Value::Bool(_) | Value::Null) => Ok(()),
         ("additionalItems" | "additionalProperties", _) => Err("boolean or JSON schema expected".into()),
-        ("items", Value::Array(list)) => list.iter_mut().filter_map(Value::as_object_mut).try_for_each(inner),
+        ("items", Value::Array(list)) if !list.is_empty() => {
+            list.iter_mut().filter_map(Value::as_object_mut).try_for_each(inner)
+        }
         ("items", _) => {
             *value = Value::Null;
             Ok(())
@@ -584,6 +586,7 @@ mod tests {
                 vec![],
             ),
             (json!({"items": "x", "additionalProperties": false}), json!({"additionalProperties": false}), vec![]),
+            (json!({"items": []}), json!({}), vec![]),
         ] {
             let mut object = crd(schema);
             assert_eq!(conform(def, &mut object).unwrap(), told);
