@@ -6,7 +6,7 @@ use keelson_machinery::fields::{
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Details, Status};
 use keelson_machinery::validation::MAX_ANNOTATION_BYTES;
-use keelson_machinery::{conversion, presence, schema};
+use keelson_machinery::{conform, conversion, presence, schema};
 use serde_json::{Map, Value, json};
 
 use crate::request::ResourceRequest;
@@ -321,6 +321,17 @@ fn untypable_live(def: &ResourceDef, live: &Value, why: &str) -> Status {
 
 fn untypable(def: &ResourceDef, config: &Value, why: &str) -> Status {
     Status::unknown(format!("failed to create typed patch object ({}): {why}", shown(def, config)))
+}
+
+/// The refusal of an applied object that is not of the form of its kind; it names the configuration.
+pub fn unconvertible(def: &ResourceDef, config: &Value, object: &Value, why: String) -> Status {
+    let (kind, why) =
+        (format!("{}, Kind={}", def.api_version(), def.kind), conform::unstructured_error(def, object, why));
+    Status::unknown(format!(
+        "failed to convert new object ({}) to proper version: unable to convert unstructured object to {}{kind}: {why}",
+        shown(def, config),
+        if def.group.is_empty() { "/" } else { "" },
+    ))
 }
 
 /// 409 for an apply, with a cause for each field.

@@ -125,11 +125,6 @@ pub fn unknown_conversion(from: &str, to: &ResourceDef) -> String {
     format!("converting ({from}) to ({group}.{}): unknown conversion", to.kind)
 }
 
-/// How a value of a wrong form is told of that was not read from text: the first one that is found.
-pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
-    keelson_machinery::conform::unstructured_error(def, object)
-}
-
 /// Brings an object that was read from a request's body into the form of its kind; gives the unknown fields, which are removed.
 pub fn conform_body(call: &Call<'_>, object: &mut Value) -> Result<Vec<String>, Status> {
     let told = conform_text(call.request, object);

@@ -503,3 +503,70 @@ async fn a_scale_is_that_of_the_object_in_the_path() {
         assert_eq!((code, answer["message"].as_str()), (400, Some(told)));
     }
 }
+
+const APPLY: &str = "application/apply-patch+yaml";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+#[tokio::test]
+async fn what_was_merged_is_of_the_form_of_its_kind() {
+    let cluster = with_workloads().await;
+    let path = format!("{DEPLOYMENTS}/d?fieldManager=m&force=true");
+    let config =
+        |spec: Value| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec});
+    let limits = json!({"template": {"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "x"}}}]}}});
+    for (kind, body, code, told) in [
+        (
+            APPLY,
+            config(json!({"replicas": 1.5})),
+            500,
+            "failed to convert new object (/d; apps/v1, Kind=Deployment) to proper version: unable to convert unstructured object to apps/v1, Kind=Deployment: cannot convert float64 to int32",
+        ),
+        (APPLY, config(limits), 500, "Kind=Deployment: quantities must match the regular expression"),
+        (APPLY, json!({"apiVersion": "a/b/c", "kind": "Deployment"}), 400, "invalid object type: /, Kind="),
+        (STRATEGIC, json!({"spec": {"replicas": "x"}}), 422, "unrecognized type: int32"),
+        (STRATEGIC, json!({"spec": {"paused": 1}}), 422, "unrecognized type: bool"),
+        (STRATEGIC, json!({"kind": "Pod", "apiVersion": "v1"}), 200, ""),
+    ] {
+        let path = if kind == APPLY { &path } else { path.split('?').next().unwrap() };
+        let (found, answer) = cluster.raw(support::admin(), "PATCH", path, kind, body.to_string().into_bytes()).await;
+        assert_eq!(found, code, "{body}: {answer}");
+        assert!(answer["message"].as_str().unwrap_or_default().contains(told), "{body}: {answer}");
+        assert!(code != 200 || answer["kind"] == "Deployment", "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_applier_takes_back_from_a_custom_resource_leaves_nothing_or_is_refused() {
+    let cluster = Cluster::new().await;
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "free": {"type": "object", "nullable": true, "properties": {"a": {"type": "string"}}},
+        "whole": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}}}});
+    let definition = json!({"metadata": {"name": "foos.x.io"}, "spec": {"group": "x.io", "scope": "Cluster",
+        "names": {"plural": "foos", "kind": "Foo"}, "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": schema}}]}});
+    cluster.make("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
+    let foos = "/apis/x.io/v1/foos";
+    cluster.until(foos, |code, _| code == 200).await;
+    let foo = |spec: Value| json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "f"}, "spec": spec});
+    cluster.make(foos, foo(json!({"map": {}}))).await;
+    for (spec, code, expected) in [
+        (json!({"map": {"a": "b"}, "free": {"a": "b"}}), 200, json!({"map": {"a": "b"}, "free": {"a": "b"}})),
+        // The first owner has the map, empty; the applier has the null.
+        (json!({"free": null}), 200, json!({"map": {}, "free": {}})),
+        (json!({"map": {"a": null}}), 422, json!("spec.map.a: Invalid value: \"null\"")),
+    ] {
+        let path = format!("{foos}/f?fieldManager=m");
+        let body = foo(spec).to_string().into_bytes();
+        let (found, answer) = cluster.raw(support::admin(), "PATCH", &path, APPLY, body).await;
+        assert_eq!(found, code, "{answer}");
+        match expected.as_str() {
+            Some(told) => assert!(answer["message"].as_str().unwrap().contains(told), "{answer}"),
+            None => assert_eq!(answer["spec"], expected),
+        }
+    }
+    let whole = foo(json!({"whole": {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": 1}}}}));
+    let (code, answer) = cluster.json("POST", foos, &whole).await;
+    assert_eq!(code, 400, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("spec.whole.metadata: Invalid value"), "{answer}");
+}

@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::base64_text;
 use crate::go_time::{self, Layout};
+use crate::go_types;
 use crate::presence;
+use crate::protobuf;
 use crate::quantity::Quantity;
 use crate::resource::ResourceDef;
 use crate::schema::{self, Definition, Type};
@@ -49,13 +51,27 @@ pub fn conform_to(definition: &Definition, object: &mut Value) -> Result<Vec<Str
     Ok(walk.unknown)
 }
 
-/// The first value of a wrong form in an object that was not read from text, in the words of the API's converter.
-pub fn unstructured_error(def: &ResourceDef, object: &Value) -> Option<String> {
-    let definition = schema::of_kind(def.group, def.version, def.kind)?;
-    unfit(&Type::Object(definition.path), object)
+/// What is wrong with an object that was not read from text, in the words of the API's converter: the first value of a wrong
+/// form, or else `why`, which is said where it is read from text.
+pub fn unstructured_error(def: &ResourceDef, object: &Value, why: String) -> String {
+    let definition = schema::of_kind(def.group, def.version, def.kind);
+    if let Some(told) = definition.and_then(|definition| unfit(&Type::Object(definition.path), None, object)) {
+        return told;
+    }
+    if why.starts_with("illegal base64") {
+        return format!("error decoding from json: {why}");
+    }
+    // Values that read themselves do not know where they are.
+    let parts =
+        why.split_once(" into Go struct field ").and_then(|(what, rest)| Some((what, rest.split_once(" of type ")?.1)));
+    match parts {
+        Some((what, kind)) => format!("{what} into Go value of type {kind}"),
+        None => why,
+    }
 }
 
-fn unfit(kind: &Type, value: &Value) -> Option<String> {
+/// `named` is the name of the value's own type of text, if it has one.
+fn unfit(kind: &Type, named: Option<&str>, value: &Value) -> Option<String> {
     let go = |value: &Value| match value {
         Value::Array(_) => "slice",
         Value::Object(_) => "map",
@@ -65,30 +81,76 @@ fn unfit(kind: &Type, value: &Value) -> Option<String> {
         _ => "int64",
     };
     match (kind, value) {
-        (_, Value::Null) | (Type::Any, _) => None,
+        (_, Value::Null)
+        | (Type::Any, _)
+        | (Type::String | Type::Bytes, Value::String(_))
+        | (Type::Bool, Value::Bool(_)) => None,
         (Type::Object(path), Value::Object(map)) => {
             let definition = schema::definition(path)?;
-            map.iter().find_map(|(key, inner)| unfit(&definition.fields.get(key.as_str())?.kind, inner))
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_by_key(|key| protobuf::place_of(path, key).map_or(0, |place| place + 1));
+            keys.into_iter().find_map(|key| {
+                let field = definition.fields.get(key.as_str())?;
+                unfit(&field.kind, go_types::find(definition.name, key), &map[key])
+            })
         }
-        (Type::List(item), Value::Array(list)) => list.iter().find_map(|inner| unfit(item, inner)),
-        (Type::Map(item), Value::Object(map)) => map.values().find_map(|inner| unfit(item, inner)),
-        (Type::List(_), other) => Some(format!("cannot restore slice from {}", go(other))),
+        (Type::List(item), Value::Array(list)) => list.iter().find_map(|inner| unfit(item, named, inner)),
+        (Type::Map(item), Value::Object(map)) => map.values().find_map(|inner| unfit(item, None, inner)),
+        (Type::List(_) | Type::Bytes, other) => Some(format!("cannot restore slice from {}", go(other))),
         (Type::Map(_), other) => Some(format!("cannot restore map from {}", go(other))),
         (Type::Object(_), other) => Some(format!("cannot restore struct from: {}", go(other))),
-        (Type::String, other) if !other.is_string() => Some(format!("cannot convert {} to string", go(other))),
-        (Type::Bool, other) if !other.is_boolean() => Some(format!("cannot convert {} to bool", go(other))),
-        (Type::Int32, other) if !other.is_number() => Some(format!("cannot convert {} to int32", go(other))),
-        (Type::Int64, other) if !other.is_number() => Some(format!("cannot convert {} to int64", go(other))),
-        _ => None,
+        // A number is a letter to Go.
+        (Type::String, Value::Number(n)) if !n.is_f64() => {
+            Some(format!("cannot convert int64 to {}", named.unwrap_or("string")))
+        }
+        (Type::String, _) => Some("unrecognized type: string".into()),
+        (Type::Bool, _) => Some("unrecognized type: bool".into()),
+        (Type::Int32 | Type::Int64, value) => {
+            let of = if matches!(kind, Type::Int32) { "int32" } else { "int64" };
+            match value.as_f64() {
+                Some(number) if number.fract() != 0.0 => Some(format!("cannot convert float64 to {of}")),
+                Some(_) => None,
+                None => Some(format!("unrecognized type: {of}")),
+            }
+        }
+        (Type::Float64, value) => (!value.is_number()).then(|| "unrecognized type: float64".into()),
+        (Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime, _) => None,
     }
 }
 
 /// Lists for which saying that there is nothing is something else than saying nothing: no default takes their place.
 const SAID_EMPTY: &[(&str, &str)] = &[("api.autoscaling.v2.HPAScalingRules", "policies")];
 
-/// Fields of a schema that are a schema or a truth value.
-const SCHEMA_OR_BOOL: [(&str, &str); 2] =
-    [("JSONSchemaProps", "additionalItems"), ("JSONSchemaProps", "additionalProperties")];
+/// The type of schemas.
+const SCHEMA: &str = "JSONSchemaProps";
+
+/// Brings schemas within a schema into form that are read by themselves, for something else may stand there: of what they do
+/// not know nothing is told, and errors have the place of the field alone.
+fn part_of_schema(definition: &Definition, key: &str, value: &mut Value, at: &Place) -> Result<(), String> {
+    let inner = |schema: &mut Map<String, Value>| {
+        let root = Place { path: String::new(), fields: String::new(), of: SCHEMA.to_owned() };
+        Walk { unknown: Vec::new() }.object(definition, schema, &root).map_err(|why| {
+            let parts = why.split_once(" into Go struct field ");
+            match parts.and_then(|(what, rest)| Some((what, rest.split_once(" of type ")?.1))) {
+                Some((what, kind)) => format!("{what} into Go struct field {SCHEMA}.{} of type {kind}", at.fields),
+                None => why,
+            }
+        })
+    };
+    match (key, &mut *value) {
+        ("additionalItems" | "additionalProperties" | "items", Value::Object(schema)) => inner(schema),
+        ("additionalItems" | "additionalProperties", Value::Bool(_) | Value::Null) => Ok(()),
+        ("additionalItems" | "additionalProperties", _) => Err("boolean or JSON schema expected".into()),
+        ("items", Value::Array(list)) if !list.is_empty() => {
+            list.iter_mut().filter_map(Value::as_object_mut).try_for_each(inner)
+        }
+        ("items", _) => {
+            *value = Value::Null;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Types whose maps of amounts are none of resources.
 const DEVICES: &str = "api.resource.";
@@ -134,10 +196,8 @@ impl Walk {
             let place =
                 Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
             self.value(&field.kind, value, &place)?;
-            if SCHEMA_OR_BOOL.contains(&(definition.name, key.as_str()))
-                && !matches!(value, Value::Object(_) | Value::Bool(_) | Value::Null)
-            {
-                return Err("boolean or JSON schema expected".into());
+            if definition.name == SCHEMA {
+                part_of_schema(definition, key, value, &place)?;
             }
             let amounts = matches!(&field.kind, Type::Map(item) if **item == Type::Quantity);
             if amounts && !definition.path.starts_with(DEVICES) {
@@ -475,5 +535,78 @@ mod tests {
         assert_eq!(told.unwrap(), Vec::<String>::new());
         assert_eq!(pod["metadata"], json!({"creationTimestamp": "2026-01-02T02:04:05Z", "labels": {"a": ""}}));
         assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+    }
+
+    #[test]
+    fn objects_that_were_not_read_from_text_are_told_in_the_converters_words() {
+        let def = crate::resources::find("apps", "v1", "deployments").unwrap();
+        let container = |part: Value| json!({"spec": {"template": {"spec": {"containers": [part]}}}});
+        let quantity = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+        for (object, told) in [
+            (json!({"spec": {"replicas": "x"}}), "unrecognized type: int32"),
+            (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+            (json!({"spec": {"paused": 1}}), "unrecognized type: bool"),
+            (json!({"spec": []}), "cannot restore struct from: slice"),
+            (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+            (json!({"metadata": {"finalizers": [1]}}), "cannot convert int64 to string"),
+            (json!({"metadata": {"labels": {"a": true}}}), "unrecognized type: string"),
+            (container(json!({"name": 1.5})), "unrecognized type: string"),
+            (container(json!({"imagePullPolicy": 1})), "cannot convert int64 to v1.PullPolicy"),
+            (container(json!({"resources": {"limits": {"cpu": "x"}}})), quantity),
+            // The first in the order of the type's fields.
+            (
+                json!({"spec": {"paused": 1, "replicas": "x"}, "metadata": {"labels": 1}}),
+                "cannot restore map from int64",
+            ),
+            (json!({"spec": {"paused": 1, "replicas": "x"}}), "unrecognized type: int32"),
+        ] {
+            let why = conform(def, &mut object.clone()).unwrap_err();
+            assert_eq!(unstructured_error(def, &object, why), told, "{object}");
+        }
+        let surge = "json: cannot unmarshal bool into Go struct field X.spec.maxSurge of type int32";
+        let told = "json: cannot unmarshal bool into Go value of type int32";
+        assert_eq!(unstructured_error(def, &json!({}), surge.into()), told);
+    }
+
+    #[test]
+    fn schemas_within_schemas_are_read_by_themselves() {
+        let def = crate::resources::find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+        let crd = |schema: Value| json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {"a": schema}}}}]}});
+        let place = "JSONSchemaProps.spec.versions.schema.openAPIV3Schema.properties";
+        let unknown = "spec.versions[0].schema.openAPIV3Schema.properties.a.foo";
+        for (schema, read, told) in [
+            (
+                json!({"items": {"type": "string", "foo": 1, "nullable": false, "items": {"title": ""}}, "foo": 1}),
+                json!({"items": {"type": "string", "items": {}}}),
+                vec![unknown],
+            ),
+            (
+                json!({"additionalProperties": {"type": "string", "foo": 1}}),
+                json!({"additionalProperties": {"type": "string"}}),
+                vec![],
+            ),
+            (json!({"items": "x", "additionalProperties": false}), json!({"additionalProperties": false}), vec![]),
+            (json!({"items": []}), json!({}), vec![]),
+        ] {
+            let mut object = crd(schema);
+            assert_eq!(conform(def, &mut object).unwrap(), told);
+            let schema = "/spec/versions/0/schema";
+            assert_eq!(object.pointer(schema), crd(read).pointer(schema));
+        }
+        for (schema, why) in [
+            (
+                json!({"items": {"type": ["x"]}}),
+                format!("json: cannot unmarshal array into Go struct field {place}.items of type string"),
+            ),
+            (
+                json!({"additionalProperties": {"items": {"maxLength": "x"}}}),
+                format!(
+                    "json: cannot unmarshal string into Go struct field {place}.additionalProperties of type int64"
+                ),
+            ),
+            (json!({"additionalProperties": 1}), "boolean or JSON schema expected".into()),
+        ] {
+            assert_eq!(conform(def, &mut crd(schema)).unwrap_err(), why);
+        }
     }
 }

@@ -384,6 +384,15 @@ mod tests {
     fn yaml_is_that_of_version_1_1() {
         let got = yaml(b"n: \"1\"\n\"y\": no\n3: x\n").unwrap();
         assert_eq!(got.value, json!({"false": "1", "y": false, "3": "x"}));
+        let got = yaml(b"a: {b: 1, b: 2}\nk: a\nk: b\nl:\n- k: c\n  \"q\": 1\n  k: d\nk: e\n").unwrap();
+        assert_eq!(
+            got.duplicates,
+            [
+                "yaml: unmarshal errors:\n  line 1: key \"b\" already set in map\n  line 3: key \"k\" already set in map\n  \
+              line 7: key \"k\" already set in map\n  line 8: key \"k\" already set in map"
+            ]
+        );
+        assert_eq!(got.value, json!({"a": {"b": 2}, "k": "e", "l": [{"k": "d", "q": 1}]}));
         let got = yaml(b"a: 1\nk: a\nk: b\n").unwrap();
         assert_eq!(
             (got.value, got.duplicates),

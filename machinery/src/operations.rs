@@ -24,7 +24,10 @@ pub fn malformed(patch: &Value) -> Option<String> {
         // No operations.
         Value::Null => return None,
         _ => {
-            return Some(format!("json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp", name(patch)));
+            return Some(format!(
+                "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
+                name(patch)
+            ));
         }
     };
     for operation in operations.iter().filter(|o| !o.is_null()) {

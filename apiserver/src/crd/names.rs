@@ -93,17 +93,19 @@ fn accept(object: &Value, others: &[&Value]) -> (Value, Option<(&'static str, St
     }
     let (wanted, before) = (&object["spec"]["names"], &object["status"]["acceptedNames"]);
     let mut accepted = before.as_object().cloned().unwrap_or_default();
-    let mut conflict = None;
-    let mut word = |key: &str, taken: &BTreeSet<String>, reason: &'static str, accepted: &mut Map<String, Value>| {
+    let word = |key: &str, taken: &BTreeSet<String>, reason: &'static str, accepted: &mut Map<String, Value>| {
         let name = wanted[key].as_str().unwrap_or_default();
         if before[key] != name && taken.contains(name) {
-            conflict = Some((reason, format!("{name:?} is already in use")));
-        } else if !name.is_empty() {
+            return Some((reason, format!("{name:?} is already in use")));
+        }
+        if !name.is_empty() {
             accepted.insert(key.to_owned(), name.into());
         }
+        None
     };
-    word("plural", &resources, "PluralConflict", &mut accepted);
-    word("singular", &resources, "SingularConflict", &mut accepted);
+    // Of several conflicts the last one is told.
+    let mut conflict = word("plural", &resources, "PluralConflict", &mut accepted);
+    conflict = word("singular", &resources, "SingularConflict", &mut accepted).or(conflict);
     let short = strings(&wanted["shortNames"]);
     let known = strings(&before["shortNames"]);
     let taken: Vec<String> = short
@@ -111,17 +113,14 @@ fn accept(object: &Value, others: &[&Value]) -> (Value, Option<(&'static str, St
         .filter(|name| !known.contains(name) && resources.contains(*name))
         .map(|name| format!("{name:?} is already in use"))
         .collect();
-    if taken.is_empty() {
-        match short.is_empty() {
-            true => accepted.remove("shortNames"),
-            false => accepted.insert("shortNames".into(), json!(short)),
-        };
+    match &taken[..] {
+        [] if short.is_empty() => drop(accepted.remove("shortNames")),
+        [] => drop(accepted.insert("shortNames".into(), json!(short))),
+        [one] => conflict = Some(("ShortNamesConflict", one.clone())),
+        several => conflict = Some(("ShortNamesConflict", format!("[{}]", several.join(", ")))),
     }
-    word("kind", &kinds, "KindConflict", &mut accepted);
-    word("listKind", &kinds, "ListKindConflict", &mut accepted);
-    if conflict.is_none() && !taken.is_empty() {
-        conflict = Some(("ShortNamesConflict", taken.join(", ")));
-    }
+    conflict = word("kind", &kinds, "KindConflict", &mut accepted).or(conflict);
+    conflict = word("listKind", &kinds, "ListKindConflict", &mut accepted).or(conflict);
     match wanted["categories"].as_array().filter(|list| !list.is_empty()) {
         Some(categories) => accepted.insert("categories".into(), json!(categories)),
         None => accepted.remove("categories"),
@@ -150,5 +149,31 @@ mod tests {
         assert_eq!(got["conditions"][0]["reason"], "ListKindConflict");
         assert_eq!(got["conditions"][0]["message"], "\"WidgetList\" is already in use");
         assert_eq!(got["conditions"][1]["message"], "not all names are accepted");
+    }
+
+    #[test]
+    fn the_last_of_several_conflicts_is_told() {
+        let mut first = crd("widgets", "Widget");
+        first["spec"]["names"]["shortNames"] = json!(["w", "wi"]);
+        first["status"] = status(&first, &[]).unwrap();
+        let mut second = crd("gadgets", "Gadget");
+        for (key, value, reason, message) in [
+            ("singular", json!("widget"), "SingularConflict", "\"widget\" is already in use"),
+            ("shortNames", json!(["w", "g"]), "ShortNamesConflict", "\"w\" is already in use"),
+            (
+                "shortNames",
+                json!(["w", "wi"]),
+                "ShortNamesConflict",
+                "[\"w\" is already in use, \"wi\" is already in use]",
+            ),
+            ("kind", json!("Widget"), "KindConflict", "\"Widget\" is already in use"),
+        ] {
+            second["spec"]["names"][key] = value;
+            let got = status(&second, &[&first]).unwrap();
+            assert_eq!(
+                (&got["conditions"][0]["reason"], &got["conditions"][0]["message"]),
+                (&json!(reason), &json!(message))
+            );
+        }
     }
 }

@@ -5,7 +5,8 @@ use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::schema;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::structural::{
-    Failure, Schema, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune, validate,
+    Failure, Schema, apply_defaults, check_rules, drop_forbidden_nulls, duplicates, integral_numbers, prune,
+    unfit_embedded, validate,
 };
 use serde_json::{Value, json};
 
@@ -58,20 +59,33 @@ pub fn other_type(def: &ResourceDef, object: &Value) -> Option<Status> {
     (!causes.is_empty()).then(|| Status::invalid(group, kind, name, causes))
 }
 
+/// Brings metadata into their form; gives the unknown fields.
+fn conform_metadata(object: &mut Value) -> Result<Vec<String>, String> {
+    let Some(definition) = schema::definition(OBJECT_META).filter(|_| object.get("metadata").is_some()) else {
+        return Ok(Vec::new());
+    };
+    let unknown = conform_to(definition, &mut object["metadata"])?;
+    Ok(unknown.into_iter().map(|field| format!("metadata.{field}")).collect())
+}
+
+/// Brings what came of an applied configuration into the form of its schema. It was never read as a body: nulls are left to be
+/// refused.
+pub fn conform_applied(custom: &Custom, object: &mut Value) -> Result<(), String> {
+    conform_metadata(object)?;
+    integral_numbers(object);
+    apply_defaults(custom.schema(), object);
+    Ok(())
+}
+
 /// Brings a body into the form of its schema; gives the unknown fields.
 pub fn conform(custom: &Custom, object: &mut Value) -> Result<Vec<String>, String> {
-    let mut unknown = Vec::new();
-    if let Some(definition) = schema::definition(OBJECT_META)
-        && object.get("metadata").is_some()
-    {
-        let told = conform_to(definition, &mut object["metadata"])?;
-        unknown.extend(told.into_iter().map(|field| format!("metadata.{field}")));
-    }
+    let unknown = conform_metadata(object)?;
     integral_numbers(object);
     let schema = custom.schema();
     let mut pruned = prune(schema, object);
     pruned.extend(unknown);
     drop_forbidden_nulls(schema, object);
+    unfit_embedded(schema, object, "").map_err(|cause| format!("{}: {}", cause.field, cause.message))?;
     apply_defaults(schema, object);
     Ok(pruned)
 }

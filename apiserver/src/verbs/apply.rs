@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::update::{Tracking, same_version};
-use crate::{ApiServer, body, negotiate, options, ownership, strategy};
+use crate::request::ResourceRequest;
+use crate::{ApiServer, body, crd, negotiate, options, ownership, strategy};
 
 /// The media type of applied configurations.
 const MEDIA_TYPE: &str = "application/apply-patch+yaml";
@@ -44,7 +45,7 @@ impl ApiServer {
                     same_version(request, version, revision)?;
                 }
                 strategy::without_namespace(def, &mut new);
-                strategy::conform(request, &mut new)?;
+                conform(request, &config, &mut new)?;
                 Ok(new)
             })
             .await?;
@@ -83,10 +84,19 @@ impl ApiServer {
         }
         strategy::without_namespace(def, &mut object);
         self.authorize(call.user, &call.attributes("create"))?;
-        strategy::conform(request, &mut object)?;
+        conform(request, config, &mut object)?;
         let kept = object.clone();
         self.insert(call, (object, &|| Ok(kept.clone())), &mut warnings, Tracking::Done).await
     }
+}
+
+/// Brings what came of a configuration into the form of its kind.
+fn conform(request: &ResourceRequest, config: &Value, object: &mut Value) -> Result<(), Status> {
+    let conformed = match &request.custom {
+        Some(custom) => crd::strategy::conform_applied(custom, object),
+        None => strategy::conform_text(request, object).map(|_| ()),
+    };
+    conformed.map_err(|why| ownership::unconvertible(request.def, config, object, why))
 }
 
 /// Reads the configuration and checks that it is meant for the object that the request names.
@@ -124,7 +134,12 @@ pub(crate) fn read(call: &Call<'_>, def: &ResourceDef, warnings: &mut Vec<String
     let text = |key: &str| config[key].as_str().unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     if version != def.api_version() || kind != def.kind {
-        let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+        let (version, kind) = match version.matches('/').count() {
+            0 => (format!("/{version}"), kind),
+            1 => (version.to_owned(), kind),
+            // What is no version is no kind, either.
+            _ => ("/".to_owned(), ""),
+        };
         return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
     }
     if config["metadata"].is_null() {

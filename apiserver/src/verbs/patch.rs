@@ -7,7 +7,7 @@ use keelson_client::Body;
 use keelson_machinery::patch::Touched;
 use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{cbor, decode, operations, patch, resources, schema, strategic};
+use keelson_machinery::{cbor, conform, decode, operations, patch, resources, schema, strategic};
 use serde_json::{Value, json};
 
 use super::{Call, apply};
@@ -129,7 +129,7 @@ fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     };
     let mut copy = new.clone();
     let conversion = strategy::unknown_conversion(&format!("{v}.{kind}"), def);
-    Some(keelson_machinery::conform::conform(other, &mut copy).err().unwrap_or(conversion))
+    Some(conform::conform(other, &mut copy).err().unwrap_or(conversion))
 }
 
 impl ApiServer {
@@ -151,7 +151,8 @@ impl ApiServer {
                 // Made once more if there is something to refuse, not kept for the case that there is.
                 let patched = || given.apply(def, old).unwrap_or_default();
                 let refused = |why: &str| given.refusal(def, old, &patched(), why);
-                if let Some(why) = other_kind(def, &new).filter(|_| !def.custom) {
+                // Merged strategically, an object stays of its type, whatever it says.
+                if let Some(why) = other_kind(def, &new).filter(|_| !def.custom && given.kind != STRATEGIC) {
                     return Err(refused(&why));
                 }
                 if def.custom && new["kind"].as_str().is_none_or(str::is_empty) {
@@ -162,7 +163,7 @@ impl ApiServer {
                 new["apiVersion"] = def.api_version().into();
                 new["kind"] = def.kind.into();
                 let told = strategy::conform_text(call.request, &mut new).map_err(|why| match given.kind {
-                    STRATEGIC => refused(&strategy::unstructured_error(def, &patched()).unwrap_or(why)),
+                    STRATEGIC => refused(&conform::unstructured_error(def, &patched(), why)),
                     _ => refused(&why),
                 })?;
                 let texts = given.field_problems(&told);

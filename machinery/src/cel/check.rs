@@ -167,7 +167,9 @@ impl Checker<'_> {
                 Type::Map(join(kinds(keys)).into(), join(kinds(values)).into())
             }
             Kind::Struct { name, fields, colons } => self.structure(expr.at, name, fields, colons),
-            Kind::Macro { name, range, variables, arguments } => self.expansion(*name, range, variables, arguments),
+            Kind::Macro { name, range, variables, arguments } => {
+                self.expansion(expr.at, *name, (range, variables, arguments))
+            }
         }
     }
 
@@ -276,7 +278,12 @@ impl Checker<'_> {
         }
     }
 
-    fn expansion(&mut self, name: Macro, range: &Expr, variables: &[String], arguments: &[Expr]) -> Type {
+    fn expansion(
+        &mut self,
+        at: usize,
+        name: Macro,
+        (range, variables, arguments): (&Expr, &[String], &[Expr]),
+    ) -> Type {
         let bound = match name {
             Macro::Bind => [self.kind(range), Type::Dyn],
             Macro::OptMap | Macro::OptFlatMap => match self.kind(range) {
@@ -298,17 +305,7 @@ impl Checker<'_> {
             }
             _ => None,
         };
-        if let Some(kind) = predicate.filter(|kind| !matches!(kind, Type::Bool | Type::Dyn | Type::Param(_))) {
-            let function = match name {
-                Macro::All => "_&&_' applied to '(bool, ",
-                Macro::Exists => "_||_' applied to '(bool, ",
-                _ => "_?_:_' applied to '(",
-            };
-            let rest = if matches!(name, Macro::All | Macro::Exists) { "" } else { ", dyn, dyn" };
-            let what = format!("found no matching overload for '{function}{kind}{rest})'");
-            self.problem(arguments[0].at, what);
-        }
-        match name {
+        let result = match name {
             Macro::All | Macro::Exists | Macro::ExistsOne => Type::Bool,
             Macro::Filter => Type::list(first),
             Macro::Map | Macro::TransformList => Type::list(last),
@@ -316,7 +313,18 @@ impl Checker<'_> {
             Macro::TransformMapEntry => Type::Dyn,
             Macro::OptMap => Type::Optional(last.into()),
             Macro::OptFlatMap | Macro::Bind => last,
+        };
+        if let Some(kind) = predicate.filter(|kind| !matches!(kind, Type::Bool | Type::Dyn | Type::Param(_))) {
+            let applied = match name {
+                Macro::All => format!("_&&_' applied to '(bool, {kind})"),
+                Macro::Exists => format!("_||_' applied to '(bool, {kind})"),
+                Macro::ExistsOne => format!("_?_:_' applied to '({kind}, int, int)"),
+                _ => format!("_?_:_' applied to '({kind}, {result}, {result})"),
+            };
+            // What a macro becomes is where it is called.
+            self.problem(at, format!("found no matching overload for '{applied}'"));
         }
+        result
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], _: &Budget) -> Option<R
 
 fn problems(format: &str, text: &str) -> Vec<String> {
     let prefix = text.strip_suffix('-').unwrap_or(text);
-    let known = |format: &str| (!matches_format(format, text)).then(|| format!("does not match the format {format}"));
+    let known = |format: &str, why: &str| (!matches_format(format, text)).then(|| why.to_owned());
     let found = match format {
         "dns1123Label" => names::dns_label(text),
         "dns1123Subdomain" => names::dns_subdomain(text),
@@ -57,9 +57,11 @@ fn problems(format: &str, text: &str) -> Vec<String> {
         "dns1123SubdomainPrefix" => names::dns_subdomain(prefix),
         "dns1035LabelPrefix" => names::dns_label_1035(prefix),
         "labelValue" => names::label_value(text),
-        "uri" => super::network::Url::parse(text).is_none().then(|| "not a URL".to_owned()),
-        "datetime" => known("date-time"),
-        other => known(other),
+        "uri" => crate::go_url::parse_request(text).err(),
+        "datetime" => known("date-time", "invalid datetime"),
+        "date" => known("date", "invalid date"),
+        "byte" => known("byte", "invalid base64"),
+        _ => known(format, "does not match the UUID format"),
     };
     found.into_iter().collect()
 }

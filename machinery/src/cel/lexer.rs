@@ -123,7 +123,8 @@ fn number(source: &str, at: usize) -> Result<(Token, usize), CompileError> {
     }
     let text = &source[at..end];
     if !whole {
-        return text.parse().map(|v| (Token::Double(v), end)).map_err(|_| invalid("invalid double literal"));
+        let value: Option<f64> = text.parse().ok().filter(|v: &f64| v.is_finite());
+        return value.map(|v| (Token::Double(v), end)).ok_or_else(|| invalid("invalid double literal"));
     }
     let value: u64 = text.parse().map_err(|_| invalid("invalid int literal"))?;
     if matches!(bytes.get(end), Some(b'u' | b'U')) {

@@ -1,12 +1,13 @@
 //! URLs, addresses and ranges of addresses.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use super::EvalError;
 use super::eval::Budget;
 use super::value::{Key, Value};
+use crate::go_url;
 
 /// An absolute URL or an absolute path, in parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,33 +21,19 @@ pub struct Url {
 type Evaluated<'a> = Result<Value<'a>, EvalError>;
 
 impl Url {
-    /// Reads a URL.
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.is_empty() || text.bytes().any(|b| b <= b' ' || b == 0x7f) || !escapes_are_good(text) {
-            return None;
-        }
+    /// Reads a URL as it stands in a request, but for a fragment, which is left out.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        go_url::parse_request(text)?;
+        let url = go_url::parse(text)?;
         let text = text.split_once('#').map_or(text, |(before, _)| before);
-        let (rest, query) = text.split_once('?').unwrap_or((text, ""));
-        if let Some((scheme, after)) = rest.split_once("://") {
-            let good = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-            let slash = after.find('/').unwrap_or(after.len());
-            let host = after[..slash].rsplit_once('@').map_or(&after[..slash], |(_, host)| host);
-            let port = host.rsplit_once(':').filter(|(name, _)| !name.contains('[') || name.ends_with(']'));
-            let port_is_good = port.is_none_or(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-            return (good && port_is_good).then(|| Self {
-                scheme: scheme.to_ascii_lowercase(),
-                host: host.to_owned(),
-                path: after[slash..].to_owned(),
-                query: query.to_owned(),
-            });
-        }
-        rest.starts_with('/').then(|| Self {
-            scheme: String::new(),
-            host: String::new(),
-            path: rest.to_owned(),
-            query: query.to_owned(),
-        })
+        let rest = text.split_once('?').map_or(text, |(before, _)| before);
+        let rest = rest.get(url.scheme.len() + usize::from(!url.scheme.is_empty())..).unwrap_or_default();
+        let path = match rest.strip_prefix("//") {
+            Some(far) => far.find('/').map_or("", |slash| &far[slash..]),
+            None if rest.starts_with('/') => rest,
+            None => "",
+        };
+        Ok(Self { scheme: url.scheme, host: url.host, path: escaped_path(path), query: url.query })
     }
 
     fn hostname(&self) -> &str {
@@ -62,26 +49,100 @@ impl Url {
     }
 }
 
-fn escapes_are_good(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
-    bytes.iter().enumerate().all(|(i, b)| *b != b'%' || hex(i + 1) && hex(i + 2))
+/// A path as Go writes it: as it was, or with its own escapes where some are missing.
+fn escaped_path(path: &str) -> String {
+    let plain_byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b);
+    if path.bytes().all(|b| plain_byte(b) || b"!'()*[]%".contains(&b)) {
+        return path.to_owned();
+    }
+    let (bytes, mut at, mut out) = (path.as_bytes(), 0, String::new());
+    while at < bytes.len() {
+        let code = path.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let code = code.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let byte = code.unwrap_or(bytes[at]);
+        at += if code.is_some() { 3 } else { 1 };
+        if plain_byte(byte) { out.push(char::from(byte)) } else { out += &format!("%{byte:02X}") }
+    }
+    out
 }
 
-/// Reads an address without zone; IPv4 in IPv6 is refused, as upstream does.
-fn address(text: &str) -> Option<IpAddr> {
-    let ip: IpAddr = text.parse().ok()?;
-    match ip {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
-        ip => Some(ip),
+/// Why Go's parser of addresses refuses a text; one that has a zone is an address to it.
+fn unread(text: &str) -> Option<String> {
+    let told = |why: &str| Some(format!("ParseAddr({text:?}): {why}"));
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    match text.chars().find(|c| matches!(c, '.' | ':' | '%')) {
+        None => told("unable to parse IP"),
+        Some('%') => told("missing IPv6 address"),
+        Some(':') if zone == Some("") => told("zone must be a non-empty string"),
+        Some(':') if address.parse::<Ipv6Addr>().is_ok() => None,
+        Some(':') => match address.find(|c: char| !(c.is_ascii_hexdigit() || matches!(c, ':' | '.'))) {
+            Some(at) => told(&format!("unexpected character, want colon (at {:?})", &address[at..])),
+            None => told("each group must have 4 or less digits"),
+        },
+        Some(_) => unread_v4(text).and_then(|why| told(&why)),
     }
 }
 
-fn range(text: &str) -> Option<(IpAddr, u8)> {
-    let (ip, bits) = text.split_once('/')?;
-    let ip = address(ip)?;
-    let bits: u8 = bits.parse().ok().filter(|_| !(bits.len() > 1 && bits.starts_with('0')))?;
-    (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
+fn unread_v4(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split('.').collect();
+    for (index, part) in parts.iter().enumerate() {
+        if let Some(at) = part.find(|c: char| !c.is_ascii_digit()) {
+            let before: usize = parts[..index].iter().map(|part| part.len() + 1).sum();
+            return Some(format!("unexpected character (at {:?})", &text[before + at..]));
+        }
+        if part.len() > 1 && part.starts_with('0') {
+            return Some("IPv4 field has octet with leading zero".into());
+        }
+        if part.parse::<u16>().map_or(!part.is_empty(), |n| n > 255) {
+            return Some("IPv4 field has value >255".into());
+        }
+        if part.is_empty() {
+            let before: usize = parts[..index].iter().map(|part| part.len() + 1).sum();
+            return Some(format!(
+                "IPv4 field must have at least one digit (at {:?})",
+                &text[before.saturating_sub(1)..]
+            ));
+        }
+        if index > 3 {
+            return Some("IPv4 address too long".into());
+        }
+    }
+    (parts.len() < 4).then(|| "IPv4 address too short".into())
+}
+
+/// Reads an address without zone; IPv4 in IPv6 is refused, as upstream does.
+fn address(text: &str) -> Result<IpAddr, String> {
+    if let Some(why) = unread(text) {
+        return Err(format!("IP Address {text:?} parse error during conversion from string: {why}"));
+    }
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
+        }
+        Ok(ip) => Ok(ip),
+        Err(_) => Err(format!("IP address {text:?} with zone value is not allowed")),
+    }
+}
+
+fn range(text: &str) -> Result<(IpAddr, u8), String> {
+    let told = |why: String| {
+        format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}")
+    };
+    let (ip, bits) = text.rsplit_once('/').ok_or_else(|| told("no '/'".into()))?;
+    if let Some(why) = unread(ip) {
+        return Err(told(why));
+    }
+    if ip.contains('%') {
+        return Err(told("IPv6 zones cannot be present in a prefix".into()));
+    }
+    let ip = address(ip).map_err(|_| format!("IPv4-mapped IPv6 address {text:?} is not allowed"))?;
+    let is_number = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number || (bits.len() > 1 && bits.starts_with('0')) {
+        return Err(told(format!("bad bits after slash: {bits:?}")));
+    }
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    let bits = bits.parse().ok().filter(|bits| *bits <= most);
+    Ok((ip, bits.ok_or_else(|| told("prefix length out of range".into()))?))
 }
 
 fn masked(ip: IpAddr, bits: u8) -> IpAddr {
@@ -113,22 +174,15 @@ pub(super) fn call<'a>(name: &str, values: &[Value<'a>], _: &Budget) -> Option<E
 
 fn from_text<'a>(name: &str, text: &str) -> Option<Evaluated<'a>> {
     Some(match name {
-        "isURL" => Ok(Value::Bool(Url::parse(text).is_some())),
+        "isURL" => Ok(Value::Bool(Url::parse(text).is_ok())),
         "url" => Url::parse(text)
             .map(|url| Value::Url(Rc::new(url)))
-            .ok_or_else(|| EvalError::new(format!("URL parse error during conversion from string: parse {text:?}"))),
-        "isIP" => Ok(Value::Bool(address(text).is_some())),
-        "ip" => address(text)
-            .map(Value::Ip)
-            .ok_or_else(|| EvalError::new(format!("IP Address {text:?} parse error during conversion from string"))),
-        "ip.isCanonical" => match address(text) {
-            Some(ip) => Ok(Value::Bool(ip.to_string() == text)),
-            None => Err(EvalError::new(format!("IP Address {text:?} parse error during conversion from string"))),
-        },
-        "isCIDR" => Ok(Value::Bool(range(text).is_some())),
-        "cidr" => range(text).map(|(ip, bits)| Value::Cidr(ip, bits)).ok_or_else(|| {
-            EvalError::new(format!("network address parse error during conversion from string: {text:?}"))
-        }),
+            .map_err(|why| EvalError::new(format!("URL parse error during conversion from string: {why}"))),
+        "isIP" => Ok(Value::Bool(address(text).is_ok())),
+        "ip" => address(text).map(Value::Ip).map_err(EvalError::new),
+        "ip.isCanonical" => address(text).map(|ip| Value::Bool(ip.to_string() == text)).map_err(EvalError::new),
+        "isCIDR" => Ok(Value::Bool(range(text).is_ok())),
+        "cidr" => range(text).map(|(ip, bits)| Value::Cidr(ip, bits)).map_err(EvalError::new),
         _ => return None,
     })
 }
@@ -195,16 +249,14 @@ fn of_ip<'a>(name: &str, ip: IpAddr) -> Option<Value<'a>> {
 }
 
 fn of_range<'a>(name: &str, (ip, bits): (IpAddr, u8), rest: &[Value<'_>]) -> Option<Evaluated<'a>> {
-    let bad =
-        |text: &str| EvalError::new(format!("network address parse error during conversion from string: {text:?}"));
     Some(match (name, rest) {
         ("containsIP", [Value::Ip(other)]) => Ok(within(*other, (ip, bits)).into()),
         ("containsIP", [Value::String(text)]) => {
-            address(text).map(|other| within(other, (ip, bits)).into()).ok_or_else(|| bad(text))
+            address(text).map(|other| within(other, (ip, bits)).into()).map_err(EvalError::new)
         }
         ("containsCIDR", [Value::Cidr(other, n)]) => Ok((bits <= *n && within(*other, (ip, bits))).into()),
         ("containsCIDR", [Value::String(text)]) => {
-            range(text).map(|(other, n)| (bits <= n && within(other, (ip, bits))).into()).ok_or_else(|| bad(text))
+            range(text).map(|(other, n)| (bits <= n && within(other, (ip, bits))).into()).map_err(EvalError::new)
         }
         ("ip", []) => Ok(Value::Ip(ip)),
         ("masked", []) => Ok(Value::Cidr(masked(ip, bits), bits)),

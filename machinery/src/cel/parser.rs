@@ -503,7 +503,7 @@ impl Parser<'_> {
 fn is_no_start(token: &Token) -> bool {
     match token {
         Token::End => true,
-        Token::Symbol(symbol) => !matches!(*symbol, "[" | "{" | "(" | "." | "-" | "!"),
+        Token::Symbol(symbol) => !matches!(*symbol, "[" | "[?" | "{" | "(" | "." | "-" | "!"),
         _ => false,
     }
 }

@@ -96,6 +96,58 @@ fn runtime_errors() {
 }
 
 #[test]
+fn predicates_that_are_none_are_told_where_their_macro_is_called() {
+    for (source, applied) in [
+        ("self.list.all(x, x)", "_&&_' applied to '(bool, int)'"),
+        ("self.list.exists(x, x)", "_||_' applied to '(bool, int)'"),
+        ("self.list.exists_one(x, x)", "_?_:_' applied to '(int, int, int)'"),
+        ("self.list.filter(x, x)", "_?_:_' applied to '(int, list(int), list(int))'"),
+        ("self.map.map(k, k, 1.0)", "_?_:_' applied to '(string, list(double), list(double))'"),
+    ] {
+        let open = source.find('(').unwrap();
+        let told = format!(
+            "ERROR: <input>:1:{}: found no matching overload for '{applied}\n | {source}\n | {}^",
+            open + 1,
+            ".".repeat(open)
+        );
+        assert_eq!(run(source), Err(told), "{source}");
+    }
+    assert_eq!(run("[?optional.of(self.n), ?optional.none()].size() == 1"), run("true"));
+    assert!(run("1e400 > 1.0").unwrap_err().contains("invalid double literal"));
+}
+
+#[test]
+fn addresses_and_urls_are_refused_in_gos_words() {
+    let address = |text: &str, why: &str| {
+        format!("IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): {why}")
+    };
+    let range = |text: &str, why: &str| {
+        format!("network address parse error during conversion from string: netip.ParsePrefix({text:?}): {why}")
+    };
+    for (source, told) in [
+        ("ip('zz')", address("zz", "unable to parse IP")),
+        ("ip('1.2.3')", address("1.2.3", "IPv4 address too short")),
+        ("ip('1.2.3.4.5')", address("1.2.3.4.5", "IPv4 address too long")),
+        ("ip('1.2.3.256')", address("1.2.3.256", "IPv4 field has value >255")),
+        ("ip('1.2.03.4')", address("1.2.03.4", "IPv4 field has octet with leading zero")),
+        ("ip('1.2.x.4')", address("1.2.x.4", "unexpected character (at \"x.4\")")),
+        ("ip('::ffff:1.2.3.4')", "IPv4-mapped IPv6 address \"::ffff:1.2.3.4\" is not allowed".into()),
+        ("ip('fe80::1%eth0')", "IP address \"fe80::1%eth0\" with zone value is not allowed".into()),
+        ("cidr('10.0.0.0')", range("10.0.0.0", "no '/'")),
+        ("cidr('10.0.0.0/33')", range("10.0.0.0/33", "prefix length out of range")),
+        ("cidr('10.0.0.0/08')", range("10.0.0.0/08", "bad bits after slash: \"08\"")),
+        (
+            "url('x').getHost()",
+            "URL parse error during conversion from string: parse \"x\": invalid URI for request".into(),
+        ),
+    ] {
+        assert_eq!(run(source), Err(told), "{source}");
+    }
+    let path = "url('https://h/with space/%20?a=b#c').getEscapedPath() == '/with%20space/%20'";
+    assert_eq!(run(path), run("true"));
+}
+
+#[test]
 fn what_does_not_compile() {
     for (source, expected) in [
         ("self.", "ERROR: <input>:1:6: Syntax error: no viable alternative at input '.'\n | self.\n | .....^"),

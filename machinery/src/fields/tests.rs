@@ -298,3 +298,65 @@ fn conflicts_are_told_in_the_order_of_their_managers() {
         ]
     );
 }
+
+fn custom(properties: Value) -> Value {
+    json!({"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}})
+}
+
+#[test]
+fn what_is_emptied_stays_as_an_empty_value() {
+    let schema = custom(json!({
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "maps": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}}},
+        "set": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+    }));
+    let node = Node::Custom(&schema);
+    let spec = |spec: Value| json!({"kind": "K", "spec": spec});
+    for (before, gone, after) in [
+        (json!({"map": {"a": "b"}}), json!({"f:map": {"f:a": {}}}), json!({"map": {}})),
+        (json!({"map": {"a": "b"}}), json!({"f:map": {}}), json!({})),
+        (json!({"maps": {"m": {"a": "b"}}}), json!({"f:maps": {"f:m": {"f:a": {}}}}), json!({"maps": {"m": {}}})),
+        (json!({"set": ["x"]}), json!({"f:set": {"v:\"x\"": {}}}), json!({"set": []})),
+        (json!({"set": ["x", "y"]}), json!({"f:set": {"v:\"x\"": {}}}), json!({"set": ["y"]})),
+    ] {
+        let gone = FieldSet::from_v1(&json!({"f:spec": gone})).unwrap();
+        assert_eq!(remove(node, &spec(before.clone()), &gone), Some(spec(after)), "{before}");
+    }
+}
+
+#[test]
+fn fields_that_become_of_another_kind_lose_what_was_below_them() {
+    let schema = custom(json!({"free": {"x-kubernetes-preserve-unknown-fields": true},
+        "set": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"}}));
+    let spec = |spec: &Value| json!({ "spec": spec });
+    let leaf = |set: &FieldSet| set.to_v1()["f:spec"].clone();
+    for (old, new, added, modified, removed) in [
+        (
+            json!({"free": {"a": 1}}),
+            json!({"free": 1}),
+            json!(null),
+            json!({"f:free": {}}),
+            json!({"f:free": {"f:a": {}}}),
+        ),
+        (
+            json!({"free": 1}),
+            json!({"free": {"a": 1}}),
+            json!({"f:free": {"f:a": {}}}),
+            json!({"f:free": {}}),
+            json!(null),
+        ),
+        (json!({"free": [1]}), json!({"free": {}}), json!(null), json!({"f:free": {}}), json!(null)),
+        (json!({"free": 1}), json!({"free": "1"}), json!(null), json!({"f:free": {}}), json!(null)),
+        (
+            json!({"set": ["a", "a"]}),
+            json!({"set": ["a"]}),
+            json!({"f:set": {"v:\"a\"": {}}}),
+            json!(null),
+            json!({"f:set": {"v:\"a\"": {}}}),
+        ),
+    ] {
+        let changes = compare(Node::Custom(&schema), &spec(&old), &spec(&new));
+        let got = (leaf(&changes.added), leaf(&changes.modified), leaf(&changes.removed));
+        assert_eq!(got, (added, modified, removed), "{old} {new}");
+    }
+}

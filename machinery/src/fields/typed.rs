@@ -380,9 +380,37 @@ fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut V
     if old == new {
         return;
     }
+    let mut inner = false;
+    // Where the value decides what is here, it may have become of another kind: what was below it goes, too.
+    if let (Atom::Deduced, Some(before), Some(after)) = (node.atom(None), old, new)
+        && std::mem::discriminant(before) != std::mem::discriminant(after)
+        && !before.is_null()
+        && !after.is_null()
+    {
+        differ_below(node, old, None, path, out);
+        differ_below(node, None, new, path, out);
+    } else {
+        inner = differ_below(node, old, new, path, out);
+    }
+    match (old, new) {
+        (None, Some(_)) => out.added.insert(path),
+        (Some(_), None) => out.removed.insert(path),
+        _ if !inner => out.modified.insert(path),
+        _ => {}
+    }
+}
+
+/// What changed below a place; `false` if nothing there has places of its own.
+fn differ_below(
+    node: Node<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<PathElement>,
+    out: &mut Comparison,
+) -> bool {
     // A null that comes or goes is a leaf like any other.
-    let Some(decisive) = new.filter(|v| !v.is_null()).or(old).or(new) else { return };
-    let inner = match node.atom(Some(decisive)) {
+    let Some(decisive) = new.filter(|v| !v.is_null()).or(old).or(new) else { return false };
+    match node.atom(Some(decisive)) {
         Atom::Map { atomic: false, fields } => {
             let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
             let both_empty = left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty);
@@ -401,12 +429,6 @@ fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut V
             !both_empty
         }
         _ => false,
-    };
-    match (old, new) {
-        (None, Some(_)) => out.added.insert(path),
-        (Some(_), None) => out.removed.insert(path),
-        _ if !inner => out.modified.insert(path),
-        _ => {}
     }
 }
 
@@ -449,12 +471,19 @@ fn differ_lists(
     for (step, (old, new)) in groups {
         path.push(step);
         match (&old[..], &new[..]) {
-            ([_, _, ..], _) | (_, [_, _, ..]) if old.is_empty() => out.added.insert(path),
-            ([_, _, ..], _) | (_, [_, _, ..]) if new.is_empty() => out.removed.insert(path),
-            ([_, _, ..], _) | (_, [_, _, ..]) => {
+            // Items that come twice count as one value, an item that comes once as one with places of its own.
+            ([_, _, ..], [_, _, ..]) => {
                 if old != new {
                     out.modified.insert(path);
                 }
+            }
+            ([_, _, ..], now) => {
+                differ(item, None, now.first().copied(), path, out);
+                out.removed.insert(path);
+            }
+            (before, [_, _, ..]) => {
+                differ(item, before.first().copied(), None, path, out);
+                out.added.insert(path);
             }
             _ => differ(item, old.first().copied(), new.first().copied(), path, out),
         }
@@ -469,34 +498,31 @@ pub fn remove(node: Node<'_>, value: &Value, gone: &FieldSet) -> Option<Value> {
             let mut out = Map::new();
             for (key, inner) in map {
                 let step = PathElement::Field(key.clone());
-                if gone.has(&step) {
-                    continue;
+                if !gone.has(&step) {
+                    out.insert(key.clone(), thinned(fields.field(key).unwrap_or(Node::Free), inner, gone.below(&step)));
                 }
-                let left = match gone.below(&step) {
-                    Some(below) => remove(fields.field(key).unwrap_or(Node::Free), inner, below),
-                    None => Some(inner.clone()),
-                };
-                out.extend(left.map(|left| (key.clone(), left)));
             }
             (!out.is_empty()).then_some(Value::Object(out))
         }
         (Atom::List { listing, item }, Value::Array(list)) if listing != Listing::Atomic => {
             let mut out = Vec::with_capacity(list.len());
             for (index, inner) in list.iter().enumerate() {
-                let Ok(step) = element(&listing, index, inner) else {
-                    out.push(inner.clone());
-                    continue;
-                };
-                if gone.has(&step) {
-                    continue;
-                }
-                match gone.below(&step) {
-                    Some(below) => out.extend(remove(item, inner, below)),
-                    None => out.push(inner.clone()),
+                let step = element(&listing, index, inner).ok();
+                if !step.as_ref().is_some_and(|step| gone.has(step)) {
+                    out.push(thinned(item, inner, step.and_then(|step| gone.below(&step))));
                 }
             }
             (!out.is_empty()).then_some(Value::Array(out))
         }
         _ => Some(value.clone()),
     }
+}
+
+/// A value that stays, without what goes below it: a map or list that loses all it has is empty then, not gone.
+fn thinned(node: Node<'_>, value: &Value, gone: Option<&FieldSet>) -> Value {
+    let Some(gone) = gone else { return value.clone() };
+    remove(node, value, gone).unwrap_or_else(|| match value {
+        Value::Array(_) => Value::Array(Vec::new()),
+        _ => Value::Object(Map::new()),
+    })
 }

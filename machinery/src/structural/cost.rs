@@ -17,6 +17,12 @@ const TEXT: f64 = 0.1;
 const REGEX: f64 = 0.25;
 /// What making a list, a map and an object costs.
 const MADE: (u64, u64, u64) = (10, 30, 40);
+/// What looking for an address and for a range in a range costs: both are of at most 16 bytes.
+const CONTAINED: (u64, u64) = (4, 7);
+/// Longest regular expression of a format.
+const FORMAT_REGEX: u64 = 128;
+/// Longest name of a format.
+const FORMAT_SIZE: u64 = 64;
 /// What asking the authorizer costs.
 const CHECK: u64 = 350_000;
 /// Longest durations and points in time as JSON, bytes.
@@ -306,6 +312,7 @@ impl<'e, 'd> Estimate<'e, 'd> {
         };
         let bound = match (&over.kind, name) {
             (_, Macro::Bind) => vec![over.clone()],
+            (Type::Optional(of), _) => vec![item(over.origin, (**of).clone())],
             (_, Macro::OptMap | Macro::OptFlatMap) => vec![item(over.origin, Type::Dyn)],
             (Type::Map(key, value), _) => vec![item(keys, (**key).clone()), item(over.element(), (**value).clone())],
             (Type::List(of), _) if variables.len() == 2 => {
@@ -368,6 +375,9 @@ fn own_cost(function: &str, target: Option<&Known<'_>>, arguments: &[Known<'_>])
         ("find" | "findAll", Some(of), [regex, ..]) => (searched(of, regex), Some(of.sizes())),
         ("contains", Some(of), [part]) => (text(of).saturating_mul(text(part)), None),
         ("_+_", None, [left, right]) => added(left, right),
+        ("_==_", None, [left, right]) if equal_cost(left, right).is_some() => {
+            (equal_cost(left, right).unwrap_or_default(), None)
+        }
         ("_==_" | "_!=_", None, [left, right]) => (part(left.most().min(right.most()), TEXT), None),
         ("_<_" | "_<=_" | "_>_" | "_>=_", None, [left, right]) if matches!(left.kind, Type::String | Type::Bytes) => {
             (part(left.most().min(right.most()), TEXT), None)
@@ -389,13 +399,29 @@ fn own_cost(function: &str, target: Option<&Known<'_>>, arguments: &[Known<'_>])
             let size = items.saturating_add(between);
             (part(size, TEXT), Some((0, size)))
         }
-        (
-            "url" | "isURL" | "ip" | "isIP" | "cidr" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver",
-            None,
-            [one, ..],
-        ) => (text(one), None),
+        ("url", None, [one]) => (text(one), Some(one.sizes())),
+        ("validate", Some(_), [one]) => (part(text(one), FORMAT_REGEX as f64 * REGEX), None),
+        ("containsIP" | "containsCIDR", Some(_), [one]) => {
+            let read = if matches!(one.kind, Type::String) { text(one) } else { 0 };
+            let compared = if function == "containsIP" { CONTAINED.0 } else { CONTAINED.1 };
+            (compared.saturating_add(read), None)
+        }
         ("check", Some(_), _) => (CHECK, None),
         _ => (1, None),
+    }
+}
+
+/// What it costs to tell whether two values are equal that only functions deal with; that they are not is told at length.
+fn equal_cost(left: &Known<'_>, right: &Known<'_>) -> Option<u64> {
+    match (&left.kind, &right.kind) {
+        (Type::Opaque(one), Type::Opaque(other)) if one == other => match *one {
+            "net.IP" | "net.CIDR" | "kubernetes.Quantity" | "kubernetes.Semver" => Some(1),
+            "kubernetes.NamedFormat" => Some(part(FORMAT_SIZE, TEXT)),
+            "kubernetes.URL" => Some(part(right.size.map_or(1, |(_, most)| most), TEXT)),
+            name if name.starts_with("kubernetes.authorization.") => Some(1),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -459,9 +485,17 @@ mod tests {
             (numbers, "self.isSorted()", 1 + 10),
             (json!({"type": "object", "properties": {"a": {"type": "integer"}}}), "self.a == 1", 2),
             (json!({"type": "object", "properties": {"a": {"type": "string"}}}), "self.a == 'x'", 3),
+            (text(10), "quantity(self) == quantity('1Gi')", 1 + 1 + 1 + 1),
+            (text(10), "cidr(self) == cidr('10.0.0.0/8')", 1 + 1 + 1 + 1),
+            (text(10), "cidr(self).containsIP('10.0.0.1')", 1 + 1 + 4 + 1),
+            (text(10), "url(self) == url('/a')", 1 + 4 + 1 + 1),
+            (text(10), "!format.uuid().validate(self).hasValue()", 1 + 1 + 4 * 32 + 1 + 1),
         ] {
             assert_eq!(cost(schema, rule), expected, "{rule}");
         }
+        assert!(cost(text(10), "optional.of(1).optMap(x, x + 1).value() == 2") < 20);
+        // That two amounts are not equal is told at length.
+        assert!(cost(text(10), "quantity(self) != quantity('1Gi')") > 1_000_000_000);
         let unbounded = json!({"type": "array", "items": {"type": "string"}});
         assert!(cost(unbounded, "self.all(x, self.all(y, x == y))") > 1_000_000_000);
     }

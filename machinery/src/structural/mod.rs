@@ -24,7 +24,7 @@ pub(crate) use cost::of_device_selector;
 pub use defaulting::{apply_defaults, drop_forbidden_nulls};
 pub use formats::{is_known_format, matches_format};
 pub use lists::duplicates;
-pub use pruning::{integral_numbers, prune};
+pub use pruning::{integral_numbers, prune, unfit_embedded};
 pub use rules::{Compiled, check_rules, type_of};
 pub use values::{Failure, FailureKind, shown, validate};
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{Additional, Schema, join};
 use crate::conform;
 use crate::schema;
+use crate::status::Cause;
 
 /// Fields of every object that the schema need not name.
 const TYPE_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -77,7 +78,46 @@ fn prune_value(schema: &Schema, value: &mut Value, path: &str, gone: &mut Gone) 
     }
 }
 
-/// The metadata of an embedded object; one that is of no use as such is left for validation to refuse.
+/// What keeps an embedded object from being one: a version or kind that is no text, metadata of another form.
+pub fn unfit_embedded(schema: &Schema, value: &Value, path: &str) -> Result<(), Cause> {
+    if !schema.has_embedded {
+        return Ok(());
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let named = schema.properties.contains_key(key);
+                let at = if named { join(path, key) } else { format!("{path}[{key}]") };
+                if schema.embedded {
+                    unfit_part(key, value, &join(path, key))?;
+                }
+                if let Some(field) = schema.field(key) {
+                    unfit_embedded(field, value, &at)?;
+                }
+            }
+            Ok(())
+        }
+        Value::Array(list) => {
+            let Some(items) = &schema.items else { return Ok(()) };
+            let mut items =
+                list.iter().enumerate().map(|(index, item)| unfit_embedded(items, item, &format!("{path}[{index}]")));
+            items.try_for_each(|fits| fits)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unfit_part(key: &str, value: &Value, at: &str) -> Result<(), Cause> {
+    match (key, schema::definition(OBJECT_META)) {
+        ("apiVersion" | "kind", _) if !value.is_string() => Err(Cause::invalid(at, value, "must be a string")),
+        ("metadata", Some(definition)) => conform::conform_to(definition, &mut value.clone())
+            .map(|_| ())
+            .map_err(|why| Cause::invalid(at, value, &why)),
+        _ => Ok(()),
+    }
+}
+
+/// The metadata of an embedded object; one of another form is left to be refused.
 fn metadata(value: &mut Value, path: &str, gone: &mut Gone) {
     let Some(definition) = schema::definition(OBJECT_META) else { return };
     if let Ok(unknown) = conform::conform_to(definition, value) {
@@ -129,5 +169,30 @@ mod tests {
                 "free": {"any": {"thing": 1}, "shut": {}}, "list": [{"k": "1"}], "map": {"m": {"v": "1"}},
                 "whole": {"apiVersion": "v1", "kind": "X", "metadata": {"name": "n"}, "data": {}}}})
         );
+    }
+
+    #[test]
+    fn embedded_objects_are_such() {
+        let whole = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let schema = Schema::parse(&json!({"type": "object", "properties": {
+            "one": whole, "list": {"type": "array", "items": whole}, "map": {"type": "object", "additionalProperties": whole}}}));
+        let labels = "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string";
+        for (value, told) in [
+            (json!({"one": {"apiVersion": "v1", "kind": "X", "metadata": {"labels": {"a": "b"}}}}), String::new()),
+            (json!({"one": {"kind": 1}}), "one.kind: Invalid value: 1: must be a string".into()),
+            (
+                json!({"list": [{}, {"metadata": {"labels": {"a": 1}}}]}),
+                format!("list[1].metadata: Invalid value: {{\"labels\":{{\"a\":1}}}}: {labels}"),
+            ),
+            (
+                json!({"map": {"k": {"metadata": []}}}),
+                "map[k].metadata: Invalid value: []: json: cannot unmarshal array into Go value of type v1.ObjectMeta"
+                    .into(),
+            ),
+        ] {
+            let got = unfit_embedded(&schema, &value, "").err();
+            let got = got.map_or_else(String::new, |cause| format!("{}: {}", cause.field, cause.message));
+            assert_eq!(got, told, "{value}");
+        }
     }
 }

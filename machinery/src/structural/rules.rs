@@ -245,14 +245,11 @@ impl CompiledRule {
         Some(match self.rule.reason.as_str() {
             "FieldValueForbidden" => Cause::forbidden(place, &why),
             "FieldValueRequired" => Cause::required(place, &why),
-            "FieldValueDuplicate" => {
-                let shown = value.map_or_else(|| "null".to_owned(), Value::to_string);
-                Cause {
-                    reason: "FieldValueDuplicate".into(),
-                    message: format!("Duplicate value: {shown}"),
-                    field: place,
-                }
-            }
+            "FieldValueDuplicate" => Cause {
+                reason: "FieldValueDuplicate".into(),
+                message: value.map_or_else(|| "Duplicate value".into(), |value| format!("Duplicate value: {value}")),
+                field: place,
+            },
             _ => invalid(place, value, &why),
         })
     }

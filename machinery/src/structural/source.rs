@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{Schema, check_rules, drop_forbidden_nulls, duplicates, prune, validate};
+use super::{Schema, check_rules, drop_forbidden_nulls, duplicates, prune, unfit_embedded, validate};
 use crate::status::Cause;
 
 /// Keywords that only the structural part of a schema may have, and how their absence is worded.
@@ -358,7 +358,11 @@ impl Walk {
             let (schema, at) = (Schema::parse(node), format!("{path}.default"));
             let mut pruned = serde_json::json!({ "d": default });
             let around = Schema::parse(&serde_json::json!({"type": "object", "properties": {"d": node}}));
-            if prune(&around, &mut pruned).is_empty() {
+            if !prune(&around, &mut pruned).is_empty() {
+                self.invalid(at, default, "must not have unknown fields");
+            } else if let Err(cause) = unfit_embedded(&schema, default, &at) {
+                self.causes.push(cause);
+            } else {
                 let mut value = default.clone();
                 drop_forbidden_nulls(&schema, &mut value);
                 super::apply_defaults(&schema, &mut value);
@@ -375,8 +379,6 @@ impl Walk {
                         self.causes.push(Cause { field: format!("{at}{inner}"), ..cause });
                     }
                 }
-            } else {
-                self.invalid(at, default, "must not have unknown fields");
             }
         }
         for (at, inner, _) in below(node, path) {

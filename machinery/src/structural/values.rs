@@ -463,11 +463,10 @@ fn embedded(map: &Map<String, Value>, at: &Place<'_>, out: &mut Vec<Failure>) {
     for key in ["apiVersion", "kind"] {
         let field = at.child(key).field();
         let why = match map.get(key) {
-            None => {
+            given if given.is_none_or(|given| given == "") => {
                 out.push(Failure { kind: FailureKind::Required, cause: Cause::required(field, "") });
                 continue;
             }
-            Some(Value::String(text)) if text.is_empty() => "must not be empty".to_owned(),
             Some(Value::String(text)) if key == "apiVersion" && text.matches('/').count() > 1 => {
                 format!("unexpected GroupVersion string: {text}")
             }
