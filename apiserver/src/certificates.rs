@@ -80,7 +80,8 @@ pub fn prepare_update(subresource: &str, old: &Value, new: &mut Value) {
         }
     }
     let before = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    for condition in new["status"]["conditions"].as_array_mut().into_iter().flatten() {
+    let conditions = new.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
         let known = before.iter().find(|b| b["type"] == condition["type"]);
         if condition["lastUpdateTime"].is_null() {
             condition["lastUpdateTime"] = strategy::now().into();
@@ -355,6 +356,11 @@ mod tests {
         let mut more = request(json!([told("Approved", "new"), told("Approved", "other")]));
         prepare_update("status", &old, &mut more);
         assert_eq!(more["status"]["conditions"][0]["message"], "new");
+        for subresource in ["approval", "status"] {
+            let mut bare = json!({"spec": {}, "status": {}});
+            prepare_update(subresource, &json!({"spec": {}, "status": {}}), &mut bare);
+            assert_eq!(bare["status"], json!({}), "{subresource}: no list of conditions where there are none");
+        }
     }
 
     #[test]

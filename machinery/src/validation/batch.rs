@@ -403,7 +403,7 @@ fn update(spec: &Value, before: &Value, runs: bool, p: &mut Problems) {
             for key in ["nodeSelector", "tolerations", "schedulingGates"] {
                 template["spec"].as_object_mut().map(|m| m.remove(key));
             }
-            if let Some(affinity) = template["spec"]["affinity"].as_object_mut() {
+            if let Some(affinity) = template["spec"].get_mut("affinity").and_then(Value::as_object_mut) {
                 affinity.remove("nodeAffinity");
                 if affinity.is_empty() {
                     template["spec"].as_object_mut().map(|m| m.remove("affinity"));
@@ -543,6 +543,12 @@ mod tests {
             (json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}), json!({"claims": [{"name": "a"}]}));
         let running = job(false, "x", none(), none());
         let suspended = job(true, "x", none(), none());
+        let near = |kind: &str| {
+            let mut near = suspended.clone();
+            near["spec"]["template"]["spec"]["affinity"] =
+                json!({kind: {"requiredDuringSchedulingIgnoredDuringExecution": []}});
+            near
+        };
         for (before, after, runs, allowed) in [
             (&running, suspended.clone(), true, true),
             (&suspended, running.clone(), false, true),
@@ -554,6 +560,9 @@ mod tests {
             (&suspended, job(true, "x", none(), more.clone()), true, false),
             (&suspended, job(true, "x", none(), claim), false, false),
             (&running, job(false, "x", none(), more), false, false),
+            (&suspended, near("nodeAffinity"), false, true),
+            (&near("nodeAffinity"), suspended.clone(), false, true),
+            (&suspended, near("podAffinity"), false, false),
         ] {
             let mut problems = Problems::default();
             update(&after["spec"], &before["spec"], runs, &mut problems);

@@ -276,6 +276,12 @@ fn odd_things_in_storage_and_networks_are_told() {
             ],
         ),
         (
+            "resource.k8s.io",
+            "resourceslices",
+            json!({"spec": {"driver": "Gpu.example.com"}}),
+            vec!["spec.driver: driver names should be lowercase; \"Gpu.example.com\" contains uppercase characters"],
+        ),
+        (
             "node.k8s.io",
             "runtimeclasses",
             json!({"scheduling": {"nodeSelector": {"node-role.kubernetes.io/master": ""}}}),
