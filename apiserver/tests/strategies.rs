@@ -503,3 +503,32 @@ async fn a_scale_is_that_of_the_object_in_the_path() {
         assert_eq!((code, answer["message"].as_str()), (400, Some(told)));
     }
 }
+
+#[tokio::test]
+async fn messages_show_what_was_said_empty() {
+    let cluster = with_workloads().await;
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let labels = |labels: Value| {
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let one = format!("{DEPLOYMENTS}/d");
+    let (empty, none) = ("Invalid value: {}: `selector`", "Invalid value: null: `selector`");
+    let rules = |spec: Value| json!({"metadata": {"name": "i"}, "spec": spec});
+    all_refused(
+        &cluster,
+        [
+            ("POST", DEPLOYMENTS, "", labels(json!({})), 422, empty),
+            ("POST", DEPLOYMENTS, "", labels(json!(null)), 422, none),
+            ("PUT", &one, "", labels(json!({})), 422, empty),
+            ("PUT", &one, "", labels(json!(null)), 422, none),
+            ("POST", ingresses, "", rules(json!({"rules": []})), 422, "spec: Invalid value: []: either"),
+            ("POST", ingresses, "", rules(json!({})), 422, "spec: Invalid value: null: either"),
+        ],
+    )
+    .await;
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let good = json!({"metadata": {"name": "i"}, "spec": {"rules": [], "defaultBackend": backend}});
+    let (code, made) = cluster.json("POST", ingresses, &good).await;
+    assert_eq!((code, made["spec"].get("rules")), (201, None), "what is empty is not kept: {made}");
+}

@@ -257,7 +257,9 @@ mod tests {
 
     #[test]
     fn nothing_is_scaled_to_zero_without_what_could_wake_it() {
-        for (kind, fields) in [("Resource", &["spec.minReplicas", "spec.metrics"][..]), ("External", &["spec.minReplicas"])] {
+        for (kind, fields) in
+            [("Resource", &["spec.minReplicas", "spec.metrics"][..]), ("External", &["spec.minReplicas"])]
+        {
             let source = match kind {
                 "Resource" => json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}),
                 _ => json!({"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}),
@@ -274,9 +276,7 @@ mod tests {
 
     #[test]
     fn versions_of_targets_are_asked_for_when_they_change() {
-        let scaler = |version: &str, kind: &str| {
-            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "n"}}})
-        };
+        let scaler = |version: &str, kind: &str| json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "n"}}});
         let (core, bad) = ("apiVersion must specify API group", "unexpected GroupVersion string: a/b/c");
         for (old, new, expected) in [
             (None, scaler("apps/v1", "Deployment"), None),

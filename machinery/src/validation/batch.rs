@@ -266,8 +266,7 @@ fn exit_codes(codes: &Value, containers: &[&str], at: &str, p: &mut Problems) {
     }
     let values: Vec<&Value> = items(&codes["values"]).collect();
     if values.is_empty() {
-        // An empty list is the usual way to say none.
-        p.invalid(format!("{at}.values"), &json!([]), "at least one value is required");
+        p.invalid(format!("{at}.values"), &codes["values"], "at least one value is required");
     } else if values.len() > MAX_VALUES {
         p.too_many(format!("{at}.values"), values.len(), MAX_VALUES);
     }
