@@ -359,19 +359,14 @@ pub fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
             ));
         }
         let first = number(limits[0])?;
-        if previous.is_some_and(|p| p >= first) {
-            return Err(format!("non-increasing order, previous: {}, current: {first}", previous.unwrap_or(0)));
-        }
-        let last = match limits.get(1) {
-            Some(text) => {
-                let last = number(text)?;
-                if last <= first {
-                    return Err(format!("non-increasing order, previous: {first}, current: {last}"));
-                }
-                last
+        let last = limits.get(1).map(|text| number(text)).transpose()?;
+        // An interval is read whole before it is held against the one before it.
+        for (before, after) in [last.map(|last| (first, last)), previous.map(|p| (p, first))].into_iter().flatten() {
+            if before >= after {
+                return Err(format!("non-increasing order, previous: {before}, current: {after}"));
             }
-            None => first,
-        };
+        }
+        let last = last.unwrap_or(first);
         total += last - first + 1;
         previous = Some(last);
     }
@@ -567,6 +562,26 @@ mod tests {
             update(&after["spec"], &before["spec"], runs, &mut problems);
             let template = problems.0.iter().any(|cause| cause.field == "spec.template");
             assert_eq!(!template, allowed, "{after}");
+        }
+    }
+
+    #[test]
+    fn an_interval_of_indexes_is_read_whole_before_it_is_compared() {
+        for (text, expected) in [
+            ("", Ok(0)),
+            ("0-2,4", Ok(4)),
+            ("3,1-9", Err("too large index: \"9\"")),
+            ("3,1-x", Err("cannot convert string to integer for index: \"x\"")),
+            ("3,2-1", Err("non-increasing order, previous: 2, current: 1")),
+            ("3,1-2", Err("non-increasing order, previous: 3, current: 1")),
+            (
+                "0-1-2",
+                Err(
+                    "the fragment \"0-1-2\" violates the requirement that an index interval can have at most two parts separated by '-'",
+                ),
+            ),
+        ] {
+            assert_eq!(parse_indexes(text, 5), expected.map_err(String::from), "{text}");
         }
     }
 }

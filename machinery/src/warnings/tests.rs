@@ -245,7 +245,7 @@ fn odd_things_in_other_kinds_are_told() {
 }
 
 #[test]
-fn odd_things_in_storage_and_networks_are_told() {
+fn odd_things_in_storage_and_devices_are_told() {
     for (group, plural, object, expected) in [
         (
             "",
@@ -287,6 +287,14 @@ fn odd_things_in_storage_and_networks_are_told() {
             json!({"scheduling": {"nodeSelector": {"node-role.kubernetes.io/master": ""}}}),
             vec!["scheduling.nodeSelector: use \"node-role.kubernetes.io/control-plane\" instead"],
         ),
+    ] {
+        assert_eq!(told(group, "v1", plural, &object), expected, "{plural} {object}");
+    }
+}
+
+#[test]
+fn odd_things_in_networks_are_told() {
+    for (group, plural, object, expected) in [
         (
             "networking.k8s.io",
             "networkpolicies",
