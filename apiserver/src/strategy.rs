@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::verbs::Call;
+use crate::verbs::{Call, patch};
 use crate::{admission, aggregation, body, certificates, crd, services};
 
 /// Longest prefix that `generateName` contributes.
@@ -378,11 +378,16 @@ pub fn check(
 /// if there are none, or if they would make other problems.
 fn with_said_empty(call: &Call<'_>, new: &Value, old: Option<&Value>, causes: &[Cause]) -> Option<Vec<Cause>> {
     let (request, def) = (call.request, call.request.def);
-    if def.custom || !request.subresource.is_empty() || !matches!(request.verb, "create" | "update") {
+    if def.custom || !request.subresource.is_empty() {
         return None;
     }
+    let said = match request.verb {
+        "create" | "update" => call.object().ok()?.value,
+        "patch" => patch::said(call, old)?,
+        _ => return None,
+    };
     let mut object = new.clone();
-    if !conform::put_back_empty(def, &call.object().ok()?.value, &mut object) {
+    if !conform::put_back_empty(def, &said, &mut object) {
         return None;
     }
     let shown = problems(request, &object, old, &mut Vec::new());

@@ -531,4 +531,26 @@ async fn messages_show_what_was_said_empty() {
     let good = json!({"metadata": {"name": "i"}, "spec": {"rules": [], "defaultBackend": backend}});
     let (code, made) = cluster.json("POST", ingresses, &good).await;
     assert_eq!((code, made["spec"].get("rules")), (201, None), "what is empty is not kept: {made}");
+    let ingress = |name: &str, spec: Value| json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": spec});
+    let merge = |spec: Value| json!({"spec": spec});
+    let operations = |last: Value| json!([{"op": "remove", "path": "/spec/defaultBackend"}, last]);
+    let rules = json!({"op": "add", "path": "/spec/rules", "value": []});
+    for (kind, name, body, shown) in [
+        ("merge-patch+json", "i", merge(json!({"rules": [], "defaultBackend": null})), "[]"),
+        ("merge-patch+json", "i", merge(json!({"defaultBackend": null})), "null"),
+        ("strategic-merge-patch+json", "i", merge(json!({"rules": [], "defaultBackend": null})), "[]"),
+        ("json-patch+json", "i", operations(rules), "[]"),
+        ("json-patch+json", "i", operations(json!({"op": "test", "path": "/kind", "value": "Ingress"})), "null"),
+        ("apply-patch+yaml", "new", ingress("new", json!({"rules": []})), "[]"),
+        ("apply-patch+yaml", "new", ingress("new", json!({})), "null"),
+    ] {
+        let path = format!("{ingresses}/{name}?fieldManager=m");
+        let request = Request::builder().method("PATCH").uri(&path);
+        let request = request.header(header::CONTENT_TYPE, format!("application/{kind}"));
+        let response = cluster.send(request.body(Bytes::from(body.to_string())).unwrap()).await;
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        let told = answer["details"]["causes"][0]["message"].as_str().unwrap_or_default();
+        assert!(told.starts_with(&format!("Invalid value: {shown}: either")), "{kind} {body}: {answer}");
+    }
 }
