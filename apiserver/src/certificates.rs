@@ -80,7 +80,8 @@ pub fn prepare_update(subresource: &str, old: &Value, new: &mut Value) {
         }
     }
     let before = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    for condition in new["status"]["conditions"].as_array_mut().into_iter().flatten() {
+    let conditions = new.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
         let known = before.iter().find(|b| b["type"] == condition["type"]);
         if condition["lastUpdateTime"].is_null() {
             condition["lastUpdateTime"] = strategy::now().into();
@@ -262,10 +263,13 @@ fn certificate(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if now == before {
         return;
     }
+    // Certificates that were let in badly formed may go on being so.
+    let wrong = |status: &Value| pem_of(&status["certificate"]).and_then(|pem| certificate_problem(&pem));
+    if let Some(why) = wrong(new).filter(|_| !now.is_empty() && (before.is_empty() || wrong(old).is_none())) {
+        causes.push(Cause::invalid("status.certificate", &Value::from("<certificate data>"), &why));
+    }
     if !before.is_empty() {
         causes.push(Cause::forbidden("status.certificate", "updates may not modify existing certificate content"));
-    } else if let Some(why) = pem_of(&new["certificate"]).and_then(|pem| certificate_problem(&pem)) {
-        causes.push(Cause::invalid("status.certificate", &Value::from("<certificate data>"), &why));
     }
 }
 
@@ -355,6 +359,19 @@ mod tests {
         let mut more = request(json!([told("Approved", "new"), told("Approved", "other")]));
         prepare_update("status", &old, &mut more);
         assert_eq!(more["status"]["conditions"][0]["message"], "new");
+        let issued = |pem: &str| json!({"spec": {}, "status": {"certificate": STANDARD.encode(pem)}});
+        let good = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        for (before, now, expected) in
+            [(good, good, 0), ("", good, 0), ("", "text", 1), (good, "", 1), (good, "text", 2), ("text", "other", 1)]
+        {
+            let causes = problems("status", &issued(now), Some(&issued(before)));
+            assert_eq!(causes.len(), expected, "{before} {now} {causes:?}");
+        }
+        for subresource in ["approval", "status"] {
+            let mut bare = json!({"spec": {}, "status": {}});
+            prepare_update(subresource, &json!({"spec": {}, "status": {}}), &mut bare);
+            assert_eq!(bare["status"], json!({}), "{subresource}: no list of conditions where there are none");
+        }
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use keelson_machinery::base64_text::{self, Form};
 use keelson_machinery::resource::{ResourceDef, Scope};
 use keelson_machinery::status::{Cause, Status};
-use keelson_machinery::{conversion, defaults, prepare, presence, qos, resources, rules, schema, validation};
+use keelson_machinery::{conform, conversion, defaults, prepare, presence, qos, resources, rules, schema, validation};
 use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
-use crate::verbs::Call;
+use crate::verbs::{Call, patch};
 use crate::{admission, aggregation, body, certificates, crd, services};
 
 /// Longest prefix that `generateName` contributes.
@@ -140,7 +140,7 @@ pub fn conform(request: &ResourceRequest, object: &mut Value) -> Result<Vec<Stri
 pub fn conform_text(request: &ResourceRequest, object: &mut Value) -> Result<Vec<String>, String> {
     match &request.custom {
         Some(custom) => crd::strategy::conform(custom, object),
-        None => keelson_machinery::conform::conform(request.def, object),
+        None => conform::conform(request.def, object),
     }
 }
 
@@ -345,14 +345,54 @@ fn set(object: &mut Value, key: &str, value: Option<Value>) {
 
 /// Checks a new or changed object; all problems are told at once, after those that were found already.
 pub fn check(
-    request: &ResourceRequest,
+    call: &Call<'_>,
     new: &Value,
     old: Option<&Value>,
     found: Vec<Cause>,
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
-    let (def, mut causes) = (request.def, found);
-    causes.extend(validation::validate(def, &request.subresource, new, old));
+    let (request, def, already) = (call.request, call.request.def, found.len());
+    let mut causes = found;
+    causes.extend(problems(request, new, old, warnings));
+    if causes.is_empty() {
+        warnings.extend(odd_values(request, new, old));
+        return Ok(());
+    }
+    if let Some(shown) = with_said_empty(call, new, old, &causes[already..]) {
+        causes.splice(already.., shown);
+    }
+    Err(Status::invalid(
+        rules::error_group(def),
+        def.kind,
+        new["metadata"]["name"].as_str().unwrap_or_default(),
+        causes,
+    ))
+}
+
+/// The same problems as messages of an object that has the empty lists and maps which its body says: they are shown. None
+/// if there are none, or if they would make other problems.
+fn with_said_empty(call: &Call<'_>, new: &Value, old: Option<&Value>, causes: &[Cause]) -> Option<Vec<Cause>> {
+    let (request, def) = (call.request, call.request.def);
+    if def.custom || !request.subresource.is_empty() {
+        return None;
+    }
+    let said = match request.verb {
+        "create" | "update" => call.object().ok()?.value,
+        "patch" => patch::said(call, old)?,
+        _ => return None,
+    };
+    let mut object = new.clone();
+    if !conform::put_back_empty(def, &said, &mut object) {
+        return None;
+    }
+    let shown = problems(request, &object, old, &mut Vec::new());
+    let same = |one: &Cause, other: &Cause| (&one.reason, &one.field) == (&other.reason, &other.field);
+    (shown.len() == causes.len() && shown.iter().zip(causes).all(|(one, other)| same(one, other))).then_some(shown)
+}
+
+fn problems(request: &ResourceRequest, new: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<Cause> {
+    let def = request.def;
+    let mut causes = validation::validate(def, &request.subresource, new, old);
     if let Some(custom) = &request.custom {
         causes.extend(crd::strategy::check(custom, &request.subresource, new, old));
     } else if certificates::is_request(def) {
@@ -366,16 +406,7 @@ pub fn check(
         causes.extend(problems);
         warnings.extend(odd);
     }
-    if causes.is_empty() {
-        warnings.extend(odd_values(request, new, old));
-        return Ok(());
-    }
-    Err(Status::invalid(
-        rules::error_group(def),
-        def.kind,
-        new["metadata"]["name"].as_str().unwrap_or_default(),
-        causes,
-    ))
+    causes
 }
 
 /// What an object's author is told of values that are taken.

@@ -570,3 +570,54 @@ async fn what_an_applier_takes_back_from_a_custom_resource_leaves_nothing_or_is_
     assert_eq!(code, 400, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("spec.whole.metadata: Invalid value"), "{answer}");
 }
+
+#[tokio::test]
+async fn messages_show_what_was_said_empty() {
+    let cluster = with_workloads().await;
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let labels = |labels: Value| {
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let one = format!("{DEPLOYMENTS}/d");
+    let (empty, none) = ("Invalid value: {}: `selector`", "Invalid value: null: `selector`");
+    let rules = |spec: Value| json!({"metadata": {"name": "i"}, "spec": spec});
+    all_refused(
+        &cluster,
+        [
+            ("POST", DEPLOYMENTS, "", labels(json!({})), 422, empty),
+            ("POST", DEPLOYMENTS, "", labels(json!(null)), 422, none),
+            ("PUT", &one, "", labels(json!({})), 422, empty),
+            ("PUT", &one, "", labels(json!(null)), 422, none),
+            ("POST", ingresses, "", rules(json!({"rules": []})), 422, "spec: Invalid value: []: either"),
+            ("POST", ingresses, "", rules(json!({})), 422, "spec: Invalid value: null: either"),
+        ],
+    )
+    .await;
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let good = json!({"metadata": {"name": "i"}, "spec": {"rules": [], "defaultBackend": backend}});
+    let (code, made) = cluster.json("POST", ingresses, &good).await;
+    assert_eq!((code, made["spec"].get("rules")), (201, None), "what is empty is not kept: {made}");
+    let ingress = |name: &str, spec: Value| json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": spec});
+    let merge = |spec: Value| json!({"spec": spec});
+    let operations = |last: Value| json!([{"op": "remove", "path": "/spec/defaultBackend"}, last]);
+    let rules = json!({"op": "add", "path": "/spec/rules", "value": []});
+    for (kind, name, body, shown) in [
+        ("merge-patch+json", "i", merge(json!({"rules": [], "defaultBackend": null})), "[]"),
+        ("merge-patch+json", "i", merge(json!({"defaultBackend": null})), "null"),
+        ("strategic-merge-patch+json", "i", merge(json!({"rules": [], "defaultBackend": null})), "[]"),
+        ("json-patch+json", "i", operations(rules), "[]"),
+        ("json-patch+json", "i", operations(json!({"op": "test", "path": "/kind", "value": "Ingress"})), "null"),
+        ("apply-patch+yaml", "new", ingress("new", json!({"rules": []})), "[]"),
+        ("apply-patch+yaml", "new", ingress("new", json!({})), "null"),
+    ] {
+        let path = format!("{ingresses}/{name}?fieldManager=m");
+        let request = Request::builder().method("PATCH").uri(&path);
+        let request = request.header(header::CONTENT_TYPE, format!("application/{kind}"));
+        let response = cluster.send(request.body(Bytes::from(body.to_string())).unwrap()).await;
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        let told = answer["details"]["causes"][0]["message"].as_str().unwrap_or_default();
+        assert!(told.starts_with(&format!("Invalid value: {shown}: either")), "{kind} {body}: {answer}");
+    }
+}

@@ -51,6 +51,51 @@ pub fn conform_to(definition: &Definition, object: &mut Value) -> Result<Vec<Str
     Ok(walk.unknown)
 }
 
+/// Puts back the empty lists and maps that a body says and that were taken out of its object, as far as they are still
+/// not there: upstream's messages tell them from those that were not said. Gives whether there were any.
+pub fn put_back_empty(def: &ResourceDef, body: &Value, object: &mut Value) -> bool {
+    let (Some(definition), Some(said)) = (schema::of_kind(def.group, def.version, def.kind), body.as_object()) else {
+        return false;
+    };
+    let Some(object) = object.as_object_mut() else { return false };
+    // Of its own metadata and status nothing is shown as a whole.
+    let said = said.iter().filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"));
+    said.fold(false, |any, (key, said)| empty_field(definition, key, said, object) || any)
+}
+
+fn empty_field(definition: &Definition, key: &str, said: &Value, object: &mut Map<String, Value>) -> bool {
+    let Some(field) = definition.fields.get(key) else { return false };
+    let is_empty = match (&field.kind, said) {
+        (Type::List(_), Value::Array(list)) => list.is_empty(),
+        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    };
+    match object.get_mut(key) {
+        None | Some(Value::Null) if is_empty => {
+            object.insert(key.to_owned(), said.clone());
+            true
+        }
+        Some(now) => empty_inside(&field.kind, said, now),
+        None => false,
+    }
+}
+
+fn empty_inside(kind: &Type, said: &Value, now: &mut Value) -> bool {
+    match (kind, said, now) {
+        (Type::Object(path), Value::Object(said), Value::Object(now)) => {
+            let Some(definition) = schema::definition(path) else { return false };
+            said.iter().fold(false, |any, (key, said)| empty_field(definition, key, said, now) || any)
+        }
+        (Type::List(item), Value::Array(said), Value::Array(now)) if said.len() == now.len() => {
+            said.iter().zip(now).fold(false, |any, (said, now)| empty_inside(item, said, now) || any)
+        }
+        (Type::Map(item), Value::Object(said), Value::Object(now)) => said
+            .iter()
+            .fold(false, |any, (key, said)| now.get_mut(key).is_some_and(|now| empty_inside(item, said, now)) || any),
+        _ => false,
+    }
+}
+
 /// What is wrong with an object that was not read from text, in the words of the API's converter: the first value of a wrong
 /// form, or else `why`, which is said where it is read from text.
 pub fn unstructured_error(def: &ResourceDef, object: &Value, why: String) -> String {
@@ -415,6 +460,22 @@ mod tests {
             "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}], "resources": {}}], "securityContext": {}},
             "status": {}});
         assert_eq!(pod, left);
+    }
+
+    #[test]
+    fn what_was_said_empty_is_put_back() {
+        let body =
+            json!({"metadata": {"labels": {}}, "spec": {"rules": [], "tls": [{"hosts": []}], "defaultBackend": {}}});
+        let (mut ingress, _) = conformed("networking.k8s.io", "ingresses", body.clone());
+        assert_eq!(ingress["spec"], json!({"tls": [{}], "defaultBackend": {}}));
+        let row = find("networking.k8s.io", "v1", "ingresses").unwrap();
+        assert!(put_back_empty(row, &body, &mut ingress));
+        assert_eq!(ingress["spec"], body["spec"]);
+        assert_eq!(ingress["metadata"], json!({}));
+        // What has come in between stays.
+        let mut other = json!({"spec": {"rules": [{"host": "h"}], "tls": []}});
+        assert!(!put_back_empty(row, &body, &mut other));
+        assert_eq!(other["spec"]["rules"][0]["host"], "h");
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(object),
         ("", "LimitRange") => limit_range(object),
         ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
+        ("networking.k8s.io", "IngressClass") if object["spec"]["parameters"].is_object() => {
+            fill(&mut object["spec"]["parameters"], &[("scope", json!("Cluster"))]);
+        }
         ("storage.k8s.io", "StorageClass") => {
             fill(object, &[("reclaimPolicy", json!("Delete")), ("volumeBindingMode", json!("Immediate"))]);
         }
@@ -34,8 +37,12 @@ pub fn set(def: &ResourceDef, object: &mut Value) {
             }
         }
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => priority_level(object),
-        ("resource.k8s.io", "ResourceClaim") => device_requests(&mut object["spec"]),
+        ("resource.k8s.io", "ResourceClaim") => {
+            device_requests(&mut object["spec"]);
+            given_devices(object);
+        }
         ("resource.k8s.io", "ResourceClaimTemplate") => device_requests(&mut object["spec"]["spec"]),
+        ("resource.k8s.io", "ResourceSlice") => taints(&mut object["spec"]),
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => {
             fill(&mut object["spec"], &[("failurePolicy", json!("Fail"))]);
             if object["spec"]["matchConstraints"].is_object() {
@@ -127,6 +134,31 @@ fn device_count(request: &mut Value) {
     if request["allocationMode"] == "ExactCount" && request["count"].as_i64().unwrap_or(0) == 0 {
         request["count"] = 1.into();
     }
+    tolerations(request);
+}
+
+/// What is tolerated of devices is a value, unless the toleration says otherwise.
+fn tolerations(holder: &mut Value) {
+    for toleration in items(holder, "tolerations") {
+        fill(toleration, &[("operator", json!("Equal"))]);
+    }
+}
+
+/// Devices that were given to a claim keep what was tolerated of them.
+fn given_devices(claim: &mut Value) {
+    if let Some(devices) = claim.pointer_mut("/status/allocation/devices") {
+        items(devices, "results").for_each(tolerations);
+    }
+}
+
+/// A taint of a device is as old as its first writing.
+fn taints(spec: &mut Value) {
+    let now = || jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    for device in items(spec, "devices") {
+        for taint in items(device, "taints").filter(|taint| taint["timeAdded"].is_null()) {
+            taint["timeAdded"] = now().into();
+        }
+    }
 }
 
 /// An object without labels bears those of its pods.
@@ -168,9 +200,11 @@ fn stateful_set(object: &mut Value) {
         &[("whenDeleted", json!("Retain")), ("whenScaled", json!("Retain"))],
     );
     let strategy = &mut spec["updateStrategy"];
-    fill(strategy, &[("type", json!("RollingUpdate"))]);
-    if strategy["type"] == "RollingUpdate" {
-        fill(strategy, &[("rollingUpdate", json!({}))]);
+    // Who says the way of updating says all of it; no numbers are filled in where there is no place for them.
+    if strategy.get("type").is_none() {
+        fill(strategy, &[("type", json!("RollingUpdate")), ("rollingUpdate", json!({}))]);
+    }
+    if strategy["type"] == "RollingUpdate" && strategy["rollingUpdate"].is_object() {
         fill(&mut strategy["rollingUpdate"], &[("partition", json!(0))]);
     }
     for template in items(spec, "volumeClaimTemplates") {
@@ -334,6 +368,13 @@ mod tests {
             ("apps", "daemonsets", json!({}), "/spec/updateStrategy/rollingUpdate/maxUnavailable", json!(1)),
             ("apps", "daemonsets", json!({}), "/spec/revisionHistoryLimit", json!(10)),
             ("apps", "statefulsets", json!({}), "/spec/updateStrategy/rollingUpdate", json!({"partition": 0})),
+            (
+                "apps",
+                "statefulsets",
+                json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}}}),
+                "/spec/updateStrategy",
+                json!({"type": "RollingUpdate"}),
+            ),
             ("batch", "jobs", json!({"spec": {}}), "/spec/completions", json!(1)),
             ("batch", "cronjobs", json!({"spec": {"suspend": true}}), "/spec/suspend", json!(true)),
             (
@@ -364,10 +405,43 @@ mod tests {
                 "/spec/policyTypes",
                 json!(["Ingress", "Egress"]),
             ),
+            (
+                "networking.k8s.io",
+                "ingressclasses",
+                json!({"spec": {"controller": "a.b/c", "parameters": {"kind": "K", "name": "n"}}}),
+                "/spec/parameters/scope",
+                json!("Cluster"),
+            ),
+            (
+                "resource.k8s.io",
+                "resourceclaims",
+                json!({"spec": {"devices": {"requests": [{"firstAvailable": [{"tolerations": [{"key": "k"}]}]}]}}}),
+                "/spec/devices/requests/0/firstAvailable/0/tolerations/0/operator",
+                json!("Equal"),
+            ),
+            (
+                "resource.k8s.io",
+                "resourceclaims",
+                json!({"status": {"allocation": {"devices": {"results": [{"tolerations": [{"key": "k"}]}]}}}}),
+                "/status/allocation/devices/results/0/tolerations/0/operator",
+                json!("Equal"),
+            ),
         ] {
             set(find(group, "v1", plural).unwrap(), &mut object);
             assert_eq!(object.pointer(path), Some(&expected), "{plural} {path}");
         }
+    }
+
+    #[test]
+    fn taints_of_devices_are_as_old_as_their_first_writing() {
+        let row = find("resource.k8s.io", "v1", "resourceslices").unwrap();
+        let (said, now) = (json!("2026-01-01T00:00:00Z"), jiff::Timestamp::now());
+        let mut slice = json!({"spec": {"devices": [{"taints": [{"key": "a", "timeAdded": said}, {"key": "b"}]}]}});
+        set(row, &mut slice);
+        let taints = &slice["spec"]["devices"][0]["taints"];
+        assert_eq!(taints[0]["timeAdded"], said);
+        let added: jiff::Timestamp = taints[1]["timeAdded"].as_str().unwrap().parse().unwrap();
+        assert!((now.as_second()..=jiff::Timestamp::now().as_second()).contains(&added.as_second()));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl ApiServer {
             // Addresses are given out before anything is validated, as upstream does.
             let mut extra = services::allocate(self, def, &mut candidate, None, dry_run)?;
             let found = devices::problems(&self.objects, call.request, &candidate, None);
-            strategy::check(call.request, &candidate, None, found, warnings)?;
+            strategy::check(call, &candidate, None, found, warnings)?;
             self.admit_result(&mut call.admission(&name, &mut candidate, None, dry_run, warnings)).await?;
             self.turns.charge(&self.objects, def, "", &candidate, None, &mut extra)?;
             if dry_run {

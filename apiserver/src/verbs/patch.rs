@@ -115,6 +115,14 @@ impl Given {
     }
 }
 
+/// What a patch says an object to be, with the lists and maps that it says to be empty.
+pub(crate) fn said(call: &Call<'_>, old: Option<&Value>) -> Option<Value> {
+    if apply::is_meant(call.headers) {
+        return decode::yaml(call.body).ok().map(|decoded| decoded.value);
+    }
+    read(call).ok()?.apply(call.request.def, old?).ok()
+}
+
 /// What is wrong with the kind that a patch gave an object.
 fn other_kind(def: &ResourceDef, new: &Value) -> Option<String> {
     let text = |key: &str| new[key].as_str().unwrap_or_default();

@@ -123,7 +123,7 @@ impl ApiServer {
             };
             let mut found = devices::problems(&self.objects, request, &new, Some(&old));
             found.extend(devices::denied(&*self.authorizer, call, &new, &old));
-            strategy::check(request, &new, Some(&old), found, warnings)?;
+            strategy::check(call, &new, Some(&old), found, warnings)?;
             let admission = &mut call.admission(&request.name, &mut new, Some(&old), dry_run, warnings);
             self.admit_result(admission).await?;
             self.turns.charge(&self.objects, def, &request.subresource, &new, Some(&old), &mut extra)?;

@@ -41,15 +41,27 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     if least.is_some_and(|least| most < least) {
         p.invalid("spec.maxReplicas", &json!(most), "must be greater than or equal to `minReplicas`");
     }
-    reference(&spec["scaleTargetRef"], "spec.scaleTargetRef", p);
     let target = &spec["scaleTargetRef"];
-    let core = !text(target, "apiVersion").contains('/') && text(target, "kind") != "ReplicationController";
-    if old.is_none() && core {
-        let why = "apiVersion must specify API group";
-        p.invalid("spec.scaleTargetRef.apiVersion", &or_empty(&target["apiVersion"]), why);
-    }
+    let kind_of = |target: &'_ Value| [text(target, "apiVersion"), text(target, "kind")].map(str::to_owned);
+    let version = if old.is_some_and(|old| kind_of(&old["spec"]["scaleTargetRef"]) == kind_of(target)) {
+        Version::Any
+    } else if text(target, "kind") == "ReplicationController" {
+        Version::Good
+    } else {
+        Version::OfGroup
+    };
+    reference(target, version, "spec.scaleTargetRef", p);
+    let described = |metric: &Value| version_problem(&metric["object"]["describedObject"], Version::Good);
+    let before = old.into_iter().flat_map(|old| items(&old["spec"]["metrics"]));
+    let was_bad = before.into_iter().any(|metric| metric["type"] == "Object" && described(metric).is_some());
+    let version = if was_bad { Version::Any } else { Version::Good };
     for (index, metric) in items(&spec["metrics"]).enumerate() {
-        self::metric(metric, &format!("spec.metrics[{index}]"), p);
+        self::metric(metric, version, &format!("spec.metrics[{index}]"), p);
+    }
+    let wakes = |metric: &Value| matches!(text(metric, "type"), "Object" | "External");
+    if least == Some(0) && !items(&spec["metrics"]).any(wakes) {
+        let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+        p.forbidden("spec.metrics", why);
     }
     for direction in ["scaleUp", "scaleDown"] {
         if spec["behavior"][direction].is_object() {
@@ -58,20 +70,36 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     }
 }
 
-fn reference(target: &Value, at: &str, p: &mut Problems) {
+/// What the version of something that is referred to must be. What was wrong before may stay so.
+#[derive(Clone, Copy)]
+enum Version {
+    Any,
+    Good,
+    OfGroup,
+}
+
+fn version_problem(target: &Value, wanted: Version) -> Option<String> {
+    let version = text(target, "apiVersion");
+    match (wanted, version.matches('/').count()) {
+        (Version::Any, _) => None,
+        (_, 2..) => Some(format!("unexpected GroupVersion string: {version}")),
+        (Version::OfGroup, _) if version.split_once('/').is_none_or(|(group, _)| group.is_empty()) => {
+            Some("apiVersion must specify API group".into())
+        }
+        _ => None,
+    }
+}
+
+fn reference(target: &Value, wanted: Version, at: &str, p: &mut Problems) {
     for field in ["kind", "name"] {
         if p.present(target, field, at) {
             p.named(format!("{at}.{field}"), &target[field], path_segment(text(target, field)));
         }
     }
-    let version = text(target, "apiVersion");
-    if version.matches('/').count() > 1 {
-        let why = format!("unexpected GroupVersion string: {version}");
-        p.invalid(format!("{at}.apiVersion"), &target["apiVersion"], &why);
-    }
+    p.named(format!("{at}.apiVersion"), &or_empty(&target["apiVersion"]), version_problem(target, wanted));
 }
 
-fn metric(metric: &Value, at: &str, p: &mut Problems) {
+fn metric(metric: &Value, version: Version, at: &str, p: &mut Problems) {
     let names: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
     let kind = text(metric, "type");
     let own = KINDS.iter().find(|(k, _)| *k == kind).map(|(_, field)| *field);
@@ -85,7 +113,7 @@ fn metric(metric: &Value, at: &str, p: &mut Problems) {
     }
     let present: Vec<&str> = LOOKED_AT.iter().copied().filter(|field| has(metric, field)).collect();
     if let Some(first) = present.first() {
-        source(first, &metric[*first], &format!("{at}.{first}"), p);
+        source(first, &metric[*first], version, &format!("{at}.{first}"), p);
     }
     if present.len() > 1 {
         for field in present.iter().filter(|field| own != Some(**field)) {
@@ -99,7 +127,7 @@ fn metric(metric: &Value, at: &str, p: &mut Problems) {
     }
 }
 
-fn source(kind: &str, source: &Value, at: &str, p: &mut Problems) {
+fn source(kind: &str, source: &Value, version: Version, at: &str, p: &mut Problems) {
     let target = &source["target"];
     self::target(target, &format!("{at}.target"), p);
     let (value, average, percent) =
@@ -134,7 +162,7 @@ fn source(kind: &str, source: &Value, at: &str, p: &mut Problems) {
             }
         }
         "object" => {
-            reference(&source["describedObject"], &format!("{at}.describedObject"), p);
+            reference(&source["describedObject"], version, &format!("{at}.describedObject"), p);
             identifier(&source["metric"], at, p);
             if !value && !average {
                 let why = "must set either a target value or averageValue";
@@ -220,5 +248,52 @@ fn rules(rules: &Value, at: &str, p: &mut Problems) {
     let tolerance = &rules["tolerance"];
     if quantity(tolerance).is_some_and(|q| q.is_negative()) {
         p.invalid(format!("{at}.tolerance"), tolerance, "must be greater than or equal to 0");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_scaled_to_zero_without_what_could_wake_it() {
+        for (kind, fields) in
+            [("Resource", &["spec.minReplicas", "spec.metrics"][..]), ("External", &["spec.minReplicas"])]
+        {
+            let source = match kind {
+                "Resource" => json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}),
+                _ => json!({"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}),
+            };
+            let scaler = json!({"spec": {"minReplicas": 0, "maxReplicas": 1,
+                "metrics": [{"type": kind, kind.to_lowercase(): source}],
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "n"}}});
+            let mut p = Problems::default();
+            validate("", &scaler, None, &mut p);
+            let told: Vec<&str> = p.0.iter().map(|cause| cause.field.as_str()).collect();
+            assert_eq!(told, fields, "{kind}");
+        }
+    }
+
+    #[test]
+    fn versions_of_targets_are_asked_for_when_they_change() {
+        let scaler = |version: &str, kind: &str| json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "n"}}});
+        let (core, bad) = ("apiVersion must specify API group", "unexpected GroupVersion string: a/b/c");
+        for (old, new, expected) in [
+            (None, scaler("apps/v1", "Deployment"), None),
+            (None, scaler("v1", "Deployment"), Some(core)),
+            (None, scaler("/v1", "Deployment"), Some(core)),
+            (None, scaler("", "ReplicationController"), None),
+            (None, scaler("a/b/c", "ReplicationController"), Some(bad)),
+            (Some(scaler("v1", "Deployment")), scaler("v1", "Deployment"), None),
+            (Some(scaler("a/b/c", "Deployment")), scaler("a/b/c", "Deployment"), None),
+            (Some(scaler("v1", "Deployment")), scaler("v1", "ReplicaSet"), Some(core)),
+            (Some(scaler("apps/v1", "Deployment")), scaler("a/b/c", "Deployment"), Some(bad)),
+        ] {
+            let mut p = Problems::default();
+            validate("", &new, old.as_ref(), &mut p);
+            let told = p.0.first().map(|cause| cause.message.as_str());
+            assert_eq!(told.is_some(), expected.is_some(), "{new}");
+            assert!(expected.is_none_or(|why| told.is_some_and(|told| told.ends_with(why))), "{told:?}");
+        }
     }
 }

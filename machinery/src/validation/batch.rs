@@ -266,8 +266,7 @@ fn exit_codes(codes: &Value, containers: &[&str], at: &str, p: &mut Problems) {
     }
     let values: Vec<&Value> = items(&codes["values"]).collect();
     if values.is_empty() {
-        // An empty list is the usual way to say none.
-        p.invalid(format!("{at}.values"), &json!([]), "at least one value is required");
+        p.invalid(format!("{at}.values"), &codes["values"], "at least one value is required");
     } else if values.len() > MAX_VALUES {
         p.too_many(format!("{at}.values"), values.len(), MAX_VALUES);
     }
@@ -360,19 +359,14 @@ pub fn parse_indexes(text: &str, completions: i64) -> Result<i64, String> {
             ));
         }
         let first = number(limits[0])?;
-        if previous.is_some_and(|p| p >= first) {
-            return Err(format!("non-increasing order, previous: {}, current: {first}", previous.unwrap_or(0)));
-        }
-        let last = match limits.get(1) {
-            Some(text) => {
-                let last = number(text)?;
-                if last <= first {
-                    return Err(format!("non-increasing order, previous: {first}, current: {last}"));
-                }
-                last
+        let last = limits.get(1).map(|text| number(text)).transpose()?;
+        // An interval is read whole before it is held against the one before it.
+        for (before, after) in [last.map(|last| (first, last)), previous.map(|p| (p, first))].into_iter().flatten() {
+            if before >= after {
+                return Err(format!("non-increasing order, previous: {before}, current: {after}"));
             }
-            None => first,
-        };
+        }
+        let last = last.unwrap_or(first);
         total += last - first + 1;
         previous = Some(last);
     }
@@ -403,7 +397,7 @@ fn update(spec: &Value, before: &Value, runs: bool, p: &mut Problems) {
             for key in ["nodeSelector", "tolerations", "schedulingGates"] {
                 template["spec"].as_object_mut().map(|m| m.remove(key));
             }
-            if let Some(affinity) = template["spec"]["affinity"].as_object_mut() {
+            if let Some(affinity) = template["spec"].get_mut("affinity").and_then(Value::as_object_mut) {
                 affinity.remove("nodeAffinity");
                 if affinity.is_empty() {
                     template["spec"].as_object_mut().map(|m| m.remove("affinity"));
@@ -543,6 +537,12 @@ mod tests {
             (json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}), json!({"claims": [{"name": "a"}]}));
         let running = job(false, "x", none(), none());
         let suspended = job(true, "x", none(), none());
+        let near = |kind: &str| {
+            let mut near = suspended.clone();
+            near["spec"]["template"]["spec"]["affinity"] =
+                json!({kind: {"requiredDuringSchedulingIgnoredDuringExecution": []}});
+            near
+        };
         for (before, after, runs, allowed) in [
             (&running, suspended.clone(), true, true),
             (&suspended, running.clone(), false, true),
@@ -554,11 +554,34 @@ mod tests {
             (&suspended, job(true, "x", none(), more.clone()), true, false),
             (&suspended, job(true, "x", none(), claim), false, false),
             (&running, job(false, "x", none(), more), false, false),
+            (&suspended, near("nodeAffinity"), false, true),
+            (&near("nodeAffinity"), suspended.clone(), false, true),
+            (&suspended, near("podAffinity"), false, false),
         ] {
             let mut problems = Problems::default();
             update(&after["spec"], &before["spec"], runs, &mut problems);
             let template = problems.0.iter().any(|cause| cause.field == "spec.template");
             assert_eq!(!template, allowed, "{after}");
+        }
+    }
+
+    #[test]
+    fn an_interval_of_indexes_is_read_whole_before_it_is_compared() {
+        for (text, expected) in [
+            ("", Ok(0)),
+            ("0-2,4", Ok(4)),
+            ("3,1-9", Err("too large index: \"9\"")),
+            ("3,1-x", Err("cannot convert string to integer for index: \"x\"")),
+            ("3,2-1", Err("non-increasing order, previous: 2, current: 1")),
+            ("3,1-2", Err("non-increasing order, previous: 3, current: 1")),
+            (
+                "0-1-2",
+                Err(
+                    "the fragment \"0-1-2\" violates the requirement that an index interval can have at most two parts separated by '-'",
+                ),
+            ),
+        ] {
+            assert_eq!(parse_indexes(text, 5), expected.map_err(String::from), "{text}");
         }
     }
 }

@@ -151,7 +151,7 @@ pub fn not_special(value: &Value, field: &str, p: &mut Problems) {
 fn ingress(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let spec = &new["spec"];
     if items(&spec["rules"]).next().is_none() && !has(spec, "defaultBackend") {
-        p.invalid("spec", &Value::Null, "either `defaultBackend` or `rules` must be specified");
+        p.invalid("spec", &spec["rules"], "either `defaultBackend` or `rules` must be specified");
     }
     if has(spec, "defaultBackend") {
         backend(&spec["defaultBackend"], "spec.defaultBackend", p);

@@ -6,6 +6,7 @@ use super::{address, claim_amounts, node_selector, node_term, old_label, pair, p
 use crate::base64_text::{self, Form};
 use crate::names;
 use crate::resource::ResourceDef;
+use crate::shown::quoted;
 use crate::validation::{entries, has, items, text};
 
 /// Said of the annotation that named a class before there was a field.
@@ -82,6 +83,7 @@ pub fn of(def: &ResourceDef, new: &Value, old: Option<&Value>, out: &mut Vec<Str
         ("networking.k8s.io", "networkpolicies") => network_policy(spec, out),
         ("networking.k8s.io", "ingresses") if old.is_none() => ingress(metadata, spec, out),
         ("storage.k8s.io", "csidrivers") if old.is_none() => driver(spec, out),
+        ("resource.k8s.io", "resourceslices") => upper_case_driver(spec, out),
         ("storage.k8s.io", "storageclasses") => storage_class(new, out),
         ("storage.k8s.io", "csistoragecapacities") => node_selector(&new["nodeTopology"], "nodeTopology", out),
         ("node.k8s.io", "runtimeclasses") => {
@@ -244,6 +246,15 @@ fn volume(metadata: &Value, spec: &Value, out: &mut Vec<String>) {
     }
     for (_, shown, why) in GONE.iter().filter(|(source, ..)| has(spec, source)) {
         out.push(format!("spec.{shown}: {why}"));
+    }
+}
+
+/// Drivers of devices are compared to the letter, but their names are names of domains.
+fn upper_case_driver(spec: &Value, out: &mut Vec<String>) {
+    let driver = text(spec, "driver");
+    if driver != driver.to_lowercase() {
+        let driver = quoted(driver);
+        out.push(format!("spec.driver: driver names should be lowercase; {driver} contains uppercase characters"));
     }
 }
 

@@ -245,7 +245,7 @@ fn odd_things_in_other_kinds_are_told() {
 }
 
 #[test]
-fn odd_things_in_storage_and_networks_are_told() {
+fn odd_things_in_storage_and_devices_are_told() {
     for (group, plural, object, expected) in [
         (
             "",
@@ -276,11 +276,25 @@ fn odd_things_in_storage_and_networks_are_told() {
             ],
         ),
         (
+            "resource.k8s.io",
+            "resourceslices",
+            json!({"spec": {"driver": "Gpu.example.com"}}),
+            vec!["spec.driver: driver names should be lowercase; \"Gpu.example.com\" contains uppercase characters"],
+        ),
+        (
             "node.k8s.io",
             "runtimeclasses",
             json!({"scheduling": {"nodeSelector": {"node-role.kubernetes.io/master": ""}}}),
             vec!["scheduling.nodeSelector: use \"node-role.kubernetes.io/control-plane\" instead"],
         ),
+    ] {
+        assert_eq!(told(group, "v1", plural, &object), expected, "{plural} {object}");
+    }
+}
+
+#[test]
+fn odd_things_in_networks_are_told() {
+    for (group, plural, object, expected) in [
         (
             "networking.k8s.io",
             "networkpolicies",

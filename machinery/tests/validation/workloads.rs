@@ -86,13 +86,16 @@ fn labels_that_a_job_is_given_are_told_of_in_its_template_alone() {
 
 #[test]
 fn exit_codes_are_said() {
-    let policy = json!({"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In"}}]});
-    let object = json!({"metadata": {"name": "n", "namespace": "d"}, "spec": {"manualSelector": true,
-        "selector": {"matchLabels": {"a": "b"}}, "podFailurePolicy": policy, "template": {"metadata": {"labels": {"a": "b"}},
-            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
-    let expected =
-        "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: []: at least one value is required";
-    expect(created("batch", "jobs", object.clone()), &[expected], &object);
+    for (codes, shown) in [(json!({"operator": "In"}), "null"), (json!({"operator": "In", "values": []}), "[]")] {
+        let policy = json!({"rules": [{"action": "FailJob", "onExitCodes": codes}]});
+        let object = json!({"metadata": {"name": "n", "namespace": "d"}, "spec": {"manualSelector": true,
+            "selector": {"matchLabels": {"a": "b"}}, "podFailurePolicy": policy, "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        let field = "spec.podFailurePolicy.rules[0].onExitCodes.values";
+        let expected = format!("{field}: Invalid value: {shown}: at least one value is required");
+        expect(created("batch", "jobs", object.clone()), &[&expected], &object);
+    }
 }
 
 #[test]
