@@ -685,8 +685,11 @@ fn windows(spec: &Value, path: &str, p: &mut Problems) {
     const WHY: &str = "cannot be set for a windows pod";
     for field in NOT_OF_WINDOWS_PODS {
         let of_host = matches!(*field, "hostUsers" | "hostPID" | "hostIPC" | "shareProcessNamespace");
-        let (holder, at) =
-            if of_host { (spec, path.to_owned()) } else { (&spec["securityContext"], format!("{path}.securityContext")) };
+        let (holder, at) = if of_host {
+            (spec, path.to_owned())
+        } else {
+            (&spec["securityContext"], format!("{path}.securityContext"))
+        };
         let said = match *field {
             "hostPID" | "hostIPC" => holder[*field] == true,
             "sysctls" => items(&holder[*field]).next().is_some(),
