@@ -126,6 +126,38 @@ async fn pods_are_completed_and_told_of() {
     }
 }
 
+/// Who enforces a level and says nothing of warnings is warned of it: of a Deployment nothing else would be told.
+#[tokio::test]
+async fn what_is_enforced_is_warned_of() {
+    let cluster = Cluster::new().await;
+    for (name, labels, expected) in [
+        ("only", json!({"enforce": "baseline"}), Some("baseline:latest")),
+        ("of-version", json!({"enforce": "baseline", "enforce-version": "v1.30"}), Some("baseline:v1.30")),
+        ("other-version", json!({"enforce": "baseline", "warn-version": "v1.30"}), Some("baseline:v1.30")),
+        ("silent", json!({"enforce": "baseline", "warn": "privileged"}), None),
+        ("stricter", json!({"enforce": "privileged", "warn": "baseline"}), Some("baseline:latest")),
+        ("none", json!({"audit": "baseline"}), None),
+    ] {
+        let labels: serde_json::Map<String, Value> = labels
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| (format!("pod-security.kubernetes.io/{key}"), value.clone()))
+            .collect();
+        cluster.make("/api/v1/namespaces", json!({"metadata": {"name": name, "labels": labels}})).await;
+        let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"hostPID": true, "containers": [{"name": "c", "image": "i"}]}}}});
+        let path = format!("/apis/apps/v1/namespaces/{name}/deployments");
+        let (code, made, told) = warnings(&cluster, &path, &deployment).await;
+        assert_eq!(code, 201, "{made}");
+        let expected = expected.map(|policy| {
+            format!("299 - \"would violate PodSecurity \\\"{policy}\\\": host namespaces (hostPID=true)\"")
+        });
+        assert_eq!(told, Vec::from_iter(expected), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn counts_can_be_begun_anew() {
     let cluster = Cluster::new().await;
@@ -259,10 +291,57 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
     let cluster = with_workloads().await;
     let (token, strict) = (format!("{DEFAULT}/serviceaccounts/default/token"), "?fieldValidation=Strict");
     let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
-    let (evicted, bindings) = (json!({"name": "p"}), format!("{DEFAULT}/bindings"));
+    let bindings = format!("{DEFAULT}/bindings");
     let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
-    let rows: [Refused<'_>; 15] = [
+    let rows: [Refused<'_>; 11] = [
         ("POST", &bindings, "", json!({"target": {"name": "n"}}), 400, "Name parameter required."),
+        (
+            "POST",
+            &token,
+            "",
+            json!({"metadata": {"uid": "x"}}),
+            409,
+            "the UID in the token request (x) does not match the UID of the service account (",
+        ),
+        ("POST", &token, "?timeout=1ns", json!({}), 504, "request did not complete within the allotted timeout"),
+        (
+            "POST",
+            &token,
+            strict,
+            json!({"spec": {"x": 1}}),
+            400,
+            "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: strict decoding error",
+        ),
+        ("POST", &token, "?dryRun=x", json!({}), 422, "CreateOptions.meta.k8s.io \"\" is invalid: dryRun"),
+        ("POST", &review, strict, json!({"spec": {"x": 1}}), 400, "unknown field \"spec.x\""),
+        ("POST", &review, "", json!({"spec": {"user": 1}}), 400, "cannot unmarshal number into Go struct field"),
+        ("POST", &eviction, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
+        ("POST", &binding, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
+        (
+            "POST",
+            &binding,
+            "",
+            json!({"metadata": {"name": "p"}, "target": {"kind": "Pod"}}),
+            500,
+            "[target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\", target.name: Required value]",
+        ),
+        (
+            "POST",
+            &binding,
+            "",
+            json!({"metadata": {"name": "p", "resourceVersion": "1"}, "target": {"name": "n"}}),
+            409,
+            "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: ",
+        ),
+    ];
+    all_refused(&cluster, rows).await;
+}
+
+#[tokio::test]
+async fn evictions_keep_to_their_options() {
+    let cluster = with_workloads().await;
+    let (eviction, evicted) = (format!("{DEFAULT}/pods/p/eviction"), json!({"name": "p"}));
+    let rows: [Refused<'_>; 4] = [
         (
             "POST",
             &eviction,
@@ -289,49 +368,11 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
         ),
         (
             "POST",
-            &token,
-            "",
-            json!({"metadata": {"uid": "x"}}),
-            409,
-            "the UID in the token request (x) does not match the UID of the service account (",
-        ),
-        ("POST", &token, "?timeout=1ns", json!({}), 504, "request did not complete within the allotted timeout"),
-        (
-            "POST",
-            &token,
-            strict,
-            json!({"spec": {"x": 1}}),
-            400,
-            "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: strict decoding error",
-        ),
-        ("POST", &token, "?dryRun=x", json!({}), 422, "CreateOptions.meta.k8s.io \"\" is invalid: dryRun"),
-        ("POST", &review, strict, json!({"spec": {"x": 1}}), 400, "unknown field \"spec.x\""),
-        ("POST", &review, "", json!({"spec": {"user": 1}}), 400, "cannot unmarshal number into Go struct field"),
-        ("POST", &eviction, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
-        (
-            "POST",
             &eviction,
             "?dryRun=All",
             json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["Some"]}}),
             500,
             "Non-matching dry-run options in request and content: [All] and [Some]",
-        ),
-        ("POST", &binding, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
-        (
-            "POST",
-            &binding,
-            "",
-            json!({"metadata": {"name": "p"}, "target": {"kind": "Pod"}}),
-            500,
-            "[target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\", target.name: Required value]",
-        ),
-        (
-            "POST",
-            &binding,
-            "",
-            json!({"metadata": {"name": "p", "resourceVersion": "1"}, "target": {"name": "n"}}),
-            409,
-            "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: ",
         ),
     ];
     all_refused(&cluster, rows).await;

@@ -114,13 +114,9 @@ fn kinds(spec: &Value, p: &mut Problems) {
         p.required("spec.ports", "");
     }
     match kind {
-        "LoadBalancer" => {
-            if spec["clusterIP"] == "None" {
-                p.invalid("spec.clusterIPs[0]", &json!("None"), "may not be set to 'None' for LoadBalancer services");
-            }
-        }
-        "NodePort" if spec["clusterIP"] == "None" => {
-            p.invalid("spec.clusterIPs[0]", &json!("None"), "may not be set to 'None' for NodePort services");
+        "LoadBalancer" | "NodePort" if spec["clusterIP"] == "None" => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            p.invalid("spec.clusterIPs[0]", &json!("None"), &why);
         }
         "ExternalName" => external_name(spec, p),
         _ => {}
