@@ -76,6 +76,9 @@ pub async fn create(server: &ApiServer, call: &Call<'_>, pod: &str) -> Answer {
         [one] => return Err(Status::unknown(one.clone())),
         many => return Err(Status::unknown(format!("[{}]", many.join(", ")))),
     }
+    if pod.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
     let (uid, resource_version) = (text(&metadata["uid"]), text(&metadata["resourceVersion"]));
     let node = text(&target["name"]);
     let namespace = &call.request.namespace;

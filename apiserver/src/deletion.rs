@@ -78,7 +78,8 @@ fn conformed(mut given: Value) -> Result<Value, Status> {
     Ok(given)
 }
 
-fn validate(given: &Value) -> Result<(), Status> {
+/// Refuses options of a deletion that say what there is not.
+pub fn validate(given: &Value) -> Result<(), Status> {
     let mut causes = Vec::new();
     let policy = &given["propagationPolicy"];
     if !policy.is_null() && given["orphanDependents"].is_boolean() {

@@ -6,6 +6,7 @@ use keelson_machinery::resource::ResourceDef;
 use keelson_machinery::resources;
 use keelson_machinery::selector::LabelSelector;
 use keelson_machinery::status::{Cause, Details, Status};
+use keelson_store::Revision;
 use serde_json::{Value, json};
 
 use crate::access::{Admission, Operation};
@@ -28,7 +29,7 @@ pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>
     options::check(call, "CreateOptions", false)?;
     let mut warnings = Vec::new();
     let mut eviction = read(server, call, &mut warnings)?;
-    let given = delete_options(&eviction["deleteOptions"], request.query.all("dryRun"))?;
+    let mut given = delete_options(&eviction["deleteOptions"], request.query.all("dryRun"))?;
     let dry_run = deletion::is_dry_run(&given);
     server.fresh(None).await?;
     let (pod, _) = server.current(request)?.ok_or_else(|| call.not_found())?;
@@ -48,8 +49,13 @@ pub async fn evict(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body>
     if !needs_no_budget(&pod) {
         ask_budget(server, call, &pod, dry_run).await?;
     }
+    deletion::validate(&given)?;
     if !dry_run {
-        mark(server, call).await?;
+        let revision = mark(server, call, &given).await?;
+        // Who names a version means the one that the pod had until now.
+        if given["preconditions"]["resourceVersion"].is_string() {
+            given["preconditions"]["resourceVersion"] = revision.to_string().into();
+        }
     }
     server.delete_with(call, &given).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -67,7 +73,7 @@ fn delete_options(given: &Value, asked: &[String]) -> Result<Value, Status> {
         given["dryRun"] = json!(asked);
     } else if !asked.is_empty() && said != *asked {
         let (asked, said) = (asked.join(" "), said.join(" "));
-        return Err(Status::bad_request(format!(
+        return Err(Status::unknown(format!(
             "Non-matching dry-run options in request and content: [{asked}] and [{said}]"
         )));
     }
@@ -244,16 +250,17 @@ pub(crate) fn set_condition(status: &mut Value, condition: Value) {
     status["conditions"] = list.into();
 }
 
-/// Writes into the pod why it goes.
-async fn mark(server: &ApiServer, call: &Call<'_>) -> Result<(), Status> {
+/// Writes into the pod why it goes, if it is the one that is meant. Gives the revision of that.
+async fn mark(server: &ApiServer, call: &Call<'_>, given: &Value) -> Result<Revision, Status> {
     let request = call.request;
     for _ in 0..ATTEMPTS {
         let (mut pod, revision) = server.current(request)?.ok_or_else(|| call.not_found())?;
+        deletion::preconditions(request.def, given, &pod)?;
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
             "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": strategy::now()});
         set_condition(&mut pod["status"], condition);
         match server.objects.put(request.def, &pod, revision, call.fence, Default::default()).await {
-            Ok(_) => return Ok(()),
+            Ok(written) => return Ok(written),
             Err(WriteError::Changed) => {}
             Err(WriteError::Status(status)) => return Err(status),
         }

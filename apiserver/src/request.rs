@@ -57,15 +57,19 @@ impl Query {
 
     /// A number; text that is none, or no text, is a 400.
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
-        let Some(text) = self.all(key).first() else { return Ok(None) };
-        text.parse().map(Some).map_err(|error: ParseIntError| {
-            let why = match error.kind() {
-                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
-                _ => "invalid syntax",
-            };
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
-        })
+        self.all(key).first().map(|text| integer(text)).transpose()
     }
+}
+
+/// A number of a query; text that is none is refused in the words of Go's `strconv`.
+pub fn integer<T: std::str::FromStr<Err = ParseIntError>>(text: &str) -> Result<T, Status> {
+    text.parse().map_err(|error: ParseIntError| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+    })
 }
 
 /// Most time that a request may ask for; one that asks for more or for nothing gets no other limit.

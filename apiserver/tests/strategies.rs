@@ -110,14 +110,51 @@ async fn pods_are_completed_and_told_of() {
     let (code, refused) = cluster.json("PATCH", &format!("{DEFAULT}/pods/p/resize"), &resize).await;
     assert_eq!(code, 422);
     assert!(refused["message"].as_str().unwrap().contains("may not be renamed or reordered on resize"), "{refused}");
-    for (query, expected) in [
-        ("tailLines=-1", "tailLines: Invalid value: -1: must be greater than or equal to 0"),
-        ("stream=Stdout", "stream: Forbidden: may not be specified"),
-        ("sinceSeconds=0&limitBytes=0", "sinceSeconds: Invalid value: 0: must be greater than 0"),
+    for (query, status, expected) in [
+        ("log?tailLines=-1", 422, "tailLines: Invalid value: -1: must be greater than or equal to 0"),
+        ("log?stream=Stdout", 422, "stream: Forbidden: may not be specified"),
+        ("log?sinceSeconds=0&limitBytes=0", 422, "sinceSeconds: Invalid value: 0: must be greater than 0"),
+        ("log?sinceSeconds=5&sinceTime=", 422, "at most one of `sinceTime` or `sinceSeconds` may be specified"),
+        ("log?sinceTime=now", 400, "cannot parse \"now\" as \"2006\""),
+        ("log?tailLines=x", 400, "strconv.ParseInt: parsing \"x\": invalid syntax"),
+        ("portforward?ports=80,x", 400, "strconv.ParseInt: parsing \"x\": invalid syntax"),
+        ("portforward?ports=2147483648", 400, "strconv.ParseInt: parsing \"2147483648\": value out of range"),
     ] {
-        let (code, refused) = cluster.json("GET", &format!("{DEFAULT}/pods/p/log?{query}"), &Value::Null).await;
-        assert_eq!(code, 422, "{query}");
+        let (code, refused) = cluster.json("GET", &format!("{DEFAULT}/pods/p/{query}"), &Value::Null).await;
+        assert_eq!(code, status, "{query}");
         assert!(refused["message"].as_str().unwrap().contains(expected), "{query}: {refused}");
+    }
+}
+
+/// Who enforces a level and says nothing of warnings is warned of it: of a Deployment nothing else would be told.
+#[tokio::test]
+async fn what_is_enforced_is_warned_of() {
+    let cluster = Cluster::new().await;
+    for (name, labels, expected) in [
+        ("only", json!({"enforce": "baseline"}), Some("baseline:latest")),
+        ("of-version", json!({"enforce": "baseline", "enforce-version": "v1.30"}), Some("baseline:v1.30")),
+        ("other-version", json!({"enforce": "baseline", "warn-version": "v1.30"}), Some("baseline:v1.30")),
+        ("silent", json!({"enforce": "baseline", "warn": "privileged"}), None),
+        ("stricter", json!({"enforce": "privileged", "warn": "baseline"}), Some("baseline:latest")),
+        ("none", json!({"audit": "baseline"}), None),
+    ] {
+        let labels: serde_json::Map<String, Value> = labels
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| (format!("pod-security.kubernetes.io/{key}"), value.clone()))
+            .collect();
+        cluster.make("/api/v1/namespaces", json!({"metadata": {"name": name, "labels": labels}})).await;
+        let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"hostPID": true, "containers": [{"name": "c", "image": "i"}]}}}});
+        let path = format!("/apis/apps/v1/namespaces/{name}/deployments");
+        let (code, made, told) = warnings(&cluster, &path, &deployment).await;
+        assert_eq!(code, 201, "{made}");
+        let expected = expected.map(|policy| {
+            format!("299 - \"would violate PodSecurity \\\"{policy}\\\": host namespaces (hostPID=true)\"")
+        });
+        assert_eq!(told, Vec::from_iter(expected), "{name}");
     }
 }
 
@@ -254,8 +291,10 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
     let cluster = with_workloads().await;
     let (token, strict) = (format!("{DEFAULT}/serviceaccounts/default/token"), "?fieldValidation=Strict");
     let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
+    let bindings = format!("{DEFAULT}/bindings");
     let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
     let rows: [Refused<'_>; 11] = [
+        ("POST", &bindings, "", json!({"target": {"name": "n"}}), 400, "Name parameter required."),
         (
             "POST",
             &token,
@@ -277,14 +316,6 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
         ("POST", &review, strict, json!({"spec": {"x": 1}}), 400, "unknown field \"spec.x\""),
         ("POST", &review, "", json!({"spec": {"user": 1}}), 400, "cannot unmarshal number into Go struct field"),
         ("POST", &eviction, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
-        (
-            "POST",
-            &eviction,
-            "?dryRun=All",
-            json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["Some"]}}),
-            400,
-            "Non-matching dry-run options in request and content: [All] and [Some]",
-        ),
         ("POST", &binding, strict, json!({"metadata": {"name": "p"}, "x": 1}), 400, "unknown field \"x\""),
         (
             "POST",
@@ -304,6 +335,53 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
         ),
     ];
     all_refused(&cluster, rows).await;
+}
+
+#[tokio::test]
+async fn evictions_keep_to_their_options() {
+    let cluster = with_workloads().await;
+    let (eviction, evicted) = (format!("{DEFAULT}/pods/p/eviction"), json!({"name": "p"}));
+    let rows: [Refused<'_>; 4] = [
+        (
+            "POST",
+            &eviction,
+            "",
+            json!({"metadata": evicted, "deleteOptions": {"dryRun": ["Some"]}}),
+            422,
+            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]",
+        ),
+        (
+            "POST",
+            &eviction,
+            "",
+            json!({"metadata": evicted, "deleteOptions": {"propagationPolicy": "Some"}}),
+            422,
+            "propagationPolicy: Unsupported value: \"Some\"",
+        ),
+        (
+            "POST",
+            &eviction,
+            "",
+            json!({"metadata": evicted, "deleteOptions": {"preconditions": {"resourceVersion": "1"}}}),
+            409,
+            "on Pod \"p\": the ResourceVersion in the precondition (1) does not match the ResourceVersion in record (",
+        ),
+        (
+            "POST",
+            &eviction,
+            "?dryRun=All",
+            json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["Some"]}}),
+            500,
+            "Non-matching dry-run options in request and content: [All] and [Some]",
+        ),
+    ];
+    all_refused(&cluster, rows).await;
+    // Who names a version means the one that the pod had before it is noted in it why it goes.
+    let (_, pod) = cluster.json("GET", &format!("{DEFAULT}/pods/p"), &Value::Null).await;
+    let version = &pod["metadata"]["resourceVersion"];
+    let given = json!({"metadata": evicted, "deleteOptions": {"preconditions": {"resourceVersion": version}}});
+    let (code, answer) = cluster.json("POST", &eviction, &given).await;
+    assert_eq!(code, 201, "{answer}");
 }
 
 #[tokio::test]

@@ -94,9 +94,17 @@ fn template<'a>(plural: &str, object: &'a Value) -> Option<&'a Value> {
     })
 }
 
-/// Whether an update of a pod touches what the standards are about: its images. Of what else may be changed they say
-/// nothing.
+/// Whether an update of a pod touches what the standards are about: its images, and the annotations of old. Of what
+/// else may be changed they say nothing.
 fn matters(new: &Value, old: &Value) -> bool {
+    let seccomp = |pod: &Value| -> Vec<(String, Value)> {
+        let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
+        let told = annotations.filter(|(key, _)| key.contains("seccomp.security.alpha.kubernetes.io/"));
+        told.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    if seccomp(new) != seccomp(old) {
+        return true;
+    }
     let images = |pod: &Value, key: &str| -> Vec<Value> {
         pod["spec"][key].as_array().into_iter().flatten().map(|c| c["image"].clone()).collect()
     };
@@ -160,22 +168,37 @@ impl PodSecurity {
                 own[key.as_str()] = self.defaults[&key].clone();
             }
         }
-        policy(&own, mode, &mut Vec::new())
+        let found = policy(&own, mode, &mut Vec::new());
+        let said = |key: &str| labels[format!("{PREFIX}{key}")].as_str();
+        // Who enforces and says nothing of warnings is warned of the same.
+        if mode == "warn"
+            && said("warn").is_none()
+            && let Some(level) = said("enforce").and_then(Level::parse).filter(|level| *level > found.level)
+        {
+            let version =
+                if said("warn-version").is_none() { self.policy(labels, "enforce").version } else { found.version };
+            return Policy { level, version };
+        }
+        found
     }
 
     /// Why a request is not looked at.
     fn exemption(&self, request: &Admission<'_>, pod: &Value) -> Option<&'static str> {
-        let class = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default();
         let among = |list: &[String], name: &str| !name.is_empty() && list.iter().any(|known| known == name);
         if among(&self.exempt.namespaces, request.namespace) {
             Some("namespace")
         } else if among(&self.exempt.users, &request.user.name) {
             Some("user")
-        } else if among(&self.exempt.runtime_classes, class) {
+        } else if self.is_exempt_class(pod) {
             Some("runtimeClass")
         } else {
             None
         }
+    }
+
+    fn is_exempt_class(&self, pod: &Value) -> bool {
+        let class = pod["spec"]["runtimeClassName"].as_str().filter(|class| !class.is_empty());
+        class.is_some_and(|class| self.exempt.runtime_classes.iter().any(|known| known == class))
     }
 
     fn namespace(&self, request: &Admission<'_>) -> Result<(), Status> {
@@ -203,15 +226,24 @@ impl PodSecurity {
     fn warn_of_existing(&self, namespace: &str, policy: &Policy) -> Vec<String> {
         let Some(def) = find("", "v1", "pods") else { return Vec::new() };
         let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pod in self.objects.all(def, namespace).iter().take(MAX_PODS_LOOKED_AT) {
+        let mut pods = self.objects.all(def, namespace);
+        pods.retain(|pod| !self.is_exempt_class(pod));
+        for pod in pods.iter().take(MAX_PODS_LOOKED_AT) {
             let violations = security_checks::violations(policy.level, policy.version, pod);
             if !violations.is_empty() {
                 let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 by_reason.entry(reasons(&violations)).or_default().push(name);
             }
         }
+        let mut out = Vec::new();
+        if pods.len() > MAX_PODS_LOOKED_AT {
+            out.push(format!(
+                "new PodSecurity enforce level only checked against the first {MAX_PODS_LOOKED_AT} of {} existing pods",
+                pods.len()
+            ));
+        }
         if by_reason.is_empty() {
-            return Vec::new();
+            return out;
         }
         let mut lines: Vec<String> = by_reason
             .into_iter()
@@ -223,11 +255,12 @@ impl PodSecurity {
             })
             .collect();
         lines.sort();
-        let first = format!(
+        out.push(format!(
             "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level {:?}",
             policy.shown()
-        );
-        std::iter::once(first).chain(lines).collect()
+        ));
+        out.extend(lines);
+        out
     }
 }
 

@@ -33,20 +33,23 @@ pub(super) struct Violation {
 
 type Check = fn(&Value, u32) -> Option<Violation>;
 
-/// Checks of the baseline in the order in which they are told; those that a stricter one replaces are marked.
-const BASELINE: [(Check, bool); 12] = [
-    (app_armor, false),
-    (default_capabilities, true),
-    (host_namespaces, false),
-    (host_path, true),
-    (host_ports, false),
-    (probe_hosts, false),
-    (privileged, false),
-    (proc_mount, false),
-    (se_linux, false),
-    (seccomp_baseline, true),
-    (sysctls, false),
-    (host_process, false),
+/// Of a check that no stricter one replaces.
+const NEVER: u32 = u32::MAX;
+/// Checks of the baseline in the order in which they are told, and the minor version since which the restricted level
+/// has a stricter one in their place.
+const BASELINE: [(Check, u32); 12] = [
+    (app_armor, NEVER),
+    (default_capabilities, 22),
+    (host_namespaces, NEVER),
+    (host_path, 0),
+    (host_ports, NEVER),
+    (probe_hosts, NEVER),
+    (privileged, NEVER),
+    (proc_mount, NEVER),
+    (se_linux, NEVER),
+    (seccomp_baseline, 19),
+    (sysctls, NEVER),
+    (host_process, NEVER),
 ];
 const RESTRICTED: [Check; 7] = [
     privilege_escalation,
@@ -65,7 +68,7 @@ pub(super) fn violations(level: Level, version: Option<u32>, pod: &Value) -> Vec
     let minor = version.unwrap_or(LATEST).min(LATEST);
     let mut out = Vec::new();
     if level >= Level::Baseline {
-        let checks = BASELINE.iter().filter(|(_, replaced)| !(*replaced && level == Level::Restricted));
+        let checks = BASELINE.iter().filter(|(_, since)| level < Level::Restricted || minor < *since);
         out.extend(checks.filter_map(|(check, _)| check(pod, minor)));
     }
     if level == Level::Restricted {
@@ -91,7 +94,7 @@ fn names_of(pod: &Value, chosen: impl Fn(&Value) -> bool) -> Vec<&str> {
 }
 
 fn quoted(list: &[&str]) -> String {
-    list.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", ")
+    list.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn plural(one: &str, list: &[&str]) -> String {
@@ -138,26 +141,29 @@ fn app_armor(pod: &Value, _: u32) -> Option<Violation> {
     let kinds = containers(pod).chain(std::iter::once(&pod["spec"])).filter(|v| of(v));
     let values = unique(kinds.map(|v| text(&v["securityContext"]["appArmorProfile"]["type"])));
     let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
+    // What older clients said the same with.
     let old: Vec<String> = annotations
         .filter(|(key, value)| {
             let value = text(value);
             key.starts_with("container.apparmor.security.beta.kubernetes.io/")
                 && !(value.is_empty() || value == "runtime/default" || value.starts_with("localhost/"))
         })
-        .map(|(key, value)| format!("{key}={value}"))
+        .map(|(key, value)| format!("{key}={:?}", text(value)))
         .collect();
-    let mut details = Vec::new();
+    let old: Vec<&str> = unique(old.iter().map(String::as_str));
+    let mut who = Vec::new();
     if own || !names.is_empty() {
-        let what = plural("type", &values);
-        details.push(format!("{} must not set AppArmor profile {what} to {}", setters(own, &names), quoted(&values)));
+        who.push(setters(own, &names));
     }
     if !old.is_empty() {
-        let list: Vec<&str> = old.iter().map(String::as_str).collect();
-        details.push(told("annotation", &list));
+        who.push(plural("annotation", &old));
     }
-    let count = values.len() + old.len();
-    let reason = if count == 1 { "forbidden AppArmor profile" } else { "forbidden AppArmor profiles" };
-    if details.is_empty() { None } else { violation(reason, details.join("; ")) }
+    if who.is_empty() {
+        return None;
+    }
+    let values = [values, old].concat();
+    let detail = format!("{} must not set AppArmor profile type to {}", who.join(" and "), quoted(&values));
+    violation(plural("forbidden AppArmor profile", &values), detail)
 }
 
 const DEFAULT_CAPABILITIES: [&str; 13] = [
@@ -208,16 +214,15 @@ fn host_ports(pod: &Value, _: u32) -> Option<Violation> {
     let ports =
         |c: &Value| items(&c["ports"]).filter_map(|p| p["hostPort"].as_u64()).filter(|p| *p != 0).collect::<Vec<_>>();
     let names = names_of(pod, |c| !ports(c).is_empty());
-    let mut all: Vec<u64> = containers(pod).flat_map(ports).collect();
-    all.sort_unstable();
-    all.dedup();
+    // Numbers in the order of their texts.
+    let all: Vec<String> = containers(pod).flat_map(ports).map(|port| port.to_string()).collect();
+    let all = unique(all.iter().map(String::as_str));
     if names.is_empty() {
         return None;
     }
     let verb = if names.len() == 1 { "uses" } else { "use" };
-    let what = if all.len() == 1 { "hostPort" } else { "hostPorts" };
-    let list: Vec<String> = all.iter().map(u64::to_string).collect();
-    violation("hostPort", format!("{} {verb} {what} {}", told("container", &names), list.join(", ")))
+    let what = plural("hostPort", &all);
+    violation("hostPort", format!("{} {verb} {what} {}", told("container", &names), all.join(", ")))
 }
 
 fn probe_hosts(pod: &Value, minor: u32) -> Option<Violation> {
@@ -233,9 +238,9 @@ fn probe_hosts(pod: &Value, minor: u32) -> Option<Violation> {
             &c["lifecycle"]["preStop"],
         ];
         let hosts = handlers.iter().flat_map(|h| [&h["httpGet"]["host"], &h["tcpSocket"]["host"]]);
-        hosts.map(text).filter(|h| !matches!(*h, "" | "127.0.0.1" | "::1")).map(str::to_owned).collect()
+        hosts.map(text).filter(|host| !host.is_empty()).map(str::to_owned).collect()
     };
-    let names = names_of(pod, |c| !hosts(c).is_empty());
+    let names = unique(names_of(pod, |c| !hosts(c).is_empty()).into_iter());
     let all: Vec<String> = containers(pod).flat_map(hosts).collect();
     let all = unique(all.iter().map(String::as_str));
     if names.is_empty() {
@@ -329,8 +334,27 @@ fn unconfined(pod: &Value) -> Option<String> {
     Some(format!("{who} must not set securityContext.seccompProfile.type to {}", quoted(&values)))
 }
 
-fn seccomp_baseline(pod: &Value, _: u32) -> Option<Violation> {
-    violation("seccompProfile", unconfined(pod)?)
+fn seccomp_baseline(pod: &Value, minor: u32) -> Option<Violation> {
+    if minor < 19 { seccomp_annotations(pod) } else { violation("seccompProfile", unconfined(pod)?) }
+}
+
+/// What there was before the field.
+fn seccomp_annotations(pod: &Value) -> Option<Violation> {
+    let of_container = |c: &Value| format!("container.seccomp.security.alpha.kubernetes.io/{}", text(&c["name"]));
+    let keys =
+        std::iter::once("seccomp.security.alpha.kubernetes.io/pod".to_owned()).chain(containers(pod).map(of_container));
+    let bad: Vec<String> = keys
+        .filter_map(|key| {
+            let value = pod["metadata"]["annotations"].get(&key)?.as_str()?;
+            let allowed = matches!(value, "runtime/default" | "docker/default") || value.starts_with("localhost/");
+            (!allowed).then(|| format!("{key}={value:?}"))
+        })
+        .collect();
+    let bad = unique(bad.iter().map(String::as_str));
+    if bad.is_empty() {
+        return None;
+    }
+    violation("seccompProfile", format!("forbidden {} {}", plural("annotation", &bad), bad.join(", ")))
 }
 
 /// Sysctls that change nothing outside the pod, and the minor version since which that is said of them.
@@ -368,7 +392,7 @@ fn host_process(pod: &Value, _: u32) -> Option<Violation> {
 
 fn privilege_escalation(pod: &Value, minor: u32) -> Option<Violation> {
     let names = names_of(pod, |c| c["securityContext"]["allowPrivilegeEscalation"] != false);
-    if names.is_empty() || is_windows(pod, minor) {
+    if names.is_empty() || minor < 8 || is_windows(pod, minor) {
         return None;
     }
     let detail = format!("{} must set securityContext.allowPrivilegeEscalation=false", told("container", &names));
@@ -376,7 +400,7 @@ fn privilege_escalation(pod: &Value, minor: u32) -> Option<Violation> {
 }
 
 fn dropped_capabilities(pod: &Value, minor: u32) -> Option<Violation> {
-    if is_windows(pod, minor) {
+    if minor < 22 || is_windows(pod, minor) {
         return None;
     }
     let keeps = |c: &Value| !items(&c["securityContext"]["capabilities"]["drop"]).any(|name| name == "ALL");
@@ -425,15 +449,15 @@ fn run_as_non_root(pod: &Value, minor: u32) -> Option<Violation> {
     let wrong = names_of(pod, |c| said(c) == Some(false));
     let silent = names_of(pod, |c| said(c).is_none() && own != Some(true));
     let pod_is_wrong = own == Some(false);
-    // A pod's own wrong value matters only where a container relies on it.
-    let mut details = Vec::new();
-    if !wrong.is_empty() || (pod_is_wrong && !silent.is_empty()) {
-        details.push(format!("{} must not set securityContext.runAsNonRoot=false", setters(pod_is_wrong, &wrong)));
-    }
-    if !silent.is_empty() && !pod_is_wrong {
-        details.push(format!("pod or {} must set securityContext.runAsNonRoot=true", told("container", &silent)));
-    }
-    if details.is_empty() { None } else { violation("runAsNonRoot != true", details.join("; ")) }
+    // Who is silent matters only where nobody says the wrong thing.
+    let detail = if pod_is_wrong || !wrong.is_empty() {
+        format!("{} must not set securityContext.runAsNonRoot=false", setters(pod_is_wrong, &wrong))
+    } else if !silent.is_empty() {
+        format!("pod or {} must set securityContext.runAsNonRoot=true", told("container", &silent))
+    } else {
+        return None;
+    };
+    violation("runAsNonRoot != true", detail)
 }
 
 fn run_as_user(pod: &Value, minor: u32) -> Option<Violation> {
@@ -446,18 +470,21 @@ fn run_as_user(pod: &Value, minor: u32) -> Option<Violation> {
 }
 
 fn seccomp_restricted(pod: &Value, minor: u32) -> Option<Violation> {
-    if is_windows(pod, minor) {
+    if minor < 19 || is_windows(pod, minor) {
         return None;
     }
-    let mut details: Vec<String> = unconfined(pod).into_iter().collect();
-    let silent = names_of(pod, |c| seccomp(c).is_empty());
-    if seccomp(&pod["spec"]).is_empty() && !silent.is_empty() {
-        let who = told("container", &silent);
-        details.push(format!(
-            "pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\""
-        ));
+    if let Some(detail) = unconfined(pod) {
+        return violation("seccompProfile", detail);
     }
-    if details.is_empty() { None } else { violation("seccompProfile", details.join("; ")) }
+    let silent = names_of(pod, |c| seccomp(c).is_empty());
+    if silent.is_empty() || !seccomp(&pod["spec"]).is_empty() {
+        return None;
+    }
+    let who = told("container", &silent);
+    violation(
+        "seccompProfile",
+        format!("pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\""),
+    )
 }
 
 #[cfg(test)]
@@ -515,5 +542,80 @@ mod tests {
         }
         let told = violations(Level::Baseline, None, &pod(both));
         assert_eq!(told[1].detail, "containers \"b\", \"a\" must not set securityContext.privileged=true");
+    }
+
+    /// What a check says of a pod, or nothing.
+    fn told(check: Check, minor: u32, pod: Value) -> String {
+        check(&pod, minor).map(|violation| violation.detail).unwrap_or_default()
+    }
+
+    fn two(first: Value, second: Value) -> Value {
+        json!([{"name": "b", "securityContext": first}, {"name": "a", "securityContext": second}])
+    }
+
+    #[test]
+    fn annotations_are_told_of() {
+        let pod = |key: &str| {
+            json!({"metadata": {"annotations": {key: "unconfined"}}, "spec": {"containers": two(
+                json!({"appArmorProfile": {"type": "Unconfined"}}), json!({}))}})
+        };
+        let key = "container.apparmor.security.beta.kubernetes.io/b";
+        let who = "container \"b\" and annotation must not set AppArmor profile type to";
+        let expected = format!("{who} \"Unconfined\", \"{key}=\"unconfined\"\"");
+        assert_eq!(told(app_armor, LATEST, pod(key)), expected);
+        let key = "container.seccomp.security.alpha.kubernetes.io/b";
+        let expected = format!("forbidden annotation {key}=\"unconfined\"");
+        assert_eq!(told(seccomp_baseline, 18, pod(key)), expected);
+        assert_eq!(told(seccomp_baseline, 19, pod(key)), "");
+    }
+
+    #[test]
+    fn ports_and_hosts_are_sorted() {
+        let pod = |first: Value, second: Value| {
+            let mut spec = json!({"spec": {"containers": [first, second]}});
+            spec["spec"]["containers"][0]["name"] = "b".into();
+            spec["spec"]["containers"][1]["name"] = "a".into();
+            spec
+        };
+        let ports = pod(json!({"ports": [{"hostPort": 80}, {"hostPort": 443}]}), json!({}));
+        assert_eq!(told(host_ports, LATEST, ports), "container \"b\" uses hostPorts 443, 80");
+        let probe = |host: &str| json!({"livenessProbe": {"httpGet": {"port": 80, "host": host}}});
+        let probes = pod(probe("127.0.0.1"), probe("::1"));
+        let expected = "containers \"a\", \"b\" use probe or lifecycle hosts \"127.0.0.1\", \"::1\"";
+        assert_eq!(told(probe_hosts, LATEST, probes.clone()), expected);
+        assert_eq!(told(probe_hosts, 33, probes), "");
+    }
+
+    #[test]
+    fn the_silent_are_told_of_when_nobody_says_the_wrong_thing() {
+        let pod = |own: Value, first: Value, second: Value| json!({"spec": {"securityContext": own, "containers": two(first, second)}});
+        let (wrong, right) = (json!({"runAsNonRoot": false}), json!({"runAsNonRoot": true}));
+        for (own, first, second, expected) in [
+            (json!({}), &wrong, json!({}), "container \"b\" must not set securityContext.runAsNonRoot=false"),
+            (wrong.clone(), &right, right.clone(), "pod must not set securityContext.runAsNonRoot=false"),
+            (json!({}), &right, json!({}), "pod or container \"a\" must set securityContext.runAsNonRoot=true"),
+        ] {
+            assert_eq!(told(run_as_non_root, LATEST, pod(own, first.clone(), second)), expected);
+        }
+        let seccomp = pod(json!({}), json!({"seccompProfile": {"type": "Unconfined"}}), json!({}));
+        let expected = "container \"b\" must not set securityContext.seccompProfile.type to \"Unconfined\"";
+        assert_eq!(told(seccomp_restricted, LATEST, seccomp), expected);
+    }
+
+    #[test]
+    fn checks_begin_with_their_version() {
+        let pod = json!({"spec": {"containers": two(json!({"capabilities": {"add": ["X"]}}), json!({}))}});
+        for (check, since) in [(seccomp_restricted as Check, 19), (dropped_capabilities, 22), (privilege_escalation, 8)]
+        {
+            assert_eq!(told(check, since - 1, pod.clone()), "", "{since}");
+            assert_ne!(told(check, since, pod.clone()), "", "{since}");
+        }
+        // The baseline's own check of capabilities stays where the restricted level has none yet.
+        for (minor, expected) in [(21, "non-default capabilities"), (22, "unrestricted capabilities")] {
+            let found = violations(Level::Restricted, Some(minor), &pod);
+            let of: Vec<&str> =
+                found.iter().map(|v| v.reason.as_str()).filter(|r| r.ends_with("capabilities")).collect();
+            assert_eq!(of, [expected], "{minor}");
+        }
     }
 }

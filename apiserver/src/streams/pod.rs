@@ -4,11 +4,12 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
+use keelson_machinery::go_time::{self, Layout};
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
 use super::{Answer, forward, log_socket, node, passed_on};
-use crate::request::Query;
+use crate::request::{Query, integer};
 use crate::verbs::Call;
 use crate::{ApiServer, body};
 
@@ -67,6 +68,10 @@ fn query(pairs: impl IntoIterator<Item = (String, String)>) -> String {
 fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
     let query = &call.request.query;
     let mut causes = Vec::new();
+    // Old clients write what they do not say as they would in JSON.
+    if let Some(time) = query.get("sinceTime").filter(|time| *time != "null") {
+        go_time::parse(Layout::Seconds, time).map_err(Status::bad_request)?;
+    }
     for (key, least) in [("tailLines", 0), ("limitBytes", 1)] {
         if let Some(number) = query.number(key)?.filter(|n| *n < least) {
             let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
@@ -74,7 +79,7 @@ fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
         }
     }
     let seconds = query.number("sinceSeconds")?;
-    if seconds.is_some() && query.get("sinceTime").is_some() {
+    if seconds.is_some() && query.has("sinceTime") {
         // The whole of the options: a path whose only element has no name.
         causes.push(Cause::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
     } else if let Some(seconds) = seconds.filter(|seconds| *seconds < 1) {
@@ -158,13 +163,13 @@ pub async fn run(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>
 
 /// `pods/portforward`: the ports are said inside the stream, or in the query by old WebSocket clients.
 pub async fn port_forward(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>, uri: &Uri) -> Answer {
+    let given = Query::parse(uri.query());
+    let mut ports: Vec<(String, String)> = Vec::new();
+    for port in given.all("ports").iter().flat_map(|p| p.split(',')) {
+        integer::<i32>(port)?;
+        ports.push(("port".to_owned(), port.to_owned()));
+    }
     let pod = find(server, call)?;
-    let ports: Vec<(String, String)> = Query::parse(uri.query())
-        .all("ports")
-        .iter()
-        .flat_map(|p| p.split(','))
-        .map(|p| ("port".to_owned(), p.to_owned()))
-        .collect();
     let path = format!("/portForward/{}/{}{}", call.request.namespace, call.request.name, query(ports));
     to_agent(server, call, &pod, &path, upgrade).await
 }

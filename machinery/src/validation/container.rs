@@ -81,27 +81,32 @@ pub fn common(container: &Value, at: &str, around: &Surroundings<'_>, p: &mut Pr
     } else {
         p.label(format!("{at}.name"), &container["name"]);
     }
-    let image = text(container, "image");
-    if image.is_empty() {
+    if text(container, "image").is_empty() {
         p.required(format!("{at}.image"), "");
-    } else if around.is_pod && image.trim() != image {
-        p.invalid(format!("{at}.image"), &container["image"], "must not have leading or trailing whitespace");
     }
     let policy = &container["terminationMessagePolicy"];
     if has(container, "terminationMessagePolicy") && policy != "" {
         p.one_of(format!("{at}.terminationMessagePolicy"), policy, &["File", "FallbackToLogsOnError"]);
     }
-    if has(container, "imagePullPolicy") && container["imagePullPolicy"] != "" {
-        let field = format!("{at}.imagePullPolicy");
-        p.one_of(field, &container["imagePullPolicy"], super::volumes::PULL_POLICIES);
-    }
     ports(&container["ports"], &format!("{at}.ports"), p);
     environment(container, at, p);
     super::mounts::mounts(container, at, &around.volumes, p);
     super::mounts::devices(container, at, &around.volumes, p);
+    if has(container, "imagePullPolicy") && container["imagePullPolicy"] != "" {
+        let field = format!("{at}.imagePullPolicy");
+        p.one_of(field, &container["imagePullPolicy"], super::volumes::PULL_POLICIES);
+    }
     resources(&container["resources"], &format!("{at}.resources"), Some(&around.claims), p);
     resize_policy(&container["resizePolicy"], &format!("{at}.resizePolicy"), around.never_restarts, p);
     security(&container["securityContext"], &format!("{at}.securityContext"), around.host_users, p);
+}
+
+/// The image of a pod's container has no space around it; templates may have some.
+pub fn trimmed_image(container: &Value, at: &str, p: &mut Problems) {
+    let image = text(container, "image");
+    if image.trim() != image {
+        p.invalid(format!("{at}.image"), &container["image"], "must not have leading or trailing whitespace");
+    }
 }
 
 fn ports(list: &Value, path: &str, p: &mut Problems) {

@@ -38,11 +38,15 @@ pub fn validate(plural: &str, subresource: &str, new: &Value, old: Option<&Value
     }
 }
 
-fn keys(map: &Value, field: &str, p: &mut Problems) -> usize {
+/// Keys of one map that are not in another as well. Gives the bytes of the values as they are written.
+fn keys(map: &Value, field: &str, other: &Value, p: &mut Problems) -> usize {
     let mut bytes = 0;
     for (key, value) in entries(map) {
         for problem in names::config_key_problems(key) {
             p.invalid(format!("{field}[{key}]"), &json!(key), &problem);
+        }
+        if has(other, key) {
+            p.invalid(format!("{field}[{key}]"), &json!(key), "duplicate of key present in binaryData");
         }
         bytes += value.as_str().unwrap_or_default().len();
     }
@@ -56,18 +60,13 @@ fn decoded_bytes(map: &Value) -> usize {
 }
 
 fn config_map(new: &Value, old: Option<&Value>, p: &mut Problems) {
-    let mut bytes = keys(&new["data"], "data", p);
-    keys(&new["binaryData"], "binaryData", p);
+    frozen(new, old, &["data", "binaryData"], p);
+    let mut bytes = keys(&new["data"], "data", &new["binaryData"], p);
+    keys(&new["binaryData"], "binaryData", &Value::Null, p);
     bytes += decoded_bytes(&new["binaryData"]);
-    for (key, _) in entries(&new["data"]) {
-        if has(&new["binaryData"], key) {
-            p.invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData");
-        }
-    }
     if bytes > MAX_DATA_BYTES {
         p.too_long(WHOLE, MAX_DATA_BYTES);
     }
-    frozen(new, old, &["data", "binaryData"], p);
 }
 
 /// An object that says it is immutable stays as it is, and says so on.
@@ -93,7 +92,11 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
 
 fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
     let kind = text(new, "type");
-    keys(&new["data"], "data", p);
+    if let Some(old) = old {
+        p.immutable("type", &new["type"], &old["type"]);
+    }
+    frozen(new, old, &["data"], p);
+    keys(&new["data"], "data", &Value::Null, p);
     if decoded_bytes(&new["data"]) > MAX_DATA_BYTES {
         p.too_long("data", MAX_DATA_BYTES);
     }
@@ -116,10 +119,6 @@ fn secret(new: &Value, old: Option<&Value>, p: &mut Problems) {
     if kind == "kubernetes.io/service-account-token" && text(&new["metadata"]["annotations"], account).is_empty() {
         p.required(format!("metadata.annotations[{account}]"), "");
     }
-    if let Some(old) = old {
-        p.immutable("type", &new["type"], &old["type"]);
-    }
-    frozen(new, old, &["data"], p);
 }
 
 fn docker_config(value: &Value, key: &str, p: &mut Problems) {
@@ -206,14 +205,14 @@ fn endpoint_address(address: &Value, at: &str, p: &mut Problems) {
     let ip = or_empty(&address["ip"]);
     let field = format!("{at}.ip");
     networking::ip(&ip, &field, p);
-    if networking::loose_ip(ip.as_str().unwrap_or_default()).is_none() {
-        p.invalid(&field, &ip, "must be a valid IP address");
-    }
     if !text(address, "hostname").is_empty() {
         p.label(format!("{at}.hostname"), &address["hostname"]);
     }
     if has(address, "nodeName") {
         p.subdomain(format!("{at}.nodeName"), &address["nodeName"]);
+    }
+    if networking::loose_ip(ip.as_str().unwrap_or_default()).is_none() {
+        p.invalid(&field, &ip, "must be a valid IP address");
     }
     networking::not_special(&ip, &field, p);
 }

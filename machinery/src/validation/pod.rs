@@ -16,24 +16,35 @@ const MAX_SEARCHES: (usize, usize) = (32, 2048);
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 /// Longest name that a pod gives itself, characters.
 const MAX_HOSTNAME: usize = 64;
-/// Fields of security contexts that only Linux has.
-const LINUX_ONLY: &[&str] = &[
-    "seLinuxChangePolicy",
+/// Fields of security contexts that only Linux has, in the order in which they are looked at.
+const NOT_OF_WINDOWS_PODS: &[&str] = &[
     "appArmorProfile",
     "seLinuxOptions",
+    "hostUsers",
+    "hostPID",
+    "hostIPC",
     "seccompProfile",
     "fsGroup",
     "fsGroupChangePolicy",
     "sysctls",
+    "shareProcessNamespace",
     "runAsUser",
     "runAsGroup",
     "supplementalGroups",
     "supplementalGroupsPolicy",
+    "seLinuxChangePolicy",
+];
+const NOT_OF_WINDOWS_CONTAINERS: &[&str] = &[
+    "appArmorProfile",
+    "seLinuxOptions",
+    "seccompProfile",
     "capabilities",
     "readOnlyRootFilesystem",
     "privileged",
     "allowPrivilegeEscalation",
     "procMount",
+    "runAsUser",
+    "runAsGroup",
 ];
 
 /// A pod, or a change of it.
@@ -70,14 +81,17 @@ fn pod(object: &Value, p: &mut Problems) {
     pod_annotations(&metadata["annotations"], pod_spec, "metadata.annotations", p);
     let is_mirror = has(&metadata["annotations"], pod_update::MIRROR);
     spec_of(pod_spec, "spec", &PodFacts { name: text(metadata, "name"), is_pod: true, is_mirror }, p);
-    if !text(pod_spec, "serviceAccountName").is_empty() {
-        return;
-    }
-    for (index, volume) in items(&pod_spec["volumes"]).enumerate() {
+    let unknown = text(pod_spec, "serviceAccountName").is_empty();
+    for (index, volume) in items(&pod_spec["volumes"]).enumerate().filter(|_| unknown) {
         for (i, _) in items(&volume["projected"]["sources"]).enumerate().filter(|(_, s)| has(s, "serviceAccountToken"))
         {
             let field = format!("spec.volumes[{index}].projected.sources[{i}].serviceAccountToken");
             p.forbidden(field, "must not be specified when serviceAccountName is not set");
+        }
+    }
+    for field in ["containers", "initContainers"] {
+        for (index, container) in items(&pod_spec[field]).enumerate() {
+            container::trimmed_image(container, &format!("spec.{field}[{index}]"), p);
         }
     }
 }
@@ -125,9 +139,10 @@ pub fn template(template: &Value, path: &str, p: &mut Problems) {
     }
 }
 
-/// A pod's spec at a path.
+/// A pod's spec at a path; what is wrong is told in the order in which upstream looks.
 fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     let volumes = volumes::volumes(spec, path, facts, p);
+    claims(spec, path, facts.is_mirror, p);
     let around = Surroundings {
         volumes,
         claims: items(&spec["resourceClaims"]).map(|c| text(c, "name")).filter(|n| !n.is_empty()).collect(),
@@ -140,18 +155,27 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     if spec["resources"].is_object() {
         pod_resources(spec, &format!("{path}.resources"), &around.claims, p);
     }
-    p.one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"]);
-    dns(spec, path, p);
-    placement(spec, path, p);
+    if spec["hostNetwork"] == true {
+        host_network_ports(spec, path, around.is_pod, p);
+    }
     host_names(spec, path, p);
+    p.one_of(format!("{path}.restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"]);
+    p.one_of(format!("{path}.dnsPolicy"), &spec["dnsPolicy"], DNS_POLICIES);
+    meta::labels(&spec["nodeSelector"], &format!("{path}.nodeSelector"), p);
     security(spec, path, p);
+    if spec["affinity"].is_object() {
+        selectors::affinity(&spec["affinity"], &format!("{path}.affinity"), p);
+    }
+    dns(spec, path, p);
+    for (index, gate) in items(&spec["readinessGates"]).enumerate() {
+        let field = format!("{path}.readinessGates[{index}].conditionType");
+        p.qualified_name(&field, text(gate, "conditionType"));
+    }
+    gates(spec, path, p);
+    spread(spec, path, p);
     profiles::host_processes(spec, path, p);
     host_users(spec, path, p);
-    seconds(spec, path, p);
-    host_aliases(spec, path, p);
-    spread(spec, path, p);
-    gates(spec, path, p);
-    claims(spec, path, facts.is_mirror, p);
+    single_fields(spec, path, p);
     if spec["overhead"].is_object() {
         let amounts = json!({"limits": spec["overhead"]});
         container::resources(&amounts, &format!("{path}.overhead"), None, p);
@@ -165,39 +189,77 @@ fn spec_of(spec: &Value, path: &str, facts: &PodFacts<'_>, p: &mut Problems) {
     container::variable_files(spec, path, p);
 }
 
+/// Where a pod is, what it is called and for how long it may run.
+fn single_fields(spec: &Value, path: &str, p: &mut Problems) {
+    let subdomain = |field: &str, p: &mut Problems| {
+        if !text(spec, field).is_empty() {
+            p.subdomain(format!("{path}.{field}"), &spec[field]);
+        }
+    };
+    subdomain("serviceAccountName", p);
+    subdomain("nodeName", p);
+    if spec["activeDeadlineSeconds"].as_i64().is_some_and(|n| !(1..=i64::from(i32::MAX)).contains(&n)) {
+        let why = "must be between 1 and 2147483647, inclusive";
+        p.invalid(format!("{path}.activeDeadlineSeconds"), &spec["activeDeadlineSeconds"], why);
+    }
+    for field in ["hostname", "subdomain"] {
+        if !text(spec, field).is_empty() {
+            p.label(format!("{path}.{field}"), &spec[field]);
+        }
+    }
+    selectors::tolerations(&spec["tolerations"], &format!("{path}.tolerations"), p);
+    host_aliases(spec, path, p);
+    subdomain("priorityClassName", p);
+    if has(spec, "runtimeClassName") {
+        p.subdomain(format!("{path}.runtimeClassName"), &spec["runtimeClassName"]);
+    }
+    let preemption = format!("{path}.preemptionPolicy");
+    if spec["preemptionPolicy"] == "" {
+        p.required(preemption, "");
+    } else {
+        p.one_of_if_set(preemption, &spec["preemptionPolicy"], &["PreemptLowerPriority", "Never"]);
+    }
+}
+
 fn containers(spec: &Value, path: &str, around: &Surroundings<'_>, p: &mut Problems) {
     if items(&spec["containers"]).next().is_none() {
         p.required(format!("{path}.containers"), "");
     }
     let mut names: Vec<&str> = Vec::new();
-    for field in ["containers", "initContainers"] {
-        let first = field == "containers";
-        for (index, container) in items(&spec[field]).enumerate() {
-            let at = format!("{path}.{field}[{index}]");
-            container::common(container, &at, around, p);
-            let name = text(container, "name");
-            if names.contains(&name) {
-                p.duplicate(format!("{at}.name"), &or_empty(&container["name"]));
-            } else if first || !name.is_empty() {
-                names.push(name);
-            }
-            probes::restart(container, &at, p);
-            if first || container["restartPolicy"] == "Always" {
-                probes::running(container, &at, around.grace, p);
-            } else {
-                init_container(container, &at, p);
-            }
-            if !first {
-                // Each of these runs alone, and is told of as if it were the first.
-                let one = json!([container]);
-                same_host_ports(&one, &format!("{path}.{field}"), p);
-            }
-        }
+    for (index, container) in items(&spec["containers"]).enumerate() {
+        let at = format!("{path}.containers[{index}]");
+        container::common(container, &at, around, p);
+        name_again(container, &at, &mut names, p);
+        probes::running(container, &at, around.grace, p);
+        probes::restart(container, &at, p);
     }
     same_host_ports(&spec["containers"], &format!("{path}.containers"), p);
+    for (index, container) in items(&spec["initContainers"]).enumerate() {
+        let at = format!("{path}.initContainers[{index}]");
+        container::common(container, &at, around, p);
+        probes::restart(container, &at, p);
+        // One without a name takes none.
+        if !text(container, "name").is_empty() || names.contains(&"") {
+            name_again(container, &at, &mut names, p);
+        }
+        // Each of these runs alone, and is told of as if it were the first.
+        same_host_ports(&json!([container]), &format!("{path}.initContainers"), p);
+        if container["restartPolicy"] == "Always" {
+            probes::running(container, &at, around.grace, p);
+        } else {
+            init_container(container, &at, p);
+        }
+    }
     ephemeral_containers(spec, path, around, &names, p);
-    if spec["hostNetwork"] == true {
-        host_network_ports(spec, path, around.is_pod, p);
+}
+
+/// Tells of a name that a container before has; else it is taken.
+fn name_again<'a>(container: &'a Value, at: &str, names: &mut Vec<&'a str>, p: &mut Problems) {
+    let name = text(container, "name");
+    if names.contains(&name) {
+        p.duplicate(format!("{at}.name"), &or_empty(&container["name"]));
+    } else {
+        names.push(name);
     }
 }
 
@@ -231,16 +293,27 @@ pub fn forgive_what_was(old: &Value, p: &mut Problems) {
     }
 }
 
+/// What ephemeral containers do not have, in the order of the type's fields.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
+
 fn ephemeral_containers(spec: &Value, path: &str, around: &Surroundings<'_>, others: &[&str], p: &mut Problems) {
     const WHY: &str = "cannot be set for an Ephemeral Container";
     let mut names: Vec<&str> = others.to_vec();
     for (index, container) in items(&spec["ephemeralContainers"]).enumerate() {
         let at = format!("{path}.ephemeralContainers[{index}]");
         container::common(container, &at, around, p);
-        let (name, image) = (text(container, "name"), text(container, "image"));
-        if !around.is_pod && image.trim() != image {
-            p.invalid(format!("{at}.image"), &container["image"], "must not have leading or trailing whitespace");
-        }
+        let name = text(container, "name");
+        container::trimmed_image(container, &at, p);
         if names.contains(&name) {
             p.duplicate(format!("{at}.name"), &or_empty(&container["name"]));
         }
@@ -249,16 +322,12 @@ fn ephemeral_containers(spec: &Value, path: &str, around: &Surroundings<'_>, oth
         if !target.is_empty() && !others.contains(&target) {
             p.not_found(format!("{at}.targetContainerName"), &container["targetContainerName"]);
         }
-        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"] {
-            if has(container, field) {
-                p.forbidden(format!("{at}.{field}"), WHY);
-            }
-        }
-        if container["resources"].as_object().is_some_and(|r| !r.is_empty()) {
-            p.forbidden(format!("{at}.resources"), WHY);
-        }
-        for field in ["resizePolicy", "restartPolicyRules"] {
-            if items(&container[field]).next().is_some() {
+        for field in NOT_EPHEMERAL {
+            let said = match &container[*field] {
+                Value::Object(map) if *field == "resources" => !map.is_empty(),
+                value => !value.is_null(),
+            };
+            if said {
                 p.forbidden(format!("{at}.{field}"), WHY);
             }
         }
@@ -348,7 +417,6 @@ fn pod_resources(spec: &Value, path: &str, claims: &[&str], p: &mut Problems) {
 }
 
 fn dns(spec: &Value, path: &str, p: &mut Problems) {
-    p.one_of(format!("{path}.dnsPolicy"), &spec["dnsPolicy"], DNS_POLICIES);
     let (config, at) = (&spec["dnsConfig"], format!("{path}.dnsConfig"));
     let servers: Vec<&Value> = items(&config["nameservers"]).collect();
     if spec["dnsPolicy"] == "None" {
@@ -388,37 +456,6 @@ fn dns(spec: &Value, path: &str, p: &mut Problems) {
         if text(option, "name").is_empty() {
             p.required(format!("{at}.options[{index}]"), "must not be empty");
         }
-    }
-}
-
-fn placement(spec: &Value, path: &str, p: &mut Problems) {
-    meta::labels(&spec["nodeSelector"], &format!("{path}.nodeSelector"), p);
-    if spec["affinity"].is_object() {
-        selectors::affinity(&spec["affinity"], &format!("{path}.affinity"), p);
-    }
-    selectors::tolerations(&spec["tolerations"], &format!("{path}.tolerations"), p);
-    for field in ["nodeName", "serviceAccountName", "priorityClassName"] {
-        if !text(spec, field).is_empty() {
-            p.subdomain(format!("{path}.{field}"), &spec[field]);
-        }
-    }
-    if has(spec, "runtimeClassName") {
-        p.subdomain(format!("{path}.runtimeClassName"), &spec["runtimeClassName"]);
-    }
-    for field in ["hostname", "subdomain"] {
-        if !text(spec, field).is_empty() {
-            p.label(format!("{path}.{field}"), &spec[field]);
-        }
-    }
-    let preemption = format!("{path}.preemptionPolicy");
-    if spec["preemptionPolicy"] == "" {
-        p.required(preemption, "");
-    } else {
-        p.one_of_if_set(preemption, &spec["preemptionPolicy"], &["PreemptLowerPriority", "Never"]);
-    }
-    for (index, gate) in items(&spec["readinessGates"]).enumerate() {
-        let field = format!("{path}.readinessGates[{index}].conditionType");
-        p.qualified_name(&field, text(gate, "conditionType"));
     }
 }
 
@@ -475,16 +512,16 @@ fn security(spec: &Value, path: &str, p: &mut Problems) {
         p.invalid(format!("{at}.shareProcessNamespace"), &json!(true), why);
     }
     sysctls(spec, &format!("{at}.sysctls"), p);
-    for (field, known) in
-        [("fsGroupChangePolicy", ["Always", "OnRootMismatch"]), ("supplementalGroupsPolicy", ["Merge", "Strict"])]
-    {
-        p.one_of_if_set(format!("{at}.{field}"), &context[field], &known);
-    }
-    // The other one, `MountOption`, is behind SELinuxMount, which is closed in v1.36.
-    p.one_of_if_set(format!("{at}.seLinuxChangePolicy"), &context["seLinuxChangePolicy"], &["Recursive"]);
+    let one_of = |field: &str, known: &[&str], p: &mut Problems| {
+        p.one_of_if_set(format!("{at}.{field}"), &context[field], known);
+    };
+    one_of("fsGroupChangePolicy", &["Always", "OnRootMismatch"], p);
     profiles::seccomp(&context["seccompProfile"], &format!("{at}.seccompProfile"), p);
     profiles::windows(&context["windowsOptions"], &format!("{at}.windowsOptions"), p);
     profiles::app_armor(&context["appArmorProfile"], &format!("{at}.appArmorProfile"), p);
+    one_of("supplementalGroupsPolicy", &["Merge", "Strict"], p);
+    // The other one, `MountOption`, is behind SELinuxMount, which is closed in v1.36.
+    one_of("seLinuxChangePolicy", &["Recursive"], p);
 }
 
 fn sysctls(spec: &Value, at: &str, p: &mut Problems) {
@@ -522,13 +559,6 @@ fn is_sysctl(name: &str) -> bool {
             && bytes.iter().all(|b| end(*b) || matches!(b, b'_' | b'-'))
     };
     name.len() <= 253 && name.split(['.', '/']).all(part)
-}
-
-fn seconds(spec: &Value, path: &str, p: &mut Problems) {
-    if spec["activeDeadlineSeconds"].as_i64().is_some_and(|n| !(1..=i64::from(i32::MAX)).contains(&n)) {
-        let why = "must be between 1 and 2147483647, inclusive";
-        p.invalid(format!("{path}.activeDeadlineSeconds"), &spec["activeDeadlineSeconds"], why);
-    }
 }
 
 fn host_aliases(spec: &Value, path: &str, p: &mut Problems) {
@@ -650,20 +680,28 @@ fn operating_system(spec: &Value, path: &str, p: &mut Problems) {
     }
 }
 
+/// What pods of Windows do not have; the names of the host are fields of the spec.
 fn windows(spec: &Value, path: &str, p: &mut Problems) {
     const WHY: &str = "cannot be set for a windows pod";
-    for field in ["hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"] {
-        if has(spec, field) && (field == "shareProcessNamespace" || field == "hostUsers" || spec[field] == true) {
-            p.forbidden(format!("{path}.{field}"), WHY);
-        }
-    }
-    let mut context = |context: &Value, at: String| {
-        for field in LINUX_ONLY.iter().filter(|field| has(context, field)) {
+    for field in NOT_OF_WINDOWS_PODS {
+        let of_host = matches!(*field, "hostUsers" | "hostPID" | "hostIPC" | "shareProcessNamespace");
+        let (holder, at) = if of_host {
+            (spec, path.to_owned())
+        } else {
+            (&spec["securityContext"], format!("{path}.securityContext"))
+        };
+        let said = match *field {
+            "hostPID" | "hostIPC" => holder[*field] == true,
+            "sysctls" => items(&holder[*field]).next().is_some(),
+            _ => has(holder, field),
+        };
+        if said {
             p.forbidden(format!("{at}.{field}"), WHY);
         }
-    };
-    context(&spec["securityContext"], format!("{path}.securityContext"));
+    }
     for (container, at) in profiles::containers(spec, path) {
-        context(&container["securityContext"], format!("{at}.securityContext"));
+        for field in NOT_OF_WINDOWS_CONTAINERS.iter().filter(|field| has(&container["securityContext"], field)) {
+            p.forbidden(format!("{at}.securityContext.{field}"), WHY);
+        }
     }
 }

@@ -26,14 +26,9 @@ pub fn main(new: &Value, old: &Value, p: &mut Problems) {
             return;
         }
         for (index, container) in items(&spec[field]).enumerate() {
-            let image = text(container, "image");
-            if image.is_empty() {
-                p.required(format!("spec.{field}[{index}].image"), "");
-            }
-            if image.trim() != image {
-                let why = "must not have leading or trailing whitespace";
-                p.invalid(format!("spec.{field}[{index}].image"), &container["image"], why);
-            }
+            let at = format!("spec.{field}[{index}]");
+            p.present(container, "image", &at);
+            container::trimmed_image(container, &at, p);
         }
     }
     if !deadline(spec, before, p) {

@@ -12,6 +12,7 @@ const NOT_AN_OPERATOR: &str = "not a valid selector operator";
 
 /// A label selector.
 pub fn label_selector(selector: &Value, path: &str, p: &mut Problems) {
+    meta::labels(&selector["matchLabels"], &format!("{path}.matchLabels"), p);
     for (index, requirement) in items(&selector["matchExpressions"]).enumerate() {
         let at = format!("{path}.matchExpressions[{index}]");
         let count = items(&requirement["values"]).count();
@@ -28,7 +29,6 @@ pub fn label_selector(selector: &Value, path: &str, p: &mut Problems) {
             }
         }
     }
-    meta::labels(&selector["matchLabels"], &format!("{path}.matchLabels"), p);
 }
 
 /// Whether a selector selects everything.
@@ -47,21 +47,12 @@ pub fn node_selector(selector: &Value, path: &str, p: &mut Problems) {
         p.required(format!("{path}.nodeSelectorTerms"), "must have at least one node selector term");
     }
     for (index, term) in items(&selector["nodeSelectorTerms"]).enumerate() {
-        let at = format!("{path}.nodeSelectorTerms[{index}]");
-        node_selector_term(term, &at, p);
-        // Of a preference the values may be anything.
-        for (i, requirement) in items(&term["matchExpressions"]).enumerate() {
-            for (v, value) in items(&requirement["values"]).enumerate() {
-                for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
-                    p.invalid(format!("{at}.matchExpressions[{i}].values[{v}]"), value, &problem);
-                }
-            }
-        }
+        node_selector_term(term, true, &format!("{path}.nodeSelectorTerms[{index}]"), p);
     }
 }
 
-/// One term of a node selector.
-pub fn node_selector_term(term: &Value, path: &str, p: &mut Problems) {
+/// One term of a node selector; of a preference the values may be anything (`strict` false).
+fn node_selector_term(term: &Value, strict: bool, path: &str, p: &mut Problems) {
     for (index, requirement) in items(&term["matchExpressions"]).enumerate() {
         let at = format!("{path}.matchExpressions[{index}]");
         let count = items(&requirement["values"]).count();
@@ -75,6 +66,11 @@ pub fn node_selector_term(term: &Value, path: &str, p: &mut Problems) {
             _ => p.invalid(format!("{at}.operator"), &or_empty(&requirement["operator"]), NOT_AN_OPERATOR),
         }
         p.qualified_name(&format!("{at}.key"), text(requirement, "key"));
+        for (i, value) in items(&requirement["values"]).enumerate().filter(|_| strict) {
+            for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
+                p.invalid(format!("{at}.values[{i}]"), value, &problem);
+            }
+        }
     }
     for (index, requirement) in items(&term["matchFields"]).enumerate() {
         match_field(requirement, &format!("{path}.matchFields[{index}]"), p);
@@ -110,7 +106,7 @@ pub fn affinity(affinity: &Value, path: &str, p: &mut Problems) {
     for (index, term) in items(&node[preferred]).enumerate() {
         let at = format!("{path}.nodeAffinity.{preferred}[{index}]");
         weight(term, &at, p);
-        node_selector_term(&term["preference"], &format!("{at}.preference"), p);
+        node_selector_term(&term["preference"], false, &format!("{at}.preference"), p);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         for (index, term) in items(&affinity[kind][required]).enumerate() {
@@ -137,12 +133,12 @@ fn pod_affinity_term(term: &Value, path: &str, p: &mut Problems) {
     for namespace in items(&term["namespaces"]) {
         p.label(format!("{path}.namespace"), namespace);
     }
+    label_keys(term, path, p);
     let field = format!("{path}.topologyKey");
     if text(term, "topologyKey").is_empty() {
         p.required(&field, "can not be empty");
     }
     p.qualified_name(&field, text(term, "topologyKey"));
-    label_keys(term, path, p);
 }
 
 /// `matchLabelKeys` and `mismatchLabelKeys`: different names, only beside a label selector, and not what it says already

@@ -20,6 +20,9 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
     if subresource == "status" {
         return load_balancer_status(new, p);
     }
+    if let Some(old) = old {
+        update(new, old, p);
+    }
     let (spec, annotations) = (&new["spec"], &new["metadata"]["annotations"]);
     if has(annotations, MODE) && has(annotations, HINTS) && annotations[MODE] != annotations[HINTS] {
         let why = format!("must match annotations[{HINTS}] when both are specified");
@@ -41,13 +44,15 @@ pub fn validate(subresource: &str, new: &Value, old: Option<&Value>, p: &mut Pro
             networking::not_special(address, &field, p);
         }
     }
+    match text(spec, "type") {
+        "" => p.required("spec.type", ""),
+        _ => p.one_of("spec.type", &spec["type"], TYPES),
+    }
+    port_numbers(spec, p);
     source_ranges(spec, annotations, p);
     load_balancer(spec, p);
     balancer_class(spec, p);
     traffic(spec, p);
-    if let Some(old) = old {
-        update(new, old, p);
-    }
 }
 
 /// From where a load balancer takes traffic: the field, or without it the annotation.
@@ -109,27 +114,39 @@ fn kinds(spec: &Value, p: &mut Problems) {
         p.required("spec.ports", "");
     }
     match kind {
-        "LoadBalancer" => {
-            if spec["clusterIP"] == "None" {
-                p.invalid("spec.clusterIPs[0]", &json!("None"), "may not be set to 'None' for LoadBalancer services");
-            }
-        }
-        "NodePort" if spec["clusterIP"] == "None" => {
-            p.invalid("spec.clusterIPs[0]", &json!("None"), "may not be set to 'None' for NodePort services");
+        "LoadBalancer" | "NodePort" if spec["clusterIP"] == "None" => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            p.invalid("spec.clusterIPs[0]", &json!("None"), &why);
         }
         "ExternalName" => external_name(spec, p),
-        "ClusterIP" | "NodePort" => {}
-        "" => p.required("spec.type", ""),
-        _ => p.not_supported("spec.type", &spec["type"], TYPES),
+        _ => {}
     }
-    if !matches!(kind, "NodePort" | "LoadBalancer") {
-        for (index, port) in items(&spec["ports"]).enumerate() {
-            if port["nodePort"].as_i64().unwrap_or(0) != 0 && kind == "ClusterIP" {
-                p.forbidden(format!("spec.ports[{index}].nodePort"), "may not be used when `type` is 'ClusterIP'");
-            }
+}
+
+/// Ports of nodes only where there are some, and no port twice.
+fn port_numbers(spec: &Value, p: &mut Problems) {
+    let node_port = |port: &Value| port["nodePort"].as_i64().unwrap_or(0);
+    let within = text(spec, "type") == "ClusterIP";
+    for (index, _) in items(&spec["ports"]).enumerate().filter(|(_, port)| within && node_port(port) != 0) {
+        p.forbidden(format!("spec.ports[{index}].nodePort"), "may not be used when `type` is 'ClusterIP'");
+    }
+    let mut seen = Vec::new();
+    for (index, port) in items(&spec["ports"]).enumerate().filter(|(_, port)| node_port(port) != 0) {
+        let key = (node_port(port), text(port, "protocol"));
+        if seen.contains(&key) {
+            p.duplicate(format!("spec.ports[{index}].nodePort"), &port["nodePort"]);
         }
+        seen.push(key);
     }
-    node_port_duplicates(spec, p);
+    let mut seen = Vec::new();
+    for (index, port) in items(&spec["ports"]).enumerate() {
+        let key = (&port["port"], text(port, "protocol"));
+        if seen.contains(&key) {
+            let shown = json!({"protocol": text(port, "protocol"), "port": port["port"]});
+            p.duplicate_shown(format!("spec.ports[{index}]"), &shown::compact("ServicePort", &shown));
+        }
+        seen.push(key);
+    }
 }
 
 fn external_name(spec: &Value, p: &mut Problems) {
@@ -176,28 +193,6 @@ fn ports(spec: &Value, p: &mut Problems) {
             p.qualified_name(&format!("{at}.appProtocol"), text(port, "appProtocol"));
         }
     }
-    let key = |port: &Value| (port["port"].clone(), text(port, "protocol").to_owned());
-    for (index, port) in list.iter().enumerate() {
-        if list[..index].iter().any(|other| key(other) == key(port)) {
-            let shown = json!({"protocol": text(port, "protocol"), "port": port["port"]});
-            p.duplicate_shown(format!("spec.ports[{index}]"), &shown::compact("ServicePort", &shown));
-        }
-    }
-}
-
-fn node_port_duplicates(spec: &Value, p: &mut Problems) {
-    let mut seen = Vec::new();
-    for (index, port) in items(&spec["ports"]).enumerate() {
-        let number = port["nodePort"].as_i64().unwrap_or(0);
-        if number == 0 {
-            continue;
-        }
-        let key = (number, text(port, "protocol"));
-        if seen.contains(&key) {
-            p.duplicate(format!("spec.ports[{index}].nodePort"), &json!(number));
-        }
-        seen.push(key);
-    }
 }
 
 fn affinity_config(spec: &Value, p: &mut Problems) {
@@ -237,15 +232,6 @@ fn cluster_ips(spec: &Value, p: &mut Problems) {
     }
     let ips: Vec<&Value> = items(&spec["clusterIPs"]).collect();
     let families: Vec<&Value> = items(&spec["ipFamilies"]).collect();
-    for (index, family) in families.iter().enumerate() {
-        let field = format!("spec.ipFamilies[{index}]");
-        p.one_of(&field, family, &["IPv4", "IPv6"]);
-        if families[..index].contains(family) {
-            p.duplicate(field, family);
-        }
-    }
-    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    p.one_of_if_set("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], &policies);
     let field = "spec.clusterIPs";
     match (text(spec, "clusterIP"), ips.first()) {
         ("", Some(_)) => p.invalid(field, &spec["clusterIPs"], "must be empty when `clusterIP` is not specified"),
@@ -256,6 +242,15 @@ fn cluster_ips(spec: &Value, p: &mut Problems) {
         }
         _ => {}
     }
+    for (index, family) in families.iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        p.one_of(&field, family, &["IPv4", "IPv6"]);
+        if families[..index].contains(family) {
+            p.duplicate(field, family);
+        }
+    }
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    p.one_of_if_set("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], &policies);
     let mut bad = false;
     for (index, ip) in ips.iter().enumerate() {
         if index == 0 && **ip == "None" {
@@ -336,11 +331,6 @@ fn traffic(spec: &Value, p: &mut Problems) {
     } else if has(spec, "externalTrafficPolicy") {
         p.invalid("spec.externalTrafficPolicy", external, "may only be set for externally-accessible services");
     }
-    if has(spec, "internalTrafficPolicy") {
-        p.one_of("spec.internalTrafficPolicy", &spec["internalTrafficPolicy"], &["Cluster", "Local"]);
-    } else if matches!(text(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") {
-        p.required("spec.internalTrafficPolicy", "");
-    }
     let health = spec["healthCheckNodePort"].as_i64().unwrap_or(0);
     if health != 0 && needs_health_check(spec) {
         p.port("spec.healthCheckNodePort", &json!(health));
@@ -348,6 +338,11 @@ fn traffic(spec: &Value, p: &mut Problems) {
     if health != 0 && !needs_health_check(spec) {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         p.invalid("spec.healthCheckNodePort", &json!(health), why);
+    }
+    if has(spec, "internalTrafficPolicy") {
+        p.one_of("spec.internalTrafficPolicy", &spec["internalTrafficPolicy"], &["Cluster", "Local"]);
+    } else if matches!(text(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        p.required("spec.internalTrafficPolicy", "");
     }
     if has(spec, "trafficDistribution") {
         let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
@@ -357,6 +352,10 @@ fn traffic(spec: &Value, p: &mut Problems) {
 
 fn update(new: &Value, old: &Value, p: &mut Problems) {
     let (spec, before) = (&new["spec"], &old["spec"]);
+    if text(before, "type") != "ExternalName" && text(spec, "type") != "ExternalName" {
+        addresses_update(spec, before, p);
+        families_update(spec, before, p);
+    }
     let balanced = |spec: &Value| text(spec, "type") == "LoadBalancer";
     if balanced(spec) && balanced(before) && spec["loadBalancerClass"] != before["loadBalancerClass"] {
         p.invalid("spec.loadBalancerClass", &spec["loadBalancerClass"], "may not change once set");
@@ -369,11 +368,6 @@ fn update(new: &Value, old: &Value, p: &mut Problems) {
     {
         p.forbidden("spec.healthCheckNodePort", "field is immutable");
     }
-    if text(before, "type") == "ExternalName" || text(spec, "type") == "ExternalName" {
-        return;
-    }
-    addresses_update(spec, before, p);
-    families_update(spec, before, p);
 }
 
 /// The addresses of a Service stay; a second may come, and may go if the Service says that it has one family.

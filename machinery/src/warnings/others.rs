@@ -78,6 +78,14 @@ pub fn of(def: &ResourceDef, new: &Value, old: Option<&Value>, out: &mut Vec<Str
         }
         ("", "secrets") => certificate(new, out),
         ("", "serviceaccounts") => account(metadata, old, out),
+        ("", "nodes") => {
+            if has(spec, "configSource") {
+                out.push("spec.configSource: the feature is removed".into());
+            }
+            if !text(spec, "externalID").is_empty() {
+                out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
+            }
+        }
         ("", "endpoints") if !is_controlled(metadata) => endpoints(new, out),
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(new, old.is_none(), out),
         ("networking.k8s.io", "networkpolicies") => network_policy(spec, out),

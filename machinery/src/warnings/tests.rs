@@ -195,6 +195,16 @@ fn odd_things_in_other_kinds_are_told() {
     const NAME: &str = "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a \
                         DNS label is recommended: [must not contain dots]";
     for (group, plural, object, expected) in [
+        (
+            "",
+            "nodes",
+            json!({"spec": {"externalID": "x", "configSource": {"configMap": {}}}}),
+            vec![
+                "spec.configSource: the feature is removed",
+                "spec.externalID: this field is deprecated, and is unused by Kubernetes",
+            ],
+        ),
+        ("", "nodes", json!({"spec": {"externalID": "", "configSource": null}}), vec![]),
         ("apps", "deployments", json!({"metadata": {"name": "a.b"}}), vec![NAME]),
         ("apps", "statefulsets", json!({"metadata": {"name": "a.b"}}), vec![]),
         ("batch", "cronjobs", json!({"metadata": {"name": "a.b"}}), vec![NAME]),
