@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
+use keelson_machinery::go_time::{self, Layout};
 use keelson_machinery::status::{Cause, Status};
 use serde_json::{Value, json};
 
@@ -74,6 +75,9 @@ fn check_log_options(call: &Call<'_>) -> Result<(), Status> {
         }
     }
     let seconds = query.number("sinceSeconds")?;
+    if let Some(time) = query.get("sinceTime").filter(|time| !matches!(*time, "" | "null")) {
+        go_time::parse(Layout::Seconds, time).map_err(Status::bad_request)?;
+    }
     if seconds.is_some() && query.get("sinceTime").is_some() {
         // The whole of the options: a path whose only element has no name.
         causes.push(Cause::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
@@ -94,7 +98,9 @@ pub async fn log(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>
     let request = call.request;
     let container = container(&pod, request.query.get("container"))?;
     let Some(name) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) else {
-        return Ok(body::text(200, Bytes::new()));
+        // Nobody has said anything yet, and nobody could.
+        let none = http::Response::builder().status(204).body(body::full(Bytes::new()));
+        return none.map_err(|e| Status::internal(&e.to_string()));
     };
     let agent = node::agent(server, name)?;
     let given = |key: &str| Some((key.to_owned(), request.query.get(key)?.to_owned()));
