@@ -77,6 +77,9 @@ struct Place {
     address: Option<String>,
 }
 
+/// What stands before the reason for which a webhook could not be asked; those who convert objects do not say it.
+pub(crate) const CALL_FAILED: &str = "failed to call webhook: ";
+
 impl Hooks {
     /// With the replica, which knows Services.
     pub fn new(objects: Objects) -> Self {
@@ -87,7 +90,7 @@ impl Hooks {
     /// upstream's client words it.
     pub async fn call(&self, config: &Value, body: Vec<u8>, seconds: u64) -> Result<Value, String> {
         let place = self.place(config, seconds)?;
-        let shown = |why: String| format!("failed to call webhook: Post {:?}: {why}", place.url);
+        let shown = |why: String| format!("{CALL_FAILED}Post {:?}: {why}", place.url);
         let key = format!("{}:{}", place.host, place.port);
         if let Some(left) = self.paused(&key) {
             let seconds = left.as_secs_f32();
@@ -149,7 +152,7 @@ impl Hooks {
 
     fn place(&self, config: &Value, seconds: u64) -> Result<Place, String> {
         if let Some(url) = config["url"].as_str() {
-            let uri: http::Uri = url.parse().map_err(|why| format!("failed to call webhook: {url:?}: {why}"))?;
+            let uri: http::Uri = url.parse().map_err(|why| format!("{CALL_FAILED}{url:?}: {why}"))?;
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let path = format!("{}?timeout={seconds}s", uri.path());
             let port = uri.port_u16().unwrap_or(443);
@@ -166,9 +169,7 @@ impl Hooks {
             path => format!("/{}?timeout={seconds}s", path.trim_start_matches('/')),
         };
         let url = format!("https://{host}:{port}{path}");
-        let address = self
-            .backend(namespace, name, port)
-            .map_err(|why| format!("failed to call webhook: Post {url:?}: {why}"))?;
+        let address = self.backend(namespace, name, port).map_err(|why| format!("{CALL_FAILED}Post {url:?}: {why}"))?;
         Ok(Place { url, host, port, path, address: Some(address) })
     }
 
