@@ -43,19 +43,26 @@ pub fn serve(
 ) -> Option<Result<Response<Body>, Status>> {
     let all = Rows::of(computed, customs);
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let accepted = match accepted(headers) {
-        Ok(accepted) => accepted,
-        Err(status) => return Some(Err(status)),
+    if let Err(status) = accepted_by_name(&all, &parts, headers) {
+        return Some(Err(status));
+    }
+    let accepted = accepted(headers, matches!(parts[..], ["api"] | ["apis"]));
+    let aggregated = accepted.as_ref().is_ok_and(|accepted| accepted.aggregated);
+    // What is not there is not there in any form, so what the client accepts is asked last.
+    let media = match &accepted {
+        _ if matches!(parts[..], ["version"] | []) => Ok(Media::Json),
+        Ok(accepted) => Ok(accepted.media),
+        Err(status) => Err(status.clone()),
     };
     let value = match parts[..] {
         ["version"] => version(),
         [] => json!({"paths": all.paths(remotes)}),
-        ["api"] if accepted.aggregated => {
+        ["api"] if aggregated => {
             let core = Group { name: "", versions: all.versions("").into_iter().map(Listed::Own).collect() };
-            return Some(all.aggregated_answer(headers, accepted.media, &[core]));
+            return Some(media.and_then(|media| all.aggregated_answer(headers, media, &[core])));
         }
-        ["apis"] if accepted.aggregated => {
-            return Some(all.aggregated_answer(headers, accepted.media, &all.merged(remotes)));
+        ["apis"] if aggregated => {
+            return Some(media.and_then(|media| all.aggregated_answer(headers, media, &all.merged(remotes))));
         }
         ["api"] => {
             let address = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -82,20 +89,34 @@ pub fn serve(
         },
         _ => return None,
     };
-    let media = if matches!(parts[..], ["version"] | []) { Media::Json } else { accepted.media };
     let pretty = matches!(parts[..], ["version"] | []) || negotiate::is_pretty(headers, None);
-    Some(respond::object(200, media, &value, pretty))
+    Some(media.and_then(|media| respond::object(200, media, &value, pretty)))
 }
 
-/// Chooses among the forms: each media type, plain or aggregated.
-fn accepted(headers: &HeaderMap) -> Result<Accepted, Status> {
+/// Refuses a client by the names of what it accepts alone, where upstream has a layer that does so: before built-in versions and
+/// the lists of versions, but not before groups and what definitions made.
+fn accepted_by_name(all: &Rows, parts: &[&str], headers: &HeaderMap) -> Result<(), Status> {
+    match parts {
+        ["version"] => negotiate::exactly(headers, "application/json"),
+        ["api"] | ["api", "v1"] => negotiate::by_name(headers),
+        ["apis", group, version] if all.rows(group, version).first().is_some_and(|row| !row.custom) => {
+            negotiate::by_name(headers)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Chooses among the forms: each media type, plain or, where there is that, aggregated.
+fn accepted(headers: &HeaderMap, aggregated: bool) -> Result<Accepted, Status> {
     let all = negotiate::choices(negotiate::accept(headers));
     let found = all.into_iter().find_map(|(name, parameters)| {
         let parameter = |key: &str| parameters.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| *v);
         let media = Media::matching(name)?;
         match (parameter("as"), parameter("g"), parameter("v")) {
             ("", ..) => Some(Accepted { media, aggregated: false }),
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(Accepted { media, aggregated: true }),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if aggregated => {
+                Some(Accepted { media, aggregated: true })
+            }
             _ => None,
         }
     });

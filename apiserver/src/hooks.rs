@@ -1,7 +1,7 @@
 //! Calls of webhooks: HTTPS to a URL or a Service, over connections that are kept, with a pause after failures.
 //!
 //! A webhook that cannot be reached costs a request no more than its own time-out, and after a few failures in a row
-//! nothing at all for a while: calls then fail at once until the pause is over.
+//! nothing at all for a while: calls then fail at once, with what the latest one failed with, until the pause is over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use keelson_machinery::decode;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -27,6 +28,8 @@ const MAX_IDLE: usize = 8;
 const MAX_TARGETS: usize = 1024;
 /// Largest answer, bytes.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// Bytes of an answer that an error shows.
+const MAX_SHOWN_BYTES: usize = 500;
 /// Failures in a row after which calls pause.
 const FAILURES_BEFORE_PAUSE: u32 = 5;
 /// The pause after that, doubled with each further failure up to the second value.
@@ -36,6 +39,21 @@ const HOST_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// Why a call came to nothing.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// There was no answer.
+    Call(String),
+    /// The answer is none that could be used.
+    Answer(String),
+}
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self::Call(String::new())
+    }
+}
+
 /// What is remembered of a webhook.
 #[derive(Default)]
 struct Target {
@@ -43,7 +61,7 @@ struct Target {
     idle: Vec<Sender>,
     failures: u32,
     /// How the latest call failed.
-    error: String,
+    failure: Failure,
     retry_at: Option<Instant>,
 }
 
@@ -77,6 +95,9 @@ struct Place {
     address: Option<String>,
 }
 
+/// What stands before the reason for which a webhook could not be asked; those who convert objects do not say it.
+pub(crate) const CALL_FAILED: &str = "failed to call webhook: ";
+
 impl Hooks {
     /// With the replica, which knows Services.
     pub fn new(objects: Objects) -> Self {
@@ -87,25 +108,31 @@ impl Hooks {
     /// upstream's client words it.
     pub async fn call(&self, config: &Value, body: Vec<u8>, seconds: u64) -> Result<Value, String> {
         let place = self.place(config, seconds)?;
-        let shown = |why: String| format!("failed to call webhook: Post {:?}: {why}", place.url);
+        let shown = |failure: &Failure| match failure {
+            Failure::Call(why) => format!("{CALL_FAILED}Post {:?}: {why}", place.url),
+            Failure::Answer(why) => format!("{CALL_FAILED}{why}"),
+        };
         let key = format!("{}:{}", place.host, place.port);
-        if let Some(left) = self.paused(&key) {
-            let seconds = left.as_secs_f32();
-            return Err(shown(format!("the webhook failed repeatedly, next attempt in {seconds:.1}s")));
+        if let Some(failure) = self.paused(&key) {
+            return Err(shown(&failure));
         }
         let time = Duration::from_secs(seconds);
         let result = match tokio::time::timeout(time, self.exchange(&key, &place, config, body)).await {
             Ok(result) => result,
-            Err(_) => Err("context deadline exceeded".to_owned()),
+            Err(_) => Err(Failure::Call("context deadline exceeded".to_owned())),
         };
         self.note(&key, result.as_ref().err());
-        let bytes = result.map_err(shown)?;
-        serde_json::from_slice(&bytes).map_err(|why| format!("the webhook's answer is not JSON: {why}"))
+        let bytes = result.map_err(|failure| shown(&failure))?;
+        let answer = decode::json(&bytes).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"));
+        answer.map(|decoded| decoded.value).map_err(|why| shown(&Failure::Answer(why)))
     }
 
-    fn paused(&self, key: &str) -> Option<Duration> {
+    /// What the last call of a webhook failed with, while no further one is made: clients are told what they would be told
+    /// if it were.
+    fn paused(&self, key: &str) -> Option<Failure> {
         let targets = self.targets.lock();
-        targets.get(key)?.retry_at?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        let target = targets.get(key)?;
+        target.retry_at.filter(|at| *at > Instant::now()).map(|_| target.failure.clone())
     }
 
     /// The webhooks that cannot be reached at the moment.
@@ -116,25 +143,27 @@ impl Hooks {
             .map(|(place, target)| Failing {
                 place: place.clone(),
                 failures: target.failures,
-                error: target.error.clone(),
+                error: match &target.failure {
+                    Failure::Call(why) | Failure::Answer(why) => why.clone(),
+                },
             })
             .collect();
         failing.sort_by(|a, b| a.place.cmp(&b.place));
         failing
     }
 
-    fn note(&self, key: &str, error: Option<&String>) {
+    fn note(&self, key: &str, failure: Option<&Failure>) {
         let mut targets = self.targets.lock();
         if targets.len() >= MAX_TARGETS && !targets.contains_key(key) {
             targets.clear();
         }
         let target = targets.entry(key.to_owned()).or_default();
-        let Some(error) = error else {
+        let Some(failure) = failure else {
             (target.failures, target.retry_at) = (0, None);
             return;
         };
         target.failures += 1;
-        target.error.clone_from(error);
+        target.failure.clone_from(failure);
         if let Some(more) = target.failures.checked_sub(FAILURES_BEFORE_PAUSE) {
             let pause = PAUSE.0.saturating_mul(1 << more.min(8)).min(PAUSE.1);
             tracing::warn!(
@@ -149,7 +178,7 @@ impl Hooks {
 
     fn place(&self, config: &Value, seconds: u64) -> Result<Place, String> {
         if let Some(url) = config["url"].as_str() {
-            let uri: http::Uri = url.parse().map_err(|why| format!("failed to call webhook: {url:?}: {why}"))?;
+            let uri: http::Uri = url.parse().map_err(|why| format!("{CALL_FAILED}{url:?}: {why}"))?;
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let path = format!("{}?timeout={seconds}s", uri.path());
             let port = uri.port_u16().unwrap_or(443);
@@ -166,9 +195,7 @@ impl Hooks {
             path => format!("/{}?timeout={seconds}s", path.trim_start_matches('/')),
         };
         let url = format!("https://{host}:{port}{path}");
-        let address = self
-            .backend(namespace, name, port)
-            .map_err(|why| format!("failed to call webhook: Post {url:?}: {why}"))?;
+        let address = self.backend(namespace, name, port).map_err(|why| format!("{CALL_FAILED}Post {url:?}: {why}"))?;
         Ok(Place { url, host, port, path, address: Some(address) })
     }
 
@@ -204,7 +231,7 @@ impl Hooks {
         }
     }
 
-    async fn exchange(&self, key: &str, place: &Place, config: &Value, body: Vec<u8>) -> Result<Bytes, String> {
+    async fn exchange(&self, key: &str, place: &Place, config: &Value, body: Vec<u8>) -> Result<Bytes, Failure> {
         let body = Bytes::from(body);
         let request = || {
             Request::builder()
@@ -215,7 +242,7 @@ impl Hooks {
                 .header(header::ACCEPT, "application/json")
                 .header(header::USER_AGENT, "kube-apiserver-admission")
                 .body(Full::new(body.clone()))
-                .map_err(|e| e.to_string())
+                .map_err(|e| Failure::Call(e.to_string()))
         };
         let idle = self.targets.lock().get_mut(key).and_then(|target| target.idle.pop());
         if let Some(mut sender) = idle
@@ -225,8 +252,8 @@ impl Hooks {
             return self.read(key, sender, answer).await;
         }
         // No connection was left, or the other side had closed it.
-        let mut sender = self.connect(key, place, config).await?;
-        let answer = sender.send_request(request()?).await.map_err(|e| e.to_string())?;
+        let mut sender = self.connect(key, place, config).await.map_err(Failure::Call)?;
+        let answer = sender.send_request(request()?).await.map_err(|e| Failure::Call(e.to_string()))?;
         self.read(key, sender, answer).await
     }
 
@@ -235,10 +262,10 @@ impl Hooks {
         key: &str,
         sender: Sender,
         answer: http::Response<hyper::body::Incoming>,
-    ) -> Result<Bytes, String> {
+    ) -> Result<Bytes, Failure> {
         let (parts, incoming) = answer.into_parts();
         let limited = Limited::new(incoming, MAX_ANSWER_BYTES);
-        let bytes = limited.collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let bytes = limited.collect().await.map_err(|e| Failure::Call(e.to_string()))?.to_bytes();
         let mut targets = self.targets.lock();
         let target = targets.entry(key.to_owned()).or_default();
         if target.idle.len() < MAX_IDLE {
@@ -247,8 +274,10 @@ impl Hooks {
         if parts.status.is_success() {
             return Ok(bytes);
         }
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).trim().to_owned();
-        Err(format!("an error on the server ({text:?}) has prevented the request from succeeding ({})", parts.status))
+        let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("text/plain");
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_SHOWN_BYTES)]);
+        let text = if kind.starts_with("text/") { text.trim() } else { "unknown" };
+        Err(Failure::Answer(refused(parts.status.as_u16(), text)))
     }
 
     async fn connect(&self, key: &str, place: &Place, config: &Value) -> Result<Sender, String> {
@@ -297,6 +326,27 @@ impl Hooks {
         target.idle.clear();
         target.tls = Some((bundle.to_owned(), tls.clone()));
         Ok(tls)
+    }
+}
+
+/// What upstream's client makes of an answer that is no success.
+fn refused(code: u16, text: &str) -> String {
+    match code {
+        400 => "the server rejected our request for an unknown reason".into(),
+        401 => "the server has asked for the client to provide credentials".into(),
+        403 | 406 | 415 => text.into(),
+        404 => "the server could not find the requested resource".into(),
+        405 => "the server does not allow this method on the requested resource".into(),
+        409 => "the server reported a conflict".into(),
+        422 => "the server rejected our request due to an error in our request".into(),
+        429 => "the server has received too many requests and has asked us to try again later".into(),
+        503 => "the server is currently unable to handle the request".into(),
+        504 => {
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+                .into()
+        }
+        500.. => format!("an error on the server ({text:?}) has prevented the request from succeeding"),
+        code => format!("the server responded with the status code {code} but did not return more information"),
     }
 }
 

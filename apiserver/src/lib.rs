@@ -25,6 +25,7 @@ pub mod endpoints;
 mod eviction;
 mod flow;
 mod flow_status;
+mod former;
 mod health;
 pub mod hooks;
 mod introspection;

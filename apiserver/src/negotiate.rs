@@ -238,6 +238,13 @@ fn unavailable(types: &str) -> Status {
     Status { message, details: Some(Box::<Details>::default()), ..Status::not_acceptable("") }
 }
 
+/// Refuses a client that names none of the media types of discovery, whatever their parameters.
+pub fn by_name(headers: &HeaderMap) -> Result<(), Status> {
+    let known = |name: &str| name == "*/*" || name != "application/*" && Media::matching(name).is_some();
+    let found = choices(accept(headers)).iter().any(|(name, _)| known(name));
+    if found { Ok(()) } else { Err(unavailable(MEDIA_TYPES)) }
+}
+
 /// Refuses a client that does not accept the only media type that there is.
 pub fn exactly(headers: &HeaderMap, media: &str) -> Result<(), Status> {
     let found = choices(accept(headers)).iter().any(|(name, _)| matches!(*name, "*/*") || *name == media);

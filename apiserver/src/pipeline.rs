@@ -417,18 +417,17 @@ impl ApiServer {
             }
             "/openid/v1/jwks" => {
                 negotiate::exactly(headers, "application/jwk-set+json")?;
-                Ok(respond::bytes(200, "application/jwk-set+json", self.pki.service_account.jwks().to_string()))
+                let keys = self.pki.service_account.jwks().to_string();
+                Ok(respond::kept_for_an_hour(respond::bytes(200, "application/jwk-set+json", keys)))
             }
             "/.well-known/openid-configuration" => {
                 let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                Ok(body::value(
-                    200,
-                    &json!({
-                        "issuer": keelson_pki::service_account::ISSUER, "jwks_uri": format!("https://{host}/openid/v1/jwks"),
-                        "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-                        "id_token_signing_alg_values_supported": [self.pki.service_account.algorithm()],
-                    }),
-                ))
+                let answer = json!({
+                    "issuer": keelson_pki::service_account::ISSUER, "jwks_uri": format!("https://{host}/openid/v1/jwks"),
+                    "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": [self.pki.service_account.algorithm()],
+                });
+                Ok(respond::kept_for_an_hour(body::value(200, &answer)))
             }
             _ => {
                 let (computed, remotes) = (usage::served(&self.objects), self.aggregated.all());

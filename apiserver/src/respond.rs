@@ -34,6 +34,12 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<bytes::Byte
     response
 }
 
+/// An answer that anybody may keep for an hour.
+pub fn kept_for_an_hour(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}
+
 /// Whether the client takes answers compressed with gzip. As upstream has it, it must say just that: with a quality beside it
 /// the name does not count.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {

@@ -2,7 +2,9 @@
 
 use http::Response;
 use keelson_client::Body;
+use keelson_machinery::resource::Scope;
 use keelson_machinery::status::{Cause, Status};
+use keelson_machinery::validation::selectors;
 use keelson_pki::service_account::ISSUER;
 use serde_json::{Value, json};
 
@@ -46,16 +48,16 @@ pub async fn create(server: &ApiServer, call: &Call<'_>) -> Result<Response<Body
             json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false})
         }
         "selfsubjectaccessreviews" => {
-            check_attributes(&review, Vec::new())?;
+            check_attributes(&review, false, None)?;
             decide(server, call.user, &spec)
         }
         "subjectaccessreviews" => {
-            check_attributes(&review, subject_problems(&spec))?;
+            check_attributes(&review, true, None)?;
             decide(server, &subject(&spec), &spec)
         }
         "localsubjectaccessreviews" => {
             review["metadata"]["namespace"] = call.request.namespace.as_str().into();
-            check_attributes(&review, local_problems(&spec, &call.request.namespace))?;
+            check_attributes(&review, true, Some(&call.request.namespace))?;
             decide(server, &subject(&spec), &spec)
         }
         "tokenreviews" => token(server, &mut review).await?,
@@ -76,6 +78,12 @@ fn fit(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
         review["apiVersion"] = def.api_version().into();
     } else if kind != def.kind || version != def.api_version() {
         return Err(strategy::other_kind(def, &version, &kind));
+    }
+    let namespace = text(&review["metadata"], "namespace");
+    if def.scope == Scope::Namespaced && !namespace.is_empty() && namespace != call.request.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     if def.plural == "tokenreviews"
         && let Some(metadata) = review["metadata"].as_object_mut()
@@ -98,14 +106,16 @@ fn subject(spec: &Value) -> UserInfo {
     }
 }
 
+/// What is wrong with a review of someone else's access.
 fn subject_problems(spec: &Value) -> Vec<Cause> {
     let nobody = text(spec, "user").is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty);
     let why = "at least one of user or group must be specified";
     nobody.then(|| Cause::invalid("spec.user", &Value::from(""), why)).into_iter().collect()
 }
 
+/// What is wrong with a review of access in one namespace, besides what is wrong with any.
 fn local_problems(spec: &Value, namespace: &str) -> Vec<Cause> {
-    let mut causes = subject_problems(spec);
+    let mut causes = Vec::new();
     if spec["resourceAttributes"].is_object() && text(&spec["resourceAttributes"], "namespace") != namespace {
         let given = Value::from(text(&spec["resourceAttributes"], "namespace"));
         causes.push(Cause::invalid("spec.resourceAttributes.namespace", &given, "must match metadata.namespace"));
@@ -121,16 +131,15 @@ fn shown_path(path: &Value) -> String {
     format!("{{\"Path\":{},\"Verb\":{}}}", Value::from(text(path, "path")), Value::from(text(path, "verb")))
 }
 
-fn check_attributes(review: &Value, mut causes: Vec<Cause>) -> Result<(), Status> {
+/// Checks an access review; `subject` if it is about someone else, `local` the namespace if it is about one.
+fn check_attributes(review: &Value, subject: bool, local: Option<&str>) -> Result<(), Status> {
     let spec = &review["spec"];
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let mut causes = Vec::new();
     match (resource.is_object(), path.is_object()) {
         (true, true) => {
             let why = "cannot be specified in combination with resourceAttributes";
-            let told = causes.iter().any(|cause| cause.field == "spec.nonResourceAttributes");
-            if !told {
-                causes.push(Cause::invalid_shown("spec.nonResourceAttributes", &shown_path(path), why));
-            }
+            causes.push(Cause::invalid_shown("spec.nonResourceAttributes", &shown_path(path), why));
         }
         (false, false) => {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -138,20 +147,13 @@ fn check_attributes(review: &Value, mut causes: Vec<Cause>) -> Result<(), Status
         }
         _ => {}
     }
-    for key in ["fieldSelector", "labelSelector"] {
-        let selector = &resource[key];
-        let (raw, requirements) = (text(selector, "rawSelector"), selector["requirements"].as_array());
-        let at = format!("spec.resourceAttributes.{key}");
-        if !raw.is_empty() && requirements.is_some_and(|r| !r.is_empty()) {
-            let why = "may not specified at the same time as requirements";
-            causes.push(Cause::invalid(format!("{at}.rawSelector"), &selector["rawSelector"], why));
-        } else if selector.is_object() && raw.is_empty() && requirements.is_none_or(Vec::is_empty) {
-            let why = "when specified, requirements or rawSelector is required";
-            causes.push(Cause::required(format!("{at}.requirements"), why));
-        }
-        requirement_problems(&at, &selector["requirements"], &mut causes);
+    if subject {
+        causes.extend(subject_problems(spec));
     }
-    causes.extend(check_metadata(review));
+    causes.extend(selectors::review_selectors(resource));
+    let empty = if local.is_some() { "must be empty except for namespace" } else { "must be empty" };
+    causes.extend(check_metadata(review, empty));
+    causes.extend(local.map(|namespace| local_problems(spec, namespace)).into_iter().flatten());
     if causes.is_empty() {
         return Ok(());
     }
@@ -172,31 +174,8 @@ fn review_fields(selector: &Value) -> Vec<(String, String)> {
     out
 }
 
-/// What is wrong with the requirements of a review's selector.
-fn requirement_problems(at: &str, requirements: &Value, causes: &mut Vec<Cause>) {
-    for (index, requirement) in requirements.as_array().into_iter().flatten().enumerate() {
-        let at = format!("{at}.requirements[{index}]");
-        let values = requirement["values"].as_array().map_or(0, Vec::len);
-        match text(requirement, "operator") {
-            "In" | "NotIn" if values == 0 => {
-                let why = "must be specified when `operator` is 'In' or 'NotIn'";
-                causes.push(Cause::required(format!("{at}.values"), why));
-            }
-            "Exists" | "DoesNotExist" if values > 0 => {
-                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                causes.push(Cause::forbidden(format!("{at}.values"), why));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => {
-                let why = "not a valid selector operator";
-                causes.push(Cause::invalid(format!("{at}.operator"), &requirement["operator"], why));
-            }
-        }
-    }
-}
-
 /// Refuses metadata that an access review has no use for.
-fn check_metadata(review: &Value) -> Vec<Cause> {
+fn check_metadata(review: &Value, why: &str) -> Vec<Cause> {
     let mut rest = review["metadata"].clone();
     if let Some(map) = rest.as_object_mut() {
         map.remove("managedFields");
@@ -204,7 +183,7 @@ fn check_metadata(review: &Value) -> Vec<Cause> {
     }
     let empty = rest.as_object().is_none_or(serde_json::Map::is_empty);
     (!empty)
-        .then(|| Cause::invalid_shown("metadata", &ordered_metadata(&review["metadata"]).to_string(), "must be empty"))
+        .then(|| Cause::invalid_shown("metadata", &ordered_metadata(&review["metadata"]).to_string(), why))
         .into_iter()
         .collect()
 }

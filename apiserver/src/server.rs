@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -127,7 +127,12 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, certificates, pace, doing) = (server.clone(), certificates.clone(), pace.clone(), doing.begin());
         async move {
-            let response = handle(&server, &certificates, peer, request).await;
+            let mut response = handle(&server, &certificates, peer, request).await;
+            // What is behind a login is nobody's to keep, unless it says itself that it is.
+            response
+                .headers_mut()
+                .entry(header::CACHE_CONTROL)
+                .or_insert(HeaderValue::from_static("no-cache, private"));
             let lasting = response.extensions().get::<body::Lasting>().is_some();
             if with_streams && lasting {
                 turns::lasts();
@@ -232,7 +237,7 @@ async fn handle(
     peer: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
     // Nothing that came from outside may pass for what only in-process callers set.
     parts.extensions.clear();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::access::UserInfo;
 use crate::request::ResourceRequest;
 use crate::verbs::{Call, patch};
-use crate::{admission, aggregation, body, certificates, crd, services};
+use crate::{admission, aggregation, body, certificates, crd, former, services};
 
 /// Longest prefix that `generateName` contributes.
 const GENERATE_NAME_MAX: usize = 58;
@@ -77,6 +77,12 @@ pub fn without_namespace(def: &ResourceDef, object: &mut Value) {
 pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
     let (group, v) = version.split_once('/').unwrap_or(("", version));
     let why = match registered(def.group, group, v, kind) {
+        Some(_) if former::is_of(def, group, kind) => {
+            return Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({})",
+                def.api_version()
+            ));
+        }
         Some(other) => unknown_conversion(&other, def),
         None => not_registered(def.group, version, kind),
     };
@@ -100,7 +106,9 @@ pub fn registered(served: &str, group: &str, version: &str, kind: &str) -> Optio
         ["CreateOptions", "DeleteOptions", "GetOptions", "ListOptions", "PatchOptions", "UpdateOptions", "WatchEvent"];
     const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
     let here = scheme(group) == scheme(served);
-    let known = |kind: &str| here && resources::find_kind(group, version, kind).is_some();
+    let known = |kind: &str| {
+        here && (resources::find_kind(group, version, kind).is_some() || former::is_known(group, version, kind))
+    };
     let list = |item: &str| here && item.is_empty() && group.is_empty() || known(item);
     let own = known(kind) || kind.strip_suffix("List").is_some_and(list);
     let first = (group, version) == ("", "v1");
@@ -121,7 +129,11 @@ pub fn not_registered(served: &str, version: &str, kind: &str) -> String {
 
 /// What is said of a kind where another belongs.
 pub fn unknown_conversion(from: &str, to: &ResourceDef) -> String {
-    let group = to.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    let group = match to.group.split('.').next() {
+        // Events of both APIs are one type.
+        None | Some("" | "events") => "core",
+        Some(group) => group,
+    };
     format!("converting ({from}) to ({group}.{}): unknown conversion", to.kind)
 }
 
@@ -455,7 +467,13 @@ mod tests {
         let services = resources::find("apiregistration.k8s.io", "v1", "apiservices").unwrap();
         for (def, version, kind, expected) in [
             (definitions, "v1", "ConfigMap", "scheme \"pkg/apiserver/apiserver.go:54\""),
-            (definitions, "apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "apiserver/apiserver.go:54\""),
+            (definitions, "apiextensions.k8s.io/v0", "CustomResourceDefinition", "apiserver/apiserver.go:54\""),
+            (
+                definitions,
+                "apiextensions.k8s.io/v1beta1",
+                "CustomResourceDefinition",
+                "(apiextensions.k8s.io/v1beta1) does not match the expected API version (apiextensions.k8s.io/v1)",
+            ),
             (
                 definitions,
                 "v1",
@@ -473,6 +491,33 @@ mod tests {
         ] {
             let message = other_kind(def, version, kind).message;
             assert!(message.ends_with(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_kind_of_another_version_is_refused_for_that_only() {
+        for (row, version, kind, expected) in [
+            (("apps", "v1", "deployments"), "apps/v1beta2", "Deployment", "match the expected API version (apps/v1)"),
+            (("apps", "v1", "deployments"), "extensions/v1beta1", "Deployment", "the expected API version (apps/v1)"),
+            (("apps", "v1", "deployments"), "apps/v1beta2", "DaemonSet", "(v1beta2.DaemonSet) to (apps.Deployment): "),
+            (
+                ("autoscaling", "v2", "horizontalpodautoscalers"),
+                "autoscaling/v1",
+                "HorizontalPodAutoscaler",
+                "version (autoscaling/v2)",
+            ),
+            (
+                ("autoscaling", "v2", "horizontalpodautoscalers"),
+                "autoscaling/v2beta2",
+                "HorizontalPodAutoscaler",
+                "no kind \"H",
+            ),
+            (("", "v1", "events"), "events.k8s.io/v1", "Event", "data (events.k8s.io/v1) does not"),
+            (("events.k8s.io", "v1", "events"), "v1", "Pod", "converting (v1.Pod) to (core.Event): "),
+        ] {
+            let def = resources::find(row.0, row.1, row.2).unwrap();
+            let message = other_kind(def, version, kind).message;
+            assert!(message.contains(expected), "{message}");
         }
     }
 

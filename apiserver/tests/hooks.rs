@@ -98,6 +98,49 @@ fn plugin(directory: &std::path::Path, name: &str, config: &Value) -> Settings {
     }
 }
 
+/// Answers with what the path says: a status code, and a body of text or of something else.
+fn refuse(_: &mut Request<Incoming>, asked: &Asked, _: &str) -> Answer {
+    let mut parts = asked.path.trim_start_matches('/').split(['/', '?']);
+    let mut answer = told(&json!({"told": "nothing"}));
+    *answer.status_mut() = parts.next().and_then(|code| code.parse().ok()).unwrap_or_default();
+    let kind = parts.next().unwrap_or_default();
+    answer.headers_mut().insert("content-type", format!("{kind}/x").parse().unwrap());
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_webhook_says_instead_of_an_answer_is_told_however_often_it_says_it() {
+    let cluster = Cluster::new().await;
+    let hook = Hook::start(&["127.0.0.1"], "", refuse).await;
+    let hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let dead = json!({"url": "https://127.0.0.1:1/"});
+    for (client, expected) in [
+        (
+            hook.at("/500/text"),
+            "an error on the server (\"{\\\"told\\\":\\\"nothing\\\"}\") has prevented the request from succeeding",
+        ),
+        (hook.at("/502/application"), "an error on the server (\"unknown\") has prevented the request from succeeding"),
+        (hook.at("/404/text"), "the server could not find the requested resource"),
+        (hook.at("/503/text"), "the server is currently unable to handle the request"),
+        (dead, "Post \"https://127.0.0.1:1/?timeout=10s\": dial tcp 127.0.0.1:1: connect: connection refused"),
+    ] {
+        let configuration = json!({"metadata": {"name": "h"}, "webhooks": [{"name": "h.example.com", "clientConfig": client,
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}],
+            "sideEffects": "None", "admissionReviewVersions": ["v1"]}]});
+        cluster.make(hooks, configuration).await;
+        // More often than calls go on without a pause.
+        for _ in 0..if expected.starts_with("Post") { 8 } else { 1 } {
+            let (code, answer) = cluster.json("POST", maps, json!({"metadata": {"name": "m"}})).await;
+            let told = format!(
+                "Internal error occurred: failed calling webhook \"h.example.com\": failed to call webhook: {expected}"
+            );
+            assert_eq!((code, answer["message"].as_str().unwrap_or_default()), (500, told.as_str()));
+        }
+        assert_eq!(cluster.json("DELETE", &format!("{hooks}/h"), Value::Null).await.0, 200);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_says_which_images_are_good() {
     let directory = tempfile::tempdir().unwrap();

@@ -266,6 +266,13 @@ async fn an_agent_taints_and_labels_its_node_within_limits() {
             json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}),
             Some("node \"one\" is not allowed to modify taints"),
         ),
+        (
+            "PATCH",
+            one,
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}}),
+            Some("node \"one\" is not allowed to modify ownerReferences"),
+        ),
+        ("PATCH", one, json!({"metadata": {"ownerReferences": []}}), None),
         ("PATCH", "/api/v1/nodes/two", labels("a"), Some("node \"one\" is not allowed to modify node \"two\"")),
         (
             "PATCH",

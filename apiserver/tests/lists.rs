@@ -153,6 +153,18 @@ async fn a_list_in_pieces_is_the_whole_list() {
 /// Hundreds of lists at once that nobody reads: some are begun, of which one piece each is held; of the others so many wait for
 /// seats as a flow's queues have places, and the rest is refused at once.
 #[tokio::test]
+async fn a_table_of_something_that_rows_do_not_show_is_refused_before_a_watch_begins() {
+    let cluster = with_maps(1).await;
+    for (path, code) in [
+        (format!("{MAPS}?includeObject=All"), 400),
+        (format!("{MAPS}?watch=1&timeoutSeconds=1&includeObject=All"), 400),
+        (format!("{MAPS}?watch=1&timeoutSeconds=1&includeObject=None"), 200),
+    ] {
+        assert_eq!(get(&cluster, &path, TABLE).await.status(), code, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_storm_of_lists_is_held_off() {
     const STORM: usize = 500;
     // All seats by the width of such a list, and the places in the queues of one user.

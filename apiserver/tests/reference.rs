@@ -142,3 +142,37 @@ async fn version_2_is_as_recorded() {
         }
     }
 }
+
+/// Each row: a path, what a client accepts of it, the code, and a part of the message.
+#[tokio::test]
+async fn what_is_told_of_the_api_comes_in_the_forms_that_upstream_has() {
+    let cluster = Cluster::new().await;
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (by_name, by_form) = ("406: Not Acceptable", "only the following media types are accepted");
+    for (path, accept, code, part) in [
+        ("/version", "text/html", 406, by_name),
+        ("/version", "application/yaml", 406, by_name),
+        ("/version", table, 200, ""),
+        ("/api", "text/html", 406, by_name),
+        ("/apis", "text/html", 406, by_form),
+        ("/apis", aggregated, 200, ""),
+        ("/apis/apps", "text/html", 406, by_form),
+        ("/apis/apps", aggregated, 406, by_form),
+        ("/apis/apps/v1", "text/html", 406, by_name),
+        ("/apis/apps/v1", table, 406, by_form),
+        ("/apis/apps/v1", "text/html, application/yaml", 200, ""),
+        ("/apis/apps/v9", "text/html", 404, "the server could not find"),
+        ("/", "text/html", 200, ""),
+        ("/nothing/here", "text/html", 404, ""),
+        ("/apis/nothing/v1", table, 404, ""),
+    ] {
+        let request = Request::get(path).header(header::ACCEPT, accept).body(Bytes::new()).unwrap();
+        let response = cluster.send(request).await;
+        assert_eq!(response.status(), code, "{path} {accept}");
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        // A refusal may be in YAML, too.
+        let answer = String::from_utf8_lossy(&bytes);
+        assert!(answer.contains(part), "{path} {accept}: {answer}");
+    }
+}

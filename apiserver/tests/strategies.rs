@@ -385,6 +385,76 @@ async fn evictions_keep_to_their_options() {
 }
 
 #[tokio::test]
+async fn reviews_say_all_that_is_wrong_in_upstreams_order() {
+    let cluster = Cluster::new().await;
+    let group = "/apis/authorization.k8s.io/v1";
+    let everyone = format!("{group}/subjectaccessreviews");
+    let local = format!("{group}/namespaces/default/localsubjectaccessreviews");
+    let asked = |more: Value| json!({"spec": {"user": "u", "resourceAttributes": more}});
+    let both = json!({"resourceAttributes": {"namespace": "x"}, "nonResourceAttributes": {}});
+    for (path, body, code, expected) in [
+        (&everyone, json!({"spec": {}}), 422, &["spec.resourceAttributes: Invalid", "spec.user: Invalid"][..]),
+        (
+            &everyone,
+            asked(json!({"fieldSelector": {}})),
+            422,
+            &[
+                "requirements: Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector",
+            ],
+        ),
+        (
+            &everyone,
+            asked(json!({"fieldSelector": {"requirements": [{"operator": "Near"}]}})),
+            422,
+            &["[0].key: Required"],
+        ),
+        (&everyone, asked(json!({"labelSelector": {"requirements": [{"key": "a", "operator": "Near"}]}})), 201, &[]),
+        (
+            &everyone,
+            asked(json!({"labelSelector": {"requirements": [{"key": "-", "operator": "In", "values": ["a b"]}]}})),
+            422,
+            &["[0].key: Invalid", "[0].values[0]: Invalid"],
+        ),
+        (
+            &local,
+            json!({"metadata": {"name": "x"}, "spec": both}),
+            422,
+            &[
+                "spec.nonResourceAttributes: Invalid",
+                "spec.user: Invalid",
+                "must be empty except for namespace",
+                "spec.resourceAttributes.namespace: Invalid",
+                "disallowed on this kind of request",
+            ],
+        ),
+        (&local, json!({"metadata": {"namespace": "x"}, "spec": both}), 400, &["does not match the namespace sent"]),
+    ] {
+        let (found, answer) = cluster.json("POST", path, &body).await;
+        assert_eq!(found, code, "{body}: {answer}");
+        let mut rest = answer["message"].as_str().unwrap_or_default();
+        for part in expected {
+            let at = rest.find(part).unwrap_or_else(|| panic!("{part} is not in order in {answer}"));
+            rest = &rest[at + part.len()..];
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_nowhere_has_no_log() {
+    let cluster = Cluster::new().await;
+    cluster.make(&format!("{DEFAULT}/serviceaccounts"), json!({"metadata": {"name": "default"}})).await;
+    let pod = json!({"metadata": {"name": "nowhere"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.make(&format!("{DEFAULT}/pods"), pod).await;
+    for (query, code) in
+        [("", 204), ("?sinceTime=2026-01-02T03:04:05Z", 204), ("?sinceTime=null", 204), ("?sinceTime=x", 400)]
+    {
+        let path = format!("{DEFAULT}/pods/nowhere/log{query}");
+        let request = Request::get(&path).body(Bytes::new()).unwrap();
+        assert_eq!(cluster.send(request).await.status(), code, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_update_without_a_change_brings_an_object_into_the_storage_version() {
     let cluster = with_workloads().await;
     let version = |name: &str, storage: bool| {

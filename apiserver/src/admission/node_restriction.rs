@@ -60,6 +60,11 @@ fn text<'a>(of: &'a Value, key: &str) -> &'a str {
     of[key].as_str().unwrap_or_default()
 }
 
+/// The entries of a list; none is as good as no list.
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// Labels that an update (or create) changes and that a kubelet may not.
 fn forbidden_labels(new: &Value, old: Option<&Value>) -> Vec<String> {
     let labels = |object: Option<&Value>| object.map(|o| o["metadata"]["labels"].clone()).unwrap_or_default();
@@ -114,8 +119,13 @@ impl NodeRestriction {
                         format!("node {node:?} is not allowed to update configSource to a new non-nil configSource");
                     return Err(why.into());
                 }
-                if request.old.map(|old| &old["spec"]["taints"]) != Some(&new["spec"]["taints"]) {
+                let old = request.old.unwrap_or(&Value::Null);
+                if list(&old["spec"]["taints"]) != list(&new["spec"]["taints"]) {
                     return Err(format!("node {node:?} is not allowed to modify taints").into());
+                }
+                // An owner of its choice that is not there would have the node deleted.
+                if list(&old["metadata"]["ownerReferences"]) != list(&new["metadata"]["ownerReferences"]) {
+                    return Err(format!("node {node:?} is not allowed to modify ownerReferences").into());
                 }
                 let bad = forbidden_labels(new, request.old);
                 if !bad.is_empty() {

@@ -164,6 +164,8 @@ impl Documents {
                 written(headers, media, document?.unwrap_or_default())
             }
         };
+        // Upstream says of this document, and not of those of version 3, that it may come compressed.
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         tagged(&mut response, &hash);
         Ok(response)
     }
@@ -303,7 +305,7 @@ fn tagged(response: &mut Response<Body>, hash: &str) {
     if let Ok(tag) = format!("\"{hash}\"").parse() {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
 }
 
 fn encoder() -> GzEncoder<Vec<u8>> {

@@ -110,6 +110,10 @@ fn hashes_differ_and_documents_are_tagged() {
         (answer.status(), &answer.headers()[header::CACHE_CONTROL]),
         (http::StatusCode::OK, &"public, immutable".parse().unwrap())
     );
+    assert_eq!(answer.headers()[header::VARY], "Accept");
+    let whole = documents.serve("/openapi/v2", &Query::default(), &HeaderMap::new(), &customs, &[]).unwrap().unwrap();
+    let varies: Vec<_> = whole.headers().get_all(header::VARY).iter().collect();
+    assert_eq!(varies, ["Accept-Encoding", "Accept"]);
     let moved = ask("hash=0", &HeaderMap::new());
     assert_eq!(moved.status(), 301);
     assert!(moved.headers()[header::LOCATION].to_str().unwrap().ends_with(hash));

@@ -1,6 +1,7 @@
 //! Takes cluster IPs and node ports for one Service. An address is an object of its own, written before the Service; a
 //! node port is a key that is written with it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use keelson_machinery::resources;
@@ -198,7 +199,13 @@ impl Allocator<'_> {
         let (created, all) = (is_created(before), needs_node_ports(&new["spec"]));
         let asked: Vec<_> = ports(&new["spec"]).map(|p| (number(p, "port"), number(p, "nodePort"))).collect();
         let mut given: Vec<(i64, u16)> = Vec::new();
+        let mut seen = HashSet::new();
         for (index, (port, mut wanted)) in asked.iter().copied().enumerate() {
+            let protocol = new["spec"]["ports"][index]["protocol"].as_str().unwrap_or("TCP");
+            if !created && wanted != 0 && !seen.insert((protocol.to_owned(), wanted)) {
+                // An error of the server's own, as upstream has it.
+                return Err(Status::unknown(format!("duplicate nodePort: {{{protocol} {wanted}}}")));
+            }
             if if wanted == 0 { !all } else { had.contains(&wanted) } {
                 continue;
             }

@@ -4,7 +4,10 @@
 mod allocator;
 pub(crate) mod repair;
 
+use std::collections::{HashMap, HashSet};
+
 use keelson_machinery::resource::ResourceDef;
+use keelson_machinery::resources;
 use keelson_machinery::status::{Cause, Status};
 use keelson_machinery::validation::{address_problems, is_external, needs_health_check};
 use serde_json::{Value, json};
@@ -50,6 +53,10 @@ pub fn prepare(def: &ResourceDef, new: &mut Value, old: Option<&Value>) {
     keep_allocated(spec, old);
     trim_second(spec, old);
     drop_by_type(spec, old);
+    if kind_of(spec) != "LoadBalancer" && new["status"].is_object() {
+        // There is none any more, though taking it down may still go on.
+        new["status"]["loadBalancer"] = json!({});
+    }
 }
 
 /// `clusterIP` and `clusterIPs` say the same.
@@ -97,15 +104,16 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
         }
     }
     if needs_node_ports(spec) && needs_node_ports(old) {
-        let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
-        let taken: Vec<i64> = ports(spec).filter_map(|p| p["nodePort"].as_i64()).filter(|n| *n != 0).collect();
+        let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
+        let number = |port: &Value| port["nodePort"].as_i64().filter(|n| *n != 0);
+        // Ports are the same by name, whatever else of them changed.
+        let before: HashMap<String, i64> = ports(old).filter_map(|p| Some((name(p), number(p)?))).collect();
+        let taken: Vec<i64> = ports(spec).filter_map(number).collect();
         for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-            if port["nodePort"].as_i64().unwrap_or(0) != 0 {
-                continue;
-            }
-            let same = before.iter().find(|b| b["port"] == port["port"] && b["protocol"] == port["protocol"]);
-            if let Some(number) = same.and_then(|b| b["nodePort"].as_i64()).filter(|n| !taken.contains(n)) {
-                port["nodePort"] = number.into();
+            if number(port).is_none()
+                && let Some(kept) = before.get(&name(port)).filter(|n| !taken.contains(n))
+            {
+                port["nodePort"] = (*kept).into();
             }
         }
     }
@@ -165,8 +173,10 @@ fn drop_by_type(spec: &mut Value, old: &Value) {
             }
         }
     }
-    let numbers = |spec: &Value| ports(spec).map(|p| p["nodePort"].clone()).collect::<Vec<_>>();
-    if node_ports && numbers(spec) == numbers(old) {
+    let numbers = |spec: &Value| ports(spec).filter_map(|p| p["nodePort"].as_i64()).filter(|n| *n != 0).collect();
+    let (now, had): (HashSet<i64>, HashSet<i64>) = (numbers(spec), numbers(old));
+    // Ports may come, go and change, as long as no node port is new.
+    if node_ports && now.is_subset(&had) {
         for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
             remove(port, "nodePort");
         }
@@ -311,16 +321,19 @@ fn families(new: &mut Value, before: &Value, ranges: &[Range]) -> Result<(), Sta
     Ok(())
 }
 
-/// What a deleted Service gives back.
+/// What a deleted Service gives back. Its Endpoints go with it, so that a new Service of its name does not start with them.
 pub fn release(def: &ResourceDef, object: &Value) -> Extra {
-    let ops = if is_service(def) { keys_of(&object["spec"]).into_iter().map(delete).collect() } else { Vec::new() };
+    if !is_service(def) {
+        return Extra::default();
+    }
+    let (namespace, name) = owner(object);
+    let endpoints = resources::find("", "v1", "endpoints").map(|def| def.key(&namespace, &name));
+    let ops = keys_of(&object["spec"]).into_iter().chain(endpoints).map(delete).collect();
     Extra { ops, ..Extra::default() }
 }
 
 #[cfg(test)]
 mod tests {
-    use keelson_machinery::resources;
-
     use super::*;
 
     #[test]

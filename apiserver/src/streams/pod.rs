@@ -99,7 +99,9 @@ pub async fn log(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>
     let request = call.request;
     let container = container(&pod, request.query.get("container"))?;
     let Some(name) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) else {
-        return Ok(body::text(200, Bytes::new()));
+        // Nobody has said anything yet, and nobody could.
+        let none = http::Response::builder().status(204).body(body::full(Bytes::new()));
+        return none.map_err(|e| Status::internal(&e.to_string()));
     };
     let agent = node::agent(server, name)?;
     let given = |key: &str| Some((key.to_owned(), request.query.get(key)?.to_owned()));

@@ -114,11 +114,11 @@ fn plain_only(wanted: &Named<'_>) -> Result<(), Status> {
 /// `pods/proxy`.
 pub async fn pod(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>, uri: &Uri) -> Answer {
     let wanted = named(&call.request.name).ok_or_else(|| wrong_name(call))?;
-    plain_only(&wanted)?;
     let found = server.objects.get(call.request.def, &call.request.namespace, wanted.name)?;
     let (pod, _) = found.ok_or_else(|| Status::not_found("", "pods", wanted.name))?;
     let ip = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
     let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
+    plain_only(&wanted)?;
     let ports = pod["spec"]["containers"].as_array().into_iter().flatten();
     let first = || ports.clone().find_map(|c| c["ports"][0]["containerPort"].as_u64()).unwrap_or(80);
     let port = if wanted.port.is_empty() { u16::try_from(first()).ok() } else { wanted.port.parse().ok() };
@@ -132,15 +132,21 @@ pub async fn pod(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>
 /// `services/proxy`: one of the ready endpoints, by chance.
 pub async fn service(server: &ApiServer, call: &Call<'_>, upgrade: Option<OnUpgrade>, uri: &Uri) -> Answer {
     let wanted = named(&call.request.name).ok_or_else(|| wrong_name(call))?;
-    plain_only(&wanted)?;
     let (namespace, def) = (&call.request.namespace, call.request.def);
     let found = server.objects.get(def, namespace, wanted.name)?;
     let (service, _) = found.ok_or_else(|| Status::not_found("", "services", wanted.name))?;
+    if let Ok(number) = wanted.port.parse::<i64>()
+        && !service["spec"]["ports"].as_array().into_iter().flatten().any(|port| port["port"] == number)
+    {
+        let why = format!("no service port {number} found for service {:?}", wanted.name);
+        return Err(Status::unavailable(why));
+    }
     let slices = find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(Status::no_such_path)?;
     let slices = server.objects.list(slices, namespace)?;
     let targets = endpoints(&service, &slices, wanted.port);
     let none = || Status::unavailable(format!("no endpoints available for service {:?}", call.request.name));
     let (node, ip, port) = targets.choose(&mut rand::rng()).ok_or_else(none)?;
+    plain_only(&wanted)?;
     let Some(path) = rest(uri, true) else { return with_slash(uri) };
     let stream = node::tunnel(server, node, ip, *port).await?;
     send(call, stream, &format!("{ip}:{port}"), &path, uri, upgrade).await

@@ -219,20 +219,23 @@ fn metric_of(metric: &Value, current: &Value) -> String {
     let key: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
     let (metric, now) = (&metric[&key], &current[&key]["current"]);
     let wanted = &metric["target"];
-    let average = || format!("{}/{}", word(&shown(&now["averageValue"], "<unknown>")), word(&wanted["averageValue"]));
+    // Of what is reported, a value that is missing shows as Go shows it.
+    let missing = if current[&key].is_object() { "<nil>" } else { "<unknown>" };
+    let average =
+        |missing: &str| format!("{}/{}", word(&shown(&now["averageValue"], missing)), word(&wanted["averageValue"]));
     match kind {
         "Resource" | "ContainerResource" => {
             let of = word(&metric["name"]);
             if !wanted["averageValue"].is_null() {
-                return format!("{of}: {}", average());
+                return format!("{of}: {}", average(missing));
             }
             let target = wanted["averageUtilization"].as_i64().map_or("<auto>".into(), |n| format!("{n}%"));
             format!("{of}: {}/{target}", percent(&now["averageUtilization"]))
         }
-        "Pods" => average(),
-        "External" | "Object" if !wanted["averageValue"].is_null() => format!("{} (avg)", average()),
+        "Pods" => average(missing),
+        "External" | "Object" if !wanted["averageValue"].is_null() => format!("{} (avg)", average("<unknown>")),
         "External" | "Object" => {
-            format!("{}/{}", word(&shown(&now["value"], "<unknown>")), word(&shown(&wanted["value"], "0")))
+            format!("{}/{}", word(&shown(&now["value"], missing)), word(&shown(&wanted["value"], "<nil>")))
         }
         _ => "<unknown type>".into(),
     }
@@ -293,6 +296,13 @@ mod tests {
             {"type": "Pods", "pods": {"target": {"averageValue": "5"}}}]},
             "status": {"currentMetrics": [{"resource": {"current": {"averageUtilization": 50}}}]}});
         assert_eq!(metrics(&object), "cpu: 50%/60%, <unknown>/1k (avg) + 1 more...");
+        let value = json!({"type": "Object", "object": {"target": {"value": "10"}}});
+        for (current, expected) in
+            [(json!({}), "<unknown>/10"), (json!({"object": {"current": {"averageValue": "5"}}}), "<nil>/10")]
+        {
+            let object = json!({"spec": {"metrics": [value]}, "status": {"currentMetrics": [current]}});
+            assert_eq!(metrics(&object), expected);
+        }
         let old = json!({"metadata": {"annotations": {"autoscaling.alpha.kubernetes.io/metrics":
             r#"[{"type":"Pods","pods":{"metricName":"x","targetAverageValue":"5"}}]"#}},
             "spec": {"targetCPUUtilizationPercentage": 70}});

@@ -73,6 +73,9 @@ impl ApiServer {
             query: query.clone(),
             told: AtomicBool::new(false),
         };
+        if shape.accepted.format == Format::Table {
+            table::check(query)?;
+        }
         let timeout = match query.number("timeoutSeconds")? {
             // A time that has passed ends the watch at once.
             Some(seconds) if seconds != 0 => seconds.max(0).unsigned_abs(),

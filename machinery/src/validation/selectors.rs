@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::check::{Problems, or_empty};
 use super::{has, items, meta, text};
 use crate::names;
+use crate::status::Cause;
 
 const IN_NEEDS_VALUES: &str = "must be specified when `operator` is 'In' or 'NotIn'";
 const EXISTS_HAS_NO_VALUES: &str = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
@@ -15,20 +16,64 @@ pub fn label_selector(selector: &Value, path: &str, p: &mut Problems) {
     meta::labels(&selector["matchLabels"], &format!("{path}.matchLabels"), p);
     for (index, requirement) in items(&selector["matchExpressions"]).enumerate() {
         let at = format!("{path}.matchExpressions[{index}]");
-        let count = items(&requirement["values"]).count();
-        match text(requirement, "operator") {
-            "In" | "NotIn" if count == 0 => p.required(format!("{at}.values"), IN_NEEDS_VALUES),
-            "Exists" | "DoesNotExist" if count > 0 => p.forbidden(format!("{at}.values"), EXISTS_HAS_NO_VALUES),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => p.invalid(format!("{at}.operator"), &or_empty(&requirement["operator"]), NOT_AN_OPERATOR),
+        values_fit_operator(requirement, &at, p);
+        if !matches!(text(requirement, "operator"), "In" | "NotIn" | "Exists" | "DoesNotExist") {
+            p.invalid(format!("{at}.operator"), &or_empty(&requirement["operator"]), NOT_AN_OPERATOR);
         }
-        p.qualified_name(&format!("{at}.key"), text(requirement, "key"));
-        for (i, value) in items(&requirement["values"]).enumerate() {
-            for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
-                p.invalid(format!("{at}.values[{i}]"), value, &problem);
+        label_requirement(requirement, &at, p);
+    }
+}
+
+/// Whether there are values where an operator wants them, and none where it does not.
+fn values_fit_operator(requirement: &Value, at: &str, p: &mut Problems) {
+    let count = items(&requirement["values"]).count();
+    match text(requirement, "operator") {
+        "In" | "NotIn" if count == 0 => p.required(format!("{at}.values"), IN_NEEDS_VALUES),
+        "Exists" | "DoesNotExist" if count > 0 => p.forbidden(format!("{at}.values"), EXISTS_HAS_NO_VALUES),
+        _ => {}
+    }
+}
+
+/// The key and the values of a requirement on a label.
+fn label_requirement(requirement: &Value, at: &str, p: &mut Problems) {
+    p.qualified_name(&format!("{at}.key"), text(requirement, "key"));
+    for (i, value) in items(&requirement["values"]).enumerate() {
+        for problem in names::label_value_problems(value.as_str().unwrap_or_default()) {
+            p.invalid(format!("{at}.values[{i}]"), value, &problem);
+        }
+    }
+}
+
+/// The selectors of an access review's `resourceAttributes`. Operators that nobody knows are let through, so that newer
+/// clients may ask.
+pub fn review_selectors(resource: &Value) -> Vec<Cause> {
+    let p = &mut Problems::default();
+    for key in ["fieldSelector", "labelSelector"].into_iter().filter(|key| resource[*key].is_object()) {
+        let (selector, at) = (&resource[key], format!("spec.resourceAttributes.{key}"));
+        let asked = items(&selector["requirements"]).next().is_some();
+        match (text(selector, "rawSelector"), asked) {
+            ("", false) => {
+                let why = format!("when {at} is specified, requirements or rawSelector is required");
+                p.required(format!("{at}.requirements"), &why);
+            }
+            (raw, true) if !raw.is_empty() => {
+                let why = "may not specified at the same time as requirements";
+                p.invalid(format!("{at}.rawSelector"), &selector["rawSelector"], why);
+            }
+            _ => {}
+        }
+        for (index, requirement) in items(&selector["requirements"]).enumerate() {
+            let at = format!("{at}.requirements[{index}]");
+            if key == "fieldSelector" && text(requirement, "key").is_empty() {
+                p.required(format!("{at}.key"), "must be specified");
+            }
+            values_fit_operator(requirement, &at, p);
+            if key == "labelSelector" {
+                label_requirement(requirement, &at, p);
             }
         }
     }
+    std::mem::take(&mut p.0)
 }
 
 /// Whether a selector selects everything.
