@@ -87,12 +87,7 @@ fn read(server: &ApiServer, call: &Call<'_>, warnings: &mut Vec<String>) -> Resu
     let (version, kind) = (text("apiVersion"), text("kind"));
     let known = matches!(version, "" | "policy/v1" | "policy/v1beta1") && matches!(kind, "" | "Eviction");
     if !known {
-        let (group, v) = version.split_once('/').unwrap_or(("", version));
-        let why = match strategy::registered(call.request.def.group, group, v, kind) {
-            Some(other) => format!("converting ({other}) to (policy.Eviction): unknown conversion"),
-            None => strategy::not_registered(call.request.def.group, version, kind),
-        };
-        return Err(Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a Eviction: {why}")));
+        return Err(strategy::other_than(("policy", "Eviction"), call.request.def.group, version, kind));
     }
     server.conform_as(call, ("policy", "v1", "Eviction"), &mut body, warnings)?;
     if body.value["metadata"]["name"].as_str().unwrap_or_default() != call.request.name {

@@ -89,6 +89,16 @@ pub fn other_kind(def: &ResourceDef, version: &str, kind: &str) -> Status {
     Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {}: {why}", def.kind))
 }
 
+/// The refusal of a body of a subresource that has a kind of its own, given with its package in Go, where this one's is another.
+pub fn other_than((package, own): (&str, &str), served: &str, version: &str, kind: &str) -> Status {
+    let (group, v) = version.split_once('/').unwrap_or(("", version));
+    let why = match registered(served, group, v, kind) {
+        Some(other) => format!("converting ({other}) to ({package}.{own}): unknown conversion"),
+        None => not_registered(served, version, kind),
+    };
+    Status::bad_request(format!("{kind} in version {v:?} cannot be handled as a {own}: {why}"))
+}
+
 /// What knows the kinds of a group: definitions and APIServices are served upstream by servers of their own, which know no
 /// other kinds. The name is the place in upstream's source from its last `pkg` on; the first two were never seen in an answer.
 fn scheme(group: &str) -> &'static str {

@@ -78,10 +78,12 @@ fn check(call: &Call<'_>, review: &mut Value) -> Result<(), Status> {
             review[key] = expected.into();
         } else if found != expected {
             let (kind, version) = (text(review, "kind"), text(review, "apiVersion"));
-            return Err(Status::bad_request(format!(
-                "{kind} in version {version:?} cannot be handled as a TokenRequest: converting ({version}.{kind}) to \
-                 (authentication.TokenRequest): unknown conversion"
-            )));
+            return Err(strategy::other_than(
+                ("authentication", "TokenRequest"),
+                call.request.def.group,
+                version,
+                kind,
+            ));
         }
     }
     let request = call.request;

@@ -293,7 +293,23 @@ async fn bodies_of_other_subresources_and_reviews_are_held_to_their_form() {
     let (binding, eviction) = (format!("{DEFAULT}/pods/p/binding"), format!("{DEFAULT}/pods/p/eviction"));
     let bindings = format!("{DEFAULT}/bindings");
     let review = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
-    let rows: [Refused<'_>; 11] = [
+    let rows: [Refused<'_>; 13] = [
+        (
+            "POST",
+            &token,
+            "",
+            json!({"apiVersion": "apps/v1", "kind": "Deployment"}),
+            400,
+            "Deployment in version \"v1\" cannot be handled as a TokenRequest: converting (v1.Deployment) to (authentication.TokenRequest): unknown conversion",
+        ),
+        (
+            "POST",
+            &token,
+            "",
+            json!({"apiVersion": "x.io/v2", "kind": "X"}),
+            400,
+            "X in version \"v2\" cannot be handled as a TokenRequest: no kind \"X\" is registered for version \"x.io/v2\" in scheme",
+        ),
         ("POST", &bindings, "", json!({"target": {"name": "n"}}), 400, "Name parameter required."),
         (
             "POST",
