@@ -56,24 +56,33 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, String> {
     Ok(Decoded { value, duplicates })
 }
 
-/// What is to be said of unknown fields and of keys that came twice, in the order in which they are in the document.
+/// What is to be said of unknown fields and of keys that came twice, in the order in which they are in the document. What is below
+/// an unknown field is not looked at.
 pub fn in_order(document: &[u8], unknown: &[String], duplicates: &[String]) -> Vec<String> {
     let mut places = HashMap::new();
     let mut deserializer = serde_json::Deserializer::from_slice(document);
     // What cannot be read has been refused before.
     let start = Places { path: String::new(), depth: 0, found: &mut places, count: &mut 0 };
     let _ = start.deserialize(&mut deserializer);
-    let unknown = unknown.iter().map(|path| {
+    let told = unknown.iter().map(|path| {
         (places.get(path).and_then(|at| at.first()).copied().unwrap_or_default(), format!("unknown field {path:?}"))
     });
-    let duplicates = duplicates.iter().map(|text| {
+    let duplicates = duplicates.iter().filter_map(|text| {
         let path = text.strip_prefix("duplicate field ").and_then(|p| serde_json::from_str::<String>(p).ok());
+        if path.as_ref().is_some_and(|path| unknown.iter().any(|field| is_below(path, field))) {
+            return None;
+        }
         let at = path.and_then(|path| places.get(&path)).and_then(|at| at.get(1)).copied();
-        (at.unwrap_or(usize::MAX), text.clone())
+        Some((at.unwrap_or(usize::MAX), text.clone()))
     });
-    let mut all: Vec<(usize, String)> = unknown.chain(duplicates).collect();
+    let mut all: Vec<(usize, String)> = told.chain(duplicates).collect();
     all.sort_by_key(|(at, _)| *at);
     all.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Whether a path is that of a field or of something in it.
+fn is_below(path: &str, field: &str) -> bool {
+    path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The refusal of a number (`json: cannot unmarshal number 1000.0 into Go struct field DeploymentSpec.spec.replicas of type
@@ -289,6 +298,15 @@ mod tests {
         let read = |text: &str| yaml(text.as_bytes()).unwrap().value;
         let numbers = read("[0644, -010, 0o17, 0x1F, 0b11, 08, 0, 1_000, \"0644\", 0.5]");
         assert_eq!(numbers, serde_json::json!([420, -8, 15, 31, 3, 8, 0, 1000, "0644", 0.5]));
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_looked_into() {
+        let document = br#"{"b":1,"b":2,"x":{"y":1,"y":2},"x":3,"xs":1,"xs":2}"#;
+        let duplicates = json(document).unwrap().duplicates;
+        assert_eq!(duplicates.len(), 4);
+        let told = in_order(document, &["x".to_owned()], &duplicates);
+        assert_eq!(told, ["duplicate field \"b\"", "unknown field \"x\"", "duplicate field \"xs\""]);
     }
 
     #[test]

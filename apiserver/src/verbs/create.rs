@@ -1,5 +1,7 @@
 //! POST of a new object.
 
+use std::collections::BTreeSet;
+
 use http::Response;
 use keelson_client::Body;
 use keelson_machinery::decode::{self, Decoded};
@@ -179,6 +181,9 @@ impl ApiServer {
             }
             _ => {}
         }
+        // A place is told of once, however often its key comes.
+        let mut said = BTreeSet::new();
+        texts.retain(|text| said.insert(text.clone()));
         match call.request.query.get("fieldValidation") {
             Some("Ignore") => Ok(()),
             Some("Strict") if texts.is_empty() => Ok(()),
