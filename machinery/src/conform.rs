@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::base64_text;
 use crate::go_time::{self, Layout};
 use crate::go_types;
+use crate::place::Place;
 use crate::presence;
 use crate::protobuf;
 use crate::quantity::Quantity;
@@ -43,10 +44,11 @@ fn template_generation(annotations: &Value) -> Result<(), String> {
 /// Conforms an object to a type.
 pub fn conform_to(definition: &Definition, object: &mut Value) -> Result<Vec<String>, String> {
     let mut walk = Walk { unknown: Vec::new() };
-    let at = Place { path: String::new(), fields: String::new(), of: definition.name.to_owned() };
     match object {
-        Value::Object(map) => walk.object(definition, map, &at)?,
-        other => return Err(format!("json: cannot unmarshal {} into Go value of type v1.{}", name(other), at.of)),
+        Value::Object(map) => walk.object(definition, map, &Place::Root)?,
+        other => {
+            return Err(format!("json: cannot unmarshal {} into Go value of type v1.{}", name(other), definition.name));
+        }
     }
     Ok(walk.unknown)
 }
@@ -171,13 +173,12 @@ const SCHEMA: &str = "JSONSchemaProps";
 
 /// Brings schemas within a schema into form that are read by themselves, for something else may stand there: of what they do
 /// not know nothing is told, and errors have the place of the field alone.
-fn part_of_schema(definition: &Definition, key: &str, value: &mut Value, at: &Place) -> Result<(), String> {
+fn part_of_schema(definition: &Definition, key: &str, value: &mut Value, at: &Place<'_>) -> Result<(), String> {
     let inner = |schema: &mut Map<String, Value>| {
-        let root = Place { path: String::new(), fields: String::new(), of: SCHEMA.to_owned() };
-        Walk { unknown: Vec::new() }.object(definition, schema, &root).map_err(|why| {
+        Walk { unknown: Vec::new() }.object(definition, schema, &Place::Root).map_err(|why| {
             let parts = why.split_once(" into Go struct field ");
             match parts.and_then(|(what, rest)| Some((what, rest.split_once(" of type ")?.1))) {
-                Some((what, kind)) => format!("{what} into Go struct field {SCHEMA}.{} of type {kind}", at.fields),
+                Some((what, kind)) => format!("{what} into Go struct field {SCHEMA}.{} of type {kind}", at.fields()),
                 None => why,
             }
         })
@@ -213,34 +214,23 @@ fn whole_millis(amounts: &mut Value) {
 /// Up to here whole numbers are exact.
 const MAX_WHOLE: f64 = (1_u64 << 53) as f64;
 
-/// Where the walk is.
-struct Place {
-    /// Path with list indexes, as unknown fields are told.
-    path: String,
-    /// Path of field names only, as the decoder's errors have it.
-    fields: String,
-    /// Name of the type that has the field.
-    of: String,
-}
-
 struct Walk {
     unknown: Vec<String>,
 }
 
 impl Walk {
-    fn object(&mut self, definition: &Definition, map: &mut Map<String, Value>, at: &Place) -> Result<(), String> {
+    fn object(&mut self, definition: &Definition, map: &mut Map<String, Value>, at: &Place<'_>) -> Result<(), String> {
         map.retain(|key, _| {
             let known = definition.fields.contains_key(key.as_str());
             if !known && self.unknown.len() < MAX_UNKNOWN {
-                self.unknown.push(join(&at.path, key));
+                self.unknown.push(Place::Field(at, key).path());
             }
             known
         });
         for (key, value) in map.iter_mut() {
             let Some(field) = definition.fields.get(key.as_str()) else { continue };
-            let place =
-                Place { path: join(&at.path, key), fields: join(&at.fields, key), of: definition.name.to_owned() };
-            self.value(&field.kind, value, &place)?;
+            let place = Place::Field(at, key);
+            self.value((definition.name, &field.kind), value, &place)?;
             if definition.name == SCHEMA {
                 part_of_schema(definition, key, value, &place)?;
             }
@@ -275,7 +265,8 @@ impl Walk {
         Ok(())
     }
 
-    fn value(&mut self, kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
+    /// `of` is the name of the type that has the field.
+    fn value(&mut self, (of, kind): (&str, &Type), value: &mut Value, at: &Place<'_>) -> Result<(), String> {
         if value.is_null() || *kind == Type::Any {
             return Ok(());
         }
@@ -287,21 +278,18 @@ impl Walk {
             (Type::List(item), Value::Array(list)) => {
                 for (index, element) in list.iter_mut().enumerate() {
                     element_of(item, element);
-                    let place =
-                        Place { path: format!("{}[{index}]", at.path), fields: at.fields.clone(), of: at.of.clone() };
-                    self.value(item, element, &place)?;
+                    self.value((of, item), element, &Place::Index(at, index))?;
                 }
                 Ok(())
             }
             (Type::Map(item), Value::Object(map)) => {
                 for (key, element) in map.iter_mut() {
                     element_of(item, element);
-                    let place = Place { path: join(&at.path, key), fields: at.fields.clone(), of: at.of.clone() };
-                    self.value(item, element, &place)?;
+                    self.value((of, item), element, &Place::Key(at, key))?;
                 }
                 Ok(())
             }
-            _ => scalar(kind, value, at),
+            _ => scalar((of, kind), value, at),
         }
     }
 }
@@ -321,14 +309,14 @@ fn element_of(kind: &Type, element: &mut Value) {
     }
 }
 
-fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
+fn scalar((of, kind): (&str, &Type), value: &mut Value, at: &Place<'_>) -> Result<(), String> {
     let mismatch = |value: &Value| {
         let given = match value {
             Value::Number(n) if matches!(kind, Type::Int32 | Type::Int64 | Type::IntOrString) => format!("number {n}"),
             other => name(other).to_owned(),
         };
-        let of_type = field_type(kind, at);
-        format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {of_type}", at.of, at.fields)
+        let (fields, of_type) = (at.fields(), field_type(of, kind, at));
+        format!("json: cannot unmarshal {given} into Go struct field {of}.{fields} of type {of_type}")
     };
     match (kind, &*value) {
         (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) => Ok(()),
@@ -363,9 +351,9 @@ fn scalar(kind: &Type, value: &mut Value, at: &Place) -> Result<(), String> {
     }
 }
 
-/// The Go type of a field.
-fn field_type(kind: &Type, at: &Place) -> String {
-    let named = crate::go_types::find(&at.of, at.fields.rsplit('.').next().unwrap_or_default());
+/// The Go type of a field of a type.
+fn field_type(of: &str, kind: &Type, at: &Place<'_>) -> String {
+    let named = crate::go_types::find(of, at.field());
     match (kind, named) {
         (Type::String, Some(name)) => name.into(),
         (Type::List(item), Some(name)) if **item == Type::String => format!("[]{name}"),
@@ -387,10 +375,6 @@ fn check_base64(text: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(at) => Err(format!("illegal base64 data at input byte {at}")),
     }
-}
-
-fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// What the decoder calls a JSON value.

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::go_scan::{self, syntax_error};
+use crate::place::Place;
 use crate::yaml::{self, Document};
 
 /// Deepest nesting that is read.
@@ -41,7 +42,7 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, String> {
 fn parsed(bytes: &[u8]) -> serde_json::Result<Decoded> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Strict { path: String::new(), depth: 0, duplicates: &mut duplicates };
+    let seed = Strict { at: Place::Root, depth: 0, duplicates: &mut duplicates };
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
@@ -191,7 +192,7 @@ pub fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
 }
 
 struct Strict<'a> {
-    path: String,
+    at: Place<'a>,
     depth: usize,
     duplicates: &'a mut Vec<String>,
 }
@@ -237,8 +238,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
-            let path = format!("{}[{}]", self.path, list.len());
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            let at = Place::Index(&self.at, list.len());
+            let seed = Strict { at, depth: self.depth + 1, duplicates: &mut *self.duplicates };
             match access.next_element_seed(seed)? {
                 Some(item) => list.push(item),
                 None => return Ok(list.into()),
@@ -249,12 +250,13 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            let at = Place::Key(&self.at, &key);
             if map.contains_key(&key) {
-                self.duplicates.push(path.clone());
+                self.duplicates.push(at.path());
             }
-            let seed = Strict { path, depth: self.depth + 1, duplicates: &mut *self.duplicates };
-            map.insert(key, access.next_value_seed(seed)?);
+            let seed = Strict { at, depth: self.depth + 1, duplicates: &mut *self.duplicates };
+            let value = access.next_value_seed(seed)?;
+            map.insert(key, value);
         }
         Ok(map.into())
     }

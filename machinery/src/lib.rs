@@ -25,6 +25,7 @@ pub mod labels;
 pub mod names;
 pub mod operations;
 pub mod patch;
+mod place;
 pub mod pod_resources;
 pub mod prepare;
 pub mod presence;
