@@ -256,11 +256,11 @@ impl Managed {
         self.reconcile(kind, writer.api_version, old);
         // The writer's earlier entry counts as another's: it loses what is removed and keeps the rest.
         let Ok(changes) = self.take_changed(kind, writer.api_version, None, (old, new, changes), true) else { return };
-        let taken = match changes.modified.is_empty() {
+        let mut taken = match changes.modified.is_empty() {
             true => changes.added,
             false => changes.modified.union(&changes.added),
         };
-        let taken = taken.difference(&UNOWNED);
+        taken.subtract(&UNOWNED);
         if !taken.is_empty() {
             let set = match self.entries.get(&id) {
                 Some(before) => before.set.union(&taken),
@@ -354,7 +354,7 @@ impl Managed {
                 left.push((id.clone(), None));
                 continue;
             };
-            let lost = entry.set.intersection(&changes.modified.union(&changes.added));
+            let lost = entry.set.intersection(&changes.modified).union(&entry.set.intersection(&changes.added));
             let named = lost.paths().into_iter().map(|path| Conflict { manager: id.shown(), path });
             if !lost.is_empty() {
                 conflicts.push((id.identifier(), named.collect::<Vec<_>>()));
@@ -473,15 +473,11 @@ impl Managed {
     }
 }
 
-fn without(changes: Comparison, ignored: &FieldSet) -> Comparison {
-    if ignored.is_empty() {
-        return changes;
+fn without(mut changes: Comparison, ignored: &FieldSet) -> Comparison {
+    for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
+        set.strip(ignored);
     }
-    Comparison {
-        added: changes.added.without(ignored),
-        modified: changes.modified.without(ignored),
-        removed: changes.removed.without(ignored),
-    }
+    changes
 }
 
 static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {

@@ -41,6 +41,54 @@ impl FieldSet {
         }
     }
 
+    /// Adds a step from here, if it is a member, and what is below it. Nothing was below it before.
+    pub(super) fn put(&mut self, step: PathElement, member: bool, below: Self) {
+        match (member, below.is_empty()) {
+            (true, true) => {
+                self.members.insert(step);
+            }
+            (true, false) => {
+                self.members.insert(step.clone());
+                self.children.insert(step, below);
+            }
+            (false, false) => {
+                self.children.insert(step, below);
+            }
+            (false, true) => {}
+        }
+    }
+
+    /// Takes away what is in the other; a member there takes away only itself, not what is below.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        for element in &other.members {
+            self.members.remove(element);
+        }
+        for (element, theirs) in &other.children {
+            if let Some(child) = self.children.get_mut(element) {
+                child.subtract(theirs);
+                if child.is_empty() {
+                    self.children.remove(element);
+                }
+            }
+        }
+    }
+
+    /// Takes away what is in the other or below one of its members.
+    pub(super) fn strip(&mut self, other: &Self) {
+        for element in &other.members {
+            self.members.remove(element);
+            self.children.remove(element);
+        }
+        for (element, theirs) in &other.children {
+            if let Some(child) = self.children.get_mut(element) {
+                child.strip(theirs);
+                if child.is_empty() {
+                    self.children.remove(element);
+                }
+            }
+        }
+    }
+
     /// Whether a step from here is a member.
     pub fn has(&self, element: &PathElement) -> bool {
         self.members.contains(element)

@@ -203,22 +203,19 @@ pub(super) fn element(listing: &Listing, index: usize, item: &Value) -> Result<P
 
 /// The fields that a value has.
 pub fn field_set(node: Node<'_>, value: &Value) -> FieldSet {
-    let mut out = FieldSet::default();
-    gather(node, value, &mut Vec::new(), &mut out);
-    out
+    gather(node, value).1
 }
 
-fn gather(node: Node<'_>, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
+/// Whether a value is a field of its own, and the fields below it.
+fn gather(node: Node<'_>, value: &Value) -> (bool, FieldSet) {
+    let mut out = FieldSet::default();
     match (node.atom(Some(value)), value) {
         (Atom::Map { atomic: false, fields }, Value::Object(map)) => {
             for (key, inner) in map {
-                path.push(PathElement::Field(key.clone()));
-                gather(fields.field(key).unwrap_or(Node::Free), inner, path, out);
+                let (leaf, below) = gather(fields.field(key).unwrap_or(Node::Free), inner);
                 let empty = inner.is_null() || inner.as_object().is_some_and(Map::is_empty);
-                if empty || fields.named(key).is_none() {
-                    out.insert(path);
-                }
-                path.pop();
+                let step = PathElement::Field(key.clone());
+                out.put(step, leaf || empty || fields.named(key).is_none(), below);
             }
         }
         (Atom::List { listing, item }, Value::Array(list)) if listing != Listing::Atomic => {
@@ -228,19 +225,16 @@ fn gather(node: Node<'_>, value: &Value, path: &mut Vec<PathElement>, out: &mut 
                 seen.entry(step).and_modify(|only| *only = None).or_insert(Some(inner));
             }
             for (step, only) in seen {
-                path.push(step);
                 // Of items that come twice nothing below can be told apart.
-                if let Some(inner) = only {
-                    gather(item, inner, path, out);
-                }
-                out.insert(path);
-                path.pop();
+                let below = only.map(|inner| gather(item, inner).1).unwrap_or_default();
+                out.put(step, true, below);
             }
         }
         (Atom::Map { atomic: false, .. } | Atom::Deduced, _) => {}
         (Atom::List { listing, .. }, _) if listing != Listing::Atomic => {}
-        _ => out.insert(path),
+        _ => return (true, out),
     }
+    (false, out)
 }
 
 /// A value with another's fields laid over it.
@@ -371,15 +365,44 @@ fn overlay_lists(
 
 /// What changed from one value to another.
 pub fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
-    let mut out = Comparison::default();
-    differ(node, Some(old), Some(new), &mut Vec::new(), &mut out);
-    out
+    if old == new { Comparison::default() } else { differ(node, Some(old), Some(new)).below }
 }
 
-fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<PathElement>, out: &mut Comparison) {
-    if old == new {
-        return;
+/// What changed at a place.
+#[derive(Default)]
+struct Changed {
+    /// With the place itself.
+    own: Option<Change>,
+    below: Comparison,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Added,
+    Modified,
+    Removed,
+}
+
+impl Comparison {
+    /// Takes over what changed at a step from here.
+    fn take(&mut self, step: PathElement, changed: Changed) {
+        let own = |change: Change| changed.own.is_some_and(|own| own as u8 == change as u8);
+        let Comparison { added, modified, removed } = changed.below;
+        for (set, change, below) in [
+            (&mut self.added, Change::Added, added),
+            (&mut self.modified, Change::Modified, modified),
+            (&mut self.removed, Change::Removed, removed),
+        ] {
+            if own(change) || !below.is_empty() {
+                set.put(step.clone(), own(change), below);
+            }
+        }
     }
+}
+
+/// What changed between two values that are not equal.
+fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) -> Changed {
+    let mut changed = Changed::default();
     let mut inner = false;
     // Where the value decides what is here, it may have become of another kind: what was below it goes, too.
     if let (Atom::Deduced, Some(before), Some(after)) = (node.atom(None), old, new)
@@ -387,27 +410,22 @@ fn differ(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut V
         && !before.is_null()
         && !after.is_null()
     {
-        differ_below(node, old, None, path, out);
-        differ_below(node, None, new, path, out);
+        differ_below(node, old, None, &mut changed.below);
+        differ_below(node, None, new, &mut changed.below);
     } else {
-        inner = differ_below(node, old, new, path, out);
+        inner = differ_below(node, old, new, &mut changed.below);
     }
-    match (old, new) {
-        (None, Some(_)) => out.added.insert(path),
-        (Some(_), None) => out.removed.insert(path),
-        _ if !inner => out.modified.insert(path),
-        _ => {}
-    }
+    changed.own = match (old, new) {
+        (None, Some(_)) => Some(Change::Added),
+        (Some(_), None) => Some(Change::Removed),
+        _ if !inner => Some(Change::Modified),
+        _ => None,
+    };
+    changed
 }
 
 /// What changed below a place; `false` if nothing there has places of its own.
-fn differ_below(
-    node: Node<'_>,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<PathElement>,
-    out: &mut Comparison,
-) -> bool {
+fn differ_below(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) -> bool {
     // A null that comes or goes is a leaf like any other.
     let Some(decisive) = new.filter(|v| !v.is_null()).or(old).or(new) else { return false };
     match node.atom(Some(decisive)) {
@@ -415,7 +433,7 @@ fn differ_below(
             let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
             let both_empty = left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty);
             if !both_empty {
-                differ_maps(fields, left, right, path, out);
+                differ_maps(fields, left, right, out);
             }
             !both_empty
         }
@@ -424,7 +442,7 @@ fn differ_below(
             let both_empty = left.is_none_or(Vec::is_empty) && right.is_none_or(Vec::is_empty);
             if !both_empty {
                 let (left, right) = (left.map_or(&[][..], Vec::as_slice), right.map_or(&[][..], Vec::as_slice));
-                differ_lists(&listing, item, left, right, path, out);
+                differ_lists(&listing, item, left, right, out);
             }
             !both_empty
         }
@@ -436,26 +454,19 @@ fn differ_maps(
     fields: Fields<'_>,
     left: Option<&Map<String, Value>>,
     right: Option<&Map<String, Value>>,
-    path: &mut Vec<PathElement>,
     out: &mut Comparison,
 ) {
     let rest = right.into_iter().flatten().filter(|(key, _)| left.is_none_or(|l| !l.contains_key(*key)));
     for (key, _) in left.into_iter().flatten().chain(rest) {
-        path.push(PathElement::Field(key.clone()));
-        let node = fields.field(key).unwrap_or(Node::Free);
-        differ(node, left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)), path, out);
-        path.pop();
+        let (old, new) = (left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)));
+        if old != new {
+            let node = fields.field(key).unwrap_or(Node::Free);
+            out.take(PathElement::Field(key.clone()), differ(node, old, new));
+        }
     }
 }
 
-fn differ_lists(
-    listing: &Listing,
-    item: Node<'_>,
-    left: &[Value],
-    right: &[Value],
-    path: &mut Vec<PathElement>,
-    out: &mut Comparison,
-) {
+fn differ_lists(listing: &Listing, item: Node<'_>, left: &[Value], right: &[Value], out: &mut Comparison) {
     type Groups<'v> = std::collections::BTreeMap<PathElement, (Vec<&'v Value>, Vec<&'v Value>)>;
     let mut groups = Groups::new();
     for (i, value) in left.iter().enumerate() {
@@ -469,25 +480,28 @@ fn differ_lists(
         }
     }
     for (step, (old, new)) in groups {
-        path.push(step);
         match (&old[..], &new[..]) {
             // Items that come twice count as one value, an item that comes once as one with places of its own.
             ([_, _, ..], [_, _, ..]) => {
                 if old != new {
-                    out.modified.insert(path);
+                    out.modified.put(step, true, FieldSet::default());
                 }
             }
             ([_, _, ..], now) => {
-                differ(item, None, now.first().copied(), path, out);
-                out.removed.insert(path);
+                if let Some(now) = now.first() {
+                    out.take(step.clone(), differ(item, None, Some(now)));
+                }
+                out.removed.put(step, true, FieldSet::default());
             }
             (before, [_, _, ..]) => {
-                differ(item, before.first().copied(), None, path, out);
-                out.added.insert(path);
+                if let Some(before) = before.first() {
+                    out.take(step.clone(), differ(item, Some(before), None));
+                }
+                out.added.put(step, true, FieldSet::default());
             }
-            _ => differ(item, old.first().copied(), new.first().copied(), path, out),
+            (old, new) if old == new => {}
+            (old, new) => out.take(step, differ(item, old.first().copied(), new.first().copied())),
         }
-        path.pop();
     }
 }
 

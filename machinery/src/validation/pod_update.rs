@@ -39,7 +39,8 @@ pub fn main(new: &Value, old: &Value, p: &mut Problems) {
     let mut munged = spec.clone();
     for field in ["containers", "initContainers"] {
         let images: Vec<Value> = items(&before[field]).map(|c| c["image"].clone()).collect();
-        for (container, image) in munged[field].as_array_mut().into_iter().flatten().zip(images) {
+        for (container, image) in munged.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().zip(images)
+        {
             container["image"] = image;
         }
     }
@@ -56,6 +57,10 @@ pub fn main(new: &Value, old: &Value, p: &mut Problems) {
     }
     // The deprecated name of the account is not looked at.
     set(&mut munged, "serviceAccount", before.get("serviceAccount"));
+    // Nearly always nothing else changed: then nothing is written out.
+    if munged == *before {
+        return;
+    }
     let difference = shown::difference("PodSpec", before, &munged);
     if !difference.is_empty() {
         p.forbidden("spec", &format!("{MUTABLE}\n{difference}"));
@@ -487,7 +492,7 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
         }
     }
     for field in ["containers", "initContainers"] {
-        let list = munged[field].as_array_mut().into_iter().flatten();
+        let list = munged.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten();
         for (index, (now, before)) in list.zip(items(&old["spec"][field])).enumerate() {
             let changed = now != before;
             now["resources"] = with_old_amounts(&now["resources"], &before["resources"]);
@@ -509,7 +514,8 @@ pub fn resize(new: &Value, old: &Value, p: &mut Problems) {
             *now = before.clone();
         }
     }
-    if p.0.is_empty() && !shown::difference("PodSpec", &old["spec"], &munged).is_empty() {
+    let differs = || munged != old["spec"] && !shown::difference("PodSpec", &old["spec"], &munged).is_empty();
+    if p.0.is_empty() && differs() {
         p.forbidden("spec", "only cpu and memory resources are mutable");
     }
 }
